@@ -1,0 +1,33 @@
+"""lash: a durable session runtime for LLM agents.
+
+The public names are re-exported lazily from `lash_cli.api`, each exactly once,
+so that importing the package costs nothing until a name is used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as in typing, whose import would triple the cost of `lash --version`
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """A public name of `lash_cli.api`, or the version; raises `AttributeError` for anything else."""
+    if name == "__version__":
+        from lash_cli.version import __version__
+
+        return __version__
+    if not name.startswith("_"):
+        from importlib import import_module
+
+        api = import_module("lash_cli.api")
+        if name in api.__all__:
+            return getattr(api, name)
+    raise AttributeError(f"module 'lash_cli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    from importlib import import_module
+
+    return sorted([*import_module("lash_cli.api").__all__, "__version__"])

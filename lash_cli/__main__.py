@@ -1,0 +1,59 @@
+"""The `lash` command: argv is looked at before anything is imported (contract 08 §9, design D16).
+
+`--version` and `__complete` are answered from here with nothing but `sys` and
+`os`, which the interpreter has loaded anyway. Everything else goes to the
+command table. The umask comes first: no file of ours is ever readable by others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    os.umask(0o077)
+    arguments = sys.argv[1:] if argv is None else argv
+    first = arguments[0] if arguments else ""
+    if first in ("--version", "-V") and len(arguments) == 1:
+        from lash_cli.version import __version__
+
+        return _answer(f"lash {__version__}\n")
+    if first == "__complete":
+        return _answer(":nofiles\n")
+    return _run(arguments)
+
+
+def _answer(text: str) -> int:
+    """Print and return 0, or end as a closed pipe does."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    return 0
+
+
+def _run(arguments: list[str]) -> int:
+    from lash_cli.cli import failure, invocation
+    from lash_cli.cli.globals import hoist
+
+    options, rest = hoist(arguments)
+    invocation.begin(options)
+
+    def command() -> int:
+        if options.problem is not None:
+            raise options.problem
+        if options.version:
+            rest[:] = ["version"]
+        from lash_cli.cli.table import dispatch
+
+        return dispatch(rest)
+
+    return failure.run(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

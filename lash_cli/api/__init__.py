@@ -1,0 +1,63 @@
+"""The public embedding surface: `LashCore`, `LashSession` and what they hand out.
+
+Everything a program that imports lash needs stands here; the names that the
+project was founded on keep their meaning. Each name has exactly one home and is
+imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "lash_cli.api.core": ("LashCore", "ParkedSession", "SessionDeleteReport"),
+    "lash_cli.api.session": ("LashSession",),
+    "lash_cli.api.tools": ("ToolAdmin",),
+    "lash_cli.api.turns": ("TurnActivitySink", "TurnBuilder", "TurnStream"),
+    "lash_cli.core.activity": ("TurnActivity",),
+    "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),
+    "lash_cli.core.lease": ("LeaseOwnerIdentity", "LeaseTimings"),
+    "lash_cli.core.llm": ("LlmRequest", "LlmResponse"),
+    "lash_cli.core.outcome": (
+        "AgentFrameSwitch",
+        "AssistantMessage",
+        "Finished",
+        "Stopped",
+        "TurnAddress",
+        "TurnCancelReceipt",
+        "TurnOutcome",
+        "TurnResult",
+    ),
+    "lash_cli.core.policy": (
+        "ModelLimits",
+        "ModelSpec",
+        "PromptLayer",
+        "SessionConfigPatch",
+        "SessionPolicy",
+        "SessionSpec",
+    ),
+    "lash_cli.core.tools": ("ToolCallOutput", "ToolManifest", "ToolState"),
+    "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
+    "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
+    "lash_cli.runtime.session": ("RuntimeSessionState", "SessionReadView"),
+    "lash_cli.runtime.turns": ("TurnOutput",),
+    "lash_cli.store.sqlite.store": ("SqliteStore",),
+    "lash_cli.tools.function": ("FunctionToolProvider", "tool"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)  # noqa: PLE0605 - the table above is the list
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

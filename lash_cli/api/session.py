@@ -1,0 +1,299 @@
+"""`LashSession`: a handle on one session (contract 01 §4).
+
+All handles of one opened session share a runtime behind one lock: a turn holds
+it from start to end, so turns of clones queue up behind one another. Reads use
+the last committed state and never wait. Two handles *opened* separately are
+two owners of the lane, and the second one finds it busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lash_cli.api.tools import ToolAdmin
+from lash_cli.api.turns import TurnActivitySink, TurnBuilder
+from lash_cli.core.content import TurnInput
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
+from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
+from lash_cli.core.protocols import EffectHost
+from lash_cli.core.usage import SessionUsageReport
+from lash_cli.errors import LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
+from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.lane import borrowed_lane
+from lash_cli.runtime.session import Dirty, ResidentSession, RuntimeSessionState, SessionReadView
+from lash_cli.runtime.turns import TurnOutput, TurnRequest, run_turn
+
+if TYPE_CHECKING:
+    from lash_cli.api.core import LashCore, ParkedSession
+
+
+class _Shared:
+    """What all handles of one opened session share."""
+
+    __slots__ = ("cancels", "handles", "is_gone", "lock", "owner", "state", "waiting")
+
+    def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity) -> None:
+        self.state = state
+        self.owner = owner
+        self.lock = asyncio.Lock()
+        self.cancels = TurnCancelRegistry()
+        self.handles = 1
+        self.waiting = 0
+        self.is_gone = False
+
+
+class LashSession:
+    """One handle. Use as an async context manager: leaving it closes the handle, and the session with the last one."""
+
+    def __init__(
+        self, core: LashCore, shared: _Shared, *, parent_session_id: str | None = None, name: str | None = None
+    ) -> None:
+        self._core = core
+        self._shared = shared
+        self._is_closed = False
+        self.parent_session_id = parent_session_id
+        self.name = name
+
+    # --- looking ------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> ResidentSession:
+        self._check_open()
+        return self._shared.state
+
+    def _check_open(self) -> None:
+        if self._is_closed or self._shared.is_gone:
+            raise SessionClosed(f"this handle of session {self._shared.state.session_id} is closed")
+
+    @property
+    def session_id(self) -> str:
+        """The session's id; it never changes."""
+        return self._shared.state.session_id
+
+    @property
+    def policy_snapshot(self) -> SessionPolicy:
+        """The effective policy."""
+        return self._state.policy
+
+    @property
+    def effect_host(self) -> EffectHost:
+        """The effect host shared by the whole core."""
+        return self._core.host.effects
+
+    def read_view(self) -> SessionReadView:
+        """A picture of the committed transcript; cheap, and immune to later turns."""
+        return self._state.read_view()
+
+    def usage_report(self) -> SessionUsageReport:
+        """What the session has cost."""
+        return self._state.usage_report()
+
+    def export_state(self) -> RuntimeSessionState:
+        """A portable copy of the state, for `open_with_state`."""
+        return self._state.export_state()
+
+    def tools(self) -> ToolAdmin:
+        """The tool surface."""
+        self._check_open()
+        return ToolAdmin(self)
+
+    # --- turns --------------------------------------------------------------------------------
+
+    def turn(
+        self,
+        turn_input: TurnInput | str,
+        *,
+        turn_id: str | None = None,
+        key: str | None = None,
+        max_turns: int | None = None,
+        busy_wait_ms: int = 0,
+        timeout_ms: int | None = None,
+    ) -> TurnBuilder:
+        """Describe a turn. `key` makes the submission idempotent; `max_turns` limits its model iterations.
+
+        `busy_wait_ms` waits for another holder of the lane; `timeout_ms`
+        cancels the turn when it takes longer. Raises `UsageError` for a blank
+        turn id or key, or a limit below 1.
+        """
+        self._check_open()
+        if turn_id is not None and not turn_id.strip():
+            raise UsageError("a turn id must not be blank", code="missing_execution_scope_id")
+        if key is not None and not key.strip():
+            raise UsageError("an idempotency key must not be blank")
+        if max_turns is not None and max_turns < 1:
+            raise UsageError("a turn needs at least one model iteration")
+        content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        if turn_id is None:
+            turn_id = content.trace_turn_id
+        elif content.trace_turn_id is not None and content.trace_turn_id != turn_id:
+            raise LashRuntimeError(
+                "execution_scope_turn_id_mismatch",
+                f"the input names turn {content.trace_turn_id!r}, the call {turn_id!r}",
+            )
+        return TurnBuilder(self, TurnRequest(content, turn_id, key, max_turns, busy_wait_ms, timeout_ms))
+
+    def redrive(self, *, busy_wait_ms: int = 0) -> TurnBuilder:
+        """Describe finishing a turn that a crash cut off; its output has no result when there is none."""
+        self._check_open()
+        return TurnBuilder(self, TurnRequest(None, busy_wait_ms=busy_wait_ms))
+
+    async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
+        self._check_open()
+        shared = self._shared
+        shared.cancels.register(token)
+        shared.waiting += 1
+        try:
+            async with shared.lock:
+                return await run_turn(self._core.host, self._state, shared.owner, request, token, sink)
+        finally:
+            shared.waiting -= 1
+            shared.cancels.unregister(token)
+
+    def cancel_running_turns(self, *, origin: str | None = None, reason: str | None = None) -> int:
+        """Stop every turn started through this opened session and its clones; returns how many were running.
+
+        Each commits as cancelled and the session stays usable. Turns of other
+        handles or processes are not reached: see `request_turn_cancel`.
+        """
+        return self._shared.cancels.cancel_all(origin=origin, reason=reason)
+
+    async def request_turn_cancel(
+        self, turn_id: str, request_id: str, *, origin: str | None = None, reason: str | None = None
+    ) -> TurnCancelReceipt:
+        """Ask durably for one turn to stop, wherever it runs (contract 01 §6.6)."""
+        self._check_open()
+        return await self._core.request_turn_cancel(
+            self.session_id, turn_id=turn_id, request_id=request_id, origin=origin, reason=reason
+        )
+
+    def address(self, turn_id: str) -> TurnAddress:
+        """The address of one of this session's turns."""
+        return TurnAddress(self.session_id, turn_id)
+
+    # --- changing -----------------------------------------------------------------------------
+
+    async def configure(self, patch: SessionConfigPatch) -> None:
+        """Change provider, model, limits or prompt between turns; committed before the call returns.
+
+        On failure nothing is changed. Raises `SessionExecutionBusy` while
+        another owner holds the lane.
+        """
+        async with self._shared.lock:
+            state = self._state
+            before, frames, dirty = state.policy, state.frames, set(state.dirty)
+            if not state.set_policy(patch.apply(state.policy)):
+                return
+            try:
+                await self._flush(materialise=True)
+            except BaseException:
+                state.policy, state.frames, state.dirty = before, frames, dirty
+                raise
+
+    async def _edit_tools(self, change: Callable[[], object]) -> None:
+        async with self._shared.lock:
+            state = self._state
+            before = state.registry.export_state()
+            change()
+            if state.registry.generation == before.generation:
+                return
+            state.dirty.add(Dirty.TOOLS)
+            try:
+                await self._flush(materialise=True)
+            except BaseException:
+                state.registry.restore_state(before)
+                raise
+
+    async def refresh(self) -> None:
+        """Take over what other processes have committed since."""
+        async with self._shared.lock:
+            state = self._state
+            store = self._core.host.store
+            if store is not None and state.is_behind(await store.head_position(state.session_id)):
+                await state.refresh()
+
+    async def flush(self) -> None:
+        """Write whatever is held in memory only; nothing when the session is clean."""
+        async with self._shared.lock:
+            await self._flush(materialise=False)
+
+    async def _flush(self, *, materialise: bool) -> None:
+        """Commit what is dirty under a lane of its own; `materialise` writes a head even for a new session."""
+        state = self._state
+        host = self._core.host
+        if host.store is None or not (state.is_dirty or (materialise and state.dirty)):
+            return
+        async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
+            commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
+            result = await host.store.commit_runtime_state(commit)
+        state.adopt_commit(commit, result, ())
+
+    # --- handles ------------------------------------------------------------------------------
+
+    def clone(self) -> LashSession:
+        """Another handle on the same runtime. Each handle is closed on its own."""
+        self._check_open()
+        self._shared.handles += 1
+        return LashSession(self._core, self._shared, parent_session_id=self.parent_session_id, name=self.name)
+
+    def _take_sole_ownership(self) -> None:
+        """Raise `SessionStillInUse` while another handle or a turn shares the runtime; this handle stays usable."""
+        self._check_open()
+        shared = self._shared
+        if shared.handles > 1 or shared.waiting > 0 or shared.lock.locked():
+            raise SessionStillInUse(
+                f"session {self.session_id} is still in use",
+                details={"other_handles": shared.handles - 1, "running_turns": shared.waiting},
+            )
+
+    async def park(self) -> ParkedSession:
+        """Flush, give up the runtime and return a light handle for `LashCore.resume` (contract 01 §4.3).
+
+        Raises `SessionStillInUse` while a clone or a turn is alive, and
+        `LashRuntimeError` for a session without a store; then the session
+        stays usable.
+        """
+        from lash_cli.api.core import ParkedSession
+
+        self._take_sole_ownership()
+        if self._core.host.store is None:
+            raise LashRuntimeError("session_not_persistent", "parking requires a persistent runtime")
+        async with self._shared.lock:
+            await self._flush(materialise=False)
+            self._end()
+        return ParkedSession(self.session_id, self._core.host.store, self._shared.state.policy)
+
+    async def close(self) -> None:
+        """Flush and give up the runtime. Idempotent. Raises `SessionStillInUse` as `park` does."""
+        if self._is_closed or self._shared.is_gone:
+            return
+        self._take_sole_ownership()
+        async with self._shared.lock:
+            await self._flush(materialise=False)
+            self._end()
+
+    def close_handle(self) -> None:
+        """Let go of this handle only; the runtime goes when the last handle does. Nothing is flushed."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._shared.handles -= 1
+            if self._shared.handles == 0:
+                self._shared.is_gone = True
+
+    def _end(self) -> None:
+        self._is_closed = True
+        self._shared.handles = 0
+        self._shared.is_gone = True
+
+    async def __aenter__(self) -> LashSession:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._is_closed or self._shared.is_gone:
+            return
+        if self._shared.handles > 1:
+            self.close_handle()
+        else:
+            await self.close()

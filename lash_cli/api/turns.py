@@ -1,0 +1,131 @@
+"""Running a turn through the public surface: build it, then `run` it or `stream` it (contract 01 §5.2).
+
+Both take the session's writer lock for the whole turn. Cancelling the task
+that awaits a turn cancels the turn, lets it commit, and then re-raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from lash_cli.core.activity import TurnActivity
+from lash_cli.errors import LashRuntimeError
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.turns import Sink, TurnOutput, TurnRequest
+
+if TYPE_CHECKING:
+    from lash_cli.api.session import LashSession
+
+STREAM_QUEUE_ITEMS = 256
+
+TurnActivitySink = Callable[[TurnActivity], Awaitable[None]]
+
+
+class TurnBuilder:
+    """A turn that was described but not started. Every method may be called once."""
+
+    def __init__(self, session: LashSession, request: TurnRequest) -> None:
+        self._session = session
+        self._request = request
+        self._token = CancelToken()
+
+    def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
+        """Ask this turn to stop; before its start it commits as cancelled. False when it was asked before."""
+        return self._token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
+
+    async def run(self) -> TurnOutput:
+        """Run to the end and return the result with every activity. Raises what `runtime.turns.run_turn` raises."""
+        activities: list[TurnActivity] = []
+
+        async def collect(activity: TurnActivity) -> None:
+            activities.append(activity)
+
+        output = await self.stream_to(collect)
+        return TurnOutput(output.result, tuple(activities), output.replayed, output.redriven)
+
+    async def stream_to(self, sink: TurnActivitySink) -> TurnOutput:
+        """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""
+        work = asyncio.ensure_future(self._session._run(self._request, self._token, sink))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.done():
+                raise
+            self._token.trip(CancelCause.LOCAL, reason="task cancelled")
+            await asyncio.wait({work})
+            if not work.cancelled() and work.exception() is not None:
+                raise asyncio.CancelledError from work.exception()
+            raise
+
+    def stream(self) -> TurnStream:
+        """The turn as an async context manager that is iterated for its activities."""
+        return TurnStream(self)
+
+
+class TurnStream:
+    """A running turn. Iterate it for activities, then await `result`.
+
+    Leaving the block early cancels the turn and waits for its commit.
+    """
+
+    def __init__(self, builder: TurnBuilder) -> None:
+        self._builder = builder
+        self._queue: asyncio.Queue[TurnActivity | None] = asyncio.Queue(STREAM_QUEUE_ITEMS)
+        self._task: asyncio.Task[TurnOutput] | None = None
+        self._is_draining = False
+
+    async def __aenter__(self) -> TurnStream:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        return self
+
+    async def _run(self) -> TurnOutput:
+        try:
+            return await self._builder.stream_to(self._put)
+        finally:
+            if not self._is_draining:
+                await self._queue.put(None)
+
+    async def _put(self, activity: TurnActivity) -> None:
+        if not self._is_draining:
+            await self._queue.put(activity)
+
+    def _drain(self) -> None:
+        """Stop keeping activities, and wake a turn that waits for room."""
+        self._is_draining = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+
+    def __aiter__(self) -> TurnStream:
+        return self
+
+    async def __anext__(self) -> TurnActivity:
+        if self._is_draining:
+            raise StopAsyncIteration
+        activity = await self._queue.get()
+        if activity is None:
+            self._is_draining = True
+            raise StopAsyncIteration
+        return activity
+
+    async def result(self) -> TurnOutput:
+        """The turn's output; activities not yet read are dropped. Raises what the turn raised."""
+        if self._task is None:
+            raise LashRuntimeError("turn_stream_join", "the stream was not entered")
+        self._drain()
+        return await asyncio.shield(self._task)
+
+    def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
+        """Ask the running turn to stop."""
+        return self._builder.cancel(origin=origin, reason=reason)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is None or self._task.done():
+            return
+        self.cancel(reason="stream closed")
+        self._drain()
+        await asyncio.wait({self._task})
+
+
+__all__ = ["Sink", "TurnActivitySink", "TurnBuilder", "TurnOutput", "TurnStream"]

@@ -1,0 +1,83 @@
+"""Asking a person at the terminal: approvals of tool calls and confirmations (contract 08 §7.4, §11).
+
+A question goes to stderr and its answer is one typed line. What was typed
+before the question never answers it, and an answer that never comes does not
+hold up a cancelled turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import safe
+from lash_cli.core.tools import ToolCall, ToolManifest
+from lash_cli.errors import UsageError
+from lash_cli.views.turn_text import preview, value_text
+
+ARGS_SHOWN_CHARS = 1_000
+_ONCE = frozenset({"y", "yes"})
+_ALWAYS = frozenset({"a", "always"})
+_NO = frozenset({"", "n", "no"})
+
+
+class TerminalAsker:
+    """Asks about one tool call at a time. `before` gives the terminal back before the question is printed."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], None] = lambda: None
+
+    async def __call__(self, manifest: ToolManifest, call: ToolCall) -> str:
+        """`once`, `always`, `no`, or the reason of a refusal."""
+        self.before()
+        _discard_typed_ahead()
+        args = safe(preview(value_text(call.args), ARGS_SHOWN_CHARS))
+        sys.stderr.write(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
+        sys.stderr.flush()
+        answer = (await _typed_line()).strip()
+        word = answer.lower()
+        if word in _ONCE:
+            return "once"
+        if word in _ALWAYS:
+            return "always"
+        return "no" if word in _NO else answer
+
+
+def confirm(question: str) -> None:
+    """Return if the user agrees, with `--yes` or at the terminal.
+
+    Raises `UsageError` (`confirmation_required`) when there is nobody to ask or the answer is no.
+    """
+    invocation = current()
+    if invocation.yes:
+        return
+    if not invocation.can_ask:
+        raise UsageError(question, code="confirmation_required", hint="repeat it with --yes")
+    sys.stderr.write(f"{safe(question)} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in _ONCE:
+        raise UsageError("not confirmed; nothing was done", code="confirmation_required")
+
+
+def _discard_typed_ahead() -> None:
+    import termios
+
+    try:
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+    except termios.error:
+        return  # not a terminal any more: then nothing was typed ahead
+
+
+async def _typed_line() -> str:
+    """One line of the terminal, "" at its end; leaves the event loop free while nobody types."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    descriptor = sys.stdin.fileno()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+    return sys.stdin.readline()

@@ -1,0 +1,43 @@
+"""Durations as options take them, and options whose value may be left out (contract 08 §5.1).
+
+`--wait` alone waits without limit, `--wait=30s` for half a minute. Typer has no
+optional option values, so a command of this class completes the bare form
+before it is parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from typer.core import TyperCommand
+
+from lash_cli.errors import UsageError
+
+FOREVER = "forever"
+FOREVER_MS = 10 * 365 * 24 * 3_600_000
+_UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+
+
+def duration_ms(text: str) -> int:
+    """Milliseconds of `500ms`, `30s`, `2m`, `1.5h`, `7d`, a bare number of seconds, or `forever`.
+
+    Raises `UsageError` for anything else.
+    """
+    if text == FOREVER:
+        return FOREVER_MS
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"not a duration: {text!r}", hint="write it as 500ms, 30s, 2m or 1h")
+    return round(float(match[1]) * _UNIT_MS[match[2]])
+
+
+class WaitCommand(TyperCommand):
+    """A command whose `--wait` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse with a bare `--wait` completed, up to `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        completed = [f"--wait={FOREVER}" if arg == "--wait" else arg for arg in args[:end]]
+        return super().parse_args(ctx, completed + args[end:])

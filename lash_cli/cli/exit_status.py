@@ -1,0 +1,96 @@
+"""What a turn's outcome means for a script: the error, and with it the exit status (contract 08 §6.4).
+
+One source of truth for every verb that runs a turn. A turn that ran, was
+committed and stopped is still a failure of the command: stdout stays empty and
+the error carries the turn in `details.turn`.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from lash_cli.core.outcome import Stopped, TurnIssue, TurnResult
+from lash_cli.errors import (
+    ConfigError,
+    LashError,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    TurnCancelledError,
+    TurnStoppedError,
+    WaitTimeout,
+)
+
+SIGNAL_EXIT_BASE = 128
+CLOSED_STDOUT_EXIT = SIGNAL_EXIT_BASE + 13
+
+_UNREACHABLE = frozenset({"transport", "timeout"})
+_TRANSIENT = frozenset({"http", "stream", "unknown"})
+
+
+def interrupted_error(signal_number: int, details: dict[str, Any]) -> TurnCancelledError:
+    """The turn was cancelled and committed because this process got a signal; exits with 128 + the signal."""
+    name = signal.Signals(signal_number).name
+    error = TurnCancelledError(f"{name} received: the turn was cancelled and committed", details=details)
+    error.exit_status = SIGNAL_EXIT_BASE + signal_number
+    return error
+
+
+def turn_error(result: TurnResult, details: dict[str, Any]) -> LashError | None:
+    """The error a finished turn stands for, None when it did what was asked. `details` goes into the error."""
+    if not isinstance(result.outcome, Stopped):
+        return None
+    reason = result.outcome.reason
+    if reason == "cancelled":
+        return TurnCancelledError(_cancel_message(result), details=details)
+    issue = _blocking_issue(result.errors)
+    if reason == "provider_error" and issue is not None:
+        refined = _provider_error(issue, details)
+        if refined is not None:
+            return refined
+    return TurnStoppedError(
+        _stop_message(result.outcome, issue),
+        code=f"turn_stopped:{reason}",
+        hint=f"look at it with: lash show {result.session_id} --turn {result.turn_id}",
+        details=details,
+    )
+
+
+def timeout_error(timeout_text: str, details: dict[str, Any]) -> WaitTimeout:
+    """The turn was cancelled because its `--timeout` passed."""
+    return WaitTimeout(f"the turn did not finish within {timeout_text} and was cancelled", details=details)
+
+
+def _blocking_issue(issues: tuple[TurnIssue, ...]) -> TurnIssue | None:
+    blocking = [issue for issue in issues if issue.blocking] or list(issues)
+    return blocking[-1] if blocking else None
+
+
+def _provider_error(issue: TurnIssue, details: dict[str, Any]) -> LashError | None:
+    """The provider failures a script treats differently from a turn that merely stopped; None for the others."""
+    kind = issue.provider_failure_kind
+    if kind == "auth":
+        return ConfigError(
+            issue.message, code="key_rejected", hint="set a valid key with: lash key set PROVIDER", details=details
+        )
+    if kind == "quota" and issue.retryable:
+        return ProviderRateLimited(issue.message, hint="wait and run the turn again", details=details)
+    if kind in _UNREACHABLE or (kind in _TRANSIENT and issue.retryable):
+        return ProviderUnavailable(issue.message, hint="the turn can be run again", details=details)
+    return None
+
+
+def _cancel_message(result: TurnResult) -> str:
+    evidence = result.cancellation
+    if evidence is None or not evidence.reason:
+        return f"turn {result.turn_id} was cancelled"
+    return f"turn {result.turn_id} was cancelled: {evidence.reason}"
+
+
+def _stop_message(outcome: Stopped, issue: TurnIssue | None) -> str:
+    where = f" by tool {outcome.tool_name}" if outcome.tool_name else ""
+    if issue is not None:
+        return f"the turn stopped ({outcome.reason}{where}): {issue.message}"
+    if isinstance(outcome.value, str) and outcome.value:
+        return f"the turn stopped ({outcome.reason}{where}): {outcome.value}"
+    return f"the turn stopped ({outcome.reason}{where})"

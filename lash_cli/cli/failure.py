@@ -1,0 +1,175 @@
+"""Every way a command can end without an answer, as one message and one exit status (contract 08 §6.2, §6.4).
+
+`run` is the only place that turns exceptions into exit statuses. An expected
+error (`LashError`, or a usage error of the command-line parser) becomes
+`error:`/`hint:` lines or one JSON line on stderr; anything else becomes code
+`internal` with its traceback in the log file. Whatever is printed passes the
+redactor first, so no key can leave through an error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import SCHEMA, to_notice
+from lash_cli.errors import LashError, UsageError
+from lash_cli.views.safe_text import safe_text
+
+EXIT_INTERRUPTED = 130
+EXIT_CLOSED_PIPE = 141
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run `main` and return the exit status of the process; never raises."""
+    try:
+        status = main()
+        sys.stdout.flush()
+        return status
+    except LashError as error:
+        return report(error)
+    except BrokenPipeError:
+        return _abandon_stdout()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except OSError as error:
+        return _report_os_error(error)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: everything becomes `internal`
+        parser_error = as_usage_error(error)
+        return report(parser_error) if parser_error is not None else report(_internal(error))
+
+
+def report(error: LashError) -> int:
+    """Print `error` on stderr in the form asked for and return its exit status."""
+    document = error_document(error)
+    if current().notice_format in ("json", "jsonl", "name"):
+        _write(to_notice(document))
+    else:
+        _write(f"error: {safe_text(document['message'])}")
+        if document["hint"]:
+            _write(f"hint: {safe_text(document['hint'])}")
+        if "log" in document["details"]:
+            _write(f"details: {safe_text(str(document['details']['log']))}")
+    if current().debug and not isinstance(error, UsageError):
+        import traceback
+
+        _write(_redact("".join(traceback.format_exception(error))).rstrip())
+    return error.exit_status
+
+
+def error_document(error: LashError) -> dict[str, Any]:
+    """The JSON form of an error (contract 08 §6.2), also used by the `stream_end` line of a JSONL stream."""
+    return {
+        "schema": SCHEMA,
+        "kind": "Error",
+        "code": error.code,
+        "message": _redact(error.message),
+        "exit": error.exit_status,
+        "retryable": error.retryable,
+        "ambiguous": error.ambiguous,
+        "hint": _redact(error.hint) if error.hint else None,
+        "details": _redact_tree(error.details),
+        "request_id": current().request_id,
+    }
+
+
+def as_usage_error(error: Exception) -> UsageError | None:
+    """The parser's own usage error as ours, None for any other exception.
+
+    Old and new Typer raise different classes for the same fault, so they are
+    known by what they offer: an exit status and a message.
+    """
+    format_message = getattr(error, "format_message", None)
+    if not callable(format_message) or not isinstance(getattr(error, "exit_code", None), int):
+        return None
+    message = str(format_message()).rstrip(".").replace("\n", " ")
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", None) or "lash"
+    return UsageError(message[:1].lower() + message[1:], hint=f"see: {path} --help")
+
+
+def _internal(error: Exception) -> LashError:
+    details: dict[str, Any] = {"type": type(error).__name__}
+    log = None if current().debug else _log_traceback(error)
+    if log is not None:
+        details["log"] = log
+    failure = LashError(
+        f"unexpected failure: {type(error).__name__}: {error}", hint="run it again with --debug", details=details
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _report_os_error(error: OSError) -> int:
+    import errno
+
+    if error.errno == errno.EPIPE:
+        return _abandon_stdout()
+    if error.errno == errno.ENOSPC and error.filename is None:
+        return report(LashError(f"cannot write: {error.strerror}", details={"errno": error.errno}))
+    return report(_internal(error))
+
+
+def _log_traceback(error: Exception) -> str | None:
+    """Append the traceback to the log file; its path, or None when even that cannot be written."""
+    import time
+    import traceback
+
+    from lash_cli.paths import ensure_private_directory
+
+    path = current().paths.log_file
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = f"{stamp} {current().request_id}\n{''.join(traceback.format_exception(error))}"
+    try:
+        ensure_private_directory(os.path.dirname(path))
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(_redact(text))
+    except (OSError, LashError):
+        return None
+    return path
+
+
+def _redact(text: str) -> str:
+    from lash_cli.settings.redact import redact
+
+    return redact(text)
+
+
+def _redact_tree(value: Any) -> Any:
+    if isinstance(value, str):
+        return _redact(value)
+    if isinstance(value, dict):
+        return {key: _redact_tree(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact_tree(item) for item in value]
+    return value
+
+
+def _write(line: str) -> None:
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return  # a stderr that is gone: the exit status still tells
+
+
+def _abandon_stdout() -> int:
+    """The reader went away: let the interpreter's own flush at exit go nowhere, and end as SIGPIPE would."""
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
+    except (OSError, ValueError, AttributeError):
+        return EXIT_CLOSED_PIPE
+    return EXIT_CLOSED_PIPE
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with `status`."""
+    sys.exit(status)

@@ -1,0 +1,192 @@
+"""The global options, hoisted from argv before any command sees it (contract 08 §5.5).
+
+A global option is accepted anywhere before `--`, ahead of the verb or after it,
+because a Typer callback would only take it ahead. This module imports nothing
+beyond the error tree, so the paths that answer without Typer can use it too. A
+malformed option is kept as `problem` instead of raised at once: the format the
+caller asked for must be known before the error can be shown in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lash_cli.errors import UsageError
+
+FORMATS = ("text", "table", "json", "jsonl", "name")
+COLOR_CHOICES = ("auto", "always", "never")
+
+# Options that take a value: spelling -> attribute.
+_VALUED = {
+    "-o": "output",
+    "--output": "output",
+    "--format": "template",
+    "--color": "color",
+    "--profile": "profile",
+    "--home": "home",
+    "--db": "database",
+    "--log-file": "log_file",
+    "-c": "overrides",
+}
+# Switches: spelling -> attribute and the value they set.
+_SWITCHES: dict[str, tuple[str, object]] = {
+    "--json": ("output", "json"),
+    "-q": ("quiet", True),
+    "--quiet": ("quiet", True),
+    "--no-color": ("color", "never"),
+    "--plain": ("plain", True),
+    "--ascii": ("ascii", True),
+    "--no-pager": ("no_pager", True),
+    "--no-input": ("no_input", True),
+    "--no-stdin": ("no_stdin", True),
+    "-y": ("yes", True),
+    "--yes": ("yes", True),
+    "--debug": ("debug", True),
+    "-V": ("version", True),
+    "--version": ("version", True),
+}
+_CLUSTER = frozenset("qvy")
+
+HELP_ROWS = (
+    ("-o, --output FORMAT", "text, table, json, jsonl or name; --json is -o json"),
+    ("--fields A,B.C", "keep these fields; without a value list what there is"),
+    ("--format TEMPLATE", "one line per item, such as '{id} {status}'"),
+    ("-q, --quiet", "ids or the answer only"),
+    ("-v, --verbose", "say more; repeatable"),
+    ("--color WHEN", "auto, always or never; --no-color is never"),
+    ("--plain, --ascii", "no redraw and no boxes; no character beyond ASCII"),
+    ("--no-pager, --no-input", "never page; never ask"),
+    ("--no-stdin", "leave stdin alone"),
+    ("-y, --yes", "answer yes to a confirmation"),
+    ("--home DIR, --db FILE", "where everything lives; where the database lives"),
+    ("--profile NAME", "use a [profiles.NAME] of the configuration"),
+    ("-c KEY=VALUE", "override one configuration key; repeatable"),
+    ("--debug, --log-file F", "tracebacks on stderr; where the log goes"),
+    ("-V, --version", "print the version"),
+)
+
+
+class GlobalOptions:
+    """What the global options said; attributes left alone are None or False."""
+
+    def __init__(self) -> None:
+        self.output: str | None = None
+        self.fields: tuple[str, ...] | None = None  # empty: list the fields
+        self.template: str | None = None
+        self.quiet = False
+        self.verbose = 0
+        self.color: str | None = None
+        self.plain = False
+        self.ascii = False
+        self.no_pager = False
+        self.no_input = False
+        self.no_stdin = False
+        self.yes = False
+        self.debug = False
+        self.version = False
+        self.profile: str | None = None
+        self.home: str | None = None
+        self.database: str | None = None
+        self.log_file: str | None = None
+        self.overrides: list[str] = []
+        self.problem: UsageError | None = None
+
+    def complain(self, message: str, hint: str | None = None) -> None:
+        """Keep the first problem; later ones are usually its consequences."""
+        if self.problem is None:
+            self.problem = UsageError(message, hint=hint or "see: lash --help")
+
+
+def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
+    """Split `argv` into the global options and everything else, in order.
+
+    Tokens from `--` on are never touched. The result's `problem` is set when a
+    global option is malformed.
+    """
+    options = GlobalOptions()
+    rest: list[str] = []
+    tokens = list(argv)
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if token == "--":
+            rest.append(token)
+            rest.extend(tokens[position:])
+            break
+        if token in _SWITCHES:
+            name, value = _SWITCHES[token]
+            setattr(options, name, value)
+        elif token in ("-v", "--verbose"):
+            options.verbose += 1
+        elif len(token) > 2 and token[0] == "-" and token[1] != "-" and set(token[1:]) <= _CLUSTER:
+            _apply_cluster(options, token[1:])
+        elif token == "--fields" or token.startswith("--fields="):
+            position = _take_fields(options, token, tokens, position)
+        else:
+            spelling, value_text = _split(token)
+            if spelling not in _VALUED:
+                rest.append(token)
+                continue
+            if value_text is None:
+                if position >= len(tokens):
+                    options.complain(f"option {spelling} needs a value")
+                    break
+                value_text = tokens[position]
+                position += 1
+            _set_valued(options, spelling, value_text)
+    return options, rest
+
+
+def _split(token: str) -> tuple[str, str | None]:
+    """The spelling of an option and the value glued to it, if any."""
+    if token.startswith("--"):
+        spelling, equals, value = token.partition("=")
+        return spelling, value if equals else None
+    if len(token) > 2 and token[:2] in ("-o", "-c"):
+        return token[:2], token[2:].removeprefix("=")
+    return token, None
+
+
+def _apply_cluster(options: GlobalOptions, letters: str) -> None:
+    for letter in letters:
+        if letter == "v":
+            options.verbose += 1
+        else:
+            name, value = _SWITCHES["-" + letter]
+            setattr(options, name, value)
+
+
+def _take_fields(options: GlobalOptions, token: str, tokens: list[str], position: int) -> int:
+    """`--fields` takes the next token unless that is missing or an option; without a value it asks for the list."""
+    _, equals, value = token.partition("=")
+    if not equals and position < len(tokens) and not tokens[position].startswith("-"):
+        value = tokens[position]
+        position += 1
+    options.fields = tuple(name.strip() for name in value.split(",") if name.strip())
+    return position
+
+
+def _set_valued(options: GlobalOptions, spelling: str, value: str) -> None:
+    name = _VALUED[spelling]
+    if name == "overrides":
+        if "=" not in value:
+            options.complain(f"option -c needs KEY=VALUE, got {value!r}", "for example: -c defaults.output=json")
+            return
+        options.overrides.append(value)
+        return
+    if name == "output" and value not in FORMATS:
+        options.complain(f"unknown output format {value!r}", f"choose one of: {', '.join(FORMATS)}")
+        return
+    if name == "color" and value not in COLOR_CHOICES:
+        options.complain(f"unknown colour mode {value!r}", f"choose one of: {', '.join(COLOR_CHOICES)}")
+        return
+    if not value:
+        options.complain(f"option {spelling} needs a value")
+        return
+    setattr(options, name, value)
+
+
+def is_set(environment: Mapping[str, str], name: str) -> bool:
+    """Whether an environment switch is on: set, and neither empty, `0`, `false` nor `no`."""
+    return environment.get(name, "").strip().lower() not in ("", "0", "false", "no")

@@ -1,0 +1,126 @@
+"""What one run of `lash` was asked for: global options, places, settings and output form (contract 08 §5.5, §6.6).
+
+Settings are read on first use, so that a command which needs none works with a
+broken configuration and every error can still be shown in the format asked for.
+There is exactly one invocation per process; `current()` returns it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, cast
+
+from lash_cli.cli.globals import FORMATS, GlobalOptions, is_set
+from lash_cli.paths import Paths, resolve_paths
+
+if TYPE_CHECKING:
+    from lash_cli.settings import Settings
+
+Format = Literal["text", "table", "json", "jsonl", "name"]
+MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
+
+
+class OutputOptions:
+    """How results are shown. `format` is resolved; `quiet` turns lists and things into ids."""
+
+    def __init__(self, options: GlobalOptions, output_format: Format, environment: Mapping[str, str]) -> None:
+        self.format: Format = output_format
+        self.fields = options.fields  # None: all; empty: list the names
+        self.template = options.template
+        self.quiet = options.quiet
+        self.verbose = options.verbose
+        dumb = environment.get("TERM") == "dumb"
+        self.plain = options.plain or is_set(environment, "LASH_PLAIN") or dumb
+        self.ascii = options.ascii or is_set(environment, "LASH_ASCII")
+        self.color = self._color(options.color, environment, dumb)
+        self.no_pager = options.no_pager
+
+    @staticmethod
+    def _color(asked: str | None, environment: Mapping[str, str], dumb: bool) -> bool:
+        """Whether stdout gets colour: the option, then NO_COLOR, FORCE_COLOR, CLICOLOR_FORCE, then the terminal."""
+        if asked in ("always", "never"):
+            return asked == "always"
+        if environment.get("NO_COLOR"):
+            return False
+        if is_set(environment, "FORCE_COLOR") or is_set(environment, "CLICOLOR_FORCE"):
+            return True
+        if dumb or environment.get("CLICOLOR") == "0":
+            return False
+        return sys.stdout is not None and sys.stdout.isatty()
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether a program reads the result: json, jsonl or name."""
+        return self.format in MACHINE_FORMATS
+
+
+class Invocation:
+    """One run of the command line."""
+
+    def __init__(self, options: GlobalOptions, environment: Mapping[str, str]) -> None:
+        self.options = options
+        self.environment = environment
+        self.paths: Paths = resolve_paths(
+            environment, home=options.home, database=options.database, log_file=options.log_file
+        )
+        self.no_input = options.no_input or is_set(environment, "LASH_NO_INPUT")
+        self.no_stdin = options.no_stdin or is_set(environment, "LASH_NO_STDIN")
+        self.yes = options.yes
+        self.debug = options.debug
+        self.request_id = "r_" + os.urandom(8).hex()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The merged settings; raises `ConfigError` (`config_invalid`) when a file or an override is wrong."""
+        from lash_cli.settings import load_settings
+
+        settings = load_settings(
+            self.paths,
+            environment=self.environment,
+            cwd=os.getcwd(),
+            overrides=tuple(self.options.overrides),
+            profile=self.options.profile or self.environment.get("LASH_PROFILE"),
+        )
+        for warning in settings.warnings:
+            from lash_cli.cli.output import warn
+
+            warn(warning)
+        return settings
+
+    @cached_property
+    def output(self) -> OutputOptions:
+        """How to show results: `-o`, then settings (which include `LASH_OUTPUT`), then text."""
+        chosen = self.options.output or self.settings.output
+        return OutputOptions(self.options, cast(Format, chosen), self.environment)
+
+    @property
+    def notice_format(self) -> Format:
+        """The format for errors and notices; never reads a configuration file by itself."""
+        if self.options.output is not None:
+            return cast(Format, self.options.output)
+        loaded = self.__dict__.get("settings")
+        chosen = loaded.output if loaded is not None else self.environment.get("LASH_OUTPUT")
+        return cast(Format, chosen) if chosen in FORMATS else "text"
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether a question may be put to a person: a terminal on both sides and no `--no-input`."""
+        return not self.no_input and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+_current: Invocation | None = None
+
+
+def begin(options: GlobalOptions, environment: Mapping[str, str] | None = None) -> Invocation:
+    """Make the invocation of this process and return it."""
+    global _current
+    _current = Invocation(options, os.environ if environment is None else environment)
+    return _current
+
+
+def current() -> Invocation:
+    """The invocation of this process; one without options when none was begun (library use, tests)."""
+    return _current if _current is not None else begin(GlobalOptions())

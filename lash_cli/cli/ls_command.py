@@ -1,0 +1,186 @@
+"""`lash ls`: sessions, newest commit first, filtered and paged by a cursor (contract 08 §5.1, §6.1).
+
+Read-only and cheap: it creates no database and imports no terminal library.
+A page is filled by reading on through the store's own cursor, so the cursor it
+hands out stands exactly behind the last session that was looked at.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, NamedTuple
+
+import typer
+
+from lash_cli.cli.documents import STATUSES, Document, session_document, session_status
+from lash_cli.cli.durations import duration_ms
+from lash_cli.cli.output import emit_many
+from lash_cli.cli.reading import reading_store, run_async
+from lash_cli.errors import UsageError
+from lash_cli.store.base import RuntimePersistence, SessionRow
+from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.times import age
+
+PAGE_ROWS = 200
+COLUMNS = ("name", "status", "model", "turns", "last_activity_at", "id")
+_KNOWN_STATUSES = (*STATUSES, "waiting")
+_SORTS: dict[str, Callable[[SessionRow], object]] = {
+    "created": lambda row: -row.meta.created_at_ms,
+    "name": lambda row: row.meta.name,
+    "turns": lambda row: -row.turn_state.turn_index,
+    "tokens": lambda row: -row.turn_state.token_usage.total,
+}
+
+
+class Filter(NamedTuple):
+    """What a session must be to be listed; None admits everything."""
+
+    statuses: frozenset[str] | None = None
+    cwd: str | None = None
+    name: str | None = None
+    model: str | None = None
+    labels: tuple[tuple[str, str | None], ...] = ()
+    parent: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def admits(self, row: SessionRow, now_ms: int) -> bool:
+        """Whether `row` is listed."""
+        meta = row.meta
+        active_ms = row.last_commit_at_ms or meta.created_at_ms
+        return (
+            (self.cwd is None or meta.cwd == self.cwd)
+            and (self.name is None or fnmatchcase(meta.name, self.name))
+            and (self.model is None or fnmatchcase(row.config.model.id, self.model))
+            and (self.parent is None or meta.parent_session_id == self.parent)
+            and (self.since_ms is None or active_ms >= self.since_ms)
+            and (self.until_ms is None or active_ms <= self.until_ms)
+            and all(key in meta.labels and (value is None or meta.labels[key] == value) for key, value in self.labels)
+            and (self.statuses is None or session_status(row, now_ms, is_definitely_dead) in self.statuses)
+        )
+
+
+def command(
+    status: Annotated[list[str] | None, typer.Option(help="Only these: " + ", ".join(STATUSES) + ".")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions made in this directory.")] = False,
+    name: Annotated[str | None, typer.Option(metavar="GLOB", help="Only names like this.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="GLOB", help="Only models like this.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="K[=V]", help="Only with this label.")] = None,
+    parent: Annotated[str | None, typer.Option(metavar="SESSION", help="Only children of it.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Active since: 2h, 7d or a date.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="WHEN", help="Active until.")] = None,
+    limit: Annotated[int, typer.Option("-n", "--limit", min=0, help="How many; 0 lists all.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Go on behind an earlier page.")] = None,
+    sort: Annotated[str, typer.Option(help="activity, created, name, turns or tokens.")] = "activity",
+) -> int:
+    """List sessions, newest activity first.
+
+    A session is running, stuck (a turn was interrupted and nobody runs it),
+    closed, queued, parked or idle. The last activity is the last commit.
+    """
+    if sort != "activity" and sort not in _SORTS:
+        raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
+    if cursor is not None and sort != "activity":
+        raise UsageError("--cursor pages by activity only", hint="leave out --sort, or list all with -n 0")
+    now_ms = SystemClock().now_ms()
+    wanted = Filter(
+        statuses=_statuses(status),
+        cwd=os.getcwd() if here else None,
+        name=name,
+        model=model,
+        labels=tuple(_label(text) for text in label or ()),
+        since_ms=_moment(since, now_ms),
+        until_ms=_moment(until, now_ms),
+    )
+    rows, following = run_async(_list(wanted, parent, limit, cursor, sort, now_ms))
+    emit_many(
+        "SessionList",
+        [session_document(row, now_ms, is_definitely_dead) for row in rows],
+        columns=COLUMNS,
+        next_cursor=following,
+        cells=lambda item: _cells(item, now_ms),
+    )
+    return 0
+
+
+async def _list(
+    wanted: Filter, parent: str | None, limit: int, cursor: str | None, sort: str, now_ms: int
+) -> tuple[list[SessionRow], str | None]:
+    async with reading_store() as store:
+        if store is None:
+            return [], None
+        if parent is not None:
+            from lash_cli.cli.references import resolve_session
+
+            wanted = wanted._replace(parent=(await resolve_session(store, parent)).session_id)
+        if sort == "activity":
+            return await _take(store, wanted, limit, cursor, now_ms)
+        rows, _ = await _take(store, wanted, 0, None, now_ms)
+        rows.sort(key=_SORTS[sort])  # type: ignore[arg-type]
+        return (rows[:limit] if limit else rows), None
+
+
+async def _take(
+    store: RuntimePersistence, wanted: Filter, limit: int, cursor: str | None, now_ms: int
+) -> tuple[list[SessionRow], str | None]:
+    """The first `limit` admitted rows behind `cursor` (0: all), and the cursor behind the last one taken."""
+    taken: list[SessionRow] = []
+    while True:
+        page_rows = min(PAGE_ROWS, limit) if limit and wanted == Filter() else PAGE_ROWS
+        page, following = await store.list_sessions(limit=page_rows, cursor=cursor)
+        for position, row in enumerate(page, start=1):
+            if not wanted.admits(row, now_ms):
+                continue
+            taken.append(row)
+            if limit and len(taken) == limit:
+                if position < len(page):
+                    _, following = await store.list_sessions(limit=position, cursor=cursor)
+                return taken, following
+        if following is None:
+            return taken, None
+        cursor = following
+
+
+def _cells(item: Document, now_ms: int) -> tuple[str, ...]:
+    active = datetime.fromisoformat(item["last_activity_at"])
+    return (
+        item["name"],
+        item["status"],
+        item["model"],
+        str(item["turns"]),
+        age(round(active.timestamp() * 1000), now_ms),
+        item["id"],
+    )
+
+
+def _statuses(texts: list[str] | None) -> frozenset[str] | None:
+    if not texts:
+        return None
+    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in _KNOWN_STATUSES:
+            raise UsageError(f"unknown status {word!r}", hint=f"choose from: {', '.join(_KNOWN_STATUSES)}")
+    return frozenset(words)
+
+
+def _label(text: str) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    if not key:
+        raise UsageError(f"a label filter is KEY or KEY=VALUE, got {text!r}")
+    return key, value if equals else None
+
+
+def _moment(text: str | None, now_ms: int) -> int | None:
+    """Epoch milliseconds of a date, a time, or how long ago it was."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return now_ms - duration_ms(text)
+    if moment.tzinfo is None:
+        moment = moment.astimezone()
+    return round(moment.astimezone(UTC).timestamp() * 1000)

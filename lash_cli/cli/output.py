@@ -1,0 +1,245 @@
+"""The one writer of stdout: documents, lists and the notes beside them (contract 08 §6.1).
+
+stdout carries data, stderr everything else. A verb hands over plain JSON types
+and, for people, a text; which of them is printed, which fields of it and in
+which shape is decided here alone, so every verb honours `-o`, `--fields`,
+`--format` and `-q` in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lash_cli.cli.invocation import OutputOptions, current
+from lash_cli.errors import UsageError
+from lash_cli.views import tables
+from lash_cli.views.safe_text import ascii_text, safe_json, safe_text
+
+SCHEMA = "lash/1"
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}")
+
+safe = safe_text
+
+Document = dict[str, Any]
+
+
+def emit_one(kind: str, document: Document, *, text: Any = None, name: str | None = None) -> None:
+    """Print one thing.
+
+    `document` holds plain JSON types with snake_case keys; `text` is what
+    people see: a string (already safe for a terminal), a Rich renderable, or
+    None for aligned `key value` lines. `name` is what `-o name` and `-q`
+    print, by default the document's `id`. Raises `UsageError` for a field that
+    does not exist.
+    """
+    options = current().output
+    if options.fields == ():
+        write_lines(_field_names(document))
+    elif options.template is not None:
+        write_line(_fill(options.template, document))
+    elif options.format in ("json", "jsonl"):
+        chosen = _select(document, options.fields) if options.fields else document
+        write_line(to_json({"schema": SCHEMA, "kind": kind, **chosen}))
+    elif options.format == "name" or (options.quiet and options.fields is None):
+        write_line(str(name if name is not None else document.get("id", "")))
+    elif options.fields:
+        write(tables.pairs([(field, _cell(_lookup(document, field))) for field in options.fields]) + "\n")
+    elif text is None:
+        write(tables.pairs([(field, _cell(value)) for field, value in document.items()]) + "\n")
+    elif isinstance(text, str):
+        write(text if text.endswith("\n") or not text else text + "\n")
+    else:
+        _print_rich(text, options)
+
+
+def emit_many(
+    kind: str,
+    items: Sequence[Document],
+    *,
+    columns: Sequence[str],
+    next_cursor: str | None = None,
+    id_field: str = "id",
+    cells: Callable[[Document], Sequence[str]] | None = None,
+) -> None:
+    """Print a list: one envelope as json, one item per line as jsonl, else a table of `columns`.
+
+    `kind` names the list (`SessionList`). A column may be a dotted path;
+    `cells` makes the table row of an item when the raw values are not what
+    people want to read. Raises `UsageError` for a field that does not exist.
+    """
+    options = current().output
+    if options.fields == ():
+        write_lines(_field_names(items[0]) if items else list(columns))
+        return
+    if options.template is not None:
+        write_lines(_fill(options.template, item) for item in items)
+        return
+    if options.format in ("json", "jsonl"):
+        chosen = [_select(item, options.fields) for item in items] if options.fields else list(items)
+        if options.format == "jsonl":
+            write_lines(to_json(item) for item in chosen)
+        else:
+            write_line(to_json({"schema": SCHEMA, "kind": kind, "items": chosen, "next": next_cursor}))
+        return
+    if options.format == "name" or (options.quiet and options.fields is None):
+        write_lines(str(item.get(id_field, "")) for item in items)
+        return
+    _write_table(items, columns, cells, options)
+    if next_cursor is not None:
+        say(f"more: repeat with --cursor {next_cursor}")
+
+
+def emit_line(document: Document) -> None:
+    """Print one JSON line of a stream and flush it, so that a reader sees it now."""
+    write_line(to_json(document))
+    flush()
+
+
+def to_json(document: Any) -> str:
+    """One line of JSON that a terminal cannot be steered by; ASCII only with `--ascii`."""
+    return safe_json(json.dumps(document, ensure_ascii=current().output.ascii, separators=(",", ":")))
+
+
+def write(text: str) -> None:
+    """Write text to stdout, byte for byte what was given except for `--ascii`."""
+    if current().output.ascii and not text.isascii():
+        text = ascii_text(text)
+    sys.stdout.write(text)
+
+
+def write_line(text: str) -> None:
+    """One line to stdout."""
+    write(text + "\n")
+
+
+def write_lines(lines: Iterable[str]) -> None:
+    """Several lines to stdout."""
+    for line in lines:
+        write_line(line)
+
+
+def flush() -> None:
+    """Push what was written to the reader now."""
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A note for people on stderr; silent with `-q` and when a program reads the result."""
+    invocation = current()
+    if invocation.options.quiet or invocation.output.is_machine:
+        return
+    _note(safe_text(text))
+
+
+def warn(text: str, code: str = "warning") -> None:
+    """Something a person should know on stderr: `warning: …`, or one JSON line in a machine format."""
+    invocation = current()
+    if invocation.notice_format in ("json", "jsonl", "name"):
+        _note(to_notice({"schema": SCHEMA, "kind": "Warning", "code": code, "message": text}))
+    else:
+        _note(f"warning: {safe_text(text)}")
+
+
+def to_notice(document: Any) -> str:
+    """One line of JSON for stderr; needs no settings, so it also works when they are broken."""
+    return safe_json(json.dumps(document, ensure_ascii=True, separators=(",", ":")))
+
+
+def _note(line: str) -> None:
+    """A line on stderr; a stderr that is gone loses it."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        return
+
+
+def terminal_width() -> int | None:
+    """The columns of the terminal stdout is, None when it is none (then nothing is ever cut)."""
+    if not sys.stdout.isatty():
+        return None
+    width = shutil.get_terminal_size().columns
+    return width if width > 0 else None
+
+
+def _write_table(
+    items: Sequence[Document],
+    columns: Sequence[str],
+    cells: Callable[[Document], Sequence[str]] | None,
+    options: OutputOptions,
+) -> None:
+    shown = options.fields or columns
+    if options.fields or cells is None:
+        rows = [[_cell(_lookup(item, column)) for column in shown] for item in items]
+    else:
+        rows = [list(cells(item)) for item in items]
+    if not items and options.format == "text":
+        return
+    header = [column.rpartition(".")[2].replace("_", " ").upper() for column in shown]
+    write_line(tables.columns(header, rows, width=terminal_width(), ascii_only=options.ascii))
+
+
+def _print_rich(renderable: Any, options: OutputOptions) -> None:
+    from rich.console import Console
+
+    Console(no_color=not options.color, highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+
+
+def _lookup(document: Document, path: str) -> Any:
+    value: Any = document
+    for name in path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            if value is None:
+                return None
+            raise UsageError(f"no field {path!r}", hint=f"fields: {', '.join(_field_names(document))}")
+        value = value[name]
+    return value
+
+
+def _select(document: Document, fields: Sequence[str]) -> Document:
+    """The part of `document` that `fields` name, nested as in the original."""
+    chosen: Document = {}
+    for path in fields:
+        value = _lookup(document, path)
+        *parents, last = path.split(".")
+        place = chosen
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return chosen
+
+
+def _field_names(document: Document, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for name, value in document.items():
+        names.append(prefix + name)
+        if isinstance(value, dict):
+            names.extend(_field_names(value, f"{prefix}{name}."))
+    return names
+
+
+def _fill(template: str, document: Document) -> str:
+    """`{key}` replaced by the value of that key; `{{` and `}}` are braces. Nothing else is evaluated."""
+
+    def replacement(match: re.Match[str]) -> str:
+        if match.group() in ("{{", "}}"):
+            return match.group()[0]
+        value = _lookup(document, match.group(1))
+        return safe_text("" if value is None else value if isinstance(value, str) else to_json(value))
+
+    return _PLACEHOLDER.sub(replacement, template)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) if isinstance(value, int | float) else to_json(value)

@@ -1,0 +1,72 @@
+"""Read-only access to the store for the verbs that only look (contract 08 §6.7, design §2).
+
+A look creates nothing: without a database there are no sessions, which is an
+answer and not a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from lash_cli.cli.invocation import current
+from lash_cli.errors import NotFoundError, StoreReadOnly
+from lash_cli.store.base import RuntimePersistence, SessionRow
+
+T = TypeVar("T")
+
+NO_STORE_CODE = "store_not_found"
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on an event loop of its own."""
+    import asyncio
+
+    return asyncio.run(work)
+
+
+@asynccontextmanager
+async def reading_store() -> AsyncIterator[RuntimePersistence | None]:
+    """The store opened for reading, None when there is no database yet.
+
+    An old database is brought up to date first, which needs a writing open.
+    """
+    from lash_cli.wiring import open_store
+
+    paths = current().paths
+    store: RuntimePersistence | None
+    try:
+        store = open_store(paths, read_only=True)
+    except NotFoundError as error:
+        if error.code != NO_STORE_CODE:
+            raise
+        store = None
+    except StoreReadOnly:
+        store = open_store(paths)
+    try:
+        yield store
+    finally:
+        if store is not None:
+            await store.aclose()
+
+
+async def read_session_row(store: RuntimePersistence | None, reference: str | None) -> SessionRow:
+    """The row of the session `reference` names; raises what `resolve_session` raises."""
+    from lash_cli.cli.references import resolve_session
+
+    if store is None:
+        if reference is None and not current().environment.get("LASH_SESSION"):
+            from lash_cli.errors import UsageError
+
+            raise UsageError("a SESSION is needed", hint="make one with: lash open")
+        raise NotFoundError(
+            f"no session {reference or current().environment['LASH_SESSION']!r}",
+            hint="there is no session yet; make one with: lash open",
+            details={"reference": reference, "nearest": []},
+        )
+    meta = await resolve_session(store, reference)
+    row = await store.session_row(meta.session_id)
+    if row is None:
+        raise NotFoundError(f"session {meta.session_id} vanished while it was read")
+    return row

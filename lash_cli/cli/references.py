@@ -1,0 +1,118 @@
+"""How a command names a session (contract 08 §4).
+
+In order: `@last` (newest commit made in this directory, never a global guess),
+`@any` (newest overall), the exact id, the exact name, a unique id prefix of at
+least four characters. Positions such as "the third one" are not references:
+they shift between two commands. A missing session is an error with the nearest
+matches, never silently a new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import say
+from lash_cli.core.ids import is_session_id
+from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
+
+MINIMUM_PREFIX = 4
+_PAGE = 100
+_SUGGESTION_POOL = 500
+_CANDIDATES_SHOWN = 10
+
+
+async def resolve_session(store: RuntimePersistence, reference: str | None) -> SessionMeta:
+    """The session `reference` names; None takes `LASH_SESSION` and says so on stderr.
+
+    Raises `NotFoundError` (`session_not_found`), `SessionDeleted` for an id
+    that was deleted, `UsageError` (`session_ambiguous`, or `usage` when nothing
+    was named).
+    """
+    if reference is None:
+        reference = current().environment.get("LASH_SESSION") or None
+        if reference is None:
+            raise UsageError("a SESSION is needed", hint="name one, or set LASH_SESSION; list them with: lash ls")
+        meta = await resolve_session(store, reference)
+        say(f"session {meta.name} ({meta.session_id}) from LASH_SESSION")
+        return meta
+    if reference == "@last":
+        return await _newest(store, os.getcwd())
+    if reference == "@any":
+        return await _newest(store, None)
+    candidates = _long_enough(await store.find_sessions(reference), reference)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise _ambiguous(reference, candidates)
+    if is_session_id(reference):
+        await store.session_row(reference)  # raises SessionDeleted for a tombstone
+    raise await _not_found(store, reference)
+
+
+def _long_enough(found: tuple[SessionMeta, ...], reference: str) -> tuple[SessionMeta, ...]:
+    """What may stand for `reference`: exact matches first, and prefixes only from four characters on."""
+    exact = tuple(meta for meta in found if meta.session_id == reference)
+    if exact:
+        return exact
+    named = tuple(meta for meta in found if meta.name == reference)
+    if named:
+        return named
+    return found if len(reference) >= MINIMUM_PREFIX else ()
+
+
+async def _pages(store: RuntimePersistence) -> AsyncIterator[SessionRow]:
+    cursor: str | None = None
+    while True:
+        rows, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
+        for row in rows:
+            yield row
+        if cursor is None:
+            return
+
+
+async def _newest(store: RuntimePersistence, cwd: str | None) -> SessionMeta:
+    """The session with the newest commit, made in `cwd` if given; one never committed only if there is no other."""
+    best: SessionRow | None = None
+    async for row in _pages(store):
+        if cwd is not None and row.meta.cwd != cwd:
+            continue
+        if best is None or (row.last_commit_at_ms or 0) > (best.last_commit_at_ms or 0):
+            best = row
+    if best is not None:
+        return best.meta
+    if cwd is None:
+        raise NotFoundError("there is no session yet", hint="make one with: lash open")
+    raise NotFoundError(f"no session was used in {cwd}", hint="@any is the newest overall; list them with: lash ls")
+
+
+def _ambiguous(reference: str, candidates: tuple[SessionMeta, ...]) -> UsageError:
+    shown = candidates[:_CANDIDATES_SHOWN]
+    listed = ", ".join(f"{meta.session_id} ({meta.name})" for meta in shown)
+    more = f" and {len(candidates) - len(shown)} more" if len(candidates) > len(shown) else ""
+    return UsageError(
+        f"{reference!r} names {len(candidates)} sessions",
+        code="session_ambiguous",
+        hint=f"one of: {listed}{more}",
+        details={"candidates": [{"id": meta.session_id, "name": meta.name} for meta in shown]},
+    )
+
+
+async def _not_found(store: RuntimePersistence, reference: str) -> NotFoundError:
+    import difflib
+
+    pool: dict[str, str] = {}
+    async for row in _pages(store):
+        pool[row.meta.name] = row.meta.name
+        pool[row.meta.session_id] = row.meta.session_id
+        if len(pool) >= _SUGGESTION_POOL:
+            break
+    nearest = difflib.get_close_matches(reference, pool, n=3, cutoff=0.6)
+    hint = f"did you mean: {', '.join(nearest)}" if nearest else "list them with: lash ls"
+    if not nearest and len(reference) < MINIMUM_PREFIX:
+        hint = f"an id prefix needs at least {MINIMUM_PREFIX} characters; list them with: lash ls"
+    return NotFoundError(
+        f"no session {reference!r}", hint=hint, details={"reference": reference, "nearest": list(nearest)}
+    )

@@ -1,0 +1,140 @@
+"""From an invocation to an opened core and the session a verb acts on (design §3 step 1).
+
+The store is opened first and the session looked up in it, because a session
+brings its own directory: its tools work there, wherever the command was given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from lash_cli.cli.invocation import current
+from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.store.base import RuntimePersistence, SessionMeta
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore
+    from lash_cli.core.policy import SessionSpec
+    from lash_cli.tools.approval import Asker
+
+FILE_MARK = "@"
+
+
+@asynccontextmanager
+async def opened_core(
+    *,
+    store: RuntimePersistence | None = None,
+    is_ephemeral: bool = False,
+    provider: str | None = None,
+    model: str | None = None,
+    needs_model: bool = False,
+    cwd: str | None = None,
+    approve: Mapping[str, str] | None = None,
+    asker: Asker | None = None,
+    owner_label: str = "turn",
+) -> AsyncIterator[LashCore]:
+    """A core over this invocation's settings; closed with its store at the end. Raises what `wiring.open_core` does."""
+    from lash_cli.wiring import open_core
+
+    invocation = current()
+    core = open_core(
+        invocation.settings,
+        invocation.paths,
+        environment=invocation.environment,
+        store=store,
+        is_ephemeral=is_ephemeral,
+        provider=provider,
+        model=model,
+        needs_model=needs_model,
+        cwd=cwd,
+        approve=approve,
+        asker=asker,
+        owner_label=owner_label,
+    )
+    async with core:
+        yield core
+
+
+def writing_store() -> RuntimePersistence:
+    """The store opened for writing, created when missing; the caller closes it or hands it to a core."""
+    from lash_cli.wiring import open_store
+
+    invocation = current()
+    return open_store(invocation.paths, synchronous=invocation.settings.synchronous)
+
+
+async def find_session(store: RuntimePersistence, reference: str | None) -> SessionMeta | None:
+    """The session `reference` names, None when there is none; other failures of `resolve_session` are raised."""
+    from lash_cli.cli.references import resolve_session
+
+    try:
+        return await resolve_session(store, reference)
+    except NotFoundError as error:
+        if error.code != NotFoundError.default_code or reference is None or reference.startswith("@"):
+            raise
+        return None
+
+
+def working_directory(meta: SessionMeta | None) -> str:
+    """Where the session's tools work: its own directory while that exists, else this one."""
+    if meta is not None and meta.cwd is not None and os.path.isdir(meta.cwd):
+        return meta.cwd
+    return os.getcwd()
+
+
+def policy_options(
+    *, model: str | None, provider: str | None, system: str | None, max_turns: int | None = None
+) -> SessionSpec:
+    """What the options of a command change about a session's stored policy.
+
+    A provider named without a model brings its own default model. Raises
+    `ConfigError` (`provider_unconfigured`) and `UsageError` for a system file
+    that cannot be read.
+    """
+    from msgspec import UNSET
+
+    from lash_cli.core.policy import SessionSpec, session_prompt
+    from lash_cli.wiring import default_model, model_spec, require_provider
+
+    invocation = current()
+    settings, environment = invocation.settings, invocation.environment
+    if provider is not None:
+        require_provider(settings, environment, provider)
+        model = model or default_model(settings, environment, provider)
+        if model is None:
+            raise UsageError(f"provider {provider!r} has no default model", hint="give --model ID as well")
+    return SessionSpec(
+        inherit="stored",
+        provider_id=UNSET if provider is None else provider,
+        model=UNSET if model is None else model_spec(settings, model),
+        max_turns=UNSET if max_turns is None else max_turns,
+        prompt=UNSET if system is None else session_prompt(system_text(system)),
+    )
+
+
+def system_text(option: str) -> str:
+    """The text of `--system TEXT|@FILE`; raises `UsageError` for a file that cannot be read."""
+    if not option.startswith(FILE_MARK):
+        return option
+    path = option[len(FILE_MARK) :]
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the system prompt {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}") from error
+
+
+def key_values(texts: list[str] | None, option: str) -> dict[str, str]:
+    """`K=V` options as a dictionary; raises `UsageError` for one without a key or without `=`."""
+    pairs: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(f"{option} needs KEY=VALUE, got {text!r}")
+        pairs[key] = value
+    return pairs

@@ -1,0 +1,205 @@
+"""Every command in one static table, and the Typer group that loads them one at a time (contract 08 §5, §9).
+
+A command module is imported only when its command runs, so the root help and
+every other command stay fast and work when an optional dependency is missing.
+A command module offers a plain function with Typer annotations; its docstring
+is its help, and the example of the table stands above it. `command_class`, if
+the module has one, is the `TyperCommand` subclass to parse with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import getdoc
+from typing import Any, NamedTuple
+
+from typer.core import TyperGroup
+
+from lash_cli.cli.globals import HELP_ROWS
+from lash_cli.errors import UsageError
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Entry(NamedTuple):
+    """One command. `target` is `module:function`; a group has none and lists its verbs instead."""
+
+    name: str
+    summary: str
+    section: str
+    example: str
+    target: str = ""
+    aliases: tuple[str, ...] = ()
+    verbs: tuple[Entry, ...] = ()
+
+
+_SESSIONS = "Sessions"
+_TURNS = "Turns"
+_SETUP = "Setup"
+
+COMMANDS: tuple[Entry, ...] = (
+    Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
+          "lash open notes --model gpt-5-mini", "lash_cli.cli.open_command:command"),
+    Entry("ls", "sessions, newest commit first", _SESSIONS,
+          "lash ls --here -o json", "lash_cli.cli.ls_command:command", ("list",)),
+    Entry("show", "head, policy, lease and usage of one session", _SESSIONS,
+          "lash show @last", "lash_cli.cli.show_command:command", ("describe",)),
+    Entry("log", "the committed transcript of a session", _SESSIONS,
+          "lash log @last --last 5", "lash_cli.cli.log_command:command"),
+    Entry("park", "write everything down and release a session", _SESSIONS,
+          "lash park notes", "lash_cli.cli.park_command:command"),
+    Entry("resume", "reopen a parked or interrupted session", _SESSIONS,
+          "lash resume notes", "lash_cli.cli.resume_command:command"),
+    Entry("close", "close sessions durably", _SESSIONS,
+          "lash close notes", "lash_cli.cli.close_command:command"),
+    Entry("rm", "delete sessions; their ids are never used again", _SESSIONS,
+          "lash rm notes --dry-run", "lash_cli.cli.rm_command:command"),
+    Entry("turn", "run one turn now and stream the answer", _TURNS,
+          "lash turn notes 'What is left to do?'", "lash_cli.cli.turn_command:command", ("run", "ask")),
+    Entry("cancel", "ask the running turn of a session to stop", _TURNS,
+          "lash cancel notes --wait=10s", "lash_cli.cli.cancel_command:command"),
+    Entry("config", "show and change the configuration", _SETUP, "lash config show --origin", verbs=(
+        Entry("show", "the effective values", "Commands",
+              "lash config show --origin", "lash_cli.cli.config_commands:show"),
+        Entry("path", "where the files are", "Commands", "lash config path", "lash_cli.cli.config_commands:path"),
+        Entry("set", "write one value into the user's file", "Commands",
+              "lash config set defaults.model gpt-5-mini", "lash_cli.cli.config_commands:set_value"),
+    )),
+    Entry("key", "keep API keys", _SETUP, "lash key set openai", verbs=(
+        Entry("set", "store a key from a hidden prompt or stdin", "Commands",
+              "lash key set openai --stdin < key.txt", "lash_cli.cli.key_commands:set_key"),
+        Entry("ls", "names, sources and last four characters", "Commands",
+              "lash key ls", "lash_cli.cli.key_commands:list_keys", ("list",)),
+        Entry("rm", "forget a key", "Commands", "lash key rm openai", "lash_cli.cli.key_commands:remove_key"),
+    )),
+    Entry("doctor", "check paths, permissions, the database and what is unfinished", _SETUP,
+          "lash doctor -o json", "lash_cli.cli.doctor:command"),
+    Entry("version", "versions of lash, Python and SQLite", _SETUP,
+          "lash version -o json", "lash_cli.cli.version_command:command"),
+)  # fmt: skip
+
+
+def find(entries: Sequence[Entry], name: str) -> Entry | None:
+    """The entry called `name` or one of its aliases, or None."""
+    return next((entry for entry in entries if name == entry.name or name in entry.aliases), None)
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands come from the table. Nothing is imported to list them."""
+
+    entries: tuple[Entry, ...] = ()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The canonical names in table order."""
+        return [entry.name for entry in self.entries]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, imported now; None when there is none of that name."""
+        entry = find(self.entries, cmd_name)
+        return None if entry is None else load(entry)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the parser does it, but an unknown verb names the nearest ones and never becomes a prompt."""
+        if args and find(self.entries, args[0]) is None:
+            raise unknown_command(self.entries, args[0], ctx.command_path)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The table by section; the stock method would import every command to ask for its help."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for entry in self.entries:
+            name = ", ".join((entry.name, *entry.aliases))
+            sections.setdefault(entry.section, []).append((name, entry.summary))
+        for section, rows in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """At the root, the global options follow the commands; they are hoisted before the parser sees them."""
+        super().format_options(ctx, formatter)
+        if ctx.parent is None:
+            with formatter.section("Options of every command"):
+                formatter.write_dl(list(HELP_ROWS))
+
+
+def unknown_command(entries: Sequence[Entry], name: str, path: str) -> UsageError:
+    """The error for a verb that does not exist, with the nearest ones that do."""
+    import difflib
+
+    names = [known for entry in entries for known in (entry.name, *entry.aliases)]
+    nearest = difflib.get_close_matches(name, names, n=2, cutoff=0.55)
+    shown = " or ".join(f"{path} {known}" for known in nearest)
+    return UsageError(
+        f"unknown command {name!r}",
+        hint=f"did you mean: {shown}" if shown else f"see: {path} --help",
+        details={"command": name, "nearest": nearest},
+    )
+
+
+def load(entry: Entry) -> Any:
+    """The parser command of a table entry."""
+    if entry.verbs:
+        return build_group(entry.name, entry.verbs, help_text=f"{_example(entry)}{_sentence(entry.summary)}")
+    import typer
+    from typer.main import get_command
+
+    module, _, function_name = entry.target.partition(":")
+    loaded = import_module(module)
+    function = getattr(loaded, function_name)
+    description = getdoc(function) or _sentence(entry.summary)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(
+        name=entry.name,
+        cls=getattr(loaded, "command_class", None),
+        help=f"{_example(entry)}{description}",
+        context_settings=_CONTEXT,
+    )(function)
+    return get_command(app)
+
+
+def build_group(name: str, entries: tuple[Entry, ...], *, help_text: str) -> LazyGroup:
+    """A lazy group over `entries`."""
+    group = LazyGroup(name=name, help=help_text, rich_markup_mode=None, context_settings=_CONTEXT)
+    group.entries = entries
+    return group
+
+
+def root() -> LazyGroup:
+    """The `lash` command."""
+    return build_group(
+        "lash",
+        COMMANDS,
+        help_text=(
+            "\b\nExample: lash turn \"$(lash open)\" 'Say hello'\n\n"
+            "Durable sessions with language models: open one, run turns, stop at any point, resume anywhere. "
+            "Without configuration the model is `loopback`, which needs no network."
+        ),
+    )
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Parse what is left of argv after the global options, run the command and return its exit status.
+
+    Raises whatever the command or the parser raises; `failure.run` is the boundary.
+    """
+    tokens = list(arguments) or ["--help"]
+    group = find(COMMANDS, tokens[0])
+    if len(tokens) == 1 and group is not None and group.verbs:
+        tokens.append("--help")
+    try:
+        with root().make_context("lash", tokens) as context:
+            status = context.command.invoke(context)
+    except Exception as stop:
+        if type(stop).__name__ == "Exit" and isinstance(status := getattr(stop, "exit_code", None), int):
+            return status  # the parser printed help, or a command chose its status
+        raise
+    return status if isinstance(status, int) else 0
+
+
+def _example(entry: Entry) -> str:
+    return f"\b\nExample: {entry.example}\n\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."

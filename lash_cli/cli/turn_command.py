@@ -1,0 +1,213 @@
+"""`lash turn`: one turn now (contract 08 §5.1).
+
+Everything that can be wrong with the call is found before anything is written;
+then the session is looked up, the text is made safe and the turn runs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lash_cli.cli.durations import FOREVER_MS, duration_ms
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import say
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
+from lash_cli.cli.stdin import read_prompt
+from lash_cli.core.content import TextItem, TurnInput
+from lash_cli.core.ids import is_session_id
+from lash_cli.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore, LashSession
+    from lash_cli.cli.turn_run import Showing
+    from lash_cli.store.base import RuntimePersistence, SessionMeta
+
+APPROVAL_CLASSES = ("read", "write", "execute", "network")
+APPROVAL_MODES = ("ask", "auto", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnPlan:
+    """A validated `lash turn`."""
+
+    reference: str | None
+    items: tuple[TextItem, ...]
+    showing: Showing
+    key: str | None = None
+    turn_id: str | None = None
+    max_steps: int | None = None
+    timeout_ms: int | None = None
+    busy_wait_ms: int = 0
+    or_open: bool = False
+    model: str | None = None
+    provider: str | None = None
+    system: str | None = None
+    approve: tuple[tuple[str, str], ...] = ()
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The text; - or nothing: stdin.")] = None,
+    key: Annotated[str | None, typer.Option(help="Submit once under this key; a repeat answers the same.")] = None,
+    turn_id: Annotated[str | None, typer.Option(metavar="ID", help="The id the turn gets.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most model calls of the turn.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DUR", help="Cancel it after this long (exit 124).")] = None,
+    ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
+    or_open: Annotated[bool, typer.Option("--or-open", help="Create the session if there is none.")] = False,
+    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait or wait=DUR.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model from this turn on.")] = None,
+    provider: Annotated[str | None, typer.Option(help="The provider from this turn on.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT|@FILE", help="System prompt from now on.")] = None,
+    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="read, write, execute or network = ask, auto or never.")] = None,  # noqa: E501
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the answer there instead of stdout.")] = None,
+    usage_file: Annotated[str | None, typer.Option(metavar="FILE", help="Write the tokens it cost there.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+) -> int:
+    """Run one turn now and stream the answer.
+
+    The answer goes to stdout, tools and retries to stderr. Exit status 0 means
+    the turn finished; 6 that it stopped, 7 that somebody cancelled it, 75 that
+    the session or the provider is busy and a repeat is safe.
+    """
+    from lash_cli.cli.turn_run import Showing, check_writable
+
+    reference, text = _positionals(session, prompt, ephemeral)
+    for path in (out, usage_file):
+        if path is not None:
+            check_writable(path)
+    plan = TurnPlan(
+        reference=reference,
+        showing=Showing(out=out, usage_file=usage_file, raw=raw, timeout_text=timeout, is_ephemeral=ephemeral),
+        key=key,
+        turn_id=turn_id,
+        max_steps=max_steps,
+        timeout_ms=duration_ms(timeout) if timeout is not None else None,
+        busy_wait_ms=_busy_wait_ms(if_busy or current().settings.if_busy),
+        or_open=or_open,
+        model=model,
+        provider=provider,
+        system=system,
+        approve=tuple(_approvals(approve).items()),
+        items=read_prompt(text),
+    )
+    return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
+
+
+def _positionals(session: str | None, prompt: str | None, is_ephemeral: bool) -> tuple[str | None, str | None]:
+    """The session reference and the prompt argument; an ephemeral turn names no session."""
+    if not is_ephemeral:
+        return session, prompt
+    if prompt is not None:
+        raise UsageError("an ephemeral turn has no session", hint="lash turn --ephemeral PROMPT")
+    return None, session
+
+
+def _busy_wait_ms(how: str) -> int:
+    if how == "fail":
+        return 0
+    if how == "wait":
+        return FOREVER_MS
+    if how.startswith("wait="):
+        return duration_ms(how.removeprefix("wait="))
+    raise UsageError(f"--if-busy cannot be {how!r}", hint="there are: fail, wait, wait=DUR (for example wait=30s)")
+
+
+def _approvals(texts: list[str] | None) -> dict[str, str]:
+    modes: dict[str, str] = {}
+    for text in texts or ():
+        name, _, mode = text.partition("=")
+        if name not in APPROVAL_CLASSES or mode not in APPROVAL_MODES:
+            raise UsageError(
+                f"--approve cannot be {text!r}",
+                hint=f"CLASS=MODE with {', '.join(APPROVAL_CLASSES)} = {', '.join(APPROVAL_MODES)}",
+            )
+        modes[name] = mode
+    return modes
+
+
+async def _run_ephemeral(plan: TurnPlan) -> int:
+    from lash_cli.system import SystemIds
+
+    async with opened_core(
+        is_ephemeral=True, provider=plan.provider, model=plan.model, needs_model=True, **_approval_of(plan)
+    ) as core:
+        spec = policy_options(model=None, provider=None, system=plan.system)
+        session = await core.open_session(SystemIds().new("s"), spec=spec, name="ephemeral")
+        return await run_planned_turn(session, plan)
+
+
+async def _run_stored(plan: TurnPlan) -> int:
+    store = writing_store()
+    try:
+        meta = await _locate(store, plan)
+    except BaseException:
+        await store.aclose()
+        raise
+    async with opened_core(
+        store=store,
+        provider=plan.provider,
+        model=plan.model,
+        needs_model=meta is None,
+        cwd=working_directory(meta),
+        **_approval_of(plan),
+    ) as core:
+        session = await _open(core, meta, plan)
+        return await run_planned_turn(session, plan)
+
+
+async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:
+    """The session of the plan; None means that it is to be created."""
+    meta = await find_session(store, plan.reference)
+    if meta is None and not plan.or_open:
+        from lash_cli.cli.references import resolve_session
+
+        return await resolve_session(store, plan.reference)  # raises with the nearest matches
+    if meta is None and not is_session_id(plan.reference or ""):
+        raise UsageError(f"{plan.reference!r} cannot be a session id", hint="letters, digits and . _ : -")
+    return meta
+
+
+async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> LashSession:
+    spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
+    if meta is not None:
+        if meta.parked_at_ms is not None and meta.closed_at_ms is None:
+            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
+        return await core.open_session(meta.session_id, spec=spec, create=False)
+    if plan.reference is None:
+        raise NotFoundError("no session was named")
+    session = await core.open_session(
+        plan.reference, spec=spec, cwd=os.getcwd(), labels=current().settings.labels or None
+    )
+    say(f"opened session {session.name} ({session.session_id})")
+    return session
+
+
+def _approval_of(plan: TurnPlan) -> dict[str, object]:
+    """Approval modes, and somebody to ask if there is a terminal for it."""
+    from lash_cli.cli.asking import TerminalAsker
+
+    return {"approve": dict(plan.approve), "asker": TerminalAsker() if current().can_ask else None}
+
+
+async def run_planned_turn(session: LashSession, plan: TurnPlan) -> int:
+    """Run the turn of `plan` in an opened session; returns the exit status or raises the turn's error."""
+    from lash_cli.cli.turn_run import TurnRun
+
+    run = TurnRun(session, plan.showing)
+    builder = session.turn(
+        TurnInput(items=plan.items),
+        turn_id=plan.turn_id,
+        key=plan.key,
+        max_turns=plan.max_steps,
+        busy_wait_ms=plan.busy_wait_ms,
+        timeout_ms=plan.timeout_ms,
+    )
+    try:
+        return await run.drive(builder, turn_id=plan.turn_id)
+    finally:
+        session.close_handle()

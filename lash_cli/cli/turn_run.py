@@ -1,0 +1,286 @@
+"""Driving one turn to its end: activities to the view, signals to the turn, the outcome to an exit status.
+
+Shared by every verb that runs a turn (contract 08 §6.1–§6.5, §7.5). The turn is
+committed before anything here decides what the command ends with, and a reader
+that goes away, a signal or a time limit only change how it ends, never whether
+it is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lash_cli.cli.documents import turn_result_document, turn_usage_document
+from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
+from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.turn_stream import EventLines, OutputPump
+from lash_cli.core.activity import TurnActivity, TurnFinished, TurnStarted
+from lash_cli.core.outcome import Stopped, TurnResult
+from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.system import SystemClock
+from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView
+from lash_cli.views.safe_text import ascii_text
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashSession, TurnBuilder, TurnOutput
+
+TIMEOUT_REASON = "timeout"
+INTERNAL_REQUEST = "internal:"
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How a turn is shown: where the answer goes and what else is written."""
+
+    out: str | None = None
+    usage_file: str | None = None
+    raw: bool = False
+    timeout_text: str | None = None
+    is_ephemeral: bool = False
+
+
+class TurnRun:
+    """One turn of this command."""
+
+    def __init__(self, session: LashSession, showing: Showing) -> None:
+        self._session = session
+        self._name = session.name
+        self._showing = showing
+        self._pump = OutputPump(_stdout_descriptor())
+        self._file: list[str] = []
+        self._lines: EventLines | None = None
+        self._view = self._make_view()
+        # An interrupted turn that is finished first is not the answer asked for: its text goes to stderr.
+        self._earlier = PipeView(lambda text: say(text.rstrip("\n")), say, self._clean)
+        self._earlier_ids: set[str] = set()
+        self._has_begun = False
+
+    # --- the turn -----------------------------------------------------------------------------
+
+    async def drive(self, builder: TurnBuilder, *, turn_id: str | None = None) -> int:
+        """Run the turn and return the exit status of the command.
+
+        `turn_id` is the id the caller asked for, if any. Raises the error the
+        outcome stands for, after everything was written.
+        """
+        if self._lines is not None:
+            self._lines.start("turn")
+        with turn_signals(self._cancel_for_signal) as signals:
+            try:
+                output = await self._stream(builder, turn_id)
+                error = self._error_of(output, signals)
+                await self._show_end(output, error, signals)
+            except LashError as failure:
+                await self._end_stream("error", failure)
+                raise
+            finally:
+                self._view.leave()
+                self._hint()
+            if error is not None:
+                raise error
+        return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
+
+    def leave(self) -> None:
+        """Give the terminal back for a question."""
+        self._view.leave()
+
+    async def _stream(self, builder: TurnBuilder, turn_id: str | None) -> TurnOutput:
+        async with builder.stream() as stream:
+            async for activity in stream:
+                self._has_begun = True
+                self._show(activity, turn_id)
+            return await stream.result()
+
+    def _show(self, activity: TurnActivity, turn_id: str | None) -> None:
+        event = activity.event
+        if isinstance(event, TurnStarted) and event.redriven:
+            say(f"finishing interrupted turn {activity.turn_id}")
+            if activity.turn_id != turn_id:
+                self._earlier_ids.add(activity.turn_id)
+        is_earlier = activity.turn_id in self._earlier_ids
+        if isinstance(event, TurnFinished) and not is_earlier:
+            return
+        if self._lines is not None:
+            self._lines.show(activity)
+        elif not is_earlier:
+            self._view.show(activity)
+        else:
+            self._view.leave()
+            self._earlier.show(activity)
+            if isinstance(event, TurnFinished):
+                self._earlier.settle()
+                if isinstance(event.outcome, Stopped):
+                    say(f"interrupted turn {activity.turn_id} stopped: {event.outcome.reason}")
+
+    def _cancel_for_signal(self) -> None:
+        self._session.cancel_running_turns(origin="signal", reason="interrupted at the terminal")
+        say("cancelling…")
+
+    # --- its end ------------------------------------------------------------------------------
+
+    def _error_of(self, output: TurnOutput, signals: SignalState) -> LashError | None:
+        result = self._result_of(output)
+        if result is None:
+            return None
+        details = {"turn": turn_result_document(result, name=self._name, replayed=output.replayed)}
+        if result.outcome == Stopped("cancelled") and not output.replayed:
+            evidence = result.cancellation
+            is_ours = evidence is not None and evidence.request_id.startswith(INTERNAL_REQUEST)
+            if is_ours and evidence is not None and evidence.reason == TIMEOUT_REASON:
+                return timeout_error(self._showing.timeout_text or "its time limit", details)
+            if is_ours and signals.received is not None:
+                return interrupted_error(signals.received, details)
+        return turn_error(result, details)
+
+    def _result_of(self, output: TurnOutput) -> TurnResult | None:
+        if output.result is not None:
+            return output.result
+        return output.redriven[-1] if output.redriven else None
+
+    async def _show_end(self, output: TurnOutput, error: LashError | None, signals: SignalState) -> None:
+        result = self._result_of(output)
+        if result is None:
+            await self._end_stream("idle", None)
+            return
+        self._write_usage(result)
+        self._view.finish(result, replayed=output.replayed)
+        reason = "turn"
+        if error is not None and signals.received is not None and error.exit_status == signals.exit_status:
+            reason = "signal"
+        elif error is not None and error.code == "wait_timeout":
+            reason = TIMEOUT_REASON
+        await self._end_stream(reason, error)
+        if error is None and self._is_document:
+            self._emit_document(result, output.replayed)
+        if self._showing.out is not None and (error is None or self._lines is not None):
+            _write_file(self._showing.out, "".join(self._file))
+
+    async def _end_stream(self, reason: str, error: LashError | None) -> None:
+        if self._lines is not None:
+            from lash_cli.cli.failure import error_document
+
+            document = error_document(error) if error is not None else None
+            self._lines.end(reason, error.exit_status if error is not None else 0, document)
+        # In a thread, so that a second signal still ends a process whose reader has stalled.
+        await asyncio.to_thread(self._pump.drain)
+
+    def _emit_document(self, result: TurnResult, replayed: bool) -> None:
+        document = turn_result_document(result, name=self._name, replayed=replayed)
+        if self._showing.out is not None:
+            self._file.append(to_json({"schema": SCHEMA, "kind": "TurnResult", **document}) + "\n")
+        else:
+            emit_one("TurnResult", document, name=result.turn_id, text=document["text"] or "")
+
+    def _write_usage(self, result: TurnResult) -> None:
+        if self._showing.usage_file is not None:
+            document = {"schema": SCHEMA, "kind": "TurnUsage", **turn_usage_document(result)}
+            _write_file(self._showing.usage_file, to_json(document) + "\n")
+
+    def _hint(self) -> None:
+        if self._has_begun and not self._showing.is_ephemeral:
+            say(f"session {self._name} ({self._session.session_id})")
+            say(f'resume: lash turn {self._name} "…"')
+
+    # --- where it is shown --------------------------------------------------------------------
+
+    @property
+    def _is_document(self) -> bool:
+        """Whether the result is one document at the end instead of a text."""
+        options = current().output
+        return options.format in ("json", "name") or options.template is not None or options.fields is not None
+
+    def _clean(self, text: str) -> str:
+        return text if self._showing.raw else safe(text)
+
+    def _write(self, text: str) -> None:
+        if current().output.ascii:
+            text = ascii_text(text)
+        if self._showing.out is not None:
+            self._file.append(text)
+        else:
+            self._pump.write(text)
+
+    def _make_view(self) -> TurnView:
+        options = current().output
+        if self._is_document:
+            return QuietView(None, self._clean)
+        if options.format == "jsonl":
+            self._lines = EventLines(
+                self._write,
+                self._session.session_id,
+                session_name=self._name,
+                now_ms=SystemClock().now_ms,
+                ascii_only=options.ascii,
+            )
+            return self._lines
+        if options.quiet:
+            return QuietView(self._write, self._clean)
+        if self._showing.out is not None or not sys.stdout.isatty():
+            return PipeView(self._write, say, self._clean)
+        if self._showing.raw:
+            warn("--raw lets what the model writes control this terminal")
+        tell = self._tell_on_terminal if sys.stderr.isatty() else say
+        if options.plain:
+            return PlainTerminalView(self._write, tell, self._clean)
+        width = shutil.get_terminal_size().columns
+        return MarkdownTerminalView(_PumpFile(self._write), tell, self._clean, color=options.color, width=width)
+
+    def _tell_on_terminal(self, line: str) -> None:
+        """Through the same writer as the answer, so that both stay in order on one screen."""
+        self._write(safe(line) + "\n")
+
+
+class _PumpFile(io.TextIOBase):
+    """A text file over a write function, for Rich."""
+
+    def __init__(self, write: Any) -> None:
+        self._write = write
+
+    def write(self, text: str) -> int:
+        """Hand the text on."""
+        self._write(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """It stands for the terminal."""
+        return True
+
+
+def _stdout_descriptor() -> int:
+    """The descriptor behind stdout; a stdout that was closed before we started counts as a reader that left."""
+    if sys.stdout is None:
+        return os.open(os.devnull, os.O_WRONLY)
+    sys.stdout.flush()
+    return sys.stdout.fileno()
+
+
+def check_writable(path: str) -> None:
+    """Raise `LashError` before the turn runs if its output could not be written to `path` afterwards."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+        from lash_cli.errors import UsageError
+
+        raise UsageError(f"cannot write {path}", hint="name a file in a directory that exists; nothing was sent")
+
+
+def _write_file(path: str, text: str) -> None:
+    """Replace `path` by `text`, whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.new"
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise LashRuntimeError(
+            "output_not_written", f"the turn is committed, but {path} could not be written: {error.strerror}"
+        ) from error

@@ -1,0 +1,232 @@
+"""A running turn as JSON lines, and the one writer of its stdout (contract 08 §6.5).
+
+The turn never waits for a reader: everything for stdout goes through one
+writer thread, so a stalled pager cannot cost the lease and a closed pipe
+cannot end the turn. Every line of the stream has all of its keys; the first is
+`stream_start`, the last `stream_end`, whatever happens between them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+from lash_cli.cli.documents import Document, issue_document, outcome_document, spelled_out, turn_result_document
+from lash_cli.cli.documents import usage_document as _usage
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    Committed,
+    ErrorShown,
+    ModelAttemptReset,
+    ModelRequestStarted,
+    QueuedInputAccepted,
+    ReasoningShown,
+    RetryWait,
+    ToolCallCompleted,
+    ToolCallStarted,
+    ToolProgress,
+    TurnActivity,
+    TurnEvent,
+    TurnFinished,
+    TurnStarted,
+    UsageShown,
+    ValueShown,
+)
+from lash_cli.core.outcome import TurnResult
+from lash_cli.views.safe_text import safe_json
+from lash_cli.views.times import rfc3339
+from lash_cli.views.turn_text import status_word
+
+PROTOCOL_VERSION = 1
+
+Tell = Callable[[str], None]
+
+
+class OutputPump:
+    """The single writer of one stdout: takes text from the event loop, writes it from a thread of its own.
+
+    `is_closed` becomes true when the reader went away; what follows is dropped.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.is_closed = False
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> None:
+        """Queue `text`; never blocks."""
+        if not text:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
+            self._thread.start()
+        self._chunks.put(text.encode("utf-8", "backslashreplace"))
+
+    def drain(self) -> None:
+        """Return once everything queued was written or dropped; raises the `OSError` of a failed write."""
+        if self._thread is not None:
+            self._chunks.put(None)
+            self._thread.join()
+            self._thread = None
+        if self.failure is not None:
+            raise self.failure
+
+    def _run(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            if self.is_closed or self.failure is not None:
+                continue
+            try:
+                while chunk:
+                    chunk = chunk[os.write(self._descriptor, chunk) :]
+            except BrokenPipeError:
+                self.is_closed = True
+            except OSError as error:
+                self.failure = error
+
+
+class EventLines:
+    """The JSONL event stream: `stream_start` first, `stream_end` always last, `seq` counting the lines between."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        session_id: str,
+        *,
+        session_name: str | None,
+        now_ms: Callable[[], int],
+        ascii_only: bool = False,
+    ) -> None:
+        self._write = write
+        self._session_id = session_id
+        self._session_name = session_name
+        self._now_ms = now_ms
+        self._ascii_only = ascii_only
+        self._seq = 0
+        self._turn_id: str | None = None
+        self._has_ended = False
+
+    def start(self, mode: str) -> None:
+        """Write `stream_start`."""
+        self._line(
+            "stream_start",
+            None,
+            {"protocol_version": PROTOCOL_VERSION, "mode": mode, "from": None, "session_name": self._session_name},
+        )
+
+    def show(self, activity: TurnActivity) -> None:
+        """Write one event. The end of the requested turn is not shown but given to `finish`, which knows more."""
+        self._turn_id = activity.turn_id
+        if isinstance(activity.event, TurnFinished):
+            self._line("turn_finished", activity.turn_id, _finish_document(activity.event))
+            return
+        kind, payload = event_document(activity)
+        self._line(kind, activity.turn_id, payload, at_ms=activity.at_ms or None)
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """Write `turn_finished` of the requested turn."""
+        document = turn_result_document(result, name=self._session_name, replayed=replayed)
+        for key in ("session", "session_name"):
+            document.pop(key)
+        self._line("turn_finished", result.turn_id, document)
+
+    def leave(self) -> None:
+        """Nothing to give back."""
+
+    def end(self, reason: str, exit_status: int, error: Document | None) -> None:
+        """Write `stream_end`, once."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._line("stream_end", self._turn_id, {"reason": reason, "exit": exit_status, "error": error})
+
+    def _line(self, kind: str, turn_id: str | None, payload: Document, at_ms: int | None = None) -> None:
+        line = {
+            "v": PROTOCOL_VERSION,
+            "seq": self._seq,
+            "t": rfc3339(at_ms or self._now_ms()),
+            "session": self._session_id,
+            "turn": turn_id,
+            "cursor": None,
+            "type": kind,
+            **payload,
+        }
+        self._seq += 1
+        text = json.dumps(line, ensure_ascii=self._ascii_only, separators=(",", ":"))
+        self._write((text if self._ascii_only else safe_json(text)) + "\n")
+
+
+def _finish_document(event: TurnFinished) -> Document:
+    outcome = outcome_document(event.outcome)
+    text = event.outcome.finish.text if outcome["finish"] == "assistant_message" else None  # type: ignore[union-attr]
+    return {"ok": outcome["type"] != "stopped", "outcome": outcome, "text": text}
+
+
+def event_document(activity: TurnActivity) -> tuple[str, Document]:
+    """The type and payload of one activity other than `TurnFinished`."""
+    return _event_document(activity.event, activity.correlation_id)
+
+
+def _event_document(event: TurnEvent, correlation_id: str) -> tuple[str, Document]:
+    match event:
+        case AssistantProseDelta(text=text):
+            return "text_delta", {"correlation_id": correlation_id, "text": text}
+        case ReasoningShown(text=text):
+            return "reasoning_delta", {"correlation_id": correlation_id, "text": text}
+        case ModelAttemptReset(assistant_prose_correlation_ids=prose, reasoning_correlation_ids=reasoning):
+            return "attempt_reset", {"text_ids": list(prose), "reasoning_ids": list(reasoning)}
+        case ToolCallStarted():
+            return "tool_started", _without_tag(event)
+        case ToolProgress():
+            return "tool_progress", _without_tag(event)
+        case ToolCallCompleted():
+            return "tool_completed", {
+                "call_id": event.call_id,
+                "name": event.name,
+                "args": spelled_out(event.args),
+                "status": status_word(event.output),
+                "output": spelled_out(event.output.outcome),
+                "duration_ms": event.duration_ms,
+                "parent_call_id": event.parent_call_id,
+            }
+        case UsageShown():
+            return "usage", {
+                "iteration": event.protocol_iteration,
+                "usage": _usage(event.usage),
+                "cumulative": _usage(event.cumulative),
+            }
+    return _lifecycle_document(event)
+
+
+def _lifecycle_document(event: TurnEvent) -> tuple[str, Document]:
+    match event:
+        case TurnStarted():
+            return "turn_started", _without_tag(event)
+        case ModelRequestStarted(protocol_iteration=iteration):
+            return "model_request_started", {"iteration": iteration}
+        case RetryWait():
+            return "retry", {
+                "wait_s": event.wait_ms / 1000,
+                "wait_ms": event.wait_ms,
+                "attempt": event.attempt,
+                "max": event.max_attempts,
+                "reason": event.reason,
+            }
+        case QueuedInputAccepted():
+            return "input_accepted", _without_tag(event)
+        case ValueShown():
+            return "tool_value", _without_tag(event)
+        case ErrorShown(issue=issue):
+            return "error", {"issue": issue_document(issue)}
+        case Committed(revision=revision, leaf_node_id=leaf):
+            return "committed", {"revision": revision, "head_node": leaf}
+    return "plugin", _without_tag(event)
+
+
+def _without_tag(event: TurnEvent) -> Document:
+    document: Document = spelled_out(event)
+    document.pop("type", None)
+    return document

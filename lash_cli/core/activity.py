@@ -1,0 +1,153 @@
+"""What a turn shows while it runs: preview, never history (contract 04 §7, 01 §7.4).
+
+Items are grouped by correlation id, so that the text of a retried attempt can
+be retracted exactly. `Committed` is the only event that makes text permanent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lash_cli.core.codec import Record
+from lash_cli.core.outcome import TurnIssue, TurnOutcome
+from lash_cli.core.tools import ToolCallOutput
+from lash_cli.core.usage import TokenUsage
+
+
+class TurnStarted(Record, tag="turn_started", tag_field="type"):
+    """The turn holds its lane; `input_ids` are the inputs it claimed. `redriven` marks a turn resumed after a crash."""
+
+    origin: Literal["prompt", "queue", "wake"]
+    input_ids: tuple[str, ...] = ()
+    redriven: bool = False
+
+
+class ModelRequestStarted(Record, tag="model_request_started", tag_field="type"):
+    """A model call begins; iterations count from 0."""
+
+    protocol_iteration: int
+
+
+class AssistantProseDelta(Record, tag="assistant_prose_delta", tag_field="type"):
+    """Visible text; never empty."""
+
+    text: str
+
+
+class ReasoningShown(Record, tag="reasoning_delta", tag_field="type"):
+    """Reasoning text."""
+
+    text: str
+
+
+class ModelAttemptReset(Record, tag="model_attempt_reset", tag_field="type"):
+    """Retracts the text of the named correlation ids; empty lists mark an attempt boundary only."""
+
+    assistant_prose_correlation_ids: tuple[str, ...] = ()
+    reasoning_correlation_ids: tuple[str, ...] = ()
+
+
+class RetryWait(Record, tag="retry_status", tag_field="type"):
+    """The ladder waits before another attempt."""
+
+    wait_ms: int
+    attempt: int
+    max_attempts: int
+    reason: str
+
+
+class ToolCallStarted(Record, tag="tool_call_started", tag_field="type"):
+    """A call begins; emitted exactly once per call."""
+
+    call_id: str
+    name: str
+    args: Any
+    parent_call_id: str | None = None
+
+
+class ToolProgress(Record, tag="tool_progress", tag_field="type"):
+    """Output of a running tool; best effort."""
+
+    call_id: str
+    text: str
+
+
+class ToolCallCompleted(Record, tag="tool_call_completed", tag_field="type"):
+    """A call ended; emitted exactly once per call, also for cancelled ones."""
+
+    call_id: str
+    name: str
+    args: Any
+    output: ToolCallOutput
+    duration_ms: int
+    parent_call_id: str | None = None
+
+
+class UsageShown(Record, tag="usage", tag_field="type"):
+    """Tokens of one model call and of the turn so far."""
+
+    protocol_iteration: int
+    usage: TokenUsage
+    cumulative: TokenUsage
+
+
+class QueuedInputAccepted(Record, tag="queued_input_accepted", tag_field="type"):
+    """A checkpoint took queued inputs into the running turn."""
+
+    checkpoint: Literal["after_work", "before_completion"]
+    input_ids: tuple[str, ...]
+
+
+class ValueShown(Record, tag="tool_value", tag_field="type"):
+    """The turn ended with a tool's value."""
+
+    tool_name: str
+    value: Any
+
+
+class ErrorShown(Record, tag="error", tag_field="type"):
+    """Something went wrong that the turn reports."""
+
+    issue: TurnIssue
+
+
+class Committed(Record, tag="committed", tag_field="type"):
+    """The turn's commit is durable."""
+
+    revision: int
+    leaf_node_id: str | None
+
+
+class TurnFinished(Record, tag="turn_finished", tag_field="type"):
+    """How the turn ended; always the last activity of a turn that committed."""
+
+    outcome: TurnOutcome
+
+
+TurnEvent = (
+    TurnStarted
+    | ModelRequestStarted
+    | AssistantProseDelta
+    | ReasoningShown
+    | ModelAttemptReset
+    | RetryWait
+    | ToolCallStarted
+    | ToolProgress
+    | ToolCallCompleted
+    | UsageShown
+    | QueuedInputAccepted
+    | ValueShown
+    | ErrorShown
+    | Committed
+    | TurnFinished
+)
+
+
+class TurnActivity(Record):
+    """One item of a turn's live stream. `correlation_id` groups the items of one logical row."""
+
+    session_id: str
+    turn_id: str
+    correlation_id: str
+    event: TurnEvent
+    at_ms: int = 0

@@ -1,0 +1,66 @@
+"""The one JSON codec: canonical bytes for hashing, storage and the wire (design D2).
+
+Every persisted or transmitted record goes through `encode` and `decode`, so
+equal records have equal bytes: object keys are sorted, there is no white
+space, text is UTF-8, and NaN or infinity cannot be written. Unknown fields and
+unknown enum values raise at decode instead of turning into defaults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from typing import Any, TypeVar, dataclass_transform
+
+import msgspec
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of every record: immutable, holding tuples, outside the cyclic garbage collector."""
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+encode = _encoder.encode
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Decode canonical JSON into `kind`.
+
+    Raises `msgspec.DecodeError` (bad JSON) or `msgspec.ValidationError` (wrong
+    shape, unknown field, unknown enum value).
+    """
+    result: T = decode_any(data, kind)
+    return result
+
+
+def decode_any(data: bytes | str, kind: Any) -> Any:
+    """Like `decode` for types a `type[T]` cannot express, such as tagged unions and tuples."""
+    return _decoder(kind).decode(data)
+
+
+def to_builtins(value: Any) -> Any:
+    """`value` as plain JSON types, for documents assembled by the faces."""
+    return msgspec.to_builtins(value)
+
+
+def from_builtins(value: Any, kind: Any) -> Any:
+    """Validate plain JSON types into `kind`; raises `msgspec.ValidationError`."""
+    return msgspec.convert(value, kind)
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 of `data` as 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_hash(value: Any) -> str:
+    """SHA-256 of the canonical JSON of `value`."""
+    return sha256_hex(encode(value))

@@ -1,0 +1,146 @@
+"""One write of a session: what it contains, when it is a replay, what it answers (contract 01 §9.2).
+
+A commit is all or nothing: graph, frames, checkpoint, usage, settled claims,
+turn stamp and lease release land together or not at all. `(session, turn)`
+carries a content hash over an explicit projection, so a re-executed turn with
+the same content is recognised and another content is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lash_cli.core.codec import Record, canonical_hash
+from lash_cli.core.content import ProtocolTurnOptions, Role
+from lash_cli.core.frames import AgentFrame
+from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.ingress import TurnInputCompletion
+from lash_cli.core.lease import LeaseFence
+from lash_cli.core.llm import LlmCallRecord
+from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue, TurnOutcome
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
+
+MAX_COMMIT_NODES = 512
+MAX_COMMIT_BYTES = 64 * 1024 * 1024
+
+
+class TurnState(Record):
+    """The small part of the checkpoint that changes with every turn; stored with the head."""
+
+    turn_index: int = 0
+    token_usage: TokenUsage = TokenUsage()
+    last_prompt_usage: PromptUsage | None = None
+    protocol_turn_options: ProtocolTurnOptions = ProtocolTurnOptions()
+
+
+class CheckpointComponent(Record):
+    """One component: new bytes to store, or a reference to keep. Both absent means cleared."""
+
+    body: bytes | None = None
+    ref: str | None = None
+
+
+class Checkpoint(Record):
+    """Turn state and named components (`tool_state`, `plugin_snapshot`, `execution_state`).
+
+    A component not named in `components` is kept as it is.
+    """
+
+    turn_state: TurnState
+    components: dict[str, CheckpointComponent] = {}
+
+
+class Unchanged(Record, tag="unchanged", tag_field="kind"):
+    """No new nodes; the leaf is `leaf_node_id`, which may be a move to another branch."""
+
+    leaf_node_id: str | None
+
+
+class Append(Record, tag="append", tag_field="kind"):
+    """New nodes, each below an existing one or an earlier one of the same delta; the leaf moves."""
+
+    nodes: tuple[SessionNode, ...]
+    leaf_node_id: str
+
+
+class ReplaceFull(Record, tag="replace_full", tag_field="kind"):
+    """The active graph is replaced; old nodes are tombstoned and stay until `gc` (design D6)."""
+
+    nodes: tuple[SessionNode, ...]
+    leaf_node_id: str | None
+
+
+GraphDelta = Unchanged | Append | ReplaceFull
+
+
+class TurnSummary(Record):
+    """What of a turn's result is stored with its stamp. The answer's text lives in its node, not here:
+    `outcome` carries it only when no node does."""
+
+    outcome: TurnOutcome
+    started_at_ms: int
+    duration_ms: int
+    usage: TokenUsage = TokenUsage()
+    cancellation: TurnCancellationEvidence | None = None
+    llm_calls: tuple[LlmCallRecord, ...] = ()
+    errors: tuple[TurnIssue, ...] = ()
+    input_ids: tuple[str, ...] = ()
+    tool_call_count: int = 0
+    answer_node_id: str | None = None
+
+
+class TurnStamp(Record):
+    """Marks a commit as the one terminal commit of a turn."""
+
+    turn_id: str
+    content_hash: str
+    summary: TurnSummary
+
+
+class RuntimeCommit(Record):
+    """Everything one transaction writes. `expected_head_revision` None is allowed only for a head that is absent
+    or being replaced. `frames` None leaves them as they are."""
+
+    session_id: str
+    fence: LeaseFence
+    config: PersistedSessionConfig
+    graph: GraphDelta
+    checkpoint: Checkpoint
+    now_ms: int
+    expected_head_revision: int | None = None
+    release_lease: bool = False
+    frames: tuple[AgentFrame, ...] | None = None
+    usage_deltas: tuple[TokenLedgerEntry, ...] = ()
+    turn: TurnStamp | None = None
+    completed_inputs: tuple[TurnInputCompletion, ...] = ()
+    defer_inputs_of_turn: str | None = None
+    committed_attachment_ids: tuple[str, ...] = ()
+
+
+class RuntimeCommitResult(Record):
+    """What the commit established. `replayed` is set when the turn had been committed before."""
+
+    head_revision: int
+    leaf_node_id: str | None
+    checkpoint_ref: str
+    component_refs: dict[str, str] = {}
+    replayed: bool = False
+
+
+def turn_content_hash(
+    *,
+    turn_id: str,
+    outcome: TurnOutcome,
+    nodes: tuple[SessionNode, ...],
+    usage_deltas: tuple[TokenLedgerEntry, ...],
+    input_ids: tuple[str, ...],
+) -> str:
+    """SHA-256 over what a turn *said*: node ids, times, revisions and lease data do not count (contract 01 §9.2)."""
+    said: list[Any] = []
+    for node in nodes:
+        if isinstance(node.payload, ConversationPayload):
+            said.append((Role(node.payload.message.role), node.payload.message.parts))
+        else:
+            said.append(node.payload)
+    return canonical_hash((turn_id, outcome, said, usage_deltas, sorted(input_ids)))

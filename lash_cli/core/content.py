@@ -1,0 +1,265 @@
+"""What users say and what a transcript holds: input items, messages and their parts (contract 01 §5.1, §8.1).
+
+Messages are immutable and never rewritten. A part has no stored id: its id is
+`{message id}.p{index}`, so a message costs no more bytes than its content.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import Record
+
+
+class Inline(Record, tag="inline", tag_field="source"):
+    """Attachment bytes carried in the record itself; replaced by `Stored` before anything is persisted."""
+
+    media_type: str
+    data: bytes
+
+
+class Stored(Record, tag="stored", tag_field="source"):
+    """A reference to content-addressed bytes of the attachment store."""
+
+    attachment_ref: str
+    media_type: str
+    byte_len: int
+    label: str | None = None
+
+
+class ExternalUrl(Record, tag="external_url", tag_field="source"):
+    """Bytes the provider fetches itself."""
+
+    media_type: str
+    url: str
+
+
+class ProviderFile(Record, tag="provider_file", tag_field="source"):
+    """A file already uploaded to one provider under one credential scope."""
+
+    provider: str
+    credential_scope: str
+    id: str
+
+
+AttachmentSource = Inline | Stored | ExternalUrl | ProviderFile
+
+
+class TextItem(Record, tag="text", tag_field="type"):
+    """User text; `label` names where it came from (`stdin` for piped text), None for typed text."""
+
+    text: str
+    label: str | None = None
+
+
+class AttachmentItem(Record, tag="attachment", tag_field="type"):
+    """An attachment of the user's input."""
+
+    attachment: AttachmentSource
+
+
+InputItem = TextItem | AttachmentItem
+
+
+class ProtocolTurnOptions(Record):
+    """Options the turn protocol owns; merged by shallow override, frame first, turn second (contract 01 §3)."""
+
+    schema_version: int = 1
+    payload: dict[str, Any] = {}
+
+
+class TurnInput(Record):
+    """One submission of a user (contract 01 §5.1). Serialisable as a whole."""
+
+    items: tuple[InputItem, ...] = ()
+    protocol_turn_options: ProtocolTurnOptions | None = None
+    trace_turn_id: str | None = None
+
+    @staticmethod
+    def text(text: str) -> TurnInput:
+        """A plain text submission."""
+        return TurnInput(items=(TextItem(text),))
+
+
+class Role(StrEnum):
+    """Who speaks in a message."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    EVENT = "event"
+
+
+class PruneState(StrEnum):
+    """What later context shaping did to a part; committed history is never rewritten."""
+
+    INTACT = "intact"
+    CLEARED = "cleared"
+    DELETED = "deleted"
+    SUMMARIZED = "summarized"
+
+
+class ReasoningReplay(Record):
+    """Provider data that lets reasoning be sent back to the route that made it (contract 06 §1)."""
+
+    provider: str | None = None
+    item_id: str | None = None
+    encrypted_content: str | None = None
+    signature: str | None = None
+    redacted: bool = False
+    summary: tuple[str, ...] = ()
+
+
+class TextPart(Record, tag="text", tag_field="kind"):
+    """User or system text."""
+
+    content: str
+    label: str | None = None
+
+
+class ProsePart(Record, tag="prose", tag_field="kind"):
+    """Text the model wrote."""
+
+    content: str
+    response_meta: dict[str, Any] | None = None
+
+
+class ReasoningPart(Record, tag="reasoning", tag_field="kind"):
+    """Reasoning the model showed, with its replay data."""
+
+    content: str
+    replay: ReasoningReplay | None = None
+
+
+class ToolCallPart(Record, tag="tool_call", tag_field="kind"):
+    """A call the model made. `input_json` stays the string the model sent until dispatch (contract 06 §1)."""
+
+    tool_call_id: str
+    tool_name: str
+    input_json: str
+    replay: ReasoningReplay | None = None
+
+
+class ToolResultPart(Record, tag="tool_result", tag_field="kind"):
+    """What the model is told a call returned; `status` is success, failure or cancelled."""
+
+    tool_call_id: str
+    tool_name: str
+    content: str
+    status: str = "success"
+
+
+class AttachmentPart(Record, tag="attachment", tag_field="kind"):
+    """An attachment inside a message; persisted messages only hold references."""
+
+    attachment: AttachmentSource
+
+
+class CodePart(Record, tag="code", tag_field="kind"):
+    """A program the model wrote for the code mode."""
+
+    content: str
+    language: str = "lua"
+
+
+class OutputPart(Record, tag="output", tag_field="kind"):
+    """What a program printed."""
+
+    content: str
+
+
+class ErrorPart(Record, tag="error", tag_field="kind"):
+    """An error shown to the model in place of a result."""
+
+    content: str
+
+
+Part = (
+    TextPart
+    | ProsePart
+    | ReasoningPart
+    | ToolCallPart
+    | ToolResultPart
+    | AttachmentPart
+    | CodePart
+    | OutputPart
+    | ErrorPart
+)
+
+
+class PluginOrigin(Record, tag="plugin", tag_field="kind"):
+    """The message was made by a plugin; transient ones are never persisted or shown."""
+
+    plugin_id: str
+    transient: bool = False
+
+
+class ProcessOrigin(Record, tag="process", tag_field="kind"):
+    """The message was caused by a background process."""
+
+    process_id: str
+
+
+MessageOrigin = PluginOrigin | ProcessOrigin
+
+
+class Message(Record):
+    """One message of a transcript. `id` is unique in its session and is also the id of its node."""
+
+    id: str
+    role: Role
+    parts: tuple[Part, ...] = ()
+    origin: MessageOrigin | None = None
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the message must never be persisted or shown."""
+        return isinstance(self.origin, PluginOrigin) and self.origin.transient
+
+
+def message_text(message: Message) -> str:
+    """The readable text of a message: its text and prose parts joined in order."""
+    return "".join(part.content for part in message.parts if isinstance(part, TextPart | ProsePart))
+
+
+def tool_calls_of(message: Message) -> tuple[ToolCallPart, ...]:
+    """The calls a message makes, in source order."""
+    return tuple(part for part in message.parts if isinstance(part, ToolCallPart))
+
+
+def is_safe_to_resume(messages: tuple[Message, ...] | list[Message]) -> bool:
+    """Whether every tool call has a unique non-blank id and exactly one result (contract 01 §5.4)."""
+    calls: list[str] = []
+    results: list[str] = []
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, ToolCallPart):
+                calls.append(part.tool_call_id)
+            elif isinstance(part, ToolResultPart):
+                results.append(part.tool_call_id)
+    return all(call.strip() for call in calls) and len(set(calls)) == len(calls) and sorted(calls) == sorted(results)
+
+
+def user_message(message_id: str, turn_input: TurnInput) -> Message:
+    """The user message of a normalised input: adjacent text merged, empty text dropped (contract 01 §5.1).
+
+    An input without content makes one empty text part, so the turn still has a
+    user message to stand on.
+    """
+    parts: list[Part] = []
+    for item in turn_input.items:
+        match item:
+            case TextItem(text="", label=_):
+                continue
+            case TextItem(text=text, label=label):
+                last = parts[-1] if parts else None
+                if isinstance(last, TextPart) and last.label == label:
+                    parts[-1] = msgspec.structs.replace(last, content=last.content + "\n" + text)
+                else:
+                    parts.append(TextPart(text, label))
+            case AttachmentItem(attachment=attachment):
+                parts.append(AttachmentPart(attachment))
+    return Message(message_id, Role.USER, tuple(parts) or (TextPart(""),))

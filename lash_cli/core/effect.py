@@ -1,0 +1,287 @@
+"""Effects: what a turn reaches out for, identified so that a replay finds it (contract 03 §2).
+
+An envelope is an invocation and a command. Its replay key is a function of
+durable identity only, never of a clock or a random number; its canonical hash
+tells a replay from a divergence. Values of a divergence are never shown, only
+the paths where it happened.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from lash_cli.core.codec import Record, encode, sha256_hex
+from lash_cli.core.content import Message
+from lash_cli.core.llm import LlmCallResult
+from lash_cli.core.tools import ToolCall, ToolCallOutput
+from lash_cli.errors import EffectError
+
+MAX_DIVERGENT_PATHS = 8
+
+
+# --- scopes -------------------------------------------------------------------------------------
+
+
+class TurnScope(Record, tag="turn", tag_field="type"):
+    """One turn of one session."""
+
+    session_id: str
+    turn_id: str
+
+
+class ProcessScope(Record, tag="process", tag_field="type"):
+    """One background process."""
+
+    process_id: str
+
+
+class QueueDrainScope(Record, tag="queue_drain", tag_field="type"):
+    """One pass over a session's queue."""
+
+    session_id: str
+    drain_id: str
+
+
+class SessionDeleteScope(Record, tag="session_delete", tag_field="type"):
+    """The deletion of a session."""
+
+    session_id: str
+
+
+class RuntimeOperationScope(Record, tag="runtime_operation", tag_field="type"):
+    """A host operation outside any session."""
+
+    operation_id: str
+
+
+ExecutionScope = TurnScope | ProcessScope | QueueDrainScope | SessionDeleteScope | RuntimeOperationScope
+
+
+def scope_session_id(scope: ExecutionScope) -> str | None:
+    """The session a scope belongs to, if any."""
+    match scope:
+        case TurnScope(session_id=session_id) | QueueDrainScope(session_id=session_id):
+            return session_id
+        case SessionDeleteScope(session_id=session_id):
+            return session_id
+        case _:
+            return None
+
+
+def validate_scope(scope: ExecutionScope) -> None:
+    """Raise `EffectError` (`missing_execution_scope_id`) when any id of the scope is blank."""
+    if any(not str(getattr(scope, name)).strip() for name in scope.__struct_fields__):
+        raise EffectError("missing_execution_scope_id", f"execution scope has a blank id: {type(scope).__name__}")
+
+
+def scope_key(scope: ExecutionScope) -> str:
+    """The journal identity of a scope: canonical JSON of all of it, so equal turn ids of two sessions differ."""
+    validate_scope(scope)
+    return encode(scope).decode()
+
+
+# --- commands and outcomes ----------------------------------------------------------------------
+
+
+class LlmCallCommand(Record, tag="llm_call", tag_field="kind"):
+    """A model call, by digest: the committed prefix is named, not repeated, so the envelope stays small.
+
+    `base` names the prefix (frame, leaf, length), `tail` holds the SHA-256 of
+    each message since, and `shape` of everything else the wire would carry.
+    """
+
+    provider_id: str
+    model: str
+    base: str
+    tail: tuple[str, ...]
+    shape: str
+
+
+class ToolAttemptCommand(Record, tag="tool_attempt", tag_field="kind"):
+    """One attempt of one call."""
+
+    call: ToolCall
+    attempt: int
+    max_attempts: int
+
+
+class CheckpointCommand(Record, tag="checkpoint", tag_field="kind"):
+    """A boundary at which queued input may enter the turn."""
+
+    checkpoint: Literal["after_work", "before_completion"]
+
+
+class SleepCommand(Record, tag="sleep", tag_field="kind"):
+    """A durable delay."""
+
+    duration_ms: int
+
+
+class AwaitEventCommand(Record, tag="await_event", tag_field="kind"):
+    """A durable wait for a key."""
+
+    key_id: str
+
+
+class PeekAwaitEventCommand(Record, tag="peek_await_event", tag_field="kind"):
+    """A journalled look at a key."""
+
+    key_id: str
+
+
+EffectCommand = (
+    LlmCallCommand | ToolAttemptCommand | CheckpointCommand | SleepCommand | AwaitEventCommand | PeekAwaitEventCommand
+)
+
+
+class LlmCallOutcome(Record, tag="llm_call", tag_field="kind"):
+    """The ladder's result, attempts included."""
+
+    result: LlmCallResult
+
+
+class ToolAttemptOutcome(Record, tag="tool_attempt", tag_field="kind"):
+    """What one attempt produced and how long it took."""
+
+    output: ToolCallOutput
+    duration_ms: int = 0
+
+
+class CheckpointOutcome(Record, tag="checkpoint", tag_field="kind"):
+    """What entered the turn: the messages and the ids of the inputs they came from."""
+
+    messages: tuple[Message, ...] = ()
+    input_ids: tuple[str, ...] = ()
+    claim_id: str | None = None
+    claim_token: str | None = None
+
+
+class SleepOutcome(Record, tag="sleep", tag_field="kind"):
+    """The delay passed."""
+
+
+class ValueOutcome(Record, tag="value", tag_field="kind"):
+    """Any other JSON result."""
+
+    value: Any = None
+
+
+EffectOutcome = LlmCallOutcome | ToolAttemptOutcome | CheckpointOutcome | SleepOutcome | ValueOutcome
+
+
+class EffectInvocation(Record):
+    """Who runs the effect: its scope, its id within it, its cause and its replay key."""
+
+    scope: ExecutionScope
+    effect_id: str
+    replay_key: str
+    caused_by: str | None = None
+
+
+class EffectEnvelope(Record):
+    """An effect as the host sees it."""
+
+    invocation: EffectInvocation
+    command: EffectCommand
+
+
+def command_kind(command: EffectCommand) -> str:
+    """The stable name of a command's kind."""
+    return str(command.__struct_config__.tag)
+
+
+def turn_replay_key(scope: TurnScope, turn_index: int, iteration: int, kind: str, effect_id: int) -> str:
+    """`{turn_index}:{iteration}:{kind}:{effect_id}` under the scope: session and turn are in the scope key already."""
+    return f"{turn_index}:{iteration}:{kind}:{effect_id}"
+
+
+def child_replay_key(parent: str, suffix: str) -> str:
+    """The key of an effect inside another one."""
+    return f"{parent}:{suffix}"
+
+
+def attempt_replay_suffix(call_id: str, attempt: int) -> str:
+    """The suffix of one tool attempt."""
+    return f"{call_id}:attempt:{attempt}"
+
+
+def validate_envelope(envelope: EffectEnvelope) -> None:
+    """Raise `EffectError` with the contract's code when the envelope cannot be journalled (contract 03 §2.2)."""
+    invocation = envelope.invocation
+    validate_scope(invocation.scope)
+    if not invocation.effect_id.strip():
+        raise EffectError("runtime_effect_invocation_subject", "an effect needs a non-blank effect id")
+    if not invocation.replay_key.strip():
+        raise EffectError("runtime_effect_replay_required", "an effect needs a non-blank replay key")
+    if isinstance(envelope.command, ToolAttemptCommand):
+        command = envelope.command
+        if not command.call.call_id.strip():
+            raise EffectError("runtime_effect_tool_attempt_call_id", "a tool attempt needs a call id")
+        if not 1 <= command.attempt <= command.max_attempts:
+            raise EffectError(
+                "runtime_effect_tool_attempt_index",
+                f"attempt {command.attempt} is outside 1..{command.max_attempts}",
+            )
+
+
+class CanonicalEnvelope(msgspec.Struct, frozen=True):
+    """Canonical bytes of an envelope and their SHA-256."""
+
+    json: bytes
+    hash: str
+
+
+def canonical(envelope: EffectEnvelope) -> CanonicalEnvelope:
+    """The canonical form of a validated envelope."""
+    data = encode(envelope)
+    return CanonicalEnvelope(data, sha256_hex(data))
+
+
+def divergent_paths(stored: Any, rebuilt: Any, path: str = "") -> list[str]:
+    """Structural paths at which two JSON values differ, in document order, without values."""
+    if isinstance(stored, dict) and isinstance(rebuilt, dict):
+        found: list[str] = []
+        for key in sorted({*stored, *rebuilt}):
+            inner = f"{path}.{key}" if path else key
+            if key not in stored or key not in rebuilt:
+                found.append(inner)
+            else:
+                found += divergent_paths(stored[key], rebuilt[key], inner)
+        return found
+    if isinstance(stored, list) and isinstance(rebuilt, list):
+        found = []
+        for index in range(max(len(stored), len(rebuilt))):
+            inner = f"{path}[{index}]"
+            if index >= len(stored) or index >= len(rebuilt):
+                found.append(inner)
+            else:
+                found += divergent_paths(stored[index], rebuilt[index], inner)
+        return found
+    return [] if stored == rebuilt and type(stored) is type(rebuilt) else [path or "$"]
+
+
+def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:
+    """The error of a replay whose envelope differs (contract 03 §2.4). Values never appear in it."""
+    try:
+        paths = divergent_paths(msgspec.json.decode(stored.json), msgspec.json.decode(rebuilt.json))
+    except msgspec.DecodeError:
+        return EffectError("runtime_effect_envelope_canonical_decode", "a stored effect envelope does not decode")
+    if sha256_hex(stored.json) != stored.hash or not paths:
+        return EffectError(
+            "runtime_effect_envelope_canonical_hash_invariant",
+            "a stored effect envelope does not match its own hash",
+            details={"stored_hash": stored.hash, "rebuilt_hash": rebuilt.hash},
+        )
+    shown = paths[:MAX_DIVERGENT_PATHS]
+    return EffectError(
+        code,
+        f"replayed effect differs from the recorded one at {', '.join(shown)}",
+        details={
+            "stored_hash": stored.hash,
+            "rebuilt_hash": rebuilt.hash,
+            "divergent_path_count": len(paths),
+            "first_divergent_paths": shown,
+        },
+    )

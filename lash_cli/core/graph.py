@@ -1,0 +1,125 @@
+"""The session graph: append-only nodes, one leaf, branches by parent (contract 01 §8, design D6).
+
+Nodes are never rewritten. The active path runs from the leaf to the root by
+parents. A commit appends nodes and moves the leaf; moving the leaf elsewhere
+makes a branch of what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lash_cli.core.codec import Record
+from lash_cli.core.content import Message
+
+
+class CausalRef(Record):
+    """What caused a node; `kind` is turn, effect, tool_call, process, process_event, trigger_occurrence or node."""
+
+    kind: str
+    id: str
+    sequence: int | None = None
+
+
+class ConversationPayload(Record, tag="conversation", tag_field="kind"):
+    """A message of the conversation."""
+
+    message: Message
+
+
+class ProtocolPayload(Record, tag="protocol", tag_field="kind"):
+    """An event owned by a turn protocol."""
+
+    plugin_id: str
+    payload: Any = None
+
+
+class PluginPayload(Record, tag="plugin", tag_field="kind"):
+    """A record owned by a plugin."""
+
+    plugin_type: str
+    body: Any = None
+
+
+NodePayload = ConversationPayload | ProtocolPayload | PluginPayload
+
+
+class SessionNode(Record):
+    """One node. `at_ms` is when it was committed; the frame scopes it to one agent frame."""
+
+    node_id: str
+    parent_node_id: str | None
+    agent_frame_id: str
+    at_ms: int
+    payload: NodePayload
+    caused_by: CausalRef | None = None
+
+
+class SessionGraph(Record):
+    """Nodes in insertion order and the leaf of the active path."""
+
+    nodes: tuple[SessionNode, ...] = ()
+    leaf_node_id: str | None = None
+
+
+def active_path(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> tuple[SessionNode, ...]:
+    """The nodes from the root to `leaf_node_id`.
+
+    Raises `ValueError` when the leaf or a parent is missing or the parents
+    form a cycle: such a graph must be repaired, not read.
+    """
+    by_id = {node.node_id: node for node in nodes}
+    path: list[SessionNode] = []
+    cursor = leaf_node_id
+    while cursor is not None:
+        node = by_id.pop(cursor, None)
+        if node is None:
+            raise ValueError(f"node {cursor!r} is missing or repeats on the path of {leaf_node_id!r}")
+        path.append(node)
+        cursor = node.parent_node_id
+    path.reverse()
+    return tuple(path)
+
+
+def orphaned_node_ids(nodes: Sequence[SessionNode], leaf_node_id: str | None) -> tuple[str, ...]:
+    """Ids off the active path, in insertion order: what a host may tombstone (contract 01 §9.6)."""
+    kept = {node.node_id for node in active_path(nodes, leaf_node_id)}
+    return tuple(node.node_id for node in nodes if node.node_id not in kept)
+
+
+def chain(
+    messages: Sequence[Message],
+    *,
+    parent_node_id: str | None,
+    agent_frame_id: str,
+    at_ms: int,
+    caused_by: CausalRef | None = None,
+) -> tuple[SessionNode, ...]:
+    """Message nodes hanging one under another below `parent_node_id`; transient messages are left out.
+
+    A node's id is its message's id, so a retried append produces the same nodes.
+    """
+    nodes: list[SessionNode] = []
+    parent = parent_node_id
+    for message in messages:
+        if message.is_transient:
+            continue
+        nodes.append(SessionNode(message.id, parent, agent_frame_id, at_ms, ConversationPayload(message), caused_by))
+        parent = message.id
+    return tuple(nodes)
+
+
+def messages_on(path: Iterable[SessionNode], agent_frame_id: str | None = None) -> list[Message]:
+    """The conversation messages of a path, optionally of one frame only, deduplicated by id."""
+    seen: set[str] = set()
+    messages: list[Message] = []
+    for node in path:
+        if agent_frame_id is not None and node.agent_frame_id != agent_frame_id:
+            continue
+        if isinstance(node.payload, ConversationPayload):
+            message = node.payload.message
+            if message.id not in seen and not message.is_transient:
+                seen.add(message.id)
+                messages.append(message)
+    return messages

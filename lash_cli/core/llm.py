@@ -1,0 +1,241 @@
+"""How a model call is described, answered and recorded (contract 06 §1–§3).
+
+Everything is data: a request can be hashed, a call record can be journalled,
+and what was asked is never evidence of what ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import Record
+from lash_cli.core.content import Message, ProsePart, ReasoningPart, ToolCallPart
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.usage import TokenUsage
+
+
+class TerminalReason(StrEnum):
+    """Why a model call ended."""
+
+    STOP = "stop"
+    TOOL_USE = "tool_use"
+    OUTPUT_LIMIT = "output_limit"
+    CONTEXT_OVERFLOW = "context_overflow"
+    CONTENT_FILTER = "content_filter"
+    PROVIDER_ERROR = "provider_error"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+class ToolChoice(StrEnum):
+    """Whether the model may, must not or must call a tool."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+class LlmToolSpec(Record):
+    """A tool as the model sees it."""
+
+    name: str
+    description: str
+    input_schema: dict[str, Any]
+
+
+class MessageSequence(Sequence[Message]):
+    """An immutable view: the first `length` messages of an append-only list, then a tail.
+
+    The list only ever grows at its end, so the view stays true while later
+    turns append; a request over 10 000 messages copies nothing (design D21).
+    `shared` and `length` are public so that a wire can cache the encoding of
+    the shared prefix by the identity of its messages.
+    """
+
+    __slots__ = ("length", "shared", "tail")
+
+    def __init__(self, shared: list[Message], length: int, tail: tuple[Message, ...] = ()) -> None:
+        self.shared = shared
+        self.length = length
+        self.tail = tail
+
+    def __len__(self) -> int:
+        return self.length + len(self.tail)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        size = len(self)
+        if index < 0:
+            index += size
+        if not 0 <= index < size:
+            raise IndexError(index)
+        return self.shared[index] if index < self.length else self.tail[index - self.length]
+
+    def with_tail(self, tail: tuple[Message, ...]) -> MessageSequence:
+        """The same prefix followed by `tail`."""
+        return MessageSequence(self.shared, self.length, tail)
+
+
+class LlmScope(Record):
+    """Who asks; `request_id` is stable over attempts and re-drives."""
+
+    session_id: str
+    request_id: str
+    agent_frame_id: str | None = None
+
+
+class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One model call. `messages` is the conversation without the system prompt; `system` is rendered text.
+
+    `base_digest` names the committed prefix of `messages` (session, frame, leaf
+    node and revision); together with the tail it identifies the conversation
+    without hashing it again.
+    """
+
+    model: ModelSpec
+    messages: Sequence[Message]
+    scope: LlmScope
+    system: str = ""
+    tools: tuple[LlmToolSpec, ...] = ()
+    tool_choice: ToolChoice = ToolChoice.AUTO
+    output_token_cap: int | None = None
+    base_digest: str = ""
+    base_length: int = 0
+    stream: bool = True
+
+
+class ExecutionEvidence(Record):
+    """Only what the provider reported about itself; absent differs from zero (contract 06 §2)."""
+
+    served_model: str | None = None
+    provider_response_id: str | None = None
+    provider_request_id: str | None = None
+    reasoning_output_tokens: int | None = None
+    provider_finish_reason: str | None = None
+
+
+LlmPart = ProsePart | ReasoningPart | ToolCallPart
+
+
+class LlmResponse(Record):
+    """A complete, terminally proved answer. `parts` are in wire order."""
+
+    parts: tuple[LlmPart, ...] = ()
+    usage: TokenUsage = TokenUsage()
+    terminal_reason: TerminalReason = TerminalReason.STOP
+    terminal_diagnostic: str | None = None
+    evidence: ExecutionEvidence | None = None
+
+    @property
+    def full_text(self) -> str:
+        """The concatenated text parts."""
+        return "".join(part.content for part in self.parts if isinstance(part, ProsePart))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The calls in source order."""
+        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+
+
+class NormalizedError(Record):
+    """A provider failure, redacted of secrets and cut to 1 024 characters."""
+
+    kind: str
+    message: str
+    code: str | None = None
+    status: int | None = None
+    retryable: bool = False
+    terminal_reason: TerminalReason = TerminalReason.PROVIDER_ERROR
+    retry_after_ms: int | None = None
+
+
+class RetryDecision(Record):
+    """What the ladder decided after a failed attempt."""
+
+    scheduled: bool
+    reason: str
+    delay_ms: int = 0
+
+
+class AttemptRecord(Record):
+    """One attempt of a model call (contract 01 §7.2, 06 §2)."""
+
+    ordinal: int
+    started_at_ms: int
+    duration_ms: int
+    outcome: str
+    protocol_position: str
+    retry_budget_consumed: bool = True
+    retry_decision: RetryDecision | None = None
+    error: NormalizedError | None = None
+    evidence: ExecutionEvidence | None = None
+    usage: TokenUsage = TokenUsage()
+
+
+class LlmCallRecord(Record):
+    """Every attempt of one call; travels inside the journalled result, success or failure."""
+
+    call_id: str
+    attempts: tuple[AttemptRecord, ...] = ()
+    label: str | None = None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens of all attempts: failed ones cost too."""
+        total = TokenUsage()
+        for attempt in self.attempts:
+            total = total + attempt.usage
+        return total
+
+
+class LlmCallResult(Record):
+    """The outcome of the retry ladder: exactly one of `response` and `error` is set."""
+
+    record: LlmCallRecord
+    response: LlmResponse | None = None
+    error: NormalizedError | None = None
+    text_streamed: bool = False
+
+
+# --- what streams while a call runs -------------------------------------------------------------
+
+
+class TextDelta(Record, tag="text_delta", tag_field="type"):
+    """Visible text; never empty."""
+
+    text: str
+    item_id: str | None = None
+
+
+class ReasoningDelta(Record, tag="reasoning_delta", tag_field="type"):
+    """Reasoning text, only when the provider is told to expose it."""
+
+    text: str
+    item_id: str | None = None
+
+
+class AttemptReset(Record, tag="attempt_reset", tag_field="type"):
+    """Everything shown by the current attempt is retracted; a retry follows."""
+
+
+class RetryStatus(Record, tag="retry", tag_field="type"):
+    """A wait before attempt `attempt` of `max_attempts`."""
+
+    wait_ms: int
+    attempt: int
+    max_attempts: int
+    reason: str
+
+
+class UsageReported(Record, tag="usage", tag_field="type"):
+    """Cumulative usage of the running call."""
+
+    usage: TokenUsage
+
+
+StreamEvent = TextDelta | ReasoningDelta | AttemptReset | RetryStatus | UsageReported

@@ -1,0 +1,446 @@
+"""The sans-IO turn machine: effects out, responses in, one outcome at the end (contract 01 §6).
+
+`poll` hands out the next effect and `respond` takes the answer of the awaited
+one; the machine itself has no clock, no I/O and no randomness, so equal
+answers always produce equal effects, ids included. That is what lets a killed
+turn be driven again from its journal. At most one awaited effect is
+outstanding; a late, foreign or mistyped answer changes nothing. Whatever
+happens, the messages of `DoneEffect` are safe to resume.
+
+The legal moves stand in `machine_table`, judgements about content in
+`machine_rules`, the vocabulary in `machine_records`; import it from here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    ErrorShown,
+    ModelRequestStarted,
+    TurnEvent,
+    UsageShown,
+    ValueShown,
+)
+from lash_cli.core.content import Message, ToolCallPart
+from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse, NormalizedError, TerminalReason
+from lash_cli.core.machine_records import (
+    Append,
+    AwaitedEffect,
+    CheckpointDelivery,
+    CheckpointEffect,
+    CheckpointKind,
+    DoneEffect,
+    Emit,
+    EmitEffect,
+    EnvironmentSynced,
+    ExecCodeEffect,
+    ExecCompleted,
+    Finish,
+    LlmCallEffect,
+    LlmComplete,
+    MachineConfig,
+    MachineEffect,
+    MachineResponse,
+    ProgressEffect,
+    ProtocolAction,
+    ProtocolDriver,
+    StartCheckpoint,
+    StartExec,
+    StartLlm,
+    StartTools,
+    SyncEnvironmentEffect,
+    ToolCallsEffect,
+    ToolResults,
+    TurnView,
+)
+from lash_cli.core.machine_rules import (
+    effective_reason,
+    ordered_results,
+    provider_issue,
+    record_of,
+    stop_of_reason,
+    terminal_issue,
+    tool_results_message,
+    truncated_message,
+    turn_limit_message,
+    with_unique_call_ids,
+    without_calls,
+)
+from lash_cli.core.machine_table import MachineEvent, TurnState, next_state
+from lash_cli.core.machine_tail import TurnTail
+from lash_cli.core.outcome import Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
+from lash_cli.core.tools import ToolCallRecord, interrupted
+from lash_cli.core.usage import TokenUsage
+from lash_cli.errors import LashRuntimeError
+
+__all__ = [
+    "Append",
+    "AwaitedEffect",
+    "CheckpointDelivery",
+    "CheckpointEffect",
+    "CheckpointKind",
+    "DoneEffect",
+    "Emit",
+    "EmitEffect",
+    "EnvironmentSynced",
+    "ExecCodeEffect",
+    "ExecCompleted",
+    "Finish",
+    "LlmCallEffect",
+    "LlmComplete",
+    "MachineConfig",
+    "MachineEffect",
+    "MachineResponse",
+    "ProgressEffect",
+    "ProtocolAction",
+    "ProtocolDriver",
+    "StartCheckpoint",
+    "StartExec",
+    "StartLlm",
+    "StartTools",
+    "SyncEnvironmentEffect",
+    "ToolCallsEffect",
+    "ToolResults",
+    "TurnMachine",
+    "TurnState",
+    "TurnView",
+]
+
+PROTOCOL_STALLED = "protocol_stalled"
+
+_ANSWER_OF: dict[TurnState, type[Any]] = {
+    TurnState.WAITING_EXECUTION_ENVIRONMENT: EnvironmentSynced,
+    TurnState.WAITING_LLM: LlmComplete,
+    TurnState.WAITING_TOOLS: ToolResults,
+    TurnState.WAITING_EXEC: ExecCompleted,
+    TurnState.WAITING_CHECKPOINT: CheckpointDelivery,
+}
+
+
+class TurnMachine:
+    """One turn. `opening` holds its user messages and the like, with their ids.
+
+    Drive it so: poll until `DoneEffect`; show or record the fire-and-forget
+    effects; run each awaited effect and `respond` with its id. Tool events are
+    dispatch's to emit and the final `TurnFinished` is the runtime's: the
+    machine emits neither.
+
+    Raises `ValueError` when `opening` has a repeated or empty id or an open call.
+    """
+
+    def __init__(self, config: MachineConfig, driver: ProtocolDriver, opening: tuple[Message, ...]) -> None:
+        self._config = config
+        self._driver = driver
+        self._state = TurnState.PREPARING_PROTOCOL
+        self._tail = TurnTail(config.turn_id, opening)
+        self._queue: deque[MachineEffect] = deque()
+        self._outstanding: int | None = None  # id of the awaited effect, once it was handed out
+        self._last_effect_id = 0
+        self._iteration = config.run_offset
+        self._synced_iteration: int | None = None
+        self._iterations = 0
+        self._is_grace = False
+        self._tools_allowed = True
+        self._calls: tuple[ToolCallPart, ...] = ()  # the batch being awaited
+        self._checkpoint: StartCheckpoint | None = None
+        self._issues: list[TurnIssue] = []
+        self._tool_calls: list[ToolCallRecord] = []
+        self._llm_calls: list[LlmCallRecord] = []
+        self._usage = TokenUsage()
+        self._last_usage = TokenUsage()
+
+    # --- what a caller sees ---
+
+    @property
+    def state(self) -> TurnState:
+        """What the turn is waiting for."""
+        return self._state
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The tail so far, opening included. While tools run it ends in unanswered calls."""
+        return self._tail.messages
+
+    @property
+    def finished(self) -> bool:
+        """Whether the outcome stands; the last effects, `DoneEffect` among them, may still wait to be polled."""
+        return self._state is TurnState.FINISHED
+
+    def poll(self) -> MachineEffect | None:
+        """The next effect, each handed out once; None while an answer is awaited and after `DoneEffect`."""
+        while not self._queue:
+            match self._state:
+                case TurnState.PREPARING_PROTOCOL:
+                    self._prepare()
+                case TurnState.PREPARE_ITERATION:
+                    self._begin_iteration()
+                case _:
+                    return None
+        effect = self._queue.popleft()
+        if isinstance(effect, AwaitedEffect):
+            self._outstanding = effect.effect_id
+        return effect
+
+    def respond(self, effect_id: int, response: MachineResponse) -> bool:
+        """Take the answer of the outstanding effect.
+
+        Returns False, and changes nothing, when `effect_id` is not the effect
+        now awaited or `response` is not the kind of answer it takes.
+        """
+        expected = _ANSWER_OF.get(self._state)
+        if effect_id != self._outstanding or expected is None or not isinstance(response, expected):
+            return False
+        self._outstanding = None
+        match response:
+            case EnvironmentSynced():
+                self._environment_answered(response)
+            case LlmComplete():
+                self._llm_answered(response.result)
+            case ToolResults():
+                self._tools_answered(response)
+            case ExecCompleted():
+                self._exec_answered(response)
+            case CheckpointDelivery():
+                self._checkpoint_answered(response)
+        return True
+
+    def cancel(self, reason: str = "") -> None:
+        """Finish as `Stopped("cancelled")` from any state; after the outcome stands it changes nothing.
+
+        An awaited effect that was not handed out is dropped; the answer of one
+        that was is ignored. Calls without a result get a cancelled one that
+        names `reason`. To keep the cost of a call under way, answer it with
+        the ladder's cancelled result instead: that ends the turn the same way.
+        """
+        if not self.finished:
+            self._finish(Stopped("cancelled"), cancel_reason=reason)
+
+    # --- steps ---
+
+    def _prepare(self) -> None:
+        self._apply(self._driver.prepare(self._view()))
+        if not self.finished:
+            self._move(MachineEvent.PROTOCOL_PREPARED)
+            self._enter_iteration(self._config.run_offset)
+
+    def _begin_iteration(self) -> None:
+        if self._synced_iteration != self._iteration:
+            self._iterations += 1
+            effect = SyncEnvironmentEffect(self._effect_id(), self._iteration)
+            self._await(MachineEvent.ENVIRONMENT_REQUESTED, effect)
+            return
+        self._decide(self._driver.begin_iteration(self._view()))
+
+    def _environment_answered(self, synced: EnvironmentSynced) -> None:
+        self._move(MachineEvent.ENVIRONMENT_ANSWERED)
+        self._synced_iteration = self._iteration
+        if synced.error is not None:
+            self._fail("reconfigure_failed", synced.error)
+
+    def _llm_answered(self, result: LlmCallResult) -> None:
+        self._move(MachineEvent.LLM_ANSWERED)
+        self._llm_calls.append(result.record)
+        self._usage = self._usage + result.record.usage
+        self._emit(UsageShown(self._iteration, result.record.usage, self._usage))
+        match result:
+            case LlmCallResult(response=None, error=NormalizedError() as error):
+                if error.terminal_reason is TerminalReason.CANCELLED:
+                    self._finish(Stopped("cancelled"))
+                else:
+                    self._finish(Stopped("provider_error"), (provider_issue(error),))
+            case LlmCallResult(response=LlmResponse() as response, error=None):
+                self._judge(response, text_streamed=result.text_streamed)
+            case _:
+                self._fail("llm_result_invalid", "a model call must have either a response or an error")
+
+    def _judge(self, response: LlmResponse, *, text_streamed: bool) -> None:
+        """Terminal reasons are judged here, before any protocol sees the response (contract 06 §10)."""
+        if response.usage.total:
+            self._last_usage = response.usage
+        if response.full_text and not text_streamed:
+            self._emit(AssistantProseDelta(response.full_text))
+        reason = effective_reason(response, self._config.context_window_tokens)
+        stop = stop_of_reason(reason)
+        if stop is None:
+            if not self._tools_allowed:
+                response = without_calls(response)
+            prefix = f"{self._config.turn_id}.i{self._iteration}"
+            response = with_unique_call_ids(response, self._tail.call_ids, prefix)
+            self._decide(self._driver.model_answered(self._view(), response))
+            return
+        kept = truncated_message(response) if reason is TerminalReason.OUTPUT_LIMIT else None
+        if kept is not None:
+            self._tail.append((kept,))
+        issue = terminal_issue(reason, response.terminal_diagnostic)
+        self._finish(Stopped(stop), (issue,) if issue is not None else ())
+
+    def _tools_answered(self, results: ToolResults) -> None:
+        calls = self._calls
+        self._move(MachineEvent.TOOLS_ANSWERED)
+        self._calls = ()
+        ordered = ordered_results(calls, results.records, results.projections)
+        if ordered is None:
+            # Keep what is known to have happened; the rest may have happened too, and says so.
+            known = {record.call_id: record for record in results.records}
+            records = tuple(
+                known.get(call.tool_call_id) or record_of(call, interrupted(call.tool_name)) for call in calls
+            )
+            self._tool_calls += records
+            self._tail.append((tool_results_message(records),))
+            self._fail("tool_results_mismatch", "the results of a tool batch do not answer its calls")
+            return
+        records, projections = ordered
+        self._tool_calls += records
+        self._decide(self._driver.tools_answered(self._view(), records, projections))
+
+    def _exec_answered(self, completed: ExecCompleted) -> None:
+        self._move(MachineEvent.EXEC_ANSWERED)
+        self._tool_calls += completed.tool_calls
+        self._decide(self._driver.exec_answered(self._view(), completed))
+
+    def _checkpoint_answered(self, delivery: CheckpointDelivery) -> None:
+        opened = self._checkpoint
+        self._move(MachineEvent.CHECKPOINT_ANSWERED)
+        self._checkpoint = None
+        fresh = self._tail.undelivered(delivery.messages)
+        if not self._tail.admits(fresh):
+            self._fail("checkpoint_delivery_invalid", "a checkpoint delivered messages with open tool calls")
+            return
+        self._tail.append(fresh)
+        if delivery.abort is not None:
+            self._finish(Stopped("plugin_abort"), (delivery.abort,))
+        elif not fresh and opened is not None and isinstance(opened.on_empty, Finish):
+            self._finish(opened.on_empty.outcome, opened.on_empty.issues)
+        else:
+            self._advance()
+
+    # --- decisions of the protocol ---
+
+    def _decide(self, actions: Sequence[ProtocolAction]) -> None:
+        """Apply a batch that must lead somewhere: into a wait, to another iteration or to the end."""
+        before = self._iteration
+        self._apply(actions)
+        if self._state is TurnState.PREPARE_ITERATION and self._iteration == before:
+            raise LashRuntimeError(PROTOCOL_STALLED, "the turn protocol decided nothing")
+
+    def _apply(self, actions: Sequence[ProtocolAction]) -> None:
+        for action in actions:
+            if self.finished:
+                return
+            match action:
+                case Append(messages=messages):
+                    self._move(MachineEvent.APPEND)
+                    self._tail.append(messages)
+                case Emit(event=event):
+                    self._emit(event)
+                case Finish(outcome=outcome, issues=issues):
+                    self._finish(outcome, issues)
+                case StartLlm(tools_allowed=tools_allowed):
+                    self._start_llm(tools_allowed)
+                case StartTools(calls=calls):
+                    effect = ToolCallsEffect(self._effect_id(), self._iteration, calls)
+                    self._await(MachineEvent.TOOLS_REQUESTED, effect)
+                    self._calls = calls
+                case StartExec(language=language, code=code):
+                    program = ExecCodeEffect(self._effect_id(), self._iteration, language, code)
+                    self._await(MachineEvent.EXEC_REQUESTED, program)
+                case StartCheckpoint():
+                    self._start_checkpoint(action)
+
+    def _start_llm(self, tools_allowed: bool) -> None:
+        effect = LlmCallEffect(self._effect_id(), self._iteration, self.messages, tools_allowed)
+        self._move(MachineEvent.LLM_REQUESTED)
+        self._tools_allowed = tools_allowed
+        self._emit(ModelRequestStarted(self._iteration))
+        self._queue.append(effect)
+
+    def _start_checkpoint(self, action: StartCheckpoint) -> None:
+        """Open a checkpoint, unless the turn would stop right after it: then nothing is taken in."""
+        if action.on_empty == "continue" and not self._is_granted(self._iteration + 1):
+            self._advance()
+            return
+        effect = CheckpointEffect(self._effect_id(), self._iteration, action.kind)
+        self._await(MachineEvent.CHECKPOINT_REQUESTED, effect)
+        self._checkpoint = action
+
+    # --- iterations ---
+
+    def _is_beyond_limit(self, iteration: int) -> bool:
+        limit = self._config.max_turns
+        return limit is not None and iteration >= self._config.run_offset + limit
+
+    def _is_granted(self, iteration: int) -> bool:
+        """Whether an iteration may run: within the limit, or the one grace iteration beyond it."""
+        return not self._is_beyond_limit(iteration) or (self._driver.has_grace and not self._is_grace)
+
+    def _advance(self) -> None:
+        self._move(MachineEvent.ITERATION_ADVANCED)
+        if self._is_granted(self._iteration + 1):
+            self._queue.append(ProgressEffect(self._iteration, len(self._tail)))
+        self._enter_iteration(self._iteration + 1)
+
+    def _enter_iteration(self, iteration: int) -> None:
+        """Begin `iteration`, as a grace iteration if it is the first beyond the limit, or stop."""
+        is_granted = self._is_granted(iteration)
+        if self._is_beyond_limit(iteration) and not self._is_grace:
+            self._tail.append((turn_limit_message(self._config.max_turns or 0, is_grace=is_granted),))
+            self._is_grace = is_granted
+        if is_granted:
+            self._iteration = iteration
+        else:
+            self._finish(Stopped("max_turns"))
+
+    # --- bookkeeping ---
+
+    def _view(self) -> TurnView:
+        return TurnView(self._config.turn_id, self._iteration, self.messages, self._is_grace)
+
+    def _move(self, event: MachineEvent) -> None:
+        self._state = next_state(self._state, event)
+
+    def _effect_id(self) -> int:
+        self._last_effect_id += 1
+        return self._last_effect_id
+
+    def _await(self, event: MachineEvent, effect: AwaitedEffect) -> None:
+        self._move(event)
+        self._queue.append(effect)
+
+    def _emit(self, event: TurnEvent) -> None:
+        self._queue.append(EmitEffect(event))
+
+    # --- the end ---
+
+    def _fail(self, code: str, text: str) -> None:
+        """End the turn for a fault of the engine: an outcome, so that its claims are settled."""
+        self._finish(Stopped("runtime_error"), (TurnIssue("runtime", text, code=code, retryable=False),))
+
+    def _finish(self, outcome: TurnOutcome, issues: Sequence[TurnIssue] = (), *, cancel_reason: str = "") -> None:
+        """Close open calls, drop what was asked but not handed out, and queue progress, outcome and `DoneEffect`."""
+        self._move(MachineEvent.FINISH)
+        self._outstanding = None
+        self._queue = deque(effect for effect in self._queue if not isinstance(effect, AwaitedEffect))
+        self._tool_calls += self._tail.close(cancel_reason)
+        self._issues += issues
+        self._queue.append(ProgressEffect(self._iteration, len(self._tail)))
+        for issue in issues:
+            self._emit(ErrorShown(issue))
+        match outcome:
+            case Finished(finish=ToolValue(tool_name=tool_name, value=value)):
+                self._emit(ValueShown(tool_name, value))
+        self._queue.append(
+            DoneEffect(
+                outcome,
+                self.messages,
+                tuple(self._issues),
+                tuple(self._tool_calls),
+                tuple(self._llm_calls),
+                self._usage,
+                self._last_usage,
+                self._iterations,
+            )
+        )

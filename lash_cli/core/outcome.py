@@ -1,0 +1,209 @@
+"""How a turn ends: with an outcome, not an exception (contract 01 §6.5, §6.6, §7).
+
+Provider failures, tool failures, cancellation and invalid input are outcomes
+and are committed. A turn is cancelled if and only if there is cancellation
+evidence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lash_cli.core.codec import Record
+from lash_cli.core.llm import LlmCallRecord
+from lash_cli.core.tools import ToolCallRecord
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
+
+
+class AssistantMessage(Record, tag="assistant_message", tag_field="type"):
+    """The model answered in prose."""
+
+    text: str
+
+
+class FinalValue(Record, tag="final_value", tag_field="type"):
+    """A program finished with a value."""
+
+    value: Any
+
+
+class ToolValue(Record, tag="tool_value", tag_field="type"):
+    """A tool ended the turn with a value."""
+
+    tool_name: str
+    value: Any
+
+
+Finish = AssistantMessage | FinalValue | ToolValue
+
+StopReason = Literal[
+    "cancelled",
+    "incomplete",
+    "invalid_input",
+    "max_turns",
+    "tool_failure",
+    "provider_error",
+    "plugin_abort",
+    "runtime_error",
+    "submitted_error",
+    "tool_error",
+]
+
+
+class Finished(Record, tag="finished", tag_field="type"):
+    """The turn did what was asked."""
+
+    finish: Finish
+
+
+class AgentFrameSwitch(Record, tag="agent_frame_switch", tag_field="type"):
+    """The turn continues in another frame."""
+
+    frame_id: str
+    task: str
+    initial_nodes: tuple[Any, ...] = ()
+
+
+class Stopped(Record, tag="stopped", tag_field="type"):
+    """The turn ended early; `value` and `tool_name` are set for submitted and tool errors."""
+
+    reason: StopReason
+    value: Any = None
+    tool_name: str | None = None
+
+
+TurnOutcome = Finished | AgentFrameSwitch | Stopped
+
+
+class TurnIssue(Record):
+    """Something worth telling about a turn."""
+
+    kind: str
+    message: str
+    code: str | None = None
+    terminal_reason: str | None = None
+    retryable: bool | None = None
+    provider_failure_kind: str | None = None
+    blocking: bool = True
+
+
+class TurnAddress(Record):
+    """Names one turn of one session."""
+
+    session_id: str
+    turn_id: str
+
+
+class TurnCancellationEvidence(Record):
+    """Proof that a cancel request won: who asked and why; the origin is opaque."""
+
+    request_id: str
+    origin: str | None = None
+    reason: str | None = None
+
+
+class TurnCancelRequest(Record):
+    """A durable request to stop one turn (contract 02 §7)."""
+
+    address: TurnAddress
+    request_id: str
+    origin: str | None = None
+    reason: str | None = None
+
+
+CancelOutcome = Literal["requested", "already_requested", "completion_won", "unknown"]
+
+
+class TurnCancelReceipt(Record):
+    """What became of a cancel request; `durability_tier` says whether it holds across processes."""
+
+    address: TurnAddress
+    outcome: CancelOutcome
+    durability_tier: Literal["inline", "durable"]
+    evidence: TurnCancellationEvidence | None = None
+
+
+class CancelRequested(Record, tag="cancel_requested", tag_field="state"):
+    """The gate was won by a cancel request."""
+
+    cancellation: TurnCancellationEvidence
+
+
+class CompletionSealed(Record, tag="completion_sealed", tag_field="state"):
+    """The gate was won by completion."""
+
+
+CancelGate = CancelRequested | CompletionSealed
+
+
+class TerminalCommitted(Record, tag="committed", tag_field="status"):
+    """The turn committed with this outcome."""
+
+    outcome: TurnOutcome
+    cancellation: TurnCancellationEvidence | None = None
+    session_revision: int | None = None
+
+
+class TerminalFailed(Record, tag="failed", tag_field="status"):
+    """The turn raised instead of committing."""
+
+    error: str
+
+
+TurnTerminal = TerminalCommitted | TerminalFailed
+
+OutputState = Literal["usable", "empty_output", "traceback_only", "recovered_from_error"]
+
+
+class AssistantOutput(Record):
+    """The answer's text; `safe_text` has no control characters."""
+
+    safe_text: str
+    raw_text: str
+    state: OutputState
+
+
+class ExecutionSummary(Record):
+    """What kind of work a turn did and how long it took."""
+
+    had_tool_calls: bool
+    had_code_execution: bool
+    started_at_ms: int
+    duration_ms: int
+
+
+class TurnResult(Record):
+    """Everything a caller learns about one finished turn (contract 01 §7). `usage` is the parent's own."""
+
+    session_id: str
+    turn_id: str
+    outcome: TurnOutcome
+    assistant_output: AssistantOutput
+    execution: ExecutionSummary
+    head_revision: int | None = None
+    cancellation: TurnCancellationEvidence | None = None
+    usage: TokenUsage = TokenUsage()
+    children_usage: tuple[TokenLedgerEntry, ...] = ()
+    llm_calls: tuple[LlmCallRecord, ...] = ()
+    tool_calls: tuple[ToolCallRecord, ...] = ()
+    errors: tuple[TurnIssue, ...] = ()
+    input_ids: tuple[str, ...] = ()
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the turn finished or moved on to another frame."""
+        return isinstance(self.outcome, Finished | AgentFrameSwitch)
+
+    def assistant_message(self) -> str | None:
+        """The answer in prose, if that is how the turn finished."""
+        match self.outcome:
+            case Finished(finish=AssistantMessage(text=text)):
+                return text
+        return None
+
+    def total_usage(self) -> TokenUsage:
+        """This turn's usage plus its children's."""
+        total = self.usage
+        for entry in self.children_usage:
+            total = total + entry.usage
+        return total

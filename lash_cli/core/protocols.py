@@ -1,0 +1,272 @@
+"""What the outer layers must offer: the seams between core and the world.
+
+Effects, providers, tools and modes implement these and never import one
+another; `runtime` meets them here. A seam exists only where a second
+implementation does: real and manual clocks, real and scripted providers, the
+SQL and the inline effect host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope
+from lash_cli.core.lease import LeaseFence
+from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest
+from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+
+
+class Clock(Protocol):
+    """Every timestamp, expiry and delay comes from here (design D18)."""
+
+    def now_ms(self) -> int:
+        """Wall time in epoch milliseconds."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task."""
+        ...
+
+
+class Ids(Protocol):
+    """Fresh identifiers and random bits."""
+
+    def new(self, prefix: str) -> str:
+        """A new sortable id such as `t_01…`."""
+        ...
+
+    def token(self) -> str:
+        """An unguessable ownership token."""
+        ...
+
+    def bits(self, count: int) -> int:
+        """`count` random bits, for names and jitter."""
+        ...
+
+
+class CancelSignal(Protocol):
+    """A one-way flag that a turn, a call or a tool watches."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether cancellation was requested."""
+        ...
+
+    async def wait(self) -> None:
+        """Return once cancellation is requested."""
+        ...
+
+
+EventSink = Callable[[StreamEvent], Awaitable[None]]
+
+
+class Provider(Protocol):
+    """One model endpoint: one attempt per call, no retries of its own (contract 06 §3.1)."""
+
+    @property
+    def kind(self) -> str:
+        """The stable id recorded with the session."""
+        ...
+
+    async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
+        """Run one attempt and return a terminally proved answer.
+
+        Raises `LlmTransportError` for every failure of the endpoint or the
+        wire; deltas already sent to `sink` are then retracted by the caller.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        ...
+
+
+class ModelCaller(Protocol):
+    """A provider behind its retry ladder: what the runtime calls."""
+
+    @property
+    def provider_id(self) -> str:
+        """The id a session records."""
+        ...
+
+    async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
+        """Run the ladder. Never raises for a provider failure or a cancel: both are results with a record."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections."""
+        ...
+
+
+ProgressSink = Callable[[str], None]
+
+
+class ToolContext(Protocol):
+    """What a running tool may see (contract 05 §1.6); all of it bound to one session."""
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def turn_id(self) -> str: ...
+
+    @property
+    def call_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int:
+        """From 1."""
+        ...
+
+    @property
+    def max_attempts(self) -> int: ...
+
+    @property
+    def replay_key(self) -> str:
+        """Equal for all attempts of a call: the idempotency key towards the outside."""
+        ...
+
+    @property
+    def cancel(self) -> CancelSignal: ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables a child process gets on top of its scrubbed environment: `LASH_SESSION`, `LASH_TURN`."""
+        ...
+
+    def progress(self, text: str) -> None:
+        """Show output while running; best effort, never part of the result."""
+        ...
+
+
+class ToolProvider(Protocol):
+    """A source of tools (contract 05 §1.6)."""
+
+    def manifests(self) -> Sequence[ToolManifest]:
+        """The tools on offer; cheap."""
+        ...
+
+    def contract(self, tool_id: str) -> ToolContract:
+        """The contract of one tool; raises `KeyError` when unknown."""
+        ...
+
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+        """Run one attempt. Ordinary failures are outputs; an exception is contained by dispatch."""
+        ...
+
+    async def aclose(self) -> None:
+        """End everything still running on behalf of this source."""
+        ...
+
+
+class ApprovalPolicy(Protocol):
+    """Decides whether a call may run (issue 2, part 7)."""
+
+    async def decide(self, manifest: ToolManifest, call: ToolCall) -> str | None:
+        """None to allow, else the reason of the refusal shown to the model."""
+        ...
+
+
+class EffectContext(msgspec.Struct, frozen=True):
+    """What a local executor learns about its run.
+
+    `taken_over` says that an earlier attempt was cut off: its outside effects
+    are unknown. `attempt` counts runs from 1. `due_at_ms` is when a sleep is
+    over, kept across crashes.
+    """
+
+    attempt: int = 1
+    taken_over: bool = False
+    due_at_ms: int | None = None
+
+
+EffectExecutor = Callable[[EffectContext], Awaitable[EffectOutcome]]
+
+
+class ScopedEffects(Protocol):
+    """Runs the effects of one scope, each at most once as far as anybody can observe (contract 03 §2)."""
+
+    @property
+    def scope(self) -> ExecutionScope: ...
+
+    @property
+    def durability_tier(self) -> Literal["inline", "durable"]: ...
+
+    @property
+    def supports_concurrent_effects(self) -> bool:
+        """False makes every coordinator issue its effects one after another."""
+        ...
+
+    async def is_known(self, replay_key: str) -> bool:
+        """Whether the journal holds a row of this key, finished or not. Always False where nothing is journalled."""
+        ...
+
+    async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
+        """Answer from the journal, or run and record.
+
+        Raises the `EffectError` the executor raised, now and on every replay;
+        `EffectError` for an invalid or diverging envelope; `JournalFault` when
+        the outcome could not be recorded; `SessionExecutionLeaseExpired` when
+        the lane is lost. Whatever else the executor raises passes through and
+        is not recorded.
+        """
+        ...
+
+
+class AwaitEventResolver(Protocol):
+    """Promises with one terminal each, the first (contract 03 §3)."""
+
+    @property
+    def durability_tier(self) -> Literal["inline", "durable"]: ...
+
+    @property
+    def allows_process_lifetime_completion_keys(self) -> bool:
+        """Whether a tool-completion key may die with this process."""
+        ...
+
+    async def await_event_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
+        """Mint a key. Pure: equal arguments give the equal key. Raises `EffectError` for a revoked session."""
+        ...
+
+    async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
+        """Offer a resolution; losers are told what stands. A forged key is `unknown_or_revoked`."""
+        ...
+
+    async def peek_await_event(self, key: AwaitEventKey) -> Resolution | None:
+        """What stands. Raises `EffectError` (`await_event_unknown_or_revoked`) when forged or revoked."""
+        ...
+
+    async def await_await_event(
+        self, key: AwaitEventKey, deadline_ms: int | None = None, cancel: CancelSignal | None = None
+    ) -> Resolution:
+        """Wait for the terminal. A cancel or the deadline (epoch ms; the first one registered counts) resolves the
+        promise itself, except turn control, which raises `EffectError` and stays pending."""
+        ...
+
+    async def cancel_await_events_for_session(self, session_id: str) -> int:
+        """Resolve every pending wait of a session as cancelled, except turn control; the number of them."""
+        ...
+
+    async def revoke_await_events_for_session(self, session_id: str) -> None:
+        """End every wait of a session for ever: waiters fail, and no key of it works again."""
+        ...
+
+
+class EffectHost(AwaitEventResolver, Protocol):
+    """A factory of scoped effects, and the resolver of their promises."""
+
+    def scoped(self, scope: ExecutionScope, *, fence: LeaseFence | None = None, fresh: bool = False) -> ScopedEffects:
+        """Effects of one scope. `fence` says the caller holds the session lane; `fresh` that it starts a turn whose
+        journal is known to be empty. Raises `EffectError` (`missing_execution_scope_id`)."""
+        ...
+
+
+JsonObject = dict[str, Any]

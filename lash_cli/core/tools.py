@@ -1,0 +1,291 @@
+"""The tool contract: manifests, membership state, calls and results (contract 05 §1 and §2).
+
+Membership is the only availability fact: a tool is in the catalogue and
+callable, or it does not exist for the model. A failure is a value fed back to
+the model, never an exception that ends a turn.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+from lash_cli.core.codec import Record
+from lash_cli.core.content import AttachmentSource
+
+ApprovalClass = Literal["read", "write", "execute", "network"]
+
+
+class NeverRetry(Record, tag="never", tag_field="type"):
+    """One attempt. An attempt lost in a crash is not run again."""
+
+
+class SafeRetry(Record, tag="safe", tag_field="type"):
+    """May be run again; delays in milliseconds."""
+
+    max_attempts: int
+    base_delay_ms: int = 0
+    max_delay_ms: int = 0
+
+
+class IdempotentRetry(Record, tag="idempotent", tag_field="type"):
+    """May be run again even after an observed effect; delays in milliseconds."""
+
+    max_attempts: int
+    base_delay_ms: int = 0
+    max_delay_ms: int = 0
+
+
+RetryPolicy = NeverRetry | SafeRetry | IdempotentRetry
+
+
+class ToolManifest(Record):
+    """The cheap, always loaded half of a tool. `id` is the identity, `name` what the model sees.
+
+    `approval` is the class of the approval policy that governs the tool;
+    `timeout_ms` limits one attempt; calls of one `exclusive_group` run one
+    after another in source order while other calls run beside them.
+    """
+
+    id: str
+    name: str
+    description: str
+    retry_policy: RetryPolicy = NeverRetry()
+    activation: Literal["always", "internal"] = "always"
+    approval: ApprovalClass = "read"
+    timeout_ms: int | None = None
+    exclusive_group: str | None = None
+    bindings: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if not self.id.strip() or not self.name.strip():
+            raise ValueError("a tool needs a non-blank id and a non-blank name")
+        policy = self.retry_policy
+        if not isinstance(policy, NeverRetry) and policy.max_attempts < 1:
+            raise ValueError("max_attempts must be at least 1")
+
+
+class ToolContract(Record):
+    """The half resolved only for a tool that is called."""
+
+    input_schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
+    output_schema: dict[str, Any] | None = None
+    examples: tuple[str, ...] = ()
+
+
+class ToolDefinition(msgspec.Struct, frozen=True):
+    """A manifest and its contract."""
+
+    manifest: ToolManifest
+    contract: ToolContract
+
+
+# --- membership ---------------------------------------------------------------------------------
+
+
+class ToolStateEntry(Record):
+    """One known tool: its manifest, whether it is a member, whether its source is gone."""
+
+    manifest: ToolManifest
+    orphaned: bool = False
+    member: bool = True
+
+
+class ToolState(Record):
+    """The serialisable tool surface. Names no source: executors are process-local (contract 05 §2.1)."""
+
+    generation: int = 0
+    tools: dict[str, ToolStateEntry] = {}
+
+    def get(self, tool_id: str) -> ToolStateEntry | None:
+        """The entry of an id."""
+        return self.tools.get(tool_id)
+
+    def tool_manifests(self) -> tuple[ToolManifest, ...]:
+        """Manifests of members only, ordered by id."""
+        return tuple(entry.manifest for _, entry in sorted(self.tools.items()) if entry.member and not entry.orphaned)
+
+    def set_membership(self, tool_id: str, present: bool) -> ToolState:
+        """A copy with the membership of one id set; raises `KeyError` for an unknown id."""
+        entry = self.tools[tool_id]
+        changed = msgspec.structs.replace(entry, member=present)
+        return msgspec.structs.replace(self, tools={**self.tools, tool_id: changed})
+
+
+# --- outcomes -----------------------------------------------------------------------------------
+
+
+class FailureClass(StrEnum):
+    """What kind of failure a tool reports."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNAVAILABLE = "unavailable"
+    PERMISSION_DENIED = "permission_denied"
+    TIMEOUT = "timeout"
+    EXECUTION = "execution"
+    EXTERNAL = "external"
+    RESOURCE_LIMIT = "resource_limit"
+    INTERNAL = "internal"
+
+
+class RetryHint(Record):
+    """Whether the failure itself allows another attempt: never, safe or exhausted."""
+
+    kind: Literal["never", "safe", "exhausted"] = "never"
+    after_ms: int | None = None
+    attempts: int | None = None
+
+
+class ToolFailure(Record):
+    """Why a call failed; `message` is what the model reads."""
+
+    failure_class: FailureClass
+    code: str
+    message: str
+    source: Literal["runtime", "tool", "plugin", "policy", "cancellation"] = "tool"
+    retry: RetryHint = RetryHint()
+    raw: Any = None
+
+
+class ToolCancellation(Record):
+    """The call was cancelled."""
+
+    message: str
+    source: str = "cancellation"
+    raw: Any = None
+
+
+class ToolSuccess(Record, tag="success", tag_field="status"):
+    """A value; any JSON. Attachments ride beside it."""
+
+    value: Any = None
+    attachments: tuple[AttachmentSource, ...] = ()
+
+
+class ToolFailed(Record, tag="failure", tag_field="status"):
+    """A failure."""
+
+    failure: ToolFailure
+
+
+class ToolCancelled(Record, tag="cancelled", tag_field="status"):
+    """A cancellation."""
+
+    cancellation: ToolCancellation
+
+
+ToolOutcome = ToolSuccess | ToolFailed | ToolCancelled
+
+
+class FinishControl(Record, tag="finish", tag_field="type"):
+    """End the turn with a value."""
+
+    value: Any
+
+
+class FailControl(Record, tag="fail", tag_field="type"):
+    """End the turn with a failure."""
+
+    failure: ToolFailure
+
+
+class SwitchAgentFrameControl(Record, tag="switch_agent_frame", tag_field="type"):
+    """Continue in a new agent frame."""
+
+    frame_id: str
+    task: str | None = None
+    initial_nodes: tuple[Any, ...] = ()
+
+
+ToolControl = FinishControl | FailControl | SwitchAgentFrameControl
+
+
+class ToolCallOutput(Record):
+    """What one call produced. A control counts only on success."""
+
+    outcome: ToolOutcome
+    control: ToolControl | None = None
+
+    @property
+    def status(self) -> Literal["success", "failure", "cancelled"]:
+        """The outcome's tag."""
+        match self.outcome:
+            case ToolSuccess():
+                return "success"
+            case ToolFailed():
+                return "failure"
+            case _:
+                return "cancelled"
+
+
+class ToolCall(Record):
+    """A call as dispatch hands it on: the arguments are parsed and validated."""
+
+    call_id: str
+    tool_id: str
+    tool_name: str
+    args: dict[str, Any]
+
+
+class ToolCallRecord(Record):
+    """One finished call of a turn."""
+
+    call_id: str
+    tool: str
+    args: Any
+    output: ToolCallOutput
+    duration_ms: int = 0
+
+
+def success(value: Any) -> ToolCallOutput:
+    """A successful output."""
+    return ToolCallOutput(ToolSuccess(value))
+
+
+def failure(
+    failure_class: FailureClass,
+    code: str,
+    message: str,
+    *,
+    source: Literal["runtime", "tool", "plugin", "policy", "cancellation"] = "tool",
+    retry: RetryHint | None = None,
+    raw: Any = None,
+) -> ToolCallOutput:
+    """A failed output."""
+    return ToolCallOutput(
+        ToolFailed(ToolFailure(failure_class, code, message, source=source, retry=retry or RetryHint(), raw=raw))
+    )
+
+
+def cancelled(message: str = "tool call cancelled") -> ToolCallOutput:
+    """A cancelled output."""
+    return ToolCallOutput(ToolCancelled(ToolCancellation(message)))
+
+
+INTERRUPTED_CODE = "tool_interrupted"
+
+
+def interrupted(tool_name: str) -> ToolCallOutput:
+    """The honest result of an attempt that a crash cut off: its effects are unknown and it was not run again."""
+    return failure(
+        FailureClass.INTERNAL,
+        INTERRUPTED_CODE,
+        f"The process running {tool_name} was interrupted before it finished. Its effects are unknown and it was"
+        " not run again; check the current state before repeating it.",
+        source="runtime",
+    )
+
+
+def project_output(output: ToolCallOutput) -> str:
+    """What the model reads (contract 05 §1.4): text verbatim, other JSON compact, failures and cancels labelled."""
+    match output.outcome:
+        case ToolSuccess(value=str() as text):
+            return text
+        case ToolSuccess(value=value):
+            return msgspec.json.encode(value).decode()
+        case ToolFailed(failure=reason):
+            return f"[Tool execution failed]\n{reason.message}"
+        case ToolCancelled(cancellation=reason):
+            return f"[Tool execution cancelled]\n{reason.message}"

@@ -1,0 +1,129 @@
+"""Tokens and the cost ledger (contract 01 §12).
+
+Two books that never mix: the *ledger* is cost, appended per commit and summed;
+the *last usage* of a turn is context accounting. The four first buckets of
+`TokenUsage` are disjoint; reasoning is a subset of output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from lash_cli.core.codec import Record
+
+_FIELDS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)
+
+
+class TokenUsage(Record):
+    """Token counts of one call or of many. `input_tokens` excludes cached ones."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    reasoning_output_tokens: int = 0
+
+    @property
+    def total(self) -> int:
+        """Billable tokens; reasoning is already inside output."""
+        return self.input_tokens + self.output_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+
+    def merged_with(self, later: TokenUsage) -> TokenUsage:
+        """This usage overlaid by a later report of the same call: only values above 0 overwrite (contract 06 §1)."""
+        return TokenUsage(*(getattr(later, name) or getattr(self, name) for name in _FIELDS))
+
+
+class TokenLedgerEntry(Record):
+    """Cost booked to one `(source, model)`; sources: turn, subagent, compaction, observer, child."""
+
+    source: str
+    model: str
+    usage: TokenUsage
+
+
+class PromptUsage(Record):
+    """How full the context was at the last model call."""
+
+    prompt_context_tokens: int
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_write_input_tokens: int
+    context_budget_tokens: int
+
+
+def prompt_usage(usage: TokenUsage) -> PromptUsage | None:
+    """The context accounting of one call, or None when the provider reported nothing."""
+    prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+    if prompt == 0 and usage.output_tokens == 0:
+        return None
+    return PromptUsage(
+        prompt_context_tokens=prompt,
+        input_tokens=usage.input_tokens,
+        cache_read_input_tokens=usage.cache_read_input_tokens,
+        cache_write_input_tokens=usage.cache_write_input_tokens,
+        context_budget_tokens=prompt + usage.output_tokens,
+    )
+
+
+def merge_ledger(entries: Iterable[TokenLedgerEntry]) -> tuple[TokenLedgerEntry, ...]:
+    """Entries summed per `(source, model)`, zero totals dropped, sorted by key."""
+    sums: dict[tuple[str, str], TokenUsage] = {}
+    for entry in entries:
+        key = (entry.source, entry.model)
+        sums[key] = sums[key] + entry.usage if key in sums else entry.usage
+    return tuple(
+        TokenLedgerEntry(source, model, usage) for (source, model), usage in sorted(sums.items()) if usage.total
+    )
+
+
+class SessionUsageReport(Record):
+    """The ledger of a session, summed three ways (contract 01 §12)."""
+
+    entry_count: int
+    usage: TokenUsage
+    by_source: dict[str, TokenUsage]
+    by_model: dict[str, TokenUsage]
+    by_source_model: tuple[TokenLedgerEntry, ...]
+
+
+def usage_report(entries: Iterable[TokenLedgerEntry]) -> SessionUsageReport:
+    """The report over `entries`; rows sorted by key."""
+    merged = merge_ledger(entries)
+    total = TokenUsage()
+    by_source: dict[str, TokenUsage] = {}
+    by_model: dict[str, TokenUsage] = {}
+    for entry in merged:
+        total = total + entry.usage
+        by_source[entry.source] = by_source.get(entry.source, TokenUsage()) + entry.usage
+        by_model[entry.model] = by_model.get(entry.model, TokenUsage()) + entry.usage
+    return SessionUsageReport(len(merged), total, by_source, by_model, merged)
+
+
+def diff_token_ledger(
+    before: Sequence[TokenLedgerEntry], after: Sequence[TokenLedgerEntry]
+) -> tuple[TokenLedgerEntry, ...]:
+    """What `after` added over `before`, per key; zero rows dropped, sorted.
+
+    Raises `ValueError` when any count decreased: ledgers never shrink.
+    """
+    old = {(entry.source, entry.model): entry.usage for entry in merge_ledger(before)}
+    rows = []
+    for entry in merge_ledger(after):
+        base = old.pop((entry.source, entry.model), TokenUsage())
+        change = TokenUsage(*(getattr(entry.usage, name) - getattr(base, name) for name in _FIELDS))
+        if any(getattr(change, name) < 0 for name in _FIELDS):
+            raise ValueError(f"ledger of {entry.source}/{entry.model} shrank")
+        if change.total:
+            rows.append(TokenLedgerEntry(entry.source, entry.model, change))
+    if old:
+        raise ValueError(f"ledger lost {sorted(old)}")
+    return tuple(rows)

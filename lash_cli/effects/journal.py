@@ -1,0 +1,399 @@
+"""The host that remembers: every effect is a row of a SQL journal (contract 03 §2.6, design D5).
+
+An effect runs at least once and is observed exactly once: what the journal
+recorded first is the answer, whoever computed something else discards it. The
+executor's `EffectError` is an answer too and is raised again on every replay.
+Faults of the journal itself, cancellation and everything unexpected are never
+recorded, so they cannot become permanent.
+
+A turn that holds its session lane (`fence`) pays less than the general loop:
+no other writer can exist, so a row of an earlier generation is taken over at
+once, and the first drive of a turn (`fresh`) records an effect that is safe to
+repeat with one insert, without claiming it first. A tool attempt is always
+claimed before it runs: that row is how a re-drive knows that it may have
+happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from lash_cli.core.effect import (
+    CheckpointCommand,
+    EffectEnvelope,
+    EffectOutcome,
+    ExecutionScope,
+    LlmCallCommand,
+    PeekAwaitEventCommand,
+    SleepCommand,
+    ToolAttemptCommand,
+    canonical,
+    mismatch_error,
+    scope_key,
+    scope_session_id,
+)
+from lash_cli.core.lease import LeaseFence, LeaseTimings
+from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
+from lash_cli.effects.host import (
+    MS_PER_S,
+    decode_error,
+    decode_outcome,
+    due_at_ms,
+    encode_error,
+    encode_outcome,
+    require_envelope,
+    require_outcome_kind,
+    sleep_until,
+)
+from lash_cli.effects.resolver import StoreResolver, WaitKeeper
+from lash_cli.errors import EffectError, JournalFault, LashError
+from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow
+
+MAX_HELD_WAIT_MS = 25
+
+CrashPoint = Callable[[str], None]
+
+# Commands whose repetition nobody can tell: only their outcome is worth a row.
+_SAFE_TO_REPEAT = (LlmCallCommand, CheckpointCommand, PeekAwaitEventCommand)
+
+
+class JournalKeeper(WaitKeeper, Protocol):
+    """What the host needs of a store."""
+
+    @property
+    def effect_code_prefix(self) -> str:
+        """The backend's name in error codes, such as `sqlite`."""
+        ...
+
+    async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared: ...
+
+    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
+        """Insert a finished row without a claim; False when the key has a row already. Raises
+        `SessionExecutionLeaseExpired` when the fence is dead."""
+        ...
+
+    async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool: ...
+
+    async def journal_finish(
+        self,
+        scope_key: str,
+        replay_key: str,
+        token: str,
+        *,
+        outcome: bytes | None,
+        error: bytes | None,
+        now_ms: int,
+        fence: LeaseFence | None = None,
+    ) -> bool: ...
+
+    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
+        """Give a claim up without a result: the row stays as evidence of the attempt and anyone may take it over."""
+        ...
+
+    async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]: ...
+
+
+class JournalEffectHost(StoreResolver):
+    """Effects and promises over one store."""
+
+    def __init__(
+        self,
+        store: JournalKeeper,
+        clock: Clock,
+        ids: Ids,
+        timings: LeaseTimings | None = None,
+        *,
+        crash_point: CrashPoint | None = None,
+        strict_replay: bool = False,
+    ) -> None:
+        """`crash_point` is called by name around the writes of model and tool effects. With `strict_replay` an
+        effect that has no row is an error (`*_effect_replay_missing`) instead of being run."""
+        super().__init__(store, clock)
+        self.store = store
+        self.ids = ids
+        self.clock = clock
+        self.timings = timings or LeaseTimings()
+        self.owner = ids.new("host")
+        self.strict_replay = strict_replay
+        self._crash_point = crash_point
+
+    def scoped(
+        self, scope: ExecutionScope, *, fence: LeaseFence | None = None, fresh: bool = False
+    ) -> JournalScopedEffects:
+        """Effects of one scope; see `EffectHost`. `fresh` counts only together with `fence`."""
+        return JournalScopedEffects(self, scope, fence, fresh=fresh and fence is not None)
+
+    def fault(self, what: str, message: str) -> JournalFault:
+        """A fault of the journal under this backend's code."""
+        return JournalFault(f"{self.store.effect_code_prefix}_effect_replay_{what}", message)
+
+    def crash_point(self, when: Literal["before", "after"], envelope: EffectEnvelope, what: str) -> None:
+        """Tell the injected hook where the host is; model and tool effects only."""
+        if self._crash_point is None:
+            return
+        if isinstance(envelope.command, ToolAttemptCommand):
+            self._crash_point(f"{when}:tool_{what}")
+        elif isinstance(envelope.command, LlmCallCommand) and what == "recorded":
+            self._crash_point(f"{when}:model_{what}")
+
+
+class JournalScopedEffects:
+    """The journal loop for one scope."""
+
+    durability_tier: Literal["inline", "durable"] = "durable"
+    supports_concurrent_effects: bool = True
+
+    def __init__(self, host: JournalEffectHost, scope: ExecutionScope, fence: LeaseFence | None, *, fresh: bool):
+        self.scope = scope
+        self._host = host
+        self._scope_key = scope_key(scope)
+        self._session_id = scope_session_id(scope)
+        self._fence = fence
+        self._fresh = fresh
+        self._started: set[str] = set()
+        self._rows: dict[str, JournalRow] | None = None
+
+    async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
+        """See `ScopedEffects`."""
+        require_envelope(self.scope, envelope)
+        claim = self._claim(envelope)
+        key = claim.replay_key
+        if self._fresh and key not in self._started and not self._host.strict_replay:
+            self._started.add(key)
+            if isinstance(envelope.command, _SAFE_TO_REPEAT):
+                return await self._run_unclaimed(claim, envelope, run)
+        else:
+            row = await self._known_row(key)
+            if row is not None and row.status != "in_progress":
+                return await self._answer(row, claim, envelope)
+        return await self._prepare_and_run(claim, envelope, run)
+
+    async def is_known(self, replay_key: str) -> bool:
+        """See `ScopedEffects`; without a fence only what this object itself started is known."""
+        if replay_key in self._started:
+            return True
+        return not self._fresh and await self._known_row(replay_key) is not None
+
+    def _claim(self, envelope: EffectEnvelope) -> JournalClaim:
+        host = self._host
+        now_ms = host.clock.now_ms()
+        return JournalClaim(
+            scope_key=self._scope_key,
+            session_id=self._session_id,
+            replay_key=envelope.invocation.replay_key,
+            envelope=canonical(envelope),
+            owner=host.owner,
+            token=host.ids.token(),
+            ttl_ms=host.timings.ttl_ms,
+            now_ms=now_ms,
+            due_at_ms=due_at_ms(envelope, now_ms),
+            fence=self._fence,
+        )
+
+    async def _known_row(self, replay_key: str) -> JournalRow | None:
+        """The row as it was when the scope was first looked at: a lane holder reads its journal once."""
+        if self._rows is None:
+            if self._fence is None and not self._host.strict_replay:
+                return None
+            rows = await self._host.store.journal_rows(self._scope_key) if not self._fresh else ()
+            self._rows = {row.replay_key: row for row in rows}
+        row = self._rows.get(replay_key)
+        if row is None and self._host.strict_replay:
+            raise self._host.fault("missing", f"the journal has no row for {replay_key}")
+        return row
+
+    async def _answer(self, row: JournalRow, claim: JournalClaim, envelope: EffectEnvelope) -> EffectOutcome:
+        """What a finished row says; raises the recorded error, or the divergence of the envelope."""
+        if row.envelope.hash != claim.envelope.hash:
+            code = f"{self._host.store.effect_code_prefix}_effect_replay_hash_conflict"
+            raise mismatch_error(code, row.envelope, claim.envelope)
+        recorded = row.outcome if row.status == "completed" else row.error
+        if recorded is None:
+            raise self._host.fault("corrupt_row", f"{row.replay_key} is {row.status} and holds no result")
+        try:
+            answer = decode_outcome(recorded, envelope.command) if row.status == "completed" else decode_error(recorded)
+        except msgspec.DecodeError as error:
+            raise self._host.fault("corrupt_row", f"{row.replay_key} does not decode") from error
+        if isinstance(answer, EffectError):
+            raise answer
+        if isinstance(envelope.command, SleepCommand) and row.due_at_ms is not None:
+            await sleep_until(self._host.clock, row.due_at_ms)
+        return answer
+
+    async def _run_unclaimed(self, claim: JournalClaim, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
+        """Run an effect that is safe to repeat and record it with one insert."""
+        failure: EffectError | None = None
+        outcome: EffectOutcome | None = None
+        try:
+            outcome = await run(EffectContext())
+        except JournalFault:
+            raise
+        except EffectError as error:
+            failure = error
+        if outcome is not None:
+            require_outcome_kind(envelope.command, outcome)
+        self._host.crash_point("before", envelope, "recorded")
+        is_ours = await self._host.store.journal_record(
+            claim,
+            outcome=None if outcome is None else encode_outcome(outcome),
+            error=None if failure is None else encode_error(failure),
+        )
+        self._host.crash_point("after", envelope, "recorded")
+        if not is_ours:
+            # Somebody recorded this key first: theirs is the answer.
+            return await self._prepare_and_run(claim, envelope, run)
+        if outcome is None:
+            assert failure is not None
+            raise failure
+        return outcome
+
+    async def _prepare_and_run(
+        self, claim: JournalClaim, envelope: EffectEnvelope, run: EffectExecutor
+    ) -> EffectOutcome:
+        """The loop of contract 03 §2.6: until the row is ours or holds the answer."""
+        host = self._host
+        while True:
+            host.crash_point("before", envelope, "started")
+            try:
+                prepared = await host.store.journal_prepare(claim)
+            except asyncio.CancelledError:
+                # The write may be under way all the same; writes keep their order, so this one undoes it.
+                await self._release(claim)
+                raise
+            host.crash_point("after", envelope, "started")
+            row = prepared.row
+            match prepared.kind:
+                case "claimed":
+                    attempt = 1 if row is None else row.attempt
+                    context = EffectContext(attempt, prepared.taken_over, prepared.due_at_ms)
+                    return await self._run_claimed(claim, envelope, context, run)
+                case "recorded":
+                    assert row is not None
+                    return await self._answer(row, claim, envelope)
+                case "held":
+                    expires_at_ms = None if row is None else row.lease_expires_at_ms
+                    left_ms = MAX_HELD_WAIT_MS if expires_at_ms is None else expires_at_ms - host.clock.now_ms()
+                    await host.clock.sleep(max(1, min(MAX_HELD_WAIT_MS, left_ms)) / MS_PER_S)
+
+    async def _run_claimed(
+        self, claim: JournalClaim, envelope: EffectEnvelope, context: EffectContext, run: EffectExecutor
+    ) -> EffectOutcome:
+        outcome: EffectOutcome | None = None
+        failure: EffectError | None = None
+        try:
+            outcome = await _Renewal(self._host, claim).keep(run, context)
+            require_outcome_kind(envelope.command, outcome)
+            data = encode_outcome(outcome)
+        except EffectError as error:
+            # A fault or a wrong kind of outcome says nothing about the effect, so it must not stand for it.
+            if isinstance(error, JournalFault) or outcome is not None:
+                await self._release(claim)
+                raise
+            failure = error
+        except BaseException:
+            await self._release(claim)
+            raise
+        if failure is not None:
+            await self._finish(claim, envelope, error=encode_error(failure))
+            raise failure
+        await self._finish(claim, envelope, outcome=data)
+        assert outcome is not None
+        return outcome
+
+    async def _finish(
+        self, claim: JournalClaim, envelope: EffectEnvelope, *, outcome: bytes | None = None, error: bytes | None = None
+    ) -> None:
+        """Record; raises `JournalFault` (`*_effect_replay_lease_lost`) when the row is no longer ours."""
+        host = self._host
+        host.crash_point("before", envelope, "recorded")
+        is_ours = await host.store.journal_finish(
+            claim.scope_key,
+            claim.replay_key,
+            claim.token,
+            outcome=outcome,
+            error=error,
+            now_ms=host.clock.now_ms(),
+            fence=self._fence,
+        )
+        host.crash_point("after", envelope, "recorded")
+        if not is_ours:
+            raise _lease_lost(host, claim)
+
+    async def _release(self, claim: JournalClaim) -> None:
+        """Let a retry start at once instead of after the lease; if even that fails, the lease runs out."""
+        try:
+            await self._host.store.journal_release(claim.scope_key, claim.replay_key, claim.token)
+        except LashError:
+            return
+
+
+def _lease_lost(host: JournalEffectHost, claim: JournalClaim) -> JournalFault:
+    return host.fault("lease_lost", f"the claim on {claim.replay_key} was lost; its outcome is discarded")
+
+
+class _Renewal:
+    """Keeps one claim alive while its effect runs, and cuts the effect off when the claim is lost.
+
+    Nothing is started for an effect that ends within the renew interval: the
+    event loop's timer is armed (about a microsecond) and disarmed again. The
+    effect runs in the caller's task, as `asyncio.timeout` does it.
+    """
+
+    def __init__(self, host: JournalEffectHost, claim: JournalClaim) -> None:
+        self._host = host
+        self._claim = claim
+        self._interval_s = host.timings.renew_interval_ms / MS_PER_S
+        self._renewer: asyncio.Task[None] | None = None
+        self._effect: asyncio.Task[object] | None = None
+        self._is_lost = False
+
+    async def keep(self, run: EffectExecutor, context: EffectContext) -> EffectOutcome:
+        """Run the effect; raises `JournalFault` (`*_effect_replay_lease_lost`) when it was cut off."""
+        self._effect = asyncio.current_task()
+        assert self._effect is not None
+        already_cancelling = self._effect.cancelling()
+        alarm = asyncio.get_running_loop().call_later(self._interval_s, self._start)
+        try:
+            outcome = await run(context)
+        except BaseException as error:
+            await self._stop(alarm)
+            # Our own cancellation becomes the fault; one by somebody else on top of it stays a cancellation.
+            if self._is_lost and self._effect.uncancel() <= already_cancelling:
+                raise _lease_lost(self._host, self._claim) from error
+            raise
+        await self._stop(alarm)
+        if self._is_lost:
+            self._effect.uncancel()
+            raise _lease_lost(self._host, self._claim)
+        return outcome
+
+    async def _stop(self, alarm: asyncio.TimerHandle) -> None:
+        alarm.cancel()
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await asyncio.gather(self._renewer, return_exceptions=True)
+
+    def _start(self) -> None:
+        self._renewer = asyncio.get_running_loop().create_task(self._renew())
+
+    async def _renew(self) -> None:
+        claim, host = self._claim, self._host
+        while True:
+            expires_at_ms = host.clock.now_ms() + host.timings.ttl_ms
+            try:
+                is_ours = await host.store.journal_renew(
+                    claim.scope_key, claim.replay_key, claim.token, expires_at_ms
+                )
+            except LashError:
+                # A busy store is not a lost claim: two missed renewals are survived.
+                is_ours = True
+            if not is_ours:
+                self._is_lost = True
+                assert self._effect is not None
+                self._effect.cancel()
+                return
+            await host.clock.sleep(self._interval_s)

@@ -1,0 +1,400 @@
+"""The whole exception tree of lash on one page (contract 01 §16, 08 §6.2 and §6.4).
+
+Every error a caller can meet is one of these classes. A class carries what a
+script needs without parsing text: a stable `code`, the `exit_status` of the
+`lash` command, whether a retry is safe (`retryable`), whether the effect may
+have happened all the same (`ambiguous`), whether no retry can help
+(`terminal`) and a `hint` naming the next step.
+
+LashError
+├── UsageError              2   usage, session_ambiguous, empty_prompt, stdin_timeout, not_a_tty, …
+├── NotFoundError           3   session_not_found, turn_unknown, …
+│   └── SessionDeleted      3
+├── ConflictError           4   session_exists, source_key_conflict, no_active_turn, revision_conflict
+│   ├── HeadRevisionConflict, RuntimeTurnCommitConflict, PendingTurnInputSourceKeyConflict
+│   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, ReconfigureError
+├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
+├── TurnStoppedError        6   turn_stopped:{…}
+├── TurnCancelledError      7   turn_cancelled
+├── PartialOutcomeError     8   partial_outcome
+├── StoreError              1   store_commit_failed (ambiguous)
+│   ├── StoreUnusable       9   store_corrupt, schema_too_new
+│   ├── StoreLocked         75  store_locked
+│   ├── CorruptNode, MissingCheckpointComponent, RecordSchemaVersion, UnsupportedReadScope
+│   └── QueuedWorkClaimSuperseded, TurnInputClaimSuperseded, Unsettled*Claim
+├── BusyError               75  retry is safe
+│   ├── SessionExecutionBusy, SessionStillInUse
+│   └── ProviderUnavailable, ProviderRateLimited
+├── SessionExecutionLeaseExpired  75  session_execution_lease_lost (ambiguous)
+├── WaitTimeout             124
+├── LashRuntimeError        1   an open set of codes (contract 01 §16)
+├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
+└── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class LashError(Exception):
+    """Root of every error lash raises on purpose.
+
+    `message` is for people and may change; `code` is the contract. `details`
+    must be JSON-able and must never hold a key or a prompt.
+    """
+
+    default_code: ClassVar[str] = "internal"
+    exit_status: int = 1
+    retryable: bool = False
+    ambiguous: bool = False
+    terminal: bool = False
+    default_hint: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.hint = hint if hint is not None else self.default_hint
+        self.details: dict[str, Any] = details or {}
+
+
+class UsageError(LashError):
+    """The command or call was malformed; nothing was done."""
+
+    default_code = "usage"
+    exit_status = 2
+
+
+class NotFoundError(LashError):
+    """The thing named does not exist."""
+
+    default_code = "session_not_found"
+    exit_status = 3
+
+
+class SessionDeleted(NotFoundError):
+    """The session id was deleted; ids are used once (contract 01 §1.4)."""
+
+    default_code = "session_deleted"
+    terminal = True
+    default_hint = "session ids are never reused; open a session under another id"
+
+
+class ConflictError(LashError):
+    """The request contradicts the current state; nothing was changed."""
+
+    default_code = "revision_conflict"
+    exit_status = 4
+
+
+class HeadRevisionConflict(ConflictError):
+    """The head moved since the commit was prepared (contract 01 §9.2 step 4)."""
+
+    default_code = "revision_conflict"
+
+    def __init__(self, expected: int | None, actual: int | None) -> None:
+        super().__init__(
+            f"expected head revision {expected}, found {actual}",
+            details={"expected": expected, "actual": actual},
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class RuntimeTurnCommitConflict(ConflictError):
+    """Another content was already committed under this turn id (contract 01 §9.2 step 2)."""
+
+    default_code = "turn_commit_conflict"
+    terminal = True
+
+
+class PendingTurnInputSourceKeyConflict(ConflictError):
+    """A source key was reused with a different submission (contract 02 §1.3)."""
+
+    default_code = "source_key_conflict"
+    default_hint = "use a new key for changed text, or resend the original text unchanged"
+
+
+class StoreSessionMismatch(ConflictError):
+    """The loaded state belongs to another session (contract 01 §2.1)."""
+
+    default_code = "store_session_mismatch"
+    terminal = True
+
+
+class SessionBindingMismatch(ConflictError):
+    """A store bound to one session was asked about another (contract 01 §9)."""
+
+    default_code = "session_binding_mismatch"
+    terminal = True
+
+
+class SessionClosed(ConflictError):
+    """The handle, or the session itself, is closed."""
+
+    default_code = "session_closed"
+    default_hint = "reopen it with: lash resume SESSION"
+
+
+class ReconfigureError(ConflictError):
+    """A tool-surface edit was refused (contract 05 §2.2): Validation, UnknownSource or GenerationMismatch."""
+
+    default_code = "tool_state_invalid"
+
+
+class GenerationMismatch(ReconfigureError):
+    """The tool surface changed since it was exported."""
+
+    default_code = "tool_state_generation_mismatch"
+    retryable = True
+
+
+class ConfigError(LashError):
+    """Configuration, credentials or permissions are not usable."""
+
+    default_code = "config_invalid"
+    exit_status = 5
+    terminal = True
+
+
+class TurnStoppedError(LashError):
+    """A turn ran, was committed, and stopped short of an answer."""
+
+    default_code = "turn_stopped:runtime_error"
+    exit_status = 6
+
+
+class TurnCancelledError(LashError):
+    """A turn was cancelled by a recorded request and committed as cancelled."""
+
+    default_code = "turn_cancelled"
+    exit_status = 7
+
+
+class PartialOutcomeError(LashError):
+    """A bulk operation was applied to some of its targets."""
+
+    default_code = "partial_outcome"
+    exit_status = 8
+
+
+class StoreError(LashError):
+    """The store failed; if a commit was under way its outcome is unknown."""
+
+    default_code = "store_commit_failed"
+    ambiguous = True
+    default_hint = "look before retrying: lash show SESSION"
+
+
+class StoreUnusable(StoreError):
+    """The database cannot be used at all: corrupt, foreign or newer than this program."""
+
+    default_code = "store_corrupt"
+    exit_status = 9
+    ambiguous = False
+    terminal = True
+    default_hint = "inspect it with: lash doctor"
+
+
+class StoreLocked(StoreError):
+    """Another connection held the write lock beyond the busy timeout; nothing was written."""
+
+    default_code = "store_locked"
+    exit_status = 75
+    retryable = True
+    ambiguous = False
+    default_hint = "another process is writing; try again"
+
+
+class StoreReadOnly(ConfigError):
+    """The database or its directory cannot be written."""
+
+    default_code = "permissions_unsafe"
+
+
+class CorruptNode(StoreUnusable):
+    """A stored node does not decode; it is never skipped silently (contract 01 §14)."""
+
+
+class MissingCheckpointComponent(StoreUnusable):
+    """A checkpoint names a blob that is absent (contract 01 §14)."""
+
+
+class RecordSchemaVersion(StoreUnusable):
+    """A stored record has a missing, invalid or unsupported schema version (contract 01 §14)."""
+
+    default_code = "schema_too_new"
+
+
+class UnsupportedReadScope(StoreError):
+    """The store cannot load the requested scope."""
+
+    ambiguous = False
+
+
+class QueuedWorkClaimSuperseded(StoreError):
+    """The claim no longer owns its batches; the commit changed nothing (contract 02 §5)."""
+
+    default_code = "queued_work_claim_superseded"
+    ambiguous = False
+
+
+class TurnInputClaimSuperseded(StoreError):
+    """The claim no longer owns its inputs; the commit changed nothing (contract 02 §5)."""
+
+    default_code = "turn_input_claim_superseded"
+    ambiguous = False
+
+
+class UnsettledQueuedWorkClaim(StoreError):
+    """A commit omits a batch claim its turn was built from: an engine bug (contract 01 §9.2)."""
+
+    default_code = "unsettled_queued_work_claim"
+    ambiguous = False
+
+
+class UnsettledTurnInputClaim(StoreError):
+    """A commit omits an input claim its turn was built from: an engine bug (contract 01 §9.2)."""
+
+    default_code = "unsettled_turn_input_claim"
+    ambiguous = False
+
+
+class TurnCancelWon(StoreError):
+    """A cancel request reached the gate before completion; the commit changed nothing.
+
+    `details["evidence"]` is the request that won. The turn must be committed
+    as cancelled with that evidence (contract 01 §6.6).
+    """
+
+    default_code = "turn_cancel_won"
+    ambiguous = False
+
+
+class BusyError(LashError):
+    """Nothing was written; the same call may succeed later."""
+
+    default_code = "session_execution_busy"
+    exit_status = 75
+    retryable = True
+
+
+class SessionExecutionBusy(BusyError):
+    """Another owner holds the session's lane (contract 01 §5.4 step 2). `details["holder"]` names it."""
+
+    default_code = "session_execution_busy"
+    default_hint = "wait for it with --if-busy wait=30s, or stop it with: lash cancel SESSION"
+
+
+class SessionStillInUse(BusyError):
+    """Another handle or a running turn shares the runtime; the session stays usable (contract 01 §4.2)."""
+
+    default_code = "session_still_in_use"
+    default_hint = "finish or cancel the running turn first: lash cancel SESSION --wait"
+
+
+class ProviderUnavailable(BusyError):
+    """The model provider could not be reached or is overloaded."""
+
+    default_code = "provider_unavailable"
+
+
+class ProviderRateLimited(BusyError):
+    """The model provider asked us to slow down."""
+
+    default_code = "provider_rate_limited"
+
+
+class SessionExecutionLeaseExpired(LashError):
+    """The fence is dead: the store refused the write, or the lane was lost (contract 01 §13)."""
+
+    default_code = "session_execution_lease_lost"
+    exit_status = 75
+    ambiguous = True
+    default_hint = "look before retrying: lash show SESSION"
+
+
+class WaitTimeout(LashError):
+    """A time limit given by the caller passed."""
+
+    default_code = "wait_timeout"
+    exit_status = 124
+
+
+class LashRuntimeError(LashError):
+    """A runtime fault with an open set of codes (contract 01 §16, RuntimeErrorCode)."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, details=details)
+
+
+class EffectError(LashError):
+    """An effect could not be executed, replayed or recorded (contract 03 §2.2, §2.4, §2.6)."""
+
+    default_code = "runtime_effect_failed"
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.retryable = retryable
+
+
+class JournalFault(EffectError):
+    """The journal itself failed (lease lost, store gone). Never recorded as an outcome (design D5)."""
+
+
+class LlmTransportError(LashError):
+    """One model attempt failed (contract 06 §1). The retry ladder turns it into an attempt record.
+
+    `kind` is one of transport, timeout, http, stream, auth, validation, quota,
+    unsupported, unknown. `retry_after_ms` is what the provider asked for.
+    `partial` is whatever was assembled before the failure (an `LlmResponse`),
+    kept as evidence and never shown as an answer.
+    """
+
+    default_code = "llm_provider"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: str,
+        code: str | None = None,
+        status: int | None = None,
+        retryable: bool = False,
+        retry_after_ms: int | None = None,
+        terminal_reason: str = "provider_error",
+        protocol_position: str = "no_response",
+        partial: Any = None,
+        raw: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code or kind)
+        self.kind = kind
+        self.status = status
+        self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
+        self.terminal_reason = terminal_reason
+        self.protocol_position = protocol_position
+        self.partial = partial
+        self.raw = raw

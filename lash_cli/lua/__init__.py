@@ -1,0 +1,1 @@
+"""Lua execution sessions in a child process (contract 07, design D14)."""

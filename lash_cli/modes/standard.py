@@ -1,0 +1,111 @@
+"""The standard protocol: the native tool loop (contract 06 §10).
+
+Each iteration calls the model once. Calls in the answer are run as one batch,
+answered in one message and followed by an after-work checkpoint; an answer
+without calls opens the before-completion checkpoint and ends the turn unless
+something came in. Failures of tools are fed back to the model; only a tool
+control ends the turn. Pure: all memory is the transcript itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lash_cli.core.content import Message, Role, ToolResultPart
+from lash_cli.core.llm import LlmResponse
+from lash_cli.core.machine import (
+    Append,
+    CheckpointKind,
+    ExecCompleted,
+    Finish,
+    ProtocolAction,
+    StartCheckpoint,
+    StartLlm,
+    StartTools,
+    TurnView,
+)
+from lash_cli.core.machine_rules import LLM_ISSUE, control_outcome, substantial_parts, tool_results_message
+from lash_cli.core.outcome import AssistantMessage, Finished, Stopped, TurnIssue, TurnOutcome
+from lash_cli.core.tools import ToolCallRecord
+from lash_cli.errors import LashRuntimeError
+
+EMPTY_RESPONSE = "empty_response"
+
+
+class StandardProtocol:
+    """The driver of the standard mode. Stateless: one instance serves every turn.
+
+    `has_grace` grants the model one iteration without tools at the turn limit;
+    without it the turn stops there (the default).
+    """
+
+    def __init__(self, *, has_grace: bool = False) -> None:
+        self._has_grace = has_grace
+
+    @property
+    def has_grace(self) -> bool:
+        """Whether the model may conclude once more at the turn limit."""
+        return self._has_grace
+
+    def prepare(self, turn: TurnView) -> Sequence[ProtocolAction]:
+        """Nothing to set up."""
+        return ()
+
+    def begin_iteration(self, turn: TurnView) -> Sequence[ProtocolAction]:
+        """Call the model, with tools unless this is the grace iteration."""
+        return (StartLlm(tools_allowed=not turn.is_grace),)
+
+    def model_answered(self, turn: TurnView, response: LlmResponse) -> Sequence[ProtocolAction]:
+        """Keep the answer as one message in wire order; run its calls, or complete."""
+        parts = substantial_parts(response.parts)
+        if not parts:
+            return _empty_answer(turn)
+        answer = Append((Message("", Role.ASSISTANT, parts),))
+        if response.tool_calls:
+            return (answer, StartTools(response.tool_calls))
+        return (answer, _completion(response.full_text))
+
+    def tools_answered(
+        self, turn: TurnView, records: tuple[ToolCallRecord, ...], projections: tuple[str, ...]
+    ) -> Sequence[ProtocolAction]:
+        """Feed all results back as one message; the first effective control ends the turn."""
+        results = Append((tool_results_message(records, projections),))
+        outcome = control_outcome(records)
+        if outcome is None:
+            return (results, StartCheckpoint(CheckpointKind.AFTER_WORK))
+        return (results, Finish(outcome, _control_issues(outcome)))
+
+    def exec_answered(self, turn: TurnView, completed: ExecCompleted) -> Sequence[ProtocolAction]:
+        """Raises `LashRuntimeError` (`protocol_without_code`): this protocol never starts a program."""
+        raise LashRuntimeError("protocol_without_code", "the standard protocol runs no programs")
+
+
+def _completion(text: str) -> StartCheckpoint:
+    return StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, on_empty=Finish(Finished(AssistantMessage(text))))
+
+
+def _empty_answer(turn: TurnView) -> Sequence[ProtocolAction]:
+    """An empty answer right after tool results means "nothing to add"; anywhere else the provider failed.
+
+    No empty message is appended: wires refuse them in the next request.
+    """
+    last = turn.messages[-1] if turn.messages else None
+    if last is not None and any(isinstance(part, ToolResultPart) for part in last.parts):
+        return (_completion(""),)
+    issue = TurnIssue(
+        LLM_ISSUE,
+        "the model answered with neither text nor a tool call",
+        code=EMPTY_RESPONSE,
+        terminal_reason="provider_error",
+        retryable=False,
+    )
+    return (Finish(Stopped("provider_error"), (issue,)),)
+
+
+def _control_issues(outcome: TurnOutcome) -> tuple[TurnIssue, ...]:
+    match outcome:
+        case Stopped(reason="tool_error", value=value, tool_name=tool_name):
+            text = value.get("message", "") if isinstance(value, dict) else str(value)
+            code = value.get("code") if isinstance(value, dict) else None
+            return (TurnIssue("tool", f"{tool_name}: {text}", code=code, retryable=False),)
+    return ()

@@ -1,0 +1,137 @@
+"""Where the files of lash live (contract 08 §6.7, §6.8).
+
+`LASH_HOME` or `--home` collapses every location into one directory; otherwise
+each kind of file goes where the system keeps it. Nothing is created here except
+by `ensure_private_directory`, and what that creates only its owner can enter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+
+from lash_cli.errors import StoreReadOnly
+
+PRIVATE_DIRECTORY_MODE = 0o700
+PRIVATE_FILE_MODE = 0o600
+
+
+class Paths:
+    """Absolute locations. Files need not exist."""
+
+    def __init__(self, *, config_dir: str, data_dir: str, state_dir: str, runtime_dir: str, home: str | None) -> None:
+        self.home = home  # None when the system's own places are used
+        self.config_dir = config_dir
+        self.data_dir = data_dir
+        self.state_dir = state_dir
+        self.runtime_dir = runtime_dir
+        self.config_file = os.path.join(config_dir, "config.toml")
+        self.keys_file = os.path.join(config_dir, "keys.toml")
+        self.database = os.path.join(data_dir, "lash.db")
+        self.log_file = os.path.join(state_dir, "lash.log")
+
+    def rows(self) -> dict[str, str | None]:
+        """Every location by name, for `config path` and `doctor`."""
+        return {
+            "home": self.home,
+            "config_file": self.config_file,
+            "keys_file": self.keys_file,
+            "database": self.database,
+            "data_dir": self.data_dir,
+            "state_dir": self.state_dir,
+            "log_file": self.log_file,
+            "runtime_dir": self.runtime_dir,
+        }
+
+
+def resolve_paths(
+    environment: Mapping[str, str],
+    *,
+    home: str | None = None,
+    database: str | None = None,
+    log_file: str | None = None,
+) -> Paths:
+    """The paths of this invocation: options first, then `LASH_HOME`, `LASH_DB`, `LASH_CONFIG`, `LASH_LOG_FILE`."""
+    root = home or environment.get("LASH_HOME") or None
+    if root is not None:
+        root = os.path.abspath(os.path.expanduser(root))
+        runtime = os.path.join(root, "run")
+        paths = Paths(config_dir=root, data_dir=root, state_dir=root, runtime_dir=runtime, home=root)
+    else:
+        paths = _system_paths(environment)
+    chosen_database = database or environment.get("LASH_DB")
+    if chosen_database:
+        paths.database = os.path.abspath(os.path.expanduser(chosen_database))
+    if environment.get("LASH_CONFIG"):
+        paths.config_file = os.path.abspath(os.path.expanduser(environment["LASH_CONFIG"]))
+    chosen_log = log_file or environment.get("LASH_LOG_FILE")
+    if chosen_log:
+        paths.log_file = os.path.abspath(os.path.expanduser(chosen_log))
+    return paths
+
+
+def _system_paths(environment: Mapping[str, str]) -> Paths:
+    import platformdirs  # costs more than everything else here, and LASH_HOME does without it
+
+    state_dir = platformdirs.user_state_dir("lash")
+    # Without a runtime directory of the system's own, a shared place such as /tmp is no substitute.
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    return Paths(
+        config_dir=platformdirs.user_config_dir("lash"),
+        data_dir=platformdirs.user_data_dir("lash"),
+        state_dir=state_dir,
+        runtime_dir=os.path.join(runtime, "lash") if runtime else os.path.join(state_dir, "run"),
+        home=None,
+    )
+
+
+def ensure_private_directory(path: str) -> None:
+    """Create `path` with mode 0700 if it is missing; an existing directory is left as it is.
+
+    Raises `StoreReadOnly` (`permissions_unsafe`) when it cannot be created or is not a directory.
+    """
+    try:
+        os.makedirs(path, mode=PRIVATE_DIRECTORY_MODE, exist_ok=True)
+    except OSError as error:
+        raise unusable_path(path, error, "create the directory") from error
+
+
+def unusable_path(path: str, error: OSError, action: str) -> StoreReadOnly:
+    """The error for a location that cannot be used for `action`."""
+    reason = error.strerror or errno.errorcode.get(error.errno or 0, "unknown reason")
+    return StoreReadOnly(
+        f"cannot {action} {path}: {reason}",
+        hint="choose a writable place with --home DIR or LASH_HOME, or see: lash doctor",
+        details={"path": path},
+    )
+
+
+def shared_bits(path: str) -> int:
+    """The permission bits of `path` that others than its owner hold; 0 when it is private or absent."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return 0
+    return stat.S_IMODE(mode) & 0o077
+
+
+def write_private_file(path: str, data: bytes) -> None:
+    """Replace `path` atomically by `data` with mode 0600; readers see the old or the new content, never a part.
+
+    Raises `StoreReadOnly` when the directory cannot be written.
+    """
+    ensure_private_directory(os.path.dirname(path))
+    temporary = f"{path}.{os.getpid()}.new"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise unusable_path(path, error, "write") from error

@@ -1,0 +1,167 @@
+"""From configuration to a callable model (contract 06 §3.1, design D13).
+
+What is known about each kind of provider is data in `KINDS`. Settings are
+checked here, before anything is sent, and the key they carry never shows up in
+their `repr`. Wires are imported only when one of their providers is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from lash_cli.core.codec import Record, from_builtins
+from lash_cli.core.protocols import Clock, ModelCaller
+from lash_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lash_cli.core.content import Stored
+    from lash_cli.providers.http import HttpTransport
+
+
+class ProviderKind(Record):
+    """What a kind of provider needs; `keyed_base_url` is the address that refuses calls without a key."""
+
+    default_base_url: str | None = None
+    keyed_base_url: str | None = None
+    key_variable: str | None = None
+    default_options: dict[str, Any] = {}
+    keyed_options: dict[str, Any] = {}
+
+
+KINDS: dict[str, ProviderKind] = {
+    "openai_chat": ProviderKind(
+        default_base_url="https://api.openai.com/v1",
+        keyed_base_url="https://api.openai.com/v1",
+        key_variable="OPENAI_API_KEY",
+        keyed_options={"output_cap_field": "max_completion_tokens"},
+    ),
+    "loopback": ProviderKind(default_options={"base_delay_ms": 100, "max_delay_ms": 1_000}),
+}
+
+
+class ProviderSettings(Record):
+    """One configured provider, its key already resolved."""
+
+    name: str
+    kind: str
+    base_url: str | None = None
+    key: str | None = None
+    options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        shown = "None" if self.key is None else "'[redacted]'"
+        return f"ProviderSettings(name={self.name!r}, kind={self.kind!r}, base_url={self.base_url!r}, key={shown})"
+
+
+class ProviderOptions(Record):
+    """What `options` of a provider may hold; times as named. Unset ones take the defaults of contract 06 §3.2."""
+
+    max_attempts: int = 4
+    base_delay_ms: int = 2_000
+    max_delay_ms: int = 10_000
+    jitter: float = 0.0
+    retry_after_cap_ms: int = 60_000
+    throttle_wait_budget_ms: int = 90_000
+    retry_after_output: Literal["reset", "refuse"] = "reset"
+    request_timeout_seconds: float | None = 300.0
+    chunk_timeout_seconds: float = 120.0
+    connect_timeout_seconds: float = 10.0
+    expose_thinking: bool = False
+    output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    headers: dict[str, str] = {}
+
+
+def build_caller(
+    settings: ProviderSettings,
+    *,
+    clock: Clock,
+    ids_bits: Callable[[int], int],
+    transport: HttpTransport | None = None,
+    attachment_bytes: Callable[[Stored], bytes] | None = None,
+) -> ModelCaller:
+    """The provider of `settings` behind its retry ladder. Opens nothing.
+
+    `transport` replaces the network. `attachment_bytes` reads a stored
+    attachment for a provider that takes bytes. Raises `ConfigError`
+    (`config_invalid`, `invalid_provider_endpoint` or `key_missing`).
+    """
+    from lash_cli.providers.retry import RetryingCaller, RetryPolicy
+
+    kind = KINDS.get(settings.kind)
+    if kind is None:
+        valid = ", ".join(sorted(KINDS))
+        raise ConfigError(f"provider {settings.name!r} has the unknown kind {settings.kind!r}; valid kinds: {valid}")
+    options = _options(settings, kind)
+    try:
+        policy = RetryPolicy(
+            max_attempts=options.max_attempts,
+            base_delay_ms=options.base_delay_ms,
+            max_delay_ms=options.max_delay_ms,
+            jitter=options.jitter,
+            retry_after_cap_ms=options.retry_after_cap_ms,
+            throttle_wait_budget_ms=options.throttle_wait_budget_ms,
+            retry_after_output=options.retry_after_output,
+        )
+    except ValueError as error:
+        raise ConfigError(f"provider {settings.name!r}: {error}") from error
+    if settings.kind == "loopback":
+        from lash_cli.providers.loopback import Loopback
+
+        return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy)
+
+    from lash_cli.providers.http import Httpx2Transport, Timeouts
+    from lash_cli.providers.openai_chat import OpenAiChat
+
+    timeouts = Timeouts(
+        request=options.request_timeout_seconds,
+        chunk=options.chunk_timeout_seconds,
+        connect=options.connect_timeout_seconds,
+    )
+    provider = OpenAiChat(
+        _base_url(settings, kind),
+        settings.key,
+        transport or Httpx2Transport(timeouts),
+        clock=clock,
+        timeouts=timeouts,
+        headers=options.headers,
+        expose_thinking=options.expose_thinking,
+        output_cap_field=options.output_cap_field,
+        attachment_bytes=attachment_bytes,
+    )
+    return RetryingCaller(provider, settings.name, clock, ids_bits, policy, secrets=provider.secrets)
+
+
+def _base_url(settings: ProviderSettings, kind: ProviderKind) -> str:
+    """The address to use; raises `ConfigError` when that address needs a key and there is none."""
+    base_url = settings.base_url or kind.default_base_url or ""
+    if _is_keyed(settings, kind) and not settings.key:
+        raise ConfigError(
+            f"provider {settings.name!r} needs an API key for {base_url}",
+            code="key_missing",
+            hint=f"set {kind.key_variable}, or give the provider a base_url of a server that needs no key",
+        )
+    return base_url
+
+
+def _is_keyed(settings: ProviderSettings, kind: ProviderKind) -> bool:
+    if kind.keyed_base_url is None:
+        return False
+    from urllib.parse import urlsplit
+
+    try:
+        given = urlsplit(settings.base_url or kind.default_base_url or "")
+    except ValueError:
+        return False
+    return given.hostname == urlsplit(kind.keyed_base_url).hostname
+
+
+def _options(settings: ProviderSettings, kind: ProviderKind) -> ProviderOptions:
+    known = kind.default_options | (kind.keyed_options if _is_keyed(settings, kind) else {})
+    try:
+        options: ProviderOptions = from_builtins(known | settings.options, ProviderOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"provider {settings.name!r} has bad options: {error}") from error
+    return options

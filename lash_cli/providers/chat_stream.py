@@ -1,0 +1,264 @@
+"""Answers of the Chat Completions wire (contract 06 §9.2, §5): from chunks to a proved response.
+
+`ChatAssembler` takes the JSON chunks of one answer in wire order and knows
+nothing of bytes or sockets. An answer is complete only once a non-empty
+`finish_reason` was seen; without it there is a partial response, kept as
+evidence, whose tool calls are never run. A whole answer is one large chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from lash_cli.core.codec import encode
+from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
+from lash_cli.core.llm import (
+    ExecutionEvidence,
+    LlmPart,
+    LlmResponse,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+    TextDelta,
+    UsageReported,
+)
+from lash_cli.core.usage import TokenUsage
+
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
+_TERMINAL_REASONS = {
+    "stop": TerminalReason.STOP,
+    "tool_calls": TerminalReason.TOOL_USE,
+    "function_call": TerminalReason.TOOL_USE,
+    "length": TerminalReason.OUTPUT_LIMIT,
+    "max_tokens": TerminalReason.OUTPUT_LIMIT,
+    "content_filter": TerminalReason.CONTENT_FILTER,
+    "safety": TerminalReason.CONTENT_FILTER,
+}
+
+
+def synthetic_call_id(request_id: str, position: int) -> str:
+    """An id for a call the model left unnamed: stable over attempts, distinct between the calls of a session."""
+    return f"call_{position}_{hashlib.sha256(request_id.encode()).hexdigest()[:8]}"
+
+
+class _Run:
+    """Adjacent text or reasoning."""
+
+    def __init__(self, is_reasoning: bool) -> None:
+        self.is_reasoning = is_reasoning
+        self.pieces: list[str] = []
+        self.replay: ReasoningReplay | None = None
+
+
+class _Call:
+    """A tool call growing by deltas."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+
+class ChatAssembler:
+    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+
+    def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
+        self._request_id = request_id
+        self._route = route
+        self._provider_request_id = provider_request_id
+        self._pieces: list[_Run | _Call] = []
+        self._calls: dict[int, _Call] = {}
+        self._refusal: list[str] = []
+        self._usage = TokenUsage()
+        self._reasoning_tokens: int | None = None
+        self._served_model: str | None = None
+        self._response_id: str | None = None
+        self.finish_reason = ""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the provider said that the answer is complete."""
+        return bool(self.finish_reason)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text, no reasoning and no call."""
+        return not self._pieces and not self._refusal
+
+    def feed(self, chunk: dict[str, Any]) -> list[StreamEvent]:
+        """Take one chunk (or a whole answer) and return what it shows."""
+        self._served_model = _text(chunk.get("model")) or self._served_model
+        self._response_id = _text(chunk.get("id")) or self._response_id
+        events = self._take_usage(chunk.get("usage"))
+        choices = chunk.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
+                events += self._take_choice(choice)
+        return events
+
+    def response(self) -> LlmResponse:
+        """The complete answer; call it only when `is_proved`."""
+        parts = self._parts()
+        refusal = "".join(self._refusal)
+        reason = _TERMINAL_REASONS.get(self.finish_reason, TerminalReason.PROVIDER_ERROR)
+        has_calls = any(isinstance(part, ToolCallPart) for part in parts)
+        if reason in (TerminalReason.STOP, TerminalReason.TOOL_USE):
+            reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
+        diagnostic = None
+        if refusal:
+            reason, diagnostic = TerminalReason.CONTENT_FILTER, f"the model refused: {refusal}"
+        elif reason is TerminalReason.PROVIDER_ERROR:
+            diagnostic = f"the provider ended the answer with finish_reason {self.finish_reason!r}"
+        return LlmResponse(parts, self._usage, reason, diagnostic, self._evidence())
+
+    def partial(self) -> LlmResponse:
+        """What arrived of an answer that was not proved; evidence only."""
+        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+
+    def _take_choice(self, choice: dict[str, Any]) -> list[StreamEvent]:
+        events = self._take_usage(choice.get("usage"))
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            delta = choice.get("message")
+        if isinstance(delta, dict):
+            events += self._take_delta(delta)
+        self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+        return events
+
+    def _take_delta(self, delta: dict[str, Any]) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        reasoning = next((text for name in _REASONING_FIELDS if (text := _text(delta.get(name)))), "")
+        if reasoning:
+            self._run(is_reasoning=True).pieces.append(reasoning)
+            events.append(ReasoningDelta(reasoning))
+        self._take_reasoning_details(delta.get("reasoning_details"))
+        text = _content_text(delta.get("content"))
+        if text:
+            self._run(is_reasoning=False).pieces.append(text)
+            events.append(TextDelta(text))
+        refusal = _text(delta.get("refusal"))
+        if refusal:
+            self._refusal.append(refusal)
+        calls = delta.get("tool_calls")
+        for call in calls if isinstance(calls, list) else ():
+            if isinstance(call, dict):
+                self._take_call(call)
+        return events
+
+    def _take_reasoning_details(self, details: Any) -> None:
+        for detail in details if isinstance(details, list) else ():
+            if isinstance(detail, dict) and detail.get("type") == "reasoning.encrypted" and _text(detail.get("data")):
+                self._run(is_reasoning=True).replay = ReasoningReplay(
+                    provider=self._route, item_id=_text(detail.get("id")) or None, encrypted_content=detail["data"]
+                )
+
+    def _take_call(self, delta: dict[str, Any]) -> None:
+        raw = delta.get("function")
+        function: dict[str, Any] = raw if isinstance(raw, dict) else {}
+        identity, name = _text(delta.get("id")), _text(function.get("name"))
+        call = self._slot(delta.get("index"), identity, name)
+        call.id = call.id or identity
+        call.name = call.name or name
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):
+            call.arguments.append(arguments)
+        elif isinstance(arguments, dict):
+            call.arguments.append(encode(arguments).decode())
+
+    def _slot(self, index: Any, identity: str, name: str) -> _Call:
+        """The call a delta belongs to.
+
+        Without an index it is the call of that id, else a new one when it
+        brings another id, else the last one. Some endpoints number every call
+        0: a delta with another id and a name of its own opens a new call.
+        """
+        if not isinstance(index, int):
+            same = next((key for key, call in self._calls.items() if identity and call.id == identity), None)
+            index = max(self._calls, default=0) if same is None else same
+        known = self._calls.get(index)
+        if known is not None and identity and name and known.id and known.id != identity:
+            index, known = max(self._calls) + 1, None
+        if known is None:
+            known = self._calls[index] = _Call()
+            self._pieces.append(known)
+        return known
+
+    def _run(self, *, is_reasoning: bool) -> _Run:
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, _Run) and last.is_reasoning == is_reasoning:
+            return last
+        run = _Run(is_reasoning)
+        self._pieces.append(run)
+        return run
+
+    def _take_usage(self, usage: Any) -> list[StreamEvent]:
+        if not isinstance(usage, dict):
+            return []
+        reported, reasoning = normalized_usage(usage)
+        self._usage = self._usage.merged_with(reported)
+        self._reasoning_tokens = reasoning if reasoning is not None else self._reasoning_tokens
+        return [UsageReported(self._usage)]
+
+    def _parts(self) -> tuple[LlmPart, ...]:
+        parts: list[LlmPart] = []
+        used: set[str] = set()
+        for piece in self._pieces:
+            if isinstance(piece, _Run):
+                text = "".join(piece.pieces)
+                parts.append(ReasoningPart(text, piece.replay) if piece.is_reasoning else ProsePart(text))
+                continue
+            identity = piece.id
+            if not identity or identity in used:
+                identity = synthetic_call_id(self._request_id, len(used))
+            used.add(identity)
+            parts.append(ToolCallPart(identity, piece.name, "".join(piece.arguments) or "{}"))
+        return tuple(parts)
+
+    def _evidence(self) -> ExecutionEvidence:
+        return ExecutionEvidence(
+            served_model=self._served_model,
+            provider_response_id=self._response_id,
+            provider_request_id=self._provider_request_id,
+            reasoning_output_tokens=self._reasoning_tokens,
+            provider_finish_reason=self.finish_reason or None,
+        )
+
+
+def normalized_usage(usage: dict[str, Any]) -> tuple[TokenUsage, int | None]:
+    """Disjoint token buckets of a usage object, and the reasoning tokens if it reports them (contract 06 §1)."""
+    prompt_details = _first_object(usage, "prompt_tokens_details", "input_tokens_details")
+    output_details = _first_object(usage, "completion_tokens_details", "output_tokens_details")
+    read = (
+        _count(prompt_details, "cached_tokens")
+        or _count(usage, "cached_tokens")
+        or _count(usage, "prompt_cache_hit_tokens")
+        or 0
+    )
+    write = _count(prompt_details, "cache_write_tokens") or _count(usage, "cache_write_tokens") or 0
+    prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") or 0
+    output = _count(usage, "completion_tokens") or _count(usage, "output_tokens") or 0
+    reasoning = _count(usage, "reasoning_tokens")
+    if reasoning is None:
+        reasoning = _count(output_details, "reasoning_tokens")
+    return TokenUsage(max(0, prompt - read - write), output, read, write, reasoning or 0), reasoning
+
+
+def _first_object(holder: dict[str, Any], *names: str) -> dict[str, Any]:
+    return next((value for name in names if isinstance(value := holder.get(name), dict)), {})
+
+
+def _count(holder: dict[str, Any], name: str) -> int | None:
+    value = holder.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _content_text(content: Any) -> str:
+    """Text of `content`, which some endpoints send as a list of blocks."""
+    if isinstance(content, list):
+        return "".join(_text(block.get("text")) for block in content if isinstance(block, dict))
+    return _text(content)

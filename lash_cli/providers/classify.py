@@ -1,0 +1,314 @@
+"""What a provider failure means (contract 06 §3.3): pure functions from evidence to a verdict.
+
+Structured codes beat text markers, and both beat the status. A verdict is a
+`NormalizedError`: redacted of secrets and cut to 1 024 characters, so it can be
+stored and shown as it is. Unknown failures count as retryable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lash_cli.core.llm import LlmResponse, NormalizedError, TerminalReason
+from lash_cli.errors import LlmTransportError
+
+MAX_ERROR_CHARS = 1024
+MIN_SECRET_CHARS = 4
+_REDACTED = "[redacted]"
+_BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?|api[-_]key[=:])\s*[^\s\"',;]+")
+_KEY_SHAPED = re.compile(r"\b(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}")
+
+
+class _Verdict(NamedTuple):
+    kind: str
+    retryable: bool
+    terminal_reason: TerminalReason = TerminalReason.PROVIDER_ERROR
+
+
+_CONTEXT = _Verdict("validation", False, TerminalReason.CONTEXT_OVERFLOW)
+_FILTER = _Verdict("validation", False, TerminalReason.CONTENT_FILTER)
+_HARD_QUOTA = _Verdict("quota", False)
+_THROTTLED = _Verdict("quota", True)
+_AUTH = _Verdict("auth", False)
+_UNSUPPORTED = _Verdict("unsupported", False)
+_INVALID = _Verdict("validation", False)
+_TRANSIENT = _Verdict("http", True)
+_REFUSED = _Verdict("http", False)
+
+_BY_CODE: dict[str, _Verdict] = {
+    "context_length_exceeded": _CONTEXT,
+    "exceed_context_size_error": _CONTEXT,
+    "model_context_window_exceeded": _CONTEXT,
+    "insufficient_quota": _HARD_QUOTA,
+    "usage_limit_reached": _HARD_QUOTA,
+    "usage_not_included": _HARD_QUOTA,
+    "billing_hard_limit_reached": _HARD_QUOTA,
+    "billing_not_active": _HARD_QUOTA,
+    "rate_limit_exceeded": _THROTTLED,
+    "rate_limit_error": _THROTTLED,
+    "content_filter": _FILTER,
+    "content_policy_violation": _FILTER,
+    "model_not_found": _UNSUPPORTED,
+    "invalid_api_key": _AUTH,
+    "authentication_error": _AUTH,
+    "permission_error": _AUTH,
+    "server_error": _TRANSIENT,
+    "internal_server_error": _TRANSIENT,
+    "overloaded_error": _TRANSIENT,
+    "api_error": _TRANSIENT,
+}
+
+_RATE_WORDS = ("rate limit", "rate_limit", "too many requests", "per minute", "per day", "tpm", "rpm")
+_MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
+    (
+        (
+            "context_length_exceeded",
+            "maximum context length",
+            "context window",
+            "context size",
+            "context length",
+            "prompt is too long",
+            "input is too long",
+            "reduce the length of the messages",
+        ),
+        "context_length_exceeded",
+        _CONTEXT,
+    ),
+    (
+        (
+            "insufficient_quota",
+            "usage_limit_reached",
+            "usage_not_included",
+            "credit balance",
+            "insufficient credits",
+            "insufficient balance",
+            "exceeded your current quota",
+        ),
+        "insufficient_quota",
+        _HARD_QUOTA,
+    ),
+    (
+        ("content_filter", "content management policy", "content policy", "safety system"),
+        "content_filter",
+        _FILTER,
+    ),
+)
+_MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|does not exist)", re.IGNORECASE)
+
+
+def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """`text` without any of `secrets` and without anything shaped like a credential."""
+    for secret in secrets:
+        if len(secret) >= MIN_SECRET_CHARS:
+            text = text.replace(secret, _REDACTED)
+    text = _BEARER.sub(lambda match: f"{match[1]} {_REDACTED}", text)
+    return _KEY_SHAPED.sub(_REDACTED, text)
+
+
+def presentable(text: str, secrets: tuple[str, ...] = ()) -> str:
+    """`text` redacted first and cut second, so that no half of a secret survives."""
+    clean = redact(text, secrets)
+    return clean if len(clean) <= MAX_ERROR_CHARS else clean[: MAX_ERROR_CHARS - 1] + "…"
+
+
+def classify_http(
+    status: int, headers: Mapping[str, str], body: str, *, now_ms: int, secrets: tuple[str, ...] = ()
+) -> NormalizedError:
+    """The verdict on an answer whose status is not 200. Header names are lower case."""
+    document = _json_or_none(body)
+    message, codes = _message_and_codes(document)
+    hint = retry_after_ms(headers, document, now_ms=now_ms)
+    is_page = body.lstrip().startswith("<")
+    verdict, code = _judge(codes, "" if is_page else message or body, status, hint)
+    if not message:
+        message = _describe_body(body, headers)
+    if 300 <= status < 400:
+        message = f"the endpoint redirects to {headers.get('location', 'elsewhere')}; set base_url to the final address"
+    return NormalizedError(
+        kind=verdict.kind,
+        message=presentable(f"HTTP {status}: {message}", secrets),
+        code=code if code is None else presentable(code, secrets),
+        status=status,
+        retryable=verdict.retryable,
+        terminal_reason=verdict.terminal_reason,
+        retry_after_ms=hint if verdict.retryable else None,
+    )
+
+
+def classify_error_object(error: Any, *, secrets: tuple[str, ...] = ()) -> NormalizedError:
+    """The verdict on an error object inside a successful answer or a stream event."""
+    document = {"error": error}
+    message, codes = _message_and_codes(document)
+    status = _embedded_status(error)
+    hint = retry_after_ms({}, document, now_ms=0)
+    verdict, code = _judge(codes, message, status, hint)
+    return NormalizedError(
+        kind=verdict.kind,
+        message=presentable(f"the provider reported: {message or 'an error without a message'}", secrets),
+        code=code if code is None else presentable(code, secrets),
+        status=status,
+        retryable=verdict.retryable,
+        terminal_reason=verdict.terminal_reason,
+        retry_after_ms=hint if verdict.retryable else None,
+    )
+
+
+def retry_after_ms(headers: Mapping[str, str], document: Any, *, now_ms: int) -> int | None:
+    """What the provider asked us to wait, from `retry-after-ms`, `retry-after` (seconds or a date) or `retryDelay`."""
+    exact = headers.get("retry-after-ms", "").strip()
+    if re.fullmatch(r"\d{1,12}(\.\d+)?", exact):
+        return int(float(exact))
+    text = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        return int(float(text) * 1000)
+    if text:
+        return _milliseconds_until(text, now_ms)
+    return _retry_delay(document)
+
+
+def to_exception(
+    error: NormalizedError,
+    *,
+    protocol_position: str = "response_observed",
+    partial: LlmResponse | None = None,
+    raw: str | None = None,
+) -> LlmTransportError:
+    """The exception a provider raises for a verdict."""
+    return LlmTransportError(
+        error.message,
+        kind=error.kind,
+        code=error.code,
+        status=error.status,
+        retryable=error.retryable,
+        retry_after_ms=error.retry_after_ms,
+        terminal_reason=error.terminal_reason.value,
+        protocol_position=protocol_position,
+        partial=partial,
+        raw=raw,
+    )
+
+
+def from_exception(error: LlmTransportError, secrets: tuple[str, ...] = ()) -> NormalizedError:
+    """The verdict an exception carries, redacted and cut once more: the last gate before anything is recorded."""
+    return NormalizedError(
+        kind=error.kind,
+        message=presentable(error.message, secrets),
+        code=presentable(error.code, secrets),
+        status=error.status,
+        retryable=error.retryable,
+        terminal_reason=TerminalReason(error.terminal_reason),
+        retry_after_ms=error.retry_after_ms,
+    )
+
+
+def _judge(codes: tuple[str, ...], text: str, status: int | None, hint: int | None) -> tuple[_Verdict, str | None]:
+    first = codes[0] if codes else None
+    for code in codes:
+        if code in _BY_CODE:
+            return _BY_CODE[code], code
+    lowered = text.lower()
+    is_about_rate = any(word in lowered for word in _RATE_WORDS)
+    for markers, code, verdict in _MARKERS:
+        if not any(marker in lowered for marker in markers):
+            continue
+        if verdict is _CONTEXT and is_about_rate:
+            continue
+        if verdict is _HARD_QUOTA and hint is not None:
+            continue  # a quota that comes back at a stated time is a throttle
+        return verdict, code
+    if status in (None, 400, 404) and _MODEL_MISSING.search(text):
+        return _UNSUPPORTED, first or "model_not_found"
+    if status is None:
+        return (_THROTTLED if is_about_rate else _Verdict("unknown", True)), first
+    return _by_status(status), first
+
+
+def _by_status(status: int) -> _Verdict:
+    if status in (408, 409, 425) or status >= 500:
+        return _TRANSIENT
+    if status == 429:
+        return _THROTTLED
+    if status == 402:
+        return _HARD_QUOTA
+    if status in (401, 403):
+        return _AUTH
+    if status in (400, 413, 422):
+        return _INVALID
+    return _REFUSED
+
+
+def _json_or_none(body: str) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
+
+
+def _message_and_codes(document: Any) -> tuple[str, tuple[str, ...]]:
+    """The human text and the structured codes of an error document, whatever its nesting."""
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, dict):
+        return "", ()
+    error = document.get("error", document)
+    if isinstance(error, str):
+        return error, ()
+    if not isinstance(error, dict):
+        return "", ()
+    text = next((error[name] for name in ("message", "detail", "msg") if isinstance(error.get(name), str)), "")
+    codes = tuple(error[name] for name in ("code", "type", "status") if isinstance(error.get(name), str))
+    return text, codes
+
+
+def _embedded_status(error: Any) -> int | None:
+    if isinstance(error, dict):
+        for name in ("status", "code", "status_code"):
+            value = error.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+                return value
+    return None
+
+
+def _describe_body(body: str, headers: Mapping[str, str]) -> str:
+    """One line about a body that is not an error document."""
+    text = " ".join(body.split())
+    if not text:
+        return "the answer has no body"
+    if text.startswith("<"):
+        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE)
+        return f"the endpoint answered with an HTML page{f' titled {title[1].strip()!r}' if title else ''}"
+    return text[:300]
+
+
+def _milliseconds_until(text: str, now_ms: int) -> int | None:
+    from datetime import UTC
+    from email.utils import parsedate_to_datetime
+
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0, int(moment.timestamp() * 1000) - now_ms)
+
+
+def _retry_delay(document: Any) -> int | None:
+    """`retryDelay` of the error object or of one of its details; a number is milliseconds."""
+    if isinstance(document, list) and document:
+        document = document[0]
+    error = document.get("error", document) if isinstance(document, dict) else None
+    if not isinstance(error, dict):
+        return None
+    details = error.get("details")
+    for place in (error, *(details if isinstance(details, list) else ())):
+        value = place.get("retryDelay") if isinstance(place, dict) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:
+            return int(value)
+        if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(ms|s)", value.strip())):
+            return int(float(match[1]) * (1 if match[2] == "ms" else 1000))
+    return None

@@ -1,0 +1,177 @@
+"""The byte-level seam between a wire and the network (contract 06 §11, design D12).
+
+A wire builds an `HttpRequest` and reads an `HttpResponse`; tests put a scripted
+transport in between. `Httpx2Transport` is the only place that knows the HTTP
+library. It follows no redirects, never retries, and turns every failure of the
+library into an `LlmTransportError`, so nothing above it catches foreign errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lash_cli.core.codec import Record
+from lash_cli.errors import LlmTransportError
+
+if TYPE_CHECKING:
+    import httpx2
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+
+class Timeouts(Record):
+    """Seconds a model call may take (contract 06 §3.2); `request=None` disables the total."""
+
+    request: float | None = 300.0
+    chunk: float = 120.0
+    connect: float = CONNECT_TIMEOUT_SECONDS
+
+    @property
+    def response_start(self) -> float:
+        """How long to wait for the status line: the shorter of the two limits."""
+        return self.chunk if self.request is None else min(self.request, self.chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request, complete: the body is bytes so that it can be compared and replayed."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """An answer whose body is still on the wire. Header names are lower case. Always `aclose` it."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+    aclose: Callable[[], Awaitable[None]]
+
+
+class HttpTransport(Protocol):
+    """Sends one request."""
+
+    async def send(self, request: HttpRequest, *, start_timeout: float | None) -> HttpResponse:
+        """Send and wait up to `start_timeout` seconds for the status and headers.
+
+        Raises `LlmTransportError` of kind transport, timeout or validation.
+        Iterating the body raises the same.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections."""
+        ...
+
+
+class Httpx2Transport:
+    """The network through httpx2: HTTP/1.1, proxies from the environment, one client per event loop."""
+
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._client: httpx2.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def send(self, request: HttpRequest, *, start_timeout: float | None) -> HttpResponse:
+        """See `HttpTransport.send`."""
+        client = self._client_of_this_loop()
+        try:
+            async with _library_faults("no_response"), asyncio.timeout(start_timeout):
+                outgoing = client.build_request(
+                    request.method, request.url, headers=dict(request.headers), content=request.body
+                )
+                response = await client.send(outgoing, stream=True)
+        except TimeoutError as error:
+            raise LlmTransportError(
+                f"the provider did not answer within {start_timeout} s",
+                kind="timeout",
+                code="response_start_timeout",
+                retryable=True,
+            ) from error
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        body = _body(response)
+
+        async def aclose() -> None:
+            await body.aclose()
+            await response.aclose()
+
+        return HttpResponse(response.status_code, headers, body, aclose)
+
+    async def aclose(self) -> None:
+        """Close the client; the next `send` makes a new one."""
+        client, loop = self._client, self._loop
+        self._client = self._loop = None
+        if client is not None and loop is asyncio.get_running_loop():
+            await client.aclose()
+
+    def _client_of_this_loop(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            timeouts = self._timeouts
+            self._loop = loop
+            self._client = httpx2.AsyncClient(
+                http2=False,
+                follow_redirects=False,
+                trust_env=True,
+                timeout=httpx2.Timeout(
+                    connect=timeouts.connect, read=timeouts.chunk, write=timeouts.chunk, pool=timeouts.connect
+                ),
+            )
+        return self._client
+
+
+async def _body(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    async with _library_faults("response_observed"):
+        async for chunk in response.aiter_bytes():
+            yield chunk
+
+
+@asynccontextmanager
+async def _library_faults(position: str) -> AsyncIterator[None]:
+    """Turn what the HTTP library raises into `LlmTransportError`; everything else passes."""
+    import httpx2
+
+    try:
+        yield
+    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError) as error:
+        raise LlmTransportError(
+            f"the request cannot be sent: {error}",
+            kind="validation",
+            code="invalid_request",
+            protocol_position=position,
+        ) from error
+    except httpx2.TimeoutException as error:
+        raise LlmTransportError(
+            _timeout_text(error), kind="timeout", code=_snake(error), retryable=True, protocol_position=position
+        ) from error
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
+        raise LlmTransportError(
+            f"the connection to the provider failed: {error or type(error).__name__}",
+            kind="transport",
+            code=_snake(error),
+            retryable=True,
+            protocol_position=position,
+        ) from error
+
+
+def _timeout_text(error: Exception) -> str:
+    return {
+        "ConnectTimeout": "connecting to the provider took too long",
+        "ReadTimeout": "the provider sent nothing for too long",
+        "WriteTimeout": "the provider stopped reading the request",
+    }.get(type(error).__name__, "the provider took too long")
+
+
+def _snake(error: Exception) -> str:
+    """`ReadTimeout` as `read_timeout`: a code that does not depend on the library's wording."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in type(error).__name__).lstrip("_")

@@ -1,0 +1,1 @@
+"""JSON lines over standard input and output."""

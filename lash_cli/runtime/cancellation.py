@@ -1,0 +1,108 @@
+"""Stopping a turn: the token it watches and why it was tripped (contract 01 §6.6, 02 §7).
+
+A tripped token is not yet a cancellation: only evidence that won the gate is.
+A token tripped because the lane was lost says so, and the fenced commit
+arbitrates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import StrEnum
+
+from lash_cli.core.outcome import TurnCancellationEvidence
+
+
+class CancelCause(StrEnum):
+    """Why a token was tripped."""
+
+    LOCAL = "local"
+    REQUESTED = "requested"
+    LEASE_LOST = "lease_lost"
+
+
+class CancelToken:
+    """A one-way flag with its first cause. Not thread-safe: trip it on the loop that waits on it."""
+
+    __slots__ = ("_event", "cause", "evidence", "origin", "reason")
+
+    def __init__(self) -> None:
+        self._event: asyncio.Event | None = None
+        self.cause: CancelCause | None = None
+        self.evidence: TurnCancellationEvidence | None = None
+        self.origin: str | None = None
+        self.reason: str | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the token was tripped."""
+        return self.cause is not None
+
+    @property
+    def is_cancellation(self) -> bool:
+        """Whether somebody asked for the stop, as opposed to the lane having been lost."""
+        return self.cause in (CancelCause.LOCAL, CancelCause.REQUESTED)
+
+    def trip(
+        self,
+        cause: CancelCause,
+        *,
+        evidence: TurnCancellationEvidence | None = None,
+        origin: str | None = None,
+        reason: str | None = None,
+    ) -> bool:
+        """Trip the token; False when it was tripped before, and the first cause stands.
+
+        Losing the lane overrides an earlier local cancel that was never sealed:
+        without the lane nothing can be committed either way.
+        """
+        if self.cause is not None:
+            return False
+        self.cause, self.evidence, self.origin, self.reason = cause, evidence, origin, reason
+        if self._event is not None:
+            self._event.set()
+        return True
+
+    async def wait(self) -> None:
+        """Return once the token is tripped."""
+        if self.cause is not None:
+            return
+        if self._event is None:
+            self._event = asyncio.Event()
+        await self._event.wait()
+
+    def forget_request(self) -> None:
+        """Arm the token again after a request that was addressed to another turn of the same call."""
+        if self.cause is CancelCause.REQUESTED:
+            self.cause = self.evidence = self.origin = self.reason = None
+            self._event = None
+
+    def evidence_for(self, turn_id: str) -> TurnCancellationEvidence:
+        """The evidence a cancelled commit carries: the request's own, or an internal one for a local cancel."""
+        if self.evidence is not None:
+            return self.evidence
+        return TurnCancellationEvidence(f"internal:{turn_id}", self.origin, self.reason)
+
+
+class TurnCancelRegistry:
+    """The tokens of turns started through one opened session and its clones."""
+
+    def __init__(self) -> None:
+        self._tokens: set[CancelToken] = set()
+
+    def register(self, token: CancelToken) -> None:
+        """Count a turn as running."""
+        self._tokens.add(token)
+
+    def unregister(self, token: CancelToken) -> None:
+        """Stop counting it."""
+        self._tokens.discard(token)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def cancel_all(self, *, origin: str | None = None, reason: str | None = None) -> int:
+        """Trip every registered token; returns how many turns were running. The first origin wins."""
+        for token in self._tokens:
+            token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
+        return len(self._tokens)

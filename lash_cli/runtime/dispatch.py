@@ -1,0 +1,339 @@
+"""Running the calls of one model answer (contract 05 §3, design §3 step 4).
+
+All calls of a batch start together and are answered in source order; every
+call gets exactly one started and one completed event and one result, whatever
+happens to it. One attempt is one journal entry: a recorded attempt is read,
+never run again, and an attempt that a crash cut off is run again only when the
+tool's policy says that is safe. A failure is a value; only journal faults and
+the loss of the lane end the turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
+from lash_cli.core.codec import encode
+from lash_cli.core.content import AttachmentSource, Inline, ToolCallPart
+from lash_cli.core.effect import (
+    EffectEnvelope,
+    EffectInvocation,
+    EffectOutcome,
+    SleepCommand,
+    SleepOutcome,
+    ToolAttemptCommand,
+    ToolAttemptOutcome,
+    TurnScope,
+    child_replay_key,
+    turn_replay_key,
+)
+from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectContext, ScopedEffects
+from lash_cli.core.tools import (
+    FailureClass,
+    NeverRetry,
+    RetryHint,
+    ToolCall,
+    ToolCallOutput,
+    ToolCallRecord,
+    ToolFailed,
+    ToolSuccess,
+    cancelled,
+    failure,
+    interrupted,
+)
+from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.registry import ResolvedTool, ToolRegistry
+from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
+
+_log = logging.getLogger("lash.dispatch")
+
+CANCEL_GRACE_S = 0.05
+ABANDON_AFTER_S = 3.0
+
+Emit = Callable[[TurnEvent, str], Awaitable[None]]
+StoreAttachment = Callable[[Inline], Awaitable[AttachmentSource]]
+
+
+class ToolDispatcher:
+    """Runs batches for one turn."""
+
+    def __init__(
+        self,
+        *,
+        registry: ToolRegistry,
+        approval: ApprovalPolicy | None,
+        effects: ScopedEffects,
+        clock: Clock,
+        scope: TurnScope,
+        turn_index: int,
+        cancel: CancelToken,
+        emit: Emit,
+        store_attachment: StoreAttachment | None,
+    ) -> None:
+        self._registry = registry
+        self._approval = approval
+        self._effects = effects
+        self._clock = clock
+        self._scope = scope
+        self._turn_index = turn_index
+        self._cancel = cancel
+        self._emit = emit
+        self._store_attachment = store_attachment
+        self._progress: set[asyncio.Task[None]] = set()
+
+    async def run_batch(
+        self, calls: tuple[ToolCallPart, ...], *, iteration: int, effect_id: int
+    ) -> tuple[ToolCallRecord, ...]:
+        """Run a batch and return one record per call, in source order.
+
+        Raises `JournalFault`, `SessionExecutionLeaseExpired` and replay
+        divergences; everything a tool does wrong is a failed record.
+        """
+        parent = turn_replay_key(self._scope, self._turn_index, iteration, "tool_batch", effect_id)
+        work: list[asyncio.Task[ToolCallRecord]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                previous: asyncio.Task[ToolCallRecord] | None = None
+                last_of_group: dict[str, asyncio.Task[ToolCallRecord]] = {}
+                for index, call in enumerate(calls):
+                    resolved = self._registry.resolve(call.tool_name)
+                    exclusive = resolved.manifest.exclusive_group if resolved is not None else None
+                    after = previous if not self._effects.supports_concurrent_effects else None
+                    if exclusive is not None:
+                        after = last_of_group.get(exclusive, after)
+                    key = child_replay_key(parent, f"child:{index}:{call.tool_call_id}")
+                    task = group.create_task(self._run_call(call, resolved, key, after))
+                    work.append(task)
+                    previous = task
+                    if exclusive is not None:
+                        last_of_group[exclusive] = task
+        except BaseExceptionGroup as failures:
+            raise _first_error(failures) from failures
+        return tuple(task.result() for task in work)
+
+    async def _run_call(
+        self,
+        part: ToolCallPart,
+        resolved: ResolvedTool | None,
+        key: str,
+        after: asyncio.Task[ToolCallRecord] | None,
+    ) -> ToolCallRecord:
+        if after is not None:
+            await asyncio.wait({after})
+        row = f"tool:{part.tool_call_id}"
+        args = _shown_arguments(part)
+        await self._emit(ToolCallStarted(part.tool_call_id, part.tool_name, args), row)
+        output, duration_ms = await self._answer(part, resolved, key)
+        record = ToolCallRecord(part.tool_call_id, part.tool_name, args, output, duration_ms)
+        await self._emit(ToolCallCompleted(part.tool_call_id, part.tool_name, args, output, duration_ms), row)
+        return record
+
+    async def _answer(self, part: ToolCallPart, resolved: ResolvedTool | None, key: str) -> tuple[ToolCallOutput, int]:
+        if self._cancel.is_cancellation:
+            return cancelled(), 0
+        if resolved is None:
+            text = f"There is no tool named {part.tool_name!r}."
+            return failure(FailureClass.UNAVAILABLE, "tool_unavailable", text, source="runtime"), 0
+        try:
+            schema = resolved.contract().input_schema
+        except KeyError:
+            text = f"The contract of {part.tool_name} is not available."
+            return failure(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, source="runtime"), 0
+        try:
+            args = parse_arguments(part.input_json, schema)
+        except (ArgumentsInvalid, SchemaRefused) as error:
+            text = f"Invalid arguments for {part.tool_name}: {error.message}"
+            return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, source="runtime"), 0
+        call = ToolCall(part.tool_call_id, resolved.manifest.id, part.tool_name, args)
+        return await self._attempts(call, resolved, key)
+
+    async def _attempts(self, call: ToolCall, resolved: ResolvedTool, key: str) -> tuple[ToolCallOutput, int]:
+        policy = resolved.manifest.retry_policy
+        most = 1 if isinstance(policy, NeverRetry) else policy.max_attempts
+        total_ms = 0
+        attempt = 1
+        while True:
+            output, duration_ms = await self._attempt(call, resolved, key, attempt, most)
+            total_ms += duration_ms
+            outcome = output.outcome
+            if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
+                return output, total_ms
+            if isinstance(policy, NeverRetry) or attempt >= most:
+                return _exhausted(output, outcome, attempt), total_ms
+            delay = outcome.failure.retry.after_ms
+            if delay is None:
+                delay = policy.base_delay_ms * 2 ** (attempt - 1)
+            if policy.max_delay_ms > 0:
+                delay = min(delay, policy.max_delay_ms)
+            if not await self._back_off(key, call.call_id, attempt, delay):
+                return cancelled(), total_ms
+            attempt += 1
+
+    async def _attempt(
+        self, call: ToolCall, resolved: ResolvedTool, key: str, attempt: int, most: int
+    ) -> tuple[ToolCallOutput, int]:
+        replay_key = child_replay_key(key, f"attempt:{attempt}")
+        envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most))
+        refusal = None
+        if self._approval is not None and not await self._effects.is_known(replay_key):
+            # A refusal is recorded like any result, so that a re-drive tells the model the same story.
+            refusal = await self._approval.decide(resolved.manifest, call)
+
+        async def run(context: EffectContext) -> EffectOutcome:
+            if refusal is not None:
+                denied = failure(FailureClass.PERMISSION_DENIED, "tool_denied", refusal, source="policy")
+                return ToolAttemptOutcome(denied)
+            if context.taken_over and isinstance(resolved.manifest.retry_policy, NeverRetry):
+                return ToolAttemptOutcome(interrupted(call.tool_name))
+            started = self._clock.monotonic()
+            output = await self._execute(call, resolved, attempt, most)
+            output = await self._with_stored_attachments(output)
+            return ToolAttemptOutcome(output, round((self._clock.monotonic() - started) * 1000))
+
+        outcome = await self._effects.execute(envelope, run)
+        if not isinstance(outcome, ToolAttemptOutcome):
+            raise EffectError("runtime_effect_wrong_outcome", "a tool attempt recorded another kind of outcome")
+        return outcome.output, outcome.duration_ms
+
+    async def _execute(self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int) -> ToolCallOutput:
+        """One attempt under cancellation and time limit. Never raises for what the tool does."""
+        context = SimpleToolContext(
+            session_id=self._scope.session_id,
+            turn_id=self._scope.turn_id,
+            call_id=call.call_id,
+            cancel=self._cancel,
+            tool_id=call.tool_id,
+            attempt=attempt,
+            max_attempts=most,
+            on_progress=lambda text: self._show_progress(call.call_id, text),
+        )
+        task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(_guarded(resolved, call, context))
+        watcher = asyncio.ensure_future(self._cancel.wait())
+        limit_ms = resolved.manifest.timeout_ms
+        try:
+            done, _ = await asyncio.wait(
+                {task, watcher},
+                timeout=None if limit_ms is None else limit_ms / 1000,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if task in done:
+                return task.result()
+            if watcher in done:
+                await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
+                if self._cancel.cause is CancelCause.LEASE_LOST:
+                    raise SessionExecutionLeaseExpired(f"the lane of session {self._scope.session_id} was lost")
+                return task.result() if task.done() else cancelled()
+            text = f"{call.tool_name} did not finish within {limit_ms} ms."
+            return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime")
+        finally:
+            watcher.cancel()
+            await _end(task, call.tool_name)
+
+    async def _back_off(self, key: str, call_id: str, attempt: int, delay_ms: int) -> bool:
+        """Sleep before the next attempt, as an effect of its own; False when the turn was cancelled meanwhile."""
+        replay_key = child_replay_key(key, f"attempt:{attempt}:sleep")
+        envelope = self._envelope(replay_key, f"{call_id}:sleep:{attempt}", SleepCommand(delay_ms))
+
+        async def run(context: EffectContext) -> EffectOutcome:
+            due = context.due_at_ms if context.due_at_ms is not None else self._clock.now_ms() + delay_ms
+            sleep = asyncio.ensure_future(self._clock.sleep(max(0, due - self._clock.now_ms()) / 1000))
+            watcher = asyncio.ensure_future(self._cancel.wait())
+            try:
+                await asyncio.wait({sleep, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sleep.cancel()
+                watcher.cancel()
+            return SleepOutcome()
+
+        await self._effects.execute(envelope, run)
+        return not self._cancel.is_set
+
+    def _envelope(self, replay_key: str, effect_id: str, command: ToolAttemptCommand | SleepCommand) -> EffectEnvelope:
+        return EffectEnvelope(EffectInvocation(self._scope, effect_id, replay_key), command)
+
+    async def _with_stored_attachments(self, output: ToolCallOutput) -> ToolCallOutput:
+        """Replace attachment bytes by references: only references reach the journal and the graph."""
+        outcome = output.outcome
+        if not isinstance(outcome, ToolSuccess) or not outcome.attachments:
+            return output
+        stored: list[AttachmentSource] = []
+        for source in outcome.attachments:
+            if not isinstance(source, Inline):
+                stored.append(source)
+            elif self._store_attachment is None:
+                text = "This session keeps no attachments."
+                return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
+            else:
+                try:
+                    stored.append(await self._store_attachment(source))
+                except LashError as error:
+                    text = f"The attachment could not be stored: {error.message}"
+                    return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
+        return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)
+
+    def _show_progress(self, call_id: str, text: str) -> None:
+        async def show() -> None:
+            await self._emit(ToolProgress(call_id, text), f"tool:{call_id}")
+
+        task = asyncio.ensure_future(show())
+        self._progress.add(task)
+        task.add_done_callback(self._progress.discard)
+
+
+async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:
+    """The containment point of tools: an exception, or a result that is not JSON, becomes a failed output."""
+    try:
+        output = await resolved.provider.execute(call, context)
+        encode(output)
+        return output
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
+    except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
+        _log.exception("tool %s raised", call.tool_name)
+        return _panicked(call.tool_name, type(error).__name__, str(error))
+
+
+def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:
+    message = f"{tool_name} crashed: {kind}: {text}" if text else f"{tool_name} crashed: {kind}"
+    return failure(FailureClass.INTERNAL, "tool_panicked", message)
+
+
+async def _end(task: asyncio.Task[ToolCallOutput], tool_name: str) -> None:
+    """Make sure a tool's task does not outlive its attempt."""
+    if task.done():
+        return
+    task.cancel()
+    _, left = await asyncio.wait({task}, timeout=ABANDON_AFTER_S)
+    if left:
+        _log.error("tool %s ignored its cancellation and was abandoned", tool_name)
+
+
+def _exhausted(output: ToolCallOutput, outcome: ToolFailed, attempts: int) -> ToolCallOutput:
+    """The last failed attempt says that its retries are used up, if there were any."""
+    if attempts == 1:
+        return output
+    spent = msgspec.structs.replace(outcome.failure, retry=RetryHint("exhausted", attempts=attempts))
+    return ToolCallOutput(ToolFailed(spent), output.control)
+
+
+def _shown_arguments(part: ToolCallPart) -> object:
+    """The arguments as JSON where they parse, else the text the model sent."""
+    try:
+        return msgspec.json.decode(part.input_json) if part.input_json.strip() else {}
+    except (msgspec.DecodeError, RecursionError):
+        return part.input_json
+
+
+def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    for error in failures.exceptions:
+        return _first_error(error) if isinstance(error, BaseExceptionGroup) else error
+    return failures

@@ -1,0 +1,81 @@
+"""What every turn of a core shares: its store, effect host, providers, clock and policies.
+
+`LashCore` builds one; the runtime only reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from lash_cli.core.lease import LeaseTimings
+from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
+from lash_cli.errors import LashRuntimeError
+from lash_cli.store.base import RuntimePersistence
+
+CrashPoint = Callable[[str], None]
+
+
+class ProviderResolver(Protocol):
+    """Finds the model caller behind a provider id."""
+
+    @property
+    def default_id(self) -> str:
+        """The provider a new session records."""
+        ...
+
+    def resolve(self, provider_id: str) -> ModelCaller:
+        """The caller; raises `ConfigError` (`provider_unconfigured`, `key_missing`) or `LashRuntimeError`
+        (`llm_provider`) when the recorded provider is not the one wired."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release every caller."""
+        ...
+
+
+class SingleProvider:
+    """A resolver over one caller: any other id is a provider mismatch (contract 01 §2.4)."""
+
+    def __init__(self, caller: ModelCaller) -> None:
+        self._caller = caller
+
+    @property
+    def default_id(self) -> str:
+        """The caller's own id."""
+        return self._caller.provider_id
+
+    def resolve(self, provider_id: str) -> ModelCaller:
+        """The caller, if it is the one the session recorded."""
+        if provider_id != self._caller.provider_id:
+            raise LashRuntimeError(
+                "llm_provider",
+                f"the session was recorded with provider {provider_id!r}, but {self._caller.provider_id!r} is wired",
+                hint="choose the provider again with configure(), or wire the recorded one",
+                details={"recorded": provider_id, "wired": self._caller.provider_id},
+            )
+        return self._caller
+
+    async def aclose(self) -> None:
+        """Release the caller."""
+        await self._caller.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeHost:
+    """The shared wiring. `store` None means sessions live in memory only."""
+
+    store: RuntimePersistence | None
+    effects: EffectHost
+    providers: ProviderResolver
+    clock: Clock
+    ids: Ids
+    timings: LeaseTimings
+    approval: ApprovalPolicy | None = None
+    crash_point: CrashPoint | None = None
+
+    def reach(self, point: str) -> None:
+        """Tell a fault-injecting test where the turn is; nothing otherwise."""
+        if self.crash_point is not None:
+            self.crash_point(point)

@@ -1,0 +1,200 @@
+"""The lane: taking the session lease, keeping it, and noticing its loss (contract 01 §5.4, §13; design §3 step 2).
+
+Taking the lane is one store transaction that also makes the turn's text safe.
+A guard renews the lease while the turn runs. Only a verdict of the store, or
+local time past the expiry, counts as loss; any other renewal error is retried,
+because the 3:1 ratio of ttl and renewal exists to survive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseTimings, LocalProcess, SessionExecutionLease
+from lash_cli.core.protocols import Clock, Ids
+from lash_cli.errors import LashError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.runtime.session import ResidentSession
+from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, LaneStore
+from lash_cli.system import is_definitely_dead
+
+_log = logging.getLogger("lash.lane")
+
+BUSY_POLL_FIRST_S = 0.025
+BUSY_POLL_MAX_S = 0.25
+RENEW_RETRY_S = 0.5
+
+
+def busy_error(session_id: str, busy: LaneBusy) -> SessionExecutionBusy:
+    """The error that names who holds the lane and until when."""
+    holder = {
+        "owner_id": busy.holder.owner_id,
+        "label": busy.holder.label,
+        "turn_id": busy.turn_id,
+        "fencing_token": busy.fencing_token,
+        "expires_at_ms": busy.expires_at_ms,
+        "pid": None,
+        "host_id": None,
+    }
+    who = busy.holder.owner_id
+    if isinstance(busy.holder.liveness, LocalProcess):
+        holder["pid"] = busy.holder.liveness.pid
+        holder["host_id"] = busy.holder.liveness.host_id
+        who = f"pid {busy.holder.liveness.pid}"
+    label = f" ({busy.holder.label})" if busy.holder.label else ""
+    return SessionExecutionBusy(
+        f"session {session_id} is held by {who}{label}", details={"session": session_id, "holder": holder}
+    )
+
+
+async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneGranted:
+    """Open the lane, taking it over at once from a holder on this host that is provably dead.
+
+    Waits up to `busy_wait_ms` for a live holder to finish. Raises
+    `SessionExecutionBusy`, having written nothing.
+    """
+    deadline = clock.monotonic() + busy_wait_ms / 1000
+    delay = BUSY_POLL_FIRST_S
+    while True:
+        outcome = await store.open_lane(request)
+        if isinstance(outcome, LaneGranted):
+            return outcome
+        liveness = outcome.holder.liveness
+        is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
+        if is_new_holder and isinstance(liveness, LocalProcess) and is_definitely_dead(liveness):
+            request = msgspec.structs.replace(request, dead_holder_fencing_token=outcome.fencing_token)
+            continue
+        remaining = deadline - clock.monotonic()
+        if remaining <= 0:
+            raise busy_error(request.session_id, outcome)
+        await clock.sleep(min(delay, remaining))
+        delay = min(delay * 2, BUSY_POLL_MAX_S)
+        request = msgspec.structs.replace(request, now_ms=clock.now_ms())
+
+
+class LaneGuard:
+    """Holds one granted lease. Create it inside the running loop, `start` it, and `stop` it before the handle goes."""
+
+    def __init__(
+        self,
+        store: LaneStore,
+        clock: Clock,
+        timings: LeaseTimings,
+        lease: SessionExecutionLease,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._timings = timings
+        self._on_lost = on_lost
+        self._expires_at = clock.monotonic() + timings.ttl_ms / 1000
+        self._handle: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.lease = lease
+        self.fence: LeaseFence = lease.fence()
+        self.is_lost = False
+        self.is_released = False
+
+    def start(self) -> None:
+        """Schedule renewals. A turn shorter than one interval never pays for a task."""
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(self._timings.renew_interval_ms / 1000, self._begin_renewing)
+
+    def _begin_renewing(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._renew_until_lost())
+
+    async def _renew_until_lost(self) -> None:
+        while not self.is_lost:
+            wait = self._timings.renew_interval_ms / 1000
+            try:
+                self.lease = await self._store.renew_lease(
+                    self.fence, ttl_ms=self._timings.ttl_ms, now_ms=self._clock.now_ms()
+                )
+                self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
+            except SessionExecutionLeaseExpired:
+                self._lose()
+                return
+            except LashError as error:
+                _log.warning("lease renewal failed, will retry: %s", error)
+                if self._clock.monotonic() >= self._expires_at:
+                    self._lose()
+                    return
+                wait = min(RENEW_RETRY_S, wait)
+            await asyncio.sleep(wait)
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        self._on_lost()
+
+    def check(self) -> None:
+        """Raise `SessionExecutionLeaseExpired` when the lane is known to be lost."""
+        if self.is_lost:
+            raise SessionExecutionLeaseExpired(
+                f"the lane of session {self.fence.session_id} was lost", details={"session": self.fence.session_id}
+            )
+
+    async def stop(self) -> None:
+        """End renewals; the lease itself stays as it is."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def release(self) -> None:
+        """Give the lane back unless a commit did so already or it was lost."""
+        await self.stop()
+        if not self.is_released and not self.is_lost:
+            self.is_released = True
+            await self._store.release_lease(self.fence)
+
+
+def owner_label(owner: LeaseOwnerIdentity) -> str:
+    """How people read an owner."""
+    if isinstance(owner.liveness, LocalProcess):
+        return f"pid {owner.liveness.pid}" + (f" ({owner.label})" if owner.label else "")
+    return owner.label or owner.owner_id
+
+
+@contextlib.asynccontextmanager
+async def borrowed_lane(
+    store: LaneStore,
+    clock: Clock,
+    ids: Ids,
+    timings: LeaseTimings,
+    owner: LeaseOwnerIdentity,
+    session: ResidentSession,
+) -> AsyncIterator[LeaseFence]:
+    """A lane for one commit outside a turn: claim, refresh, commit with release (contract 01 §13).
+
+    Raises `SessionExecutionBusy` while another owner holds it. The commit is
+    expected to release the lease; whatever happens, it is not left held.
+    """
+    token = ids.token()
+    claimed = await store.try_claim_lease(
+        session.session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=token
+    )
+    if isinstance(claimed, LaneBusy):
+        liveness = claimed.holder.liveness
+        if isinstance(liveness, LocalProcess) and is_definitely_dead(liveness):
+            claimed = await store.reclaim_lease(
+                session.session_id,
+                owner,
+                observed_fencing_token=claimed.fencing_token,
+                ttl_ms=timings.ttl_ms,
+                now_ms=clock.now_ms(),
+                token=token,
+            )
+    if isinstance(claimed, LaneBusy):
+        raise busy_error(session.session_id, claimed)
+    fence = claimed.fence()
+    try:
+        yield fence
+    finally:
+        await store.release_lease(fence)

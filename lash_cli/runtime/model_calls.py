@@ -1,0 +1,141 @@
+"""One model call of a turn: the request, its envelope, and what is shown while it streams (contract 06 §1, 04 §7).
+
+The envelope names the committed prefix and hashes only this turn's messages,
+so its cost does not grow with the transcript (design D21). Live text is
+correlated per attempt, so a retried attempt is retracted exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    ModelAttemptReset,
+    ReasoningShown,
+    RetryWait,
+    TurnEvent,
+)
+from lash_cli.core.codec import canonical_hash
+from lash_cli.core.content import Message
+from lash_cli.core.effect import LlmCallCommand
+from lash_cli.core.llm import (
+    AttemptReset,
+    LlmRequest,
+    LlmScope,
+    LlmToolSpec,
+    ReasoningDelta,
+    RetryStatus,
+    StreamEvent,
+    TextDelta,
+    ToolChoice,
+    UsageReported,
+)
+from lash_cli.core.policy import SessionPolicy, render_prompt
+from lash_cli.runtime.session import ResidentSession
+
+_DIGEST_CHARS = 32
+
+Emit = Callable[[TurnEvent, str], Awaitable[None]]
+
+
+class ModelEnvironment:
+    """What every call of a turn shares: system prompt, tool specs and their digest.
+
+    Rebuilt only when the tool generation moved, so a plain turn hashes a few
+    hundred bytes.
+    """
+
+    def __init__(self, session: ResidentSession, policy: SessionPolicy) -> None:
+        self._session = session
+        self._policy = policy
+        self._generation: int | None = None
+        self.system = ""
+        self.tools: tuple[LlmToolSpec, ...] = ()
+        self.shape = ""
+
+    def sync(self) -> None:
+        """Bring tools and prompt up to date with the registry."""
+        registry = self._session.registry
+        if registry.generation == self._generation:
+            return
+        specs = []
+        for manifest in registry.members():
+            resolved = registry.resolve(manifest.name)
+            if resolved is not None and manifest.activation == "always":
+                specs.append(LlmToolSpec(manifest.name, manifest.description, resolved.contract().input_schema))
+        self.tools = tuple(specs)
+        self.system = render_prompt((self._session.core_policy.prompt, self._policy.prompt))
+        model = self._policy.model
+        shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
+        self.shape = canonical_hash(shape)[:_DIGEST_CHARS]
+        self._generation = registry.generation
+
+
+class ModelCall:
+    """The request and envelope of one call, and the sink that turns its stream into activities."""
+
+    def __init__(
+        self,
+        session: ResidentSession,
+        policy: SessionPolicy,
+        environment: ModelEnvironment,
+        *,
+        turn_id: str,
+        iteration: int,
+        tail: tuple[Message, ...],
+        tools_allowed: bool,
+        emit: Emit,
+    ) -> None:
+        self._emit = emit
+        self._row = f"{turn_id}:{iteration}"
+        self._attempt = 1
+        self._prose: list[str] = []
+        self._reasoning: list[str] = []
+        self.streamed = False
+        conversation = session.conversation()
+        base = f"{session.frame_id}:{session.leaf_node_id or ''}:{len(conversation)}"
+        self.request = LlmRequest(
+            model=policy.model,
+            messages=conversation.with_tail(tail),
+            scope=LlmScope(session.session_id, f"{session.session_id}:{turn_id}:llm:{iteration}", session.frame_id),
+            system=environment.system,
+            tools=environment.tools if tools_allowed else (),
+            tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,
+            output_token_cap=policy.model.limits.output_token_capacity,
+            base_digest=base,
+            base_length=len(conversation),
+        )
+        self.command = LlmCallCommand(
+            provider_id=policy.provider_id,
+            model=policy.model.id,
+            base=base,
+            tail=tuple(canonical_hash(message)[:_DIGEST_CHARS] for message in tail),
+            shape=environment.shape if tools_allowed else f"{environment.shape}:no-tools",
+        )
+
+    async def sink(self, event: StreamEvent) -> None:
+        """Show one stream event of the running attempt."""
+        match event:
+            case TextDelta(text=text, item_id=item_id):
+                correlation = item_id or f"{self._row}:{self._attempt}:prose"
+                if correlation not in self._prose:
+                    self._prose.append(correlation)
+                self.streamed = True
+                await self._emit(AssistantProseDelta(text), correlation)
+            case ReasoningDelta(text=text, item_id=item_id):
+                correlation = item_id or f"{self._row}:{self._attempt}:reasoning"
+                if correlation not in self._reasoning:
+                    self._reasoning.append(correlation)
+                await self._emit(ReasoningShown(text), correlation)
+            case AttemptReset():
+                reset = ModelAttemptReset(tuple(self._prose), tuple(self._reasoning))
+                await self._emit(reset, f"{self._row}:{self._attempt}:reset")
+                self._prose.clear()
+                self._reasoning.clear()
+                self.streamed = False
+                self._attempt += 1
+            case RetryStatus(wait_ms=wait_ms, attempt=attempt, max_attempts=most, reason=reason):
+                await self._emit(RetryWait(wait_ms, attempt, most, reason), f"{self._row}:{self._attempt}:retry")
+            case UsageReported():
+                pass

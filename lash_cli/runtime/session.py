@@ -1,0 +1,345 @@
+"""The resident state of one session: what is held in memory between turns and how it reaches the store.
+
+Memory is a cache of the head. It changes only by adopting a load or the result
+of a commit, so a failed commit leaves it as it was. What was changed but not
+yet written stands in `dirty`; `park`, `close` and `configure` flush it (design
+D19, contract 01 §4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from lash_cli.core.codec import Record, decode, encode
+from lash_cli.core.commit import (
+    Append,
+    Checkpoint,
+    CheckpointComponent,
+    GraphDelta,
+    ReplaceFull,
+    RuntimeCommit,
+    RuntimeCommitResult,
+    TurnState,
+    Unchanged,
+)
+from lash_cli.core.content import Message
+from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy
+from lash_cli.core.graph import SessionNode, messages_on
+from lash_cli.core.lease import LeaseFence
+from lash_cli.core.llm import MessageSequence
+from lash_cli.core.policy import PersistedSessionConfig, SessionPolicy, persisted_config
+from lash_cli.core.tools import ToolState
+from lash_cli.core.usage import (
+    PromptUsage,
+    SessionUsageReport,
+    TokenLedgerEntry,
+    TokenUsage,
+    merge_ledger,
+    usage_report,
+)
+from lash_cli.errors import StoreSessionMismatch
+from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
+from lash_cli.tools.registry import ToolRegistry
+
+TOOL_STATE = "tool_state"
+
+
+class Dirty(StrEnum):
+    """What differs from the store."""
+
+    CONFIG = "config"
+    TOOLS = "tools"
+    FRAMES = "frames"
+    GRAPH = "graph"
+
+
+class TurnPlan(Record):
+    """What a turn was started with; a re-drive runs under the same (contract 01 §3, "resolved once")."""
+
+    config: PersistedSessionConfig
+    max_turns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReadView:
+    """An immutable picture of the current frame's active path (contract 04 §8)."""
+
+    session_id: str
+    policy: SessionPolicy
+    turn_index: int
+    token_usage: TokenUsage
+    last_prompt_usage: PromptUsage | None
+    messages: Sequence[Message]
+    frames: tuple[AgentFrame, ...]
+    leaf_node_id: str | None
+    head_revision: int | None
+
+
+class RuntimeSessionState(Record):
+    """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3)."""
+
+    session_id: str
+    policy: SessionPolicy
+    frames: tuple[AgentFrame, ...]
+    nodes: tuple[SessionNode, ...] = ()
+    leaf_node_id: str | None = None
+    turn_state: TurnState = TurnState()
+    tool_state: ToolState | None = None
+    token_ledger: tuple[TokenLedgerEntry, ...] = ()
+
+    def rebound_to(self, session_id: str) -> RuntimeSessionState:
+        """The same conversation as the start of another session: one initial frame, no cost booked to it yet."""
+        policy = msgspec.structs.replace(self.policy, session_id=session_id)
+        frame_id = current_frame(self.frames).frame_id
+        first = initial_frame(session_id, policy, self.frames[0].created_at_ms)
+        nodes = tuple(
+            msgspec.structs.replace(node, agent_frame_id=first.frame_id)
+            for node in self.nodes
+            if node.agent_frame_id == frame_id
+        )
+        return msgspec.structs.replace(
+            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, token_ledger=()
+        )
+
+
+class ResidentSession:
+    """State of one opened session. Every mutation happens while the caller holds the session's writer lock."""
+
+    def __init__(
+        self,
+        session_id: str,
+        policy: SessionPolicy,
+        core_prompt_policy: SessionPolicy,
+        registry: ToolRegistry,
+        store: SessionStore | None,
+        now_ms: int,
+    ) -> None:
+        self.session_id = session_id
+        self.policy = policy
+        self.core_policy = core_prompt_policy
+        self.registry = registry
+        self.store = store
+        self.frames: tuple[AgentFrame, ...] = (initial_frame(session_id, policy, now_ms),)
+        self.frame_id = self.frames[0].frame_id
+        self.head_revision: int | None = None
+        self.leaf_node_id: str | None = None
+        self.checkpoint_ref: str | None = None
+        self.component_refs: dict[str, str] = {}
+        self.messages: list[Message] = []
+        self.turn_state = TurnState()
+        self.ledger: tuple[TokenLedgerEntry, ...] = ()
+        self.dirty: set[Dirty] = {Dirty.CONFIG, Dirty.FRAMES}
+        self.replaces_graph = False
+        self.is_policy_explicit = False
+        self.saved_tool_generation: int | None = None
+        self._initial_nodes: tuple[SessionNode, ...] = ()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def conversation(self) -> MessageSequence:
+        """The messages of the current frame as an immutable view that costs nothing to take."""
+        return MessageSequence(self.messages, len(self.messages))
+
+    def read_view(self) -> SessionReadView:
+        """A picture of the committed state."""
+        return SessionReadView(
+            self.session_id,
+            self.policy,
+            self.turn_state.turn_index,
+            self.turn_state.token_usage,
+            self.turn_state.last_prompt_usage,
+            self.conversation(),
+            self.frames,
+            self.leaf_node_id,
+            self.head_revision,
+        )
+
+    def usage_report(self) -> SessionUsageReport:
+        """The ledger, summed."""
+        return usage_report(self.ledger)
+
+    def export_state(self) -> RuntimeSessionState:
+        """The portable state; nodes of the current frame are rebuilt from its messages."""
+        from lash_cli.core.graph import chain
+
+        nodes = chain(self.messages, parent_node_id=None, agent_frame_id=self.frame_id, at_ms=0)
+        return RuntimeSessionState(
+            self.session_id,
+            self.policy,
+            self.frames,
+            nodes,
+            nodes[-1].node_id if nodes else None,
+            self.turn_state,
+            self.registry.export_state(),
+            self.ledger,
+        )
+
+    def is_behind(self, head: HeadPosition) -> bool:
+        """Whether the stored head differs from memory. A fresh replacement never refreshes (contract 01 §2.2)."""
+        if self.replaces_graph:
+            return False
+        return (head.head_revision, head.leaf_node_id, head.checkpoint_ref) != (
+            self.head_revision,
+            self.leaf_node_id,
+            self.checkpoint_ref,
+        )
+
+    # --- adopting -----------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Load the stored head of the current frame's path and adopt it."""
+        if self.store is None:
+            return
+        read = await self.store.load_session(self.session_id, ReadScope.ACTIVE_PATH)
+        if read is not None:
+            await self.adopt_read(read, keep_policy=True)
+
+    async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
+        """Take over a loaded head. With `keep_policy` the host's policy stays on the current frame."""
+        if read.session_id != self.session_id:
+            raise StoreSessionMismatch(
+                f"loaded session {read.session_id}, requested {self.session_id}",
+                details={"loaded": read.session_id, "requested": self.session_id},
+            )
+        stored = current_frame(read.frames)
+        self.frame_id = stored.frame_id
+        self.head_revision = read.head_revision
+        self.leaf_node_id = read.leaf_node_id
+        self.checkpoint_ref = read.checkpoint_ref
+        self.messages = messages_on(read.nodes, stored.frame_id)
+        self.turn_state = read.turn_state
+        self.ledger = merge_ledger(read.token_ledger)
+        self.dirty.discard(Dirty.FRAMES)
+        self.dirty.discard(Dirty.CONFIG)
+        if keep_policy and stored.assignment.policy != self.policy:
+            self.frames = with_policy(read.frames, self.policy)
+            self.dirty |= {Dirty.CONFIG, Dirty.FRAMES}
+        else:
+            self.frames = read.frames
+            self.policy = stored.assignment.policy
+        if read.component_refs.get(TOOL_STATE) != self.component_refs.get(TOOL_STATE):
+            await self._restore_tools(read.component_refs.get(TOOL_STATE))
+        self.component_refs = dict(read.component_refs)
+
+    async def _restore_tools(self, ref: str | None) -> None:
+        if ref is None or self.store is None:
+            return
+        snapshot = decode(await self.store.load_component(ref), ToolState)
+        report = self.registry.restore_state(snapshot)
+        self.saved_tool_generation = report.generation
+        if report.changed:
+            self.dirty.add(Dirty.TOOLS)
+
+    def adopt_state(self, state: RuntimeSessionState) -> None:
+        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3)."""
+        if state.session_id != self.session_id:
+            raise StoreSessionMismatch(
+                f"state belongs to session {state.session_id}, requested {self.session_id}",
+                details={"loaded": state.session_id, "requested": self.session_id},
+            )
+        self.frames = with_policy(state.frames, self.policy)
+        self.frame_id = current_frame(state.frames).frame_id
+        self.messages = messages_on(state.nodes, self.frame_id)
+        self.leaf_node_id = state.leaf_node_id
+        self.turn_state = state.turn_state
+        self.ledger = state.token_ledger
+        self._initial_nodes = state.nodes
+        if state.tool_state is not None:
+            self.registry.restore_state(state.tool_state)
+        self.replaces_graph = True
+        self.dirty |= {Dirty.CONFIG, Dirty.FRAMES, Dirty.GRAPH, Dirty.TOOLS}
+
+    def set_policy(self, policy: SessionPolicy) -> bool:
+        """Put `policy` on the current frame; False when nothing changed."""
+        if policy == self.policy:
+            return False
+        self.policy = policy
+        self.frames = with_policy(self.frames, policy)
+        self.dirty |= {Dirty.CONFIG, Dirty.FRAMES}
+        return True
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def graph_delta(self, nodes: tuple[SessionNode, ...]) -> GraphDelta:
+        """The delta that appends `nodes`, or replaces the graph for a fresh open."""
+        if self.replaces_graph:
+            everything = (*self._initial_nodes, *nodes)
+            return ReplaceFull(everything, everything[-1].node_id if everything else None)
+        if nodes:
+            return Append(nodes, nodes[-1].node_id)
+        return Unchanged(self.leaf_node_id)
+
+    def commit(
+        self,
+        *,
+        fence: LeaseFence,
+        now_ms: int,
+        nodes: tuple[SessionNode, ...] = (),
+        turn_state: TurnState | None = None,
+        usage_deltas: tuple[TokenLedgerEntry, ...] = (),
+        release_lease: bool = True,
+    ) -> RuntimeCommit:
+        """A commit of everything dirty plus the given additions, guarded by the head that memory knows."""
+        components: dict[str, CheckpointComponent] = {}
+        if self._tools_need_saving():
+            components[TOOL_STATE] = CheckpointComponent(body=encode(self.registry.export_state()))
+        return RuntimeCommit(
+            session_id=self.session_id,
+            fence=fence,
+            config=persisted_config(self.policy),
+            graph=self.graph_delta(nodes),
+            checkpoint=Checkpoint(turn_state or self.turn_state, components),
+            now_ms=now_ms,
+            expected_head_revision=None if self.replaces_graph else self.head_revision,
+            release_lease=release_lease,
+            frames=self.frames if Dirty.FRAMES in self.dirty or self.head_revision is None else None,
+            usage_deltas=usage_deltas,
+        )
+
+    def _tools_need_saving(self) -> bool:
+        if Dirty.TOOLS in self.dirty:
+            return True
+        return bool(self.registry.generation) and self.registry.generation != self.saved_tool_generation
+
+    def adopt_commit(self, commit: RuntimeCommit, result: RuntimeCommitResult, messages: Sequence[Message]) -> None:
+        """Take over what a successful commit established; `messages` are those its nodes added."""
+        self.head_revision = result.head_revision
+        self.leaf_node_id = result.leaf_node_id
+        self.checkpoint_ref = result.checkpoint_ref
+        self.component_refs = dict(result.component_refs)
+        self.turn_state = commit.checkpoint.turn_state
+        if commit.usage_deltas:
+            self.ledger = merge_ledger((*self.ledger, *commit.usage_deltas))
+        if TOOL_STATE in commit.checkpoint.components:
+            self.saved_tool_generation = self.registry.generation
+        self.messages.extend(messages)
+        self.replaces_graph = False
+        self._initial_nodes = ()
+        self.dirty.clear()
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether anything in memory still has to be written. A never committed, unchanged session is clean."""
+        if self.head_revision is None and not self.replaces_graph:
+            return bool(self.dirty - {Dirty.CONFIG, Dirty.FRAMES})
+        return bool(self.dirty)
+
+    def plan(self, max_turns: int | None) -> TurnPlan:
+        """What a turn started now runs under."""
+        return TurnPlan(persisted_config(self.policy), max_turns)
+
+
+def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:
+    """`base` with the model, provider, limits and prompt a turn was started with."""
+    config = plan.config
+    return msgspec.structs.replace(
+        base,
+        provider_id=config.provider_id,
+        model=config.model,
+        max_turns=config.max_turns,
+        prompt=config.prompt if config.prompt is not None else base.prompt,
+    )

@@ -1,0 +1,139 @@
+"""`lash config set`: one value into the user's file, everything else of it left as it stands (contract 08 §6.7).
+
+The edit is one line. The new text is parsed and checked as a whole before it
+replaces the old one, so a file this cannot edit safely stays untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from lash_cli.errors import ConfigError, UsageError
+from lash_cli.paths import Paths, write_private_file
+from lash_cli.settings.loading import assignments, check_document
+from lash_cli.settings.schema import Option, UnknownKey, find_option, loose_toml_value, parse_text
+
+
+def set_value(paths: Paths, key: str, text: str) -> Any:
+    """Write `key = text` into the user's configuration file and return the value as it will be read.
+
+    Raises `UsageError` for an unknown key or a value it cannot hold (a literal
+    secret among them), `ConfigError` when the present file is broken or cannot
+    be edited by line, `StoreReadOnly` when it cannot be written.
+    """
+    option, base, inside = _known(key)
+    value = _checked(option, key, text, has_path_inside=bool(inside))
+    try:
+        with open(paths.config_file, encoding="utf-8") as file:
+            before = file.read()
+    except FileNotFoundError:
+        before = ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {paths.config_file}: {error}") from error
+    check_document(before, paths.config_file)
+    after = edit(before, tuple(key.split(".")), literal(value))
+    stored = check_document(after, paths.config_file).get(base)
+    if stored is None:
+        raise ConfigError(f"cannot set {key} by editing one line of {paths.config_file}", hint="edit the file by hand")
+    write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
+    return value
+
+
+def _known(key: str) -> tuple[Option, str, tuple[str, ...]]:
+    try:
+        return find_option(key)
+    except UnknownKey as error:
+        hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
+        raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
+
+
+def _checked(option: Option, key: str, text: str, *, has_path_inside: bool) -> Any:
+    if has_path_inside:
+        return loose_toml_value(text)
+    try:
+        value = parse_text(option, text)
+    except ValueError as error:
+        hint = "store the key with: lash key set NAME" if option.kind == "key_source" else None
+        raise UsageError(f"{key}: {error}", hint=hint) from error
+    return text.strip() if option.kind == "duration" else value
+
+
+def edit(text: str, path: tuple[str, ...], value: str) -> str:
+    """`text` with the assignment of `path` replaced or added in its section; comments stay.
+
+    Raises `ConfigError` when the present value spans several lines.
+    """
+    lines = text.splitlines()
+    section, name = path[:-1], path[-1]
+    last_of_section: int | None = None
+    current: tuple[str, ...] = ()
+    for number, found, is_header in assignments(text):
+        if not is_header and found == path:
+            lines[number - 1] = _replaced(lines[number - 1], value)
+            return "\n".join(lines) + "\n"
+        current = found if is_header else current
+        if current == section:
+            last_of_section = number
+    addition = f"{_bare(name)} = {value}"
+    if last_of_section is not None:
+        lines.insert(_end_of_value(lines, last_of_section), addition)
+    else:
+        if lines and lines[-1].strip():
+            lines.append("")
+        lines += [f"[{'.'.join(_bare(part) for part in section)}]", addition]
+    return "\n".join(lines) + "\n"
+
+
+def _replaced(line: str, value: str) -> str:
+    """The assignment with a new value; its indentation, its spacing and its comment stay."""
+    import tomllib
+
+    head, _, rest = line.partition("=")
+    spacing = rest[: len(rest) - len(rest.lstrip())] or " "
+    positions = [index for index, character in enumerate(line) if character == "#"]
+    for end in (*positions, len(line)):
+        try:
+            tomllib.loads(line[:end])
+        except tomllib.TOMLDecodeError:
+            continue
+        comment = f"  {line[end:]}" if end < len(line) else ""
+        return f"{head}={spacing}{value}{comment}"
+    raise ConfigError("the present value spans several lines", hint="edit the file by hand")
+
+
+def _end_of_value(lines: list[str], start: int) -> int:
+    """The index after the assignment on line `start` (from 1), which may go on over several lines."""
+    import tomllib
+
+    for end in range(start, len(lines) + 1):
+        try:
+            tomllib.loads("\n".join(lines[start - 1 : end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        return end
+    return start
+
+
+def _bare(name: str) -> str:
+    is_bare = name.isascii() and all(character.isalnum() or character in "_-" for character in name)
+    return name if is_bare else json.dumps(name)
+
+
+def literal(value: Any) -> str:
+    """`value` as a TOML literal on one line."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(literal(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_bare(name)} = {literal(item)}" for name, item in value.items()) + " }"
+    return quoted(str(value))
+
+
+def quoted(text: str) -> str:
+    """A TOML basic string; JSON escapes are valid in it except for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

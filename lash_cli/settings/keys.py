@@ -1,0 +1,183 @@
+"""Keys: where they are kept and how one is fetched when a provider is built (contract 08 §6.8).
+
+`keys.toml` is 0600 in the configuration directory and is refused when others
+can read it. A key is fetched from its source only at the moment it is used, is
+known to the redactor from then on, and is never part of an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from lash_cli.errors import ConfigError, NotFoundError, UsageError
+from lash_cli.paths import Paths, shared_bits, write_private_file
+from lash_cli.settings.editing import quoted
+from lash_cli.settings.redact import remember
+
+KEY_COMMAND_TIMEOUT_SECONDS = 10.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAIL_SHOWN = 4
+_MINIMUM_TO_SHOW_TAIL = 12
+
+
+def read_keys(paths: Paths) -> dict[str, str]:
+    """The stored keys by name; empty when there is no file.
+
+    Raises `ConfigError`: `permissions_unsafe` when others can read the file,
+    `config_invalid` when it is no table of texts.
+    """
+    import tomllib
+
+    path = paths.keys_file
+    if shared_bits(path):
+        raise unsafe_file(path)
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise ConfigError(f"{path} is not valid TOML", hint="repair it, or remove it and set the keys again") from None
+    keys = document.get("keys", {})
+    if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):
+        raise ConfigError(f"{path}: expected a [keys] table of texts")
+    for value in keys.values():
+        remember(value)
+    return dict(keys)
+
+
+def unsafe_file(path: str) -> ConfigError:
+    """The error for a file with a secret that others can read."""
+    return ConfigError(
+        f"others can read {path}", code="permissions_unsafe", hint=f"chmod 600 {path}", details={"path": path}
+    )
+
+
+def store_key(paths: Paths, name: str, value: str) -> None:
+    """Add or replace a key. Raises `UsageError` for a bad name or an empty or multi-line value."""
+    check_name(name)
+    key = value.strip()
+    remember(key)
+    if not key:
+        raise UsageError("the key is empty; nothing was stored")
+    if not key.isprintable() or " " in key:
+        raise UsageError("a key is one line of printable characters without spaces; nothing was stored")
+    _write(paths, {**read_keys(paths), name: key})
+
+
+def forget_key(paths: Paths, name: str) -> None:
+    """Remove a key. Raises `NotFoundError` (`key_not_found`) when there is none of that name."""
+    keys = read_keys(paths)
+    if name not in keys:
+        raise NotFoundError(f"no stored key {name!r}", code="key_not_found", hint="list them with: lash key ls")
+    del keys[name]
+    _write(paths, keys)
+
+
+def _write(paths: Paths, keys: dict[str, str]) -> None:
+    lines = ["# Written by `lash key`. Keep it readable by its owner only.", "[keys]"]
+    lines += [f"{name} = {quoted(value)}" for name, value in sorted(keys.items())]
+    write_private_file(paths.keys_file, ("\n".join(lines) + "\n").encode("utf-8"))
+
+
+def check_name(name: str) -> None:
+    """Raises `UsageError` unless `name` may name a key. The text is not repeated: it may be the key itself."""
+    if _NAME.fullmatch(name) is None:
+        raise UsageError("a key name is 1 to 64 letters, digits, - or _", hint="for example: lash key set openai")
+
+
+def last_four(value: str) -> str:
+    """The end of a key for recognising it, or only dots when that would be too much of it."""
+    return f"…{value[-_TAIL_SHOWN:]}" if len(value) >= _MINIMUM_TO_SHOW_TAIL else "…"
+
+
+def fetch_key(source: str, paths: Paths, environment: Mapping[str, str], *, wanted_by: str) -> str:
+    """The key behind `keys:NAME`, `env:NAME`, `file:PATH`, `cmd:COMMAND` or `keyring:NAME`.
+
+    Raises `ConfigError`: `key_missing`, or `permissions_unsafe` for a file
+    others can read.
+    """
+    scheme, _, rest = source.partition(":")
+    rest = rest.strip()
+    match scheme:
+        case "keys":
+            value = read_keys(paths).get(rest)
+        case "env":
+            value = environment.get(rest)
+        case "file":
+            value = _from_file(os.path.expanduser(rest), wanted_by)
+        case "cmd":
+            value = _from_command(rest, wanted_by)
+        case "keyring":
+            value = _from_keyring(rest, wanted_by)
+        case _:
+            raise ConfigError(f"{wanted_by}: unknown key source {scheme!r}")
+    if value is None or not value.strip():
+        raise _missing(wanted_by, source, _advice(scheme, rest))
+    key = value.strip()
+    remember(key)
+    return key
+
+
+def _advice(scheme: str, rest: str) -> str:
+    if scheme == "keys":
+        return f"store it with: lash key set {rest}"
+    if scheme == "env":
+        return f"set {rest} in the environment"
+    return "the source gave nothing"
+
+
+def _missing(wanted_by: str, source: str, hint: str) -> ConfigError:
+    return ConfigError(f"no key for {wanted_by} in {source}", code="key_missing", hint=hint)
+
+
+def _from_file(path: str, wanted_by: str) -> str | None:
+    if shared_bits(path):
+        raise unsafe_file(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise _missing(wanted_by, f"file:{path}", f"cannot read it: {reason}") from error
+
+
+def _from_command(command: str, wanted_by: str) -> str | None:
+    """The first line a command prints; its output is never shown, whatever it says."""
+    import shlex
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=KEY_COMMAND_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        hint = f"the command took longer than {KEY_COMMAND_TIMEOUT_SECONDS:g} s"
+        raise _missing(wanted_by, "the key command", hint) from None
+    except (OSError, ValueError) as error:
+        raise _missing(wanted_by, "the key command", f"it cannot be run: {type(error).__name__}") from None
+    if done.returncode != 0:
+        raise _missing(wanted_by, "the key command", f"it ended with status {done.returncode}")
+    return done.stdout.decode("utf-8", "replace").partition("\n")[0]
+
+
+def _from_keyring(name: str, wanted_by: str) -> str | None:
+    try:
+        import keyring
+        import keyring.errors
+    except ImportError:
+        raise _missing(wanted_by, f"keyring:{name}", "install the extra: pip install 'lash-cli[keyring]'") from None
+    try:
+        value: str | None = keyring.get_password("lash", name)
+    except keyring.errors.KeyringError as error:
+        raise _missing(wanted_by, f"keyring:{name}", f"the keyring failed: {type(error).__name__}") from None
+    return value

@@ -1,0 +1,236 @@
+"""Which configuration keys exist and what each may hold (contract 08 §6.7).
+
+A key is a dotted path: `SECTION.KEY`, or `SECTION.NAME.KEY` for the sections
+whose members the user names. Everything not in this table is an error that
+names the nearest key that is.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, NamedTuple
+
+OptionKind = Literal["text", "integer", "boolean", "choice", "list", "duration", "table", "key_source"]
+
+KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Option(NamedTuple):
+    """What one key holds. `minimum` bounds integers; `default` None means unset."""
+
+    kind: OptionKind
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+
+
+_MODES = ("ask", "auto", "never")
+
+# Sections with a fixed set of keys.
+SECTIONS: dict[str, dict[str, Option]] = {
+    "defaults": {
+        "model": Option("text"),
+        "provider": Option("text"),
+        "output": Option("choice", "text", ("text", "table", "json", "jsonl", "name")),
+        "if_busy": Option("text", "fail"),
+        "max_steps": Option("integer", minimum=1),
+        "system": Option("text"),
+    },
+    "approval": {
+        "read": Option("choice", "auto", _MODES),
+        "write": Option("choice", "ask", _MODES),
+        "execute": Option("choice", "ask", _MODES),
+        "network": Option("choice", "ask", _MODES),
+    },
+    "tools": {"roots": Option("list"), "allow_outside": Option("boolean", False)},
+    "input": {"stdin_wait": Option("duration", 5.0)},
+    "lease": {"ttl_ms": Option("integer", 30_000, minimum=3)},
+    "store": {"synchronous": Option("choice", "full", ("full", "normal"))},
+    "repl": {
+        "editing": Option("choice", "emacs", ("emacs", "vi")),
+        "ctrl_c": Option("choice", "draft-first", ("draft-first", "turn-first")),
+        "after_interrupt": Option("choice", "hold", ("hold", "continue")),
+        "replay": Option("integer", 20),
+        "history": Option("integer", 5000),
+        "toolbar": Option("list"),
+        "keys": Option("table"),
+    },
+    "work": {
+        "concurrency": Option("integer", 1, minimum=1),
+        "on_failure": Option("choice", "pause", ("pause", "continue")),
+    },
+    "privacy": {"redact_export": Option("boolean", True), "log_prompts": Option("boolean", False)},
+    "retention": {"max_age": Option("text", "never"), "min_age": Option("duration", 86400.0)},
+    "completion": {"previews": Option("boolean", False)},
+}
+# Sections whose members the user names.
+NAMED_SECTIONS: dict[str, dict[str, Option]] = {
+    "models": {
+        "id": Option("text"),
+        "variant": Option("text"),
+        "max_output_tokens": Option("integer", minimum=1),
+        "context_window_tokens": Option("integer", minimum=1),
+    },
+    "providers": {
+        "kind": Option("text"),
+        "base_url": Option("text"),
+        "key": Option("key_source"),
+        "options": Option("table"),
+    },
+}
+# A section of free keys with text values.
+LABELS = "labels"
+# What a project file may set (a cloned repository must not be able to redirect a key).
+PROJECT_KEYS = ("defaults.model", "defaults.system", "repl.editing", "repl.toolbar", "repl.replay")
+
+
+class UnknownKey(LookupError):
+    """No such key; `nearest` is the closest one that exists, or None."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+        self.nearest = nearest_key(key)
+
+
+def find_option(key: str) -> tuple[Option, str, tuple[str, ...]]:
+    """The option a dotted key names, the key that holds the value, and the path inside a table value.
+
+    Raises `UnknownKey`.
+    """
+    parts = tuple(key.split("."))
+    if parts[0] == LABELS and len(parts) == 2 and parts[1]:
+        return Option("text"), key, ()
+    if parts[0] in NAMED_SECTIONS:
+        if len(parts) >= 3 and _NAME.fullmatch(parts[1]):
+            return _within(NAMED_SECTIONS[parts[0]], parts, 2)
+    elif parts[0] in SECTIONS and len(parts) >= 2:
+        return _within(SECTIONS[parts[0]], parts, 1)
+    raise UnknownKey(key)
+
+
+def _within(options: dict[str, Option], parts: tuple[str, ...], depth: int) -> tuple[Option, str, tuple[str, ...]]:
+    option = options.get(parts[depth])
+    rest = parts[depth + 1 :]
+    if option is None or (rest and option.kind != "table") or not all(rest):
+        raise UnknownKey(".".join(parts))
+    return option, ".".join(parts[: depth + 1]), rest
+
+
+def is_group(parts: tuple[str, ...]) -> bool:
+    """Whether a dotted path is a table of keys rather than a key."""
+    if parts[0] in NAMED_SECTIONS:
+        return len(parts) == 1 or (len(parts) == 2 and _NAME.fullmatch(parts[1]) is not None)
+    return len(parts) == 1 and (parts[0] in SECTIONS or parts[0] == LABELS)
+
+
+def fixed_keys() -> list[str]:
+    """Every key whose path is known without the user's names."""
+    return [f"{section}.{name}" for section, options in SECTIONS.items() for name in options]
+
+
+def nearest_key(key: str) -> str | None:
+    """The existing key closest to `key`, with the user's own name kept in named sections."""
+    import difflib
+
+    parts = key.split(".")
+    known = [*fixed_keys(), *SECTIONS, *NAMED_SECTIONS, LABELS]
+    if len(parts) >= 2:
+        for section, options in NAMED_SECTIONS.items():
+            known.extend(f"{section}.{parts[1]}.{name}" for name in options)
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def check_value(option: Option, value: Any) -> Any:
+    """`value` as it is kept (durations become seconds); raises `ValueError` saying what is allowed."""
+    match option.kind:
+        case "text":
+            return _expect(value, isinstance(value, str), "text")
+        case "integer":
+            is_integer = isinstance(value, int) and not isinstance(value, bool) and value >= option.minimum
+            return _expect(value, is_integer, f"a whole number of at least {option.minimum}")
+        case "boolean":
+            return _expect(value, isinstance(value, bool), "true or false")
+        case "choice":
+            return _expect(value, value in option.choices, f"one of: {', '.join(option.choices)}")
+        case "list":
+            is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            return _expect(value, is_list, "a list of texts")
+        case "table":
+            return _expect(value, isinstance(value, dict), "a table")
+        case "duration":
+            return duration_seconds(value)
+        case "key_source":
+            return _key_source(value)
+
+
+def _expect(value: Any, is_valid: bool, wanted: str) -> Any:
+    if not is_valid:
+        raise ValueError(f"expected {wanted}, got {value!r}")
+    return value
+
+
+def duration_seconds(value: Any) -> float:
+    """Seconds of `5`, `0.5`, `"5s"`, `"500ms"`, `"2m"`; raises `ValueError`."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"expected a duration such as 5s or 500ms, got {value!r}")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _key_source(value: Any) -> str:
+    """A place a key comes from. The value is never repeated in the error: it may be the key itself."""
+    scheme, colon, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if scheme not in KEY_SOURCES or not colon or not rest.strip():
+        raise ValueError(
+            "expected where the key is kept (keys:NAME, env:NAME, file:PATH, cmd:COMMAND or keyring:NAME),"
+            " never the key itself"
+        )
+    return str(value)
+
+
+def parse_text(option: Option, text: str) -> Any:
+    """The value a command line or the environment means by `text`; raises `ValueError`."""
+    match option.kind:
+        case "integer":
+            try:
+                return check_value(option, int(text))
+            except ValueError:
+                raise ValueError(f"expected a whole number of at least {option.minimum}, got {text!r}") from None
+        case "boolean":
+            word = text.strip().lower()
+            if word not in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+                raise ValueError(f"expected true or false, got {text!r}")
+            return word in ("true", "yes", "on", "1")
+        case "list":
+            if text.lstrip().startswith("["):
+                return check_value(option, parse_toml_value(text))
+            return [item.strip() for item in text.split(",") if item.strip()]
+        case "table":
+            return check_value(option, parse_toml_value(text))
+        case _:
+            return check_value(option, text)
+
+
+def parse_toml_value(text: str) -> Any:
+    """One TOML value; raises `ValueError` for anything else."""
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"expected a TOML value, got {text!r}") from error
+
+
+def loose_toml_value(text: str) -> Any:
+    """One TOML value, or the text itself when it is none: for free keys inside a table."""
+    try:
+        return parse_toml_value(text)
+    except ValueError:
+        return text

@@ -1,0 +1,468 @@
+"""What a store must offer (contract 01 §9, 02 §1–§5, 03 §2.6 and §3).
+
+One object implements all of these protocols over one transactional domain that
+holds many sessions. Every method names its session; every time is passed in or
+comes from the store's injected clock, in epoch milliseconds. All errors are
+classes of `lash_cli.errors`. A store applies rules, it does not invent them:
+the judgements live in `core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from lash_cli.core.codec import Record
+from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
+from lash_cli.core.frames import AgentFrame
+from lash_cli.core.graph import SessionNode
+from lash_cli.core.ingress import InputDraft, PendingTurnInput, TurnInputClaim
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, SessionExecutionLease
+from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.usage import TokenLedgerEntry
+from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+
+DurabilityTier = Literal["inline", "durable"]
+
+
+class SessionMeta(Record):
+    """What identifies a session before and beside its head; written once, except `name`, `closed` and `parked`."""
+
+    session_id: str
+    name: str
+    created_at_ms: int
+    cwd: str | None = None
+    parent_session_id: str | None = None
+    labels: dict[str, str] = {}
+    closed_at_ms: int | None = None
+    parked_at_ms: int | None = None
+
+
+class SessionCreate(Record):
+    """A request to create a session; idempotent by id. `name` None lets the store pick a free readable one."""
+
+    session_id: str
+    config: PersistedSessionConfig
+    now_ms: int
+    name: str | None = None
+    cwd: str | None = None
+    parent_session_id: str | None = None
+    labels: dict[str, str] = {}
+
+
+class SessionRow(Record):
+    """A session as listings see it: meta, head, lease and what is waiting. One indexed read per session."""
+
+    meta: SessionMeta
+    config: PersistedSessionConfig
+    lease: LeaseRow
+    head_revision: int | None = None
+    leaf_node_id: str | None = None
+    turn_state: TurnState = TurnState()
+    last_commit_at_ms: int | None = None
+    running_turn_id: str | None = None
+    pending_inputs: int = 0
+
+
+class ReadScope(StrEnum):
+    """How much of the graph a load brings: every branch, or the path of the current frame."""
+
+    FULL_GRAPH = "full_graph"
+    ACTIVE_PATH = "active_path"
+
+
+class PersistedSessionRead(Record):
+    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame."""
+
+    session_id: str
+    head_revision: int
+    config: PersistedSessionConfig
+    frames: tuple[AgentFrame, ...]
+    nodes: tuple[SessionNode, ...]
+    leaf_node_id: str | None
+    turn_state: TurnState
+    checkpoint_ref: str
+    component_refs: dict[str, str] = {}
+    token_ledger: tuple[TokenLedgerEntry, ...] = ()
+
+
+class HeadPosition(Record):
+    """Just enough of the head to tell whether memory is stale."""
+
+    head_revision: int | None
+    leaf_node_id: str | None
+    checkpoint_ref: str | None
+
+
+class TurnRecord(Record):
+    """A turn row. `running` means it holds or held a lane and has no terminal commit yet."""
+
+    session_id: str
+    turn_id: str
+    state: Literal["running", "committed"]
+    turn_index: int
+    started_at_ms: int
+    origin: Literal["prompt", "queue", "wake"] = "prompt"
+    summary: TurnSummary | None = None
+    head_revision: int | None = None
+    first_node_id: str | None = None
+    last_node_id: str | None = None
+    generation: int = 0
+    plan: bytes | None = None
+
+
+class LaneGranted(Record, tag="granted", tag_field="kind"):
+    """The lane is ours and the turn's text is safe: from here no crash can lose it.
+
+    `redrive` is set when an unfinished turn of this session must be finished
+    first; then nothing of the new request was written and `claim` holds the
+    inputs of *that* turn. `committed` is set when the requested turn id was
+    committed before: nothing was written and no lease is held. `turn` is None
+    when only an unfinished turn was asked for and there is none; the lease is
+    held all the same and the caller releases it.
+    """
+
+    lease: SessionExecutionLease | None
+    head: HeadPosition
+    turn: TurnRecord | None = None
+    claim: TurnInputClaim | None = None
+    redrive: bool = False
+    committed: bool = False
+
+
+class LaneBusy(Record, tag="busy", tag_field="kind"):
+    """Somebody else holds the lane; nothing was written."""
+
+    holder: LeaseOwnerIdentity
+    expires_at_ms: int
+    fencing_token: int
+    turn_id: str | None = None
+
+
+LaneOutcome = LaneGranted | LaneBusy
+
+
+class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the lane for a turn in one transaction (design §3 step 2).
+
+    With `draft` the text is inserted as an input row already claimed by the
+    turn (or, if its source key exists with the same content, that row is
+    used). Without `draft` only an unfinished turn is looked for: the re-drive
+    of `lash resume`. `dead_holder_fencing_token` names an observed holder that
+    the caller proved dead (contract 01 §13 reclaim). `plan` is opaque to the
+    store: what the turn was started with (model, limits), kept with the turn
+    row until it commits so that a re-drive runs under the same policy.
+    """
+
+    session_id: str
+    owner: LeaseOwnerIdentity
+    ttl_ms: int
+    now_ms: int
+    lease_token: str
+    claim_token: str
+    turn_id: str | None = None
+    draft: InputDraft | None = None
+    plan: bytes | None = None
+    origin: Literal["prompt", "queue", "wake"] = "prompt"
+    dead_holder_fencing_token: int | None = None
+
+
+class JournalRow(msgspec.Struct, frozen=True):
+    """One effect of the journal (contract 03 §2.6)."""
+
+    replay_key: str
+    status: Literal["in_progress", "completed", "failed"]
+    envelope: CanonicalEnvelope
+    outcome: bytes | None
+    error: bytes | None
+    lease_owner: str | None
+    lease_token: str | None
+    lease_expires_at_ms: int | None
+    due_at_ms: int | None
+    attempt: int = 1
+
+
+class JournalClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to run an effect. With `fence` the row belongs to the session lane: a row left in progress by
+    another generation is taken over at once, because that generation can write nothing any more."""
+
+    scope_key: str
+    session_id: str | None
+    replay_key: str
+    envelope: CanonicalEnvelope
+    owner: str
+    token: str
+    ttl_ms: int
+    now_ms: int
+    due_at_ms: int | None = None
+    fence: LeaseFence | None = None
+
+
+class JournalPrepared(msgspec.Struct, frozen=True):
+    """What `journal_prepare` found. `claimed`: run it (`taken_over` says an earlier attempt was cut off).
+    `recorded`: `row` holds outcome or error, or an envelope that differs. `held`: somebody else runs it."""
+
+    kind: Literal["claimed", "recorded", "held"]
+    row: JournalRow | None = None
+    taken_over: bool = False
+    due_at_ms: int | None = None
+
+
+class SessionStore(Protocol):
+    """Sessions, heads and graphs (contract 01 §9.1, §9.2, §9.6, §9.8)."""
+
+    @property
+    def durability_tier(self) -> DurabilityTier: ...
+
+    async def create_session(self, request: SessionCreate) -> SessionMeta:
+        """Create, or return the existing meta of the same id. Raises `SessionDeleted` for a tombstoned id and
+        `ConflictError` (`session_name_taken`) when an explicit name belongs to another session."""
+        ...
+
+    async def session_row(self, session_id: str) -> SessionRow | None:
+        """One session, None when absent. Raises `SessionDeleted` when tombstoned."""
+        ...
+
+    async def load_session(self, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+        """The committed state; None when never committed. Raises `CorruptNode`, `MissingCheckpointComponent`."""
+        ...
+
+    async def load_component(self, ref: str) -> bytes:
+        """The bytes of a checkpoint component; raises `MissingCheckpointComponent`."""
+        ...
+
+    async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:
+        """Any live node, also off the active path; None when absent or tombstoned."""
+        ...
+
+    async def head_position(self, session_id: str) -> HeadPosition:
+        """The head without its content."""
+        ...
+
+    async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
+        """Apply one commit in one transaction in the order of contract 01 §9.2.
+
+        Raises `SessionBindingMismatch`, `RuntimeTurnCommitConflict`,
+        `SessionExecutionLeaseExpired`, `HeadRevisionConflict`,
+        `TurnInputClaimSuperseded`, or `TurnCancelWon` when a cancel request
+        reached the gate first and the commit does not carry its evidence. Any
+        error leaves everything as it was.
+        """
+        ...
+
+    async def delete_session(self, session_id: str, now_ms: int) -> bool:
+        """Remove the session and leave a tombstone; False when it never existed. Raises `SessionExecutionBusy`
+        while a live lease is held."""
+        ...
+
+    async def set_session_flags(self, session_id: str, *, closed_at_ms: int | None, parked_at_ms: int | None) -> None:
+        """Record that a session is closed or parked, or clear both."""
+        ...
+
+    async def tombstone_nodes(self, session_id: str, node_ids: Sequence[str]) -> int:
+        """Hide nodes at once; refuses (`ConflictError`, `node_on_active_path`) ids on the active path."""
+        ...
+
+    async def vacuum(self, session_id: str | None) -> dict[str, int]:
+        """Delete tombstoned nodes and terminal inputs of one session (None: all). Counts by kind."""
+        ...
+
+    async def gc_unreachable(self) -> dict[str, int]:
+        """Delete unreferenced blobs and journal rows of committed turns. An undecodable head aborts the sweep."""
+        ...
+
+
+class LaneStore(Protocol):
+    """Leases, turn rows and claims (contract 01 §13, 02 §4, design §3)."""
+
+    async def open_lane(self, request: LaneRequest) -> LaneOutcome:
+        """Take or extend the lease, insert the claimed input and the running turn row, in one transaction.
+
+        Raises `PendingTurnInputSourceKeyConflict`, `SessionDeleted`,
+        `NotFoundError`, `SessionClosed`.
+        """
+        ...
+
+    async def try_claim_lease(
+        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
+    ) -> SessionExecutionLease | LaneBusy:
+        """Contract 01 §13 `try_claim`."""
+        ...
+
+    async def reclaim_lease(
+        self,
+        session_id: str,
+        owner: LeaseOwnerIdentity,
+        *,
+        observed_fencing_token: int,
+        ttl_ms: int,
+        now_ms: int,
+        token: str,
+    ) -> SessionExecutionLease | LaneBusy:
+        """Contract 01 §13 `reclaim`: the caller proved the observed holder dead."""
+        ...
+
+    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int, now_ms: int) -> SessionExecutionLease:
+        """Extend; raises `SessionExecutionLeaseExpired`."""
+        ...
+
+    async def release_lease(self, fence: LeaseFence) -> bool:
+        """Release if still held; False and no effect when the fence is not current."""
+        ...
+
+    async def turn(self, session_id: str, turn_id: str) -> TurnRecord | None:
+        """One turn row."""
+        ...
+
+    async def turns(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnRecord, ...]:
+        """Newest first, by turn index."""
+        ...
+
+    async def unfinished_turns(self, session_id: str | None = None) -> tuple[TurnRecord, ...]:
+        """Turn rows still `running`, whoever holds the lane."""
+        ...
+
+    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
+        """Input rows by `enqueue_seq`; `pending_only` hides terminal and live-claimed ones."""
+        ...
+
+    async def request_turn_cancel(
+        self, session_id: str, turn_id: str, evidence: TurnCancellationEvidence, now_ms: int
+    ) -> CancelGate | None:
+        """Put a cancel request at the gate; returns what stands there before, None when this request won.
+
+        A committed turn answers `CompletionSealed`. Raises `SessionDeleted`.
+        """
+        ...
+
+    async def cancel_gate(self, session_id: str, turn_id: str) -> CancelGate | None:
+        """What stands at the gate of a turn."""
+        ...
+
+
+class JournalStore(Protocol):
+    """The effect journal (contract 03 §2.6)."""
+
+    @property
+    def effect_code_prefix(self) -> str:
+        """The backend's name in error codes, such as `sqlite`."""
+        ...
+
+    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
+        """Insert a finished row without a claim; False when the key has a row already. Raises
+        `SessionExecutionLeaseExpired` when the fence is dead."""
+        ...
+
+    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
+        """Give a claim up without a result: the row stays as evidence of the attempt and anyone may take it over."""
+        ...
+
+    async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:
+        """Find or claim a row, in one transaction. Raises `SessionExecutionLeaseExpired` when `fence` is dead."""
+        ...
+
+    async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
+        """Extend a held row; False when it is no longer ours."""
+        ...
+
+    async def journal_finish(
+        self,
+        scope_key: str,
+        replay_key: str,
+        token: str,
+        *,
+        outcome: bytes | None,
+        error: bytes | None,
+        now_ms: int,
+        fence: LeaseFence | None = None,
+    ) -> bool:
+        """Record the result if the row is still ours and unexpired; False otherwise."""
+        ...
+
+    async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
+        """Every row of a scope, for a re-drive."""
+        ...
+
+
+class WaitStore(Protocol):
+    """Durable waits (contract 03 §3)."""
+
+    async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
+        """Mint a key; raises `EffectError` (`await_event_unknown_or_revoked`) for a deleted session."""
+        ...
+
+    async def resolve_wait(self, key: AwaitEventKey, resolution: Resolution, now_ms: int) -> ResolveOutcome:
+        """First writer wins."""
+        ...
+
+    async def peek_wait(self, key: AwaitEventKey) -> Resolution | None:
+        """What stands, None while missing or pending; raises `EffectError` when forged or revoked."""
+        ...
+
+    async def register_wait(self, key: AwaitEventKey, deadline_ms: int | None, now_ms: int) -> Resolution | None:
+        """Mark a wait pending and keep its first deadline; returns what stands if it is resolved already."""
+        ...
+
+    async def wait_deadline(self, key: AwaitEventKey) -> int | None:
+        """The deadline registered first, epoch milliseconds; None without one."""
+        ...
+
+    async def revoke_session_waits(self, session_id: str, now_ms: int) -> None:
+        """End every wait of a deleted session; its keys never work again."""
+        ...
+
+    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int:
+        """Resolve every pending wait of a session as cancelled, except turn control."""
+        ...
+
+
+class AttachmentStore(Protocol):
+    """Content-addressed bytes and the session-scoped manifest (contract 01 §9.7, 05 §1.5)."""
+
+    async def put_attachment(
+        self,
+        session_id: str,
+        data: bytes,
+        *,
+        media_type: str,
+        owner: tuple[Literal["turn", "process"], str] | None,
+        now_ms: int,
+        label: str | None = None,
+    ) -> str:
+        """Record the intent, store the bytes, return the reference `sha256:…`."""
+        ...
+
+    async def get_attachment(self, session_id: str, attachment_ref: str) -> bytes:
+        """The bytes; raises `NotFoundError` (`attachment_not_found`) unless this session references them."""
+        ...
+
+    async def list_attachments(self, session_id: str, *, uncommitted_only: bool = False) -> tuple[dict[str, Any], ...]:
+        """Manifest rows."""
+        ...
+
+    async def forget_aged_uncommitted(self, cutoff_ms: int) -> int:
+        """Drop uncommitted intents older than the cutoff whose owner no longer runs."""
+        ...
+
+
+class RuntimePersistence(SessionStore, LaneStore, JournalStore, WaitStore, AttachmentStore, Protocol):
+    """Everything a durable runtime needs of one store."""
+
+    async def list_sessions(
+        self, *, limit: int, cursor: str | None = None
+    ) -> tuple[tuple[SessionRow, ...], str | None]:
+        """Sessions, newest activity first, and the cursor of the next page."""
+        ...
+
+    async def find_sessions(self, reference: str) -> tuple[SessionMeta, ...]:
+        """Candidates for an exact id, an exact name or an id prefix, best kind only."""
+        ...
+
+    async def aclose(self) -> None:
+        """Drain the writer and close every connection."""
+        ...

@@ -1,0 +1,123 @@
+"""Laws of attachments (contract 01 §9.7, 05 §1.5), for any backend.
+
+A backend's test module subclasses `AttachmentLaws` and provides `open_store`,
+which opens one more handle of the same storage, and `clock`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+
+import pytest
+
+from lash_cli.errors import NotFoundError, SessionDeleted, UsageError
+from lash_cli.store.base import RuntimePersistence
+from lash_cli.store.conformance.journal import MovableClock, create_session
+
+SESSION = "s-attach"
+OTHER = "s-other"
+PNG = "image/png"
+
+OpenStore = Callable[[], RuntimePersistence]
+
+
+async def _is_unreachable(store: RuntimePersistence, session_id: str, attachment_ref: str) -> bool:
+    try:
+        await store.get_attachment(session_id, attachment_ref)
+    except NotFoundError as error:
+        return error.code == "attachment_not_found"
+    return False
+
+
+class AttachmentLaws:
+    """Write-ahead intents, content addresses, and a manifest per session."""
+
+    async def test_bytes_come_back_under_the_digest_of_their_content(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        for data in (b"", b"x", bytes(range(256)) * 8192):
+            reference = await store.put_attachment(SESSION, data, media_type=PNG, owner=None, now_ms=1)
+            assert reference == f"sha256:{sha256(data).hexdigest()}"
+            assert await open_store().get_attachment(SESSION, reference) == data
+
+    async def test_a_session_reaches_only_what_its_own_manifest_names(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        await create_session(store, clock, OTHER)
+        reference = await store.put_attachment(SESSION, b"secret", media_type=PNG, owner=None, now_ms=1)
+        assert await _is_unreachable(store, OTHER, reference)
+        assert await _is_unreachable(store, SESSION, "sha256:" + "0" * 64)
+        await store.put_attachment(OTHER, b"secret", media_type=PNG, owner=None, now_ms=1)
+        assert await store.get_attachment(OTHER, reference) == b"secret"
+
+    async def test_the_manifest_tells_what_is_uncommitted_and_whose_it_is(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        reference = await store.put_attachment(
+            SESSION, b"x", media_type="Image/PNG", owner=("turn", "t1"), now_ms=7, label="plot"
+        )
+        (row,) = await open_store().list_attachments(SESSION, uncommitted_only=True)
+        assert row == {
+            "attachment_ref": reference,
+            "media_type": PNG,
+            "byte_len": 1,
+            "label": "plot",
+            "intent_at_ms": 7,
+            "committed_at_ms": None,
+            "owner_kind": "turn",
+            "owner_id": "t1",
+        }
+
+    async def test_the_same_bytes_put_again_are_one_intent_of_the_latest_owner(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t1"), now_ms=7)
+        await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t2"), now_ms=9)
+        (row,) = await store.list_attachments(SESSION)
+        assert (row["owner_id"], row["intent_at_ms"]) == ("t2", 9)
+
+    async def test_only_aged_intents_are_forgotten(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        old = await store.put_attachment(SESSION, b"old", media_type=PNG, owner=None, now_ms=10)
+        dead = await store.put_attachment(SESSION, b"dead", media_type=PNG, owner=("turn", "gone"), now_ms=10)
+        unknown = await store.put_attachment(SESSION, b"proc", media_type=PNG, owner=("process", "p1"), now_ms=10)
+        young = await store.put_attachment(SESSION, b"young", media_type=PNG, owner=None, now_ms=20)
+        assert await store.forget_aged_uncommitted(20) == 2
+        assert await store.forget_aged_uncommitted(20) == 0
+        assert {row["attachment_ref"] for row in await store.list_attachments(SESSION)} == {unknown, young}
+        assert await _is_unreachable(store, SESSION, old)
+        assert await _is_unreachable(store, SESSION, dead)
+
+    @pytest.mark.parametrize("media_type", ["", "png", "image/", "image/png; q=1", "a/b/c", "image /png"])
+    async def test_a_malformed_media_type_is_refused_and_nothing_is_stored(
+        self, open_store: OpenStore, clock: MovableClock, media_type: str
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        with pytest.raises(UsageError) as caught:
+            await store.put_attachment(SESSION, b"x", media_type=media_type, owner=None, now_ms=1)
+        assert caught.value.code == "attachment_media_type_invalid"
+        assert await store.list_attachments(SESSION) == ()
+
+    async def test_an_unknown_and_a_deleted_session_are_told_apart(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        with pytest.raises(NotFoundError) as caught:
+            await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=1)
+        assert caught.value.code == "session_not_found"
+        await create_session(store, clock, SESSION)
+        reference = await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=1)
+        await store.delete_session(SESSION, clock.now_ms())
+        with pytest.raises(SessionDeleted):
+            await store.get_attachment(SESSION, reference)

@@ -1,0 +1,190 @@
+"""Small builders for what the laws write: sessions, owners, lanes, nodes, commits.
+
+Everything has a default; a law names only what it is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lash_cli.core.commit import (
+    Append,
+    Checkpoint,
+    CheckpointComponent,
+    GraphDelta,
+    RuntimeCommit,
+    TurnStamp,
+    TurnState,
+    TurnSummary,
+)
+from lash_cli.core.content import Message, Role, TextItem, TextPart, TurnInput
+from lash_cli.core.frames import AgentFrame, initial_frame, initial_frame_id
+from lash_cli.core.graph import SessionNode, chain
+from lash_cli.core.ingress import InputDraft, NextTurn, TurnInputClaim, TurnInputIngress, completion_of
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
+from lash_cli.core.outcome import AssistantMessage, Finished, TurnCancellationEvidence
+from lash_cli.core.policy import ModelSpec, PersistedSessionConfig, SessionPolicy
+from lash_cli.core.protocols import Clock
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
+from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, RuntimePersistence, SessionCreate
+
+SESSION = "s1"
+TTL_MS = 30_000
+MODEL = ModelSpec("model-1")
+CONFIG = PersistedSessionConfig("loopback", MODEL)
+POLICY = SessionPolicy(MODEL, "loopback")
+
+
+def owner(name: str = "a", incarnation: str = "1") -> LeaseOwnerIdentity:
+    """An owner about whose life nothing is known."""
+    return LeaseOwnerIdentity(name, incarnation)
+
+
+async def create(store: RuntimePersistence, clock: Clock, session_id: str = SESSION) -> None:
+    """A session with the default configuration."""
+    await store.create_session(SessionCreate(session_id, CONFIG, clock.now_ms()))
+
+
+async def take(
+    store: RuntimePersistence, clock: Clock, name: str = "a", *, session_id: str = SESSION, incarnation: str = "1"
+) -> SessionExecutionLease:
+    """A lane that must be free (or held by the same owner)."""
+    lease = await store.try_claim_lease(
+        session_id, owner(name, incarnation), ttl_ms=TTL_MS, now_ms=clock.now_ms(), token=f"lease-{name}-{incarnation}"
+    )
+    assert not isinstance(lease, LaneBusy), lease
+    return lease
+
+
+async def fence_of(store: RuntimePersistence, clock: Clock, name: str = "a", session_id: str = SESSION) -> LeaseFence:
+    """The fence of a lane that must be free."""
+    return (await take(store, clock, name, session_id=session_id)).fence()
+
+
+def message(message_id: str, text: str = "hello", role: Role = Role.USER) -> Message:
+    """A message of one text part."""
+    return Message(message_id, role, (TextPart(text),))
+
+
+def nodes(
+    ids: Sequence[str], *, parent: str | None = None, frame_id: str | None = None, session_id: str = SESSION
+) -> tuple[SessionNode, ...]:
+    """Message nodes one under another below `parent`."""
+    return chain(
+        [message(node_id, f"text of {node_id}") for node_id in ids],
+        parent_node_id=parent,
+        agent_frame_id=frame_id or initial_frame_id(session_id),
+        at_ms=1,
+    )
+
+
+def append(ids: Sequence[str], *, parent: str | None = None, frame_id: str | None = None) -> Append:
+    """A delta that appends message nodes and moves the leaf to the last."""
+    return Append(nodes(ids, parent=parent, frame_id=frame_id), ids[-1])
+
+
+def frames(session_id: str = SESSION) -> tuple[AgentFrame, ...]:
+    """The initial frame alone."""
+    return (initial_frame(session_id, POLICY, 1),)
+
+
+def usage(tokens: int = 1, source: str = "turn") -> TokenLedgerEntry:
+    """A ledger row."""
+    return TokenLedgerEntry(source, MODEL.id, TokenUsage(input_tokens=tokens, output_tokens=1))
+
+
+def evidence(request_id: str = "r1") -> TurnCancellationEvidence:
+    """A cancel request's evidence."""
+    return TurnCancellationEvidence(request_id, "cli", "stop")
+
+
+def stamp(
+    turn_id: str = "t1", content_hash: str = "h1", *, cancellation: TurnCancellationEvidence | None = None
+) -> TurnStamp:
+    """The stamp of a turn that answered."""
+    summary = TurnSummary(Finished(AssistantMessage("")), 1, 2, cancellation=cancellation)
+    return TurnStamp(turn_id, content_hash, summary)
+
+
+def commit(
+    fence: LeaseFence,
+    graph: GraphDelta,
+    *,
+    expected: int | None = None,
+    turn: TurnStamp | None = None,
+    turn_index: int = 0,
+    components: dict[str, CheckpointComponent] | None = None,
+    usage_deltas: tuple[TokenLedgerEntry, ...] = (),
+    claim: TurnInputClaim | None = None,
+    with_frames: tuple[AgentFrame, ...] | None | Literal["auto"] = "auto",
+    release: bool = False,
+    defer: str | None = None,
+    attachments: tuple[str, ...] = (),
+    now_ms: int = 5,
+) -> RuntimeCommit:
+    """A commit; the initial frame is named by the first one only unless said otherwise."""
+    if with_frames == "auto":
+        with_frames = frames(fence.session_id) if expected is None else None
+    return RuntimeCommit(
+        session_id=fence.session_id,
+        fence=fence,
+        config=CONFIG,
+        graph=graph,
+        checkpoint=Checkpoint(TurnState(turn_index=turn_index), components or {}),
+        now_ms=now_ms,
+        expected_head_revision=expected,
+        release_lease=release,
+        frames=with_frames,
+        usage_deltas=usage_deltas,
+        turn=turn,
+        completed_inputs=() if claim is None else (completion_of(claim),),
+        defer_inputs_of_turn=defer,
+        committed_attachment_ids=attachments,
+    )
+
+
+def text_input(text: str = "hi") -> TurnInput:
+    """A turn input of one text."""
+    return TurnInput((TextItem(text),))
+
+
+def lane_request(
+    clock: Clock,
+    name: str = "a",
+    *,
+    turn_id: str | None = "t1",
+    text: str | None = "hi",
+    key: str | None = None,
+    session_id: str = SESSION,
+    input_id: str | None = None,
+    ingress: TurnInputIngress | None = None,
+    dead: int | None = None,
+) -> LaneRequest:
+    """A request for a lane; `text` None asks for an unfinished turn only."""
+    draft = None
+    if text is not None:
+        draft = InputDraft(session_id, input_id or f"in-{turn_id}", text_input(text), ingress or NextTurn(), key)
+    return LaneRequest(
+        session_id=session_id,
+        owner=owner(name),
+        ttl_ms=TTL_MS,
+        now_ms=clock.now_ms(),
+        lease_token=f"lease-{name}",
+        claim_token=f"claim-{name}",
+        turn_id=turn_id,
+        draft=draft,
+        dead_holder_fencing_token=dead,
+    )
+
+
+def granted(outcome: LaneOutcome) -> LaneGranted:
+    """The outcome of a lane that must have been granted."""
+    assert isinstance(outcome, LaneGranted), outcome
+    return outcome
+
+
+def fence_of_lane(lane: LaneGranted) -> LeaseFence:
+    """The fence of a lane that must be held."""
+    assert lane.lease is not None
+    return lane.lease.fence()

@@ -1,0 +1,272 @@
+"""Laws of the effect journal (contract 03 §2.6), for any backend.
+
+A backend's test module subclasses `JournalLaws` and provides two fixtures:
+`open_store`, which opens one more handle of the same storage, and `clock`, the
+clock all handles use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import pytest
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.effect import CanonicalEnvelope, TurnScope, scope_key
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
+from lash_cli.core.policy import ModelSpec, PersistedSessionConfig
+from lash_cli.core.protocols import Clock
+from lash_cli.errors import SessionExecutionLeaseExpired
+from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow, LaneBusy, RuntimePersistence, SessionCreate
+
+TTL_MS = 30_000
+SESSION = "s-journal"
+SCOPE = scope_key(TurnScope(SESSION, "t1"))
+
+
+class MovableClock(Clock, Protocol):
+    """A clock a test moves."""
+
+    def tick(self, seconds: float) -> None:
+        """Move time."""
+        ...
+
+
+class JournalHandle(RuntimePersistence, Protocol):
+    """A store with the additions the journal host uses."""
+
+    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool: ...
+
+    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None: ...
+
+    async def journal_finish(
+        self,
+        scope_key: str,
+        replay_key: str,
+        token: str,
+        *,
+        outcome: bytes | None,
+        error: bytes | None,
+        now_ms: int,
+        fence: LeaseFence | None = None,
+    ) -> bool: ...
+
+
+OpenStore = Callable[[], JournalHandle]
+
+
+def envelope_of(text: bytes = b'{"command":1}') -> CanonicalEnvelope:
+    """A canonical envelope with these bytes."""
+    return CanonicalEnvelope(text, sha256_hex(text))
+
+
+def claim_of(
+    clock: Clock,
+    token: str,
+    *,
+    replay_key: str = "k1",
+    scope: str = SCOPE,
+    envelope: CanonicalEnvelope | None = None,
+    due_at_ms: int | None = None,
+    fence: LeaseFence | None = None,
+) -> JournalClaim:
+    """A claim of 30 seconds."""
+    return JournalClaim(
+        scope_key=scope,
+        session_id=SESSION,
+        replay_key=replay_key,
+        envelope=envelope or envelope_of(),
+        owner=f"owner-{token}",
+        token=token,
+        ttl_ms=TTL_MS,
+        now_ms=clock.now_ms(),
+        due_at_ms=due_at_ms,
+        fence=fence,
+    )
+
+
+async def create_session(store: RuntimePersistence, clock: Clock, session_id: str = SESSION) -> None:
+    """A session with a minimal configuration."""
+    await store.create_session(SessionCreate(session_id, PersistedSessionConfig("loopback", ModelSpec("m")), clock.now_ms()))
+
+
+async def take_lane(
+    store: RuntimePersistence, clock: Clock, incarnation: str, session_id: str = SESSION, ttl_ms: int = TTL_MS
+) -> LeaseFence:
+    """The fence of a lane taken by one incarnation; the lane must be free."""
+    owner = LeaseOwnerIdentity("owner", incarnation)
+    lease = await store.try_claim_lease(
+        session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=f"lane-{incarnation}"
+    )
+    assert not isinstance(lease, LaneBusy)
+    assert isinstance(lease, SessionExecutionLease)
+    return lease.fence()
+
+
+def stands(
+    prepared: JournalPrepared, status: Literal["in_progress", "completed", "failed"] = "completed"
+) -> JournalRow:
+    """The finished row of an answer."""
+    assert prepared.kind == "recorded"
+    assert prepared.row is not None
+    assert prepared.row.status == status
+    return prepared.row
+
+
+class JournalLaws:
+    """The table of contract 03 §2.6, row by row."""
+
+    async def test_a_missing_row_is_claimed_once_and_held_while_its_lease_lives(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        first, second = open_store(), open_store()
+        assert (await first.journal_prepare(claim_of(clock, "a"))).kind == "claimed"
+        assert (await second.journal_prepare(claim_of(clock, "b"))).kind == "held"
+        clock.tick(TTL_MS / 1000 - 0.001)
+        held = await second.journal_prepare(claim_of(clock, "b"))
+        assert held.kind == "held"
+        assert held.row is not None
+        assert held.row.lease_owner == "owner-a"
+
+    @pytest.mark.parametrize("size", [0, 1, 511, 512, 200_000])
+    async def test_a_recorded_outcome_is_answered_byte_for_byte_by_every_handle(
+        self, open_store: OpenStore, clock: MovableClock, size: int
+    ) -> None:
+        outcome = bytes(index * 7 % 251 for index in range(size))
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=outcome, error=None, now_ms=clock.now_ms())
+        row = stands(await open_store().journal_prepare(claim_of(clock, "b")))
+        assert (row.outcome, row.error, row.attempt) == (outcome, None, 1)
+        assert [found.outcome for found in await open_store().journal_rows(SCOPE)] == [outcome]
+
+    async def test_a_recorded_error_is_answered_as_failed(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=None, error=b"no", now_ms=clock.now_ms())
+        assert stands(await store.journal_prepare(claim_of(clock, "b")), "failed").error == b"no"
+
+    async def test_an_expired_claim_is_taken_over_with_its_due_time_and_one_more_attempt(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store, due = open_store(), clock.now_ms() + 90_000
+        claimed = await store.journal_prepare(claim_of(clock, "a", due_at_ms=due))
+        assert (claimed.kind, claimed.taken_over, claimed.due_at_ms) == ("claimed", False, due)
+        clock.tick(TTL_MS / 1000)
+        taken = await open_store().journal_prepare(claim_of(clock, "b", due_at_ms=due + 30_000))
+        assert (taken.kind, taken.taken_over, taken.due_at_ms) == ("claimed", True, due)
+        assert taken.row is not None
+        assert taken.row.attempt == 2
+
+    async def test_a_result_of_a_lost_claim_is_discarded(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        clock.tick(TTL_MS / 1000)
+        await store.journal_prepare(claim_of(clock, "b"))
+        now_ms = clock.now_ms()
+        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=now_ms)
+        assert await store.journal_finish(SCOPE, "k1", "b", outcome=b"ours", error=None, now_ms=now_ms)
+        assert not await store.journal_finish(SCOPE, "k1", "b", outcome=b"again", error=None, now_ms=now_ms)
+        assert stands(await store.journal_prepare(claim_of(clock, "c"))).outcome == b"ours"
+
+    async def test_nothing_is_recorded_at_or_after_the_moment_of_expiry(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        clock.tick(TTL_MS / 1000)
+        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=clock.now_ms())
+        assert (await store.journal_rows(SCOPE))[0].status == "in_progress"
+
+    async def test_a_renewed_claim_outlives_its_first_lease_and_an_expired_one_is_not_revived(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        clock.tick(20)
+        assert await store.journal_renew(SCOPE, "k1", "a", clock.now_ms() + TTL_MS)
+        assert not await store.journal_renew(SCOPE, "k1", "b", clock.now_ms() + TTL_MS)
+        clock.tick(20)
+        assert (await store.journal_prepare(claim_of(clock, "b"))).kind == "held"
+        clock.tick(10)
+        assert not await store.journal_renew(SCOPE, "k1", "a", clock.now_ms() + TTL_MS)
+
+    async def test_a_released_claim_is_taken_over_at_once_as_a_cut_off_attempt(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        await store.journal_release(SCOPE, "k1", "other")
+        assert (await store.journal_prepare(claim_of(clock, "b"))).kind == "held"
+        await store.journal_release(SCOPE, "k1", "a")
+        taken = await store.journal_prepare(claim_of(clock, "b"))
+        assert (taken.kind, taken.taken_over) == ("claimed", True)
+
+    async def test_a_diverging_envelope_gets_the_stored_row_and_changes_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await store.journal_prepare(claim_of(clock, "a"))
+        before = await store.journal_rows(SCOPE)
+        clock.tick(TTL_MS / 1000)
+        other = await store.journal_prepare(claim_of(clock, "b", envelope=envelope_of(b'{"command":2}')))
+        assert stands(other, "in_progress").envelope == envelope_of()
+        assert await store.journal_rows(SCOPE) == before
+
+    async def test_a_record_without_a_claim_is_inserted_once(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        assert await store.journal_record(claim_of(clock, "a"), outcome=b"first", error=None)
+        assert not await store.journal_record(claim_of(clock, "b"), outcome=b"second", error=None)
+        assert stands(await store.journal_prepare(claim_of(clock, "c"))).outcome == b"first"
+
+    async def test_equal_turn_ids_of_two_sessions_are_two_journals(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store, other = open_store(), scope_key(TurnScope("s-other", "t1"))
+        await store.journal_record(claim_of(clock, "a"), outcome=b"mine", error=None)
+        assert (await store.journal_prepare(claim_of(clock, "b", scope=other))).kind == "claimed"
+        assert len(await store.journal_rows(SCOPE)) == 1
+
+    async def test_the_lane_holder_takes_over_what_an_earlier_generation_left_without_waiting(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock)
+        old = await take_lane(store, clock, "one")
+        await store.journal_prepare(claim_of(clock, "a", fence=old))
+        assert (await store.journal_prepare(claim_of(clock, "b", fence=old))).kind == "held"
+        await store.release_lease(old)
+        new = await take_lane(store, clock, "two")
+        taken = await store.journal_prepare(claim_of(clock, "b", fence=new))
+        assert (taken.kind, taken.taken_over) == ("claimed", True)
+
+    async def test_a_dead_fence_can_neither_claim_nor_record_nor_finish(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock)
+        old = await take_lane(store, clock, "one")
+        await store.journal_prepare(claim_of(clock, "a", fence=old))
+        await store.release_lease(old)
+        await take_lane(store, clock, "two")
+        before = await store.journal_rows(SCOPE)
+        with pytest.raises(SessionExecutionLeaseExpired):
+            await store.journal_prepare(claim_of(clock, "b", replay_key="k2", fence=old))
+        with pytest.raises(SessionExecutionLeaseExpired):
+            await store.journal_record(claim_of(clock, "b", replay_key="k3", fence=old), outcome=b"x", error=None)
+        with pytest.raises(SessionExecutionLeaseExpired):
+            await store.journal_finish(
+                SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=clock.now_ms(), fence=old
+            )
+        assert await store.journal_rows(SCOPE) == before
+
+    async def test_a_fence_dies_at_the_moment_its_lease_expires(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock)
+        fence = await take_lane(store, clock, "one")
+        clock.tick(TTL_MS / 1000)
+        with pytest.raises(SessionExecutionLeaseExpired):
+            await store.journal_record(claim_of(clock, "a", fence=fence), outcome=b"x", error=None)

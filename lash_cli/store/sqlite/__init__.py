@@ -1,0 +1,7 @@
+"""The default store: one SQLite file per user holds every session (design D1).
+
+`database` owns connections and the one writer thread with group commit,
+`schema` the numbered migrations, and one module per table family holds its SQL
+as named constants: `sessions`, `graph`, `commit`, `inputs`, `leases`,
+`journal`, `waits`, `attachments`, `observation`.
+"""

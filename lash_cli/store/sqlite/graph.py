@@ -1,0 +1,328 @@
+"""The session graph in rows: loading, appending, hiding (contract 01 §8, §9.6, §10, design D6, D23).
+
+Nodes are clustered by `(session, seq)` and a parent always has a lower seq
+than its child, so the active path is one backward range read that starts at
+the current frame's `first_seq`; superseded frames are not touched. A row that
+does not decode, or a path that breaks, raises `CorruptNode`: nothing is
+skipped silently.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from lash_cli.core.codec import decode, decode_any, encode
+from lash_cli.core.commit import TurnState
+from lash_cli.core.frames import AgentFrame
+from lash_cli.core.graph import CausalRef, NodePayload, SessionNode
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
+from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, NotFoundError
+from lash_cli.store.base import PersistedSessionRead, ReadScope
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
+
+# The active path of the current frame, leaf first: one range of the cluster.
+_FRAME_RANGE = """
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC
+"""
+# Every live node in insertion order.
+_ALL_NODES = """
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+WHERE session_key = ? AND tombstoned = 0 ORDER BY seq
+"""
+_ONE_NODE = """
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+WHERE session_key = ? AND node_id = ? AND tombstoned = 0
+"""
+_NODE_ID = "SELECT node_id FROM nodes WHERE session_key = ? AND seq = ?"
+_NODE_SEQ = "SELECT seq FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
+_LIVE_PARENTS = "SELECT seq, node_id, parent_seq FROM nodes WHERE session_key = ? AND tombstoned = 0 ORDER BY seq"
+_INSERT_NODE = """
+INSERT INTO nodes (session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_HIDE_NODE = "UPDATE nodes SET tombstoned = 1 WHERE session_key = ? AND seq = ?"
+# D6: a full replacement hides what it replaces and deletes nothing.
+_HIDE_ALL = "UPDATE nodes SET tombstoned = 1 WHERE session_key = ? AND tombstoned = 0"
+_FRAMES = "SELECT ordinal, frame_id, first_seq, record FROM frames WHERE session_key = ? ORDER BY ordinal"
+_FRAME_ORDINAL = "SELECT ordinal FROM frames WHERE session_key = ? AND frame_id = ?"
+# Contract 01 §12: the ledger is the sum of its rows.
+_LEDGER = """
+SELECT source, model, sum(input_tokens), sum(output_tokens), sum(cache_read_input_tokens),
+       sum(cache_write_input_tokens), sum(reasoning_output_tokens)
+FROM usage_deltas WHERE session_key = ? GROUP BY source, model ORDER BY source, model
+"""
+_BLOB = "SELECT content FROM blobs WHERE hash = ?"
+_HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
+
+NodeRow = tuple[int, str, int | None, int, int, str | None, str, int]
+
+
+class PreparedNode(msgspec.Struct, frozen=True, gc=False):
+    """A node with its payload encoded before the transaction starts."""
+
+    node: SessionNode
+    caused_by: str | None
+    body: str
+
+
+def prepare_nodes(nodes: Sequence[SessionNode]) -> tuple[PreparedNode, ...]:
+    """The rows of `nodes`, encoded outside the writer thread."""
+    return tuple(
+        PreparedNode(
+            node,
+            None if node.caused_by is None else encode(node.caused_by).decode(),
+            encode(node.payload).decode(),
+        )
+        for node in nodes
+    )
+
+
+def seq_of(connection: sqlite3.Connection, session_key: int, node_id: str) -> int:
+    """The seq of a live node; raises `ConflictError` (`node_unknown`)."""
+    row = connection.execute(_NODE_SEQ, (session_key, node_id)).fetchone()
+    if row is None:
+        raise ConflictError(f"node {node_id!r} is not in the graph", code="node_unknown")
+    return int(row[0])
+
+
+def append_nodes(
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    nodes: Sequence[PreparedNode],
+    ordinals: dict[str, int],
+    *,
+    known: dict[str, int],
+) -> int:
+    """Insert `nodes` from `stored.next_seq` on and return the next free seq.
+
+    `known` maps node ids to seqs and is extended; `ordinals` maps frame ids.
+    Raises `ConflictError`: `node_unknown` for a missing parent,
+    `agent_frame_unknown`, `node_exists`.
+    """
+    seq = stored.next_seq
+    rows = []
+    for prepared in nodes:
+        node = prepared.node
+        parent = node.parent_node_id
+        if parent is None:
+            parent_seq = None
+        elif (parent_seq := known.get(parent)) is None:
+            parent_seq = known[parent] = seq_of(connection, stored.key, parent)
+        if (ordinal := ordinals.get(node.agent_frame_id)) is None:
+            ordinal = ordinals[node.agent_frame_id] = _ordinal_of(connection, stored.key, node.agent_frame_id)
+        rows.append((stored.key, seq, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
+        known[node.node_id] = seq
+        seq += 1
+    try:
+        connection.executemany(_INSERT_NODE, rows)
+    except sqlite3.IntegrityError as error:
+        raise ConflictError("a node of this commit is in the graph already", code="node_exists") from error
+    return seq
+
+
+def _ordinal_of(connection: sqlite3.Connection, session_key: int, frame_id: str) -> int:
+    row = connection.execute(_FRAME_ORDINAL, (session_key, frame_id)).fetchone()
+    if row is None:
+        raise ConflictError(f"agent frame {frame_id!r} is not in the session", code="agent_frame_unknown")
+    return int(row[0])
+
+
+def hide_all_nodes(connection: sqlite3.Connection, session_key: int) -> None:
+    """Tombstone every node: the first half of a full replacement."""
+    connection.execute(_HIDE_ALL, (session_key,))
+
+
+def read_frames(connection: sqlite3.Connection, session_key: int) -> list[tuple[int, str, int, str]]:
+    """Rows `(ordinal, frame_id, first_seq, record)` in order of opening."""
+    return connection.execute(_FRAMES, (session_key,)).fetchall()
+
+
+def has_blob(connection: sqlite3.Connection, blob_hash: str) -> bool:
+    """Whether a blob of that hash is stored."""
+    return connection.execute(_HAS_BLOB, (blob_hash,)).fetchone() is not None
+
+
+def _decode_bodies(rows: Sequence[NodeRow]) -> Sequence[NodePayload]:
+    """All payloads in one pass; on failure one by one, to name the node that is damaged."""
+    try:
+        payloads: tuple[NodePayload, ...] = decode_any(
+            f"[{','.join([row[6] for row in rows])}]", tuple[NodePayload, ...]
+        )
+        if len(payloads) == len(rows):
+            return payloads
+    except msgspec.DecodeError:
+        pass
+    for row in rows:
+        try:
+            decode_any(row[6], NodePayload)
+        except msgspec.DecodeError as error:
+            raise CorruptNode(f"node {row[1]!r} does not decode: {error}", details={"node_id": row[1]}) from error
+    raise CorruptNode(f"{len(rows)} node bodies decode one by one but not together")
+
+
+def _nodes_of(
+    rows: Sequence[NodeRow], parent_ids: dict[int, str], frame_ids: dict[int, str]
+) -> tuple[SessionNode, ...]:
+    nodes = []
+    try:
+        for (_, node_id, parent_seq, ordinal, at_ms, caused_by, _, _), payload in zip(
+            rows, _decode_bodies(rows), strict=True
+        ):
+            nodes.append(
+                SessionNode(
+                    node_id,
+                    None if parent_seq is None else parent_ids[parent_seq],
+                    frame_ids[ordinal],
+                    at_ms,
+                    payload,
+                    None if caused_by is None else decode(caused_by, CausalRef),
+                )
+            )
+    except (KeyError, msgspec.DecodeError) as error:
+        raise CorruptNode(
+            f"node {node_id!r} names an unknown parent, frame or cause", details={"node_id": node_id}
+        ) from error
+    return tuple(nodes)
+
+
+def _frame_path(
+    connection: sqlite3.Connection, stored: StoredSession, first_seq: int, frame_ids: dict[int, str]
+) -> tuple[SessionNode, ...]:
+    """Root to leaf of the current frame."""
+    wanted = stored.leaf_seq
+    if wanted is None:
+        return ()
+    path: list[NodeRow] = []
+    for row in connection.execute(_FRAME_RANGE, (stored.key, first_seq, wanted)):
+        if row[0] != wanted:
+            continue
+        if row[3] != stored.frame_ordinal:
+            break
+        if row[7]:
+            raise CorruptNode(f"node {row[1]!r} is hidden but on the active path", details={"node_id": row[1]})
+        path.append(row)
+        wanted = row[2]
+        if wanted is None:
+            break
+    else:
+        if wanted is not None and wanted >= first_seq:
+            raise CorruptNode(f"node {wanted} of session {stored.session_id!r} is missing", details={"seq": wanted})
+    path.reverse()
+    parent_ids = {row[0]: row[1] for row in path}
+    if path and path[0][2] is not None:
+        outside = connection.execute(_NODE_ID, (stored.key, path[0][2])).fetchone()
+        if outside is not None:
+            parent_ids[path[0][2]] = outside[0]
+    return _nodes_of(path, parent_ids, frame_ids)
+
+
+def _load(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+    stored = find_session(connection, session_id)
+    if stored is None or stored.head_revision is None or stored.checkpoint_ref is None:
+        return None
+    frame_rows = read_frames(connection, stored.key)
+    frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in frame_rows}
+    if scope is ReadScope.ACTIVE_PATH:
+        first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
+        nodes = _frame_path(connection, stored, first_seq, frame_ids)
+    else:
+        rows = connection.execute(_ALL_NODES, (stored.key,)).fetchall()
+        nodes = _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
+    components = stored.component_refs()
+    for name, ref in components.items():
+        if not has_blob(connection, ref):
+            raise _missing_component(ref, name)
+    return PersistedSessionRead(
+        session_id,
+        stored.head_revision,
+        decode(stored.config, PersistedSessionConfig),
+        tuple(decode(record, AgentFrame) for _, _, _, record in frame_rows),
+        nodes,
+        stored.leaf_node_id,
+        decode(stored.turn_state, TurnState),
+        stored.checkpoint_ref,
+        components,
+        tuple(
+            TokenLedgerEntry(source, model, TokenUsage(*counters))
+            for source, model, *counters in connection.execute(_LEDGER, (stored.key,))
+        ),
+    )
+
+
+def _missing_component(ref: str, name: str = "checkpoint component") -> MissingCheckpointComponent:
+    return MissingCheckpointComponent(f"{name} {ref} is not stored", details={"ref": ref})
+
+
+def _load_node(connection: sqlite3.Connection, session_id: str, node_id: str) -> SessionNode | None:
+    stored = read_session(connection, session_id)
+    row = connection.execute(_ONE_NODE, (stored.key, node_id)).fetchone()
+    if row is None:
+        return None
+    parents = {} if row[2] is None else {row[2]: connection.execute(_NODE_ID, (stored.key, row[2])).fetchone()[0]}
+    frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in read_frames(connection, stored.key)}
+    return _nodes_of([row], parents, frame_ids)[0]
+
+
+def _load_component(connection: sqlite3.Connection, ref: str) -> bytes:
+    row = connection.execute(_BLOB, (ref,)).fetchone()
+    if row is None:
+        raise _missing_component(ref)
+    return bytes(row[0])
+
+
+def _tombstone(connection: sqlite3.Connection, session_id: str, node_ids: Sequence[str]) -> int:
+    stored = read_session(connection, session_id)
+    live = connection.execute(_LIVE_PARENTS, (stored.key,)).fetchall()
+    parents = {seq: parent_seq for seq, _, parent_seq in live}
+    on_path: set[int] = set()
+    cursor = stored.leaf_seq
+    while cursor is not None:
+        on_path.add(cursor)
+        cursor = parents.get(cursor)
+    wanted = set(node_ids)
+    hidden: set[int] = set()
+    for seq, node_id, parent_seq in live:
+        # What hangs below a hidden node goes with it, so no live node ever names a parent that can be vacuumed.
+        if node_id not in wanted and parent_seq not in hidden:
+            continue
+        if seq in on_path:
+            raise ConflictError(
+                f"node {node_id!r} is on the active path", code="node_on_active_path", details={"node_id": node_id}
+            )
+        hidden.add(seq)
+    connection.executemany(_HIDE_NODE, [(stored.key, seq) for seq in hidden])
+    return len(hidden)
+
+
+class GraphTable:
+    """Graph reads and tombstones; the async face of this module. Appends happen inside commits only."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def load_session(self, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+        """See `base.SessionStore.load_session`. Raises `SessionDeleted` for a tombstoned id."""
+        return await self._db.read_bulk(lambda connection: _load(connection, session_id, scope))
+
+    async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:
+        """See `base.SessionStore.load_node`; None for an absent session too."""
+        try:
+            return self._db.read(lambda connection: _load_node(connection, session_id, node_id))
+        except NotFoundError as error:
+            if error.code != "session_not_found":
+                raise
+            return None
+
+    async def load_component(self, ref: str) -> bytes:
+        """See `base.SessionStore.load_component`."""
+        return self._db.read(lambda connection: _load_component(connection, ref))
+
+    async def tombstone_nodes(self, session_id: str, node_ids: Sequence[str]) -> int:
+        """See `base.SessionStore.tombstone_nodes`; all or nothing, unknown ids are ignored."""
+        return await self._db.write(lambda connection: _tombstone(connection, session_id, node_ids), durable=True)

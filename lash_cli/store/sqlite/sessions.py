@@ -1,0 +1,341 @@
+"""Session rows: creation, listing, lookup, flags and deletion (contract 01 §1.4, §9.1, §9.8, design D7).
+
+A session is one row of `sessions`; head and lease live in it, so every other
+family starts with `read_session`. Ids are used once: deletion leaves a
+tombstone that is never removed, and every access to a tombstoned id raises
+`SessionDeleted`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from lash_cli.core.codec import decode, decode_any, encode, to_builtins
+from lash_cli.core.commit import TurnState
+from lash_cli.core.effect import QueueDrainScope, SessionDeleteScope, TurnScope, scope_key
+from lash_cli.core.ids import readable_name
+from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.protocols import Ids
+from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, SessionExecutionBusy, UsageError
+from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
+from lash_cli.store.sqlite.database import Database
+
+_NAME_BITS: Final = 64
+_NAME_ATTEMPTS: Final = 32
+_MAX_CANDIDATES: Final = 50
+# No live lease has this generation, so no claim is hidden.
+NO_GENERATION: Final = -1
+
+_COLUMNS = """
+    s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
+    s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
+    s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
+    s.lease_claimed_at_ms, s.lease_expires_at_ms,
+    (SELECT n.node_id FROM nodes n WHERE n.session_key = s.session_key AND n.seq = s.leaf_seq)
+"""
+# Every guarded operation starts here: meta, head, lease and leaf in one lookup.
+_READ = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id = ?"
+# Listing, newest activity first; ties by key, so a cursor never skips or repeats (contract 08 lists).
+_PAGE = (
+    "SELECT"
+    + _COLUMNS
+    + """FROM sessions s
+    WHERE (s.last_activity_at_ms, s.session_key) < (?, ?)
+    ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT ?"""
+)
+_BY_NAME = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.name = ?"
+_BY_PREFIX = (
+    "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
+)
+_KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
+# D7: an id is used once.
+_IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
+_NAME_IS_TAKEN = "SELECT 1 FROM sessions WHERE name = ?"
+_INSERT = """
+INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, labels, last_activity_at_ms, config)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_SET_FLAGS = "UPDATE sessions SET closed_at_ms = ?, parked_at_ms = ? WHERE session_id = ?"
+# The turn that holds or held the lane without a terminal commit.
+_RUNNING_TURN = "SELECT turn_id FROM turns WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1"
+# Contract 02 §1.7: waiting means pending and not under a live claim.
+_PENDING_COUNT = """
+SELECT count(*) FROM inputs
+WHERE session_key = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_generation IS NOT ?
+"""
+_TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
+_DELETE_BY_KEY = (
+    "DELETE FROM nodes WHERE session_key = ?",
+    "DELETE FROM frames WHERE session_key = ?",
+    "DELETE FROM turns WHERE session_key = ?",
+    "DELETE FROM turn_cancels WHERE session_key = ?",
+    "DELETE FROM usage_deltas WHERE session_key = ?",
+    "DELETE FROM inputs WHERE session_key = ?",
+    "DELETE FROM attachments WHERE session_key = ?",
+    "DELETE FROM sessions WHERE session_key = ?",
+)
+# Journal rows are clustered by the JSON of their scope; all scopes of a session and kind share a prefix.
+_DELETE_EFFECTS = "DELETE FROM effects WHERE scope_key >= ? AND scope_key < ?"
+_DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
+
+
+class StoredSession(msgspec.Struct, frozen=True, gc=False):
+    """One row of `sessions`, undecoded, and the id of its leaf; fields in the order of the columns."""
+
+    key: int
+    session_id: str
+    name: str
+    created_at_ms: int
+    cwd: str | None
+    parent_session_id: str | None
+    labels: str
+    closed_at_ms: int | None
+    parked_at_ms: int | None
+    last_activity_at_ms: int
+    last_commit_at_ms: int | None
+    config: str
+    head_revision: int | None
+    leaf_seq: int | None
+    next_seq: int
+    turn_state: str
+    components: str
+    checkpoint_ref: str | None
+    frame_ordinal: int | None
+    lease_fencing_token: int
+    lease_token: str | None
+    lease_owner: str | None
+    lease_claimed_at_ms: int
+    lease_expires_at_ms: int
+    leaf_node_id: str | None
+
+    def meta(self) -> SessionMeta:
+        """What identifies the session."""
+        return SessionMeta(
+            self.session_id,
+            self.name,
+            self.created_at_ms,
+            self.cwd,
+            self.parent_session_id,
+            decode_any(self.labels, dict[str, str]),
+            self.closed_at_ms,
+            self.parked_at_ms,
+        )
+
+    def lease(self) -> LeaseRow:
+        """The lease part of the row."""
+        return LeaseRow(
+            self.lease_fencing_token,
+            self.lease_token,
+            None if self.lease_owner is None else decode(self.lease_owner, LeaseOwnerIdentity),
+            self.lease_claimed_at_ms,
+            self.lease_expires_at_ms,
+        )
+
+    def position(self) -> HeadPosition:
+        """The head without its content."""
+        return HeadPosition(self.head_revision, self.leaf_node_id, self.checkpoint_ref)
+
+    def component_refs(self) -> dict[str, str]:
+        """Checkpoint components by name."""
+        refs: dict[str, str] = decode_any(self.components, dict[str, str])
+        return refs
+
+
+def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSession | None:
+    """The row of `session_id`, None when absent; raises `SessionDeleted` for a tombstoned id."""
+    row = connection.execute(_READ, (session_id,)).fetchone()
+    if row is not None:
+        return StoredSession(*row)
+    if connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None:
+        raise SessionDeleted(f"session {session_id!r} was deleted")
+    return None
+
+
+def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
+    """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
+    stored = find_session(connection, session_id)
+    if stored is None:
+        raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
+    return stored
+
+
+def key_of(connection: sqlite3.Connection, session_id: str) -> int:
+    """The integer key of `session_id`; raises like `read_session`."""
+    row = connection.execute(_KEY, (session_id,)).fetchone()
+    if row is not None:
+        return int(row[0])
+    return read_session(connection, session_id).key
+
+
+def live_generation(lease: LeaseRow, now_ms: int) -> int:
+    """The generation whose claims are live now, `NO_GENERATION` while nobody holds the lane."""
+    return lease.fencing_token if is_row_live(lease, now_ms) else NO_GENERATION
+
+
+def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) -> SessionRow:
+    lease = stored.lease()
+    running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
+    (pending,) = connection.execute(_PENDING_COUNT, (stored.key, live_generation(lease, now_ms))).fetchone()
+    return SessionRow(
+        stored.meta(),
+        decode(stored.config, PersistedSessionConfig),
+        lease,
+        stored.head_revision,
+        stored.leaf_node_id,
+        decode(stored.turn_state, TurnState),
+        stored.last_commit_at_ms,
+        None if running is None else running[0],
+        pending,
+    )
+
+
+def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) -> SessionMeta:
+    existing = find_session(connection, request.session_id)
+    if existing is not None:
+        return existing.meta()
+    name = request.name if request.name is not None else _free_name(connection, ids)
+    if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
+        raise ConflictError(f"the name {name!r} belongs to another session", code="session_name_taken")
+    values = (
+        request.session_id,
+        name,
+        request.now_ms,
+        request.cwd,
+        request.parent_session_id,
+        encode(request.labels).decode(),
+        request.now_ms,
+        encode(request.config).decode(),
+    )
+    connection.execute(_INSERT, values)
+    return SessionMeta(request.session_id, name, request.now_ms, request.cwd, request.parent_session_id, request.labels)
+
+
+def _free_name(connection: sqlite3.Connection, ids: Ids) -> str:
+    for attempt in range(_NAME_ATTEMPTS):
+        name = readable_name(ids.bits(_NAME_BITS), attempt)
+        if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is None:
+            return name
+    raise ConflictError("no free session name was found; give one", code="session_name_taken")
+
+
+def _journal_ranges(session_id: str) -> Iterator[tuple[str, str]]:
+    """Bounds of the scope keys that name the session; "-" follows "," in byte order."""
+    exact = scope_key(SessionDeleteScope(session_id))
+    yield exact, f"{exact}\0"
+    for key, following_field in (
+        (scope_key(TurnScope(session_id, "-")), ',"turn_id":'),
+        (scope_key(QueueDrainScope(session_id, "-")), ',"drain_id":'),
+    ):
+        prefix = key.partition(following_field)[0]
+        yield f"{prefix},", f"{prefix}-"
+
+
+def _delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, now_ms: int) -> bool:
+    try:
+        stored = find_session(connection, session_id)
+    except SessionDeleted:
+        return True
+    if stored is None:
+        return False
+    lease = stored.lease()
+    if is_row_live(lease, now_ms):
+        raise SessionExecutionBusy(
+            f"session {session_id!r} is in use and cannot be deleted", details={"holder": to_builtins(lease.owner)}
+        )
+    connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
+    for bounds in _journal_ranges(session_id):
+        connection.execute(_DELETE_EFFECTS, bounds)
+    connection.execute(_DELETE_WAITS, (session_id,))
+    for statement in _DELETE_BY_KEY:
+        connection.execute(statement, (stored.key,))
+    return True
+
+
+def _set_flags(
+    connection: sqlite3.Connection, session_id: str, closed_at_ms: int | None, parked_at_ms: int | None
+) -> None:
+    read_session(connection, session_id)
+    connection.execute(_SET_FLAGS, (closed_at_ms, parked_at_ms, session_id))
+
+
+def _parse_cursor(cursor: str | None) -> tuple[int, int]:
+    if cursor is None:
+        return (1 << 62, 1 << 62)
+    activity, separator, key = cursor.partition(".")
+    if not (separator and activity.isdecimal() and key.isdecimal()):
+        raise UsageError(f"{cursor!r} is not a cursor of this listing", code="cursor_invalid")
+    return int(activity), int(key)
+
+
+def _find(connection: sqlite3.Connection, reference: str) -> tuple[SessionMeta, ...]:
+    for statement, values in (
+        (_READ, (reference,)),
+        (_BY_NAME, (reference,)),
+        (_BY_PREFIX, (reference, f"{reference}\U0010ffff", _MAX_CANDIDATES)),
+    ):
+        found = tuple(StoredSession(*row).meta() for row in connection.execute(statement, values))
+        if found:
+            return found
+    return ()
+
+
+class SessionTable:
+    """Sessions as rows; the async face of this module."""
+
+    def __init__(self, db: Database, ids: Ids) -> None:
+        self._db = db
+        self._ids = ids
+
+    async def create_session(self, request: SessionCreate) -> SessionMeta:
+        """See `base.SessionStore.create_session`."""
+        return await self._db.write(lambda connection: _create(connection, request, self._ids), durable=True)
+
+    async def session_row(self, session_id: str) -> SessionRow | None:
+        """See `base.SessionStore.session_row`."""
+
+        def job(connection: sqlite3.Connection) -> SessionRow | None:
+            stored = find_session(connection, session_id)
+            return None if stored is None else _row_of(connection, stored, self._db.clock.now_ms())
+
+        return self._db.read(job)
+
+    async def head_position(self, session_id: str) -> HeadPosition:
+        """See `base.SessionStore.head_position`."""
+        return self._db.read(lambda connection: read_session(connection, session_id).position())
+
+    async def set_session_flags(self, session_id: str, *, closed_at_ms: int | None, parked_at_ms: int | None) -> None:
+        """See `base.SessionStore.set_session_flags`."""
+        await self._db.write(
+            lambda connection: _set_flags(connection, session_id, closed_at_ms, parked_at_ms), durable=True
+        )
+
+    async def delete_session(self, session_id: str, now_ms: int) -> bool:
+        """See `base.SessionStore.delete_session`; also True for an id that was deleted before."""
+        return await self._db.write(
+            lambda connection: _delete(connection, session_id, now_ms, self._db.clock.now_ms()), durable=True
+        )
+
+    async def list_sessions(
+        self, *, limit: int, cursor: str | None = None
+    ) -> tuple[tuple[SessionRow, ...], str | None]:
+        """See `base.RuntimePersistence.list_sessions`; raises `UsageError` (`cursor_invalid`)."""
+        position = _parse_cursor(cursor)
+
+        def job(connection: sqlite3.Connection) -> tuple[tuple[SessionRow, ...], str | None]:
+            now_ms = self._db.clock.now_ms()
+            # One row more than asked for tells whether there is another page.
+            page = [StoredSession(*row) for row in connection.execute(_PAGE, (*position, limit + 1)).fetchall()]
+            rows = tuple(_row_of(connection, stored, now_ms) for stored in page[:limit])
+            last = page[limit - 1] if len(page) > limit > 0 else None
+            return rows, None if last is None else f"{last.last_activity_at_ms}.{last.key}"
+
+        return self._db.read(job)
+
+    async def find_sessions(self, reference: str) -> tuple[SessionMeta, ...]:
+        """See `base.RuntimePersistence.find_sessions`: exact id, else exact name, else id prefix."""
+        return self._db.read(lambda connection: _find(connection, reference))

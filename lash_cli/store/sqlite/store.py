@@ -1,0 +1,308 @@
+"""`SqliteStore`: every table family behind the protocols of `store.base`, over one `Database` (design D1).
+
+Delegation only. Each family owns its statements; this class says which family
+answers which method, in the order of the protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
+from lash_cli.core.effect import ExecutionScope
+from lash_cli.core.graph import SessionNode
+from lash_cli.core.ingress import PendingTurnInput
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
+from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
+from lash_cli.core.protocols import Clock, Ids
+from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+from lash_cli.store.base import (
+    DurabilityTier,
+    HeadPosition,
+    JournalClaim,
+    JournalPrepared,
+    JournalRow,
+    LaneBusy,
+    LaneOutcome,
+    LaneRequest,
+    PersistedSessionRead,
+    ReadScope,
+    SessionCreate,
+    SessionMeta,
+    SessionRow,
+    TurnRecord,
+)
+from lash_cli.store.sqlite.attachments import Attachments
+from lash_cli.store.sqlite.commit import Commits
+from lash_cli.store.sqlite.database import Database, Synchronous
+from lash_cli.store.sqlite.graph import GraphTable
+from lash_cli.store.sqlite.inputs import Inputs
+from lash_cli.store.sqlite.journal import Journal
+from lash_cli.store.sqlite.lanes import Lanes
+from lash_cli.store.sqlite.leases import Leases
+from lash_cli.store.sqlite.maintenance import Maintenance
+from lash_cli.store.sqlite.sessions import SessionTable
+from lash_cli.store.sqlite.waits import Waits
+
+
+class SqliteStore:
+    """`store.base.RuntimePersistence` in one SQLite file. Every method raises as its protocol says, and `StoreLocked`,
+    `StoreReadOnly`, `StoreUnusable` or `StoreError` when the file itself fails."""
+
+    def __init__(self, db: Database, ids: Ids) -> None:
+        self.db = db
+        self._sessions = SessionTable(db, ids)
+        self._graph = GraphTable(db)
+        self._commits = Commits(db)
+        self._maintenance = Maintenance(db)
+        self._lanes = Lanes(db)
+        self._leases = Leases(db)
+        self._inputs = Inputs(db)
+        self._journal = Journal(db)
+        self._waits = Waits(db)
+        self._attachments = Attachments(db)
+
+    @classmethod
+    def open(
+        cls, path: Path, clock: Clock, ids: Ids, *, synchronous: Synchronous = "full", read_only: bool = False
+    ) -> SqliteStore:
+        """Open or create the file; raises like `Database.open`."""
+        return cls(Database.open(path, clock=clock, read_only=read_only, synchronous=synchronous), ids)
+
+    async def aclose(self) -> None:
+        """Commit what is queued and close every connection."""
+        await self.db.aclose()
+
+    def close(self) -> None:
+        """`aclose` for callers without an event loop; blocks."""
+        self.db.close()
+
+    @property
+    def durability_tier(self) -> DurabilityTier:
+        """What is acknowledged outlives the process."""
+        return "durable"
+
+    # --- sessions, heads, graphs ----------------------------------------------------------------
+
+    async def create_session(self, request: SessionCreate) -> SessionMeta:
+        """See `base.SessionStore`."""
+        return await self._sessions.create_session(request)
+
+    async def session_row(self, session_id: str) -> SessionRow | None:
+        """See `base.SessionStore`."""
+        return await self._sessions.session_row(session_id)
+
+    async def load_session(self, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+        """See `base.SessionStore`."""
+        return await self._graph.load_session(session_id, scope)
+
+    async def load_component(self, ref: str) -> bytes:
+        """See `base.SessionStore`."""
+        return await self._graph.load_component(ref)
+
+    async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:
+        """See `base.SessionStore`."""
+        return await self._graph.load_node(session_id, node_id)
+
+    async def head_position(self, session_id: str) -> HeadPosition:
+        """See `base.SessionStore`."""
+        return await self._sessions.head_position(session_id)
+
+    async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
+        """See `base.SessionStore` and `commit.Commits` for the errors of malformed deltas."""
+        return await self._commits.commit_runtime_state(commit)
+
+    async def delete_session(self, session_id: str, now_ms: int) -> bool:
+        """See `base.SessionStore`."""
+        return await self._sessions.delete_session(session_id, now_ms)
+
+    async def set_session_flags(self, session_id: str, *, closed_at_ms: int | None, parked_at_ms: int | None) -> None:
+        """See `base.SessionStore`."""
+        await self._sessions.set_session_flags(session_id, closed_at_ms=closed_at_ms, parked_at_ms=parked_at_ms)
+
+    async def tombstone_nodes(self, session_id: str, node_ids: Sequence[str]) -> int:
+        """See `base.SessionStore`; nodes below a hidden one are hidden with it."""
+        return await self._graph.tombstone_nodes(session_id, node_ids)
+
+    async def vacuum(self, session_id: str | None) -> dict[str, int]:
+        """See `base.SessionStore`."""
+        return await self._maintenance.vacuum(session_id)
+
+    async def gc_unreachable(self) -> dict[str, int]:
+        """See `base.SessionStore`."""
+        return await self._maintenance.gc_unreachable()
+
+    async def list_sessions(
+        self, *, limit: int, cursor: str | None = None
+    ) -> tuple[tuple[SessionRow, ...], str | None]:
+        """See `base.RuntimePersistence`."""
+        return await self._sessions.list_sessions(limit=limit, cursor=cursor)
+
+    async def find_sessions(self, reference: str) -> tuple[SessionMeta, ...]:
+        """See `base.RuntimePersistence`."""
+        return await self._sessions.find_sessions(reference)
+
+    # --- leases, lanes, inputs ------------------------------------------------------------------
+
+    async def open_lane(self, request: LaneRequest) -> LaneOutcome:
+        """See `base.LaneStore` and `lanes.Lanes`."""
+        return await self._lanes.open_lane(request)
+
+    async def try_claim_lease(
+        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
+    ) -> SessionExecutionLease | LaneBusy:
+        """See `base.LaneStore`."""
+        return await self._leases.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=now_ms, token=token)
+
+    async def reclaim_lease(
+        self,
+        session_id: str,
+        owner: LeaseOwnerIdentity,
+        *,
+        observed_fencing_token: int,
+        ttl_ms: int,
+        now_ms: int,
+        token: str,
+    ) -> SessionExecutionLease | LaneBusy:
+        """See `base.LaneStore`."""
+        return await self._leases.reclaim_lease(
+            session_id, owner, observed_fencing_token=observed_fencing_token, ttl_ms=ttl_ms, now_ms=now_ms, token=token
+        )
+
+    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int, now_ms: int) -> SessionExecutionLease:
+        """See `base.LaneStore`."""
+        return await self._leases.renew_lease(fence, ttl_ms=ttl_ms, now_ms=now_ms)
+
+    async def release_lease(self, fence: LeaseFence) -> bool:
+        """See `base.LaneStore`."""
+        return await self._leases.release_lease(fence)
+
+    async def turn(self, session_id: str, turn_id: str) -> TurnRecord | None:
+        """See `base.LaneStore`."""
+        return await self._lanes.turn(session_id, turn_id)
+
+    async def turns(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnRecord, ...]:
+        """See `base.LaneStore`."""
+        return await self._lanes.turns(session_id, limit=limit, before=before)
+
+    async def unfinished_turns(self, session_id: str | None = None) -> tuple[TurnRecord, ...]:
+        """See `base.LaneStore`."""
+        return await self._lanes.unfinished_turns(session_id)
+
+    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
+        """See `base.LaneStore`."""
+        return await self._inputs.inputs(session_id, pending_only=pending_only)
+
+    async def request_turn_cancel(
+        self, session_id: str, turn_id: str, evidence: TurnCancellationEvidence, now_ms: int
+    ) -> CancelGate | None:
+        """See `base.LaneStore`."""
+        return await self._lanes.request_turn_cancel(session_id, turn_id, evidence, now_ms)
+
+    async def cancel_gate(self, session_id: str, turn_id: str) -> CancelGate | None:
+        """See `base.LaneStore`."""
+        return await self._lanes.cancel_gate(session_id, turn_id)
+
+    # --- effect journal -------------------------------------------------------------------------
+
+    @property
+    def effect_code_prefix(self) -> str:
+        """What error codes of this backend's journal begin with (contract 03 §2.4)."""
+        return self._journal.effect_code_prefix
+
+    async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:
+        """See `base.JournalStore`."""
+        return await self._journal.journal_prepare(claim)
+
+    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
+        """See `journal.Journal.journal_record`."""
+        return await self._journal.journal_record(claim, outcome=outcome, error=error)
+
+    async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
+        """See `base.JournalStore`."""
+        return await self._journal.journal_renew(scope_key, replay_key, token, expires_at_ms)
+
+    async def journal_finish(
+        self,
+        scope_key: str,
+        replay_key: str,
+        token: str,
+        *,
+        outcome: bytes | None,
+        error: bytes | None,
+        now_ms: int,
+        fence: LeaseFence | None = None,
+    ) -> bool:
+        """See `base.JournalStore`."""
+        return await self._journal.journal_finish(
+            scope_key, replay_key, token, outcome=outcome, error=error, now_ms=now_ms, fence=fence
+        )
+
+    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
+        """See `journal.Journal.journal_release`."""
+        await self._journal.journal_release(scope_key, replay_key, token)
+
+    async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
+        """See `base.JournalStore`."""
+        return await self._journal.journal_rows(scope_key)
+
+    # --- waits ----------------------------------------------------------------------------------
+
+    async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
+        """See `base.WaitStore`."""
+        return await self._waits.wait_key(scope, wait)
+
+    async def resolve_wait(self, key: AwaitEventKey, resolution: Resolution, now_ms: int) -> ResolveOutcome:
+        """See `base.WaitStore`."""
+        return await self._waits.resolve_wait(key, resolution, now_ms)
+
+    async def peek_wait(self, key: AwaitEventKey) -> Resolution | None:
+        """See `base.WaitStore`."""
+        return await self._waits.peek_wait(key)
+
+    async def register_wait(self, key: AwaitEventKey, deadline_ms: int | None, now_ms: int) -> Resolution | None:
+        """See `base.WaitStore`."""
+        return await self._waits.register_wait(key, deadline_ms, now_ms)
+
+    async def wait_deadline(self, key: AwaitEventKey) -> int | None:
+        """See `waits.Waits.wait_deadline`."""
+        return await self._waits.wait_deadline(key)
+
+    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int:
+        """See `base.WaitStore`."""
+        return await self._waits.cancel_session_waits(session_id, now_ms)
+
+    async def revoke_session_waits(self, session_id: str, now_ms: int) -> None:
+        """See `waits.Waits.revoke_session_waits`."""
+        await self._waits.revoke_session_waits(session_id, now_ms)
+
+    # --- attachments ----------------------------------------------------------------------------
+
+    async def put_attachment(
+        self,
+        session_id: str,
+        data: bytes,
+        *,
+        media_type: str,
+        owner: tuple[Literal["turn", "process"], str] | None,
+        now_ms: int,
+        label: str | None = None,
+    ) -> str:
+        """See `base.AttachmentStore`."""
+        return await self._attachments.put_attachment(
+            session_id, data, media_type=media_type, owner=owner, now_ms=now_ms, label=label
+        )
+
+    async def get_attachment(self, session_id: str, attachment_ref: str) -> bytes:
+        """See `base.AttachmentStore`."""
+        return await self._attachments.get_attachment(session_id, attachment_ref)
+
+    async def list_attachments(self, session_id: str, *, uncommitted_only: bool = False) -> tuple[dict[str, Any], ...]:
+        """See `base.AttachmentStore`."""
+        return await self._attachments.list_attachments(session_id, uncommitted_only=uncommitted_only)
+
+    async def forget_aged_uncommitted(self, cutoff_ms: int) -> int:
+        """See `base.AttachmentStore`."""
+        return await self._attachments.forget_aged_uncommitted(cutoff_ms)

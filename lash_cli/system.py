@@ -1,0 +1,117 @@
+"""The machine's edges: the real clock, real ids and the identity of this process (design D18, contract 01 §13).
+
+Everything else receives these through the protocols in `core.protocols`, so
+tests replace them. A process is identified by host, boot, pid and start time:
+only all four together prove that a holder is dead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+import uuid
+from functools import cache
+
+from lash_cli.core.ids import sortable_id
+from lash_cli.core.lease import LocalProcess
+
+
+class SystemClock:
+    """Wall and monotonic time of the operating system."""
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task."""
+        import asyncio
+
+        await asyncio.sleep(seconds)
+
+
+class SystemIds:
+    """Sortable ids from the wall clock and the system's random source."""
+
+    def new(self, prefix: str) -> str:
+        """`prefix` + `_` + 26 base-32 digits."""
+        return sortable_id(prefix, time.time_ns() // 1_000_000, secrets.randbits(80))
+
+    def token(self) -> str:
+        """32 hexadecimal digits."""
+        return secrets.token_hex(16)
+
+    def bits(self, count: int) -> int:
+        """`count` random bits."""
+        return secrets.randbits(count)
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+@cache
+def host_id() -> str:
+    """A name for this PID namespace: machine id plus, where known, the namespace's own identity."""
+    machine = _read("/etc/machine-id") or f"node-{uuid.getnode():x}"
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = sys.platform
+    return f"{machine}:{namespace}"
+
+
+@cache
+def boot_id() -> str:
+    """A name for this boot of the machine, "" where the system offers none."""
+    return _read("/proc/sys/kernel/random/boot_id") or ""
+
+
+def process_start(pid: int) -> str | None:
+    """The start time of a live process in the kernel's own units, or None when no such process runs.
+
+    A zombie counts as gone: it can write nothing any more.
+    """
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is not None:
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in ("Z", "X") else fields[19]
+    if os.path.isdir("/proc/self"):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return ""
+    return ""
+
+
+def this_process() -> LocalProcess:
+    """The liveness identity of the calling process."""
+    pid = os.getpid()
+    return LocalProcess(host_id=host_id(), boot_id=boot_id(), pid=pid, process_start=process_start(pid) or "")
+
+
+def is_definitely_dead(holder: LocalProcess) -> bool:
+    """Whether `holder` provably runs no more: same host and boot, and its pid is gone or was reused.
+
+    Anything unreadable or elsewhere is not provably dead and has to wait for
+    the lease to expire.
+    """
+    if not holder.boot_id or holder.host_id != host_id() or holder.boot_id != boot_id():
+        return False
+    start = process_start(holder.pid)
+    if start is None:
+        return True
+    return bool(start and holder.process_start and start != holder.process_start)

@@ -1,0 +1,44 @@
+"""The plain tool context: what one running attempt may see (contract 05 §1.6).
+
+Everything is bound to one session and one call. A child process learns the
+session and the turn and nothing else (contract 08 §6.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lash_cli.core.protocols import CancelSignal, ProgressSink
+
+SESSION_VARIABLE = "LASH_SESSION"
+TURN_VARIABLE = "LASH_TURN"
+
+
+@dataclass(frozen=True, slots=True)
+class SimpleToolContext:
+    """Implements `core.protocols.ToolContext` with values given by the dispatcher."""
+
+    session_id: str
+    turn_id: str
+    call_id: str
+    cancel: CancelSignal
+    tool_id: str = ""
+    attempt: int = 1
+    max_attempts: int = 1
+    on_progress: ProgressSink | None = None
+
+    @property
+    def replay_key(self) -> str:
+        """`lash-tool:{session}:{call}:{tool}`, equal for all attempts of the call."""
+        return f"lash-tool:{self.session_id}:{self.call_id}:{self.tool_id}"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """`LASH_SESSION` and `LASH_TURN`."""
+        return {SESSION_VARIABLE: self.session_id, TURN_VARIABLE: self.turn_id}
+
+    def progress(self, text: str) -> None:
+        """Hand `text` to the sink, if there is one; never part of the result."""
+        if self.on_progress is not None and text:
+            self.on_progress(text)

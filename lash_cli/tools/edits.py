@@ -1,0 +1,270 @@
+"""Text edits as a pure function: bytes and replacements in, bytes and a diff out (contract 05 §6).
+
+All edits are matched against the original text and applied together or not at
+all. Matching ignores how lines end; when the exact text is absent it also
+ignores trailing space, Unicode compatibility forms and the look of quotes,
+dashes and spaces. Lines that an edit does not change, and everything outside
+of it, keep their exact bytes, including a byte order mark and CRLF.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from lash_cli.tools.faults import ToolFault, invalid
+
+DIFF_LINES = 240
+DIFF_CONTEXT = 3
+# Beyond this many changed lines the line matcher, which is quadratic, is replaced by one big hunk.
+MATCHED_LINES = 4000
+
+_LOOKALIKES = str.maketrans(
+    {
+        **dict.fromkeys("‘’‚‛′", "'"),
+        **dict.fromkeys("“”„‟″", '"'),
+        **dict.fromkeys("‐‑‒–—―−", "-"),
+        **dict.fromkeys("\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+        **dict.fromkeys("\u202f\u205f\u3000", " "),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """One edit as the model asked for it."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The new content and what changed; `diff` is capped for reading, `patch` is complete."""
+
+    content: bytes
+    diff: str
+    patch: str
+    first_changed_line: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A replaced stretch of the text (in characters) and what comes in its place."""
+
+    start: int
+    end: int
+    old: str
+    new: str
+
+
+def apply_edits(content: bytes, replacements: Sequence[Replacement], path: str) -> Edited:
+    """Apply all replacements to `content`; raises `ToolFault` (invalid_request) if any of them cannot be applied."""
+    text, bom = _decode(content, path)
+    flat, origins = _flatten(text)
+    spans = sorted((_locate(flat, item, index) for index, item in enumerate(replacements, 1)), key=lambda s: s.start)
+    for before, after in pairwise(spans):
+        if after.start < before.end:
+            raise invalid("edit_overlap", "two edits touch the same text; merge them into one. Nothing was written")
+    result = _splice(text, origins, [part for span in spans for part in _changed_parts(flat, span)])
+    if result == text:
+        raise invalid("edit_no_change", "the edits change nothing; the file already has this content")
+    after_flat = result.replace("\r\n", "\n")
+    lines, first = _diff(_lines(flat), _lines(after_flat))
+    shown = lines
+    if len(lines) > DIFF_LINES:
+        shown = [*lines[:DIFF_LINES], f"... {len(lines) - DIFF_LINES} more lines"]
+    patch = [f"--- a/{path}", f"+++ b/{path}", *lines] if lines else []
+    return Edited(bom + result.encode(), "\n".join(shown), "\n".join(patch), first)
+
+
+def _decode(content: bytes, path: str) -> tuple[str, bytes]:
+    bom = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+    if b"\0" in content[:8192]:
+        raise invalid("binary_file", f"{path} is a binary file and cannot be edited as text")
+    try:
+        return content[len(bom) :].decode(), bom
+    except UnicodeDecodeError as error:
+        raise invalid("not_utf8", f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _flatten(text: str) -> tuple[str, list[int]]:
+    """The text with CRLF as LF, and for each of its positions (and its end) the position in the original."""
+    if "\r\n" not in text:
+        return text, list(range(len(text) + 1))
+    origins: list[int] = []
+    pieces: list[str] = []
+    position = 0
+    for line in text.split("\r\n"):
+        origins.extend(range(position, position + len(line)))
+        position += len(line)
+        origins.append(position)
+        pieces.append(line)
+        position += 2
+    return "\n".join(pieces), origins
+
+
+# --- matching -----------------------------------------------------------------------------------
+
+
+def _locate(flat: str, item: Replacement, index: int) -> _Span:
+    """The only place an edit fits; exact matches win over lenient ones."""
+    old, new = (side.replace("\r\n", "\n") for side in (item.old, item.new))
+    if not old:
+        raise invalid("edit_empty", f"edit {index}: oldText is empty. Nothing was written")
+    places = list(_occurrences(flat, old)) or list(_lenient_occurrences(flat, old))
+    if not places:
+        raise invalid("edit_not_found", f"edit {index}: oldText was not found in the file. Nothing was written")
+    if len(places) > 1:
+        raise _not_unique(index, len(places))
+    return _Span(*places[0], old, new)
+
+
+def _not_unique(index: int, count: int) -> ToolFault:
+    return invalid(
+        "edit_not_unique",
+        f"edit {index}: oldText occurs {count} times; add surrounding lines until it is unique. Nothing was written",
+    )
+
+
+def _occurrences(text: str, wanted: str) -> Iterator[tuple[int, int]]:
+    position = text.find(wanted)
+    while position >= 0:
+        yield position, position + len(wanted)
+        position = text.find(wanted, position + 1)
+
+
+def _lenient_occurrences(flat: str, old: str) -> Iterator[tuple[int, int]]:
+    wanted, _ = _lenient(old)
+    if not wanted.strip():
+        return
+    text, origins = _lenient(flat)
+    for start, end in _occurrences(text, wanted):
+        # A match must not begin or end inside of what one original character became.
+        is_split = (start > 0 and origins[start] == origins[start - 1]) or origins[end] == origins[end - 1]
+        if not is_split:
+            yield origins[start], origins[end]
+
+
+def _lenient(text: str) -> tuple[str, list[int]]:
+    """The text in its comparable form, and for each position (and the end) where it comes from."""
+    pieces: list[str] = []
+    origins: list[int] = []
+    position = 0
+    for line in text.split("\n"):
+        converted = [
+            (character, position + at) for at, cluster in _clusters(line) for character in _comparable(cluster)
+        ]
+        while converted and converted[-1][0] in " \t\r":
+            converted.pop()
+        pieces.append("".join(character for character, _ in converted))
+        origins.extend(origin for _, origin in converted)
+        position += len(line)
+        origins.append(position)
+        position += 1
+    return "\n".join(pieces), origins
+
+
+def _clusters(line: str) -> Iterator[tuple[int, str]]:
+    """Characters with the combining marks that follow them, which only compose together."""
+    start = 0
+    for index in range(1, len(line) + 1):
+        if index == len(line) or not unicodedata.combining(line[index]):
+            yield start, line[start:index]
+            start = index
+
+
+def _comparable(cluster: str) -> str:
+    if cluster.isascii():
+        return cluster
+    return unicodedata.normalize("NFKC", cluster.translate(_LOOKALIKES)).translate(_LOOKALIKES)
+
+
+# --- applying -----------------------------------------------------------------------------------
+
+
+def _changed_parts(flat: str, span: _Span) -> list[_Span]:
+    """The span without the lines that `old` and `new` have in common.
+
+    The request is compared with itself, not with the file: a lenient match
+    must not rewrite context lines the model only quoted in another spelling.
+    A match has as many lines as `old`, whatever they look like.
+    """
+    found, old, new = _lines(flat[span.start : span.end]), _lines(span.old), _lines(span.new)
+    starts = list(accumulate((len(line) for line in found), initial=span.start))
+    return [
+        _Span(starts[old_from], starts[old_to], "".join(old[old_from:old_to]), "".join(new[new_from:new_to]))
+        for tag, old_from, old_to, new_from, new_to in difflib.SequenceMatcher(None, old, new).get_opcodes()
+        if tag != "equal"
+    ]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines with their line feeds; only a line feed ends a line."""
+    *full, last = text.split("\n")
+    return [f"{line}\n" for line in full] + ([last] if last else [])
+
+
+def _splice(text: str, origins: list[int], spans: Sequence[_Span]) -> str:
+    crlf = text.count("\r\n")
+    default = "\r\n" if crlf > text.count("\n") - crlf else "\n"
+    pieces: list[str] = []
+    position = 0
+    for span in spans:
+        start, end = origins[span.start], origins[span.end]
+        replaced = text[start:end]
+        ending = default if "\n" not in replaced else "\r\n" if "\r\n" in replaced else "\n"
+        pieces += [text[position:start], span.new.replace("\n", ending)]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+# --- the diff -----------------------------------------------------------------------------------
+
+
+def _diff(before: list[str], after: list[str]) -> tuple[list[str], int]:
+    """Unified hunks without file headers, and the first changed line of the new text, from 1."""
+    head = 0
+    shortest = min(len(before), len(after))
+    while head < shortest and before[head] == after[head]:
+        head += 1
+    tail = 0
+    while tail < shortest - head and before[-1 - tail] == after[-1 - tail]:
+        tail += 1
+    offset = max(0, head - DIFF_CONTEXT)
+    old = before[offset : len(before) - max(0, tail - DIFF_CONTEXT)]
+    new = after[offset : len(after) - max(0, tail - DIFF_CONTEXT)]
+    lines: list[str] = []
+    for group in _hunks(old, new):
+        old_range = _range(offset, group[0][1], group[-1][2])
+        new_range = _range(offset, group[0][3], group[-1][4])
+        lines.append(f"@@ -{old_range} +{new_range} @@")
+        for tag, old_from, old_to, new_from, new_to in group:
+            if tag == "equal":
+                lines += _marked(" ", old[old_from:old_to])
+            else:
+                lines += [*_marked("-", old[old_from:old_to]), *_marked("+", new[new_from:new_to])]
+    return lines, max(1, min(head + 1, len(after)))
+
+
+def _range(offset: int, start: int, end: int) -> str:
+    """A range of a hunk header; an empty one is named by the line before it."""
+    return f"{offset + start + (end > start)},{end - start}"
+
+
+def _marked(mark: str, lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        yield mark + line.removesuffix("\n")
+        if not line.endswith("\n"):
+            yield "\\ No newline at end of file"
+
+
+def _hunks(old: list[str], new: list[str]) -> list[list[tuple[str, int, int, int, int]]]:
+    if max(len(old), len(new)) > MATCHED_LINES:
+        return [[("replace", 0, len(old), 0, len(new))]]
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    return [list(group) for group in matcher.get_grouped_opcodes(DIFF_CONTEXT)]

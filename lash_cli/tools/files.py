@@ -1,0 +1,319 @@
+"""read_file, write and edit (contract 05 §6).
+
+Every path passes the `FilePolicy`; every change is atomic and holds the lock
+of its path; `edit` writes only over the content it has read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.content import Inline
+from lash_cli.core.protocols import ToolContext
+from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOutput, ToolSuccess, cancelled, success
+from lash_cli.tools.edits import Edited, Replacement, apply_edits
+from lash_cli.tools.faults import ToolFault, invalid, os_fault
+from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.policy import FilePolicy, require_regular
+from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
+
+LINE_BYTES = 2000
+READ_BYTES = 50 * 1024
+BINARY_PROBE_BYTES = 8192
+EDIT_BYTES = 10 * 1024 * 1024
+ATTACHMENT_BYTES = 20 * 1024 * 1024
+DEFAULT_LINES = 2000
+READ_RETRY = SafeRetry(max_attempts=2, base_delay_ms=25, max_delay_ms=100)
+
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
+_PathText = Annotated[
+    str, msgspec.Meta(min_length=1, description="Path, absolute or relative to the working directory.")
+]
+
+
+class ReadArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of read_file."""
+
+    path: _PathText
+    offset: Annotated[int, msgspec.Meta(ge=1, description="First line to show, from 1.")] = 1
+    limit: Annotated[int, msgspec.Meta(ge=1, description="Most lines to show.")] = DEFAULT_LINES
+    attach_as: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="Attach the whole file under this media type, such as image/png, instead of its text."
+        ),
+    ] = None
+
+
+class WriteArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of write."""
+
+    path: _PathText
+    content: Annotated[str, msgspec.Meta(description="The whole new content of the file.")]
+
+
+class EditItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One replacement."""
+
+    old_text: Annotated[str, msgspec.Meta(min_length=1, description="Text to replace; must occur exactly once.")]
+    new_text: Annotated[str, msgspec.Meta(description="Text to put in its place.")]
+
+
+class EditArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of edit."""
+
+    path: _PathText
+    edits: Annotated[
+        tuple[EditItem, ...],
+        msgspec.Meta(min_length=1, description="Replacements; all match the original text and must not overlap."),
+    ]
+
+
+class FileTools:
+    """Builds the file tools over one policy and one set of path locks."""
+
+    def __init__(self, policy: FilePolicy, cwd: Path) -> None:
+        self._policy = policy
+        self._cwd = cwd
+        self._locks = PathLocks()
+
+    def tools(self) -> tuple[FunctionTool, ...]:
+        """read_file, write, edit."""
+        return (
+            function_tool(
+                self.read_file,
+                name="read_file",
+                tool_id="builtin.read_file",
+                description=(
+                    "Read a text file as numbered lines, list a directory, or attach an image (png, jpeg, gif, webp,"
+                    " bmp). Long files are cut; continue with offset."
+                ),
+                retry=READ_RETRY,
+                approval="read",
+            ),
+            function_tool(
+                self.write,
+                name="write",
+                tool_id="builtin.write",
+                description="Create a file or replace all of its content. Missing directories are created.",
+                retry=NeverRetry(),
+                approval="write",
+            ),
+            function_tool(
+                self.edit,
+                name="edit",
+                tool_id="builtin.edit",
+                description=(
+                    "Replace exact pieces of text in a file. Every oldText must occur exactly once; either all edits"
+                    " are applied or none. Returns a diff."
+                ),
+                retry=NeverRetry(),
+                approval="write",
+            ),
+        )
+
+    async def read_file(self, arguments: ReadArguments, context: ToolContext) -> ToolCallOutput:
+        """Text, listing or attachment of one path."""
+        return await asyncio.to_thread(self._read, arguments)
+
+    async def write(self, arguments: WriteArguments, context: ToolContext) -> ToolCallOutput:
+        """Replace or create one file atomically."""
+        real = self._policy.resolve_write(arguments.path, self._cwd)
+        content = arguments.content.encode()
+        async with self._locks.of(real):
+            if context.cancel.is_set:
+                return cancelled()
+            is_new = not real.exists()
+            await run_to_end(lambda: replace_file(self._policy, real, content))
+        summary = f"{'Created' if is_new else 'Replaced'} {arguments.path} ({len(content)} bytes)"
+        return success({"summary": summary, "path": str(real), "bytes": len(content)})
+
+    async def edit(self, arguments: EditArguments, context: ToolContext) -> ToolCallOutput:
+        """Apply all edits to one file, or none."""
+        real = self._policy.resolve_write(arguments.path, self._cwd)
+        async with self._locks.of(real):
+            if context.cancel.is_set:
+                return cancelled()
+            edited = await run_to_end(lambda: self._edit(real, arguments))
+        count = len(arguments.edits)
+        return success(
+            {
+                "summary": f"Edited {arguments.path} ({count} replacement{'' if count == 1 else 's'})",
+                "path": str(real),
+                "diff": edited.diff,
+                "patch": edited.patch,
+                "firstChangedLine": edited.first_changed_line,
+            }
+        )
+
+    def _edit(self, real: Path, arguments: EditArguments) -> Edited:
+        with self._regular(self._policy.open_file(real), arguments.path) as file:
+            if os.fstat(file.fileno()).st_size > EDIT_BYTES:
+                raise _too_large(arguments.path, EDIT_BYTES)
+            content = file.read()
+        replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
+        edited = apply_edits(content, replacements, arguments.path)
+        replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
+        return edited
+
+    def _read(self, arguments: ReadArguments) -> ToolCallOutput:
+        descriptor = self._policy.open_file(self._policy.resolve_read(arguments.path, self._cwd))
+        try:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                try:
+                    return success(list_directory(descriptor, arguments))
+                finally:
+                    os.close(descriptor)
+            with self._regular(descriptor, arguments.path) as file:
+                media_type = _attachment_type(file, arguments)
+                if media_type is not None:
+                    return _attachment(file, media_type, arguments.path)
+                return success(numbered_lines(file, arguments))
+        except OSError as error:
+            raise os_fault(error, "read", arguments.path) from error
+
+    def _regular(self, descriptor: int, path: str) -> BinaryIO:
+        """A file object over a descriptor it then owns; refuses devices, pipes, sockets and directories."""
+        try:
+            require_regular(descriptor, path)
+        except ToolFault:
+            os.close(descriptor)
+            raise
+        return open(descriptor, "rb")
+
+
+def _too_large(path: str, limit: int) -> ToolFault:
+    return ToolFault(FailureClass.RESOURCE_LIMIT, "file_too_large", f"{path} is larger than {limit // 2**20} MiB")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def list_directory(descriptor: int, arguments: ReadArguments) -> str:
+    """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`."""
+    with os.scandir(descriptor) as entries:
+        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+    if not names:
+        return "(empty directory)"
+    first = arguments.offset - 1
+    shown = names[first : first + arguments.limit]
+    if not shown:
+        raise _past_end(arguments, len(names), "entries")
+    lines = "\n".join(shown).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    rest = len(names) - first - len(shown)
+    return lines + (f"\n({rest} more; continue with offset={first + len(shown) + 1})" if rest else "")
+
+
+def numbered_lines(file: BinaryIO, arguments: ReadArguments) -> str:
+    """Lines as `N: text` from `offset`, within the line, size and count limits."""
+    shown: list[str] = []
+    held = 0
+    number = 0
+    while True:
+        line, is_cut = _next_line(file)
+        if line is None:
+            break
+        number += 1
+        if number < arguments.offset:
+            continue
+        text = f"{number}: {_text(line, number)}{'...' if is_cut else ''}"
+        held += len(text.encode()) + 1
+        if shown and (len(shown) == arguments.limit or held > READ_BYTES):
+            shown.append(f"(more lines follow; continue with offset={number})")
+            return "\n".join(shown)
+        shown.append(text)
+    if number == 0 and arguments.offset == 1:
+        return "(empty file)"
+    if not shown:
+        raise _past_end(arguments, number, "lines")
+    return "\n".join(shown)
+
+
+def _next_line(file: BinaryIO) -> tuple[bytes | None, bool]:
+    """The next line up to `LINE_BYTES`, and whether it was longer; None at the end of the file."""
+    line = file.readline(LINE_BYTES + 2)
+    if not line:
+        return None, False
+    rest = line
+    while not rest.endswith(b"\n"):
+        rest = file.readline(BINARY_PROBE_BYTES)
+        if not rest:
+            break
+    body = line.rstrip(b"\r\n")
+    return body[:LINE_BYTES], len(body) > LINE_BYTES
+
+
+def _text(line: bytes, number: int) -> str:
+    if number == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")
+    # A cut inside of a character leaves up to three bytes that are no error of the file.
+    if len(line) == LINE_BYTES:
+        for cut in range(4):
+            try:
+                return line[: LINE_BYTES - cut].decode()
+            except UnicodeDecodeError:
+                continue
+    return line.decode("utf-8", "replace")
+
+
+def _past_end(arguments: ReadArguments, count: int, unit: str) -> ToolFault:
+    return invalid("offset_past_end", f"offset {arguments.offset} is past the end: {arguments.path} has {count} {unit}")
+
+
+# --- attachments --------------------------------------------------------------------------------
+
+
+def image_type(head: bytes) -> str | None:
+    """The media type of an image the models take, by its first bytes."""
+    signatures = (
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF87a", "image/gif"),
+        (b"GIF89a", "image/gif"),
+    )
+    for signature, media_type in signatures:
+        if head.startswith(signature):
+            return media_type
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image/webp"
+    # "BM" alone also begins ordinary text; the reserved fields of a bitmap are zero.
+    return "image/bmp" if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0" else None
+
+
+def _attachment_type(file: BinaryIO, arguments: ReadArguments) -> str | None:
+    """How to attach the file, None for text; raises for what can be neither."""
+    head = file.read(BINARY_PROBE_BYTES)
+    file.seek(0)
+    if arguments.attach_as is not None:
+        wanted = arguments.attach_as.lower()
+        if not _MEDIA_TYPE.fullmatch(wanted):
+            raise invalid("invalid_media_type", f"{arguments.attach_as!r} is not a media type such as image/png")
+        return wanted
+    image = image_type(head)
+    if image is not None:
+        return image
+    if head.startswith(b"%PDF-"):
+        raise invalid(
+            "pdf_not_readable",
+            f"{arguments.path} is a PDF and cannot be read as text here; convert it first (for example with"
+            " pdftotext), or pass attach_as=application/pdf if the model reads PDF attachments",
+        )
+    if b"\0" in head:
+        raise invalid("binary_file", f"{arguments.path} is a binary file; it has no text to show")
+    return None
+
+
+def _attachment(file: BinaryIO, media_type: str, path: str) -> ToolCallOutput:
+    data = file.read(ATTACHMENT_BYTES + 1)
+    if len(data) > ATTACHMENT_BYTES:
+        raise _too_large(path, ATTACHMENT_BYTES)
+    note = f"{path}: {media_type}, {len(data)} bytes, attached"
+    return ToolCallOutput(ToolSuccess(note, attachments=(Inline(media_type, data),)))

@@ -1,0 +1,184 @@
+"""Tools from plain functions: schema from annotations, one provider for many (contract 05 §1.9).
+
+A tool function takes a `msgspec.Struct` of arguments and a `ToolContext`. It
+may be a coroutine function, or a plain function that then runs in a thread and
+has to poll `context.cancel` itself. What it returns is the value the model
+reads, unless it returns a whole `ToolCallOutput`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import msgspec
+
+from lash_cli.core.codec import from_builtins, to_builtins
+from lash_cli.core.protocols import ToolContext
+from lash_cli.core.tools import (
+    ApprovalClass,
+    FailureClass,
+    NeverRetry,
+    RetryPolicy,
+    ToolCall,
+    ToolCallOutput,
+    ToolContract,
+    ToolManifest,
+    failure,
+    success,
+)
+from lash_cli.errors import ConfigError
+from lash_cli.tools.faults import ToolFault
+
+ToolFunction = Callable[[Any, ToolContext], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """One function with its manifest, its contract and the type of its arguments."""
+
+    manifest: ToolManifest
+    contract: ToolContract
+    arguments: type[msgspec.Struct]
+    function: ToolFunction
+
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+        """Run the function once; a `ToolFault` becomes its output, other exceptions pass to dispatch."""
+        try:
+            arguments = from_builtins(call.args, self.arguments)
+        except msgspec.ValidationError as error:
+            return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", str(error))
+        try:
+            if inspect.iscoroutinefunction(self.function):
+                result = await self.function(arguments, context)
+            else:
+                result = await asyncio.to_thread(self.function, arguments, context)
+        except ToolFault as fault:
+            return fault.to_output()
+        return result if isinstance(result, ToolCallOutput) else success(to_builtins(result))
+
+
+def arguments_schema(arguments: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON schema of an argument struct: a top-level object, with local references where structs nest."""
+    schema = msgspec.json.schema(arguments)
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+    reference = schema.get("$ref", "")
+    name = reference.rpartition("/")[2]
+    root: dict[str, Any] = dict(definitions.get(name, schema))
+    root.pop("title", None)
+    # The root stays among the definitions only when a recursive type points back at it.
+    rest = {key: value for key, value in definitions.items() if key != name or _mentions(definitions, reference)}
+    return {**root, "$defs": rest} if rest else root
+
+
+def _mentions(node: Any, reference: str) -> bool:
+    if isinstance(node, dict):
+        return node.get("$ref") == reference or any(_mentions(child, reference) for child in node.values())
+    return isinstance(node, list) and any(_mentions(child, reference) for child in node)
+
+
+def function_tool(
+    function: ToolFunction,
+    *,
+    name: str,
+    tool_id: str | None = None,
+    description: str | None = None,
+    retry: RetryPolicy | None = None,
+    approval: ApprovalClass = "read",
+    timeout_s: float | None = None,
+    exclusive_group: str | None = None,
+) -> FunctionTool:
+    """Wrap `function(arguments, context)`; see `tool` for the parameters.
+
+    Raises `ConfigError` when the first parameter is not annotated with a
+    `msgspec.Struct`.
+    """
+    arguments = _arguments_type(function, name)
+    manifest = ToolManifest(
+        id=tool_id or name,
+        name=name,
+        description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
+        retry_policy=retry or NeverRetry(),
+        approval=approval,
+        timeout_ms=None if timeout_s is None else round(timeout_s * 1000),
+        exclusive_group=exclusive_group,
+    )
+    return FunctionTool(manifest, ToolContract(input_schema=arguments_schema(arguments)), arguments, function)
+
+
+def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
+    parameters = list(inspect.signature(function).parameters)
+    hints = get_type_hints(function)
+    arguments = hints.get(parameters[0]) if len(parameters) == 2 else None
+    if not (isinstance(arguments, type) and issubclass(arguments, msgspec.Struct)):
+        raise ConfigError(
+            f"tool {name} must take (arguments, context), the first annotated with a msgspec.Struct",
+            code="plugin_registration",
+        )
+    return arguments
+
+
+def tool(
+    *,
+    name: str,
+    tool_id: str | None = None,
+    description: str | None = None,
+    retry: RetryPolicy | None = None,
+    approval: ApprovalClass = "read",
+    timeout_s: float | None = None,
+    exclusive_group: str | None = None,
+) -> Callable[[ToolFunction], FunctionTool]:
+    """Decorator making a `FunctionTool` of a function.
+
+    `tool_id` defaults to the name, `description` to the first paragraph of the
+    docstring, `retry` to never. `timeout_s` limits one attempt.
+    """
+
+    def decorate(function: ToolFunction) -> FunctionTool:
+        return function_tool(
+            function,
+            name=name,
+            tool_id=tool_id,
+            description=description,
+            retry=retry,
+            approval=approval,
+            timeout_s=timeout_s,
+            exclusive_group=exclusive_group,
+        )
+
+    return decorate
+
+
+class FunctionToolProvider:
+    """Implements `core.protocols.ToolProvider` for a fixed set of function tools."""
+
+    def __init__(self, tools: Iterable[FunctionTool], *, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`on_close` ends whatever the tools share, such as running processes. Raises `ConfigError` on equal ids."""
+        self._tools: dict[str, FunctionTool] = {}
+        for entry in tools:
+            if self._tools.setdefault(entry.manifest.id, entry) is not entry:
+                raise ConfigError(f"two tools have the id {entry.manifest.id}", code="plugin_registration")
+        self._on_close = on_close
+
+    def manifests(self) -> Sequence[ToolManifest]:
+        """The manifests in the order the tools were given."""
+        return tuple(entry.manifest for entry in self._tools.values())
+
+    def contract(self, tool_id: str) -> ToolContract:
+        """The contract of one tool; raises `KeyError` when unknown."""
+        return self._tools[tool_id].contract
+
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+        """Run one attempt of the tool the call names by id."""
+        entry = self._tools.get(call.tool_id)
+        if entry is None:
+            return failure(FailureClass.UNAVAILABLE, "tool_unavailable", f"Unknown tool id {call.tool_id}")
+        return await entry.execute(call, context)
+
+    async def aclose(self) -> None:
+        """End what the tools share; safe to call again."""
+        if self._on_close is not None:
+            await self._on_close()

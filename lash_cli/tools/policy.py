@@ -1,0 +1,199 @@
+"""Where file tools may go: one policy, checked by real path and opened without following links (contract 05 §6).
+
+A path is judged after every symbolic link in it was resolved, and the
+resolved path is then opened component by component with `O_NOFOLLOW`, so a
+link slipped in between judgement and use is refused by the kernel. Of the
+rules that cover a path the deepest wins, and a tie denies: a project inside
+the lash home is usable, the home's keys are not. Hard links cannot be told
+apart from files and are not checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from lash_cli.core.tools import FailureClass
+from lash_cli.tools.faults import ToolFault, invalid, os_fault
+
+NEW_DIRECTORY_MODE = 0o755
+# The kernel's view of processes shows their environment, keys included.
+ALWAYS_DENIED = (Path("/proc"),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    directory: Path
+    identity: tuple[int, int] | None
+
+
+def _rule(directory: Path) -> _Rule:
+    real = Path(os.path.realpath(directory))
+    return _Rule(real, _identity(real))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
+def _depth(path: Path, rules: tuple[_Rule, ...]) -> int:
+    """Components of the deepest rule that covers `path`, 0 when none does."""
+    return max((len(rule.directory.parts) for rule in rules if path.is_relative_to(rule.directory)), default=0)
+
+
+class FilePolicy:
+    """Allows the trees under `roots` and refuses everything under `denied`, whatever the path looks like."""
+
+    def __init__(
+        self,
+        roots: tuple[Path, ...],
+        allow_outside: bool = False,
+        denied: tuple[Path, ...] = (),
+        readable: tuple[Path, ...] = (),
+    ) -> None:
+        """`readable` trees may be read but not written. Roots are resolved once, here."""
+        self._roots = tuple(_rule(root) for root in roots)
+        self._readable = tuple(_rule(root) for root in readable)
+        self._denied = tuple(_rule(root) for root in (*denied, *ALWAYS_DENIED))
+        self._allow_outside = allow_outside
+
+    def with_readable(self, directory: Path) -> FilePolicy:
+        """A copy that also allows reading under `directory`."""
+        policy = FilePolicy((), self._allow_outside)
+        policy._roots = self._roots
+        policy._denied = self._denied
+        policy._readable = (*self._readable, _rule(directory))
+        return policy
+
+    def resolve_read(self, path: str, cwd: Path) -> Path:
+        """The real path behind `path`, relative to `cwd`; raises `ToolFault` `path_outside_roots`."""
+        return self._resolve(path, cwd, (*self._roots, *self._readable))
+
+    def resolve_write(self, path: str, cwd: Path) -> Path:
+        """Like `resolve_read`, for a file to be created or replaced; read-only trees do not count."""
+        return self._resolve(path, cwd, self._roots)
+
+    def permits_read(self, real_path: Path) -> bool:
+        """Whether an already resolved path may be read."""
+        return self._permits(real_path, (*self._roots, *self._readable))
+
+    def _resolve(self, path: str, cwd: Path, rules: tuple[_Rule, ...]) -> Path:
+        if not path or "\0" in path:
+            raise invalid("invalid_path", "a path must be non-empty and free of NUL characters")
+        expanded = os.path.expanduser(path) if path.startswith("~") else path
+        real = Path(os.path.realpath(os.path.join(cwd, expanded)))
+        if not self._permits(real, rules):
+            raise self._refusal(path)
+        return real
+
+    def _permits(self, real: Path, rules: tuple[_Rule, ...]) -> bool:
+        denied = max(_depth(real, self._denied), self._denied_by_identity(real))
+        allowed = _depth(real, rules)
+        if denied:
+            return allowed > denied
+        return allowed > 0 or self._allow_outside
+
+    def _denied_by_identity(self, real: Path) -> int:
+        """Catches other spellings of a denied directory: file systems without case, bind mounts."""
+        identities = {rule.identity for rule in self._denied if rule.identity is not None}
+        for ancestor in (real, *real.parents):
+            if _identity(ancestor) in identities:
+                return len(ancestor.parts)
+        return 0
+
+    def _refusal(self, path: str) -> ToolFault:
+        roots = ", ".join(str(rule.directory) for rule in self._roots) or "none"
+        return ToolFault(
+            FailureClass.PERMISSION_DENIED,
+            "path_outside_roots",
+            f"{path} is outside of the directories this session may use: {roots}",
+        )
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def open_file(self, real: Path) -> int:
+        """A descriptor for reading the regular file or directory at a resolved path.
+
+        Never blocks on a FIFO and never follows a link. Raises `ToolFault`.
+        """
+        parent = self.open_directory(real.parent)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(real.name or ".", flags, dir_fd=parent)
+        except OSError as error:
+            raise self._open_fault(error, real) from error
+        finally:
+            os.close(parent)
+
+    def open_directory(self, real: Path, *, create: bool = False) -> int:
+        """A descriptor of the directory at a resolved path, for use as `dir_fd`; raises `ToolFault`.
+
+        With `create` missing directories are made on the way.
+        """
+        try:
+            return self._walk(real, create) if hasattr(os, "O_PATH") else self._open_whole(real, create)
+        except OSError as error:
+            raise self._open_fault(error, real) from error
+
+    def _walk(self, real: Path, create: bool) -> int:
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        current = os.open(real.anchor, flags)
+        try:
+            for name in real.parts[1:]:
+                try:
+                    following = os.open(name, flags, dir_fd=current)
+                except FileNotFoundError:
+                    if not create:
+                        raise
+                    _make_directory(name, current)
+                    following = os.open(name, flags, dir_fd=current)
+                os.close(current)
+                current = following
+        except BaseException:
+            os.close(current)
+            raise
+        return current
+
+    def _open_whole(self, real: Path, create: bool) -> int:
+        """Where directories cannot be opened for search only: open by full path, then look where that led."""
+        if create:
+            os.makedirs(real, NEW_DIRECTORY_MODE, exist_ok=True)
+        opened = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        status = os.fstat(opened)
+        if Path(os.path.realpath(real)) != real or _identity(real) != (status.st_dev, status.st_ino):
+            os.close(opened)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return opened
+
+    def _open_fault(self, error: OSError, real: Path) -> ToolFault:
+        if error.errno == errno.ELOOP:
+            return self._refusal(str(real))
+        return os_fault(error, "open", real)
+
+
+def _make_directory(name: str, parent: int) -> None:
+    """Create a directory the user asked for with the usual mode, although lash itself runs under umask 077."""
+    try:
+        os.mkdir(name, NEW_DIRECTORY_MODE, dir_fd=parent)
+    except FileExistsError:
+        return
+    opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.fchmod(opened, NEW_DIRECTORY_MODE)
+    finally:
+        os.close(opened)
+
+
+def require_regular(descriptor: int, path: object) -> os.stat_result:
+    """The status of an open regular file; raises `ToolFault` for devices, pipes and sockets."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise invalid("wrong_file_type", f"{path} is not a regular file")
+    return status

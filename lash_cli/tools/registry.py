@@ -1,0 +1,227 @@
+"""Which tools exist: sources, membership, orphans and the generation that guards every edit (contract 05 §2).
+
+The surface is one immutable value that is swapped whole, so readers need no
+lock and a failed operation changes nothing. The state carries manifests and
+membership, never executors: those are bound again from the live sources. The
+generation never goes back, except that a registry which has only had sources
+registered adopts the generation of the snapshot it is restored from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from lash_cli.core.codec import Record
+from lash_cli.core.protocols import ToolProvider
+from lash_cli.core.tools import ToolContract, ToolManifest, ToolState
+from lash_cli.errors import GenerationMismatch, ReconfigureError
+from lash_cli.tools.surface import (
+    Entry,
+    LiveTool,
+    Surface,
+    apply_entries,
+    check_identity,
+    checked_generation,
+    collect_live,
+    rebuild,
+    state_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTool:
+    """A callable tool and the provider that runs it."""
+
+    manifest: ToolManifest
+    source_id: str
+    provider: ToolProvider
+
+    def contract(self) -> ToolContract:
+        """The contract, read from the provider for this tool only; raises `KeyError` when it has none."""
+        return self.provider.contract(self.manifest.id)
+
+
+class ToolRestoreReport(Record):
+    """What a restore did. `changed` says that the surface differs from the snapshot and wants to be persisted."""
+
+    generation: int
+    orphaned: tuple[str, ...] = ()
+    changed: bool = False
+
+
+class ToolRegistry:
+    """The tool surface of one session. Every method is synchronous and all-or-nothing."""
+
+    def __init__(self, hidden_names: Iterable[str] = ()) -> None:
+        """`hidden_names` are excluded by authority for the life of the registry."""
+        self._hidden = frozenset(hidden_names)
+        self._surface = Surface()
+        # True until the first edit: such a registry has no history of its own that a restore could contradict.
+        self._is_cold = True
+
+    @property
+    def generation(self) -> int:
+        """The current generation."""
+        return self._surface.generation
+
+    def export_state(self) -> ToolState:
+        """The current state, to be edited and applied or persisted."""
+        return state_of(self._surface.entries, self._surface.generation)
+
+    def members(self) -> tuple[ToolManifest, ...]:
+        """Manifests of the callable tools, sorted by id."""
+        return tuple(entry.manifest for _, entry in sorted(self._surface.entries.items()) if self._is_callable(entry))
+
+    def resolve(self, name: str) -> ResolvedTool | None:
+        """The callable tool the model knows as `name`; None for hidden, non-member and orphaned ones."""
+        surface = self._surface
+        for entry in surface.entries.values():
+            if entry.manifest.name == name:
+                return self._resolved(surface, entry)
+        return None
+
+    def resolve_id(self, tool_id: str) -> ResolvedTool | None:
+        """Like `resolve`, by id."""
+        entry = self._surface.entries.get(tool_id)
+        return None if entry is None else self._resolved(self._surface, entry)
+
+    def source(self, source_id: str) -> ToolProvider | None:
+        """The provider registered under a source id."""
+        return self._surface.sources.get(source_id)
+
+    def upsert_source(self, source_id: str, provider: ToolProvider) -> int:
+        """Register or replace a source; returns the generation, moved only if the surface changed."""
+        if not source_id.strip():
+            raise ReconfigureError("a tool source needs a non-blank id")
+        return self._refresh({**self._surface.sources, source_id: provider})
+
+    def refresh_sources(self) -> int:
+        """Ask every source again what it offers; existing membership is kept."""
+        return self._refresh(self._surface.sources)
+
+    def remove_source(self, source_id: str) -> int:
+        """Drop a source and its tools; raises `ReconfigureError` `tool_source_unknown`."""
+        surface = self._surface
+        if source_id not in surface.sources:
+            raise ReconfigureError(f"unknown tool source {source_id}", code="tool_source_unknown")
+        sources = {known: provider for known, provider in surface.sources.items() if known != source_id}
+        live = self._live(sources)
+        entries = rebuild(live, surface.entries, self._hidden, keep_gone=False)
+        self._swap(Surface(checked_generation(surface.generation + 1), sources, live, entries))
+        return self.generation
+
+    def apply_state(self, state: ToolState) -> int:
+        """Make `state` the set; returns the new generation, always one more.
+
+        Raises `GenerationMismatch` when the surface moved since the export and
+        `ReconfigureError` when the state is not valid; then nothing changed.
+        """
+        surface = self._surface
+        self._check_generation(state.generation)
+        entries = apply_entries(state, surface.live, self._hidden)
+        self._swap(replace(surface, generation=checked_generation(surface.generation + 1), entries=entries))
+        self._is_cold = False
+        return self.generation
+
+    def restore_state(self, snapshot: ToolState) -> ToolRestoreReport:
+        """Reconcile a persisted state with the live sources, which define the set.
+
+        Tools of the snapshot that no source offers stay as orphans. Raises
+        `ReconfigureError` for a malformed snapshot.
+        """
+        checked_generation(snapshot.generation)
+        surface = self._surface
+        known: dict[str, Entry] = {}
+        for tool_id, stated in snapshot.tools.items():
+            check_identity(tool_id, stated.manifest)
+            known[tool_id] = Entry(stated.manifest, None, stated.member)
+        entries = rebuild(surface.live, known, self._hidden, keep_gone=True)
+        generation = self._restored_generation(snapshot, entries)
+        self._swap(replace(surface, generation=checked_generation(generation), entries=entries))
+        self._is_cold = False
+        return ToolRestoreReport(
+            generation=generation,
+            orphaned=tuple(sorted(tool_id for tool_id, entry in entries.items() if entry.live is None)),
+            changed=self.export_state() != snapshot,
+        )
+
+    def set_membership(self, changes: Mapping[str, bool], *, expected_generation: int | None = None) -> int:
+        """Set membership by tool id, all or nothing; returns the new generation.
+
+        Raises `ReconfigureError` `tool_unknown` for an unknown id, and
+        `GenerationMismatch` when `expected_generation` is given and stale.
+        """
+        if expected_generation is not None:
+            self._check_generation(expected_generation)
+        state = self.export_state()
+        for tool_id, present in changes.items():
+            if tool_id not in state.tools:
+                raise ReconfigureError(f"unknown tool id `{tool_id}`", code="tool_unknown")
+            state = state.set_membership(tool_id, present)
+        return self.apply_state(state)
+
+    def set_tool_membership(
+        self, names: Iterable[str], present: bool, *, expected_generation: int | None = None
+    ) -> int:
+        """Set membership by tool name, all or nothing; hidden names are unknown. See `set_membership`."""
+        surface = self._surface
+        ids = {
+            entry.manifest.name: tool_id
+            for tool_id, entry in surface.entries.items()
+            if not entry.is_hidden(self._hidden)
+        }
+        changes: dict[str, bool] = {}
+        for name in names:
+            if name not in ids:
+                raise ReconfigureError(f"unknown tool `{name}`", code="tool_unknown")
+            changes[ids[name]] = present
+        return self.set_membership(changes, expected_generation=expected_generation)
+
+    def fork_with_state(self, state: ToolState, hidden_names: Iterable[str] = ()) -> ToolRegistry:
+        """A registry for a child session: the same sources, the given state, at least the same hidden names."""
+        child = ToolRegistry(self._hidden | frozenset(hidden_names))
+        child._surface = Surface(0, self._surface.sources, self._surface.live)
+        child.restore_state(state)
+        return child
+
+    def _refresh(self, sources: Mapping[str, ToolProvider]) -> int:
+        surface = self._surface
+        live = self._live(sources)
+        entries = rebuild(live, surface.entries, self._hidden, keep_gone=False)
+        is_changed = sources.keys() != surface.sources.keys() or entries != surface.entries
+        generation = checked_generation(surface.generation + is_changed)
+        self._swap(Surface(generation, dict(sources), live, entries))
+        return generation
+
+    def _restored_generation(self, snapshot: ToolState, entries: Mapping[str, Entry]) -> int:
+        restored = state_of(entries, snapshot.generation)
+        generation = snapshot.generation + (restored != snapshot)
+        if self._is_cold:
+            return generation
+        current = self._surface.generation
+        is_moved = state_of(self._surface.entries, snapshot.generation) != restored
+        return max(generation, current + is_moved)
+
+    def _check_generation(self, expected: int) -> None:
+        actual = self._surface.generation
+        if expected != actual:
+            raise GenerationMismatch(
+                f"the tool surface changed: expected generation {expected}, found {actual}",
+                details={"expected": expected, "actual": actual},
+            )
+
+    def _is_callable(self, entry: Entry) -> bool:
+        return entry.member and entry.live is not None and not entry.is_hidden(self._hidden)
+
+    def _resolved(self, surface: Surface, entry: Entry) -> ResolvedTool | None:
+        if entry.live is None or not self._is_callable(entry):
+            return None
+        source_id = entry.live.source_id
+        return ResolvedTool(entry.manifest, source_id, surface.sources[source_id])
+
+    def _live(self, sources: Mapping[str, ToolProvider]) -> dict[str, LiveTool]:
+        return collect_live({source_id: tuple(provider.manifests()) for source_id, provider in sources.items()})
+
+    def _swap(self, surface: Surface) -> None:
+        self._surface = surface

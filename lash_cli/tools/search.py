@@ -1,0 +1,295 @@
+"""glob and grep: find files by name and lines by pattern (contract 05 §6).
+
+Hidden names, `node_modules` and what .gitignore excludes are skipped, denied
+directories too; symbolic links are listed but never followed. Both are bounded
+in entries walked and results shown and say so when a bound was met. A walk
+goes by path: a directory exchanged for a link while it runs may be listed,
+a file that is itself a link is never read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from lash_cli.core.protocols import CancelSignal, ToolContext
+from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancelled, success
+from lash_cli.tools.faults import ToolFault, invalid
+from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
+from lash_cli.tools.policy import FilePolicy
+from lash_cli.tools.process_group import ProcessGroups
+
+WALKED_ENTRIES = 200_000
+DEFAULT_LIMIT = 100
+GREP_LIMIT = 1000
+GREP_FILE_BYTES = 5 * 1024 * 1024
+GREP_LINE_CHARS = 500
+GREP_SECONDS = 30.0
+IGNORE_FILE_BYTES = 1024 * 1024
+SKIPPED_DIRECTORIES = frozenset({"node_modules"})
+SEARCH_RETRY = SafeRetry(max_attempts=2, base_delay_ms=25, max_delay_ms=100)
+
+_WORKER = Path(__file__).with_name("grep_worker.py")
+
+
+class GlobArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of glob."""
+
+    pattern: Annotated[
+        str, msgspec.Meta(min_length=1, description="Glob relative to path; **/ spans directories, as in src/**/*.py.")
+    ]
+    path: Annotated[str, msgspec.Meta(min_length=1, description="Directory to search.")] = "."
+    limit: Annotated[
+        int | Literal["none"] | None,
+        msgspec.Meta(description='Most paths to return; null or "none" for all.'),
+    ] = DEFAULT_LIMIT
+
+
+class GrepArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of grep."""
+
+    pattern: Annotated[
+        str,
+        msgspec.Meta(min_length=1, description="Python regular expression, searched line by line; (?i) ignores case."),
+    ]
+    path: Annotated[str, msgspec.Meta(min_length=1, description="Directory or file to search.")] = "."
+    glob: Annotated[
+        str | None,
+        msgspec.Meta(description="Search only files matching this glob; without a slash it is matched against names."),
+    ] = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=GREP_LIMIT, description="Most lines to return.")] = DEFAULT_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One file or link of a walk; `relative` is the path below the walk's base, with `/`."""
+
+    relative: str
+    is_link: bool
+
+
+class Walk:
+    """One bounded walk below a directory; `is_complete` is False once a bound or a cancellation cut it short."""
+
+    def __init__(self, policy: FilePolicy, base: Path, cancel: CancelSignal, limit: int = WALKED_ENTRIES) -> None:
+        self._policy = policy
+        self._base = base
+        self._cancel = cancel
+        self._left = limit
+        self.is_complete = True
+
+    def files(self) -> Iterator[Found]:
+        """Every file and link below the base that is neither hidden nor ignored, in no particular order."""
+        root = self._repository_root()
+        prefix = "" if root == self._base else f"{self._base.relative_to(root).as_posix()}/"
+        ignores = self._ignores_above(root)
+        pending: list[tuple[str, tuple[IgnoreFile, ...]]] = [("", ignores)]
+        while pending:
+            relative, inherited = pending.pop()
+            directory = self._base / relative
+            if not self._policy.permits_read(directory):
+                continue
+            own = self._ignore_file(directory, prefix + relative)
+            rules = inherited if own is None else (*inherited, own)
+            for entry in self._entries(directory):
+                is_directory = entry.is_dir(follow_symlinks=False)
+                path = relative + entry.name
+                if is_ignored(prefix + path, is_directory, rules):
+                    continue
+                if is_directory:
+                    pending.append((f"{path}/", rules))
+                else:
+                    yield Found(path, entry.is_symlink())
+
+    def _entries(self, directory: Path) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    self._left -= 1
+                    if self._left < 0 or self._cancel.is_set:
+                        self.is_complete = False
+                        return
+                    if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
+                        yield entry
+        except OSError:
+            # A directory that cannot be read, or vanished, has nothing to show.
+            return
+
+    def _repository_root(self) -> Path:
+        for directory in (self._base, *self._base.parents):
+            if (directory / ".git").exists():
+                return directory
+        return self._base
+
+    def _ignores_above(self, root: Path) -> tuple[IgnoreFile, ...]:
+        """The ignore files from the repository root down to the parent of the base."""
+        found = []
+        for relative in reversed(self._base.relative_to(root).parents):
+            directory = root / relative
+            base = "" if directory == root else f"{directory.relative_to(root).as_posix()}/"
+            file = self._ignore_file(directory, base)
+            if file is not None:
+                found.append(file)
+        return tuple(found)
+
+    def _ignore_file(self, directory: Path, base: str) -> IgnoreFile | None:
+        path = directory / ".gitignore"
+        if not self._policy.permits_read(path) or path.is_symlink():
+            return None
+        try:
+            with path.open("rb") as file:
+                return parse_ignore_file(file.read(IGNORE_FILE_BYTES).decode("utf-8", "replace"), base)
+        except OSError:
+            return None
+
+
+class SearchTools:
+    """Builds glob and grep over one policy."""
+
+    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups) -> None:
+        self._policy = policy
+        self._cwd = cwd
+        self._groups = groups
+
+    def tools(self) -> tuple[FunctionTool, ...]:
+        """glob and grep."""
+        return (
+            function_tool(
+                self.glob,
+                name="glob",
+                tool_id="builtin.glob",
+                description=(
+                    "List files whose path matches a glob, sorted. Hidden files, node_modules and what .gitignore"
+                    " excludes are left out."
+                ),
+                retry=SEARCH_RETRY,
+                approval="read",
+            ),
+            function_tool(
+                self.grep,
+                name="grep",
+                tool_id="builtin.grep",
+                description=(
+                    "Search file contents for a regular expression; returns path:line: text. Hidden, ignored, binary"
+                    " and very large files are left out."
+                ),
+                retry=SEARCH_RETRY,
+                approval="read",
+            ),
+        )
+
+    async def glob(self, arguments: GlobArguments, context: ToolContext) -> ToolCallOutput:
+        """Paths below a directory that match, relative to the directory."""
+        limit = None if arguments.limit in (None, "none") else arguments.limit
+        if isinstance(limit, int) and limit < 1:
+            raise invalid("invalid_limit", "limit must be at least 1")
+        base = self._directory(arguments.path)
+        pattern = compile_glob(arguments.pattern)
+        walk = Walk(self._policy, base, context.cancel)
+        paths = await asyncio.to_thread(
+            lambda: sorted(found.relative for found in walk.files() if pattern.fullmatch(found.relative))
+        )
+        if context.cancel.is_set:
+            return cancelled()
+        shown = paths if limit is None else paths[: int(limit)]
+        result: dict[str, Any] = {"paths": [_printable(path) for path in shown]}
+        if len(shown) < len(paths):
+            result["truncated"] = {"shown": len(shown), "total": len(paths), "omitted": len(paths) - len(shown)}
+        if not walk.is_complete:
+            result["incomplete"] = f"stopped after {WALKED_ENTRIES} entries; search a smaller directory"
+        return success(result)
+
+    async def grep(self, arguments: GrepArguments, context: ToolContext) -> ToolCallOutput:
+        """Lines that match, as `path:line: text`."""
+        real = self._policy.resolve_read(arguments.path, self._cwd)
+        complete = True
+        if real.is_file():
+            files = [(arguments.path, str(real))]
+        else:
+            walk = Walk(self._policy, self._directory(arguments.path), context.cancel)
+            files = await asyncio.to_thread(lambda: _searched(walk, real, arguments.glob))
+            complete = walk.is_complete
+        if context.cancel.is_set:
+            return cancelled()
+        request = {
+            "pattern": arguments.pattern,
+            "files": files,
+            "limit": arguments.limit,
+            "file_bytes": GREP_FILE_BYTES,
+            "line_chars": GREP_LINE_CHARS,
+        }
+        output = await self._run_worker(msgspec.json.encode(request), context)
+        return cancelled() if output is None else success(_grep_result(output, complete))
+
+    def _directory(self, path: str) -> Path:
+        real = self._policy.resolve_read(path, self._cwd)
+        if not real.is_dir():
+            raise invalid("not_found" if not real.exists() else "wrong_file_type", f"{path} is not a directory")
+        return real
+
+    async def _run_worker(self, request: bytes, context: ToolContext) -> bytes | None:
+        """The worker's output, None when cancelled; raises `ToolFault` when the time is over."""
+        received = bytearray()
+        process = await self._groups.start(
+            (sys.executable, "-I", "-S", str(_WORKER)),
+            sink=received.extend,
+            environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            directory=Path("/"),
+            stdin=request,
+        )
+        try:
+            ending = await process.first_of(context.cancel, GREP_SECONDS)
+            if ending == "cancelled":
+                return None
+            if ending == "timed_out":
+                raise ToolFault(
+                    FailureClass.TIMEOUT,
+                    "grep_timeout",
+                    f"the search was stopped after {GREP_SECONDS:.0f} s; simplify the pattern (nested repetition is"
+                    " slow) or search fewer files",
+                )
+            await process.finish()
+        finally:
+            process.kill()
+        return bytes(received)
+
+
+def _searched(walk: Walk, base: Path, glob: str | None) -> list[tuple[str, str]]:
+    """The files of a grep as (shown, real), sorted; links are left out, they may lead anywhere."""
+    pattern = None if glob is None else compile_glob(glob if "/" in glob else f"**/{glob}")
+    relatives = sorted(
+        found.relative
+        for found in walk.files()
+        if not found.is_link and (pattern is None or pattern.fullmatch(found.relative))
+    )
+    # Names that are not UTF-8 cannot be passed as JSON.
+    return [(path, str(base / path)) for path in relatives if _printable(path) == path]
+
+
+def _printable(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _grep_result(output: bytes, complete: bool) -> Any:
+    try:
+        items = [msgspec.json.decode(line) for line in output.splitlines()]
+        totals = items.pop()
+        if "error" in totals:
+            raise invalid("bad_pattern", f"the regular expression cannot be read: {totals['error']}")
+        lines = [f"{path}:{number}: {text}" for path, number, text in items]
+    except (msgspec.DecodeError, IndexError, TypeError, ValueError) as error:
+        shown = output.decode("utf-8", "replace")[-500:]
+        raise ToolFault(FailureClass.INTERNAL, "grep_failed", f"the search failed: {shown}") from error
+    if totals["is_cut"]:
+        lines.append(f"(more matches follow; only the first {len(items)} are shown)")
+    if not complete:
+        lines.append(f"(incomplete: stopped after {WALKED_ENTRIES} entries; search a smaller directory)")
+    return "\n".join(lines) if lines else "no matches"

@@ -1,0 +1,247 @@
+"""exec_command: run a shell command, bounded in time, output and lifetime (contract 05 §6).
+
+A non-zero exit is data for the model; running out of time is a failure with
+the output so far. The environment is an allow-list, so keys and the settings
+of lash are not handed to a command. What the command leaves running in the
+background ends with the call. The `FilePolicy` judges where a command starts,
+not what it then opens: that is what approval of class execute is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import re
+import shutil
+import signal
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.protocols import ToolContext
+from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancelled, success
+from lash_cli.tools.context import SESSION_VARIABLE, TURN_VARIABLE
+from lash_cli.tools.faults import ToolFault, invalid, os_fault
+from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.policy import FilePolicy
+from lash_cli.tools.process_group import ProcessGroups
+
+BUFFER_BYTES = 512_000
+SHOWN_BYTES = 50 * 1024
+BYTES_PER_TOKEN = 4
+DEFAULT_TIMEOUT_MS = 600_000
+
+INHERITED_VARIABLES = frozenset(
+    {"PATH", "HOME", "LANG", "LANGUAGE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL"}
+)
+OWN_VARIABLES = frozenset({SESSION_VARIABLE, TURN_VARIABLE})
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+POSIX_SHELLS = ("bash", "zsh", "sh", "dash", "ksh")
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
+
+
+class ExecArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of exec_command."""
+
+    cmd: Annotated[str, msgspec.Meta(min_length=1, description="The command line, run by a shell.")]
+    workdir: Annotated[
+        str | None, msgspec.Meta(description="Directory to run in; default: the working directory of the session.")
+    ] = None
+    shell: Annotated[
+        str | None, msgspec.Meta(description="Shell to use, by name or path; default: the user's POSIX shell.")
+    ] = None
+    login: Annotated[bool, msgspec.Meta(description="Run it as a login shell.")] = False
+    max_output_tokens: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        msgspec.Meta(description="Show at most about this many tokens of output, from its end."),
+    ] = None
+    timeout_ms: Annotated[
+        int, msgspec.Meta(ge=1, le=86_400_000, description="Stop the command after this many milliseconds.")
+    ] = DEFAULT_TIMEOUT_MS
+
+
+def child_environment(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """The variables a command gets: the allow-list and `own`, without anything that looks like a key."""
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if (name in INHERITED_VARIABLES or name.startswith("LC_")) and not SECRET_NAME.search(name)
+    }
+    environment.setdefault("PATH", os.defpath)
+    for name, value in own.items():
+        if name in OWN_VARIABLES or not (SECRET_NAME.search(name) or name.startswith("LASH_")):
+            environment[name] = value
+    return environment
+
+
+def strip_ansi(text: str) -> str:
+    """`text` without terminal escape sequences and with CRLF as LF."""
+    return _ANSI.sub("", text).replace("\r\n", "\n")
+
+
+def default_shell(inherited: Mapping[str, str]) -> str:
+    """The user's shell if it speaks POSIX, else /bin/sh."""
+    shell = inherited.get("SHELL", "")
+    return shell if os.path.basename(shell) in POSIX_SHELLS and os.access(shell, os.X_OK) else "/bin/sh"
+
+
+class OutputBuffer:
+    """The last `BUFFER_BYTES` of output, fed in chunks."""
+
+    def __init__(self, limit: int = BUFFER_BYTES) -> None:
+        self._limit = limit
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self.dropped = 0
+
+    def feed(self, data: bytes) -> None:
+        """Append, dropping from the front beyond the limit."""
+        self._chunks.append(data)
+        self._held += len(data)
+        while self._held > self._limit:
+            excess = self._held - self._limit
+            first = self._chunks.popleft()
+            gone = min(excess, len(first))
+            if gone < len(first):
+                self._chunks.appendleft(first[gone:])
+            self._held -= gone
+            self.dropped += gone
+
+    def text(self) -> str:
+        """The held output as text without escapes."""
+        return strip_ansi(b"".join(self._chunks).decode("utf-8", "replace"))
+
+
+class ShellTools:
+    """Builds exec_command over one set of process groups."""
+
+    def __init__(self, policy: FilePolicy, cwd: Path, spill_dir: Path, groups: ProcessGroups) -> None:
+        self._policy = policy
+        self._cwd = cwd
+        self._spill_dir = spill_dir
+        self._groups = groups
+
+    def tools(self) -> tuple[FunctionTool, ...]:
+        """exec_command."""
+        return (
+            function_tool(
+                self.exec_command,
+                name="exec_command",
+                tool_id="builtin.exec_command",
+                description=(
+                    "Run a shell command and return its exit code and output (stdout and stderr together). There is"
+                    " no terminal and no input. Processes left in the background end with the call."
+                ),
+                retry=NeverRetry(),
+                approval="execute",
+            ),
+        )
+
+    async def exec_command(self, arguments: ExecArguments, context: ToolContext) -> ToolCallOutput:
+        """Run one command to its end, its time limit or its cancellation."""
+        if context.cancel.is_set:
+            return cancelled()
+        buffer = OutputBuffer()
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+        def receive(data: bytes) -> None:
+            buffer.feed(data)
+            context.progress(strip_ansi(decoder.decode(data)))
+
+        process = await self._groups.start(
+            (_shell(arguments.shell), *(("-l",) if arguments.login else ()), "-c", arguments.cmd),
+            sink=receive,
+            environment=child_environment(os.environ, context.environment),
+            directory=self._directory(arguments.workdir),
+        )
+        handed_over = False
+        try:
+            ending = await process.first_of(context.cancel, arguments.timeout_ms / 1000)
+            if ending == "cancelled":
+                # The answer must not wait for the polite part of the killing.
+                self._groups.end_later(process)
+                handed_over = True
+                return cancelled()
+            if ending == "timed_out":
+                await process.terminate()
+                raise await self._timed_out(arguments, buffer)
+            await process.finish()
+            return success(await self._result(arguments, buffer, process.returncode))
+        finally:
+            if not handed_over:
+                process.kill()
+
+    def _directory(self, workdir: str | None) -> Path:
+        directory = self._policy.resolve_read(workdir or ".", self._cwd)
+        if not directory.is_dir():
+            raise invalid("workdir_missing", f"{workdir or self._cwd} is not a directory")
+        return directory
+
+    async def _result(self, arguments: ExecArguments, buffer: OutputBuffer, returncode: int | None) -> dict[str, Any]:
+        result = await self._shown(arguments, buffer)
+        if returncode is not None and returncode < 0:
+            return {"exit_code": 128 - returncode, "signal": _signal_name(-returncode), **result}
+        return {"exit_code": returncode, **result}
+
+    async def _timed_out(self, arguments: ExecArguments, buffer: OutputBuffer) -> ToolFault:
+        shown = await self._shown(arguments, buffer)
+        return ToolFault(
+            FailureClass.TIMEOUT,
+            "shell_timeout",
+            f"the command was stopped after {arguments.timeout_ms} ms; output so far:\n{shown['output'] or '(none)'}",
+            raw={"status": "timed_out", "timeout_ms": arguments.timeout_ms, **shown},
+        )
+
+    async def _shown(self, arguments: ExecArguments, buffer: OutputBuffer) -> dict[str, Any]:
+        """The end of the output; when that is not all of it, where the rest is."""
+        text = buffer.text()
+        limit = min(SHOWN_BYTES, (arguments.max_output_tokens or SHOWN_BYTES) * BYTES_PER_TOKEN)
+        encoded = text.encode()
+        if len(encoded) <= limit and not buffer.dropped:
+            return {"output": text}
+        tail = encoded[-limit:].decode("utf-8", "ignore")
+        omitted = len(encoded) - min(limit, len(encoded)) + buffer.dropped
+        result: dict[str, Any] = {"output": f"...{omitted} bytes truncated...\n{tail}", "omitted_bytes": omitted}
+        if len(encoded) > SHOWN_BYTES:
+            path = await asyncio.to_thread(spill, self._spill_dir, encoded)
+            result["full_output_path"] = str(path)
+        return result
+
+
+def spill(directory: Path, content: bytes) -> Path:
+    """Write output to a private file named after its content, so that writing it again gives the same file."""
+    path = directory / f"exec_command-{sha256_hex(content)[:12]}.txt"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        partial = directory / f".{path.name}.{os.getpid()}.tmp"
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except OSError as error:
+        raise os_fault(error, "keep the full output in", path) from error
+    return path
+
+
+def _shell(wanted: str | None) -> str:
+    if wanted is None:
+        return default_shell(os.environ)
+    found = shutil.which(wanted)
+    if found is None:
+        raise invalid("shell_missing", f"there is no shell {wanted}")
+    return found
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

@@ -1,0 +1,133 @@
+"""Replacing a file so that a reader sees the old content or the new, never a part (contract 05 §6).
+
+The content goes to a temporary file in the same directory, is synced, and is
+renamed over the target. The mode of an existing file is kept; a hard link is
+replaced by a file of its own, as rename does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import stat
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.tools import FailureClass
+from lash_cli.tools.faults import ToolFault, invalid, os_fault
+from lash_cli.tools.policy import FilePolicy
+
+# The file is the user's and lash itself runs under umask 077, so the usual mode is set explicitly.
+NEW_FILE_MODE = 0o644
+
+T = TypeVar("T")
+
+
+class PathLocks:
+    """One `asyncio.Lock` per real path, kept only while somebody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    def of(self, real: Path) -> asyncio.Lock:
+        """The lock of a path; keep a reference to it while using it."""
+        lock = self._locks.get(real)
+        if lock is None:
+            lock = self._locks[real] = asyncio.Lock()
+        return lock
+
+
+async def run_to_end(work: Callable[[], T]) -> T:
+    """Run `work` in a thread; a cancelled caller still waits for it, so its locks cover the whole work."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    interruption: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError as error:
+            interruption = error
+    if interruption is not None:
+        running.exception()
+        raise interruption
+    return running.result()
+
+
+def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_hash: str | None = None) -> None:
+    """Write `content` to a resolved path atomically, creating missing parents.
+
+    With `expected_hash` the file must still have that content just before it
+    is replaced. Raises `ToolFault`; then the old file is untouched.
+    """
+    directory = policy.open_directory(real.parent, create=True)
+    partial = f".lash-{secrets.token_hex(8)}.tmp"
+    try:
+        existing = _existing(directory, real)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                _keep_ownership(file.fileno(), existing)
+                file.flush()
+                os.fsync(file.fileno())
+            if expected_hash is not None and sha256_hex(_read(directory, real.name)) != expected_hash:
+                raise ToolFault(
+                    FailureClass.EXECUTION,
+                    "file_changed",
+                    f"{real} was changed by somebody else meanwhile; read it again before editing. Nothing was written",
+                )
+            os.replace(partial, real.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(partial, dir_fd=directory)
+            raise
+        _sync_directory(directory)
+    except OSError as error:
+        raise os_fault(error, "write", real) from error
+    finally:
+        os.close(directory)
+
+
+def _existing(directory: int, real: Path) -> os.stat_result | None:
+    """The status of the file to be replaced, None for a new one; refuses what must not be replaced."""
+    try:
+        status = os.stat(real.name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        raise ToolFault(FailureClass.PERMISSION_DENIED, "path_outside_roots", f"{real} became a symbolic link")
+    if not stat.S_ISREG(status.st_mode):
+        raise invalid("wrong_file_type", f"{real} is not a regular file")
+    # Renaming over a file needs no permission on the file, so a write protection has to be honoured here.
+    if not status.st_mode & 0o222:
+        raise ToolFault(FailureClass.PERMISSION_DENIED, "permission_denied", f"{real} is read-only")
+    return status
+
+
+def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
+    if existing is None:
+        os.fchmod(descriptor, NEW_FILE_MODE)
+        return
+    try:
+        os.fchown(descriptor, existing.st_uid, existing.st_gid)
+    except PermissionError:
+        pass
+    os.fchmod(descriptor, stat.S_IMODE(existing.st_mode))
+
+
+def _read(directory: int, name: str) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def _sync_directory(directory: int) -> None:
+    """Make the rename itself durable; the descriptor at hand may be for search only."""
+    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

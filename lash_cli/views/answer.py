@@ -1,0 +1,276 @@
+"""The answer of a running turn for people: on a terminal, in a pipe, or only at its end (contract 08 §6.5, §6.8).
+
+A pipe gets the prose of a turn when the turn has finished well: what was
+retracted or failed never gets there, so stdout is the answer or empty. A
+terminal sees it grow: as Markdown whose complete blocks are printed once and
+whose last block is redrawn, or, without redraw, as plain text. All text passes
+`clean` first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TextIO
+
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    ModelAttemptReset,
+    ModelRequestStarted,
+    ToolCallStarted,
+    TurnActivity,
+)
+from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, ToolValue, TurnResult
+from lash_cli.views.turn_text import Clean, MarkdownBlocks, event_line, value_text
+
+Tell = Callable[[str], None]
+Write = Callable[[str], None]
+
+REDRAWS_PER_SECOND = 12
+CUT_OFF_LINE = "[retry] the answer above was cut off and starts again"
+
+
+class TurnView(Protocol):
+    """Shows the one turn a command is about."""
+
+    def show(self, activity: TurnActivity) -> None:
+        """Show one activity."""
+        ...
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """Show the result of the turn; called once, after its last activity."""
+        ...
+
+    def leave(self) -> None:
+        """Give the terminal back for a moment or for good; may be called at any time."""
+        ...
+
+
+def answer_text(result: TurnResult) -> str | None:
+    """What stdout gets as the answer of a finished turn; None when it has none."""
+    match result.outcome:
+        case Finished(finish=AssistantMessage(text=text)):
+            return text
+        case Finished(finish=FinalValue(value=value) | ToolValue(value=value)):
+            return value_text(value)
+    return None
+
+
+def as_line(text: str) -> str:
+    """`text` ending with a line feed."""
+    return text if text.endswith("\n") else text + "\n"
+
+
+class QuietView:
+    """Shows nothing while the turn runs, and the answer at its end unless `write` is None."""
+
+    def __init__(self, write: Write | None, clean: Clean) -> None:
+        self._write = write
+        self._clean = clean
+
+    def show(self, activity: TurnActivity) -> None:
+        """Nothing."""
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """The answer."""
+        answer = answer_text(result)
+        if self._write is not None and answer is not None:
+            self._write(as_line(self._clean(answer)))
+
+    def leave(self) -> None:
+        """Nothing to give back."""
+
+
+class PipeView:
+    """Text for a pipe or a file: all prose of a turn that finished, events on stderr as they happen."""
+
+    def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
+        self._write = write
+        self._tell = tell
+        self._clean = clean
+        # The prose of each model call by correlation id, in order.
+        self._calls: list[dict[str, str]] = [{}]
+
+    def show(self, activity: TurnActivity) -> None:
+        """Collect prose; tell every other event."""
+        event = activity.event
+        match event:
+            case AssistantProseDelta(text=text):
+                call = self._calls[-1]
+                call[activity.correlation_id] = call.get(activity.correlation_id, "") + text
+            case ModelAttemptReset(assistant_prose_correlation_ids=ids):
+                for correlation_id in ids:
+                    self._calls[-1].pop(correlation_id, None)
+            case ModelRequestStarted():
+                self._calls.append({})
+        line = event_line(event, self._clean)
+        if line is not None:
+            self._tell(line)
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """Everything the model said, its last word being the answer; nothing for a turn that stopped."""
+        if not result.is_success:
+            return
+        answer = answer_text(result)
+        if answer is not None:
+            if "".join(self._calls[-1].values()).strip() == answer.strip():
+                self._calls.pop()
+            self._calls.append({"": answer})
+        self.settle()
+
+    def settle(self) -> None:
+        """Write what was collected, whatever becomes of the turn."""
+        for call in self._calls:
+            text = "".join(call.values())
+            if text.strip():
+                self._write(as_line(self._clean(text)))
+        self._calls = [{}]
+
+    def leave(self) -> None:
+        """Nothing to give back."""
+
+
+class PlainTerminalView:
+    """A terminal without redraw: prose as it comes; a retracted attempt is announced, not erased."""
+
+    def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
+        self._write = write
+        self._tell = tell
+        self._clean = clean
+        self._call_text = ""
+        self._at_line_start = True
+
+    def show(self, activity: TurnActivity) -> None:
+        """Stream prose; tell every other event on a line of its own."""
+        event = activity.event
+        match event:
+            case AssistantProseDelta(text=text):
+                self._call_text += text
+                self._stream(self._clean(text))
+            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._call_text:
+                self._call_text = ""
+                self._end_line()
+                self._tell(CUT_OFF_LINE)
+            case ModelRequestStarted():
+                self._call_text = ""
+                self._end_line()
+        line = event_line(event, self._clean)
+        if line is not None:
+            self._end_line()
+            self._tell(line)
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """What of the answer was not streamed."""
+        answer = answer_text(result)
+        if answer is not None and answer.strip() != self._call_text.strip():
+            is_extension = bool(self._call_text) and answer.startswith(self._call_text)
+            if not is_extension:
+                self._end_line()
+            self._stream(self._clean(answer[len(self._call_text) :] if is_extension else answer))
+        self._end_line()
+
+    def leave(self) -> None:
+        """End a line that was cut off."""
+        self._end_line()
+
+    def _stream(self, text: str) -> None:
+        if text:
+            self._write(text)
+            self._at_line_start = text.endswith("\n")
+
+    def _end_line(self) -> None:
+        if not self._at_line_start:
+            self._stream("\n")
+
+
+class MarkdownTerminalView:
+    """A terminal with redraw: complete blocks are printed once as Markdown, the growing one stands below them."""
+
+    def __init__(self, terminal: TextIO, tell: Tell, clean: Clean, *, color: bool, width: int) -> None:
+        from rich.console import Console
+
+        self._console = Console(
+            file=terminal, force_terminal=True, no_color=not color, highlight=False, width=width or None
+        )
+        self._tell = tell
+        self._clean = clean
+        self._blocks = MarkdownBlocks()
+        self._call_text = ""
+        self._live: Any = None
+        self._drawn_at = 0.0
+
+    def show(self, activity: TurnActivity) -> None:
+        """Grow the block below; print what is settled; tell other events above it."""
+        event = activity.event
+        match event:
+            case AssistantProseDelta(text=text):
+                self._call_text += text
+                self._print(self._blocks.feed(self._clean(text)))
+                self._redraw()
+            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._call_text:
+                self._retract()
+            case ModelRequestStarted():
+                self._settle()
+                self._call_text = ""
+            case ToolCallStarted():
+                self._settle()
+        line = event_line(event, self._clean)
+        if line is not None:
+            self.leave()
+            self._tell(line)
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """Print the rest of the answer: all of it when nothing was streamed."""
+        answer = answer_text(result)
+        is_shown = answer is None or answer.strip() == self._call_text.strip()
+        self._settle()
+        if answer is not None and not is_shown:
+            self._print(self._clean(answer))
+
+    def leave(self) -> None:
+        """Erase the growing block and give the cursor back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _retract(self) -> None:
+        """Take back the text of a failed attempt; what was printed already can only be disowned."""
+        is_printed = bool(self._clean(self._call_text)[: -len(self._blocks.tail) or None].strip())
+        self._blocks.finish()
+        self._call_text = ""
+        self.leave()
+        if is_printed:
+            self._tell(CUT_OFF_LINE)
+
+    def _settle(self) -> None:
+        self._print(self._blocks.finish())
+        self.leave()
+
+    def _print(self, text: str) -> None:
+        if text.strip():
+            from rich.markdown import Markdown
+
+            self.leave()
+            self._console.print(Markdown(text, hyperlinks=False))
+
+    def _redraw(self) -> None:
+        now = time.monotonic()
+        if not self._blocks.tail.strip() or now - self._drawn_at < 1 / REDRAWS_PER_SECOND:
+            return
+        self._drawn_at = now
+        from rich.live import Live
+        from rich.text import Text
+
+        # Only what fits can be erased again: the last lines of the growing block.
+        lines = self._blocks.tail.splitlines()[-max(1, self._console.height // 2) :]
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                vertical_overflow="crop",
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start()
+        self._live.update(Text("\n".join(lines)), refresh=True)

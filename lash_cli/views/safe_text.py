@@ -1,0 +1,49 @@
+"""Text from models, tools and files made harmless for a terminal (contract 08 §6.8).
+
+Everything a terminal would obey — C0 and C1 controls with the escape sequences
+they start, and the bidirectional overrides that reorder what follows — becomes
+a visible escape. Line feeds and tabs stay. What is shown therefore reads the
+same, and can neither move the cursor nor set a title nor hide a word.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 except tab and line feed, DEL and C1, zero-width marks that reorder text, and lone surrogates.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# In JSON text these can only stand inside strings, where an escape means the same character.
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+def safe_text(text: str) -> str:
+    """`text` with every unsafe character as `\\xNN` or `\\uNNNN`; a carriage return before a line feed is dropped."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    return _UNSAFE.sub(_visible, text)
+
+
+def safe_line(text: str) -> str:
+    """Like `safe_text`, for one line of a list: line feeds and tabs become visible too."""
+    return _UNSAFE_IN_LINE.sub(_visible, text)
+
+
+def safe_json(text: str) -> str:
+    """JSON text that decodes to the same value and holds no character a terminal obeys."""
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def ascii_text(text: str) -> str:
+    """`text` with every character beyond ASCII as a visible escape, for `--ascii`."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _visible(match: re.Match[str]) -> str:
+    character = match.group()
+    named = _NAMED.get(character)
+    if named is not None:
+        return named
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,133 @@
+"""One session as text: head, policy, lane, queue, frames, usage and warnings (contract 08 §5.1 `show`).
+
+Pure: the Session document of `lash show` goes in, one string comes out, so the
+text can never say anything that the JSON does not. Names, labels and prompts
+pass `clean`, which makes terminal escapes visible.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lash_cli.views.times import duration
+from lash_cli.views.turn_text import Clean, preview, value_text
+
+LABEL_WIDTH = 12
+ANSWER_PREVIEW_CHARS = 400
+
+
+def session_text(document: dict[str, Any], *, clean: Clean) -> str:
+    """The text of a Session document."""
+    lines = [
+        f"{clean(document['name'])}  {document['id']}  {document['status']}",
+        "",
+        _row("provider", f"{clean(document['provider'])}  model {clean(document['model'])}"),
+        _row("turns", f"{document['turns']}  last activity {document['last_activity_at']}"),
+        _row("head", _head(document)),
+        _row("lease", _lease(document["lease"])),
+        _row("queue", f"{document['pending_inputs']} waiting"),
+        _row("usage", usage_text(document["usage"])),
+    ]
+    for entry in document["usage"]["by_source_model"]:
+        lines.append(_row("", f"{entry['source']} / {clean(entry['model'])}: {usage_text(entry)}"))
+    lines.extend(_optional_rows(document, clean))
+    lines.extend(f"warning: {clean(warning)}" for warning in document["warnings"])
+    return "\n".join(lines)
+
+
+def usage_text(usage: dict[str, Any]) -> str:
+    """`in 120 (cache read 80) out 40`, with only the parts that are not zero."""
+    cache = [
+        f"cache {word} {usage[key]}"
+        for word, key in (("read", "cache_read_input_tokens"), ("write", "cache_write_input_tokens"))
+        if usage[key]
+    ]
+    reasoning = f" (reasoning {usage['reasoning_output_tokens']})" if usage["reasoning_output_tokens"] else ""
+    cached = f" ({', '.join(cache)})" if cache else ""
+    return f"in {usage['input_tokens']}{cached} out {usage['output_tokens']}{reasoning}"
+
+
+def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
+    """The effective policy, one field per line."""
+    model = policy["model"]
+    rows = [
+        _row("provider", clean(policy["provider"])),
+        _row("model", clean(model["id"])),
+        _row("variant", clean(value_text(model["variant"]))),
+        _row("limits", clean(value_text(model["limits"]))),
+        _row("max steps", str(policy["max_steps"]) if policy["max_steps"] is not None else "no limit"),
+    ]
+    if policy["system"]:
+        rows.append("system")
+        rows.extend(f"    {line}".rstrip() for line in clean(policy["system"]).splitlines())
+    return "\n".join(rows)
+
+
+def lease_text(lease: dict[str, Any] | None, *, clean: Clean) -> str:
+    """Who holds the lane and until when."""
+    return clean(_lease(lease))
+
+
+def tools_text(tools: list[dict[str, Any]], *, clean: Clean) -> str:
+    """One tool per line: name, approval class, first line of the description."""
+    if not tools:
+        return "no tools"
+    width = max(len(tool["name"]) for tool in tools)
+    return "\n".join(
+        f"{clean(tool['name']):<{width}}  {tool['approval']:<8} {clean(preview(tool['description'], 80))}".rstrip()
+        for tool in tools
+    )
+
+
+def turn_text(turn: dict[str, Any], *, clean: Clean) -> str:
+    """One stored turn."""
+    outcome = turn["outcome"]
+    ended = "running" if outcome is None else " ".join(filter(None, (outcome["type"], outcome["reason"])))
+    rows = [f"{turn['id']}  turn {turn['index']}  {ended}", "", _row("started", f"{turn['started_at']}")]
+    if turn["duration_ms"] is not None:
+        rows.append(_row("took", duration(turn["duration_ms"])))
+    if turn["usage"] is not None:
+        rows.append(_row("usage", usage_text(turn["usage"])))
+    rows.append(_row("tool calls", str(turn["tool_call_count"])))
+    if turn["cancellation"]:
+        evidence = turn["cancellation"]
+        rows.append(_row("cancelled", clean(f"{evidence['origin'] or 'unknown'}: {evidence['reason'] or 'no reason'}")))
+    rows.extend(_row("error", clean(issue["message"])) for issue in turn["errors"])
+    if turn["text"]:
+        rows.append(_row("answer", clean(preview(turn["text"], ANSWER_PREVIEW_CHARS))))
+    return "\n".join(rows)
+
+
+def _row(label: str, value: str) -> str:
+    return f"{label:<{LABEL_WIDTH}}{value}".rstrip()
+
+
+def _head(document: dict[str, Any]) -> str:
+    head = document["head"]
+    if head["revision"] is None:
+        return "nothing committed yet"
+    return f"revision {head['revision']}  node {head['leaf_node']}"
+
+
+def _lease(lease: dict[str, Any] | None) -> str:
+    if lease is None:
+        return "free"
+    holder = lease["holder"] or {}
+    who = f"pid {holder['pid']}" if holder.get("pid") else holder.get("owner_id") or "unknown"
+    what = f" ({holder['label']})" if holder.get("label") else ""
+    if not lease["live"]:
+        return f"left by {who}{what}, which is gone"
+    return f"{who}{what} until {lease['expires_at']} ({duration(lease['expires_in_ms'])})"
+
+
+def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
+    rows = []
+    if document["cwd"]:
+        rows.append(_row("directory", clean(document["cwd"])))
+    if document["parent"]:
+        rows.append(_row("parent", document["parent"]))
+    if document["labels"]:
+        rows.append(_row("labels", clean(" ".join(f"{key}={value}" for key, value in document["labels"].items()))))
+    if len(document["frames"]) > 1:
+        rows.append(_row("frames", f"{len(document['frames'])}"))
+    return rows

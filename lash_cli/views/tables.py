@@ -1,0 +1,79 @@
+"""Plain columns: the listing format that needs no library (contract 08 §6.1, §9).
+
+Columns are as wide as their widest cell and separated by two spaces; nothing
+wraps. On a terminal the last columns give way, with a mark, so that a row stays
+one line; in a pipe every cell is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from unicodedata import combining, east_asian_width
+
+from lash_cli.views.safe_text import safe_line
+
+_GAP = "  "
+_ELLIPSIS = "…"
+_MINIMUM_COLUMN = 4
+
+
+def display_width(text: str) -> int:
+    """How many terminal cells `text` takes: wide characters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def truncate(text: str, width: int, mark: str = _ELLIPSIS) -> str:
+    """`text` cut to `width` cells, ending with `mark` when something was cut."""
+    if display_width(text) <= width:
+        return text
+    kept: list[str] = []
+    room = width - display_width(mark)
+    for character in text:
+        room -= display_width(character)
+        if room < 0:
+            break
+        kept.append(character)
+    return "".join(kept) + mark if width >= display_width(mark) else mark[:width]
+
+
+def columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, ascii_only: bool = False
+) -> str:
+    """Aligned lines with the header first; no trailing newline. `width` None never truncates."""
+    mark = "..." if ascii_only else _ELLIPSIS
+    cells = [[safe_line(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(display_width(row[index]) for row in cells) for index in range(len(header))]
+    if width is not None and width > 0:
+        _shrink(widths, width)
+    lines = []
+    for row in cells:
+        padded = [
+            (shown := truncate(cell, size, mark)) + " " * (size - display_width(shown))
+            for cell, size in zip(row, widths, strict=True)
+        ]
+        lines.append(_GAP.join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _shrink(widths: list[int], available: int) -> None:
+    """Take what is too much from the widest column first, so that short ones stay complete."""
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - available
+    while excess > 0:
+        widest = max(range(len(widths)), key=lambda index: widths[index])
+        if widths[widest] <= _MINIMUM_COLUMN:
+            return
+        widths[widest] -= 1
+        excess -= 1
+
+
+def pairs(rows: Sequence[tuple[str, str]], *, indent: str = "") -> str:
+    """`name   value` lines with aligned values; the text form of one thing. Line feeds in a value stay visible."""
+    if not rows:
+        return ""
+    size = max(display_width(name) for name, _ in rows)
+    return "\n".join(
+        f"{indent}{safe_line(name)}{' ' * (size - display_width(name))}{_GAP}{safe_line(value)}".rstrip()
+        for name, value in rows
+    )

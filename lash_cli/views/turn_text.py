@@ -1,0 +1,121 @@
+"""A running turn in plain lines: what `lash turn` tells beside the answer (contract 08 §6.5).
+
+One line per event, for stderr. Everything that came from a model or a tool
+passes `clean` first, which makes terminal escapes visible. `MarkdownBlocks`
+cuts streaming Markdown where a block is complete, so that a terminal can print
+what will not change any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.activity import (
+    ErrorShown,
+    QueuedInputAccepted,
+    RetryWait,
+    ToolCallCompleted,
+    ToolCallStarted,
+    ToolProgress,
+    TurnEvent,
+)
+from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed
+from lash_cli.views.times import duration
+
+Clean = Callable[[str], str]
+
+ARGS_PREVIEW_CHARS = 120
+MESSAGE_PREVIEW_CHARS = 200
+SHOWN_DURATION_MS = 100
+_STATUS_WORDS = {"success": "ok", "failure": "error", "cancelled": "cancelled"}
+_FENCES = ("```", "~~~")
+
+
+def preview(text: str, limit: int) -> str:
+    """`text` on one line, cut to `limit` characters with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def status_word(output: ToolCallOutput) -> str:
+    """`ok`, `error` or `cancelled`."""
+    return _STATUS_WORDS[output.status]
+
+
+def value_text(value: Any) -> str:
+    """A value as an answer: text verbatim, anything else as compact JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def event_line(event: TurnEvent, clean: Clean) -> str | None:
+    """The stderr line of one event, None for events that have none."""
+    match event:
+        case ToolCallStarted(name=name, args=args):
+            return f"[tool] {clean(name)} started {clean(preview(value_text(args), ARGS_PREVIEW_CHARS))}".rstrip()
+        case ToolProgress(text=text):
+            return f"[tool] {clean(preview(text, MESSAGE_PREVIEW_CHARS))}"
+        case ToolCallCompleted():
+            return _completed_line(event, clean)
+        case RetryWait(wait_ms=wait_ms, attempt=attempt, max_attempts=max_attempts, reason=reason):
+            return f"[retry] in {duration(wait_ms)} · attempt {attempt}/{max_attempts} · {clean(reason)}"
+        case QueuedInputAccepted(input_ids=input_ids):
+            return f"[input] accepted {', '.join(input_ids)}"
+        case ErrorShown(issue=issue):
+            return f"[error] {clean(preview(issue.message, MESSAGE_PREVIEW_CHARS))}"
+    return None
+
+
+def _completed_line(event: ToolCallCompleted, clean: Clean) -> str:
+    words = [f"[tool] {clean(event.name)}", status_word(event.output)]
+    if event.duration_ms >= SHOWN_DURATION_MS:
+        words.append(duration(event.duration_ms))
+    match event.output.outcome:
+        case ToolFailed(failure=failure):
+            words.append(clean(preview(failure.message, MESSAGE_PREVIEW_CHARS)))
+        case ToolCancelled(cancellation=cancellation):
+            words.append(clean(preview(cancellation.message, MESSAGE_PREVIEW_CHARS)))
+    return " · ".join(words)
+
+
+class MarkdownBlocks:
+    """Cuts a growing Markdown text into blocks that are complete and a tail that may still change.
+
+    A block ends at a blank line outside of a code fence.
+    """
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    @property
+    def tail(self) -> str:
+        """What was fed and is not settled yet."""
+        return self._text
+
+    def feed(self, delta: str) -> str:
+        """Add `delta`; returns the newly settled text, "" when no block was completed."""
+        self._text += delta
+        cut = self._settled_length()
+        settled, self._text = self._text[:cut], self._text[cut:]
+        return settled
+
+    def finish(self) -> str:
+        """The tail, which is settled now."""
+        settled, self._text = self._text, ""
+        return settled
+
+    def _settled_length(self) -> int:
+        position = cut = 0
+        fence: str | None = None
+        while (end := self._text.find("\n", position)) >= 0:
+            line = self._text[position:end].strip()
+            position = end + 1
+            if fence is not None:
+                fence = None if line.startswith(fence) else fence
+            elif line.startswith(_FENCES):
+                fence = line[:3]
+            elif not line and self._text[:position].strip():
+                cut = position
+        return cut

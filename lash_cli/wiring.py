@@ -1,0 +1,323 @@
+"""The composition root: settings and places become one `LashCore` (design §1, D13).
+
+Nothing is opened until it is asked for: the store when a verb needs it, a
+provider (and its key) when the first model call resolves it. Without any
+configuration the provider is `loopback`; `OPENAI_API_KEY` or `OPENAI_BASE_URL`
+makes it `openai`; a configured or a named provider wins over both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lash_cli.errors import ConfigError
+from lash_cli.paths import Paths, ensure_private_directory
+from lash_cli.settings import ProviderEntry, Settings
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore
+    from lash_cli.core.policy import ModelSpec, SessionPolicy
+    from lash_cli.core.protocols import Clock, Ids, ModelCaller, ToolProvider
+    from lash_cli.store.base import RuntimePersistence
+    from lash_cli.tools.approval import Asker
+
+LOOPBACK = "loopback"
+OPENAI = "openai"
+# Used only when neither an option nor the configuration nor OPENAI_MODEL names a model.
+_DEFAULT_MODELS = {LOOPBACK: "loopback", OPENAI: "gpt-5-mini"}
+_KIND_ALIASES = {"openai": "openai_chat"}
+_NO_REASONING = frozenset({"none", "off", "disabled"})
+
+
+# --- store ------------------------------------------------------------------------------------
+
+
+def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "full") -> RuntimePersistence:
+    """The SQLite store at `paths.database`.
+
+    With `read_only` nothing is created: a missing file is `NotFoundError`
+    (`store_not_found`). Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
+    """
+    from lash_cli.store.sqlite.store import SqliteStore
+    from lash_cli.system import SystemClock, SystemIds
+
+    if not read_only:
+        ensure_private_directory(os.path.dirname(paths.database))
+    return SqliteStore.open(
+        Path(paths.database),
+        clock=SystemClock(),
+        ids=SystemIds(),
+        read_only=read_only,
+        synchronous="normal" if synchronous == "normal" else "full",
+    )
+
+
+# --- providers and models ---------------------------------------------------------------------
+
+
+def provider_names(settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """Every provider a session may name, sorted."""
+    names = {*settings.names("providers"), LOOPBACK}
+    if _has_openai(environment):
+        names.add(OPENAI)
+    return sorted(names)
+
+
+def default_provider(settings: Settings, environment: Mapping[str, str]) -> str:
+    """The provider of a new session when none is named (design D13)."""
+    return settings.default_provider or (OPENAI if _has_openai(environment) else LOOPBACK)
+
+
+def _has_openai(environment: Mapping[str, str]) -> bool:
+    return bool(environment.get("OPENAI_API_KEY") or environment.get("OPENAI_BASE_URL"))
+
+
+def require_provider(settings: Settings, environment: Mapping[str, str], name: str) -> str:
+    """`name`, if it is a provider; raises `ConfigError` (`provider_unconfigured`) otherwise."""
+    known = provider_names(settings, environment)
+    if name in known:
+        return name
+    if name == OPENAI:
+        hint = "set OPENAI_API_KEY, or: lash config set providers.openai.key keys:openai"
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(known)}"
+    raise ConfigError(
+        f"no provider {name!r} is configured", code="provider_unconfigured", hint=hint, details={"provider": name}
+    )
+
+
+def model_spec(settings: Settings, name: str) -> ModelSpec:
+    """The model behind an alias of `[models.NAME]` or, if there is none, an id. Raises `ConfigError`."""
+    from lash_cli.core.policy import ModelCapability, ModelLimits, ModelSpec, ReasoningCapability, ReasoningEffort
+
+    entry = settings.model(name)
+    try:
+        if entry is None:
+            return ModelSpec(name)
+        variant = _variant(entry.variant)
+        efforts = (variant.effort,) if isinstance(variant, ReasoningEffort) else ()
+        # Naming a variant is the user's word that the model takes it.
+        reasoning = ReasoningCapability(efforts=efforts, disable="effort(none)")
+        capability = None if entry.variant is None else ModelCapability(reasoning=reasoning)
+        limits = ModelLimits(entry.context_window_tokens, entry.max_output_tokens)
+        return ModelSpec(entry.id, variant, limits, capability)
+    except ValueError as error:
+        raise ConfigError(f"model {name!r}: {error}") from error
+
+
+def _variant(name: str | None) -> Any:
+    from lash_cli.core.policy import ProviderDefault, ReasoningDisabled, ReasoningEffort
+
+    if name is None or name == "default":
+        return ProviderDefault()
+    return ReasoningDisabled() if name in _NO_REASONING else ReasoningEffort(name)
+
+
+def default_model(settings: Settings, environment: Mapping[str, str], provider: str) -> str | None:
+    """The model of a new session when none is named, None when nothing says which."""
+    named = environment.get("OPENAI_MODEL") if provider == OPENAI else None
+    return settings.default_model or named or _DEFAULT_MODELS.get(provider)
+
+
+def host_policy(
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    provider: str | None = None,
+    model: str | None = None,
+    needs_model: bool = False,
+) -> SessionPolicy:
+    """The policy a new session starts from: options over settings over environment over built-in.
+
+    Where a stored session brings its own model none has to be known;
+    `needs_model` raises `ConfigError` when it is not. Raises
+    `provider_unconfigured` for an explicit provider that is not configured.
+    """
+    from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
+
+    chosen = default_provider(settings, environment) if provider is None else provider
+    if provider is not None or needs_model:
+        require_provider(settings, environment, chosen)
+    name = model or default_model(settings, environment, chosen)
+    if name is None:
+        if needs_model:
+            raise ConfigError(
+                f"no model is chosen for provider {chosen!r}",
+                hint="give --model ID, or: lash config set defaults.model ID",
+            )
+        name = "unspecified"
+    system = settings.default_system
+    return SessionPolicy(
+        model_spec(settings, name),
+        chosen,
+        max_turns=settings.max_steps,
+        prompt=session_prompt(system) if system else PromptLayer(),
+    )
+
+
+class ConfiguredProviders:
+    """Builds each configured provider when it is first resolved; implements `runtime.host.ProviderResolver`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        paths: Paths,
+        environment: Mapping[str, str],
+        *,
+        default_id: str,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._settings = settings
+        self._paths = paths
+        self._environment = environment
+        self._default_id = default_id
+        self._clock = clock
+        self._ids = ids
+        self._callers: dict[str, ModelCaller] = {}
+
+    @property
+    def default_id(self) -> str:
+        """The provider a new session records."""
+        return self._default_id
+
+    def resolve(self, provider_id: str) -> ModelCaller:
+        """The caller of a provider; its key is fetched now. Raises `ConfigError` (`provider_unconfigured`,
+        `key_missing`, `permissions_unsafe`, `config_invalid`)."""
+        caller = self._callers.get(provider_id)
+        if caller is None:
+            caller = self._callers[provider_id] = self._build(provider_id)
+        return caller
+
+    async def aclose(self) -> None:
+        """Release every caller that was built."""
+        for caller in self._callers.values():
+            await caller.aclose()
+
+    def _build(self, name: str) -> ModelCaller:
+        from lash_cli.providers.catalog import ProviderSettings, build_caller
+
+        require_provider(self._settings, self._environment, name)
+        entry = self._entry(name)
+        resolved = ProviderSettings(
+            name=name,
+            kind=_KIND_ALIASES.get(entry.kind, entry.kind),
+            base_url=entry.base_url,
+            key=self._key(entry),
+            options=entry.options,
+        )
+        return build_caller(resolved, clock=self._clock, ids_bits=self._ids.bits)
+
+    def _entry(self, name: str) -> ProviderEntry:
+        entry = self._settings.provider(name)
+        if name == LOOPBACK:
+            return ProviderEntry(LOOPBACK, LOOPBACK, None, None, entry.options if entry is not None else {})
+        if name == OPENAI:
+            base_url = self._environment.get("OPENAI_BASE_URL") or None
+            if entry is None:
+                return ProviderEntry(OPENAI, "openai_chat", base_url, None, {})
+            return entry._replace(base_url=entry.base_url or base_url)
+        assert entry is not None  # `require_provider` knows only these, loopback and openai
+        return entry
+
+    def _key(self, entry: ProviderEntry) -> str | None:
+        """The configured source's key; without one `OPENAI_API_KEY`, but never for another server than it is for."""
+        from lash_cli.settings.keys import fetch_key
+        from lash_cli.settings.redact import remember
+
+        if entry.key is not None:
+            return fetch_key(entry.key, self._paths, self._environment, wanted_by=f"provider {entry.name}")
+        is_openai = _KIND_ALIASES.get(entry.kind, entry.kind) == "openai_chat"
+        if is_openai and (entry.name == OPENAI or entry.base_url is None):
+            key = self._environment.get("OPENAI_API_KEY") or None
+            if key is not None:
+                remember(key)
+            return key
+        return None
+
+
+# --- tools ------------------------------------------------------------------------------------
+
+
+def standard_tools(settings: Settings, paths: Paths, cwd: str, clock: Clock) -> ToolProvider:
+    """The built-in tools, kept inside the configured roots and out of everything lash itself stores."""
+    from lash_cli.tools.builtin import builtin_tools
+    from lash_cli.tools.policy import FilePolicy
+
+    roots = settings.tool_roots
+    directories = (cwd,) if roots is None else tuple(os.path.join(cwd, os.path.expanduser(root)) for root in roots)
+    private = (
+        paths.config_dir,
+        paths.data_dir,
+        paths.state_dir,
+        paths.runtime_dir,
+        paths.config_file,
+        paths.keys_file,
+        paths.log_file,
+        *(paths.database + suffix for suffix in ("", "-wal", "-shm")),
+    )
+    policy = FilePolicy(
+        tuple(Path(directory) for directory in directories),
+        settings.allow_outside,
+        denied=tuple(Path(place) for place in private),
+    )
+    return builtin_tools(policy, Path(cwd), Path(paths.state_dir) / "spill", clock)
+
+
+# --- the whole --------------------------------------------------------------------------------
+
+
+def open_core(
+    settings: Settings,
+    paths: Paths,
+    *,
+    environment: Mapping[str, str] | None = None,
+    store: RuntimePersistence | None = None,
+    is_ephemeral: bool = False,
+    provider: str | None = None,
+    model: str | None = None,
+    needs_model: bool = False,
+    cwd: str | None = None,
+    with_tools: bool = True,
+    approve: Mapping[str, str] | None = None,
+    asker: Asker | None = None,
+    owner_label: str = "turn",
+) -> LashCore:
+    """One core over the user's store, providers, tools and approval modes.
+
+    `store` reuses an open one; `is_ephemeral` keeps sessions in memory only.
+    `approve` overrides approval modes by class; `asker` asks a person.
+    `needs_model` is for verbs that may create a session. Raises what
+    `open_store` and `host_policy` raise.
+    """
+    from lash_cli.api import LashCore
+    from lash_cli.core.lease import LeaseTimings
+    from lash_cli.system import SystemClock, SystemIds
+    from lash_cli.tools.approval import ApprovalMode, StandardApproval
+
+    surroundings = os.environ if environment is None else environment
+    policy = host_policy(settings, surroundings, provider=provider, model=model, needs_model=needs_model)
+    clock, ids = SystemClock(), SystemIds()
+    modes = {name: ApprovalMode(mode) for name, mode in {**settings.approval, **(approve or {})}.items()}
+    if store is None and not is_ephemeral:
+        store = open_store(paths, synchronous=settings.synchronous)
+    tools = (standard_tools(settings, paths, cwd or os.getcwd(), clock),) if with_tools else ()
+    return LashCore(
+        store=store,
+        providers=ConfiguredProviders(
+            settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids
+        ),
+        policy=policy,
+        tools=tools,
+        approval=StandardApproval(cast("Any", modes), asker),
+        lease_timings=LeaseTimings.from_ttl(settings.lease_ttl_ms),
+        clock=clock,
+        ids=ids,
+        owner_label=owner_label,
+    )

@@ -1,0 +1,187 @@
+"""A durable turn with an instant model, against the raw SQLite transaction that stores the same rows.
+
+    python tests/bench/turn.py [--rounds N] [--turns N]
+
+Prints, per transcript length: the turn through the public API, the raw
+transaction on the same file at the same synchronous level, their ratio, and
+the ratio of each length to the shortest. Also turns per second with 100
+sessions at once, with one session, and the bytes a turn keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sqlite3
+import statistics
+import tempfile
+from pathlib import Path
+
+from measuring import LENGTHS, MODEL, REPLY, InstantCaller, clock, emit, median_us, percentile, store_bytes, user_text
+
+from lash_cli.api import LashCore, SqliteStore
+from lash_cli.core.commit import Append
+from lash_cli.core.content import Message, ProsePart, Role, TextPart
+from lash_cli.core.graph import chain
+from lash_cli.system import SystemClock, SystemIds
+
+RAW_STATEMENTS = (
+    "UPDATE sessions SET lease_fencing_token = lease_fencing_token + 1, lease_token = ?, lease_expires_at_ms = ?"
+    " WHERE session_key = 1",
+    "INSERT INTO inputs(input_id, session_key, ingress, submitted_ingress, state, input, enqueued_at_ms)"
+    " VALUES(?, 1, '{}', '{}', 'completed', ?, 0)",
+    "INSERT INTO turns(session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash,"
+    " summary) VALUES(1, ?, ?, 'committed', 'prompt', 0, 1, ?, ?)",
+    "INSERT INTO effects(scope_key, replay_key, session_key, status, envelope_hash, envelope, outcome, attempt,"
+    " created_at_ms) VALUES(?, ?, 1, 'completed', ?, ?, ?, 1, 0)",
+    "INSERT INTO nodes(session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, body) VALUES(1, ?, ?, ?, 0, 0, ?)",
+    "INSERT INTO usage_deltas(session_key, revision, ordinal, source, model, input_tokens, output_tokens,"
+    " cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, turn_id, at_ms)"
+    " VALUES(1, ?, 0, 'turn', 'm', 100, 200, 0, 0, 0, ?, 0)",
+    "UPDATE sessions SET head_revision = head_revision + 1, leaf_seq = ?, next_seq = ?, lease_token = NULL"
+    " WHERE session_key = 1",
+)
+
+
+class RawTurns:
+    """The rows of a turn in one transaction, by hand, in another file of the same schema and the same length."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        self.connection.execute("PRAGMA synchronous=FULL")
+        self.connection.execute("PRAGMA wal_autocheckpoint=0")
+        self.seq = length + 1_000_000
+
+    def turn(self, index: int) -> None:
+        """Store one turn."""
+        execute = self.connection.execute
+        lease, use_input, add_turn, add_effect, add_node, add_usage, head = RAW_STATEMENTS
+        turn_id = f"t_raw{index:022d}"
+        execute("BEGIN IMMEDIATE")
+        execute(lease, ("x" * 32, 1))
+        execute(use_input, (f"in_raw{index:020d}", '{"items":[{"text":"' + user_text(index) + '"}]}'))
+        execute(add_turn, (turn_id, 1_000_000 + index, "0" * 64, '{"outcome":{"type":"finished"}}'))
+        execute(add_effect, ("s" * 90 + turn_id, "k" * 20, "0" * 64, b"e" * 300, ("r" * 300 + REPLY).encode()))
+        for part, text in ((0, user_text(index)), (1, REPLY)):
+            self.seq += 1
+            execute(add_node, (self.seq, f"n{self.seq}-{part}", self.seq - 1, '{"message":{"content":"' + text + '"}}'))
+        execute(add_usage, (1_000_000 + index, turn_id))
+        execute(head, (self.seq, self.seq + 1))
+        execute("COMMIT")
+
+
+async def seed(store: SqliteStore, core: LashCore, session_id: str, length: int) -> None:
+    """Bring a session to `length` stored messages by ordinary commits."""
+    session = await core.open_session(session_id)
+    await session.turn(user_text(0)).run()
+    state = session._shared.state
+    while len(state.messages) < length:
+        batch = min(500, length - len(state.messages))
+        messages = [
+            Message(
+                f"seed{len(state.messages) + index}",
+                Role.USER if index % 2 == 0 else Role.ASSISTANT,
+                (TextPart(user_text(index)),) if index % 2 == 0 else (ProsePart(REPLY),),
+            )
+            for index in range(batch)
+        ]
+        owner = core._new_owner()
+        lease = await store.try_claim_lease(session_id, owner, ttl_ms=30_000, now_ms=1, token=core.host.ids.token())
+        nodes = chain(messages, parent_node_id=state.leaf_node_id, agent_frame_id=state.frame_id, at_ms=1)
+        commit = state.commit(fence=lease.fence(), now_ms=core.host.clock.now_ms(), nodes=nodes)
+        assert isinstance(commit.graph, Append)
+        state.adopt_commit(commit, await store.commit_runtime_state(commit), messages)
+    await session.close()
+
+
+def new_core(directory: Path) -> tuple[LashCore, SqliteStore]:
+    """A core over a fresh store."""
+    store = SqliteStore.open(directory / "lash.db", clock=SystemClock(), ids=SystemIds())
+    return LashCore(provider=InstantCaller(), model=MODEL, store=store), store
+
+
+async def one_length(directory: Path, length: int, turns: int) -> tuple[float, float]:
+    core, store = new_core(directory)
+    await seed(store, core, "s", length)
+    session = await core.open_session("s")
+    (directory / "raw").mkdir()
+    raw_core, raw_store = new_core(directory / "raw")
+    await seed(raw_store, raw_core, "s", length)
+    await raw_core.aclose()
+    raw = RawTurns(directory / "raw" / "lash.db", length)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for index in range(turns + 10):
+        started = clock()
+        await session.turn(user_text(index)).run()
+        middle = clock()
+        raw.turn(index)
+        ended = clock()
+        if index >= 10:
+            ours.append(middle - started)
+            theirs.append(ended - middle)
+    raw.connection.close()
+    await session.close()
+    await core.aclose()
+    emit("durable_turn_us", median_us(ours), "us", length=length, p99=round(percentile(ours, 0.99) * 1e6))
+    emit("raw_transaction_us", median_us(theirs), "us", length=length)
+    emit("durable_turn_to_raw", median_us(ours) / median_us(theirs), "ratio", length=length)
+    return median_us(ours), median_us(theirs)
+
+
+async def many_sessions(directory: Path, sessions: int, turns: int) -> None:
+    core, _ = new_core(directory)
+    handles = [await core.open_session(f"s{index}") for index in range(sessions)]
+    started = clock()
+
+    async def work(handle: object) -> None:
+        for index in range(turns):
+            await handle.turn(user_text(index)).run()  # type: ignore[attr-defined]
+
+    await asyncio.gather(*(work(handle) for handle in handles))
+    emit("turns_per_second", sessions * turns / (clock() - started), "turns/s", sessions=sessions)
+    for handle in handles:
+        await handle.close()
+    await core.aclose()
+
+
+async def bytes_kept(directory: Path, turns: int) -> None:
+    core, _ = new_core(directory)
+    session = await core.open_session("s")
+    await session.turn(user_text(0)).run()
+    await session.close()
+    await core.aclose()
+    before = store_bytes(directory / "lash.db")
+    core, _ = new_core(directory)
+    session = await core.open_session("s")
+    for index in range(turns):
+        await session.turn(user_text(index)).run()
+    await session.close()
+    await core.aclose()
+    emit("bytes_kept_per_turn", (store_bytes(directory / "lash.db") - before) / turns, "B", payload=1_000)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=200)
+    parser.add_argument("--lengths", type=int, nargs="*", default=list(LENGTHS))
+    options = parser.parse_args()
+    by_length: dict[int, list[float]] = {length: [] for length in options.lengths}
+    for _ in range(options.rounds):
+        for length in options.lengths:
+            with tempfile.TemporaryDirectory() as directory:
+                ours, _ = await one_length(Path(directory), length, options.turns)
+                by_length[length].append(ours)
+    shortest = statistics.median(by_length[options.lengths[0]])
+    for length, samples in by_length.items():
+        emit("durable_turn_growth", statistics.median(samples) / shortest, "ratio", length=length)
+    for sessions, turns in ((1, 500), (100, 10)):
+        with tempfile.TemporaryDirectory() as directory:
+            await many_sessions(Path(directory), sessions, turns)
+    with tempfile.TemporaryDirectory() as directory:
+        await bytes_kept(Path(directory), 500)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,452 @@
+"""The effect-host laws over the inline host and over the SQLite journal, and what a lane holder's journal does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.clock import ManualClock
+
+from lash_cli.core.effect import (
+    CheckpointCommand,
+    CheckpointOutcome,
+    EffectOutcome,
+    LlmCallCommand,
+    LlmCallOutcome,
+    SleepCommand,
+    SleepOutcome,
+    TurnScope,
+    scope_key,
+)
+from lash_cli.core.lease import LeaseFence, LeaseTimings
+from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse
+from lash_cli.core.protocols import EffectContext, EffectHost
+from lash_cli.core.wait import CustomWait, ResolvedOk, ToolCompletionWait, TurnCancelGateWait, TurnTerminalWait
+from lash_cli.effects.host import await_event_executor, peek_executor, resolution_of, sleep_executor
+from lash_cli.effects.inline import InlineEffectHost
+from lash_cli.effects.journal import JournalEffectHost
+from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
+from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired
+from lash_cli.store.conformance.effects import (
+    SCOPE,
+    SESSION,
+    Cancel,
+    DurableEffectHostLaws,
+    EffectHostLaws,
+    Runs,
+    code_of,
+    envelope,
+    tool_command,
+    tool_outcome,
+)
+from lash_cli.store.conformance.journal import create_session, take_lane
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemIds
+
+MODEL = LlmCallCommand("loopback", "m", "base", ("aa",), "shape")
+OpenJournalHost = Callable[..., JournalEffectHost]
+
+
+def model_outcome(call_id: str = "l1") -> LlmCallOutcome:
+    return LlmCallOutcome(LlmCallResult(LlmCallRecord(call_id), LlmResponse()))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteStore]:
+    opened = SqliteStore.open(tmp_path / "lash.db", clock, SystemIds())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def open_journal(tmp_path: Path, clock: ManualClock) -> Iterator[OpenJournalHost]:
+    opened: list[SqliteStore] = []
+
+    def open_one(**options: Any) -> JournalEffectHost:
+        opened.append(SqliteStore.open(tmp_path / "lash.db", clock, SystemIds()))
+        return JournalEffectHost(opened[-1], clock, SystemIds(), **options)
+
+    yield open_one
+    for each in opened:
+        each.close()
+
+
+class TestInlineHost(EffectHostLaws):
+    """The inline host forgets, and keeps every other law."""
+
+    @pytest.fixture
+    def open_host(self, clock: ManualClock) -> Callable[[], EffectHost]:
+        return lambda: InlineEffectHost(clock, SystemIds())
+
+    async def test_it_runs_an_effect_every_time(self, open_host: Callable[[], EffectHost]) -> None:
+        runs, effects = Runs(tool_outcome()), open_host().scoped(SCOPE)
+        for _ in range(2):
+            await effects.execute(envelope(tool_command()), runs)
+        assert runs.count == 2
+
+    async def test_two_hosts_never_share_a_promise(self, open_host: Callable[[], EffectHost]) -> None:
+        first, second = open_host(), open_host()
+        key = await first.await_event_key(SCOPE, CustomWait("x"))
+        assert (await second.resolve_await_event(key, ResolvedOk(1))).kind == "unknown_or_revoked"
+        assert await first.peek_await_event(key) is None
+
+    async def test_completion_keys_are_refused_unless_they_may_die_with_the_process(self, clock: ManualClock) -> None:
+        wait = ToolCompletionWait("c1")
+        refusing = InlineEffectHost(clock, SystemIds())
+        assert await code_of(refusing.await_event_key(SCOPE, wait)) == "tool_completion_key_process_lifetime"
+        allowing = InlineEffectHost(clock, SystemIds(), allow_process_lifetime_completion_keys=True)
+        key = await allowing.await_event_key(SCOPE, wait)
+        assert (await allowing.resolve_await_event(key, ResolvedOk(1))).kind == "accepted"
+
+    async def test_finished_turn_control_is_remembered_up_to_a_bound(self, clock: ManualClock) -> None:
+        host = InlineEffectHost(clock, SystemIds())
+        turns = MAX_ARCHIVED_CONTROL_KEYS // 2 + 1
+        keys = []
+        for number in range(turns):
+            scope = TurnScope(SESSION, f"t{number}")
+            gate, terminal = [await host.await_event_key(scope, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
+            await host.resolve_await_event(gate, ResolvedOk("gate"))
+            await host.resolve_await_event(terminal, ResolvedOk(number))
+            keys.append((gate, terminal))
+        oldest, latest = keys[0], keys[-1]
+        assert [await host.peek_await_event(key) for key in oldest] == [None, None]
+        assert [await host.peek_await_event(key) for key in latest] == [ResolvedOk("gate"), ResolvedOk(turns - 1)]
+
+
+class TestSqliteJournalHost(DurableEffectHostLaws):
+    """The SQL-journalled host over SQLite."""
+
+    @pytest.fixture
+    def open_host(self, open_journal: OpenJournalHost) -> OpenJournalHost:
+        return open_journal
+
+    @pytest.fixture
+    def lease_lost_code(self) -> str:
+        return "sqlite_effect_replay_lease_lost"
+
+    @pytest.fixture
+    def hash_conflict_code(self) -> str:
+        return "sqlite_effect_replay_hash_conflict"
+
+
+# --- the executors of built-in commands ---------------------------------------------------------
+
+
+async def test_a_sleep_is_cut_short_by_a_cancel_and_the_cancel_is_recorded(
+    open_journal: OpenJournalHost, clock: ManualClock
+) -> None:
+    cancel = Cancel()
+    effects = open_journal().scoped(SCOPE)
+    sleeping = asyncio.create_task(
+        effects.execute(envelope(SleepCommand(60_000)), sleep_executor(clock, cancel))
+    )
+    await clock.wait_for_sleepers()
+    cancel.set()
+    assert await code_of(sleeping) == "runtime_effect_sleep_cancelled"
+    replay = open_journal().scoped(SCOPE).execute(envelope(SleepCommand(60_000)), Runs(SleepOutcome()))
+    assert await code_of(replay) == "runtime_effect_sleep_cancelled"
+
+
+async def test_a_sleep_ends_at_its_due_time(open_journal: OpenJournalHost, clock: ManualClock) -> None:
+    effects = open_journal().scoped(SCOPE)
+    sleeping = asyncio.create_task(effects.execute(envelope(SleepCommand(5_000)), sleep_executor(clock)))
+    await clock.wait_for_sleepers()
+    await clock.advance(5)
+    assert await sleeping == SleepOutcome()
+
+
+async def test_awaits_and_peeks_hand_over_the_resolution(open_journal: OpenJournalHost) -> None:
+    host = open_journal()
+    key = await host.await_event_key(SCOPE, CustomWait("x"))
+    assert resolution_of(await peek_executor(host, key)(EffectContext())) is None
+    await host.resolve_await_event(key, ResolvedOk({"n": 1}))
+    assert resolution_of(await await_event_executor(host, key)(EffectContext())) == ResolvedOk({"n": 1})
+    assert resolution_of(await peek_executor(host, key)(EffectContext())) == ResolvedOk({"n": 1})
+    with pytest.raises(EffectError):
+        resolution_of(SleepOutcome())
+
+
+# --- renewal ------------------------------------------------------------------------------------
+
+
+class WatchedStore:
+    """A store that tells when a claim was renewed."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.renewed = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
+        is_ours = await self._store.journal_renew(scope_key, replay_key, token, expires_at_ms)
+        self.renewed.set()
+        return is_ours
+
+
+async def test_a_long_effect_outlives_its_first_lease_because_it_is_renewed(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    watched = WatchedStore(store)
+    host = JournalEffectHost(watched, clock, SystemIds(), LeaseTimings(ttl_ms=30, renew_interval_ms=10))
+
+    async def long(context: EffectContext) -> EffectOutcome:
+        clock.tick(0.025)
+        await watched.renewed.wait()
+        clock.tick(0.025)
+        return tool_outcome()
+
+    assert await host.scoped(SCOPE).execute(envelope(tool_command()), long) == tool_outcome()
+    (row,) = await store.journal_rows(scope_key(SCOPE))
+    assert (row.status, row.attempt) == ("completed", 1)
+
+
+async def test_an_effect_whose_claim_is_lost_is_cut_off_and_its_outcome_discarded(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    host = JournalEffectHost(store, clock, SystemIds(), LeaseTimings(ttl_ms=30, renew_interval_ms=10))
+    was_cut_off = asyncio.Event()
+
+    async def endless(context: EffectContext) -> EffectOutcome:
+        clock.tick(0.030)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            was_cut_off.set()
+        return tool_outcome()
+
+    with pytest.raises(JournalFault) as caught:
+        await host.scoped(SCOPE).execute(envelope(tool_command()), endless)
+    assert caught.value.code == "sqlite_effect_replay_lease_lost"
+    assert was_cut_off.is_set()
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert (await store.journal_rows(scope_key(SCOPE)))[0].status == "in_progress"
+
+
+async def test_a_cancelled_effect_stays_cancelled_and_can_be_run_again_at_once(open_journal: OpenJournalHost) -> None:
+    started = asyncio.Event()
+
+    async def endless(context: EffectContext) -> EffectOutcome:
+        started.set()
+        await asyncio.Event().wait()
+        return tool_outcome()
+
+    running = asyncio.create_task(open_journal().scoped(SCOPE).execute(envelope(tool_command()), endless))
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    runs = Runs(tool_outcome())
+    await open_journal().scoped(SCOPE).execute(envelope(tool_command()), runs)
+    assert runs.contexts == [EffectContext(2, True, None)]
+
+
+async def test_strict_replay_never_runs_what_the_journal_does_not_hold(open_journal: OpenJournalHost) -> None:
+    runs = Runs(tool_outcome())
+    await open_journal().scoped(SCOPE).execute(envelope(tool_command()), runs)
+    strict = open_journal(strict_replay=True).scoped(SCOPE)
+    assert await strict.execute(envelope(tool_command()), runs) == tool_outcome()
+    missing = strict.execute(envelope(tool_command(), "k2"), runs)
+    assert await code_of(missing) == "sqlite_effect_replay_missing"
+    assert runs.count == 1
+
+
+# --- the journal of a lane holder ---------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def crash_at(point: str) -> Callable[[str], None]:
+    def hook(name: str) -> None:
+        if name == point:
+            raise Crash(point)
+
+    return hook
+
+
+async def next_lane(store: SqliteStore, clock: ManualClock, old: LeaseFence) -> LeaseFence:
+    await store.release_lease(old)
+    return await take_lane(store, clock, "next", SESSION)
+
+
+async def test_a_fresh_turn_writes_one_row_per_model_call_and_claims_tools_before_they_run(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    names: list[str] = []
+    effects = JournalEffectHost(store, clock, SystemIds(), crash_point=names.append).scoped(
+        SCOPE, fence=fence, fresh=True
+    )
+    seen: list[tuple[str, ...]] = []
+
+    async def look(outcome: EffectOutcome) -> EffectOutcome:
+        seen.append(tuple(row.status for row in await store.journal_rows(scope_key(SCOPE))))
+        return outcome
+
+    await effects.execute(envelope(MODEL, "k1"), lambda context: look(model_outcome()))
+    await effects.execute(envelope(tool_command(), "k2"), lambda context: look(tool_outcome()))
+    await effects.execute(
+        envelope(CheckpointCommand("after_work"), "k3"), lambda context: look(CheckpointOutcome())
+    )
+    assert seen == [(), ("completed", "in_progress"), ("completed", "completed")]
+    assert [row.status for row in await store.journal_rows(scope_key(SCOPE))] == ["completed"] * 3
+    assert names == [
+        "before:model_recorded",
+        "after:model_recorded",
+        "before:tool_started",
+        "after:tool_started",
+        "before:tool_recorded",
+        "after:tool_recorded",
+    ]
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+async def test_one_key_asked_twice_in_a_turn_is_answered_from_its_row(
+    store: SqliteStore, clock: ManualClock, is_fresh: bool
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    runs = Runs(model_outcome())
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=is_fresh)
+    for _ in range(2):
+        assert await effects.execute(envelope(MODEL), runs) == model_outcome()
+    assert runs.count == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "model_runs", "tool_contexts"),
+    [
+        ("before:model_recorded", 1, [(1, False)]),
+        ("after:model_recorded", 0, [(1, False)]),
+        ("before:tool_started", 0, [(1, False)]),
+        ("after:tool_started", 0, [(2, True)]),
+        ("before:tool_recorded", 0, [(2, True)]),
+        ("after:tool_recorded", 0, []),
+    ],
+)
+async def test_a_re_drive_repeats_only_what_was_not_recorded_and_says_what_was_cut_off(
+    store: SqliteStore, clock: ManualClock, point: str, model_runs: int, tool_contexts: list[tuple[int, bool]]
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    crashing = JournalEffectHost(store, clock, SystemIds(), crash_point=crash_at(point))
+    effects = crashing.scoped(SCOPE, fence=fence, fresh=True)
+    with pytest.raises(Crash):
+        await effects.execute(envelope(MODEL, "k1"), Runs(model_outcome()))
+        await effects.execute(envelope(tool_command(), "k2"), Runs(tool_outcome()))
+    fence = await next_lane(store, clock, fence)
+    model, tool = Runs(model_outcome()), Runs(tool_outcome())
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence)
+    assert await effects.execute(envelope(MODEL, "k1"), model) == model_outcome()
+    assert await effects.execute(envelope(tool_command(), "k2"), tool) == tool_outcome()
+    assert model.count == model_runs
+    assert [(context.attempt, context.taken_over) for context in tool.contexts] == tool_contexts
+
+
+async def test_a_generation_that_lost_its_lane_records_nothing(store: SqliteStore, clock: ManualClock) -> None:
+    await create_session(store, clock, SESSION)
+    old = await take_lane(store, clock, "one", SESSION)
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
+
+    async def lose_the_lane(context: EffectContext) -> EffectOutcome:
+        await next_lane(store, clock, old)
+        return model_outcome()
+
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await effects.execute(envelope(MODEL), lose_the_lane)
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await effects.execute(envelope(tool_command(), "k2"), Runs(tool_outcome()))
+    assert await store.journal_rows(scope_key(SCOPE)) == ()
+
+
+async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(EffectError("model_gone", "gone"))
+    for is_fresh in (True, False):
+        call = host.scoped(SCOPE, fence=fence, fresh=is_fresh).execute(envelope(MODEL), runs)
+        assert await code_of(call) == "model_gone"
+    assert runs.count == 1
+
+
+async def test_a_fresh_scope_over_a_journal_that_is_not_empty_answers_what_was_recorded_first(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host = JournalEffectHost(store, clock, SystemIds())
+    await host.scoped(SCOPE, fence=fence, fresh=True).execute(envelope(MODEL), Runs(model_outcome("first")))
+    second = await host.scoped(SCOPE, fence=fence, fresh=True).execute(envelope(MODEL), Runs(model_outcome("second")))
+    assert second == model_outcome("first")
+
+
+# --- across processes ---------------------------------------------------------------------------
+
+PARKED_OWNER = """
+import asyncio, sys
+from pathlib import Path
+from lash_cli.core.effect import AwaitEventCommand
+from lash_cli.core.wait import CustomWait
+from lash_cli.effects.host import await_event_executor
+from lash_cli.effects.journal import JournalEffectHost
+from lash_cli.store.conformance.effects import SCOPE, Runs, envelope, tool_command, tool_outcome
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemClock, SystemIds
+
+async def main(path):
+    clock = SystemClock()
+    host = JournalEffectHost(SqliteStore.open(Path(path), clock, SystemIds()), clock, SystemIds())
+    effects = host.scoped(SCOPE)
+    await effects.execute(envelope(tool_command(), "k1"), Runs(tool_outcome("before the kill")))
+    key = await host.await_event_key(SCOPE, CustomWait("x"))
+    print("parked", flush=True)
+    await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in(tmp_path: Path) -> None:
+    from lash_cli.core.effect import AwaitEventCommand
+
+    path = tmp_path / "lash.db"
+    owner = subprocess.Popen([sys.executable, "-c", PARKED_OWNER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    assert await asyncio.to_thread(owner.stdout.readline) == "parked\n"
+    clock = ManualClock(4_000_000_000_000)
+    store = SqliteStore.open(path, clock, SystemIds())
+    while not any(row.replay_key == "k2" for row in await store.journal_rows(scope_key(SCOPE))):
+        await asyncio.to_thread(lambda: None)
+    owner.send_signal(signal.SIGKILL)
+    assert await asyncio.to_thread(owner.wait) == -signal.SIGKILL
+    owner.stdout.close()
+    host = JournalEffectHost(store, clock, SystemIds())
+    key = await host.await_event_key(SCOPE, CustomWait("x"))
+    await host.resolve_await_event(key, ResolvedOk("after the kill"))
+    effects, tool = host.scoped(SCOPE), Runs(tool_outcome("again"))
+    assert await effects.execute(envelope(tool_command(), "k1"), tool) == tool_outcome("before the kill")
+    awaited = await effects.execute(
+        envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key)
+    )
+    assert resolution_of(awaited) == ResolvedOk("after the kill")
+    assert tool.count == 0
+    await store.aclose()

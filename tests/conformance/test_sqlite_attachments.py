@@ -1,0 +1,79 @@
+"""The attachment laws over SQLite, and what a turn's commit does to intents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.clock import ManualClock
+
+from lash_cli.store.conformance.attachments import PNG, SESSION, AttachmentLaws
+from lash_cli.store.conformance.journal import create_session
+from lash_cli.store.sqlite.attachments import commit_refs
+from lash_cli.store.sqlite.sessions import key_of
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemIds
+
+OpenStore = Callable[[], SqliteStore]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def open_store(tmp_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
+    opened: list[SqliteStore] = []
+
+    def open_one() -> SqliteStore:
+        opened.append(SqliteStore.open(tmp_path / "lash.db", clock, SystemIds()))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+class TestSqliteAttachments(AttachmentLaws):
+    """SQLite keeps every law."""
+
+
+async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await create_session(store, clock, SESSION)
+
+    async def put(data: bytes, owner: str | None) -> str:
+        turn = None if owner is None else ("turn", owner)
+        return await store.put_attachment(SESSION, data, media_type=PNG, owner=turn, now_ms=1)  # type: ignore[arg-type]
+
+    named, owned, foreign = await put(b"1", None), await put(b"2", "t1"), await put(b"3", "t2")
+    absent = "sha256:" + "0" * 64
+    await store.db.write(
+        lambda connection: commit_refs(connection, key_of(connection, SESSION), (named, absent), "t1", 50),
+        durable=True,
+    )
+    committed = {row["attachment_ref"]: row["committed_at_ms"] for row in await store.list_attachments(SESSION)}
+    assert committed == {named: 50, owned: 50, foreign: None}
+    assert await store.forget_aged_uncommitted(1000) == 1
+    await store.put_attachment(SESSION, b"1", media_type=PNG, owner=("turn", "t9"), now_ms=60)
+    (row,) = [row for row in await store.list_attachments(SESSION) if row["attachment_ref"] == named]
+    assert (row["committed_at_ms"], row["owner_id"]) == (50, None)
+
+
+async def test_intents_of_a_running_turn_do_not_age(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await create_session(store, clock, SESSION)
+    await store.put_attachment(SESSION, b"1", media_type=PNG, owner=("turn", "t1"), now_ms=1)
+
+    def start_turn(connection: object) -> None:
+        connection.execute(  # type: ignore[attr-defined]
+            "INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation)"
+            " VALUES (1, 't1', 1, 'running', 'prompt', 1, 1)"
+        )
+
+    await store.db.write(start_turn, durable=True)
+    assert await store.forget_aged_uncommitted(1000) == 0

@@ -1,0 +1,229 @@
+"""The wait laws over SQLite: in one process, and across real processes that share only the file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.clock import ManualClock
+
+from lash_cli.core.codec import decode, decode_any, encode, to_builtins
+from lash_cli.core.commit import TurnSummary
+from lash_cli.core.effect import TurnScope
+from lash_cli.core.outcome import (
+    AssistantMessage,
+    CancelRequested,
+    CompletionSealed,
+    Finished,
+    Stopped,
+    TerminalCommitted,
+    TurnCancellationEvidence,
+    TurnOutcome,
+)
+from lash_cli.core.wait import (
+    AwaitEventKey,
+    CustomWait,
+    ProcessSignalWait,
+    Resolution,
+    ResolvedOk,
+    ResolveOutcome,
+    ToolCompletionWait,
+    TurnCancelGateWait,
+    TurnTerminalWait,
+    WaitIdentity,
+)
+from lash_cli.effects.resolver import StoreResolver
+from lash_cli.store.conformance.journal import create_session
+from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemClock, SystemIds
+
+OpenStore = Callable[[], SqliteStore]
+
+# One operation on the file, as another program would do it: key and resolution go in and out as JSON.
+OTHER_PROCESS = """
+import asyncio, sys
+from pathlib import Path
+from lash_cli.core.codec import decode, decode_any, encode
+from lash_cli.core.effect import TurnScope
+from lash_cli.core.wait import AwaitEventKey, Resolution, WaitIdentity
+from lash_cli.effects.resolver import StoreResolver
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemClock, SystemIds
+
+async def main(path, action, first, second=""):
+    clock = SystemClock()
+    store = SqliteStore.open(Path(path), clock, SystemIds())
+    resolver = StoreResolver(store, clock)
+    if action == "mint":
+        answer = await resolver.await_event_key(decode(first, TurnScope), decode_any(second, WaitIdentity))
+    elif action == "resolve":
+        answer = await resolver.resolve_await_event(decode(first, AwaitEventKey), decode_any(second, Resolution))
+    else:
+        print("waiting", flush=True)
+        answer = await resolver.await_await_event(decode(first, AwaitEventKey))
+    print(encode(answer).decode(), flush=True)
+    await store.aclose()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+def start(path: Path, action: str, *values: Any) -> subprocess.Popen[str]:
+    arguments = [encode(value).decode() for value in values]
+    return subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(path), action, *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def answer_of(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return output.splitlines()[-1]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def database_path(tmp_path: Path) -> Path:
+    return tmp_path / "lash.db"
+
+
+@pytest.fixture
+def open_store(database_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
+    opened: list[SqliteStore] = []
+
+    def open_one() -> SqliteStore:
+        opened.append(SqliteStore.open(database_path, clock, SystemIds()))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+class TestSqliteWaits(WaitLaws):
+    """SQLite keeps every law."""
+
+
+# --- turn control, from the turn tables ---------------------------------------------------------
+
+
+async def commit_turn(store: SqliteStore, turn_id: str, summary: TurnSummary) -> None:
+    """The row a terminal commit leaves behind."""
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, summary,"
+            " head_revision, committed_at_ms) VALUES (1, ?, 1, 'committed', 'prompt', 1, 1, ?, 4, 9)",
+            (turn_id, encode(summary).decode()),
+        )
+
+    await store.db.write(write, durable=True)
+
+
+def summary_of(outcome: TurnOutcome, evidence: TurnCancellationEvidence | None = None) -> TurnSummary:
+    return TurnSummary(outcome, 1, 2, cancellation=evidence)
+
+
+async def test_a_committed_turn_answers_its_gate_and_its_terminal(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await create_session(store, clock, SESSION)
+    gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
+    assert [await store.peek_wait(gate), await store.peek_wait(terminal)] == [None, None]
+    outcome = Finished(AssistantMessage("hello"))
+    await commit_turn(store, "t1", summary_of(outcome))
+    sealed = ResolvedOk(to_builtins(CompletionSealed()))
+    assert await store.peek_wait(gate) == sealed
+    assert await store.peek_wait(terminal) == ResolvedOk(to_builtins(TerminalCommitted(outcome, None, 4)))
+    late = ResolvedOk(to_builtins(CancelRequested(TurnCancellationEvidence("late"))))
+    loser = await store.resolve_wait(gate, late, 1)
+    assert (loser.kind, loser.terminal) == ("already_resolved", sealed)
+    assert await store.cancel_gate(SESSION, "t1") == CompletionSealed()
+
+
+async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await create_session(store, clock, SESSION)
+    evidence = TurnCancellationEvidence("r1", "cli")
+    assert await store.request_turn_cancel(SESSION, "t1", evidence, 1) is None
+    gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
+    requested = ResolvedOk(to_builtins(CancelRequested(evidence)))
+    assert await store.peek_wait(gate) == requested
+    await commit_turn(store, "t1", summary_of(Stopped("cancelled"), evidence))
+    assert await store.peek_wait(gate) == requested
+    ended = TerminalCommitted(Stopped("cancelled"), evidence, 4)
+    assert await store.peek_wait(terminal) == ResolvedOk(to_builtins(ended))
+
+
+# --- across processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [ToolCompletionWait("call-1"), ProcessSignalWait("p1", "go", 2), CustomWait("x"), TurnCancelGateWait()],
+    ids=lambda wait: type(wait).__name__,
+)
+async def test_minted_in_one_process_resolved_in_another_observed_in_a_third(
+    open_store: OpenStore, clock: ManualClock, database_path: Path, wait: WaitIdentity
+) -> None:
+    await create_session(open_store(), clock, SESSION)
+    key = decode(answer_of(start(database_path, "mint", SCOPE, wait)), AwaitEventKey)
+    resolution = ResolvedOk(to_builtins(CancelRequested(TurnCancellationEvidence("r1"))))
+    outcome = decode(answer_of(start(database_path, "resolve", key, resolution)), ResolveOutcome)
+    assert outcome.kind == "accepted"
+    assert await open_store().peek_wait(key) == resolution
+
+
+async def test_a_waiting_process_wakes_when_another_resolves(open_store: OpenStore, database_path: Path) -> None:
+    store = open_store()
+    key = await store.wait_key(SCOPE, CustomWait("x"))
+    waiter = start(database_path, "await", key)
+    assert waiter.stdout is not None
+    assert await asyncio.to_thread(waiter.stdout.readline) == "waiting\n"
+    await store.resolve_wait(key, ResolvedOk({"from": "here"}), 1)
+    answer = await asyncio.to_thread(answer_of, waiter)
+    assert decode_any(answer, Resolution) == ResolvedOk({"from": "here"})
+
+
+async def test_a_waiter_of_this_process_learns_what_another_process_resolved(database_path: Path) -> None:
+    clock = SystemClock()
+    store = SqliteStore.open(database_path, clock, SystemIds())
+    resolver = StoreResolver(store, clock)
+    key = await resolver.await_event_key(SCOPE, CustomWait("x"))
+    waiter = asyncio.create_task(resolver.await_await_event(key))
+    resolved = start(database_path, "resolve", key, ResolvedOk(1))
+    assert await waiter == ResolvedOk(1)
+    await asyncio.to_thread(answer_of, resolved)
+    await store.aclose()
+
+
+async def test_of_two_racing_processes_one_wins_and_the_other_learns_the_winner(
+    open_store: OpenStore, database_path: Path
+) -> None:
+    key = await open_store().wait_key(TurnScope(SESSION, "t1"), CustomWait("x"))
+    racers = [start(database_path, "resolve", key, ResolvedOk(name)) for name in ("a", "b")]
+    outcomes = [decode(answer_of(racer), ResolveOutcome) for racer in racers]
+    assert sorted(outcome.kind for outcome in outcomes) == ["accepted", "already_resolved"]
+    winner = ResolvedOk("ab"[[outcome.kind for outcome in outcomes].index("accepted")])
+    assert [outcome.terminal for outcome in outcomes if outcome.kind == "already_resolved"] == [winner]
+    assert await open_store().peek_wait(key) == winner
+
+
+async def test_a_revocation_survives_into_another_process(open_store: OpenStore, database_path: Path) -> None:
+    store = open_store()
+    key = await store.wait_key(SCOPE, CustomWait("x"))
+    await store.revoke_session_waits(SESSION, 1)
+    outcome = decode(answer_of(start(database_path, "resolve", key, ResolvedOk(1))), ResolveOutcome)
+    assert outcome.kind == "unknown_or_revoked"

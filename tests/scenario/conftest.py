@@ -1,0 +1,31 @@
+"""Cores over a real SQLite file with a scripted model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from support.scripted import ScriptedCaller
+
+from lash_cli.api import LashCore, SqliteStore
+from lash_cli.core.policy import ModelSpec
+from lash_cli.system import SystemClock, SystemIds
+
+MakeCore = Callable[..., LashCore]
+
+
+@pytest.fixture
+async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
+    """Builds cores over one store file; every core has its own connections, as another process would."""
+    cores: list[LashCore] = []
+
+    def build(caller: ScriptedCaller, **options: object) -> LashCore:
+        store = SqliteStore.open(tmp_path / "home" / "lash.db", clock=SystemClock(), ids=SystemIds())
+        core = LashCore(provider=caller, model=ModelSpec("model-1"), store=store, **options)  # type: ignore[arg-type]
+        cores.append(core)
+        return core
+
+    yield build
+    for core in cores:
+        await core.aclose()

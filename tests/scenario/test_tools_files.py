@@ -1,0 +1,319 @@
+# ruff: noqa: ASYNC230 - tests may block on their small files
+"""read_file, write and edit on real files (contract 05 §6)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tools import Workbench, failure_of, value_of
+
+from lash_cli.core.content import Inline
+from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolSuccess
+from lash_cli.tools import files, writing
+from lash_cli.tools.schema import ArgumentsInvalid, check_schema, validate_arguments
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+def test_manifests_say_what_the_contract_says(bench: Workbench) -> None:
+    by_name = {manifest.name: manifest for manifest in bench.provider.manifests()}
+    assert set(by_name) == {"read_file", "write", "edit", "glob", "grep", "exec_command"}
+    assert by_name["read_file"].retry_policy == SafeRetry(2, 25, 100)
+    assert {by_name[name].approval for name in ("read_file", "glob", "grep")} == {"read"}
+    assert {by_name[name].approval for name in ("write", "edit")} == {"write"}
+    assert by_name["exec_command"].approval == "execute"
+    for name in ("write", "edit", "exec_command"):
+        assert by_name[name].retry_policy == NeverRetry()
+    for manifest in by_name.values():
+        assert manifest.id == f"builtin.{manifest.name}"
+        schema = bench.provider.contract(manifest.id).input_schema
+        check_schema(schema)
+        assert schema["additionalProperties"] is False
+        assert all("description" in field for field in schema["properties"].values()), manifest.name
+
+
+def test_unknown_fields_of_an_edit_are_refused_by_the_schema(bench: Workbench) -> None:
+    schema = bench.provider.contract("builtin.edit").input_schema
+    validate_arguments({"path": "a", "edits": [{"oldText": "a", "newText": "b"}]}, schema)
+    for edits in ([], [{"oldText": "", "newText": "b"}], [{"oldText": "a", "newText": "b", "all": True}]):
+        with pytest.raises(ArgumentsInvalid):
+            validate_arguments({"path": "a", "edits": edits}, schema)
+
+
+# --- read_file ----------------------------------------------------------------------------------
+
+
+async def test_lines_are_numbered(bench: Workbench) -> None:
+    bench.write("a.txt", "\ufeffone\r\ntwo\n\nfour")
+    assert value_of(await bench.call("read_file", path="a.txt")) == "1: one\n2: two\n3: \n4: four"
+
+
+async def test_offset_and_limit_select_and_say_how_to_continue(bench: Workbench) -> None:
+    bench.write("a.txt", "".join(f"l{n}\n" for n in range(1, 10)))
+    value = value_of(await bench.call("read_file", path="a.txt", offset=3, limit=2))
+    assert value == "3: l3\n4: l4\n(more lines follow; continue with offset=5)"
+    assert value_of(await bench.call("read_file", path="a.txt", offset=8, limit=2)) == "8: l8\n9: l9"
+
+
+async def test_an_offset_past_the_end_is_an_error(bench: Workbench) -> None:
+    bench.write("a.txt", "one\n")
+    bench.write("empty", "")
+    assert "has 1 lines" in failure_of(await bench.call("read_file", path="a.txt", offset=2)).message
+    assert failure_of(await bench.call("read_file", path="empty", offset=2)).code == "offset_past_end"
+    assert value_of(await bench.call("read_file", path="empty")) == "(empty file)"
+
+
+async def test_long_lines_are_cut_between_characters(bench: Workbench) -> None:
+    bench.write("a.txt", "x" + "é" * 5000 + "\nnext\n")
+    first, second = value_of(await bench.call("read_file", path="a.txt")).split("\n")
+    assert first == "1: x" + "é" * 999 + "..."
+    assert second == "2: next"
+
+
+async def test_a_line_of_exactly_the_cap_is_whole(bench: Workbench) -> None:
+    bench.write("a.txt", "x" * files.LINE_BYTES + "\r\nnext")
+    assert value_of(await bench.call("read_file", path="a.txt")) == "1: " + "x" * files.LINE_BYTES + "\n2: next"
+
+
+async def test_the_size_cap_is_kept_and_every_line_can_be_reached(bench: Workbench) -> None:
+    bench.write("a.txt", "".join(f"{n} {'x' * 95}\n" for n in range(1, 1501)))
+    offset, seen = 1, []
+    while True:
+        value = value_of(await bench.call("read_file", path="a.txt", offset=offset))
+        assert len(value) < files.READ_BYTES + 100
+        *lines, last = value.split("\n")
+        seen += [int(line.split(":")[0]) for line in lines]
+        if not last.startswith("("):
+            seen.append(int(last.split(":")[0]))
+            break
+        offset = int(last.split("=")[1].rstrip(")"))
+    assert seen == list(range(1, 1501))
+
+
+async def test_a_directory_is_listed(bench: Workbench) -> None:
+    bench.write("sub/b", "")
+    bench.write("a", "")
+    assert value_of(await bench.call("read_file", path=".")) == "a\nsub/"
+    assert value_of(await bench.call("read_file", path=".", limit=1)) == "a\n(1 more; continue with offset=2)"
+
+
+async def test_an_image_is_attached_by_its_content(bench: Workbench) -> None:
+    bench.write("picture.txt", PNG)
+    output = await bench.call("read_file", path="picture.txt")
+    assert isinstance(output.outcome, ToolSuccess)
+    assert output.outcome.attachments == (Inline("image/png", PNG),)
+    assert output.outcome.value == "picture.txt: image/png, 28 bytes, attached"
+
+
+@pytest.mark.parametrize(
+    ("head", "media_type"),
+    [
+        (b"\xff\xd8\xff\xe0", "image/jpeg"),
+        (b"GIF89a", "image/gif"),
+        (b"RIFF0000WEBP", "image/webp"),
+        (b"BM1234\0\0\0\0", "image/bmp"),
+        (b"BMW is a car", None),
+    ],
+)
+def test_images_are_known_by_their_first_bytes(head: bytes, media_type: str | None) -> None:
+    assert files.image_type(head) == media_type
+
+
+async def test_pdf_and_binary_are_refused_clearly_and_attached_on_request(bench: Workbench) -> None:
+    bench.write("a.pdf", b"%PDF-1.7\n")
+    bench.write("a.bin", b"abc\0def")
+    assert "attach_as=application/pdf" in failure_of(await bench.call("read_file", path="a.pdf")).message
+    assert failure_of(await bench.call("read_file", path="a.bin")).code == "binary_file"
+    output = await bench.call("read_file", path="a.pdf", attach_as="Application/PDF")
+    assert output.outcome.attachments == (Inline("application/pdf", b"%PDF-1.7\n"),)  # type: ignore[union-attr]
+    assert failure_of(await bench.call("read_file", path="a.pdf", attach_as="pdf")).code == "invalid_media_type"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"), [("absent", "not_found"), ("fifo", "wrong_file_type"), ("../x", "path_outside_roots")]
+)
+async def test_what_cannot_be_read_says_why(bench: Workbench, path: str, code: str) -> None:
+    os.mkfifo(bench.root / "fifo")
+    assert failure_of(await bench.call("read_file", path=path)).code == code
+
+
+# --- write --------------------------------------------------------------------------------------
+
+
+async def test_write_creates_parents_with_ordinary_modes_whatever_the_umask(bench: Workbench) -> None:
+    before = os.umask(0o077)
+    try:
+        value = value_of(await bench.call("write", path="a/b/c.txt", content="é\n"))
+    finally:
+        os.umask(before)
+    path = bench.root / "a/b/c.txt"
+    assert value == {"summary": "Created a/b/c.txt (3 bytes)", "path": str(path), "bytes": 3}
+    assert path.read_bytes() == "é\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+
+async def test_write_replaces_and_keeps_the_mode_and_the_link(bench: Workbench) -> None:
+    path = bench.write("run.sh", "old")
+    path.chmod(0o750)
+    (bench.root / "link").symlink_to("run.sh")
+    assert "Replaced" in value_of(await bench.call("write", path="link", content="new"))["summary"]
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o750
+    assert (bench.root / "link").is_symlink()
+    assert sorted(os.listdir(bench.root)) == ["link", "run.sh"]
+
+
+async def test_a_write_that_fails_half_way_leaves_the_old_file_and_nothing_else(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("a.txt", "old")
+
+    def full_disk(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.os, "fsync", full_disk)
+    fault = failure_of(await bench.call("write", path="a.txt", content="new"))
+    assert "No space left" in fault.message
+    assert path.read_text() == "old"
+    assert os.listdir(bench.root) == ["a.txt"]
+
+
+async def test_directories_and_write_protected_files_are_not_replaced(bench: Workbench) -> None:
+    (bench.root / "dir").mkdir()
+    bench.write("locked", "old").chmod(0o444)
+    bench.write("file", "")
+    assert failure_of(await bench.call("write", path="dir", content="")).code == "wrong_file_type"
+    assert failure_of(await bench.call("write", path="file/below", content="")).code == "wrong_file_type"
+    fault = failure_of(await bench.call("write", path="locked", content="new"))
+    assert fault.failure_class is FailureClass.PERMISSION_DENIED
+    assert (bench.root / "locked").read_text() == "old"
+
+
+async def test_a_cancelled_write_does_not_happen(bench: Workbench) -> None:
+    bench.cancel.set()
+    assert (await bench.call("write", path="a", content="x")).status == "cancelled"
+    assert os.listdir(bench.root) == []
+
+
+async def test_a_cut_write_still_ends_before_the_lock_is_free(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    entered, written = asyncio.Event(), []
+    original = writing.os.fsync
+
+    def slow(descriptor: int) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        original(descriptor)
+        written.append(descriptor)
+
+    monkeypatch.setattr(writing.os, "fsync", slow)
+    call = asyncio.ensure_future(bench.call("write", path="a", content="x"))
+    await entered.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert written
+    assert (bench.root / "a").read_text() == "x"
+
+
+# --- edit ---------------------------------------------------------------------------------------
+
+
+async def edit(bench: Workbench, path: str, *pairs: tuple[str, str]) -> Any:
+    return await bench.call("edit", path=path, edits=[{"oldText": old, "newText": new} for old, new in pairs])
+
+
+async def test_edits_all_apply_to_the_original_and_the_diff_shows_them(bench: Workbench) -> None:
+    path = bench.write("a.txt", "one\ntwo\nthree\n")
+    value = value_of(await edit(bench, "a.txt", ("three", "two"), ("two", "2")))
+    assert path.read_text() == "one\n2\ntwo\n"
+    assert value["firstChangedLine"] == 2
+    assert value["diff"] == "@@ -1,3 +1,3 @@\n one\n+2\n two\n-three"
+    assert value["patch"].startswith("--- a/a.txt\n+++ b/a.txt\n@@ ")
+
+
+async def test_a_second_failing_edit_leaves_the_file_untouched(bench: Workbench) -> None:
+    path = bench.write("a.txt", "one\ntwo\n")
+    before = path.stat()
+    assert failure_of(await edit(bench, "a.txt", ("one", "1"), ("absent", "x"))).code == "edit_not_found"
+    after = path.stat()
+    assert (path.read_text(), after.st_ino, after.st_mtime_ns) == ("one\ntwo\n", before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs", "code"),
+    [
+        ("a a", [("a", "b")], "edit_not_unique"),
+        ("aaa", [("aa", "b")], "edit_not_unique"),
+        ("abc", [("ab", "x"), ("bc", "y")], "edit_overlap"),
+        ("abc", [("abc", "abc")], "edit_no_change"),
+        ("a\0b", [("a", "b")], "binary_file"),
+        (b"caf\xe9", [("caf", "x")], "not_utf8"),
+    ],
+)
+async def test_edits_that_cannot_be_meant_are_refused(
+    bench: Workbench, content: Any, pairs: list[tuple[str, str]], code: str
+) -> None:
+    path = bench.write("a.txt", content)
+    before = path.read_bytes()
+    fault = failure_of(await edit(bench, "a.txt", *pairs))
+    assert (fault.code, fault.failure_class) == (code, FailureClass.INVALID_REQUEST)
+    assert path.read_bytes() == before
+
+
+async def test_mark_and_line_endings_are_kept(bench: Workbench) -> None:
+    path = bench.write("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n")
+    await edit(bench, "a.txt", ("one\ntwo", "one\n2\n2b"))
+    assert path.read_bytes() == b"\xef\xbb\xbfone\r\n2\r\n2b\r\nthree\r\n"
+
+
+async def test_the_mode_is_kept(bench: Workbench) -> None:
+    path = bench.write("a.sh", "one")
+    path.chmod(0o755)
+    await edit(bench, "a.sh", ("one", "two"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+async def test_a_file_changed_by_somebody_else_meanwhile_is_not_overwritten(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("a.txt", "one\n")
+    original = files.apply_edits
+
+    def meddling(*arguments: Any) -> Any:
+        edited = original(*arguments)
+        path.write_text("one, by somebody else\n")
+        return edited
+
+    monkeypatch.setattr(files, "apply_edits", meddling)
+    assert failure_of(await edit(bench, "a.txt", ("one", "1"))).code == "file_changed"
+    assert path.read_text() == "one, by somebody else\n"
+    assert os.listdir(bench.root) == ["a.txt"]
+
+
+async def test_concurrent_edits_of_one_file_all_count(bench: Workbench) -> None:
+    path = bench.write("a.txt", "".join(f"<{n}>\n" for n in range(20)))
+    (bench.root / "alias").symlink_to("a.txt")
+    outputs = await asyncio.gather(
+        *(edit(bench, "alias" if n % 2 else "a.txt", (f"<{n}>", f"[{n}]")) for n in range(20))
+    )
+    assert [output.status for output in outputs] == ["success"] * 20
+    assert path.read_text() == "".join(f"[{n}]\n" for n in range(20))
+
+
+async def test_a_file_too_large_to_edit_is_a_resource_limit(bench: Workbench) -> None:
+    with open(bench.root / "big", "wb") as file:
+        file.truncate(files.EDIT_BYTES + 1)
+    assert failure_of(await edit(bench, "big", ("a", "b"))).failure_class is FailureClass.RESOURCE_LIMIT

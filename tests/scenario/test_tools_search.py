@@ -1,0 +1,144 @@
+"""glob and grep over real trees (contract 05 §6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.tools import Workbench, failure_of, value_of
+
+from lash_cli.core.tools import FailureClass
+from lash_cli.tools import search
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    bench = Workbench(tmp_path, denied=(tmp_path / "project" / "lash-home",))
+    yield bench
+    await bench.provider.aclose()
+
+
+async def found(bench: Workbench, pattern: str, **arguments: object) -> list[str]:
+    return list(value_of(await bench.call("glob", pattern=pattern, **arguments))["paths"])
+
+
+async def test_glob_is_sorted_and_skips_hidden_ignored_and_denied(bench: Workbench) -> None:
+    for path in (
+        "b.py",
+        "a.py",
+        "sub/c.py",
+        ".hidden/x.py",
+        ".y.py",
+        "node_modules/z.py",
+        "out/o.py",
+        "lash-home/k.py",
+    ):
+        bench.write(path, "")
+    bench.write(".gitignore", "out/\n")
+    assert await found(bench, "**/*.py") == ["a.py", "b.py", "sub/c.py"]
+    assert await found(bench, "*.py", path="sub") == ["c.py"]
+    assert failure_of(await bench.call("glob", pattern="*", path="lash-home")).code == "path_outside_roots"
+
+
+async def test_nested_and_outer_ignore_files_count_from_the_repository_root(bench: Workbench) -> None:
+    (bench.root / ".git").mkdir()
+    bench.write(".gitignore", "*.log\n/pkg/skip\n")
+    bench.write("pkg/.gitignore", "!keep.log\n*.tmp\n")
+    for path in ("a.log", "pkg/keep.log", "pkg/b.log", "pkg/c.tmp", "pkg/skip/d", "pkg/deep/e.tmp", "pkg/deep/f"):
+        bench.write(path, "")
+    assert await found(bench, "**") == ["pkg/deep/f", "pkg/keep.log"]
+    assert await found(bench, "**", path="pkg") == ["deep/f", "keep.log"]
+    assert await found(bench, "**", path="pkg/deep") == ["f"]
+
+
+async def test_glob_lists_links_without_following_them(bench: Workbench) -> None:
+    bench.write("real/a", "")
+    (bench.root / "loop").symlink_to(bench.root)
+    (bench.root / "etc").symlink_to("/etc")
+    assert await found(bench, "**") == ["etc", "loop", "real/a"]
+
+
+async def test_glob_says_what_it_left_out(bench: Workbench) -> None:
+    for number in range(5):
+        bench.write(f"f{number}", "")
+    value = value_of(await bench.call("glob", pattern="*", limit=2))
+    assert value == {"paths": ["f0", "f1"], "truncated": {"shown": 2, "total": 5, "omitted": 3}}
+    for limit in (None, "none"):
+        assert len(await found(bench, "*", limit=limit)) == 5
+
+
+async def test_a_walk_is_bounded_and_admits_it(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        bench.write(f"f{number}", "")
+    monkeypatch.setattr(search.Walk.__init__, "__defaults__", (3,))
+    assert "incomplete" in value_of(await bench.call("glob", pattern="*"))
+
+
+async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> None:
+    bench.write("file", "")
+    assert failure_of(await bench.call("glob", pattern="*", path="file")).code == "wrong_file_type"
+    assert failure_of(await bench.call("glob", pattern="*", path="absent")).code == "not_found"
+
+
+# --- grep ---------------------------------------------------------------------------------------
+
+
+async def test_grep_numbers_lines_and_uses_the_same_rules(bench: Workbench) -> None:
+    bench.write("b.txt", "no\nneedle é\r\n")
+    bench.write("a/x.py", "a needle\nneedle again\n")
+    for path in (".hidden", "node_modules/m", "lash-home/keys.toml", "bin", "skipped"):
+        bench.write(path, "needle\0" if path == "bin" else "needle")
+    bench.write(".gitignore", "skipped")
+    (bench.root / "passwd").symlink_to(bench.write("../outside", "needle"))
+    assert value_of(await bench.call("grep", pattern="needle")) == (
+        "a/x.py:1: a needle\na/x.py:2: needle again\nb.txt:2: needle é"
+    )
+
+
+async def test_grep_selects_by_glob_path_and_limit(bench: Workbench) -> None:
+    bench.write("a.py", "x\nx\nx\n")
+    bench.write("sub/b.py", "x\n")
+    bench.write("sub/c.txt", "x\n")
+    assert value_of(await bench.call("grep", pattern="x", glob="*.py", path="sub")) == "b.py:1: x"
+    assert value_of(await bench.call("grep", pattern="x", glob="sub/*")) == "sub/b.py:1: x\nsub/c.txt:1: x"
+    assert value_of(await bench.call("grep", pattern="x", path="sub/c.txt")) == "sub/c.txt:1: x"
+    cut = value_of(await bench.call("grep", pattern="x", path="a.py", limit=2))
+    assert cut == "a.py:1: x\na.py:2: x\n(more matches follow; only the first 2 are shown)"
+    assert value_of(await bench.call("grep", pattern="y")) == "no matches"
+
+
+async def test_long_lines_are_cut_and_large_files_left_out(bench: Workbench) -> None:
+    bench.write("long", "x" * 10_000)
+    with (bench.root / "huge").open("wb") as file:
+        file.write(b"x")
+        file.truncate(search.GREP_FILE_BYTES + 1)
+    assert value_of(await bench.call("grep", pattern="x+")) == "long:1: " + "x" * search.GREP_LINE_CHARS
+
+
+async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
+    fault = failure_of(await bench.call("grep", pattern="(open"))
+    assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
+
+
+async def test_an_endless_expression_neither_freezes_us_nor_survives(bench: Workbench) -> None:
+    import asyncio
+
+    bench.write("trap", "a" * 60 + "!")
+    call = asyncio.ensure_future(bench.call("grep", pattern="(a+)+$"))
+    await bench.clock.wait_for_sleepers()
+    bench.clock.tick(search.GREP_SECONDS)
+    assert failure_of(await call).code == "grep_timeout"
+    again = asyncio.ensure_future(bench.call("grep", pattern="(a+)+$"))
+    await bench.clock.wait_for_sleepers()
+    bench.cancel.set()
+    assert (await again).status == "cancelled"
+
+
+async def test_names_that_are_not_utf8_do_not_break_the_search(bench: Workbench) -> None:
+    with open(os.fsencode(bench.root) + b"/\xff.txt", "wb") as file:  # noqa: ASYNC230
+        file.write(b"x")
+    bench.write("good", "x")
+    assert value_of(await bench.call("grep", pattern="x")) == "good:1: x"
+    assert await found(bench, "*") == ["good", "\ufffd.txt"]

@@ -1,0 +1,272 @@
+# ruff: noqa: ASYNC221, ASYNC240 - small files and `ps` in a test may block
+"""exec_command against real processes: output, exit codes, limits, cancellation and death of the owner."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from support.tools import Workbench, failure_of, value_of
+
+import lash_cli
+from lash_cli.core.tools import FailureClass, project_output
+from lash_cli.tools.process_group import session_members
+from lash_cli.tools.shell import OutputBuffer, child_environment, strip_ansi
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+    bench = Workbench(tmp_path)
+    yield bench
+    await bench.provider.aclose()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once something outside of this process is so; the time limit of the test is the failure."""
+    while not condition():  # noqa: ASYNC110 - other processes set no event
+        await asyncio.sleep(0.005)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def until_dead(*pids: int) -> None:
+    """Return once none of the processes runs; a test time-out is the failure."""
+    await until(lambda: not any(is_alive(pid) for pid in pids))
+
+
+async def started(bench: Workbench, command: str, **arguments: object) -> tuple[asyncio.Task[object], list[int]]:
+    """Start a command that prints process ids and then `ready`; return the running call and the ids."""
+    call = asyncio.ensure_future(bench.call("exec_command", cmd=command, **arguments))
+    while "ready" not in "".join(bench.shown):
+        assert not call.done(), call
+        await asyncio.sleep(0.005)
+    return call, [int(word) for word in "".join(bench.shown).split() if word.isdigit()]
+
+
+PACKAGE_PARENT = str(Path(lash_cli.__file__).parents[1])
+TREE = "sleep 1000 & echo $!; timeout 999 sleep 998 & echo $!; echo $$; echo ready; wait"
+
+
+async def test_output_and_exit_code_are_data(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="echo out; echo err >&2; exit 3"))
+    assert value == {"exit_code": 3, "output": "out\nerr\n"}
+
+
+async def test_death_by_signal_is_reported_like_a_shell_does(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="kill -KILL $$"))
+    assert value["exit_code"] == 137
+    assert value["signal"] == "SIGKILL"
+
+
+async def test_stdin_is_closed_and_no_descriptor_of_ours_is_inherited(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="cat; readlink /proc/self/fd/0; ls /proc/$$/fd"))
+    device, *descriptors = value["output"].split()
+    assert device == "/dev/null"
+    assert set(descriptors) <= {"0", "1", "2", "255", "3"}
+
+
+async def test_escape_sequences_are_stripped(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd=r"printf '\033[31mred\033[0m\033]0;title\007 \033(Bend\r\n'"))
+    assert value["output"] == "red end\n"
+
+
+def test_an_unterminated_escape_does_not_swallow_what_follows() -> None:
+    assert strip_ansi("\x1b]0;never ended\nimportant") == "0;never ended\nimportant"
+
+
+async def test_runs_in_the_session_directory_or_the_one_named(bench: Workbench) -> None:
+    (bench.root / "sub").mkdir()
+    assert value_of(await bench.call("exec_command", cmd="pwd"))["output"] == f"{bench.root}\n"
+    assert value_of(await bench.call("exec_command", cmd="pwd", workdir="sub"))["output"] == f"{bench.root}/sub\n"
+    assert failure_of(await bench.call("exec_command", cmd="pwd", workdir="/etc")).code == "path_outside_roots"
+    assert failure_of(await bench.call("exec_command", cmd="pwd", workdir="absent")).code == "workdir_missing"
+
+
+async def test_no_key_and_no_lash_setting_reaches_a_command(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "LC_SECRET", "LASH_DB", "LASH_CFG__x", "UNLISTED"):
+        monkeypatch.setenv(name, "must-not-leak")
+    monkeypatch.setenv("LC_TIME", "C")
+    output = value_of(await bench.call("exec_command", cmd="env"))["output"]
+    assert "must-not-leak" not in output
+    assert {"LASH_SESSION=s_1", "LASH_TURN=t_1", "LC_TIME=C"} <= set(output.split("\n"))
+
+
+def test_variables_of_the_context_are_screened_too() -> None:
+    own = {"LASH_SESSION": "s", "LASH_HOME": "/x", "MY_TOKEN": "t", "PLAIN": "p"}
+    assert child_environment({"PATH": "/bin"}, own) == {"PATH": "/bin", "LASH_SESSION": "s", "PLAIN": "p"}
+
+
+async def test_long_output_shows_its_end_and_keeps_the_whole_in_a_private_readable_file(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="seq 1 20000"))
+    assert value["output"].endswith("19999\n20000\n")
+    assert value["output"].startswith(f"...{value['omitted_bytes']} bytes truncated...\n")
+    path = Path(value["full_output_path"])
+    assert path.read_text() == "".join(f"{n}\n" for n in range(1, 20001))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert value_of(await bench.call("read_file", path=str(path), limit=1)).startswith("1: 1\n")
+    assert failure_of(await bench.call("write", path=str(path), content="")).code == "path_outside_roots"
+
+
+async def test_output_limit_of_the_caller_is_kept(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="seq 1 100", max_output_tokens=2))
+    assert value["output"].endswith("\n99\n100\n")
+    assert "full_output_path" not in value
+
+
+def test_the_buffer_holds_the_newest_bytes_only() -> None:
+    buffer = OutputBuffer(limit=5)
+    for chunk in (b"abc", b"defg", b"h"):
+        buffer.feed(chunk)
+    assert (buffer.text(), buffer.dropped) == ("defgh", 3)
+
+
+async def test_what_is_left_in_the_background_ends_with_the_call(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="sleep 1000 & echo $!"))
+    await until_dead(int(value["output"]))
+    assert value["exit_code"] == 0
+
+
+async def test_a_daemon_holding_the_pipe_does_not_hold_the_call(bench: Workbench) -> None:
+    call = asyncio.ensure_future(bench.call("exec_command", cmd="setsid sleep 1000 & echo $!; sleep 0.1"))
+    await until(lambda: 0.25 in bench.clock.slept)
+    bench.clock.tick(0.25)
+    output = value_of(await call)["output"]
+    for pid in map(int, output.split()):
+        for daemon in (pid, *session_members(pid)):
+            if is_alive(daemon):
+                os.kill(daemon, signal.SIGKILL)
+
+
+async def test_running_out_of_time_kills_the_whole_tree_and_keeps_the_output(bench: Workbench) -> None:
+    call, pids = await started(bench, TREE, timeout_ms=7000)
+    bench.clock.tick(7.0)
+    output = await call
+    fault = failure_of(output)
+    assert (fault.failure_class, fault.code) == (FailureClass.TIMEOUT, "shell_timeout")
+    assert fault.raw["status"] == "timed_out"
+    assert "ready" in project_output(output)
+    await until_dead(*pids)
+
+
+async def test_a_command_that_ignores_the_polite_signal_is_killed(bench: Workbench) -> None:
+    call, pids = await started(bench, "trap '' TERM; echo $$; echo ready; while :; do sleep 1; done", timeout_ms=7000)
+    bench.clock.tick(7.0)
+    await until(lambda: 0.5 in bench.clock.slept)
+    assert is_alive(pids[0])
+    bench.clock.tick(0.5)
+    assert failure_of(await call).code == "shell_timeout"
+    await until_dead(*pids)
+
+
+async def test_cancel_answers_at_once_and_kills_afterwards(bench: Workbench) -> None:
+    call, pids = await started(bench, "trap '' TERM; echo $$; echo ready; while :; do sleep 1; done")
+    bench.cancel.set()
+    assert (await call).status == "cancelled"
+    await until(lambda: 0.5 in bench.clock.slept)
+    bench.clock.tick(0.5)
+    await until_dead(*pids)
+
+
+async def test_a_cancelled_call_does_not_start(bench: Workbench) -> None:
+    bench.cancel.set()
+    assert (await bench.call("exec_command", cmd="touch started")).status == "cancelled"
+    assert not (bench.root / "started").exists()
+
+
+async def test_cutting_the_task_kills_the_tree(bench: Workbench) -> None:
+    call, pids = await started(bench, TREE)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until_dead(*pids)
+
+
+async def test_close_kills_every_group_and_refuses_new_ones(bench: Workbench) -> None:
+    call, pids = await started(bench, TREE)
+    await bench.provider.aclose()
+    await until_dead(*pids)
+    await call
+    assert failure_of(await bench.call("exec_command", cmd="true")).code == "tool_source_closed"
+
+
+async def test_a_killed_guard_is_replaced(bench: Workbench) -> None:
+    await bench.call("exec_command", cmd="true")
+    guard = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+    ).stdout
+    pids = [int(line.split()[0]) for line in guard.splitlines() if "lash-guard" in line]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await until_dead(*pids)
+    assert value_of(await bench.call("exec_command", cmd="echo on"))["output"] == "on\n"
+
+
+@pytest.mark.parametrize("shell", ["sh", "/bin/bash"])
+async def test_the_shell_can_be_chosen(bench: Workbench, shell: str) -> None:
+    value = value_of(await bench.call("exec_command", cmd="echo $0", shell=shell, login=True))
+    assert value["output"].strip().endswith(shell)
+
+
+async def test_a_command_that_cannot_start_is_a_bad_request(bench: Workbench) -> None:
+    assert failure_of(await bench.call("exec_command", cmd="x" * 300_000)).code == "command_not_started"
+    assert failure_of(await bench.call("exec_command", cmd="a\0b")).code == "command_not_started"
+    assert failure_of(await bench.call("exec_command", cmd="true", shell="no-such-shell")).code == "shell_missing"
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from lash_cli.system import SystemClock
+from lash_cli.tools.builtin import builtin_tools
+from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.policy import FilePolicy
+from lash_cli.core.tools import ToolCall
+
+class Never:
+    is_set = False
+    async def wait(self):
+        await asyncio.Event().wait()
+
+async def main(root):
+    provider = builtin_tools(FilePolicy((root,)), root, root / "spill", SystemClock())
+    context = SimpleToolContext("s", "t", "c", Never(), on_progress=lambda text: print(text, end="", flush=True))
+    call = {"cmd": sys.argv[2]}
+    await provider.execute(ToolCall("c", "builtin.exec_command", "exec_command", call), context)
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+
+
+async def test_a_killed_owner_takes_the_whole_tree_with_it(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", OWNER, str(tmp_path), TREE)
+    environment = {**os.environ, "PYTHONPATH": PACKAGE_PARENT}
+    owner = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
+    assert owner.stdout is not None
+    pids: list[int] = []
+    while (line := (await owner.stdout.readline()).strip()) != b"ready":
+        assert line, "the owner ended early"
+        pids.append(int(line))
+    assert len(pids) == 3
+    assert all(is_alive(pid) for pid in pids)
+    owner.send_signal(signal.SIGKILL)
+    await owner.wait()
+    await until_dead(*pids)
+
+
+async def test_the_time_limit_is_measured_by_the_injected_clock(bench: Workbench) -> None:
+    await bench.call("exec_command", cmd="true", timeout_ms=1234)
+    assert bench.clock.slept[0] == 1.234

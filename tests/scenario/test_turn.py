@@ -1,0 +1,469 @@
+"""Whole turns over a real store: what a caller sees, what the store keeps, what the model is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import msgspec
+import pytest
+from support.scripted import ScriptedCaller, calls, error, text
+
+from lash_cli.api import (
+    FunctionToolProvider,
+    LashCore,
+    LeaseTimings,
+    ModelSpec,
+    SessionConfigPatch,
+    SessionSpec,
+    Stopped,
+    TurnInput,
+    tool,
+)
+from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompleted, ToolCallStarted, TurnFinished
+from lash_cli.core.content import Role, ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.errors import (
+    ConflictError,
+    LashRuntimeError,
+    PendingTurnInputSourceKeyConflict,
+    SessionClosed,
+    SessionDeleted,
+    SessionExecutionBusy,
+    SessionStillInUse,
+    UsageError,
+)
+from lash_cli.store.base import ReadScope
+
+
+class Number(msgspec.Struct):
+    """A number to work on."""
+
+    value: int
+
+
+@tool(name="double")
+async def double(args: Number, context: object) -> int:
+    """Twice the number."""
+    return args.value * 2
+
+
+def doubling() -> FunctionToolProvider:
+    return FunctionToolProvider([double])
+
+
+async def test_a_turn_is_committed_and_read_back_by_another_core(make_core) -> None:
+    caller = ScriptedCaller([text("hello there")])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("hi").run()
+    assert output.result.assistant_message() == "hello there"
+    assert output.result.head_revision == 1
+
+    async with await make_core(ScriptedCaller([])).open_session("s1") as other:
+        view = other.read_view()
+        assert [(message.role, message_text(message)) for message in view.messages] == [
+            (Role.USER, "hi"),
+            (Role.ASSISTANT, "hello there"),
+        ]
+        assert view.turn_index == 1
+        assert other.usage_report().usage.total == 15
+
+
+async def test_the_next_turn_sends_the_whole_conversation(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    async with await make_core(caller).open_session("s1") as session:
+        await session.turn("first").run()
+        await session.turn("second").run()
+    assert [message_text(message) for message in caller.requests[1].messages] == ["first", "one", "second"]
+
+
+async def test_parallel_calls_are_answered_in_source_order_in_one_message(make_core) -> None:
+    caller = ScriptedCaller([calls(("a", "double", '{"value":1}'), ("b", "double", '{"value":2}')), text("2 and 4")])
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("go").run()
+        messages = session.read_view().messages
+    assert [record.call_id for record in output.result.tool_calls] == ["a", "b"]
+    results = [part for part in messages[2].parts if isinstance(part, ToolResultPart)]
+    assert [(part.tool_call_id, part.content) for part in results] == [("a", "2"), ("b", "4")]
+    assert is_safe_to_resume(list(messages))
+    started = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallStarted)]
+    completed = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallCompleted)]
+    assert sorted(started) == sorted(completed) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "code"),
+    [
+        ("{broken", "double", "invalid_tool_args"),
+        ('{"value":"x"}', "double", "invalid_tool_args"),
+        ("{}", "nothing", "tool_unavailable"),
+    ],
+)
+async def test_a_bad_call_is_a_failed_result_and_the_turn_goes_on(make_core, arguments, name, code) -> None:
+    caller = ScriptedCaller([calls(("a", name, arguments)), text("sorry")])
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("go").run()
+    assert output.result.assistant_message() == "sorry"
+    assert output.result.tool_calls[0].output.outcome.failure.code == code
+
+
+async def test_a_tool_that_raises_leaves_its_siblings_and_the_turn_intact(make_core) -> None:
+    @tool(name="crash")
+    async def crash(args: Number, context: object) -> int:
+        raise RuntimeError("boom")
+
+    caller = ScriptedCaller([calls(("a", "crash", '{"value":1}'), ("b", "double", '{"value":2}')), text("ok")])
+    tools = [FunctionToolProvider([crash, double])]
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        output = await session.turn("go").run()
+    first, second = output.result.tool_calls
+    assert first.output.outcome.failure.code == "tool_panicked"
+    assert second.output.outcome.value == 4
+
+
+async def test_a_provider_failure_is_an_outcome_and_keeps_the_users_text(make_core) -> None:
+    caller = ScriptedCaller([error("auth"), text("better")])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("keep me").run()
+        assert output.result.outcome == Stopped("provider_error")
+        assert output.result.errors[0].provider_failure_kind == "auth"
+        await session.turn("again").run()
+        assert [message_text(m) for m in session.read_view().messages] == ["keep me", "again", "better"]
+
+
+async def test_a_second_opened_handle_finds_the_lane_busy_and_writes_nothing(make_core) -> None:
+    caller = ScriptedCaller([text("slow")])
+    caller.gate = asyncio.Event()
+    first = await make_core(caller).open_session("s1")
+    other_core = make_core(ScriptedCaller([text("late")]))
+    second = await other_core.open_session("s1")
+    running = asyncio.create_task(first.turn("one").run())
+    await caller.entered.wait()
+    with pytest.raises(SessionExecutionBusy) as raised:
+        await second.turn("two").run()
+    assert raised.value.details["holder"]["pid"] == os.getpid()
+    assert len(await other_core.store.inputs("s1", pending_only=False)) == 1
+    waiting = asyncio.create_task(second.turn("two", busy_wait_ms=10_000).run())
+    caller.gate.set()
+    await running
+    assert (await waiting).result.assistant_message() == "late"
+    assert [message_text(m) for m in second.read_view().messages] == ["one", "slow", "two", "late"]
+
+
+async def test_turns_of_clones_run_one_after_another(make_core) -> None:
+    caller = ScriptedCaller([text("a"), text("b")])
+    session = await make_core(caller).open_session("s1")
+    clone = session.clone()
+    await asyncio.gather(session.turn("one").run(), clone.turn("two").run())
+    assert len(session.read_view().messages) == 4
+    clone.close_handle()
+    await session.close()
+
+
+async def test_cancelling_commits_a_cancelled_turn_and_the_next_turn_works(make_core) -> None:
+    caller = ScriptedCaller([text("never"), text("fine")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("stop me", turn_id="t1").run())
+    await caller.entered.wait()
+    assert session.cancel_running_turns(reason="test") == 1
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    assert output.result.cancellation.request_id == "internal:t1"
+    caller.gate = None
+    caller.steps = [text("fine")]
+    assert (await session.turn("go on").run()).result.assistant_message() == "fine"
+    assert [message_text(m) for m in session.read_view().messages] == ["stop me", "go on", "fine"]
+
+
+async def test_a_request_from_another_core_cancels_with_its_own_evidence(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    other = make_core(ScriptedCaller([]))
+    running = asyncio.create_task(session.turn("x").run())
+    await caller.entered.wait()
+    receipt = await other.request_turn_cancel("s1", request_id="r1", reason="enough")
+    assert receipt.outcome == "requested"
+    assert (await other.request_turn_cancel("s1", request_id="r2")).evidence.request_id == "r1"
+    output = await running
+    assert output.result.cancellation.request_id == "r1"
+    again = await other.request_turn_cancel("s1", turn_id=output.result.turn_id)
+    assert again.outcome in ("already_requested", "completion_won")
+    with pytest.raises(ConflictError) as raised:
+        await other.request_turn_cancel("s1")
+    assert raised.value.code == "no_active_turn"
+
+
+async def test_a_cancel_of_the_calling_task_commits_first_and_then_raises(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await caller.entered.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert session.read_view().turn_index == 1
+    assert [message_text(m) for m in session.read_view().messages] == ["x"]
+
+
+async def test_a_cancelled_batch_answers_every_call(make_core) -> None:
+    started = asyncio.Event()
+
+    @tool(name="hang")
+    async def hang(args: Number, context: object) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return 1
+
+    caller = ScriptedCaller([calls(("a", "hang", '{"value":1}'), ("b", "double", '{"value":2}')), text("never")])
+    session = await make_core(caller, tools=[FunctionToolProvider([hang, double])]).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await started.wait()
+    session.cancel_running_turns()
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_a_key_replays_the_committed_turn_and_refuses_changed_text(make_core) -> None:
+    caller = ScriptedCaller([text("once")])
+    async with await make_core(caller).open_session("s1") as session:
+        first = await session.turn("do it", key="k").run()
+        second = await session.turn("do it", key="k").run()
+        assert second.replayed
+        assert second.result.turn_id == first.result.turn_id
+        assert second.result.assistant_message() == "once"
+        assert len(caller.requests) == 1
+        with pytest.raises(PendingTurnInputSourceKeyConflict):
+            await session.turn("do something else", key="k").run()
+        assert len(session.read_view().messages) == 2
+
+
+async def test_a_turn_id_that_was_committed_is_replayed(make_core) -> None:
+    caller = ScriptedCaller([text("once")])
+    async with await make_core(caller).open_session("s1") as session:
+        await session.turn("x", turn_id="t1").run()
+        again = await session.turn("x", turn_id="t1").run()
+        assert again.replayed and again.result.assistant_message() == "once"
+
+
+async def test_park_and_resume_keep_transcript_config_and_membership(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core = make_core(caller, tools=[doubling()])
+    session = await core.open_session("s1")
+    await session.turn("a").run()
+    await session.configure(SessionConfigPatch(model=ModelSpec("model-2")))
+    await session.tools().set_membership("double", False)
+    parked = await session.park()
+    with pytest.raises(SessionClosed):
+        session.read_view()
+    resumed = await core.resume(parked)
+    assert resumed.policy_snapshot.model.id == "model-2"
+    assert resumed.tools().active_manifests() == ()
+    await resumed.turn("b").run()
+    assert caller.requests[1].model.id == "model-2" and caller.requests[1].tools == ()
+    assert len(resumed.read_view().messages) == 4
+
+
+async def test_configure_is_committed_before_it_returns(make_core) -> None:
+    session = await make_core(ScriptedCaller([])).open_session("s1")
+    await session.configure(SessionConfigPatch(model=ModelSpec("model-9")))
+    other = make_core(ScriptedCaller([]))
+    read = await other.store.load_session("s1", ReadScope.ACTIVE_PATH)
+    assert read.config.model.id == "model-9"
+
+
+async def test_a_session_in_use_refuses_to_park_and_stays_usable(make_core) -> None:
+    caller = ScriptedCaller([text("slow"), text("after")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    clone = session.clone()
+    with pytest.raises(SessionStillInUse):
+        await session.park()
+    clone.close_handle()
+    running = asyncio.create_task(session.turn("x").run())
+    await caller.entered.wait()
+    with pytest.raises(SessionStillInUse):
+        await session.close()
+    caller.gate.set()
+    await running
+    assert (await session.turn("y").run()).result.assistant_message() == "after"
+    await session.close()
+
+
+async def test_open_writes_no_head_and_fresh_replaces_only_at_the_first_commit(make_core) -> None:
+    core = make_core(ScriptedCaller([text("old"), text("new")]))
+    async with await core.open_session("s1") as session:
+        assert (await core.store.head_position("s1")).head_revision is None
+        await session.turn("before").run()
+    fresh = await core.open_fresh("s1")
+    assert (await core.store.load_session("s1", ReadScope.ACTIVE_PATH)).head_revision == 1
+    await fresh.turn("start over").run()
+    read = await core.store.load_session("s1", ReadScope.ACTIVE_PATH)
+    assert [message_text(node.payload.message) for node in read.nodes] == ["start over", "new"]
+    await fresh.close()
+
+
+async def test_open_with_state_continues_a_copied_conversation(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        await session.turn("a").run()
+        state = session.export_state()
+    copied = await core.open_with_state("s2", state.rebound_to("s2"))
+    await copied.turn("b").run()
+    assert [message_text(m) for m in caller.requests[1].messages] == ["a", "one", "b"]
+    read = await core.store.load_session("s2", ReadScope.ACTIVE_PATH)
+    assert len(read.nodes) == 4
+    await copied.close()
+    with pytest.raises(ConflictError):
+        await core.open_with_state("s3", state)
+
+
+async def test_a_recorded_provider_survives_another_wiring_and_fails_the_turn_before_any_write(make_core) -> None:
+    async with await make_core(ScriptedCaller([text("x")], provider_id="first")).open_session("s1") as session:
+        await session.turn("a").run()
+    other = make_core(ScriptedCaller([text("y")], provider_id="second"))
+    reopened = await other.open_session("s1")
+    assert reopened.policy_snapshot.provider_id == "first"
+    with pytest.raises(LashRuntimeError) as raised:
+        await reopened.turn("b").run()
+    assert raised.value.code == "llm_provider"
+    assert len(await other.store.inputs("s1", pending_only=False)) == 1
+    await reopened.configure(SessionConfigPatch(provider_id="second"))
+    assert (await reopened.turn("b").run()).result.assistant_message() == "y"
+
+
+async def test_a_deleted_id_is_never_used_again(make_core) -> None:
+    core = make_core(ScriptedCaller([text("x")]))
+    async with await core.open_session("s1") as session:
+        await session.turn("a").run()
+    assert (await core.delete_session("s1")).existed
+    assert not (await core.delete_session("never")).existed
+    with pytest.raises(SessionDeleted):
+        await core.open_session("s1")
+
+
+async def test_the_iteration_limit_stops_the_turn_with_a_valid_transcript(make_core) -> None:
+    caller = ScriptedCaller([lambda request: calls((f"c{len(request.messages)}", "double", '{"value":1}'))], repeat=True)
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("loop", max_turns=3).run()
+        assert output.result.outcome == Stopped("max_turns")
+        assert len(caller.requests) == 3
+        assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_a_streamed_turn_ends_with_its_commit_and_its_outcome(make_core) -> None:
+    async with await make_core(ScriptedCaller([text("word")])).open_session("s1") as session:
+        async with session.turn("x").stream() as stream:
+            events = [item.event async for item in stream]
+            output = await stream.result()
+    assert [event.text for event in events if isinstance(event, AssistantProseDelta)] == ["word"]
+    assert isinstance(events[-2], Committed) and isinstance(events[-1], TurnFinished)
+    assert output.result.is_success
+
+
+async def test_leaving_a_stream_early_cancels_the_turn_and_waits_for_its_commit(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    async with session.turn("x").stream() as stream:
+        await anext(stream)
+    assert session.read_view().turn_index == 1
+    assert (await stream.result()).result.outcome == Stopped("cancelled")
+
+
+async def test_a_time_limit_cancels_the_turn_and_says_so(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    output = await session.turn("x", timeout_ms=50).run()
+    assert output.result.cancellation.reason == "timeout"
+
+
+async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class Refuse:
+        async def decide(self, manifest: object, call: object) -> str:
+            return "not allowed here"
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Refuse())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert ran == []
+    outcome = output.result.tool_calls[0].output.outcome
+    assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
+
+
+async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
+    caller = ScriptedCaller([text("from the first")])
+    caller.gate = asyncio.Event()
+    first_core = make_core(caller, lease_timings=LeaseTimings(300, 100))
+    first = await first_core.open_session("s1")
+    running = asyncio.create_task(first.turn("x").run())
+    await caller.entered.wait()
+    fence = (await first_core.store.session_row("s1")).lease
+    await _expire(first_core, fence)
+    caller.gate.set()
+    with pytest.raises(Exception) as raised:
+        await running
+    assert raised.value.code == "session_execution_lease_lost"
+    second = await make_core(ScriptedCaller([text("from the second")])).open_session("s1")
+    output = await second.redrive().run()
+    assert output.result.assistant_message() == "from the second"
+    assert [message_text(m) for m in second.read_view().messages] == ["x", "from the second"]
+
+
+async def _expire(core: LashCore, lease: object) -> None:
+    """Release the lane behind the owner's back, as an expiry does."""
+    from lash_cli.core.lease import LeaseFence
+
+    owner = lease.owner
+    await core.store.release_lease(
+        LeaseFence("s1", owner.owner_id, owner.incarnation_id, lease.token, lease.fencing_token)
+    )
+
+
+async def test_a_session_without_a_store_runs_turns_and_cannot_be_parked() -> None:
+    caller = ScriptedCaller([calls(("a", "double", '{"value":3}')), text("six"), text("again")])
+    core = LashCore(provider=caller, model=ModelSpec("m"), tools=[doubling()])
+    session = await core.open_session("s1")
+    assert (await session.turn("x").run()).result.assistant_message() == "six"
+    await session.turn("y").run()
+    assert len(caller.requests[2].messages) == 5
+    with pytest.raises(LashRuntimeError):
+        await session.park()
+    await session.close()
+
+
+async def test_bad_arguments_of_the_api_change_nothing(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    with pytest.raises(UsageError):
+        await core.open_session("no spaces allowed")
+    session = await core.open_session("s1")
+    for wrong in ({"turn_id": " "}, {"key": ""}, {"max_turns": 0}):
+        with pytest.raises(UsageError):
+            session.turn("x", **wrong)
+    with pytest.raises(LashRuntimeError):
+        session.turn(TurnInput(trace_turn_id="a"), turn_id="b")
+    assert await core.store.inputs("s1", pending_only=False) == ()
+
+
+async def test_explicit_choices_win_at_open_and_are_stored_with_the_next_commit(make_core) -> None:
+    caller = ScriptedCaller([text("a"), text("b")])
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        await session.turn("x").run()
+    spec = SessionSpec(inherit="stored", model=ModelSpec("model-7"))
+    async with await core.open_session("s1", spec=spec) as session:
+        await session.turn("y").run()
+    async with await core.open_session("s1", spec=SessionSpec(inherit="stored")) as session:
+        assert session.policy_snapshot.model.id == "model-7"

@@ -1,0 +1,81 @@
+"""What tool tests share: a context to run in, a bench of the built-in tools, and a source of named tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.clock import ManualCancel, ManualClock
+
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, success
+from lash_cli.tools.builtin import builtin_tools
+from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.function import FunctionToolProvider
+from lash_cli.tools.policy import FilePolicy
+
+
+class NamedTools:
+    """A source offering tools by id and name; remembers which contracts were asked for."""
+
+    def __init__(self, *tools: tuple[str, str] | ToolManifest) -> None:
+        self.offered = [self._manifest(tool) for tool in tools]
+        self.contracts_asked: list[str] = []
+
+    @staticmethod
+    def _manifest(tool: tuple[str, str] | ToolManifest) -> ToolManifest:
+        return tool if isinstance(tool, ToolManifest) else ToolManifest(tool[0], tool[1], f"does {tool[1]}")
+
+    def manifests(self) -> Sequence[ToolManifest]:
+        return self.offered
+
+    def contract(self, tool_id: str) -> ToolContract:
+        self.contracts_asked.append(tool_id)
+        return ToolContract()
+
+    async def execute(self, call: ToolCall, context: Any) -> ToolCallOutput:
+        return success(call.tool_id)
+
+    async def aclose(self) -> None:
+        return None
+
+
+class Workbench:
+    """The built-in tools over a real directory, called by name like dispatch would."""
+
+    def __init__(self, base: Path, *, denied: tuple[Path, ...] = ()) -> None:
+        self.root = base / "project"
+        self.root.mkdir()
+        self.spill = base / "spill"
+        self.clock = ManualClock()
+        self.cancel = ManualCancel()
+        self.shown: list[str] = []
+        policy = FilePolicy((self.root,), denied=denied)
+        self.provider: FunctionToolProvider = builtin_tools(policy, self.root, self.spill, self.clock)
+
+    def context(self, **changes: Any) -> SimpleToolContext:
+        values: dict[str, Any] = {"cancel": self.cancel, "on_progress": self.shown.append, **changes}
+        return SimpleToolContext("s_1", "t_1", "call_1", **values)
+
+    async def call(self, name: str, **arguments: Any) -> ToolCallOutput:
+        return await self.provider.execute(
+            ToolCall("call_1", f"builtin.{name}", name, arguments), self.context(tool_id=f"builtin.{name}")
+        )
+
+    def write(self, relative: str, content: str | bytes) -> Path:
+        path = self.root / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+
+def failure_of(output: ToolCallOutput) -> Any:
+    """The failure inside of an output that must be one."""
+    assert output.status == "failure", output
+    return output.outcome.failure  # type: ignore[union-attr]
+
+
+def value_of(output: ToolCallOutput) -> Any:
+    """The value of an output that must be a success."""
+    assert output.status == "success", output
+    return output.outcome.value  # type: ignore[union-attr]

@@ -1,0 +1,96 @@
+"""The lease table, row by row (contract 01 §13)."""
+
+import msgspec
+import pytest
+
+from lash_cli.core.lease import (
+    ClaimVerdict,
+    LeaseOwnerIdentity,
+    LeaseRow,
+    LeaseTimings,
+    granted_row,
+    is_fence_live,
+    is_row_live,
+    judge_claim,
+    judge_reclaim,
+    lease_of,
+)
+
+ME = LeaseOwnerIdentity("me", "i1")
+MY_NEXT_LIFE = LeaseOwnerIdentity("me", "i2")
+OTHER = LeaseOwnerIdentity("other", "i1")
+FREE = LeaseRow(fencing_token=4)
+HELD = LeaseRow(4, "tok", ME, claimed_at_ms=0, expires_at_ms=100)
+
+
+@pytest.mark.parametrize(
+    ("row", "owner", "now", "verdict"),
+    [
+        (LeaseRow(), ME, 0, ClaimVerdict.GRANT),
+        (FREE, OTHER, 0, ClaimVerdict.GRANT),
+        (HELD, OTHER, 100, ClaimVerdict.GRANT),
+        (HELD, ME, 100, ClaimVerdict.GRANT),
+        (HELD, ME, 99, ClaimVerdict.EXTEND),
+        (HELD, OTHER, 99, ClaimVerdict.BUSY),
+        (HELD, MY_NEXT_LIFE, 99, ClaimVerdict.BUSY),
+    ],
+)
+def test_a_claim_is_judged_by_the_row_alone(
+    row: LeaseRow, owner: LeaseOwnerIdentity, now: int, verdict: ClaimVerdict
+) -> None:
+    assert judge_claim(row, owner, now) is verdict
+
+
+@pytest.mark.parametrize(
+    ("row", "observed", "is_dead", "now", "verdict"),
+    [
+        (HELD, 4, True, 99, ClaimVerdict.GRANT),
+        (HELD, 4, False, 99, ClaimVerdict.BUSY),
+        (HELD, 3, True, 99, ClaimVerdict.BUSY),
+        (HELD, 4, False, 100, ClaimVerdict.GRANT),
+        (FREE, 4, False, 0, ClaimVerdict.GRANT),
+    ],
+)
+def test_a_reclaim_takes_only_from_the_dead_holder_it_observed(
+    row: LeaseRow, observed: int, is_dead: bool, now: int, verdict: ClaimVerdict
+) -> None:
+    assert judge_reclaim(row, observed, is_dead, now) is verdict
+
+
+def test_at_the_millisecond_of_expiry_nobody_holds_the_lane() -> None:
+    assert is_row_live(HELD, 99)
+    assert not is_row_live(HELD, 100)
+
+
+def test_a_grant_is_a_new_generation_with_a_new_expiry() -> None:
+    row = granted_row(HELD, OTHER, "new", now_ms=200, ttl_ms=50)
+    assert row == LeaseRow(5, "new", OTHER, 200, 250)
+
+
+def test_a_fence_is_alive_only_while_every_part_of_it_is_the_rows() -> None:
+    lease = lease_of("s", HELD)
+    assert lease is not None
+    fence = lease.fence()
+    assert is_fence_live(HELD, fence, 99)
+    assert not is_fence_live(HELD, fence, 100)
+    assert not is_fence_live(FREE, fence, 0)
+    for name, value in {"owner_id": "x", "incarnation_id": "x", "lease_token": "x", "fencing_token": 5}.items():
+        assert not is_fence_live(HELD, msgspec.structs.replace(fence, **{name: value}), 99), name
+
+
+def test_a_released_row_describes_no_lease() -> None:
+    assert lease_of("s", FREE) is None
+
+
+@pytest.mark.parametrize(
+    ("ttl", "renew", "fault"),
+    [(0, 1, "TtlTooSmall"), (10, 0, "RenewIntervalTooSmall"), (29, 10, "TtlRenewRatioTooSmall")],
+)
+def test_timings_must_survive_two_missed_renewals(ttl: int, renew: int, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        LeaseTimings(ttl, renew)
+
+
+def test_timings_from_a_ttl_renew_three_times() -> None:
+    assert LeaseTimings.from_ttl(30_000) == LeaseTimings() == LeaseTimings(30_000, 10_000)
+    assert LeaseTimings.from_ttl(3) == LeaseTimings(3, 1)

@@ -1,0 +1,71 @@
+"""Tokens and the ledger (contract 01 §12)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lash_cli.core.usage import (
+    TokenLedgerEntry,
+    TokenUsage,
+    diff_token_ledger,
+    merge_ledger,
+    prompt_usage,
+    usage_report,
+)
+
+counts = st.integers(0, 1_000)
+usages = st.builds(TokenUsage, counts, counts, counts, counts, counts)
+entries = st.lists(
+    st.builds(TokenLedgerEntry, st.sampled_from(["turn", "child"]), st.sampled_from(["m1", "m2"]), usages), max_size=8
+)
+
+
+def entry(source: str, model: str, tokens: int) -> TokenLedgerEntry:
+    return TokenLedgerEntry(source, model, TokenUsage(tokens))
+
+
+def test_reasoning_is_part_of_output_and_never_added() -> None:
+    assert TokenUsage(1, 2, 4, 8, 16).total == 15
+
+
+def test_a_later_report_overwrites_only_with_values_above_zero() -> None:
+    assert TokenUsage(5, 1, 3).merged_with(TokenUsage(0, 9, 0, 2)) == TokenUsage(5, 9, 3, 2)
+
+
+def test_the_context_budget_is_prompt_and_answer() -> None:
+    report = prompt_usage(TokenUsage(10, 5, 20, 3))
+    assert report is not None
+    assert (report.prompt_context_tokens, report.context_budget_tokens) == (33, 38)
+
+
+def test_a_provider_that_reported_nothing_gives_no_context_accounting() -> None:
+    assert prompt_usage(TokenUsage()) is None
+    assert prompt_usage(TokenUsage(0, 1)) is not None
+
+
+def test_the_ledger_is_summed_per_key_sorted_and_free_of_zero_rows() -> None:
+    rows = [entry("turn", "b", 1), entry("child", "b", 0), entry("turn", "a", 2), entry("turn", "b", 3)]
+    assert merge_ledger(rows) == (entry("turn", "a", 2), entry("turn", "b", 4))
+
+
+@given(entries)
+def test_the_report_sums_the_same_tokens_three_ways(rows: list[TokenLedgerEntry]) -> None:
+    report = usage_report(rows)
+    assert report.usage.total == sum(row.usage.total for row in rows)
+    assert sum(usage.total for usage in report.by_source.values()) == report.usage.total
+    assert sum(usage.total for usage in report.by_model.values()) == report.usage.total
+    assert report.entry_count == len(report.by_source_model)
+
+
+@given(entries, entries)
+def test_a_difference_of_ledgers_is_what_was_appended(
+    before: list[TokenLedgerEntry], added: list[TokenLedgerEntry]
+) -> None:
+    difference = diff_token_ledger(before, [*before, *added])
+    assert difference == merge_ledger(added)
+
+
+@pytest.mark.parametrize("after", [[], [entry("turn", "m", 4)], [entry("turn", "other", 9)]])
+def test_a_ledger_that_shrank_is_refused(after: list[TokenLedgerEntry]) -> None:
+    with pytest.raises(ValueError, match="ledger"):
+        diff_token_ledger([entry("turn", "m", 5)], after)

@@ -1,0 +1,153 @@
+"""The classification table of contract 06 §3.3 and the redaction of what it shows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lash_cli.core.llm import TerminalReason
+from lash_cli.providers.classify import (
+    MAX_ERROR_CHARS,
+    classify_error_object,
+    classify_http,
+    presentable,
+    retry_after_ms,
+)
+
+NOW_MS = 1_445_412_400_000  # Wed, 21 Oct 2015 07:26:40 GMT
+
+
+def judge(status: int, body: object = None, headers: dict[str, str] | None = None):
+    text = body if isinstance(body, str) else json.dumps(body) if body is not None else ""
+    return classify_http(status, headers or {}, text, now_ms=NOW_MS)
+
+
+def error(message: str, **fields: object) -> dict[str, object]:
+    return {"error": {"message": message, **fields}}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [
+        *((status, "http", True) for status in (408, 409, 425, 500, 502, 503, 504, 529)),
+        (429, "quota", True),
+        (402, "quota", False),
+        *((status, "auth", False) for status in (401, 403)),
+        *((status, "validation", False) for status in (400, 413, 422)),
+        *((status, "http", False) for status in (404, 405, 418, 302)),
+    ],
+)
+def test_the_status_decides_when_nothing_else_does(status: int, kind: str, retryable: bool) -> None:
+    verdict = judge(status)
+    assert (verdict.kind, verdict.retryable, verdict.status) == (kind, retryable, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "retryable", "reason"),
+    [
+        (429, error("try later", code="insufficient_quota"), "quota", False, "provider_error"),
+        (429, error("Your credit balance is too low"), "quota", False, "provider_error"),
+        (429, error("x", type="usage_limit_reached"), "quota", False, "provider_error"),
+        (400, error("too long", code="context_length_exceeded"), "validation", False, "context_overflow"),
+        (500, error("This model's maximum context length is 8192"), "validation", False, "context_overflow"),
+        (400, error("the request exceeds the available context size"), "validation", False, "context_overflow"),
+        (429, error("Rate limit: context window tokens per minute"), "quota", True, "provider_error"),
+        (400, error("bad", code="content_filter"), "validation", False, "content_filter"),
+        (404, error("x", code="model_not_found"), "unsupported", False, "provider_error"),
+        (404, error('model "llama9" not found, try pulling it first'), "unsupported", False, "provider_error"),
+        (404, "404 page not found", "http", False, "provider_error"),
+    ],
+)
+def test_codes_and_markers_beat_the_status(status: int, body: object, kind: str, retryable: bool, reason: str) -> None:
+    verdict = judge(status, body)
+    assert (verdict.kind, verdict.retryable, verdict.terminal_reason) == (kind, retryable, TerminalReason(reason))
+
+
+def test_a_structured_code_beats_a_text_marker() -> None:
+    verdict = judge(429, error("content_filter insufficient_quota context window", code="rate_limit_exceeded"))
+    assert (verdict.kind, verdict.retryable) == ("quota", True)
+
+
+def test_a_quota_that_names_its_return_is_a_throttle() -> None:
+    details = [{"@type": "RetryInfo", "retryDelay": "1.5s"}]
+    verdict = judge(429, error("You exceeded your current quota", status="RESOURCE_EXHAUSTED", details=details))
+    assert (verdict.retryable, verdict.retry_after_ms) == (True, 1500)
+    assert judge(429, error("You exceeded your current quota")).retryable is False
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry-after": "7"}, 7000),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 250),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 80_000),
+        ({"retry-after": "Wed, 21 Oct 2015 07:00:00 GMT"}, 0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_milliseconds_or_a_date(headers: dict[str, str], expected: int | None) -> None:
+    assert retry_after_ms(headers, None, now_ms=NOW_MS) == expected
+
+
+@pytest.mark.parametrize(("delay", "expected"), [("1.5s", 1500), ("200ms", 200), (300, 300), ("later", None)])
+def test_retry_delay_in_the_body_is_honoured(delay: object, expected: int | None) -> None:
+    assert judge(503, error("busy", retryDelay=delay)).retry_after_ms == expected
+
+
+def test_an_error_body_without_an_instruction_produces_none() -> None:
+    assert judge(429, error("Please retry in 20 seconds", code="rate_limit_exceeded")).retry_after_ms is None
+
+
+def test_a_failure_that_is_not_retried_carries_no_delay() -> None:
+    assert judge(401, error("no"), {"retry-after": "5"}).retry_after_ms is None
+
+
+def test_an_error_object_without_any_hint_is_retryable() -> None:
+    verdict = classify_error_object({"message": "something odd"})
+    assert (verdict.kind, verdict.retryable, verdict.message) == (
+        "unknown",
+        True,
+        "the provider reported: something odd",
+    )
+
+
+def test_an_embedded_status_is_used() -> None:
+    assert classify_error_object({"message": "no credits left?", "code": 402}).retryable is False
+    assert classify_error_object({"message": "slow down", "code": 429}).kind == "quota"
+
+
+def test_an_html_error_page_is_described_not_quoted() -> None:
+    verdict = judge(502, "<html><head><title>Bad gateway</title></head><body>content_filter</body></html>")
+    assert (verdict.kind, verdict.retryable) == ("http", True)
+    assert verdict.message == "HTTP 502: the endpoint answered with an HTML page titled 'Bad gateway'"
+
+
+def test_a_redirect_names_the_address_to_configure() -> None:
+    assert "https://new.example/v1" in judge(301, "", {"location": "https://new.example/v1"}).message
+
+
+def test_secrets_are_removed_before_the_text_is_cut() -> None:
+    key = "very-private-key"
+    text = "a" * (MAX_ERROR_CHARS - 8) + key
+    shown = presentable(text, (key,))
+    assert len(shown) <= MAX_ERROR_CHARS
+    assert "very" not in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abc.def-123",
+        "key sk-proj-abcdef1234567890 is wrong",
+        "x-api-key: abcdef123",
+        "api_key=zzz123",
+    ],
+)
+def test_anything_shaped_like_a_credential_is_removed(text: str) -> None:
+    shown = presentable(text)
+    assert "[redacted]" in shown
+    assert not any(part in shown for part in ("abc.def", "abcdef123", "zzz123"))

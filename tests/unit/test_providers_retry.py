@@ -1,0 +1,343 @@
+"""The ladder: what is repeated, when, and what the ledger says (contract 06 §2, §3.2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from support.clock import ManualCancel, ManualClock
+
+from lash_cli.core.content import ProsePart
+from lash_cli.core.llm import (
+    AttemptReset,
+    LlmCallResult,
+    LlmRequest,
+    LlmResponse,
+    LlmScope,
+    ReasoningDelta,
+    RetryStatus,
+    StreamEvent,
+    TerminalReason,
+    TextDelta,
+    UsageReported,
+)
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.protocols import EventSink
+from lash_cli.core.usage import TokenUsage
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.retry import RetryingCaller, RetryPolicy
+
+ANSWER = LlmResponse((ProsePart("hi"),), TokenUsage(3, 1))
+REQUEST = LlmRequest(model=ModelSpec("m"), messages=(), scope=LlmScope("s", "s:turn:t:llm:0"))
+Step = LlmResponse | Exception | Callable[[EventSink], Awaitable[LlmResponse]]
+
+
+class ScriptedProvider:
+    kind = "scripted"
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = list(steps)
+        self.calls = 0
+
+    async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
+        self.calls += 1
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        return step if isinstance(step, LlmResponse) else await step(sink)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Call:
+    """One call of a scripted provider on a clock that never waits."""
+
+    def __init__(self, *steps: Step, clock: ManualClock | None = None, bits: int = 0, **policy: object) -> None:
+        self.provider = ScriptedProvider(*steps)
+        self.clock = clock or ManualClock(auto_advance=True)
+        self.cancel = ManualCancel()
+        self.events: list[StreamEvent] = []
+        self.caller = RetryingCaller(self.provider, "p", self.clock, lambda _: bits, RetryPolicy(**policy))
+
+    async def sink(self, event: StreamEvent) -> None:
+        self.events.append(event)
+
+    async def run(self) -> LlmCallResult:
+        return await self.caller.call(REQUEST, sink=self.sink, cancel=self.cancel)
+
+
+def transport() -> LlmTransportError:
+    return LlmTransportError("no route", kind="transport", retryable=True)
+
+
+def throttled(retry_after_ms: int | None) -> LlmTransportError:
+    return LlmTransportError("slow down", kind="quota", status=429, retryable=True, retry_after_ms=retry_after_ms)
+
+
+def cut_after(*events: StreamEvent, **partial: object) -> Step:
+    async def play(sink: EventSink) -> LlmResponse:
+        for event in events:
+            await sink(event)
+        raise LlmTransportError(
+            "cut", kind="stream", code="stream_ended_before_finish_reason", retryable=True,
+            partial=LlmResponse(**partial),
+        )  # fmt: skip
+
+    return play
+
+
+def decisions(result: LlmCallResult) -> list[str | None]:
+    return [a.retry_decision.reason if a.retry_decision else None for a in result.record.attempts]
+
+
+async def test_a_success_seals_one_attempt() -> None:
+    call = Call(ANSWER)
+    result = await call.run()
+    assert result.response == ANSWER
+    assert result.error is None
+    assert result.record.call_id == "s:turn:t:llm:0"
+    (attempt,) = result.record.attempts
+    assert (attempt.ordinal, attempt.outcome, attempt.protocol_position) == (1, "completed", "terminal_observed")
+    assert (attempt.usage, attempt.started_at_ms) == (TokenUsage(3, 1), 1_700_000_000_000)
+
+
+async def test_transient_failures_back_off_exponentially_to_the_cap_and_then_give_up() -> None:
+    call = Call(*(transport() for _ in range(6)), max_attempts=6)
+    result = await call.run()
+    assert call.clock.slept == [2, 4, 8, 10, 10]
+    assert decisions(result) == ["retryable_failure"] * 5 + ["retry_budget_exhausted"]
+    assert result.response is None
+    assert (result.error.kind, result.error.message) == ("transport", "no route")
+
+
+async def test_the_default_budget_is_four_attempts() -> None:
+    call = Call(*(transport() for _ in range(9)))
+    await call.run()
+    assert call.provider.calls == 4
+
+
+@pytest.mark.parametrize(("bits", "slept"), [(0, 0.0), (1 << 31, 1.0), ((1 << 32) - 1, 1.999)])
+async def test_full_jitter_comes_from_the_injected_random_bits(bits: int, slept: float) -> None:
+    call = Call(transport(), ANSWER, bits=bits, jitter=1.0)
+    await call.run()
+    assert call.clock.slept == [slept]
+
+
+async def test_what_cannot_be_retried_is_not() -> None:
+    call = Call(LlmTransportError("bad key", kind="auth", status=401), ANSWER)
+    result = await call.run()
+    assert call.provider.calls == 1
+    assert decisions(result) == ["not_retryable"]
+    assert not any(isinstance(event, AttemptReset | RetryStatus) for event in call.events)
+
+
+async def test_context_overflow_is_never_retried_and_keeps_its_reason() -> None:
+    failure = LlmTransportError("too long", kind="validation", terminal_reason="context_overflow")
+    result = await Call(failure).run()
+    assert result.error.terminal_reason is TerminalReason.CONTEXT_OVERFLOW
+
+
+async def test_reset_then_status_precede_every_wait_and_the_retry_s_first_delta() -> None:
+    async def answers(sink: EventSink) -> LlmResponse:
+        await sink(TextDelta("hi"))
+        return ANSWER
+
+    call = Call(cut_after(TextDelta("ha")), answers)
+    result = await call.run()
+    assert call.events == [
+        TextDelta("ha"),
+        AttemptReset(),
+        RetryStatus(2000, 2, 4, "retryable_failure: stream_ended_before_finish_reason"),
+        TextDelta("hi"),
+    ]
+    assert result.text_streamed
+
+
+async def test_a_cut_stream_is_asked_again_by_default_even_after_visible_output() -> None:
+    result = await Call(cut_after(TextDelta("half"), parts=(ProsePart("half"),)), ANSWER).run()
+    assert result.response == ANSWER
+    assert [a.protocol_position for a in result.record.attempts] == ["output_started", "terminal_observed"]
+    assert not result.text_streamed
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        cut_after(TextDelta("half")),
+        cut_after(ReasoningDelta("hm")),
+        cut_after(parts=(ProsePart("unshown"),)),
+    ],
+    ids=["text", "reasoning", "unshown partial"],
+)
+async def test_refuse_mode_never_asks_again_once_output_started(failing: Step) -> None:
+    call = Call(failing, ANSWER, retry_after_output="refuse")
+    result = await call.run()
+    assert call.provider.calls == 1
+    assert (result.error.code, result.error.retryable) == ("unsafe_retry_after_output_started", False)
+    assert decisions(result) == ["output_started_without_retry_guarantee"]
+
+
+async def test_refuse_mode_still_retries_what_showed_nothing() -> None:
+    result = await Call(transport(), cut_after(), ANSWER, retry_after_output="refuse").run()
+    assert result.response == ANSWER
+
+
+async def test_a_throttle_with_retry_after_consumes_no_attempt_until_its_budget_is_gone() -> None:
+    call = Call(*(throttled(30_000) for _ in range(9)))
+    result = await call.run()
+    assert decisions(result) == ["provider_retry_after"] * 3 + ["retryable_failure"] * 3 + ["retry_budget_exhausted"]
+    assert [a.retry_budget_consumed for a in result.record.attempts] == [False] * 3 + [True] * 4
+    assert call.clock.slept == [30] * 6
+    assert [event.attempt for event in call.events if isinstance(event, RetryStatus)] == [1, 1, 1, 2, 3, 4]
+
+
+async def test_a_throttle_without_retry_after_consumes_attempts() -> None:
+    call = Call(*(throttled(None) for _ in range(9)))
+    result = await call.run()
+    assert call.provider.calls == 4
+    assert all(a.retry_budget_consumed for a in result.record.attempts)
+
+
+async def test_retry_after_is_capped() -> None:
+    call = Call(throttled(3_600_000), ANSWER)
+    await call.run()
+    assert call.clock.slept == [60]
+
+
+async def test_zero_retry_after_waits_a_second_and_at_most_eight_times() -> None:
+    call = Call(*(throttled(0) for _ in range(20)))
+    result = await call.run()
+    assert call.clock.slept[:8] == [1] * 8
+    assert decisions(result)[7:9] == ["provider_retry_after", "retryable_failure"]
+
+
+async def test_no_courtesy_wait_without_a_budget_for_it() -> None:
+    result = await Call(throttled(1000), ANSWER, throttle_wait_budget_ms=0).run()
+    assert decisions(result) == ["retryable_failure", None]
+
+
+async def test_a_server_error_with_retry_after_waits_as_told_but_consumes() -> None:
+    failure = LlmTransportError("busy", kind="http", status=503, retryable=True, retry_after_ms=5_000)
+    call = Call(failure, ANSWER)
+    result = await call.run()
+    assert call.clock.slept == [5]
+    assert result.record.attempts[0].retry_budget_consumed
+
+
+async def test_cancel_during_the_wait_ends_the_call_without_another_attempt() -> None:
+    clock = ManualClock()
+    call = Call(cut_after(TextDelta("half")), ANSWER, clock=clock)
+    running = asyncio.create_task(call.run())
+    await clock.wait_for_sleepers()
+    call.cancel.set()
+    result = await running
+    assert call.provider.calls == 1
+    assert result.error.terminal_reason is TerminalReason.CANCELLED
+    assert [a.outcome for a in result.record.attempts] == ["failed"]
+    assert not result.text_streamed
+    assert clock.sleeping == 0
+
+
+async def test_cancel_during_an_attempt_aborts_it_and_books_its_usage() -> None:
+    closed = []
+
+    async def hangs(sink: EventSink) -> LlmResponse:
+        await sink(TextDelta("th"))
+        await sink(UsageReported(TokenUsage(7, 2)))
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+        raise AssertionError
+
+    started = asyncio.Event()
+    call = Call(hangs)
+    running = asyncio.create_task(call.run())
+    await started.wait()
+    call.cancel.set()
+    result = await running
+    assert closed == [True]
+    (attempt,) = result.record.attempts
+    assert (attempt.outcome, attempt.protocol_position, attempt.usage) == (
+        "aborted",
+        "output_started",
+        TokenUsage(7, 2),
+    )
+    assert result.error.code == "cancelled"
+    assert result.text_streamed
+
+
+async def test_a_call_cancelled_before_it_starts_asks_nobody() -> None:
+    call = Call(ANSWER)
+    call.cancel.set()
+    result = await call.run()
+    assert call.provider.calls == 0
+    assert result.record.attempts == ()
+    assert result.error.terminal_reason is TerminalReason.CANCELLED
+
+
+async def test_cancelling_the_calling_task_passes_through_and_stops_the_provider() -> None:
+    stopped = asyncio.Event()
+    started = asyncio.Event()
+
+    async def hangs(sink: EventSink) -> LlmResponse:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        raise AssertionError
+
+    running = asyncio.create_task(Call(hangs).run())
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert stopped.is_set()
+
+
+async def test_a_provider_bug_becomes_a_record_and_is_not_retried() -> None:
+    call = Call(ZeroDivisionError("boom"), ANSWER)
+    result = await call.run()
+    assert (result.error.code, result.error.retryable) == ("provider_panicked", False)
+    assert "ZeroDivisionError: boom" in result.error.message
+    assert call.provider.calls == 1
+
+
+async def test_a_failing_sink_is_not_mistaken_for_a_failing_provider() -> None:
+    async def answers(sink: EventSink) -> LlmResponse:
+        await sink(TextDelta("hi"))
+        return ANSWER
+
+    async def sink(event: StreamEvent) -> None:
+        raise OSError("observer gone")
+
+    call = Call(answers)
+    with pytest.raises(OSError, match="observer gone"):
+        await call.caller.call(REQUEST, sink=sink, cancel=call.cancel)
+
+
+async def test_tokens_of_failed_attempts_are_summed() -> None:
+    usage = TokenUsage(5, 2)
+    result = await Call(cut_after(UsageReported(usage), usage=usage), ANSWER).run()
+    assert result.record.usage == TokenUsage(8, 3)
+
+
+async def test_a_secret_in_an_error_never_reaches_the_record() -> None:
+    provider = ScriptedProvider(ValueError("header 'topsecret' is bad"))
+    caller = RetryingCaller(provider, "p", ManualClock(), lambda _: 0, secrets=("topsecret",))
+
+    async def sink(event: StreamEvent) -> None: ...
+
+    result = await caller.call(REQUEST, sink=sink, cancel=ManualCancel())
+    assert "topsecret" not in repr(result)
+    assert "[redacted]" in result.error.message
+
+
+@pytest.mark.parametrize("bad", [{"max_attempts": 0}, {"jitter": 2.0}, {"base_delay_ms": -1}])
+def test_a_policy_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        RetryPolicy(**bad)

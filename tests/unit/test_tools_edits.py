@@ -1,0 +1,117 @@
+"""Text edits as a pure function: matching, kept bytes and diffs (contract 05 §6)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lash_cli.tools.edits import DIFF_LINES, Replacement, apply_edits
+from lash_cli.tools.faults import ToolFault
+
+
+def edited(content: str, *pairs: tuple[str, str]) -> str:
+    return apply_edits(content.encode(), [Replacement(*pair) for pair in pairs], "f").content.decode()
+
+
+def test_an_exact_match_wins_over_a_lenient_one() -> None:
+    assert edited('“a” and "a"', ('"a"', "b")) == "“a” and b"
+
+
+@pytest.mark.parametrize(
+    ("content", "old"),
+    [
+        ("say “hello” now", 'say "hello" now'),
+        ("it’s", "it's"),
+        ("a—b–c", "a-b-c"),
+        ("a\u00a0b", "a b"),
+        ("ﬁne ①", "fine 1"),
+        ("cafe\u0301", "café"),
+        ("one   \ntwo", "one\ntwo"),
+        ("one\ntwo", "one  \ntwo"),
+    ],
+)
+def test_a_lenient_match_ignores_how_text_looks(content: str, old: str) -> None:
+    assert edited(f"before\n{content}\nafter", (old, "new")) == "before\nnew\nafter"
+
+
+def test_a_lenient_match_must_be_unique_too() -> None:
+    with pytest.raises(ToolFault) as caught:
+        edited("it’s\nit‘s", ("it's", "x"))
+    assert caught.value.code == "edit_not_unique"
+
+
+def test_a_lenient_match_does_not_split_a_character() -> None:
+    with pytest.raises(ToolFault) as caught:
+        edited("ﬁ", ("i", "x"))
+    assert caught.value.code == "edit_not_found"
+
+
+def test_lines_the_edit_only_quotes_keep_their_bytes() -> None:
+    content = "“top”   \nold\n“middle”\t\nold too\n“end”\n"
+    old = '"top"\nold\n"middle"\nold too\n"end"'
+    new = '"top"\nnew\n"middle"\nnew too\n"end"'
+    assert edited(content, (old, new)) == "“top”   \nnew\n“middle”\t\nnew too\n“end”\n"
+
+
+def test_mixed_line_endings_stay_where_nothing_changed() -> None:
+    assert edited("a\r\nb\nc\r\nd\n", ("a\nb\nc\nd", "a\nB\nc\nd")) == "a\r\nB\nc\r\nd\n"
+
+
+def test_new_lines_take_the_ending_of_what_they_replace_or_else_the_common_one() -> None:
+    assert edited("a\r\nb\r\nc\n", ("b\n", "b\nb2\n")) == "a\r\nb\r\nb2\r\nc\n"
+    assert edited("a\r\nb\r\nc\n", ("c", "c\nd")) == "a\r\nb\r\nc\r\nd\n"
+
+
+def test_an_old_text_with_crlf_matches_a_file_without() -> None:
+    assert edited("a\nb\n", ("a\r\nb", "a\r\nB")) == "a\nB\n"
+
+
+def test_text_is_deleted_with_its_line_ending() -> None:
+    assert edited("a\r\nb\r\nc", ("b\n", "")) == "a\r\nc"
+
+
+def test_the_diff_is_capped_and_the_patch_is_not() -> None:
+    before = "".join(f"{n}\n" for n in range(500))
+    result = apply_edits(before.encode(), [Replacement(before, before.replace("\n", "x\n"))], "f")
+    assert len(result.diff.split("\n")) == DIFF_LINES + 1
+    assert result.diff.endswith("more lines")
+    assert result.patch.count("\n+") == 501
+
+
+def test_hunk_numbers_count_from_the_start_of_the_file() -> None:
+    before = "".join(f"{n}\n" for n in range(1, 101))
+    result = apply_edits(before.encode(), [Replacement("\n50\n", "\nfifty\nmore\n"), Replacement("90", "ninety")], "f")
+    headers = [line for line in result.patch.split("\n") if line.startswith("@@")]
+    assert headers == ["@@ -47,7 +47,8 @@", "@@ -87,7 +88,7 @@"]
+    assert result.first_changed_line == 50
+
+
+def test_the_patch_is_accepted_by_patch(tmp_path: Path) -> None:
+    before = "".join(f"{n}\n" for n in range(30)) + "end"
+    result = apply_edits(before.encode(), [Replacement("3\n4\n5\n6", "x"), Replacement("end", "END\n")], "f")
+    (tmp_path / "f").write_text(before)
+    command = ["git", "apply", "-p1", "-"]
+    subprocess.run(command, cwd=tmp_path, input=result.patch + "\n", text=True, check=True)
+    assert (tmp_path / "f").read_bytes() == result.content
+
+
+def test_an_empty_result_still_names_a_line() -> None:
+    result = apply_edits(b"all", [Replacement("all", "")], "f")
+    assert (result.content, result.first_changed_line) == (b"", 1)
+    assert result.diff == "@@ -1,1 +0,0 @@\n-all\n\\ No newline at end of file"
+
+
+lines = st.lists(st.text(alphabet="ab“é \t", max_size=4), min_size=1, max_size=8)
+
+
+@given(lines, st.sampled_from(["\n", "\r\n"]), st.data())
+def test_replacing_one_unique_line_changes_nothing_else(content: list[str], ending: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(content)))
+    before, after = ending.join([*content[:at], ""]), ending.join(["", *content[at:]])
+    result = edited(f"{before}<unique>{after}", ("<unique>", "<x>\n<y>"))
+    default = ending if before + after else "\n"
+    assert result == f"{before}<x>{default}<y>{after}"

@@ -1,0 +1,128 @@
+"""Tools from functions: derived schema, dispatch by id, coroutine and thread (contract 05 §1.9)."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import msgspec
+import pytest
+from support.clock import ManualCancel
+
+from lash_cli.core.protocols import ToolContext
+from lash_cli.core.tools import FailureClass, FinishControl, SafeRetry, ToolCall, ToolCallOutput, ToolSuccess
+from lash_cli.errors import ConfigError
+from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.faults import invalid
+from lash_cli.tools.function import FunctionTool, FunctionToolProvider, arguments_schema, tool
+from lash_cli.tools.schema import check_schema
+
+
+class Point(msgspec.Struct, forbid_unknown_fields=True):
+    x: int
+    y: int = 0
+
+
+class Shape(msgspec.Struct, forbid_unknown_fields=True):
+    points: tuple[Point, ...]
+    inner: Shape | None = None
+
+
+@tool(name="add", retry=SafeRetry(2), approval="network", timeout_s=1.5)
+async def add(arguments: Point, context: ToolContext) -> Any:
+    """Add two numbers.
+
+    Not shown.
+    """
+    return {"sum": arguments.x + arguments.y, "call": context.call_id}
+
+
+def context() -> SimpleToolContext:
+    return SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add")
+
+
+async def run(entry: FunctionTool, **arguments: Any) -> ToolCallOutput:
+    call = ToolCall("c", entry.manifest.id, entry.manifest.name, arguments)
+    return await FunctionToolProvider([entry]).execute(call, context())
+
+
+def test_manifest_and_schema_come_from_the_function() -> None:
+    provider = FunctionToolProvider([add])
+    (manifest,) = provider.manifests()
+    assert (manifest.id, manifest.name, manifest.description) == ("add", "add", "Add two numbers.")
+    assert (manifest.approval, manifest.timeout_ms) == ("network", 1500)
+    schema = provider.contract("add").input_schema
+    assert schema["type"] == "object"
+    assert schema["required"] == ["x"]
+    assert schema["additionalProperties"] is False
+
+
+def test_nested_and_recursive_arguments_keep_local_references() -> None:
+    schema = arguments_schema(Shape)
+    assert schema["type"] == "object"
+    assert set(schema["$defs"]) == {"Point", "Shape"}
+    check_schema(schema)
+
+
+async def test_a_coroutine_function_answers_with_its_value() -> None:
+    assert await run(add, x=2, y=3) == ToolCallOutput(ToolSuccess({"sum": 5, "call": "c"}))
+
+
+async def test_a_plain_function_runs_beside_the_event_loop() -> None:
+    @tool(name="where")
+    def where(arguments: Point, context: ToolContext) -> Any:
+        return threading.current_thread() is threading.main_thread()
+
+    assert (await run(where, x=1)).outcome == ToolSuccess(False)
+
+
+async def test_arguments_of_the_wrong_type_are_a_failure_not_a_call() -> None:
+    output = await run(add, x="two")
+    assert output.status == "failure"
+    assert output.outcome.failure.failure_class is FailureClass.INVALID_REQUEST  # type: ignore[union-attr]
+
+
+async def test_a_whole_output_passes_and_a_fault_becomes_one() -> None:
+    done = ToolCallOutput(ToolSuccess("v"), control=FinishControl("v"))
+
+    @tool(name="whole")
+    async def whole(arguments: Point, context: ToolContext) -> ToolCallOutput:
+        if arguments.x:
+            raise invalid("bad_x", "x must be 0")
+        return done
+
+    assert await run(whole, x=0) is done
+    assert (await run(whole, x=1)).outcome.failure.code == "bad_x"  # type: ignore[union-attr]
+
+
+async def test_another_exception_is_left_to_dispatch() -> None:
+    @tool(name="broken")
+    async def broken(arguments: Point, context: ToolContext) -> Any:
+        raise ZeroDivisionError("bug")
+
+    with pytest.raises(ZeroDivisionError):
+        await run(broken, x=1)
+
+
+async def test_an_unknown_id_is_unavailable() -> None:
+    output = await FunctionToolProvider([add]).execute(ToolCall("c", "nope", "add", {}), context())
+    assert output.outcome.failure.code == "tool_unavailable"  # type: ignore[union-attr]
+
+
+def test_equal_ids_and_unannotated_functions_are_refused() -> None:
+    with pytest.raises(ConfigError):
+        FunctionToolProvider([add, FunctionTool(add.manifest, add.contract, Point, add.function)])
+    with pytest.raises(ConfigError, match="msgspec"):
+
+        @tool(name="untyped")
+        async def untyped(arguments: Any, context: Any) -> Any: ...
+
+
+def test_the_context_names_the_call_and_hands_children_only_session_and_turn() -> None:
+    shown: list[str] = []
+    made = SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add", attempt=2, on_progress=shown.append)
+    assert made.replay_key == SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add").replay_key
+    assert made.replay_key == "lash-tool:s:c:add"
+    assert dict(made.environment) == {"LASH_SESSION": "s", "LASH_TURN": "t"}
+    made.progress("half")
+    assert shown == ["half"]

@@ -1,0 +1,74 @@
+"""Globs and ignore rules (contract 05 §6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from lash_cli.tools.faults import ToolFault
+from lash_cli.tools.patterns import compile_glob, is_ignored, parse_ignore_file
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*.py", ["a.py"], ["d/a.py", "a.pyc"]),
+        ("**/*.py", ["a.py", "d/a.py", "d/e/a.py"], ["a.txt"]),
+        ("src/**", ["src/a", "src/d/a"], ["src", "other/a"]),
+        ("src/**/test_*.py", ["src/test_a.py", "src/d/test_a.py"], ["src/a.py"]),
+        ("a?c", ["abc"], ["ac", "a/c"]),
+        ("[a-c]x", ["bx"], ["dx"]),
+        ("[!a-c]x", ["dx"], ["ax", "/x"]),
+        ("[]]x", ["]x"], ["ax"]),
+        ("[^a]", ["b"], ["a"]),
+        ("*.{js,ts}", ["a.js", "a.ts"], ["a.css"]),
+        ("{src,{lib,bin}}/*", ["src/a", "lib/a", "bin/a"], ["a"]),
+        ("a.b", ["a.b"], ["axb"]),
+        ("[unclosed", ["[unclosed"], ["u"]),
+        (r"\*", ["*"], ["a"]),
+        ("./a", ["a"], []),
+    ],
+)
+def test_globs_match_whole_paths(pattern: str, yes: list[str], no: list[str]) -> None:
+    compiled = compile_glob(pattern)
+    assert [path for path in yes if not compiled.fullmatch(path)] == []
+    assert [path for path in no if compiled.fullmatch(path)] == []
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]", "{a,b}" * 20])
+def test_a_glob_that_cannot_be_read_is_a_bad_request(pattern: str) -> None:
+    with pytest.raises(ToolFault) as caught:
+        compile_glob(pattern)
+    assert caught.value.code == "bad_pattern"
+
+
+@pytest.mark.parametrize(
+    ("rules", "ignored", "kept"),
+    [
+        ("*.log", ["a.log", "d/a.log"], ["a.txt"]),
+        ("/top", ["top"], ["d/top"]),
+        ("d/inner", ["d/inner"], ["x/d/inner"]),
+        ("build/", ["build/", "d/build/"], ["build"]),
+        ("*.log\n!keep.log", ["a.log"], ["keep.log", "d/keep.log"]),
+        ("!a\na", ["a"], []),
+        ("# comment\n\n  \n\\#real", ["#real"], ["# comment"]),
+        ("trailing   ", ["trailing"], []),
+        (r"kept\ ", ["kept "], ["kept"]),
+        ("**/deep/x", ["deep/x", "a/b/deep/x"], ["x"]),
+        ("a/**/z", ["a/z", "a/b/c/z"], ["z"]),
+        ("all/**", ["all/x", "all/y/z"], ["all/"]),
+        ("[z-a]\nafter", ["after"], []),
+    ],
+)
+def test_ignore_rules_read_like_git_reads_them(rules: str, ignored: list[str], kept: list[str]) -> None:
+    files = [parse_ignore_file(rules, "")]
+    judged = {path: is_ignored(path.rstrip("/"), path.endswith("/"), files) for path in [*ignored, *kept]}
+    assert [path for path in ignored if not judged[path]] == []
+    assert [path for path in kept if judged[path]] == []
+
+
+def test_a_deeper_file_overrules_and_matches_relative_to_itself() -> None:
+    files = [parse_ignore_file("*.log", ""), parse_ignore_file("!important.log\n/local", "sub/")]
+    assert is_ignored("a.log", False, files[:1])
+    assert not is_ignored("sub/important.log", False, files)
+    assert is_ignored("sub/local", False, files)
+    assert not is_ignored("sub/x/local", False, files)

@@ -1,0 +1,356 @@
+"""Conformance of the Chat Completions wire: what is read from an answer (contract 06 §9.2, §5, §17)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.clock import ManualClock
+from support.wire import (
+    Reply,
+    ScriptedTransport,
+    chunk,
+    cut_reply,
+    error_reply,
+    html_reply,
+    json_reply,
+    sse,
+    stream_reply,
+    text_reply,
+    tool_calls_reply,
+    usage_of,
+)
+
+from lash_cli.core.content import Message, ProsePart, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
+from lash_cli.core.llm import (
+    ExecutionEvidence,
+    LlmRequest,
+    LlmResponse,
+    LlmScope,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+    TextDelta,
+    UsageReported,
+)
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.usage import TokenUsage
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.openai_chat import OpenAiChat
+
+KEY = "top-secret-key-0001"
+USER = Message("m1", Role.USER, (TextPart("hello"),))
+RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
+
+
+def request(*messages: Message, **fields: Any) -> LlmRequest:
+    scope = LlmScope("s", "s:turn:t:llm:0")
+    return LlmRequest(model=ModelSpec("test-model"), messages=messages or (USER,), scope=scope, **fields)
+
+
+async def ask(
+    *replies: Reply | LlmTransportError, of: LlmRequest | None = None, **options: Any
+) -> tuple[LlmResponse, list[StreamEvent]]:
+    events: list[StreamEvent] = []
+
+    async def sink(event: StreamEvent) -> None:
+        events.append(event)
+
+    provider = OpenAiChat("http://test.invalid/v1", KEY, ScriptedTransport(*replies), clock=ManualClock(), **options)
+    return await provider.complete(of or request(), sink), events
+
+
+async def failure(*replies: Reply | LlmTransportError, **options: Any) -> LlmTransportError:
+    with pytest.raises(LlmTransportError) as caught:
+        await ask(*replies, **options)
+    assert KEY not in repr((caught.value, caught.value.message, caught.value.raw))
+    return caught.value
+
+
+async def test_a_plain_answer_streams_and_is_proved() -> None:
+    response, events = await ask(text_reply("one two three", usage=usage_of(11, 3)))
+    assert response == LlmResponse(
+        parts=(ProsePart("one two three"),),
+        usage=TokenUsage(11, 3),
+        terminal_reason=TerminalReason.STOP,
+        evidence=ExecutionEvidence("served-model", "chatcmpl-1", "req_test", None, "stop"),
+    )
+    assert events == [TextDelta("one "), TextDelta("two "), TextDelta("three"), UsageReported(TokenUsage(11, 3))]
+
+
+async def test_splitting_the_answer_at_every_byte_changes_nothing() -> None:
+    reply = tool_calls_reply([("ls", {"path": "zoë/𝄞"}), ("cat", {"n": 1})], text="ça \u2028 va")
+    reply = Reply((reply.body.replace(b"\n", b"\r\n"),))
+    expected, shown = await ask(reply)
+    assert len(expected.tool_calls) == 2
+    for position in range(1, len(reply.body)):
+        assert await ask(reply.split_at(position)) == (expected, shown), position
+    assert await ask(reply.dripping()) == (expected, shown)
+
+
+async def test_tool_calls_are_merged_by_index_across_interleaved_deltas() -> None:
+    def delta(index: int, arguments: str, **head: Any) -> dict[str, Any]:
+        return chunk({"tool_calls": [{"index": index, **head, "function": {"arguments": arguments}}]})
+
+    response, _ = await ask(
+        stream_reply(
+            chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "ls"}}]}),
+            chunk({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "cat", "arguments": '{"f"'}}]}),
+            delta(0, '{"p":'),
+            delta(1, ":2}"),
+            delta(0, "1}"),
+            chunk(finish_reason="tool_calls"),
+        )
+    )
+    assert response.tool_calls == (ToolCallPart("a", "ls", '{"p":1}'), ToolCallPart("b", "cat", '{"f":2}'))
+    assert response.terminal_reason is TerminalReason.TOOL_USE
+
+
+async def test_a_missing_index_belongs_to_the_only_call() -> None:
+    response, _ = await ask(
+        stream_reply(
+            chunk({"tool_calls": [{"id": "a", "function": {"name": "ls", "arguments": '{"p"'}}]}),
+            chunk({"tool_calls": [{"function": {"arguments": ":1}"}}]}),
+            chunk(finish_reason="tool_calls"),
+        )
+    )
+    assert response.tool_calls == (ToolCallPart("a", "ls", '{"p":1}'),)
+
+
+async def test_calls_all_numbered_zero_are_told_apart_by_their_ids() -> None:
+    calls = [
+        chunk({"tool_calls": [{"index": 0, "id": i, "function": {"name": "ls", "arguments": "{}"}}]}) for i in "ab"
+    ]
+    response, _ = await ask(stream_reply(*calls, chunk(finish_reason="stop")))
+    assert [call.tool_call_id for call in response.tool_calls] == ["a", "b"]
+    assert response.terminal_reason is TerminalReason.TOOL_USE
+
+
+async def test_missing_and_repeated_call_ids_get_stable_distinct_ones() -> None:
+    def reply() -> Reply:
+        calls = [{"index": i, "id": identity, "function": {"name": "ls"}} for i, identity in enumerate(["", "x", "x"])]
+        return stream_reply(chunk({"tool_calls": calls}), chunk(finish_reason="tool_calls"))
+
+    first, _ = await ask(reply())
+    again, _ = await ask(reply())
+    ids = [call.tool_call_id for call in first.tool_calls]
+    assert len(set(ids)) == 3
+    assert ids[0].startswith("call_0_")
+    assert ids[1] == "x"
+    assert first == again
+    assert [call.input_json for call in first.tool_calls] == ["{}"] * 3
+
+
+async def test_unparsable_arguments_are_kept_as_sent() -> None:
+    response, _ = await ask(tool_calls_reply([("ls", '{"path": oops')]))
+    assert response.tool_calls[0].input_json == '{"path": oops'
+
+
+@pytest.mark.parametrize(
+    ("finish_reason", "expected"),
+    [
+        ("stop", TerminalReason.STOP),
+        ("tool_calls", TerminalReason.STOP),
+        ("length", TerminalReason.OUTPUT_LIMIT),
+        ("max_tokens", TerminalReason.OUTPUT_LIMIT),
+        ("content_filter", TerminalReason.CONTENT_FILTER),
+        ("safety", TerminalReason.CONTENT_FILTER),
+        ("weird", TerminalReason.PROVIDER_ERROR),
+    ],
+)
+async def test_finish_reasons_are_mapped(finish_reason: str, expected: TerminalReason) -> None:
+    response, _ = await ask(text_reply("x", finish_reason=finish_reason))
+    assert response.terminal_reason is expected
+    assert response.evidence.provider_finish_reason == finish_reason
+
+
+async def test_calls_cut_by_the_output_limit_keep_that_reason() -> None:
+    reply = tool_calls_reply([("ls", '{"p')])
+    cut = Reply((reply.body.replace(b'"tool_calls"}]', b'"length"}]'),))
+    response, _ = await ask(cut)
+    assert response.terminal_reason is TerminalReason.OUTPUT_LIMIT
+
+
+async def test_a_refusal_is_a_content_filter_with_its_text() -> None:
+    response, _ = await ask(stream_reply(chunk({"refusal": "I will "}), chunk({"refusal": "not"}, "stop")))
+    assert response.terminal_reason is TerminalReason.CONTENT_FILTER
+    assert response.terminal_diagnostic == "the model refused: I will not"
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        (usage_of(100, 7, prompt_tokens_details={"cached_tokens": 40}), TokenUsage(60, 7, 40)),
+        (usage_of(100, 7, prompt_cache_hit_tokens=40), TokenUsage(60, 7, 40)),
+        (usage_of(100, 7, cached_tokens=40, cache_write_tokens=10), TokenUsage(50, 7, 40, 10)),
+        (usage_of(10, 7, cached_tokens=40), TokenUsage(0, 7, 40)),
+        (usage_of(10, 20, completion_tokens_details={"reasoning_tokens": 15}), TokenUsage(10, 20, 0, 0, 15)),
+        ({"input_tokens": 4, "output_tokens": 2}, TokenUsage(4, 2)),
+    ],
+)
+async def test_usage_buckets_do_not_overlap(usage: dict[str, Any], expected: TokenUsage) -> None:
+    response, _ = await ask(text_reply("x", usage=usage))
+    assert response.usage == expected
+
+
+async def test_usage_inside_a_choice_counts_and_later_reports_overwrite() -> None:
+    first = chunk({"content": "x"}, "stop")
+    first["choices"][0]["usage"] = usage_of(8, 1)
+    response, _ = await ask(stream_reply(first, chunk(usage={"completion_tokens": 3})))
+    assert response.usage == TokenUsage(8, 3)
+
+
+async def test_reported_zero_reasoning_tokens_differ_from_none() -> None:
+    usage = usage_of(1, 1, completion_tokens_details={"reasoning_tokens": 0})
+    response, _ = await ask(text_reply("x", usage=usage))
+    assert response.evidence.reasoning_output_tokens == 0
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "reasoning_text"])
+async def test_reasoning_keeps_its_place_and_is_shown_only_when_told(field: str) -> None:
+    reply = stream_reply(chunk({field: "hm"}), chunk({field: "m"}), chunk({"content": "hi"}, "stop"))
+    response, events = await ask(reply)
+    assert response.parts == (ReasoningPart("hmm"), ProsePart("hi"))
+    assert events == [TextDelta("hi")]
+    _, events = await ask(reply, expose_thinking=True)
+    assert events == [ReasoningDelta("hm"), ReasoningDelta("m"), TextDelta("hi")]
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["eof", "done marker"])
+async def test_a_stream_without_finish_reason_is_never_an_answer(done: bool) -> None:
+    error = await failure(stream_reply(chunk({"content": "half"}), chunk(usage=usage_of(9, 1)), done=done))
+    assert (error.kind, error.code, error.retryable) == ("stream", "stream_ended_before_finish_reason", True)
+    assert error.partial.parts == (ProsePart("half"),)
+    assert error.partial.usage == TokenUsage(9, 1)
+    assert error.partial.evidence.provider_response_id == "chatcmpl-1"
+    assert error.protocol_position == "output_started"
+
+
+async def test_every_truncation_before_the_proof_is_a_retryable_failure() -> None:
+    body = tool_calls_reply([("rm", {"path": "/"})]).body
+    proof = body.index(b'"finish_reason": "tool_calls"')
+    for end in range(proof):
+        error = await failure(Reply((body[:end],)))
+        assert (error.kind, error.retryable) == ("stream", True), end
+
+
+async def test_a_truncation_after_the_proof_is_an_answer() -> None:
+    body = text_reply("x").body
+    event_end = body.index(b"\n\n", body.index(b'"finish_reason": "stop"'))
+    for end in range(event_end, len(body)):
+        response, _ = await ask(Reply((body[:end],), ending="reset"))
+        assert response.full_text == "x", end
+
+
+async def test_a_connection_lost_before_the_proof_keeps_what_had_arrived() -> None:
+    error = await failure(cut_reply("half"))
+    assert (error.kind, error.retryable, error.partial.full_text) == ("transport", True, "half")
+
+
+async def test_an_error_inside_the_stream_is_classified_by_its_code_first() -> None:
+    embedded = {"error": {"message": "context window rate limit", "code": "insufficient_quota"}}
+    error = await failure(stream_reply(chunk({"content": "x"}), embedded))
+    assert (error.kind, error.code, error.retryable) == ("quota", "insufficient_quota", False)
+    assert error.partial.full_text == "x"
+
+
+@pytest.mark.parametrize("event", ["{not json", "[1]", '"text"'])
+async def test_an_event_that_is_no_json_object_is_a_stream_failure(event: str) -> None:
+    error = await failure(Reply((sse(event, chunk({"content": "x"}, "stop")),)))
+    assert (error.kind, error.code, error.retryable) == ("stream", "invalid_sse_json", True)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": None, "usage": "lots", "id": 7, "model": []},
+        {"choices": [None, {"index": 0, "delta": "x", "finish_reason": 3}]},
+        {"choices": [{"delta": {"content": 5, "tool_calls": [None, {"function": "x", "index": "a"}]}}]},
+    ],
+)
+async def test_fields_of_the_wrong_type_are_ignored(document: dict[str, Any]) -> None:
+    response, _ = await ask(stream_reply(document, chunk({"content": "ok"}, "stop")))
+    assert response.full_text == "ok"
+
+
+@pytest.mark.parametrize("reply", [html_reply(), Reply((b"<html>",))], ids=["html", "html called a stream"])
+async def test_a_web_page_with_status_200_is_named_as_such(reply: Reply) -> None:
+    error = await failure(reply)
+    assert (error.code, error.retryable) == ("unexpected_html", False)
+    assert "check base_url" in error.message
+
+
+async def test_another_content_type_is_named() -> None:
+    error = await failure(Reply((b"pong",), 200, {"content-type": "text/plain; charset=utf-8"}))
+    assert error.code == "unexpected_content_type"
+    assert "text/plain" in error.message
+
+
+def whole(message: dict[str, Any], finish_reason: str | None = "stop") -> Reply:
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    return json_reply({"id": "c", "model": "m", "object": "chat.completion", "choices": [choice], "usage": usage_of()})
+
+
+async def test_a_whole_answer_to_a_streaming_request_is_accepted() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    response, events = await ask(whole({"role": "assistant", "content": "hi", "tool_calls": [call]}, "tool_calls"))
+    assert response.parts == (ProsePart("hi"), ToolCallPart("a", "ls", "{}"))
+    assert response.usage == TokenUsage(10, 5)
+    assert TextDelta("hi") in events
+
+
+async def test_a_whole_answer_without_finish_reason_is_not() -> None:
+    assert (await failure(whole({"content": "hi"}, None))).code == "stream_ended_before_finish_reason"
+
+
+async def test_a_broken_whole_answer_is_a_stream_failure() -> None:
+    error = await failure(Reply((b'{"choices": [',), 200, {"content-type": "application/json"}))
+    assert (error.kind, error.code, error.retryable) == ("stream", "invalid_json", True)
+
+
+async def test_an_error_document_with_status_200_is_classified() -> None:
+    error = await failure(json_reply({"error": {"message": "no", "code": "invalid_api_key"}}))
+    assert (error.kind, error.retryable) == ("auth", False)
+
+
+async def test_an_empty_body_is_a_retryable_failure() -> None:
+    assert (await failure(Reply(()))).code == "stream_ended_before_finish_reason"
+
+
+async def test_an_empty_answer_is_a_retryable_failure() -> None:
+    error = await failure(stream_reply(chunk({"content": ""}), chunk(finish_reason="stop")))
+    assert (error.kind, error.code, error.retryable) == ("stream", "empty_response", True)
+
+
+async def test_an_empty_answer_after_a_tool_result_is_an_answer() -> None:
+    response, _ = await ask(stream_reply(chunk(finish_reason="stop")), of=request(USER, RESULT))
+    assert (response.parts, response.terminal_reason) == ((), TerminalReason.STOP)
+
+
+async def test_an_empty_answer_with_a_reason_of_its_own_is_returned() -> None:
+    response, _ = await ask(stream_reply(chunk(finish_reason="length")))
+    assert response.terminal_reason is TerminalReason.OUTPUT_LIMIT
+
+
+async def test_a_refused_request_is_classified_and_shows_no_key() -> None:
+    body = {"error": {"message": f"Incorrect API key provided: {KEY}. Bearer {KEY}", "code": "invalid_api_key"}}
+    error = await failure(error_reply(401, body))
+    assert (error.kind, error.status, error.code, error.retryable) == ("auth", 401, "invalid_api_key", False)
+    assert "[redacted]" in error.message
+
+
+async def test_the_wait_a_provider_asks_for_is_passed_on() -> None:
+    error = await failure(error_reply(429, headers={"retry-after": "3"}))
+    assert (error.kind, error.retryable, error.retry_after_ms) == ("quota", True, 3000)
+
+
+async def test_a_transport_failure_that_echoes_the_key_is_redacted() -> None:
+    echo = LlmTransportError(f"bad header {KEY}", kind="transport", retryable=True)
+    error = await failure(echo)
+    assert error.message == "bad header [redacted]"
+
+
+async def test_a_long_error_is_cut() -> None:
+    error = await failure(error_reply(400, json.dumps({"error": {"message": "x" * 5000}})))
+    assert len(error.message) == 1024

@@ -1,0 +1,221 @@
+"""The wire over real sockets: chunking, resets, half-closes, silence (contract 06 §11, §16)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from support.clock import ManualCancel, ManualClock
+from support.wire import (
+    ChatServer,
+    Reply,
+    ThreadedChatServer,
+    cut_reply,
+    error_reply,
+    hang_reply,
+    html_reply,
+    text_reply,
+    tool_calls_reply,
+)
+
+from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.llm import AttemptReset, LlmCallResult, LlmRequest, LlmScope, RetryStatus, StreamEvent, TextDelta
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.protocols import ModelCaller
+from lash_cli.core.usage import TokenUsage
+from lash_cli.providers.catalog import ProviderSettings, build_caller
+
+REQUEST = LlmRequest(
+    model=ModelSpec("test-model"),
+    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
+    scope=LlmScope("s", "s:turn:t:llm:0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+class Client:
+    """A caller of one server, and everything it showed."""
+
+    def __init__(self, base_url: str, **options: Any) -> None:
+        self.clock = ManualClock(auto_advance=True)
+        self.cancel = ManualCancel()
+        self.events: list[StreamEvent] = []
+        settings = ProviderSettings("test", "openai_chat", base_url, "key-0001", options)
+        self.caller: ModelCaller = build_caller(settings, clock=self.clock, ids_bits=lambda _: 0)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.caller.aclose()
+
+    async def sink(self, event: StreamEvent) -> None:
+        self.events.append(event)
+
+    async def call(self) -> LlmCallResult:
+        return await self.caller.call(REQUEST, sink=self.sink, cancel=self.cancel)
+
+    @property
+    def visible(self) -> str:
+        """The text a terminal would show in the end."""
+        text = ""
+        for event in self.events:
+            if isinstance(event, AttemptReset):
+                text = ""
+            elif isinstance(event, TextDelta):
+                text += event.text
+        return text
+
+
+async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, Client, ChatServer]:
+    async with ChatServer(replies) as server, Client(server.base_url, **options) as client:
+        return await client.call(), client, server
+
+
+async def test_an_answer_crosses_the_network() -> None:
+    result, client, server = await run(text_reply("one two"))
+    assert result.response.full_text == client.visible == "one two"
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/v1/chat/completions")
+    assert request.headers["authorization"] == "Bearer key-0001"
+    assert request.json["messages"] == [{"role": "user", "content": "hello"}]
+
+
+async def test_bytes_dripping_one_by_one_give_the_same_answer() -> None:
+    reply = tool_calls_reply([("ls", {"p": "zoë"})], text="ça va")
+    expected, _, _ = await run(reply)
+    assert len(expected.response.tool_calls) == 1
+    dripped, _, _ = await run(reply.dripping())
+    assert dripped.response == expected.response
+
+
+async def test_one_connection_serves_many_calls() -> None:
+    async with ChatServer([text_reply(f"answer {i}") for i in range(3)]) as server, Client(server.base_url) as client:
+        for i in range(3):
+            assert (await client.call()).response.full_text == f"answer {i}"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        cut_reply("half", ending="reset"),
+        cut_reply("half", ending="half_close"),
+        cut_reply("half", ending="complete"),
+        cut_reply("half", ending="complete", framing="close"),
+    ],
+    ids=["reset", "half close", "proper end", "silent end"],
+)
+async def test_a_stream_cut_before_its_proof_is_retracted_and_asked_again(cut: Reply) -> None:
+    result, client, server = await run(cut, text_reply("whole"))
+    assert result.response.full_text == "whole"
+    assert client.visible == "whole"
+    assert len(server.requests) == 2
+    assert server.requests[0].body == server.requests[1].body
+    assert [a.outcome for a in result.record.attempts] == ["failed", "completed"]
+
+
+async def test_a_stream_that_is_cut_every_time_is_an_error_not_an_answer() -> None:
+    result, client, _ = await run(*(cut_reply("half") for _ in range(4)))
+    assert result.response is None
+    assert result.error.kind == "transport"
+    assert client.clock.slept == [2, 4, 8]
+
+
+async def test_a_reset_after_the_proof_is_an_answer() -> None:
+    reply = text_reply("done")
+    proof_end = reply.body.index(b"\n\n", reply.body.index(b'"stop"')) + 2
+    result, _, _ = await run(Reply((reply.body[:proof_end],), ending="reset"))
+    assert result.response.full_text == "done"
+    assert len(result.record.attempts) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "options", "code"),
+    [
+        (hang_reply(), {"chunk_timeout_seconds": 0.2}, "response_start_timeout"),
+        (hang_reply("half"), {"chunk_timeout_seconds": 0.2}, "read_timeout"),
+        (hang_reply("half"), {"request_timeout_seconds": 0.2}, "request_timeout"),
+    ],
+    ids=["no status line", "no next chunk", "too long in all"],
+)
+async def test_silence_is_a_timeout_and_is_asked_again(reply: Reply, options: dict[str, float], code: str) -> None:
+    result, client, _ = await run(reply, text_reply("late"), **options)
+    first, second = result.record.attempts
+    assert (first.error.kind, first.error.code, first.error.retryable) == ("timeout", code, True)
+    assert second.outcome == "completed"
+    assert client.visible == "late"
+
+
+async def test_a_refused_connection_is_a_transport_failure() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with Client(f"http://127.0.0.1:{port}/v1", max_attempts=2) as client:
+        result = await client.call()
+    assert (result.error.kind, result.error.code) == ("transport", "connect_error")
+    assert [a.protocol_position for a in result.record.attempts] == ["no_response"] * 2
+
+
+async def test_a_throttle_waits_as_told_and_consumes_no_attempt() -> None:
+    result, client, _ = await run(error_reply(429, headers={"retry-after": "7"}), text_reply("ok"), max_attempts=1)
+    assert client.clock.slept == [7]
+    assert result.response.full_text == "ok"
+    assert client.events[:2] == [AttemptReset(), RetryStatus(7000, 1, 1, "provider_retry_after: quota")]
+
+
+async def test_a_web_page_ends_the_call_with_a_plain_reason() -> None:
+    result, _, server = await run(html_reply(), text_reply("never"))
+    assert "HTML page instead of a chat completion" in result.error.message
+    assert len(server.requests) == 1
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    result, _, server = await run(error_reply(302, "", {"location": "http://127.0.0.1:1/v1"}))
+    assert "http://127.0.0.1:1/v1" in result.error.message
+    assert len(server.requests) == 1
+
+
+async def test_cancel_closes_the_connection_in_the_middle_of_a_stream() -> None:
+    async with ChatServer([hang_reply("half")]) as server, Client(server.base_url) as client:
+        shown = asyncio.Event()
+
+        async def sink(event: StreamEvent) -> None:
+            client.events.append(event)
+            shown.set()
+
+        running = asyncio.create_task(client.caller.call(REQUEST, sink=sink, cancel=client.cancel))
+        await shown.wait()
+        client.cancel.set()
+        result = await running
+    assert result.error.code == "cancelled"
+    assert [a.outcome for a in result.record.attempts] == ["aborted"]
+
+
+async def test_what_a_cut_attempt_reported_is_paid_for() -> None:
+    body = text_reply("x").body.replace(b'"finish_reason": "stop"', b'"finish_reason": null')
+    result, _, _ = await run(Reply((body,)), text_reply("y"))
+    assert result.record.usage == TokenUsage(20, 10)
+
+
+def test_a_server_in_a_thread_serves_other_processes() -> None:
+    with ThreadedChatServer([text_reply("hi")]) as server:
+        program = (
+            "import sys, urllib.request as u;"
+            "u.install_opener(u.build_opener(u.ProxyHandler({})));"
+            "sys.stdout.write(u.urlopen(sys.argv[1] + '/chat/completions', b'{\"a\": 1}').read().decode())"
+        )
+        ran = subprocess.run(
+            [sys.executable, "-c", program, server.base_url], capture_output=True, text=True, check=True
+        )
+        server.wait_for_requests(1)
+        assert server.requests[0].json == {"a": 1}
+    assert ran.stdout.endswith("data: [DONE]\n\n")

@@ -1,0 +1,304 @@
+"""What the Chat Completions wire sends (contract 06 §9.2, §17; design D21)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from support.clock import ManualClock
+from support.wire import ScriptedTransport, text_reply
+
+from lash_cli.core.content import (
+    AttachmentPart,
+    CodePart,
+    ExternalUrl,
+    Inline,
+    Message,
+    ProsePart,
+    ReasoningPart,
+    ReasoningReplay,
+    Role,
+    Stored,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import LlmRequest, LlmScope, LlmToolSpec, MessageSequence, ToolChoice
+from lash_cli.core.policy import (
+    ModelCapability,
+    ModelSpec,
+    ReasoningCapability,
+    ReasoningDisabled,
+    ReasoningEffort,
+    ReasoningSelection,
+)
+from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers.chat_request import ChatEncoder
+from lash_cli.providers.openai_chat import OpenAiChat
+
+ROUTE = "http://test.invalid/v1"
+SCOPE = LlmScope("s", "s:turn:t:llm:0")
+
+
+def user(text: str, identity: str = "u") -> Message:
+    return Message(identity, Role.USER, (TextPart(text),))
+
+
+def request(messages: Any, **fields: Any) -> LlmRequest:
+    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": SCOPE} | fields)
+
+
+def body(*messages: Message, **fields: Any) -> dict[str, Any]:
+    return json.loads(ChatEncoder(ROUTE).body(request(messages, **fields)))
+
+
+def test_the_body_of_a_tool_conversation() -> None:
+    sent = body(
+        user("list"),
+        Message("a", Role.ASSISTANT, (ProsePart("sure"), ToolCallPart("c1", "ls", '{"p":'))),
+        Message("r", Role.USER, (ToolResultPart("c1", "ls", "a b"),)),
+        Message("a2", Role.ASSISTANT, ()),
+        system="be kind",
+        tools=(LlmToolSpec("ls", "lists", {"type": "object"}),),
+        output_token_cap=99,
+        tool_choice=ToolChoice.REQUIRED,
+    )
+    assert sent == {
+        "messages": [
+            {"role": "system", "content": "be kind"},
+            {"role": "user", "content": "list"},
+            {
+                "role": "assistant",
+                "content": "sure",
+                "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"p":'}}],
+            },
+            {"role": "tool", "tool_call_id": "c1", "name": "ls", "content": "a b"},
+        ],
+        "max_tokens": 99,
+        "model": "test-model",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "tool_choice": "required",
+        "tools": [
+            {"type": "function", "function": {"name": "ls", "description": "lists", "parameters": {"type": "object"}}}
+        ],
+    }
+
+
+def test_a_request_without_anything_optional_says_nothing_about_it() -> None:
+    assert body(user("hi")) == {
+        "messages": [{"role": "user", "content": "hi"}],
+        "model": "test-model",
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+def test_labelled_text_is_a_block_of_its_own_that_names_its_source() -> None:
+    sent = body(Message("u", Role.USER, (TextPart("sum up"), TextPart("a\nb", "stdin"))))
+    assert sent["messages"][0]["content"] == [
+        {"type": "text", "text": "sum up"},
+        {"type": "text", "text": "[stdin]\na\nb"},
+    ]
+
+
+def test_results_precede_what_the_user_added_to_them() -> None:
+    sent = body(Message("u", Role.USER, (TextPart("also this"), ToolResultPart("c", "ls", "x"))))
+    assert [item["role"] for item in sent["messages"]] == ["tool", "user"]
+
+
+def test_programs_and_events_are_sent_as_text() -> None:
+    sent = body(
+        Message("a", Role.ASSISTANT, (CodePart("print(1)"),)), Message("e", Role.EVENT, (TextPart("timer fired"),))
+    )
+    assert sent["messages"] == [
+        {"role": "assistant", "content": "```lua\nprint(1)\n```"},
+        {"role": "user", "content": "timer fired"},
+    ]
+
+
+def test_reasoning_is_sent_back_only_to_the_route_that_made_it() -> None:
+    def said(provider: str) -> Message:
+        replay = ReasoningReplay(provider=provider, item_id="r1", encrypted_content="blob")
+        return Message("a", Role.ASSISTANT, (ReasoningPart("secret thought", replay), ProsePart("hi")))
+
+    own, foreign = body(said(ROUTE))["messages"][0], body(said("https://elsewhere/v1"))["messages"][0]
+    assert own["reasoning_details"] == [{"type": "reasoning.encrypted", "id": "r1", "data": "blob"}]
+    assert foreign == {"role": "assistant", "content": "hi"}
+
+
+def test_a_renamed_model_changes_nothing_but_its_name() -> None:
+    plain, renamed = body(user("hi")), body(user("hi"), model=ModelSpec("o9-claude-gemini"))
+    assert plain | {"model": None} == renamed | {"model": None}
+
+
+def test_equal_requests_have_equal_bytes_whoever_encodes_them() -> None:
+    tools = (LlmToolSpec("t", "d", {"type": "object", "properties": {"b": {}, "a": {}}}),)
+    again = (LlmToolSpec("t", "d", {"properties": {"a": {}, "b": {}}, "type": "object"}),)
+    first = ChatEncoder(ROUTE).body(request((user("hi"),), tools=tools))
+    assert first == ChatEncoder(ROUTE).body(request((user("hi"),), tools=again))
+
+
+def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ChatEncoder(ROUTE)
+    encoded: list[str] = []
+    original = ChatEncoder._wire_messages
+
+    def counting(self: ChatEncoder, message: Message) -> list[dict[str, Any]]:
+        encoded.append(message.id)
+        return original(self, message)
+
+    monkeypatch.setattr(ChatEncoder, "_wire_messages", counting)
+    shared = [user(f"text {i}", f"m{i}") for i in range(1000)]
+    tail = (user("new", "tail"),)
+    first = encoder.body(request(MessageSequence(shared, 1000, tail), system="sys"))
+    assert len(encoded) == 1001
+    encoded.clear()
+    more = (*tail, Message("a", Role.ASSISTANT, (ProsePart("ok"),)))
+    second = encoder.body(request(MessageSequence(shared, 1000, more), system="sys"))
+    assert encoded == ["a"]
+    shared.extend(more)
+    encoded.clear()
+    third = encoder.body(request(MessageSequence(shared, 1002, (user("next", "n"),)), system="sys"))
+    assert encoded == ["n"]
+    prefix = first[: first.index(b'],"model"')]
+    assert second.startswith(prefix)
+    assert third.startswith(prefix)
+    assert third == ChatEncoder(ROUTE).body(request((*shared, user("next", "n")), system="sys"))
+
+
+@pytest.mark.parametrize("system", ["", "sys"])
+@pytest.mark.parametrize("length", [0, 1, 2, 3])
+def test_a_shorter_view_of_a_known_conversation_is_cut_exactly(length: int, system: str) -> None:
+    shared = [user("a", "1"), Message("2", Role.ASSISTANT, ()), user("b", "3")]
+    encoder = ChatEncoder(ROUTE)
+    encoder.body(request(MessageSequence(shared, 3)))
+    view = MessageSequence(shared, length, (user("t", "t"),))
+    expected = ChatEncoder(ROUTE).body(request(tuple(view), system=system))
+    assert encoder.body(request(view, system=system)) == expected
+    json.loads(expected)
+
+
+def test_many_conversations_do_not_mix() -> None:
+    encoder = ChatEncoder(ROUTE)
+    lists = [[user(f"session {i}", f"m{i}")] for i in range(20)]
+    for _ in range(2):
+        for i, shared in enumerate(lists):
+            sent = json.loads(encoder.body(request(MessageSequence(shared, 1))))
+            assert sent["messages"] == [{"role": "user", "content": f"session {i}"}]
+
+
+@pytest.mark.parametrize(
+    ("attachment", "block"),
+    [
+        (Inline("image/png", b"\x00"), {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}),
+        (ExternalUrl("image/jpeg", "https://x/y.jpg"), {"type": "image_url", "image_url": {"url": "https://x/y.jpg"}}),
+        (Inline("text/csv", b"a,b"), {"type": "text", "text": "[attachment]\na,b"}),
+        (
+            Stored("sha256:1", "application/pdf", 1, "doc.pdf"),
+            {"type": "file", "file": {"filename": "doc.pdf", "file_data": "data:application/pdf;base64,AA=="}},
+        ),
+    ],
+)
+def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block: dict[str, Any]) -> None:
+    encoder = ChatEncoder(ROUTE, attachment_bytes=lambda stored: b"\x00")
+    message = Message("u", Role.USER, (TextPart("see"), AttachmentPart(attachment)))
+    assert json.loads(encoder.body(request((message,))))["messages"][0]["content"][1] == block
+
+
+@pytest.mark.parametrize(
+    "attachment", [Inline("video/mp4", b"x"), Stored("r", "image/png", 1), ExternalUrl("audio/mp3", "http://x")]
+)
+async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
+    await assert_refused("attachment_unsupported", Message("u", Role.USER, (AttachmentPart(attachment),)))
+
+
+EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
+BUDGETS = ModelCapability(ReasoningCapability(("low",), encoding="budget", disable="toggle_false"))
+
+
+def test_efforts_are_resolved_through_aliases() -> None:
+    model = ModelSpec("m", ReasoningEffort("max"), capability=EFFORTS)
+    assert body(user("x"), model=model)["reasoning_effort"] == "high"
+    off = ModelSpec("m", ReasoningDisabled(), capability=EFFORTS)
+    assert body(user("x"), model=off)["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    ("selection", "capability", "code"),
+    [
+        (ReasoningEffort("huge"), EFFORTS, "unsupported_effort"),
+        (ReasoningEffort("low"), None, "effort_not_configurable"),
+        (ReasoningEffort("low"), BUDGETS, "reasoning_encoding_unrepresentable"),
+        (ReasoningDisabled(), BUDGETS, "reasoning_encoding_unrepresentable"),
+        (ReasoningDisabled(), ModelCapability(ReasoningCapability(("low",))), "effort_required"),
+    ],
+)
+async def test_a_reasoning_selection_the_wire_cannot_say_is_refused_before_sending(
+    selection: ReasoningSelection, capability: ModelCapability | None, code: str
+) -> None:
+    await assert_refused(code, user("x"), model=ModelSpec("m", selection, capability=capability))
+
+
+async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
+    transport = ScriptedTransport(text_reply("never"))
+    provider = OpenAiChat(ROUTE, None, transport, clock=ManualClock())
+
+    async def sink(event: object) -> None: ...
+
+    with pytest.raises(LlmTransportError) as caught:
+        await provider.complete(request(messages, **fields), sink)
+    assert (caught.value.code, caught.value.retryable) == (code, False)
+    assert transport.requests == []
+
+
+async def sent_headers(key: str | None, **options: Any) -> dict[str, str]:
+    transport = ScriptedTransport(text_reply("ok"))
+    provider = OpenAiChat(f"{ROUTE}/", key, transport, clock=ManualClock(), **options)
+
+    async def sink(event: object) -> None: ...
+
+    await provider.complete(request((user("x"),)), sink)
+    assert transport.requests[0].url == f"{ROUTE}/chat/completions"
+    return dict(transport.requests[0].headers)
+
+
+async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:
+    assert (await sent_headers(" abc\n"))["authorization"] == "Bearer abc"
+    assert "authorization" not in await sent_headers(None)
+    assert (await sent_headers(None, headers={"X-Title": "t"}))["x-title"] == "t"
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "",
+        "api.example.com/v1",
+        "ftp://example.com",
+        "http://",
+        "http://a b/v1",
+        "http://x:99999/v1",
+        "http://user:pw@x/v1",
+        "http://x/v1?a=1",
+        "http://x/v1#f",
+        "http://x/v1/chat/completions",
+        "http://[::1/v1",
+    ],
+)
+def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OpenAiChat(base_url, None, ScriptedTransport(), clock=ManualClock())
+    assert caught.value.code == "invalid_provider_endpoint"
+    assert "pw" not in caught.value.message
+
+
+def test_a_key_no_header_can_carry_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigError) as caught:
+        OpenAiChat(ROUTE, "abc\ndef", ScriptedTransport(), clock=ManualClock())
+    assert "abc" not in caught.value.message
+
+
+def test_requests_can_be_compared_as_records() -> None:
+    assert msgspec.structs.replace(request(()), system="x") == request((), system="x")
