@@ -1,8 +1,8 @@
 """The `lash` command: argv is looked at before anything is imported (contract 08 §9, design D16).
 
 `--version` and `__complete` are answered from here with nothing but `sys` and
-`os`, which the interpreter has loaded anyway. Everything else goes to the
-command table. The umask comes first: no file of ours is ever readable by others.
+`os`, which the interpreter has loaded anyway, and a plain listing for a program
+by `cli.fast`. Everything else goes to the command table. The umask comes first: no file of ours is ever readable by others.
 """
 
 from __future__ import annotations
@@ -37,10 +37,17 @@ def _answer(text: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from lash_cli.cli import failure, invocation
     from lash_cli.cli.globals import hoist
 
     options, rest = hoist(arguments)
+    if options.output is not None and rest and rest[0] in ("ls", "list"):
+        from lash_cli.cli.fast import serve
+
+        listing = serve(options, rest)
+        if listing is not None:
+            return _answer(listing)
+    from lash_cli.cli import failure, invocation
+
     invocation.begin(options)
 
     def command() -> int:

@@ -18,24 +18,30 @@ from lash_cli.errors import UsageError
 from lash_cli.views.turn_text import preview, value_text
 
 ARGS_SHOWN_CHARS = 1_000
+# A question appears this long after the call, so that a key meant for something else cannot answer it.
+GUARD_SECONDS = 0.3
 _ONCE = frozenset({"y", "yes"})
 _ALWAYS = frozenset({"a", "always"})
 _NO = frozenset({"", "n", "no"})
 
 
+def _write_question(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
 class TerminalAsker:
-    """Asks about one tool call at a time. `before` gives the terminal back before the question is printed."""
+    """Asks about one tool call at a time. `show` prints a question; whoever draws on the terminal replaces it."""
 
     def __init__(self) -> None:
-        self.before: Callable[[], None] = lambda: None
+        self.show: Callable[[str], None] = _write_question
 
     async def __call__(self, manifest: ToolManifest, call: ToolCall) -> str:
         """`once`, `always`, `no`, or the reason of a refusal."""
-        self.before()
+        await asyncio.sleep(GUARD_SECONDS)
         _discard_typed_ahead()
         args = safe(preview(value_text(call.args), ARGS_SHOWN_CHARS))
-        sys.stderr.write(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
-        sys.stderr.flush()
+        self.show(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
         answer = (await _typed_line()).strip()
         word = answer.lower()
         if word in _ONCE:

@@ -135,8 +135,13 @@ def lease_document(lease: LeaseRow, now_ms: int, is_dead: IsDead) -> Document | 
 
 
 def session_document(row: SessionRow, now_ms: int, is_dead: IsDead) -> Document:
-    """A session as listings show it. `last_activity_at` is its last commit, or its creation."""
+    """A session as listings show it.
+
+    `last_activity_at` is its last commit, or its creation; `context_tokens` is
+    how full its context was after the last model call.
+    """
     meta = row.meta
+    prompt = row.turn_state.last_prompt_usage
     return {
         "id": meta.session_id,
         "name": meta.name,
@@ -154,7 +159,7 @@ def session_document(row: SessionRow, now_ms: int, is_dead: IsDead) -> Document:
         "cwd": meta.cwd,
         "parent": meta.parent_session_id,
         "labels": dict(meta.labels),
-        "total_tokens": row.turn_state.token_usage.total,
+        "context_tokens": prompt.context_budget_tokens if prompt else None,
         "lease": lease_document(row.lease, now_ms, is_dead),
     }
 

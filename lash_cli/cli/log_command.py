@@ -22,6 +22,8 @@ from lash_cli.errors import UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
+TURNS_PER_PAGE = 500
+
 
 def command(
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
@@ -85,7 +87,30 @@ async def _read(reference: str | None, turn_id: str | None) -> tuple[SessionRow,
         nodes = read.nodes if read is not None else ()
         if record is not None:
             nodes = await _nodes_of_turn(store, record, nodes)
-    return row, [entry for node in nodes if (entry := _entry(node)) is not None]
+        turns = await _turns_of_nodes(store, session_id, nodes)
+    return row, [entry for node in nodes if (entry := _entry(node, turns)) is not None]
+
+
+async def _turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tuple[SessionNode, ...]) -> dict[str, str]:
+    """Which turn committed each node, as far as a turn did: a turn's nodes stand together on the path."""
+    if not nodes:
+        return {}
+    starts: dict[str, TurnRecord] = {}
+    before: int | None = None
+    while nodes[0].node_id not in starts:
+        page = await store.turns(session_id, limit=TURNS_PER_PAGE, before=before)
+        starts.update((record.first_node_id, record) for record in page if record.first_node_id is not None)
+        if len(page) < TURNS_PER_PAGE:
+            break
+        before = page[-1].turn_index
+    owners: dict[str, str] = {}
+    running: TurnRecord | None = None
+    for node in nodes:
+        running = starts.get(node.node_id, running)
+        if running is not None:
+            owners[node.node_id] = running.turn_id
+            running = None if node.node_id == running.last_node_id else running
+    return owners
 
 
 async def _nodes_of_turn(
@@ -101,9 +126,7 @@ async def _nodes_of_turn(
     return path[ids.index(record.first_node_id) : ids.index(record.last_node_id) + 1]
 
 
-def _entry(node: SessionNode) -> TranscriptEntry | None:
+def _entry(node: SessionNode, turns: dict[str, str]) -> TranscriptEntry | None:
     if not isinstance(node.payload, ConversationPayload) or node.payload.message.is_transient:
         return None
-    cause = node.caused_by
-    turn_id = cause.id if cause is not None and cause.kind == "turn" else None
-    return TranscriptEntry(node.payload.message, node.at_ms, turn_id)
+    return TranscriptEntry(node.payload.message, node.at_ms, turns.get(node.node_id))

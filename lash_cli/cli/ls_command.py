@@ -31,7 +31,6 @@ _SORTS: dict[str, Callable[[SessionRow], object]] = {
     "created": lambda row: -row.meta.created_at_ms,
     "name": lambda row: row.meta.name,
     "turns": lambda row: -row.turn_state.turn_index,
-    "tokens": lambda row: -row.turn_state.token_usage.total,
 }
 
 
@@ -74,7 +73,7 @@ def command(
     until: Annotated[str | None, typer.Option(metavar="WHEN", help="Active until.")] = None,
     limit: Annotated[int, typer.Option("-n", "--limit", min=0, help="How many; 0 lists all.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="Go on behind an earlier page.")] = None,
-    sort: Annotated[str, typer.Option(help="activity, created, name, turns or tokens.")] = "activity",
+    sort: Annotated[str, typer.Option(help="activity, created, name or turns.")] = "activity",
 ) -> int:
     """List sessions, newest activity first.
 

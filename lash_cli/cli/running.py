@@ -36,24 +36,32 @@ async def opened_core(
     asker: Asker | None = None,
     owner_label: str = "turn",
 ) -> AsyncIterator[LashCore]:
-    """A core over this invocation's settings; closed with its store at the end. Raises what `wiring.open_core` does."""
+    """A core over this invocation's settings; it and `store` are closed at the end.
+
+    Raises what `wiring.open_core` raises.
+    """
     from lash_cli.wiring import open_core
 
     invocation = current()
-    core = open_core(
-        invocation.settings,
-        invocation.paths,
-        environment=invocation.environment,
-        store=store,
-        is_ephemeral=is_ephemeral,
-        provider=provider,
-        model=model,
-        needs_model=needs_model,
-        cwd=cwd,
-        approve=approve,
-        asker=asker,
-        owner_label=owner_label,
-    )
+    try:
+        core = open_core(
+            invocation.settings,
+            invocation.paths,
+            environment=invocation.environment,
+            store=store,
+            is_ephemeral=is_ephemeral,
+            provider=provider,
+            model=model,
+            needs_model=needs_model,
+            cwd=cwd,
+            approve=approve,
+            asker=asker,
+            owner_label=owner_label,
+        )
+    except BaseException:
+        if store is not None:
+            await store.aclose()
+        raise
     async with core:
         yield core
 

@@ -24,6 +24,7 @@ from lash_cli.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
+    from lash_cli.cli.asking import TerminalAsker
     from lash_cli.cli.turn_run import Showing
     from lash_cli.store.base import RuntimePersistence, SessionMeta
 
@@ -63,7 +64,10 @@ def command(
     model: Annotated[str | None, typer.Option(help="The model from this turn on.")] = None,
     provider: Annotated[str | None, typer.Option(help="The provider from this turn on.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT|@FILE", help="System prompt from now on.")] = None,
-    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="read, write, execute or network = ask, auto or never.")] = None,  # noqa: E501
+    approve: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS=MODE", help="read, write, execute or network = ask, auto or never."),
+    ] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the answer there instead of stdout.")] = None,
     usage_file: Annotated[str | None, typer.Option(metavar="FILE", help="Write the tokens it cost there.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
@@ -87,12 +91,12 @@ def command(
         turn_id=turn_id,
         max_steps=max_steps,
         timeout_ms=duration_ms(timeout) if timeout is not None else None,
-        busy_wait_ms=_busy_wait_ms(if_busy or current().settings.if_busy),
+        busy_wait_ms=busy_wait_ms(if_busy or current().settings.if_busy),
         or_open=or_open,
         model=model,
         provider=provider,
         system=system,
-        approve=tuple(_approvals(approve).items()),
+        approve=tuple(approvals(approve).items()),
         items=read_prompt(text),
     )
     return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
@@ -107,7 +111,8 @@ def _positionals(session: str | None, prompt: str | None, is_ephemeral: bool) ->
     return None, session
 
 
-def _busy_wait_ms(how: str) -> int:
+def busy_wait_ms(how: str) -> int:
+    """The waiting time of `--if-busy`: none, without end, or a duration. Raises `UsageError` for anything else."""
     if how == "fail":
         return 0
     if how == "wait":
@@ -117,7 +122,8 @@ def _busy_wait_ms(how: str) -> int:
     raise UsageError(f"--if-busy cannot be {how!r}", hint="there are: fail, wait, wait=DUR (for example wait=30s)")
 
 
-def _approvals(texts: list[str] | None) -> dict[str, str]:
+def approvals(texts: list[str] | None) -> dict[str, str]:
+    """The modes of `--approve CLASS=MODE` options; raises `UsageError` for an unknown class or mode."""
     modes: dict[str, str] = {}
     for text in texts or ():
         name, _, mode = text.partition("=")
@@ -133,12 +139,18 @@ def _approvals(texts: list[str] | None) -> dict[str, str]:
 async def _run_ephemeral(plan: TurnPlan) -> int:
     from lash_cli.system import SystemIds
 
+    asker = terminal_asker()
     async with opened_core(
-        is_ephemeral=True, provider=plan.provider, model=plan.model, needs_model=True, **_approval_of(plan)
+        is_ephemeral=True,
+        provider=plan.provider,
+        model=plan.model,
+        needs_model=True,
+        approve=dict(plan.approve),
+        asker=asker,
     ) as core:
         spec = policy_options(model=None, provider=None, system=plan.system)
         session = await core.open_session(SystemIds().new("s"), spec=spec, name="ephemeral")
-        return await run_planned_turn(session, plan)
+        return await run_planned_turn(session, plan, asker)
 
 
 async def _run_stored(plan: TurnPlan) -> int:
@@ -148,16 +160,18 @@ async def _run_stored(plan: TurnPlan) -> int:
     except BaseException:
         await store.aclose()
         raise
+    asker = terminal_asker()
     async with opened_core(
         store=store,
         provider=plan.provider,
         model=plan.model,
         needs_model=meta is None,
         cwd=working_directory(meta),
-        **_approval_of(plan),
+        approve=dict(plan.approve),
+        asker=asker,
     ) as core:
         session = await _open(core, meta, plan)
-        return await run_planned_turn(session, plan)
+        return await run_planned_turn(session, plan, asker)
 
 
 async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:
@@ -187,18 +201,22 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> Las
     return session
 
 
-def _approval_of(plan: TurnPlan) -> dict[str, object]:
-    """Approval modes, and somebody to ask if there is a terminal for it."""
+def terminal_asker() -> TerminalAsker | None:
+    """Somebody to ask about tool calls, if there is a terminal for it."""
+    if not current().can_ask:
+        return None
     from lash_cli.cli.asking import TerminalAsker
 
-    return {"approve": dict(plan.approve), "asker": TerminalAsker() if current().can_ask else None}
+    return TerminalAsker()
 
 
-async def run_planned_turn(session: LashSession, plan: TurnPlan) -> int:
+async def run_planned_turn(session: LashSession, plan: TurnPlan, asker: TerminalAsker | None) -> int:
     """Run the turn of `plan` in an opened session; returns the exit status or raises the turn's error."""
     from lash_cli.cli.turn_run import TurnRun
 
     run = TurnRun(session, plan.showing)
+    if asker is not None:
+        asker.show = run.ask
     builder = session.turn(
         TurnInput(items=plan.items),
         turn_id=plan.turn_id,

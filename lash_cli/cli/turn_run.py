@@ -13,8 +13,9 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import turn_result_document, turn_usage_document
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
@@ -62,20 +63,24 @@ class TurnRun:
         self._earlier = PipeView(lambda text: say(text.rstrip("\n")), say, self._clean)
         self._earlier_ids: set[str] = set()
         self._has_begun = False
+        # The id asked for, "" for any new turn, None when the interrupted turn is what was asked for.
+        self._asked_for: str | None = ""
 
     # --- the turn -----------------------------------------------------------------------------
 
-    async def drive(self, builder: TurnBuilder, *, turn_id: str | None = None) -> int:
+    async def drive(self, builder: TurnBuilder, *, turn_id: str | None = None, finishes_earlier: bool = False) -> int:
         """Run the turn and return the exit status of the command.
 
-        `turn_id` is the id the caller asked for, if any. Raises the error the
-        outcome stands for, after everything was written.
+        `turn_id` is the id the caller asked for, if any; with
+        `finishes_earlier` an interrupted turn is itself what was asked for.
+        Raises the error the outcome stands for, after everything was written.
         """
+        self._asked_for = None if finishes_earlier else (turn_id or "")
         if self._lines is not None:
             self._lines.start("turn")
         with turn_signals(self._cancel_for_signal) as signals:
             try:
-                output = await self._stream(builder, turn_id)
+                output = await self._stream(builder)
                 error = self._error_of(output, signals)
                 await self._show_end(output, error, signals)
             except LashError as failure:
@@ -88,22 +93,27 @@ class TurnRun:
                 raise error
         return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
 
-    def leave(self) -> None:
-        """Give the terminal back for a question."""
+    def ask(self, question: str) -> None:
+        """Print a question where the answer of the turn is being printed, in order with it."""
         self._view.leave()
+        if self._is_on_terminal:
+            self._write(question)
+        else:
+            sys.stderr.write(question)
+            sys.stderr.flush()
 
-    async def _stream(self, builder: TurnBuilder, turn_id: str | None) -> TurnOutput:
+    async def _stream(self, builder: TurnBuilder) -> TurnOutput:
         async with builder.stream() as stream:
             async for activity in stream:
                 self._has_begun = True
-                self._show(activity, turn_id)
+                self._show(activity)
             return await stream.result()
 
-    def _show(self, activity: TurnActivity, turn_id: str | None) -> None:
+    def _show(self, activity: TurnActivity) -> None:
         event = activity.event
         if isinstance(event, TurnStarted) and event.redriven:
             say(f"finishing interrupted turn {activity.turn_id}")
-            if activity.turn_id != turn_id:
+            if self._asked_for is not None and activity.turn_id != self._asked_for:
                 self._earlier_ids.add(activity.turn_id)
         is_earlier = activity.turn_id in self._earlier_ids
         if isinstance(event, TurnFinished) and not is_earlier:
@@ -127,7 +137,7 @@ class TurnRun:
     # --- its end ------------------------------------------------------------------------------
 
     def _error_of(self, output: TurnOutput, signals: SignalState) -> LashError | None:
-        result = self._result_of(output)
+        result = _result_of(output)
         if result is None:
             return None
         details = {"turn": turn_result_document(result, name=self._name, replayed=output.replayed)}
@@ -140,13 +150,8 @@ class TurnRun:
                 return interrupted_error(signals.received, details)
         return turn_error(result, details)
 
-    def _result_of(self, output: TurnOutput) -> TurnResult | None:
-        if output.result is not None:
-            return output.result
-        return output.redriven[-1] if output.redriven else None
-
     async def _show_end(self, output: TurnOutput, error: LashError | None, signals: SignalState) -> None:
-        result = self._result_of(output)
+        result = _result_of(output)
         if result is None:
             await self._end_stream("idle", None)
             return
@@ -197,6 +202,11 @@ class TurnRun:
         options = current().output
         return options.format in ("json", "name") or options.template is not None or options.fields is not None
 
+    @property
+    def _is_on_terminal(self) -> bool:
+        """Whether the answer and the notes beside it go to a terminal, and then to one writer."""
+        return self._showing.out is None and sys.stdout.isatty() and sys.stderr.isatty() and not self._is_document
+
     def _clean(self, text: str) -> str:
         return text if self._showing.raw else safe(text)
 
@@ -227,7 +237,7 @@ class TurnRun:
             return PipeView(self._write, say, self._clean)
         if self._showing.raw:
             warn("--raw lets what the model writes control this terminal")
-        tell = self._tell_on_terminal if sys.stderr.isatty() else say
+        tell = self._tell_on_terminal if self._is_on_terminal else say
         if options.plain:
             return PlainTerminalView(self._write, tell, self._clean)
         width = shutil.get_terminal_size().columns
@@ -238,10 +248,19 @@ class TurnRun:
         self._write(safe(line) + "\n")
 
 
-class _PumpFile(io.TextIOBase):
+def _result_of(output: TurnOutput) -> TurnResult | None:
+    """The result the command is about: of the requested turn, or of the one that was finished for `resume`."""
+    result: TurnResult | None = output.result
+    if result is None and output.redriven:
+        result = output.redriven[-1]
+    return result
+
+
+class _PumpFile(io.StringIO):
     """A text file over a write function, for Rich."""
 
-    def __init__(self, write: Any) -> None:
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
         self._write = write
 
     def write(self, text: str) -> int:

@@ -385,9 +385,7 @@ class _Renewal:
         while True:
             expires_at_ms = host.clock.now_ms() + host.timings.ttl_ms
             try:
-                is_ours = await host.store.journal_renew(
-                    claim.scope_key, claim.replay_key, claim.token, expires_at_ms
-                )
+                is_ours = await host.store.journal_renew(claim.scope_key, claim.replay_key, claim.token, expires_at_ms)
             except LashError:
                 # A busy store is not a lost claim: two missed renewals are survived.
                 is_ours = True

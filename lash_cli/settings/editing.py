@@ -28,7 +28,7 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
     try:
         with open(paths.config_file, encoding="utf-8") as file:
             before = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         before = ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {paths.config_file}: {error}") from error

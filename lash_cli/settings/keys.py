@@ -36,7 +36,7 @@ def read_keys(paths: Paths) -> dict[str, str]:
     try:
         with open(path, "rb") as file:
             document = tomllib.load(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error

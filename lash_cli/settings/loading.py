@@ -72,7 +72,7 @@ def _read(path: str) -> tuple[str, dict[str, Any]] | None:
     try:
         with open(path, "rb") as file:
             raw = file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error

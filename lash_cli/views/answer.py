@@ -198,6 +198,7 @@ class MarkdownTerminalView:
         self._call_text = ""
         self._live: Any = None
         self._drawn_at = 0.0
+        self._has_block_above = False
 
     def show(self, activity: TurnActivity) -> None:
         """Grow the block below; print what is settled; tell other events above it."""
@@ -218,6 +219,7 @@ class MarkdownTerminalView:
         if line is not None:
             self.leave()
             self._tell(line)
+            self._has_block_above = False
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Print the rest of the answer: all of it when nothing was streamed."""
@@ -251,6 +253,9 @@ class MarkdownTerminalView:
             from rich.markdown import Markdown
 
             self.leave()
+            if self._has_block_above:
+                self._console.print()
+            self._has_block_above = True
             self._console.print(Markdown(text, hyperlinks=False))
 
     def _redraw(self) -> None:

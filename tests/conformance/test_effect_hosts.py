@@ -14,6 +14,7 @@ import pytest
 from support.clock import ManualClock
 
 from lash_cli.core.effect import (
+    AwaitEventCommand,
     CheckpointCommand,
     CheckpointOutcome,
     EffectOutcome,
@@ -33,6 +34,7 @@ from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
 from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired
+from lash_cli.store.base import JournalClaim, JournalPrepared
 from lash_cli.store.conformance.effects import (
     SCOPE,
     SESSION,
@@ -115,7 +117,9 @@ class TestInlineHost(EffectHostLaws):
         keys = []
         for number in range(turns):
             scope = TurnScope(SESSION, f"t{number}")
-            gate, terminal = [await host.await_event_key(scope, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
+            gate, terminal = [
+                await host.await_event_key(scope, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())
+            ]
             await host.resolve_await_event(gate, ResolvedOk("gate"))
             await host.resolve_await_event(terminal, ResolvedOk(number))
             keys.append((gate, terminal))
@@ -148,9 +152,7 @@ async def test_a_sleep_is_cut_short_by_a_cancel_and_the_cancel_is_recorded(
 ) -> None:
     cancel = Cancel()
     effects = open_journal().scoped(SCOPE)
-    sleeping = asyncio.create_task(
-        effects.execute(envelope(SleepCommand(60_000)), sleep_executor(clock, cancel))
-    )
+    sleeping = asyncio.create_task(effects.execute(envelope(SleepCommand(60_000)), sleep_executor(clock, cancel)))
     await clock.wait_for_sleepers()
     cancel.set()
     assert await code_of(sleeping) == "runtime_effect_sleep_cancelled"
@@ -181,14 +183,23 @@ async def test_awaits_and_peeks_hand_over_the_resolution(open_journal: OpenJourn
 
 
 class WatchedStore:
-    """A store that tells when a claim was renewed."""
+    """A store that tells when a claim was made or renewed, and may keep the news of a claim to itself."""
 
     def __init__(self, store: SqliteStore) -> None:
         self._store = store
         self.renewed = asyncio.Event()
+        self.claimed = asyncio.Event()
+        self.answers_claims = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:
+        prepared = await self._store.journal_prepare(claim)
+        self.claimed.set()
+        if not self.answers_claims:
+            await asyncio.Event().wait()
+        return prepared
 
     async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
         is_ours = await self._store.journal_renew(scope_key, replay_key, token, expires_at_ms)
@@ -255,6 +266,33 @@ async def test_a_cancelled_effect_stays_cancelled_and_can_be_run_again_at_once(o
     assert runs.contexts == [EffectContext(2, True, None)]
 
 
+async def test_a_cancel_that_arrives_after_the_claim_was_written_holds_up_no_retry(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    watched = WatchedStore(store)
+    watched.answers_claims = False
+    host = JournalEffectHost(watched, clock, SystemIds())
+    running = asyncio.create_task(host.scoped(SCOPE).execute(envelope(tool_command()), Runs(tool_outcome())))
+    await watched.claimed.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    watched.answers_claims = True
+    assert await host.scoped(SCOPE).execute(envelope(tool_command()), Runs(tool_outcome())) == tool_outcome()
+
+
+@pytest.mark.parametrize("damage", ["outcome = NULL", "outcome = x'007b'", "status = 'failed'"])
+async def test_a_row_that_contradicts_itself_is_a_fault_and_never_an_answer(
+    store: SqliteStore, open_journal: OpenJournalHost, damage: str
+) -> None:
+    runs = Runs(tool_outcome())
+    await open_journal().scoped(SCOPE).execute(envelope(tool_command()), runs)
+    await store.db.write(lambda connection: connection.execute(f"UPDATE effects SET {damage}").rowcount, durable=False)
+    call = open_journal().scoped(SCOPE).execute(envelope(tool_command()), runs)
+    assert await code_of(call) == "sqlite_effect_replay_corrupt_row"
+    assert runs.count == 1
+
+
 async def test_strict_replay_never_runs_what_the_journal_does_not_hold(open_journal: OpenJournalHost) -> None:
     runs = Runs(tool_outcome())
     await open_journal().scoped(SCOPE).execute(envelope(tool_command()), runs)
@@ -302,9 +340,7 @@ async def test_a_fresh_turn_writes_one_row_per_model_call_and_claims_tools_befor
 
     await effects.execute(envelope(MODEL, "k1"), lambda context: look(model_outcome()))
     await effects.execute(envelope(tool_command(), "k2"), lambda context: look(tool_outcome()))
-    await effects.execute(
-        envelope(CheckpointCommand("after_work"), "k3"), lambda context: look(CheckpointOutcome())
-    )
+    await effects.execute(envelope(CheckpointCommand("after_work"), "k3"), lambda context: look(CheckpointOutcome()))
     assert seen == [(), ("completed", "in_progress"), ("completed", "completed")]
     assert [row.status for row in await store.journal_rows(scope_key(SCOPE))] == ["completed"] * 3
     assert names == [
@@ -418,24 +454,26 @@ async def main(path):
     effects = host.scoped(SCOPE)
     await effects.execute(envelope(tool_command(), "k1"), Runs(tool_outcome("before the kill")))
     key = await host.await_event_key(SCOPE, CustomWait("x"))
-    print("parked", flush=True)
-    await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key))
+    async def park(context):
+        print("parked", flush=True)
+        return await await_event_executor(host, key)(context)
+    await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), park)
 
 asyncio.run(main(sys.argv[1]))
 """
 
 
-async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in(tmp_path: Path) -> None:
-    from lash_cli.core.effect import AwaitEventCommand
+def start(script: str, path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
 
+
+async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in(tmp_path: Path) -> None:
     path = tmp_path / "lash.db"
-    owner = subprocess.Popen([sys.executable, "-c", PARKED_OWNER, str(path)], stdout=subprocess.PIPE, text=True)
+    owner = start(PARKED_OWNER, path)
     assert owner.stdout is not None
     assert await asyncio.to_thread(owner.stdout.readline) == "parked\n"
     clock = ManualClock(4_000_000_000_000)
     store = SqliteStore.open(path, clock, SystemIds())
-    while not any(row.replay_key == "k2" for row in await store.journal_rows(scope_key(SCOPE))):
-        await asyncio.to_thread(lambda: None)
     owner.send_signal(signal.SIGKILL)
     assert await asyncio.to_thread(owner.wait) == -signal.SIGKILL
     owner.stdout.close()
@@ -444,9 +482,7 @@ async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in
     await host.resolve_await_event(key, ResolvedOk("after the kill"))
     effects, tool = host.scoped(SCOPE), Runs(tool_outcome("again"))
     assert await effects.execute(envelope(tool_command(), "k1"), tool) == tool_outcome("before the kill")
-    awaited = await effects.execute(
-        envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key)
-    )
+    awaited = await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key))
     assert resolution_of(awaited) == ResolvedOk("after the kill")
     assert tool.count == 0
     await store.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,11 +70,17 @@ async def test_intents_of_a_running_turn_do_not_age(open_store: OpenStore, clock
     await create_session(store, clock, SESSION)
     await store.put_attachment(SESSION, b"1", media_type=PNG, owner=("turn", "t1"), now_ms=1)
 
-    def start_turn(connection: object) -> None:
-        connection.execute(  # type: ignore[attr-defined]
+    def start_turn(connection: sqlite3.Connection) -> None:
+        connection.execute(
             "INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation)"
             " VALUES (1, 't1', 1, 'running', 'prompt', 1, 1)"
         )
 
     await store.db.write(start_turn, durable=True)
     assert await store.forget_aged_uncommitted(1000) == 0
+
+    def end_turn(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE turns SET state = 'committed'")
+
+    await store.db.write(end_turn, durable=True)
+    assert await store.forget_aged_uncommitted(1000) == 1

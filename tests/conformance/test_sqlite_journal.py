@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.clock import ManualClock
 
 from lash_cli.errors import StoreUnusable
-from lash_cli.store.conformance.journal import JournalLaws, claim_of
+from lash_cli.store.conformance.journal import JournalLaws, claim_of, create_session, take_lane
 from lash_cli.store.sqlite.journal import COMPRESS_FROM_BYTES, pack, unpack
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemIds
@@ -59,8 +59,6 @@ def test_a_damaged_result_is_an_error_and_never_an_answer(stored: bytes) -> None
 
 
 async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:
-    from lash_cli.store.conformance.journal import create_session, take_lane
-
     store = open_store()
     await create_session(store, clock)
     fence = await take_lane(store, clock, "one")

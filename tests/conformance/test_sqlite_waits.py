@@ -15,7 +15,9 @@ from support.clock import ManualClock
 
 from lash_cli.core.codec import decode, decode_any, encode, to_builtins
 from lash_cli.core.commit import TurnSummary
+from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.effect import TurnScope
+from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.outcome import (
     AssistantMessage,
     CancelRequested,
@@ -149,6 +151,27 @@ async def test_a_committed_turn_answers_its_gate_and_its_terminal(open_store: Op
     loser = await store.resolve_wait(gate, late, 1)
     assert (loser.kind, loser.terminal) == ("already_resolved", sealed)
     assert await store.cancel_gate(SESSION, "t1") == CompletionSealed()
+
+
+async def test_the_terminal_has_the_answer_that_is_stored_in_its_node(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await create_session(store, clock, SESSION)
+    message = Message("m1", Role.ASSISTANT, (TextPart("the answer"),))
+    body = encode(ConversationPayload(message)).decode()
+
+    def write(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "INSERT INTO nodes (session_key, seq, node_id, frame_ordinal, at_ms, body) VALUES (1, 1, 'm1', 0, 1, ?)",
+            (body,),
+        )
+
+    await store.db.write(write, durable=True)
+    await commit_turn(store, "t1", TurnSummary(Finished(AssistantMessage("")), 1, 2, answer_node_id="m1"))
+    terminal = await store.peek_wait(await store.wait_key(SCOPE, TurnTerminalWait()))
+    ended = TerminalCommitted(Finished(AssistantMessage("the answer")), None, 4)
+    assert terminal == ResolvedOk(to_builtins(ended))
 
 
 async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(

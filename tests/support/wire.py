@@ -15,7 +15,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -181,14 +181,18 @@ class RecordedRequest:
         return json.loads(self.body)
 
 
+Default = Reply | Callable[[RecordedRequest], Reply]
+
+
 class ChatServer:
     """Scripted replies on a real socket; use as `async with ChatServer([...]) as server`.
 
     `requests` grows as requests arrive. When the script is used up, `default`
-    answers; without one the server answers 500 and says why.
+    answers, a reply or a function of the request; without one the server
+    answers 500 and says why.
     """
 
-    def __init__(self, replies: Iterable[Reply] = (), *, default: Reply | None = None) -> None:
+    def __init__(self, replies: Iterable[Reply] = (), *, default: Default | None = None) -> None:
         self.replies = list(replies)
         self.default = default or error_reply(500, "no reply scripted for this request")
         self.requests: list[RecordedRequest] = []
@@ -228,7 +232,10 @@ class ChatServer:
         self.connections += 1
         try:
             while (request := await _read_request(reader)) is not None:
-                reply = self.replies.pop(0) if self.replies else self.default
+                default = self.default
+                reply = (
+                    self.replies.pop(0) if self.replies else default(request) if callable(default) else default
+                )
                 async with self._arrived:
                     self.requests.append(request)
                     self._arrived.notify_all()
@@ -293,7 +300,7 @@ class ThreadedChatServer:
     `script` and `requests` may be used from the test's thread at any time.
     """
 
-    def __init__(self, replies: Iterable[Reply] = (), *, default: Reply | None = None) -> None:
+    def __init__(self, replies: Iterable[Reply] = (), *, default: Default | None = None) -> None:
         self._server = ChatServer(replies, default=default)
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)

@@ -117,7 +117,7 @@ def commit(
     components: dict[str, CheckpointComponent] | None = None,
     usage_deltas: tuple[TokenLedgerEntry, ...] = (),
     claim: TurnInputClaim | None = None,
-    with_frames: tuple[AgentFrame, ...] | None | Literal["auto"] = "auto",
+    with_frames: tuple[AgentFrame, ...] | Literal["auto"] | None = "auto",
     release: bool = False,
     defer: str | None = None,
     attachments: tuple[str, ...] = (),

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from lash_cli.core.effect import (
-    AwaitEventCommand,
     EffectCommand,
     EffectEnvelope,
     EffectInvocation,
@@ -30,7 +29,7 @@ from lash_cli.core.effect import (
     TurnScope,
     ValueOutcome,
 )
-from lash_cli.core.protocols import Clock, EffectContext, EffectHost
+from lash_cli.core.protocols import EffectContext, EffectHost
 from lash_cli.core.tools import ToolCall, success
 from lash_cli.core.wait import (
     AwaitEventKey,
@@ -41,21 +40,12 @@ from lash_cli.core.wait import (
     TurnCancelGateWait,
 )
 from lash_cli.errors import EffectError, JournalFault
-from lash_cli.store.conformance.waits import forgeries
+from lash_cli.store.conformance.journal import MovableClock
+from lash_cli.store.conformance.waits import SCOPE, SESSION, forgeries
 
-SESSION = "s-waits"
-SCOPE = TurnScope(SESSION, "t1")
 TTL_S = 30
-
-
-class MovableClock(Clock, Protocol):
-    """A clock a test moves; `advance` lets tasks see every moment on the way."""
-
-    def tick(self, seconds: float) -> None: ...
-
-    async def advance(self, seconds: float) -> None: ...
-
-    async def wait_for_sleepers(self, count: int = 1) -> None: ...
+# Far enough never to pass, so that a waiter of any host sleeps and a test can tell that it waits.
+FAR_MS = 3_600_000
 
 
 OpenHost = Callable[[], EffectHost]
@@ -170,13 +160,14 @@ class EffectHostLaws:
         assert await host.await_await_event(key) == ResolvedOk(1)
         assert await host.peek_await_event(key) == ResolvedOk(1)
 
-    async def test_a_waiter_of_this_process_is_woken_without_time_passing(self, open_host: OpenHost) -> None:
+    async def test_a_waiter_of_this_process_is_woken_without_time_passing(
+        self, open_host: OpenHost, clock: MovableClock
+    ) -> None:
         host = open_host()
         key = await host.await_event_key(SCOPE, CustomWait("x"))
-        waiter = asyncio.create_task(host.await_await_event(key))
-        while (await host.peek_await_event(key)) is None and not waiter.done():
-            await asyncio.sleep(0)
-            await host.resolve_await_event(key, ResolvedOk("now"))
+        waiter = asyncio.create_task(host.await_await_event(key, clock.now_ms() + FAR_MS))
+        await clock.wait_for_sleepers()
+        await host.resolve_await_event(key, ResolvedOk("now"))
         assert await waiter == ResolvedOk("now")
 
     async def test_a_cancelled_waiter_ends_the_promise_for_everybody(self, open_host: OpenHost) -> None:
@@ -193,10 +184,8 @@ class EffectHostLaws:
         host = open_host()
         key = await host.await_event_key(SCOPE, CustomWait("x"))
         waiter = asyncio.create_task(host.await_await_event(key, clock.now_ms() + 100))
-        while not waiter.done():
-            await clock.wait_for_sleepers()
-            await clock.advance(0.05)
-            await asyncio.wait({waiter}, timeout=0.001)
+        await clock.wait_for_sleepers()
+        clock.tick(0.1)
         assert await waiter == ResolvedTimeout()
         assert (await host.resolve_await_event(key, ResolvedOk(1))).kind == "already_resolved"
 
@@ -214,9 +203,11 @@ class EffectHostLaws:
         host = open_host()
         key = await host.await_event_key(SCOPE, CustomWait("x"))
         elsewhere = await host.await_event_key(ProcessScope("p1"), CustomWait("x"))
-        waiters = [asyncio.create_task(host.await_await_event(each)) for each in (key, elsewhere)]
-        while await host.cancel_await_events_for_session(SESSION) == 0:
-            await asyncio.sleep(0)
+        waiters = [
+            asyncio.create_task(host.await_await_event(each, clock.now_ms() + FAR_MS)) for each in (key, elsewhere)
+        ]
+        await clock.wait_for_sleepers(2)
+        assert await host.cancel_await_events_for_session(SESSION) == 1
         assert await waiters[0] == ResolvedCancelled()
         assert not waiters[1].done()
         fresh = await host.await_event_key(SCOPE, CustomWait("y"))
@@ -224,11 +215,13 @@ class EffectHostLaws:
         await host.resolve_await_event(elsewhere, ResolvedOk(2))
         assert await waiters[1] == ResolvedOk(2)
 
-    async def test_a_revocation_fails_waiters_and_every_key_of_the_session(self, open_host: OpenHost) -> None:
+    async def test_a_revocation_fails_waiters_and_every_key_of_the_session(
+        self, open_host: OpenHost, clock: MovableClock
+    ) -> None:
         host = open_host()
         key = await host.await_event_key(SCOPE, CustomWait("x"))
-        waiter = asyncio.create_task(host.await_await_event(key))
-        await asyncio.sleep(0)
+        waiter = asyncio.create_task(host.await_await_event(key, clock.now_ms() + FAR_MS))
+        await clock.wait_for_sleepers()
         await host.revoke_await_events_for_session(SESSION)
         assert await code_of(waiter) == "await_event_unknown_or_revoked"
         await self._refuses(host, key)
@@ -293,9 +286,10 @@ class DurableEffectHostLaws(EffectHostLaws):
         assert caught.value.details["first_divergent_paths"] == ["command.call.args.path"]
         assert "secret" not in caught.value.message + repr(caught.value.details)
         assert runs.count == 1
-        assert await open_host().scoped(SCOPE).execute(
-            envelope(tool_command({"path": "recorded-secret"})), runs
-        ) == tool_outcome()
+        assert (
+            await open_host().scoped(SCOPE).execute(envelope(tool_command({"path": "recorded-secret"})), runs)
+            == tool_outcome()
+        )
 
     async def test_concurrent_replays_of_one_key_run_it_once(self, open_host: OpenHost, clock: MovableClock) -> None:
         release, started = asyncio.Event(), asyncio.Event()
@@ -395,14 +389,6 @@ class DurableEffectHostLaws(EffectHostLaws):
         await asyncio.gather(crashed, return_exceptions=True)
         clock.tick(60)
         assert await open_host().await_await_event(key, clock.now_ms() + 60_000) == ResolvedTimeout()
-
-    async def test_an_awaited_resolution_is_replayed_without_waiting(self, open_host: OpenHost) -> None:
-        host = open_host()
-        key = await host.await_event_key(SCOPE, CustomWait("x"))
-        awaited = envelope(AwaitEventCommand(key.key_id))
-        runs = Runs(ValueOutcome({"status": "ok", "payload": 1}))
-        assert await host.scoped(SCOPE).execute(awaited, runs) == await open_host().scoped(SCOPE).execute(awaited, runs)
-        assert runs.count == 1
 
     async def test_equal_keys_of_two_sessions_are_two_effects(self, open_host: OpenHost) -> None:
         other = TurnScope("s-other", "t1")

@@ -29,7 +29,15 @@ class MovableClock(Clock, Protocol):
     """A clock a test moves."""
 
     def tick(self, seconds: float) -> None:
-        """Move time."""
+        """Move time at once."""
+        ...
+
+    async def advance(self, seconds: float) -> None:
+        """Move time and let tasks see every moment on the way."""
+        ...
+
+    async def wait_for_sleepers(self, count: int = 1) -> None:
+        """Return once so many tasks sleep."""
         ...
 
 
@@ -88,7 +96,9 @@ def claim_of(
 
 async def create_session(store: RuntimePersistence, clock: Clock, session_id: str = SESSION) -> None:
     """A session with a minimal configuration."""
-    await store.create_session(SessionCreate(session_id, PersistedSessionConfig("loopback", ModelSpec("m")), clock.now_ms()))
+    await store.create_session(
+        SessionCreate(session_id, PersistedSessionConfig("loopback", ModelSpec("m")), clock.now_ms())
+    )
 
 
 async def take_lane(
@@ -256,9 +266,7 @@ class JournalLaws:
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.journal_record(claim_of(clock, "b", replay_key="k3", fence=old), outcome=b"x", error=None)
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_finish(
-                SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=clock.now_ms(), fence=old
-            )
+            await store.journal_finish(SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=clock.now_ms(), fence=old)
         assert await store.journal_rows(SCOPE) == before
 
     async def test_a_fence_dies_at_the_moment_its_lease_expires(

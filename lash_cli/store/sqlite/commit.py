@@ -63,7 +63,7 @@ UPDATE attachments SET committed_at_ms = ?
 WHERE session_key = ? AND attachment_ref = ? AND committed_at_ms IS NULL
 """
 _ADOPT_OF_TURN = """
-UPDATE attachments SET committed_at_ms = ?
+UPDATE attachments INDEXED BY attachments_uncommitted SET committed_at_ms = ?
 WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_ms IS NULL
 """
 # Step 14: the running row becomes the stamp; a turn that never opened a lane gets its row here.

@@ -38,9 +38,9 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
-# At most one in practice; the oldest first if an older program left more.
+# At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
-SELECT turn_id, turn_index, started_at_ms, origin, claim_id FROM turns
+SELECT turn_id, turn_index, started_at_ms, origin, claim_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 _INSERT = """

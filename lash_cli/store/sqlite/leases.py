@@ -37,7 +37,10 @@ _CLEAR = """
 UPDATE sessions SET lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
 WHERE session_key = ?
 """
-_RUNNING_TURN = "SELECT turn_id FROM turns WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1"
+_RUNNING_TURN = """
+SELECT turn_id FROM turns INDEXED BY turns_running
+WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
+"""
 
 
 def take(

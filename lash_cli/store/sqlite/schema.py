@@ -107,7 +107,7 @@ CREATE TABLE turns (
     PRIMARY KEY (session_key, turn_id)
 ) STRICT, WITHOUT ROWID
 """
-_TURNS_RUNNING = "CREATE INDEX turns_running ON turns (session_key) WHERE state = 'running'"
+_TURNS_RUNNING = "CREATE INDEX turns_running ON turns (session_key, turn_index) WHERE state = 'running'"
 _TURNS_BY_INDEX = "CREATE INDEX turns_by_index ON turns (session_key, turn_index)"
 
 # D8: the cancel gate. A row exists only when a cancel was requested; completion seals it by committing the turn.

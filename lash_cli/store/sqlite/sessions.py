@@ -62,7 +62,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SET_FLAGS = "UPDATE sessions SET closed_at_ms = ?, parked_at_ms = ? WHERE session_id = ?"
 # The turn that holds or held the lane without a terminal commit.
-_RUNNING_TURN = "SELECT turn_id FROM turns WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1"
+_RUNNING_TURN = """
+SELECT turn_id FROM turns INDEXED BY turns_running
+WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
+"""
 # Contract 02 §1.7: waiting means pending and not under a live claim.
 _PENDING_COUNT = """
 SELECT count(*) FROM inputs

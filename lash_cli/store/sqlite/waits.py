@@ -61,9 +61,10 @@ INSERT INTO waits (key_id, session_id, scope, wait, is_control, state, deadline_
 VALUES (?, ?, ?, ?, 0, 'pending', ?, ?)
 ON CONFLICT (key_id) DO UPDATE SET deadline_ms = coalesce(deadline_ms, excluded.deadline_ms) WHERE state = 'pending'
 """
-# Contract 03 §3.3 "cancel sweep": pending only; what is not registered yet may still be signalled.
+# Contract 03 §3.3 "cancel sweep": pending only; what is not registered yet may still be signalled, and
+# turn control is spared because it has no rows here.
 _CANCEL_SESSION = """
-UPDATE waits SET state = 'resolved', resolution = ? WHERE session_id = ? AND state = 'pending' AND is_control = 0
+UPDATE waits SET state = 'resolved', resolution = ? WHERE session_id = ? AND state = 'pending'
 """
 # Contract 03 §3.3 "revoke": the tombstone first, then the rows.
 _BURY_SESSION = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -118,9 +119,7 @@ def _identity(key: AwaitEventKey) -> tuple[str, str | None, str, str]:
     return key.key_id, scope_session_id(key.scope), encode(key.scope).decode(), encode(key.wait).decode()
 
 
-def _resolve(
-    connection: sqlite3.Connection, key: AwaitEventKey, resolution: Resolution, now_ms: int
-) -> ResolveOutcome:
+def _resolve(connection: sqlite3.Connection, key: AwaitEventKey, resolution: Resolution, now_ms: int) -> ResolveOutcome:
     outcome = judge_resolve(*_look(connection, key))
     if outcome.kind != "accepted":
         return outcome

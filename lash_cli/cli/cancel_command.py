@@ -1,0 +1,88 @@
+"""`lash cancel`: ask the running turn of a session to stop, from any process (contract 08 §5.1, 02 §7).
+
+The answer is a receipt: `requested` or `already_requested`. A turn that had
+finished before is a conflict, one that never was is not found. A turn whose
+process died is finished here, as cancelled, when the caller waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lash_cli.cli.documents import Document, is_lease_live, outcome_document, receipt_document
+from lash_cli.cli.durations import WaitCommand, duration_ms
+from lash_cli.cli.output import emit_one, say
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.errors import ConflictError
+from lash_cli.system import SystemClock, is_definitely_dead
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore
+    from lash_cli.core.outcome import TurnCancelReceipt
+
+ORIGIN = "lash cancel"
+
+command_class = WaitCommand
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    turn: Annotated[str | None, typer.Option(metavar="TURN", help="That turn, not whichever runs.")] = None,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept with the turn.")] = None,
+    wait: Annotated[str | None, typer.Option(metavar="[DUR]", help="Wait until it ended (exit 124 if not).")] = None,
+) -> int:
+    """Ask the running turn to stop and print the receipt."""
+    wait_ms = duration_ms(wait) if wait is not None else None
+    document = run_async(_run(session, turn, reason, wait_ms))
+    text = f"{document['outcome']}: turn {document['turn_id']} of session {document['session']}"
+    if document["terminal"] is not None:
+        terminal = document["terminal"]
+        text += f" ended as {terminal['reason'] or terminal['type']}"
+    emit_one("CancelReceipt", document, text=text, name=document["turn_id"])
+    return 0
+
+
+async def _run(reference: str | None, turn_id: str | None, reason: str | None, wait_ms: int | None) -> Document:
+    from lash_cli.cli.references import resolve_session
+    from lash_cli.cli.show_command import find_turn
+
+    async with opened_core(store=writing_store(), owner_label="cancel") as core:
+        session_id = (await resolve_session(core.store, reference)).session_id
+        if turn_id is not None:
+            await find_turn(core.store, session_id, turn_id)
+        receipt = await core.request_turn_cancel(session_id, turn_id=turn_id, origin=ORIGIN, reason=reason)
+        document = {**receipt_document(receipt), "terminal": None}
+        if receipt.outcome == "completion_won":
+            raise ConflictError(
+                f"turn {receipt.address.turn_id} had ended before the request",
+                code="completion_won",
+                hint=f"look at it with: lash show {session_id} --turn {receipt.address.turn_id}",
+                details={"receipt": document},
+            )
+        if wait_ms is not None:
+            document["terminal"] = await _await_end(core, receipt, wait_ms)
+        elif not await _is_driven(core, session_id):
+            say(f"nobody runs this turn; it ends as cancelled with the next use: lash resume {session_id}")
+        return document
+
+
+async def _is_driven(core: LashCore, session_id: str) -> bool:
+    """Whether somebody alive holds the lane of the session."""
+    row = await core.store.session_row(session_id)
+    return row is not None and is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead)
+
+
+async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -> Document | None:
+    """Wait for the turn's end; a turn that nobody drives is finished here. Raises `WaitTimeout`."""
+    from lash_cli.core.outcome import TerminalCommitted
+
+    address = receipt.address
+    if not await _is_driven(core, address.session_id):
+        session = await core.open_session(address.session_id, create=False)
+        await session.redrive(busy_wait_ms=wait_ms).run()
+        session.close_handle()
+    terminal = await core.await_terminal(address, timeout_ms=wait_ms)
+    return outcome_document(terminal.outcome) if isinstance(terminal, TerminalCommitted) else None

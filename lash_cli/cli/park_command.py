@@ -1,0 +1,99 @@
+"""`lash park`: write everything down and release a session (contract 08 §5.1, 01 §4.3).
+
+A parked session costs nothing but its rows. While a turn runs it cannot be
+parked; `--wait` lets the turn finish first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lash_cli.cli.documents import Document, is_lease_live, lease_document
+from lash_cli.cli.durations import WaitCommand, duration_ms
+from lash_cli.cli.output import emit_one, warn
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.errors import NotFoundError, SessionClosed, SessionStillInUse, WaitTimeout
+from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.times import rfc3339
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore
+    from lash_cli.store.base import RuntimePersistence, SessionRow
+
+POLL_SECONDS = 0.1
+
+command_class = WaitCommand
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    wait: Annotated[str | None, typer.Option(metavar="[DUR]", help="Let a running turn finish first.")] = None,
+) -> int:
+    """Write everything down and release a session until lash resume."""
+    wait_ms = duration_ms(wait) if wait is not None else 0
+    document = run_async(_run(session, wait_ms))
+    emit_one("Parked", document, text=f"parked {document['name']} ({document['id']})")
+    return 0
+
+
+async def _run(reference: str | None, wait_ms: int) -> Document:
+    from lash_cli.cli.references import resolve_session
+
+    async with opened_core(store=writing_store(), owner_label="park") as core:
+        meta = await resolve_session(core.store, reference)
+        row = await idle_row(core.store, meta.session_id, wait_ms)
+        if row.meta.closed_at_ms is not None:
+            raise SessionClosed(f"session {meta.name} ({meta.session_id}) is closed")
+        if row.running_turn_id is not None:
+            warn(f"turn {row.running_turn_id} was interrupted; lash resume {meta.name} finishes it")
+        return await _park(core, row)
+
+
+async def _park(core: LashCore, row: SessionRow) -> Document:
+    from lash_cli.core.policy import SessionSpec
+
+    session_id = row.meta.session_id
+    session = await core.open_session(session_id, spec=SessionSpec(inherit="stored"), create=False)
+    await session.park()
+    parked_at_ms = SystemClock().now_ms()
+    await core.store.set_session_flags(session_id, closed_at_ms=None, parked_at_ms=parked_at_ms)
+    return {
+        "id": session_id,
+        "name": row.meta.name,
+        "parked_at": rfc3339(parked_at_ms),
+        "head_revision": row.head_revision,
+        "turns": row.turn_state.turn_index,
+        "pending_inputs": row.pending_inputs,
+        "unfinished_turn": row.running_turn_id,
+    }
+
+
+async def idle_row(store: RuntimePersistence, session_id: str, wait_ms: int = 0) -> SessionRow:
+    """The row of a session that nobody alive works on.
+
+    Raises `SessionStillInUse` naming the holder, or `WaitTimeout` when it is
+    still in use after `wait_ms`.
+    """
+    import asyncio
+
+    clock = SystemClock()
+    deadline = clock.monotonic() + wait_ms / 1000
+    while True:
+        row = await store.session_row(session_id)
+        if row is None:
+            raise NotFoundError(f"there is no session {session_id!r}")
+        if not is_lease_live(row.lease, clock.now_ms(), is_definitely_dead):
+            return row
+        if clock.monotonic() >= deadline:
+            details = {
+                "session": session_id,
+                "turn_id": row.running_turn_id,
+                "lease": lease_document(row.lease, clock.now_ms(), is_definitely_dead),
+            }
+            if wait_ms:
+                raise WaitTimeout(f"session {row.meta.name} is still in use", details=details)
+            raise SessionStillInUse(f"session {row.meta.name} ({session_id}) is in use", details=details)
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,87 @@
+"""`lash resume`: reopen a session and finish what a crash cut off (contract 08 §5.1, design §3).
+
+Finished effects of an interrupted turn are read from the journal, not
+repeated. With a PROMPT the next turn runs right after it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lash_cli.cli.documents import session_document
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_one
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import opened_core, working_directory, writing_store
+from lash_cli.cli.stdin import read_prompt
+from lash_cli.cli.turn_command import TurnPlan, approvals, busy_wait_ms, run_planned_turn, terminal_asker
+from lash_cli.system import SystemClock, is_definitely_dead
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Run this turn next; - is stdin.")] = None,
+    key: Annotated[str | None, typer.Option(help="Submit PROMPT once under this key.")] = None,
+    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait or wait=DUR.")] = None,
+    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="As for lash turn.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+) -> int:
+    """Reopen a parked, closed or interrupted session.
+
+    A turn that was interrupted is finished first, without repeating what it
+    had done. Without a PROMPT nothing else runs.
+    """
+    from lash_cli.cli.turn_run import Showing
+
+    plan = TurnPlan(
+        reference=session,
+        showing=Showing(raw=raw),
+        key=key,
+        busy_wait_ms=busy_wait_ms(if_busy or current().settings.if_busy),
+        approve=tuple(approvals(approve).items()),
+        items=read_prompt(prompt) if prompt is not None else (),
+    )
+    return run_async(_run(plan))
+
+
+async def _run(plan: TurnPlan) -> int:
+    from lash_cli.cli.references import resolve_session
+    from lash_cli.core.policy import SessionSpec
+
+    store = writing_store()
+    try:
+        meta = await resolve_session(store, plan.reference)
+    except BaseException:
+        await store.aclose()
+        raise
+    asker = terminal_asker()
+    async with opened_core(
+        store=store, cwd=working_directory(meta), approve=dict(plan.approve), asker=asker, owner_label="resume"
+    ) as core:
+        if meta.closed_at_ms is not None or meta.parked_at_ms is not None:
+            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
+        session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
+        if plan.items:
+            return await run_planned_turn(session, plan, asker)
+        if await core.store.unfinished_turns(meta.session_id):
+            from lash_cli.cli.turn_run import TurnRun
+
+            run = TurnRun(session, plan.showing)
+            if asker is not None:
+                asker.show = run.ask
+            return await run.drive(session.redrive(busy_wait_ms=plan.busy_wait_ms), finishes_earlier=True)
+        session.close_handle()
+        await _show(core, meta.session_id)
+        return 0
+
+
+async def _show(core: LashCore, session_id: str) -> None:
+    row = await core.store.session_row(session_id)
+    assert row is not None
+    document = session_document(row, SystemClock().now_ms(), is_definitely_dead)
+    emit_one("Session", document, text=f"{document['name']} ({document['id']}) is ready: {document['status']}")

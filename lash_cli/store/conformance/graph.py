@@ -1,0 +1,166 @@
+"""Laws of the stored graph: paths, branches, frames, tombstones, sweeps (contract 01 §8, §9.6, §10, design D6)."""
+
+from __future__ import annotations
+
+import pytest
+
+from lash_cli.core.commit import CheckpointComponent, ReplaceFull, Unchanged
+from lash_cli.core.frames import open_frame
+from lash_cli.core.graph import CausalRef, SessionNode
+from lash_cli.core.lease import LeaseFence
+from lash_cli.errors import ConflictError, MissingCheckpointComponent
+from lash_cli.store.base import ReadScope, RuntimePersistence
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+
+
+async def ids_on_path(store: RuntimePersistence) -> list[str]:
+    """The active path of the current frame."""
+    read = await store.load_session(S, ReadScope.ACTIVE_PATH)
+    assert read is not None
+    return [node.node_id for node in read.nodes]
+
+
+async def all_ids(store: RuntimePersistence) -> list[str]:
+    """Every live node."""
+    read = await store.load_session(S, ReadScope.FULL_GRAPH)
+    assert read is not None
+    return [node.node_id for node in read.nodes]
+
+
+async def branched(store: RuntimePersistence, clock: MovableClock) -> LeaseFence:
+    """m1 - m2 - m3 and, active, m1 - b2."""
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2", "m3"])))
+    await store.commit_runtime_state(make.commit(fence, make.append(["b2"], parent="m1"), expected=1))
+    return fence
+
+
+class GraphLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    async def test_the_active_path_leaves_branches_out_and_single_nodes_find_them(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await branched(store, clock)
+        assert await ids_on_path(store) == ["m1", "b2"]
+        assert await all_ids(store) == ["m1", "m2", "m3", "b2"]
+        off_path = await open_store().load_node(S, "m3")
+        assert off_path == make.nodes(["m3"], parent="m2")[0]
+        assert await store.load_node(S, "nowhere") is None
+        assert await store.load_node("nowhere", "m1") is None
+
+    async def test_moving_the_leaf_makes_the_other_branch_active(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await branched(store, clock)
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=2))
+        assert await ids_on_path(store) == ["m1", "m2"]
+        position = await store.head_position(S)
+        assert (position.head_revision, position.leaf_node_id) == (3, "m2")
+        await store.commit_runtime_state(make.commit(fence, Unchanged(None), expected=3))
+        assert await ids_on_path(store) == []
+        assert len(await all_ids(store)) == 4
+
+    async def test_a_new_frame_hides_the_old_ones_nodes_and_keeps_its_own_parents(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
+        opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
+        delta = make.append(["n1", "n2"], parent="m2", frame_id="f2")
+        await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=opened))
+        read = await open_store().load_session(S, ReadScope.ACTIVE_PATH)
+        assert read is not None
+        assert (read.nodes, read.frames) == (delta.nodes, opened)
+        assert await all_ids(store) == ["m1", "m2", "n1", "n2"]
+        await store.commit_runtime_state(
+            make.commit(fence, make.append(["n3"], parent="n2", frame_id="f2"), expected=2)
+        )
+        assert await ids_on_path(store) == ["n1", "n2", "n3"]
+
+    async def test_an_opened_frame_without_nodes_has_an_empty_path(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
+        opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=opened))
+        assert await ids_on_path(store) == []
+
+    async def test_a_cause_is_kept(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        plain = make.nodes(["m1"])[0]
+        caused = SessionNode(plain.node_id, None, plain.agent_frame_id, 1, plain.payload, CausalRef("turn", "t1", 2))
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull((caused,), "m1")))
+        assert await store.load_node(S, "m1") == caused
+
+    async def test_a_full_replacement_hides_the_old_nodes_and_may_bring_ids_back(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await branched(store, clock)
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["x1", "m1"]), "m1")))
+        assert await all_ids(store) == ["x1", "m1"]
+        assert await ids_on_path(store) == ["x1", "m1"]
+        assert (await store.vacuum(S))["nodes"] == 4
+        assert await all_ids(store) == ["x1", "m1"]
+
+    async def test_the_active_path_cannot_be_tombstoned(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await branched(store, clock)
+        with pytest.raises(ConflictError) as caught:
+            await store.tombstone_nodes(S, ["m3", "m1"])
+        assert caught.value.code == "node_on_active_path"
+        assert await all_ids(store) == ["m1", "m2", "m3", "b2"]
+
+    async def test_a_tombstone_hides_at_once_with_all_below_and_vacuum_deletes(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await branched(store, clock)
+        assert await store.tombstone_nodes(S, ["m2", "nowhere"]) == 2
+        assert await store.load_node(S, "m3") is None
+        assert await all_ids(store) == ["m1", "b2"]
+        assert (await store.vacuum(None))["nodes"] == 2
+        assert await ids_on_path(store) == ["m1", "b2"]
+
+    async def test_gc_deletes_what_no_head_names_and_keeps_the_rest(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        old = await store.commit_runtime_state(
+            make.commit(fence, make.append(["m1"]), components={"a": CheckpointComponent(body=b"old")})
+        )
+        new = await store.commit_runtime_state(
+            make.commit(fence, Unchanged("m1"), expected=1, components={"a": CheckpointComponent(body=b"new")})
+        )
+        attachment = await store.put_attachment(S, b"bytes", media_type="text/plain", owner=None, now_ms=1)
+        assert (await store.gc_unreachable())["blobs"] == 1
+        assert await store.load_component(new.component_refs["a"]) == b"new"
+        assert await store.get_attachment(S, attachment) == b"bytes"
+        with pytest.raises(MissingCheckpointComponent):
+            await store.load_component(old.component_refs["a"])
+
+    async def test_vacuum_removes_terminal_inputs_only(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+        assert (await store.vacuum(S))["inputs"] == 0
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
+        )
+        assert (await store.vacuum(S))["inputs"] == 1

@@ -1,0 +1,94 @@
+"""Laws of input rows under claims: visibility, deferral, orphan repair (contract 02 §1.4, §1.7, §1.8, §4)."""
+
+from __future__ import annotations
+
+from lash_cli.core.ingress import ActiveTurn, InputState, NextTurn
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+TTL_SECONDS = make.TTL_MS / 1000
+
+
+class InputLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    async def test_a_claim_hides_its_rows_exactly_while_its_generation_holds_the_lane(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await store.open_lane(make.lane_request(clock))
+        assert await store.inputs(S, pending_only=True) == ()
+        clock.tick(TTL_SECONDS)
+        visible = await open_store().inputs(S, pending_only=True)
+        assert [row.input_id for row in visible] == ["in-t1"]
+        row = await store.session_row(S)
+        assert row is not None and row.pending_inputs == 1
+        await store.open_lane(make.lane_request(clock, "b", turn_id=None, text=None))
+        assert await store.inputs(S, pending_only=True) == ()
+
+    async def test_release_without_commit_shows_the_rows_again(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+        await store.release_lease(make.fence_of_lane(lane))
+        assert len(await store.inputs(S, pending_only=True)) == 1
+
+    async def test_a_terminal_commit_defers_what_was_addressed_to_its_turn_and_not_taken(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        request = make.lane_request(clock, ingress=ActiveTurn("t1"))
+        lane = make.granted(await store.open_lane(request))
+        (row,) = await store.inputs(S, pending_only=False)
+        assert (row.state, row.ingress) == (InputState.PENDING_ACTIVE, ActiveTurn("t1"))
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), defer="t1")
+        )
+        (deferred,) = await store.inputs(S, pending_only=True)
+        assert (deferred.state, deferred.ingress) == (InputState.DEFERRED_NEXT_TURN, NextTurn())
+        assert deferred.enqueue_seq == row.enqueue_seq
+
+    async def test_a_settled_input_is_not_deferred(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = make.granted(await store.open_lane(make.lane_request(clock, ingress=ActiveTurn("t1"))))
+        fence = make.fence_of_lane(lane)
+        await store.commit_runtime_state(
+            make.commit(fence, make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1")
+        )
+        assert [row.state for row in await store.inputs(S, pending_only=False)] == [InputState.COMPLETED]
+
+    async def test_a_lane_start_defers_inputs_of_turns_that_run_no_more(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = make.granted(await store.open_lane(make.lane_request(clock, ingress=ActiveTurn("t1"), key="k")))
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), release=True)
+        )
+        assert [row.state for row in await store.inputs(S, pending_only=True)] == [InputState.PENDING_ACTIVE]
+        await store.open_lane(make.lane_request(clock, "b", turn_id="t2"))
+        assert [row.state for row in await store.inputs(S, pending_only=True)] == [InputState.DEFERRED_NEXT_TURN]
+
+    async def test_a_deferred_resubmission_is_still_the_same_submission(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        request = make.lane_request(clock, ingress=ActiveTurn("t1"), key="k")
+        lane = make.granted(await store.open_lane(request))
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), defer="t1", release=True)
+        )
+        again = make.granted(
+            await store.open_lane(make.lane_request(clock, turn_id="t2", ingress=ActiveTurn("t1"), key="k"))
+        )
+        assert again.claim is not None
+        assert [row.input_id for row in again.claim.inputs] == ["in-t1"]
+        assert len(await store.inputs(S, pending_only=False)) == 1

@@ -1,0 +1,134 @@
+"""Laws of session rows: ids used once, names, listing, lookup, flags (contract 01 §1.4, §9.1, §9.8, design D7)."""
+
+from __future__ import annotations
+
+import pytest
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.effect import CanonicalEnvelope, TurnScope, scope_key
+from lash_cli.core.wait import CustomWait, ResolvedOk
+from lash_cli.errors import ConflictError, LashError, NotFoundError, SessionDeleted, SessionExecutionBusy
+from lash_cli.store.base import JournalClaim, LaneBusy, ReadScope, SessionCreate
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+
+
+class SessionLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    async def test_creation_is_idempotent_by_id_and_names_are_unique(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        first = await store.create_session(SessionCreate("a", make.CONFIG, 1, labels={"k": "v"}))
+        again = await open_store().create_session(SessionCreate("a", make.CONFIG, 2, name="other"))
+        assert again == first and first.labels == {"k": "v"}
+        named = await store.create_session(SessionCreate("b", make.CONFIG, 1, name="mine"))
+        assert named.name == "mine"
+        with pytest.raises(ConflictError) as caught:
+            await store.create_session(SessionCreate("c", make.CONFIG, 1, name="mine"))
+        assert caught.value.code == "session_name_taken"
+        others = [await store.create_session(SessionCreate(f"x{index}", make.CONFIG, 1)) for index in range(8)]
+        assert len({meta.name for meta in others}) == 8
+
+    async def test_a_deleted_id_is_gone_for_ever(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        with pytest.raises(SessionExecutionBusy):
+            await store.delete_session(S, 1)
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp(), release=True))
+        assert await store.delete_session(S, 1)
+        assert await store.delete_session(S, 1)
+        assert not await store.delete_session("never", 1)
+        assert await store.session_row("never") is None
+        for attempt in (
+            make.create(store, clock),
+            store.session_row(S),
+            store.load_session(S, ReadScope.FULL_GRAPH),
+            store.open_lane(make.lane_request(clock)),
+            store.try_claim_lease(S, make.owner(), ttl_ms=1, now_ms=1, token="x"),
+            store.request_turn_cancel(S, "t1", make.evidence(), 1),
+            store.commit_runtime_state(make.commit(fence, make.append(["m1"]))),
+        ):
+            with pytest.raises(SessionDeleted):
+                await attempt
+
+    async def test_deletion_takes_the_journal_and_waits_of_that_session_only(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        scopes = [TurnScope(session_id, "t1") for session_id in ("s1", "s10", "s")]
+        for scope in scopes:
+            await make.create(store, clock, scope.session_id)
+            claim = JournalClaim(
+                scope_key=scope_key(scope),
+                session_id=scope.session_id,
+                replay_key="k",
+                envelope=CanonicalEnvelope(b"{}", sha256_hex(b"{}")),
+                owner="o",
+                token="t",
+                ttl_ms=make.TTL_MS,
+                now_ms=clock.now_ms(),
+            )
+            assert (await store.journal_prepare(claim)).kind == "claimed"
+        key = await store.wait_key(scopes[0], CustomWait("x"))
+        await store.register_wait(key, None, clock.now_ms())
+        assert await store.delete_session("s1", 1)
+        assert [len(await store.journal_rows(scope_key(scope))) for scope in scopes] == [0, 1, 1]
+        assert (await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())).kind == "unknown_or_revoked"
+
+    async def test_an_absent_session_is_not_found(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        for attempt in (store.head_position("no"), store.open_lane(make.lane_request(clock, session_id="no"))):
+            with pytest.raises(NotFoundError) as caught:
+                await attempt
+            assert caught.value.code == "session_not_found"
+
+    async def test_listing_pages_through_every_session_newest_activity_first(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        for index in range(7):
+            await store.create_session(SessionCreate(f"s{index}", make.CONFIG, index // 2))
+        await make.take(store, clock, session_id="s3")
+        lane = make.granted(await store.open_lane(make.lane_request(clock, session_id="s1")))
+        assert lane.lease is not None
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m"], frame_id="s1:frame:initial"), now_ms=99)
+        )
+        seen: list[str] = []
+        cursor = None
+        while True:
+            rows, cursor = await store.list_sessions(limit=3, cursor=cursor)
+            seen += [row.meta.session_id for row in rows]
+            if cursor is None:
+                break
+        assert seen == ["s1", "s6", "s5", "s4", "s3", "s2", "s0"]
+        rows, _ = await store.list_sessions(limit=1)
+        assert (rows[0].running_turn_id, rows[0].head_revision, rows[0].pending_inputs) == ("t1", 1, 0)
+        with pytest.raises(LashError) as caught:
+            await store.list_sessions(limit=3, cursor="nonsense")
+        assert caught.value.code == "cursor_invalid"
+
+    async def test_a_reference_finds_the_best_kind_only(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        for session_id, name in (("abc", "x"), ("abd", "ab"), ("ab", "y")):
+            await store.create_session(SessionCreate(session_id, make.CONFIG, 1, name=name))
+        found = {
+            reference: [meta.session_id for meta in await store.find_sessions(reference)]
+            for reference in ("ab", "x", "a", "zz")
+        }
+        assert found == {"ab": ["ab"], "x": ["abc"], "a": ["ab", "abc", "abd"], "zz": []}
+
+    async def test_a_closed_session_offers_no_lane(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await store.set_session_flags(S, closed_at_ms=3, parked_at_ms=None)
+        with pytest.raises(LashError) as caught:
+            await store.open_lane(make.lane_request(clock))
+        assert caught.value.code == "session_closed"
+        await store.set_session_flags(S, closed_at_ms=None, parked_at_ms=None)
+        assert not isinstance(await store.open_lane(make.lane_request(clock)), LaneBusy)

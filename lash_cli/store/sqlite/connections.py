@@ -1,0 +1,105 @@
+"""SQLite connections: how they are opened, how locks are waited for, what their errors mean (design D1, D10).
+
+The only place that knows pragmas and result codes. Waiting for another
+process's lock is physical waiting: it uses real time, never the injected
+clock, which is for records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
+
+LOCK_TIMEOUT_SECONDS: Final = 15.0
+_FIRST_RETRY_SECONDS: Final = 0.0001
+_LONGEST_RETRY_SECONDS: Final = 0.002
+_STATEMENT_CACHE: Final = 256
+
+# SQLite primary result codes, https://sqlite.org/rescode.html
+_LOCKED_CODES: Final = {5, 6}
+_READ_ONLY_CODES: Final = {3, 8, 14, 23}
+_CORRUPT_CODES: Final = {11, 26}
+
+BEGIN_WRITE = "BEGIN IMMEDIATE"
+BEGIN_READ = "BEGIN"
+COMMIT = "COMMIT"
+ROLLBACK = "ROLLBACK"
+SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
+# `journal_size_limit` cuts the WAL back when it restarts, so its size on disk tells how much is waiting.
+WRITER_PRAGMAS = (
+    "PRAGMA busy_timeout = 0",
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA journal_size_limit = 1048576",
+    "PRAGMA cache_size = -8000",
+    "PRAGMA fullfsync = ON",
+)
+READER_PRAGMAS = (
+    "PRAGMA busy_timeout = 15000",
+    "PRAGMA wal_autocheckpoint = 0",
+    "PRAGMA cache_size = -8000",
+    "PRAGMA query_only = ON",
+)
+CHECKPOINTER_PRAGMAS = ("PRAGMA busy_timeout = 2000", "PRAGMA synchronous = NORMAL", "PRAGMA fullfsync = ON")
+
+
+def map_error(error: sqlite3.Error, path: Path) -> LashError:
+    """The lash error of a SQLite error; the only place that knows SQLite's codes."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    if primary in _LOCKED_CODES:
+        return StoreLocked(f"{path} stayed locked by another process for {LOCK_TIMEOUT_SECONDS:.0f} s")
+    if primary in _READ_ONLY_CODES:
+        return StoreReadOnly(f"{path} cannot be opened or written: {error}")
+    if primary in _CORRUPT_CODES:
+        return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
+    return StoreError(f"{path}: {error}")
+
+
+@contextlib.contextmanager
+def mapped_errors(path: Path) -> Iterator[None]:
+    """Raise lash errors for the SQLite errors of the block."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise map_error(error, path) from error
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
+
+
+def patiently(connection: sqlite3.Connection, statement: str, jitter: random.Random) -> Any:
+    """Run a statement that takes a lock, waiting for other processes up to the lock timeout.
+
+    The busy handler of SQLite sleeps in steps that are long against a commit and is not called at all for a change
+    of the journal mode, hence the ladder of our own. Raises `sqlite3.OperationalError` when time is up.
+    """
+    pause = _FIRST_RETRY_SECONDS
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            return connection.execute(statement).fetchone()
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(pause * (0.5 + jitter.random()))
+        pause = min(pause * 2, _LONGEST_RETRY_SECONDS)
+
+
+def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection to an existing file, usable from any thread, transactions under our own control."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    connection = sqlite3.connect(
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENT_CACHE
+    )
+    for pragma in pragmas:
+        connection.execute(pragma)
+    return connection

@@ -1,0 +1,252 @@
+"""The one thread that writes, and the one that copies the WAL back (design D10, D22).
+
+What queued up while the last commit ran is committed together: one `BEGIN
+IMMEDIATE`, each of several jobs in a savepoint, so one that raises takes only
+itself back. Nobody learns a result before COMMIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from lash_cli.errors import StoreError
+from lash_cli.store.sqlite.connections import (
+    BEGIN_WRITE,
+    CHECKPOINTER_PRAGMAS,
+    COMMIT,
+    ROLLBACK,
+    SYNCHRONOUS,
+    WRITER_PRAGMAS,
+    connect,
+    map_error,
+    patiently,
+)
+
+_MAX_GROUP: Final = 256
+_WAL_PASSIVE_BYTES: Final = 4 * 1024 * 1024
+_WAL_RESTART_BYTES: Final = 64 * 1024 * 1024
+_GROUPS_BETWEEN_WAL_CHECKS: Final = 32
+
+_SAVEPOINT = "SAVEPOINT job"
+_UNDO_SAVEPOINT = "ROLLBACK TO job"
+_RELEASE_SAVEPOINT = "RELEASE job"
+_PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+_TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One queued job and how its caller learns the result."""
+
+    job: Callable[[sqlite3.Connection], Any]
+    durable: bool
+    loop: asyncio.AbstractEventLoop | None
+    future: asyncio.Future[Any] | None
+    done: threading.Event | None
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the caller went away before the job began: then nothing is written for it."""
+        return self.future is not None and self.future.cancelled()
+
+    def settle(self) -> None:
+        """Hand the outcome to an awaiting future; runs on the caller's loop."""
+        assert self.future is not None
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class _Checkpointer:
+    """Copies the WAL back into the database on a thread and connection of its own, on request."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wal = f"{path}-wal"
+        self._wanted = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Ask for a checkpoint if the WAL grew past its mark; a `stat`, nothing more. Called by the writer only."""
+        if _size(self._wal) < _WAL_PASSIVE_BYTES:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
+            self._thread.start()
+        self._wanted.set()
+
+    def close(self) -> None:
+        """End the thread after the checkpoint it may be in."""
+        self._stopping = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        connection = connect(self._path, CHECKPOINTER_PRAGMAS)
+        try:
+            while True:
+                self._wanted.wait()
+                self._wanted.clear()
+                if self._stopping:
+                    return
+                is_long = _size(self._wal) > _WAL_RESTART_BYTES
+                # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute(_TRUNCATE_CHECKPOINT if is_long else _PASSIVE_CHECKPOINT).fetchone()
+        finally:
+            connection.close()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+class Writer:
+    """The one thread that writes. Requests are taken in the order they arrive."""
+
+    def __init__(self, path: Path, *, always_normal: bool, jitter: random.Random) -> None:
+        self._path = path
+        self._always_normal = always_normal
+        self._jitter = jitter
+        self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        self._checkpointer = _Checkpointer(path)
+        self._groups_until_look = 0
+        self._is_full: bool | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request) -> None:
+        """Queue a request, starting the thread at the first one. Raises `StoreError` once closed."""
+        with self._lock:
+            if self._is_closed:
+                raise StoreError(f"{self._path} was closed", code="store_closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
+                self._thread.start()
+            self._queue.put(request)
+
+    def close(self) -> None:
+        """Commit what is queued and end the thread."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+        self._checkpointer.close()
+
+    def _run(self) -> None:
+        connection: sqlite3.Connection | None = None
+        is_open = True
+        try:
+            while is_open:
+                group, is_open = self._next_group()
+                if not group:
+                    continue
+                try:
+                    if connection is None:
+                        connection = connect(self._path, WRITER_PRAGMAS)
+                    self._commit_group(connection, group)
+                except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
+                    failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+                    for request in group:
+                        request.error = failure
+                    if connection is not None and connection.in_transaction:
+                        connection.execute(ROLLBACK)
+                self._deliver(group)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _next_group(self) -> tuple[list[Request], bool]:
+        """Wait for a request, then take all that queued up; the flag is False after the closing mark."""
+        group: list[Request] = []
+        item = self._queue.get()
+        while item is not None:
+            if not item.is_abandoned:
+                group.append(item)
+            if len(group) == _MAX_GROUP:
+                return group, True
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return group, True
+        return group, False
+
+    def _commit_group(self, connection: sqlite3.Connection, group: list[Request]) -> None:
+        is_full = not self._always_normal and any(request.durable for request in group)
+        if is_full is not self._is_full:
+            connection.execute(SYNCHRONOUS[is_full])
+            self._is_full = is_full
+        patiently(connection, BEGIN_WRITE, self._jitter)
+        if len(group) == 1:
+            self._run_alone(connection, group[0])
+        else:
+            for request in group:
+                self._run_in_savepoint(connection, request)
+        if connection.in_transaction:
+            connection.execute(COMMIT)
+        self._groups_until_look -= 1
+        if self._groups_until_look < 0:
+            self._groups_until_look = _GROUPS_BETWEEN_WAL_CHECKS
+            self._checkpointer.look()
+
+    def _run_alone(self, connection: sqlite3.Connection, request: Request) -> None:
+        try:
+            request.result = request.job(connection)
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+            request.error = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            if connection.in_transaction:
+                connection.execute(ROLLBACK)
+
+    def _run_in_savepoint(self, connection: sqlite3.Connection, request: Request) -> None:
+        connection.execute(_SAVEPOINT)
+        try:
+            request.result = request.job(connection)
+        except BaseException as error:
+            if not connection.in_transaction:
+                # The error (disk full, I/O) ended the whole transaction: every job of the group is undone.
+                raise
+            connection.execute(_UNDO_SAVEPOINT)
+            request.error = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+        connection.execute(_RELEASE_SAVEPOINT)
+
+    def _deliver(self, group: list[Request]) -> None:
+        """Tell every caller, waking each event loop once."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Request]] = {}
+        for request in group:
+            if request.loop is not None:
+                by_loop.setdefault(request.loop, []).append(request)
+            elif request.done is not None:
+                request.done.set()
+        for loop, requests in by_loop.items():
+            # A loop that was closed meanwhile has nobody left to tell.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle_all, requests)
+
+
+def _settle_all(requests: list[Request]) -> None:
+    for request in requests:
+        request.settle()

@@ -1,0 +1,122 @@
+"""How long `lash` takes to start, as a ratio to the bare interpreter (design D16 and §5).
+
+    python tests/bench/startup.py            one JSON line per figure
+    python tests/bench/startup.py --check    also fail when a figure is over its budget
+
+Ratios of the minimum of many runs, taken in turn with the bare interpreter, so
+that the load of the machine falls on both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RUNS = 20
+TOLERANCE = 1.5
+BARE = [sys.executable, "-I", "-c", "pass"]
+# What a console script does, for a tree that is not installed.
+UNINSTALLED = [sys.executable, "-c", "import sys; from lash_cli.__main__ import main; sys.exit(main())"]
+BUDGETS = (
+    (("--version",), 2.0, 0),
+    (("__complete", "--", "show", ""), 2.0, 0),
+    (("ls", "-o", "json"), 6.0, 10),
+    (("ls", "-o", "json"), 6.0, 10_000),
+)
+
+
+def lash_command() -> list[str]:
+    """The installed console script of this interpreter, else its equivalent."""
+    script = Path(sys.executable).with_name("lash")
+    return [str(script)] if script.exists() else UNINSTALLED
+
+
+def elapsed(command: list[str], environment: dict[str, str]) -> float:
+    """Seconds of one run; raises when it fails."""
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def make_sessions(home: Path, count: int) -> None:
+    """A database with `count` sessions, made by the store and then multiplied by SQL."""
+    import asyncio
+    import sqlite3
+
+    from lash_cli.core.policy import ModelSpec, PersistedSessionConfig
+    from lash_cli.paths import resolve_paths
+    from lash_cli.store.base import SessionCreate
+    from lash_cli.wiring import open_store
+
+    async def first() -> None:
+        store = open_store(resolve_paths({"LASH_HOME": str(home)}))
+        config = PersistedSessionConfig("loopback", ModelSpec("loopback"))
+        await store.create_session(SessionCreate("s_0", config, 1, name="n0"))
+        await store.aclose()
+
+    asyncio.run(first())
+    connection = sqlite3.connect(home / "lash.db")
+    with connection:
+        connection.executemany(
+            "INSERT INTO sessions (session_id, name, created_at_ms, labels, last_activity_at_ms, config) "
+            "SELECT ?, ?, ?, labels, ?, config FROM sessions WHERE session_id = 's_0'",
+            ((f"s_{number}", f"n{number}", number, number) for number in range(1, count)),
+        )
+    connection.close()
+
+
+def measure(arguments: tuple[str, ...], home: Path, runs: int) -> tuple[float, float]:
+    """Best seconds of the command and of the bare interpreter."""
+    environment = {"PATH": os.environ["PATH"], "LASH_HOME": str(home), "HOME": str(home), "LANG": "C.UTF-8"}
+    root = str(Path(__file__).resolve().parents[2])
+    command = lash_command()
+    if command == UNINSTALLED:
+        environment["PYTHONPATH"] = root
+    ours = [*command, *arguments]
+    elapsed(ours, environment)
+    pairs = [(elapsed(ours, environment), elapsed(BARE, environment)) for _ in range(runs)]
+    return min(ours for ours, _ in pairs), min(bare for _, bare in pairs)
+
+
+def main() -> int:
+    """Measure every figure; 1 with `--check` when one is over budget times tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--runs", type=int, default=RUNS)
+    options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    failed = False
+    for arguments, budget, sessions in BUDGETS:
+        directory = Path(tempfile.mkdtemp(prefix="lash-startup-"))
+        try:
+            if sessions:
+                make_sessions(directory, sessions)
+            ours, bare = measure(arguments, directory, options.runs)
+        finally:
+            shutil.rmtree(directory)
+        ratio = ours / bare
+        is_over = ratio > budget * TOLERANCE
+        failed = failed or is_over
+        figure = {
+            "command": "lash " + " ".join(arguments),
+            "sessions": sessions,
+            "ms": round(ours * 1000, 1),
+            "bare_ms": round(bare * 1000, 1),
+            "ratio": round(ratio, 2),
+            "budget": budget,
+            "limit": budget * TOLERANCE,
+            "ok": not is_over,
+        }
+        print(json.dumps(figure), flush=True)
+    return 1 if failed and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""`lash doctor`: it works whatever is broken, changes nothing and says what to do (contract 08 §6.8)."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from lash_cli.core.content import TurnInput
+from lash_cli.core.ingress import InputDraft
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.policy import ModelSpec, PersistedSessionConfig
+from lash_cli.paths import resolve_paths
+from lash_cli.store.base import LaneRequest, SessionCreate
+from lash_cli.system import SystemClock, this_process
+from lash_cli.wiring import open_store
+
+
+async def make_database(home):
+    home.mkdir(mode=0o700, exist_ok=True)
+    store = open_store(resolve_paths({"LASH_HOME": str(home)}))
+    config = PersistedSessionConfig("loopback", ModelSpec("loopback"))
+    await store.create_session(SessionCreate("s_1", config, 1, name="quiet-fjord"))
+    return store
+
+
+def test_a_fresh_machine_is_healthy_and_nothing_is_created(lash, home):
+    result = lash("doctor", "-o", "json")
+    assert (result.code, result.err) == (0, "")
+    document = result.json
+    assert (document["kind"], document["healthy"]) == ("Doctor", True)
+    assert document["database"]["state"] == "absent"
+    assert {"database", "config_file", "keys_file", "log_file"} <= {item["name"] for item in document["paths"]}
+    assert document["versions"]["sqlite"] == sqlite3.sqlite_version
+    assert not home.exists()
+    assert "nothing is wrong" in lash("doctor").out
+
+
+async def test_files_made_by_lash_are_private_and_healthy(lash, home):
+    store = await make_database(home)
+    await store.aclose()
+    result = lash("doctor", "-o", "json")
+    assert result.code == 0, result.out
+    assert result.json["database"] == {
+        "path": str(home / "lash.db"), "state": "ok", "bytes": (home / "lash.db").stat().st_size, "sessions": 1,
+    }  # fmt: skip
+    modes = {item["name"]: item["mode"] for item in result.json["paths"]}
+    assert (modes["data_dir"], modes["database"]) == ("0700", "0600")
+
+
+async def test_what_others_can_read_is_exit_5_with_the_repair(lash, home):
+    store = await make_database(home)
+    await store.aclose()
+    (home / "lash.db").chmod(0o644)
+    home.chmod(0o755)
+    result = lash("doctor", "-o", "json")
+    assert result.code == 5
+    hints = {finding["hint"] for finding in result.json["findings"]}
+    assert {f"chmod 600 {home / 'lash.db'}", f"chmod 700 {home}"} <= hints
+    assert {finding["code"] for finding in result.json["findings"]} == {"permissions_unsafe"}
+
+
+async def test_a_live_lease_and_its_unfinished_turn_are_shown_without_a_complaint(lash, home):
+    store = await make_database(home)
+    try:
+        await hold_lane(store, LeaseOwnerIdentity("me", "one", this_process(), "turn"))
+        result = lash("doctor", "-o", "json")
+        assert result.code == 0, result.out
+        (holder,) = result.json["lease_holders"]
+        assert (holder["session"], holder["state"], holder["label"]) == ("s_1", "live", "turn")
+        assert holder["pid"] == this_process().pid
+        (turn,) = result.json["unfinished_turns"]
+        assert (turn["session"], turn["turn"], turn["holder"]) == ("s_1", "t_1", this_process().pid)
+        assert result.json["findings"] == []
+    finally:
+        await store.aclose()
+
+
+async def test_a_turn_whose_process_died_is_a_warning_with_the_next_command(lash, home):
+    store = await make_database(home)
+    import msgspec
+
+    dead = msgspec.structs.replace(this_process(), process_start="1")
+    await hold_lane(store, LeaseOwnerIdentity("gone", "one", dead, "turn"))
+    await store.aclose()
+    result = lash("doctor", "-o", "json")
+    assert result.code == 0
+    (finding,) = result.json["findings"]
+    assert (finding["code"], finding["severity"]) == ("turn_unfinished", "warning")
+    assert finding["hint"] == "finish it with: lash resume s_1"
+    assert result.json["lease_holders"][0]["state"] == "dead"
+    assert "quiet-fjord" in lash("doctor").out
+
+
+async def hold_lane(store, owner):
+    now_ms = SystemClock().now_ms()
+    draft = InputDraft(session_id="s_1", input_id="in_1", input=TurnInput.text("hello"))
+    await store.open_lane(
+        LaneRequest(
+            session_id="s_1", owner=owner, ttl_ms=60_000, now_ms=now_ms, lease_token="lt", claim_token="ct",
+            turn_id="t_1", draft=draft,
+        )
+    )  # fmt: skip
+
+
+def test_a_corrupt_database_is_reported_with_exit_9(lash, home):
+    home.mkdir(mode=0o700)
+    database = home / "lash.db"
+    database.write_bytes(b"this is not a database at all" * 200)
+    database.chmod(0o600)
+    before = database.read_bytes()
+    result = lash("doctor", "-o", "json")
+    assert result.code == 9
+    assert result.json["database"]["state"] == "store_corrupt"
+    assert database.read_bytes() == before
+    assert "store_corrupt" in lash("doctor").out
+
+
+async def test_a_database_of_a_newer_lash_is_reported_with_exit_9(lash, home):
+    store = await make_database(home)
+    await store.aclose()
+    with sqlite3.connect(home / "lash.db") as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    result = lash("doctor", "-o", "json")
+    assert result.code == 9
+    assert result.json["database"]["state"] == "schema_too_new"
+
+
+def test_an_invalid_configuration_is_one_finding_among_the_others(lash, home):
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text("[defaults]\nmodle = 1\n")
+    (home / "config.toml").chmod(0o600)
+    result = lash("doctor", "-o", "json")
+    assert result.code == 5
+    (finding,) = result.json["findings"]
+    assert finding["code"] == "config_invalid"
+    assert result.json["configuration"]["valid"] is False

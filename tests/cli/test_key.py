@@ -1,0 +1,100 @@
+"""`lash key`: how a key gets in, that it never gets out (contract 08 §6.8)."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from support.cli import COMMAND, environment
+
+SECRET = "very-private-value-7f3a"
+
+
+def test_a_key_from_stdin_is_stored_privately_and_shown_by_its_end_only(lash, home):
+    result = lash("key", "set", "openai", "--stdin", input=SECRET + "\n")
+    assert (result.code, result.out) == (0, "")
+    assert (home / "keys.toml").stat().st_mode & 0o777 == 0o600
+    assert home.stat().st_mode & 0o777 == 0o700
+    listed = lash("key", "ls", "-o", "json")
+    assert listed.json["items"] == [{"name": "openai", "source": "keys:openai", "last_four": "…7f3a"}]
+    everything = result.err + listed.out + lash("config", "show").out + lash("doctor", "-o", "json", "--debug").out
+    assert "very-private" not in everything
+
+
+def test_a_key_as_an_argument_is_refused_and_not_repeated(lash, home):
+    for arguments in (["key", "set", "openai", SECRET], ["key", "set", "openai", "--stdin", SECRET]):
+        result = lash(*arguments, input="other\n")
+        assert (result.code, result.out) == (2, "")
+        assert "never given as an argument" in result.err
+        assert "very-private" not in result.err
+    assert not home.exists()
+
+
+def test_no_option_takes_a_key(lash):
+    result = lash("key", "set", "openai", f"--value={SECRET}")
+    assert result.code == 2
+    assert "very-private" not in result.err
+
+
+def test_without_a_terminal_the_prompt_is_not_shown(lash):
+    result = lash("key", "set", "openai", "-o", "json")
+    assert result.code == 2
+    assert result.error["code"] == "not_a_tty"
+    assert "--stdin" in result.error["hint"]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "two\nlines\n", "with space\n", "nul\x00\n"])
+def test_a_bad_key_is_refused_and_nothing_is_stored(lash, home, text):
+    result = lash("key", "set", "openai", "--stdin", input=text)
+    assert result.code == 2
+    assert "nothing was stored" in result.err
+    assert not (home / "keys.toml").exists()
+
+
+def test_setting_replaces_and_rm_forgets(lash):
+    lash("key", "set", "a", "--stdin", input="first-key-value\n")
+    assert lash("key", "set", "a", "--stdin", "-o", "json", input="other-key-value\n").json["replaced"] is True
+    lash("key", "set", "b", "--stdin", input="third-key-value\n")
+    assert lash("key", "rm", "a").code == 0
+    assert lash("key", "ls", "-o", "name").out.split() == ["b"]
+    missing = lash("key", "rm", "a", "-o", "json")
+    assert (missing.code, missing.error["code"]) == (3, "key_not_found")
+
+
+def test_a_key_file_others_can_read_is_refused(lash, home):
+    lash("key", "set", "a", "--stdin", input="first-key-value\n")
+    (home / "keys.toml").chmod(0o644)
+    for arguments in (["key", "ls"], ["key", "rm", "a"], ["key", "set", "b", "--stdin"]):
+        result = lash(*arguments, "-o", "json", input="x-key-value\n")
+        assert (result.code, result.out) == (5, "")
+        assert result.error["code"] == "permissions_unsafe"
+        assert result.error["hint"] == f"chmod 600 {home / 'keys.toml'}"
+
+
+def test_configured_sources_are_listed_without_running_a_command(lash, home, tmp_path):
+    marker = tmp_path / "ran"
+    lash("config", "set", "providers.one.key", f"cmd:touch {marker}")
+    lash("config", "set", "providers.two.key", "env:TWO_KEY")
+    items = lash("key", "ls", "-o", "json", env={"TWO_KEY": "abcdefghijklmnop"}).json["items"]
+    assert items == [
+        {"name": "one", "source": f"cmd:touch {marker}", "last_four": None},
+        {"name": "two", "source": "env:TWO_KEY", "last_four": "…mnop"},
+    ]
+    assert not marker.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_the_hidden_prompt_never_echoes(home, tmp_path):
+    import pexpect
+
+    child = pexpect.spawn(
+        COMMAND[0], [*COMMAND[1:], "key", "set", "openai"], env=environment(home), cwd=str(tmp_path), timeout=30
+    )
+    child.expect("not shown")
+    child.waitnoecho()
+    child.sendline(SECRET)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert b"very-private" not in child.before
+    assert SECRET in (home / "keys.toml").read_text()

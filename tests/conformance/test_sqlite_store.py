@@ -1,0 +1,34 @@
+"""The store laws, over SQLite."""
+
+from __future__ import annotations
+
+from lash_cli.store.conformance.commits import CommitLaws
+from lash_cli.store.conformance.graph import GraphLaws
+from lash_cli.store.conformance.inputs import InputLaws
+from lash_cli.store.conformance.lanes import LaneLaws
+from lash_cli.store.conformance.leases import LeaseLaws
+from lash_cli.store.conformance.sessions import SessionLaws
+
+
+class TestSqliteCommits(CommitLaws):
+    pass
+
+
+class TestSqliteLeases(LeaseLaws):
+    pass
+
+
+class TestSqliteLanes(LaneLaws):
+    pass
+
+
+class TestSqliteGraph(GraphLaws):
+    pass
+
+
+class TestSqliteInputs(InputLaws):
+    pass
+
+
+class TestSqliteSessions(SessionLaws):
+    pass

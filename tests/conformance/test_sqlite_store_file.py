@@ -1,0 +1,332 @@
+"""What only a file has: modes, races of real processes, damage, `kill -9`, group commit (contract 01 §18)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
+from lash_cli.store.base import ReadScope
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.store import SqliteStore
+
+OpenStore = Callable[[], SqliteStore]
+_INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
+
+PRELUDE = """
+import asyncio, sys
+from pathlib import Path
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemClock, SystemIds
+path = Path(sys.argv[1])
+name = sys.argv[2]
+clock = SystemClock()
+"""
+
+OPEN = (
+    PRELUDE
+    + """
+store = SqliteStore.open(path, clock, SystemIds())
+asyncio.run(make.create(store, clock, f"s-{name}"))
+store.close()
+"""
+)
+
+CLAIM_AND_COMMIT = (
+    PRELUDE
+    + """
+async def main():
+    store = SqliteStore.open(path, clock, SystemIds())
+    print("ready", flush=True)
+    sys.stdin.readline()
+    won = 0
+    for session in range(20):
+        lane = await store.open_lane(make.lane_request(clock, name, session_id=f"s{session}", turn_id=f"t-{name}",
+                                                       input_id=f"in-{name}-{session}"))
+        won += type(lane).__name__ == "LaneGranted"
+    print(won, flush=True)
+    await store.aclose()
+asyncio.run(main())
+"""
+)
+
+WRITE_FOR_EVER = (
+    PRELUDE
+    + """
+async def main():
+    store = SqliteStore.open(path, clock, SystemIds())
+    fence = await make.fence_of(store, clock)
+    parent, revision = None, None
+    for index in range(10**6):
+        ids = [f"n{index}-{step}" for step in range(20)]
+        delta = make.append(ids, parent=parent)
+        result = await store.commit_runtime_state(make.commit(fence, delta, expected=revision))
+        parent, revision = ids[-1], result.head_revision
+        print(revision, flush=True)
+asyncio.run(main())
+"""
+)
+
+
+def start(script: str, path: Path, name: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(path), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+# --- modes and damage ---------------------------------------------------------------------------
+
+
+def test_nobody_else_can_read_the_database_whatever_the_umask(database_path: Path, clock: ManualClock) -> None:
+    previous = os.umask(0o022)
+    try:
+        database = Database.open(database_path, clock=clock)
+        database.write_sync(lambda connection: connection.execute(_INSERT, ("x",)).rowcount, durable=True)
+        modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in database_path.parent.iterdir()}
+        database.close()
+    finally:
+        os.umask(previous)
+    assert modes == {"lash.db": 0o600, "lash.db-wal": 0o600, "lash.db-shm": 0o600}
+    assert stat.S_IMODE(database_path.parent.stat().st_mode) == 0o700
+
+
+def test_a_newer_schema_is_refused_and_left_untouched(database_path: Path, clock: ManualClock) -> None:
+    Database.open(database_path, clock=clock).close()
+    with sqlite3.connect(database_path) as connection:
+        connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
+    connection.close()
+    before = database_path.read_bytes()
+    with pytest.raises(StoreUnusable) as caught:
+        Database.open(database_path, clock=clock)
+    assert (caught.value.code, caught.value.exit_status) == ("schema_too_new", 9)
+    assert database_path.read_bytes() == before
+
+
+def test_a_foreign_database_is_refused_and_left_untouched(database_path: Path, clock: ManualClock) -> None:
+    database_path.parent.mkdir()
+    with sqlite3.connect(database_path) as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = database_path.read_bytes()
+    with pytest.raises(StoreUnusable) as caught:
+        Database.open(database_path, clock=clock)
+    assert caught.value.code == "store_corrupt"
+    assert database_path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_reported_as_damaged(database_path: Path, clock: ManualClock) -> None:
+    database_path.parent.mkdir()
+    database_path.write_bytes(b"not a database at all, but long enough to be taken for one" * 40)
+    with pytest.raises(StoreUnusable) as caught:
+        Database.open(database_path, clock=clock)
+    assert caught.value.code == "store_corrupt"
+
+
+async def test_a_damaged_node_is_named_and_never_skipped(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
+    damage = "UPDATE nodes SET body = '{\"kind\":\"conver' WHERE node_id = 'm2'"
+    await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
+    for scope in ReadScope:
+        with pytest.raises(StoreUnusable) as caught:
+            await store.load_session(make.SESSION, scope)
+        assert caught.value.details["node_id"] == "m2"
+
+
+async def test_an_undecodable_head_aborts_the_sweep(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    attachment = await store.put_attachment(make.SESSION, b"x", media_type="text/plain", owner=None, now_ms=1)
+    unreferenced = "INSERT INTO blobs (hash, content) VALUES ('aa', x'00')"
+    await store.db.write(lambda connection: connection.execute(unreferenced).rowcount, durable=True)
+    damage = "UPDATE sessions SET components = 'nonsense'"
+    await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
+    with pytest.raises(StoreUnusable):
+        await store.gc_unreachable()
+    assert await store.load_component("aa") == b"\0"
+    assert await store.get_attachment(make.SESSION, attachment) == b"x"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_directory_is_a_permission_error(tmp_path: Path, clock: ManualClock) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(StoreReadOnly) as caught:
+            Database.open(tmp_path / "lash.db", clock=clock)
+        assert caught.value.exit_status == 5
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_path_that_cannot_be_a_directory_is_a_permission_error(tmp_path: Path, clock: ManualClock) -> None:
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(StoreReadOnly):
+        Database.open(tmp_path / "home" / "lash.db", clock=clock)
+
+
+def test_a_read_only_open_never_creates_a_file(database_path: Path, clock: ManualClock) -> None:
+    with pytest.raises(NotFoundError):
+        Database.open(database_path, clock=clock, read_only=True)
+    assert not database_path.parent.exists()
+
+
+async def test_a_read_only_handle_reads_and_refuses_to_write(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    await make.create(open_store(), clock)
+    reader = Database.open(database_path, clock=clock, read_only=True)
+    try:
+        assert reader.read(lambda connection: connection.execute("SELECT session_id FROM sessions").fetchall())
+        with pytest.raises(StoreReadOnly):
+            await reader.write(lambda connection: connection.execute(_INSERT, ("x",)).rowcount, durable=True)
+    finally:
+        reader.close()
+
+
+# --- group commit -------------------------------------------------------------------------------
+
+
+async def test_jobs_run_in_order_and_one_that_fails_takes_only_itself_back(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    order: list[int] = []
+
+    def job(index: int) -> Callable[[sqlite3.Connection], int]:
+        def run(connection: sqlite3.Connection) -> int:
+            order.append(index)
+            connection.execute(_INSERT, (f"row-{index}",))
+            if index % 3 == 0:
+                raise ValueError(index)
+            return index
+
+        return run
+
+    outcomes = await asyncio.gather(
+        *(database.write(job(index), durable=False) for index in range(30)), return_exceptions=True
+    )
+    assert order == list(range(30))
+    for index, outcome in enumerate(outcomes):
+        assert isinstance(outcome, ValueError) if index % 3 == 0 else outcome == index
+    stored = database.read(lambda connection: connection.execute("SELECT session_id FROM deleted_sessions").fetchall())
+    assert {row[0] for row in stored} == {f"row-{index}" for index in range(30) if index % 3}
+    database.close()
+
+
+async def test_an_awaited_write_is_visible_to_the_next_read(database_path: Path, clock: ManualClock) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    for index in range(20):
+        await database.write(lambda connection, index=index: connection.execute(_INSERT, (f"{index}",)), durable=False)
+        (count,) = database.read(
+            lambda connection: connection.execute("SELECT count(*) FROM deleted_sessions").fetchone()
+        )
+        assert count == index + 1
+    await database.aclose()
+
+
+async def test_a_write_cancelled_before_it_began_is_never_applied(database_path: Path, clock: ManualClock) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    entered, proceed = threading.Event(), threading.Event()
+
+    def hold(connection: sqlite3.Connection) -> None:
+        entered.set()
+        proceed.wait()
+
+    holding = asyncio.create_task(database.write(hold, durable=False))
+    await asyncio.to_thread(entered.wait)
+    waiting = asyncio.create_task(database.write(lambda c: c.execute(_INSERT, ("late",)).rowcount, durable=False))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    proceed.set()
+    await holding
+    assert database.read(lambda c: c.execute("SELECT count(*) FROM deleted_sessions").fetchone()) == (0,)
+    await database.aclose()
+
+
+async def test_a_closed_database_refuses_work_and_close_may_be_repeated(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    await database.aclose()
+    database.close()
+    with pytest.raises(StoreError) as caught:
+        await database.write(lambda connection: None, durable=False)
+    assert caught.value.code == "store_closed"
+
+
+# --- real processes -----------------------------------------------------------------------------
+
+
+def test_twelve_processes_open_a_home_that_does_not_exist(database_path: Path, open_store: OpenStore) -> None:
+    processes = [start(OPEN, database_path, str(index)) for index in range(12)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    rows, _ = asyncio.run(open_store().list_sessions(limit=50))
+    assert {row.meta.session_id for row in rows} == {f"s-{index}" for index in range(12)}
+
+
+async def test_each_of_many_lanes_has_one_winner_across_two_processes(
+    database_path: Path, open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    for index in range(20):
+        await make.create(store, clock, f"s{index}")
+    processes = [start(CLAIM_AND_COMMIT, database_path, name) for name in ("a", "b")]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    wins = []
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        wins.append(int(output))
+    assert sum(wins) == 20
+    assert len(await store.unfinished_turns()) == 20
+
+
+@pytest.mark.parametrize("commits_before", [1, 7, 19])
+async def test_a_process_killed_while_it_commits_leaves_whole_commits_only(
+    database_path: Path, open_store: OpenStore, clock: ManualClock, commits_before: int
+) -> None:
+    await make.create(open_store(), clock)
+    process = start(WRITE_FOR_EVER, database_path, "w")
+    assert process.stdout is not None
+    for _ in range(commits_before):
+        acknowledged = int(process.stdout.readline())
+    process.send_signal(signal.SIGKILL)
+    remaining, _ = process.communicate()
+    acknowledged = max([acknowledged, *(int(line) for line in remaining.splitlines() if line.isdecimal())])
+    read = await open_store().load_session(make.SESSION, ReadScope.ACTIVE_PATH)
+    assert read is not None
+    assert read.head_revision >= acknowledged, "what was acknowledged is there"
+    assert len(read.nodes) == 20 * read.head_revision
+    assert read.nodes[-1].node_id == f"n{read.head_revision - 1}-19"

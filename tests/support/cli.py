@@ -1,0 +1,97 @@
+"""Run the real `lash` in a process of its own, with a home of its own.
+
+The environment is built from nothing: no key, no configuration and no terminal
+setting of the machine that runs the tests can reach the command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+COMMAND = (sys.executable, "-m", "lash_cli")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """stdout as one JSON document."""
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        """stdout as JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def error(self) -> Any:
+        """The error object: the last line of stderr."""
+        return json.loads(self.err.splitlines()[-1])
+
+
+def environment(home: Path | str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a command sees: a home, a path, and what a test adds."""
+    path = os.environ.get("PATH", "/usr/bin:/bin")
+    own_home = str(Path(home).parent / "user")
+    return {
+        "PATH": path,
+        "HOME": own_home,
+        "LASH_HOME": str(home),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(_ROOT),
+        **(extra or {}),
+    }
+
+
+def run_lash(
+    args: Sequence[str],
+    *,
+    home: Path | str,
+    input: str | bytes | None = None,
+    stdin: Any = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    timeout: float = 60,
+) -> Result:
+    """Run one command to its end. Without `input` or `stdin`, stdin is /dev/null."""
+    data = input.encode() if isinstance(input, str) else input
+    done = subprocess.run(
+        [*COMMAND, *args],
+        env=environment(home, env),
+        cwd=cwd or Path(home).parent,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        **({"input": data} if data is not None else {"stdin": subprocess.DEVNULL if stdin is None else stdin}),
+    )
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def spawn_lash(
+    args: Sequence[str],
+    *,
+    home: Path | str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    stdin: Any = subprocess.DEVNULL,
+    **options: Any,
+) -> subprocess.Popen[bytes]:
+    """Start one command; stdout and stderr are pipes unless `options` says otherwise."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(
+        [*COMMAND, *args], env=environment(home, env), cwd=cwd or Path(home).parent, stdin=stdin, **pipes
+    )

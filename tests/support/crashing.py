@@ -1,0 +1,46 @@
+"""Runs `lash` and kills it with SIGKILL at a named point of a turn.
+
+    python tests/support/crashing.py POINT[#N] ARGS...
+
+POINT is one of the names the runtime reaches (`before:lane`, `after:commit`,
+`after:tool_started`, …), `#N` its N-th occurrence. With `stop:` before the
+name the process is stopped (SIGSTOP) instead of killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import lash_cli.api.core
+from lash_cli.__main__ import main
+
+wanted = sys.argv[1]
+deadly = signal.SIGKILL
+if wanted.startswith("stop:"):
+    deadly = signal.SIGSTOP
+    wanted = wanted.removeprefix("stop:")
+name, _, occurrence = wanted.partition("#")
+left = [int(occurrence or 1)]
+
+
+def reach(point: str) -> None:
+    if point != name:
+        return
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), deadly)
+
+
+original = lash_cli.api.core.LashCore.__init__
+
+
+def with_crash_point(self: lash_cli.api.core.LashCore, **options: Any) -> None:
+    original(self, **{**options, "crash_point": reach})
+
+
+lash_cli.api.core.LashCore.__init__ = with_crash_point  # type: ignore[method-assign,assignment]
+sys.argv = ["lash", *sys.argv[2:]]
+sys.exit(main())

@@ -1,0 +1,63 @@
+"""Global options are taken from anywhere before `--` (contract 08 §5.5)."""
+
+from __future__ import annotations
+
+import pytest
+
+from lash_cli.cli.globals import hoist
+
+
+def test_options_before_and_after_the_verb_mean_the_same():
+    before, rest_before = hoist(["-o", "json", "-q", "ls", "--here"])
+    after, rest_after = hoist(["ls", "--here", "-q", "-o", "json"])
+    assert rest_before == rest_after == ["ls", "--here"]
+    assert (before.output, before.quiet) == (after.output, after.quiet) == ("json", True)
+
+
+@pytest.mark.parametrize("spelling", [["-o", "jsonl"], ["-ojsonl"], ["-o=jsonl"], ["--output", "jsonl"],
+                                      ["--output=jsonl"]])  # fmt: skip
+def test_every_spelling_of_a_value_is_understood(spelling):
+    options, rest = hoist(["ls", *spelling])
+    assert (options.output, rest, options.problem) == ("jsonl", ["ls"], None)
+
+
+def test_nothing_after_a_double_dash_is_touched():
+    options, rest = hoist(["turn", "s", "--", "-o", "json", "-q"])
+    assert rest == ["turn", "s", "--", "-o", "json", "-q"]
+    assert (options.output, options.quiet) == (None, False)
+
+
+def test_short_switches_may_be_joined():
+    options, rest = hoist(["-qvvy", "ls"])
+    assert (options.quiet, options.verbose, options.yes, rest) == (True, 2, True, ["ls"])
+
+
+def test_joined_switches_of_a_command_stay_with_it():
+    options, rest = hoist(["ls", "-qn"])
+    assert (options.quiet, rest) == (False, ["ls", "-qn"])
+
+
+def test_fields_without_a_value_ask_for_the_list():
+    assert hoist(["ls", "--fields"])[0].fields == ()
+    assert hoist(["ls", "--fields", "-q"])[0].fields == ()
+    assert hoist(["ls", "--fields", "id, name"])[0].fields == ("id", "name")
+    assert hoist(["ls", "--fields=id"])[0].fields == ("id",)
+
+
+def test_overrides_accumulate_in_order():
+    options, _ = hoist(["-c", "a.b=1", "ls", "-ca.b=2"])
+    assert options.overrides == ["a.b=1", "a.b=2"]
+
+
+@pytest.mark.parametrize("argv", [["-o", "xml"], ["-o"], ["--color", "blue"], ["-c", "novalue"], ["--home="]])
+def test_a_malformed_option_is_kept_as_a_problem_and_the_rest_is_still_read(argv):
+    options, _ = hoist(["--quiet", *argv])
+    assert options.problem is not None
+    assert options.problem.code == "usage"
+    assert options.quiet
+
+
+def test_the_format_is_known_although_another_option_is_wrong():
+    options, _ = hoist(["--color", "blue", "-o", "json"])
+    assert options.problem is not None
+    assert options.output == "json"

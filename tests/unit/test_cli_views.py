@@ -1,0 +1,78 @@
+"""Safe text, plain tables and times (contract 08 §6.1, §6.8)."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lash_cli.views import tables
+from lash_cli.views.safe_text import safe_json, safe_line, safe_text
+from lash_cli.views.times import age, duration, rfc3339
+
+BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
+
+
+@given(st.text())
+def test_nothing_a_terminal_obeys_survives(text):
+    for character in safe_text(text):
+        assert character in "\n\t" or (unicodedata.category(character) not in ("Cc", "Cs") and character not in BIDI)
+
+
+@given(st.text())
+def test_a_line_stays_one_line(text):
+    assert len(safe_line(text).splitlines()) <= 1
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
+def test_ordinary_text_is_untouched(text):
+    assert safe_text(text) == text
+
+
+@given(st.text())
+def test_safe_json_decodes_to_the_same_value(text):
+    shown = safe_json(json.dumps(text, ensure_ascii=False))
+    assert json.loads(shown) == text
+    assert not set(shown) & BIDI
+
+
+def test_escape_sequences_become_visible():
+    assert safe_text("\x1b[31mred\x1b]0;title\x07\x9b\u202eabc") == "\\x1b[31mred\\x1b]0;title\\x07\\x9b\\u202eabc"
+    assert safe_text("a\tb\r\nc\rd") == "a\tb\nc\\rd"
+    assert safe_line("a\tb\nc") == "a\\tb\\nc"
+
+
+def test_columns_are_aligned_by_terminal_cells():
+    assert tables.columns(("A", "B"), [("日本", "x"), ("abcdef", "y")]) == "A       B\n日本    x\nabcdef  y"
+
+
+@given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=5), st.integers(20, 60))
+def test_a_table_never_exceeds_the_terminal(rows, width):
+    text = tables.columns(("ONE", "TWO", "THREE"), rows, width=width)
+    assert all(tables.display_width(line) <= width for line in text.split("\n"))
+
+
+def test_without_a_width_nothing_is_cut():
+    assert "x" * 500 in tables.columns(("A",), [("x" * 500,)])
+
+
+def test_times():
+    assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
+    assert rfc3339(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
+    assert rfc3339(None) is None
+    assert [duration(ms) for ms in (8, 1200, 200_000, 7_500_000, 349_200_000)] == [
+        "8ms",
+        "1.2s",
+        "3m 20s",
+        "2h 5m",
+        "4d 1h",
+    ]
+    assert [age(at, 100_000_000) for at in (None, 100_000_000, 99_990_000, 90_000_000, 0)] == [
+        "-",
+        "now",
+        "10s ago",
+        "2h ago",
+        "1d ago",
+    ]

@@ -1,0 +1,107 @@
+"""Where a key comes from, and that it goes nowhere else (contract 08 §6.8)."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from lash_cli.errors import ConfigError
+from lash_cli.paths import resolve_paths
+from lash_cli.settings import keys
+from lash_cli.settings.redact import redact, remember
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return resolve_paths({"LASH_HOME": str(tmp_path)})
+
+
+def fetch(source, paths, **environment):
+    return keys.fetch_key(source, paths, environment, wanted_by="provider x")
+
+
+def test_every_source_gives_its_key(paths, tmp_path):
+    keys.store_key(paths, "stored", "from-the-store")
+    file = tmp_path / "key.txt"
+    file.write_text("from-a-file\n")
+    file.chmod(0o600)
+    assert fetch("keys:stored", paths) == "from-the-store"
+    assert fetch("env:MY_KEY", paths, MY_KEY=" from-env ") == "from-env"
+    assert fetch(f"file:{file}", paths) == "from-a-file"
+    assert fetch(f"cmd:{sys.executable} -c \"print('from-a-command\\nmore')\"", paths) == "from-a-command"
+
+
+@pytest.mark.parametrize(
+    "source", ["keys:none", "env:NONE", "file:/none/at/all", "cmd:false", "cmd:/no/such/program", "keyring:none"]
+)
+def test_a_source_without_a_key_is_key_missing(paths, source):
+    with pytest.raises(ConfigError) as caught:
+        fetch(source, paths)
+    assert (caught.value.code, caught.value.exit_status) == ("key_missing", 5)
+    assert "provider x" in caught.value.message
+
+
+def test_a_command_that_hangs_is_killed(paths, monkeypatch):
+    monkeypatch.setattr(keys, "KEY_COMMAND_TIMEOUT_SECONDS", 0.2)
+    with pytest.raises(ConfigError) as caught:
+        fetch("cmd:sleep 60", paths)
+    assert caught.value.code == "key_missing"
+    assert "longer than" in caught.value.hint
+
+
+def test_the_output_of_a_failing_command_is_never_shown(paths, capfd):
+    with pytest.raises(ConfigError) as caught:
+        fetch("cmd:sh -c 'echo sk-leaked-key-value; echo sk-leaked-key-value >&2; exit 1'", paths)
+    assert "leaked-key" not in str(caught.value) + str(caught.value.hint)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_others_can_read_is_unsafe(paths, tmp_path):
+    file = tmp_path / "key.txt"
+    file.write_text("secret")
+    file.chmod(0o640)
+    with pytest.raises(ConfigError) as caught:
+        fetch(f"file:{file}", paths)
+    assert caught.value.code == "permissions_unsafe"
+
+
+def test_a_broken_keys_file_is_not_quoted(paths):
+    descriptor = os.open(paths.keys_file, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.write(descriptor, b"[keys]\nopenai = sk-unquoted-secret\n")
+    os.close(descriptor)
+    with pytest.raises(ConfigError) as caught:
+        keys.read_keys(paths)
+    assert caught.value.__cause__ is None
+    assert "unquoted-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "key sk-abcdefgh12345678 here",
+        "Authorization: Bearer abcdefghijkl",
+        "https://user:passw0rd@example.org/x",
+        "AIzaSyA1234567890abcdefghijklmno",
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----",
+        "ghp_abcdefghijklmnopqrst1234",
+    ],
+)
+def test_known_shapes_are_masked(text):
+    shown = redact(text)
+    assert "[redacted]" in shown
+    for secret in ("abcdefgh12345678", "abcdefghijkl", "passw0rd", "SyA1234567890", "MIIabc"):
+        assert secret not in shown
+
+
+def test_loaded_keys_are_masked_and_ordinary_words_are_not():
+    remember("hunter2-hunter2")
+    assert redact("before hunter2-hunter2 after") == "before [redacted] after"
+    remember("abc")
+    assert redact("abc task-force https://example.org/a@b") == "abc task-force https://example.org/a@b"
+
+
+def test_the_tail_of_a_short_key_is_not_shown():
+    assert keys.last_four("short") == "…"
+    assert keys.last_four("long-enough-key-1234") == "…1234"
