@@ -2,7 +2,8 @@
 
 `--version` and `__complete` are answered from here with nothing but `sys` and
 `os`, which the interpreter has loaded anyway, and a plain listing for a program
-by `cli.fast`. Everything else goes to the command table. The umask comes first: no file of ours is ever readable by others.
+by `cli.fast`. Everything else goes to the command table. The umask comes first:
+no file of ours is ever readable by others.
 """
 
 from __future__ import annotations

@@ -116,12 +116,8 @@ def _document(row: sqlite3.Row, now_ms: int) -> dict[str, object]:
     """As `documents.session_document`."""
     config = json.loads(row["config"])
     state = json.loads(row["turn_state"])
-    usage = state.get("token_usage", {})
+    context = state.get("last_prompt_usage")
     lease = _lease(row, now_ms)
-    total = sum(
-        usage.get(name, 0)
-        for name in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens")
-    )
     return {
         "id": row["session_id"],
         "name": row["name"],
@@ -139,7 +135,7 @@ def _document(row: sqlite3.Row, now_ms: int) -> dict[str, object]:
         "cwd": row["cwd"],
         "parent": row["parent_session_id"],
         "labels": json.loads(row["labels"]),
-        "total_tokens": total,
+        "context_tokens": context["context_budget_tokens"] if context else None,
         "lease": lease,
     }
 

@@ -205,7 +205,8 @@ class TurnRun:
     @property
     def _is_on_terminal(self) -> bool:
         """Whether the answer and the notes beside it go to a terminal, and then to one writer."""
-        return self._showing.out is None and sys.stdout.isatty() and sys.stderr.isatty() and not self._is_document
+        is_text = self._lines is None and not self._is_document
+        return is_text and self._showing.out is None and sys.stdout.isatty() and sys.stderr.isatty()
 
     def _clean(self, text: str) -> str:
         return text if self._showing.raw else safe(text)

@@ -180,9 +180,7 @@ def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Pa
         ("before:commit", 0),
     ],
 )
-def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(
-    bench: Bench, point: str, status: int
-) -> None:
+def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: Bench, point: str, status: int) -> None:
     bench.lash("open", "s1")
     environment = {**bench.environment(), "LASH_CFG__lease__ttl_ms": "1500"}
     owner = subprocess.Popen(

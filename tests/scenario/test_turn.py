@@ -467,3 +467,27 @@ async def test_explicit_choices_win_at_open_and_are_stored_with_the_next_commit(
         await session.turn("y").run()
     async with await core.open_session("s1", spec=SessionSpec(inherit="stored")) as session:
         assert session.policy_snapshot.model.id == "model-7"
+
+
+async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    first_caller = ScriptedCaller([text("recorded")])
+    first = make_core(first_caller, crash_point=reach)
+    spec = SessionSpec(inherit="stored", model=ModelSpec("special"))
+    session = await first.open_session("s1", spec=spec)
+    with pytest.raises(Crash):
+        await session.turn("x").run()
+    second_caller = ScriptedCaller([text("next")])
+    second = make_core(second_caller)
+    reopened = await second.open_session("s1", spec=SessionSpec(inherit="stored"))
+    output = await reopened.turn("y").run()
+    assert [result.assistant_message() for result in output.redriven] == ["recorded"]
+    assert output.result.assistant_message() == "next"
+    assert [request.model.id for request in second_caller.requests] == ["special"]
+    assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]

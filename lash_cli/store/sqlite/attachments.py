@@ -58,7 +58,7 @@ WHERE session_key = ? AND attachment_ref = ? AND committed_at_ms IS NULL
 """
 # ... and whatever the turn owns.
 _COMMIT_OWNED = """
-UPDATE attachments SET committed_at_ms = ?
+UPDATE attachments INDEXED BY attachments_uncommitted SET committed_at_ms = ?
 WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_ms IS NULL
 """
 # One conditional operation: an owner that still runs keeps its intents; whether a process runs is not known here.

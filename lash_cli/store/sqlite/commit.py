@@ -34,7 +34,7 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import graph, inputs, lanes, leases
+from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import StoredSession, read_session
 
@@ -57,22 +57,13 @@ UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, t
     checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL
 WHERE session_key = ?
 """
-# Step 12: the listed ones and everything the turn still owns; ids without an intent row are ignored.
-_ADOPT_ATTACHMENT = """
-UPDATE attachments SET committed_at_ms = ?
-WHERE session_key = ? AND attachment_ref = ? AND committed_at_ms IS NULL
-"""
-_ADOPT_OF_TURN = """
-UPDATE attachments INDEXED BY attachments_uncommitted SET committed_at_ms = ?
-WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_ms IS NULL
-"""
 # Step 14: the running row becomes the stamp; a turn that never opened a lane gets its row here.
 _WRITE_STAMP = """
 INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
     result, head_revision, first_seq, last_seq, committed_at_ms)
 VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_key, turn_id) DO UPDATE SET turn_index = excluded.turn_index, state = 'committed',
-    generation = excluded.generation, content_hash = excluded.content_hash, summary = excluded.summary,
+    claim_id = NULL, plan = NULL, generation = excluded.generation, content_hash = excluded.content_hash, summary = excluded.summary,
     result = excluded.result, head_revision = excluded.head_revision, first_seq = excluded.first_seq,
     last_seq = excluded.last_seq, committed_at_ms = excluded.committed_at_ms
 """
@@ -178,7 +169,8 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
         inputs.complete(connection, stored.key, completion)
     if commit.defer_inputs_of_turn is not None:
         inputs.defer_inputs_of_turn(connection, stored.key, commit.defer_inputs_of_turn)
-    _adopt_attachments(connection, stored, commit)
+    turn_id = None if commit.turn is None else commit.turn.turn_id
+    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
     result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components)
     if commit.turn is not None:
         _write_stamp(connection, stored, prepared, commit.turn, result, written)
@@ -326,14 +318,6 @@ def _write_graph(
     if next_seq == stored.next_seq:
         return _Graph(leaf_seq, leaf, next_seq)
     return _Graph(leaf_seq, leaf, next_seq, stored.next_seq, next_seq - 1)
-
-
-def _adopt_attachments(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> None:
-    """Step 12."""
-    for attachment_ref in commit.committed_attachment_ids:
-        connection.execute(_ADOPT_ATTACHMENT, (commit.now_ms, stored.key, attachment_ref))
-    if commit.turn is not None:
-        connection.execute(_ADOPT_OF_TURN, (commit.now_ms, stored.key, commit.turn.turn_id))
 
 
 def _write_stamp(

@@ -40,12 +40,12 @@ _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.sessio
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
 # At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
-SELECT turn_id, turn_index, started_at_ms, origin, claim_id FROM turns INDEXED BY turns_running
+SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 _INSERT = """
-INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, claim_id)
-VALUES (?, ?, ?, 'running', ?, ?, ?, ?)
+INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, claim_id, plan)
+VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)
 """
 _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
@@ -128,7 +128,7 @@ def _redrive(
     row = connection.execute(_RUNNING, (stored.key,)).fetchone()
     if row is None:
         return None
-    turn_id, turn_index, started_at_ms, origin, claim_id = row
+    turn_id, turn_index, started_at_ms, origin, claim_id, plan = row
     generation = lease.fencing_token
     connection.execute(_ADVANCE, (generation, stored.key, turn_id))
     claim = inputs.repin(
@@ -141,7 +141,14 @@ def _redrive(
         generation=generation,
     )
     turn = TurnRecord(
-        stored.session_id, turn_id, "running", turn_index, started_at_ms, origin=origin, generation=generation
+        stored.session_id,
+        turn_id,
+        "running",
+        turn_index,
+        started_at_ms,
+        origin=origin,
+        generation=generation,
+        plan=plan,
     )
     return LaneGranted(lease, stored.position(), turn, claim, redrive=True)
 
@@ -181,7 +188,7 @@ def _start_turn(
     turn_index = decode(stored.turn_state, TurnState).turn_index + 1
     connection.execute(
         _INSERT,
-        (stored.key, request.turn_id, turn_index, request.origin, request.now_ms, generation, claim_id),
+        (stored.key, request.turn_id, turn_index, request.origin, request.now_ms, generation, claim_id, request.plan),
     )
     turn = TurnRecord(
         stored.session_id,

@@ -1,0 +1,162 @@
+"""Bad places and bad databases, through the real entry point (contract 08 §6.2, §6.4)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+
+import pytest
+
+WRITES = ["open", "demo"]
+READS = (["ls"], ["show", "demo"], ["log", "demo"])
+
+
+def failed(result, code, exit_status):
+    assert result.code == exit_status, (result.out, result.err)
+    assert result.out == ""
+    assert result.error["code"] == code
+    assert result.error["exit"] == exit_status
+    return result.error
+
+
+def test_a_home_that_cannot_be_made_is_permissions_unsafe(lash, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    error = failed(lash(*WRITES, "-o", "json", "--home", str(blocker / "home")), "permissions_unsafe", 5)
+    assert str(blocker) in error["message"]
+    text = lash(*WRITES, "--home", str(blocker / "home"))
+    assert (text.code, text.out) == (5, "")
+    assert text.err.startswith("error: ") and "hint: " in text.err and "Traceback" not in text.err
+
+
+def test_a_directory_in_the_place_of_the_database_is_permissions_unsafe(lash, home):
+    (home / "lash.db").mkdir(parents=True)
+    failed(lash(*WRITES, "-o", "json"), "permissions_unsafe", 5)
+
+
+def without_write_permission(home, *args):
+    """Run as a user who owns nothing here, since the tests may run as root."""
+    import sys
+
+    from support.cli import COMMAND, Result, environment
+
+    if os.geteuid() != 0:
+        subprocess.run(["chmod", "-R", "a-w", str(home)], check=True)
+        command = [*COMMAND, *args]
+    else:
+        setpriv = shutil.which("setpriv")
+        if setpriv is None:
+            pytest.skip("running as root without setpriv")
+        command = [
+            setpriv, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *COMMAND, *args,
+        ]  # fmt: skip
+        subprocess.run(["chmod", "-R", "a-w", str(home)], check=True)
+    done = subprocess.run(
+        command, env=environment(home), capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL
+    )
+    subprocess.run(["chmod", "-R", "u+w", str(home)], check=True)
+    assert sys.executable
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_a_read_only_home_refuses_to_write(lash, home):
+    home.mkdir(mode=0o700)
+    failed(without_write_permission(home, *WRITES, "-o", "json"), "permissions_unsafe", 5)
+
+
+def test_a_read_only_database_refuses_to_write_and_still_lists(lash, home):
+    assert lash(*WRITES).code == 0
+    failed(without_write_permission(home, "turn", "demo", "hello", "-o", "json"), "permissions_unsafe", 5)
+
+
+@pytest.mark.parametrize("arguments", [WRITES, *READS])
+def test_a_corrupt_database_is_store_corrupt_and_left_alone(lash, home, arguments):
+    home.mkdir(mode=0o700)
+    database = home / "lash.db"
+    database.write_bytes(os.urandom(16) + b"no database" * 1000)
+    before = database.read_bytes()
+    error = failed(lash(*arguments, "-o", "json"), "store_corrupt", 9)
+    assert error["retryable"] is False
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [WRITES, *READS])
+def test_a_foreign_database_is_refused_and_left_alone(lash, home, arguments):
+    home.mkdir(mode=0o700)
+    database = home / "lash.db"
+    connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE notes (text)")
+    connection.commit()
+    connection.close()
+    before = database.read_bytes()
+    failed(lash(*arguments, "-o", "json"), "store_corrupt", 9)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [WRITES, *READS])
+def test_a_database_of_a_newer_lash_is_schema_too_new(lash, home, arguments):
+    assert lash(*WRITES).code == 0
+    connection = sqlite3.connect(home / "lash.db")
+    connection.execute("PRAGMA user_version = 9999")
+    connection.commit()
+    connection.close()
+    error = failed(lash(*arguments, "-o", "json"), "schema_too_new", 9)
+    assert "9999" in error["message"]
+
+
+def test_an_unconfigured_provider_and_a_missing_key_are_exit_5(lash):
+    failed(lash("open", "a", "--provider", "nope", "-o", "json"), "provider_unconfigured", 5)
+    lash("config", "set", "providers.mine.base_url", "http://127.0.0.1:9/v1")
+    lash("config", "set", "providers.mine.key", "keys:mine")
+    assert lash("open", "b", "--provider", "mine", "--model", "m").code == 0
+    error = failed(lash("turn", "b", "hello", "-o", "json"), "key_missing", 5)
+    assert error["hint"] == "store it with: lash key set mine"
+
+
+def test_a_key_file_others_can_read_stops_the_turn(lash, home):
+    lash("config", "set", "providers.mine.base_url", "http://127.0.0.1:9/v1")
+    lash("config", "set", "providers.mine.key", "keys:mine")
+    lash("key", "set", "mine", "--stdin", input="some-private-key\n")
+    assert lash("open", "b", "--provider", "mine", "--model", "m").code == 0
+    (home / "keys.toml").chmod(0o604)
+    failed(lash("turn", "b", "hello", "-o", "json"), "permissions_unsafe", 5)
+
+
+def test_bad_prompts_reach_no_session(lash, tmp_path):
+    assert lash(*WRITES).code == 0
+    read_end, write_end = os.pipe()
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(33 * 1024 * 1024)
+    try:
+        turn = ["turn", "demo", "-o", "json", "-c", "input.stdin_wait=0.2"]
+        failed(lash(*turn, stdin=read_end), "stdin_timeout", 2)
+        failed(lash(*turn, "hello", stdin=read_end), "stdin_timeout", 2)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    failed(lash(*turn, ""), "empty_prompt", 2)
+    failed(lash(*turn), "empty_prompt", 2)
+    failed(lash(*turn, input=b"\xff"), "prompt_not_utf8", 2)
+    with big.open("rb") as file:
+        failed(lash(*turn, stdin=file), "prompt_too_large", 2)
+    assert lash("show", "demo", "-o", "json").json["turns"] == 0
+
+
+def test_every_file_is_private_under_a_permissive_umask(lash, home):
+    before = os.umask(0o022)
+    try:
+        assert lash(*WRITES).code == 0
+        assert lash("turn", "demo", "hello").code == 0
+        lash("key", "set", "a", "--stdin", input="some-private-key\n")
+        lash("config", "set", "lease.ttl_ms", "9000")
+    finally:
+        os.umask(before)
+    for root, directories, files in os.walk(home):
+        for name in directories:
+            assert os.stat(os.path.join(root, name)).st_mode & 0o777 == 0o700, name
+        for name in files:
+            assert os.stat(os.path.join(root, name)).st_mode & 0o777 == 0o600, name
+    assert home.stat().st_mode & 0o777 == 0o700
