@@ -17,7 +17,6 @@ from functools import cache
 from lash_cli.core.ids import sortable_id
 from lash_cli.core.lease import LocalProcess
 
-
 _RANDOM_PAGE_BYTES = 1024
 
 

@@ -35,14 +35,21 @@ class TerminalAsker:
 
     def __init__(self) -> None:
         self.show: Callable[[str], None] = _write_question
+        self._withdrawn = asyncio.Event()
+
+    def withdraw(self) -> None:
+        """Stop asking: an open question, and every later one, is answered with no."""
+        self._withdrawn.set()
 
     async def __call__(self, manifest: ToolManifest, call: ToolCall) -> str:
         """`once`, `always`, `no`, or the reason of a refusal."""
+        if self._withdrawn.is_set():
+            return "no"
         await asyncio.sleep(GUARD_SECONDS)
         _discard_typed_ahead()
         args = safe(preview(value_text(call.args), ARGS_SHOWN_CHARS))
         self.show(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
-        answer = (await _typed_line()).strip()
+        answer = (await _typed_line(self._withdrawn)).strip()
         word = answer.lower()
         if word in _ONCE:
             return "once"
@@ -76,14 +83,24 @@ def _discard_typed_ahead() -> None:
         return  # not a terminal any more: then nothing was typed ahead
 
 
-async def _typed_line() -> str:
-    """One line of the terminal, "" at its end; leaves the event loop free while nobody types."""
+async def _typed_line(withdrawn: asyncio.Event) -> str:
+    """One line of the terminal, "" at its end or once `withdrawn`; the event loop is free while nobody types."""
     loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
+    something = asyncio.Event()
+    typed = False
+
+    def note() -> None:
+        nonlocal typed
+        typed = True
+        something.set()
+
     descriptor = sys.stdin.fileno()
-    loop.add_reader(descriptor, readable.set)
+    loop.add_reader(descriptor, note)
+    giving_up = loop.create_task(withdrawn.wait())
+    giving_up.add_done_callback(lambda _: something.set())
     try:
-        await readable.wait()
+        await something.wait()
     finally:
         loop.remove_reader(descriptor)
-    return sys.stdin.readline()
+        giving_up.cancel()
+    return sys.stdin.readline() if typed else ""

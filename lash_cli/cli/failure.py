@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_notice
@@ -168,8 +168,3 @@ def _abandon_stdout() -> int:
     except (OSError, ValueError, AttributeError):
         return EXIT_CLOSED_PIPE
     return EXIT_CLOSED_PIPE
-
-
-def leave(status: int) -> NoReturn:
-    """End the process with `status`."""
-    sys.exit(status)

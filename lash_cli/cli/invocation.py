@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
 from lash_cli.cli.globals import FORMATS, GlobalOptions, is_set
+from lash_cli.errors import LashError
 from lash_cli.paths import Paths, resolve_paths
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ class Invocation:
         settings = load_settings(
             self.paths,
             environment=self.environment,
-            cwd=os.getcwd(),
+            cwd=_directory(),
             overrides=tuple(self.options.overrides),
             profile=self.options.profile or self.environment.get("LASH_PROFILE"),
         )
+        self.__dict__["settings"] = settings  # known before the warnings, which are shown in its format
         for warning in settings.warnings:
             from lash_cli.cli.output import warn
 
@@ -98,17 +100,27 @@ class Invocation:
 
     @property
     def notice_format(self) -> Format:
-        """The format for errors and notices; never reads a configuration file by itself."""
+        """The format for errors and notices: as for results, but a broken configuration cannot get in its way."""
         if self.options.output is not None:
             return cast(Format, self.options.output)
-        loaded = self.__dict__.get("settings")
-        chosen = loaded.output if loaded is not None else self.environment.get("LASH_OUTPUT")
-        return cast(Format, chosen) if chosen in FORMATS else "text"
+        try:
+            return cast(Format, self.settings.output)
+        except LashError:
+            chosen = self.environment.get("LASH_OUTPUT")
+            return cast(Format, chosen) if chosen in FORMATS else "text"
 
     @property
     def can_ask(self) -> bool:
         """Whether a question may be put to a person: a terminal on both sides and no `--no-input`."""
         return not self.no_input and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _directory() -> str:
+    """The current directory; the root when it was removed under us, where no project file can be."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.sep
 
 
 _current: Invocation | None = None

@@ -214,9 +214,7 @@ async def run_planned_turn(session: LashSession, plan: TurnPlan, asker: Terminal
     """Run the turn of `plan` in an opened session; returns the exit status or raises the turn's error."""
     from lash_cli.cli.turn_run import TurnRun
 
-    run = TurnRun(session, plan.showing)
-    if asker is not None:
-        asker.show = run.ask
+    run = TurnRun(session, plan.showing, asker)
     builder = session.turn(
         TurnInput(items=plan.items),
         turn_id=plan.turn_id,

@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from lash_cli.cli.documents import turn_result_document, turn_usage_document
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
@@ -32,6 +32,7 @@ from lash_cli.views.safe_text import ascii_text
 
 if TYPE_CHECKING:
     from lash_cli.api import LashSession, TurnBuilder, TurnOutput
+    from lash_cli.cli.asking import TerminalAsker
 
 TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
@@ -51,8 +52,11 @@ class Showing:
 class TurnRun:
     """One turn of this command."""
 
-    def __init__(self, session: LashSession, showing: Showing) -> None:
+    def __init__(self, session: LashSession, showing: Showing, asker: TerminalAsker | None = None) -> None:
         self._session = session
+        self._asker = asker
+        if asker is not None:
+            asker.show = self.ask
         self._name = session.name
         self._showing = showing
         self._pump = OutputPump(_stdout_descriptor())
@@ -133,6 +137,8 @@ class TurnRun:
     def _cancel_for_signal(self) -> None:
         self._session.cancel_running_turns(origin="signal", reason="interrupted at the terminal")
         say("cancelling…")
+        if self._asker is not None:
+            self._asker.withdraw()
 
     # --- its end ------------------------------------------------------------------------------
 
@@ -206,7 +212,7 @@ class TurnRun:
     def _is_on_terminal(self) -> bool:
         """Whether the answer and the notes beside it go to a terminal, and then to one writer."""
         is_text = self._lines is None and not self._is_document
-        return is_text and self._showing.out is None and sys.stdout.isatty() and sys.stderr.isatty()
+        return is_text and self._showing.out is None and _is_terminal(sys.stdout) and _is_terminal(sys.stderr)
 
     def _clean(self, text: str) -> str:
         return text if self._showing.raw else safe(text)
@@ -234,7 +240,7 @@ class TurnRun:
             return self._lines
         if options.quiet:
             return QuietView(self._write, self._clean)
-        if self._showing.out is not None or not sys.stdout.isatty():
+        if self._showing.out is not None or not _is_terminal(sys.stdout):
             return PipeView(self._write, say, self._clean)
         if self._showing.raw:
             warn("--raw lets what the model writes control this terminal")
@@ -272,6 +278,11 @@ class _PumpFile(io.StringIO):
     def isatty(self) -> bool:
         """It stands for the terminal."""
         return True
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether `stream` is a terminal; one that was closed before we started is none."""
+    return stream is not None and stream.isatty()
 
 
 def _stdout_descriptor() -> int:

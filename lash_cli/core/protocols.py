@@ -205,6 +205,10 @@ class ScopedEffects(Protocol):
         """False makes every coordinator issue its effects one after another."""
         ...
 
+    async def settle(self) -> None:
+        """Wait until every outcome handed out stands in the journal."""
+        ...
+
     async def is_known(self, replay_key: str) -> bool:
         """Whether the journal holds a row of this key, finished or not. Always False where nothing is journalled."""
         ...

@@ -55,3 +55,6 @@ class InlineScopedEffects:
     async def is_known(self, replay_key: str) -> bool:
         """Always False: nothing is journalled."""
         return False
+
+    async def settle(self) -> None:
+        """Nothing is ever outstanding."""

@@ -9,7 +9,9 @@ recorded, so they cannot become permanent.
 A turn that holds its session lane (`fence`) pays less than the general loop:
 no other writer can exist, so a row of an earlier generation is taken over at
 once, and the first drive of a turn (`fresh`) records an effect that is safe to
-repeat with one insert, without claiming it first. A tool attempt is always
+repeat with one insert, without claiming it first and without waiting for it:
+the row is written in passing, within milliseconds and before any later effect
+starts, so a plain turn costs two transactions and not three. A tool attempt is always
 claimed before it runs: that row is how a re-drive knows that it may have
 happened.
 """
@@ -17,7 +19,7 @@ happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -76,6 +78,10 @@ class JournalKeeper(WaitKeeper, Protocol):
         `SessionExecutionLeaseExpired` when the fence is dead."""
         ...
 
+    def journal_record_later(
+        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
+    ) -> Awaitable[bool]: ...
+
     async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool: ...
 
     async def journal_finish(
@@ -127,6 +133,11 @@ class JournalEffectHost(StoreResolver):
         """Effects of one scope; see `EffectHost`. `fresh` counts only together with `fence`."""
         return JournalScopedEffects(self, scope, fence, fresh=fresh and fence is not None)
 
+    @property
+    def has_crash_point(self) -> bool:
+        """Whether somebody wants to be told where the host is."""
+        return self._crash_point is not None
+
     def fault(self, what: str, message: str) -> JournalFault:
         """A fault of the journal under this backend's code."""
         return JournalFault(f"{self.store.effect_code_prefix}_effect_replay_{what}", message)
@@ -156,6 +167,7 @@ class JournalScopedEffects:
         self._fresh = fresh
         self._started: set[str] = set()
         self._rows: dict[str, JournalRow] | None = None
+        self._unsettled: list[Awaitable[bool]] = []
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`."""
@@ -171,6 +183,16 @@ class JournalScopedEffects:
             if row is not None and row.status != "in_progress":
                 return await self._answer(row, claim, envelope)
         return await self._prepare_and_run(claim, envelope, run)
+
+    async def settle(self) -> None:
+        """Wait until what was recorded in passing stands in the journal.
+
+        Raises `SessionExecutionLeaseExpired` when the lane was lost meanwhile,
+        `JournalFault` when a journal that was promised to be empty was not.
+        """
+        while self._unsettled:
+            if not await self._unsettled.pop(0):
+                raise self._host.fault("corrupt_row", f"the journal of {self._scope_key} was not empty")
 
     async def is_known(self, replay_key: str) -> bool:
         """See `ScopedEffects`; without a fence only what this object itself started is known."""
@@ -237,15 +259,15 @@ class JournalScopedEffects:
         if outcome is not None:
             require_outcome_kind(envelope.command, outcome)
         self._host.crash_point("before", envelope, "recorded")
-        is_ours = await self._host.store.journal_record(
+        recorded = self._host.store.journal_record_later(
             claim,
             outcome=None if outcome is None else encode_outcome(outcome),
             error=None if failure is None else encode_error(failure),
         )
-        self._host.crash_point("after", envelope, "recorded")
-        if not is_ours:
-            # Somebody recorded this key first: theirs is the answer.
-            return await self._prepare_and_run(claim, envelope, run)
+        self._unsettled.append(recorded)
+        if self._host.has_crash_point:
+            await self.settle()
+            self._host.crash_point("after", envelope, "recorded")
         if outcome is None:
             assert failure is not None
             raise failure
@@ -264,6 +286,8 @@ class JournalScopedEffects:
                 # The write may be under way all the same; writes keep their order, so this one undoes it.
                 await self._release(claim)
                 raise
+            # Writes keep their order: what was recorded in passing is settled by now, and no effect starts on doubt.
+            await self.settle()
             host.crash_point("after", envelope, "started")
             row = prepared.row
             match prepared.kind:

@@ -431,6 +431,7 @@ class _DurableTurn(_TurnBase):
             turn_id=turn_id if draft is not None else None,
             draft=draft,
             plan=plan,
+            is_new_turn=request.turn_id is None,
         )
 
     async def _drive_granted(self, granted: LaneGranted) -> TurnResult | None:

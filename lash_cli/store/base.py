@@ -9,7 +9,7 @@ the judgements live in `core`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -157,6 +157,8 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     the caller proved dead (contract 01 §13 reclaim). `plan` is opaque to the
     store: what the turn was started with (model, limits), kept with the turn
     row until it commits so that a re-drive runs under the same policy.
+    `is_new_turn` promises that the turn id was made for this request, so no
+    committed turn has to be looked for.
     """
 
     session_id: str
@@ -168,6 +170,7 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn_id: str | None = None
     draft: InputDraft | None = None
     plan: bytes | None = None
+    is_new_turn: bool = False
     origin: Literal["prompt", "queue", "wake"] = "prompt"
     dead_holder_fencing_token: int | None = None
 
@@ -356,6 +359,12 @@ class JournalStore(Protocol):
     async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
         """Insert a finished row without a claim; False when the key has a row already. Raises
         `SessionExecutionLeaseExpired` when the fence is dead."""
+        ...
+
+    def journal_record_later(
+        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
+    ) -> Awaitable[bool]:
+        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds."""
         ...
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:

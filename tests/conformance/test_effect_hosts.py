@@ -405,8 +405,9 @@ async def test_a_generation_that_lost_its_lane_records_nothing(store: SqliteStor
         await next_lane(store, clock, old)
         return model_outcome()
 
+    await effects.execute(envelope(MODEL), lose_the_lane)
     with pytest.raises(SessionExecutionLeaseExpired):
-        await effects.execute(envelope(MODEL), lose_the_lane)
+        await effects.settle()
     with pytest.raises(SessionExecutionLeaseExpired):
         await effects.execute(envelope(tool_command(), "k2"), Runs(tool_outcome()))
     assert await store.journal_rows(scope_key(SCOPE)) == ()
@@ -424,15 +425,35 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
     assert runs.count == 1
 
 
-async def test_a_fresh_scope_over_a_journal_that_is_not_empty_answers_what_was_recorded_first(
+async def test_a_scope_promised_empty_that_is_not_keeps_its_first_record_and_says_so(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await create_session(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
-    await host.scoped(SCOPE, fence=fence, fresh=True).execute(envelope(MODEL), Runs(model_outcome("first")))
-    second = await host.scoped(SCOPE, fence=fence, fresh=True).execute(envelope(MODEL), Runs(model_outcome("second")))
-    assert second == model_outcome("first")
+    first = host.scoped(SCOPE, fence=fence, fresh=True)
+    await first.execute(envelope(MODEL), Runs(model_outcome("first")))
+    await first.settle()
+    second = host.scoped(SCOPE, fence=fence, fresh=True)
+    await second.execute(envelope(MODEL), Runs(model_outcome("second")))
+    assert await code_of(second.settle()) == "sqlite_effect_replay_corrupt_row"
+    replayed = await host.scoped(SCOPE, fence=fence).execute(envelope(MODEL), Runs(model_outcome("third")))
+    assert replayed == model_outcome("first")
+
+
+async def test_no_later_effect_starts_while_a_record_in_passing_is_refused(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    old = await take_lane(store, clock, "one", SESSION)
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
+    await effects.execute(envelope(MODEL), Runs(model_outcome()))
+    await effects.settle()
+    await next_lane(store, clock, old)
+    tool = Runs(tool_outcome())
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await effects.execute(envelope(tool_command(), "k2"), tool)
+    assert tool.count == 0
 
 
 # --- across processes ---------------------------------------------------------------------------

@@ -346,7 +346,9 @@ async def test_a_deleted_id_is_never_used_again(make_core) -> None:
 
 
 async def test_the_iteration_limit_stops_the_turn_with_a_valid_transcript(make_core) -> None:
-    caller = ScriptedCaller([lambda request: calls((f"c{len(request.messages)}", "double", '{"value":1}'))], repeat=True)
+    caller = ScriptedCaller(
+        [lambda request: calls((f"c{len(request.messages)}", "double", '{"value":1}'))], repeat=True
+    )
     async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
         output = await session.turn("loop", max_turns=3).run()
         assert output.result.outcome == Stopped("max_turns")
@@ -355,10 +357,10 @@ async def test_the_iteration_limit_stops_the_turn_with_a_valid_transcript(make_c
 
 
 async def test_a_streamed_turn_ends_with_its_commit_and_its_outcome(make_core) -> None:
-    async with await make_core(ScriptedCaller([text("word")])).open_session("s1") as session:
-        async with session.turn("x").stream() as stream:
-            events = [item.event async for item in stream]
-            output = await stream.result()
+    session = await make_core(ScriptedCaller([text("word")])).open_session("s1")
+    async with session.turn("x").stream() as stream:
+        events = [item.event async for item in stream]
+        output = await stream.result()
     assert [event.text for event in events if isinstance(event, AssistantProseDelta)] == ["word"]
     assert isinstance(events[-2], Committed) and isinstance(events[-1], TurnFinished)
     assert output.result.is_success

@@ -233,9 +233,7 @@ class ChatServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 default = self.default
-                reply = (
-                    self.replies.pop(0) if self.replies else default(request) if callable(default) else default
-                )
+                reply = self.replies.pop(0) if self.replies else default(request) if callable(default) else default
                 async with self._arrived:
                     self.requests.append(request)
                     self._arrived.notify_all()

@@ -63,9 +63,9 @@ INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_m
     result, head_revision, first_seq, last_seq, committed_at_ms)
 VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_key, turn_id) DO UPDATE SET turn_index = excluded.turn_index, state = 'committed',
-    claim_id = NULL, plan = NULL, generation = excluded.generation, content_hash = excluded.content_hash, summary = excluded.summary,
-    result = excluded.result, head_revision = excluded.head_revision, first_seq = excluded.first_seq,
-    last_seq = excluded.last_seq, committed_at_ms = excluded.committed_at_ms
+    claim_id = NULL, plan = NULL, generation = excluded.generation, content_hash = excluded.content_hash,
+    summary = excluded.summary, result = excluded.result, head_revision = excluded.head_revision,
+    first_seq = excluded.first_seq, last_seq = excluded.last_seq, committed_at_ms = excluded.committed_at_ms
 """
 
 _COMMIT_TOO_LARGE: Final = "commit_too_large"

@@ -19,7 +19,7 @@ from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, S
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
 _FIRST_RETRY_SECONDS: Final = 0.0001
-_LONGEST_RETRY_SECONDS: Final = 0.002
+_LONGEST_RETRY_SECONDS: Final = 0.001
 _STATEMENT_CACHE: Final = 256
 
 # SQLite primary result codes, https://sqlite.org/rescode.html
@@ -31,10 +31,12 @@ BEGIN_WRITE = "BEGIN IMMEDIATE"
 BEGIN_READ = "BEGIN"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
-SYNCHRONOUS = {True: "PRAGMA synchronous = FULL", False: "PRAGMA synchronous = NORMAL"}
+FULL = "PRAGMA synchronous = FULL"
+NORMAL = "PRAGMA synchronous = NORMAL"
 # `journal_size_limit` cuts the WAL back when it restarts, so its size on disk tells how much is waiting.
 WRITER_PRAGMAS = (
     "PRAGMA busy_timeout = 0",
+    NORMAL,
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA journal_size_limit = 1048576",
     "PRAGMA cache_size = -8000",
@@ -46,7 +48,7 @@ READER_PRAGMAS = (
     "PRAGMA cache_size = -8000",
     "PRAGMA query_only = ON",
 )
-CHECKPOINTER_PRAGMAS = ("PRAGMA busy_timeout = 2000", "PRAGMA synchronous = NORMAL", "PRAGMA fullfsync = ON")
+CHECKPOINTER_PRAGMAS = ("PRAGMA busy_timeout = 2000", NORMAL, "PRAGMA fullfsync = ON")
 
 
 def map_error(error: sqlite3.Error, path: Path) -> LashError:

@@ -16,7 +16,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
@@ -25,9 +25,9 @@ from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
     BEGIN_WRITE,
     COMMIT,
+    FULL,
     READER_PRAGMAS,
     ROLLBACK,
-    SYNCHRONOUS,
     WRITER_PRAGMAS,
     connect,
     mapped_errors,
@@ -81,7 +81,7 @@ def _bring_up_to_date(path: Path, jitter: random.Random) -> None:
     try:
         if connection.execute(_JOURNAL_MODE).fetchone()[0] != "wal":
             patiently(connection, _WAL, jitter)
-        connection.execute(SYNCHRONOUS[True])
+        connection.execute(FULL)
         patiently(connection, BEGIN_WRITE, jitter)
         try:
             if not _is_current(connection, path):
@@ -176,6 +176,19 @@ class Database:
         self._writer.submit(Request(job, durable, loop, future, None))
         return await future
 
+    def write_later(self, job: Job[T]) -> asyncio.Future[T]:
+        """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
+
+        Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
+        failure nobody asks for is not reported by the event loop.
+        """
+        self._refuse_if_read_only()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        future.add_done_callback(_mark_retrieved)
+        self._writer.submit(Request(job, False, loop, future, None, lazy=True))
+        return future
+
     def write_sync(self, job: Job[T], *, durable: bool) -> T:
         """`write` for callers without an event loop; blocks."""
         self._refuse_if_read_only()
@@ -208,3 +221,8 @@ class Database:
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise StoreReadOnly(f"{self.path} was opened read-only")
+
+
+def _mark_retrieved(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

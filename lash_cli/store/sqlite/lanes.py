@@ -100,7 +100,7 @@ def _already_done(
     connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest
 ) -> tuple[LaneGranted | None, inputs.Submitted | None]:
     """What answers the request without a lane: its turn, or the turn that consumed its text, is committed."""
-    if request.turn_id is not None:
+    if request.turn_id is not None and not request.is_new_turn:
         turn = _read_turn(connection, stored.key, request.turn_id)
         if turn is not None and turn.state == "committed":
             return _committed(stored, turn), None

@@ -85,8 +85,9 @@ CREATE TABLE frames (
 """
 _FRAMES_BY_ID = "CREATE UNIQUE INDEX frames_by_id ON frames (session_key, frame_id)"
 
-# Design §3: `running` is a turn that holds or held a lane without a terminal commit; `claim_id` names the inputs it
-# was started from and `plan` what it runs under, so a re-drive starts from the same; both go at commit. `result` answers a replayed stamp (contract 01 §9.2).
+# Design §3: `running` is a turn that holds or held a lane without a terminal commit. `claim_id` names the inputs it
+# was started from and `plan` what it runs under, so a re-drive starts from the same; both go at commit. `result`
+# answers a replayed stamp (contract 01 §9.2).
 _TURNS = """
 CREATE TABLE turns (
     session_key INTEGER NOT NULL,

@@ -6,6 +6,7 @@ answers which method, in the order of the protocols.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -239,6 +240,12 @@ class SqliteStore:
         return await self._journal.journal_finish(
             scope_key, replay_key, token, outcome=outcome, error=error, now_ms=now_ms, fence=fence
         )
+
+    def journal_record_later(
+        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
+    ) -> asyncio.Future[bool]:
+        """See `journal.Journal.journal_record_later`."""
+        return self._journal.journal_record_later(claim, outcome=outcome, error=error)
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
         """See `journal.Journal.journal_release`."""

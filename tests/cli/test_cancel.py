@@ -1,0 +1,100 @@
+"""`lash cancel` through the real entry point: receipts, waiting, and turns that nobody runs any more."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.cli import spawn_lash
+
+
+def started(home: Path, prompt: str, *options: str) -> subprocess.Popen[bytes]:
+    process = spawn_lash(["turn", "s", prompt, "-o", "jsonl", *options], home=home)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["type"] == "model_request_started":
+            return process
+    raise AssertionError(process.communicate()[1].decode())
+
+
+def test_another_process_cancels_a_running_turn_and_both_learn_it(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60", "--turn-id", "t_1")
+    done = lash("cancel", "s", "--wait", "--reason", "enough", "-o", "json")
+    assert done.code == 0, done.err
+    assert (done.json["kind"], done.json["turn_id"], done.json["outcome"]) == ("CancelReceipt", "t_1", "requested")
+    assert done.json["durability_tier"] == "durable"
+    assert done.json["terminal"]["reason"] == "cancelled"
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 7
+    assert json.loads(err.splitlines()[-1])["code"] == "turn_cancelled"
+    turn = lash("show", "s", "--turn", "t_1", "-o", "json").json
+    assert turn["cancellation"] == {**turn["cancellation"], "origin": "lash cancel", "reason": "enough"}
+    assert lash("turn", "s", "!text after", "-q").out == "after\n"
+
+
+def test_a_second_request_is_already_requested(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60")
+    running.kill()
+    running.communicate()
+    assert lash("cancel", "s", "-o", "json").json["outcome"] == "requested"
+    again = lash("cancel", "s", "-o", "json")
+    assert (again.code, again.json["outcome"]) == (0, "already_requested")
+
+
+def test_a_turn_whose_process_died_ends_as_cancelled_for_whoever_waits(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60", "--turn-id", "t_1")
+    running.kill()
+    running.communicate()
+    done = lash("cancel", "s", "--wait=30s", "-o", "json")
+    assert (done.code, done.json["terminal"]["reason"]) == (0, "cancelled"), done.err
+    assert lash("show", "s", "-o", "json").json["status"] == "idle"
+
+
+def test_a_turn_whose_process_died_is_only_marked_without_wait_and_ends_on_resume(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60", "--turn-id", "t_1")
+    running.kill()
+    running.communicate()
+    assert "nobody runs this turn" in lash("cancel", "s").err
+    resumed = lash("resume", "s", "-o", "json")
+    assert (resumed.code, resumed.out, resumed.error["code"]) == (7, "", "turn_cancelled")
+
+
+def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text hi", "--turn-id", "t_1", "-q")
+    for arguments, status, code in (
+        (("s",), 4, "no_active_turn"),
+        (("s", "--turn", "t_1"), 4, "completion_won"),
+        (("s", "--turn", "t_nope"), 3, "turn_unknown"),
+        (("nope",), 3, "session_not_found"),
+        ((), 2, "usage"),
+    ):
+        done = lash("cancel", *arguments, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (status, "", code)
+
+
+def test_waiting_for_a_process_that_is_alive_but_stopped_has_a_limit(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60")
+    running.send_signal(signal.SIGSTOP)
+    try:
+        done = lash("cancel", "s", "--wait=200ms", "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (124, "", "wait_timeout")
+        running.send_signal(signal.SIGCONT)
+        running.communicate(timeout=60)
+        assert running.returncode == 7, "the request stands although its sender went away"
+    finally:
+        running.kill()
+
+
+@pytest.mark.parametrize("wait", ["--wait=soon", "--wait="])
+def test_a_malformed_wait_is_a_usage_error(lash, wait) -> None:
+    lash("open", "s")
+    assert lash("cancel", "s", wait).code == 2

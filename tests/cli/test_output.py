@@ -1,0 +1,61 @@
+"""Formats, fields and terminal safety of the real command (contract 08 §6.1, §6.8)."""
+
+from __future__ import annotations
+
+import pytest
+
+NASTY = "a\x1b]0;title\x07\x1b[31m\x9bb\u202ec"
+
+
+@pytest.fixture
+def two_sessions(lash):
+    assert lash("open", "one", "--name", "alpha").code == 0
+    assert lash("open", "two", "--name", "beta").code == 0
+
+
+def test_every_format_lists_the_same_sessions(lash, two_sessions):
+    ids = {"one", "two"}
+    assert {item["id"] for item in lash("ls", "-o", "json").json["items"]} == ids
+    assert {item["id"] for item in lash("ls", "-o", "jsonl").lines} == ids
+    assert set(lash("ls", "-o", "name").out.split()) == ids
+    assert set(lash("ls", "-q").out.split()) == ids
+    for form in ("text", "table"):
+        header, *rows = lash("ls", "-o", form).out.splitlines()
+        assert header.split()[0] == "NAME" and {row.split()[-1] for row in rows} == ids
+
+
+def test_an_empty_table_has_a_header_and_an_empty_text_is_empty(lash):
+    assert lash("ls", "-o", "table").out.startswith("NAME")
+    assert lash("ls").out == ""
+
+
+def test_fields_and_templates_choose_what_is_printed(lash, two_sessions):
+    assert {tuple(item) for item in lash("ls", "-o", "jsonl", "--fields", "id,name").lines} == {("id", "name")}
+    assert set(lash("ls", "--format", "{id}:{name}").out.split()) == {"one:alpha", "two:beta"}
+    assert "lease" in lash("ls", "--fields").out.split()
+    unknown = lash("ls", "-o", "json", "--fields", "nope")
+    assert (unknown.code, unknown.out, unknown.error["code"]) == (2, "", "usage")
+
+
+def test_the_default_format_may_come_from_the_configuration(lash, two_sessions):
+    assert lash("config", "set", "defaults.output", "json").code == 0
+    assert {item["id"] for item in lash("ls").json["items"]} == {"one", "two"}
+    assert lash("ls", env={"LASH_OUTPUT": "name"}).out.split()
+    assert lash("show", "none").error["code"] == "session_not_found"
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(lash):
+    for form in ("text", "json", "jsonl"):
+        result = lash("turn", "--or-open", f"s-{form}", NASTY, "-o", form)
+        assert result.code == 0, result.err
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(result.out + result.err)
+        shown = lash("log", f"s-{form}", "-o", form)
+        assert shown.code == 0, shown.err
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown.out)
+    assert any(NASTY in item["text"] for item in lash("log", "s-json", "-o", "json").json["items"])
+
+
+def test_an_error_cannot_steer_the_terminal(lash):
+    result = lash("show", NASTY)
+    assert result.code == 3
+    assert "\x1b" not in result.err and "\\x1b" in result.err

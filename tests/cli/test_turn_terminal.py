@@ -1,0 +1,107 @@
+"""`lash turn` and `lash rm` at a terminal: Markdown, questions and their answers, in a pseudo-terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pexpect
+import pytest
+from support.cli import COMMAND, environment
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+TOOL = '!tool exec_command {"cmd":"echo ran"}\n!then\n!text done'
+QUESTION = r"\[n\]o: "
+
+
+def at_terminal(home: Path, *args: str, **env: str) -> pexpect.spawn:
+    return pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], *args],
+        env=environment(home, {"TERM": "xterm-256color", **env}),
+        cwd=str(home.parent),
+        dimensions=(24, 80),
+        encoding="utf-8",
+        timeout=30,
+    )
+
+
+def rest(child: pexpect.spawn) -> tuple[int | None, str]:
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.exitstatus, ESCAPES.sub("", child.before)
+
+
+def test_a_terminal_gets_markdown_and_no_escape_of_the_model(lash, home: Path) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", '!text "some **bold** words\\n\\n- item\\n\\n\\u001b]0;owned\\u0007"')
+    child.expect(pexpect.EOF)
+    shown = child.before
+    assert "\x1b[1mbold" in shown and "**" not in ESCAPES.sub("", shown).splitlines()[-3]
+    assert "\x1b]0" not in shown and "\\x1b]0;owned" in shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "called", "reason"), [("y", True, ""), ("n", False, "refused"), ("not now", False, "not now")]
+)
+def test_a_tool_that_needs_approval_asks_and_obeys(lash, home: Path, answer, called, reason) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", TOOL)
+    child.expect(QUESTION)
+    assert "exec_command" in child.before and "echo ran" in child.before
+    child.sendline(answer)
+    status, shown = rest(child)
+    assert status == 0 and "done" in shown
+    results = [
+        part
+        for item in lash("log", "s", "-o", "json").json["items"]
+        for part in item["parts"]
+        if part["kind"] == "tool_result"
+    ]
+    assert (results[0]["status"] == "success") is called
+    assert reason in results[0]["content"]
+
+
+def test_always_is_asked_once_per_command(lash, home: Path) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", '!tool exec_command {"cmd":"true"}\n!then\n' + TOOL)
+    child.expect(QUESTION)
+    child.sendline("a")
+    status, shown = rest(child)
+    assert status == 0 and "[n]o:" not in shown
+
+
+def test_nobody_is_asked_with_no_input(lash, home: Path) -> None:
+    lash("open", "s")
+    status, shown = rest(at_terminal(home, "turn", "s", TOOL, "--no-input"))
+    assert status == 0 and "[n]o:" not in shown and "needs approval" in shown
+
+
+def test_an_interrupt_at_a_question_cancels_the_turn(lash, home: Path) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", TOOL)
+    child.expect(QUESTION)
+    child.sendintr()
+    status, _ = rest(child)
+    assert status == 130
+    assert lash("show", "s", "-o", "json").json["status"] == "idle"
+
+
+def test_rm_asks_at_a_terminal_and_takes_no_for_an_answer(lash, home: Path) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "rm", "s")
+    child.expect(r"\[y/N\] ")
+    child.sendline("n")
+    assert rest(child)[0] == 2
+    child = at_terminal(home, "rm", "s")
+    child.expect(r"\[y/N\] ")
+    child.sendline("y")
+    assert rest(child)[0] == 0
+    assert lash("ls", "-o", "json").json["items"] == []
+
+
+def test_plain_output_has_no_escape_sequence_at_all(lash, home: Path) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", '!text "# Title\\n\\nsome *text*"', "--plain")
+    child.expect(pexpect.EOF)
+    assert "\x1b" not in child.before and "# Title" in child.before

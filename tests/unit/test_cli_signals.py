@@ -1,0 +1,61 @@
+"""The first signal asks, the second one kills (contract 08 §6.4)."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from support.cli import environment
+
+TURN = """
+import asyncio, sys
+from lash_cli.cli.signals import turn_signals
+async def turn():
+    cancelled = asyncio.Event()
+    with turn_signals(cancelled.set) as state:
+        print("ready", flush=True)
+        await cancelled.wait()
+        print("cancelled", flush=True)
+        if sys.argv[1] == "slow":
+            await asyncio.Event().wait()
+    return state.exit_status
+sys.exit(asyncio.run(turn()))
+"""
+
+
+def start(tmp_path, mode, **options):
+    process = subprocess.Popen(
+        [sys.executable, "-c", TURN, mode], env=environment(tmp_path / "home"), stdout=subprocess.PIPE, **options
+    )
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_the_first_signal_cancels_and_decides_the_exit_status(tmp_path, number, status):
+    process = start(tmp_path, "quick")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == (b"cancelled\n", status)
+
+
+def test_the_second_signal_does_not_wait(tmp_path):
+    process = start(tmp_path, "slow")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"cancelled\n"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_nohup_stays_in_force(tmp_path):
+    def ignore_hangup():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start(tmp_path, "quick", preexec_fn=ignore_hangup)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == (b"cancelled\n", 130)

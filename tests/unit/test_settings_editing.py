@@ -1,0 +1,84 @@
+"""Writing one configuration value back: the rest of the file stays, and what is written is what is read."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lash_cli.errors import ConfigError
+from lash_cli.settings.editing import edit, literal
+from lash_cli.settings.loading import line_of
+from lash_cli.settings.redact import redact
+from lash_cli.settings.schema import SECTIONS, find_option, nearest_key, parse_text
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(TEXT)
+def test_any_text_survives_being_written_and_read(text):
+    assert tomllib.loads(edit("", ("defaults", "model"), literal(text))) == {"defaults": {"model": text}}
+
+
+@given(
+    st.recursive(st.booleans() | st.integers(-(2**60), 2**60) | TEXT, lambda v: st.lists(v, max_size=3), max_leaves=5)
+)
+def test_any_value_survives_being_written_and_read(value):
+    assert tomllib.loads(f"v = {literal(value)}") == {"v": value}
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c.d", "c.e"]), min_size=1, max_size=12))
+def test_repeated_edits_keep_every_other_value(names):
+    text = "# head\n[x]  # here\nkeep = 1  # this\n"
+    expected = {}
+    for number, name in enumerate(names):
+        text = edit(text, ("x", *name.split(".")), str(number))
+        expected[name] = number
+    table = tomllib.loads(text)["x"]
+    assert table["keep"] == 1 and "# head" in text and "keep = 1  # this" in text
+    for name, number in expected.items():
+        outer, _, inner = name.partition(".")
+        assert (table[outer][inner] if inner else table[outer]) == number
+
+
+def test_a_value_over_several_lines_is_not_edited_but_may_be_followed():
+    text = '[tools]\nroots = [\n  "/a",\n]\n'
+    with pytest.raises(ConfigError):
+        edit(text, ("tools", "roots"), "[]")
+    assert tomllib.loads(edit(text, ("tools", "allow_outside"), "true")) == {
+        "tools": {"roots": ["/a"], "allow_outside": True}
+    }
+
+
+def test_a_hash_inside_a_text_is_no_comment():
+    text = '[defaults]\nsystem = "a # b"   # why\n'
+    assert edit(text, ("defaults", "system"), '"new"') == '[defaults]\nsystem = "new"  # why\n'
+
+
+def test_lines_are_found_in_sections_dotted_keys_and_inline_tables():
+    text = 'a.b = 1\n[s]\nx = 1\n\n[s.t]\n"y" = { z = 1 }\n'
+    assert line_of(text, ("a", "b")) == 1
+    assert line_of(text, ("s", "x")) == 3
+    assert line_of(text, ("s", "t", "y", "z")) == 6
+    assert line_of(text, ("s", "t", "unknown")) == 5
+
+
+def test_every_built_in_default_is_a_value_its_own_key_accepts():
+    for section, options in SECTIONS.items():
+        for name, option in options.items():
+            assert find_option(f"{section}.{name}")[0] is option
+            if isinstance(option.default, str):
+                assert parse_text(option, option.default) == option.default
+
+
+def test_the_nearest_key_keeps_the_users_own_name():
+    assert nearest_key("providers.mine.keyy") == "providers.mine.key"
+    assert nearest_key("models.fast.idd") == "models.fast.id"
+    assert nearest_key("zzzzzzzz") is None
+
+
+@given(TEXT)
+def test_redacting_twice_changes_nothing_more(text):
+    assert redact(redact(text)) == redact(text)
