@@ -27,6 +27,7 @@ from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionS
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import ConfigError, ConflictError, LashRuntimeError, NotFoundError, UsageError, WaitTimeout
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
+from lash_cli.runtime.lane import free_dead_lane
 from lash_cli.runtime.results import replayed_outcome
 from lash_cli.runtime.session import ResidentSession, RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
@@ -123,6 +124,7 @@ class LashCore:
         mode: OpenMode = "load",
         state: RuntimeSessionState | None = None,
         create: bool = True,
+        must_be_new: bool = False,
         name: str | None = None,
         cwd: str | None = None,
         parent: str | None = None,
@@ -134,7 +136,8 @@ class LashCore:
         `mode="fresh"` ignores what is stored and replaces it with the first
         commit. `state` adopts a caller's state in the same way. Raises
         `UsageError` for an id of the wrong shape, `NotFoundError` when it is
-        absent and `create` is off, `SessionDeleted`, and `StoreSessionMismatch`
+        absent and `create` is off, `ConflictError` (`session_exists`) when it
+        had to be new and is not, `SessionDeleted`, and `StoreSessionMismatch`
         when `state` belongs to another session.
         """
         if not is_session_id(session_id):
@@ -148,7 +151,21 @@ class LashCore:
         store = self.host.store
         meta: SessionMeta | None = None
         if store is not None:
-            meta = await self._meta(store, session_id, policy, create, name, cwd, parent, labels)
+            meta = await self._meta(
+                store,
+                session_id,
+                create,
+                SessionCreate(
+                    session_id=session_id,
+                    config=persisted_config(policy),
+                    now_ms=self.host.clock.now_ms(),
+                    name=name,
+                    cwd=cwd,
+                    parent_session_id=parent,
+                    labels=labels or {},
+                    must_be_new=must_be_new,
+                ),
+            )
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
         resident.is_policy_explicit = _is_explicit(spec)
         if state is not None:
@@ -180,32 +197,14 @@ class LashCore:
         return await self.open_session(parked.session_id, spec=spec or SessionSpec(inherit="stored"), create=False)
 
     async def _meta(
-        self,
-        store: RuntimePersistence,
-        session_id: str,
-        policy: SessionPolicy,
-        create: bool,
-        name: str | None,
-        cwd: str | None,
-        parent: str | None,
-        labels: dict[str, str] | None,
+        self, store: RuntimePersistence, session_id: str, create: bool, request: SessionCreate
     ) -> SessionMeta:
-        if not create:
-            row = await store.session_row(session_id)
-            if row is None:
-                raise NotFoundError(f"there is no session {session_id!r}", hint="list them with: lash ls")
-            return row.meta
-        return await store.create_session(
-            SessionCreate(
-                session_id=session_id,
-                config=persisted_config(policy),
-                now_ms=self.host.clock.now_ms(),
-                name=name,
-                cwd=cwd,
-                parent_session_id=parent,
-                labels=labels or {},
-            )
-        )
+        if create:
+            return await store.create_session(request)
+        row = await store.session_row(session_id)
+        if row is None:
+            raise NotFoundError(f"there is no session {session_id!r}", hint="list them with: lash ls")
+        return row.meta
 
     async def _load(
         self, resident: ResidentSession, store: RuntimePersistence, spec: SessionSpec, base: SessionPolicy
@@ -292,8 +291,14 @@ class LashCore:
     async def delete_session(self, session_id: str) -> SessionDeleteReport:
         """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.
 
-        Raises `SessionExecutionBusy` while somebody holds the lane.
+        Raises `SessionExecutionBusy` while somebody holds the lane; a holder
+        that provably runs no more does not count.
         """
+        row = await self.store.session_row(session_id)
+        if row is not None:
+            await free_dead_lane(
+                self.store, self.host.clock, self.host.ids, self.host.timings, self._new_owner(), session_id, row.lease
+            )
         existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
         if existed:
             await self.host.effects.revoke_await_events_for_session(session_id)

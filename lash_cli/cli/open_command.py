@@ -157,6 +157,7 @@ async def _create(core: LashCore, plan: OpenPlan, parent: str | None) -> str:
         cwd=os.getcwd(),
         parent=parent,
         labels={**current().settings.labels, **plan.labels},
+        must_be_new=plan.must_be_new,
     )
     say(f"created session {session.name}")
     session_id: str = session.session_id

@@ -17,10 +17,8 @@ from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, writing_store
-from lash_cli.core.lease import DEFAULT_TTL_MS, LeaseOwnerIdentity, is_row_live
 from lash_cli.errors import LashError
-from lash_cli.store.base import LaneBusy, RuntimePersistence, SessionMeta, SessionRow
-from lash_cli.system import SystemClock, SystemIds, this_process
+from lash_cli.store.base import SessionMeta
 
 _NAMED_IN_QUESTION = 5
 
@@ -59,27 +57,8 @@ async def _delete(metas: list[SessionMeta]) -> tuple[list[Document], list[LashEr
     async with opened_core(store=writing_store(), owner_label="rm") as core:
 
         async def delete(meta: SessionMeta) -> str:
-            row = await idle_row(core.store, meta.session_id)
-            await _free_dead_lane(core.store, row)
+            await idle_row(core.store, meta.session_id)
             report = await core.delete_session(meta.session_id)
             return "deleted" if report.existed else "not_found"
 
         return await apply_to_each(metas, delete)
-
-
-async def _free_dead_lane(store: RuntimePersistence, row: SessionRow) -> None:
-    """Give back the lane of a holder that provably runs no more, so that nobody has to wait for its expiry."""
-    now_ms = SystemClock().now_ms()
-    if not is_row_live(row.lease, now_ms):
-        return
-    ids = SystemIds()
-    lease = await store.reclaim_lease(
-        row.meta.session_id,
-        LeaseOwnerIdentity(ids.token(), ids.token(), this_process(), "rm"),
-        observed_fencing_token=row.lease.fencing_token,
-        ttl_ms=DEFAULT_TTL_MS,
-        now_ms=now_ms,
-        token=ids.token(),
-    )
-    if not isinstance(lease, LaneBusy):
-        await store.release_lease(lease.fence())

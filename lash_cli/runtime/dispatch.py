@@ -183,7 +183,9 @@ class ToolDispatcher:
         refusal = None
         if self._approval is not None and not await self._effects.is_known(replay_key):
             # A refusal is recorded like any result, so that a re-drive tells the model the same story.
-            refusal = await self._approval.decide(resolved.manifest, call)
+            refusal = await self._decide(self._approval, resolved, call)
+            if self._cancel.is_set:
+                return cancelled(), 0
 
         async def run(context: EffectContext) -> EffectOutcome:
             if refusal is not None:
@@ -200,6 +202,17 @@ class ToolDispatcher:
         if not isinstance(outcome, ToolAttemptOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a tool attempt recorded another kind of outcome")
         return outcome.output, outcome.duration_ms
+
+    async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
+        """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn."""
+        deciding = asyncio.ensure_future(approval.decide(resolved.manifest, call))
+        stopped = asyncio.ensure_future(self._cancel.wait())
+        try:
+            await asyncio.wait({deciding, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return deciding.result() if deciding.done() else None
+        finally:
+            stopped.cancel()
+            deciding.cancel()
 
     async def _execute(self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int) -> ToolCallOutput:
         """One attempt under cancellation and time limit. Never raises for what the tool does."""

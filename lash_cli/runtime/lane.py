@@ -15,7 +15,15 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseTimings, LocalProcess, SessionExecutionLease
+from lash_cli.core.lease import (
+    LeaseFence,
+    LeaseOwnerIdentity,
+    LeaseRow,
+    LeaseTimings,
+    LocalProcess,
+    SessionExecutionLease,
+    is_row_live,
+)
 from lash_cli.core.protocols import Clock, Ids
 from lash_cli.errors import LashError, SessionExecutionBusy, SessionExecutionLeaseExpired
 from lash_cli.runtime.session import ResidentSession
@@ -51,6 +59,35 @@ def busy_error(session_id: str, busy: LaneBusy) -> SessionExecutionBusy:
     )
 
 
+def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:
+    """Whether an owner is a process of this host and boot that runs no more."""
+    return isinstance(owner.liveness, LocalProcess) and is_definitely_dead(owner.liveness)
+
+
+async def free_dead_lane(
+    store: LaneStore,
+    clock: Clock,
+    ids: Ids,
+    timings: LeaseTimings,
+    owner: LeaseOwnerIdentity,
+    session_id: str,
+    lease: LeaseRow,
+) -> None:
+    """Give back the lane of a holder that is provably dead, so that nobody waits for its expiry."""
+    if lease.owner is None or not is_row_live(lease, clock.now_ms()) or not is_provably_dead(lease.owner):
+        return
+    reclaimed = await store.reclaim_lease(
+        session_id,
+        owner,
+        observed_fencing_token=lease.fencing_token,
+        ttl_ms=timings.ttl_ms,
+        now_ms=clock.now_ms(),
+        token=ids.token(),
+    )
+    if not isinstance(reclaimed, LaneBusy):
+        await store.release_lease(reclaimed.fence())
+
+
 async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneGranted:
     """Open the lane, taking it over at once from a holder on this host that is provably dead.
 
@@ -63,9 +100,8 @@ async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, bus
         outcome = await store.open_lane(request)
         if isinstance(outcome, LaneGranted):
             return outcome
-        liveness = outcome.holder.liveness
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
-        if is_new_holder and isinstance(liveness, LocalProcess) and is_definitely_dead(liveness):
+        if is_new_holder and is_provably_dead(outcome.holder):
             request = msgspec.structs.replace(request, dead_holder_fencing_token=outcome.fencing_token)
             continue
         remaining = deadline - clock.monotonic()
@@ -155,13 +191,6 @@ class LaneGuard:
             await self._store.release_lease(self.fence)
 
 
-def owner_label(owner: LeaseOwnerIdentity) -> str:
-    """How people read an owner."""
-    if isinstance(owner.liveness, LocalProcess):
-        return f"pid {owner.liveness.pid}" + (f" ({owner.label})" if owner.label else "")
-    return owner.label or owner.owner_id
-
-
 @contextlib.asynccontextmanager
 async def borrowed_lane(
     store: LaneStore,
@@ -176,21 +205,18 @@ async def borrowed_lane(
     Raises `SessionExecutionBusy` while another owner holds it. The commit is
     expected to release the lease; whatever happens, it is not left held.
     """
-    token = ids.token()
     claimed = await store.try_claim_lease(
-        session.session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=token
+        session.session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=ids.token()
     )
-    if isinstance(claimed, LaneBusy):
-        liveness = claimed.holder.liveness
-        if isinstance(liveness, LocalProcess) and is_definitely_dead(liveness):
-            claimed = await store.reclaim_lease(
-                session.session_id,
-                owner,
-                observed_fencing_token=claimed.fencing_token,
-                ttl_ms=timings.ttl_ms,
-                now_ms=clock.now_ms(),
-                token=token,
-            )
+    if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
+        claimed = await store.reclaim_lease(
+            session.session_id,
+            owner,
+            observed_fencing_token=claimed.fencing_token,
+            ttl_ms=timings.ttl_ms,
+            now_ms=clock.now_ms(),
+            token=ids.token(),
+        )
     if isinstance(claimed, LaneBusy):
         raise busy_error(session.session_id, claimed)
     fence = claimed.fence()

@@ -44,7 +44,10 @@ class SessionMeta(Record):
 
 
 class SessionCreate(Record):
-    """A request to create a session; idempotent by id. `name` None lets the store pick a free readable one."""
+    """A request to create a session; idempotent by id unless it `must_be_new`.
+
+    `name` None lets the store pick a free readable one.
+    """
 
     session_id: str
     config: PersistedSessionConfig
@@ -53,6 +56,7 @@ class SessionCreate(Record):
     cwd: str | None = None
     parent_session_id: str | None = None
     labels: dict[str, str] = {}
+    must_be_new: bool = False
 
 
 class SessionRow(Record):
@@ -224,7 +228,8 @@ class SessionStore(Protocol):
 
     async def create_session(self, request: SessionCreate) -> SessionMeta:
         """Create, or return the existing meta of the same id. Raises `SessionDeleted` for a tombstoned id and
-        `ConflictError` (`session_name_taken`) when an explicit name belongs to another session."""
+        `ConflictError`: `session_name_taken` when an explicit name belongs to another session, `session_exists` when
+        it had to be new."""
         ...
 
     async def session_row(self, session_id: str) -> SessionRow | None:

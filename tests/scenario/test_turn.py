@@ -405,6 +405,41 @@ async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
     assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
 
 
+async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
+    asked = asyncio.Event()
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class AskForever:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            asked.set()
+            await asyncio.Event().wait()
+            return None
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("never")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=AskForever())
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await asked.wait()
+    session.cancel_running_turns()
+    assert (await running).result.outcome == Stopped("cancelled")
+    assert ran == []
+    assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_a_session_that_must_be_new_is_created_once(make_core) -> None:
+    cores = [make_core(ScriptedCaller([])) for _ in range(4)]
+    opened = await asyncio.gather(
+        *(core.open_session("s1", must_be_new=True) for core in cores), return_exceptions=True
+    )
+    refused = [error for error in opened if isinstance(error, ConflictError)]
+    assert len(refused) == 3 and {error.code for error in refused} == {"session_exists"}
+
+
 async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
     caller = ScriptedCaller([text("from the first")])
     caller.gate = asyncio.Event()

@@ -200,6 +200,8 @@ def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) 
 def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) -> SessionMeta:
     existing = find_session(connection, request.session_id)
     if existing is not None:
+        if request.must_be_new:
+            raise ConflictError(f"session {request.session_id!r} exists", code="session_exists")
         return existing.meta()
     name = request.name if request.name is not None else _free_name(connection, ids)
     if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
