@@ -15,6 +15,10 @@ import sys
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
     os.umask(0o077)
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        from lash_cli.cli.streams import replace_closed
+
+        replace_closed()
     arguments = sys.argv[1:] if argv is None else argv
     first = arguments[0] if arguments else ""
     if first in ("--version", "-V") and len(arguments) == 1:

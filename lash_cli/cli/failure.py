@@ -27,7 +27,8 @@ def run(main: Callable[[], int]) -> int:
     """Run `main` and return the exit status of the process; never raises."""
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None where a host of ours runs without one
+            sys.stdout.flush()
         return status
     except LashError as error:
         return report(error)

@@ -286,9 +286,7 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _stdout_descriptor() -> int:
-    """The descriptor behind stdout; a stdout that was closed before we started counts as a reader that left."""
-    if sys.stdout is None:
-        return os.open(os.devnull, os.O_WRONLY)
+    """The descriptor behind stdout, with nothing of ours waiting in front of it."""
     sys.stdout.flush()
     return sys.stdout.fileno()
 

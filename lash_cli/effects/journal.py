@@ -51,9 +51,9 @@ from lash_cli.effects.host import (
     require_outcome_kind,
     sleep_until,
 )
-from lash_cli.effects.resolver import StoreResolver, WaitKeeper
+from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
-from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow
+from lash_cli.store.base import JournalClaim, JournalRow, JournalStore, WaitStore
 
 MAX_HELD_WAIT_MS = 25
 
@@ -63,44 +63,8 @@ CrashPoint = Callable[[str], None]
 _SAFE_TO_REPEAT = (LlmCallCommand, CheckpointCommand, PeekAwaitEventCommand)
 
 
-class JournalKeeper(WaitKeeper, Protocol):
+class EffectStore(JournalStore, WaitStore, Protocol):
     """What the host needs of a store."""
-
-    @property
-    def effect_code_prefix(self) -> str:
-        """The backend's name in error codes, such as `sqlite`."""
-        ...
-
-    async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared: ...
-
-    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
-        """Insert a finished row without a claim; False when the key has a row already. Raises
-        `SessionExecutionLeaseExpired` when the fence is dead."""
-        ...
-
-    def journal_record_later(
-        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
-    ) -> Awaitable[bool]: ...
-
-    async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool: ...
-
-    async def journal_finish(
-        self,
-        scope_key: str,
-        replay_key: str,
-        token: str,
-        *,
-        outcome: bytes | None,
-        error: bytes | None,
-        now_ms: int,
-        fence: LeaseFence | None = None,
-    ) -> bool: ...
-
-    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
-        """Give a claim up without a result: the row stays as evidence of the attempt and anyone may take it over."""
-        ...
-
-    async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]: ...
 
 
 class JournalEffectHost(StoreResolver):
@@ -108,7 +72,7 @@ class JournalEffectHost(StoreResolver):
 
     def __init__(
         self,
-        store: JournalKeeper,
+        store: EffectStore,
         clock: Clock,
         ids: Ids,
         timings: LeaseTimings | None = None,

@@ -36,6 +36,7 @@ from lash_cli.core.wait import (
 )
 from lash_cli.effects.host import MS_PER_S, first_of
 from lash_cli.errors import EffectError
+from lash_cli.store.base import WaitStore
 
 FIRST_POLL_MS = 25
 LAST_POLL_MS = 1000
@@ -145,32 +146,10 @@ async def _give_up(board: WaitBoard, key: AwaitEventKey, terminal: ResolvedCance
 # --- over a store -------------------------------------------------------------------------------
 
 
-class WaitKeeper(Protocol):
-    """What `StoreResolver` needs of a store beyond the clock."""
-
-    async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey: ...
-
-    async def resolve_wait(self, key: AwaitEventKey, resolution: Resolution, now_ms: int) -> ResolveOutcome: ...
-
-    async def peek_wait(self, key: AwaitEventKey) -> Resolution | None: ...
-
-    async def register_wait(self, key: AwaitEventKey, deadline_ms: int | None, now_ms: int) -> Resolution | None: ...
-
-    async def wait_deadline(self, key: AwaitEventKey) -> int | None:
-        """The deadline that was registered first, so that a crash does not restart a time-out."""
-        ...
-
-    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int: ...
-
-    async def revoke_session_waits(self, session_id: str, now_ms: int) -> None:
-        """Write the session's tombstone and remove its waits; idempotent."""
-        ...
-
-
 class StoreResolver:
     """Promises kept by a store: any process that opens it can resolve or await them."""
 
-    def __init__(self, waits: WaitKeeper, clock: Clock) -> None:
+    def __init__(self, waits: WaitStore, clock: Clock) -> None:
         self._waits = waits
         self._clock = clock
         self._bells = WaitBells()

@@ -74,14 +74,16 @@ class SessionRow(Record):
 
 
 class ReadScope(StrEnum):
-    """How much of the graph a load brings: every branch, or the path of the current frame."""
+    """How much of the graph a load brings: every branch, the path of the current frame, or no node at all."""
 
     FULL_GRAPH = "full_graph"
     ACTIVE_PATH = "active_path"
+    HEAD = "head"
 
 
 class PersistedSessionRead(Record):
-    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame."""
+    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `HEAD` it is
+    empty and everything else is as with the others."""
 
     session_id: str
     head_revision: int

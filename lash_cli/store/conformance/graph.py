@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from lash_cli.core.commit import CheckpointComponent, ReplaceFull, Unchanged
@@ -96,6 +97,33 @@ class GraphLaws:
         opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=opened))
         assert await ids_on_path(store) == []
+
+    async def test_the_head_alone_is_the_same_head_without_nodes(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        assert await store.load_session(S, ReadScope.HEAD) is None
+        fence = await make.fence_of(store, clock)
+        opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
+        await store.commit_runtime_state(
+            make.commit(
+                fence,
+                make.append(["m1", "m2"]),
+                turn=make.stamp(),
+                with_frames=opened,
+                usage_deltas=(make.usage(),),
+                components={"a": CheckpointComponent(body=b"part")},
+            )
+        )
+        reader = open_store()
+        head = await reader.load_session(S, ReadScope.HEAD)
+        path = await reader.load_session(S, ReadScope.FULL_GRAPH)
+        assert head is not None and path is not None
+        assert (head.head_revision, head.leaf_node_id, head.frames) == (1, "m2", opened)
+        assert head.token_ledger and head.component_refs
+        assert (head.nodes, len(path.nodes)) == ((), 2)
+        assert msgspec.structs.replace(head, nodes=path.nodes) == path
 
     async def test_a_cause_is_kept(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()

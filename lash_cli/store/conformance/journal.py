@@ -41,27 +41,7 @@ class MovableClock(Clock, Protocol):
         ...
 
 
-class JournalHandle(RuntimePersistence, Protocol):
-    """A store with the additions the journal host uses."""
-
-    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool: ...
-
-    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None: ...
-
-    async def journal_finish(
-        self,
-        scope_key: str,
-        replay_key: str,
-        token: str,
-        *,
-        outcome: bytes | None,
-        error: bytes | None,
-        now_ms: int,
-        fence: LeaseFence | None = None,
-    ) -> bool: ...
-
-
-OpenStore = Callable[[], JournalHandle]
+OpenStore = Callable[[], RuntimePersistence]
 
 
 def envelope_of(text: bytes = b'{"command":1}') -> CanonicalEnvelope:

@@ -9,7 +9,6 @@ business of `gc`.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -89,6 +88,12 @@ def commit_refs(
         connection.execute(_COMMIT_OWNED, (now_ms, session_key, owner_turn_id))
 
 
+async def _hashed_elsewhere(data: bytes) -> str:
+    import asyncio
+
+    return await asyncio.to_thread(sha256_hex, data)
+
+
 class Attachments:
     """`store.base.AttachmentStore` over one database."""
 
@@ -114,7 +119,7 @@ class Attachments:
         if _MEDIA_TYPE.fullmatch(media_type) is None:
             raise UsageError(f"not a media type: {media_type!r}", code="attachment_media_type_invalid")
         is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES
-        digest = await asyncio.to_thread(sha256_hex, data) if is_large else sha256_hex(data)
+        digest = await _hashed_elsewhere(data) if is_large else sha256_hex(data)
         attachment_ref = REF_PREFIX + digest
         owner_kind, owner_id = owner or (None, None)
 

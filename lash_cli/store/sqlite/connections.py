@@ -43,7 +43,6 @@ WRITER_PRAGMAS = (
     "PRAGMA fullfsync = ON",
 )
 READER_PRAGMAS = (
-    "PRAGMA busy_timeout = 15000",
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA cache_size = -8000",
     "PRAGMA query_only = ON",
@@ -56,7 +55,7 @@ def map_error(error: sqlite3.Error, path: Path) -> LashError:
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None
     if primary in _LOCKED_CODES:
-        return StoreLocked(f"{path} stayed locked by another process for {LOCK_TIMEOUT_SECONDS:.0f} s")
+        return StoreLocked(f"{path} stayed locked by another process")
     if primary in _READ_ONLY_CODES:
         return StoreReadOnly(f"{path} cannot be opened or written: {error}")
     if primary in _CORRUPT_CODES:
@@ -78,14 +77,16 @@ def _is_locked(error: sqlite3.Error) -> bool:
     return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
 
 
-def patiently(connection: sqlite3.Connection, statement: str, jitter: random.Random) -> Any:
-    """Run a statement that takes a lock, waiting for other processes up to the lock timeout.
+def patiently(
+    connection: sqlite3.Connection, statement: str, jitter: random.Random, lock_timeout_s: float = LOCK_TIMEOUT_SECONDS
+) -> Any:
+    """Run a statement that takes a lock, waiting for other processes up to `lock_timeout_s`.
 
     The busy handler of SQLite sleeps in steps that are long against a commit and is not called at all for a change
     of the journal mode, hence the ladder of our own. Raises `sqlite3.OperationalError` when time is up.
     """
     pause = _FIRST_RETRY_SECONDS
-    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    deadline = time.monotonic() + lock_timeout_s
     while True:
         try:
             return connection.execute(statement).fetchone()
@@ -94,6 +95,11 @@ def patiently(connection: sqlite3.Connection, statement: str, jitter: random.Ran
                 raise
         time.sleep(pause * (0.5 + jitter.random()))
         pause = min(pause * 2, _LONGEST_RETRY_SECONDS)
+
+
+def busy_timeout(lock_timeout_s: float) -> str:
+    """The pragma with which SQLite itself waits that long; readers hardly ever have to."""
+    return f"PRAGMA busy_timeout = {round(lock_timeout_s * 1000)}"
 
 
 def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) -> sqlite3.Connection:

@@ -9,14 +9,14 @@ schema up to date under any number of processes doing the same.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
@@ -26,14 +26,19 @@ from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
     COMMIT,
     FULL,
+    LOCK_TIMEOUT_SECONDS,
     READER_PRAGMAS,
     ROLLBACK,
     WRITER_PRAGMAS,
+    busy_timeout,
     connect,
     mapped_errors,
     patiently,
 )
 from lash_cli.store.sqlite.writer import Request, Writer
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]
@@ -75,14 +80,14 @@ def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
     return bool(version == schema.SCHEMA_VERSION)
 
 
-def _bring_up_to_date(path: Path, jitter: random.Random) -> None:
+def _bring_up_to_date(path: Path, jitter: random.Random, lock_timeout_s: float) -> None:
     """Switch to WAL and apply the pending migrations, once, however many processes try at the same time."""
     connection = connect(path, WRITER_PRAGMAS)
     try:
         if connection.execute(_JOURNAL_MODE).fetchone()[0] != "wal":
-            patiently(connection, _WAL, jitter)
+            patiently(connection, _WAL, jitter, lock_timeout_s)
         connection.execute(FULL)
-        patiently(connection, BEGIN_WRITE, jitter)
+        patiently(connection, BEGIN_WRITE, jitter, lock_timeout_s)
         try:
             if not _is_current(connection, path):
                 schema.migrate(connection)
@@ -97,9 +102,10 @@ def _bring_up_to_date(path: Path, jitter: random.Random) -> None:
 class _Reader:
     """A read connection and its lock, opened at first use."""
 
-    def __init__(self, path: Path, *, read_only: bool) -> None:
+    def __init__(self, path: Path, *, read_only: bool, lock_timeout_s: float) -> None:
         self._path = path
         self._read_only = read_only
+        self._pragmas = (busy_timeout(lock_timeout_s), *READER_PRAGMAS)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
@@ -110,7 +116,7 @@ class _Reader:
             if self._is_closed:
                 raise StoreError(f"{self._path} was closed", code="store_closed")
             if self._connection is None:
-                self._connection = connect(self._path, READER_PRAGMAS, read_only=self._read_only)
+                self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
             connection = self._connection
             connection.execute(BEGIN_READ)
             try:
@@ -131,33 +137,44 @@ class _Reader:
 class Database:
     """One SQLite file as the store's table families see it. Use from any thread or event loop."""
 
-    def __init__(self, path: Path, *, clock: Clock, read_only: bool, synchronous: Synchronous) -> None:
+    def __init__(
+        self, path: Path, *, clock: Clock, read_only: bool, synchronous: Synchronous, lock_timeout_s: float
+    ) -> None:
         self.path = path
         self.clock = clock
         self.read_only = read_only
-        self._reader = _Reader(path, read_only=read_only)
-        self._bulk_reader = _Reader(path, read_only=read_only)
-        self._writer = Writer(path, always_normal=synchronous == "normal", jitter=random.Random())
+        self._reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
+        self._bulk_reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
+        is_normal = synchronous == "normal"
+        self._writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
 
     @classmethod
-    def open(cls, path: Path, *, clock: Clock, read_only: bool = False, synchronous: Synchronous = "full") -> Database:
+    def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        read_only: bool = False,
+        synchronous: Synchronous = "full",
+        lock_timeout_s: float = LOCK_TIMEOUT_SECONDS,
+    ) -> Database:
         """Open the file, creating and migrating it as needed (nothing of that with `read_only`).
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
-        when file or directory cannot be used, `StoreLocked` after 15 s of waiting for another process, and
+        when file or directory cannot be used, `StoreLocked` after `lock_timeout_s` of waiting for another process, and
         `NotFoundError` (`store_not_found`) for a missing file with `read_only`.
         """
         if not read_only:
             _create_file(path)
         elif not path.exists():
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
-        database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous)
+        database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)
         try:
             if not database.read(lambda connection: _is_current(connection, path)):
                 if read_only:
                     raise StoreReadOnly(f"{path} needs a migration and was opened read-only")
                 with mapped_errors(path):
-                    _bring_up_to_date(path, random.Random())
+                    _bring_up_to_date(path, random.Random(), lock_timeout_s)
         except BaseException:
             database.close()
             raise
@@ -170,6 +187,8 @@ class Database:
         the caller before the job began drops it; afterwards it is applied and its result is lost, so a caller that
         must know shields the call.
         """
+        import asyncio
+
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -182,6 +201,8 @@ class Database:
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
         failure nobody asks for is not reported by the event loop.
         """
+        import asyncio
+
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -205,11 +226,23 @@ class Database:
         return self._reader.run(job)
 
     async def read_bulk(self, job: Job[T]) -> T:
-        """Run a `job` that reads many rows, in a worker thread and on its own connection."""
+        """Run a `job` that reads many rows, in a worker thread and on its own connection.
+
+        Without an event loop there is nobody to hold up, and it runs here and now as `read` does.
+        """
+        if not _is_in_event_loop():
+            return self.read(job)
+        import asyncio
+
         return await asyncio.to_thread(self._bulk_reader.run, job)
 
     async def aclose(self) -> None:
-        """`close` without blocking the event loop."""
+        """`close` without blocking the event loop, if there is one."""
+        if not _is_in_event_loop():
+            self.close()
+            return
+        import asyncio
+
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
@@ -221,6 +254,22 @@ class Database:
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise StoreReadOnly(f"{self.path} was opened read-only")
+
+
+def _is_in_event_loop() -> bool:
+    """Whether this thread runs an event loop; where asyncio was never imported there is none, and it stays so.
+
+    The import costs a command that only reads more than its reading does (design D16).
+    """
+    if "asyncio" not in sys.modules:
+        return False
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _mark_retrieved(future: asyncio.Future[Any]) -> None:

@@ -228,10 +228,11 @@ def _load(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> 
         return None
     frame_rows = read_frames(connection, stored.key)
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in frame_rows}
+    nodes: tuple[SessionNode, ...] = ()
     if scope is ReadScope.ACTIVE_PATH:
         first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
         nodes = _frame_path(connection, stored, first_seq, frame_ids)
-    else:
+    elif scope is ReadScope.FULL_GRAPH:
         rows = connection.execute(_ALL_NODES, (stored.key,)).fetchall()
         nodes = _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
     components = stored.component_refs()
@@ -307,7 +308,12 @@ class GraphTable:
         self._db = db
 
     async def load_session(self, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
-        """See `base.SessionStore.load_session`. Raises `SessionDeleted` for a tombstoned id."""
+        """See `base.SessionStore.load_session`. Raises `SessionDeleted` for a tombstoned id.
+
+        The head alone is a handful of rows and is read inline.
+        """
+        if scope is ReadScope.HEAD:
+            return self._db.read(lambda connection: _load(connection, session_id, scope))
         return await self._db.read_bulk(lambda connection: _load(connection, session_id, scope))
 
     async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:

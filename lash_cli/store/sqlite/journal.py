@@ -9,11 +9,10 @@ are stored compressed; the first byte tells.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import zlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lash_cli.core.codec import decode
 from lash_cli.core.effect import CanonicalEnvelope
@@ -21,6 +20,9 @@ from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, is_fen
 from lash_cli.errors import SessionExecutionLeaseExpired, StoreUnusable
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow
 from lash_cli.store.sqlite.database import Database
+
+if TYPE_CHECKING:
+    import asyncio
 
 COMPRESS_FROM_BYTES: Final = 512
 # Above this, compressing takes milliseconds and would hold up the event loop.
@@ -111,6 +113,8 @@ async def _packed(data: bytes | None) -> bytes | None:
         return None
     if len(data) < COMPRESS_ELSEWHERE_FROM_BYTES:
         return pack(data)
+    import asyncio
+
     return await asyncio.to_thread(pack, data)
 
 

@@ -6,10 +6,9 @@ answers which method, in the order of the protocols.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
 from lash_cli.core.effect import ExecutionScope
@@ -37,6 +36,7 @@ from lash_cli.store.base import (
 )
 from lash_cli.store.sqlite.attachments import Attachments
 from lash_cli.store.sqlite.commit import Commits
+from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database, Synchronous
 from lash_cli.store.sqlite.graph import GraphTable
 from lash_cli.store.sqlite.inputs import Inputs
@@ -46,6 +46,9 @@ from lash_cli.store.sqlite.leases import Leases
 from lash_cli.store.sqlite.maintenance import Maintenance
 from lash_cli.store.sqlite.sessions import SessionTable
 from lash_cli.store.sqlite.waits import Waits
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class SqliteStore:
@@ -67,10 +70,20 @@ class SqliteStore:
 
     @classmethod
     def open(
-        cls, path: Path, clock: Clock, ids: Ids, *, synchronous: Synchronous = "full", read_only: bool = False
+        cls,
+        path: Path,
+        clock: Clock,
+        ids: Ids,
+        *,
+        synchronous: Synchronous = "full",
+        read_only: bool = False,
+        lock_timeout_s: float = LOCK_TIMEOUT_SECONDS,
     ) -> SqliteStore:
         """Open or create the file; raises like `Database.open`."""
-        return cls(Database.open(path, clock=clock, read_only=read_only, synchronous=synchronous), ids)
+        database = Database.open(
+            path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s
+        )
+        return cls(database, ids)
 
     async def aclose(self) -> None:
         """Commit what is queued and close every connection."""

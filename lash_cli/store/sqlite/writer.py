@@ -13,7 +13,6 @@ syncs overlap with ours.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
@@ -21,10 +20,11 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from lash_cli.errors import StoreError
 from lash_cli.store.sqlite.connections import (
@@ -37,6 +37,9 @@ from lash_cli.store.sqlite.connections import (
     map_error,
     patiently,
 )
+
+if TYPE_CHECKING:
+    import asyncio
 
 _MAX_GROUP: Final = 256
 # How long a write nobody waits for may wait for company, so that it rides in the transaction of the next one.
@@ -52,8 +55,7 @@ _PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 _TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One queued job and how its caller learns the result."""
 
     job: Callable[[sqlite3.Connection], Any]
@@ -170,10 +172,11 @@ def _size(path: str) -> int:
 class Writer:
     """The one thread that writes. Requests are taken in the order they arrive."""
 
-    def __init__(self, path: Path, *, always_normal: bool, jitter: random.Random) -> None:
+    def __init__(self, path: Path, *, always_normal: bool, jitter: random.Random, lock_timeout_s: float) -> None:
         self._path = path
         self._always_normal = always_normal
         self._jitter = jitter
+        self._lock_timeout_s = lock_timeout_s
         self._queue: SimpleQueue[Request | None] = SimpleQueue()
         self._checkpointer = _Checkpointer(path)
         self._groups_until_look = 0
@@ -248,7 +251,7 @@ class Writer:
         return group, False
 
     def _commit_group(self, connection: sqlite3.Connection, group: list[Request]) -> None:
-        patiently(connection, BEGIN_WRITE, self._jitter)
+        patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
         if len(group) == 1:
             self._run_alone(connection, group[0])
         else:

@@ -1,0 +1,290 @@
+"""What is refused before anything happens: every row through the real entry point (contract 08 §6.2–§6.4).
+
+Each row is one command that must fail: stdout stays empty, stderr is one JSON
+line with every field of the contract, the status is the one of the table, and
+the store holds the same rows afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cli import run_lash
+from support.error_world import CANARY, ErrorWorld, error_world, told
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[ErrorWorld]:
+    with error_world(tmp_path) as made:
+        yield made
+
+
+USAGE = [
+    ("frobnicate",),
+    ("turn", "demo", "hi", "--nope"),
+    ("turn", "demo", "hi", "--timeout", "soon"),
+    ("turn", "demo", "hi", "--max-steps", "0"),
+    ("turn", "demo", "hi", "--max-steps", "many"),
+    ("turn", "demo", "hi", "--if-busy", "enqueue"),
+    ("turn", "demo", "hi", "--approve", "execute=maybe"),
+    ("turn", "demo", "hi", "--turn-id", "no spaces please"),
+    ("turn", "demo", "hi", "--out", "/does/not/exist/answer"),
+    ("turn", "demo", "hi", "--system", "@/does/not/exist"),
+    ("turn", "demo", "hi", "a third word"),
+    ("turn", "--ephemeral", "demo", "hi"),
+    ("turn", "--or-open", "no/slash", "hi"),
+    ("turn", "demo", "hi", "--color", "purple"),
+    ("open", "no/slash"),
+    ("open", "x" * 129),
+    ("open", "new", "--label", "novalue"),
+    ("open", "demo", "--new", "--fresh"),
+    ("show",),
+    ("show", "demo", "--fields", "no_such_field"),
+    ("show", "demo", "--format", "{no_such_field}"),
+    ("log", "demo", "--last", "some"),
+    ("ls", "--status", "asleep"),
+    ("cancel",),
+    ("cancel", "demo", "--wait=soon"),
+    ("park",),
+    ("park", "demo", "--wait=soon"),
+    ("resume",),
+    ("close",),
+    ("rm", "--yes"),
+    ("version", "extra"),
+    ("doctor", "extra"),
+    ("config", "set", "nope.key", "1"),
+    ("config", "set", "defaults.output", "yaml"),
+    ("config", "set", "providers.mine.key", "plain-secret-text"),
+    ("config", "nope"),
+    ("key", "set", "bad name", "--stdin"),
+    ("key", "set", "other", "--stdin"),
+]
+
+
+@pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
+def test_a_malformed_command_is_a_usage_error(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
+    error = world.refused(arguments, 2, "usage")
+    assert error["hint"], "a usage error says what to do instead"
+
+
+def test_a_malformed_option_is_told_in_the_format_asked_for_first_or_last(world: ErrorWorld) -> None:
+    for arguments in (("-o", "json", "ls", "--color", "purple"), ("ls", "--color", "purple", "-o", "json")):
+        told(world.lash(*arguments), 2, "usage")
+
+
+NAMED = [
+    ("show", "{}"),
+    ("log", "{}"),
+    ("turn", "{}", "hi"),
+    ("cancel", "{}"),
+    ("park", "{}"),
+    ("resume", "{}"),
+    ("resume", "{}", "hi"),
+    ("close", "{}"),
+    ("close", "demo", "{}"),
+    ("rm", "{}", "--yes"),
+    ("rm", "demo", "{}", "--yes"),
+    ("rm", "{}", "--dry-run"),
+    ("open", "child", "--parent", "{}"),
+]
+
+
+@pytest.mark.parametrize("pattern", NAMED, ids=" ".join)
+def test_every_verb_refuses_a_session_it_cannot_name(world: ErrorWorld, pattern: tuple[str, ...]) -> None:
+    def naming(reference: str) -> tuple[str, ...]:
+        return tuple(word.format(reference) for word in pattern)
+
+    unknown = world.refused(naming("dem0"), 3, "session_not_found")
+    assert unknown["details"]["nearest"][0].startswith("demo") and "demo" in unknown["hint"]
+    ambiguous = world.refused(naming("abcd"), 2, "session_ambiguous")
+    assert {row["id"] for row in ambiguous["details"]["candidates"]} == {"abcd-1", "abcd-2"}
+    deleted = world.refused(naming("gone"), 3, "session_deleted")
+    assert deleted["hint"]
+    world.refused(naming("no/such id"), 3, "session_not_found")
+
+
+CONFLICTS = [
+    (("open", "gone"), 3, "session_deleted"),
+    (("turn", "--or-open", "gone", "hi"), 3, "session_deleted"),
+    (("turn", "@last", "hi"), 3, "session_not_found"),
+    (("show", "demo", "--turn", "t_nope"), 3, "turn_unknown"),
+    (("log", "demo", "--turn", "t_nope"), 3, "turn_unknown"),
+    (("cancel", "demo", "--turn", "t_nope"), 3, "turn_unknown"),
+    (("key", "rm", "nope"), 3, "key_not_found"),
+    (("open", "demo", "--new"), 4, "session_exists"),
+    (("open", "demo-name", "--new"), 4, "session_exists"),
+    (("open", "demo", "--name", "another"), 4, "session_exists"),
+    (("open", "other", "--name", "demo-name"), 4, "session_exists"),
+    (("turn", "demo", "!text changed", "--key", "k1"), 4, "source_key_conflict"),
+    (("resume", "demo", "!text changed", "--key", "k1"), 4, "source_key_conflict"),
+    (("cancel", "demo"), 4, "no_active_turn"),
+    (("cancel", "demo", "--wait=1s"), 4, "no_active_turn"),
+    (("cancel", "demo", "--turn", "t_1"), 4, "completion_won"),
+    (("turn", "shut", "hi"), 4, "session_closed"),
+    (("park", "shut"), 4, "session_closed"),
+    (("rm", "demo"), 2, "confirmation_required"),
+    (("rm", "demo", "abcd-1", "--no-input"), 2, "confirmation_required"),
+    (("open", "demo", "--fresh"), 2, "confirmation_required"),
+    (("key", "set", "other"), 2, "not_a_tty"),
+    (("turn", "demo", "hi", "--provider", "nope"), 5, "provider_unconfigured"),
+    (("open", "new", "--provider", "nope"), 5, "provider_unconfigured"),
+    (("turn", "demo", "hi", "--profile", "nope"), 5, "config_invalid"),
+    (("ls", "--profile", "nope"), 5, "config_invalid"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "code"), CONFLICTS, ids=lambda value: str(value))
+def test_a_conflict_with_what_is_stored_changes_nothing(
+    world: ErrorWorld, arguments: tuple[str, ...], status: int, code: str
+) -> None:
+    world.refused(arguments, status, code)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "name"])
+def test_the_other_machine_formats_tell_the_same_error(world: ErrorWorld, form: str) -> None:
+    for arguments in (("turn", "dem0", "hi"), ("show", "dem0")):
+        told(world.lash(*arguments, "-o", form), 3, "session_not_found")
+
+
+def test_a_person_gets_the_message_and_the_next_command_and_no_traceback(world: ErrorWorld) -> None:
+    for options in ((), ("-o", "table"), ("-q",)):
+        done = world.lash("show", "dem0", *options)
+        assert (done.code, done.out) == (3, "")
+        first, second = done.err.splitlines()
+        assert first.startswith("error: ") and second.startswith("hint: ")
+
+
+def test_a_key_is_not_repeated_where_it_does_not_belong(world: ErrorWorld) -> None:
+    for arguments, code in (
+        (("key", "set", "mine", CANARY), "usage"),
+        (("key", "rm", CANARY), "key_not_found"),
+        (("config", "set", "providers.mine.key", CANARY), "usage"),
+    ):
+        done = world.lash(*arguments, "-o", "json")
+        assert (done.out, done.error["code"]) == ("", code)
+    assert world.lash("key", "ls", "-o", "json").json["items"][0]["last_four"] == f"…{CANARY[-4:]}"
+
+
+# --- prompts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["turn", "resume"])
+def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Path) -> None:
+    world.refused((verb, "demo", ""), 2, "empty_prompt")
+    world.refused((verb, "demo", " \n"), 2, "empty_prompt")
+    world.refused((verb, "demo", "-"), 2, "empty_prompt", input=b" \n\t")
+    error = world.refused((verb, "demo", "-"), 2, "prompt_not_utf8", input=b"abc\xff")
+    assert error["details"]["byte_offset"] == 3
+    error = world.refused((verb, "demo", "look at this"), 2, "prompt_not_utf8", input=b"ab\xc3")
+    assert error["details"]["byte_offset"] == 2
+    error = world.refused((verb, "demo", os.fsdecode(b"a\xff")), 2, "prompt_not_utf8")
+    assert error["details"]["byte_offset"] == 1
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(33 * MIB)
+    with big.open("rb") as file:
+        error = world.refused((verb, "demo", "-"), 2, "prompt_too_large", stdin=file)
+    assert error["details"]["limit_bytes"] == 32 * MIB
+    world.refused((verb, "demo", "look"), 2, "prompt_too_large", input=b"x" * (33 * MIB))
+    big.unlink()
+
+
+def test_a_turn_without_any_prompt_sends_nothing(world: ErrorWorld) -> None:
+    world.refused(("turn", "demo"), 2, "empty_prompt")
+    world.refused(("turn", "demo", "--no-stdin"), 2, "empty_prompt", input=b"not read")
+    world.refused(("turn", "demo"), 2, "empty_prompt", input=b"")
+
+
+@pytest.mark.parametrize("arguments", [("turn", "demo"), ("turn", "demo", "hi"), ("resume", "demo", "hi")])
+def test_an_open_pipe_as_stdin_times_out(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    try:
+        world.refused((*arguments, "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_key_from_an_open_pipe_times_out_and_keeps_the_old_one(world: ErrorWorld) -> None:
+    before = (world.home / "keys.toml").read_text()
+    read, write = os.pipe()
+    try:
+        world.refused(("key", "set", "mine", "--stdin", "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read)
+    finally:
+        os.close(read)
+        os.close(write)
+    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"\n")
+    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"two words")
+    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"x" * (65 * 1024))
+    assert (world.home / "keys.toml").read_text() == before
+
+
+# --- configuration ------------------------------------------------------------------------------
+
+NEEDS_SETTINGS = [
+    ("ls",), ("show", "demo"), ("turn", "demo", "hi"), ("open", "new"), ("config", "show"),
+    ("close", "demo"), ("rm", "demo", "--yes"), ("park", "demo"), ("resume", "demo"), ("cancel", "demo"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [row for row in NEEDS_SETTINGS if row[0] not in ("ls", "show")], ids=" ".join)
+def test_a_typo_in_the_configuration_names_file_line_and_nearest_key(
+    world: ErrorWorld, arguments: tuple[str, ...]
+) -> None:
+    world.configure(more='\n[defaults]\nmodle = "x"\n')
+    error = world.refused(arguments, 5, "config_invalid")
+    number = (world.home / "config.toml").read_text().splitlines().index('modle = "x"') + 1
+    assert f"{world.home / 'config.toml'}:{number}: " in error["message"]
+    assert "did you mean defaults.model?" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("more", "part"),
+    [
+        ("\n[defaults\n", "config.toml:"),
+        ('\n[defaults]\noutput = "yaml"\n', "defaults.output"),
+        ("\n[input]\nstdin_wait = true\n", "input.stdin_wait"),
+        ("\n[lease]\nttl_ms = 0\n", "lease.ttl_ms"),
+        ('\n[providers.other]\nkey = "plain-secret-text"\n', "providers.other.key"),
+        ('\n[profiles.ci]\ndefaults.modle = "x"\n', "defaults.model"),
+    ],
+)
+def test_a_wrong_value_in_the_configuration_names_its_line(world: ErrorWorld, more: str, part: str) -> None:
+    world.configure(more=more)
+    error = world.refused(("turn", "demo", "hi"), 5, "config_invalid")
+    assert f"{world.home / 'config.toml'}:" in error["message"] and part in error["message"]
+    assert "plain-secret-text" not in json.dumps(error)
+
+
+def test_bytes_that_are_no_text_in_the_configuration_are_config_invalid(world: ErrorWorld) -> None:
+    (world.home / "config.toml").write_bytes(b'[defaults]\nmodel = "\xff"\n')
+    world.refused(("turn", "demo", "hi"), 5, "config_invalid")
+    world.refused(("config", "set", "defaults.model", "m"), 5, "config_invalid")
+
+
+def test_a_broken_configuration_is_not_edited(world: ErrorWorld) -> None:
+    world.configure(more="\n[defaults\n")
+    before = (world.home / "config.toml").read_bytes()
+    world.refused(("config", "set", "defaults.model", "m"), 5, "config_invalid")
+    assert (world.home / "config.toml").read_bytes() == before
+
+
+def test_what_the_environment_and_overrides_say_is_checked_like_the_file(world: ErrorWorld) -> None:
+    error = world.refused(("turn", "demo", "hi", "-c", "defaults.modle=x"), 5, "config_invalid")
+    assert "-c" in error["message"] and "defaults.model" in error["message"]
+    error = world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_CFG__defaults__modle": "x"})
+    assert "LASH_CFG__defaults__modle" in error["message"]
+    world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_OUTPUT": "yaml"})
+
+
+def test_the_help_and_the_version_need_no_configuration(world: ErrorWorld) -> None:
+    world.configure(more="\n[defaults\n")
+    for arguments in (("--version",), ("--help",), ("turn", "--help"), ("config", "path", "-o", "json")):
+        done = run_lash(arguments, home=world.home)
+        assert (done.code, done.err) == (0, ""), done.err

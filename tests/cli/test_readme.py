@@ -1,0 +1,69 @@
+"""Every command of the README runs, in order, as a reader would type it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.wire import ThreadedChatServer, text_reply
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, without those `.ci/run` executes itself."""
+    text = re.sub(r"<!-- ci:\w+ -->.*?<!-- ci:end -->", "", README, flags=re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> dict[str, str]:
+    """A reader's environment: `lash` on the path, a home of their own, a key in a file."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    lash = programs / "lash"
+    lash.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lash_cli "$@"\n')
+    lash.chmod(0o700)
+    (tmp_path / "key.txt").write_text("sk-from-a-file\n")
+    root = str(Path(__file__).parent.parent.parent)
+    return {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "LASH_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": root,
+    }
+
+
+@pytest.mark.parametrize("script", blocks("sh"))
+def test_every_shell_block_of_the_readme_runs(script: str, reader: dict[str, str], tmp_path: Path) -> None:
+    with ThreadedChatServer(default=text_reply("an answer")) as server:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env={**reader, "OPENAI_BASE_URL": server.base_url} if "OPENAI_API_KEY" in script else reader,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_of_the_readme_runs(reader: dict[str, str], tmp_path: Path) -> None:
+    (program,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=reader, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "You said: Say hello" in done.stdout
+    assert "Committed" in done.stdout
+
+
+def test_the_commands_that_ci_executes_stand_in_the_readme() -> None:
+    first, second = re.findall(r"<!-- ci:\w+ -->\n```sh\n(.*?)```", README, flags=re.DOTALL)
+    assert first.startswith("python3 -m venv") and "lash turn" in first
+    assert "[dev]" in second and "pytest" in second
