@@ -1,8 +1,8 @@
 """The `lash` command: argv is looked at before anything is imported (contract 08 §9, design D16).
 
 `--version` and `__complete` are answered from here with nothing but `sys` and
-`os`, which the interpreter has loaded anyway, and a plain listing for a program
-by `cli.fast`. Everything else goes to the command table. The umask comes first:
+`os`, which the interpreter has loaded anyway, and a plain look at sessions by
+`cli.fast`. Everything else goes to the command table. The umask comes first:
 no file of ours is ever readable by others.
 """
 
@@ -60,6 +60,12 @@ def _run(arguments: list[str]) -> int:
             raise options.problem
         if options.version:
             rest[:] = ["version"]
+        if rest and rest[0] in ("show", "describe", "log"):
+            from lash_cli.cli.fast import plain_read
+
+            read = plain_read(rest)
+            if read is not None:
+                return read()
         from lash_cli.cli.table import dispatch
 
         return dispatch(rest)

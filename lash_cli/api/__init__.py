@@ -41,7 +41,7 @@ _HOMES = {
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
     "lash_cli.runtime.session": ("RuntimeSessionState", "SessionReadView"),
-    "lash_cli.runtime.turns": ("TurnOutput",),
+    "lash_cli.runtime.drive": ("TurnOutput",),
     "lash_cli.store.sqlite.store": ("SqliteStore",),
     "lash_cli.tools.function": ("FunctionToolProvider", "tool"),
 }

@@ -22,9 +22,10 @@ from lash_cli.core.protocols import EffectHost
 from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.drive import TurnOutput, TurnRequest
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.session import Dirty, ResidentSession, RuntimeSessionState, SessionReadView
-from lash_cli.runtime.turns import TurnOutput, TurnRequest, run_turn
+from lash_cli.runtime.turns import run_turn
 
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore, ParkedSession

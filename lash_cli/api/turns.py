@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lash_cli.core.activity import TurnActivity
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.turns import Sink, TurnOutput, TurnRequest
+from lash_cli.runtime.drive import Sink, TurnOutput, TurnRequest
 
 if TYPE_CHECKING:
     from lash_cli.api.session import LashSession

@@ -1,67 +1,117 @@
-"""`lash ls` for programs, answered with the standard library alone (contract 08 §9).
+"""The reading verbs of programs, told apart before the command-line parser is imported (contract 08 §9, design D16).
 
-A status bar or a completion asks for the list many times; the parser, the
-record types and an event loop would cost ten times the query. This is the same
-listing as `ls_command`, for exactly the plain forms of it; whatever is not
-plain — a filter, another schema, a database that does not answer at once —
-is left to the real command. A test compares the two word for word.
+A status bar, a prompt or a script asks many times; the parser alone costs as
+much as everything such an answer needs. `ls` for a program is answered with the
+standard library; `show` and `log` of one session run what their commands run,
+only without the parser in front. Whatever is not plain — a filter, another
+option, a database that does not answer at once — is left to the real command.
+Tests compare both ways word for word.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
+from collections.abc import Callable
 
 from lash_cli.cli.globals import GlobalOptions
 from lash_cli.paths import resolve_paths
+from lash_cli.store.sqlite.listing import ListedSession, first_page
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
 
-# The schema these statements are written for; any other is left to the store.
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x6C617368
 DEFAULT_LIMIT = 20
+# As many digits as any count of messages has; longer numbers are the parser's.
+_MAX_DIGITS = 9
 _FORMATS = ("json", "jsonl", "name")
-_BUSY_SECONDS = 0.15
 
-_LIST = """
-SELECT s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
-    s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.turn_state,
-    s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
-    (SELECT turn_id FROM turns t WHERE t.session_key = s.session_key AND t.state = 'running'
-        ORDER BY t.turn_index LIMIT 1) AS running_turn,
-    (SELECT count(*) FROM inputs i WHERE i.session_key = s.session_key
-        AND i.state IN ('pending_active', 'deferred_next_turn') AND i.claim_generation IS NOT
-            (CASE WHEN s.lease_token IS NOT NULL AND :now < s.lease_expires_at_ms
-                THEN s.lease_fencing_token ELSE -1 END)) AS pending
-FROM sessions s ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT :limit
-"""
+
+# --- show and log -------------------------------------------------------------------------------
+
+
+def plain_read(rest: list[str]) -> Callable[[], int] | None:
+    """What `show` or `log` of one session does, None when `rest` says more than the parser is needed for.
+
+    The result prints and returns the exit status; it raises what the command raises.
+    """
+    verb, arguments = rest[0], rest[1:]
+    if verb in ("show", "describe"):
+        return _plain_show(arguments)
+    return _plain_log(arguments) if verb == "log" else None
+
+
+def _plain_show(arguments: list[str]) -> Callable[[], int] | None:
+    if len(arguments) > 1 or not all(map(_is_word, arguments)):
+        return None
+
+    def show() -> int:
+        from lash_cli.cli.session_detail import show_session
+
+        return show_session(*arguments)
+
+    return show
+
+
+def _plain_log(arguments: list[str]) -> Callable[[], int] | None:
+    words: list[str] = []
+    last: int | None = None
+    tokens = iter(arguments)
+    for token in tokens:
+        if token == "--last" or token.startswith("--last="):
+            text = token.partition("=")[2] if "=" in token else next(tokens, "")
+            last = _count(text)
+            if last is None:
+                return None
+        elif _is_word(token):
+            words.append(token)
+        else:
+            return None
+    if len(words) > 1:
+        return None
+
+    def log() -> int:
+        from lash_cli.cli.transcript_detail import show_transcript
+
+        return show_transcript(*words, last=last)
+
+    return log
+
+
+def _is_word(token: str) -> bool:
+    """Whether the parser takes `token` for an argument whatever stands before it."""
+    return token != "" and not token.startswith("-")
+
+
+def _count(text: str) -> int | None:
+    """A count of at least one in plain digits, None for everything the parser judges."""
+    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS:
+        return None
+    return int(text) or None
+
+
+# --- ls -----------------------------------------------------------------------------------------
 
 
 def serve(options: GlobalOptions, rest: list[str]) -> str | None:
-    """What to print for this command line, or None when the real command must answer it."""
+    """What `ls` prints for this command line, or None when the real command must answer it."""
     limit = _plain_limit(options, rest)
     if limit is None:
         return None
     paths = resolve_paths(os.environ, home=options.home, database=options.database, log_file=options.log_file)
     now_ms = time.time_ns() // 1_000_000
-    rows: list[sqlite3.Row] = []
+    rows: list[ListedSession] | None = []
     if os.path.exists(paths.database):
-        try:
-            found = _read(paths.database, limit, now_ms)
-        except sqlite3.Error:
-            return None
-        if found is None:
-            return None
-        rows = found
+        # One row more than asked for tells whether there is a next page.
+        rows = first_page(paths.database, limit=limit + 1, now_ms=now_ms)
     elif not os.path.isdir(os.path.dirname(paths.database)) and os.path.lexists(os.path.dirname(paths.database)):
+        return None
+    if rows is None:
         return None
     following = None
     if len(rows) > limit:
         rows = rows[:limit]
-        following = f"{rows[-1]['last_activity_at_ms']}.{rows[-1]['session_key']}"
+        following = rows[-1].cursor
     return _render(options, rows, now_ms, following)
 
 
@@ -79,29 +129,14 @@ def _plain_limit(options: GlobalOptions, rest: list[str]) -> int | None:
         return None
     if len(rest) == 1:
         return DEFAULT_LIMIT
-    if len(rest) == 3 and rest[1] in ("-n", "--limit") and rest[2].isascii() and rest[2].isdigit():
-        return int(rest[2]) or None
+    if len(rest) == 3 and rest[1] in ("-n", "--limit"):
+        return _count(rest[2])
     return None
 
 
-def _read(path: str, limit: int, now_ms: int) -> list[sqlite3.Row] | None:
-    """One row more than `limit`, to know whether there is a next page; None for another schema."""
-    from urllib.parse import quote
-
-    connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-    try:
-        connection.row_factory = sqlite3.Row
-        is_ours = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
-        if not is_ours or connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
-            return None
-        return connection.execute(_LIST, {"limit": limit + 1, "now": now_ms}).fetchall()
-    finally:
-        connection.close()
-
-
-def _render(options: GlobalOptions, rows: list[sqlite3.Row], now_ms: int, following: str | None) -> str:
+def _render(options: GlobalOptions, rows: list[ListedSession], now_ms: int, following: str | None) -> str:
     if options.output == "name":
-        return "".join(f"{row['session_id']}\n" for row in rows)
+        return "".join(f"{row.session_id}\n" for row in rows)
     items = [_document(row, now_ms) for row in rows]
     if options.output == "jsonl":
         return "".join(_json(item) for item in items)
@@ -112,51 +147,51 @@ def _json(document: object) -> str:
     return safe_json(json.dumps(document, ensure_ascii=False, separators=(",", ":"))) + "\n"
 
 
-def _document(row: sqlite3.Row, now_ms: int) -> dict[str, object]:
+def _document(row: ListedSession, now_ms: int) -> dict[str, object]:
     """As `documents.session_document`."""
-    config = json.loads(row["config"])
-    state = json.loads(row["turn_state"])
+    config = json.loads(row.config)
+    state = json.loads(row.turn_state)
     context = state.get("last_prompt_usage")
     lease = _lease(row, now_ms)
     return {
-        "id": row["session_id"],
-        "name": row["name"],
+        "id": row.session_id,
+        "name": row.name,
         "status": _status(row, lease),
         "provider": config["provider_id"],
         "model": config["model"]["id"],
         "turns": state.get("turn_index", 0),
-        "pending_inputs": row["pending"],
-        "running_turn": row["running_turn"],
-        "head_revision": row["head_revision"],
-        "created_at": rfc3339(row["created_at_ms"]),
-        "last_activity_at": rfc3339(row["last_commit_at_ms"] or row["created_at_ms"]),
-        "closed_at": rfc3339(row["closed_at_ms"]),
-        "parked_at": rfc3339(row["parked_at_ms"]),
-        "cwd": row["cwd"],
-        "parent": row["parent_session_id"],
-        "labels": json.loads(row["labels"]),
+        "pending_inputs": row.pending_inputs,
+        "running_turn": row.running_turn_id,
+        "head_revision": row.head_revision,
+        "created_at": rfc3339(row.created_at_ms),
+        "last_activity_at": rfc3339(row.last_commit_at_ms or row.created_at_ms),
+        "closed_at": rfc3339(row.closed_at_ms),
+        "parked_at": rfc3339(row.parked_at_ms),
+        "cwd": row.cwd,
+        "parent": row.parent_session_id,
+        "labels": json.loads(row.labels),
         "context_tokens": context["context_budget_tokens"] if context else None,
         "lease": lease,
     }
 
 
-def _status(row: sqlite3.Row, lease: dict[str, object] | None) -> str:
-    if row["running_turn"] is not None:
+def _status(row: ListedSession, lease: dict[str, object] | None) -> str:
+    if row.running_turn_id is not None:
         return "running" if lease is not None and lease["live"] else "stuck"
-    if row["closed_at_ms"] is not None:
+    if row.closed_at_ms is not None:
         return "closed"
-    if row["pending"]:
+    if row.pending_inputs:
         return "queued"
-    return "parked" if row["parked_at_ms"] is not None else "idle"
+    return "parked" if row.parked_at_ms is not None else "idle"
 
 
-def _lease(row: sqlite3.Row, now_ms: int) -> dict[str, object] | None:
-    if row["lease_token"] is None:
+def _lease(row: ListedSession, now_ms: int) -> dict[str, object] | None:
+    if row.lease_token is None:
         return None
-    owner = json.loads(row["lease_owner"]) if row["lease_owner"] else None
+    owner = json.loads(row.lease_owner) if row.lease_owner else None
     process = owner.get("liveness", {}) if owner else {}
     is_process = process.get("kind") == "local_process"
-    is_live = now_ms < row["lease_expires_at_ms"]
+    is_live = now_ms < row.lease_expires_at_ms
     if is_live and is_process:
         from lash_cli.core.lease import LocalProcess
         from lash_cli.system import is_definitely_dead
@@ -171,9 +206,9 @@ def _lease(row: sqlite3.Row, now_ms: int) -> dict[str, object] | None:
             "pid": process["pid"] if is_process else None,
             "host": process["host_id"] if is_process else None,
         },
-        "generation": row["lease_fencing_token"],
-        "claimed_at": rfc3339(row["lease_claimed_at_ms"]),
-        "expires_at": rfc3339(row["lease_expires_at_ms"]),
-        "expires_in_ms": max(0, row["lease_expires_at_ms"] - now_ms),
+        "generation": row.lease_fencing_token,
+        "claimed_at": rfc3339(row.lease_claimed_at_ms),
+        "expires_at": rfc3339(row.lease_expires_at_ms),
+        "expires_in_ms": max(0, row.lease_expires_at_ms - now_ms),
         "live": is_live,
     }

@@ -18,7 +18,7 @@ import typer
 from lash_cli.cli.documents import STATUSES, Document, session_document, session_status
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_many
-from lash_cli.cli.reading import reading_store, run_async
+from lash_cli.cli.reading import reading_store, run_inline
 from lash_cli.errors import UsageError
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
@@ -94,7 +94,7 @@ def command(
         since_ms=_moment(since, now_ms),
         until_ms=_moment(until, now_ms),
     )
-    rows, following = run_async(_list(wanted, parent, limit, cursor, sort, now_ms))
+    rows, following = run_inline(lambda: _list(wanted, parent, limit, cursor, sort, now_ms))
     emit_many(
         "SessionList",
         [session_document(row, now_ms, is_definitely_dead) for row in rows],

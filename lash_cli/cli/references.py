@@ -75,14 +75,15 @@ async def _pages(store: RuntimePersistence) -> AsyncIterator[SessionRow]:
 
 async def _newest(store: RuntimePersistence, cwd: str | None) -> SessionMeta:
     """The session with the newest commit, made in `cwd` if given; one never committed only if there is no other."""
-    best: SessionRow | None = None
+    first: SessionRow | None = None
     async for row in _pages(store):
         if cwd is not None and row.meta.cwd != cwd:
             continue
-        if best is None or (row.last_commit_at_ms or 0) > (best.last_commit_at_ms or 0):
-            best = row
-    if best is not None:
-        return best.meta
+        if row.last_commit_at_ms is not None:
+            return row.meta  # newest activity first, and a commit is the last activity of whoever made one
+        first = first or row
+    if first is not None:
+        return first.meta
     if cwd is None:
         raise NotFoundError("there is no session yet", hint="make one with: lash open")
     raise NotFoundError(f"no session was used in {cwd}", hint="@any is the newest overall; list them with: lash ls")

@@ -132,9 +132,11 @@ def system_text(option: str) -> str:
         with open(path, encoding="utf-8") as file:
             return file.read().strip()
     except OSError as error:
-        raise UsageError(f"cannot read the system prompt {path}: {error.strerror}") from error
+        hint = "a system prompt that begins with @ names a file"
+        raise UsageError(f"cannot read the system prompt {path}: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}") from error
+        hint = "convert it first, for example with iconv"
+        raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}", hint=hint) from error
 
 
 def key_values(texts: list[str] | None, option: str) -> dict[str, str]:
@@ -143,6 +145,6 @@ def key_values(texts: list[str] | None, option: str) -> dict[str, str]:
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise UsageError(f"{option} needs KEY=VALUE, got {text!r}")
+            raise UsageError(f"{option} needs KEY=VALUE, got {text!r}", hint=f"for example: {option} area=billing")
         pairs[key] = value
     return pairs

@@ -81,6 +81,11 @@ def command(
     from lash_cli.cli.turn_run import Showing, check_writable
 
     reference, text = _positionals(session, prompt, ephemeral)
+    if turn_id is not None and not is_session_id(turn_id):
+        raise UsageError(
+            f"{turn_id!r} cannot be a turn id",
+            hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
     for path in (out, usage_file):
         if path is not None:
             check_writable(path)

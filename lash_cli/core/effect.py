@@ -19,6 +19,7 @@ from lash_cli.core.tools import ToolCall, ToolCallOutput
 from lash_cli.errors import EffectError
 
 MAX_DIVERGENT_PATHS = 8
+DIVERGED_HINT = "the turn cannot be finished as it was begun; end it with: lash cancel SESSION --wait"
 
 
 # --- scopes -------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvel
             details={"stored_hash": stored.hash, "rebuilt_hash": rebuilt.hash},
         )
     shown = paths[:MAX_DIVERGENT_PATHS]
-    return EffectError(
+    error = EffectError(
         code,
         f"replayed effect differs from the recorded one at {', '.join(shown)}",
         details={
@@ -285,3 +286,5 @@ def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvel
             "first_divergent_paths": shown,
         },
     )
+    error.hint = DIVERGED_HINT
+    return error

@@ -31,7 +31,7 @@ from lash_cli.core.llm import (
     ToolChoice,
     UsageReported,
 )
-from lash_cli.core.policy import SessionPolicy, render_prompt
+from lash_cli.core.policy import PromptLayer, SessionPolicy, render_prompt
 from lash_cli.runtime.session import ResidentSession
 
 _DIGEST_CHARS = 32
@@ -46,9 +46,10 @@ class ModelEnvironment:
     hundred bytes.
     """
 
-    def __init__(self, session: ResidentSession, policy: SessionPolicy) -> None:
+    def __init__(self, session: ResidentSession, policy: SessionPolicy, core_prompt: PromptLayer) -> None:
         self._session = session
         self._policy = policy
+        self._core_prompt = core_prompt
         self._generation: int | None = None
         self.system = ""
         self.tools: tuple[LlmToolSpec, ...] = ()
@@ -65,7 +66,7 @@ class ModelEnvironment:
             if resolved is not None and manifest.activation == "always":
                 specs.append(LlmToolSpec(manifest.name, manifest.description, resolved.contract().input_schema))
         self.tools = tuple(specs)
-        self.system = render_prompt((self._session.core_policy.prompt, self._policy.prompt))
+        self.system = render_prompt((self._core_prompt, self._policy.prompt))
         model = self._policy.model
         shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
         self.shape = canonical_hash(shape)[:_DIGEST_CHARS]

@@ -31,7 +31,7 @@ from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_
 from lash_cli.core.graph import SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
-from lash_cli.core.policy import PersistedSessionConfig, SessionPolicy, persisted_config
+from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionPolicy, persisted_config
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
     PromptUsage,
@@ -62,6 +62,7 @@ class TurnPlan(Record):
 
     config: PersistedSessionConfig
     max_turns: int | None = None
+    core_prompt: PromptLayer = PromptLayer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +331,7 @@ class ResidentSession:
 
     def plan(self, max_turns: int | None) -> TurnPlan:
         """What a turn started now runs under."""
-        return TurnPlan(persisted_config(self.policy), max_turns)
+        return TurnPlan(persisted_config(self.policy), max_turns, self.core_policy.prompt)
 
 
 def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:

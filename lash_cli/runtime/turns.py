@@ -8,133 +8,47 @@ read, the unfinished one runs again, and the commit is the same.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-
 import msgspec
 
-from lash_cli.core.activity import Committed, TurnActivity, TurnEvent, TurnFinished, TurnStarted
+from lash_cli.core.activity import Committed, TurnFinished, TurnStarted
 from lash_cli.core.codec import decode, encode, from_builtins
-from lash_cli.core.commit import RuntimeCommit, TurnStamp, TurnState, TurnSummary, turn_content_hash
+from lash_cli.core.commit import RuntimeCommit, TurnStamp, TurnSummary, turn_content_hash
 from lash_cli.core.content import (
-    AttachmentItem,
-    AttachmentSource,
-    Inline,
-    InputItem,
     Message,
     Stored,
-    TextItem,
-    TurnInput,
     user_message,
 )
 from lash_cli.core.effect import (
-    EffectEnvelope,
-    EffectInvocation,
-    EffectOutcome,
-    LlmCallOutcome,
     TurnScope,
-    turn_replay_key,
 )
 from lash_cli.core.graph import ConversationPayload, SessionNode, chain
 from lash_cli.core.ingress import InputDraft, TurnInputClaim, completion_of, materialise
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.machine import (
-    CheckpointDelivery,
-    CheckpointEffect,
     DoneEffect,
-    EmitEffect,
-    EnvironmentSynced,
-    ExecCodeEffect,
-    ExecCompleted,
-    LlmCallEffect,
-    LlmComplete,
-    MachineConfig,
-    ProgressEffect,
-    SyncEnvironmentEffect,
-    ToolCallsEffect,
-    ToolResults,
-    TurnMachine,
 )
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.outcome import (
-    CancelRequested,
     Stopped,
     TurnCancellationEvidence,
     TurnIssue,
     TurnOutcome,
     TurnResult,
 )
-from lash_cli.core.policy import SessionPolicy
-from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
-from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
 from lash_cli.errors import (
-    EffectError,
     LashError,
     LashRuntimeError,
-    SessionExecutionLeaseExpired,
     TurnCancelWon,
 )
-from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.dispatch import ToolDispatcher
+from lash_cli.runtime.drive import Drive, Sink, TurnDriver, TurnOutput, TurnRequest, text_only, time_limit, usage_of
+from lash_cli.runtime.ephemeral import EphemeralTurn
+from lash_cli.runtime.gate import GateWatch
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, take_lane
-from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
 from lash_cli.runtime.results import replayed_outcome, result_of, summarise
 from lash_cli.runtime.session import ResidentSession, TurnPlan, policy_of_plan
 from lash_cli.store.base import LaneGranted, LaneRequest, RuntimePersistence, TurnRecord
-
-GATE_POLL_S = 0.05
-USAGE_SOURCE = "turn"
-
-Sink = Callable[[TurnActivity], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
-    """What a caller wants. `input` None asks only for an unfinished turn to be finished."""
-
-    input: TurnInput | None
-    turn_id: str | None = None
-    source_key: str | None = None
-    max_turns: int | None = None
-    busy_wait_ms: int = 0
-    timeout_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOutput:
-    """What became of a request. `result` is None when a re-drive found nothing to finish.
-
-    `replayed` says the turn had been committed before; `redriven` holds the
-    results of crashed turns that were finished first.
-    """
-
-    result: TurnResult | None
-    activities: tuple[TurnActivity, ...] = ()
-    replayed: bool = False
-    redriven: tuple[TurnResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Drive:
-    """One physical drive of one turn: everything about it that does not change while it runs."""
-
-    turn_id: str
-    turn_index: int
-    policy: SessionPolicy
-    max_turns: int | None
-    input: TurnInput
-    message_id: str
-    input_ids: tuple[str, ...]
-    effects: ScopedEffects
-    caller: ModelCaller
-    is_redrive: bool
-    started_at_ms: int
-    started_monotonic: float
 
 
 async def run_turn(
@@ -154,224 +68,11 @@ async def run_turn(
     else a turn can meet is an outcome.
     """
     if host.store is None:
-        return await _EphemeralTurn(host, session, request, token, sink).run()
-    return await _DurableTurn(host, session, owner, request, token, sink, host.store).run()
+        return await EphemeralTurn(host, session, request, token, sink).run()
+    return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
 
 
-class _TurnBase:
-    """Driving the machine; how a turn begins and ends is the subclasses' matter."""
-
-    def __init__(
-        self, host: RuntimeHost, session: ResidentSession, request: TurnRequest, token: CancelToken, sink: Sink
-    ) -> None:
-        self.host = host
-        self.session = session
-        self.request = request
-        self.token = token
-        self.sink = sink
-
-    async def emit(self, drive: _Drive, event: TurnEvent, correlation: str) -> None:
-        """Show one event of a drive."""
-        activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
-        await self.sink(activity)
-
-    async def normalised(self, drive: _Drive) -> TurnInput | TurnIssue:
-        """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
-        items: list[InputItem] = []
-        for item in drive.input.items:
-            if isinstance(item, AttachmentItem):
-                try:
-                    items.append(AttachmentItem(await self.stored(item.attachment, drive.turn_id)))
-                except LashError as error:
-                    return TurnIssue("input_validation", error.message, "invalid_turn_input")
-            else:
-                items.append(item)
-        return msgspec.structs.replace(drive.input, items=tuple(items))
-
-    async def stored(self, source: AttachmentSource, turn_id: str) -> AttachmentSource:
-        """An attachment as it may be persisted."""
-        store = self.host.store
-        if isinstance(source, Inline):
-            if store is None:
-                return source
-            ref = await store.put_attachment(
-                self.session.session_id,
-                source.data,
-                media_type=source.media_type,
-                owner=("turn", turn_id),
-                now_ms=self.host.clock.now_ms(),
-            )
-            return Stored(ref, source.media_type, len(source.data))
-        if isinstance(source, Stored) and store is not None:
-            await store.get_attachment(self.session.session_id, source.attachment_ref)
-        return source
-
-    async def drive_machine(self, drive: _Drive, opening: Message) -> DoneEffect:
-        """Feed the machine until it is done. Raises only what must end the turn without an outcome."""
-        environment = ModelEnvironment(self.session, drive.policy)
-        scope = TurnScope(self.session.session_id, drive.turn_id)
-        counter = 0
-
-        async def emit(event: TurnEvent, correlation: str) -> None:
-            await self.emit(drive, event, correlation)
-
-        dispatcher = ToolDispatcher(
-            registry=self.session.registry,
-            approval=self.host.approval,
-            effects=drive.effects,
-            clock=self.host.clock,
-            scope=scope,
-            turn_index=drive.turn_index,
-            cancel=self.token,
-            emit=emit,
-            store_attachment=self._attachment_writer(drive),
-        )
-        config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
-        machine = TurnMachine(config, StandardProtocol(), (opening,))
-        while True:
-            if self.token.is_set:
-                self._stop(machine)
-            effect = machine.poll()
-            match effect:
-                case EmitEffect(event=event):
-                    counter += 1
-                    await emit(event, f"{drive.turn_id}:{counter}")
-                case SyncEnvironmentEffect(effect_id=effect_id):
-                    environment.sync()
-                    machine.respond(effect_id, EnvironmentSynced())
-                case LlmCallEffect(effect_id=effect_id):
-                    machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect)))
-                case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
-                    records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
-                    machine.respond(effect_id, ToolResults(records))
-                case CheckpointEffect(effect_id=effect_id):
-                    machine.respond(effect_id, CheckpointDelivery())
-                case ExecCodeEffect(effect_id=effect_id):
-                    machine.respond(effect_id, ExecCompleted(error="this session's mode runs no code"))
-                case DoneEffect():
-                    return effect
-                case ProgressEffect():
-                    pass
-                case None:
-                    raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
-
-    def _stop(self, machine: TurnMachine) -> None:
-        if not self.token.is_cancellation:
-            raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
-        machine.cancel(self.token.reason or "")
-
-    def _attachment_writer(self, drive: _Drive) -> Callable[[Inline], Awaitable[AttachmentSource]] | None:
-        if self.host.store is None:
-            return None
-
-        async def write(source: Inline) -> AttachmentSource:
-            return await self.stored(source, drive.turn_id)
-
-        return write
-
-    async def _call_model(self, drive: _Drive, environment: ModelEnvironment, effect: LlmCallEffect) -> LlmCallResult:
-        async def emit(event: TurnEvent, correlation: str) -> None:
-            await self.emit(drive, event, correlation)
-
-        call = ModelCall(
-            self.session,
-            drive.policy,
-            environment,
-            turn_id=drive.turn_id,
-            iteration=effect.iteration,
-            tail=effect.tail,
-            tools_allowed=effect.tools_allowed,
-            emit=emit,
-        )
-        scope = TurnScope(self.session.session_id, drive.turn_id)
-        key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
-        envelope = EffectEnvelope(EffectInvocation(scope, str(effect.effect_id), key), call.command)
-
-        async def run(context: EffectContext) -> EffectOutcome:
-            result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
-            if self.token.cause is CancelCause.LEASE_LOST:
-                raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
-            return LlmCallOutcome(result)
-
-        outcome = await drive.effects.execute(envelope, run)
-        if not isinstance(outcome, LlmCallOutcome):
-            raise EffectError("runtime_effect_wrong_outcome", "a model call recorded another kind of outcome")
-        if outcome.result.text_streamed != call.streamed:
-            # Read from the journal: nobody has seen the text of this attempt yet.
-            return msgspec.structs.replace(outcome.result, text_streamed=call.streamed)
-        return outcome.result
-
-    def turn_state(self, drive: _Drive, done: DoneEffect | None) -> TurnState:
-        """The checkpoint's turn state after this turn."""
-        before = self.session.turn_state
-        if done is None or not done.last_usage.total:
-            return msgspec.structs.replace(before, turn_index=drive.turn_index)
-        return TurnState(drive.turn_index, done.last_usage, prompt_usage(done.last_usage), before.protocol_turn_options)
-
-    def elapsed_ms(self, drive: _Drive) -> int:
-        """Milliseconds since the drive began."""
-        return round((self.host.clock.monotonic() - drive.started_monotonic) * 1000)
-
-
-def usage_of(policy: SessionPolicy, done: DoneEffect | None) -> tuple[TokenLedgerEntry, ...]:
-    """What a turn adds to the ledger."""
-    if done is None or not done.usage.total:
-        return ()
-    return (TokenLedgerEntry(USAGE_SOURCE, policy.model.id, done.usage),)
-
-
-def text_only(turn_input: TurnInput) -> TurnInput:
-    """What of an unusable input can stand in a transcript."""
-    return TurnInput(items=tuple(item for item in turn_input.items if isinstance(item, TextItem)))
-
-
-class _EphemeralTurn(_TurnBase):
-    """A turn of a session without a store: nothing is claimed, journalled or kept beyond this process."""
-
-    async def run(self) -> TurnOutput:
-        if self.request.input is None:
-            return TurnOutput(None)
-        turn_id = self.request.turn_id or self.host.ids.new("t")
-        scope = TurnScope(self.session.session_id, turn_id)
-        drive = _Drive(
-            turn_id=turn_id,
-            turn_index=self.session.turn_state.turn_index + 1,
-            policy=self.session.policy,
-            max_turns=self.request.max_turns or self.session.policy.max_turns,
-            input=self.request.input,
-            message_id=f"m_{turn_id}",
-            input_ids=(),
-            effects=self.host.effects.scoped(scope),
-            caller=self.host.providers.resolve(self.session.policy.provider_id),
-            is_redrive=False,
-            started_at_ms=self.host.clock.now_ms(),
-            started_monotonic=self.host.clock.monotonic(),
-        )
-        await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")
-        opening = user_message(drive.message_id, drive.input)
-        with _time_limit(self.request.timeout_ms, self.token):
-            done = await self.drive_machine(drive, opening)
-        evidence = self.token.evidence_for(turn_id) if self.token.is_cancellation else None
-        outcome, issues = assemble_outcome(done, evidence)
-        kept = tuple(message for message in done.messages if not message.is_transient)
-        self.session.messages.extend(kept)
-        self.session.turn_state = self.turn_state(drive, done)
-        self.session.ledger = (*self.session.ledger, *usage_of(drive.policy, done))
-        summary = summarise(
-            outcome=outcome,
-            evidence=evidence,
-            issues=issues,
-            done=done,
-            messages=kept,
-            started_at_ms=drive.started_at_ms,
-            duration_ms=self.elapsed_ms(drive),
-            input_ids=(),
-        )
-        await self.emit(drive, TurnFinished(outcome), f"{turn_id}:turn")
-        return TurnOutput(result_of(self.session.session_id, turn_id, outcome, summary, done, None))
-
-
-class _DurableTurn(_TurnBase):
+class DurableTurn(TurnDriver):
     """A turn of a stored session."""
 
     def __init__(
@@ -443,7 +144,7 @@ class _DurableTurn(_TurnBase):
         try:
             if granted.turn is None or granted.claim is None:
                 return None
-            async with _GateWatch(self.store, self.session.session_id, granted.turn.turn_id, self.token) as gate:
+            async with GateWatch(self.store, self.session.session_id, granted.turn.turn_id, self.token) as gate:
                 if granted.redrive or self.request.turn_id is not None:
                     await gate.look()
                 return await self._drive_turn(granted, granted.turn, granted.claim, guard)
@@ -468,10 +169,11 @@ class _DurableTurn(_TurnBase):
         plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else session.plan(self._limit())
         if granted.redrive:
             session.set_policy(policy_of_plan(session.policy, plan))
-        drive = _Drive(
+        drive = Drive(
             turn_id=turn.turn_id,
             turn_index=turn.turn_index,
             policy=session.policy,
+            core_prompt=plan.core_prompt,
             max_turns=plan.max_turns,
             input=materialise(claim.inputs),
             message_id=f"m_ingress_{claim.inputs[0].input_id}",
@@ -485,22 +187,27 @@ class _DurableTurn(_TurnBase):
             started_monotonic=self.host.clock.monotonic(),
         )
         await self.emit(drive, TurnStarted(turn.origin, drive.input_ids, granted.redrive), f"{turn.turn_id}:turn")
-        result = await self._run_and_commit(drive, claim, guard)
-        if granted.redrive and session.is_policy_explicit:
-            session.set_policy(wanted)
+        is_done = False
+        try:
+            result = await self._run_and_commit(drive, claim, guard)
+            is_done = True
+        finally:
+            # What the caller of this open asked for comes back, unless it left the choice to the store.
+            if granted.redrive and (session.is_policy_explicit or not is_done):
+                session.set_policy(wanted)
         return result
 
     def _limit(self) -> int | None:
         return self.request.max_turns or self.session.policy.max_turns
 
-    async def _run_and_commit(self, drive: _Drive, claim: TurnInputClaim, guard: LaneGuard) -> TurnResult:
+    async def _run_and_commit(self, drive: Drive, claim: TurnInputClaim, guard: LaneGuard) -> TurnResult:
         usable = await self.normalised(drive)
         done: DoneEffect | None = None
         if isinstance(usable, TurnIssue):
             opening = user_message(drive.message_id, text_only(drive.input))
             done = DoneEffect(Stopped("invalid_input"), (opening,), (usable,))
         else:
-            with _time_limit(self.request.timeout_ms if not drive.is_redrive else None, self.token):
+            with time_limit(self.request.timeout_ms if not drive.is_redrive else None, self.token):
                 done = await self.drive_machine(drive, user_message(drive.message_id, usable))
         guard.check()
         evidence = self.token.evidence_for(drive.turn_id) if self.token.is_cancellation else None
@@ -508,7 +215,7 @@ class _DurableTurn(_TurnBase):
 
     async def _commit(
         self,
-        drive: _Drive,
+        drive: Drive,
         done: DoneEffect,
         evidence: TurnCancellationEvidence | None,
         claim: TurnInputClaim,
@@ -535,7 +242,7 @@ class _DurableTurn(_TurnBase):
 
     def _terminal_commit(
         self,
-        drive: _Drive,
+        drive: Drive,
         done: DoneEffect,
         outcome: TurnOutcome,
         issues: tuple[TurnIssue, ...],
@@ -606,58 +313,3 @@ def _attachment_refs(messages: tuple[Message, ...]) -> tuple[str, ...]:
             if isinstance(source, Stored) and source.attachment_ref not in refs:
                 refs.append(source.attachment_ref)
     return tuple(refs)
-
-
-@contextlib.contextmanager
-def _time_limit(timeout_ms: int | None, token: CancelToken) -> Iterator[None]:
-    """Trip the token as a local cancel with reason `timeout` when the caller's limit passes."""
-    if timeout_ms is None:
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    handle = loop.call_later(timeout_ms / 1000, lambda: token.trip(CancelCause.LOCAL, reason="timeout"))
-    try:
-        yield
-    finally:
-        handle.cancel()
-
-
-class _GateWatch:
-    """Looks at a turn's cancel gate while the turn runs (contract 02 §7). Costs nothing for a turn under 50 ms."""
-
-    def __init__(self, store: RuntimePersistence, session_id: str, turn_id: str, token: CancelToken) -> None:
-        self._store = store
-        self._session_id = session_id
-        self._turn_id = turn_id
-        self._token = token
-        self._handle: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    async def look(self) -> None:
-        """Trip the token when a cancel request stands at the gate."""
-        gate = await self._store.cancel_gate(self._session_id, self._turn_id)
-        if isinstance(gate, CancelRequested):
-            self._token.trip(CancelCause.REQUESTED, evidence=gate.cancellation, reason=gate.cancellation.reason)
-
-    async def _watch(self) -> None:
-        while not self._token.is_set:
-            with contextlib.suppress(LashError):
-                await self.look()
-            await asyncio.sleep(GATE_POLL_S)
-
-    async def __aenter__(self) -> _GateWatch:
-        loop = asyncio.get_running_loop()
-
-        def begin() -> None:
-            self._task = loop.create_task(self._watch())
-
-        self._handle = loop.call_later(GATE_POLL_S, begin)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task

@@ -182,6 +182,10 @@ def _apply_environment(values: Values, environment: Mapping[str, str]) -> None:
 
 def _apply_text(values: Values, key: str, text: str, origin: str, place: str) -> None:
     try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: the value is not valid UTF-8") from error
+    try:
         option, base, inside = find_option(key)
         value = loose(text) if inside else parse_text(option, text)
     except UnknownKey as error:

@@ -44,6 +44,8 @@ USAGE = [
     ("open", "x" * 129),
     ("open", "new", "--label", "novalue"),
     ("open", "demo", "--new", "--fresh"),
+    ("open", "new", "--name", "two\nlines"),
+    ("open", "new", "--name", "@last"),
     ("show",),
     ("show", "demo", "--fields", "no_such_field"),
     ("show", "demo", "--format", "{no_such_field}"),
@@ -120,7 +122,7 @@ CONFLICTS = [
     (("open", "demo", "--new"), 4, "session_exists"),
     (("open", "demo-name", "--new"), 4, "session_exists"),
     (("open", "demo", "--name", "another"), 4, "session_exists"),
-    (("open", "other", "--name", "demo-name"), 4, "session_exists"),
+    (("open", "other", "--name", "demo-name"), 4, "session_name_taken"),
     (("turn", "demo", "!text changed", "--key", "k1"), 4, "source_key_conflict"),
     (("resume", "demo", "!text changed", "--key", "k1"), 4, "source_key_conflict"),
     (("cancel", "demo"), 4, "no_active_turn"),
@@ -135,7 +137,6 @@ CONFLICTS = [
     (("turn", "demo", "hi", "--provider", "nope"), 5, "provider_unconfigured"),
     (("open", "new", "--provider", "nope"), 5, "provider_unconfigured"),
     (("turn", "demo", "hi", "--profile", "nope"), 5, "config_invalid"),
-    (("ls", "--profile", "nope"), 5, "config_invalid"),
 ]
 
 
@@ -183,8 +184,6 @@ def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Pat
     assert error["details"]["byte_offset"] == 3
     error = world.refused((verb, "demo", "look at this"), 2, "prompt_not_utf8", input=b"ab\xc3")
     assert error["details"]["byte_offset"] == 2
-    error = world.refused((verb, "demo", os.fsdecode(b"a\xff")), 2, "prompt_not_utf8")
-    assert error["details"]["byte_offset"] == 1
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(33 * MIB)
@@ -193,6 +192,39 @@ def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Pat
     assert error["details"]["limit_bytes"] == 32 * MIB
     world.refused((verb, "demo", "look"), 2, "prompt_too_large", input=b"x" * (33 * MIB))
     big.unlink()
+
+
+NOT_TEXT = os.fsdecode(b"a\xff")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("turn", "demo", NOT_TEXT),
+        ("turn", "demo", "hi", "--key", NOT_TEXT),
+        ("turn", "demo", "hi", "--turn-id", NOT_TEXT),
+        ("turn", "demo", "hi", f"--system={NOT_TEXT}"),
+        ("resume", NOT_TEXT),
+        ("open", "new", "--name", NOT_TEXT),
+        ("open", "new", "--label", f"k={NOT_TEXT}"),
+        ("show", NOT_TEXT),
+        ("log", "demo", "--turn", NOT_TEXT),
+        ("rm", NOT_TEXT, "--yes"),
+        ("cancel", "demo", "--reason", NOT_TEXT),
+        ("config", "set", "defaults.model", NOT_TEXT),
+        ("key", "rm", NOT_TEXT),
+        (NOT_TEXT,),
+    ],
+    ids=ascii,
+)
+def test_an_argument_that_is_no_text_names_the_byte(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
+    error = world.refused(arguments, 2, "usage")
+    assert error["details"]["byte_offset"] == next(word for word in arguments if NOT_TEXT in word).index("a\udcff") + 1
+
+
+def test_an_override_that_is_no_text_is_config_invalid(world: ErrorWorld) -> None:
+    world.refused(("turn", "demo", "hi", "-c", f"defaults.model={NOT_TEXT}"), 5, "config_invalid")
+    world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_MODEL": NOT_TEXT})
 
 
 def test_a_turn_without_any_prompt_sends_nothing(world: ErrorWorld) -> None:

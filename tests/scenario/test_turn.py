@@ -24,6 +24,7 @@ from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompl
 from lash_cli.core.content import Role, ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.errors import (
     ConflictError,
+    EffectError,
     LashRuntimeError,
     PendingTurnInputSourceKeyConflict,
     SessionClosed,
@@ -528,3 +529,27 @@ async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(ma
     assert output.result.assistant_message() == "next"
     assert [request.model.id for request in second_caller.requests] == ["special"]
     assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
+
+
+async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    first = await make_core(ScriptedCaller([text("x")]), tools=[doubling()], crash_point=reach).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("begin").run()
+    without_tools = make_core(ScriptedCaller([text("y")]))
+    second = await without_tools.open_session("s1")
+    with pytest.raises(EffectError) as raised:
+        await second.redrive().run()
+    assert raised.value.details["first_divergent_paths"] == ["command.shape"]
+    assert "lash cancel" in (raised.value.hint or "")
+    await without_tools.request_turn_cancel("s1")
+    output = await second.redrive().run()
+    assert output.result.outcome == Stopped("cancelled")
+    assert (await second.turn("go on").run()).result.assistant_message() == "y"
+    assert [message_text(m) for m in second.read_view().messages] == ["begin", "go on", "y"]

@@ -1,0 +1,121 @@
+"""One session in full: read, made a document, printed (contract 08 §5.1 `show`).
+
+Shared by the `show` command and its way around the parser, so it imports no
+parser, and it reads without an event loop. Read-only: it takes no lease, and
+what it shows is the committed state plus who is working on the next one.
+"""
+
+from __future__ import annotations
+
+from lash_cli.cli.documents import (
+    Document,
+    frame_document,
+    input_document,
+    policy_document,
+    session_document,
+    turn_document,
+    usage_report_document,
+)
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_one, safe
+from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.core.frames import current_frame
+from lash_cli.core.policy import PromptLayer, SessionPolicy
+from lash_cli.core.usage import usage_report
+from lash_cli.errors import NotFoundError
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
+from lash_cli.system import SystemClock, is_definitely_dead
+
+
+def show_session(reference: str | None = None, *, policy: bool = False, lease: bool = False) -> int:
+    """Print the session `reference` names, as text only the sections asked for; returns the exit status.
+
+    Raises what `read_session_row` raises.
+    """
+    print_session(run_inline(lambda: read_session_detail(reference)), policy=policy, lease=lease)
+    return 0
+
+
+def print_session(document: Document, *, policy: bool = False, tools: bool = False, lease: bool = False) -> None:
+    """Print a Session document; the text is made only for who reads text."""
+    is_text = not current().output.is_machine
+    text = _text(document, policy=policy, tools=tools, lease=lease) if is_text else None
+    emit_one("Session", document, text=text)
+
+
+def _text(document: Document, *, policy: bool, tools: bool, lease: bool) -> str:
+    from lash_cli.views.session import lease_text, policy_text, session_text, tools_text
+
+    sections = []
+    if policy:
+        sections.append(policy_text(document["policy"], clean=safe))
+    if tools:
+        sections.append(tools_text(document["tools"], clean=safe))
+    if lease:
+        sections.append(lease_text(document["lease"], clean=safe))
+    return "\n\n".join(sections) if sections else session_text(document, clean=safe)
+
+
+async def read_session_detail(reference: str | None) -> Document:
+    """The whole Session document of the session `reference` names; raises what `read_session_row` raises."""
+    async with reading_store() as store:
+        row = await read_session_row(store, reference)
+        assert store is not None
+        return await session_detail(store, row)
+
+
+async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document:
+    """The whole Session document of `row`; `tools` stays null, because tools need a runtime."""
+    now_ms = SystemClock().now_ms()
+    session_id = row.meta.session_id
+    read = await store.load_session(session_id, ReadScope.HEAD)
+    unfinished = await store.unfinished_turns(session_id)
+    waiting = await store.inputs(session_id, pending_only=True)
+    frame_id = current_frame(read.frames).frame_id if read is not None else None
+    document = session_document(row, now_ms, is_definitely_dead)
+    document.update(
+        policy=policy_document(_policy(row)),
+        head={"revision": row.head_revision, "leaf_node": row.leaf_node_id, "frame": frame_id},
+        frames=[frame_document(frame) for frame in read.frames] if read else [],
+        usage=usage_report_document(usage_report(read.token_ledger if read else ())),
+        queue=[input_document(pending) for pending in waiting],
+        unfinished_turn=turn_document(unfinished[0], None) if unfinished else None,
+        warnings=_warnings(document, unfinished),
+        tools=None,
+    )
+    return document
+
+
+def _policy(row: SessionRow) -> SessionPolicy:
+    config = row.config
+    return SessionPolicy(
+        model=config.model,
+        provider_id=config.provider_id,
+        session_id=row.meta.session_id,
+        max_turns=config.max_turns,
+        prompt=config.prompt or PromptLayer(),
+    )
+
+
+def _warnings(document: Document, unfinished: tuple[TurnRecord, ...]) -> list[str]:
+    """What a person should know before the next turn."""
+    if not unfinished or document["status"] == "running":
+        return []
+    turn = unfinished[0]
+    return [
+        f"turn {turn.turn_id} was interrupted; what it had finished is kept, and the next turn of this session"
+        f" finishes it first: lash resume {document['name']}"
+    ]
+
+
+async def find_turn(store: RuntimePersistence, session_id: str, turn_id: str) -> TurnRecord:
+    """The turn of that id; raises `NotFoundError` (`turn_unknown`)."""
+    record = await store.turn(session_id, turn_id)
+    if record is None:
+        raise NotFoundError(
+            f"session {session_id} has no turn {turn_id!r}",
+            code="turn_unknown",
+            hint=f"its transcript names them: lash log {session_id} -o json",
+            details={"session": session_id, "turn_id": turn_id},
+        )
+    return record

@@ -1,0 +1,148 @@
+"""The committed transcript of a session: read, chosen from, printed (contract 08 §5.1 `log`).
+
+Shared by the `log` command and its way around the parser, so it imports no
+parser, and it reads without an event loop. What is not committed is not said:
+live text of a running turn is never part of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from lash_cli.cli.documents import Document, message_document, transcript_document
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_line, emit_one, safe, write
+from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.core.content import Message, Role
+from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
+
+if TYPE_CHECKING:
+    from lash_cli.views.turn_text import Clean
+
+TURNS_PER_PAGE = 500
+
+
+class CommittedMessage(NamedTuple):
+    """A message, when it was committed and which turn made it."""
+
+    message: Message
+    at_ms: int
+    turn_id: str | None
+
+
+class TextChoice(NamedTuple):
+    """What of a transcript people see: JSON always has every part."""
+
+    reasoning: bool = False
+    tools: bool = False
+    raw: bool = False
+
+
+def show_transcript(
+    reference: str | None = None,
+    *,
+    turn_id: str | None = None,
+    roles: frozenset[Role] | None = None,
+    last: int | None = None,
+    choice: TextChoice = TextChoice(),  # noqa: B008 - immutable
+) -> int:
+    """Print the chosen messages of the session `reference` names; returns the exit status.
+
+    Raises what `read_session_row` raises, and `NotFoundError` (`turn_unknown`).
+    """
+    row, committed = run_inline(lambda: read_transcript(reference, turn_id))
+    shown = [entry for entry in committed if roles is None or entry.message.role in roles]
+    if last is not None:
+        shown = shown[-last:]
+    options = current().output
+    is_whole = options.template is None and options.fields is None
+    if options.format == "text" and is_whole:
+        text = _text(shown, choice, clean=str if choice.raw else safe)
+        write(text + "\n" if text else "")
+        return 0
+    documents = [message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id) for entry in shown]
+    if options.format == "jsonl" and is_whole:
+        for document in documents:
+            emit_line(document)
+        return 0
+    _print_document(transcript_document(row, documents), shown, choice, documents)
+    return 0
+
+
+def _print_document(
+    document: Document, shown: list[CommittedMessage], choice: TextChoice, documents: list[Document]
+) -> None:
+    emit_one(
+        "Transcript",
+        document,
+        text=None if current().output.is_machine else _text(shown, choice, clean=safe),
+        name="\n".join(item["id"] for item in documents),
+    )
+
+
+def _text(shown: list[CommittedMessage], choice: TextChoice, *, clean: Clean) -> str:
+    from lash_cli.views.transcript import TranscriptEntry, transcript_text
+
+    entries = [TranscriptEntry(*entry) for entry in shown]
+    return transcript_text(entries, clean=clean, reasoning=choice.reasoning, tools=choice.tools)
+
+
+async def read_transcript(reference: str | None, turn_id: str | None) -> tuple[SessionRow, list[CommittedMessage]]:
+    """The session `reference` names and its messages in order, or those of one turn; raises as `show_transcript`."""
+    async with reading_store() as store:
+        row = await read_session_row(store, reference)
+        assert store is not None
+        session_id = row.meta.session_id
+        record = None
+        if turn_id is not None:
+            from lash_cli.cli.session_detail import find_turn
+
+            record = await find_turn(store, session_id, turn_id)
+        read = await store.load_session(session_id, ReadScope.ACTIVE_PATH)
+        nodes = read.nodes if read is not None else ()
+        if record is not None:
+            nodes = await _nodes_of_turn(store, record, nodes)
+        turns = await _turns_of_nodes(store, session_id, nodes)
+    return row, [entry for node in nodes if (entry := _entry(node, turns)) is not None]
+
+
+async def _turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tuple[SessionNode, ...]) -> dict[str, str]:
+    """Which turn committed each node, as far as a turn did: a turn's nodes stand together on the path."""
+    if not nodes:
+        return {}
+    starts: dict[str, TurnRecord] = {}
+    before: int | None = None
+    while nodes[0].node_id not in starts:
+        page = await store.turns(session_id, limit=TURNS_PER_PAGE, before=before)
+        starts.update((record.first_node_id, record) for record in page if record.first_node_id is not None)
+        if len(page) < TURNS_PER_PAGE:
+            break
+        before = page[-1].turn_index
+    owners: dict[str, str] = {}
+    running: TurnRecord | None = None
+    for node in nodes:
+        running = starts.get(node.node_id, running)
+        if running is not None:
+            owners[node.node_id] = running.turn_id
+            running = None if node.node_id == running.last_node_id else running
+    return owners
+
+
+async def _nodes_of_turn(
+    store: RuntimePersistence, record: TurnRecord, path: tuple[SessionNode, ...]
+) -> tuple[SessionNode, ...]:
+    """The nodes a turn committed, also when a later branch or frame left them behind."""
+    if record.first_node_id is None or record.last_node_id is None:
+        return ()
+    if all(node.node_id != record.last_node_id for node in path):
+        read = await store.load_session(record.session_id, ReadScope.FULL_GRAPH)
+        path = active_path(read.nodes, record.last_node_id) if read is not None else ()
+    ids = [node.node_id for node in path]
+    return path[ids.index(record.first_node_id) : ids.index(record.last_node_id) + 1]
+
+
+def _entry(node: SessionNode, turns: dict[str, str]) -> CommittedMessage | None:
+    if not isinstance(node.payload, ConversationPayload) or node.payload.message.is_transient:
+        return None
+    return CommittedMessage(node.payload.message, node.at_ms, turns.get(node.node_id))

@@ -1,0 +1,303 @@
+"""Driving the turn machine: what a turn is asked for, what it yields, and the loop that feeds it (design §3 step 4).
+
+The machine asks, this answers: model calls and tool batches through the
+effects of the turn's scope, everything shown through the sink. Nothing here
+writes a conversation; how a turn begins and ends is the subclasses' matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from lash_cli.core.activity import TurnActivity, TurnEvent
+from lash_cli.core.commit import TurnState
+from lash_cli.core.content import (
+    AttachmentItem,
+    AttachmentSource,
+    Inline,
+    InputItem,
+    Message,
+    Stored,
+    TextItem,
+    TurnInput,
+)
+from lash_cli.core.effect import (
+    EffectEnvelope,
+    EffectInvocation,
+    EffectOutcome,
+    LlmCallOutcome,
+    TurnScope,
+    turn_replay_key,
+)
+from lash_cli.core.llm import LlmCallResult
+from lash_cli.core.machine import (
+    CheckpointDelivery,
+    CheckpointEffect,
+    DoneEffect,
+    EmitEffect,
+    EnvironmentSynced,
+    ExecCodeEffect,
+    ExecCompleted,
+    LlmCallEffect,
+    LlmComplete,
+    MachineConfig,
+    ProgressEffect,
+    SyncEnvironmentEffect,
+    ToolCallsEffect,
+    ToolResults,
+    TurnMachine,
+)
+from lash_cli.core.outcome import (
+    TurnIssue,
+    TurnResult,
+)
+from lash_cli.core.policy import PromptLayer, SessionPolicy
+from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
+from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
+from lash_cli.errors import (
+    EffectError,
+    LashError,
+    LashRuntimeError,
+    SessionExecutionLeaseExpired,
+)
+from lash_cli.modes.standard import StandardProtocol
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.dispatch import ToolDispatcher
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
+from lash_cli.runtime.session import ResidentSession
+
+USAGE_SOURCE = "turn"
+
+Sink = Callable[[TurnActivity], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What a caller wants. `input` None asks only for an unfinished turn to be finished."""
+
+    input: TurnInput | None
+    turn_id: str | None = None
+    source_key: str | None = None
+    max_turns: int | None = None
+    busy_wait_ms: int = 0
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOutput:
+    """What became of a request. `result` is None when a re-drive found nothing to finish.
+
+    `replayed` says the turn had been committed before; `redriven` holds the
+    results of crashed turns that were finished first.
+    """
+
+    result: TurnResult | None
+    activities: tuple[TurnActivity, ...] = ()
+    replayed: bool = False
+    redriven: tuple[TurnResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drive:
+    """One physical drive of one turn: everything about it that does not change while it runs."""
+
+    turn_id: str
+    turn_index: int
+    policy: SessionPolicy
+    core_prompt: PromptLayer
+    max_turns: int | None
+    input: TurnInput
+    message_id: str
+    input_ids: tuple[str, ...]
+    effects: ScopedEffects
+    caller: ModelCaller
+    is_redrive: bool
+    started_at_ms: int
+    started_monotonic: float
+
+
+class TurnDriver:
+    """Driving the machine; how a turn begins and ends is the subclasses' matter."""
+
+    def __init__(
+        self, host: RuntimeHost, session: ResidentSession, request: TurnRequest, token: CancelToken, sink: Sink
+    ) -> None:
+        self.host = host
+        self.session = session
+        self.request = request
+        self.token = token
+        self.sink = sink
+
+    async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
+        """Show one event of a drive."""
+        activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
+        await self.sink(activity)
+
+    async def normalised(self, drive: Drive) -> TurnInput | TurnIssue:
+        """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
+        items: list[InputItem] = []
+        for item in drive.input.items:
+            if isinstance(item, AttachmentItem):
+                try:
+                    items.append(AttachmentItem(await self.stored(item.attachment, drive.turn_id)))
+                except LashError as error:
+                    return TurnIssue("input_validation", error.message, "invalid_turn_input")
+            else:
+                items.append(item)
+        return msgspec.structs.replace(drive.input, items=tuple(items))
+
+    async def stored(self, source: AttachmentSource, turn_id: str) -> AttachmentSource:
+        """An attachment as it may be persisted."""
+        store = self.host.store
+        if isinstance(source, Inline):
+            if store is None:
+                return source
+            ref = await store.put_attachment(
+                self.session.session_id,
+                source.data,
+                media_type=source.media_type,
+                owner=("turn", turn_id),
+                now_ms=self.host.clock.now_ms(),
+            )
+            return Stored(ref, source.media_type, len(source.data))
+        if isinstance(source, Stored) and store is not None:
+            await store.get_attachment(self.session.session_id, source.attachment_ref)
+        return source
+
+    async def drive_machine(self, drive: Drive, opening: Message) -> DoneEffect:
+        """Feed the machine until it is done. Raises only what must end the turn without an outcome."""
+        environment = ModelEnvironment(self.session, drive.policy, drive.core_prompt)
+        scope = TurnScope(self.session.session_id, drive.turn_id)
+        counter = 0
+
+        async def emit(event: TurnEvent, correlation: str) -> None:
+            await self.emit(drive, event, correlation)
+
+        dispatcher = ToolDispatcher(
+            registry=self.session.registry,
+            approval=self.host.approval,
+            effects=drive.effects,
+            clock=self.host.clock,
+            scope=scope,
+            turn_index=drive.turn_index,
+            cancel=self.token,
+            emit=emit,
+            store_attachment=self._attachment_writer(drive),
+        )
+        config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
+        machine = TurnMachine(config, StandardProtocol(), (opening,))
+        while True:
+            if self.token.is_set:
+                self._stop(machine)
+            effect = machine.poll()
+            match effect:
+                case EmitEffect(event=event):
+                    counter += 1
+                    await emit(event, f"{drive.turn_id}:{counter}")
+                case SyncEnvironmentEffect(effect_id=effect_id):
+                    environment.sync()
+                    machine.respond(effect_id, EnvironmentSynced())
+                case LlmCallEffect(effect_id=effect_id):
+                    machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect)))
+                case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
+                    records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
+                    machine.respond(effect_id, ToolResults(records))
+                case CheckpointEffect(effect_id=effect_id):
+                    machine.respond(effect_id, CheckpointDelivery())
+                case ExecCodeEffect(effect_id=effect_id):
+                    machine.respond(effect_id, ExecCompleted(error="this session's mode runs no code"))
+                case DoneEffect():
+                    return effect
+                case ProgressEffect():
+                    pass
+                case None:
+                    raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+
+    def _stop(self, machine: TurnMachine) -> None:
+        if not self.token.is_cancellation:
+            raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
+        machine.cancel(self.token.reason or "")
+
+    def _attachment_writer(self, drive: Drive) -> Callable[[Inline], Awaitable[AttachmentSource]] | None:
+        if self.host.store is None:
+            return None
+
+        async def write(source: Inline) -> AttachmentSource:
+            return await self.stored(source, drive.turn_id)
+
+        return write
+
+    async def _call_model(self, drive: Drive, environment: ModelEnvironment, effect: LlmCallEffect) -> LlmCallResult:
+        async def emit(event: TurnEvent, correlation: str) -> None:
+            await self.emit(drive, event, correlation)
+
+        call = ModelCall(
+            self.session,
+            drive.policy,
+            environment,
+            turn_id=drive.turn_id,
+            iteration=effect.iteration,
+            tail=effect.tail,
+            tools_allowed=effect.tools_allowed,
+            emit=emit,
+        )
+        scope = TurnScope(self.session.session_id, drive.turn_id)
+        key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
+        envelope = EffectEnvelope(EffectInvocation(scope, str(effect.effect_id), key), call.command)
+
+        async def run(context: EffectContext) -> EffectOutcome:
+            result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
+            if self.token.cause is CancelCause.LEASE_LOST:
+                raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
+            return LlmCallOutcome(result)
+
+        outcome = await drive.effects.execute(envelope, run)
+        if not isinstance(outcome, LlmCallOutcome):
+            raise EffectError("runtime_effect_wrong_outcome", "a model call recorded another kind of outcome")
+        if outcome.result.text_streamed != call.streamed:
+            # Read from the journal: nobody has seen the text of this attempt yet.
+            return msgspec.structs.replace(outcome.result, text_streamed=call.streamed)
+        return outcome.result
+
+    def turn_state(self, drive: Drive, done: DoneEffect | None) -> TurnState:
+        """The checkpoint's turn state after this turn."""
+        before = self.session.turn_state
+        if done is None or not done.last_usage.total:
+            return msgspec.structs.replace(before, turn_index=drive.turn_index)
+        return TurnState(drive.turn_index, done.last_usage, prompt_usage(done.last_usage), before.protocol_turn_options)
+
+    def elapsed_ms(self, drive: Drive) -> int:
+        """Milliseconds since the drive began."""
+        return round((self.host.clock.monotonic() - drive.started_monotonic) * 1000)
+
+
+def usage_of(policy: SessionPolicy, done: DoneEffect | None) -> tuple[TokenLedgerEntry, ...]:
+    """What a turn adds to the ledger."""
+    if done is None or not done.usage.total:
+        return ()
+    return (TokenLedgerEntry(USAGE_SOURCE, policy.model.id, done.usage),)
+
+
+def text_only(turn_input: TurnInput) -> TurnInput:
+    """What of an unusable input can stand in a transcript."""
+    return TurnInput(items=tuple(item for item in turn_input.items if isinstance(item, TextItem)))
+
+
+@contextlib.contextmanager
+def time_limit(timeout_ms: int | None, token: CancelToken) -> Iterator[None]:
+    """Trip the token as a local cancel with reason `timeout` when the caller's limit passes."""
+    if timeout_ms is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    handle = loop.call_later(timeout_ms / 1000, lambda: token.trip(CancelCause.LOCAL, reason="timeout"))
+    try:
+        yield
+    finally:
+        handle.cancel()
