@@ -199,6 +199,8 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> Las
         return await core.open_session(meta.session_id, spec=spec, create=False)
     if plan.reference is None:
         raise NotFoundError("no session was named")
+    # A provider that cannot be used leaves no empty session behind.
+    core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
     session = await core.open_session(
         plan.reference, spec=spec, cwd=os.getcwd(), labels=current().settings.labels or None
     )

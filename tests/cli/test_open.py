@@ -98,3 +98,11 @@ def test_eight_processes_opening_one_id_make_one_session(lash, home: Path) -> No
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, b"shared\n"), err
     assert lash("ls", "-o", "name").out == "shared\n"
+
+
+def test_a_first_turn_with_an_unusable_provider_leaves_no_empty_session_behind(lash) -> None:
+    lash("config", "set", "providers.far.kind", "openai_chat")
+    lash("config", "set", "providers.far.base_url", "https://api.openai.com/v1")
+    done = lash("turn", "s1", "--or-open", "--provider", "far", "--model", "m", "hi", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "key_missing")
+    assert lash("ls", "-o", "name").out == ""
