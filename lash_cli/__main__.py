@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> int:
         return _answer(f"lash {__version__}\n")
     if first == "__complete":
         return _answer(":nofiles\n")
-    return _run(arguments)
+    status, was_look = _run(arguments)
+    if was_look and status == 0 and argv is None:
+        _leave()
+    return status
 
 
 def _answer(text: str) -> int:
@@ -41,7 +44,17 @@ def _answer(text: str) -> int:
     return 0
 
 
-def _run(arguments: list[str]) -> int:
+def _leave() -> None:
+    """End the process here and now; whoever wrote has flushed, and the store is closed.
+
+    Taking the interpreter apart module by module takes as long as starting it did, and after a look there is nothing
+    in it to save: no thread, no queue, no handler of ours.
+    """
+    os._exit(0)
+
+
+def _run(arguments: list[str]) -> tuple[int, bool]:
+    """Run a command; its exit status, and whether it was a plain look that left nothing behind."""
     from lash_cli.cli.globals import hoist
 
     options, rest = hoist(arguments)
@@ -50,12 +63,14 @@ def _run(arguments: list[str]) -> int:
 
         listing = serve(options, rest)
         if listing is not None:
-            return _answer(listing)
+            return _answer(listing), True
     from lash_cli.cli import failure, invocation
 
     invocation.begin(options)
+    was_look = False
 
     def command() -> int:
+        nonlocal was_look
         if options.problem is not None:
             raise options.problem
         if options.version:
@@ -65,12 +80,13 @@ def _run(arguments: list[str]) -> int:
 
             read = plain_read(rest)
             if read is not None:
+                was_look = True
                 return read()
         from lash_cli.cli.table import dispatch
 
         return dispatch(rest)
 
-    return failure.run(command)
+    return failure.run(command), was_look
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from lash_cli.api.core import LashCore, ParkedSession
 
 
+Undo = Callable[[], None]
+
+
 class _Shared:
     """What all handles of one opened session share."""
 
@@ -182,30 +185,58 @@ class LashSession:
         On failure nothing is changed. Raises `SessionExecutionBusy` while
         another owner holds the lane.
         """
-        async with self._shared.lock:
-            state = self._state
+
+        def change(state: ResidentSession) -> Undo | None:
             before, frames, dirty = state.policy, state.frames, set(state.dirty)
             if not state.set_policy(patch.apply(state.policy)):
-                return
-            try:
-                await self._flush(materialise=True)
-            except BaseException:
-                state.policy, state.frames, state.dirty = before, frames, dirty
-                raise
+                return None
 
-    async def _edit_tools(self, change: Callable[[], object]) -> None:
+            def undo() -> None:
+                state.policy, state.frames, state.dirty = before, frames, dirty
+
+            return undo
+
+        await self._change(change)
+
+    async def _edit_tools(self, edit: Callable[[], object]) -> None:
+        def change(state: ResidentSession) -> Undo | None:
+            before = state.registry.export_state()
+            edit()
+            if state.registry.generation == before.generation:
+                return None
+            state.dirty.add(Dirty.TOOLS)
+
+            def undo() -> None:
+                state.registry.restore_state(before)
+
+            return undo
+
+        await self._change(change)
+
+    async def _change(self, change: Callable[[ResidentSession], Undo | None]) -> None:
+        """Apply a change to the newest head and commit it before returning (design D19).
+
+        `change` returns how to take it back, or None when it changed nothing.
+        """
         async with self._shared.lock:
             state = self._state
-            before = state.registry.export_state()
-            change()
-            if state.registry.generation == before.generation:
+            host = self._core.host
+            if host.store is None:
+                change(state)
                 return
-            state.dirty.add(Dirty.TOOLS)
-            try:
-                await self._flush(materialise=True)
-            except BaseException:
-                state.registry.restore_state(before)
-                raise
+            async with borrowed_lane(
+                host.store, host.clock, host.ids, host.timings, self._shared.owner, state
+            ) as fence:
+                undo = change(state)
+                if undo is None:
+                    return
+                try:
+                    commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
+                    result = await host.store.commit_runtime_state(commit)
+                except BaseException:
+                    undo()
+                    raise
+            state.adopt_commit(commit, result, ())
 
     async def refresh(self) -> None:
         """Take over what other processes have committed since."""
@@ -218,13 +249,13 @@ class LashSession:
     async def flush(self) -> None:
         """Write whatever is held in memory only; nothing when the session is clean."""
         async with self._shared.lock:
-            await self._flush(materialise=False)
+            await self._flush()
 
-    async def _flush(self, *, materialise: bool) -> None:
-        """Commit what is dirty under a lane of its own; `materialise` writes a head even for a new session."""
+    async def _flush(self) -> None:
+        """Commit what is dirty under a lane of its own."""
         state = self._state
         host = self._core.host
-        if host.store is None or not (state.is_dirty or (materialise and state.dirty)):
+        if host.store is None or not state.is_dirty:
             return
         async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
             commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
@@ -262,7 +293,7 @@ class LashSession:
         if self._core.host.store is None:
             raise LashRuntimeError("session_not_persistent", "parking requires a persistent runtime")
         async with self._shared.lock:
-            await self._flush(materialise=False)
+            await self._flush()
             self._end()
         return ParkedSession(self.session_id, self._core.host.store, self._shared.state.policy)
 
@@ -272,7 +303,7 @@ class LashSession:
             return
         self._take_sole_ownership()
         async with self._shared.lock:
-            await self._flush(materialise=False)
+            await self._flush()
             self._end()
 
     def close_handle(self) -> None:

@@ -112,6 +112,7 @@ def _report_os_error(error: OSError) -> int:
     if error.errno == errno.EPIPE:
         return _abandon_stdout()
     if error.errno == errno.ENOSPC and error.filename is None:
+        _discard_stdout()
         return report(LashError(f"cannot write: {error.strerror}", details={"errno": error.errno}))
     return report(_internal(error))
 
@@ -161,11 +162,16 @@ def _write(line: str) -> None:
 
 
 def _abandon_stdout() -> int:
-    """The reader went away: let the interpreter's own flush at exit go nowhere, and end as SIGPIPE would."""
+    """The reader went away: end as SIGPIPE would."""
+    _discard_stdout()
+    return EXIT_CLOSED_PIPE
+
+
+def _discard_stdout() -> None:
+    """Let what stdout still holds go nowhere; the interpreter's own flush at exit would fail once more."""
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, sys.stdout.fileno())
         os.close(sink)
     except (OSError, ValueError, AttributeError):
-        return EXIT_CLOSED_PIPE
-    return EXIT_CLOSED_PIPE
+        return

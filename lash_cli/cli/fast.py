@@ -10,16 +10,22 @@ Tests compare both ways word for word.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from lash_cli.cli.globals import GlobalOptions
 from lash_cli.paths import resolve_paths
-from lash_cli.store.sqlite.listing import ListedSession, first_page
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
+
+if TYPE_CHECKING:
+    from lash_cli.store.sqlite.listing import ListedSession
 
 DEFAULT_LIMIT = 20
 # As many digits as any count of messages has; longer numbers are the parser's.
@@ -46,9 +52,10 @@ def _plain_show(arguments: list[str]) -> Callable[[], int] | None:
         return None
 
     def show() -> int:
-        from lash_cli.cli.session_detail import show_session
+        with _lightly():
+            from lash_cli.cli.session_detail import show_session
 
-        return show_session(*arguments)
+            return show_session(*arguments)
 
     return show
 
@@ -71,11 +78,33 @@ def _plain_log(arguments: list[str]) -> Callable[[], int] | None:
         return None
 
     def log() -> int:
-        from lash_cli.cli.transcript_detail import show_transcript
+        with _lightly():
+            from lash_cli.cli.transcript_detail import show_transcript
 
-        return show_transcript(*words, last=last)
+            return show_transcript(*words, last=last)
 
     return log
+
+
+@contextmanager
+def _lightly() -> Iterator[None]:
+    """Spend nothing on what a process of one look never uses.
+
+    Importing makes many objects and no garbage, so the collector rests meanwhile. msgspec takes three names from
+    typing_extensions and is content with `typing` where that is not installed; it stands in nobody's way here, but
+    it brings the source tools of the standard library with it, more than the whole reading of a session costs.
+    """
+    gc.disable()
+    try:
+        if "msgspec" not in sys.modules and "typing_extensions" not in sys.modules:
+            sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # means: not installed
+            try:
+                import msgspec  # noqa: F401
+            finally:
+                del sys.modules["typing_extensions"]
+        yield
+    finally:
+        gc.enable()
 
 
 def _is_word(token: str) -> bool:
@@ -102,6 +131,8 @@ def serve(options: GlobalOptions, rest: list[str]) -> str | None:
     now_ms = time.time_ns() // 1_000_000
     rows: list[ListedSession] | None = []
     if os.path.exists(paths.database):
+        from lash_cli.store.sqlite.listing import first_page
+
         # One row more than asked for tells whether there is a next page.
         rows = first_page(paths.database, limit=limit + 1, now_ms=now_ms)
     elif not os.path.isdir(os.path.dirname(paths.database)) and os.path.lexists(os.path.dirname(paths.database)):

@@ -9,6 +9,7 @@ caller asked for must be known before the error can be shown in it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from lash_cli.errors import UsageError
@@ -46,6 +47,8 @@ _SWITCHES: dict[str, tuple[str, object]] = {
     "--version": ("version", True),
 }
 _CLUSTER = frozenset("qvy")
+# Options of commands whose value is a file name, which may be any bytes.
+_PATH_OPTIONS = frozenset({"--out", "--usage-file"})
 
 HELP_ROWS = (
     ("-o, --output FORMAT", "text, table, json, jsonl or name; --json is -o json"),
@@ -135,7 +138,28 @@ def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
                 value_text = tokens[position]
                 position += 1
             _set_valued(options, spelling, value_text)
+    if options.problem is None:
+        options.problem = _text_problem(rest)
     return options, rest
+
+
+def _text_problem(tokens: Sequence[str]) -> UsageError | None:
+    """The error for an argument that is no text, found before it could reach the store; file names may be bytes."""
+    before = ""
+    for token in tokens:
+        is_path = before in _PATH_OPTIONS or token.partition("=")[0] in _PATH_OPTIONS
+        before = token
+        if token.isascii() or is_path:
+            continue
+        try:
+            os.fsencode(token).decode("utf-8")
+        except UnicodeDecodeError as error:
+            return UsageError(
+                f"argument {token!a} is not valid UTF-8 at byte {error.start}; nothing was done",
+                hint="convert it first, for example with iconv",
+                details={"byte_offset": error.start},
+            )
+    return None
 
 
 def _split(token: str) -> tuple[str, str | None]:

@@ -9,7 +9,6 @@ the module has one, is the `TyperCommand` subclass to parse with.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import getdoc
@@ -20,7 +19,6 @@ from typer.core import TyperGroup
 from lash_cli.cli.globals import HELP_ROWS
 from lash_cli.errors import UsageError
 
-_PATH_OPTIONS = frozenset({"--out", "--usage-file"})
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -186,7 +184,6 @@ def dispatch(arguments: Sequence[str]) -> int:
     Raises whatever the command or the parser raises; `failure.run` is the boundary.
     """
     tokens = list(arguments) or ["--help"]
-    _check_text(tokens)
     group = find(COMMANDS, tokens[0])
     if len(tokens) == 1 and group is not None and group.verbs:
         tokens.append("--help")
@@ -198,24 +195,6 @@ def dispatch(arguments: Sequence[str]) -> int:
             return status  # the parser printed help, or a command chose its status
         raise
     return status if isinstance(status, int) else 0
-
-
-def _check_text(tokens: Sequence[str]) -> None:
-    """Raise `UsageError` for an argument that is no text, before it could reach the store; file names may be bytes."""
-    before = ""
-    for number, token in enumerate(tokens, start=1):
-        is_path = before in _PATH_OPTIONS or token.partition("=")[0] in _PATH_OPTIONS
-        before = token
-        if token.isascii() or is_path:
-            continue
-        try:
-            os.fsencode(token).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(
-                f"argument {number} is not valid UTF-8 at byte {error.start}; nothing was done",
-                hint="convert it first, for example with iconv",
-                details={"argument": number, "byte_offset": error.start},
-            ) from error
 
 
 def _example(entry: Entry) -> str:

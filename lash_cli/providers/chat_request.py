@@ -12,6 +12,8 @@ import base64
 from collections.abc import Callable
 from typing import Any, Literal
 
+import msgspec
+
 from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
@@ -103,7 +105,7 @@ class ChatEncoder:
         text = "".join(_texts(message.parts))
         calls = [
             {
-                "function": {"arguments": part.input_json, "name": part.tool_name},
+                "function": {"arguments": _arguments(part.input_json), "name": part.tool_name},
                 "id": part.tool_call_id,
                 "type": "function",
             }
@@ -166,6 +168,21 @@ class ChatEncoder:
             kind="unsupported",
             code="attachment_unsupported",
         )
+
+
+def _arguments(raw: str) -> str:
+    """The arguments of a past call as servers accept them back.
+
+    vLLM and llama.cpp parse them for their templates and refuse the whole
+    conversation, for ever, over one call that was not a JSON object. Such a
+    call is sent back as an object that quotes what the model wrote.
+    """
+    try:
+        if isinstance(msgspec.json.decode(raw), dict):
+            return raw
+    except msgspec.DecodeError:
+        pass
+    return encode({"invalid_arguments": raw}).decode("utf-8")
 
 
 def _texts(parts: tuple[Part, ...]) -> list[str]:

@@ -27,7 +27,7 @@ from lash_cli.core.lease import (
 from lash_cli.core.protocols import Clock, Ids
 from lash_cli.errors import LashError, SessionExecutionBusy, SessionExecutionLeaseExpired
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, LaneStore
+from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, LaneStore, RuntimePersistence
 from lash_cli.system import is_definitely_dead
 
 _log = logging.getLogger("lash.lane")
@@ -193,7 +193,7 @@ class LaneGuard:
 
 @contextlib.asynccontextmanager
 async def borrowed_lane(
-    store: LaneStore,
+    store: RuntimePersistence,
     clock: Clock,
     ids: Ids,
     timings: LeaseTimings,
@@ -202,8 +202,9 @@ async def borrowed_lane(
 ) -> AsyncIterator[LeaseFence]:
     """A lane for one commit outside a turn: claim, refresh, commit with release (contract 01 §13).
 
-    Raises `SessionExecutionBusy` while another owner holds it. The commit is
-    expected to release the lease; whatever happens, it is not left held.
+    The session is up to date inside the block. Raises `SessionExecutionBusy`
+    while another owner holds the lane. The commit is expected to release the
+    lease; whatever happens, it is not left held.
     """
     claimed = await store.try_claim_lease(
         session.session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=ids.token()
@@ -221,6 +222,8 @@ async def borrowed_lane(
         raise busy_error(session.session_id, claimed)
     fence = claimed.fence()
     try:
+        if session.is_behind(await store.head_position(session.session_id)):
+            await session.refresh()
         yield fence
     finally:
         await store.release_lease(fence)

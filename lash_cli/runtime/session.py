@@ -58,11 +58,16 @@ class Dirty(StrEnum):
 
 
 class TurnPlan(Record):
-    """What a turn was started with; a re-drive runs under the same (contract 01 §3, "resolved once")."""
+    """What a turn was started with; a re-drive runs under the same (contract 01 §3, "resolved once").
+
+    `head_revision` is the head the turn started from: when it moved since,
+    somebody configured the session after the crash, and that choice stands.
+    """
 
     config: PersistedSessionConfig
     max_turns: int | None = None
     core_prompt: PromptLayer = PromptLayer()
+    head_revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +197,16 @@ class ResidentSession:
     # --- adopting -----------------------------------------------------------------------------
 
     async def refresh(self) -> None:
-        """Load the stored head of the current frame's path and adopt it."""
+        """Load the stored head of the current frame's path and adopt it.
+
+        What another owner configured meanwhile is adopted too, unless this
+        handle has a choice of its own that still has to be written.
+        """
         if self.store is None:
             return
         read = await self.store.load_session(self.session_id, ReadScope.ACTIVE_PATH)
         if read is not None:
-            await self.adopt_read(read, keep_policy=True)
+            await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
         """Take over a loaded head. With `keep_policy` the host's policy stays on the current frame."""
@@ -331,7 +340,7 @@ class ResidentSession:
 
     def plan(self, max_turns: int | None) -> TurnPlan:
         """What a turn started now runs under."""
-        return TurnPlan(persisted_config(self.policy), max_turns, self.core_policy.prompt)
+        return TurnPlan(persisted_config(self.policy), max_turns, self.core_policy.prompt, self.head_revision)
 
 
 def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:

@@ -187,13 +187,14 @@ class DurableTurn(TurnDriver):
             started_monotonic=self.host.clock.monotonic(),
         )
         await self.emit(drive, TurnStarted(turn.origin, drive.input_ids, granted.redrive), f"{turn.turn_id}:turn")
+        is_superseded = granted.redrive and plan.head_revision != session.head_revision
         is_done = False
         try:
             result = await self._run_and_commit(drive, claim, guard)
             is_done = True
         finally:
-            # What the caller of this open asked for comes back, unless it left the choice to the store.
-            if granted.redrive and (session.is_policy_explicit or not is_done):
+            # What the caller of this open asked for, or somebody configured after the crash, comes back.
+            if granted.redrive and (session.is_policy_explicit or is_superseded or not is_done):
                 session.set_policy(wanted)
         return result
 

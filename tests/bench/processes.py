@@ -108,7 +108,8 @@ async def cancel_latency() -> None:
         for index in range(CANCELS):
             running = asyncio.create_task(session.turn(user_text(index)).run())
             await caller.entered.wait()
-            await asyncio.sleep(0.1)
+            # At every phase of the watcher's interval, not always at the same one.
+            await asyncio.sleep(0.06 + 0.0025 * index)
             await core.request_turn_cancel("s")
             received = clock()
             await running

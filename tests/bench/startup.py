@@ -24,11 +24,19 @@ TOLERANCE = 1.5
 BARE = [sys.executable, "-I", "-c", "pass"]
 # What a console script does, for a tree that is not installed.
 UNINSTALLED = [sys.executable, "-c", "import sys; from lash_cli.__main__ import main; sys.exit(main())"]
+# The one session that has turns.
+TALK = "talk"
+TURNS = 5
 BUDGETS = (
     (("--version",), 2.0, 0),
     (("__complete", "--", "show", ""), 2.0, 0),
     (("ls", "-o", "json"), 6.0, 10),
     (("ls", "-o", "json"), 6.0, 10_000),
+    (("show", TALK, "-o", "json"), 6.0, 10),
+    (("show", TALK, "-o", "json"), 6.0, 10_000),
+    (("show", TALK), 6.0, 10),
+    (("log", TALK, "-o", "json"), 6.0, 10),
+    (("log", TALK, "-o", "json"), 6.0, 10_000),
 )
 
 
@@ -72,14 +80,25 @@ def make_sessions(home: Path, count: int) -> None:
     connection.close()
 
 
+def talk(home: Path) -> None:
+    """Add the session with a few turns, by the command itself."""
+    environment = environment_of(home)
+    for arguments in (["open", TALK, "-q"], *(["turn", TALK, f"question {number}", "-q"] for number in range(TURNS))):
+        elapsed([*lash_command(), *arguments], environment)
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """What a measured command sees: nothing of the machine's own configuration."""
+    environment = {"PATH": os.environ["PATH"], "LASH_HOME": str(home), "HOME": str(home), "LANG": "C.UTF-8"}
+    if lash_command() == UNINSTALLED:
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    return environment
+
+
 def measure(arguments: tuple[str, ...], home: Path, runs: int) -> tuple[float, float]:
     """Best seconds of the command and of the bare interpreter."""
-    environment = {"PATH": os.environ["PATH"], "LASH_HOME": str(home), "HOME": str(home), "LANG": "C.UTF-8"}
-    root = str(Path(__file__).resolve().parents[2])
-    command = lash_command()
-    if command == UNINSTALLED:
-        environment["PYTHONPATH"] = root
-    ours = [*command, *arguments]
+    environment = environment_of(home)
+    ours = [*lash_command(), *arguments]
     elapsed(ours, environment)
     pairs = [(elapsed(ours, environment), elapsed(BARE, environment)) for _ in range(runs)]
     return min(ours for ours, _ in pairs), min(bare for _, bare in pairs)
@@ -98,6 +117,7 @@ def main() -> int:
         try:
             if sessions:
                 make_sessions(directory, sessions)
+                talk(directory)
             ours, bare = measure(arguments, directory, options.runs)
         finally:
             shutil.rmtree(directory)

@@ -37,13 +37,11 @@ TURN = ("turn", "s", "what the user wrote", "--turn-id", "t_failed")
 def served(
     directory: Path, *replies: Reply, default: Reply | None = None, options: str = QUICK
 ) -> Iterator[tuple[ErrorWorld, ThreadedChatServer]]:
-    """A world with a session `s` whose provider is the scripted server."""
+    """A world whose session `s` talks to the scripted server."""
     with (
         ThreadedChatServer(replies, default=default or (replies[-1] if replies else None)) as server,
         error_world(directory, base_url=server.base_url, options=options) as world,
     ):
-        opened = world.lash("open", "s", "--provider", "mine", "--model", "m")
-        assert opened.code == 0, opened.err
         yield world, server
         assert all(request.headers["authorization"] == f"Bearer {CANARY}" for request in server.requests)
 
@@ -80,18 +78,18 @@ FAILURES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("reply", "status", "code", "calls"), [row[1:] for row in FAILURES], ids=[r[0] for r in FAILURES])
+@pytest.mark.parametrize(
+    ("reply", "status", "code", "calls"), [row[1:] for row in FAILURES], ids=[r[0] for r in FAILURES]
+)
 def test_a_failing_provider_leaves_a_whole_turn(
     tmp_path: Path, reply: Reply, status: int, code: str, calls: int | None
 ) -> None:
     with served(tmp_path, default=reply) as (world, server):
-        error = world.stopped(TURN, status, code, session="s")
+        error = world.stopped(TURN, status, code)
         assert calls is None or len(server.requests) == calls
         turn = error["details"]["turn"]
         assert (turn["session"], turn["turn_id"], turn["ok"], turn["replayed"]) == ("s", "t_failed", False, False)
         assert turn["errors"] or code.endswith("incomplete"), "the turn says what went wrong"
-        shown = world.lash("show", "s", "--turn", "t_failed", "-o", "json")
-        assert (shown.code, shown.json["state"]) == (0, "committed")
 
 
 def test_a_failed_turn_in_text_is_an_error_and_a_hint_and_no_key(tmp_path: Path) -> None:
@@ -115,28 +113,27 @@ def test_a_connection_that_is_refused_is_provider_unavailable(tmp_path: Path) ->
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connecting is refused, and nobody else gets the port
         with error_world(tmp_path, base_url=f"http://127.0.0.1:{taken.getsockname()[1]}/v1") as world:
-            world.lash("open", "s", "--provider", "mine", "--model", "m")
-            world.stopped(TURN, 75, "provider_unavailable", session="s")
+            world.stopped(TURN, 75, "provider_unavailable")
 
 
 @pytest.mark.parametrize("reply", [hang_reply(), hang_reply("and then")], ids=["at once", "after some text"])
 def test_a_hanging_provider_ends_by_its_own_limit(tmp_path: Path, reply: Reply) -> None:
     options = "{max_attempts = 1, request_timeout_seconds = 0.3, chunk_timeout_seconds = 0.3}"
     with served(tmp_path, default=reply, options=options) as (world, _):
-        world.stopped(TURN, 75, "provider_unavailable", session="s")
+        world.stopped(TURN, 75, "provider_unavailable")
 
 
 @pytest.mark.parametrize("reply", [hang_reply(), hang_reply("and then")], ids=["at once", "after some text"])
 def test_a_hanging_provider_ends_by_the_limit_of_the_caller(tmp_path: Path, reply: Reply) -> None:
     with served(tmp_path, default=reply) as (world, _):
-        error = world.stopped((*TURN, "--timeout", "300ms"), 124, "wait_timeout", session="s")
+        error = world.stopped((*TURN, "--timeout", "300ms"), 124, "wait_timeout")
         assert "300ms" in error["message"]
 
 
 def test_the_ladder_does_not_outlive_the_limit_of_the_caller(tmp_path: Path) -> None:
     options = "{max_attempts = 4, base_delay_ms = 60000, max_delay_ms = 60000}"
     with served(tmp_path, default=refusal(503), options=options) as (world, server):
-        world.stopped((*TURN, "--timeout", "300ms"), 124, "wait_timeout", session="s")
+        world.stopped((*TURN, "--timeout", "1500ms"), 124, "wait_timeout")
         assert len(server.requests) == 1
 
 
@@ -156,13 +153,16 @@ def test_a_tool_call_with_broken_arguments_is_told_to_the_model_and_never_execut
         assert done.json["text"] == "I see, my mistake."
         (call,) = done.json["tool_calls"]
         assert (call["call_id"], call["status"]) == ("call_1", "failure")
+        assert call["output"]["failure"]["code"] == "invalid_tool_args"
         told = server.requests[1].json["messages"]
         (result,) = [message for message in told if message["role"] == "tool"]
-        assert result["tool_call_id"] == "call_1" and "invalid_tool_args" in result["content"]
+        assert result["tool_call_id"] == "call_1" and "Invalid arguments for exec_command" in result["content"]
         sent_back = next(message for message in told if message.get("tool_calls"))
-        json.loads(sent_back["tool_calls"][0]["function"]["arguments"])  # what goes back to the provider is JSON
+        arguments_sent = json.loads(sent_back["tool_calls"][0]["function"]["arguments"])
+        assert isinstance(arguments_sent, dict), "servers refuse a conversation that holds anything else"
+        assert arguments_sent in ({"invalid_arguments": arguments}, {"cmd": 7}, {"no": "cmd"})
         assert not (tmp_path / "executed").exists()
-        assert [item["role"] for item in world.transcript("s")].count("user") == 1
+        assert [item["text"] for item in world.transcript("s")].count(TURN[2]) == 1
 
 
 def test_a_call_of_an_unknown_tool_is_told_to_the_model(tmp_path: Path) -> None:
@@ -176,19 +176,21 @@ def test_a_call_of_an_unknown_tool_is_told_to_the_model(tmp_path: Path) -> None:
 def test_a_tool_call_cut_off_in_the_middle_is_not_executed(tmp_path: Path) -> None:
     head = {"index": 0, "id": "call_1", "type": "function"}
     cut = stream_reply(
-        chunk({"tool_calls": [{**head, "function": {"name": "exec_command", "arguments": '{"cmd": "touch executed"}'}}]}),
+        chunk(
+            {"tool_calls": [{**head, "function": {"name": "exec_command", "arguments": '{"cmd": "touch executed"}'}}]}
+        ),
         done=False,
         ending="reset",
     )
     with served(tmp_path, default=cut) as (world, _):
-        world.stopped((*TURN, "--approve", "execute=auto"), 75, "provider_unavailable", session="s")
+        world.stopped((*TURN, "--approve", "execute=auto"), 75, "provider_unavailable")
         assert not (tmp_path / "executed").exists()
 
 
 def test_a_model_that_calls_tools_without_end_is_stopped(tmp_path: Path) -> None:
     with served(tmp_path, default=tool_calls_reply([("exec_command", {"cmd": "true"})])) as (world, server):
         arguments = (*TURN, "--max-steps", "2", "--approve", "execute=auto")
-        world.stopped(arguments, 6, "turn_stopped:max_turns", session="s")
+        world.stopped(arguments, 6, "turn_stopped:max_turns")
         assert len(server.requests) <= 3
 
 
@@ -237,7 +239,7 @@ def test_a_turn_whose_key_is_missing_or_unsafe_is_not_begun(tmp_path: Path) -> N
 )
 def test_a_key_source_that_gives_nothing_is_key_missing(tmp_path: Path, source: str, code: str) -> None:
     with served(tmp_path, default=text_reply("never")) as (world, server):
-        world.refused((*TURN, "-c", f'providers.mine.key={source}'), 5, code)
+        world.refused((*TURN, "-c", f"providers.mine.key={source}"), 5, code)
         assert server.requests == []
 
 

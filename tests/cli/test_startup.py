@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 
 import pytest
 from support.cli import environment, run_lash
 
-from lash_cli.cli import fast
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import ModelSpec, PersistedSessionConfig
 from lash_cli.paths import resolve_paths
 from lash_cli.store.base import LaneRequest, SessionCreate
-from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite import listing
 from lash_cli.system import SystemClock, this_process
 from lash_cli.wiring import open_store
 
@@ -35,7 +36,7 @@ sys.exit(code)
 def imported(home, *args):
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *args], env=environment(home), capture_output=True, timeout=60, check=False,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL, cwd=home.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return set(done.stderr.decode().splitlines()[-1].split())
@@ -77,6 +78,23 @@ def test_a_listing_for_a_program_imports_no_parser_and_no_event_loop(home):
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["show", "s", "-o", "json"],
+        ["show", "work", "-o", "jsonl"],
+        ["show", "@any"],
+        ["log", "s", "-o", "json"],
+        ["log", "s", "--last", "1", "-o", "jsonl"],
+        ["log", "@last"],
+    ],
+)
+def test_a_look_at_one_session_imports_no_parser_and_no_event_loop(lash, home, args):
+    assert lash("open", "s", "--name", "work").code == 0
+    assert lash("turn", "s", "hello", "-q").code == 0
+    assert not imported(home, *args) & (HEAVY | {"typer", "click", "asyncio", "typing_extensions"})
+
+
+@pytest.mark.parametrize(
     "args", [["ls"], ["ls", "--here"], ["--help"], ["turn", "--help"], ["config", "path"], ["version"]]
 )
 def test_no_light_command_imports_a_heavy_library(home, args):
@@ -113,8 +131,80 @@ async def test_the_short_cut_and_the_real_command_say_the_same(lash, home):
         await store.aclose()
 
 
-def test_the_short_cut_knows_the_schema_of_today():
-    assert (fast.SCHEMA_VERSION, fast.APPLICATION_ID) == (schema.SCHEMA_VERSION, schema.APPLICATION_ID)
+REFERENCES = ("s_0", "n1", "s_2", "n3", "s_4", "work", "proj", "nowhere", "s_9", "s_", "gone", "@last", "@any")
+
+
+def comparable(done):
+    """What a command said, without what differs between any two runs of it."""
+    err = re.sub(r'"request_id":"r_[0-9a-f]+"', '"request_id":"r"', done.err)
+    return done.code, re.sub(r'"expires_in_ms":\d+', '"expires_in_ms":0', done.out), err
+
+
+async def test_the_short_way_to_one_session_says_what_the_long_way_says(lash, home):
+    for arguments in (
+        ("open", "talk", "--name", "work", "--system", "be brief"),
+        ("turn", "talk", "!usage 7 3\n!text one\u2028", "-q"),
+        ("turn", "talk", '!text looking\n!tool exec_command {"cmd":"echo x"}\n!then\n!text two', "-q",
+         "--approve", "execute=auto"),
+        ("open", "project-a"), ("open", "project-b"), ("open", "gone"), ("rm", "gone", "--yes"),
+    ):  # fmt: skip
+        assert lash(*arguments).code == 0, arguments
+    store = await fill(home)
+    try:
+        codes = set()
+        for verb, formats in (("show", ("json",)), ("log", ("json", "jsonl"))):
+            for reference in REFERENCES:
+                for form in formats:
+                    short = comparable(lash(verb, reference, "-o", form))
+                    # After "--" only the parser knows what stands there.
+                    long = comparable(lash(verb, "-o", form, "--", reference))
+                    assert short == long
+                    codes.add(short[0])
+        assert codes == {0, 2, 3}
+        for options in (["--last", "1"], ["--last=2"], ["--last", "0"], ["--last", "x"]):
+            short = comparable(lash("log", "work", *options, "-o", "json"))
+            assert short == comparable(lash("log", *options, "-o", "json", "--", "work"))
+        for form in ("text", "name", "table"):
+            for verb in ("show", "log"):
+                assert comparable(lash(verb, "work", "-o", form)) == comparable(lash(verb, "-o", form, "--", "work"))
+        stuck = lash("show", "s_4", "-o", "json").json
+        assert (stuck["status"], stuck["unfinished_turn"]["id"], len(stuck["queue"])) == ("stuck", "t_s_4", 1)
+        assert "was interrupted" in stuck["warnings"][0]
+    finally:
+        await store.aclose()
+
+
+def test_without_a_reference_the_short_way_asks_for_one_too(lash):
+    for verb in ("show", "log"):
+        assert comparable(lash(verb, "-o", "json")) == comparable(lash(verb, "-o", "json", "--"))
+        named = {"LASH_SESSION": "nowhere"}
+        short = comparable(lash(verb, env=named))
+        assert short == comparable(lash(verb, "--", env=named)) and short[0] == 3
+
+
+def test_a_long_transcript_reaches_a_slow_reader_whole(lash, home):
+    assert lash("open", "s").code == 0
+    assert lash("turn", "s", "-", "-q", input="!text ok\n" + "# padding\n" * 60_000).code == 0
+    assert len(lash("log", "s", "-o", "json").json["items"][0]["text"]) > 400_000
+
+
+def test_a_schema_of_another_day_is_left_to_the_store(lash, home):
+    assert lash("open", "s_0").code == 0
+    assert listing.first_page(str(home / "lash.db"), limit=1, now_ms=1) is not None
+    connection = sqlite3.connect(home / "lash.db")
+    connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    assert listing.first_page(str(home / "lash.db"), limit=1, now_ms=1) is None
+    done = lash("ls", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (9, "", "schema_too_new")
+
+
+def test_what_is_no_database_is_left_to_the_store(lash, home):
+    home.mkdir(mode=0o700)
+    (home / "lash.db").write_bytes(b"not a database, but long enough to be looked at" * 20)
+    assert listing.first_page(str(home / "lash.db"), limit=1, now_ms=1) is None
+    done = lash("ls", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (9, "", "store_corrupt")
 
 
 def test_looking_creates_nothing(home):

@@ -77,6 +77,10 @@ def insert(session_id: str) -> Callable[[sqlite3.Connection], Any]:
     return lambda connection: connection.execute(_INSERT, (session_id,)).rowcount
 
 
+def size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
 def ids_in(database: Database) -> list[str]:
     return [row[0] for row in database.read(lambda connection: connection.execute(_IDS).fetchall())]
 
@@ -205,7 +209,7 @@ async def test_the_log_stays_bounded_under_a_burst_of_writes_and_nothing_is_lost
     for first in range(0, total, at_once):
         last = min(first + at_once, total)
         await asyncio.gather(*(database.write(put(index), durable=False) for index in range(first, last)))
-        largest = max(largest, log.stat().st_size)
+        largest = max(largest, size_of(log))
     assert largest < WAL_LIMIT_BYTES
     await database.aclose()
     reopened = Database.open(database_path, clock=clock)

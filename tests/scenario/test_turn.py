@@ -553,3 +553,38 @@ async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_c
     assert output.result.outcome == Stopped("cancelled")
     assert (await second.turn("go on").run()).result.assistant_message() == "y"
     assert [message_text(m) for m in second.read_view().messages] == ["begin", "go on", "y"]
+
+
+async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_turn(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    stored = SessionSpec(inherit="stored")
+    first = await make_core(ScriptedCaller([text("x")]), crash_point=reach).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("begin").run()
+    second = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await second.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    caller = ScriptedCaller([text("y")])
+    third = await make_core(caller).open_session("s1", spec=stored)
+    await third.turn("go on").run()
+    assert [request.model.id for request in caller.requests] == ["chosen"]
+
+
+async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core = make_core(caller)
+    behind = await core.open_session("s1")
+    await behind.turn("a").run()
+    other = await make_core(ScriptedCaller([])).open_session("s1")
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    await behind.configure(SessionConfigPatch(max_turns=3))
+    assert (behind.policy_snapshot.model.id, behind.policy_snapshot.max_turns) == ("chosen", 3)
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen-again")))
+    await behind.turn("b").run()
+    assert caller.requests[1].model.id == "chosen-again"
+    assert other.policy_snapshot.model.id == "chosen-again"

@@ -8,6 +8,7 @@ canary, and everything printed or written is searched for it at the end.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import sqlite3
@@ -38,6 +39,8 @@ options = {options}
 id = "model-1"
 """
 
+_PROVIDER_BY_ENVIRONMENT = {"LASH_CFG__providers__mine__kind": "openai_chat"}
+
 Dump = dict[str, list[tuple[Any, ...]]]
 
 
@@ -52,13 +55,16 @@ def dump(database: Path) -> Dump | None:
 
 @functools.cache
 def _seed() -> Path:
-    """A home with sessions in every resting state, made once by the command itself."""
-    home = Path(tempfile.mkdtemp(prefix="lash-error-seed-")) / "home"
+    """A home with sessions in every resting state, and one of the provider `mine`; made once by the command itself."""
+    directory = Path(tempfile.mkdtemp(prefix="lash-error-seed-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    home = directory / "home"
 
     def lash(*arguments: str) -> None:
-        done = run_lash(arguments, home=home)
+        done = run_lash(arguments, home=home, env=_PROVIDER_BY_ENVIRONMENT)
         assert done.code == 0, done.err
 
+    lash("open", "s", "--provider", "mine", "--model", "m")
     lash("open", "demo", "--name", "demo-name")
     lash("turn", "demo", "!text first answer", "--turn-id", "t_1", "--key", "k1", "-q")
     for session in ("abcd-1", "abcd-2", "gone", "shut"):
@@ -122,21 +128,19 @@ class ErrorWorld:
         assert self.dump() == before, "a refused command changed the store"
         return error
 
-    def stopped(self, arguments: tuple[str, ...], status: int, code: str, *, session: str, **options: Any) -> Any:
-        """Run a turn that must end without an answer but whole: `prompt` once, nothing unfinished."""
-        before = self.transcript(session)
+    def stopped(self, arguments: tuple[str, ...], status: int, code: str, **options: Any) -> Any:
+        """Run the first turn of session `s`, which must end without an answer but whole."""
         done = self.lash(*arguments, "-o", "json", **options)
         error = told(done, status, code)
-        self.is_whole(session, before, error["details"]["turn"]["turn_id"])
+        self.is_whole("s", error["details"]["turn"]["turn_id"])
         return error
 
-    def is_whole(self, session: str, before: list[Any], turn_id: str) -> None:
-        """The transcript is `before` and then one user text of `turn_id`; nothing runs, and the next turn works."""
-        after = self.transcript(session)
-        assert after[: len(before)] == before
-        added = after[len(before) :]
-        assert [item["role"] for item in added].count("user") == 1 and added[0]["role"] == "user", added
-        assert {item["turn_id"] for item in added} == {turn_id}
+    def is_whole(self, session: str, turn_id: str) -> None:
+        """The transcript is all of `turn_id` and begins with the user's one text; nothing runs; a next turn works."""
+        items = self.transcript(session)
+        texts = [item for item in items if item["role"] == "user" and item["parts"][0]["kind"] == "text"]
+        assert texts == items[:1], items
+        assert {item["turn_id"] for item in items} == {turn_id}
         shown = self.lash("show", session, "-o", "json").json
         assert (shown["unfinished_turn"], shown["lease"], shown["status"]) == (None, None, "idle")
         following = self.lash("turn", session, "!text still here", "--provider", "loopback", "-q")

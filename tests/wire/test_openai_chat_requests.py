@@ -54,10 +54,23 @@ def body(*messages: Message, **fields: Any) -> dict[str, Any]:
     return json.loads(ChatEncoder(ROUTE).body(request(messages, **fields)))
 
 
+@pytest.mark.parametrize("raw", ['{"p":', "no json", '["p"]', "7", "null", ""])
+def test_past_arguments_that_are_no_object_are_quoted_in_one(raw: str) -> None:
+    sent = body(Message("a", Role.ASSISTANT, (ToolCallPart("c1", "ls", raw),)))
+    (call,) = sent["messages"][0]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"invalid_arguments": raw}
+
+
+@pytest.mark.parametrize("raw", ["{}", '{"p": 1,  "q": "\\u00e9"}'])
+def test_past_arguments_that_are_an_object_keep_their_bytes(raw: str) -> None:
+    sent = body(Message("a", Role.ASSISTANT, (ToolCallPart("c1", "ls", raw),)))
+    assert sent["messages"][0]["tool_calls"][0]["function"]["arguments"] == raw
+
+
 def test_the_body_of_a_tool_conversation() -> None:
     sent = body(
         user("list"),
-        Message("a", Role.ASSISTANT, (ProsePart("sure"), ToolCallPart("c1", "ls", '{"p":'))),
+        Message("a", Role.ASSISTANT, (ProsePart("sure"), ToolCallPart("c1", "ls", '{"p": 1}'))),
         Message("r", Role.USER, (ToolResultPart("c1", "ls", "a b"),)),
         Message("a2", Role.ASSISTANT, ()),
         system="be kind",
@@ -72,7 +85,7 @@ def test_the_body_of_a_tool_conversation() -> None:
             {
                 "role": "assistant",
                 "content": "sure",
-                "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"p":'}}],
+                "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "ls", "arguments": '{"p": 1}'}}],
             },
             {"role": "tool", "tool_call_id": "c1", "name": "ls", "content": "a b"},
         ],

@@ -29,14 +29,14 @@ _FRAME_RECORDS = "SELECT record FROM frames"
 _ATTACHMENT_REFS = "SELECT DISTINCT attachment_ref FROM attachments"
 _BLOB_HASHES = "SELECT hash FROM blobs"
 _DELETE_BLOB = "DELETE FROM blobs WHERE hash = ?"
-# D5: the journal of a committed turn has served its purpose.
+# D5: the journal of a committed turn has served its purpose. One scope that is no JSON must not stop the sweep.
 _PRUNE_JOURNAL = """
 DELETE FROM effects
-WHERE json_extract(scope_key, '$.type') = 'turn' AND EXISTS (
+WHERE CASE WHEN json_valid(scope_key) THEN json_extract(scope_key, '$.type') = 'turn' AND EXISTS (
     SELECT 1 FROM turns t
     WHERE t.session_key = effects.session_key AND t.turn_id = json_extract(effects.scope_key, '$.turn_id')
       AND t.state = 'committed'
-)
+) ELSE 0 END
 """
 
 

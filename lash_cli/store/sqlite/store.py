@@ -1,12 +1,15 @@
 """`SqliteStore`: every table family behind the protocols of `store.base`, over one `Database` (design D1).
 
 Delegation only. Each family owns its statements; this class says which family
-answers which method, in the order of the protocols.
+answers which method, in the order of the protocols. The families that only a
+turn or an administrator needs are imported when they are first asked, so that a
+look at a session does not wait for them (design D16).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,21 +37,22 @@ from lash_cli.store.base import (
     SessionRow,
     TurnRecord,
 )
-from lash_cli.store.sqlite.attachments import Attachments
-from lash_cli.store.sqlite.commit import Commits
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database, Synchronous
 from lash_cli.store.sqlite.graph import GraphTable
 from lash_cli.store.sqlite.inputs import Inputs
-from lash_cli.store.sqlite.journal import Journal
 from lash_cli.store.sqlite.lanes import Lanes
 from lash_cli.store.sqlite.leases import Leases
-from lash_cli.store.sqlite.maintenance import Maintenance
 from lash_cli.store.sqlite.sessions import SessionTable
-from lash_cli.store.sqlite.waits import Waits
 
 if TYPE_CHECKING:
     import asyncio
+
+    from lash_cli.store.sqlite.attachments import Attachments
+    from lash_cli.store.sqlite.commit import Commits
+    from lash_cli.store.sqlite.journal import Journal
+    from lash_cli.store.sqlite.maintenance import Maintenance
+    from lash_cli.store.sqlite.waits import Waits
 
 
 class SqliteStore:
@@ -59,14 +63,39 @@ class SqliteStore:
         self.db = db
         self._sessions = SessionTable(db, ids)
         self._graph = GraphTable(db)
-        self._commits = Commits(db)
-        self._maintenance = Maintenance(db)
         self._lanes = Lanes(db)
         self._leases = Leases(db)
         self._inputs = Inputs(db)
-        self._journal = Journal(db)
-        self._waits = Waits(db)
-        self._attachments = Attachments(db)
+
+    @cached_property
+    def _commits(self) -> Commits:
+        from lash_cli.store.sqlite.commit import Commits
+
+        return Commits(self.db)
+
+    @cached_property
+    def _maintenance(self) -> Maintenance:
+        from lash_cli.store.sqlite.maintenance import Maintenance
+
+        return Maintenance(self.db)
+
+    @cached_property
+    def _journal(self) -> Journal:
+        from lash_cli.store.sqlite.journal import Journal
+
+        return Journal(self.db)
+
+    @cached_property
+    def _waits(self) -> Waits:
+        from lash_cli.store.sqlite.waits import Waits
+
+        return Waits(self.db)
+
+    @cached_property
+    def _attachments(self) -> Attachments:
+        from lash_cli.store.sqlite.attachments import Attachments
+
+        return Attachments(self.db)
 
     @classmethod
     def open(

@@ -19,6 +19,7 @@ import random
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -46,7 +47,8 @@ _MAX_GROUP: Final = 256
 LAZY_SECONDS: Final = 0.005
 _WAL_PASSIVE_BYTES: Final = 4 * 1024 * 1024
 _WAL_RESTART_BYTES: Final = 64 * 1024 * 1024
-_GROUPS_BETWEEN_WAL_CHECKS: Final = 32
+# The longest a checkpoint may hold the writer back; a reader that stays in an old snapshot can prevent it altogether.
+_CATCH_UP_SECONDS: Final = 2.0
 
 _SAVEPOINT = "SAVEPOINT job"
 _UNDO_SAVEPOINT = "ROLLBACK TO job"
@@ -127,17 +129,35 @@ class _Checkpointer:
         self._path = path
         self._wal = f"{path}-wal"
         self._wanted = threading.Event()
+        self._caught_up = threading.Event()
+        self._wait_above = _WAL_RESTART_BYTES
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Ask for a checkpoint if the WAL grew past its mark; a `stat`, nothing more. Called by the writer only."""
-        if _size(self._wal) < _WAL_PASSIVE_BYTES:
+        """Ask for a checkpoint if the WAL grew past its mark; mostly a `stat`, nothing more. Called by the writer only.
+
+        Past the second mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
+        writer would never let it in.
+        """
+        size = _size(self._wal)
+        if size < _WAL_PASSIVE_BYTES:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
             self._thread.start()
+        self._caught_up.clear()
         self._wanted.set()
+        if size <= self._wait_above:
+            return
+        deadline = time.monotonic() + _CATCH_UP_SECONDS
+        while _size(self._wal) > _WAL_RESTART_BYTES and time.monotonic() < deadline:
+            self._wanted.set()
+            self._caught_up.wait(_CATCH_UP_SECONDS)
+            self._caught_up.clear()
+        # A reader that holds the log open is not waited for at every commit.
+        left = _size(self._wal)
+        self._wait_above = 2 * left if left > _WAL_RESTART_BYTES else _WAL_RESTART_BYTES
 
     def close(self) -> None:
         """End the thread after the checkpoint it may be in."""
@@ -158,6 +178,7 @@ class _Checkpointer:
                 # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute(_TRUNCATE_CHECKPOINT if is_long else _PASSIVE_CHECKPOINT).fetchone()
+                self._caught_up.set()
         finally:
             connection.close()
 
@@ -179,7 +200,6 @@ class Writer:
         self._lock_timeout_s = lock_timeout_s
         self._queue: SimpleQueue[Request | None] = SimpleQueue()
         self._checkpointer = _Checkpointer(path)
-        self._groups_until_look = 0
         self._log = _Log(path)
         self._lock = threading.Lock()
         self._is_closed = False
@@ -261,9 +281,6 @@ class Writer:
             connection.execute(COMMIT)
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
-        self._groups_until_look -= 1
-        if self._groups_until_look < 0:
-            self._groups_until_look = _GROUPS_BETWEEN_WAL_CHECKS
             self._checkpointer.look()
 
     def _run_alone(self, connection: sqlite3.Connection, request: Request) -> None:

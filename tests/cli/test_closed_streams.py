@@ -1,0 +1,82 @@
+"""Standard streams closed before the start: the command does its work and ends properly (contract 08 §6.3, §6.4)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.cli import Result, environment
+
+CLOSED_STDOUT = 141
+
+
+def closed(home: Path, arguments: str, redirections: str) -> Result:
+    """Run `lash ARGUMENTS` with shell redirections such as `>&-`."""
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m lash_cli {arguments} {redirections}"],
+        env=environment(home),
+        cwd=home.parent,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--version", "--help", "version", "ls -o json", "open a", "show s", "log s -o json", "doctor",
+     "turn s '!text x'", "turn s '!text x' -o json", "turn s '!text x' -o jsonl", "turn s '!text x' -q", "resume s"],
+)  # fmt: skip
+def test_writing_to_a_closed_stdout_is_141_without_an_error(lash, home: Path, arguments: str) -> None:
+    lash("open", "s")
+    done = closed(home, arguments, ">&-")
+    assert done.code == CLOSED_STDOUT, done.err
+    assert "error" not in done.err and "Traceback" not in done.err and "Exception" not in done.err
+    if arguments.startswith("turn"):
+        assert lash("show", "s", "-o", "json").json["turns"] == 1, "the turn was committed all the same"
+    if arguments == "open a":
+        assert lash("show", "a").code == 0
+
+
+def test_a_command_that_prints_nothing_does_not_mind_a_closed_stdout(lash, home: Path) -> None:
+    done = closed(home, "config set defaults.model m", ">&-")
+    assert (done.code, done.err) == (0, f"set defaults.model in {home / 'config.toml'}\n")
+
+
+def test_an_error_is_told_although_stdout_is_closed(lash, home: Path) -> None:
+    lash("open", "s")
+    done = closed(home, "turn nope hi -o json", ">&-")
+    assert (done.code, done.error["code"]) == (3, "session_not_found")
+
+
+def test_a_closed_stderr_loses_the_notes_and_nothing_else(lash, home: Path) -> None:
+    lash("open", "s")
+    done = closed(home, "turn s '!text answer'", "2>&-")
+    assert (done.code, done.out, done.err) == (0, "answer\n", "")
+    assert closed(home, "turn nope hi", "2>&-").code == 3
+    assert closed(home, "rm s", "2>&-").code == 2
+    assert lash("show", "s", "-o", "json").json["turns"] == 1
+
+
+def test_a_closed_stdin_is_an_empty_one(lash, home: Path) -> None:
+    lash("open", "s")
+    assert closed(home, "turn s '!text answer' -q", "<&-").out == "answer\n"
+    done = closed(home, "turn s -o json", "<&-")
+    assert (done.code, done.out, done.error["code"]) == (2, "", "empty_prompt")
+    assert closed(home, "key set mine --stdin -o json", "<&-").error["code"] == "usage"
+    tool = """turn s '!tool exec_command {"cmd": "cat; echo read"}' --approve execute=auto -o json"""
+    done = closed(home, tool, "<&-")
+    assert done.code == 0 and "read" in str(done.json["tool_calls"][0]["output"])
+
+
+def test_with_every_stream_closed_the_store_is_still_sound(lash, home: Path) -> None:
+    assert closed(home, "open s", "<&- >&- 2>&-").code == CLOSED_STDOUT
+    assert closed(home, "turn s '!text x'", "<&- >&- 2>&-").code == CLOSED_STDOUT
+    assert closed(home, "turn nope x", "<&- >&- 2>&-").code == 3
+    shown = lash("show", "s", "-o", "json").json
+    assert (shown["turns"], shown["unfinished_turn"]) == (1, None)
+    assert lash("doctor", "-o", "json").code == 0

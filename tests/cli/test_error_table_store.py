@@ -1,0 +1,197 @@
+"""Places and databases that cannot be used: told as 5, 9 or 75, and left as they were (contract 08 §6.4, §6.8)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from support.cli import COMMAND, Result, environment
+from support.error_world import ErrorWorld, error_world, told
+
+READS = [("ls",), ("show", "demo"), ("log", "demo")]
+WRITES = [
+    ("open", "new"), ("turn", "demo", "hi"), ("turn", "new", "hi", "--or-open"), ("cancel", "demo"), ("park", "demo"),
+    ("resume", "demo"), ("close", "demo"), ("rm", "demo", "--yes"), ("rm", "demo", "--dry-run"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[ErrorWorld]:
+    with error_world(tmp_path) as made:
+        yield made
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Every file below `directory` with its content; SQLite's shared memory is no content."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and not path.name.endswith("-shm")
+    }
+
+
+# --- a database that is none of ours ------------------------------------------------------------
+
+
+def damage(database: Path, how: str) -> None:
+    """Make `database` unusable in one of the ways that happen."""
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+    if how == "noise":
+        database.write_bytes(b"no database at all" * 1000)
+    elif how == "broken pages":
+        whole = database.read_bytes()
+        database.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    elif how == "foreign":
+        database.unlink()
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("CREATE TABLE notes (text)")
+    elif how == "newer":
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA user_version = 9999")
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "verbs"),
+    [
+        ("noise", "store_corrupt", [*READS, *WRITES]),
+        ("newer", "schema_too_new", [*READS, *WRITES]),
+        ("foreign", "store_corrupt", [*READS, *WRITES[:2]]),
+        ("broken pages", "store_corrupt", [*READS, *WRITES[:2]]),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_told_by_every_verb_and_left_alone(
+    world: ErrorWorld, how: str, code: str, verbs: list[tuple[str, ...]]
+) -> None:
+    damage(world.database, how)
+    before = world.database.read_bytes()
+    for arguments in verbs:
+        error = told(world.lash(*arguments, "-o", "json"), 9, code)
+        assert str(world.database) in error["message"] and error["hint"]
+        assert world.database.read_bytes() == before, arguments
+
+
+def test_doctor_reports_a_damaged_database_and_does_not_touch_it(world: ErrorWorld) -> None:
+    damage(world.database, "noise")
+    before = world.database.read_bytes()
+    done = world.lash("doctor", "-o", "json")
+    assert (done.code, done.json["kind"], done.err) == (9, "Doctor", "")
+    assert any(str(world.database) in str(finding) for finding in done.json["findings"])
+    assert world.database.read_bytes() == before
+
+
+# --- places that cannot be written --------------------------------------------------------------
+
+
+def test_a_home_below_a_file_is_permissions_unsafe_for_every_writer(world: ErrorWorld, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("a file")
+    for arguments in (*WRITES[:3], ("config", "set", "defaults.model", "m"), ("key", "set", "other", "--stdin")):
+        done = world.lash(*arguments, "--home", str(blocker / "home"), "-o", "json", input=b"other-key-1234")
+        error = told(done, 5, "permissions_unsafe")
+        assert str(blocker) in error["message"] and error["hint"]
+    assert blocker.read_text() == "a file"
+
+
+def test_a_directory_where_the_database_should_be_is_permissions_unsafe(world: ErrorWorld, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    for arguments in WRITES[:3]:
+        done = world.lash(*arguments, "--db", str(tmp_path / "directory"), "-o", "json")
+        told(done, 5, "permissions_unsafe")
+    assert list((tmp_path / "directory").iterdir()) == []
+
+
+@contextmanager
+def nothing_writable(home: Path) -> Iterator[None]:
+    """Take every write permission below `home` away."""
+    places = [home, *home.rglob("*")]
+    modes = {place: place.stat().st_mode & 0o777 for place in places}
+    for place in reversed(places):
+        place.chmod(modes[place] & 0o500)
+    try:
+        yield
+    finally:
+        for place in places:
+            place.chmod(modes[place])
+
+
+def as_nobody_special(world: ErrorWorld, *arguments: str) -> Result:
+    """Run a command for which permissions count, also when the tests run as root."""
+    prefix: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("running as root without setpriv")
+        prefix = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+    done = subprocess.run(
+        [*prefix, *COMMAND, *arguments],
+        env=environment(world.home),
+        cwd=world.directory,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    world.outputs.append(result)
+    return result
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [row for row in WRITES if row not in (("cancel", "demo"), ("resume", "demo"), ("rm", "demo", "--dry-run"))],
+    ids=" ".join,
+)
+def test_a_read_only_database_is_permissions_unsafe_and_unchanged(
+    world: ErrorWorld, arguments: tuple[str, ...]
+) -> None:
+    rows, before = world.dump(), files(world.home)
+    with nothing_writable(world.home):
+        error = told(as_nobody_special(world, *arguments, "-o", "json"), 5, "permissions_unsafe")
+        assert str(world.database) in error["message"]
+    assert files(world.home) == before
+    assert world.dump() == rows
+
+
+def test_a_read_only_home_keeps_its_configuration_and_keys(world: ErrorWorld) -> None:
+    before = files(world.home)
+    with nothing_writable(world.home):
+        told(as_nobody_special(world, "config", "set", "defaults.model", "m", "-o", "json"), 5, "permissions_unsafe")
+        told(as_nobody_special(world, "key", "rm", "mine", "-o", "json"), 5, "permissions_unsafe")
+    assert files(world.home) == before
+
+
+def test_an_unreadable_configuration_is_permissions_unsafe(world: ErrorWorld) -> None:
+    (world.home / "config.toml").chmod(0o000)
+    told(as_nobody_special(world, "turn", "demo", "hi", "-o", "json"), 5, "permissions_unsafe")
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(world: ErrorWorld) -> None:
+    error = world.refused(("show", "dem0", "--log-file", "/proc/nope/lash.log"), 3, "session_not_found")
+    assert "log" not in error["details"]
+
+
+# --- a database that is in use ------------------------------------------------------------------
+
+
+def test_a_locked_database_is_store_locked_and_readers_do_not_wait(world: ErrorWorld) -> None:
+    before = world.dump()
+    with closing(sqlite3.connect(world.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        waiting = [
+            world.spawn(*arguments, "-o", "json")
+            for arguments in (("turn", "demo", "hi"), ("open", "new"), ("close", "demo"))
+        ]
+        for arguments in READS:
+            assert world.lash(*arguments, "-o", "json").code == 0, "readers are never locked out"
+        for process in waiting:
+            error = told(world.ended(process), 75, "store_locked")
+            assert error["hint"]
+        other.execute("ROLLBACK")
+    assert world.dump() == before
+    assert world.lash("turn", "demo", "!text works again", "-q").out == "works again\n"

@@ -1,0 +1,125 @@
+"""Gate and terminal of a turn as promises: what a waiter anywhere learns from the commit itself (contract 03 §3.4)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import LashCore, Stopped
+from lash_cli.core.codec import to_builtins
+from lash_cli.core.effect import TurnScope
+from lash_cli.core.outcome import (
+    AssistantMessage,
+    CancelRequested,
+    CompletionSealed,
+    Finished,
+    TerminalCommitted,
+    TurnCancellationEvidence,
+)
+from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
+from lash_cli.errors import EffectError
+
+SCOPE = TurnScope("s1", "t1")
+EVIDENCE = TurnCancellationEvidence("r1", "elsewhere", "enough")
+
+
+def ok(value: object) -> Resolution:
+    return ResolvedOk(to_builtins(value))
+
+
+async def control_keys(core: LashCore) -> tuple[AwaitEventKey, AwaitEventKey]:
+    effects = core.host.effects
+    gate = await effects.await_event_key(SCOPE, TurnCancelGateWait())
+    return gate, await effects.await_event_key(SCOPE, TurnTerminalWait())
+
+
+async def test_waiters_of_another_core_learn_completion_and_answer_from_the_commit(make_core) -> None:
+    caller = ScriptedCaller([text("hello there")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    watcher = make_core(ScriptedCaller([]))
+    gate, terminal = await control_keys(watcher)
+    waiting = [asyncio.create_task(watcher.host.effects.await_await_event(key)) for key in (gate, terminal)]
+    running = asyncio.create_task(session.turn("hi", turn_id="t1").run())
+    await caller.entered.wait()
+    assert [await watcher.host.effects.peek_await_event(key) for key in (gate, terminal)] == [None, None]
+    assert not any(task.done() for task in waiting)
+    caller.gate.set()
+    output = await running
+    ended = TerminalCommitted(Finished(AssistantMessage("hello there")), None, output.result.head_revision)
+    assert await asyncio.gather(*waiting) == [ok(CompletionSealed()), ok(ended)]
+    late = await watcher.host.effects.resolve_await_event(gate, ok(CancelRequested(EVIDENCE)))
+    assert (late.kind, late.terminal) == ("already_resolved", ok(CompletionSealed()))
+
+
+async def test_a_request_put_at_the_gate_stops_the_turn_and_is_what_every_waiter_learns(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    other = make_core(ScriptedCaller([]))
+    gate, terminal = await control_keys(other)
+    waiting = asyncio.create_task(other.host.effects.await_await_event(terminal))
+    running = asyncio.create_task(session.turn("stop me", turn_id="t1").run())
+    await caller.entered.wait()
+    assert (await other.host.effects.resolve_await_event(gate, ok(CancelRequested(EVIDENCE)))).kind == "accepted"
+    second = CancelRequested(TurnCancellationEvidence("r2"))
+    loser = await other.host.effects.resolve_await_event(gate, ok(second))
+    assert (loser.kind, loser.terminal) == ("already_resolved", ok(CancelRequested(EVIDENCE)))
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    assert output.result.cancellation == EVIDENCE
+    ended = TerminalCommitted(Stopped("cancelled"), EVIDENCE, output.result.head_revision)
+    assert await waiting == ok(ended)
+    assert await session.effect_host.peek_await_event(gate) == ok(CancelRequested(EVIDENCE))
+
+
+async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_call(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    core = make_core(caller)
+    session = await core.open_session("s1")
+    gate, _ = await control_keys(core)
+    assert (await core.host.effects.resolve_await_event(gate, ok(CancelRequested(EVIDENCE)))).kind == "accepted"
+    output = await session.turn("stop me", turn_id="t1").run()
+    assert output.result.cancellation == EVIDENCE
+    assert caller.requests == []
+
+
+@pytest.mark.parametrize("resolution", [ok(CompletionSealed()), ok({"nonsense": 1}), ResolvedErr("x", "y")])
+async def test_nobody_but_the_commit_completes_a_turn(make_core, resolution: Resolution) -> None:
+    core = make_core(ScriptedCaller([text("fine")]))
+    session = await core.open_session("s1")
+    for key in await control_keys(core):
+        with pytest.raises(EffectError) as caught:
+            await core.host.effects.resolve_await_event(key, resolution)
+        assert caught.value.code == "turn_control_resolved_by_commit"
+    assert (await session.turn("go", turn_id="t1").run()).result.assistant_message() == "fine"
+
+
+async def test_a_waiter_that_gives_up_leaves_turn_control_as_it_was(make_core) -> None:
+    core = make_core(ScriptedCaller([text("fine")]))
+    session = await core.open_session("s1")
+    gate, terminal = await control_keys(core)
+    for key in (gate, terminal):
+        with pytest.raises(EffectError) as caught:
+            await core.host.effects.await_await_event(key, deadline_ms=core.host.clock.now_ms() - 1)
+        assert caught.value.code == "turn_control_wait_timeout"
+    assert await core.host.effects.cancel_await_events_for_session("s1") == 0
+    assert (await session.turn("go", turn_id="t1").run()).result.is_success
+    assert await core.host.effects.peek_await_event(gate) == ok(CompletionSealed())
+
+
+async def test_deleting_a_session_whose_waits_were_revoked_first_ends_its_promises_for_ever(make_core) -> None:
+    core = make_core(ScriptedCaller([text("fine")]))
+    session = await core.open_session("s1")
+    await session.turn("go", turn_id="t1").run()
+    gate, terminal = await control_keys(core)
+    await core.host.effects.revoke_await_events_for_session("s1")
+    report = await core.delete_session("s1")
+    assert report.existed
+    for key in (gate, terminal):
+        with pytest.raises(EffectError) as caught:
+            await core.host.effects.peek_await_event(key)
+        assert caught.value.code == "await_event_unknown_or_revoked"
+        assert (await core.host.effects.resolve_await_event(key, ok(None))).kind == "unknown_or_revoked"
