@@ -11,6 +11,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lash_cli.cli.globals import GlobalOptions
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
@@ -44,6 +48,18 @@ def _answer(text: str) -> int:
     return 0
 
 
+def _unwritable(options: GlobalOptions, error: OSError) -> int:
+    """Report that stdout does not take the answer, as every other command does."""
+    from lash_cli.cli import failure, invocation
+
+    invocation.begin(options)
+
+    def fail() -> int:
+        raise error
+
+    return failure.run(fail)
+
+
 def _leave() -> None:
     """End the process here and now; whoever wrote has flushed, and the store is closed.
 
@@ -63,7 +79,10 @@ def _run(arguments: list[str]) -> tuple[int, bool]:
 
         listing = serve(options, rest)
         if listing is not None:
-            return _answer(listing), True
+            try:
+                return _answer(listing), True
+            except OSError as error:
+                return _unwritable(options, error), False
     from lash_cli.cli import failure, invocation
 
     invocation.begin(options)

@@ -255,7 +255,11 @@ class LashCore:
         if turn_id is None:
             unfinished = await store.unfinished_turns(session_id)
             if not unfinished:
-                raise ConflictError(f"no turn of session {session_id} is running", code="no_active_turn")
+                raise ConflictError(
+                    f"no turn of session {session_id} is running",
+                    code="no_active_turn",
+                    hint=f"see what it did last: lash show {session_id}",
+                )
             turn_id = unfinished[-1].turn_id
         evidence = TurnCancellationEvidence(request_id or self.host.ids.new("c"), origin, reason)
         stands = await store.request_turn_cancel(session_id, turn_id, evidence, self.host.clock.now_ms())

@@ -205,7 +205,11 @@ def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) ->
         return existing.meta()
     name = request.name if request.name is not None else _free_name(connection, ids)
     if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
-        raise ConflictError(f"the name {name!r} belongs to another session", code="session_name_taken")
+        raise ConflictError(
+            f"the name {name!r} belongs to another session",
+            code="session_name_taken",
+            hint="choose another name, or see who has it: lash ls",
+        )
     values = (
         request.session_id,
         name,
@@ -273,7 +277,11 @@ def _parse_cursor(cursor: str | None) -> tuple[int, int]:
         return (1 << 62, 1 << 62)
     activity, separator, key = cursor.partition(".")
     if not (separator and activity.isdecimal() and key.isdecimal()):
-        raise UsageError(f"{cursor!r} is not a cursor of this listing", code="cursor_invalid")
+        raise UsageError(
+            f"{cursor!r} is not a cursor of this listing",
+            code="cursor_invalid",
+            hint="a cursor is what `next` of an earlier page says",
+        )
     return int(activity), int(key)
 
 
