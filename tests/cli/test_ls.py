@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -114,8 +115,12 @@ def test_a_made_up_cursor_is_refused(lash, sessions) -> None:
     assert (done.code, done.error["code"]) == (2, "cursor_invalid")
 
 
-def test_terminal_escapes_in_a_name_cannot_reach_the_terminal(lash) -> None:
-    lash("open", "one", "--name", "evil\x1b[31mname\u202e")
+def test_terminal_escapes_in_a_name_cannot_reach_the_terminal(lash, home: Path) -> None:
+    lash("open", "one")
+    # `open` takes no such name; an embedding program can give one, and so can a hand at the database.
+    with sqlite3.connect(home / "lash.db") as connection:
+        connection.execute("UPDATE sessions SET name = ?", ("evil\x1b[31mname\u202e",))
+    connection.close()
     shown = lash("ls")
     assert shown.code == 0 and "\x1b" not in shown.out and "\u202e" not in shown.out
     assert "\\x1b[31m" in shown.out

@@ -34,13 +34,14 @@ ROLLBACK = "ROLLBACK"
 FULL = "PRAGMA synchronous = FULL"
 NORMAL = "PRAGMA synchronous = NORMAL"
 # `journal_size_limit` cuts the WAL back when it restarts, so its size on disk tells how much is waiting.
+# A pragma may have to read a file that another process is switching to WAL, so waiting is turned off last.
 WRITER_PRAGMAS = (
-    "PRAGMA busy_timeout = 0",
     NORMAL,
     "PRAGMA wal_autocheckpoint = 0",
     "PRAGMA journal_size_limit = 1048576",
     "PRAGMA cache_size = -8000",
     "PRAGMA fullfsync = ON",
+    "PRAGMA busy_timeout = 0",
 )
 READER_PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 0",
@@ -106,7 +107,12 @@ def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) ->
     """A connection to an existing file, usable from any thread, transactions under our own control."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=_STATEMENT_CACHE
+        uri,
+        uri=True,
+        timeout=LOCK_TIMEOUT_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_STATEMENT_CACHE,
     )
     for pragma in pragmas:
         connection.execute(pragma)
