@@ -114,6 +114,10 @@ def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) ->
         check_same_thread=False,
         cached_statements=_STATEMENT_CACHE,
     )
-    for pragma in pragmas:
-        connection.execute(pragma)
+    try:
+        for pragma in pragmas:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
     return connection
