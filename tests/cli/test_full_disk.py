@@ -1,0 +1,88 @@
+"""A disk that takes no more: told as an unknown outcome, and nothing is lost or doubled (contract 08 §6.4, 01 §11).
+
+A limit on the size of any file stands for the full disk, so the refusal comes
+from the kernel, in the middle of whatever SQLite is writing. The limits climb
+until the turn goes through: the first fall before the turn is begun, later
+ones between its beginning and its commit.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Result, run_lash, spawn_lash
+
+KIB = 1024
+STEPS_KIB = (1, 16, 32, 64, 96, 128, 160, 192, 256, 4096)
+ANSWER = "x" * 30_000
+PROMPT = f"!text {ANSWER}"
+TURN = ("turn", "demo", PROMPT, "-o", "json")
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one session of one turn."""
+    home = tmp_path_factory.mktemp("full") / "home"
+    for arguments in (("open", "demo"), ("turn", "demo", "!text first")):
+        assert run_lash(arguments, home=home).code == 0
+    return home
+
+
+def limited(home: Path, limit_kib: int) -> Result:
+    """Run the turn where no file may grow beyond `limit_kib`."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_kib * KIB, limit_kib * KIB))
+
+    # Half a byte-code file would be taken for a whole one by every later command.
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+    process = spawn_lash(TURN, home=home, env=environment, preexec_fn=limit)
+    out, err = process.communicate(timeout=60)
+    return Result(process.returncode, out.decode(), err.decode())
+
+
+def document(home: Path, *arguments: str) -> Any:
+    done = run_lash((*arguments, "-o", "json"), home=home)
+    assert done.code == 0, done.err
+    return done.json
+
+
+def finish(home: Path) -> str:
+    """Bring the turn to its end as a user would after looking, and say how far it had come."""
+    shown = document(home, "show", "demo")
+    if shown["turns"] == 2:
+        return "committed"
+    if shown["unfinished_turn"] is None:
+        again = run_lash(TURN, home=home)
+        assert again.code == 0, again.err
+        return "not begun"
+    resumed = run_lash(("resume", "demo", "-o", "json"), home=home)
+    assert resumed.code == 0, resumed.err
+    return "unfinished"
+
+
+def test_a_full_disk_is_told_and_what_was_begun_can_be_finished(seeded: Path, tmp_path: Path) -> None:
+    reached = []
+    for limit_kib in STEPS_KIB:
+        home = tmp_path / f"limit{limit_kib}" / "home"
+        shutil.copytree(seeded, home)
+        done = limited(home, limit_kib)
+        if done.code == 0:
+            reached.append("done")
+        else:
+            assert done.out == "" and len(done.err.splitlines()) == 1, done.err
+            error = done.error
+            assert (done.code, error["code"], error["ambiguous"]) == (1, "store_commit_failed", True)
+            assert (error["retryable"], "lash show" in error["hint"]) == (False, True)
+            reached.append(finish(home))
+        items = document(home, "log", "demo")["items"]
+        assert [item["text"] for item in items if item["role"] == "user"] == ["!text first", PROMPT]
+        assert [item["text"] for item in items if item["role"] == "assistant"] == ["first", ANSWER]
+        shown = document(home, "show", "demo")
+        assert (shown["turns"], shown["unfinished_turn"], shown["lease"]) == (2, None, None)
+        assert run_lash(("doctor",), home=home).code == 0
+    assert {"not begun", "unfinished", "done"} <= set(reached), reached
