@@ -13,7 +13,7 @@ from typing import Any
 _HOMES = {
     "lash_cli.api.core": ("LashCore", "ParkedSession", "SessionDeleteReport"),
     "lash_cli.api.session": ("LashSession",),
-    "lash_cli.api.tools": ("ToolAdmin",),
+    "lash_cli.api.tools": ("AdvancedToolAdmin", "ToolAdmin", "ToolSourceHandle"),
     "lash_cli.api.turns": ("TurnActivitySink", "TurnBuilder", "TurnStream"),
     "lash_cli.core.activity": ("TurnActivity",),
     "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),

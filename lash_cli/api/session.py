@@ -200,16 +200,12 @@ class LashSession:
 
     async def _edit_tools(self, edit: Callable[[], object]) -> None:
         def change(state: ResidentSession) -> Undo | None:
-            before = state.registry.export_state()
+            before = state.registry.surface
             edit()
             if state.registry.generation == before.generation:
                 return None
             state.dirty.add(Dirty.TOOLS)
-
-            def undo() -> None:
-                state.registry.restore_state(before)
-
-            return undo
+            return lambda: state.registry.roll_back(before)
 
         await self._change(change)
 

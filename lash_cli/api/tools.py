@@ -7,7 +7,7 @@ Every change is committed before the call returns (design D19).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.core.protocols import ToolProvider
 from lash_cli.core.tools import ToolManifest, ToolState
@@ -16,6 +16,12 @@ from lash_cli.tools.registry import ToolRegistry, ToolRestoreReport
 
 if TYPE_CHECKING:
     from lash_cli.api.session import LashSession
+
+
+class ToolSourceHandle(NamedTuple):
+    """A source that was added to one session in this process."""
+
+    source_id: str
 
 
 class ToolAdmin:
@@ -54,26 +60,49 @@ class ToolAdmin:
         await self._edit(change)
         return self._registry.generation
 
-    async def apply_state(self, state: ToolState) -> int:
-        """Replace the surface by an edited export; raises `GenerationMismatch` when it moved meanwhile."""
-        await self._edit(lambda: self._registry.apply_state(state))
+    async def add_provider(self, provider: ToolProvider) -> ToolSourceHandle:
+        """Add a live source and make its tools members; the handle removes it again.
+
+        Sources live in this process: an open in another one finds the tools
+        as orphans until their source is added there. Raises `ReconfigureError`
+        when a tool of the source clashes with one that is there.
+        """
+        handle = ToolSourceHandle(self._session._core.host.ids.new("src"))
+        await self._edit(lambda: self._registry.upsert_source(handle.source_id, provider))
+        return handle
+
+    async def remove_source(self, handle: ToolSourceHandle) -> int:
+        """Remove a source and its tools; returns the new generation.
+
+        Raises `ReconfigureError` `tool_source_unknown` for one that is gone.
+        """
+        await self._edit(lambda: self._registry.remove_source(handle.source_id))
         return self._registry.generation
 
-    async def restore_state(self, state: ToolState) -> ToolRestoreReport:
-        """Reconcile a durable snapshot with the live sources."""
-        report: list[ToolRestoreReport] = []
-        await self._edit(lambda: report.append(self._registry.restore_state(state)))
-        return report[0]
-
-    async def add_provider(self, source_id: str, provider: ToolProvider) -> int:
-        """Add a live source of tools; returns the new generation."""
-        await self._edit(lambda: self._registry.upsert_source(source_id, provider))
-        return self._registry.generation
-
-    async def remove_source(self, source_id: str) -> int:
-        """Remove a source and its tools; returns the new generation."""
-        await self._edit(lambda: self._registry.remove_source(source_id))
-        return self._registry.generation
+    def advanced(self) -> AdvancedToolAdmin:
+        """Whole-state edits, for hosts that keep tool states of their own."""
+        return AdvancedToolAdmin(self)
 
     async def _edit(self, change: Callable[[], object]) -> None:
         await self._session._edit_tools(change)
+
+
+class AdvancedToolAdmin:
+    """Replacement and reconciliation of the whole tool state."""
+
+    def __init__(self, admin: ToolAdmin) -> None:
+        self._admin = admin
+
+    async def apply_state(self, state: ToolState) -> int:
+        """Replace the surface by an edited export; returns the new generation.
+
+        Raises `GenerationMismatch` when the surface moved meanwhile.
+        """
+        await self._admin._edit(lambda: self._admin._registry.apply_state(state))
+        return self._admin._registry.generation
+
+    async def restore_state(self, state: ToolState) -> ToolRestoreReport:
+        """Reconcile a durable snapshot with the live sources; raises `ReconfigureError` for a malformed one."""
+        report: list[ToolRestoreReport] = []
+        await self._admin._edit(lambda: report.append(self._admin._registry.restore_state(state)))
+        return report[0]

@@ -93,15 +93,6 @@ class Role(StrEnum):
     EVENT = "event"
 
 
-class PruneState(StrEnum):
-    """What later context shaping did to a part; committed history is never rewritten."""
-
-    INTACT = "intact"
-    CLEARED = "cleared"
-    DELETED = "deleted"
-    SUMMARIZED = "summarized"
-
-
 class ReasoningReplay(Record):
     """Provider data that lets reasoning be sent back to the route that made it (contract 06 §1)."""
 

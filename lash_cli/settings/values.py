@@ -54,10 +54,6 @@ class Settings:
         set_value = self._values.get(key)
         return set_value.origin if set_value is not None else BUILT_IN
 
-    def is_explicit(self, key: str) -> bool:
-        """Whether somebody set the key."""
-        return key in self._values
-
     def rows(self) -> list[tuple[str, Any, str]]:
         """Every key in force with value and origin: the fixed ones in table order, then the named ones sorted."""
         fixed = [f"{section}.{name}" for section, options in SECTIONS.items() for name in options]

@@ -65,6 +65,15 @@ class ToolRegistry:
         """The current generation."""
         return self._surface.generation
 
+    @property
+    def surface(self) -> Surface:
+        """Sources and entries as they are now; immutable, so it can be kept for `roll_back`."""
+        return self._surface
+
+    def roll_back(self, surface: Surface) -> None:
+        """Take back edits that could not be committed, new and removed sources included."""
+        self._swap(surface)
+
     def export_state(self) -> ToolState:
         """The current state, to be edited and applied or persisted."""
         return state_of(self._surface.entries, self._surface.generation)
