@@ -8,11 +8,12 @@ have happened all the same (`ambiguous`), whether no retry can help
 
 LashError
 ├── UsageError              2   usage, session_ambiguous, empty_prompt, stdin_timeout, not_a_tty, …
+│   └── InvalidQueuedWorkBatch  2
 ├── NotFoundError           3   session_not_found, turn_unknown, …
 │   └── SessionDeleted      3
 ├── ConflictError           4   session_exists, source_key_conflict, no_active_turn, revision_conflict
 │   ├── HeadRevisionConflict, RuntimeTurnCommitConflict, PendingTurnInputSourceKeyConflict
-│   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, ReconfigureError
+│   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, QueueHeld, ReconfigureError
 ├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
 ├── TurnStoppedError        6   turn_stopped:{…}
 ├── TurnCancelledError      7   turn_cancelled
@@ -71,6 +72,13 @@ class UsageError(LashError):
 
     default_code = "usage"
     exit_status = 2
+
+
+class InvalidQueuedWorkBatch(UsageError):
+    """A batch of queued work that no claim could ever use (contract 02 §3.1); nothing was stored."""
+
+    default_code = "invalid_queued_work_batch"
+    terminal = True
 
 
 class NotFoundError(LashError):
@@ -142,6 +150,13 @@ class SessionClosed(ConflictError):
 
     default_code = "session_closed"
     default_hint = "reopen it with: lash resume SESSION"
+
+
+class QueueHeld(ConflictError):
+    """The session's queue is held: nothing is taken from it until it is released (contract 08 §5.2)."""
+
+    default_code = "queue_held"
+    default_hint = "let it go on with: lash queue release SESSION"
 
 
 class ReconfigureError(ConflictError):

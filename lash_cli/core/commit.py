@@ -19,6 +19,7 @@ from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue, TurnOutcome
 from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.queued_work import QueuedWorkBatchDraft, QueuedWorkCompletion
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
 
 MAX_COMMIT_NODES = 512
@@ -114,18 +115,27 @@ class RuntimeCommit(Record):
     usage_deltas: tuple[TokenLedgerEntry, ...] = ()
     turn: TurnStamp | None = None
     completed_inputs: tuple[TurnInputCompletion, ...] = ()
+    completed_work: tuple[QueuedWorkCompletion, ...] = ()
+    outbox: tuple[QueuedWorkBatchDraft, ...] = ()
     defer_inputs_of_turn: str | None = None
     committed_attachment_ids: tuple[str, ...] = ()
 
 
 class RuntimeCommitResult(Record):
-    """What the commit established. `replayed` is set when the turn had been committed before."""
+    """What the commit established. `replayed` is set when the turn had been committed before.
+
+    `enqueued_batches` are the ids of the outbox, in its order. `has_waiting`
+    says that input or work of the session was waiting when it committed; it is
+    a hint for a driver and never stored.
+    """
 
     head_revision: int
     leaf_node_id: str | None
     checkpoint_ref: str
     component_refs: dict[str, str] = {}
+    enqueued_batches: tuple[str, ...] = ()
     replayed: bool = False
+    has_waiting: bool = False
 
 
 def turn_content_hash(
@@ -135,6 +145,8 @@ def turn_content_hash(
     nodes: tuple[SessionNode, ...],
     usage_deltas: tuple[TokenLedgerEntry, ...],
     input_ids: tuple[str, ...],
+    batch_ids: tuple[str, ...] = (),
+    outbox_keys: tuple[str, ...] = (),
 ) -> str:
     """SHA-256 over what a turn *said*: node ids, times, revisions and lease data do not count (contract 01 §9.2)."""
     said: list[Any] = []
@@ -143,4 +155,5 @@ def turn_content_hash(
             said.append((Role(node.payload.message.role), node.payload.message.parts))
         else:
             said.append(node.payload)
-    return canonical_hash((turn_id, outcome, said, usage_deltas, sorted(input_ids)))
+    settled = sorted(input_ids) if not batch_ids and not outbox_keys else (sorted(input_ids), batch_ids, outbox_keys)
+    return canonical_hash((turn_id, outcome, said, usage_deltas, settled))

@@ -14,7 +14,9 @@ import msgspec
 
 from lash_cli.core.codec import Record, encode, sha256_hex
 from lash_cli.core.content import Message
+from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
+from lash_cli.core.queued_work import QueuedWorkCompletion
 from lash_cli.core.tools import ToolCall, ToolCallOutput
 from lash_cli.errors import EffectError
 
@@ -151,12 +153,11 @@ class ToolAttemptOutcome(Record, tag="tool_attempt", tag_field="kind"):
 
 
 class CheckpointOutcome(Record, tag="checkpoint", tag_field="kind"):
-    """What entered the turn: the messages and the ids of the inputs they came from."""
+    """What entered the turn, and the claims its commit settles; a replay needs both (contract 02 §5)."""
 
     messages: tuple[Message, ...] = ()
-    input_ids: tuple[str, ...] = ()
-    claim_id: str | None = None
-    claim_token: str | None = None
+    inputs: TurnInputCompletion | None = None
+    work: QueuedWorkCompletion | None = None
 
 
 class SleepOutcome(Record, tag="sleep", tag_field="kind"):

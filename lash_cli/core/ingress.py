@@ -1,8 +1,10 @@
 """Durable ingress: the rows user text enters through, and who may use them (contract 02 §1, §2, §4).
 
-A claim has no time limit of its own: it is live iff the generation pinned to
-the row is the generation that holds the session lease now. Everything about
-visibility, cancelling and re-claiming follows from that sentence.
+A claim has no time limit of its own. A row is *held* while the generation
+pinned to it holds the session lane, or while the turn that took it is
+unfinished: such a turn is always driven again under its own id, so its inputs
+are used already (design §3). Everything about visibility, cancelling and
+re-claiming follows from `is_held`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from typing import Literal
 from lash_cli.core.codec import Record, encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.lease import LeaseRow, is_row_live
+
+MAX_CLAIMED_INPUTS = 64
 
 Boundary = Literal["after_work", "before_completion"]
 
@@ -32,7 +36,7 @@ TurnInputIngress = ActiveTurn | NextTurn
 
 
 class InputState(StrEnum):
-    """Stored state of an input; `accepted` is derived from a live claim, never stored (contract 01 §9.4)."""
+    """Stored state of an input; `accepted` is derived from who holds the row, never stored (contract 01 §9.4)."""
 
     PENDING_ACTIVE = "pending_active"
     DEFERRED_NEXT_TURN = "deferred_next_turn"
@@ -63,15 +67,23 @@ class InputDraft(Record):
     source_key: str | None = None
 
 
+# --- claims -------------------------------------------------------------------------------------
+
+
 class TurnInputClaim(Record):
-    """A claim on inputs for one turn under one lease generation."""
+    """A claim on inputs under one lease generation; `turn_id` is the turn it was made for, None outside of one.
+
+    `claim_token` proves ownership to a completion or an abandon. `fencing_token`
+    is one above that of every earlier claim on the first row.
+    """
 
     session_id: str
     claim_id: str
     claim_token: str
     generation: int
-    turn_id: str
+    turn_id: str | None
     inputs: tuple[PendingTurnInput, ...]
+    fencing_token: int = 1
 
 
 class TurnInputCompletion(Record):
@@ -82,9 +94,125 @@ class TurnInputCompletion(Record):
     input_ids: tuple[str, ...]
 
 
+class ClaimDiagnostics(Record):
+    """Who holds a row: enough to find the turn, never the token."""
+
+    claim_id: str | None
+    generation: int | None
+    turn_id: str | None = None
+
+
 def completion_of(claim: TurnInputClaim) -> TurnInputCompletion:
     """The completion that settles every input of `claim`."""
     return TurnInputCompletion(claim.claim_id, claim.claim_token, tuple(item.input_id for item in claim.inputs))
+
+
+def is_claim_live(claim_generation: int | None, lease: LeaseRow, now_ms: int) -> bool:
+    """Whether a row's claim still counts: its generation holds the lane right now."""
+    return claim_generation is not None and is_row_live(lease, now_ms) and lease.fencing_token == claim_generation
+
+
+def is_held(turn_id: str | None, claim_generation: int | None, live_generation: int) -> bool:
+    """Whether a pending row belongs to somebody: to an unfinished turn, or to a claim of the live generation.
+
+    `turn_id` is the turn that took the row; a commit settles or gives back every row of its turn, so a pending row
+    that names a turn names an unfinished one.
+    """
+    return turn_id is not None or claim_generation == live_generation
+
+
+# --- cancelling ---------------------------------------------------------------------------------
+
+
+class ByInputId(Record, tag="input_id", tag_field="kind"):
+    """Names an input by its id."""
+
+    value: str
+
+
+class BySourceKey(Record, tag="source_key", tag_field="kind"):
+    """Names an input by its whole stored source key, `host:` prefix included."""
+
+    value: str
+
+
+PendingTurnInputCancelTarget = ByInputId | BySourceKey
+
+
+class Cancelled(Record, tag="cancelled", tag_field="outcome"):
+    """Cancelled by this call; only these may be edited and submitted again."""
+
+    input: PendingTurnInput
+
+
+class AlreadyClaimed(Record, tag="already_claimed", tag_field="outcome"):
+    """A turn or a live claim holds it."""
+
+    input: PendingTurnInput
+    claim: ClaimDiagnostics | None = None
+
+
+class AlreadyCompleted(Record, tag="already_completed", tag_field="outcome"):
+    """A committed turn used it."""
+
+    input: PendingTurnInput
+
+
+class AlreadyCancelled(Record, tag="already_cancelled", tag_field="outcome"):
+    """It was cancelled before."""
+
+    input: PendingTurnInput
+
+
+class InputNotFound(Record, tag="not_found", tag_field="outcome"):
+    """No input of this session has that id or key."""
+
+
+PendingTurnInputCancelOutcome = Cancelled | AlreadyClaimed | AlreadyCompleted | AlreadyCancelled | InputNotFound
+
+
+class PendingTurnInputCancelResult(Record):
+    """What became of one target of a set."""
+
+    target: PendingTurnInputCancelTarget
+    outcome: PendingTurnInputCancelOutcome
+
+
+class AnchorNotFound(Record, tag="anchor_not_found", tag_field="outcome"):
+    """The anchor is no input of the session; nothing was changed."""
+
+    anchor: PendingTurnInputCancelTarget
+
+
+class SuffixOutcomes(Record, tag="outcomes", tag_field="outcome"):
+    """One outcome for every row from the anchor on, by `enqueue_seq`, rows settled before included."""
+
+    anchor: PendingTurnInputCancelTarget
+    outcomes: tuple[PendingTurnInputCancelOutcome, ...]
+
+
+PendingTurnInputSuffixCancelOutcome = AnchorNotFound | SuffixOutcomes
+
+
+class CancelVerdict(StrEnum):
+    """What a cancel does with one row."""
+
+    CANCEL = "cancel"
+    CLAIMED = "claimed"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+def judge_cancel(state: InputState, *, is_held: bool) -> CancelVerdict:
+    """The common rule of every cancel (contract 02 §2): settled rows say so, held rows are left, the rest goes."""
+    if state is InputState.CANCELLED:
+        return CancelVerdict.CANCELLED
+    if state is InputState.COMPLETED:
+        return CancelVerdict.COMPLETED
+    return CancelVerdict.CLAIMED if is_held else CancelVerdict.CANCEL
+
+
+# --- rules --------------------------------------------------------------------------------------
 
 
 def initial_state(ingress: TurnInputIngress) -> InputState:
@@ -92,16 +220,16 @@ def initial_state(ingress: TurnInputIngress) -> InputState:
     return InputState.PENDING_ACTIVE if isinstance(ingress, ActiveTurn) else InputState.DEFERRED_NEXT_TURN
 
 
+def admits(min_boundary: str, checkpoint: Boundary) -> bool:
+    """Whether a row with `min_boundary` may enter at `checkpoint`; one of a newer program's boundaries never may."""
+    return min_boundary == "after_work" or (min_boundary == "before_completion" == checkpoint)
+
+
 def is_same_submission(
     stored_ingress: TurnInputIngress, stored_input: TurnInput, ingress: TurnInputIngress, turn_input: TurnInput
 ) -> bool:
     """Whether a reused source key carries the same submission; ids, state and times do not count."""
     return stored_ingress == ingress and encode(stored_input) == encode(turn_input)
-
-
-def is_claim_live(claim_generation: int | None, lease: LeaseRow, now_ms: int) -> bool:
-    """Whether a row's claim still counts: its generation holds the lane right now."""
-    return claim_generation is not None and is_row_live(lease, now_ms) and lease.fencing_token == claim_generation
 
 
 def materialise(inputs: tuple[PendingTurnInput, ...]) -> TurnInput:

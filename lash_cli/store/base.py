@@ -20,18 +20,21 @@ from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnState, 
 from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import SessionNode
-from lash_cli.core.ingress import InputDraft, PendingTurnInput, TurnInputClaim
+from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, InputDraft, TurnInputClaim
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
 from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkClaim
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
 
 DurabilityTier = Literal["inline", "durable"]
 
 
 class SessionMeta(Record):
-    """What identifies a session before and beside its head; written once, except `name`, `closed` and `parked`."""
+    """What identifies a session before and beside its head; written once, except `name`, `closed`, `parked` and
+    `held`. While `held_at_ms` is set nothing is taken from the session's queue."""
 
     session_id: str
     name: str
@@ -41,6 +44,8 @@ class SessionMeta(Record):
     labels: dict[str, str] = {}
     closed_at_ms: int | None = None
     parked_at_ms: int | None = None
+    held_at_ms: int | None = None
+    hold_reason: str | None = None
 
 
 class SessionCreate(Record):
@@ -71,6 +76,7 @@ class SessionRow(Record):
     last_commit_at_ms: int | None = None
     running_turn_id: str | None = None
     pending_inputs: int = 0
+    pending_batches: int = 0
 
 
 class ReadScope(StrEnum):
@@ -125,10 +131,13 @@ class TurnRecord(Record):
 class LaneGranted(Record, tag="granted", tag_field="kind"):
     """The lane is ours and the turn's text is safe: from here no crash can lose it.
 
-    `redrive` is set when an unfinished turn of this session must be finished
-    first; then nothing of the new request was written and `claim` holds the
-    inputs of *that* turn. `committed` is set when the requested turn id was
-    committed before: nothing was written and no lease is held. `turn` is None
+    `claim` and `work` are what the turn was started from. `redrive` is set when
+    an unfinished turn of this session must be finished first; then nothing of
+    the new request was written and the claims are those of *that* turn.
+    `commands_due` is set when session commands must be drained first; then only
+    the lease was taken, and the same request is made again afterwards.
+    `committed` is set when the requested turn id was committed before: nothing
+    was written and no lease is held. `turn` is None when commands are due, or
     when only an unfinished turn was asked for and there is none; the lease is
     held all the same and the caller releases it.
     """
@@ -137,8 +146,10 @@ class LaneGranted(Record, tag="granted", tag_field="kind"):
     head: HeadPosition
     turn: TurnRecord | None = None
     claim: TurnInputClaim | None = None
+    work: QueuedWorkClaim | None = None
     redrive: bool = False
     committed: bool = False
+    commands_due: bool = False
 
 
 class LaneBusy(Record, tag="busy", tag_field="kind"):
@@ -150,7 +161,31 @@ class LaneBusy(Record, tag="busy", tag_field="kind"):
     turn_id: str | None = None
 
 
-LaneOutcome = LaneGranted | LaneBusy
+IdleReason = Literal[
+    "held", "empty", "not_yet_available", "command_at_head", "unclaimable_together", "already_satisfied"
+]
+
+
+class LaneIdle(Record, tag="idle", tag_field="kind"):
+    """A drain found nothing to do; nothing was written and no lease is held.
+
+    `already_satisfied` answers named batches that are all settled;
+    `available_at_ms` is when the first batch that only waits for its time is ready.
+    """
+
+    reason: IdleReason
+    available_at_ms: int | None = None
+
+
+LaneOutcome = LaneGranted | LaneBusy | LaneIdle
+
+
+class DrainSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """What one drain pass may take (contract 02 §6.1): the named batches, or what stands first in the queue."""
+
+    batch_ids: tuple[str, ...] = ()
+    max_inputs: int = MAX_CLAIMED_INPUTS
+    max_batches: int = MAX_CLAIMED_BATCHES
 
 
 class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,13 +193,14 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     With `draft` the text is inserted as an input row already claimed by the
     turn (or, if its source key exists with the same content, that row is
-    used). Without `draft` only an unfinished turn is looked for: the re-drive
-    of `lash resume`. `dead_holder_fencing_token` names an observed holder that
-    the caller proved dead (contract 01 §13 reclaim). `plan` is opaque to the
-    store: what the turn was started with (model, limits), kept with the turn
-    row until it commits so that a re-drive runs under the same policy.
-    `is_new_turn` promises that the turn id was made for this request, so no
-    committed turn has to be looked for.
+    used); session commands at the head of the queue go first. With `drain` the
+    turn is started from the queue instead (contract 02 §6.1). With neither only
+    an unfinished turn is looked for: the re-drive of `lash resume`.
+    `dead_holder_fencing_token` names an observed holder that the caller proved
+    dead (contract 01 §13 reclaim). `plan` is opaque to the store: what the turn
+    was started with (model, limits), kept with the turn row until it commits so
+    that a re-drive runs under the same policy. `is_new_turn` promises that the
+    turn id was made for this request, so no committed turn has to be looked for.
     """
 
     session_id: str
@@ -175,6 +211,7 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     claim_token: str
     turn_id: str | None = None
     draft: InputDraft | None = None
+    drain: DrainSelection | None = None
     plan: bytes | None = None
     is_new_turn: bool = False
     origin: Literal["prompt", "queue", "wake"] = "prompt"
@@ -259,7 +296,7 @@ class SessionStore(Protocol):
 
         Raises `SessionBindingMismatch`, `RuntimeTurnCommitConflict`,
         `SessionExecutionLeaseExpired`, `HeadRevisionConflict`,
-        `TurnInputClaimSuperseded`, or `TurnCancelWon` when a cancel request
+        `TurnInputClaimSuperseded`, `QueuedWorkClaimSuperseded`, or `TurnCancelWon` when a cancel request
         reached the gate first and the commit does not carry its evidence. Any
         error leaves everything as it was.
         """
@@ -291,7 +328,8 @@ class LaneStore(Protocol):
     """Leases, turn rows and claims (contract 01 §13, 02 §4, design §3)."""
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
-        """Take or extend the lease, insert the claimed input and the running turn row, in one transaction.
+        """Take or extend the lease, claim what the turn starts from and insert the running turn row, in one
+        transaction. Only a request with `drain` can be answered by `LaneIdle`.
 
         Raises `PendingTurnInputSourceKeyConflict`, `SessionDeleted`,
         `NotFoundError`, `SessionClosed`.
@@ -335,10 +373,6 @@ class LaneStore(Protocol):
 
     async def unfinished_turns(self, session_id: str | None = None) -> tuple[TurnRecord, ...]:
         """Turn rows still `running`, whoever holds the lane."""
-        ...
-
-    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
-        """Input rows by `enqueue_seq`; `pending_only` hides terminal and live-claimed ones."""
         ...
 
     async def request_turn_cancel(
@@ -466,7 +500,9 @@ class AttachmentStore(Protocol):
         ...
 
 
-class RuntimePersistence(SessionStore, LaneStore, JournalStore, WaitStore, AttachmentStore, Protocol):
+class RuntimePersistence(
+    SessionStore, LaneStore, TurnInputStore, QueuedWorkStore, JournalStore, WaitStore, AttachmentStore, Protocol
+):
     """Everything a durable runtime needs of one store."""
 
     async def list_sessions(
