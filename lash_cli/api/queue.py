@@ -1,0 +1,206 @@
+"""The durable queue of one session, without opening it (contract 02 §1–§3; design D3).
+
+Everything here goes straight to the store: no lane is taken and no writer lock
+is waited for, so any process may add, look, cut and hold while a turn runs
+elsewhere. An acknowledged call is synced. `LashSession` offers the same verbs
+under the names the project was founded on; `LashCore.queue` hands one out for
+a session that need not be opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from lash_cli.core.content import TurnInput
+from lash_cli.core.ingress import (
+    ByInputId,
+    InputDraft,
+    NextTurn,
+    PendingTurnInput,
+    PendingTurnInputCancelOutcome,
+    PendingTurnInputCancelResult,
+    PendingTurnInputCancelTarget,
+    PendingTurnInputSuffixCancelOutcome,
+    TurnInputClaim,
+    TurnInputIngress,
+)
+from lash_cli.core.protocols import Clock, Ids
+from lash_cli.core.queued_work import (
+    BatchState,
+    QueuedWorkBatch,
+    QueuedWorkBatchDraft,
+    QueuedWorkClaim,
+    QueuedWorkReceipt,
+    SessionCommand,
+    SessionCommandReceipt,
+    command_draft,
+    command_source_key,
+)
+from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.store.base import RuntimePersistence
+
+HOST_PREFIX = "host:"
+BATCH_POLL_FIRST_S = 0.025
+BATCH_POLL_MAX_S = 0.4
+
+# Tells whoever drives this session's queue that something came in: (session id, reason).
+Notify = Callable[[str, str], None]
+
+
+class BatchSettlement(NamedTuple):
+    """How a batch ended; `state` is None for one that never was, or was vacuumed since."""
+
+    batch_id: str
+    state: BatchState | None
+
+
+def source_key_of(key: str) -> str:
+    """The stored source key of a caller's key; raises `UsageError` (`invalid_key`) unless it is printable text."""
+    if not key.strip() or not key.isprintable():
+        raise UsageError("a key must be printable and not blank", code="invalid_key")
+    return HOST_PREFIX + key
+
+
+class SessionQueue:
+    """The queue of one session. Raises `NotFoundError`, `SessionDeleted`, `SessionClosed` as the store does."""
+
+    def __init__(
+        self, store: RuntimePersistence, clock: Clock, ids: Ids, session_id: str, notify: Notify | None = None
+    ) -> None:
+        self.session_id = session_id
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._notify = notify
+
+    def _wake(self, reason: str) -> None:
+        if self._notify is not None:
+            self._notify(self.session_id, reason)
+
+    # --- inputs -------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        turn_input: TurnInput | str,
+        *,
+        key: str | None = None,
+        ingress: TurnInputIngress = NextTurn(),  # noqa: B008 - an immutable record
+        input_id: str | None = None,
+    ) -> PendingTurnInput:
+        """Store an input durably and return it; with a `key` seen before, what stands there with its present state.
+
+        Raises `PendingTurnInputSourceKeyConflict` for a key of another text,
+        `ConflictError` (`input_exists`) for a used `input_id` and `UsageError`
+        (`invalid_key`) for a blank or unprintable key.
+        """
+        content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        draft = InputDraft(
+            self.session_id,
+            input_id or self._ids.new("in"),
+            content,
+            ingress,
+            None if key is None else source_key_of(key),
+        )
+        stored = await self._store.enqueue_turn_input(draft)
+        if isinstance(ingress, NextTurn):
+            self._wake("queued_turn_input")
+        return stored
+
+    async def pending_inputs(self) -> tuple[PendingTurnInput, ...]:
+        """What waits and nobody holds, oldest first."""
+        return await self._store.inputs(self.session_id, pending_only=True)
+
+    async def find_input(self, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """One input in whatever state, and the turn that took or used it; None when the session has none such."""
+        return await self._store.turn_input(self.session_id, input_id)
+
+    async def cancel_input(self, input_id: str) -> PendingTurnInputCancelOutcome:
+        """Cancel one input by id."""
+        (result,) = await self.cancel_inputs([ByInputId(input_id)])
+        return result.outcome
+
+    async def cancel_inputs(
+        self, targets: Sequence[PendingTurnInputCancelTarget]
+    ) -> tuple[PendingTurnInputCancelResult, ...]:
+        """Cancel a set: no reader ever sees half of it. One result per target, in order; a repeated target was
+        cancelled already the second time."""
+        return await self._store.cancel_turn_inputs(self.session_id, targets) if targets else ()
+
+    async def cancel_suffix(self, anchor: PendingTurnInputCancelTarget) -> PendingTurnInputSuffixCancelOutcome:
+        """Cancel everything from the anchor on, the anchor included."""
+        return await self._store.cancel_turn_input_suffix(self.session_id, anchor)
+
+    async def abandon_inputs(self, claim: TurnInputClaim) -> tuple[str, ...]:
+        """Give back what a claim still owns; the ids given back, none for a claim that is settled or superseded."""
+        ids = await self._store.abandon_turn_input_claims([claim])
+        if ids:
+            self._wake("abandoned_claim")
+        return ids
+
+    # --- queued work --------------------------------------------------------------------------
+
+    async def enqueue_work(self, draft: QueuedWorkBatchDraft, *, reason: str = "queued_work") -> QueuedWorkReceipt:
+        """Store a batch durably. Raises `InvalidQueuedWorkBatch`, and `UsageError` for a draft of another session."""
+        if draft.session_id != self.session_id:
+            raise UsageError(f"the batch belongs to session {draft.session_id!r}", code="session_binding_mismatch")
+        receipt = await self._store.enqueue_queued_work(draft)
+        if not receipt.already_settled:
+            self._wake(reason)
+        return receipt
+
+    async def submit_command(self, command: SessionCommand, idempotency_key: str) -> SessionCommandReceipt:
+        """Store a session command; the receipt proves that it is durable, not that it was applied.
+
+        Raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank key.
+        """
+        if not idempotency_key.strip():
+            raise LashRuntimeError("session_command_idempotency_key", "a session command needs an idempotency key")
+        draft = command_draft(self.session_id, command, command_source_key(command, idempotency_key))
+        receipt = await self.enqueue_work(draft, reason="session_command")
+        return SessionCommandReceipt(self.session_id, receipt.batch_id, receipt.source_key or receipt.batch_id)
+
+    async def pending_batches(self) -> tuple[QueuedWorkBatch, ...]:
+        """Batches nobody holds, oldest first, those not yet available included."""
+        return await self._store.queued_work(self.session_id, pending_only=True)
+
+    async def batches(self) -> tuple[QueuedWorkBatch, ...]:
+        """Every unsettled batch: pending, held and dead."""
+        return await self._store.queued_work(self.session_id, pending_only=False)
+
+    async def cancel_batch(self, batch_id: str) -> QueuedWorkBatch | None:
+        """Cancel a batch nobody holds; None means already claimed, done, or not of this session."""
+        return await self._store.cancel_queued_work_batch(self.session_id, batch_id)
+
+    async def await_batch(self, batch_id: str) -> BatchSettlement:
+        """Wait until a batch is settled or parked as dead, whoever drains it; bound it with `asyncio.timeout`.
+
+        A batch that never was, or is no more, is settled at once.
+        """
+        delay = BATCH_POLL_FIRST_S
+        while True:
+            batch = await self._store.queued_work_batch(self.session_id, batch_id)
+            if batch is None or batch.state is not BatchState.PENDING:
+                return BatchSettlement(batch_id, None if batch is None else batch.state)
+            await self._clock.sleep(delay)
+            delay = min(delay * 2, BATCH_POLL_MAX_S)
+
+    async def abandon_work(self, claim: QueuedWorkClaim) -> tuple[str, ...]:
+        """As `abandon_inputs`, for batches."""
+        ids = await self._store.abandon_queued_work_claims([claim])
+        if ids:
+            self._wake("abandoned_claim")
+        return ids
+
+    # --- holding ------------------------------------------------------------------------------
+
+    async def hold(self, reason: str | None = None) -> bool:
+        """Let nothing be taken from this queue until it is released; False when it was held before."""
+        return await self._store.set_queue_hold(self.session_id, held_at_ms=self._clock.now_ms(), reason=reason)
+
+    async def release(self) -> bool:
+        """Let the queue go on; False when it was not held."""
+        was_held = await self._store.set_queue_hold(self.session_id, held_at_ms=None)
+        if was_held:
+            self._wake("queue_released")
+        return was_held
