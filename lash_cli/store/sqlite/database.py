@@ -186,7 +186,10 @@ class Database:
         `durable` asks for a synced commit. A job that raises is undone alone and its error raised here. Cancelling
         the caller before the job began drops it; afterwards it is applied and its result is lost, so a caller that
         must know shields the call.
+        Without an event loop there is nobody to hold up, and it is done here and now as `write_sync` does.
         """
+        if not _is_in_event_loop():
+            return self.write_sync(job, durable=durable)
         import asyncio
 
         self._refuse_if_read_only()
