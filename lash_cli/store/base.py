@@ -515,6 +515,10 @@ class RuntimePersistence(
         """Candidates for an exact id, an exact name or an id prefix, best kind only."""
         ...
 
+    async def change_mark(self) -> int:
+        """A number that stays the same until anybody, in whatever process, commits; cheaper than any query."""
+        ...
+
     async def aclose(self) -> None:
         """Drain the writer and close every connection."""
         ...

@@ -71,6 +71,14 @@ class TurnInputStore(Protocol):
         """One input of the session in whatever state, and the turn that took or used it."""
         ...
 
+    async def find_input(self, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """As `turn_input`, in whichever session it is: for a caller that names nothing but the input."""
+        ...
+
+    async def input_of_key(self, session_id: str, source_key: str) -> str | None:
+        """The id of the input that stands under a source key of the session, in whatever state."""
+        ...
+
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
         """Input rows by `enqueue_seq`; `pending_only` hides settled and held ones."""
         ...
@@ -147,6 +155,10 @@ class QueuedWorkStore(Protocol):
 
     async def queued_work_batch(self, session_id: str, batch_id: str) -> QueuedWorkBatch | None:
         """One batch in whatever state; None when it never was or was vacuumed. A settled one has no payloads."""
+        ...
+
+    async def find_batch(self, batch_id: str) -> QueuedWorkBatch | None:
+        """As `queued_work_batch`, in whichever session it is: for a caller that names nothing but the batch."""
         ...
 
     async def cancel_queued_work_batch(self, session_id: str, batch_id: str) -> QueuedWorkBatch | None:
