@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from lash_cli.core.ingress import ActiveTurn, InputState, NextTurn
+import pytest
+
+from lash_cli.core.ingress import ActiveTurn, AlreadyClaimed, ByInputId, InputState, NextTurn
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 
@@ -13,29 +15,23 @@ TTL_SECONDS = make.TTL_MS / 1000
 class InputLaws:
     """Subclass with the fixtures of `factory`."""
 
-    async def test_a_claim_hides_its_rows_exactly_while_its_generation_holds_the_lane(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        await store.open_lane(make.lane_request(clock))
-        assert await store.inputs(S, pending_only=True) == ()
-        clock.tick(TTL_SECONDS)
-        visible = await open_store().inputs(S, pending_only=True)
-        assert [row.input_id for row in visible] == ["in-t1"]
-        row = await store.session_row(S)
-        assert row is not None and row.pending_inputs == 1
-        await store.open_lane(make.lane_request(clock, "b", turn_id=None, text=None))
-        assert await store.inputs(S, pending_only=True) == ()
-
-    async def test_release_without_commit_shows_the_rows_again(
-        self, open_store: OpenStore, clock: MovableClock
+    @pytest.mark.parametrize("end", ["expiry", "release"])
+    async def test_the_text_of_an_unfinished_turn_stays_held_whoever_holds_the_lane(
+        self, open_store: OpenStore, clock: MovableClock, end: str
     ) -> None:
         store = open_store()
         await make.create(store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
-        await store.release_lease(make.fence_of_lane(lane))
-        assert len(await store.inputs(S, pending_only=True)) == 1
+        if end == "expiry":
+            clock.tick(TTL_SECONDS)
+        else:
+            await store.release_lease(make.fence_of_lane(lane))
+        assert await open_store().inputs(S, pending_only=True) == ()
+        row = await store.session_row(S)
+        assert row is not None and row.pending_inputs == 0
+        (result,) = await store.cancel_turn_inputs(S, [ByInputId("in-t1")])
+        assert isinstance(result.outcome, AlreadyClaimed)
+        assert result.outcome.claim is not None and result.outcome.claim.turn_id == "t1"
 
     async def test_a_terminal_commit_defers_what_was_addressed_to_its_turn_and_not_taken(
         self, open_store: OpenStore, clock: MovableClock

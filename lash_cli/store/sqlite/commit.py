@@ -1,7 +1,7 @@
 """One `RuntimeCommit` in one transaction, in the order of contract 01 §9.2.
 
 Everything is validated before anything is written: binding, stamp replay,
-fence, head, cancel gate, claims. A replayed stamp answers before the fence is
+fence, head, cancel gate, claims of both families. A replayed stamp answers before the fence is
 looked at, so a worker that lost its answer gets it even after its lease ended.
 Encoding happens before the transaction, on the caller's thread; the work
 inside is proportional to the delta, never to the transcript.
@@ -26,6 +26,8 @@ from lash_cli.core.commit import (
     Unchanged,
 )
 from lash_cli.core.frames import AgentFrame, FrameStatus
+from lash_cli.core.protocols import Ids
+from lash_cli.core.queued_work import QueuedWorkClass, validate_draft
 from lash_cli.errors import (
     ConflictError,
     HeadRevisionConflict,
@@ -34,9 +36,9 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases
+from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredSession, read_session
+from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredSession, read_session
 
 _STAMP = "SELECT state, content_hash, result FROM turns WHERE session_key = ? AND turn_id = ?"
 _KEEP_BLOB = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
@@ -63,9 +65,10 @@ INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_m
     result, head_revision, first_seq, last_seq, committed_at_ms)
 VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (session_key, turn_id) DO UPDATE SET turn_index = excluded.turn_index, state = 'committed',
-    claim_id = NULL, plan = NULL, generation = excluded.generation, content_hash = excluded.content_hash,
-    summary = excluded.summary, result = excluded.result, head_revision = excluded.head_revision,
-    first_seq = excluded.first_seq, last_seq = excluded.last_seq, committed_at_ms = excluded.committed_at_ms
+    claim_id = NULL, work_claim_id = NULL, plan = NULL, generation = excluded.generation,
+    content_hash = excluded.content_hash, summary = excluded.summary, result = excluded.result,
+    head_revision = excluded.head_revision, first_seq = excluded.first_seq, last_seq = excluded.last_seq,
+    committed_at_ms = excluded.committed_at_ms
 """
 
 _COMMIT_TOO_LARGE: Final = "commit_too_large"
@@ -81,6 +84,7 @@ class _Prepared(msgspec.Struct, frozen=True):
     frames: tuple[tuple[AgentFrame, str], ...] | None
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
+    outbox: tuple[QueuedWorkClass, ...]
 
 
 class _Graph(msgspec.Struct, frozen=True):
@@ -96,11 +100,12 @@ class _Graph(msgspec.Struct, frozen=True):
 def prepare(commit: RuntimeCommit) -> _Prepared:
     """Encode a commit and check its size and binding before any transaction.
 
-    Raises `ConflictError` (`commit_too_large`) and `SessionBindingMismatch`.
+    Raises `ConflictError` (`commit_too_large`), `InvalidQueuedWorkBatch` and `SessionBindingMismatch`.
     """
-    if commit.fence.session_id != commit.session_id or any(
-        frame.session_id != commit.session_id for frame in commit.frames or ()
-    ):
+    sessions = {commit.fence.session_id}
+    sessions.update(frame.session_id for frame in commit.frames or ())
+    sessions.update(draft.session_id for draft in commit.outbox)
+    if sessions != {commit.session_id}:
         raise SessionBindingMismatch(f"the commit of session {commit.session_id!r} carries parts of another session")
     nodes = () if isinstance(commit.graph, Unchanged) else commit.graph.nodes
     if len(nodes) > MAX_COMMIT_NODES:
@@ -124,10 +129,11 @@ def prepare(commit: RuntimeCommit) -> _Prepared:
         None if commit.frames is None else tuple((frame, encode(frame).decode()) for frame in commit.frames),
         bodies,
         None if commit.turn is None else encode(commit.turn.summary).decode(),
+        tuple(validate_draft(draft) for draft in commit.outbox),
     )
 
 
-def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> RuntimeCommitResult:
+def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids: Ids) -> RuntimeCommitResult:
     """Run the fifteen steps inside the caller's transaction; any error means the caller rolls back.
 
     `now_ms` is the store's time and judges liveness only; stamps carry the commit's own.
@@ -142,6 +148,9 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
     _pass_gate(connection, stored, commit)
     for completion in commit.completed_inputs:
         inputs.require_owned(connection, stored.key, completion)
+    settled_work = [
+        (completion, batches.require_owned(connection, stored.key, completion)) for completion in commit.completed_work
+    ]
 
     components = _write_components(connection, stored, prepared)
     checkpoint_ref = canonical_hash((commit.checkpoint.turn_state, components))
@@ -167,16 +176,38 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
     )
     for completion in commit.completed_inputs:
         inputs.complete(connection, stored.key, completion)
-    if commit.defer_inputs_of_turn is not None:
-        inputs.defer_inputs_of_turn(connection, stored.key, commit.defer_inputs_of_turn)
+    for work, wakes in settled_work:
+        batches.complete(connection, stored.key, work, wakes, commit.now_ms)
     turn_id = None if commit.turn is None else commit.turn.turn_id
+    has_waiting = _leave_queue(connection, stored, commit, turn_id)
+    enqueued = tuple(
+        batches.insert(connection, stored.key, draft, work_class, ids, commit.now_ms).batch_id
+        for draft, work_class in zip(commit.outbox, prepared.outbox, strict=True)
+    )
     attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
-    result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components)
+    result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components, enqueued)
     if commit.turn is not None:
         _write_stamp(connection, stored, prepared, commit.turn, result, written)
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
-    return result
+    return msgspec.structs.replace(result, has_waiting=True) if has_waiting or enqueued else result
+
+
+def _leave_queue(
+    connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit, turn_id: str | None
+) -> bool:
+    """Step 11: a turn that ends holds nothing any more, and what was addressed to it goes to the next turn.
+
+    Returns whether input or work waits. One look tells that there is nothing to do, which is what a plain turn pays.
+    """
+    generation = NO_GENERATION if commit.release_lease else commit.fence.fencing_token
+    left = demand.read_left(connection, stored.key, turn_id, generation)
+    if left.has_taken and turn_id is not None:
+        inputs.give_back_taken(connection, stored.key, turn_id)
+        batches.give_back_taken(connection, stored.key, turn_id)
+    if commit.defer_inputs_of_turn is not None and (left.has_active_inputs or left.has_taken):
+        inputs.defer_inputs_of_turn(connection, stored.key, commit.defer_inputs_of_turn)
+    return left.has_waiting or left.has_taken
 
 
 def _replay(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> RuntimeCommitResult | None:
@@ -194,7 +225,8 @@ def _replay(connection: sqlite3.Connection, stored: StoredSession, commit: Runti
         )
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
-    return msgspec.structs.replace(decode(result, RuntimeCommitResult), replayed=True)
+    left = demand.read_left(connection, stored.key, None, NO_GENERATION)
+    return msgspec.structs.replace(decode(result, RuntimeCommitResult), replayed=True, has_waiting=left.has_waiting)
 
 
 def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
@@ -351,13 +383,14 @@ def _write_stamp(
 class Commits:
     """Runtime commits; the async face of this module."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, ids: Ids) -> None:
         self._db = db
+        self._ids = ids
 
     async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
         """See `base.SessionStore.commit_runtime_state`. Also raises `ConflictError`: `commit_too_large`,
         `node_unknown`, `node_exists`, `agent_frame_unknown`, `agent_frame_missing`. Synced before it returns."""
         prepared = prepare(commit)
         return await self._db.write(
-            lambda connection: apply(connection, prepared, self._db.clock.now_ms()), durable=True
+            lambda connection: apply(connection, prepared, self._db.clock.now_ms(), self._ids), durable=True
         )

@@ -47,6 +47,8 @@ Synchronous = Literal["full", "normal"]
 _DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _WAL = "PRAGMA journal_mode = WAL"
+# Changes with every commit of another connection; the reading connection never commits anything.
+_DATA_VERSION = "PRAGMA data_version"
 _JOURNAL_MODE = "PRAGMA journal_mode"
 
 
@@ -227,6 +229,11 @@ class Database:
     def read(self, job: Job[T]) -> T:
         """Run a short `job` in one read transaction, inline; it sees every write that was awaited."""
         return self._reader.run(job)
+
+    def change_mark(self) -> int:
+        """A number that stays the same until any connection to the file commits."""
+        (mark,) = self._reader.run(lambda connection: connection.execute(_DATA_VERSION).fetchone())
+        return int(mark)
 
     async def read_bulk(self, job: Job[T]) -> T:
         """Run a `job` that reads many rows, in a worker thread and on its own connection.

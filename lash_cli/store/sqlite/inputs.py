@@ -1,14 +1,17 @@
-"""Input rows: inserting, claiming for a turn, settling, deferring, listing (contract 01 §9.4, 02 §1, §4, §5).
+"""Input rows: storing, claiming, re-pinning, settling, deferring, listing (contract 01 §9.4, 02 §1, §4, §5).
 
-A claim is columns on the row: its id, its token and the lease generation that
-made it. It is live only while that generation holds the lane, so nothing has
-to be cleaned up after a crash. Rows are never deleted here; terminal ones wait
-for `vacuum`.
+A claim is columns on the row. It holds the row while its generation holds the
+lane, or, once `turn_id` names the unfinished turn that took it, until that turn
+commits; so nothing has to be cleaned up after a crash. Rows are never deleted
+here; settled ones wait for `vacuum`. A row whose text does not decode is named
+in a `StoreUnusable`, never skipped.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -29,24 +32,36 @@ from lash_cli.core.ingress import (
 from lash_cli.errors import (
     ConflictError,
     PendingTurnInputSourceKeyConflict,
+    StoreUnusable,
     TurnInputClaimSuperseded,
 )
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import live_generation, read_session
+from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
 
 _NEXT_TURN = encode(NextTurn()).decode()
 
+# The first six columns of an input as callers see it, its source key, and who took it.
+_COLUMNS = """
+SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key, turn_id, claim_fencing FROM inputs
+"""
+_INSERT = """
+INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, min_boundary, state,
+    input, enqueued_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _INSERT_CLAIMED = """
-INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, state, input,
-    enqueued_at_ms, turn_id, claim_id, claim_token, claim_generation)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, min_boundary, state,
+    input, enqueued_at_ms, turn_id, claim_id, claim_token, claim_generation, claim_fencing)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)
 """
 _BY_SOURCE = """
 SELECT enqueue_seq, input_id, submitted_ingress, state, input, enqueued_at_ms, turn_id, claim_generation, ingress
 FROM inputs WHERE session_key = ? AND source_key = ?
 """
+# Contract 02 §3.3: the row's own fencing number grows with every claim, whoever makes it.
 _CLAIM_ONE = """
-UPDATE inputs SET turn_id = ?, claim_id = ?, claim_token = ?, claim_generation = ? WHERE enqueue_seq = ?
+UPDATE inputs SET turn_id = ?, claim_id = ?, claim_token = ?, claim_generation = ?, claim_fencing = claim_fencing + 1
+WHERE enqueue_seq = ?
 """
 # Re-drive: the inputs a turn was started from get a new token, so the dead generation's claim cannot settle them.
 _REPIN_CLAIM = """
@@ -55,13 +70,14 @@ WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred
 """
 # Re-drive: what the turn took at checkpoints keeps the token its journal knows and is hidden again.
 _REPIN_TAKEN = """
-UPDATE inputs SET claim_generation = ?
-WHERE session_key = ? AND claim_id IS NOT NULL AND turn_id = ? AND claim_id IS NOT ?
+UPDATE inputs INDEXED BY inputs_taken SET claim_generation = ?
+WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_id IS NOT ?
 """
-_OF_CLAIM = """
-SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key FROM inputs
-WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn') ORDER BY enqueue_seq
-"""
+_OF_CLAIM = (
+    _COLUMNS
+    + """WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn')
+ORDER BY enqueue_seq"""
+)
 # Contract 02 §5 step 5: ownership is claim id and token; the caller's fence was checked before.
 _OWNED_IDS = """
 SELECT input_id FROM inputs
@@ -72,27 +88,56 @@ _COMPLETE = """
 UPDATE inputs SET state = 'completed', claim_id = NULL, claim_token = NULL, claim_generation = NULL
 WHERE session_key = ? AND claim_id = ? AND claim_token = ?
 """
+# A turn that ends gives back what it took and did not settle: it holds nothing any more.
+_GIVE_BACK_TAKEN = """
+UPDATE inputs INDEXED BY inputs_taken SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
+WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn')
+RETURNING input_id
+"""
+_GIVE_BACK_CLAIM = """
+UPDATE inputs SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
+WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state IN ('pending_active', 'deferred_next_turn')
+RETURNING input_id
+"""
 # Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place.
 _DEFER_OF_TURN = """
-UPDATE inputs SET state = 'deferred_next_turn', ingress = ?, turn_id = NULL, claim_id = NULL, claim_token = NULL,
-    claim_generation = NULL
-WHERE session_key = ? AND state = 'pending_active' AND target_turn_id = ?
+UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?, claim_id = NULL,
+    claim_token = NULL, claim_generation = NULL
+WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id = ?
 """
 # Contract 02 §1.8: at lane start every active-turn input of a turn that does not run any more.
 _DEFER_ORPHANS = """
-UPDATE inputs SET state = 'deferred_next_turn', ingress = ?, turn_id = NULL, claim_id = NULL, claim_token = NULL,
-    claim_generation = NULL
-WHERE session_key = ? AND state = 'pending_active' AND target_turn_id IS NOT ? AND claim_generation IS NOT ?
+UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?, claim_id = NULL,
+    claim_token = NULL, claim_generation = NULL
+WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id IS NOT ?
 """
-_ALL = """
-SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key FROM inputs
-WHERE session_key = ? ORDER BY enqueue_seq
+_BY_ID = _COLUMNS + "WHERE input_id = ? AND session_key = ?"
+_SESSION_OF = """
+SELECT s.session_id FROM inputs i JOIN sessions s ON s.session_key = i.session_key WHERE i.input_id = ?
 """
-_PENDING = """
-SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key FROM inputs
-WHERE session_key = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_generation IS NOT ?
-ORDER BY enqueue_seq
-"""
+_ID_OF_KEY = "SELECT input_id FROM inputs WHERE session_key = ? AND source_key = ?"
+_ALL = _COLUMNS + "WHERE session_key = ? ORDER BY enqueue_seq"
+# Contract 02 §1.7: what nobody holds, of both kinds; the second is ordered by turn, so the caller sorts.
+_PENDING_NEXT = (
+    _COLUMNS
+    + """INDEXED BY inputs_next
+WHERE session_key = ? AND state = 'deferred_next_turn' AND turn_id IS NULL AND claim_generation IS NOT ?
+ORDER BY enqueue_seq LIMIT ?"""
+)
+_PENDING_ACTIVE = (
+    _COLUMNS + "INDEXED BY inputs_active WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL"
+)
+# Contract 02 §1.5: what one boundary admits into a running turn.
+_ADMITTED = (
+    _COLUMNS
+    + """INDEXED BY inputs_active
+WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id = ? AND min_boundary = ?
+ORDER BY enqueue_seq LIMIT ?"""
+)
+
+# No input listing is that long; a limit for statements that share their text with claims.
+_NO_LIMIT = -1
+InputRow = tuple[int, str, str, str, int, str, str | None, str | None, int]
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -103,17 +148,34 @@ class Submitted(msgspec.Struct, frozen=True):
     claim_generation: int | None
 
 
-def _input_of(session_id: str, row: tuple[int, str, str, str, int, str, str | None]) -> PendingTurnInput:
-    seq, input_id, ingress, state, enqueued_at_ms, body, source_key = row
-    return PendingTurnInput(
-        input_id,
-        session_id,
-        seq,
-        decode_any(ingress, TurnInputIngress),
-        InputState(state),
-        enqueued_at_ms,
-        decode(body, TurnInput),
-        source_key,
+def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
+    """The record of a row; raises `StoreUnusable` (`store_corrupt`) naming an input that does not decode."""
+    seq, input_id, ingress, state, enqueued_at_ms, body, source_key, _, _ = row
+    try:
+        return PendingTurnInput(
+            input_id,
+            session_id,
+            seq,
+            decode_any(ingress, TurnInputIngress),
+            InputState(state),
+            enqueued_at_ms,
+            decode(body, TurnInput),
+            source_key,
+        )
+    except msgspec.DecodeError as error:
+        raise _does_not_decode(input_id, error) from error
+
+
+def inputs_of(session_id: str, rows: Sequence[InputRow]) -> tuple[PendingTurnInput, ...]:
+    """The records of rows; raises like `input_of`."""
+    return tuple(input_of(session_id, row) for row in rows)
+
+
+def _does_not_decode(input_id: str, error: Exception) -> StoreUnusable:
+    return StoreUnusable(
+        f"input {input_id!r} does not decode: {error}",
+        hint=f"take it out of the queue with: lash queue cancel {input_id}",
+        details={"input_id": input_id},
     )
 
 
@@ -128,8 +190,12 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
     if row is None:
         return None
     seq, input_id, submitted_ingress, state, body, enqueued_at_ms, turn_id, generation, ingress = row
-    stored_input = decode(body, TurnInput)
-    submitted: TurnInputIngress = decode_any(submitted_ingress, TurnInputIngress)
+    try:
+        stored_input = decode(body, TurnInput)
+        submitted: TurnInputIngress = decode_any(submitted_ingress, TurnInputIngress)
+        stored_ingress: TurnInputIngress = decode_any(ingress, TurnInputIngress)
+    except msgspec.DecodeError as error:
+        raise _does_not_decode(input_id, error) from error
     if not is_same_submission(submitted, stored_input, draft.ingress, draft.input):
         raise PendingTurnInputSourceKeyConflict(
             f"key {draft.source_key!r} was used for another text",
@@ -139,13 +205,47 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
         input_id,
         draft.session_id,
         seq,
-        decode_any(ingress, TurnInputIngress),
+        stored_ingress,
         InputState(state),
         enqueued_at_ms,
         stored_input,
         draft.source_key,
     )
     return Submitted(found, turn_id, generation)
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    session_key: int,
+    draft: InputDraft,
+    now_ms: int,
+    claim: tuple[str, str, str, int] | None,
+) -> PendingTurnInput:
+    ingress = encode(draft.ingress).decode()
+    state = initial_state(draft.ingress)
+    values = (
+        draft.input_id,
+        session_key,
+        draft.source_key,
+        ingress,
+        ingress,
+        draft.ingress.turn_id if isinstance(draft.ingress, ActiveTurn) else None,
+        draft.ingress.min_boundary if isinstance(draft.ingress, ActiveTurn) else None,
+        state.value,
+        encode(draft.input).decode(),
+        now_ms,
+    )
+    try:
+        if claim is None:
+            seq = connection.execute(_INSERT, values).lastrowid
+        else:
+            seq = connection.execute(_INSERT_CLAIMED, values + claim).lastrowid
+    except sqlite3.IntegrityError as error:
+        raise ConflictError(f"input {draft.input_id!r} exists already", code="input_exists") from error
+    assert seq is not None, "an insert has a rowid"
+    return PendingTurnInput(
+        draft.input_id, draft.session_id, seq, draft.ingress, state, now_ms, draft.input, draft.source_key
+    )
 
 
 def insert_claimed(
@@ -160,38 +260,53 @@ def insert_claimed(
     generation: int,
 ) -> PendingTurnInput:
     """Store a draft already claimed by `turn_id`; raises `ConflictError` (`input_exists`) for a used input id."""
-    ingress = encode(draft.ingress).decode()
-    state = initial_state(draft.ingress)
-    values = (
-        draft.input_id,
-        session_key,
-        draft.source_key,
-        ingress,
-        ingress,
-        draft.ingress.turn_id if isinstance(draft.ingress, ActiveTurn) else None,
-        state.value,
-        encode(draft.input).decode(),
-        now_ms,
-        turn_id,
-        claim_id,
-        claim_token,
-        generation,
-    )
-    try:
-        seq = connection.execute(_INSERT_CLAIMED, values).lastrowid
-    except sqlite3.IntegrityError as error:
-        raise ConflictError(f"input {draft.input_id!r} exists already", code="input_exists") from error
-    assert seq is not None, "an insert has a rowid"
-    return PendingTurnInput(
-        draft.input_id, draft.session_id, seq, draft.ingress, state, now_ms, draft.input, draft.source_key
-    )
+    return _insert(connection, session_key, draft, now_ms, (turn_id, claim_id, claim_token, generation))
 
 
 def claim_one(
     connection: sqlite3.Connection, enqueue_seq: int, *, turn_id: str, claim_id: str, claim_token: str, generation: int
 ) -> None:
-    """Claim one row for a turn; the caller checked that no live claim holds it."""
+    """Claim one row for a turn; the caller checked that nobody holds it."""
     connection.execute(_CLAIM_ONE, (turn_id, claim_id, claim_token, generation, enqueue_seq))
+
+
+def next_inputs(connection: sqlite3.Connection, session_key: int, generation: int, limit: int) -> list[InputRow]:
+    """What waits for the next turn, oldest first, without what `generation` claimed."""
+    return connection.execute(_PENDING_NEXT, (session_key, generation, limit)).fetchall()
+
+
+def admitted_inputs(
+    connection: sqlite3.Connection, session_key: int, turn_id: str, boundaries: Sequence[str], limit: int
+) -> list[InputRow]:
+    """What waits for the running turn `turn_id` and one of `boundaries` admits, oldest first."""
+    rows = [
+        row for boundary in boundaries for row in connection.execute(_ADMITTED, (session_key, turn_id, boundary, limit))
+    ]
+    return sorted(rows)[:limit]
+
+
+def claim_rows(
+    connection: sqlite3.Connection,
+    session_id: str,
+    rows: Sequence[InputRow],
+    *,
+    claim_token: str,
+    generation: int,
+    turn_id: str | None = None,
+    claim_id: str | None = None,
+    decoded: tuple[PendingTurnInput, ...] | None = None,
+) -> TurnInputClaim:
+    """Claim rows just read in this transaction, at least one; `claim_id` None makes one of the first row."""
+    fencing_token = rows[0][-1] + 1
+    claim_id = claim_id or f"tic:{rows[0][0]}:{fencing_token}"
+    inputs = decoded or inputs_of(session_id, rows)
+    connection.executemany(_CLAIM_ONE, [(turn_id, claim_id, claim_token, generation, row[0]) for row in rows])
+    return TurnInputClaim(session_id, claim_id, claim_token, generation, turn_id, inputs, fencing_token)
+
+
+def rows_of_claim(connection: sqlite3.Connection, session_key: int, claim_id: str) -> list[InputRow]:
+    """What a claim holds, oldest first."""
+    return connection.execute(_OF_CLAIM, (session_key, claim_id)).fetchall()
 
 
 def repin(
@@ -209,16 +324,16 @@ def repin(
     if claim_id is None:
         return None
     connection.execute(_REPIN_CLAIM, (claim_token, generation, session_key, claim_id))
-    rows = connection.execute(_OF_CLAIM, (session_key, claim_id)).fetchall()
+    rows = rows_of_claim(connection, session_key, claim_id)
     if not rows:
         return None
-    inputs = tuple(_input_of(session_id, row) for row in rows)
-    return TurnInputClaim(session_id, claim_id, claim_token, generation, turn_id, inputs)
+    inputs = inputs_of(session_id, rows)
+    return TurnInputClaim(session_id, claim_id, claim_token, generation, turn_id, inputs, rows[0][-1])
 
 
-def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: str | None, generation: int) -> None:
-    """Defer active-turn inputs of every turn but `turn_id`, except what the current generation claimed."""
-    connection.execute(_DEFER_ORPHANS, (_NEXT_TURN, session_key, turn_id, generation))
+def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: str | None) -> int:
+    """Defer active-turn inputs nobody took, of every turn but `turn_id`; how many there were."""
+    return connection.execute(_DEFER_ORPHANS, (_NEXT_TURN, session_key, turn_id)).rowcount
 
 
 def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> None:
@@ -235,27 +350,81 @@ def complete(connection: sqlite3.Connection, session_key: int, completion: TurnI
     connection.execute(_COMPLETE, (session_key, completion.claim_id, completion.claim_token))
 
 
-def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> None:
-    """Step 11 of contract 01 §9.2."""
-    connection.execute(_DEFER_OF_TURN, (_NEXT_TURN, session_key, turn_id))
+def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> int:
+    """Step 11 of contract 01 §9.2; how many there were."""
+    return connection.execute(_DEFER_OF_TURN, (_NEXT_TURN, session_key, turn_id)).rowcount
+
+
+def give_back_taken(connection: sqlite3.Connection, session_key: int, turn_id: str) -> list[str]:
+    """Free every row that `turn_id` took and did not settle; their ids."""
+    return [input_id for (input_id,) in connection.execute(_GIVE_BACK_TAKEN, (session_key, turn_id)).fetchall()]
+
+
+def give_back_claim(connection: sqlite3.Connection, session_key: int, claim_id: str, claim_token: str) -> list[str]:
+    """Free every row the claim still owns; their ids."""
+    rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token)).fetchall()
+    return [input_id for (input_id,) in rows]
+
+
+def _enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
+    key = enqueueable_key(connection, draft.session_id)
+    submitted = find_submitted(connection, key, draft)
+    return submitted.input if submitted is not None else _insert(connection, key, draft, now_ms, None)
+
+
+def _read(connection: sqlite3.Connection, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+    row = connection.execute(_BY_ID, (input_id, key_of(connection, session_id))).fetchone()
+    return None if row is None else (input_of(session_id, row), row[7])
 
 
 class Inputs:
-    """Input listings; the async face of this module."""
+    """Enqueue and listings; the async face of this module."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
+        """See `queueing.TurnInputStore.enqueue_turn_input`."""
+        return await self._db.write(
+            lambda connection: _enqueue(connection, draft, self._db.clock.now_ms()), durable=True
+        )
+
+    async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """See `queueing.TurnInputStore.turn_input`."""
+
+        return self._db.read(lambda connection: _read(connection, session_id, input_id))
+
+    async def find_input(self, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """See `queueing.TurnInputStore.find_input`."""
+
+        def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, str | None] | None:
+            row = connection.execute(_SESSION_OF, (input_id,)).fetchone()
+            return None if row is None else _read(connection, row[0], input_id)
+
+        return self._db.read(job)
+
+    async def input_of_key(self, session_id: str, source_key: str) -> str | None:
+        """See `queueing.TurnInputStore.input_of_key`."""
+
+        def job(connection: sqlite3.Connection) -> str | None:
+            row = connection.execute(_ID_OF_KEY, (key_of(connection, session_id), source_key)).fetchone()
+            return None if row is None else str(row[0])
+
+        return self._db.read(job)
+
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
-        """See `base.LaneStore.inputs`."""
+        """See `queueing.TurnInputStore.inputs`."""
 
         def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, ...]:
             stored = read_session(connection, session_id)
+            rows: list[Any]
             if pending_only:
                 generation = live_generation(stored.lease(), self._db.clock.now_ms())
-                rows = connection.execute(_PENDING, (stored.key, generation))
+                rows = next_inputs(connection, stored.key, generation, _NO_LIMIT)
+                rows += connection.execute(_PENDING_ACTIVE, (stored.key,)).fetchall()
+                rows.sort()
             else:
-                rows = connection.execute(_ALL, (stored.key,))
-            return tuple(_input_of(session_id, row) for row in rows)
+                rows = connection.execute(_ALL, (stored.key,)).fetchall()
+            return inputs_of(session_id, rows)
 
         return self._db.read(job)

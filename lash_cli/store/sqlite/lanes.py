@@ -1,27 +1,39 @@
 """The lane transaction, turn rows and the cancel gate (design §3, D8; contract 01 §6.6, §13, 02 §1.8, §4).
 
-One transaction takes the lease, stores the text claimed by its turn and
-inserts the running turn row: from then on no crash can lose the text. An
-unfinished turn always comes first: whoever takes the lane finishes it from its
-journal before anything new is written. The gate of a turn holds a row only
-once a cancel was requested; committing the turn closes it.
+One transaction takes the lease, claims what the turn starts from (the text it
+brings, or what `drain` finds in the queue) and inserts the running turn row:
+from then on no crash can lose the text. An unfinished turn always comes first:
+whoever takes the lane finishes it from its journal before anything new is
+written. The gate of a turn holds a row only once a cancel was requested;
+committing the turn closes it.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Any
+from typing import Any, Literal
 
 from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.commit import TurnState, TurnSummary
-from lash_cli.core.ingress import InputState, TurnInputClaim, is_claim_live
+from lash_cli.core.ingress import InputState, PendingTurnInput, TurnInputClaim
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed, TurnCancellationEvidence
+from lash_cli.core.queued_work import ProcessWake, QueuedWorkClaim
 from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed, UsageError
-from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
-from lash_cli.store.sqlite import inputs, leases
+from lash_cli.store.base import (
+    DrainSelection,
+    LaneBusy,
+    LaneGranted,
+    LaneIdle,
+    LaneOutcome,
+    LaneRequest,
+    TurnRecord,
+)
+from lash_cli.store.sqlite import drain, inputs, leases, line
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import StoredSession, read_session
+
+Origin = Literal["prompt", "queue", "wake"]
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -40,12 +52,13 @@ _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.sessio
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
 # At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
-SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan FROM turns INDEXED BY turns_running
+SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 _INSERT = """
-INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, claim_id, plan)
-VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)
+INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, claim_id, plan,
+    work_claim_id)
+VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)
 """
 _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
@@ -128,7 +141,7 @@ def _redrive(
     row = connection.execute(_RUNNING, (stored.key,)).fetchone()
     if row is None:
         return None
-    turn_id, turn_index, started_at_ms, origin, claim_id, plan = row
+    turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id = row
     generation = lease.fencing_token
     connection.execute(_ADVANCE, (generation, stored.key, turn_id))
     claim = inputs.repin(
@@ -137,6 +150,15 @@ def _redrive(
         stored.session_id,
         turn_id=turn_id,
         claim_id=claim_id,
+        claim_token=request.claim_token,
+        generation=generation,
+    )
+    work = line.repin(
+        connection,
+        stored.key,
+        stored.session_id,
+        turn_id=turn_id,
+        claim_id=work_claim_id,
         claim_token=request.claim_token,
         generation=generation,
     )
@@ -150,7 +172,7 @@ def _redrive(
         generation=generation,
         plan=plan,
     )
-    return LaneGranted(lease, stored.position(), turn, claim, redrive=True)
+    return LaneGranted(lease, stored.position(), turn, claim, work, redrive=True)
 
 
 def _start_turn(
@@ -185,34 +207,70 @@ def _start_turn(
             claim_token=request.claim_token,
             generation=generation,
         )
+    claim = TurnInputClaim(stored.session_id, claim_id, request.claim_token, generation, request.turn_id, (row,))
+    return _begin_turn(connection, stored, lease, request, turn_id=request.turn_id, origin=request.origin, claim=claim)
+
+
+def _begin_turn(
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    lease: SessionExecutionLease,
+    request: LaneRequest,
+    *,
+    turn_id: str,
+    origin: Origin,
+    claim: TurnInputClaim | None = None,
+    work: QueuedWorkClaim | None = None,
+) -> LaneGranted:
+    """Insert the running row of a turn whose claims were made in this transaction."""
     turn_index = decode(stored.turn_state, TurnState).turn_index + 1
+    generation = lease.fencing_token
     connection.execute(
         _INSERT,
-        (stored.key, request.turn_id, turn_index, request.origin, request.now_ms, generation, claim_id, request.plan),
+        (
+            stored.key,
+            turn_id,
+            turn_index,
+            origin,
+            request.now_ms,
+            generation,
+            None if claim is None else claim.claim_id,
+            request.plan,
+            None if work is None else work.claim_id,
+        ),
     )
     turn = TurnRecord(
         stored.session_id,
-        request.turn_id,
+        turn_id,
         "running",
         turn_index,
         request.now_ms,
-        origin=request.origin,
+        origin=origin,
         generation=generation,
     )
-    claim = TurnInputClaim(stored.session_id, claim_id, request.claim_token, generation, request.turn_id, (row,))
-    return LaneGranted(lease, stored.position(), turn, claim)
+    return LaneGranted(lease, stored.position(), turn, claim, work)
 
 
-def _refuse_unless_free(
-    submitted: inputs.Submitted | None, stored: StoredSession, lease: SessionExecutionLease, now_ms: int
-) -> None:
-    """Refuse a row that the generation now holding the lane claimed before: its own turn is still to settle it."""
-    if submitted is None or submitted.claim_generation != lease.fencing_token:
-        return
-    if is_claim_live(submitted.claim_generation, stored.lease(), now_ms):
+def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:
+    """Refuse a row that the generation now holding the lane claimed before: whoever claimed it is to settle it."""
+    if submitted is not None and submitted.claim_generation == lease.fencing_token:
         raise ConflictError(
             f"input {submitted.input.input_id!r} is claimed by turn {submitted.turn_id!r}", code="input_claimed"
         )
+
+
+def _take_lease(
+    connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest, now_ms: int
+) -> SessionExecutionLease | LaneBusy:
+    return leases.take(
+        connection,
+        stored,
+        request.owner,
+        token=request.lease_token,
+        ttl_ms=request.ttl_ms,
+        now_ms=now_ms,
+        dead_fencing_token=request.dead_holder_fencing_token,
+    )
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
@@ -222,32 +280,118 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     done, submitted = _already_done(connection, stored, request)
     if done is not None:
         return done
-    lease = leases.take(
-        connection,
-        stored,
-        request.owner,
-        token=request.lease_token,
-        ttl_ms=request.ttl_ms,
-        now_ms=now_ms,
-        dead_fencing_token=request.dead_holder_fencing_token,
-    )
+    if request.drain is not None:
+        return _drain(connection, stored, request, request.drain, now_ms)
+    lease = _take_lease(connection, stored, request, now_ms)
     if isinstance(lease, LaneBusy):
         return lease
     redriven = _redrive(connection, stored, lease, request)
     if redriven is not None:
         return redriven
-    inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id, generation=lease.fencing_token)
+    front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
+    if front.has_active_inputs:
+        inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id)
     if request.draft is None:
         return LaneGranted(lease, stored.position())
-    _refuse_unless_free(submitted, stored, lease, now_ms)
+    if stored.held_at_ms is None and _does_command_lead(connection, stored, front, lease, now_ms):
+        return LaneGranted(lease, stored.position(), commands_due=True)
+    _refuse_unless_free(submitted, lease)
     return _start_turn(connection, stored, lease, request, submitted)
 
 
+def _does_command_lead(
+    connection: sqlite3.Connection, stored: StoredSession, front: line.Front, lease: SessionExecutionLease, now_ms: int
+) -> bool:
+    """Whether session commands go before the text of a foreground turn (contract 02 §6.1)."""
+    if front.has_due_work:
+        line.join_due(connection, stored.key, now_ms)
+        front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
+    head = line.read_head(connection, front)
+    return head is not None and head.is_command
+
+
+def _drain(
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    request: LaneRequest,
+    selection: DrainSelection,
+    now_ms: int,
+) -> LaneOutcome:
+    """Start a turn from the queue, or say why there is none; the lease is taken only for what there is."""
+    taking = drain.choose(connection, stored, request, selection, now_ms)
+    if isinstance(taking, LaneIdle | LaneBusy):
+        return taking
+    lease = _take_lease(connection, stored, request, now_ms)
+    if isinstance(lease, LaneBusy):
+        return lease
+    if taking.is_redrive:
+        redriven = _redrive(connection, stored, lease, request)
+        assert redriven is not None, "read in this transaction"
+        return redriven
+    if taking.commands_due:
+        return LaneGranted(lease, stored.position(), commands_due=True)
+    assert request.turn_id is not None
+    if taking.inputs:
+        decoded = inputs.inputs_of(stored.session_id, taking.inputs)
+        turn_id = _turn_id_of(connection, stored, decoded) or request.turn_id
+        claim = inputs.claim_rows(
+            connection,
+            stored.session_id,
+            taking.inputs,
+            turn_id=turn_id,
+            claim_token=request.claim_token,
+            generation=lease.fencing_token,
+            decoded=decoded,
+        )
+        return _begin_turn(connection, stored, lease, request, turn_id=turn_id, origin="queue", claim=claim)
+    work = line.claim_decoded(
+        connection,
+        stored.session_id,
+        taking.work,
+        turn_id=request.turn_id,
+        claim_token=request.claim_token,
+        generation=lease.fencing_token,
+    )
+    is_wake = all(isinstance(payload, ProcessWake) for batch in work.batches for payload in batch.payloads)
+    return _begin_turn(
+        connection,
+        stored,
+        lease,
+        request,
+        turn_id=request.turn_id,
+        origin="wake" if is_wake else "queue",
+        work=work,
+    )
+
+
+def _turn_id_of(
+    connection: sqlite3.Connection, stored: StoredSession, rows: tuple[PendingTurnInput, ...]
+) -> str | None:
+    """The turn id the inputs ask for, unless a turn has it already."""
+    turn_id = next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
+    is_used = turn_id is not None and connection.execute(_STATE, (stored.key, turn_id)).fetchone() is not None
+    return None if is_used else turn_id
+
+
+def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome | None:
+    """Answer a drain by reads alone; None when there may be something to do."""
+    assert request.drain is not None
+    stored = read_session(connection, request.session_id)
+    if stored.closed_at_ms is not None:
+        raise SessionClosed(f"session {request.session_id!r} is closed")
+    done, _ = _already_done(connection, stored, request)
+    return done or drain.look(connection, stored, request, request.drain, now_ms)
+
+
 def _validate(request: LaneRequest) -> None:
-    if request.draft is None:
+    if request.draft is None and request.drain is None:
         return
     if request.turn_id is None:
-        raise UsageError("a lane request with text names its turn", code="turn_id_missing")
+        raise UsageError("a lane request that starts a turn names it", code="turn_id_missing")
+    if request.draft is None:
+        return
+    if request.drain is not None:
+        raise UsageError("a turn starts from a text or from the queue, not from both", code="lane_request_ambiguous")
     if request.draft.session_id != request.session_id:
         raise SessionBindingMismatch(f"the text belongs to session {request.draft.session_id!r}")
 
@@ -259,9 +403,13 @@ class Lanes:
         self._db = db
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
-        """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError` (`turn_id_missing`) and
-        `ConflictError`: `input_exists`, `input_cancelled`, `input_claimed`."""
+        """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError`: `turn_id_missing`,
+        `lane_request_ambiguous`, and `ConflictError`: `input_exists`, `input_cancelled`, `input_claimed`."""
         _validate(request)
+        if request.drain is not None:
+            idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
+            if idle is not None:
+                return idle
         return await self._db.write(
             lambda connection: _open(connection, request, self._db.clock.now_ms()), durable=False
         )

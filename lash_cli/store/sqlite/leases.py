@@ -55,12 +55,18 @@ def take(
 ) -> SessionExecutionLease | LaneBusy:
     """Grant or extend the lease of a session just read, or say who holds it; a busy answer writes nothing."""
     row = stored.lease()
+    verdict = verdict_on(row, owner, now_ms, dead_fencing_token)
+    if verdict is ClaimVerdict.BUSY:
+        return busy(connection, stored, row)
+    return _grant(connection, stored, row, verdict, owner, token=token, ttl_ms=ttl_ms, now_ms=now_ms)
+
+
+def verdict_on(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fencing_token: int | None) -> ClaimVerdict:
+    """What `take` would do with the lease row."""
     verdict = judge_claim(row, owner, now_ms)
     if verdict is ClaimVerdict.BUSY and dead_fencing_token is not None:
-        verdict = judge_reclaim(row, dead_fencing_token, True, now_ms)
-    if verdict is ClaimVerdict.BUSY:
-        return _busy(connection, stored, row)
-    return _grant(connection, stored, row, verdict, owner, token=token, ttl_ms=ttl_ms, now_ms=now_ms)
+        return judge_reclaim(row, dead_fencing_token, True, now_ms)
+    return verdict
 
 
 def require_live(stored: StoredSession, fence: LeaseFence, now_ms: int) -> LeaseRow:
@@ -87,7 +93,8 @@ def release(connection: sqlite3.Connection, stored: StoredSession, fence: LeaseF
     return is_ours
 
 
-def _busy(connection: sqlite3.Connection, stored: StoredSession, row: LeaseRow) -> LaneBusy:
+def busy(connection: sqlite3.Connection, stored: StoredSession, row: LeaseRow) -> LaneBusy:
+    """Who holds a lane that is not free, and the turn it runs."""
     assert row.owner is not None, "a live lease has an owner"
     running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
     return LaneBusy(row.owner, row.expires_at_ms, row.fencing_token, None if running is None else running[0])

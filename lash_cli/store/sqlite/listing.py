@@ -18,18 +18,29 @@ from lash_cli.store.sqlite import schema
 # Whoever asks this way has another way to ask, so nobody waits here for a lock.
 _BUSY_SECONDS: Final = 0.15
 
-# As `sessions._PAGE`, `_RUNNING_TURN` and `_PENDING_COUNT` together: the running turn by its partial index, and what
-# waits without being under a live claim.
+# As `sessions._PAGE`, `_RUNNING_TURN` and `_PENDING_COUNTS` together: the running turn by its partial index, and what
+# waits without being held.
 _FIRST_PAGE = """
 SELECT s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.turn_state,
     s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
     (SELECT t.turn_id FROM turns t INDEXED BY turns_running
         WHERE t.session_key = s.session_key AND t.state = 'running' ORDER BY t.turn_index LIMIT 1),
-    (SELECT count(*) FROM inputs i WHERE i.session_key = s.session_key
-        AND i.state IN ('pending_active', 'deferred_next_turn') AND i.claim_generation IS NOT
+    (SELECT count(*) FROM inputs i INDEXED BY inputs_next
+        WHERE i.session_key = s.session_key AND i.state = 'deferred_next_turn' AND i.turn_id IS NULL
+        AND i.claim_generation IS NOT
             (CASE WHEN s.lease_token IS NOT NULL AND :now < s.lease_expires_at_ms
                 THEN s.lease_fencing_token ELSE -1 END))
+    + (SELECT count(*) FROM inputs i INDEXED BY inputs_active
+        WHERE i.session_key = s.session_key AND i.state = 'pending_active' AND i.turn_id IS NULL),
+    (SELECT count(*) FROM queued_work q INDEXED BY queued_work_ready
+        WHERE q.session_key = s.session_key AND q.state = 'pending' AND q.turn_id IS NULL AND q.waits_until_ms IS NULL
+        AND q.claim_generation IS NOT
+            (CASE WHEN s.lease_token IS NOT NULL AND :now < s.lease_expires_at_ms
+                THEN s.lease_fencing_token ELSE -1 END))
+    + (SELECT count(*) FROM queued_work q INDEXED BY queued_work_waiting
+        WHERE q.session_key = s.session_key AND q.state = 'pending' AND q.waits_until_ms IS NOT NULL),
+    s.held_at_ms, s.hold_reason
 FROM sessions s ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT :limit
 """
 
@@ -58,6 +69,9 @@ class ListedSession(NamedTuple):
     lease_expires_at_ms: int
     running_turn_id: str | None
     pending_inputs: int
+    pending_batches: int
+    held_at_ms: int | None
+    hold_reason: str | None
 
     @property
     def cursor(self) -> str:

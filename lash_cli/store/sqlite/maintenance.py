@@ -1,4 +1,4 @@
-"""Reclaiming space: tombstones, terminal inputs, unreferenced blobs, old journals (contract 01 §9.6, design D5).
+"""Reclaiming space: tombstones, settled ingress, unreferenced blobs, old journals (contract 01 §9.6, design D5).
 
 Only what nothing can reach any more is deleted, and a head that does not
 decode aborts the sweep: never delete on doubt. Turn stamps, usage rows and
@@ -23,6 +23,8 @@ _VACUUM_NODES = "DELETE FROM nodes WHERE session_key = ? AND tombstoned = 1"
 _VACUUM_ALL_NODES = "DELETE FROM nodes WHERE tombstoned = 1"
 _VACUUM_INPUTS = "DELETE FROM inputs WHERE session_key = ? AND state IN ('cancelled', 'completed')"
 _VACUUM_ALL_INPUTS = "DELETE FROM inputs WHERE state IN ('cancelled', 'completed')"
+_VACUUM_WORK = "DELETE FROM queued_work WHERE session_key = ? AND state IN ('cancelled', 'completed')"
+_VACUUM_ALL_WORK = "DELETE FROM queued_work WHERE state IN ('cancelled', 'completed')"
 _COMPONENTS = "SELECT session_id, components FROM sessions"
 # Superseded frames are roots too: their execution state stays loadable.
 _FRAME_RECORDS = "SELECT record FROM frames"
@@ -41,12 +43,14 @@ WHERE CASE WHEN json_valid(scope_key) THEN json_extract(scope_key, '$.type') = '
 
 
 def _vacuum(connection: sqlite3.Connection, session_id: str | None) -> dict[str, int]:
+    values: tuple[int, ...]
     if session_id is None:
-        nodes = connection.execute(_VACUUM_ALL_NODES).rowcount
-        return {"nodes": nodes, "inputs": connection.execute(_VACUUM_ALL_INPUTS).rowcount}
-    key = key_of(connection, session_id)
-    nodes = connection.execute(_VACUUM_NODES, (key,)).rowcount
-    return {"nodes": nodes, "inputs": connection.execute(_VACUUM_INPUTS, (key,)).rowcount}
+        statements, values = (_VACUUM_ALL_NODES, _VACUUM_ALL_INPUTS, _VACUUM_ALL_WORK), ()
+    else:
+        values = (key_of(connection, session_id),)
+        statements = (_VACUUM_NODES, _VACUUM_INPUTS, _VACUUM_WORK)
+    nodes, inputs, work = (connection.execute(statement, values).rowcount for statement in statements)
+    return {"nodes": nodes, "inputs": inputs, "queued_work": work}
 
 
 def _roots(connection: sqlite3.Connection) -> set[str]:
@@ -79,7 +83,7 @@ class Maintenance:
         self._db = db
 
     async def vacuum(self, session_id: str | None) -> dict[str, int]:
-        """See `base.SessionStore.vacuum`; counts under `nodes` and `inputs`."""
+        """See `base.SessionStore.vacuum`; counts under `nodes`, `inputs` and `queued_work`."""
         return await self._db.write(lambda connection: _vacuum(connection, session_id), durable=True)
 
     async def gc_unreachable(self) -> dict[str, int]:

@@ -282,9 +282,16 @@ def _first_tables(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _queue_tables(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.queue_tables import create_queue_tables
+
+    create_queue_tables(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
+    ("0002_queue_tables", _queue_tables),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -21,7 +21,14 @@ from lash_cli.core.ids import readable_name
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.protocols import Ids
-from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, SessionExecutionBusy, UsageError
+from lash_cli.errors import (
+    ConflictError,
+    NotFoundError,
+    SessionClosed,
+    SessionDeleted,
+    SessionExecutionBusy,
+    UsageError,
+)
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
 from lash_cli.store.sqlite.database import Database
 
@@ -31,28 +38,32 @@ _MAX_CANDIDATES: Final = 50
 # No live lease has this generation, so no claim is hidden.
 NO_GENERATION: Final = -1
 
-_COLUMNS = """
+# In the order of `StoredSession`; a read of more than the row appends its own columns.
+SESSION_COLUMNS = """
     s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
-    s.lease_claimed_at_ms, s.lease_expires_at_ms,
+    s.lease_claimed_at_ms, s.lease_expires_at_ms, s.held_at_ms, s.hold_reason,
     (SELECT n.node_id FROM nodes n WHERE n.session_key = s.session_key AND n.seq = s.leaf_seq)
 """
 # Every guarded operation starts here: meta, head, lease and leaf in one lookup.
-_READ = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id = ?"
+_READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"
 # Listing, newest activity first; ties by key, so a cursor never skips or repeats (contract 08 lists).
 _PAGE = (
     "SELECT"
-    + _COLUMNS
+    + SESSION_COLUMNS
     + """FROM sessions s
     WHERE (s.last_activity_at_ms, s.session_key) < (?, ?)
     ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT ?"""
 )
-_BY_NAME = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.name = ?"
+_BY_NAME = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.name = ?"
 _BY_PREFIX = (
-    "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
+    "SELECT"
+    + SESSION_COLUMNS
+    + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
 )
 _KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
+_KEY_AND_CLOSED = "SELECT session_key, closed_at_ms FROM sessions WHERE session_id = ?"
 # D7: an id is used once.
 _IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
 _NAME_IS_TAKEN = "SELECT 1 FROM sessions WHERE name = ?"
@@ -66,10 +77,18 @@ _RUNNING_TURN = """
 SELECT turn_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
-# Contract 02 §1.7: waiting means pending and not under a live claim.
-_PENDING_COUNT = """
-SELECT count(*) FROM inputs
-WHERE session_key = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_generation IS NOT ?
+# Contract 02 §1.7, §3.4: waiting means pending, not taken by an unfinished turn and not under a live claim.
+_PENDING_COUNTS = """
+SELECT
+    (SELECT count(*) FROM inputs INDEXED BY inputs_next
+        WHERE session_key = ?1 AND state = 'deferred_next_turn' AND turn_id IS NULL AND claim_generation IS NOT ?2)
+    + (SELECT count(*) FROM inputs INDEXED BY inputs_active
+        WHERE session_key = ?1 AND state = 'pending_active' AND turn_id IS NULL),
+    (SELECT count(*) FROM queued_work INDEXED BY queued_work_ready
+        WHERE session_key = ?1 AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL
+        AND claim_generation IS NOT ?2)
+    + (SELECT count(*) FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL)
 """
 _TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
 _DELETE_BY_KEY = (
@@ -79,6 +98,8 @@ _DELETE_BY_KEY = (
     "DELETE FROM turn_cancels WHERE session_key = ?",
     "DELETE FROM usage_deltas WHERE session_key = ?",
     "DELETE FROM inputs WHERE session_key = ?",
+    "DELETE FROM queued_work WHERE session_key = ?",
+    "DELETE FROM wake_fences WHERE session_key = ?",
     "DELETE FROM attachments WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
 )
@@ -114,6 +135,8 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
     lease_owner: str | None
     lease_claimed_at_ms: int
     lease_expires_at_ms: int
+    held_at_ms: int | None
+    hold_reason: str | None
     leaf_node_id: str | None
 
     def meta(self) -> SessionMeta:
@@ -127,6 +150,8 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
             decode_any(self.labels, dict[str, str]),
             self.closed_at_ms,
             self.parked_at_ms,
+            self.held_at_ms,
+            self.hold_reason,
         )
 
     def lease(self) -> LeaseRow:
@@ -175,6 +200,16 @@ def key_of(connection: sqlite3.Connection, session_id: str) -> int:
     return read_session(connection, session_id).key
 
 
+def enqueueable_key(connection: sqlite3.Connection, session_id: str) -> int:
+    """The integer key of a session that takes new rows; raises like `read_session`, and `SessionClosed`."""
+    row = connection.execute(_KEY_AND_CLOSED, (session_id,)).fetchone()
+    if row is None:
+        return read_session(connection, session_id).key
+    if row[1] is not None:
+        raise SessionClosed(f"session {session_id!r} is closed")
+    return int(row[0])
+
+
 def live_generation(lease: LeaseRow, now_ms: int) -> int:
     """The generation whose claims are live now, `NO_GENERATION` while nobody holds the lane."""
     return lease.fencing_token if is_row_live(lease, now_ms) else NO_GENERATION
@@ -183,7 +218,7 @@ def live_generation(lease: LeaseRow, now_ms: int) -> int:
 def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) -> SessionRow:
     lease = stored.lease()
     running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
-    (pending,) = connection.execute(_PENDING_COUNT, (stored.key, live_generation(lease, now_ms))).fetchone()
+    pending = connection.execute(_PENDING_COUNTS, (stored.key, live_generation(lease, now_ms))).fetchone()
     return SessionRow(
         stored.meta(),
         decode(stored.config, PersistedSessionConfig),
@@ -193,7 +228,7 @@ def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) 
         decode(stored.turn_state, TurnState),
         stored.last_commit_at_ms,
         None if running is None else running[0],
-        pending,
+        *pending,
     )
 
 

@@ -16,10 +16,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
 from lash_cli.core.effect import ExecutionScope
 from lash_cli.core.graph import SessionNode
-from lash_cli.core.ingress import PendingTurnInput
+from lash_cli.core.ingress import (
+    MAX_CLAIMED_INPUTS,
+    InputDraft,
+    PendingTurnInput,
+    PendingTurnInputCancelResult,
+    PendingTurnInputCancelTarget,
+    PendingTurnInputSuffixCancelOutcome,
+    TurnInputClaim,
+)
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
 from lash_cli.core.protocols import Clock, Ids
+from lash_cli.core.queued_work import (
+    MAX_CLAIMED_BATCHES,
+    QueuedWorkBatch,
+    QueuedWorkBatchDraft,
+    QueuedWorkClaim,
+    QueuedWorkClaimBoundary,
+    QueuedWorkReceipt,
+)
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 from lash_cli.store.base import (
     DurabilityTier,
@@ -37,6 +53,7 @@ from lash_cli.store.base import (
     SessionRow,
     TurnRecord,
 )
+from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, SessionDemand
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database, Synchronous
 from lash_cli.store.sqlite.graph import GraphTable
@@ -49,7 +66,11 @@ if TYPE_CHECKING:
     import asyncio
 
     from lash_cli.store.sqlite.attachments import Attachments
+    from lash_cli.store.sqlite.batches import Batches
+    from lash_cli.store.sqlite.claims import Claims
     from lash_cli.store.sqlite.commit import Commits
+    from lash_cli.store.sqlite.demand import Demand
+    from lash_cli.store.sqlite.input_cancel import InputCancels
     from lash_cli.store.sqlite.journal import Journal
     from lash_cli.store.sqlite.maintenance import Maintenance
     from lash_cli.store.sqlite.waits import Waits
@@ -63,6 +84,7 @@ class SqliteStore:
         self.db = db
         self._sessions = SessionTable(db, ids)
         self._graph = GraphTable(db)
+        self._ids = ids
         self._lanes = Lanes(db)
         self._leases = Leases(db)
         self._inputs = Inputs(db)
@@ -71,7 +93,31 @@ class SqliteStore:
     def _commits(self) -> Commits:
         from lash_cli.store.sqlite.commit import Commits
 
-        return Commits(self.db)
+        return Commits(self.db, self._ids)
+
+    @cached_property
+    def _claims(self) -> Claims:
+        from lash_cli.store.sqlite.claims import Claims
+
+        return Claims(self.db)
+
+    @cached_property
+    def _input_cancels(self) -> InputCancels:
+        from lash_cli.store.sqlite.input_cancel import InputCancels
+
+        return InputCancels(self.db)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        from lash_cli.store.sqlite.batches import Batches
+
+        return Batches(self.db, self._ids)
+
+    @cached_property
+    def _demand(self) -> Demand:
+        from lash_cli.store.sqlite.demand import Demand
+
+        return Demand(self.db)
 
     @cached_property
     def _maintenance(self) -> Maintenance:
@@ -187,7 +233,11 @@ class SqliteStore:
         """See `base.RuntimePersistence`."""
         return await self._sessions.find_sessions(reference)
 
-    # --- leases, lanes, inputs ------------------------------------------------------------------
+    async def change_mark(self) -> int:
+        """See `base.RuntimePersistence`."""
+        return self.db.change_mark()
+
+    # --- leases and lanes -----------------------------------------------------------------------
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """See `base.LaneStore` and `lanes.Lanes`."""
@@ -234,10 +284,6 @@ class SqliteStore:
         """See `base.LaneStore`."""
         return await self._lanes.unfinished_turns(session_id)
 
-    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
-        """See `base.LaneStore`."""
-        return await self._inputs.inputs(session_id, pending_only=pending_only)
-
     async def request_turn_cancel(
         self, session_id: str, turn_id: str, evidence: TurnCancellationEvidence, now_ms: int
     ) -> CancelGate | None:
@@ -247,6 +293,122 @@ class SqliteStore:
     async def cancel_gate(self, session_id: str, turn_id: str) -> CancelGate | None:
         """See `base.LaneStore`."""
         return await self._lanes.cancel_gate(session_id, turn_id)
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.enqueue_turn_input(draft)
+
+    async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.turn_input(session_id, input_id)
+
+    async def find_input(self, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.find_input(input_id)
+
+    async def input_of_key(self, session_id: str, source_key: str) -> str | None:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.input_of_key(session_id, source_key)
+
+    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.inputs(session_id, pending_only=pending_only)
+
+    async def cancel_turn_inputs(
+        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
+    ) -> tuple[PendingTurnInputCancelResult, ...]:
+        """See `queueing.TurnInputStore`."""
+        return await self._input_cancels.cancel_turn_inputs(session_id, targets)
+
+    async def cancel_turn_input_suffix(
+        self, session_id: str, anchor: PendingTurnInputCancelTarget
+    ) -> PendingTurnInputSuffixCancelOutcome:
+        """See `queueing.TurnInputStore`."""
+        return await self._input_cancels.cancel_turn_input_suffix(session_id, anchor)
+
+    async def claim_next_turn_inputs(
+        self, fence: LeaseFence, *, claim_token: str, max_inputs: int = MAX_CLAIMED_INPUTS
+    ) -> TurnInputClaim | None:
+        """See `queueing.TurnInputStore`."""
+        return await self._claims.claim_next_turn_inputs(fence, claim_token=claim_token, max_inputs=max_inputs)
+
+    async def claim_checkpoint_work(self, fence: LeaseFence, request: CheckpointRequest) -> CheckpointClaims:
+        """See `queueing.TurnInputStore` and `claims.Claims`."""
+        return await self._claims.claim_checkpoint_work(fence, request)
+
+    async def abandon_turn_input_claims(self, claims: Sequence[TurnInputClaim]) -> tuple[str, ...]:
+        """See `queueing.TurnInputStore`."""
+        return await self._claims.abandon_turn_input_claims(claims)
+
+    async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
+        """See `queueing.TurnInputStore`."""
+        return await self._claims.defer_orphaned_active_turn_inputs(fence, turn_id=turn_id)
+
+    # --- queued work ----------------------------------------------------------------------------
+
+    async def enqueue_queued_work(self, draft: QueuedWorkBatchDraft) -> QueuedWorkReceipt:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._batches.enqueue_queued_work(draft)
+
+    async def queued_work(self, session_id: str, *, pending_only: bool) -> tuple[QueuedWorkBatch, ...]:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._batches.queued_work(session_id, pending_only=pending_only)
+
+    async def queued_work_batch(self, session_id: str, batch_id: str) -> QueuedWorkBatch | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._batches.queued_work_batch(session_id, batch_id)
+
+    async def find_batch(self, batch_id: str) -> QueuedWorkBatch | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._batches.find_batch(batch_id)
+
+    async def cancel_queued_work_batch(self, session_id: str, batch_id: str) -> QueuedWorkBatch | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._batches.cancel_queued_work_batch(session_id, batch_id)
+
+    async def claim_leading_session_command(self, fence: LeaseFence, *, claim_token: str) -> QueuedWorkClaim | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._claims.claim_leading_session_command(fence, claim_token=claim_token)
+
+    async def claim_ready_queued_work(
+        self,
+        fence: LeaseFence,
+        boundary: QueuedWorkClaimBoundary,
+        *,
+        claim_token: str,
+        max_batches: int = MAX_CLAIMED_BATCHES,
+        batch_ids: Sequence[str] = (),
+    ) -> QueuedWorkClaim | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._claims.claim_ready_queued_work(
+            fence, boundary, claim_token=claim_token, max_batches=max_batches, batch_ids=batch_ids
+        )
+
+    async def abandon_queued_work_claims(self, claims: Sequence[QueuedWorkClaim]) -> tuple[str, ...]:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._claims.abandon_queued_work_claims(claims)
+
+    async def fail_queued_work(self, fence: LeaseFence, claim: QueuedWorkClaim, error: str) -> tuple[str, ...]:
+        """See `queueing.QueuedWorkStore` and `claims.Claims`."""
+        return await self._claims.fail_queued_work(fence, claim, error)
+
+    async def demand(self, session_id: str) -> SessionDemand:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._demand.demand(session_id)
+
+    async def sessions_with_demand(self, *, limit: int) -> tuple[SessionDemand, ...]:
+        """See `queueing.QueuedWorkStore` and `demand.Demand`."""
+        return await self._demand.sessions_with_demand(limit=limit)
+
+    async def set_queue_hold(self, session_id: str, *, held_at_ms: int | None, reason: str | None = None) -> bool:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._demand.set_queue_hold(session_id, held_at_ms=held_at_ms, reason=reason)
+
+    async def find_claim(self, claim_id: str) -> TurnInputClaim | QueuedWorkClaim | None:
+        """See `queueing.QueuedWorkStore`."""
+        return await self._claims.find_claim(claim_id)
 
     # --- effect journal -------------------------------------------------------------------------
 

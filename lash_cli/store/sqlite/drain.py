@@ -1,0 +1,155 @@
+"""Starting a turn from the queue: what one drain pass does with a session (contract 02 §6.1).
+
+A pass decides by reads: first on a reading connection, where an empty queue
+costs no write transaction at all, then again inside the lane transaction,
+before the lease is touched. In order: a held queue gives nothing; a busy lane
+is left alone; an unfinished turn is finished first; session commands go before
+what is younger than they are; then input, then turn work.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from lash_cli.core.ingress import MAX_CLAIMED_INPUTS
+from lash_cli.core.lease import ClaimVerdict
+from lash_cli.core.queued_work import QueuedWorkBatch
+from lash_cli.store.base import DrainSelection, LaneBusy, LaneIdle, LaneRequest
+from lash_cli.store.sqlite import inputs, leases, line
+from lash_cli.store.sqlite.batches import BatchRow
+from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredSession
+
+_HAS_RUNNING = "SELECT 1 FROM turns INDEXED BY turns_running WHERE session_key = ? AND state = 'running' LIMIT 1"
+
+
+class Taking(msgspec.Struct, frozen=True):
+    """What a pass takes; neither input nor work means that an unfinished turn or session commands come first."""
+
+    inputs: tuple[inputs.InputRow, ...] = ()
+    work: tuple[tuple[BatchRow, QueuedWorkBatch], ...] = ()
+    is_redrive: bool = False
+    commands_due: bool = False
+
+
+def look(
+    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, drain: DrainSelection, now_ms: int
+) -> LaneIdle | LaneBusy | None:
+    """Answer a pass that has nothing to do by reads alone; None when there may be something."""
+    closed = _shut(connection, session, request, now_ms)
+    if closed is not None or _has_running(connection, session):
+        return closed
+    generation = _generation_for(session, request, now_ms)
+    front = line.read_front(connection, session.key, generation, now_ms)
+    if drain.batch_ids:
+        outcome = _judge_named(connection, session, drain, generation, front, now_ms)
+        return outcome if isinstance(outcome, LaneIdle) else None
+    has_input = front.has_active_inputs or front.input_enqueued_at_ms is not None
+    if (has_input and drain.max_inputs > 0) or front.has_due_work or front.head_seq is not None:
+        return None
+    return _idle(connection, session)
+
+
+def choose(
+    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, drain: DrainSelection, now_ms: int
+) -> LaneIdle | LaneBusy | Taking:
+    """Decide what a pass takes, inside the lane transaction. Writes only what stands whatever is decided: batches
+    that do not decode are parked, due ones join the line, orphaned input goes to the next turn."""
+    closed = _shut(connection, session, request, now_ms)
+    if closed is not None:
+        return closed
+    if _has_running(connection, session):
+        return Taking(is_redrive=True)
+    generation = _generation_for(session, request, now_ms)
+    line.join_due(connection, session.key, now_ms)
+    front = line.read_front(connection, session.key, generation, now_ms)
+    if drain.batch_ids:
+        return _choose_named(connection, session, request, drain, generation, front, now_ms)
+    limit = min(drain.max_inputs, MAX_CLAIMED_INPUTS)
+    if front.has_active_inputs and limit > 0:
+        inputs.defer_orphans(connection, session.key, turn_id=request.turn_id)
+        front = line.read_front(connection, session.key, generation, now_ms)
+    input_at_ms = front.input_enqueued_at_ms if limit > 0 else None
+    head = line.read_head(connection, front)
+    # Contract 02 §6.1 step 3: a tie goes to the input.
+    if head is not None and head.is_command and (input_at_ms is None or head.enqueued_at_ms < input_at_ms):
+        return Taking(commands_due=True)
+    if input_at_ms is not None:
+        return Taking(inputs=tuple(inputs.next_inputs(connection, session.key, generation, limit)))
+    group = line.select_group(connection, session.key, session.session_id, generation, "idle", drain.max_batches)
+    if group:
+        return Taking(work=tuple(group))
+    front = line.read_front(connection, session.key, generation, now_ms)
+    head = line.read_head(connection, front)
+    # A batch that was parked on the way may have stood before a command.
+    return Taking(commands_due=True) if head is not None and head.is_command else _idle(connection, session)
+
+
+def _shut(
+    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, now_ms: int
+) -> LaneIdle | LaneBusy | None:
+    if session.held_at_ms is not None:
+        return LaneIdle("held")
+    row = session.lease()
+    verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
+    return leases.busy(connection, session, row) if verdict is ClaimVerdict.BUSY else None
+
+
+def _has_running(connection: sqlite3.Connection, session: StoredSession) -> bool:
+    return connection.execute(_HAS_RUNNING, (session.key,)).fetchone() is not None
+
+
+def _generation_for(session: StoredSession, request: LaneRequest, now_ms: int) -> int:
+    """The generation whose claims are ours already: the one an extended lease keeps."""
+    row = session.lease()
+    verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
+    return row.fencing_token if verdict is ClaimVerdict.EXTEND else NO_GENERATION
+
+
+def _idle(connection: sqlite3.Connection, session: StoredSession) -> LaneIdle:
+    available_at_ms = line.first_waiting(connection, session.key)
+    return LaneIdle("empty") if available_at_ms is None else LaneIdle("not_yet_available", available_at_ms)
+
+
+def _judge_named(
+    connection: sqlite3.Connection,
+    session: StoredSession,
+    drain: DrainSelection,
+    generation: int,
+    front: line.Front,
+    now_ms: int,
+) -> LaneIdle | line.Named | None:
+    """What becomes of the batches a caller named; None when commands lead the line and go first."""
+    named = line.select_by_id(connection, session.key, drain.batch_ids, generation, "idle", drain.max_batches, now_ms)
+    if named.are_settled:
+        return LaneIdle("already_satisfied")
+    head = line.read_head(connection, front)
+    if front.has_due_work or (head is not None and head.is_command):
+        return None
+    if named.rows:
+        return named
+    if named.available_at_ms is not None:
+        return LaneIdle("not_yet_available", named.available_at_ms)
+    return LaneIdle("unclaimable_together")
+
+
+def _choose_named(
+    connection: sqlite3.Connection,
+    session: StoredSession,
+    request: LaneRequest,
+    drain: DrainSelection,
+    generation: int,
+    front: line.Front,
+    now_ms: int,
+) -> LaneIdle | Taking:
+    outcome = _judge_named(connection, session, drain, generation, front, now_ms)
+    if outcome is None:
+        return Taking(commands_due=True)
+    if isinstance(outcome, LaneIdle):
+        return outcome
+    decoded = line.decode_or_park(connection, session.session_id, outcome.rows)
+    if decoded is None:
+        return LaneIdle("unclaimable_together")
+    inputs.defer_orphans(connection, session.key, turn_id=request.turn_id)
+    return Taking(work=tuple(decoded))
