@@ -15,7 +15,8 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import UsageError
-from lash_cli.views.turn_text import preview, value_text
+from lash_cli.views.safe_text import preview
+from lash_cli.views.turn_text import value_text
 
 ARGS_SHOWN_CHARS = 1_000
 # A question appears this long after the call, so that a key meant for something else cannot answer it.

@@ -12,8 +12,10 @@ import platform
 import sqlite3
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+from lash_cli.cli.doctor_store import StoreReport, inspect_store
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
 from lash_cli.errors import ConfigError, LashError, NotFoundError, StoreUnusable
@@ -21,13 +23,9 @@ from lash_cli.paths import Paths, shared_bits
 from lash_cli.settings.redact import redact
 from lash_cli.version import __version__
 from lash_cli.views.tables import columns, pairs
-from lash_cli.views.times import duration, rfc3339
-
-if TYPE_CHECKING:
-    from lash_cli.store.base import SessionRow
+from lash_cli.views.times import duration
 
 OLDEST_TRUSTED_SQLITE = (3, 37, 0)  # STRICT tables
-_PAGE = 200
 
 
 class Finding(NamedTuple):
@@ -50,7 +48,7 @@ def command() -> int:
     findings: list[Finding] = []
     places = _places(paths, findings)
     configuration = _configuration(paths, findings)
-    database, holders, unfinished = _database(paths, findings)
+    database, inside = _database(paths, findings)
     document: Document = {
         "id": paths.database,
         "healthy": not findings,
@@ -58,8 +56,11 @@ def command() -> int:
         "paths": places,
         "configuration": configuration,
         "database": database,
-        "lease_holders": holders,
-        "unfinished_turns": unfinished,
+        "lease_holders": inside.holders,
+        "unfinished_turns": inside.unfinished,
+        "held_queues": inside.held,
+        "dead_batches": inside.dead,
+        "unfinished_edits": _unfinished_edits(findings),
         "findings": [
             {"code": f.code, "message": redact(f.message), "hint": f.hint, "severity": _severity(f)} for f in findings
         ],
@@ -142,35 +143,41 @@ def _configuration(paths: Paths, findings: list[Finding]) -> Document:
 # --- database ---------------------------------------------------------------------------------
 
 
-def _database(paths: Paths, findings: list[Finding]) -> tuple[Document, list[Document], list[Document]]:
+def _database(paths: Paths, findings: list[Finding]) -> tuple[Document, StoreReport]:
     report: Document = {"path": paths.database, "state": "ok", "bytes": None, "sessions": None}
     try:
         report["bytes"] = os.stat(paths.database).st_size
     except OSError:
         report["state"] = "absent"
-        return report, [], []
+        return report, StoreReport()
     try:
         _check_integrity(paths.database)
-        sessions, holders, unfinished = _inspect(paths)
+        inside = inspect_store(paths)
     except NotFoundError:
         report["state"] = "absent"
-        return report, [], []
+        return report, StoreReport()
     except LashError as error:
         report["state"] = error.code
         findings.append(Finding.of(error))
-        return report, [], []
-    report["sessions"] = sessions
-    for row in unfinished:
-        if row["holder"] is None:
-            findings.append(
-                Finding(
-                    "turn_unfinished",
-                    f"turn {row['turn']} of {row['name']} was cut off",
-                    f"finish it with: lash resume {row['session']}",
-                    0,
-                )
-            )
-    return report, holders, unfinished
+        return report, StoreReport()
+    report["sessions"] = inside.sessions
+    findings.extend(_waiting_for_somebody(inside))
+    return report, inside
+
+
+def _waiting_for_somebody(inside: StoreReport) -> Iterator[Finding]:
+    """What goes on only when a person says so."""
+    for turn in inside.unfinished:
+        if turn["holder"] is None:
+            message = f"turn {turn['turn']} of {turn['name']} was cut off"
+            yield Finding("turn_unfinished", message, f"finish it with: lash resume {turn['session']}", 0)
+    for queue in inside.held:
+        reason = f": {queue['reason']}" if queue["reason"] else ""
+        message = f"the queue of {queue['name']} is held since {queue['held_at']}{reason}"
+        yield Finding("queue_held", message, f"let it go on with: lash queue release {queue['session']}", 0)
+    for batch in inside.dead:
+        message = f"batch {batch['id']} of {batch['name']} failed {batch['attempts']} times: {batch['last_error']}"
+        yield Finding("batch_dead", message, f"drop it with: lash queue cancel-batch {batch['id']}", 0)
 
 
 def _check_integrity(path: str) -> None:
@@ -191,69 +198,28 @@ def _check_integrity(path: str) -> None:
         raise StoreUnusable(f"{path} is damaged: {verdict}", hint="restore it from a backup")
 
 
-def _inspect(paths: Paths) -> tuple[int, list[Document], list[Document]]:
-    """The number of sessions, who holds a lease and which turns are unfinished."""
-    import asyncio
+def _unfinished_edits(findings: list[Finding]) -> list[Document]:
+    """Edits of queues that were cut off, and the files of those that went wrong."""
+    from lash_cli.cli.edit_journal import kept_texts, unfinished_edits
 
-    from lash_cli.wiring import open_store
-
-    async def look() -> tuple[int, list[Document], list[Document]]:
-        store = open_store(paths, read_only=True)
-        try:
-            rows: dict[str, SessionRow] = {}
-            cursor: str | None = None
-            while True:
-                page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-                rows |= {row.meta.session_id: row for row in page}
-                if cursor is None:
-                    break
-            holders = {key: _holder(row) for key, row in rows.items() if row.lease.token is not None}
-            unfinished = [
-                {
-                    "session": turn.session_id,
-                    "name": rows[turn.session_id].meta.name if turn.session_id in rows else None,
-                    "turn": turn.turn_id,
-                    "started_at": rfc3339(turn.started_at_ms),
-                    "holder": _live_pid(holders.get(turn.session_id)),
-                }
-                for turn in await store.unfinished_turns()
-            ]
-            return len(rows), list(holders.values()), unfinished
-        finally:
-            await store.aclose()
-
-    return asyncio.run(look())
-
-
-def _live_pid(holder: Document | None) -> int | str | None:
-    """Who is finishing a turn now: a pid or an owner id; None when nobody is."""
-    if holder is None or holder["state"] != "live":
-        return None
-    return holder["pid"] or str(holder["owner"])
-
-
-def _holder(row: SessionRow) -> Document:
-    """One lease: `live`, `expired`, or `dead` when its process is provably gone."""
-    from lash_cli.core.lease import LocalProcess, is_row_live
-    from lash_cli.system import SystemClock, is_definitely_dead
-
-    now_ms = SystemClock().now_ms()
-    owner = row.lease.owner
-    process = owner.liveness if owner is not None and isinstance(owner.liveness, LocalProcess) else None
-    state = "live" if is_row_live(row.lease, now_ms) else "expired"
-    if state == "live" and process is not None and is_definitely_dead(process):
-        state = "dead"
-    return {
-        "session": row.meta.session_id,
-        "name": row.meta.name,
-        "owner": owner.owner_id if owner is not None else None,
-        "label": owner.label if owner is not None else None,
-        "pid": process.pid if process is not None else None,
-        "state": state,
-        "generation": row.lease.fencing_token,
-        "expires_at": rfc3339(row.lease.expires_at_ms),
-        "expires_in_ms": max(0, row.lease.expires_at_ms - now_ms),
-    }
+    edits = unfinished_edits()
+    for edit in edits:
+        findings.append(
+            Finding(
+                "queue_edit_unfinished",
+                f"an edit of the queue of {edit.session_name} was cut off; {edit.texts} inputs may be missing from it",
+                "put them back with: lash queue edit --recover",
+                0,
+            )
+        )
+    for path in kept_texts():
+        findings.append(
+            Finding("queue_edit_kept", f"{path} holds what was typed in an edit that failed", "delete it when done", 0)
+        )
+    return [
+        {"id": edit.edit_id, "session": edit.session_id, "name": edit.session_name, "inputs": edit.texts}
+        for edit in edits
+    ]
 
 
 # --- text -------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ import msgspec
 
 from lash_cli.core.content import AttachmentPart, Message, ReasoningPart, ToolCallPart, message_text
 from lash_cli.core.frames import AgentFrame
-from lash_cli.core.ingress import PendingTurnInput
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, LocalProcess, is_row_live
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.outcome import (
@@ -102,7 +101,7 @@ def session_status(row: SessionRow, now_ms: int, is_dead: IsDead) -> str:
         return "running" if is_lease_live(row.lease, now_ms, is_dead) else "stuck"
     if row.meta.closed_at_ms is not None:
         return "closed"
-    if row.pending_inputs:
+    if row.pending_inputs or row.pending_batches:
         return "queued"
     return "parked" if row.meta.parked_at_ms is not None else "idle"
 
@@ -150,12 +149,15 @@ def session_document(row: SessionRow, now_ms: int, is_dead: IsDead) -> Document:
         "model": row.config.model.id,
         "turns": row.turn_state.turn_index,
         "pending_inputs": row.pending_inputs,
+        "pending_batches": row.pending_batches,
         "running_turn": row.running_turn_id,
         "head_revision": row.head_revision,
         "created_at": rfc3339(meta.created_at_ms),
         "last_activity_at": rfc3339(row.last_commit_at_ms or meta.created_at_ms),
         "closed_at": rfc3339(meta.closed_at_ms),
         "parked_at": rfc3339(meta.parked_at_ms),
+        "held_at": rfc3339(meta.held_at_ms),
+        "hold_reason": meta.hold_reason,
         "cwd": meta.cwd,
         "parent": meta.parent_session_id,
         "labels": dict(meta.labels),
@@ -195,18 +197,6 @@ def tool_document(manifest: ToolManifest) -> Document:
         "approval": manifest.approval,
         "retry": spelled_out(manifest.retry_policy)["type"],
         "timeout_ms": manifest.timeout_ms,
-    }
-
-
-def input_document(row: PendingTurnInput) -> Document:
-    """One input row of a session's queue."""
-    return {
-        "id": row.input_id,
-        "state": row.state.value,
-        "ingress": spelled_out(row.ingress),
-        "key": row.source_key,
-        "enqueued_at": rfc3339(row.enqueued_at_ms),
-        "items": spelled_out(row.input.items),
     }
 
 

@@ -192,12 +192,15 @@ def _document(row: ListedSession, now_ms: int) -> dict[str, object]:
         "model": config["model"]["id"],
         "turns": state.get("turn_index", 0),
         "pending_inputs": row.pending_inputs,
+        "pending_batches": row.pending_batches,
         "running_turn": row.running_turn_id,
         "head_revision": row.head_revision,
         "created_at": rfc3339(row.created_at_ms),
         "last_activity_at": rfc3339(row.last_commit_at_ms or row.created_at_ms),
         "closed_at": rfc3339(row.closed_at_ms),
         "parked_at": rfc3339(row.parked_at_ms),
+        "held_at": rfc3339(row.held_at_ms),
+        "hold_reason": row.hold_reason,
         "cwd": row.cwd,
         "parent": row.parent_session_id,
         "labels": json.loads(row.labels),
@@ -211,7 +214,7 @@ def _status(row: ListedSession, lease: dict[str, object] | None) -> str:
         return "running" if lease is not None and lease["live"] else "stuck"
     if row.closed_at_ms is not None:
         return "closed"
-    if row.pending_inputs:
+    if row.pending_inputs or row.pending_batches:
         return "queued"
     return "parked" if row.parked_at_ms is not None else "idle"
 

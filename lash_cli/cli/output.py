@@ -65,12 +65,14 @@ def emit_many(
     next_cursor: str | None = None,
     id_field: str = "id",
     cells: Callable[[Document], Sequence[str]] | None = None,
+    text: str | None = None,
 ) -> None:
     """Print a list: one envelope as json, one item per line as jsonl, else a table of `columns`.
 
     `kind` names the list (`SessionList`). A column may be a dotted path;
     `cells` makes the table row of an item when the raw values are not what
-    people want to read. Raises `UsageError` for a field that does not exist.
+    people want to read; `text` is what people see in format `text` instead of
+    a table. Raises `UsageError` for a field that does not exist.
     """
     options = current().output
     if options.fields == ():
@@ -89,7 +91,10 @@ def emit_many(
     if options.format == "name" or (options.quiet and options.fields is None):
         write_lines(str(item.get(id_field, "")) for item in items)
         return
-    _write_table(items, columns, cells, options)
+    if text is not None and options.format == "text" and options.fields is None:
+        write(text + "\n" if text else "")
+    else:
+        _write_table(items, columns, cells, options)
     if next_cursor is not None:
         say(f"more: repeat with --cursor {next_cursor}")
 

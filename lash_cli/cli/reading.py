@@ -43,6 +43,20 @@ def run_inline(make_work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return run_async(make_work())
 
 
+def run_at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Run work that writes, without an event loop: what the store is asked to do, it does before it returns.
+
+    For commands of a few statements, which would otherwise spend more on the loop's import than on their work.
+    """
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    work.close()
+    raise RuntimeError("work that was to be done at once waited for something")
+
+
 @asynccontextmanager
 async def reading_store() -> AsyncIterator[RuntimePersistence | None]:
     """The store opened for reading, None when there is no database yet.

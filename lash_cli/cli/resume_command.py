@@ -16,7 +16,7 @@ from lash_cli.cli.output import emit_one
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, working_directory, writing_store
 from lash_cli.cli.stdin import read_prompt
-from lash_cli.cli.turn_command import TurnPlan, approvals, busy_wait_ms, run_planned_turn, terminal_asker
+from lash_cli.cli.turn_command import TurnPlan, approvals, busy_policy, run_planned_turn, terminal_asker
 from lash_cli.system import SystemClock, is_definitely_dead
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def command(
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Run this turn next; - is stdin.")] = None,
     key: Annotated[str | None, typer.Option(help="Submit PROMPT once under this key.")] = None,
-    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait or wait=DUR.")] = None,
+    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait, wait=DUR or enqueue.")] = None,
     approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="As for lash turn.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
 ) -> int:
@@ -42,7 +42,7 @@ def command(
         reference=session,
         showing=Showing(raw=raw),
         key=key,
-        busy_wait_ms=busy_wait_ms(if_busy or current().settings.if_busy),
+        if_busy=busy_policy(if_busy or current().settings.if_busy),
         approve=tuple(approvals(approve).items()),
         items=read_prompt(prompt) if prompt is not None else (),
     )
@@ -67,12 +67,12 @@ async def _run(plan: TurnPlan) -> int:
             await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
         session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
         if plan.items:
-            return await run_planned_turn(session, plan, asker)
+            return await run_planned_turn(core, session, plan, asker)
         if await core.store.unfinished_turns(meta.session_id):
             from lash_cli.cli.turn_run import TurnRun
 
             run = TurnRun(session, plan.showing, asker)
-            return await run.drive(session.redrive(busy_wait_ms=plan.busy_wait_ms), finishes_earlier=True)
+            return await run.drive(session.redrive(busy_wait_ms=plan.if_busy.wait_ms), finishes_earlier=True)
         session.close_handle()
         await _show(core, meta.session_id)
         return 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 from lash_cli.cli.documents import (
     Document,
     frame_document,
-    input_document,
     policy_document,
     session_document,
     turn_document,
@@ -18,6 +17,7 @@ from lash_cli.cli.documents import (
 )
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
+from lash_cli.cli.queue_documents import batch_document, input_item
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.frames import current_frame
 from lash_cli.core.policy import PromptLayer, SessionPolicy
@@ -70,7 +70,8 @@ async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document
     session_id = row.meta.session_id
     read = await store.load_session(session_id, ReadScope.HEAD)
     unfinished = await store.unfinished_turns(session_id)
-    waiting = await store.inputs(session_id, pending_only=True)
+    waiting = await store.inputs(session_id, pending_only=True) if row.pending_inputs else ()
+    batches = await store.queued_work(session_id, pending_only=True) if row.pending_batches else ()
     frame_id = current_frame(read.frames).frame_id if read is not None else None
     document = session_document(row, now_ms, is_definitely_dead)
     document.update(
@@ -78,7 +79,8 @@ async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document
         head={"revision": row.head_revision, "leaf_node": row.leaf_node_id, "frame": frame_id},
         frames=[frame_document(frame) for frame in read.frames] if read else [],
         usage=usage_report_document(usage_report(read.token_ledger if read else ())),
-        queue=[input_document(pending) for pending in waiting],
+        queue=[input_item(item, row.meta, turn_id=None, running_turn_id=row.running_turn_id) for item in waiting],
+        batches=[batch_document(batch) for batch in batches],
         unfinished_turn=turn_document(unfinished[0], None) if unfinished else None,
         warnings=_warnings(document, unfinished),
         tools=None,

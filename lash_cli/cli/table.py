@@ -36,7 +36,40 @@ class Entry(NamedTuple):
 
 _SESSIONS = "Sessions"
 _TURNS = "Turns"
+_QUEUE = "Queue"
 _SETUP = "Setup"
+
+# What a group of verbs lists them under.
+_VERBS = "Commands"
+
+_QUEUE_VERBS = (
+    Entry("add", "put text into a queue: lash enqueue", _VERBS,
+          "lash queue add notes 'And then the summary'", "lash_cli.cli.enqueue_command:command"),
+    Entry("ls", "what waits in a session", _VERBS,
+          "lash queue ls notes", "lash_cli.cli.queue_commands:list_queue", ("list",)),
+    Entry("show", "one input in full", _VERBS,
+          "lash queue show in_01", "lash_cli.cli.queue_commands:show_one"),
+    Entry("cancel", "take inputs out, all at one moment", _VERBS,
+          "lash queue cancel in_01 in_02", "lash_cli.cli.queue_cancel:cancel"),
+    Entry("cancel-suffix", "take an input and everything behind it out", _VERBS,
+          "lash queue cancel-suffix notes in_01", "lash_cli.cli.queue_cancel:cancel_suffix"),
+    Entry("edit", "change, move and drop what waits", _VERBS,
+          "lash queue edit in_01", "lash_cli.cli.queue_edit:command"),
+    Entry("hold", "let nothing be taken from a queue", _VERBS,
+          "lash queue hold notes --reason 'until Monday'", "lash_cli.cli.queue_commands:hold"),
+    Entry("release", "let a held queue go on", _VERBS,
+          "lash queue release notes", "lash_cli.cli.queue_commands:release"),
+    Entry("batches", "background work and session commands", _VERBS,
+          "lash queue batches notes", "lash_cli.cli.queue_commands:list_batches"),
+    Entry("cancel-batch", "take background work out", _VERBS,
+          "lash queue cancel-batch qwb:01", "lash_cli.cli.queue_cancel:cancel_batch"),
+    Entry("wait-batch", "wait until background work is settled", _VERBS,
+          "lash queue wait-batch qwb:01 --timeout 30s", "lash_cli.cli.queue_admin:wait_batch"),
+    Entry("abandon", "give back what a dead owner's claim took", _VERBS,
+          "lash queue abandon tic:7:1", "lash_cli.cli.queue_admin:abandon"),
+    Entry("revoke-waits", "end every open wait of a session", _VERBS,
+          "lash queue revoke-waits notes", "lash_cli.cli.queue_admin:revoke_waits"),
+)  # fmt: skip
 
 COMMANDS: tuple[Entry, ...] = (
     Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
@@ -59,6 +92,13 @@ COMMANDS: tuple[Entry, ...] = (
           "lash turn notes 'What is left to do?'", "lash_cli.cli.turn_command:command", ("run", "ask")),
     Entry("cancel", "ask the running turn of a session to stop", _TURNS,
           "lash cancel notes --wait=10s", "lash_cli.cli.cancel_command:command"),
+    Entry("enqueue", "put text into a session's queue; prints the receipt", _QUEUE,
+          "lash enqueue notes 'And then the summary' --key summary-1", "lash_cli.cli.enqueue_command:command"),
+    Entry("queue", "look at a queue, cut it, edit it, hold it", _QUEUE, "lash queue ls notes", verbs=_QUEUE_VERBS),
+    Entry("cancel-suffix", "take an input and everything behind it out of a queue", _QUEUE,
+          "lash cancel-suffix notes in_01", "lash_cli.cli.queue_cancel:cancel_suffix"),
+    Entry("wait", "wait until a session is idle, a turn ended or an input used", _QUEUE,
+          "lash wait notes --for queue-empty --timeout 5m", "lash_cli.cli.wait_command:command"),
     Entry("config", "show and change the configuration", _SETUP, "lash config show --origin", verbs=(
         Entry("show", "the effective values", "Commands",
               "lash config show --origin", "lash_cli.cli.config_commands:show"),

@@ -18,7 +18,7 @@ from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
 
 if TYPE_CHECKING:
-    from lash_cli.views.turn_text import Clean
+    from lash_cli.views.safe_text import Clean
 
 TURNS_PER_PAGE = 500
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from lash_cli.cli.durations import FOREVER_MS, duration_ms
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import say
+from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
 from lash_cli.cli.stdin import read_prompt
@@ -25,11 +25,22 @@ from lash_cli.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
     from lash_cli.cli.asking import TerminalAsker
+    from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
     from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
 APPROVAL_MODES = ("ask", "auto", "never")
+
+
+class IfBusy(NamedTuple):
+    """What a turn does while somebody else works on its session: waits so long, then fails or is queued."""
+
+    wait_ms: int = 0
+    enqueues: bool = False
+
+
+FAIL_IF_BUSY = IfBusy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +54,26 @@ class TurnPlan:
     turn_id: str | None = None
     max_steps: int | None = None
     timeout_ms: int | None = None
-    busy_wait_ms: int = 0
+    if_busy: IfBusy = FAIL_IF_BUSY
     or_open: bool = False
     model: str | None = None
     provider: str | None = None
     system: str | None = None
     approve: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def own_options(self) -> list[str]:
+        """The options that change how this one turn runs, and that a text in a queue cannot carry."""
+        options = {
+            "--turn-id": self.turn_id,
+            "--max-steps": self.max_steps,
+            "--timeout": self.timeout_ms,
+            "--model": self.model,
+            "--provider": self.provider,
+            "--system": self.system,
+            "--approve": self.approve or None,
+        }
+        return [name for name, value in options.items() if value is not None]
 
 
 def command(
@@ -60,7 +85,7 @@ def command(
     timeout: Annotated[str | None, typer.Option(metavar="DUR", help="Cancel it after this long (exit 124).")] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
     or_open: Annotated[bool, typer.Option("--or-open", help="Create the session if there is none.")] = False,
-    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait or wait=DUR.")] = None,
+    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait, wait=DUR or enqueue.")] = None,
     model: Annotated[str | None, typer.Option(help="The model from this turn on.")] = None,
     provider: Annotated[str | None, typer.Option(help="The provider from this turn on.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT|@FILE", help="System prompt from now on.")] = None,
@@ -76,7 +101,9 @@ def command(
 
     The answer goes to stdout, tools and retries to stderr. Exit status 0 means
     the turn finished; 6 that it stopped, 7 that somebody cancelled it, 75 that
-    the session or the provider is busy and a repeat is safe.
+    the session or the provider is busy and a repeat is safe. With --if-busy
+    enqueue the text of a busy session waits for its next turn instead, and the
+    receipt is printed.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
@@ -96,7 +123,7 @@ def command(
         turn_id=turn_id,
         max_steps=max_steps,
         timeout_ms=duration_ms(timeout) if timeout is not None else None,
-        busy_wait_ms=busy_wait_ms(if_busy or current().settings.if_busy),
+        if_busy=busy_policy(if_busy or current().settings.if_busy),
         or_open=or_open,
         model=model,
         provider=provider,
@@ -116,15 +143,19 @@ def _positionals(session: str | None, prompt: str | None, is_ephemeral: bool) ->
     return None, session
 
 
-def busy_wait_ms(how: str) -> int:
-    """The waiting time of `--if-busy`: none, without end, or a duration. Raises `UsageError` for anything else."""
+def busy_policy(how: str) -> IfBusy:
+    """What `--if-busy HOW` means; raises `UsageError` for what it cannot be."""
     if how == "fail":
-        return 0
+        return FAIL_IF_BUSY
+    if how == "enqueue":
+        return IfBusy(enqueues=True)
     if how == "wait":
-        return FOREVER_MS
+        return IfBusy(FOREVER_MS)
     if how.startswith("wait="):
-        return duration_ms(how.removeprefix("wait="))
-    raise UsageError(f"--if-busy cannot be {how!r}", hint="there are: fail, wait, wait=DUR (for example wait=30s)")
+        return IfBusy(duration_ms(how.removeprefix("wait=")))
+    raise UsageError(
+        f"--if-busy cannot be {how!r}", hint="there are: fail, wait, wait=DUR (for example wait=30s), enqueue"
+    )
 
 
 def approvals(texts: list[str] | None) -> dict[str, str]:
@@ -155,7 +186,7 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
     ) as core:
         spec = policy_options(model=None, provider=None, system=plan.system)
         session = await core.open_session(SystemIds().new("s"), spec=spec, name="ephemeral")
-        return await run_planned_turn(session, plan, asker)
+        return await run_planned_turn(core, session, plan, asker)
 
 
 async def _run_stored(plan: TurnPlan) -> int:
@@ -176,7 +207,7 @@ async def _run_stored(plan: TurnPlan) -> int:
         asker=asker,
     ) as core:
         session = await _open(core, meta, plan)
-        return await run_planned_turn(session, plan, asker)
+        return await run_planned_turn(core, session, plan, asker)
 
 
 async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:
@@ -217,20 +248,42 @@ def terminal_asker() -> TerminalAsker | None:
     return TerminalAsker()
 
 
-async def run_planned_turn(session: LashSession, plan: TurnPlan, asker: TerminalAsker | None) -> int:
-    """Run the turn of `plan` in an opened session; returns the exit status or raises the turn's error."""
+async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan, asker: TerminalAsker | None) -> int:
+    """Run the turn of `plan` in an opened session, or queue its text when that is what the plan says for a busy one;
+    returns the exit status or raises the turn's error."""
     from lash_cli.cli.turn_run import TurnRun
 
-    run = TurnRun(session, plan.showing, asker)
+    async def enqueue() -> Document:
+        return await _enqueue_instead(core, session.session_id, plan)
+
+    run = TurnRun(session, plan.showing, asker, enqueue=enqueue if plan.if_busy.enqueues else None)
     builder = session.turn(
         TurnInput(items=plan.items),
         turn_id=plan.turn_id,
         key=plan.key,
         max_turns=plan.max_steps,
-        busy_wait_ms=plan.busy_wait_ms,
+        busy_wait_ms=plan.if_busy.wait_ms,
         timeout_ms=plan.timeout_ms,
     )
     try:
         return await run.drive(builder, turn_id=plan.turn_id)
     finally:
         session.close_handle()
+
+
+async def _enqueue_instead(core: LashCore, session_id: str, plan: TurnPlan) -> Document:
+    """Queue the text of a turn whose session is busy, under the same key; the PendingInput document."""
+    from lash_cli.cli.enqueue_command import receipt
+    from lash_cli.cli.queue_access import queue_of
+    from lash_cli.system import SystemIds
+
+    queue = queue_of(core.store, session_id)
+    input_id = SystemIds().new("in")
+    stored = await queue.enqueue(TurnInput(items=plan.items), key=plan.key, input_id=input_id)
+    if plan.own_options:
+        warn(f"the text was queued without {', '.join(plan.own_options)}, which are for a turn that runs now")
+    row = await core.store.session_row(session_id)
+    found = await queue.find_input(stored.input_id)
+    if row is None or found is None:
+        raise NotFoundError(f"session {session_id} was deleted meanwhile")
+    return receipt(row, found[0], turn_id=found[1], is_replay=stored.input_id != input_id)

@@ -13,7 +13,7 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -25,14 +25,16 @@ from lash_cli.cli.signals import SignalState, turn_signals
 from lash_cli.cli.turn_stream import EventLines, OutputPump
 from lash_cli.core.activity import TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.outcome import Stopped, TurnResult
-from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
 from lash_cli.system import SystemClock
 from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView
+from lash_cli.views.queue import receipt_text
 from lash_cli.views.safe_text import ascii_text
 
 if TYPE_CHECKING:
     from lash_cli.api import LashSession, TurnBuilder, TurnOutput
     from lash_cli.cli.asking import TerminalAsker
+    from lash_cli.cli.documents import Document
 
 TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
@@ -52,9 +54,17 @@ class Showing:
 class TurnRun:
     """One turn of this command."""
 
-    def __init__(self, session: LashSession, showing: Showing, asker: TerminalAsker | None = None) -> None:
+    def __init__(
+        self,
+        session: LashSession,
+        showing: Showing,
+        asker: TerminalAsker | None = None,
+        enqueue: Callable[[], Awaitable[Document]] | None = None,
+    ) -> None:
+        """`enqueue` queues the text when the session is busy and returns the receipt; without it busy is an error."""
         self._session = session
         self._asker = asker
+        self._enqueue = enqueue
         if asker is not None:
             asker.show = self.ask
         self._name = session.name
@@ -84,9 +94,10 @@ class TurnRun:
             self._lines.start("turn")
         with turn_signals(self._cancel_for_signal) as signals:
             try:
-                output = await self._stream(builder)
-                error = self._error_of(output, signals)
-                await self._show_end(output, error, signals)
+                output = await self._stream_or_enqueue(builder)
+                error = self._error_of(output, signals) if output is not None else None
+                if output is not None:
+                    await self._show_end(output, error, signals)
             except LashError as failure:
                 await self._end_stream("error", failure)
                 raise
@@ -105,6 +116,21 @@ class TurnRun:
         else:
             sys.stderr.write(question)
             sys.stderr.flush()
+
+    async def _stream_or_enqueue(self, builder: TurnBuilder) -> TurnOutput | None:
+        """The turn's output; None when the session was busy and the text waits for its next turn."""
+        try:
+            return await self._stream(builder)
+        except SessionExecutionBusy:
+            if self._enqueue is None:
+                raise
+        document = await self._enqueue()
+        if self._lines is not None:
+            self._lines.queued(document)
+        else:
+            emit_one("PendingInput", document, text=receipt_text(document, clean=safe))
+        await self._end_stream("queued", None)
+        return None
 
     async def _stream(self, builder: TurnBuilder) -> TurnOutput:
         async with builder.stream() as stream:

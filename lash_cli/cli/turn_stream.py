@@ -134,6 +134,10 @@ class EventLines:
             document.pop(key)
         self._line("turn_finished", result.turn_id, document)
 
+    def queued(self, receipt: Document) -> None:
+        """Write that the text waits in the queue instead of being turned now."""
+        self._line("queue_changed", None, {"kind": "enqueued", "ids": [receipt["id"]], "input": receipt})
+
     def leave(self) -> None:
         """Nothing to give back."""
 

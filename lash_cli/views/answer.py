@@ -21,7 +21,8 @@ from lash_cli.core.activity import (
     TurnActivity,
 )
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, ToolValue, TurnResult
-from lash_cli.views.turn_text import Clean, MarkdownBlocks, event_line, value_text
+from lash_cli.views.safe_text import Clean
+from lash_cli.views.turn_text import MarkdownBlocks, event_line, value_text
 
 Tell = Callable[[str], None]
 Write = Callable[[str], None]

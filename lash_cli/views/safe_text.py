@@ -9,6 +9,10 @@ same, and can neither move the cursor nor set a title nor hide a word.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+# Makes what came from a model, a tool or a user harmless; the identity where nothing can obey it.
+Clean = Callable[[str], str]
 
 # C0 except tab and line feed, DEL and C1, zero-width marks that reorder text, and lone surrogates.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -33,6 +37,12 @@ def safe_line(text: str) -> str:
 def safe_json(text: str) -> str:
     """JSON text that decodes to the same value and holds no character a terminal obeys."""
     return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def preview(text: str, limit: int) -> str:
+    """`text` on one line, cut to `limit` characters with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def ascii_text(text: str) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
-from lash_cli.views.turn_text import Clean, preview, value_text
+from lash_cli.views.turn_text import value_text
 
 LABEL_WIDTH = 12
 ANSWER_PREVIEW_CHARS = 400
@@ -25,7 +26,7 @@ def session_text(document: dict[str, Any], *, clean: Clean) -> str:
         _row("turns", f"{document['turns']}  last activity {document['last_activity_at']}"),
         _row("head", _head(document)),
         _row("lease", _lease(document["lease"])),
-        _row("queue", f"{document['pending_inputs']} waiting"),
+        _row("queue", _queue(document, clean)),
         _row("usage", usage_text(document["usage"])),
     ]
     for entry in document["usage"]["by_source_model"]:
@@ -102,6 +103,27 @@ def _row(label: str, value: str) -> str:
     return f"{label:<{LABEL_WIDTH}}{value}".rstrip()
 
 
+def _queue(document: dict[str, Any], clean: Clean) -> str:
+    """How much waits, and whether it is held."""
+    inputs, batches = document["pending_inputs"], document["pending_batches"]
+    counts = [f"{inputs} input{'' if inputs == 1 else 's'}"] if inputs else []
+    if batches:
+        counts.append(f"{batches} batch{'' if batches == 1 else 'es'}")
+    waiting = f"{' and '.join(counts) or '0'} waiting"
+    if document["held_at"] is None:
+        return waiting
+    reason = f": {clean(document['hold_reason'])}" if document["hold_reason"] else ""
+    return f"{waiting}, held since {document['held_at']}{reason}"
+
+
+def _next_command(document: dict[str, Any], clean: Clean) -> str | None:
+    """The command that gets the queue going; None when nothing waits for one."""
+    if document["held_at"] is not None:
+        return f"lash queue release {clean(document['name'])}"
+    is_waiting = document["status"] == "queued"
+    return f"lash work {clean(document['name'])} --until-empty" if is_waiting else None
+
+
 def _head(document: dict[str, Any]) -> str:
     head = document["head"]
     if head["revision"] is None:
@@ -122,6 +144,9 @@ def _lease(lease: dict[str, Any] | None) -> str:
 
 def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
     rows = []
+    following = _next_command(document, clean)
+    if following is not None:
+        rows.append(_row("next", following))
     if document["cwd"]:
         rows.append(_row("directory", clean(document["cwd"])))
     if document["parent"]:

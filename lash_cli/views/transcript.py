@@ -27,7 +27,7 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.views.turn_text import Clean, preview
+from lash_cli.views.safe_text import Clean, preview
 
 TOOL_PREVIEW_CHARS = 100
 INDENT = "    "

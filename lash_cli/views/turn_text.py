@@ -8,7 +8,6 @@ what will not change any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,21 +22,14 @@ from lash_cli.core.activity import (
     TurnEvent,
 )
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed
+from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
-
-Clean = Callable[[str], str]
 
 ARGS_PREVIEW_CHARS = 120
 MESSAGE_PREVIEW_CHARS = 200
 SHOWN_DURATION_MS = 100
 _STATUS_WORDS = {"success": "ok", "failure": "error", "cancelled": "cancelled"}
 _FENCES = ("```", "~~~")
-
-
-def preview(text: str, limit: int) -> str:
-    """`text` on one line, cut to `limit` characters with an ellipsis."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def status_word(output: ToolCallOutput) -> str:

@@ -31,7 +31,7 @@ USAGE = [
     ("turn", "demo", "hi", "--timeout", "soon"),
     ("turn", "demo", "hi", "--max-steps", "0"),
     ("turn", "demo", "hi", "--max-steps", "many"),
-    ("turn", "demo", "hi", "--if-busy", "enqueue"),
+    ("turn", "demo", "hi", "--if-busy", "queue"),
     ("turn", "demo", "hi", "--approve", "execute=maybe"),
     ("turn", "demo", "hi", "--turn-id", "no spaces please"),
     ("turn", "demo", "hi", "--out", "/does/not/exist/answer"),

@@ -276,7 +276,7 @@ def test_a_failed_stream_ends_with_its_error(lash) -> None:
         (("nope", "hi"), 3, "session_not_found"),
         (("s", ""), 2, "empty_prompt"),
         (("s",), 2, "empty_prompt"),
-        (("s", "hi", "--if-busy", "enqueue"), 2, "usage"),
+        (("s", "hi", "--if-busy", "queue"), 2, "usage"),
         (("s", "hi", "--approve", "execute=maybe"), 2, "usage"),
         (("s", "hi", "--timeout", "soon"), 2, "usage"),
         (("s", "hi", "--max-steps", "0"), 2, "usage"),

@@ -17,8 +17,8 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.tools import FailureClass, cancelled, failure, success
-from lash_cli.views.safe_text import safe_text
-from lash_cli.views.turn_text import MarkdownBlocks, event_line, preview, value_text
+from lash_cli.views.safe_text import preview, safe_text
+from lash_cli.views.turn_text import MarkdownBlocks, event_line, value_text
 
 BROKEN = failure(FailureClass.EXECUTION, "x", "it\nbroke")
 

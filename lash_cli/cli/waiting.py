@@ -1,0 +1,51 @@
+"""Waiting for something that another process does, without an event loop (contract 08 §5.1 `wait`).
+
+The store is asked again only when somebody has committed, or once a second,
+because a holder can die without writing anything. Between two looks the
+process sleeps: 25 ms after a change, up to 250 ms while nothing happens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from lash_cli.store.base import RuntimePersistence
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.025
+LONGEST_PAUSE_S = 0.25
+LONGEST_BLIND_S = 1.0
+
+
+async def look_until(
+    store: RuntimePersistence, look: Callable[[], Awaitable[T | None]], timeout_ms: int | None
+) -> T | None:
+    """The first answer of `look` that is not None; None when `timeout_ms` passed without one.
+
+    It blocks this thread between two looks, so it is for a process that does nothing else.
+    """
+    deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
+    pause = FIRST_PAUSE_S
+    mark: int | None = None
+    looked_at = 0.0
+    while True:
+        present = await store.change_mark()
+        now = time.monotonic()
+        if present != mark or now - looked_at >= LONGEST_BLIND_S:
+            pause = FIRST_PAUSE_S if present != mark else pause
+            # The mark was read before the look: what is committed in between is looked at again.
+            mark, looked_at = present, now
+            answer = await look()
+            if answer is not None:
+                return answer
+        if deadline is not None and now >= deadline:
+            return None
+        _sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+        pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
