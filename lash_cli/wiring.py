@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lash_cli.api import LashCore
     from lash_cli.core.policy import ModelSpec, SessionPolicy
     from lash_cli.core.protocols import Clock, Ids, ModelCaller, ToolProvider
+    from lash_cli.runtime.host import ProviderResolver
     from lash_cli.store.base import RuntimePersistence
     from lash_cli.tools.approval import Asker
 
@@ -273,12 +274,30 @@ def standard_tools(settings: Settings, paths: Paths, cwd: str, clock: Clock) -> 
 # --- the whole --------------------------------------------------------------------------------
 
 
+def open_providers(
+    settings: Settings, paths: Paths, *, environment: Mapping[str, str] | None = None
+) -> ConfiguredProviders:
+    """The providers of the user, for cores that share them (`open_core` with `providers`); the caller closes them."""
+    from lash_cli.system import SystemClock, SystemIds
+
+    surroundings = os.environ if environment is None else environment
+    return ConfiguredProviders(
+        settings,
+        paths,
+        surroundings,
+        default_id=default_provider(settings, surroundings),
+        clock=SystemClock(),
+        ids=SystemIds(),
+    )
+
+
 def open_core(
     settings: Settings,
     paths: Paths,
     *,
     environment: Mapping[str, str] | None = None,
     store: RuntimePersistence | None = None,
+    providers: ProviderResolver | None = None,
     is_ephemeral: bool = False,
     provider: str | None = None,
     model: str | None = None,
@@ -291,7 +310,10 @@ def open_core(
 ) -> LashCore:
     """One core over the user's store, providers, tools and approval modes.
 
-    `store` reuses an open one; `is_ephemeral` keeps sessions in memory only.
+    `store` reuses an open one; with `providers` too, both stay the caller's
+    and are left open when the core closes, so that one worker's cores share
+    them. `is_ephemeral` keeps sessions in memory only. No core drives queues in
+    the background: a verb that drains says so.
     `approve` overrides approval modes by class; `asker` asks a person.
     `needs_model` is for verbs that may create a session. Raises what
     `open_store` and `host_policy` raise.
@@ -310,9 +332,8 @@ def open_core(
     tools = (standard_tools(settings, paths, cwd or os.getcwd(), clock),) if with_tools else ()
     return LashCore(
         store=store,
-        providers=ConfiguredProviders(
-            settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids
-        ),
+        providers=providers
+        or ConfiguredProviders(settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids),
         policy=policy,
         tools=tools,
         approval=StandardApproval(cast("Any", modes), asker),
@@ -320,4 +341,6 @@ def open_core(
         clock=clock,
         ids=ids,
         owner_label=owner_label,
+        queue_driver="none",
+        owns_resources=providers is None,
     )

@@ -6,46 +6,39 @@ It owns no session. Everything is validated when it is built, before any I/O.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
+from lash_cli.api.across import AcrossProcesses
+from lash_cli.api.queue import Notify
 from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
-from lash_cli.core.outcome import (
-    CancelRequested,
-    TerminalCommitted,
-    TurnAddress,
-    TurnCancellationEvidence,
-    TurnCancelReceipt,
-    TurnTerminal,
-)
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
-from lash_cli.errors import ConfigError, ConflictError, LashRuntimeError, NotFoundError, UsageError, WaitTimeout
+from lash_cli.errors import (
+    ConfigError,
+    NotFoundError,
+    SessionExecutionBusy,
+    UsageError,
+)
+from lash_cli.runtime.demand import Standing, standing_of
+from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
-from lash_cli.runtime.lane import free_dead_lane
-from lash_cli.runtime.results import replayed_outcome
-from lash_cli.runtime.session import ResidentSession, RuntimeSessionState
+from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
 
-TERMINAL_POLL_FIRST_S = 0.025
-TERMINAL_POLL_MAX_S = 0.25
+DRIVER_LABEL = "driver"
 
 OpenMode = Literal["load", "fresh"]
-
-
-@dataclass(frozen=True, slots=True)
-class SessionDeleteReport:
-    """What a deletion did; `existed` is False for an id that was never used."""
-
-    session_id: str
-    existed: bool
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +50,7 @@ class ParkedSession:
     policy: SessionPolicy = field(repr=False)
 
 
-class LashCore:
+class LashCore(AcrossProcesses):
     """Immutable wiring. One core serves any number of sessions of one store."""
 
     def __init__(
@@ -77,13 +70,19 @@ class LashCore:
         ids: Ids | None = None,
         owner_label: str = "",
         crash_point: CrashPoint | None = None,
+        queue_driver: Driver | Literal["inline", "none"] | None = None,
+        owns_resources: bool = True,
     ) -> None:
         """Wire a core from keyword arguments.
 
         Give either `provider` or `providers`, and either `model` or a whole
         `policy`. `store` None keeps sessions in memory. Without `effect_host`
         the store's journal is used, or the inline host when there is no store.
-        Raises `ConfigError` with codes `missing_model_spec`,
+        `queue_driver` says who drains the queues: this core in the background
+        (`inline`, the default with a store), nobody (`none`: the host calls
+        `queued_turn`), or a driver of the host. With `owns_resources` off the
+        store and the providers are left open at `aclose`, for a host that
+        shares them among cores. Raises `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
@@ -106,13 +105,49 @@ class LashCore:
         self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
         self._tools = tuple(tools)
         self._owner_label = owner_label
+        self._owns_resources = owns_resources
+        self._driver_id = ids.token()
+        self._driver = self._driver_of(queue_driver)
 
-    @property
-    def store(self) -> RuntimePersistence:
-        """The store; raises `LashRuntimeError` for a core without one."""
-        if self.host.store is None:
-            raise LashRuntimeError("missing_session_store_factory", "this core keeps its sessions in memory only")
-        return self.host.store
+    def _driver_of(self, wanted: Driver | Literal["inline", "none"] | None) -> Driver | None:
+        store = self.host.store
+        if wanted is None:
+            wanted = "none" if store is None else "inline"
+        if wanted == "none":
+            return None
+        if wanted != "inline":
+            return wanted
+        if store is None:
+            raise ConfigError(
+                "an inline queue driver needs a session store", code="durable_store_required:session_store"
+            )
+        return QueueDriver(store, self.host.clock, self._opened_for_driver)
+
+    @contextlib.asynccontextmanager
+    async def _opened_for_driver(self, session_id: str) -> AsyncIterator[LashSession]:
+        """A session under its stored policy and an owner of the driver's, opened and let go in silence."""
+        owner = LeaseOwnerIdentity(self._driver_id, self.host.ids.token(), this_process(), DRIVER_LABEL)
+        session = await self._opened(session_id, SessionSpec(inherit="stored"), owner=owner, create=False)
+        try:
+            yield session
+        finally:
+            session.close_handle()
+
+    async def _beside_driver(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`; while this core's own driver holds the lane, after the pass under way.
+
+        Turns of one core queue up behind one another whoever started them.
+        Raises `SessionExecutionBusy` only for another holder.
+        """
+        try:
+            return await work()
+        except SessionExecutionBusy as busy:
+            driver = self._driver
+            holder = busy.details.get("holder") or {}
+            if not isinstance(driver, QueueDriver) or holder.get("owner_id") != self._driver_id:
+                raise
+        async with driver.paused(session_id):
+            return await work()
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -140,32 +175,64 @@ class LashCore:
         had to be new and is not, `SessionDeleted`, and `StoreSessionMismatch`
         when `state` belongs to another session.
         """
+        session = await self._opened(
+            session_id,
+            spec or SessionSpec(),
+            mode=mode,
+            state=state,
+            create=create,
+            must_be_new=must_be_new,
+            name=name,
+            cwd=cwd,
+            parent=parent,
+            labels=labels,
+            owner=owner,
+            notify=self._notify,
+        )
+        store, notify = self.host.store, self._notify
+        if store is not None and notify is not None:
+            demand = await store.demand(session_id)
+            if standing_of(demand, self.host.clock.now_ms()) is not Standing.NOTHING:
+                notify(session_id, "session_open")
+        return session
+
+    async def _opened(
+        self,
+        session_id: str,
+        spec: SessionSpec,
+        *,
+        mode: OpenMode = "load",
+        state: RuntimeSessionState | None = None,
+        create: bool = True,
+        must_be_new: bool = False,
+        name: str | None = None,
+        cwd: str | None = None,
+        parent: str | None = None,
+        labels: dict[str, str] | None = None,
+        owner: LeaseOwnerIdentity | None = None,
+        notify: Notify | None = None,
+    ) -> LashSession:
         if not is_session_id(session_id):
             raise UsageError(
                 f"{session_id!r} is not a session id",
                 hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
             )
-        spec = spec or SessionSpec()
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = spec.resolve_against(base)
         store = self.host.store
         meta: SessionMeta | None = None
         if store is not None:
-            meta = await self._meta(
-                store,
-                session_id,
-                create,
-                SessionCreate(
-                    session_id=session_id,
-                    config=persisted_config(policy),
-                    now_ms=self.host.clock.now_ms(),
-                    name=name,
-                    cwd=cwd,
-                    parent_session_id=parent,
-                    labels=labels or {},
-                    must_be_new=must_be_new,
-                ),
+            request = SessionCreate(
+                session_id=session_id,
+                config=persisted_config(policy),
+                now_ms=self.host.clock.now_ms(),
+                name=name,
+                cwd=cwd,
+                parent_session_id=parent,
+                labels=labels or {},
+                must_be_new=must_be_new,
             )
+            meta = await self._meta(store, session_id, create, request)
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
         resident.is_policy_explicit = _is_explicit(spec)
         if state is not None:
@@ -174,10 +241,9 @@ class LashCore:
             resident.replaces_graph = True
         elif store is not None:
             await self._load(resident, store, spec, base)
-        shared = _Shared(resident, owner or self._new_owner())
         return LashSession(
             self,
-            shared,
+            _Shared(resident, owner or self._new_owner(), notify),
             parent_session_id=meta.parent_session_id if meta is not None else parent,
             name=meta.name if meta is not None else name,
         )
@@ -229,89 +295,14 @@ class LashCore:
             registry.upsert_source("plugins" if index == 0 else f"plugins:{index}", provider)
         return registry
 
-    def _new_owner(self) -> LeaseOwnerIdentity:
-        token = self.host.ids.token()
-        return LeaseOwnerIdentity(token, token, this_process(), self._owner_label)
-
-    # --- across processes ---------------------------------------------------------------------
-
-    async def request_turn_cancel(
-        self,
-        session_id: str,
-        *,
-        turn_id: str | None = None,
-        request_id: str | None = None,
-        origin: str | None = None,
-        reason: str | None = None,
-    ) -> TurnCancelReceipt:
-        """Ask a turn to stop, in whatever process it runs (contract 01 §6.6).
-
-        Without `turn_id` the running turn is meant. Raises `ConflictError`
-        (`no_active_turn`) when none runs, `UsageError` for a blank request id.
-        """
-        if request_id is not None and not request_id.strip():
-            raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
-        store = self.store
-        if turn_id is None:
-            unfinished = await store.unfinished_turns(session_id)
-            if not unfinished:
-                raise ConflictError(
-                    f"no turn of session {session_id} is running",
-                    code="no_active_turn",
-                    hint=f"see what it did last: lash show {session_id}",
-                )
-            turn_id = unfinished[-1].turn_id
-        evidence = TurnCancellationEvidence(request_id or self.host.ids.new("c"), origin, reason)
-        stands = await store.request_turn_cancel(session_id, turn_id, evidence, self.host.clock.now_ms())
-        address = TurnAddress(session_id, turn_id)
-        match stands:
-            case None:
-                return TurnCancelReceipt(address, "requested", "durable", evidence)
-            case CancelRequested(cancellation=first):
-                return TurnCancelReceipt(address, "already_requested", "durable", first)
-            case _:
-                return TurnCancelReceipt(address, "completion_won", "durable")
-
-    async def await_terminal(self, address: TurnAddress, *, timeout_ms: int | None = None) -> TurnTerminal:
-        """Wait until a turn has ended, wherever it runs. Raises `WaitTimeout`, and `NotFoundError` (`turn_unknown`)."""
-        deadline = None if timeout_ms is None else self.host.clock.monotonic() + timeout_ms / 1000
-        delay = TERMINAL_POLL_FIRST_S
-        while True:
-            turn = await self.store.turn(address.session_id, address.turn_id)
-            if turn is None:
-                raise NotFoundError(f"there is no turn {address.turn_id!r}", code="turn_unknown")
-            if turn.state == "committed" and turn.summary is not None:
-                outcome = replayed_outcome(turn.summary, None)
-                return TerminalCommitted(outcome, turn.summary.cancellation, turn.head_revision)
-            if deadline is not None and self.host.clock.monotonic() >= deadline:
-                raise WaitTimeout(
-                    f"turn {address.turn_id} did not end in time",
-                    code="wait_timeout",
-                    details={"turn": address.turn_id},
-                )
-            await self.host.clock.sleep(delay)
-            delay = min(delay * 2, TERMINAL_POLL_MAX_S)
-
-    async def delete_session(self, session_id: str) -> SessionDeleteReport:
-        """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.
-
-        Raises `SessionExecutionBusy` while somebody holds the lane; a holder
-        that provably runs no more does not count.
-        """
-        row = await self.store.session_row(session_id)
-        if row is not None:
-            await free_dead_lane(
-                self.store, self.host.clock, self.host.ids, self.host.timings, self._new_owner(), session_id, row.lease
-            )
-        existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
-        if existed:
-            await self.host.effects.revoke_await_events_for_session(session_id)
-        return SessionDeleteReport(session_id, existed)
-
     async def aclose(self) -> None:
-        """End what tools still run, release provider connections and close the store."""
+        """Stop driving, end what tools still run, and release the providers and the store unless a host shares them."""
+        if self._driver is not None:
+            await self._driver.aclose()
         for provider in self._tools:
             await provider.aclose()
+        if not self._owns_resources:
+            return
         await self.host.providers.aclose()
         if self.host.store is not None:
             await self.host.store.aclose()

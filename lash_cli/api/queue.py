@@ -55,11 +55,23 @@ class BatchSettlement(NamedTuple):
     state: BatchState | None
 
 
-def source_key_of(key: str) -> str:
-    """The stored source key of a caller's key; raises `UsageError` (`invalid_key`) unless it is printable text."""
+def require_key(key: str) -> str:
+    """`key`; raises `UsageError` (`invalid_key`) unless it is printable text."""
     if not key.strip() or not key.isprintable():
         raise UsageError("a key must be printable and not blank", code="invalid_key")
-    return HOST_PREFIX + key
+    return key
+
+
+def source_key_of(key: str) -> str:
+    """The stored source key of a caller's key; raises `UsageError` (`invalid_key`) unless it is printable text."""
+    return HOST_PREFIX + require_key(key)
+
+
+def require_command_key(key: str) -> str:
+    """`key`; raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank one."""
+    if not key.strip():
+        raise LashRuntimeError("session_command_idempotency_key", "a session command needs an idempotency key")
+    return key
 
 
 class SessionQueue:
@@ -154,9 +166,8 @@ class SessionQueue:
 
         Raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank key.
         """
-        if not idempotency_key.strip():
-            raise LashRuntimeError("session_command_idempotency_key", "a session command needs an idempotency key")
-        draft = command_draft(self.session_id, command, command_source_key(command, idempotency_key))
+        key = require_command_key(idempotency_key)
+        draft = command_draft(self.session_id, command, command_source_key(command, key))
         receipt = await self.enqueue_work(draft, reason="session_command")
         return SessionCommandReceipt(self.session_id, receipt.batch_id, receipt.source_key or receipt.batch_id)
 

@@ -12,8 +12,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lash_cli.api.queue import Notify
 from lash_cli.api.tools import ToolAdmin
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder
+from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
@@ -22,26 +24,28 @@ from lash_cli.core.protocols import EffectHost
 from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
-from lash_cli.runtime.drive import TurnOutput, TurnRequest
 from lash_cli.runtime.lane import borrowed_lane
-from lash_cli.runtime.session import Dirty, ResidentSession, RuntimeSessionState, SessionReadView
+from lash_cli.runtime.requests import TurnOutput, TurnRequest
+from lash_cli.runtime.session import Dirty, ResidentSession, Undo
+from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.runtime.turns import run_turn
+from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore, ParkedSession
 
-
-Undo = Callable[[], None]
+NO_QUEUE = "queued turn input requires a persistent runtime store"
 
 
 class _Shared:
     """What all handles of one opened session share."""
 
-    __slots__ = ("cancels", "handles", "is_gone", "lock", "owner", "state", "waiting")
+    __slots__ = ("cancels", "handles", "is_gone", "lock", "notify", "owner", "state", "waiting")
 
-    def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity) -> None:
+    def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity, notify: Notify | None = None) -> None:
         self.state = state
         self.owner = owner
+        self.notify = notify
         self.lock = asyncio.Lock()
         self.cancels = TurnCancelRegistry()
         self.handles = 1
@@ -49,7 +53,7 @@ class _Shared:
         self.is_gone = False
 
 
-class LashSession:
+class LashSession(QueueVerbs):
     """One handle. Use as an async context manager: leaving it closes the handle, and the session with the last one."""
 
     def __init__(
@@ -137,12 +141,20 @@ class LashSession:
                 "execution_scope_turn_id_mismatch",
                 f"the input names turn {content.trace_turn_id!r}, the call {turn_id!r}",
             )
-        return TurnBuilder(self, TurnRequest(content, turn_id, key, max_turns, busy_wait_ms, timeout_ms))
+        return TurnBuilder(self._run, TurnRequest(content, turn_id, key, max_turns, busy_wait_ms, timeout_ms))
 
     def redrive(self, *, busy_wait_ms: int = 0) -> TurnBuilder:
         """Describe finishing a turn that a crash cut off; its output has no result when there is none."""
         self._check_open()
-        return TurnBuilder(self, TurnRequest(None, busy_wait_ms=busy_wait_ms))
+        return TurnBuilder(self._run, TurnRequest(None, busy_wait_ms=busy_wait_ms))
+
+    async def drain_once(self, sink: TurnActivitySink) -> TurnOutput:
+        """One pass over the queue in the caller's task, with its reason when nothing was run; for drivers.
+
+        Unlike a builder's, a pass whose task is cancelled commits nothing: its
+        turn is left to whoever takes the lane next.
+        """
+        return await self._run(TurnRequest(None, drain=DrainSelection()), CancelToken(), sink)
 
     async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
         self._check_open()
@@ -151,10 +163,21 @@ class LashSession:
         shared.waiting += 1
         try:
             async with shared.lock:
-                return await run_turn(self._core.host, self._state, shared.owner, request, token, sink)
+                state = self._state
+                output = await self._core._beside_driver(
+                    self.session_id,
+                    lambda: run_turn(self._core.host, state, shared.owner, request, token, sink),
+                )
         finally:
             shared.waiting -= 1
             shared.cancels.unregister(token)
+        if output.has_waiting:
+            self._wake("turn_completed")
+        return output
+
+    def _wake(self, reason: str) -> None:
+        if self._shared.notify is not None:
+            self._shared.notify(self.session_id, reason)
 
     def cancel_running_turns(self, *, origin: str | None = None, reason: str | None = None) -> int:
         """Stop every turn started through this opened session and its clones; returns how many were running.
@@ -233,6 +256,8 @@ class LashSession:
                     undo()
                     raise
             state.adopt_commit(commit, result, ())
+        if result.has_waiting:
+            self._wake("session_changed")
 
     async def refresh(self) -> None:
         """Take over what other processes have committed since."""
@@ -257,6 +282,8 @@ class LashSession:
             commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
             result = await host.store.commit_runtime_state(commit)
         state.adopt_commit(commit, result, ())
+        if result.has_waiting:
+            self._wake("session_changed")
 
     # --- handles ------------------------------------------------------------------------------
 

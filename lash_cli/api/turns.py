@@ -1,33 +1,34 @@
-"""Running a turn through the public surface: build it, then `run` it or `stream` it (contract 01 §5.2).
+"""Running a turn through the public surface: build it, then `run` it or `stream` it (contract 01 §5.2, §5.3).
 
-Both take the session's writer lock for the whole turn. Cancelling the task
-that awaits a turn cancels the turn, lets it commit, and then re-raises.
+A queued turn is built from what waits in the queue instead of a text. All take
+the session's writer lock for the whole turn. Cancelling the task that awaits a
+turn cancels the turn, lets it commit, and then re-raises.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.drive import Sink, TurnOutput, TurnRequest
-
-if TYPE_CHECKING:
-    from lash_cli.api.session import LashSession
+from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 
 STREAM_QUEUE_ITEMS = 256
 
 TurnActivitySink = Callable[[TurnActivity], Awaitable[None]]
+# How a session runs a request: under its writer lock, until the turn's commit.
+RunRequest = Callable[[TurnRequest, CancelToken, Sink], Coroutine[Any, Any, TurnOutput]]
 
 
 class TurnBuilder:
     """A turn that was described but not started. Every method may be called once."""
 
-    def __init__(self, session: LashSession, request: TurnRequest) -> None:
-        self._session = session
+    def __init__(self, run: RunRequest, request: TurnRequest) -> None:
+        self._run = run
         self._request = request
         self._token = CancelToken()
 
@@ -43,11 +44,11 @@ class TurnBuilder:
             activities.append(activity)
 
         output = await self.stream_to(collect)
-        return TurnOutput(output.result, tuple(activities), output.replayed, output.redriven)
+        return replace(output, activities=tuple(activities))
 
     async def stream_to(self, sink: TurnActivitySink) -> TurnOutput:
         """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""
-        work = asyncio.ensure_future(self._session._run(self._request, self._token, sink))
+        work = asyncio.ensure_future(self._run(self._request, self._token, sink))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -62,6 +63,43 @@ class TurnBuilder:
     def stream(self) -> TurnStream:
         """The turn as an async context manager that is iterated for its activities."""
         return TurnStream(self)
+
+
+class QueuedTurnBuilder:
+    """One pass over a session's queue that was described but not started. Every method may be called once."""
+
+    def __init__(self, run: RunRequest, request: TurnRequest) -> None:
+        self._turn = TurnBuilder(run, request)
+        self._idle: DrainReason | None = None
+
+    @property
+    def idle_reason(self) -> DrainReason | None:
+        """Why the pass ran no turn; None before it ended and when it ran one."""
+        return self._idle
+
+    def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
+        """Ask the turn to stop; see `TurnBuilder.cancel`."""
+        return self._turn.cancel(origin=origin, reason=reason)
+
+    async def run(self) -> TurnOutput | None:
+        """Run what stands first in the queue to its end; None when there was nothing to run, or the lane was busy.
+
+        Raises what `runtime.turns.run_turn` raises.
+        """
+        output = await self._turn.run()
+        self._idle = output.idle
+        return output if output.turns else None
+
+    async def stream_to(self, sink: TurnActivitySink) -> TurnOutput | None:
+        """As `run`, handing each activity to `sink` as it happens."""
+        output = await self._turn.stream_to(sink)
+        self._idle = output.idle
+        return output if output.turns else None
+
+    def stream(self) -> TurnStream:
+        """The pass as an async context manager that is iterated for its activities; its result is an output also when
+        nothing was run, and then `idle` says why."""
+        return self._turn.stream()
 
 
 class TurnStream:
@@ -128,4 +166,4 @@ class TurnStream:
         await asyncio.wait({self._task})
 
 
-__all__ = ["Sink", "TurnActivitySink", "TurnBuilder", "TurnOutput", "TurnStream"]
+__all__ = ["QueuedTurnBuilder", "Sink", "TurnActivitySink", "TurnBuilder", "TurnOutput", "TurnStream"]

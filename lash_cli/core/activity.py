@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lash_cli.core.codec import Record
+from lash_cli.core.graph import CausalRef
 from lash_cli.core.outcome import TurnIssue, TurnOutcome
 from lash_cli.core.tools import ToolCallOutput
 from lash_cli.core.usage import TokenUsage
@@ -98,6 +99,14 @@ class QueuedInputAccepted(Record, tag="queued_input_accepted", tag_field="type")
     input_ids: tuple[str, ...]
 
 
+class QueuedWorkStarted(Record, tag="queued_work_started", tag_field="type"):
+    """A turn took queued work: at its start (`idle`), or at a checkpoint. `causes` are what the work came from."""
+
+    boundary: Literal["active_turn_checkpoint", "idle"]
+    batch_ids: tuple[str, ...]
+    causes: tuple[CausalRef, ...] = ()
+
+
 class ValueShown(Record, tag="tool_value", tag_field="type"):
     """The turn ended with a tool's value."""
 
@@ -136,6 +145,7 @@ TurnEvent = (
     | ToolCallCompleted
     | UsageShown
     | QueuedInputAccepted
+    | QueuedWorkStarted
     | ValueShown
     | ErrorShown
     | Committed

@@ -8,6 +8,7 @@ the same content is recognised and another content is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lash_cli.core.codec import Record, canonical_hash
@@ -21,6 +22,7 @@ from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue, TurnOutco
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.queued_work import QueuedWorkBatchDraft, QueuedWorkCompletion
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
+from lash_cli.errors import UnsettledQueuedWorkClaim, UnsettledTurnInputClaim
 
 MAX_COMMIT_NODES = 512
 MAX_COMMIT_BYTES = 64 * 1024 * 1024
@@ -136,6 +138,27 @@ class RuntimeCommitResult(Record):
     enqueued_batches: tuple[str, ...] = ()
     replayed: bool = False
     has_waiting: bool = False
+
+
+def require_settled(
+    commit: RuntimeCommit, inputs: Iterable[TurnInputCompletion], work: Iterable[QueuedWorkCompletion]
+) -> None:
+    """Check, before a store is asked, that a commit settles everything its content came from (contract 01 §9.2).
+
+    `inputs` and `work` are what was claimed for it. Raises
+    `UnsettledTurnInputClaim` and `UnsettledQueuedWorkClaim`: an engine bug,
+    never a race.
+    """
+    for input_claim in inputs:
+        if input_claim not in commit.completed_inputs:
+            raise UnsettledTurnInputClaim(
+                f"a commit does not settle claim {input_claim.claim_id!r}", details={"claim_id": input_claim.claim_id}
+            )
+    for work_claim in work:
+        if work_claim not in commit.completed_work:
+            raise UnsettledQueuedWorkClaim(
+                f"a commit does not settle claim {work_claim.claim_id!r}", details={"claim_id": work_claim.claim_id}
+            )
 
 
 def turn_content_hash(

@@ -14,6 +14,7 @@ import msgspec
 
 from lash_cli.core.codec import Record, encode, sha256_hex
 from lash_cli.core.content import Message
+from lash_cli.core.graph import CausalRef
 from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.queued_work import QueuedWorkCompletion
@@ -158,6 +159,7 @@ class CheckpointOutcome(Record, tag="checkpoint", tag_field="kind"):
     messages: tuple[Message, ...] = ()
     inputs: TurnInputCompletion | None = None
     work: QueuedWorkCompletion | None = None
+    causes: tuple[CausalRef, ...] = ()
 
 
 class SleepOutcome(Record, tag="sleep", tag_field="kind"):
@@ -197,6 +199,11 @@ def command_kind(command: EffectCommand) -> str:
 def turn_replay_key(scope: TurnScope, turn_index: int, iteration: int, kind: str, effect_id: int) -> str:
     """`{turn_index}:{iteration}:{kind}:{effect_id}` under the scope: session and turn are in the scope key already."""
     return f"{turn_index}:{iteration}:{kind}:{effect_id}"
+
+
+def iteration_replay_prefix(turn_index: int, iteration: int) -> str:
+    """What every replay key of one iteration of a turn begins with."""
+    return f"{turn_index}:{iteration}:"
 
 
 def child_replay_key(parent: str, suffix: str) -> str:

@@ -213,6 +213,11 @@ class ScopedEffects(Protocol):
         """Whether the journal holds a row of this key, finished or not. Always False where nothing is journalled."""
         ...
 
+    async def has_any(self, key_prefix: str) -> bool:
+        """Whether the journal holds a row whose key begins so, finished or not: how a re-drive knows that the turn
+        was there before. Always False where nothing is journalled."""
+        ...
+
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """Answer from the journal, or run and record.
 

@@ -61,11 +61,17 @@ class ProcessWake(Record, tag="process_wake", tag_field="type"):
 
 
 class AgentFrameTask(Record, tag="agent_frame_task", tag_field="type"):
-    """The task a turn handed to the frame it switched to."""
+    """The task a turn handed to the frame it switched to.
+
+    `root_turn_id` is the turn that switched first and `switches` how many
+    switches led here, so that whoever runs the task can count on.
+    """
 
     frame_id: str
     task: str
     protocol_turn_options: ProtocolTurnOptions | None = None
+    root_turn_id: str = ""
+    switches: int = 1
 
 
 class CommandWork(Record, tag="session_command", tag_field="type"):

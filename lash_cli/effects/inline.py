@@ -56,5 +56,9 @@ class InlineScopedEffects:
         """Always False: nothing is journalled."""
         return False
 
+    async def has_any(self, key_prefix: str) -> bool:
+        """Always False: nothing is journalled."""
+        return False
+
     async def settle(self) -> None:
         """Nothing is ever outstanding."""

@@ -162,7 +162,13 @@ class JournalScopedEffects:
         """See `ScopedEffects`; without a fence only what this object itself started is known."""
         if replay_key in self._started:
             return True
-        return not self._fresh and await self._known_row(replay_key) is not None
+        return self._fence is not None and not self._fresh and replay_key in await self._journal()
+
+    async def has_any(self, key_prefix: str) -> bool:
+        """See `ScopedEffects`."""
+        if any(key.startswith(key_prefix) for key in self._started):
+            return True
+        return not self._fresh and any(key.startswith(key_prefix) for key in await self._journal())
 
     def _claim(self, envelope: EffectEnvelope) -> JournalClaim:
         host = self._host
@@ -180,14 +186,18 @@ class JournalScopedEffects:
             fence=self._fence,
         )
 
-    async def _known_row(self, replay_key: str) -> JournalRow | None:
-        """The row as it was when the scope was first looked at: a lane holder reads its journal once."""
+    async def _journal(self) -> dict[str, JournalRow]:
+        """The rows of earlier drives, as they were when the scope was first looked at."""
         if self._rows is None:
-            if self._fence is None and not self._host.strict_replay:
-                return None
             rows = await self._host.store.journal_rows(self._scope_key) if not self._fresh else ()
             self._rows = {row.replay_key: row for row in rows}
-        row = self._rows.get(replay_key)
+        return self._rows
+
+    async def _known_row(self, replay_key: str) -> JournalRow | None:
+        """The row of an earlier drive: a lane holder reads its journal once, anybody else asks row by row."""
+        if self._fence is None and not self._host.strict_replay:
+            return None
+        row = (await self._journal()).get(replay_key)
         if row is None and self._host.strict_replay:
             raise self._host.fault("missing", f"the journal has no row for {replay_key}")
         return row

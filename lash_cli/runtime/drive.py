@@ -1,4 +1,4 @@
-"""Driving the turn machine: what a turn is asked for, what it yields, and the loop that feeds it (design §3 step 4).
+"""Driving the turn machine: the loop that feeds it until it is done (design §3 step 4).
 
 The machine asks, this answers: model calls and tool batches through the
 effects of the turn's scope, everything shown through the sink. Nothing here
@@ -26,6 +26,7 @@ from lash_cli.core.content import (
     TextItem,
     TurnInput,
 )
+from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import (
     EffectEnvelope,
     EffectInvocation,
@@ -52,10 +53,7 @@ from lash_cli.core.machine import (
     ToolResults,
     TurnMachine,
 )
-from lash_cli.core.outcome import (
-    TurnIssue,
-    TurnResult,
-)
+from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import PromptLayer, SessionPolicy
 from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
 from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
@@ -68,53 +66,26 @@ from lash_cli.errors import (
 from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.dispatch import ToolDispatcher
+from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
+from lash_cli.runtime.requests import Sink, TurnRequest
 from lash_cli.runtime.session import ResidentSession
 
 USAGE_SOURCE = "turn"
 
-Sink = Callable[[TurnActivity], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
-    """What a caller wants. `input` None asks only for an unfinished turn to be finished."""
-
-    input: TurnInput | None
-    turn_id: str | None = None
-    source_key: str | None = None
-    max_turns: int | None = None
-    busy_wait_ms: int = 0
-    timeout_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TurnOutput:
-    """What became of a request. `result` is None when a re-drive found nothing to finish.
-
-    `replayed` says the turn had been committed before; `redriven` holds the
-    results of crashed turns that were finished first.
-    """
-
-    result: TurnResult | None
-    activities: tuple[TurnActivity, ...] = ()
-    replayed: bool = False
-    redriven: tuple[TurnResult, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """One physical drive of one turn: everything about it that does not change while it runs."""
+    """One physical drive of one turn: everything about it that does not change while it runs, and what it took."""
 
     turn_id: str
     turn_index: int
     policy: SessionPolicy
     core_prompt: PromptLayer
     max_turns: int | None
-    input: TurnInput
-    message_id: str
-    input_ids: tuple[str, ...]
+    claims: TurnClaims
+    chain: FrameChain
     effects: ScopedEffects
     caller: ModelCaller
     is_redrive: bool
@@ -139,18 +110,18 @@ class TurnDriver:
         activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
         await self.sink(activity)
 
-    async def normalised(self, drive: Drive) -> TurnInput | TurnIssue:
+    async def normalised(self, turn_input: TurnInput, turn_id: str) -> TurnInput | TurnIssue:
         """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
         items: list[InputItem] = []
-        for item in drive.input.items:
+        for item in turn_input.items:
             if isinstance(item, AttachmentItem):
                 try:
-                    items.append(AttachmentItem(await self.stored(item.attachment, drive.turn_id)))
+                    items.append(AttachmentItem(await self.stored(item.attachment, turn_id)))
                 except LashError as error:
                     return TurnIssue("input_validation", error.message, "invalid_turn_input")
             else:
                 items.append(item)
-        return msgspec.structs.replace(drive.input, items=tuple(items))
+        return msgspec.structs.replace(turn_input, items=tuple(items))
 
     async def stored(self, source: AttachmentSource, turn_id: str) -> AttachmentSource:
         """An attachment as it may be persisted."""
@@ -170,7 +141,11 @@ class TurnDriver:
             await store.get_attachment(self.session.session_id, source.attachment_ref)
         return source
 
-    async def drive_machine(self, drive: Drive, opening: Message) -> DoneEffect:
+    async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
+        """What enters the turn at a checkpoint; nothing where there is no queue."""
+        return CheckpointDelivery()
+
+    async def drive_machine(self, drive: Drive, opening: tuple[Message, ...]) -> DoneEffect:
         """Feed the machine until it is done. Raises only what must end the turn without an outcome."""
         environment = ModelEnvironment(self.session, drive.policy, drive.core_prompt)
         scope = TurnScope(self.session.session_id, drive.turn_id)
@@ -191,7 +166,7 @@ class TurnDriver:
             store_attachment=self._attachment_writer(drive),
         )
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
-        machine = TurnMachine(config, StandardProtocol(), (opening,))
+        machine = TurnMachine(config, StandardProtocol(), opening)
         while True:
             if self.token.is_set:
                 self._stop(machine)
@@ -209,7 +184,7 @@ class TurnDriver:
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
                 case CheckpointEffect(effect_id=effect_id):
-                    machine.respond(effect_id, CheckpointDelivery())
+                    machine.respond(effect_id, await self.pass_checkpoint(drive, effect))
                 case ExecCodeEffect(effect_id=effect_id):
                     machine.respond(effect_id, ExecCompleted(error="this session's mode runs no code"))
                 case DoneEffect():

@@ -25,9 +25,9 @@ from lash_cli.core.lease import (
     is_row_live,
 )
 from lash_cli.core.protocols import Clock, Ids
-from lash_cli.errors import LashError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, LaneStore, RuntimePersistence
+from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence
 from lash_cli.system import is_definitely_dead
 
 _log = logging.getLogger("lash.lane")
@@ -88,17 +88,16 @@ async def free_dead_lane(
         await store.release_lease(reclaimed.fence())
 
 
-async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneGranted:
+async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneOutcome:
     """Open the lane, taking it over at once from a holder on this host that is provably dead.
 
-    Waits up to `busy_wait_ms` for a live holder to finish. Raises
-    `SessionExecutionBusy`, having written nothing.
+    Waits up to `busy_wait_ms` for a live holder to finish, then answers `LaneBusy`, having written nothing.
     """
     deadline = clock.monotonic() + busy_wait_ms / 1000
     delay = BUSY_POLL_FIRST_S
     while True:
         outcome = await store.open_lane(request)
-        if isinstance(outcome, LaneGranted):
+        if not isinstance(outcome, LaneBusy):
             return outcome
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
         if is_new_holder and is_provably_dead(outcome.holder):
@@ -106,7 +105,7 @@ async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, bus
             continue
         remaining = deadline - clock.monotonic()
         if remaining <= 0:
-            raise busy_error(request.session_id, outcome)
+            return outcome
         await clock.sleep(min(delay, remaining))
         delay = min(delay * 2, BUSY_POLL_MAX_S)
         request = msgspec.structs.replace(request, now_ms=clock.now_ms())
@@ -144,7 +143,7 @@ class LaneGuard:
         self._task = asyncio.get_running_loop().create_task(self._renew_until_lost())
 
     async def _renew_until_lost(self) -> None:
-        while not self.is_lost:
+        while not self.is_lost and not self.is_released:
             wait = self._timings.renew_interval_ms / 1000
             try:
                 self.lease = await self._store.renew_lease(
@@ -152,7 +151,9 @@ class LaneGuard:
                 )
                 self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
             except SessionExecutionLeaseExpired:
-                self._lose()
+                # A commit that released the lease may overtake a renewal; then nothing was lost.
+                if not self.is_released:
+                    self._lose()
                 return
             except LashError as error:
                 _log.warning("lease renewal failed, will retry: %s", error)
@@ -173,6 +174,15 @@ class LaneGuard:
                 f"the lane of session {self.fence.session_id} was lost", details={"session": self.fence.session_id}
             )
 
+    def extend(self, lease: SessionExecutionLease) -> None:
+        """Go on under the same lease, whose holder asked for the lane again."""
+        self.lease = lease
+        self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
+
+    def withhold(self) -> None:
+        """Leave the lease to its expiry: a commit's outcome is unknown, and its stamp will decide."""
+        self.is_released = True
+
     async def stop(self) -> None:
         """End renewals; the lease itself stays as it is."""
         if self._handle is not None:
@@ -189,6 +199,36 @@ class LaneGuard:
         if not self.is_released and not self.is_lost:
             self.is_released = True
             await self._store.release_lease(self.fence)
+
+
+class LaneHolder:
+    """Holds at most one lane over several grants: session commands, a turn, and the turns of the frames after it."""
+
+    def __init__(self, store: LaneStore, clock: Clock, timings: LeaseTimings, on_lost: Callable[[], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._timings = timings
+        self._on_lost = on_lost
+        self._guard: LaneGuard | None = None
+
+    async def take(self, lease: SessionExecutionLease | None) -> LaneGuard:
+        """The guard of a granted lease; the one before goes on when the lease is still the same."""
+        if lease is None:
+            raise LashRuntimeError("lane_without_lease", "the store granted a lane without a lease")
+        guard = self._guard
+        if guard is not None and guard.fence == lease.fence() and not guard.is_released and not guard.is_lost:
+            guard.extend(lease)
+            return guard
+        if guard is not None:
+            await guard.stop()
+        self._guard = guard = LaneGuard(self._store, self._clock, self._timings, lease, self._on_lost)
+        guard.start()
+        return guard
+
+    async def give_back(self) -> None:
+        """Release what is still held."""
+        if self._guard is not None:
+            await self._guard.release()
 
 
 @contextlib.asynccontextmanager

@@ -8,13 +8,10 @@ D19, contract 01 §4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
-import msgspec
-
-from lash_cli.core.codec import Record, decode, encode
+from lash_cli.core.codec import decode, encode
 from lash_cli.core.commit import (
     Append,
     Checkpoint,
@@ -31,21 +28,32 @@ from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_
 from lash_cli.core.graph import SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
-from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionPolicy, persisted_config
+from lash_cli.core.policy import SessionPolicy, persisted_config
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
-    PromptUsage,
     SessionUsageReport,
     TokenLedgerEntry,
-    TokenUsage,
     merge_ledger,
     usage_report,
 )
 from lash_cli.errors import StoreSessionMismatch
+from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, TurnPlan
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
 
 TOOL_STATE = "tool_state"
+
+Undo = Callable[[], None]
+
+_RESET_FIELDS = (
+    "frames",
+    "frame_id",
+    "messages",
+    "leaf_node_id",
+    "turn_state",
+    "replaces_graph",
+    "_initial_nodes",
+)
 
 
 class Dirty(StrEnum):
@@ -55,61 +63,6 @@ class Dirty(StrEnum):
     TOOLS = "tools"
     FRAMES = "frames"
     GRAPH = "graph"
-
-
-class TurnPlan(Record):
-    """What a turn was started with; a re-drive runs under the same (contract 01 §3, "resolved once").
-
-    `head_revision` is the head the turn started from: when it moved since,
-    somebody configured the session after the crash, and that choice stands.
-    """
-
-    config: PersistedSessionConfig
-    max_turns: int | None = None
-    core_prompt: PromptLayer = PromptLayer()
-    head_revision: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionReadView:
-    """An immutable picture of the current frame's active path (contract 04 §8)."""
-
-    session_id: str
-    policy: SessionPolicy
-    turn_index: int
-    token_usage: TokenUsage
-    last_prompt_usage: PromptUsage | None
-    messages: Sequence[Message]
-    frames: tuple[AgentFrame, ...]
-    leaf_node_id: str | None
-    head_revision: int | None
-
-
-class RuntimeSessionState(Record):
-    """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3)."""
-
-    session_id: str
-    policy: SessionPolicy
-    frames: tuple[AgentFrame, ...]
-    nodes: tuple[SessionNode, ...] = ()
-    leaf_node_id: str | None = None
-    turn_state: TurnState = TurnState()
-    tool_state: ToolState | None = None
-    token_ledger: tuple[TokenLedgerEntry, ...] = ()
-
-    def rebound_to(self, session_id: str) -> RuntimeSessionState:
-        """The same conversation as the start of another session: one initial frame, no cost booked to it yet."""
-        policy = msgspec.structs.replace(self.policy, session_id=session_id)
-        frame_id = current_frame(self.frames).frame_id
-        first = initial_frame(session_id, policy, self.frames[0].created_at_ms)
-        nodes = tuple(
-            msgspec.structs.replace(node, agent_frame_id=first.frame_id)
-            for node in self.nodes
-            if node.agent_frame_id == frame_id
-        )
-        return msgspec.structs.replace(
-            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, token_ledger=()
-        )
 
 
 class ResidentSession:
@@ -216,6 +169,7 @@ class ResidentSession:
                 details={"loaded": read.session_id, "requested": self.session_id},
             )
         stored = current_frame(read.frames)
+        is_first_load = self.head_revision is None
         self.frame_id = stored.frame_id
         self.head_revision = read.head_revision
         self.leaf_node_id = read.leaf_node_id
@@ -232,6 +186,9 @@ class ResidentSession:
             self.frames = read.frames
             self.policy = stored.assignment.policy
         if read.component_refs.get(TOOL_STATE) != self.component_refs.get(TOOL_STATE):
+            if not is_first_load:
+                # Another runtime moved the surface: what the sources offered when this one was opened may be old.
+                self.registry.refresh_sources()
             await self._restore_tools(read.component_refs.get(TOOL_STATE))
         self.component_refs = dict(read.component_refs)
 
@@ -271,6 +228,53 @@ class ResidentSession:
         self.frames = with_policy(self.frames, policy)
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES}
         return True
+
+    # --- session commands ---------------------------------------------------------------------
+
+    def refresh_tools(self) -> Undo:
+        """Ask every tool source again what it offers. Whatever a source raises passes through; then nothing changed."""
+        surface, dirty = self.registry.surface, set(self.dirty)
+        self.registry.refresh_sources()
+        if self.registry.generation != surface.generation:
+            self.dirty.add(Dirty.TOOLS)
+
+        def undo() -> None:
+            self.registry.roll_back(surface)
+            self.dirty = dirty
+
+        return undo
+
+    def reset(self, now_ms: int) -> Undo:
+        """Start over under the same id and policy: one initial frame, no messages, every tool a member again.
+
+        Turns keep counting and the ledger stays: what was spent was spent. The
+        next commit replaces the stored graph.
+        """
+        kept = {name: getattr(self, name) for name in _RESET_FIELDS}
+        surface, dirty = self.registry.surface, set(self.dirty)
+        self.frames = (initial_frame(self.session_id, self.policy, now_ms),)
+        self.frame_id = self.frames[0].frame_id
+        self.messages = []
+        self.leaf_node_id = None
+        self.turn_state = TurnState(turn_index=self.turn_state.turn_index)
+        self.replaces_graph = True
+        self._initial_nodes = ()
+        self.registry.restore_state(ToolState(generation=self.registry.generation))
+        self.dirty |= {Dirty.CONFIG, Dirty.FRAMES, Dirty.GRAPH, Dirty.TOOLS}
+
+        def undo() -> None:
+            for name, value in kept.items():
+                setattr(self, name, value)
+            self.registry.roll_back(surface)
+            self.dirty = dirty
+
+        return undo
+
+    def enter_frame(self, frames: tuple[AgentFrame, ...], messages: Sequence[Message]) -> None:
+        """Go on in the frame a commit has opened; `messages` are its first ones. Older views keep what they showed."""
+        self.frames = frames
+        self.frame_id = current_frame(frames).frame_id
+        self.messages = list(messages)
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -341,15 +345,3 @@ class ResidentSession:
     def plan(self, max_turns: int | None) -> TurnPlan:
         """What a turn started now runs under."""
         return TurnPlan(persisted_config(self.policy), max_turns, self.core_policy.prompt, self.head_revision)
-
-
-def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:
-    """`base` with the model, provider, limits and prompt a turn was started with."""
-    config = plan.config
-    return msgspec.structs.replace(
-        base,
-        provider_id=config.provider_id,
-        model=config.model,
-        max_turns=config.max_turns,
-        prompt=config.prompt if config.prompt is not None else base.prompt,
-    )

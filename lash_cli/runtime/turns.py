@@ -3,52 +3,42 @@
 A turn's text becomes safe in the lane transaction, its effects are journalled
 while it runs, and everything it said is written by one terminal commit. A turn
 that a crash cut off is driven again under its own id: finished effects are
-read, the unfinished one runs again, and the commit is the same.
+read, the unfinished one runs again, and the commit is the same. A turn that
+hands on to another agent frame keeps the lane, and the next one starts from
+the task it left in the queue.
 """
 
 from __future__ import annotations
 
-import msgspec
+from dataclasses import dataclass, replace
 
-from lash_cli.core.activity import Committed, TurnFinished, TurnStarted
-from lash_cli.core.codec import decode, encode, from_builtins
-from lash_cli.core.commit import RuntimeCommit, TurnStamp, TurnSummary, turn_content_hash
-from lash_cli.core.content import (
-    Message,
-    Stored,
-    user_message,
-)
-from lash_cli.core.effect import (
-    TurnScope,
-)
-from lash_cli.core.graph import ConversationPayload, SessionNode, chain
-from lash_cli.core.ingress import InputDraft, TurnInputClaim, completion_of, materialise
+from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted
+from lash_cli.core.codec import decode, from_builtins
+from lash_cli.core.content import Message, TurnInput, user_message
+from lash_cli.core.delivery import TurnClaims, ingress_message_id, work_causes, work_messages
+from lash_cli.core.effect import TurnScope
+from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.ingress import materialise
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.core.machine import (
-    DoneEffect,
-)
+from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
-from lash_cli.core.outcome import (
-    Stopped,
-    TurnCancellationEvidence,
-    TurnIssue,
-    TurnOutcome,
-    TurnResult,
-)
-from lash_cli.errors import (
-    LashError,
-    LashRuntimeError,
-    TurnCancelWon,
-)
+from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
+from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionDeleted, TurnCancelWon
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.drive import Drive, Sink, TurnDriver, TurnOutput, TurnRequest, text_only, time_limit, usage_of
+from lash_cli.runtime.checkpoints import Checkpoints
+from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
+from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.ephemeral import EphemeralTurn
+from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import GateWatch
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard, take_lane
-from lash_cli.runtime.results import replayed_outcome, result_of, summarise
-from lash_cli.runtime.session import ResidentSession, TurnPlan, policy_of_plan
-from lash_cli.store.base import LaneGranted, LaneRequest, RuntimePersistence, TurnRecord
+from lash_cli.runtime.lane import LaneGuard
+from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
+from lash_cli.runtime.results import replayed_outcome, result_of
+from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.state import TurnPlan, policy_of_plan
+from lash_cli.runtime.turn_commit import terminal_commit
+from lash_cli.store.base import HeadPosition, LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord
 
 
 async def run_turn(
@@ -61,19 +51,32 @@ async def run_turn(
 ) -> TurnOutput:
     """Run a request to its end while the caller holds the session's writer lock.
 
-    Raises `SessionExecutionBusy` (nothing written), `ConfigError` for an
-    unusable provider (nothing written), `SessionExecutionLeaseExpired` when
-    the lane was lost, `StoreError` when the commit's outcome is unknown, and
-    `EffectError` when a crashed turn cannot be replayed faithfully. Everything
-    else a turn can meet is an outcome.
+    Raises `SessionExecutionBusy` (nothing written; a pass over the queue
+    answers `lane_busy` instead), `ConfigError` for an unusable provider
+    (nothing written), `SessionExecutionLeaseExpired` when the lane was lost,
+    `StoreError` when the commit's outcome is unknown, and `EffectError` when a
+    crashed turn cannot be replayed faithfully. Everything else a turn can meet
+    is an outcome.
     """
-    if host.store is None:
-        return await EphemeralTurn(host, session, request, token, sink).run()
-    return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
+    if host.store is not None:
+        return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
+    if request.drain is not None:
+        return TurnOutput(None, idle="no_store")
+    return await EphemeralTurn(host, session, request, token, sink).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A physical turn that committed: its result, and the batch that hands on to the next one."""
+
+    result: TurnResult
+    has_waiting: bool
+    next_turn_id: str | None = None
+    next_batch_id: str | None = None
 
 
 class DurableTurn(TurnDriver):
-    """A turn of a stored session."""
+    """A request over a stored session."""
 
     def __init__(
         self,
@@ -88,85 +91,112 @@ class DurableTurn(TurnDriver):
         super().__init__(host, session, request, token, sink)
         self.owner = owner
         self.store = store
+        self._entry = LaneEntry(host, store, session, owner, request, self._lane_lost)
+        self._redriven: list[TurnResult] = []
+        self._has_waiting = False
 
     async def run(self) -> TurnOutput:
-        if self.request.input is not None:
-            self.host.providers.resolve(self.session.policy.provider_id)
-        turn_id = self.request.turn_id or self.host.ids.new("t")
-        input_id = self.host.ids.new("in")
-        redriven: list[TurnResult] = []
-        while True:
-            self.host.reach("before:lane")
-            granted = await take_lane(
-                self.store,
-                self.host.clock,
-                self._lane_request(turn_id, input_id),
-                busy_wait_ms=self.request.busy_wait_ms,
-            )
-            self.host.reach("after:lane")
-            if granted.committed:
-                return TurnOutput(await self._replayed(granted.turn), replayed=True, redriven=tuple(redriven))
-            result = await self._drive_granted(granted)
-            if result is None:
-                return TurnOutput(None, redriven=tuple(redriven))
-            if not granted.redrive or self.request.input is None or result.turn_id == turn_id:
-                return TurnOutput(result, redriven=tuple(redriven))
-            redriven.append(result)
-            self.token.forget_request()
-
-    def _lane_request(self, turn_id: str, input_id: str) -> LaneRequest:
-        request = self.request
-        draft = None
-        plan = None
-        if request.input is not None:
-            key = f"host:{request.source_key}" if request.source_key is not None else None
-            draft = InputDraft(self.session.session_id, input_id, request.input, source_key=key)
-            plan = encode(self.session.plan(request.max_turns or self.session.policy.max_turns))
-        return LaneRequest(
-            session_id=self.session.session_id,
-            owner=self.owner,
-            ttl_ms=self.host.timings.ttl_ms,
-            now_ms=self.host.clock.now_ms(),
-            lease_token=self.host.ids.token(),
-            claim_token=self.host.ids.token(),
-            turn_id=turn_id if draft is not None else None,
-            draft=draft,
-            plan=plan,
-            is_new_turn=request.turn_id is None,
-        )
-
-    async def _drive_granted(self, granted: LaneGranted) -> TurnResult | None:
-        """Drive the turn a lane was granted for and give the lane back; None when there is no turn."""
-        if granted.lease is None:
-            raise LashRuntimeError("lane_without_lease", "the store granted a lane without a lease")
-        guard = LaneGuard(self.store, self.host.clock, self.host.timings, granted.lease, lambda: self._lane_lost())
-        guard.start()
+        """Run the request; whatever happens, the lane is not left held, unless a commit's outcome is unknown."""
         try:
-            if granted.turn is None or granted.claim is None:
-                return None
-            async with GateWatch(self.store, self.session.session_id, granted.turn.turn_id, self.token) as gate:
-                if granted.redrive or self.request.turn_id is not None:
-                    await gate.look()
-                return await self._drive_turn(granted, granted.turn, granted.claim, guard)
-        except LashError as error:
-            if error.ambiguous:
-                # The commit may have landed: the lane stays until it expires, and the stamp decides.
-                guard.is_released = True
-            raise
+            return await self._run()
         finally:
-            await guard.release()
+            await self._entry.leave()
 
     def _lane_lost(self) -> None:
         self.token.trip(CancelCause.LEASE_LOST)
 
-    async def _drive_turn(
-        self, granted: LaneGranted, turn: TurnRecord, claim: TurnInputClaim, guard: LaneGuard
-    ) -> TurnResult:
-        session = self.session
-        if session.is_behind(granted.head):
-            await session.refresh()
+    async def _run(self) -> TurnOutput:
+        request = self.request
+        if request.input is not None or request.drain is not None:
+            self.host.providers.resolve(self.session.policy.provider_id)
+        if request.drain is not None:
+            await self._refresh_unless_at(await self.store.head_position(self.session.session_id))
+        while True:
+            outcome = await self._entry.enter()
+            if isinstance(outcome, LaneIdle | LaneBusy):
+                return self._nothing(outcome)
+            if outcome.committed:
+                return self._output(await self._replayed(outcome.turn), replayed=True)
+            if outcome.turn is None:
+                return self._output(None)
+            with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
+                results = await self._drive_chain(outcome, outcome.turn)
+            if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
+                return self._output(results[-1], frames=results[:-1])
+            self._redriven += results
+            self.token.forget_request()
+
+    def _is_whole_wish(self, finished_turn_id: str) -> bool:
+        """Whether finishing an unfinished turn was all there was to do: a re-drive, the very turn asked for, or a
+        pass over the queue that named no batch."""
+        if self.request.drain is not None:
+            return not self.request.drain.batch_ids
+        return self.request.input is None or finished_turn_id == self._entry.turn_id
+
+    # --- answers ------------------------------------------------------------------------------
+
+    def _output(
+        self, result: TurnResult | None, *, frames: tuple[TurnResult, ...] = (), replayed: bool = False
+    ) -> TurnOutput:
+        return TurnOutput(
+            result,
+            replayed=replayed,
+            redriven=tuple(self._redriven),
+            frames=frames,
+            commands=tuple(self._entry.commands),
+            has_waiting=self._has_waiting,
+        )
+
+    def _nothing(self, outcome: LaneIdle | LaneBusy) -> TurnOutput:
+        """What a pass over the queue answers when it starts no turn."""
+        nothing = self._output(None)
+        if isinstance(outcome, LaneBusy):
+            return replace(nothing, idle="lane_busy", busy_until_ms=outcome.expires_at_ms)
+        reason: DrainReason = "commands_only" if nothing.commands and outcome.reason == "empty" else outcome.reason
+        return replace(nothing, idle=reason, available_at_ms=outcome.available_at_ms)
+
+    # --- driving ------------------------------------------------------------------------------
+
+    async def _drive_chain(self, granted: LaneGranted, turn: TurnRecord) -> tuple[TurnResult, ...]:
+        """Drive the granted turn, and those of the frames it hands on to, under one lane; their results in order."""
+        results: list[TurnResult] = []
+        while True:
+            ended = await self._drive_granted(granted, turn)
+            results.append(ended.result)
+            self._has_waiting = ended.has_waiting
+            following = await self._follow(ended)
+            if following is None or following.turn is None:
+                return tuple(results)
+            granted, turn = following, following.turn
+
+    async def _follow(self, ended: _Ended) -> LaneGranted | None:
+        """The turn a handoff starts; None without one, or when the queue was held or the task cancelled meanwhile:
+        then the handoff is ordinary queued work, or none any more."""
+        if ended.next_turn_id is None or ended.next_batch_id is None:
+            return None
+        try:
+            outcome = await self._entry.follow(ended.next_turn_id, ended.next_batch_id)
+        except (SessionClosed, SessionDeleted):
+            return None
+        return outcome if isinstance(outcome, LaneGranted) and not outcome.committed else None
+
+    async def _drive_granted(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
+        if granted.claim is None and granted.work is None:
+            raise LashRuntimeError("turn_without_claim", f"turn {turn.turn_id} was started from nothing")
+        async with GateWatch(self.store, self.session.session_id, turn.turn_id, self.token) as gate:
+            if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
+                await gate.look()
+            return await self._drive_turn(granted, turn)
+
+    async def _refresh_unless_at(self, head: HeadPosition) -> None:
+        if self.session.is_behind(head):
+            await self.session.refresh()
+
+    async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
+        session, guard = self.session, self._entry.guard
+        await self._refresh_unless_at(granted.head)
         wanted = session.policy
-        plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else session.plan(self._limit())
+        plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else session.plan(self._entry.limit)
         if granted.redrive:
             session.set_policy(policy_of_plan(session.policy, plan))
         drive = Drive(
@@ -175,9 +205,8 @@ class DurableTurn(TurnDriver):
             policy=session.policy,
             core_prompt=plan.core_prompt,
             max_turns=plan.max_turns,
-            input=materialise(claim.inputs),
-            message_id=f"m_ingress_{claim.inputs[0].input_id}",
-            input_ids=tuple(row.input_id for row in claim.inputs),
+            claims=TurnClaims(granted.claim, granted.work),
+            chain=chain_of(turn.turn_id, granted.work),
             effects=self.host.effects.scoped(
                 TurnScope(session.session_id, turn.turn_id), fence=guard.fence, fresh=not granted.redrive
             ),
@@ -186,103 +215,110 @@ class DurableTurn(TurnDriver):
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
         )
-        await self.emit(drive, TurnStarted(turn.origin, drive.input_ids, granted.redrive), f"{turn.turn_id}:turn")
+        row = f"{turn.turn_id}:turn"
+        await self.emit(drive, TurnStarted(turn.origin, drive.claims.input_ids, granted.redrive), row)
+        if granted.work is not None:
+            causes = work_causes(granted.work.batches)
+            await self.emit(drive, QueuedWorkStarted("idle", drive.claims.batch_ids, causes), row)
         is_superseded = granted.redrive and plan.head_revision != session.head_revision
         is_done = False
         try:
-            result = await self._run_and_commit(drive, claim, guard)
+            ended = await self._run_and_commit(granted, drive, guard)
             is_done = True
         finally:
             # What the caller of this open asked for, or somebody configured after the crash, comes back.
             if granted.redrive and (session.is_policy_explicit or is_superseded or not is_done):
                 session.set_policy(wanted)
-        return result
+        return ended
 
-    def _limit(self) -> int | None:
-        return self.request.max_turns or self.session.policy.max_turns
+    async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
+        """What the queue has for the running turn, taken and recorded."""
 
-    async def _run_and_commit(self, drive: Drive, claim: TurnInputClaim, guard: LaneGuard) -> TurnResult:
-        usable = await self.normalised(drive)
-        done: DoneEffect | None = None
+        async def emit(event: TurnEvent, correlation: str) -> None:
+            await self.emit(drive, event, correlation)
+
+        async def normalise(turn_input: TurnInput) -> TurnInput | TurnIssue:
+            return await self.normalised(turn_input, drive.turn_id)
+
+        checkpoints = Checkpoints(
+            self.store,
+            self.host.ids,
+            scope=TurnScope(self.session.session_id, drive.turn_id),
+            turn_index=drive.turn_index,
+            fence=self._entry.guard.fence,
+            effects=drive.effects,
+            claims=drive.claims,
+            emit=emit,
+            normalise=normalise,
+            reach=self.host.reach,
+        )
+        return await checkpoints.pass_one(effect)
+
+    async def _opening(self, granted: LaneGranted, drive: Drive) -> tuple[tuple[Message, ...], TurnIssue | None]:
+        """The messages a turn begins with: its inputs as one user message, then its work; and why the inputs cannot
+        be used, if they cannot."""
+        work = work_messages(granted.work.batches) if granted.work is not None else ()
+        if granted.claim is None:
+            return work, None
+        given = materialise(granted.claim.inputs)
+        message_id = ingress_message_id(granted.claim.inputs[0].input_id)
+        usable = await self.normalised(given, drive.turn_id)
         if isinstance(usable, TurnIssue):
-            opening = user_message(drive.message_id, text_only(drive.input))
-            done = DoneEffect(Stopped("invalid_input"), (opening,), (usable,))
+            return (user_message(message_id, text_only(given)), *work), usable
+        return (user_message(message_id, usable), *work), None
+
+    async def _run_and_commit(self, granted: LaneGranted, drive: Drive, guard: LaneGuard) -> _Ended:
+        opening, issue = await self._opening(granted, drive)
+        if issue is not None:
+            done = DoneEffect(Stopped("invalid_input"), opening, (issue,))
         else:
-            with time_limit(self.request.timeout_ms if not drive.is_redrive else None, self.token):
-                done = await self.drive_machine(drive, user_message(drive.message_id, usable))
+            done = await self.drive_machine(drive, opening)
         guard.check()
         evidence = self.token.evidence_for(drive.turn_id) if self.token.is_cancellation else None
-        return await self._commit(drive, done, evidence, claim, guard)
+        return await self._commit(drive, done, evidence, guard)
+
+    # --- the end ------------------------------------------------------------------------------
 
     async def _commit(
-        self,
-        drive: Drive,
-        done: DoneEffect,
-        evidence: TurnCancellationEvidence | None,
-        claim: TurnInputClaim,
-        guard: LaneGuard,
-    ) -> TurnResult:
+        self, drive: Drive, done: DoneEffect, evidence: TurnCancellationEvidence | None, guard: LaneGuard
+    ) -> _Ended:
         """The one terminal commit. When a cancel request won the gate meanwhile, the turn is committed as cancelled."""
         outcome, issues = assemble_outcome(done, evidence)
-        commit, summary, nodes = self._terminal_commit(drive, done, outcome, issues, evidence, claim, guard)
+        terminal = terminal_commit(
+            self.session,
+            drive,
+            done,
+            outcome,
+            issues,
+            evidence,
+            fence=guard.fence,
+            turn_state=self.turn_state(drive, done),
+            duration_ms=self.elapsed_ms(drive),
+            now_ms=self.host.clock.now_ms(),
+        )
         self.host.reach("before:commit")
         try:
-            result = await self.store.commit_runtime_state(commit)
+            result = await self.store.commit_runtime_state(terminal.commit)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
                 raise
-            return await self._commit(drive, done, _evidence_of(won), claim, guard)
+            return await self._commit(drive, done, _evidence_of(won), guard)
+        except LashError as error:
+            if error.ambiguous:
+                guard.withhold()
+            raise
         self.host.reach("after:commit")
-        guard.is_released = True
-        messages = [node.payload.message for node in nodes if isinstance(node.payload, ConversationPayload)]
-        self.session.adopt_commit(commit, result, messages)
-        turn_row = f"{drive.turn_id}:turn"
-        await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), turn_row)
-        await self.emit(drive, TurnFinished(outcome), turn_row)
-        return result_of(self.session.session_id, drive.turn_id, outcome, summary, done, result.head_revision)
-
-    def _terminal_commit(
-        self,
-        drive: Drive,
-        done: DoneEffect,
-        outcome: TurnOutcome,
-        issues: tuple[TurnIssue, ...],
-        evidence: TurnCancellationEvidence | None,
-        claim: TurnInputClaim,
-        guard: LaneGuard,
-    ) -> tuple[RuntimeCommit, TurnSummary, tuple[SessionNode, ...]]:
-        session = self.session
-        now_ms = self.host.clock.now_ms()
-        nodes = chain(done.messages, parent_node_id=session.leaf_node_id, agent_frame_id=session.frame_id, at_ms=now_ms)
-        usage = usage_of(drive.policy, done)
-        summary = summarise(
-            outcome=outcome,
-            evidence=evidence,
-            issues=issues,
-            done=done,
-            messages=done.messages,
-            started_at_ms=drive.started_at_ms,
-            duration_ms=self.elapsed_ms(drive),
-            input_ids=drive.input_ids,
+        guard.is_released = terminal.commit.release_lease
+        terminal.adopt(self.session, result)
+        row = f"{drive.turn_id}:turn"
+        await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), row)
+        await self.emit(drive, TurnFinished(terminal.outcome), row)
+        turn = result_of(
+            self.session.session_id, drive.turn_id, terminal.outcome, terminal.summary, done, result.head_revision
         )
-        content_hash = turn_content_hash(
-            turn_id=drive.turn_id, outcome=outcome, nodes=nodes, usage_deltas=usage, input_ids=drive.input_ids
-        )
-        commit = session.commit(
-            fence=guard.fence,
-            now_ms=now_ms,
-            nodes=nodes,
-            turn_state=self.turn_state(drive, done),
-            usage_deltas=usage,
-        )
-        commit = msgspec.structs.replace(
-            commit,
-            turn=TurnStamp(drive.turn_id, content_hash, summary),
-            completed_inputs=(completion_of(claim),),
-            defer_inputs_of_turn=drive.turn_id,
-            committed_attachment_ids=_attachment_refs(done.messages),
-        )
-        return commit, summary, nodes
+        if terminal.handoff is None:
+            return _Ended(turn, result.has_waiting)
+        return _Ended(turn, result.has_waiting, drive.chain.next_turn_id, result.enqueued_batches[0])
 
     async def _replayed(self, turn: TurnRecord | None) -> TurnResult:
         """The result of a turn that was committed before, read from its stamp and its answer's node."""
@@ -304,13 +340,3 @@ def _evidence_of(won: TurnCancelWon) -> TurnCancellationEvidence:
         return evidence
     converted: TurnCancellationEvidence = from_builtins(evidence, TurnCancellationEvidence)
     return converted
-
-
-def _attachment_refs(messages: tuple[Message, ...]) -> tuple[str, ...]:
-    refs: list[str] = []
-    for message in messages:
-        for part in message.parts:
-            source = getattr(part, "attachment", None)
-            if isinstance(source, Stored) and source.attachment_ref not in refs:
-                refs.append(source.attachment_ref)
-    return tuple(refs)

@@ -17,11 +17,15 @@ MakeCore = Callable[..., LashCore]
 
 @pytest.fixture
 async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
-    """Builds cores over one store file; every core has its own connections, as another process would."""
+    """Builds cores over one store file; every core has its own connections, as another process would.
+
+    Nobody drives a queue in the background unless a test asks for it.
+    """
     cores: list[LashCore] = []
 
     def build(caller: ScriptedCaller, **options: object) -> LashCore:
         store = SqliteStore.open(tmp_path / "home" / "lash.db", clock=SystemClock(), ids=SystemIds())
+        options = {"queue_driver": "none", **options}
         core = LashCore(provider=caller, model=ModelSpec("model-1"), store=store, **options)  # type: ignore[arg-type]
         cores.append(core)
         return core

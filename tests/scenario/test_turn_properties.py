@@ -39,7 +39,7 @@ from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmRequest, LlmResponse
 from lash_cli.core.tools import SafeRetry
 from lash_cli.errors import ConflictError, PendingTurnInputSourceKeyConflict
-from lash_cli.runtime.turns import TurnOutput
+from lash_cli.runtime.requests import TurnOutput
 from lash_cli.store.base import ReadScope
 from lash_cli.system import SystemClock, SystemIds
 
@@ -182,6 +182,7 @@ class SessionLife(RuleBasedStateMachine):
             store=self._store(),
             tools=[self.world.tools()],
             crash_point=self.world.reach,
+            queue_driver="none",
         )
         self.caller = caller
         self.cores.append(core)

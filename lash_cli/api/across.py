@@ -1,0 +1,173 @@
+"""What a core can do to sessions it has not opened, in whatever process they run (contract 01 §1.4, §6.6, 02 §1, §2).
+
+Everything goes through the store: their queues, early injection, cancelling a
+turn and waiting for its end, deletion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lash_cli.api.queue import Notify, SessionQueue, require_key
+from lash_cli.core.content import TurnInput
+from lash_cli.core.ingress import ActiveTurn, InputDraft, PendingTurnInput
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.outcome import (
+    CancelRequested,
+    TerminalCommitted,
+    TurnAddress,
+    TurnCancellationEvidence,
+    TurnCancelReceipt,
+    TurnTerminal,
+)
+from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, UsageError, WaitTimeout
+from lash_cli.runtime.drivers import Driver
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.lane import free_dead_lane
+from lash_cli.runtime.results import replayed_outcome
+from lash_cli.store.base import RuntimePersistence, TurnRecord
+from lash_cli.system import this_process
+
+TERMINAL_POLL_FIRST_S = 0.025
+TERMINAL_POLL_MAX_S = 0.25
+INJECTION_PREFIX = "injection:"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDeleteReport:
+    """What a deletion did; `existed` is False for an id that was never used."""
+
+    session_id: str
+    existed: bool
+
+
+class AcrossProcesses:
+    """The part of `LashCore` that needs no opened session. Every verb raises `LashRuntimeError`
+    (`missing_session_store_factory`) for a core without a store."""
+
+    host: RuntimeHost
+    _owner_label: str
+    _driver: Driver | None
+
+    @property
+    def store(self) -> RuntimePersistence:
+        """The store; raises `LashRuntimeError` for a core without one."""
+        if self.host.store is None:
+            raise LashRuntimeError("missing_session_store_factory", "this core keeps its sessions in memory only")
+        return self.host.store
+
+    @property
+    def _notify(self) -> Notify | None:
+        return None if self._driver is None else self._driver.notify
+
+    def _new_owner(self) -> LeaseOwnerIdentity:
+        token = self.host.ids.token()
+        return LeaseOwnerIdentity(token, token, this_process(), self._owner_label)
+
+    # --- queues -------------------------------------------------------------------------------
+
+    def queue(self, session_id: str) -> SessionQueue:
+        """The durable queue of a session, which need not be opened. What enters it is driven by this core's driver.
+
+        Raises `LashRuntimeError` for a core without a store.
+        """
+        return SessionQueue(self.store, self.host.clock, self.host.ids, session_id, self._notify)
+
+    async def inject_turn_input(
+        self, session_id: str, turn_id: str, id: str, message: TurnInput | str
+    ) -> PendingTurnInput:
+        """Early injection: an input for a running turn, taken at its next checkpoint, or by the next turn when it
+        comes too late (contract 02 §1.2). Idempotent by `id`.
+
+        Raises as `SessionQueue.enqueue`.
+        """
+        content = TurnInput.text(message) if isinstance(message, str) else message
+        draft = InputDraft(
+            session_id,
+            self.host.ids.new("in"),
+            content,
+            ActiveTurn(turn_id),
+            INJECTION_PREFIX + require_key(id),
+        )
+        return await self.store.enqueue_turn_input(draft)
+
+    async def running_turn(self, session_id: str) -> TurnRecord | None:
+        """The turn that is under way in a session, in whatever process, or that a crash left unfinished; None when
+        there is none. An input addressed to it is used by it or by the turn after it."""
+        unfinished = await self.store.unfinished_turns(session_id)
+        return unfinished[-1] if unfinished else None
+
+    # --- across processes ---------------------------------------------------------------------
+
+    async def request_turn_cancel(
+        self,
+        session_id: str,
+        *,
+        turn_id: str | None = None,
+        request_id: str | None = None,
+        origin: str | None = None,
+        reason: str | None = None,
+    ) -> TurnCancelReceipt:
+        """Ask a turn to stop, in whatever process it runs (contract 01 §6.6).
+
+        Without `turn_id` the running turn is meant. Raises `ConflictError`
+        (`no_active_turn`) when none runs, `UsageError` for a blank request id.
+        """
+        if request_id is not None and not request_id.strip():
+            raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
+        store = self.store
+        if turn_id is None:
+            running = await self.running_turn(session_id)
+            if running is None:
+                raise ConflictError(
+                    f"no turn of session {session_id} is running",
+                    code="no_active_turn",
+                    hint=f"see what it did last: lash show {session_id}",
+                )
+            turn_id = running.turn_id
+        evidence = TurnCancellationEvidence(request_id or self.host.ids.new("c"), origin, reason)
+        stands = await store.request_turn_cancel(session_id, turn_id, evidence, self.host.clock.now_ms())
+        address = TurnAddress(session_id, turn_id)
+        match stands:
+            case None:
+                return TurnCancelReceipt(address, "requested", "durable", evidence)
+            case CancelRequested(cancellation=first):
+                return TurnCancelReceipt(address, "already_requested", "durable", first)
+            case _:
+                return TurnCancelReceipt(address, "completion_won", "durable")
+
+    async def await_terminal(self, address: TurnAddress, *, timeout_ms: int | None = None) -> TurnTerminal:
+        """Wait until a turn has ended, wherever it runs. Raises `WaitTimeout`, and `NotFoundError` (`turn_unknown`)."""
+        deadline = None if timeout_ms is None else self.host.clock.monotonic() + timeout_ms / 1000
+        delay = TERMINAL_POLL_FIRST_S
+        while True:
+            turn = await self.store.turn(address.session_id, address.turn_id)
+            if turn is None:
+                raise NotFoundError(f"there is no turn {address.turn_id!r}", code="turn_unknown")
+            if turn.state == "committed" and turn.summary is not None:
+                outcome = replayed_outcome(turn.summary, None)
+                return TerminalCommitted(outcome, turn.summary.cancellation, turn.head_revision)
+            if deadline is not None and self.host.clock.monotonic() >= deadline:
+                raise WaitTimeout(
+                    f"turn {address.turn_id} did not end in time",
+                    code="wait_timeout",
+                    details={"turn": address.turn_id},
+                )
+            await self.host.clock.sleep(delay)
+            delay = min(delay * 2, TERMINAL_POLL_MAX_S)
+
+    async def delete_session(self, session_id: str) -> SessionDeleteReport:
+        """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.
+
+        Raises `SessionExecutionBusy` while somebody holds the lane; a holder
+        that provably runs no more does not count.
+        """
+        row = await self.store.session_row(session_id)
+        if row is not None:
+            await free_dead_lane(
+                self.store, self.host.clock, self.host.ids, self.host.timings, self._new_owner(), session_id, row.lease
+            )
+        existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
+        if existed:
+            await self.host.effects.revoke_await_events_for_session(session_id)
+        return SessionDeleteReport(session_id, existed)

@@ -1,0 +1,198 @@
+"""The queue verbs of a session handle, under the names the project was founded on (contract 02 §1–§3).
+
+With a store all of them go straight to it: none takes the lane or waits for a
+running turn. Without one there is no queue, and every verb says so, except
+session commands, which are then applied at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lash_cli.api.queue import SessionQueue, require_command_key
+from lash_cli.api.turns import QueuedTurnBuilder
+from lash_cli.core.content import TurnInput
+from lash_cli.core.ingress import (
+    NextTurn,
+    PendingTurnInput,
+    PendingTurnInputCancelOutcome,
+    PendingTurnInputCancelResult,
+    PendingTurnInputCancelTarget,
+    PendingTurnInputSuffixCancelOutcome,
+    TurnInputClaim,
+    TurnInputIngress,
+)
+from lash_cli.core.queued_work import (
+    QueuedWorkBatch,
+    QueuedWorkClaim,
+    SessionCommand,
+    SessionCommandReceipt,
+    command_source_key,
+)
+from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.runtime.commands import apply_command
+from lash_cli.runtime.drains import run_next_command
+from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
+from lash_cli.store.base import DrainSelection
+
+if TYPE_CHECKING:
+    from lash_cli.api.commands import SessionCommands
+    from lash_cli.api.core import LashCore
+    from lash_cli.api.queue import BatchSettlement
+    from lash_cli.api.session import _Shared
+    from lash_cli.core.lease import LeaseFence
+    from lash_cli.runtime.cancellation import CancelToken
+    from lash_cli.runtime.session import ResidentSession
+
+NO_QUEUE = "queued turn input requires a persistent runtime store"
+
+
+class QueueVerbs:
+    """What `LashSession` offers of its queue. Every verb raises `LashRuntimeError` (`store_commit_failed`) without a
+    store, `NotFoundError`, `SessionDeleted` and `SessionClosed`."""
+
+    _core: LashCore
+    _shared: _Shared
+
+    if TYPE_CHECKING:
+
+        @property
+        def session_id(self) -> str: ...
+
+        @property
+        def _state(self) -> ResidentSession: ...
+
+        def _check_open(self) -> None: ...
+
+        async def _run(self, request: TurnRequest, token: CancelToken, sink: Sink) -> TurnOutput: ...
+
+    def _queue(self) -> SessionQueue:
+        self._check_open()
+        host = self._core.host
+        if host.store is None:
+            raise LashRuntimeError("store_commit_failed", NO_QUEUE)
+        return SessionQueue(host.store, host.clock, host.ids, self.session_id, self._shared.notify)
+
+    # --- inputs -------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        turn_input: TurnInput | str,
+        *,
+        id: str | None = None,
+        ingress: TurnInputIngress = NextTurn(),  # noqa: B008 - an immutable record
+    ) -> PendingTurnInput:
+        """Store an input durably. `id` makes the submission idempotent, under the source key `host:{id}`; what stands
+        there already is returned with its present state. Raises as `SessionQueue.enqueue`."""
+        return await self._queue().enqueue(turn_input, key=id, ingress=ingress)
+
+    async def pending_turn_inputs(self) -> tuple[PendingTurnInput, ...]:
+        """Inputs that wait and that nobody holds, oldest first."""
+        return await self._queue().pending_inputs()
+
+    async def cancel_pending_turn_input(self, input_id: str) -> PendingTurnInputCancelOutcome:
+        """Cancel one input."""
+        return await self._queue().cancel_input(input_id)
+
+    async def cancel_pending_turn_inputs(
+        self, targets: Sequence[PendingTurnInputCancelTarget]
+    ) -> tuple[PendingTurnInputCancelResult, ...]:
+        """Cancel a set in one transaction; one result per target, in order."""
+        return await self._queue().cancel_inputs(targets)
+
+    async def cancel_pending_turn_input_suffix(
+        self, anchor: PendingTurnInputCancelTarget
+    ) -> PendingTurnInputSuffixCancelOutcome:
+        """Cancel everything from the anchor on, the anchor included."""
+        return await self._queue().cancel_suffix(anchor)
+
+    async def abandon_turn_input_claim(self, claim: TurnInputClaim) -> tuple[str, ...]:
+        """Give back what a claim still owns; the ids given back."""
+        return await self._queue().abandon_inputs(claim)
+
+    # --- queued work --------------------------------------------------------------------------
+
+    async def queued_work(self) -> tuple[QueuedWorkBatch, ...]:
+        """Batches that nobody holds, oldest first, those not yet available included."""
+        return await self._queue().pending_batches()
+
+    async def cancel_queued_work_batch(self, batch_id: str) -> QueuedWorkBatch | None:
+        """Cancel a batch; None means already claimed, done, or not of this session."""
+        return await self._queue().cancel_batch(batch_id)
+
+    async def abandon_queued_work_claim(self, claim: QueuedWorkClaim) -> tuple[str, ...]:
+        """Give back what a claim still owns; the ids given back."""
+        return await self._queue().abandon_work(claim)
+
+    async def await_queued_work_batch(self, batch_id: str) -> BatchSettlement:
+        """Wait until a batch is settled or parked as dead, whoever drains it; at once for one that never was."""
+        return await self._queue().await_batch(batch_id)
+
+    # --- session commands ---------------------------------------------------------------------
+
+    def commands(self) -> SessionCommands:
+        """Session commands by name."""
+        from lash_cli.api.commands import SessionCommands
+
+        self._check_open()
+        return SessionCommands(self)
+
+    async def submit_session_command(self, command: SessionCommand, key: str) -> SessionCommandReceipt:
+        """Queue a command durably under an idempotency key; without a store apply it at once.
+
+        The receipt proves that it is durable, not that it was applied: see
+        `await_queued_work_batch`. Raises `LashRuntimeError`
+        (`session_command_idempotency_key`) for a blank key.
+        """
+        if self._core.host.store is not None:
+            return await self._queue().submit_command(command, key)
+        source_key = command_source_key(command, require_command_key(key))
+        async with self._shared.lock:
+            apply_command(self._state, command, self._core.host.clock.now_ms())
+        return SessionCommandReceipt(self.session_id, f"inline-command:{self._core.host.ids.token()}", source_key)
+
+    async def drain_next_session_command(self, fence: LeaseFence | None = None) -> SessionCommandReceipt | None:
+        """Apply the session command at the head of the queue; None when none stands there, or it failed and waits for
+        its next attempt.
+
+        With `fence` the caller holds the lane. Without one it is taken, and a
+        turn that a crash cut off is finished first. Raises
+        `SessionExecutionBusy` while another owner holds it.
+        """
+        self._check_open()
+        host, shared = self._core.host, self._shared
+        if host.store is None:
+            return None
+        async with shared.lock:
+            return await run_next_command(host, host.store, self._state, shared.owner, fence)
+
+    # --- driving ------------------------------------------------------------------------------
+
+    def queued_turn(
+        self,
+        batch_ids: Sequence[str] = (),
+        *,
+        drain_id: str | None = None,
+        max_turns: int | None = None,
+        timeout_ms: int | None = None,
+    ) -> QueuedTurnBuilder:
+        """Describe one pass over the queue: exactly the named batches, or what stands first (contract 02 §6.1).
+
+        `drain_id` begins the id of the turn that is started. Raises
+        `UsageError` for a blank id or a limit below 1.
+        """
+        self._check_open()
+        if any(not name.strip() for name in (*batch_ids, *([] if drain_id is None else [drain_id]))):
+            raise UsageError("the ids of a queued turn must not be blank", code="missing_execution_scope_id")
+        if max_turns is not None and max_turns < 1:
+            raise UsageError("a turn needs at least one model iteration")
+        selection = DrainSelection(batch_ids=tuple(batch_ids))
+        request = TurnRequest(None, max_turns=max_turns, timeout_ms=timeout_ms, drain=selection, drain_id=drain_id)
+        return QueuedTurnBuilder(self._run, request)
+
+    async def revoke_durable_waits(self) -> int:
+        """End every pending wait of the session as cancelled, except turn control, and say how many; the session stays
+        usable."""
+        self._check_open()
+        return await self._core.host.effects.cancel_await_events_for_session(self.session_id)

@@ -1,0 +1,279 @@
+"""The in-process driver: drains sessions of one core when told that something waits (contract 02 §6.3).
+
+A trigger, not a truth: losing a notification, or following one twice, is
+harmless, because what waits stands in rows. Per session there is at most one
+running drive and one remembered rerun. A driver opens its own runtime, so it
+competes for the lane like any other owner, and it never cancels a turn: when
+it closes, an unfinished one is left to whoever drains next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Protocol
+
+from lash_cli.core.activity import TurnActivity
+from lash_cli.core.protocols import Clock
+from lash_cli.errors import LashError, NotFoundError, SessionClosed
+from lash_cli.runtime.demand import (
+    MAX_ATTEMPTS,
+    Drainable,
+    SessionOpener,
+    Standing,
+    backoff_s,
+    is_passing,
+    standing_of,
+)
+from lash_cli.store.queueing import QueuedWorkStore
+
+_log = logging.getLogger("lash.driver")
+
+DEFAULT_CONCURRENCY = 64
+WARN_EVERY_S = 30.0
+LONGEST_WAIT_S = 3600.0
+
+# Signals that the lane has just become free: only these cut a rest on a busy lane short.
+LANE_FREED = frozenset({"turn_completed", "session_changed"})
+
+
+class Driver(Protocol):
+    """Whoever drives the queues of a core; a host may bring its own."""
+
+    def notify(self, session_id: str, reason: str) -> None:
+        """Something may wait in a session. Never blocks and never fails."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop driving; rows stay."""
+        ...
+
+
+class _Found(StrEnum):
+    """What one attempt came to."""
+
+    NOTHING = "nothing"
+    EMPTY = "empty"
+    CONTENDED = "contended"
+    PROGRESS = "progress"
+
+
+class _Wake:
+    """The drive of one session: why it runs, why it must run again, and what ends its rest."""
+
+    def __init__(self, reason: str) -> None:
+        self.reasons: dict[str, None] = {reason: None}
+        self.again: dict[str, None] = {}
+        self.signal = asyncio.Event()
+        self.freed = asyncio.Event()
+        self.available_at_ms: int | None = None
+        self.has_progressed = False
+
+    def add(self, reason: str) -> None:
+        """Remember one rerun, whatever the number of signals."""
+        self.again[reason] = None
+        self.signal.set()
+        if reason in LANE_FREED:
+            self.freed.set()
+
+    @property
+    def reason(self) -> str:
+        """The merged reasons."""
+        return ",".join(self.reasons)
+
+
+class QueueDriver:
+    """Drives the queues of one core in its event loop."""
+
+    def __init__(
+        self,
+        store: QueuedWorkStore,
+        clock: Clock,
+        opener: SessionOpener,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+    ) -> None:
+        """`opener` opens a session with an owner of its own. At most `concurrency` (≥ 1) sessions are open at once."""
+        self._store = store
+        self._clock = clock
+        self._open = opener
+        self._slots = asyncio.Semaphore(max(1, concurrency))
+        self._wakes: dict[str, _Wake] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._passes: dict[str, asyncio.Event] = {}
+        self._paused: Counter[str] = Counter()
+        self._resumed = asyncio.Condition()
+        self._is_closed = False
+
+    def notify(self, session_id: str, reason: str) -> None:
+        """Something may wait in a session: drive it, or once more after the drive under way."""
+        if self._is_closed:
+            return
+        wake = self._wakes.get(session_id)
+        if wake is not None:
+            wake.add(reason)
+            return
+        self._wakes[session_id] = wake = _Wake(reason)
+        task = asyncio.get_running_loop().create_task(self._drive(session_id, wake))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """End every drive where it stands. A turn under way is not committed; its rows wait for the next owner."""
+        self._is_closed = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Return once nothing is driven any more."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    @contextlib.asynccontextmanager
+    async def paused(self, session_id: str) -> AsyncIterator[None]:
+        """Keep the driver out of a session: the pass under way ends first, none begins inside the block."""
+        self._paused[session_id] += 1
+        try:
+            while (running := self._passes.get(session_id)) is not None:
+                await running.wait()
+            yield
+        finally:
+            self._paused[session_id] -= 1
+            async with self._resumed:
+                self._resumed.notify_all()
+
+    # --- one session --------------------------------------------------------------------------
+
+    async def _drive(self, session_id: str, wake: _Wake) -> None:
+        try:
+            while True:
+                await self._until_idle(session_id, wake)
+                if not wake.again:
+                    return
+                wake.reasons, wake.again = wake.again, {}
+        finally:
+            # Nothing is awaited since the last look at `again`: no signal falls between the two.
+            del self._wakes[session_id]
+
+    async def _until_idle(self, session_id: str, wake: _Wake) -> None:
+        """Attempt until the queue is idle, the errors are exhausted or one is terminal."""
+        errors = busy = empty = 0
+        warned_at = self._clock.monotonic()
+        while True:
+            wake.signal.clear()
+            wake.freed.clear()
+            wake.has_progressed = False
+            try:
+                found = await self._attempt(session_id, wake)
+            except LashError as error:
+                errors = 1 if wake.has_progressed else errors + 1
+                if not is_passing(error):
+                    self._tell_terminal(session_id, wake, error)
+                    return
+                if errors >= MAX_ATTEMPTS:
+                    _log.warning("wake_exhausted %s (%s): %s", session_id, wake.reason, error)
+                    return
+                await self._rest(wake.freed, backoff_s(errors))
+                continue
+            except Exception:  # noqa: BLE001 - a fault of one session must not end the others, and is told
+                _log.exception("wake_terminal %s (%s)", session_id, wake.reason)
+                return
+            match found:
+                case _Found.PROGRESS:
+                    errors = busy = empty = 0
+                case _Found.CONTENDED:
+                    busy += 1
+                    if self._clock.monotonic() - warned_at >= WARN_EVERY_S:
+                        _log.warning("wake_contended %s (%s): the lane stays busy", session_id, wake.reason)
+                        warned_at = self._clock.monotonic()
+                    await self._rest(wake.freed, backoff_s(busy))
+                case _Found.EMPTY:
+                    # The look is conservative: after one more it is believed no longer.
+                    empty += 1
+                    if empty > 1:
+                        return
+                case _Found.NOTHING:
+                    if wake.available_at_ms is None:
+                        return
+                    left_s = (wake.available_at_ms - self._clock.now_ms()) / 1000
+                    if wake.again:
+                        return
+                    if left_s > 0:
+                        await self._rest(wake.signal, min(left_s, LONGEST_WAIT_S))
+
+    def _tell_terminal(self, session_id: str, wake: _Wake, error: LashError) -> None:
+        if isinstance(error, NotFoundError | SessionClosed):
+            _log.debug("session %s is gone: %s", session_id, error)
+        else:
+            _log.warning("wake_terminal %s (%s): %s", session_id, wake.reason, error)
+
+    async def _attempt(self, session_id: str, wake: _Wake) -> _Found:
+        """Look; when something is due, open the session and drain until a pass is empty."""
+        demand = await self._store.demand(session_id)
+        wake.available_at_ms = None if demand.is_held or demand.is_closed else demand.available_at_ms
+        match standing_of(demand, self._clock.now_ms()):
+            case Standing.NOTHING:
+                return _Found.NOTHING
+            case Standing.CONTENDED:
+                return _Found.CONTENDED
+        async with self._slots, self._told_when_slow(session_id, wake), self._open(session_id) as session:
+            return await self._drain(session_id, session, wake)
+
+    async def _drain(self, session_id: str, session: Drainable, wake: _Wake) -> _Found:
+        while True:
+            idle = await self._pass(session_id, session)
+            if idle == "lane_busy" and not wake.has_progressed:
+                return _Found.CONTENDED
+            if idle is None or idle == "commands_only":
+                wake.has_progressed = True
+            if idle is not None:
+                return _Found.PROGRESS if wake.has_progressed else _Found.EMPTY
+
+    async def _pass(self, session_id: str, session: Drainable) -> str | None:
+        """One pass; why it ran no turn, None when it ran one."""
+        async with self._resumed:
+            await self._resumed.wait_for(lambda: not self._paused[session_id])
+            self._passes[session_id] = ended = asyncio.Event()
+        try:
+            output = await session.drain_once(_unseen)
+        finally:
+            del self._passes[session_id]
+            ended.set()
+        return output.idle
+
+    @contextlib.asynccontextmanager
+    async def _told_when_slow(self, session_id: str, wake: _Wake) -> AsyncIterator[None]:
+        """Warn, again and again, while one attempt does not end."""
+
+        async def tell() -> None:
+            while True:
+                await self._clock.sleep(WARN_EVERY_S)
+                _log.warning("wake_slow %s (%s): the drain has not ended yet", session_id, wake.reason)
+
+        watcher = asyncio.ensure_future(tell())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def _rest(self, until: asyncio.Event, seconds: float) -> None:
+        """Sleep, at most until `until` is set."""
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        signal = asyncio.ensure_future(until.wait())
+        try:
+            await asyncio.wait({sleep, signal}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+            signal.cancel()
+            await asyncio.gather(sleep, signal, return_exceptions=True)
+
+
+async def _unseen(activity: TurnActivity) -> None:
+    """Nobody watches a driven turn; it is read from the store."""

@@ -1,0 +1,160 @@
+"""Entering a session: taking its lane for a request, session commands first (contract 01 §5.4, 02 §6.1).
+
+The store decides in one transaction what comes next: a turn that a crash cut
+off, commands that are due, or what was asked for. Commands run here, under the
+lane that was just taken, and the same request is made again after them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from lash_cli.core.codec import encode
+from lash_cli.core.ingress import InputDraft
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.queued_work import SessionCommandReceipt
+from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.runtime.commands import CommandRunner
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.lane import LaneGuard, LaneHolder, busy_error, take_lane
+from lash_cli.runtime.requests import TurnRequest
+from lash_cli.runtime.session import ResidentSession
+from lash_cli.store.base import (
+    DrainSelection,
+    LaneBusy,
+    LaneGranted,
+    LaneIdle,
+    LaneRequest,
+    RuntimePersistence,
+)
+
+
+class LaneEntry:
+    """The lane of one request, over all the turns it leads to. `commands` are the receipts of what was applied."""
+
+    def __init__(
+        self,
+        host: RuntimeHost,
+        store: RuntimePersistence,
+        session: ResidentSession,
+        owner: LeaseOwnerIdentity,
+        request: TurnRequest,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._session = session
+        self._owner = owner
+        self._request = request
+        self._lane = LaneHolder(store, host.clock, host.timings, on_lost)
+        self._guard: LaneGuard | None = None
+        self._turn_id = request.turn_id or self._fresh_turn_id()
+        self._input_id = host.ids.new("in")
+        self.commands: list[SessionCommandReceipt] = []
+
+    @property
+    def guard(self) -> LaneGuard:
+        """The guard of the lane that was granted last."""
+        if self._guard is None:
+            raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
+        return self._guard
+
+    @property
+    def turn_id(self) -> str:
+        """The id of the turn the request starts, unless an input names another."""
+        return self._turn_id
+
+    @property
+    def limit(self) -> int | None:
+        """How many model iterations a turn started now may take."""
+        return self._request.max_turns or self._session.policy.max_turns
+
+    def _fresh_turn_id(self) -> str:
+        """A drain id names many passes, so it only begins the id of a turn: the stamp and the gate need a new one."""
+        drain_id, ids = self._request.drain_id, self._host.ids
+        return f"{drain_id}:{ids.token()}" if drain_id is not None else ids.new("t")
+
+    async def enter(self) -> LaneGranted | LaneIdle | LaneBusy:
+        """Take the lane for the request. `LaneIdle` and `LaneBusy` answer only a pass over the queue.
+
+        Raises `SessionExecutionBusy` for any other request, what the store
+        raises, and what `CommandRunner.run_next` raises.
+        """
+        outcome = await self._take(self._lane_request)
+        if isinstance(outcome, LaneBusy) and self._request.drain is None:
+            raise busy_error(self._session.session_id, outcome)
+        return outcome
+
+    async def follow(self, turn_id: str, batch_id: str) -> LaneGranted | LaneIdle | LaneBusy:
+        """Go on, under the lane still held, with the turn that one batch starts."""
+        return await self._take(
+            lambda: msgspec.structs.replace(
+                self._request_under(turn_id),
+                drain=DrainSelection(batch_ids=(batch_id,)),
+                plan=encode(self._session.plan(self.limit)),
+                origin="queue",
+            )
+        )
+
+    async def leave(self) -> None:
+        """Give the lane back, unless a commit did or its outcome is unknown."""
+        await self._lane.give_back()
+
+    async def _take(self, request: Callable[[], LaneRequest]) -> LaneGranted | LaneIdle | LaneBusy:
+        while True:
+            self._host.reach("before:lane")
+            outcome = await take_lane(self._store, self._host.clock, request(), busy_wait_ms=self._request.busy_wait_ms)
+            self._host.reach("after:lane")
+            if not isinstance(outcome, LaneGranted) or outcome.committed:
+                return outcome
+            self._guard = await self._lane.take(outcome.lease)
+            if not outcome.commands_due:
+                return outcome
+            await self._run_commands(self._guard)
+
+    async def _run_commands(self, guard: LaneGuard) -> None:
+        """Run every command at the head of the queue, younger ones too, once there is one to run."""
+        runner = CommandRunner(self._store, self._host.clock, self._host.ids, self._session, guard.fence)
+        is_any = False
+        try:
+            while (ran := await runner.run_next()) is not None:
+                is_any = True
+                receipt, is_applied = ran
+                if is_applied:
+                    self.commands.append(receipt)
+                guard.check()
+        except LashError as error:
+            if error.ambiguous:
+                guard.withhold()
+            raise
+        if not is_any:
+            raise LashRuntimeError("session_command_claim", "the store says that commands are due and has none")
+
+    def _lane_request(self) -> LaneRequest:
+        request = self._request
+        draft = None
+        if request.input is not None:
+            key = f"host:{request.source_key}" if request.source_key is not None else None
+            draft = InputDraft(self._session.session_id, self._input_id, request.input, source_key=key)
+        starts = draft is not None or request.drain is not None
+        return msgspec.structs.replace(
+            self._request_under(self._turn_id if starts else None),
+            draft=draft,
+            drain=request.drain,
+            plan=encode(self._session.plan(self.limit)) if starts else None,
+            is_new_turn=request.turn_id is None,
+            origin="prompt" if request.drain is None else "queue",
+        )
+
+    def _request_under(self, turn_id: str | None) -> LaneRequest:
+        return LaneRequest(
+            session_id=self._session.session_id,
+            owner=self._owner,
+            ttl_ms=self._host.timings.ttl_ms,
+            now_ms=self._host.clock.now_ms(),
+            lease_token=self._host.ids.token(),
+            claim_token=self._host.ids.token(),
+            turn_id=turn_id,
+        )

@@ -1,0 +1,118 @@
+"""Handing a turn on to another agent frame: what is opened, what enters it, and when to stop (contract 01 §5.4, §11).
+
+A switch is part of the switching turn's commit: the frame, its first nodes and
+the task waiting in the queue appear together or not at all. The turn that
+follows is started from that task, so a crash in between leaves ordinary work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import from_builtins, to_builtins
+from lash_cli.core.content import is_safe_to_resume
+from lash_cli.core.delivery import frame_task_of
+from lash_cli.core.frames import AgentFrame, current_frame, open_frame
+from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.outcome import AgentFrameSwitch, TurnIssue
+from lash_cli.core.queued_work import AgentFrameTask, QueuedWorkClaim
+from lash_cli.errors import ConflictError
+
+MAX_FRAME_SWITCHES = 16
+MAX_INITIAL_NODES = 256
+
+LIMIT_CODE = "agent_frame_switch_limit"
+NODES_CODE = "agent_frame_nodes_invalid"
+REASON = "continue_as"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameChain:
+    """Where a physical turn stands in its logical one: the turn that began it, and how many switches led here."""
+
+    root_turn_id: str
+    switches: int = 0
+
+    @property
+    def next_turn_id(self) -> str:
+        """The id of the turn that follows a switch of this one."""
+        return f"{self.root_turn_id}:agent-frame:{self.switches + 1}"
+
+
+def chain_of(turn_id: str, work: QueuedWorkClaim | None) -> FrameChain:
+    """The chain a turn belongs to: that of the frame task it was started from, else its own."""
+    task = frame_task_of(work.batches) if work is not None else None
+    if task is None or not task.root_turn_id:
+        return FrameChain(turn_id)
+    return FrameChain(task.root_turn_id, task.switches)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameHandoff:
+    """A planned switch: the session's frames after it, the first nodes of the frame, and the task. `is_opened` is
+    False when the task goes on in the current frame."""
+
+    frames: tuple[AgentFrame, ...]
+    nodes: tuple[SessionNode, ...]
+    task: AgentFrameTask
+    is_opened: bool = True
+
+
+def plan_handoff(
+    frames: tuple[AgentFrame, ...],
+    switch: AgentFrameSwitch,
+    chain: FrameChain,
+    *,
+    turn_id: str,
+    leaf_node_id: str | None,
+    now_ms: int,
+) -> FrameHandoff | TurnIssue:
+    """What the commit of a switching turn adds, or why the switch is not followed.
+
+    `leaf_node_id` is the last node of the turn itself. The current frame's own
+    id opens nothing: the task goes on where it is.
+    """
+    if chain.switches >= MAX_FRAME_SWITCHES:
+        text = f"the turn switched agent frames {MAX_FRAME_SWITCHES} times; this switch was not followed"
+        return TurnIssue("runtime", text, code=LIMIT_CODE, retryable=False)
+    try:
+        after, is_opened = open_frame(frames, switch.frame_id, REASON, now_ms, CausalRef("turn", turn_id))
+        payloads = _payloads(switch.initial_nodes)
+    except ConflictError as error:
+        return TurnIssue("runtime", error.message, code=error.code, retryable=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        text = f"the first nodes of an agent frame are not usable: {error}"
+        return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
+    frame_id = current_frame(after).frame_id
+    nodes = _nodes(payloads, turn_id=turn_id, parent=leaf_node_id, frame_id=frame_id, now_ms=now_ms)
+    if not is_safe_to_resume(messages_on(nodes)):
+        text = "the first nodes of an agent frame leave tool calls without a result"
+        return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
+    task = AgentFrameTask(frame_id, switch.task, root_turn_id=chain.root_turn_id, switches=chain.switches + 1)
+    return FrameHandoff(after, nodes, task, is_opened)
+
+
+def _payloads(initial_nodes: tuple[Any, ...]) -> tuple[NodePayload, ...]:
+    """The payloads a switch names. A replayed switch comes from the journal, where they are plain JSON."""
+    if len(initial_nodes) > MAX_INITIAL_NODES:
+        raise ValueError(f"at most {MAX_INITIAL_NODES} of them, not {len(initial_nodes)}")
+    return tuple(from_builtins(to_builtins(node), NodePayload) for node in initial_nodes)
+
+
+def _nodes(
+    payloads: tuple[NodePayload, ...], *, turn_id: str, parent: str | None, frame_id: str, now_ms: int
+) -> tuple[SessionNode, ...]:
+    """Nodes one under another. Their ids, and those of their messages, are functions of the turn and the place."""
+    nodes: list[SessionNode] = []
+    for index, payload in enumerate(payloads):
+        node_id = f"{turn_id}.f{index}"
+        if isinstance(payload, ConversationPayload):
+            if payload.message.is_transient:
+                continue
+            payload = ConversationPayload(msgspec.structs.replace(payload.message, id=node_id))
+        nodes.append(SessionNode(node_id, parent, frame_id, now_ms, payload))
+        parent = node_id
+    return tuple(nodes)

@@ -1,0 +1,68 @@
+"""What a session is asked to run, and what it answers: a turn, a re-drive, or one pass over its queue.
+
+A turn that ends badly is an outcome inside the answer; a pass that found
+nothing to do says why (contract 02 §6.1). Only what ended without an outcome
+is an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from lash_cli.core.activity import TurnActivity
+from lash_cli.core.content import TurnInput
+from lash_cli.core.outcome import TurnResult
+from lash_cli.core.queued_work import SessionCommandReceipt
+from lash_cli.store.base import DrainSelection, IdleReason
+
+Sink = Callable[[TurnActivity], Awaitable[None]]
+
+DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """What a caller wants: a turn from `input`, one pass over the queue (`drain`), or with neither only an unfinished
+    turn to be finished. `drain_id` begins the id of a turn that the pass starts."""
+
+    input: TurnInput | None
+    turn_id: str | None = None
+    source_key: str | None = None
+    max_turns: int | None = None
+    busy_wait_ms: int = 0
+    timeout_ms: int | None = None
+    drain: DrainSelection | None = None
+    drain_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TurnOutput:
+    """What became of a request. `result` is None when nothing was run; for a pass over the queue `idle` says why.
+
+    `replayed` says the turn had been committed before; `redriven` holds the
+    results of crashed turns that were finished first. `frames` are the results
+    of the turns that handed on to another agent frame before `result`.
+    `commands` are the session commands that were applied. `available_at_ms`
+    is when a batch that only waits for its time is ready, `busy_until_ms` when
+    the lease of a busy lane runs out. `has_waiting` says that something was
+    waiting in the queue when the last commit was made.
+    """
+
+    result: TurnResult | None
+    activities: tuple[TurnActivity, ...] = ()
+    replayed: bool = False
+    redriven: tuple[TurnResult, ...] = ()
+    frames: tuple[TurnResult, ...] = ()
+    commands: tuple[SessionCommandReceipt, ...] = ()
+    idle: DrainReason | None = None
+    available_at_ms: int | None = None
+    busy_until_ms: int | None = None
+    has_waiting: bool = False
+
+    @property
+    def turns(self) -> tuple[TurnResult, ...]:
+        """Every turn that ended in this call, in order; a replayed one ended before."""
+        own = () if self.result is None or self.replayed else (self.result,)
+        return (*self.redriven, *self.frames, *own)

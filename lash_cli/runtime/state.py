@@ -1,0 +1,87 @@
+"""Records of a session's state: what a reader sees, what is exported, what a turn is started under.
+
+All of them are immutable pictures; `runtime.session` holds the state they are taken of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from lash_cli.core.codec import Record
+from lash_cli.core.commit import TurnState
+from lash_cli.core.content import Message
+from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
+from lash_cli.core.graph import SessionNode
+from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionPolicy
+from lash_cli.core.tools import ToolState
+from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
+
+
+class TurnPlan(Record):
+    """What a turn was started with; a re-drive runs under the same (contract 01 §3, "resolved once").
+
+    `head_revision` is the head the turn started from: when it moved since,
+    somebody configured the session after the crash, and that choice stands.
+    """
+
+    config: PersistedSessionConfig
+    max_turns: int | None = None
+    core_prompt: PromptLayer = PromptLayer()
+    head_revision: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReadView:
+    """An immutable picture of the current frame's active path (contract 04 §8)."""
+
+    session_id: str
+    policy: SessionPolicy
+    turn_index: int
+    token_usage: TokenUsage
+    last_prompt_usage: PromptUsage | None
+    messages: Sequence[Message]
+    frames: tuple[AgentFrame, ...]
+    leaf_node_id: str | None
+    head_revision: int | None
+
+
+class RuntimeSessionState(Record):
+    """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3)."""
+
+    session_id: str
+    policy: SessionPolicy
+    frames: tuple[AgentFrame, ...]
+    nodes: tuple[SessionNode, ...] = ()
+    leaf_node_id: str | None = None
+    turn_state: TurnState = TurnState()
+    tool_state: ToolState | None = None
+    token_ledger: tuple[TokenLedgerEntry, ...] = ()
+
+    def rebound_to(self, session_id: str) -> RuntimeSessionState:
+        """The same conversation as the start of another session: one initial frame, no cost booked to it yet."""
+        policy = msgspec.structs.replace(self.policy, session_id=session_id)
+        frame_id = current_frame(self.frames).frame_id
+        first = initial_frame(session_id, policy, self.frames[0].created_at_ms)
+        nodes = tuple(
+            msgspec.structs.replace(node, agent_frame_id=first.frame_id)
+            for node in self.nodes
+            if node.agent_frame_id == frame_id
+        )
+        return msgspec.structs.replace(
+            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, token_ledger=()
+        )
+
+
+def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:
+    """`base` with the model, provider, limits and prompt a turn was started with."""
+    config = plan.config
+    return msgspec.structs.replace(
+        base,
+        provider_id=config.provider_id,
+        model=config.model,
+        max_turns=config.max_turns,
+        prompt=config.prompt if config.prompt is not None else base.prompt,
+    )
