@@ -36,29 +36,28 @@ SELECT
     OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
         WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL)
 """
-# Contract 02 §6.3: the unfinished turn, when its oldest text, text for a turn that does not run and ready work came,
-# and when the first batch that waits for its time is ready.
+_RUNNING = """
+SELECT turn_id, started_at_ms FROM turns INDEXED BY turns_running
+WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
+"""
+# Contract 02 §6.3: since when the oldest text for the next turn, text for a turn other than the running one (before and
+# behind it in the index) and ready work wait, and when the first batch that waits for its time is ready.
 _DEMAND = """
 SELECT
-    t.turn_id, t.started_at_ms,
     (SELECT enqueued_at_ms FROM inputs INDEXED BY inputs_next
         WHERE session_key = ?1 AND state = 'deferred_next_turn' AND turn_id IS NULL AND claim_generation IS NOT ?2
         ORDER BY enqueue_seq LIMIT 1),
     (SELECT enqueued_at_ms FROM inputs INDEXED BY inputs_active
         WHERE session_key = ?1 AND state = 'pending_active' AND turn_id IS NULL
-        AND target_turn_id < coalesce(t.turn_id, '') LIMIT 1),
+        AND target_turn_id < ?3 LIMIT 1),
     (SELECT enqueued_at_ms FROM inputs INDEXED BY inputs_active
         WHERE session_key = ?1 AND state = 'pending_active' AND turn_id IS NULL
-        AND target_turn_id > coalesce(t.turn_id, '') LIMIT 1),
+        AND target_turn_id > ?3 LIMIT 1),
     (SELECT enqueued_at_ms FROM queued_work INDEXED BY queued_work_ready
         WHERE session_key = ?1 AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL
         AND claim_generation IS NOT ?2 ORDER BY enqueue_seq LIMIT 1),
     (SELECT min(waits_until_ms) FROM queued_work INDEXED BY queued_work_waiting
         WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL)
-FROM (SELECT 1) LEFT JOIN (
-    SELECT turn_id, started_at_ms FROM turns INDEXED BY turns_running
-    WHERE session_key = ?1 AND state = 'running' ORDER BY turn_index LIMIT 1
-) t
 """
 # The first session behind `?1` that has a row in any of the indices of what waits or is unfinished.
 _NEXT_SESSION = """
@@ -116,8 +115,11 @@ def read_left(connection: sqlite3.Connection, session_key: int, turn_id: str | N
 
 def _find(connection: sqlite3.Connection, session: StoredSession, now_ms: int) -> _Found:
     lease = session.lease()
-    values = (session.key, live_generation(lease, now_ms))
-    turn_id, started_at_ms, *waiting, available_at_ms = connection.execute(_DEMAND, values).fetchone()
+    running = connection.execute(_RUNNING, (session.key,)).fetchone()
+    turn_id, started_at_ms = running or (None, None)
+    # The empty id stands before every turn id.
+    values = (session.key, live_generation(lease, now_ms), turn_id or "")
+    *waiting, available_at_ms = connection.execute(_DEMAND, values).fetchone()
     is_due = available_at_ms is not None and available_at_ms <= now_ms
     claimable_since = [since for since in (*waiting, available_at_ms if is_due else None) if since is not None]
     demand = SessionDemand(

@@ -36,9 +36,9 @@ _DROP_INPUTS_BY_STATE = "DROP INDEX inputs_by_state"
 _DROP_INPUTS_CLAIMED = "DROP INDEX inputs_claimed"
 # Listings and suffix cancels: every row of a session from a place on.
 _INPUTS_BY_SESSION = "CREATE INDEX inputs_by_session ON inputs (session_key, enqueue_seq)"
-# What waits for the next turn and no turn took; the generation tells a live claim without a look at the row.
+# What waits for the next turn and no turn took.
 _INPUTS_NEXT = """
-CREATE INDEX inputs_next ON inputs (session_key, enqueue_seq, claim_generation)
+CREATE INDEX inputs_next ON inputs (session_key, enqueue_seq)
 WHERE state = 'deferred_next_turn' AND turn_id IS NULL
 """
 # What waits for a named turn, by the boundary that admits it.
@@ -91,7 +91,7 @@ CREATE UNIQUE INDEX queued_work_by_source ON queued_work (session_key, source_ke
 _WORK_BY_SESSION = "CREATE INDEX queued_work_by_session ON queued_work (session_key, enqueue_seq)"
 # The line: what is ready and no turn took.
 _WORK_READY = """
-CREATE INDEX queued_work_ready ON queued_work (session_key, enqueue_seq, claim_generation)
+CREATE INDEX queued_work_ready ON queued_work (session_key, enqueue_seq)
 WHERE state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL
 """
 _WORK_WAITING = """
