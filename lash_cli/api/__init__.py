@@ -68,7 +68,10 @@ _HOMES = {
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
     "lash_cli.runtime.state": ("RuntimeSessionState", "SessionReadView"),
+    "lash_cli.runtime.drivers": ("QueueDriver",),
     "lash_cli.runtime.requests": ("TurnOutput",),
+    "lash_cli.runtime.work_events": ("WorkEvent", "WorkOptions", "WorkReport"),
+    "lash_cli.runtime.worker": ("QueueWorker",),
     "lash_cli.store.sqlite.store": ("SqliteStore",),
     "lash_cli.tools.function": ("FunctionToolProvider", "tool"),
 }

@@ -1,0 +1,169 @@
+"""Where a worker looks for work, and what it remembers of the sessions it has seen (contract 02 §6.3, 08 §5.2).
+
+One look answers: which sessions can be drained now, what keeps the others, and
+when it is worth looking again. It never claims anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.protocols import Clock
+from lash_cli.errors import NotFoundError, QueueHeld, SessionClosed
+from lash_cli.runtime.demand import MAX_ATTEMPTS, Standing, backoff_s, is_lane_taken, standing_of
+from lash_cli.runtime.lane import is_provably_dead
+from lash_cli.runtime.work_events import WorkOptions
+from lash_cli.store.queueing import QueuedWorkStore, SessionDemand
+
+# A session whose passes fail for good is looked at again after this long.
+ASIDE_MS = 60_000
+LOOK_LIMIT = 64
+
+
+@dataclass(slots=True)
+class SeenSession:
+    """What a worker remembers of a session while that matters."""
+
+    attempts: int = 0
+    not_before_ms: int = 0
+    is_aside: bool = False
+    busy_since_ms: int | None = None
+    is_given_up: bool = False
+    is_served: bool = False
+
+
+@dataclass(slots=True)
+class Look:
+    """What one look came to. `is_worth_waiting` says that something can be drained soon, though not now."""
+
+    due: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
+    is_worth_waiting: bool = False
+    next_at_ms: int | None = None
+    holders: list[LeaseOwnerIdentity] = field(default_factory=list)
+
+    def again_at(self, at_ms: int) -> None:
+        """Look again at `at_ms`, if not before."""
+        self.next_at_ms = at_ms if self.next_at_ms is None else min(self.next_at_ms, at_ms)
+
+    def is_out_of_date(self, now_ms: int) -> bool:
+        """Whether a moment this look waited for has come, or the holder of a lane has died since."""
+        if self.next_at_ms is not None and now_ms >= self.next_at_ms:
+            return True
+        return any(is_provably_dead(holder) for holder in self.holders)
+
+
+class WorkSearch:
+    """Looks over the named sessions, or over all."""
+
+    def __init__(self, store: QueuedWorkStore, clock: Clock, options: WorkOptions, named: tuple[str, ...]) -> None:
+        self._store = store
+        self._clock = clock
+        self._options = options
+        self._named = named
+        self._seen: dict[str, SeenSession] = {}
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The sessions asked for; none means all."""
+        return self._named
+
+    async def admit(self) -> None:
+        """Check the named sessions before anything is claimed.
+
+        Raises `NotFoundError`, `SessionDeleted`, `SessionClosed` or `QueueHeld`.
+        """
+        for session_id in self._named:
+            demand = await self._store.demand(session_id)
+            details = {"session": session_id}
+            if demand.is_closed:
+                raise SessionClosed(f"session {session_id!r} is closed", details=details)
+            if demand.is_held:
+                raise QueueHeld(f"the queue of session {session_id!r} is held", details=details)
+
+    async def look(self, running: Collection[str]) -> Look:
+        """Look once; sessions that are being drained already are left out."""
+        look = Look()
+        now_ms = self._clock.now_ms()
+        for demand in await self._demands(len(running)):
+            if demand.session_id not in running:
+                self._judge(demand, look, now_ms)
+        return look
+
+    async def _demands(self, running: int) -> list[SessionDemand]:
+        if not self._named:
+            aside = sum(seen.not_before_ms > 0 or seen.is_served for seen in self._seen.values())
+            return list(await self._store.sessions_with_demand(limit=LOOK_LIMIT + running + aside))
+        demands: list[SessionDemand] = []
+        for session_id in self._named:
+            with contextlib.suppress(NotFoundError):
+                demands.append(await self._store.demand(session_id))
+        return demands
+
+    def _judge(self, demand: SessionDemand, look: Look, now_ms: int) -> None:
+        seen = self.seen(demand.session_id)
+        standing = standing_of(demand, now_ms)
+        if demand.available_at_ms is not None and not (demand.is_held or demand.is_closed):
+            look.again_at(demand.available_at_ms)
+        if demand.lease.owner is not None and is_lane_taken(demand, now_ms):
+            look.holders.append(demand.lease.owner)
+            look.again_at(demand.lease.expires_at_ms)
+        if standing is Standing.CONTENDED:
+            self._judge_contended(demand.session_id, seen, look, now_ms)
+            return
+        seen.busy_since_ms, seen.is_given_up = None, False
+        if standing is Standing.NOTHING or seen.is_served:
+            return
+        if now_ms < seen.not_before_ms:
+            look.again_at(seen.not_before_ms)
+            look.is_worth_waiting |= not seen.is_aside
+        else:
+            look.due.append(demand.session_id)
+
+    def _judge_contended(self, session_id: str, seen: SeenSession, look: Look, now_ms: int) -> None:
+        if seen.is_served or seen.is_given_up:
+            return
+        if seen.busy_since_ms is None:
+            seen.busy_since_ms = now_ms
+        wait_ms = self._options.lease_wait_ms
+        if wait_ms is None:
+            look.is_worth_waiting = True
+        elif now_ms < seen.busy_since_ms + wait_ms:
+            look.is_worth_waiting = True
+            look.again_at(seen.busy_since_ms + wait_ms)
+        else:
+            seen.is_given_up = True
+            look.given_up.append(session_id)
+
+    # --- remembering --------------------------------------------------------------------------
+
+    def seen(self, session_id: str) -> SeenSession:
+        """What is remembered of a session."""
+        return self._seen.setdefault(session_id, SeenSession())
+
+    def progressed(self, session_id: str) -> None:
+        """A pass ended well: earlier failures do not count any more."""
+        self._seen[session_id] = SeenSession(is_served=self._options.once)
+
+    def postpone(self, session_id: str) -> int | None:
+        """Let a session rest after a pass that came to nothing; for how many milliseconds, None when it has had all
+        its attempts and was set aside."""
+        seen = self.seen(session_id)
+        seen.attempts += 1
+        if seen.attempts >= MAX_ATTEMPTS:
+            self.set_aside(session_id)
+            return None
+        rest_ms = round(backoff_s(seen.attempts) * 1000)
+        seen.not_before_ms = self._clock.now_ms() + rest_ms
+        return rest_ms
+
+    def set_aside(self, session_id: str) -> None:
+        """Leave a session alone for a good while; nobody waits for it."""
+        seen = self.seen(session_id)
+        seen.attempts = 0
+        seen.is_aside = True
+        seen.is_served = self._options.once
+        seen.not_before_ms = self._clock.now_ms() + ASIDE_MS
