@@ -156,7 +156,7 @@ def batch_of(session_id: str, row: BatchRow) -> QueuedWorkBatch:
     )
 
 
-def _legible(session_id: str, row: BatchRow) -> QueuedWorkBatch:
+def legible_batch(session_id: str, row: BatchRow) -> QueuedWorkBatch:
     """The record of a row for people. One that does not decode, and is or will be parked, is shown without content."""
     try:
         return batch_of(session_id, row)
@@ -310,7 +310,7 @@ def give_back_claim(connection: sqlite3.Connection, session_key: int, claim_id: 
 
 def _read(connection: sqlite3.Connection, session_id: str, batch_id: str) -> QueuedWorkBatch | None:
     row = connection.execute(_BY_ID, (batch_id, key_of(connection, session_id))).fetchone()
-    return None if row is None else _legible(session_id, row)
+    return None if row is None else legible_batch(session_id, row)
 
 
 class Batches:
@@ -343,7 +343,7 @@ class Batches:
                 rows += connection.execute(_TAKEN, (session.key,)).fetchall()
                 rows += connection.execute(_DEAD, (session.key,)).fetchall()
             rows.sort()
-            return tuple(_legible(session_id, row) for row in rows)
+            return tuple(legible_batch(session_id, row) for row in rows)
 
         return self._db.read(job)
 
@@ -373,6 +373,6 @@ class Batches:
             if is_held(row[13], row[14], live_generation(session.lease(), now_ms)):
                 return None
             connection.execute(_CANCEL, (now_ms, row[0]))
-            return _legible(session_id, row)
+            return legible_batch(session_id, row)
 
         return await self._db.write(job, durable=True)

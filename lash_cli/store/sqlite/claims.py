@@ -16,10 +16,11 @@ from lash_cli.core.effect import TurnScope, scope_key
 from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, Boundary, TurnInputClaim, admits
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkBatch, QueuedWorkClaim, QueuedWorkClaimBoundary
+from lash_cli.errors import NotFoundError
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
-from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
+from lash_cli.store.sqlite.sessions import StoredSession, read_session
 
 _RUNNING = """
 SELECT turn_id FROM turns INDEXED BY turns_running
@@ -85,8 +86,9 @@ def _abandon(connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | Q
     """Give back what the claims still own; a claim that owns nothing any more is passed over."""
     given_back: list[str] = []
     for claim in claims:
-        session = find_session(connection, claim.session_id)
-        if session is None:
+        try:
+            session = read_session(connection, claim.session_id)
+        except NotFoundError:
             continue
         family = inputs if isinstance(claim, TurnInputClaim) else batches
         ids = family.give_back_claim(connection, session.key, claim.claim_id, claim.claim_token)
@@ -214,7 +216,7 @@ def _take_work(
 
 
 def _find(connection: sqlite3.Connection, claim_id: str) -> TurnInputClaim | QueuedWorkClaim | None:
-    """The claim of that id whose rows are still unsettled."""
+    """The claim of that id whose rows are still unsettled, for somebody who wants them back whatever they hold."""
     of_inputs = connection.execute(_FIND_INPUTS, (claim_id,)).fetchone()
     found = of_inputs or connection.execute(_FIND_WORK, (claim_id,)).fetchone()
     if found is None:
@@ -223,10 +225,10 @@ def _find(connection: sqlite3.Connection, claim_id: str) -> TurnInputClaim | Que
     (session_id,) = connection.execute(_SESSION_ID, (key,)).fetchone()
     if of_inputs is not None:
         rows = inputs.rows_of_claim(connection, key, claim_id)
-        held = tuple(inputs.input_of(session_id, row) for row in rows)
+        held = tuple(inputs.legible_input(session_id, row) for row in rows)
         return TurnInputClaim(session_id, claim_id, token, generation, turn_id, held, rows[0][-1])
     work_rows = line.rows_of_claim(connection, key, claim_id)
-    work = line.batches_of(session_id, work_rows)
+    work = tuple(batches.legible_batch(session_id, row) for row in work_rows)
     return QueuedWorkClaim(session_id, claim_id, token, generation, turn_id, work, work_rows[0][-1])
 
 

@@ -13,15 +13,16 @@ import sqlite3
 
 import msgspec
 
-from lash_cli.core.ingress import MAX_CLAIMED_INPUTS
+from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, PendingTurnInput
 from lash_cli.core.lease import ClaimVerdict
-from lash_cli.core.queued_work import QueuedWorkBatch
-from lash_cli.store.base import DrainSelection, LaneBusy, LaneIdle, LaneRequest
-from lash_cli.store.sqlite import inputs, leases, line
+from lash_cli.core.queued_work import ProcessWake, QueuedWorkBatch
+from lash_cli.store.base import DrainSelection, LaneBusy, LaneGranted, LaneIdle, LaneOutcome, LaneRequest
+from lash_cli.store.sqlite import inputs, leases, line, turn_start
 from lash_cli.store.sqlite.batches import BatchRow
 from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredSession
 
 _HAS_RUNNING = "SELECT 1 FROM turns INDEXED BY turns_running WHERE session_key = ? AND state = 'running' LIMIT 1"
+_TURN_EXISTS = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ?"
 
 
 class Taking(msgspec.Struct, frozen=True):
@@ -84,6 +85,69 @@ def choose(
     head = line.read_head(connection, front)
     # A batch that was parked on the way may have stood before a command.
     return Taking(commands_due=True) if head is not None and head.is_command else _idle(connection, session)
+
+
+def start(
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    request: LaneRequest,
+    selection: DrainSelection,
+    now_ms: int,
+) -> LaneOutcome:
+    """Start a turn from the queue, or say why there is none; the lease is taken only for what there is."""
+    taking = choose(connection, stored, request, selection, now_ms)
+    if isinstance(taking, LaneIdle | LaneBusy):
+        return taking
+    lease = turn_start.take_lease(connection, stored, request, now_ms)
+    if isinstance(lease, LaneBusy):
+        return lease
+    if taking.is_redrive:
+        redriven = turn_start.redrive(connection, stored, lease, request)
+        assert redriven is not None, "read in this transaction"
+        return redriven
+    if taking.commands_due:
+        return LaneGranted(lease, stored.position(), commands_due=True)
+    assert request.turn_id is not None
+    if taking.inputs:
+        decoded = inputs.inputs_of(stored.session_id, taking.inputs)
+        turn_id = _turn_id_of(connection, stored, decoded) or request.turn_id
+        claim = inputs.claim_rows(
+            connection,
+            stored.session_id,
+            taking.inputs,
+            turn_id=turn_id,
+            claim_token=request.claim_token,
+            generation=lease.fencing_token,
+            decoded=decoded,
+        )
+        return turn_start.begin_turn(connection, stored, lease, request, turn_id=turn_id, origin="queue", claim=claim)
+    work = line.claim_decoded(
+        connection,
+        stored.session_id,
+        taking.work,
+        turn_id=request.turn_id,
+        claim_token=request.claim_token,
+        generation=lease.fencing_token,
+    )
+    is_wake = all(isinstance(payload, ProcessWake) for batch in work.batches for payload in batch.payloads)
+    return turn_start.begin_turn(
+        connection,
+        stored,
+        lease,
+        request,
+        turn_id=request.turn_id,
+        origin="wake" if is_wake else "queue",
+        work=work,
+    )
+
+
+def _turn_id_of(
+    connection: sqlite3.Connection, stored: StoredSession, rows: tuple[PendingTurnInput, ...]
+) -> str | None:
+    """The turn id the inputs ask for, unless a turn has it already."""
+    turn_id = next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
+    is_used = turn_id is not None and connection.execute(_TURN_EXISTS, (stored.key, turn_id)).fetchone() is not None
+    return None if is_used else turn_id
 
 
 def _shut(

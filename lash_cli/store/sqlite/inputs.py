@@ -1,4 +1,4 @@
-"""Input rows: storing, claiming, re-pinning, settling, deferring, listing (contract 01 §9.4, 02 §1, §4, §5).
+"""Input rows: storing, claiming, re-pinning, settling, deferring (contract 01 §9.4, 02 §1, §4, §5).
 
 A claim is columns on the row. It holds the row while its generation holds the
 lane, or, once `turn_id` names the unfinished turn that took it, until that turn
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from lash_cli.core.codec import decode, decode_any, encode
-from lash_cli.core.content import TurnInput
+from lash_cli.core.content import TextItem, TurnInput
 from lash_cli.core.ingress import (
     ActiveTurn,
     InputDraft,
@@ -35,14 +35,14 @@ from lash_cli.errors import (
     StoreUnusable,
     TurnInputClaimSuperseded,
 )
-from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
 
 _NEXT_TURN = encode(NextTurn()).decode()
 
-# The first six columns of an input as callers see it, its source key, and who took it.
-_COLUMNS = """
-SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key, turn_id, claim_fencing FROM inputs
+# An input as callers see it, then who holds it and how often it was claimed.
+COLUMNS: Final = """
+SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key, turn_id, claim_id, claim_generation,
+    claim_fencing
+FROM inputs
 """
 _INSERT = """
 INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, min_boundary, state,
@@ -74,7 +74,7 @@ UPDATE inputs INDEXED BY inputs_taken SET claim_generation = ?
 WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_id IS NOT ?
 """
 _OF_CLAIM = (
-    _COLUMNS
+    COLUMNS
     + """WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn')
 ORDER BY enqueue_seq"""
 )
@@ -111,33 +111,24 @@ UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress
     claim_token = NULL, claim_generation = NULL
 WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id IS NOT ?
 """
-_BY_ID = _COLUMNS + "WHERE input_id = ? AND session_key = ?"
-_SESSION_OF = """
-SELECT s.session_id FROM inputs i JOIN sessions s ON s.session_key = i.session_key WHERE i.input_id = ?
-"""
-_ID_OF_KEY = "SELECT input_id FROM inputs WHERE session_key = ? AND source_key = ?"
-_ALL = _COLUMNS + "WHERE session_key = ? ORDER BY enqueue_seq"
-# Contract 02 §1.7: what nobody holds, of both kinds; the second is ordered by turn, so the caller sorts.
+# Contract 02 §1.6, §1.7: what nobody holds and no turn is named for.
 _PENDING_NEXT = (
-    _COLUMNS
+    COLUMNS
     + """INDEXED BY inputs_next
 WHERE session_key = ? AND state = 'deferred_next_turn' AND turn_id IS NULL AND claim_generation IS NOT ?
 ORDER BY enqueue_seq LIMIT ?"""
 )
-_PENDING_ACTIVE = (
-    _COLUMNS + "INDEXED BY inputs_active WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL"
-)
 # Contract 02 §1.5: what one boundary admits into a running turn.
 _ADMITTED = (
-    _COLUMNS
+    COLUMNS
     + """INDEXED BY inputs_active
 WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id = ? AND min_boundary = ?
 ORDER BY enqueue_seq LIMIT ?"""
 )
 
-# No input listing is that long; a limit for statements that share their text with claims.
-_NO_LIMIT = -1
-InputRow = tuple[int, str, str, str, int, str, str | None, str | None, int]
+# For listings, which share their statement with claims.
+NO_LIMIT: Final = -1
+InputRow = tuple[int, str, str, str, int, str, str | None, str | None, str | None, int | None, int]
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -150,7 +141,7 @@ class Submitted(msgspec.Struct, frozen=True):
 
 def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
     """The record of a row; raises `StoreUnusable` (`store_corrupt`) naming an input that does not decode."""
-    seq, input_id, ingress, state, enqueued_at_ms, body, source_key, _, _ = row
+    seq, input_id, ingress, state, enqueued_at_ms, body, source_key, *_ = row
     try:
         return PendingTurnInput(
             input_id,
@@ -164,6 +155,18 @@ def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
         )
     except msgspec.DecodeError as error:
         raise _does_not_decode(input_id, error) from error
+
+
+def legible_input(session_id: str, row: InputRow) -> PendingTurnInput:
+    """The record of a row that is to be taken out of the way; one that does not decode shows what is stored as text."""
+    try:
+        return input_of(session_id, row)
+    except StoreUnusable:
+        seq, input_id, _, state, enqueued_at_ms, body, source_key, *_ = row
+        content = TurnInput((TextItem(body),))
+        return PendingTurnInput(
+            input_id, session_id, seq, NextTurn(), InputState(state), enqueued_at_ms, content, source_key
+        )
 
 
 def inputs_of(session_id: str, rows: Sequence[InputRow]) -> tuple[PendingTurnInput, ...]:
@@ -246,6 +249,11 @@ def _insert(
     return PendingTurnInput(
         draft.input_id, draft.session_id, seq, draft.ingress, state, now_ms, draft.input, draft.source_key
     )
+
+
+def insert(connection: sqlite3.Connection, session_key: int, draft: InputDraft, now_ms: int) -> PendingTurnInput:
+    """Store a draft that waits; raises `ConflictError` (`input_exists`) for a used input id."""
+    return _insert(connection, session_key, draft, now_ms, None)
 
 
 def insert_claimed(
@@ -364,67 +372,3 @@ def give_back_claim(connection: sqlite3.Connection, session_key: int, claim_id: 
     """Free every row the claim still owns; their ids."""
     rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token)).fetchall()
     return [input_id for (input_id,) in rows]
-
-
-def _enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    key = enqueueable_key(connection, draft.session_id)
-    submitted = find_submitted(connection, key, draft)
-    return submitted.input if submitted is not None else _insert(connection, key, draft, now_ms, None)
-
-
-def _read(connection: sqlite3.Connection, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
-    row = connection.execute(_BY_ID, (input_id, key_of(connection, session_id))).fetchone()
-    return None if row is None else (input_of(session_id, row), row[7])
-
-
-class Inputs:
-    """Enqueue and listings; the async face of this module."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
-        """See `queueing.TurnInputStore.enqueue_turn_input`."""
-        return await self._db.write(
-            lambda connection: _enqueue(connection, draft, self._db.clock.now_ms()), durable=True
-        )
-
-    async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
-        """See `queueing.TurnInputStore.turn_input`."""
-
-        return self._db.read(lambda connection: _read(connection, session_id, input_id))
-
-    async def find_input(self, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
-        """See `queueing.TurnInputStore.find_input`."""
-
-        def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, str | None] | None:
-            row = connection.execute(_SESSION_OF, (input_id,)).fetchone()
-            return None if row is None else _read(connection, row[0], input_id)
-
-        return self._db.read(job)
-
-    async def input_of_key(self, session_id: str, source_key: str) -> str | None:
-        """See `queueing.TurnInputStore.input_of_key`."""
-
-        def job(connection: sqlite3.Connection) -> str | None:
-            row = connection.execute(_ID_OF_KEY, (key_of(connection, session_id), source_key)).fetchone()
-            return None if row is None else str(row[0])
-
-        return self._db.read(job)
-
-    async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
-        """See `queueing.TurnInputStore.inputs`."""
-
-        def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, ...]:
-            stored = read_session(connection, session_id)
-            rows: list[Any]
-            if pending_only:
-                generation = live_generation(stored.lease(), self._db.clock.now_ms())
-                rows = next_inputs(connection, stored.key, generation, _NO_LIMIT)
-                rows += connection.execute(_PENDING_ACTIVE, (stored.key,)).fetchall()
-                rows.sort()
-            else:
-                rows = connection.execute(_ALL, (stored.key,)).fetchall()
-            return inputs_of(session_id, rows)
-
-        return self._db.read(job)

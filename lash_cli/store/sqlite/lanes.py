@@ -11,29 +11,24 @@ committing the turn closes it.
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Literal
+from typing import Any
 
 from lash_cli.core.codec import decode, decode_any, encode
-from lash_cli.core.commit import TurnState, TurnSummary
-from lash_cli.core.ingress import InputState, PendingTurnInput, TurnInputClaim
+from lash_cli.core.commit import TurnSummary
+from lash_cli.core.ingress import InputState
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed, TurnCancellationEvidence
-from lash_cli.core.queued_work import ProcessWake, QueuedWorkClaim
 from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed, UsageError
 from lash_cli.store.base import (
-    DrainSelection,
     LaneBusy,
     LaneGranted,
-    LaneIdle,
     LaneOutcome,
     LaneRequest,
     TurnRecord,
 )
-from lash_cli.store.sqlite import drain, inputs, leases, line
+from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import StoredSession, read_session
-
-Origin = Literal["prompt", "queue", "wake"]
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -50,17 +45,6 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
-# At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
-_RUNNING = """
-SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id FROM turns INDEXED BY turns_running
-WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
-"""
-_INSERT = """
-INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, claim_id, plan,
-    work_claim_id)
-VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)
-"""
-_ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
 _GATE = "SELECT gate FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # First one wins; completion wins by committing the turn row (contract 01 §6.6).
@@ -134,143 +118,12 @@ def _already_done(
     )
 
 
-def _redrive(
-    connection: sqlite3.Connection, stored: StoredSession, lease: SessionExecutionLease, request: LaneRequest
-) -> LaneGranted | None:
-    """Move an unfinished turn and its claims to our generation; None when there is none."""
-    row = connection.execute(_RUNNING, (stored.key,)).fetchone()
-    if row is None:
-        return None
-    turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id = row
-    generation = lease.fencing_token
-    connection.execute(_ADVANCE, (generation, stored.key, turn_id))
-    claim = inputs.repin(
-        connection,
-        stored.key,
-        stored.session_id,
-        turn_id=turn_id,
-        claim_id=claim_id,
-        claim_token=request.claim_token,
-        generation=generation,
-    )
-    work = line.repin(
-        connection,
-        stored.key,
-        stored.session_id,
-        turn_id=turn_id,
-        claim_id=work_claim_id,
-        claim_token=request.claim_token,
-        generation=generation,
-    )
-    turn = TurnRecord(
-        stored.session_id,
-        turn_id,
-        "running",
-        turn_index,
-        started_at_ms,
-        origin=origin,
-        generation=generation,
-        plan=plan,
-    )
-    return LaneGranted(lease, stored.position(), turn, claim, work, redrive=True)
-
-
-def _start_turn(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    lease: SessionExecutionLease,
-    request: LaneRequest,
-    submitted: inputs.Submitted | None,
-) -> LaneGranted:
-    """Insert the claimed input and the running turn row."""
-    assert request.draft is not None and request.turn_id is not None
-    generation = lease.fencing_token
-    claim_id = f"tic:{request.turn_id}:{generation}"
-    if submitted is None:
-        row = inputs.insert_claimed(
-            connection,
-            stored.key,
-            request.draft,
-            request.now_ms,
-            turn_id=request.turn_id,
-            claim_id=claim_id,
-            claim_token=request.claim_token,
-            generation=generation,
-        )
-    else:
-        row = submitted.input
-        inputs.claim_one(
-            connection,
-            row.enqueue_seq,
-            turn_id=request.turn_id,
-            claim_id=claim_id,
-            claim_token=request.claim_token,
-            generation=generation,
-        )
-    claim = TurnInputClaim(stored.session_id, claim_id, request.claim_token, generation, request.turn_id, (row,))
-    return _begin_turn(connection, stored, lease, request, turn_id=request.turn_id, origin=request.origin, claim=claim)
-
-
-def _begin_turn(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    lease: SessionExecutionLease,
-    request: LaneRequest,
-    *,
-    turn_id: str,
-    origin: Origin,
-    claim: TurnInputClaim | None = None,
-    work: QueuedWorkClaim | None = None,
-) -> LaneGranted:
-    """Insert the running row of a turn whose claims were made in this transaction."""
-    turn_index = decode(stored.turn_state, TurnState).turn_index + 1
-    generation = lease.fencing_token
-    connection.execute(
-        _INSERT,
-        (
-            stored.key,
-            turn_id,
-            turn_index,
-            origin,
-            request.now_ms,
-            generation,
-            None if claim is None else claim.claim_id,
-            request.plan,
-            None if work is None else work.claim_id,
-        ),
-    )
-    turn = TurnRecord(
-        stored.session_id,
-        turn_id,
-        "running",
-        turn_index,
-        request.now_ms,
-        origin=origin,
-        generation=generation,
-    )
-    return LaneGranted(lease, stored.position(), turn, claim, work)
-
-
 def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:
     """Refuse a row that the generation now holding the lane claimed before: whoever claimed it is to settle it."""
     if submitted is not None and submitted.claim_generation == lease.fencing_token:
         raise ConflictError(
             f"input {submitted.input.input_id!r} is claimed by turn {submitted.turn_id!r}", code="input_claimed"
         )
-
-
-def _take_lease(
-    connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest, now_ms: int
-) -> SessionExecutionLease | LaneBusy:
-    return leases.take(
-        connection,
-        stored,
-        request.owner,
-        token=request.lease_token,
-        ttl_ms=request.ttl_ms,
-        now_ms=now_ms,
-        dead_fencing_token=request.dead_holder_fencing_token,
-    )
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
@@ -281,11 +134,11 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     if done is not None:
         return done
     if request.drain is not None:
-        return _drain(connection, stored, request, request.drain, now_ms)
-    lease = _take_lease(connection, stored, request, now_ms)
+        return drain.start(connection, stored, request, request.drain, now_ms)
+    lease = turn_start.take_lease(connection, stored, request, now_ms)
     if isinstance(lease, LaneBusy):
         return lease
-    redriven = _redrive(connection, stored, lease, request)
+    redriven = turn_start.redrive(connection, stored, lease, request)
     if redriven is not None:
         return redriven
     front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
@@ -296,7 +149,7 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     if stored.held_at_ms is None and _does_command_lead(connection, stored, front, lease, now_ms):
         return LaneGranted(lease, stored.position(), commands_due=True)
     _refuse_unless_free(submitted, lease)
-    return _start_turn(connection, stored, lease, request, submitted)
+    return turn_start.start_with_text(connection, stored, lease, request, submitted)
 
 
 def _does_command_lead(
@@ -308,69 +161,6 @@ def _does_command_lead(
         front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
     head = line.read_head(connection, front)
     return head is not None and head.is_command
-
-
-def _drain(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    request: LaneRequest,
-    selection: DrainSelection,
-    now_ms: int,
-) -> LaneOutcome:
-    """Start a turn from the queue, or say why there is none; the lease is taken only for what there is."""
-    taking = drain.choose(connection, stored, request, selection, now_ms)
-    if isinstance(taking, LaneIdle | LaneBusy):
-        return taking
-    lease = _take_lease(connection, stored, request, now_ms)
-    if isinstance(lease, LaneBusy):
-        return lease
-    if taking.is_redrive:
-        redriven = _redrive(connection, stored, lease, request)
-        assert redriven is not None, "read in this transaction"
-        return redriven
-    if taking.commands_due:
-        return LaneGranted(lease, stored.position(), commands_due=True)
-    assert request.turn_id is not None
-    if taking.inputs:
-        decoded = inputs.inputs_of(stored.session_id, taking.inputs)
-        turn_id = _turn_id_of(connection, stored, decoded) or request.turn_id
-        claim = inputs.claim_rows(
-            connection,
-            stored.session_id,
-            taking.inputs,
-            turn_id=turn_id,
-            claim_token=request.claim_token,
-            generation=lease.fencing_token,
-            decoded=decoded,
-        )
-        return _begin_turn(connection, stored, lease, request, turn_id=turn_id, origin="queue", claim=claim)
-    work = line.claim_decoded(
-        connection,
-        stored.session_id,
-        taking.work,
-        turn_id=request.turn_id,
-        claim_token=request.claim_token,
-        generation=lease.fencing_token,
-    )
-    is_wake = all(isinstance(payload, ProcessWake) for batch in work.batches for payload in batch.payloads)
-    return _begin_turn(
-        connection,
-        stored,
-        lease,
-        request,
-        turn_id=request.turn_id,
-        origin="wake" if is_wake else "queue",
-        work=work,
-    )
-
-
-def _turn_id_of(
-    connection: sqlite3.Connection, stored: StoredSession, rows: tuple[PendingTurnInput, ...]
-) -> str | None:
-    """The turn id the inputs ask for, unless a turn has it already."""
-    turn_id = next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
-    is_used = turn_id is not None and connection.execute(_STATE, (stored.key, turn_id)).fetchone() is not None
-    return None if is_used else turn_id
 
 
 def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome | None:

@@ -57,9 +57,9 @@ from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, Session
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database, Synchronous
 from lash_cli.store.sqlite.graph import GraphTable
-from lash_cli.store.sqlite.inputs import Inputs
 from lash_cli.store.sqlite.lanes import Lanes
 from lash_cli.store.sqlite.leases import Leases
+from lash_cli.store.sqlite.pending_inputs import PendingInputs
 from lash_cli.store.sqlite.sessions import SessionTable
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.claims import Claims
     from lash_cli.store.sqlite.commit import Commits
     from lash_cli.store.sqlite.demand import Demand
-    from lash_cli.store.sqlite.input_cancel import InputCancels
     from lash_cli.store.sqlite.journal import Journal
     from lash_cli.store.sqlite.maintenance import Maintenance
     from lash_cli.store.sqlite.waits import Waits
@@ -87,7 +86,7 @@ class SqliteStore:
         self._ids = ids
         self._lanes = Lanes(db)
         self._leases = Leases(db)
-        self._inputs = Inputs(db)
+        self._inputs = PendingInputs(db)
 
     @cached_property
     def _commits(self) -> Commits:
@@ -100,12 +99,6 @@ class SqliteStore:
         from lash_cli.store.sqlite.claims import Claims
 
         return Claims(self.db)
-
-    @cached_property
-    def _input_cancels(self) -> InputCancels:
-        from lash_cli.store.sqlite.input_cancel import InputCancels
-
-        return InputCancels(self.db)
 
     @cached_property
     def _batches(self) -> Batches:
@@ -320,13 +313,13 @@ class SqliteStore:
         self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
     ) -> tuple[PendingTurnInputCancelResult, ...]:
         """See `queueing.TurnInputStore`."""
-        return await self._input_cancels.cancel_turn_inputs(session_id, targets)
+        return await self._inputs.cancel_turn_inputs(session_id, targets)
 
     async def cancel_turn_input_suffix(
         self, session_id: str, anchor: PendingTurnInputCancelTarget
     ) -> PendingTurnInputSuffixCancelOutcome:
         """See `queueing.TurnInputStore`."""
-        return await self._input_cancels.cancel_turn_input_suffix(session_id, anchor)
+        return await self._inputs.cancel_turn_input_suffix(session_id, anchor)
 
     async def claim_next_turn_inputs(
         self, fence: LeaseFence, *, claim_token: str, max_inputs: int = MAX_CLAIMED_INPUTS
