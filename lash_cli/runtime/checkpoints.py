@@ -81,6 +81,7 @@ class Checkpoints:
                 return CheckpointDelivery()
             self._reach("after:checkpoint_claimed")
         outcome = await self._recorded(effect, key, claimed)
+        self._reach("after:checkpoint_recorded")
         self._claims.add(outcome.inputs, outcome.work)
         await self._show(effect, outcome)
         return CheckpointDelivery(outcome.messages)
