@@ -1,0 +1,271 @@
+"""Handing a turn on to another agent frame: atomically, recoverably, and not for ever (contract 01 §5.4, §11)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Stopped
+from lash_cli.core.codec import to_builtins
+from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.frames import FrameStatus, current_frame
+from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.queued_work import BatchState
+from lash_cli.core.tools import (
+    SwitchAgentFrameControl,
+    ToolCall,
+    ToolCallOutput,
+    ToolContract,
+    ToolManifest,
+    ToolSuccess,
+)
+from lash_cli.runtime.frames import MAX_FRAME_SWITCHES
+from lash_cli.store.base import ReadScope
+
+SUMMARY = to_builtins(ConversationPayload(Message("any", Role.USER, (TextPart("what happened so far"),))))
+
+
+class Switching:
+    """A tool that switches to the frame its call names, with a task and first nodes."""
+
+    def __init__(self, initial_nodes: tuple[Any, ...] = ()) -> None:
+        self.initial_nodes = initial_nodes
+
+    def manifests(self):
+        return [ToolManifest("switch", "switch", "go on elsewhere")]
+
+    def contract(self, tool_id: str) -> ToolContract:
+        return ToolContract()
+
+    async def execute(self, call: ToolCall, context: Any) -> ToolCallOutput:
+        control = SwitchAgentFrameControl(call.args["frame"], call.args["task"], self.initial_nodes)
+        return ToolCallOutput(ToolSuccess("switching"), control)
+
+    async def aclose(self) -> None:
+        return None
+
+
+def switch(frame: str, task: str, call_id: str = "a"):
+    return calls((call_id, "switch", msgspec.json.encode({"frame": frame, "task": task}).decode()))
+
+
+async def test_a_switch_opens_the_frame_and_goes_on_with_the_task(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    core = make_core(caller, tools=[Switching((SUMMARY,))])
+    session = await core.open_session(S)
+    output = await session.turn("begin", turn_id="root").run()
+    assert output.result.assistant_message() == "finished"
+    assert [result.turn_id for result in output.turns] == ["root", "root:agent-frame:1"]
+    (switched,) = output.frames
+    assert isinstance(switched.outcome, AgentFrameSwitch) and switched.outcome.frame_id == "f2"
+    assert said(caller.requests[1].messages) == ["what happened so far", "finish it"]
+    frames = session.read_view().frames
+    assert [(frame.status, frame.reason) for frame in frames] == [
+        (FrameStatus.SUPERSEDED, "initial"),
+        (FrameStatus.ACTIVE, "continue_as"),
+    ]
+    assert (frames[1].frame_id, frames[1].previous_frame_id, frames[1].caused_by.id) == (
+        "f2",
+        frames[0].frame_id,
+        "root",
+    )
+    assert await session.queued_turn().run() is None
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_another_process_reads_the_new_frame_and_the_old_one_stays(make_core) -> None:
+    core = make_core(ScriptedCaller([switch("f2", "finish it"), text("finished")]), tools=[Switching((SUMMARY,))])
+    session = await core.open_session(S)
+    await session.turn("begin").run()
+    other = await make_core(ScriptedCaller([text("more")]), tools=[Switching()]).open_session(S)
+    assert said(other.read_view().messages) == said(session.read_view().messages)
+    assert said(other.read_view().messages) == ["what happened so far", "finish it", "finished"]
+    await other.turn("go on").run()
+    whole = await core.store.load_session(S, ReadScope.FULL_GRAPH)
+    texts = said(node.payload.message for node in whole.nodes)
+    assert texts == ["begin", "what happened so far", "finish it", "finished", "go on", "more"]
+    assert current_frame(whole.frames).frame_id == "f2"
+
+
+async def test_a_view_taken_before_a_switch_keeps_what_it_showed(make_core) -> None:
+    core = make_core(ScriptedCaller([text("one"), switch("f2", "finish it"), text("finished")]), tools=[Switching()])
+    session = await core.open_session(S)
+    await session.turn("first").run()
+    view = session.read_view()
+    await session.turn("second").run()
+    assert said(view.messages) == ["first", "one"]
+
+
+async def test_a_queued_turn_follows_its_switches_too(make_core) -> None:
+    core = make_core(ScriptedCaller([switch("f2", "finish it"), text("finished")]), tools=[Switching()])
+    session = await core.open_session(S)
+    await session.enqueue("begin")
+    output = await session.queued_turn().run()
+    assert (output.result.assistant_message(), len(output.frames)) == ("finished", 1)
+    assert await session.queued_turn().run() is None
+
+
+async def test_a_handoff_whose_owner_died_is_finished_by_the_next_pass(make_core) -> None:
+    points = CrashPoints("before:lane", 2)
+    first = make_core(ScriptedCaller([switch("f2", "finish it")]), tools=[Switching()], crash_point=points)
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("begin", turn_id="root").run()
+    core = make_core(ScriptedCaller([text("finished")]), tools=[Switching()])
+    session = await core.open_session(S)
+    (batch,) = await session.queued_work()
+    assert batch.source_key == "agent-frame-handoff:root"
+    output = await session.queued_turn().run()
+    assert output.result.assistant_message() == "finished"
+    assert said(session.read_view().messages) == ["finish it", "finished"]
+    assert await session.queued_work() == ()
+
+
+@pytest.mark.parametrize("point", ["before:commit", "after:model_recorded"])
+async def test_a_turn_of_the_chain_that_crashed_is_driven_again_and_the_chain_goes_on(make_core, point) -> None:
+    script = [switch("f2", "go on"), switch("f3", "go further", "b"), text("finished")]
+    first = make_core(ScriptedCaller(script[:2]), tools=[Switching()], crash_point=CrashPoints(point, 2))
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("begin", turn_id="root").run()
+    core = make_core(ScriptedCaller(script[2:]), tools=[Switching()])
+    session = await core.open_session(S)
+    output = await session.redrive().run()
+    assert [result.turn_id for result in output.turns] == ["root:agent-frame:1", "root:agent-frame:2"]
+    assert output.result.assistant_message() == "finished"
+    assert [frame.frame_id for frame in session.read_view().frames][1:] == ["f2", "f3"]
+
+
+async def test_a_chain_stops_after_its_last_switch_and_settles_its_handoff(make_core) -> None:
+    caller = ScriptedCaller([lambda request: switch(f"f{len(caller.requests)}", "on and on")], repeat=True)
+    core = make_core(caller, tools=[Switching()])
+    session = await core.open_session(S)
+    output = await session.turn("begin", turn_id="root").run()
+    assert len(output.frames) == MAX_FRAME_SWITCHES == 16
+    assert output.result.outcome == Stopped("runtime_error")
+    assert output.result.errors[0].code == "agent_frame_switch_limit"
+    assert output.result.turn_id == "root:agent-frame:16"
+    assert await session.queued_work() == ()
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_a_chain_cut_by_a_crash_counts_on_from_where_it_was(make_core) -> None:
+    caller = ScriptedCaller([lambda request: switch(f"f{len(caller.requests)}", "on and on")], repeat=True)
+    first = make_core(caller, tools=[Switching()], crash_point=CrashPoints("before:lane", 11))
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("begin", turn_id="root").run()
+    core = make_core(caller, tools=[Switching()])
+    output = await (await core.open_session(S)).queued_turn().run()
+    assert len(output.frames) == 6
+    assert output.result.errors[0].code == "agent_frame_switch_limit"
+
+
+async def test_a_cancel_in_mid_chain_settles_the_handoff(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("never")])
+    core = make_core(caller, tools=[Switching()])
+    session = await core.open_session(S)
+    stall = asyncio.Event()
+
+    class Stalling(ScriptedCaller):
+        async def call(self, request, *, sink, cancel):
+            if len(self.requests) == 1:
+                self.gate = asyncio.Event()
+                stall.set()
+            return await super().call(request, sink=sink, cancel=cancel)
+
+    core = make_core(Stalling([switch("f2", "finish it"), text("never")]), tools=[Switching()])
+    session = await core.open_session(S)
+    running = asyncio.create_task(session.turn("begin").run())
+    await stall.wait()
+    session.cancel_running_turns()
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    assert len(output.frames) == 1
+    assert await session.queued_work() == ()
+    assert await core.store.unfinished_turns(S) == ()
+    assert said(session.read_view().messages) == ["finish it"]
+
+
+async def test_a_task_cancelled_between_two_turns_ends_the_chain(make_core, tmp_path) -> None:
+    async def cancel(store) -> None:
+        (batch,) = await store.queued_work(S, pending_only=False)
+        await store.cancel_queued_work_batch(S, batch.batch_id)
+
+    points = []
+
+    def hook(point: str) -> None:
+        points.append(point)
+        if points.count("before:lane") == 2 and point == "before:lane":
+            from_afar(tmp_path / "home" / "lash.db", cancel)
+
+    core = make_core(ScriptedCaller([switch("f2", "finish it")]), tools=[Switching()], crash_point=hook)
+    session = await core.open_session(S)
+    output = await session.turn("begin").run()
+    assert isinstance(output.result.outcome, AgentFrameSwitch) and output.frames == ()
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_a_hold_between_two_turns_leaves_the_task_in_the_queue(make_core, tmp_path) -> None:
+    async def hold(store) -> None:
+        await store.set_queue_hold(S, held_at_ms=1)
+
+    hook = AtPoint("after:commit", lambda: from_afar(tmp_path / "home" / "lash.db", hold))
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    core = make_core(caller, tools=[Switching()], crash_point=hook)
+    session = await core.open_session(S)
+    output = await session.turn("begin").run()
+    assert isinstance(output.result.outcome, AgentFrameSwitch)
+    assert len(await session.queued_work()) == 1
+    await core.queue(S).release()
+    assert (await session.queued_turn().run()).result.assistant_message() == "finished"
+
+
+@pytest.mark.parametrize(
+    ("frame", "nodes", "code"),
+    [
+        (f"{S}:frame:initial", (), None),
+        ("f2", ({"kind": "nonsense"},), "agent_frame_nodes_invalid"),
+        ("f2", (SUMMARY,) * 257, "agent_frame_nodes_invalid"),
+    ],
+    ids=["current", "unreadable", "too many"],
+)
+async def test_a_switch_that_cannot_be_made_ends_the_turn_and_says_why(make_core, frame, nodes, code) -> None:
+    caller = ScriptedCaller([switch(frame, "finish it"), text("finished")])
+    session = await make_core(caller, tools=[Switching(nodes)]).open_session(S)
+    output = await session.turn("begin").run()
+    if code is None:
+        assert output.result.assistant_message() == "finished"
+        assert len(session.read_view().frames) == 1
+        assert said(session.read_view().messages)[0] == "begin"
+        return
+    assert output.result.outcome == Stopped("runtime_error")
+    assert [issue.code for issue in output.result.errors] == [code]
+    assert len(session.read_view().frames) == 1
+
+
+async def test_the_id_of_an_older_frame_is_never_used_again(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "go"), switch(f"{S}:frame:initial", "back", "b")])
+    session = await make_core(caller, tools=[Switching()]).open_session(S)
+    output = await session.turn("begin").run()
+    assert output.result.errors[0].code == "agent_frame_reused"
+    assert current_frame(session.read_view().frames).frame_id == "f2"
+
+
+async def test_without_a_store_frames_are_switched_in_memory() -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    session = await LashCore(provider=caller, model=ModelSpec("m"), tools=[Switching((SUMMARY,))]).open_session(S)
+    output = await session.turn("begin", turn_id="root").run()
+    assert [result.turn_id for result in output.turns] == ["root", "root:agent-frame:1"]
+    assert said(session.read_view().messages) == ["what happened so far", "finish it", "finished"]
+
+
+async def test_the_settled_handoff_keeps_its_key(make_core) -> None:
+    core = make_core(ScriptedCaller([switch("f2", "finish it"), text("finished")]), tools=[Switching()])
+    session = await core.open_session(S)
+    output = await session.turn("begin", turn_id="root").run()
+    handed = [item.event.batch_ids for item in output.activities if hasattr(item.event, "batch_ids")]
+    batch = await core.store.queued_work_batch(S, handed[0][0])
+    assert (batch.state, batch.source_key) == (BatchState.COMPLETED, "agent-frame-handoff:root")
