@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
+
 from lash_cli.core.commit import (
     Append,
     Checkpoint,
@@ -21,13 +23,46 @@ from lash_cli.core.commit import (
 from lash_cli.core.content import Message, Role, TextItem, TextPart, TurnInput
 from lash_cli.core.frames import AgentFrame, initial_frame, initial_frame_id
 from lash_cli.core.graph import SessionNode, chain
-from lash_cli.core.ingress import InputDraft, NextTurn, TurnInputClaim, TurnInputIngress, completion_of
+from lash_cli.core.ingress import (
+    Boundary,
+    InputDraft,
+    NextTurn,
+    PendingTurnInput,
+    TurnInputClaim,
+    TurnInputIngress,
+    completion_of,
+)
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnCancellationEvidence
 from lash_cli.core.policy import ModelSpec, PersistedSessionConfig, SessionPolicy
 from lash_cli.core.protocols import Clock
+from lash_cli.core.queued_work import (
+    DeliveryPolicy,
+    MergeGroup,
+    MergeKey,
+    NeverMerge,
+    ProcessWake,
+    QueuedWorkBatchDraft,
+    QueuedWorkClaim,
+    RefreshToolCatalog,
+    SlotPolicy,
+    command_draft,
+    command_source_key,
+    wake_draft,
+    work_completion_of,
+)
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
-from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, RuntimePersistence, SessionCreate
+from lash_cli.store.base import (
+    DrainSelection,
+    LaneBusy,
+    LaneGranted,
+    LaneIdle,
+    LaneOutcome,
+    LaneRequest,
+    RuntimePersistence,
+    SessionCreate,
+)
+from lash_cli.store.queueing import CheckpointRequest
 
 SESSION = "s1"
 TTL_MS = 30_000
@@ -117,6 +152,9 @@ def commit(
     components: dict[str, CheckpointComponent] | None = None,
     usage_deltas: tuple[TokenLedgerEntry, ...] = (),
     claim: TurnInputClaim | None = None,
+    claims: Sequence[TurnInputClaim | None] = (),
+    work: Sequence[QueuedWorkClaim | None] = (),
+    outbox: Sequence[QueuedWorkBatchDraft] = (),
     with_frames: tuple[AgentFrame, ...] | Literal["auto"] | None = "auto",
     release: bool = False,
     defer: str | None = None,
@@ -138,7 +176,9 @@ def commit(
         frames=with_frames,
         usage_deltas=usage_deltas,
         turn=turn,
-        completed_inputs=() if claim is None else (completion_of(claim),),
+        completed_inputs=tuple(completion_of(one) for one in (claim, *claims) if one is not None),
+        completed_work=tuple(work_completion_of(one) for one in work if one is not None),
+        outbox=tuple(outbox),
         defer_inputs_of_turn=defer,
         committed_attachment_ids=attachments,
     )
@@ -188,3 +228,119 @@ def fence_of_lane(lane: LaneGranted) -> LeaseFence:
     """The fence of a lane that must be held."""
     assert lane.lease is not None
     return lane.lease.fence()
+
+
+# --- queue --------------------------------------------------------------------------------------
+
+
+async def enqueue(
+    store: RuntimePersistence,
+    input_id: str,
+    text: str = "hi",
+    *,
+    key: str | None = None,
+    ingress: TurnInputIngress | None = None,
+    session_id: str = SESSION,
+) -> PendingTurnInput:
+    """An input that waits."""
+    return await store.enqueue_turn_input(
+        InputDraft(session_id, input_id, text_input(text), ingress or NextTurn(), key)
+    )
+
+
+def wake(sequence: int = 1, *, process_id: str = "p1", session_id: str = SESSION) -> QueuedWorkBatchDraft:
+    """A wake: exclusive turn work for the earliest boundary."""
+    return wake_draft(session_id, ProcessWake(f"wake-{process_id}-{sequence}", process_id, sequence, "done"))
+
+
+def command(key: str = "c1", *, session_id: str = SESSION) -> QueuedWorkBatchDraft:
+    """A session command."""
+    refresh = RefreshToolCatalog("law")
+    return command_draft(session_id, refresh, command_source_key(refresh, key))
+
+
+def work(
+    name: str,
+    *,
+    delivery: DeliveryPolicy = DeliveryPolicy.EARLIEST_SAFE_BOUNDARY,
+    slot: SlotPolicy = SlotPolicy.JOIN,
+    merge: MergeKey | str | None = "g",
+    available_at_ms: int = 0,
+    source_key: str | None = None,
+    session_id: str = SESSION,
+) -> QueuedWorkBatchDraft:
+    """Turn work of one wake under the policies a law is about; joins its group `g` unless said otherwise."""
+    if merge is None:
+        merge = NeverMerge()
+    elif isinstance(merge, str):
+        merge = MergeGroup(merge)
+    payload = ProcessWake(f"wake-{name}", f"process-{name}", 1, "done")
+    return QueuedWorkBatchDraft(session_id, (payload,), delivery, slot, merge, source_key, available_at_ms)
+
+
+async def put(store: RuntimePersistence, *drafts: QueuedWorkBatchDraft) -> list[str]:
+    """Store drafts in order; their batch ids."""
+    return [(await store.enqueue_queued_work(draft)).batch_id for draft in drafts]
+
+
+def drain_request(
+    clock: Clock,
+    name: str = "a",
+    *,
+    turn_id: str = "d1",
+    batch_ids: tuple[str, ...] = (),
+    max_inputs: int = 64,
+    max_batches: int = 64,
+    session_id: str = SESSION,
+    dead: int | None = None,
+) -> LaneRequest:
+    """A request for one drain pass."""
+    selection = DrainSelection(batch_ids=batch_ids, max_inputs=max_inputs, max_batches=max_batches)
+    request = lane_request(clock, name, turn_id=turn_id, text=None, session_id=session_id, dead=dead)
+    return msgspec.structs.replace(request, drain=selection)
+
+
+def checkpoint_request(
+    turn_id: str = "t1", checkpoint: Boundary = "after_work", *, name: str = "c1", limit: int = 64
+) -> CheckpointRequest:
+    """A running turn's look at its queue; `name` stands for the place of the checkpoint in the turn."""
+    return CheckpointRequest(
+        turn_id=turn_id,
+        checkpoint=checkpoint,
+        claim_id=f"tic:{turn_id}:{name}",
+        claim_token=f"token-{name}",
+        max_inputs=limit,
+        max_batches=limit,
+    )
+
+
+async def start(
+    store: RuntimePersistence, clock: Clock, turn_id: str = "t1", *, name: str = "a", session_id: str = SESSION
+) -> LaneGranted:
+    """A foreground turn that runs."""
+    return granted(await store.open_lane(lane_request(clock, name, turn_id=turn_id, session_id=session_id)))
+
+
+async def pending_ids(store: RuntimePersistence, session_id: str = SESSION) -> list[str]:
+    """What waits and nobody holds, in order."""
+    return [row.input_id for row in await store.inputs(session_id, pending_only=True)]
+
+
+async def pending_batch_ids(store: RuntimePersistence, session_id: str = SESSION) -> list[str]:
+    """Batches nobody holds, in order."""
+    return [batch.batch_id for batch in await store.queued_work(session_id, pending_only=True)]
+
+
+def ids_of(claim: TurnInputClaim | QueuedWorkClaim | None) -> list[str]:
+    """The ids a claim holds, in its order; none without a claim."""
+    if claim is None:
+        return []
+    if isinstance(claim, TurnInputClaim):
+        return [row.input_id for row in claim.inputs]
+    return [batch.batch_id for batch in claim.batches]
+
+
+def idle(outcome: LaneOutcome) -> LaneIdle:
+    """The outcome of a drain that must have found nothing to do."""
+    assert isinstance(outcome, LaneIdle), outcome
+    return outcome

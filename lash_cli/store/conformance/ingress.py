@@ -1,0 +1,375 @@
+"""Laws of waiting inputs: keys, order, looks and cancels, without a lane (contract 02 §1.2, §1.3, §1.7, §2)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lash_cli.core.content import TextItem, TurnInput
+from lash_cli.core.ingress import (
+    ActiveTurn,
+    AlreadyCancelled,
+    AlreadyClaimed,
+    AlreadyCompleted,
+    AnchorNotFound,
+    ByInputId,
+    BySourceKey,
+    Cancelled,
+    InputDraft,
+    InputState,
+    NextTurn,
+    PendingTurnInputCancelOutcome,
+    PendingTurnInputCancelTarget,
+    SuffixOutcomes,
+)
+from lash_cli.errors import (
+    ConflictError,
+    NotFoundError,
+    PendingTurnInputSourceKeyConflict,
+    SessionClosed,
+    SessionDeleted,
+)
+from lash_cli.store.base import RuntimePersistence
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+
+
+def kinds(outcomes: tuple[PendingTurnInputCancelOutcome, ...]) -> list[str]:
+    """The outcomes by name."""
+    return [type(outcome).__name__ for outcome in outcomes]
+
+
+async def settle(store: RuntimePersistence, clock: MovableClock, turn_id: str = "d1") -> None:
+    """Run one drain pass over everything that waits and commit it."""
+    lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id=turn_id)))
+    await store.commit_runtime_state(
+        make.commit(
+            make.fence_of_lane(lane),
+            make.append([f"m-{turn_id}"]),
+            turn=make.stamp(turn_id),
+            claim=lane.claim,
+            work=[lane.work],
+            release=True,
+        )
+    )
+
+
+class IngressLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    # --- enqueue ------------------------------------------------------------------------------
+
+    async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        for index in range(3):
+            await make.enqueue(store, f"a{index}")
+            await make.enqueue(open_store(), f"b{index}", session_id="s2")
+        assert await make.pending_ids(store) == ["a0", "a1", "a2"]
+        assert await make.pending_ids(store, "s2") == ["b0", "b1", "b2"]
+        seqs = [row.enqueue_seq for row in await store.inputs(S, pending_only=False)]
+        assert seqs == sorted(set(seqs))
+        row = await store.session_row(S)
+        assert row is not None and row.pending_inputs == 3
+
+    async def test_an_input_keeps_what_was_submitted(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        content = TurnInput((TextItem("one"), TextItem("two")), trace_turn_id="t7")
+        stored = await store.enqueue_turn_input(InputDraft(S, "i1", content, ActiveTurn("t1"), "host:k"))
+        assert (stored.input, stored.ingress, stored.source_key) == (content, ActiveTurn("t1"), "host:k")
+        assert (stored.state, stored.enqueued_at_ms) == (InputState.PENDING_ACTIVE, clock.now_ms())
+        assert await open_store().turn_input(S, "i1") == (stored, None)
+        assert await store.find_input("i1") == (stored, None)
+        assert await store.input_of_key(S, "host:k") == "i1"
+        assert await store.inputs(S, pending_only=True) == (stored,)
+
+    async def test_an_unknown_input_or_key_is_none(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1", key="k")
+        assert await store.turn_input("s2", "i1") is None
+        assert await store.find_input("nothing") is None
+        assert await store.input_of_key("s2", "k") is None
+
+    async def test_a_replayed_key_returns_the_row_with_its_present_state(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        first = await make.enqueue(store, "i1", "text", key="k")
+        clock.tick(5)
+        assert await make.enqueue(open_store(), "i2", "text", key="k") == first
+        assert await make.pending_ids(store) == ["i1"]
+        await settle(store, clock)
+        completed = await make.enqueue(store, "i3", "text", key="k")
+        assert (completed.input_id, completed.state) == ("i1", InputState.COMPLETED)
+        await make.enqueue(store, "i4", "other", key="k2")
+        await store.cancel_turn_inputs(S, [ByInputId("i4")])
+        assert (await make.enqueue(store, "i5", "other", key="k2")).state is InputState.CANCELLED
+
+    async def test_a_key_of_another_submission_conflicts_and_stores_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1", "text", key="k")
+        for text, ingress in (("other", NextTurn()), ("text", ActiveTurn("t1"))):
+            with pytest.raises(PendingTurnInputSourceKeyConflict) as caught:
+                await make.enqueue(store, "i2", text, key="k", ingress=ingress)
+            assert caught.value.details["existing_input_id"] == "i1"
+        await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        with pytest.raises(PendingTurnInputSourceKeyConflict):
+            await make.enqueue(store, "i2", "other", key="k")
+        assert len(await store.inputs(S, pending_only=False)) == 1
+
+    async def test_a_key_belongs_to_its_session(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1", "text", key="k")
+        other = await make.enqueue(store, "i2", "other", key="k", session_id="s2")
+        assert other.input_id == "i2"
+
+    async def test_many_submissions_of_one_key_leave_one_row(self, open_store: OpenStore, clock: MovableClock) -> None:
+        stores = [open_store() for _ in range(4)]
+        await make.create(stores[0], clock)
+        rows = await asyncio.gather(
+            *(make.enqueue(store, f"i{index}", "text", key="k") for index, store in enumerate(stores))
+        )
+        assert len({row.input_id for row in rows}) == 1
+        assert len(await stores[0].inputs(S, pending_only=False)) == 1
+
+    async def test_an_input_id_is_used_once_in_all_sessions(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1")
+        for session_id in (S, "s2"):
+            with pytest.raises(ConflictError) as caught:
+                await make.enqueue(store, "i1", session_id=session_id)
+            assert caught.value.code == "input_exists"
+
+    async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1", "text", key="k")
+        await make.enqueue(store, "x1", session_id="s2")
+        await store.cancel_turn_inputs("s2", [ByInputId("x1")])
+        await settle(store, clock)
+        await make.enqueue(store, "i2")
+        await store.cancel_turn_inputs(S, [ByInputId("i2")])
+        last = await make.enqueue(store, "i3")
+        assert (await store.vacuum(S))["inputs"] == 2
+        assert [row.input_id for row in await store.inputs(S, pending_only=False)] == ["i3"]
+        assert len(await store.inputs("s2", pending_only=False)) == 1
+        fresh = await make.enqueue(store, "i4", "other", key="k")
+        assert (fresh.input_id, fresh.enqueue_seq > last.enqueue_seq) == ("i4", True)
+        assert (await store.vacuum(None))["inputs"] == 1
+
+    async def test_the_number_of_a_vacuumed_row_is_not_issued_again(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        last = await make.enqueue(store, "i1")
+        await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        await store.vacuum(S)
+        assert (await make.enqueue(store, "i2")).enqueue_seq > last.enqueue_seq
+
+    async def test_closed_deleted_and_absent_sessions_take_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        for session_id in ("closed", "deleted"):
+            await make.create(store, clock, session_id)
+        await make.enqueue(store, "i1", session_id="closed")
+        await store.set_session_flags("closed", closed_at_ms=1, parked_at_ms=None)
+        await store.delete_session("deleted", 1)
+        for session_id, error in (("closed", SessionClosed), ("deleted", SessionDeleted), ("no", NotFoundError)):
+            with pytest.raises(error):
+                await make.enqueue(store, "i2", session_id=session_id)
+            with pytest.raises(error):
+                await store.enqueue_queued_work(make.wake(session_id=session_id))
+        assert await store.find_input("i2") is None
+        (result,) = await store.cancel_turn_inputs("closed", [ByInputId("i1")])
+        assert isinstance(result.outcome, Cancelled), "what waits in a closed session can still be taken out"
+
+    async def test_a_deleted_session_takes_its_rows_along(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        (batch,) = await make.put(store, make.wake())
+        await store.delete_session(S, 1)
+        assert await store.find_input("i1") is None
+        assert await store.find_batch(batch) is None
+        assert await store.sessions_with_demand(limit=5) == ()
+
+    # --- cancel -------------------------------------------------------------------------------
+
+    async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "done", key="host:done")
+        await settle(store, clock)
+        await make.enqueue(store, "i1", key="host:k")
+        await make.enqueue(store, "i2")
+        await make.enqueue(store, "foreign", session_id="s2")
+        targets: list[PendingTurnInputCancelTarget] = [
+            ByInputId("i2"),
+            ByInputId("nothing"),
+            BySourceKey("host:k"),
+            BySourceKey("k"),
+            ByInputId("i2"),
+            BySourceKey("host:done"),
+            ByInputId("foreign"),
+        ]
+        results = await open_store().cancel_turn_inputs(S, targets)
+        assert [result.target for result in results] == targets
+        assert kinds(tuple(result.outcome for result in results)) == [
+            "Cancelled",
+            "InputNotFound",
+            "Cancelled",
+            "InputNotFound",
+            "AlreadyCancelled",
+            "AlreadyCompleted",
+            "InputNotFound",
+        ]
+        first = results[0].outcome
+        assert isinstance(first, Cancelled) and first.input.state is InputState.CANCELLED
+        assert first.input.input == make.text_input()
+        assert await make.pending_ids(store) == []
+        assert await make.pending_ids(store, "s2") == ["foreign"]
+
+    async def test_nothing_to_cancel_is_no_result(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        assert await store.cancel_turn_inputs(S, []) == ()
+
+    async def test_only_what_nobody_holds_is_cancelled(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        for index in range(3):
+            await make.enqueue(store, f"i{index}")
+        lane = make.granted(await store.open_lane(make.drain_request(clock, max_inputs=2)))
+        results = await store.cancel_turn_inputs(S, [ByInputId(f"i{index}") for index in range(3)])
+        held, _, free = (result.outcome for result in results)
+        assert isinstance(held, AlreadyClaimed) and isinstance(free, Cancelled)
+        assert held.claim is not None and lane.claim is not None
+        assert (held.claim.claim_id, held.claim.generation, held.claim.turn_id) == (lane.claim.claim_id, 1, "d1")
+
+    async def test_a_cancelled_input_enters_no_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        await make.enqueue(store, "i2")
+        await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert make.ids_of(lane.claim) == ["i2"]
+
+    @pytest.mark.parametrize("anchor", [ByInputId("i1"), BySourceKey("host:i1")])
+    async def test_a_suffix_covers_every_row_from_the_anchor_on_and_leaves_held_ones(
+        self, open_store: OpenStore, clock: MovableClock, anchor: PendingTurnInputCancelTarget
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        lane = await make.start(store, clock, "t1")
+        await make.enqueue(store, "i0")
+        await make.enqueue(store, "i1", key="host:i1")
+        await make.enqueue(store, "foreign", session_id="s2")
+        await make.enqueue(store, "held", ingress=ActiveTurn("t1"))
+        claims = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        assert make.ids_of(claims.inputs) == ["held"]
+        await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
+        await make.enqueue(store, "gone")
+        await store.cancel_turn_inputs(S, [ByInputId("gone")])
+        outcome = await open_store().cancel_turn_input_suffix(S, anchor)
+        assert isinstance(outcome, SuffixOutcomes) and outcome.anchor == anchor
+        assert kinds(outcome.outcomes) == ["Cancelled", "AlreadyClaimed", "Cancelled", "AlreadyCancelled"]
+        assert await make.pending_ids(store) == ["i0"]
+        assert await make.pending_ids(store, "s2") == ["foreign"]
+
+    async def test_the_anchor_of_a_suffix_is_only_a_place(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "done")
+        await settle(store, clock)
+        await make.enqueue(store, "i1")
+        outcome = await store.cancel_turn_input_suffix(S, ByInputId("done"))
+        assert isinstance(outcome, SuffixOutcomes)
+        assert [type(one) for one in outcome.outcomes] == [AlreadyCompleted, Cancelled]
+        again = await store.cancel_turn_input_suffix(S, ByInputId("i1"))
+        assert isinstance(again, SuffixOutcomes)
+        assert [type(one) for one in again.outcomes] == [AlreadyCancelled]
+
+    async def test_a_missing_or_foreign_anchor_changes_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1")
+        await make.enqueue(store, "foreign", session_id="s2")
+        mark = await store.change_mark()
+        anchors: tuple[PendingTurnInputCancelTarget, ...] = (ByInputId("no"), BySourceKey("no"), ByInputId("foreign"))
+        for anchor in anchors:
+            assert await store.cancel_turn_input_suffix(S, anchor) == AnchorNotFound(anchor)
+        assert await store.change_mark() == mark
+        assert await make.pending_ids(store) == ["i1"]
+
+    async def test_a_race_of_cancel_and_claim_has_one_winner(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store, other = open_store(), open_store()
+        await make.create(store, clock)
+        for index in range(12):
+            input_id = f"i{index}"
+            await make.enqueue(store, input_id)
+            request = make.drain_request(clock, turn_id=f"d{index}")
+            (result,), outcome = await asyncio.gather(
+                other.cancel_turn_inputs(S, [ByInputId(input_id)]), store.open_lane(request)
+            )
+            is_taken = isinstance(result.outcome, AlreadyClaimed)
+            if not is_taken:
+                assert isinstance(result.outcome, Cancelled)
+                assert make.idle(outcome).reason == "empty"
+                continue
+            lane = make.granted(outcome)
+            assert make.ids_of(lane.claim) == [input_id]
+            head = await store.head_position(S)
+            commit = make.commit(
+                make.fence_of_lane(lane),
+                make.append([f"m{index}"], parent=head.leaf_node_id),
+                expected=head.head_revision,
+                turn=make.stamp(f"d{index}"),
+                claim=lane.claim,
+                release=True,
+            )
+            await store.commit_runtime_state(commit)
+
+    async def test_a_look_at_a_mark_tells_whether_anything_changed(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store, other = open_store(), open_store()
+        await make.create(store, clock)
+        mark = await store.change_mark()
+        await store.inputs(S, pending_only=False)
+        await other.demand(S)
+        assert await store.change_mark() == mark
+        await make.enqueue(other, "i1")
+        changed = await store.change_mark()
+        assert changed != mark
+        await make.enqueue(store, "i2")
+        assert await store.change_mark() != changed

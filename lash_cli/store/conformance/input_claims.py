@@ -1,0 +1,474 @@
+"""Laws of claimed inputs: at checkpoints, outside of turns, given back, orphaned (contract 02 §1.4–§1.6, §1.8, §4)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from lash_cli.core.ingress import (
+    ActiveTurn,
+    AlreadyClaimed,
+    Boundary,
+    ByInputId,
+    Cancelled,
+    InputState,
+    NextTurn,
+)
+from lash_cli.core.lease import LeaseFence
+from lash_cli.errors import SessionExecutionLeaseExpired
+from lash_cli.store.base import RuntimePersistence
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.queueing import CheckpointClaims
+
+S = make.SESSION
+TTL_SECONDS = make.TTL_MS / 1000
+
+
+async def end(store: RuntimePersistence, clock: MovableClock, fence: LeaseFence, how: str) -> LeaseFence:
+    """End a generation by release, expiry or takeover; the fence of the next one."""
+    if how == "release":
+        await store.release_lease(fence)
+    elif how == "expiry":
+        clock.tick(TTL_SECONDS)
+    else:
+        lease = await store.reclaim_lease(
+            fence.session_id,
+            make.owner("next"),
+            observed_fencing_token=fence.fencing_token,
+            ttl_ms=make.TTL_MS,
+            now_ms=clock.now_ms(),
+            token="lease-next",
+        )
+        return lease.fence()  # type: ignore[union-attr]
+    return await make.fence_of(store, clock, "next", fence.session_id)
+
+
+class InputClaimLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    # --- outside of a turn --------------------------------------------------------------------
+
+    async def test_a_claim_takes_what_waits_for_the_next_turn_oldest_first(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "steer", ingress=ActiveTurn("t9"))
+        for index in range(70):
+            await make.enqueue(store, f"i{index}")
+        fence = await make.fence_of(store, clock)
+        claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
+        assert claim is not None and (claim.turn_id, claim.generation) == (None, 1)
+        assert make.ids_of(claim) == [f"i{index}" for index in range(64)], "no more than 64, whoever asks"
+        rest = await store.claim_next_turn_inputs(fence, claim_token="ct", max_inputs=4)
+        assert make.ids_of(rest) == ["i64", "i65", "i66", "i67"]
+        assert await store.claim_next_turn_inputs(fence, claim_token="ct", max_inputs=0) is None
+        assert await make.pending_ids(store) == ["steer", "i68", "i69"]
+
+    async def test_of_two_claimants_under_one_fence_one_gets_the_row(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        stores = [open_store() for _ in range(4)]
+        await make.create(stores[0], clock)
+        await make.enqueue(stores[0], "i1")
+        fence = await make.fence_of(stores[0], clock)
+        claims = await asyncio.gather(
+            *(store.claim_next_turn_inputs(fence, claim_token=f"ct{index}") for index, store in enumerate(stores))
+        )
+        assert sum(claim is not None for claim in claims) == 1
+
+    async def test_a_generation_never_gets_its_own_rows_back_however_long_it_lives(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        fence = await make.fence_of(store, clock)
+        assert await store.claim_next_turn_inputs(fence, claim_token="ct") is not None
+        for _ in range(5):
+            clock.tick(TTL_SECONDS - 1)
+            await store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=0)
+            assert await store.claim_next_turn_inputs(fence, claim_token="again") is None
+            assert await make.pending_ids(store) == []
+            (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
+            assert isinstance(result.outcome, AlreadyClaimed)
+
+    @pytest.mark.parametrize("how", ["release", "expiry", "takeover"])
+    async def test_the_end_of_a_generation_frees_its_claims_at_once(
+        self, open_store: OpenStore, clock: MovableClock, how: str
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        await make.enqueue(store, "i2")
+        fence = await make.fence_of(store, clock)
+        first = await store.claim_next_turn_inputs(fence, claim_token="ct1")
+        successor = await end(store, clock, fence, how)
+        assert await make.pending_ids(open_store()) == ["i1", "i2"]
+        row = await store.session_row(S)
+        assert row is not None and row.pending_inputs == 2
+        (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        assert isinstance(result.outcome, Cancelled)
+        second = await store.claim_next_turn_inputs(successor, claim_token="ct2")
+        assert first is not None and second is not None and make.ids_of(second) == ["i2"]
+        assert second.claim_id != first.claim_id
+
+    async def test_claims_of_a_row_are_numbered_upwards_and_their_ids_never_repeat(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        seq = (await make.enqueue(store, "i1")).enqueue_seq
+        fence = await make.fence_of(store, clock)
+        seen = []
+        for _ in range(3):
+            claim = await store.claim_next_turn_inputs(fence, claim_token="same")
+            assert claim is not None
+            seen.append((claim.claim_id, claim.fencing_token))
+            assert await store.abandon_turn_input_claims([claim]) == ("i1",)
+        assert seen == [(f"tic:{seq}:{number}", number) for number in (1, 2, 3)]
+
+    async def test_34_own_claims_do_not_hide_row_35(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        for index in range(34):
+            await make.enqueue(store, f"i{index}")
+            assert await store.claim_next_turn_inputs(fence, claim_token=f"ct{index}") is not None
+        await make.enqueue(store, "i34")
+        assert make.ids_of(await store.claim_next_turn_inputs(fence, claim_token="last")) == ["i34"]
+
+    async def test_a_fence_that_is_dead_or_forged_claims_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        fence = make.fence_of_lane(lane)
+        await make.enqueue(store, "i1")
+        await make.enqueue(store, "i2", ingress=ActiveTurn("t1"))
+        (batch,) = await make.put(store, make.wake())
+        before = await store.inputs(S, pending_only=False)
+
+        async def refused(fence: LeaseFence) -> None:
+            for attempt in (
+                store.claim_next_turn_inputs(fence, claim_token="x"),
+                store.claim_checkpoint_work(fence, make.checkpoint_request()),
+                store.claim_ready_queued_work(fence, "idle", claim_token="x"),
+                store.claim_ready_queued_work(fence, "idle", claim_token="x", batch_ids=[batch]),
+                store.claim_leading_session_command(fence, claim_token="x"),
+                store.defer_orphaned_active_turn_inputs(fence),
+            ):
+                with pytest.raises(SessionExecutionLeaseExpired):
+                    await attempt
+
+        await refused(msgspec.structs.replace(fence, lease_token="forged"))
+        await refused(msgspec.structs.replace(fence, fencing_token=2))
+        clock.tick(TTL_SECONDS)
+        await refused(fence)
+        assert await store.inputs(S, pending_only=False) == before
+        assert await make.pending_batch_ids(store) == [batch]
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    async def test_a_checkpoint_takes_what_its_boundary_admits_of_its_own_turn_only(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "late", ingress=ActiveTurn("t1", "before_completion"))
+        await make.enqueue(store, "early", ingress=ActiveTurn("t1", "after_work"))
+        await make.enqueue(store, "other", ingress=ActiveTurn("t2", "after_work"))
+        await make.enqueue(store, "next")
+        first = await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c1"))
+        assert make.ids_of(first.inputs) == ["early"] and first.work is None
+        assert first.inputs is not None and (first.inputs.turn_id, first.inputs.generation) == ("t1", 1)
+        await make.enqueue(store, "early2", ingress=ActiveTurn("t1", "after_work"))
+        last = await store.claim_checkpoint_work(fence, make.checkpoint_request("t1", "before_completion", name="c2"))
+        assert make.ids_of(last.inputs) == ["late", "early2"], "in the order they came, whatever their boundary"
+        assert await make.pending_ids(store) == ["other", "next"]
+
+    @pytest.mark.parametrize("checkpoint", ["after_work", "before_completion"])
+    async def test_a_checkpoint_with_nothing_to_admit_writes_nothing(
+        self, open_store: OpenStore, clock: MovableClock, checkpoint: Boundary
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "next")
+        await make.put(store, make.command(), make.wake())
+        mark = await store.change_mark()
+        empty = await store.claim_checkpoint_work(fence, make.checkpoint_request(checkpoint=checkpoint))
+        assert empty == CheckpointClaims()
+        assert await store.change_mark() == mark
+
+    async def test_a_repeated_checkpoint_returns_what_the_first_took_and_never_more(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        await make.put(store, make.wake(1))
+        request = make.checkpoint_request()
+        first = await store.claim_checkpoint_work(fence, request)
+        assert make.ids_of(first.inputs) == ["i1"] and first.work is not None
+        await make.enqueue(store, "i2", ingress=ActiveTurn("t1"))
+        await make.put(store, make.wake(2))
+        again = msgspec.structs.replace(request, claim_token="another")
+        assert await open_store().claim_checkpoint_work(fence, again) == first
+        second = await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c2"))
+        assert make.ids_of(second.inputs) == ["i2"] and second.work is not None
+
+    async def test_a_checkpoint_takes_at_most_its_limit_and_the_rest_goes_at_the_next(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        for index in range(5):
+            boundary: Boundary = "after_work" if index % 2 else "before_completion"
+            await make.enqueue(store, f"i{index}", ingress=ActiveTurn("t1", boundary))
+        request = make.checkpoint_request("t1", "before_completion", limit=3)
+        assert make.ids_of((await store.claim_checkpoint_work(fence, request)).inputs) == ["i0", "i1", "i2"]
+        rest = await store.claim_checkpoint_work(fence, make.checkpoint_request("t1", "before_completion", name="c2"))
+        assert make.ids_of(rest.inputs) == ["i3", "i4"]
+
+    async def test_a_turn_that_does_not_run_takes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        await make.put(store, make.wake())
+        assert await store.claim_checkpoint_work(fence, make.checkpoint_request()) == CheckpointClaims()
+        assert await make.pending_ids(store) == ["i1"]
+
+    @pytest.mark.parametrize("how", ["release", "expiry", "takeover"])
+    async def test_what_a_turn_took_stays_its_own_under_the_next_generation(
+        self, open_store: OpenStore, clock: MovableClock, how: str
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        await end(store, clock, fence, how)
+        assert await make.pending_ids(store) == []
+        (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        assert isinstance(result.outcome, AlreadyClaimed)
+        lane = make.granted(await store.open_lane(make.lane_request(clock, "next", turn_id=None, text=None)))
+        assert lane.redrive and lane.turn is not None and lane.turn.turn_id == "t1"
+        repeated = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        assert taken.inputs is not None and repeated.inputs is not None
+        assert repeated.inputs.claim_token == taken.inputs.claim_token, "the journal knows this token"
+        assert repeated.inputs.generation == lane.turn.generation
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(lane),
+                make.append(["m1"]),
+                turn=make.stamp(),
+                claim=lane.claim,
+                claims=[taken.inputs],
+                release=True,
+            )
+        )
+        assert [row.state for row in await store.inputs(S, pending_only=False)] == [InputState.COMPLETED] * 2
+
+    # --- giving back --------------------------------------------------------------------------
+
+    async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        fence = await make.fence_of(store, clock)
+        claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
+        assert claim is not None
+        stolen = msgspec.structs.replace(claim, claim_token="forged")
+        assert await store.abandon_turn_input_claims([stolen]) == ()
+        assert await open_store().abandon_turn_input_claims([stolen, claim, claim]) == ("i1",)
+        assert await store.abandon_turn_input_claims([claim]) == ()
+        (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        assert isinstance(result.outcome, Cancelled)
+
+    async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        fence = await make.fence_of(store, clock)
+        old = await store.claim_next_turn_inputs(fence, claim_token="ct1")
+        successor = await end(store, clock, fence, "release")
+        new = await store.claim_next_turn_inputs(successor, claim_token="ct2")
+        assert old is not None and new is not None
+        assert await store.abandon_turn_input_claims([old]) == ()
+        assert await make.pending_ids(store) == []
+        assert await store.abandon_turn_input_claims([new]) == ("i1",)
+
+    async def test_abandoning_what_a_checkpoint_took_keeps_the_turn(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        assert taken.inputs is not None
+        assert await store.abandon_turn_input_claims([taken.inputs]) == ("i1",)
+        (row,) = await store.inputs(S, pending_only=True)
+        assert (row.state, row.ingress) == (InputState.PENDING_ACTIVE, ActiveTurn("t1"))
+        assert [turn.turn_id for turn in await store.unfinished_turns(S)] == ["t1"]
+
+    async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        (batch,) = await make.put(store, make.wake())
+        await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        await store.request_turn_cancel(S, "t1", make.evidence(), 1)
+        assert lane.claim is not None
+        assert set(await store.abandon_turn_input_claims([lane.claim])) == {"in-t1", "i1", batch}
+        assert await store.turn(S, "t1") is None
+        assert await store.cancel_gate(S, "t1") is None
+        assert await make.pending_ids(store) == ["in-t1", "i1"]
+        assert await make.pending_batch_ids(store) == [batch]
+        await store.release_lease(make.fence_of_lane(lane))
+        following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert not following.redrive and make.ids_of(following.claim) == ["in-t1", "i1"]
+
+    async def test_a_claim_of_a_committed_turn_gives_nothing_back(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
+        )
+        assert lane.claim is not None
+        assert await store.abandon_turn_input_claims([lane.claim]) == ()
+        turn = await store.turn(S, "t1")
+        assert turn is not None and turn.state == "committed"
+
+    async def test_abandoning_in_a_session_that_is_gone_is_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        for session_id in (S, "s2"):
+            await make.enqueue(store, f"i-{session_id}", session_id=session_id)
+        fences = [await make.fence_of(store, clock, session_id=session_id) for session_id in (S, "s2")]
+        claims = [await store.claim_next_turn_inputs(fence, claim_token="ct") for fence in fences]
+        await store.release_lease(fences[0])
+        await store.delete_session(S, 1)
+        assert await store.abandon_turn_input_claims([one for one in claims if one is not None]) == ("i-s2",)
+
+    async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1", session_id="s2")
+        lane = make.granted(await store.open_lane(make.drain_request(clock, session_id="s2")))
+        assert lane.claim is not None
+        assert await store.find_claim(lane.claim.claim_id) == lane.claim
+        assert await store.find_claim("tic:0:0") is None
+        initial = "s2:frame:initial"
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(lane),
+                make.append(["m1"], frame_id=initial),
+                turn=make.stamp("d1"),
+                claim=lane.claim,
+            )
+        )
+        assert await store.find_claim(lane.claim.claim_id) is None
+
+    # --- deferral and orphans -----------------------------------------------------------------
+
+    async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        fence = make.fence_of_lane(lane)
+        await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
+        claims = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        missed = await make.enqueue(store, "missed", ingress=ActiveTurn("t1"))
+        await make.enqueue(store, "cancelled", ingress=ActiveTurn("t1"))
+        await store.cancel_turn_inputs(S, [ByInputId("cancelled")])
+        await make.enqueue(store, "others", ingress=ActiveTurn("t2"))
+        await make.enqueue(store, "next")
+        commit = make.commit(
+            fence, make.append(["m1"]), turn=make.stamp(), claim=lane.claim, claims=[claims.inputs], defer="t1"
+        )
+        result = await store.commit_runtime_state(commit)
+        assert result.has_waiting
+        states = {row.input_id: (row.state, row.ingress) for row in await store.inputs(S, pending_only=False)}
+        assert states["taken"][0] is InputState.COMPLETED
+        assert states["missed"] == (InputState.DEFERRED_NEXT_TURN, NextTurn())
+        assert states["cancelled"] == (InputState.CANCELLED, ActiveTurn("t1"))
+        assert states["others"] == (InputState.PENDING_ACTIVE, ActiveTurn("t2"))
+        listed = await store.inputs(S, pending_only=True)
+        assert [row.input_id for row in listed] == ["missed", "others", "next"]
+        assert listed[0].enqueue_seq == missed.enqueue_seq
+        assert (await store.commit_runtime_state(commit)).replayed
+        assert await store.inputs(S, pending_only=True) == listed
+
+    async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        (batch,) = await make.put(store, make.wake())
+        await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        result = await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp())
+        )
+        assert result.has_waiting
+        assert await make.pending_ids(store) == ["in-t1"]
+        assert await make.pending_batch_ids(store) == [batch]
+
+    async def test_a_drain_takes_up_text_addressed_to_turns_that_run_no_more(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        orphan = await make.enqueue(store, "orphan", ingress=ActiveTurn("t0", "before_completion"))
+        await make.enqueue(store, "next")
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert lane.claim is not None and make.ids_of(lane.claim) == ["orphan", "next"]
+        first = lane.claim.inputs[0]
+        assert (first.enqueue_seq, first.state, first.ingress) == (
+            orphan.enqueue_seq,
+            InputState.DEFERRED_NEXT_TURN,
+            NextTurn(),
+        )
+
+    async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        for turn_id in ("t0", "t1", "t2", "t3"):
+            await make.enqueue(store, f"for-{turn_id}", ingress=ActiveTurn(turn_id))
+        assert await store.defer_orphaned_active_turn_inputs(fence, turn_id="t2") == 1
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 2
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 0
+        waiting = {row.input_id: row.state for row in await store.inputs(S, pending_only=True)}
+        assert waiting.pop("for-t1") is InputState.PENDING_ACTIVE
+        assert set(waiting.values()) == {InputState.DEFERRED_NEXT_TURN}
