@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 NO_QUEUE = "queued turn input requires a persistent runtime store"
 
 
+def _as_it_is(state: ResidentSession) -> Undo:
+    """A change that only writes what memory holds already."""
+    return lambda: None
+
+
 class _Shared:
     """What all handles of one opened session share."""
 
@@ -238,24 +243,26 @@ class LashSession(QueueVerbs):
         `change` returns how to take it back, or None when it changed nothing.
         """
         async with self._shared.lock:
-            state = self._state
-            host = self._core.host
-            if host.store is None:
-                change(state)
+            if self._core.host.store is None:
+                change(self._state)
+            else:
+                await self._core._beside_driver(self.session_id, lambda: self._commit_change(change))
+
+    async def _commit_change(self, change: Callable[[ResidentSession], Undo | None]) -> None:
+        state = self._state
+        host = self._core.host
+        assert host.store is not None, "asked by the caller"
+        async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
+            undo = change(state)
+            if undo is None:
                 return
-            async with borrowed_lane(
-                host.store, host.clock, host.ids, host.timings, self._shared.owner, state
-            ) as fence:
-                undo = change(state)
-                if undo is None:
-                    return
-                try:
-                    commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
-                    result = await host.store.commit_runtime_state(commit)
-                except BaseException:
-                    undo()
-                    raise
-            state.adopt_commit(commit, result, ())
+            try:
+                commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
+                result = await host.store.commit_runtime_state(commit)
+            except BaseException:
+                undo()
+                raise
+        state.adopt_commit(commit, result, ())
         if result.has_waiting:
             self._wake("session_changed")
 
@@ -274,16 +281,8 @@ class LashSession(QueueVerbs):
 
     async def _flush(self) -> None:
         """Commit what is dirty under a lane of its own."""
-        state = self._state
-        host = self._core.host
-        if host.store is None or not state.is_dirty:
-            return
-        async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
-            commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
-            result = await host.store.commit_runtime_state(commit)
-        state.adopt_commit(commit, result, ())
-        if result.has_waiting:
-            self._wake("session_changed")
+        if self._core.host.store is not None and self._state.is_dirty:
+            await self._core._beside_driver(self.session_id, lambda: self._commit_change(_as_it_is))
 
     # --- handles ------------------------------------------------------------------------------
 

@@ -162,10 +162,13 @@ class QueueVerbs:
         """
         self._check_open()
         host, shared = self._core.host, self._shared
-        if host.store is None:
+        store, state = host.store, self._state
+        if store is None:
             return None
         async with shared.lock:
-            return await run_next_command(host, host.store, self._state, shared.owner, fence)
+            return await self._core._beside_driver(
+                self.session_id, lambda: run_next_command(host, store, state, shared.owner, fence)
+            )
 
     # --- driving ------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class SeenSession:
     busy_since_ms: int | None = None
     is_given_up: bool = False
     is_served: bool = False
+    shares: int = 0
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class WorkSearch:
         self._options = options
         self._named = named
         self._seen: dict[str, SeenSession] = {}
+        self._shares = 0
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -91,6 +93,7 @@ class WorkSearch:
         for demand in await self._demands(len(running)):
             if demand.session_id not in running:
                 self._judge(demand, look, now_ms)
+        look.due.sort(key=lambda session_id: self.seen(session_id).shares)
         return look
 
     async def _demands(self, running: int) -> list[SessionDemand]:
@@ -147,6 +150,11 @@ class WorkSearch:
     def progressed(self, session_id: str) -> None:
         """A pass ended well: earlier failures do not count any more."""
         self._seen[session_id] = SeenSession(is_served=self._options.once)
+
+    def had_its_share(self, session_id: str) -> None:
+        """A session that was drained for a while and is not empty yet: the next slots are for others."""
+        self._shares += 1
+        self.seen(session_id).shares = self._shares
 
     def postpone(self, session_id: str) -> int | None:
         """Let a session rest after a pass that came to nothing; for how many milliseconds, None when it has had all

@@ -262,6 +262,7 @@ class QueueWorker:
             self._worked[session_id] = None
             if not await self._account(session_id, output) or output.idle is not None or self._options.once:
                 return
+        self._search.had_its_share(session_id)
 
     async def _account(self, session_id: str, output: TurnOutput) -> bool:
         """Tell what a pass did; False when its session is not to be drained on."""

@@ -1,0 +1,182 @@
+"""A core that drives its queues in the background, over a real store (contract 02 §6.3)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.driving import Crash, CrashPoints, S, said, wake
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import ActiveTurn, LashCore, ModelSpec, SessionConfigPatch
+from lash_cli.errors import ConfigError, SessionExecutionBusy
+from lash_cli.runtime.drivers import QueueDriver
+
+
+def answering() -> ScriptedCaller:
+    return ScriptedCaller([lambda request: text(f"answer to {said(request.messages)[-1]}")], repeat=True)
+
+
+async def drained(core: LashCore) -> None:
+    """Return once the core's driver has nothing more to do."""
+    driver = core._driver
+    assert isinstance(driver, QueueDriver)
+    await driver.settled()
+
+
+async def transcript(core: LashCore) -> list[str]:
+    other = await core.open_session(S)
+    try:
+        return said(other.read_view().messages)
+    finally:
+        other.close_handle()
+
+
+async def test_what_is_enqueued_is_run_without_anybody_asking(make_core) -> None:
+    core = make_core(answering(), queue_driver="inline")
+    session = await core.open_session(S)
+    await session.enqueue("hello")
+    await drained(core)
+    assert await session.pending_turn_inputs() == ()
+    await session.refresh()
+    assert said(session.read_view().messages) == ["hello", "answer to hello"]
+
+
+async def test_a_core_with_a_store_drives_by_default_and_one_without_does_not(make_core) -> None:
+    assert isinstance(make_core(answering(), queue_driver=None)._driver, QueueDriver)
+    assert make_core(answering(), queue_driver="none")._driver is None
+    assert LashCore(provider=answering(), model=ModelSpec("m"))._driver is None
+    with pytest.raises(ConfigError):
+        LashCore(provider=answering(), model=ModelSpec("m"), queue_driver="inline")
+
+
+async def test_a_hosts_own_driver_is_told_and_closed(make_core) -> None:
+    class Remembering:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, str]] = []
+            self.is_closed = False
+
+        def notify(self, session_id: str, reason: str) -> None:
+            self.told.append((session_id, reason))
+
+        async def aclose(self) -> None:
+            self.is_closed = True
+
+    driver = Remembering()
+    core = make_core(answering(), queue_driver=driver)
+    session = await core.open_session(S)
+    await session.turn("now").run()
+    assert driver.told == [], "a plain turn tells nobody anything"
+    await session.enqueue("later")
+    await session.enqueue("for a turn", ingress=ActiveTurn("t1"))
+    await core.queue(S).enqueue_work(wake(), reason="process_wake")
+    await session.commands().reset("why", "k")
+    await session.turn("and now").run()
+    await core.open_session(S)
+    await core.queue(S).hold()
+    await core.queue(S).release()
+    assert [reason for _, reason in driver.told] == [
+        "queued_turn_input",
+        "process_wake",
+        "session_command",
+        "turn_completed",
+        "session_open",
+        "queue_released",
+    ]
+    await core.aclose()
+    assert driver.is_closed
+
+
+async def test_what_came_in_while_nobody_drove_is_run_when_the_session_is_opened(make_core) -> None:
+    silent = make_core(answering())
+    await (await silent.open_session(S)).enqueue("waiting")
+    core = make_core(answering(), queue_driver="inline")
+    await core.open_session(S)
+    await drained(core)
+    assert await transcript(core) == ["waiting", "answer to waiting"]
+
+
+async def test_text_that_came_during_a_turn_runs_right_after_it(make_core) -> None:
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller, queue_driver="inline")
+    session = await core.open_session(S)
+    running = asyncio.create_task(session.turn("now").run())
+    await caller.entered.wait()
+    for word in ("later", "and later"):
+        await session.enqueue(word)
+    caller.gate.set()
+    await running
+    await drained(core)
+    assert await transcript(core) == ["now", "answer to now", "later\nand later", "answer to later\nand later"]
+
+
+async def test_a_turn_of_the_same_core_waits_for_the_drivers_pass(make_core) -> None:
+    """Turns of one core queue up behind one another, whoever started them."""
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller, queue_driver="inline")
+    session = await core.open_session(S)
+    await session.enqueue("queued")
+    await caller.entered.wait()
+    running = asyncio.create_task(session.turn("typed").run())
+    other = await make_core(answering()).open_session(S)
+    with pytest.raises(SessionExecutionBusy):
+        await other.turn("from elsewhere").run()
+    caller.gate.set()
+    assert (await running).result.assistant_message() == "answer to typed"
+    assert said(session.read_view().messages) == ["queued", "answer to queued", "typed", "answer to typed"]
+
+
+async def test_configure_waits_for_the_drivers_pass_too(make_core) -> None:
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller, queue_driver="inline")
+    session = await core.open_session(S)
+    await session.enqueue("queued")
+    await caller.entered.wait()
+    changing = asyncio.create_task(session.configure(SessionConfigPatch(model=ModelSpec("other"))))
+    await asyncio.sleep(0)
+    caller.gate.set()
+    await changing
+    assert session.policy_snapshot.model.id == "other"
+
+
+async def test_a_crashed_queued_turn_is_finished_by_another_cores_driver(make_core) -> None:
+    first = make_core(answering(), crash_point=CrashPoints("before:commit"))
+    session = await first.open_session(S)
+    await session.enqueue("hello")
+    with pytest.raises(Crash):
+        await session.queued_turn().run()
+    core = make_core(answering(), queue_driver="inline")
+    await core.open_session(S)
+    await drained(core)
+    assert await transcript(core) == ["hello", "answer to hello"]
+    assert await core.running_turn(S) is None
+
+
+async def test_closing_a_core_leaves_the_turn_under_way_to_the_next_one(make_core) -> None:
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller, queue_driver="inline")
+    await (await core.open_session(S)).enqueue("hello")
+    await caller.entered.wait()
+    await core.aclose()
+    other = make_core(answering(), queue_driver="inline")
+    assert await other.running_turn(S) is not None
+    await other.open_session(S)
+    await drained(other)
+    assert await transcript(other) == ["hello", "answer to hello"]
+
+
+async def test_two_drivers_of_one_session_run_every_input_once(make_core) -> None:
+    cores = [make_core(answering(), queue_driver="inline") for _ in range(2)]
+    sessions = [await core.open_session(S) for core in cores]
+    stored = await asyncio.gather(*(sessions[n % 2].enqueue(f"text {n}") for n in range(40)))
+    for core in cores:
+        await drained(core)
+    rows = await cores[0].store.inputs(S, pending_only=False)
+    assert [row.state.value for row in rows] == ["completed"] * 40
+    texts = "\n".join((await transcript(cores[0]))[::2]).split("\n")
+    assert sorted(texts) == sorted(f"text {n}" for n in range(40))
+    assert len({row.input_id for row in stored}) == 40
