@@ -1,0 +1,476 @@
+"""Laws of a drain pass: what goes first, what an empty one leaves, holds, re-drives (contract 02 §5, §6.1)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from lash_cli.core.content import TextItem, TurnInput
+from lash_cli.core.ingress import ActiveTurn, InputDraft
+from lash_cli.core.queued_work import AgentFrameTask, SlotPolicy, frame_task_draft
+from lash_cli.errors import QueuedWorkClaimSuperseded, SessionClosed, TurnInputClaimSuperseded, UsageError
+from lash_cli.store.base import LaneBusy, LaneGranted, RuntimePersistence
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+TTL_SECONDS = make.TTL_MS / 1000
+
+
+async def commit_turn(store: RuntimePersistence, lane: LaneGranted) -> None:
+    """Commit the turn of a lane with all it started from, and release."""
+    assert lane.turn is not None
+    head = await store.head_position(S)
+    await store.commit_runtime_state(
+        make.commit(
+            make.fence_of_lane(lane),
+            make.append([f"m-{lane.turn.turn_id}"], parent=head.leaf_node_id),
+            expected=head.head_revision,
+            turn=make.stamp(lane.turn.turn_id),
+            turn_index=lane.turn.turn_index,
+            claim=lane.claim,
+            work=[lane.work],
+            release=True,
+            defer=lane.turn.turn_id,
+        )
+    )
+
+
+class DrainLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    # --- what a pass takes --------------------------------------------------------------------
+
+    async def test_up_to_64_inputs_become_one_turn_in_order_before_any_turn_work(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        (wake,) = await make.put(store, make.wake())
+        clock.tick(1)
+        for index in range(66):
+            await make.enqueue(store, f"i{index}")
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert make.ids_of(lane.claim) == [f"i{index}" for index in range(64)]
+        assert lane.turn is not None and lane.claim is not None and lane.work is None
+        assert (lane.turn.turn_id, lane.turn.origin, lane.turn.turn_index) == ("d1", "queue", 1)
+        assert (lane.claim.turn_id, lane.claim.generation, lane.claim.claim_token) == ("d1", 1, "claim-a")
+        assert lane.claim.claim_id == f"tic:{lane.claim.inputs[0].enqueue_seq}:1"
+        assert await make.pending_ids(store) == ["i64", "i65"]
+        await commit_turn(store, lane)
+        rest = make.granted(await store.open_lane(make.drain_request(clock, turn_id="d2")))
+        assert make.ids_of(rest.claim) == ["i64", "i65"]
+        await commit_turn(store, rest)
+        last = make.granted(await store.open_lane(make.drain_request(clock, turn_id="d3")))
+        assert last.claim is None and make.ids_of(last.work) == [wake]
+        assert last.turn is not None and (last.turn.origin, last.turn.turn_index) == ("wake", 3)
+
+    async def test_turn_work_goes_as_the_group_at_the_head(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        task = frame_task_draft(S, "t0", AgentFrameTask("f2", "go on"))
+        ids = await make.put(store, task, make.work("a"), make.work("b"), make.wake())
+        seen = []
+        for number in range(3):
+            lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id=f"d{number}")))
+            assert lane.turn is not None and lane.work is not None
+            seen.append((lane.turn.origin, make.ids_of(lane.work)))
+            await commit_turn(store, lane)
+        assert seen == [("queue", ids[:1]), ("wake", ids[1:3]), ("wake", ids[3:])]
+
+    async def test_a_turn_of_inputs_gets_the_id_they_ask_for_while_no_turn_has_it(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        seen = []
+        for number in range(2):
+            await make.enqueue(store, f"plain{number}")
+            traced = TurnInput((TextItem("hi"),), trace_turn_id="wanted")
+            await store.enqueue_turn_input(InputDraft(S, f"traced{number}", traced))
+            lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id=f"d{number}")))
+            assert lane.turn is not None and lane.claim is not None
+            assert lane.claim.turn_id == lane.turn.turn_id
+            seen.append(lane.turn.turn_id)
+            await commit_turn(store, lane)
+        assert seen == ["wanted", "d1"]
+
+    @pytest.mark.parametrize(
+        ("order", "is_command_first"),
+        [("command older", True), ("tie, command first in line", False), ("input older", False), ("no input", True)],
+    )
+    async def test_commands_go_before_input_only_when_strictly_older(
+        self, open_store: OpenStore, clock: MovableClock, order: str, is_command_first: bool
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        if order == "input older":
+            await make.enqueue(store, "i1")
+            clock.tick(0.001)
+        await make.put(store, make.command())
+        if order == "command older":
+            clock.tick(0.001)
+        if order.startswith(("command", "tie")):
+            await make.enqueue(store, "i1")
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert lane.commands_due is is_command_first
+        if is_command_first:
+            assert lane.turn is None and lane.claim is None and lane.lease is not None
+            assert len(await store.queued_work(S, pending_only=True)) == 1, "only the lease was taken"
+        else:
+            assert make.ids_of(lane.claim) == ["i1"]
+
+    async def test_after_the_commands_the_same_request_takes_what_comes_next(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        commands = await make.put(store, make.command("a"), make.command("b"))
+        clock.tick(1)
+        await make.enqueue(store, "i1")
+        request = make.drain_request(clock)
+        lane = make.granted(await store.open_lane(request))
+        fence = make.fence_of_lane(lane)
+        drained = []
+        while claim := await store.claim_leading_session_command(fence, claim_token="ct"):
+            drained += make.ids_of(claim)
+            head = await store.head_position(S)
+            node = make.append([f"c{len(drained)}"], parent=head.leaf_node_id)
+            await store.commit_runtime_state(make.commit(fence, node, expected=head.head_revision, work=[claim]))
+        assert drained == commands
+        following = make.granted(await store.open_lane(request))
+        assert following.lease is not None and following.lease.fencing_token == fence.fencing_token
+        assert make.ids_of(following.claim) == ["i1"]
+
+    async def test_a_command_behind_turn_work_waits_for_it(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        wake, _ = await make.put(store, make.wake(), make.command())
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert make.ids_of(lane.work) == [wake]
+        await commit_turn(store, lane)
+        assert make.granted(await store.open_lane(make.drain_request(clock, turn_id="d2"))).commands_due
+
+    # --- names --------------------------------------------------------------------------------
+
+    async def test_named_batches_are_taken_and_waiting_input_is_untouched(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        _, second = await make.put(store, make.wake(1), make.wake(2))
+        lane = make.granted(await store.open_lane(make.drain_request(clock, batch_ids=(second,))))
+        assert lane.claim is None and make.ids_of(lane.work) == [second]
+        assert await make.pending_ids(store) == ["i1"]
+
+    async def test_leading_commands_go_before_named_batches(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        _, wake = await make.put(store, make.command(), make.wake())
+        request = make.drain_request(clock, batch_ids=(wake,))
+        lane = make.granted(await store.open_lane(request))
+        assert lane.commands_due
+        claim = await store.claim_leading_session_command(make.fence_of_lane(lane), claim_token="ct")
+        await store.commit_runtime_state(make.commit(make.fence_of_lane(lane), make.append(["m1"]), work=[claim]))
+        assert make.ids_of(make.granted(await store.open_lane(request)).work) == [wake]
+
+    async def test_named_batches_that_cannot_go_say_why_and_nothing_is_written(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        soon = clock.now_ms() + 10_000
+        first, second, later, settled, cancelled = await make.put(
+            store,
+            make.wake(1),
+            make.wake(2),
+            make.work("later", available_at_ms=soon),
+            make.wake(4),
+            make.wake(5),
+        )
+        await commit_turn(
+            store, make.granted(await store.open_lane(make.drain_request(clock, turn_id="d0", batch_ids=(settled,))))
+        )
+        await store.cancel_queued_work_batch(S, cancelled)
+        before = await store.session_row(S)
+        mark = await store.change_mark()
+        for named, reason, available_at_ms in (
+            ((first, second), "unclaimable_together", None),
+            ((first, "qwb:unknown"), "unclaimable_together", None),
+            ((first, settled), "unclaimable_together", None),
+            ((later,), "not_yet_available", soon),
+            ((settled, cancelled), "already_satisfied", None),
+        ):
+            idle = make.idle(await store.open_lane(make.drain_request(clock, batch_ids=named)))
+            assert (idle.reason, idle.available_at_ms) == (reason, available_at_ms), named
+        assert await store.change_mark() == mark
+        assert await store.session_row(S) == before
+
+    # --- nothing to do ------------------------------------------------------------------------
+
+    async def test_an_empty_pass_writes_nothing_and_takes_no_lease(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        mark = await store.change_mark()
+        assert make.idle(await store.open_lane(make.drain_request(clock))).reason == "empty"
+        assert await store.change_mark() == mark
+        (first,) = await make.put(store, make.work("a", available_at_ms=clock.now_ms() + 9_000))
+        await make.put(store, make.work("b", available_at_ms=clock.now_ms() + 5_000))
+        mark = await store.change_mark()
+        idle = make.idle(await store.open_lane(make.drain_request(clock)))
+        assert (idle.reason, idle.available_at_ms) == ("not_yet_available", clock.now_ms() + 5_000)
+        assert await store.change_mark() == mark
+        row = await store.session_row(S)
+        assert row is not None and (row.lease.token, row.lease.fencing_token) == (None, 0)
+        clock.tick(9)
+        assert make.ids_of(make.granted(await store.open_lane(make.drain_request(clock))).work)[0] == first
+
+    async def test_a_pass_finds_its_own_claims_gone(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        await make.put(store, make.wake(), make.command())
+        fence = await make.fence_of(store, clock)
+        await store.claim_next_turn_inputs(fence, claim_token="ct")
+        await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
+        await store.claim_leading_session_command(fence, claim_token="ct")
+        assert make.idle(await store.open_lane(make.drain_request(clock))).reason == "empty"
+        row = await store.session_row(S)
+        assert row is not None and row.lease.fencing_token == fence.fencing_token
+
+    async def test_a_busy_lane_is_left_alone(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.start(store, clock, "t1")
+        await make.enqueue(store, "i1")
+        mark = await store.change_mark()
+        busy = await store.open_lane(make.drain_request(clock, "b"))
+        assert isinstance(busy, LaneBusy) and busy.turn_id == "t1"
+        assert await store.change_mark() == mark
+        assert await make.pending_ids(store) == ["i1"]
+
+    async def test_of_many_passes_over_one_row_one_takes_it(self, open_store: OpenStore, clock: MovableClock) -> None:
+        stores = [open_store() for _ in range(4)]
+        await make.create(stores[0], clock)
+        await make.enqueue(stores[0], "i1")
+        outcomes = await asyncio.gather(
+            *(
+                store.open_lane(make.drain_request(clock, f"o{index}", turn_id=f"d{index}"))
+                for index, store in enumerate(stores)
+            )
+        )
+        assert sum(isinstance(outcome, LaneGranted) for outcome in outcomes) == 1
+        assert len(await stores[0].unfinished_turns()) == 1
+
+    async def test_a_pass_names_its_turn_and_brings_no_text(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        request = make.drain_request(clock)
+        for wrong, code in (
+            (msgspec.structs.replace(request, turn_id=None), "turn_id_missing"),
+            (msgspec.structs.replace(request, draft=make.lane_request(clock).draft), "lane_request_ambiguous"),
+        ):
+            with pytest.raises(UsageError) as caught:
+                await store.open_lane(wrong)
+            assert caught.value.code == code
+
+    # --- holds --------------------------------------------------------------------------------
+
+    async def test_a_held_queue_gives_nothing_not_even_an_unfinished_turn(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.start(store, clock, "t1")
+        clock.tick(TTL_SECONDS)
+        await make.enqueue(store, "i1")
+        await make.put(store, make.command(), make.wake())
+        assert await store.set_queue_hold(S, held_at_ms=7, reason="editing")
+        assert not await open_store().set_queue_hold(S, held_at_ms=8, reason="again")
+        row = await store.session_row(S)
+        assert row is not None and (row.meta.held_at_ms, row.meta.hold_reason) == (7, "editing"), "the first stands"
+        mark = await store.change_mark()
+        assert make.idle(await store.open_lane(make.drain_request(clock, "b"))).reason == "held"
+        assert await store.change_mark() == mark
+        assert await store.set_queue_hold(S, held_at_ms=None)
+        assert not await store.set_queue_hold(S, held_at_ms=None)
+        row = await store.session_row(S)
+        assert row is not None and (row.meta.held_at_ms, row.meta.hold_reason) == (None, None)
+        lane = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert lane.redrive
+
+    async def test_a_held_queue_gives_a_running_turn_and_a_host_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c1"))
+        await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
+        await make.enqueue(store, "next")
+        (command,) = await make.put(store, make.command())
+        await store.set_queue_hold(S, held_at_ms=7)
+        mark = await store.change_mark()
+        assert (await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c2"))).inputs is None
+        assert await store.claim_next_turn_inputs(fence, claim_token="ct") is None
+        assert await store.claim_leading_session_command(fence, claim_token="ct") is None
+        assert await store.claim_ready_queued_work(fence, "idle", claim_token="ct") is None
+        assert await store.change_mark() == mark
+        assert await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c1")) == taken
+        assert await make.pending_ids(store) == ["steer", "next"], "what is held can still be seen and cut"
+        assert await make.pending_batch_ids(store) == [command]
+
+    async def test_a_foreground_turn_runs_on_a_held_queue_and_leaves_its_commands(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.put(store, make.command())
+        await store.set_queue_hold(S, held_at_ms=7)
+        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+        assert not lane.commands_due and make.ids_of(lane.claim) == ["in-t1"]
+
+    async def test_a_closed_session_offers_no_pass(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        await store.set_session_flags(S, closed_at_ms=3, parked_at_ms=None)
+        with pytest.raises(SessionClosed):
+            await store.open_lane(make.drain_request(clock))
+
+    # --- foreground turns ---------------------------------------------------------------------
+
+    async def test_commands_that_lead_go_before_the_text_of_a_foreground_turn(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "older")
+        clock.tick(1)
+        await make.put(store, make.command())
+        request = make.lane_request(clock)
+        lane = make.granted(await store.open_lane(request))
+        assert lane.commands_due and lane.turn is None and lane.lease is not None
+        assert await store.find_input("in-t1") is None
+        claim = await store.claim_leading_session_command(make.fence_of_lane(lane), claim_token="ct")
+        await store.commit_runtime_state(make.commit(make.fence_of_lane(lane), make.append(["m1"]), work=[claim]))
+        following = make.granted(await store.open_lane(request))
+        assert make.ids_of(following.claim) == ["in-t1"], "its own text, not what waited before"
+
+    async def test_a_command_whose_next_attempt_is_due_leads_again(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.put(store, make.command())
+        fence = await make.fence_of(store, clock)
+        claim = await store.claim_leading_session_command(fence, claim_token="ct")
+        assert claim is not None
+        await store.fail_queued_work(fence, claim, "boom")
+        await store.release_lease(fence)
+        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+        assert not lane.commands_due
+        await commit_turn(store, lane)
+        clock.tick(1)
+        assert make.granted(await store.open_lane(make.lane_request(clock, turn_id="t2"))).commands_due
+
+    async def test_turn_work_that_leads_leaves_a_foreground_turn_alone(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.put(store, make.wake(), make.command())
+        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+        assert not lane.commands_due and make.ids_of(lane.claim) == ["in-t1"]
+
+    async def test_a_foreground_turn_takes_up_its_own_key_from_the_queue(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1", "hi", key="k")
+        lane = make.granted(await store.open_lane(make.lane_request(clock, key="k")))
+        assert make.ids_of(lane.claim) == ["i1"]
+        assert len(await store.inputs(S, pending_only=False)) == 1
+
+    # --- re-drives ----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("family", ["inputs", "work"])
+    async def test_an_unfinished_pass_is_driven_again_with_its_claims_under_a_new_token(
+        self, open_store: OpenStore, clock: MovableClock, family: str
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        if family == "inputs":
+            await make.enqueue(store, "i1")
+            await make.enqueue(store, "i2")
+        else:
+            await make.put(store, make.work("a"), make.work("b"))
+        dead = make.granted(await store.open_lane(make.drain_request(clock)))
+        clock.tick(TTL_SECONDS)
+        await make.enqueue(store, "newer")
+        lane = make.granted(await open_store().open_lane(make.drain_request(clock, "b", turn_id="d2")))
+        assert lane.redrive and lane.turn is not None and dead.turn is not None
+        assert (lane.turn.turn_id, lane.turn.generation, lane.turn.origin) == ("d1", 2, dead.turn.origin)
+        old, new = (dead.claim, lane.claim) if family == "inputs" else (dead.work, lane.work)
+        assert old is not None and new is not None
+        assert (make.ids_of(new), new.claim_id) == (make.ids_of(old), old.claim_id)
+        assert (new.claim_token, new.generation) == ("claim-b", 2)
+        error = TurnInputClaimSuperseded if family == "inputs" else QueuedWorkClaimSuperseded
+        stale = make.commit(
+            make.fence_of_lane(lane),
+            make.append(["m1"]),
+            turn=make.stamp("d1"),
+            claim=dead.claim,
+            work=[dead.work],
+        )
+        with pytest.raises(error):
+            await store.commit_runtime_state(stale)
+        await commit_turn(store, lane)
+        assert await make.pending_ids(store) == ["newer"]
+
+    async def test_named_batches_are_driven_again_in_the_order_they_were_named(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        first, second, third = await make.put(store, make.work("a"), make.work("b"), make.work("c"))
+        named = (third, first, second)
+        await store.open_lane(make.drain_request(clock, batch_ids=named))
+        clock.tick(TTL_SECONDS)
+        lane = make.granted(await store.open_lane(make.drain_request(clock, "b", turn_id="d2")))
+        assert tuple(make.ids_of(lane.work)) == named
+
+    async def test_work_taken_at_a_checkpoint_stays_with_its_turn_and_keeps_its_token(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        (wake,) = await make.put(store, make.work("a", slot=SlotPolicy.EXCLUSIVE))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        clock.tick(TTL_SECONDS)
+        assert await make.pending_batch_ids(store) == []
+        assert await store.cancel_queued_work_batch(S, wake) is None
+        lane = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert lane.redrive and lane.work is None, "it was not started from that work"
+        again = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        assert taken.work is not None and again.work is not None
+        assert (again.work.claim_token, again.work.generation) == (taken.work.claim_token, 2)
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(lane),
+                make.append(["m1"]),
+                turn=make.stamp(),
+                claim=lane.claim,
+                work=[taken.work],
+                release=True,
+            )
+        )
+        assert await store.queued_work(S, pending_only=False) == ()
