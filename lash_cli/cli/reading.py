@@ -20,9 +20,12 @@ NO_STORE_CODE = "store_not_found"
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on an event loop of its own."""
+    """Run `work` on an event loop of its own; what is logged meanwhile goes to the log file."""
     import asyncio
 
+    from lash_cli.cli.logs import log_to_file
+
+    log_to_file()
     return asyncio.run(work)
 
 

@@ -2,7 +2,8 @@
 
 The first signal asks the turn to stop: it ends as cancelled, is committed, and
 the process exits with 128 plus the signal. A second one does not wait for that:
-the process dies of the signal, and the turn is left to recovery. Outside of
+the process dies of the signal, and the turn is left to recovery. A worker has
+one step more: its second signal ends it in order but at once. Outside of
 `turn_signals` the usual handling is in force.
 """
 
@@ -31,18 +32,22 @@ class SignalState:
 
 
 @contextmanager
-def turn_signals(on_cancel: Callable[[], object]) -> Iterator[SignalState]:
-    """While inside, the first signal calls `on_cancel` on the running loop and the second one kills.
+def turn_signals(
+    on_cancel: Callable[[], object], on_second: Callable[[], object] | None = None
+) -> Iterator[SignalState]:
+    """While inside, the first signal calls `on_cancel` on the running loop, the second one `on_second` if there is
+    one, and the next one kills.
 
     Call it from a coroutine. The handlers of before are back in force on exit.
     """
     loop = asyncio.get_running_loop()
     state = SignalState()
+    steps = [on_cancel] if on_second is None else [on_cancel, on_second]
 
     def handle(number: signal.Signals) -> None:
-        if state.received is None:
-            state.received = number
-            on_cancel()
+        state.received = state.received or number
+        if steps:
+            steps.pop(0)()
         else:
             die_of(number)
 

@@ -97,6 +97,8 @@ COMMANDS: tuple[Entry, ...] = (
     Entry("queue", "look at a queue, cut it, edit it, hold it", _QUEUE, "lash queue ls notes", verbs=_QUEUE_VERBS),
     Entry("cancel-suffix", "take an input and everything behind it out of a queue", _QUEUE,
           "lash cancel-suffix notes in_01", "lash_cli.cli.queue_cancel:cancel_suffix"),
+    Entry("work", "drain queues: run what waits in sessions", _QUEUE,
+          "lash work notes --until-empty", "lash_cli.cli.work_command:command"),
     Entry("wait", "wait until a session is idle, a turn ended or an input used", _QUEUE,
           "lash wait notes --for queue-empty --timeout 5m", "lash_cli.cli.wait_command:command"),
     Entry("config", "show and change the configuration", _SETUP, "lash config show --origin", verbs=(

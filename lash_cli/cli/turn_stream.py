@@ -23,6 +23,7 @@ from lash_cli.core.activity import (
     ModelAttemptReset,
     ModelRequestStarted,
     QueuedInputAccepted,
+    QueuedWorkStarted,
     ReasoningShown,
     RetryWait,
     ToolCallCompleted,
@@ -89,8 +90,57 @@ class OutputPump:
                 self.failure = error
 
 
+class StreamLines:
+    """Lines of a JSONL stream: every one has all of its keys, `seq` counts them, and the stream ends once."""
+
+    def __init__(self, write: Callable[[str], None], *, now_ms: Callable[[], int], ascii_only: bool = False) -> None:
+        self._write = write
+        self._now_ms = now_ms
+        self._ascii_only = ascii_only
+        self._seq = 0
+        self._has_ended = False
+
+    def line(
+        self, kind: str, session_id: str | None, turn_id: str | None, payload: Document, at_ms: int | None = None
+    ) -> None:
+        """Write one line."""
+        line = {
+            "v": PROTOCOL_VERSION,
+            "seq": self._seq,
+            "t": rfc3339(at_ms or self._now_ms()),
+            "session": session_id,
+            "turn": turn_id,
+            "cursor": None,
+            "type": kind,
+            **payload,
+        }
+        self._seq += 1
+        text = json.dumps(line, ensure_ascii=self._ascii_only, separators=(",", ":"))
+        self._write((text if self._ascii_only else safe_json(text)) + "\n")
+
+    def activity(self, activity: TurnActivity) -> None:
+        """Write one event of a turn other than its end."""
+        kind, payload = event_document(activity)
+        self.line(kind, activity.session_id, activity.turn_id, payload, at_ms=activity.at_ms or None)
+
+    def finished(self, result: TurnResult, *, name: str | None, replayed: bool = False) -> None:
+        """Write `turn_finished` with everything a caller learns about a turn."""
+        document = turn_result_document(result, name=name, replayed=replayed)
+        for key in ("session", "session_name"):
+            document.pop(key)
+        self.line("turn_finished", result.session_id, result.turn_id, document)
+
+    def end(
+        self, session_id: str | None, turn_id: str | None, reason: str, exit_status: int, error: Document | None
+    ) -> None:
+        """Write `stream_end`, once."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.line("stream_end", session_id, turn_id, {"reason": reason, "exit": exit_status, "error": error})
+
+
 class EventLines:
-    """The JSONL event stream: `stream_start` first, `stream_end` always last, `seq` counting the lines between."""
+    """The JSONL event stream of one turn: `stream_start` first, `stream_end` always last."""
 
     def __init__(
         self,
@@ -101,14 +151,10 @@ class EventLines:
         now_ms: Callable[[], int],
         ascii_only: bool = False,
     ) -> None:
-        self._write = write
+        self._lines = StreamLines(write, now_ms=now_ms, ascii_only=ascii_only)
         self._session_id = session_id
         self._session_name = session_name
-        self._now_ms = now_ms
-        self._ascii_only = ascii_only
-        self._seq = 0
         self._turn_id: str | None = None
-        self._has_ended = False
 
     def start(self, mode: str) -> None:
         """Write `stream_start`."""
@@ -123,16 +169,12 @@ class EventLines:
         self._turn_id = activity.turn_id
         if isinstance(activity.event, TurnFinished):
             self._line("turn_finished", activity.turn_id, _finish_document(activity.event))
-            return
-        kind, payload = event_document(activity)
-        self._line(kind, activity.turn_id, payload, at_ms=activity.at_ms or None)
+        else:
+            self._lines.activity(activity)
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Write `turn_finished` of the requested turn."""
-        document = turn_result_document(result, name=self._session_name, replayed=replayed)
-        for key in ("session", "session_name"):
-            document.pop(key)
-        self._line("turn_finished", result.turn_id, document)
+        self._lines.finished(result, name=self._session_name, replayed=replayed)
 
     def queued(self, receipt: Document) -> None:
         """Write that the text waits in the queue instead of being turned now."""
@@ -143,24 +185,10 @@ class EventLines:
 
     def end(self, reason: str, exit_status: int, error: Document | None) -> None:
         """Write `stream_end`, once."""
-        if not self._has_ended:
-            self._has_ended = True
-            self._line("stream_end", self._turn_id, {"reason": reason, "exit": exit_status, "error": error})
+        self._lines.end(self._session_id, self._turn_id, reason, exit_status, error)
 
-    def _line(self, kind: str, turn_id: str | None, payload: Document, at_ms: int | None = None) -> None:
-        line = {
-            "v": PROTOCOL_VERSION,
-            "seq": self._seq,
-            "t": rfc3339(at_ms or self._now_ms()),
-            "session": self._session_id,
-            "turn": turn_id,
-            "cursor": None,
-            "type": kind,
-            **payload,
-        }
-        self._seq += 1
-        text = json.dumps(line, ensure_ascii=self._ascii_only, separators=(",", ":"))
-        self._write((text if self._ascii_only else safe_json(text)) + "\n")
+    def _line(self, kind: str, turn_id: str | None, payload: Document) -> None:
+        self._lines.line(kind, self._session_id, turn_id, payload)
 
 
 def _finish_document(event: TurnFinished) -> Document:
@@ -221,6 +249,8 @@ def _lifecycle_document(event: TurnEvent) -> tuple[str, Document]:
             }
         case QueuedInputAccepted():
             return "input_accepted", _without_tag(event)
+        case QueuedWorkStarted():
+            return "work_started", _without_tag(event)
         case ValueShown():
             return "tool_value", _without_tag(event)
         case ErrorShown(issue=issue):

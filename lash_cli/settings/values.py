@@ -86,8 +86,18 @@ class Settings:
 
     @property
     def if_busy(self) -> str:
-        """What a turn does when the session is busy: `fail`, `wait` or `wait=DURATION`."""
+        """What a turn does when the session is busy: `fail`, `wait`, `wait=DURATION` or `enqueue`."""
         return str(self.get("defaults.if_busy"))
+
+    @property
+    def work_concurrency(self) -> int:
+        """How many sessions a worker drains at the same time."""
+        return int(self.get("work.concurrency"))
+
+    @property
+    def work_on_failure(self) -> str:
+        """What a failed turn means for its queue: `pause` holds it, `continue` goes on."""
+        return str(self.get("work.on_failure"))
 
     @property
     def max_steps(self) -> int | None:

@@ -15,6 +15,7 @@ import msgspec
 from lash_cli.core.activity import (
     ErrorShown,
     QueuedInputAccepted,
+    QueuedWorkStarted,
     RetryWait,
     ToolCallCompleted,
     ToolCallStarted,
@@ -55,6 +56,8 @@ def event_line(event: TurnEvent, clean: Clean) -> str | None:
             return f"[retry] in {duration(wait_ms)} · attempt {attempt}/{max_attempts} · {clean(reason)}"
         case QueuedInputAccepted(input_ids=input_ids):
             return f"[input] accepted {', '.join(input_ids)}"
+        case QueuedWorkStarted(batch_ids=batch_ids):
+            return f"[work] started {', '.join(batch_ids)}"
         case ErrorShown(issue=issue):
             return f"[error] {clean(preview(issue.message, MESSAGE_PREVIEW_CHARS))}"
     return None

@@ -1,0 +1,262 @@
+"""`lash work`: drain queues in the foreground, as long as it is told to (contract 08 §5.2).
+
+Every session is worked on where it belongs: under its stored policy, with its
+tools in its own directory. Nobody is at the terminal to be asked, so a tool
+that needs a word is allowed by the configuration or by `--approve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from lash_cli.cli.durations import duration_ms
+from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_one, say
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import working_directory, writing_store
+from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.turn_command import approvals
+from lash_cli.cli.turn_stream import OutputPump, StreamLines
+from lash_cli.cli.work_stream import WorkLines, WorkLog, report_document, report_text
+from lash_cli.errors import LashError, LashRuntimeError, NotFoundError, PartialOutcomeError, UsageError
+from lash_cli.runtime.work_events import WorkEvent, WorkOptions, WorkReport
+from lash_cli.system import SystemClock
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashSession
+    from lash_cli.runtime.worker import QueueWorker
+    from lash_cli.store.base import RuntimePersistence, SessionMeta
+    from lash_cli.wiring import ConfiguredProviders
+
+DEFAULT_GRACE = "20s"
+ON_FAILURE = ("pause", "continue")
+OWNER_LABEL = "work"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPlan:
+    """A validated `lash work`; no references means every session."""
+
+    references: tuple[str, ...]
+    options: WorkOptions
+    grace_s: float
+    approve: tuple[tuple[str, str], ...] = ()
+
+
+def command(
+    sessions: Annotated[list[str] | None, typer.Argument(metavar="[SESSION...]", help="Ids or names.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every session, those made later too.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="One pass over each session, then end.")] = False,
+    until_empty: Annotated[bool, typer.Option("--until-empty", help="End when nothing waits any more.")] = False,
+    max_turns: Annotated[int | None, typer.Option(min=1, metavar="N", help="End after so many turns.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, metavar="N", help="Sessions at the same time.")] = None,
+    idle_exit: Annotated[str | None, typer.Option(metavar="DUR", help="End after so long without work.")] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(metavar="HOW", help="A failed turn: pause holds its queue, continue goes on.")
+    ] = None,
+    lease_wait: Annotated[
+        str | None, typer.Option(metavar="DUR", help="How long to wait for a session in use; else without end.")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="DUR", help="How long running turns may go on after SIGTERM or Ctrl-C.")
+    ] = DEFAULT_GRACE,
+    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="As for lash turn.")] = None,
+) -> int:
+    """Drain queues: run what waits in sessions, in order, until told to stop.
+
+    Any number of workers may run; each session is worked on by one at a time.
+    Held queues are left alone. SIGTERM or Ctrl-C lets running turns finish
+    within --grace and cancels them then; a second one leaves them to whoever
+    works next. Exit status 8 means that a turn failed.
+    """
+    references = tuple(sessions or ())
+    if not references and not every:
+        named = current().environment.get("LASH_SESSION")
+        if not named:
+            raise UsageError("name the sessions to work on, or give --all", hint="for example: lash work --all")
+        references = (named,)
+    elif references and every:
+        raise UsageError("--all and named sessions contradict each other")
+    plan = WorkPlan(
+        references=references,
+        options=WorkOptions(
+            concurrency=concurrency or current().settings.work_concurrency,
+            once=once,
+            until_empty=until_empty,
+            max_turns=max_turns,
+            idle_exit_ms=duration_ms(idle_exit) if idle_exit is not None else None,
+            on_failure=_on_failure(on_failure or current().settings.work_on_failure),
+            lease_wait_ms=duration_ms(lease_wait) if lease_wait is not None else None,
+        ),
+        grace_s=duration_ms(grace) / 1000,
+        approve=tuple(approvals(approve).items()),
+    )
+    return run_async(Work(plan).run())
+
+
+def _on_failure(text: str) -> Literal["pause", "continue"]:
+    if text not in ON_FAILURE:
+        raise UsageError(f"--on-failure cannot be {text!r}", hint=f"there are: {', '.join(ON_FAILURE)}")
+    return cast("Literal['pause', 'continue']", text)
+
+
+class Work:
+    """One run of a worker: what it is made of, how it is told, how it ends."""
+
+    def __init__(self, plan: WorkPlan) -> None:
+        self._plan = plan
+        self._names: dict[str, str] = {}
+        self._pump: OutputPump | None = None
+        self._worker: QueueWorker | None = None
+        self._log: WorkLog | WorkLines = self._make_log()
+
+    async def run(self) -> int:
+        """Work, tell, and return the exit status; raises what the run amounts to when that is not success."""
+        from lash_cli.wiring import open_providers
+
+        store = writing_store()
+        try:
+            session_ids = await self._session_ids(store)
+            providers = open_providers(current().settings, current().paths, environment=current().environment)
+            try:
+                return await self._work(store, providers, session_ids)
+            finally:
+                await providers.aclose()
+        finally:
+            await store.aclose()
+
+    async def _session_ids(self, store: RuntimePersistence) -> list[str]:
+        from lash_cli.cli.bulk import resolve_all
+
+        metas = await resolve_all(store, self._plan.references)
+        self._names.update((meta.session_id, meta.name) for meta in metas)
+        return [meta.session_id for meta in metas]
+
+    async def _work(self, store: RuntimePersistence, providers: ConfiguredProviders, session_ids: list[str]) -> int:
+        from lash_cli.runtime.worker import QueueWorker
+
+        @asynccontextmanager
+        async def opened(session_id: str) -> AsyncIterator[LashSession]:
+            async with self._opened(store, providers, session_id) as session:
+                yield session
+
+        worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
+        self._worker = worker
+        self._log.start()
+        try:
+            with turn_signals(self._stop, worker.abandon) as signals:
+                report = await worker.run(session_ids)
+        except LashError as error:
+            await self._end("error", error)
+            raise
+        failure = self._error_of(report, signals)
+        await self._end("signal" if signals.received is not None else report.stopped_by, failure)
+        if failure is not None:
+            raise failure
+        if self._pump is not None:
+            return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
+        _show_report(report)
+        return 0
+
+    @asynccontextmanager
+    async def _opened(
+        self, store: RuntimePersistence, providers: ConfiguredProviders, session_id: str
+    ) -> AsyncIterator[LashSession]:
+        """A session with a core of its own, because its tools work in its directory; store and providers are shared."""
+        from lash_cli.core.policy import SessionSpec
+        from lash_cli.wiring import open_core
+
+        meta = await self._meta(store, session_id)
+        invocation = current()
+        core = open_core(
+            invocation.settings,
+            invocation.paths,
+            environment=invocation.environment,
+            store=store,
+            providers=providers,
+            cwd=working_directory(meta),
+            approve=dict(self._plan.approve),
+            owner_label=OWNER_LABEL,
+        )
+        async with core:
+            session = await core.open_session(session_id, spec=SessionSpec(inherit="stored"), create=False)
+            try:
+                yield session
+            finally:
+                session.close_handle()
+
+    async def _meta(self, store: RuntimePersistence, session_id: str) -> SessionMeta:
+        row = await store.session_row(session_id)
+        if row is None:
+            raise NotFoundError(f"session {session_id} was deleted meanwhile")
+        self._names[session_id] = row.meta.name
+        return row.meta
+
+    # --- telling ------------------------------------------------------------------------------
+
+    def _make_log(self) -> WorkLog | WorkLines:
+        import sys
+
+        options = current().output
+        if options.format != "jsonl" or options.template is not None or options.fields is not None:
+            return WorkLog(self._name_of)
+        sys.stdout.flush()
+        self._pump = OutputPump(sys.stdout.fileno())
+        lines = StreamLines(self._pump.write, now_ms=SystemClock().now_ms, ascii_only=options.ascii)
+        return WorkLines(lines, self._name_of)
+
+    def _name_of(self, session_id: str) -> str:
+        return self._names.get(session_id, session_id)
+
+    async def _on_event(self, event: WorkEvent) -> None:
+        self._log.show(event)
+        if self._pump is not None and self._pump.is_closed and self._worker is not None:
+            self._worker.stop(self._plan.grace_s)  # nobody reads any more: finish what runs, take nothing new
+
+    def _stop(self) -> None:
+        say("stopping: running turns may finish…")
+        if self._worker is not None:
+            self._worker.stop(self._plan.grace_s)
+
+    async def _end(self, reason: str, error: LashError | None) -> None:
+        from lash_cli.cli.failure import error_document
+
+        document = error_document(error) if error is not None else None
+        self._log.end(reason, error.exit_status if error is not None else 0, document)
+        if self._pump is not None:
+            await asyncio.to_thread(self._pump.drain)
+
+    def _error_of(self, report: WorkReport, signals: SignalState) -> LashError | None:
+        """What a finished run amounts to; None for success."""
+        details = {"report": report_document(report)}
+        if signals.received is not None:
+            what = "running turns were left unfinished" if report.stopped_by == "abandoned" else "nothing is unfinished"
+            stopped = LashRuntimeError(
+                "interrupted",
+                f"{signals.received.name} received: the worker stopped, {what}",
+                hint="the queues are as they were; work on with the same command",
+                details=details,
+            )
+            stopped.exit_status = signals.exit_status or stopped.exit_status
+            return stopped
+        if report.failed or report.errors:
+            hint = "see what waits with: lash queue ls SESSION"
+            if report.held:
+                hint = f"held queues wait for you: lash queue release {self._name_of(report.held[0])}"
+            return PartialOutcomeError(report_text(report), hint=hint, details=details)
+        return None
+
+
+def _show_report(report: WorkReport) -> None:
+    """Print what was done; as names the sessions worked on, which may be none."""
+    options = current().output
+    is_names = options.format == "name" or (options.quiet and options.format in ("text", "table"))
+    if report.sessions or not is_names:
+        emit_one("WorkReport", report_document(report), text=report_text(report), name="\n".join(report.sessions))

@@ -1,0 +1,330 @@
+"""`lash work`: draining, its limits, failures, signals, and several workers (contract 08 §5.2, 02 §6.3)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.error_world import told
+from support.queued import QueuedHome
+
+
+@pytest.fixture
+def world(home: Path) -> QueuedHome:
+    return QueuedHome(home)
+
+
+def transcript(world: QueuedHome, session: str = "s") -> list[str]:
+    """Who said what, committed, in order."""
+    items: list[Any] = world.lash("log", session, "-o", "json").json["items"]
+    return [f"{item['role']}: {item['text']}" for item in items]
+
+
+def turns(world: QueuedHome, session: str = "s") -> int:
+    return int(world.lash("show", session, "-o", "json").json["turns"])
+
+
+def gate_at(tmp_path: Path) -> tuple[str, Path, Path]:
+    """A prompt whose turn says that it began and then waits for a file; both files."""
+    began, gate = tmp_path / "began", tmp_path / "gate"
+    command = json.dumps({"cmd": f"touch {began}; while [ ! -e {gate} ]; do sleep 0.02; done"})
+    return f"!tool exec_command {command}\n!then\n!text let through", began, gate
+
+
+def await_file(path: Path, process: subprocess.Popen[bytes]) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+
+
+# --- how long -----------------------------------------------------------------------------------
+
+
+def test_until_empty_drains_every_session_and_ends(world: QueuedHome) -> None:
+    assert world.lash("open", "other").code == 0
+    first = [world.add(text) for text in ("one", "two")]
+    world.add("!text three", session="other")
+    done = world.lash("work", "--all", "--until-empty")
+    assert (done.code, done.out) == (0, "2 turns in 2 sessions; stopped: empty\n")
+    (line,) = [line for line in done.err.splitlines() if line.startswith("work  t_")]
+    assert ",".join(first) in line and "finished" in line
+    assert transcript(world)[0] == "user: one\ntwo"
+    assert transcript(world, "other") == ["user: !text three", "assistant: three"]
+    again = world.lash("work", "s", "other", "--until-empty", "-o", "json").json
+    assert (again["kind"], again["turns"], again["sessions"], again["stopped_by"]) == ("WorkReport", 0, [], "empty")
+    assert world.lash("work", "--all", "--until-empty", "-o", "name").out == ""
+    world.add("four")
+    assert world.lash("work", "s", "--until-empty", "-q").out == "s\n"
+
+
+def test_once_is_one_pass_over_each_session(world: QueuedHome) -> None:
+    world.add("text first")
+    batch = world.add_task("!text task done")
+    assert world.lash("work", "s", "--once", "-o", "json").json["turns"] == 1
+    assert world.lash("queue", "batches", "s", "-o", "name").out.split() == [batch]
+    assert world.lash("work", "s", "--once", "-o", "json").json["turns"] == 1
+    assert turns(world) == 2
+    assert world.lash("queue", "wait-batch", batch, "--timeout", "1s").code == 0
+
+
+def test_a_worker_ends_after_its_turns(world: QueuedHome) -> None:
+    for text in ("a", "b", "c"):
+        world.add_task(f"!text {text}")
+    report = world.lash("work", "s", "--max-turns", "2", "-o", "json").json
+    assert (report["turns"], report["stopped_by"]) == (2, "max_turns")
+    assert turns(world) == 2
+
+
+def test_a_worker_without_work_ends_when_it_was_idle_long_enough(world: QueuedHome) -> None:
+    world.add("!text hello")
+    report = world.lash("work", "--all", "--idle-exit", "200ms", "-o", "json").json
+    assert (report["turns"], report["stopped_by"]) == (1, "idle")
+
+
+def test_a_worker_that_goes_on_takes_what_is_queued_later(world: QueuedHome) -> None:
+    worker = world.spawn("work", "s")
+    try:
+        done = world.lash("enqueue", "s", "!text an answer", "--wait=30s", "-o", "json")
+        assert done.code == 0, done.err
+        assert (done.json["state"], done.json["text"]) == ("completed", "an answer")
+        assert (done.json["outcome"]["type"], done.json["turn_id"][:2]) == ("finished", "t_")
+        shown = world.lash("enqueue", "s", "!text again", "--wait=30s").out
+        assert ": finished" in shown and "completed by turn t_" in shown
+    finally:
+        worker.send_signal(signal.SIGTERM)
+    assert world.ended(worker).code == 143
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def test_a_failed_turn_holds_its_queue_and_no_other(world: QueuedHome) -> None:
+    assert world.lash("open", "other").code == 0
+    world.add("!fail auth")
+    world.add_task("!text afterwards")
+    world.add("!text fine", session="other")
+    done = world.lash("work", "--all", "--until-empty", "-o", "json")
+    error = told_failure(done)
+    report = error["details"]["report"]
+    assert (report["turns"], report["failed"], report["held"]) == (2, 1, ["s"])
+    assert "lash queue release work" in error["hint"]
+    shown = world.lash("show", "s", "-o", "json").json
+    assert shown["hold_reason"] == "turn_failed:provider_error" and shown["pending_batches"] == 1
+    assert transcript(world, "other")[-1] == "assistant: fine"
+    told(world.lash("work", "s", "--until-empty", "-o", "json"), 4, "queue_held")
+    assert world.lash("work", "--all", "--until-empty", "-o", "json").json["turns"] == 0
+    assert world.lash("queue", "release", "s").code == 0
+    assert world.lash("work", "s", "--until-empty").code == 0
+    assert transcript(world)[-1] == "assistant: afterwards"
+
+
+def told_failure(done: Any) -> Any:
+    """The error of a worker of whose turns some failed; warnings stand before it."""
+    assert (done.code, done.out) == (8, ""), done.err
+    assert done.error["code"] == "partial_outcome"
+    return done.error
+
+
+@pytest.mark.parametrize("options", [("--on-failure", "continue"), ("-c", "work.on_failure=continue")])
+def test_a_worker_may_go_on_after_a_failed_turn(world: QueuedHome, options: tuple[str, ...]) -> None:
+    world.add("!fail auth")
+    world.add_task("!text afterwards")
+    report = told_failure(world.lash("work", "s", "--until-empty", *options, "-o", "json"))["details"]["report"]
+    assert (report["turns"], report["failed"], report["held"]) == (2, 1, [])
+    assert transcript(world)[-1] == "assistant: afterwards"
+
+
+def test_a_wait_ends_as_the_turn_of_its_text_did(world: QueuedHome) -> None:
+    worker = world.spawn("work", "s", "--on-failure", "continue")
+    try:
+        error = told(world.lash("enqueue", "s", "!fail content_filter", "--wait=30s", "-o", "json"), 6,
+                     "turn_stopped:provider_error")  # fmt: skip
+        assert error["details"]["input"]["state"] == "completed"
+        assert error["details"]["turn"]["turn_id"] == error["details"]["input"]["turn_id"]
+    finally:
+        worker.send_signal(signal.SIGTERM)
+    world.ended(worker)
+
+
+# --- refused before anything is claimed ---------------------------------------------------------
+
+
+def test_a_named_session_that_cannot_be_worked_on_is_refused_and_nothing_is_claimed(world: QueuedHome) -> None:
+    for session in ("shut", "gone", "held"):
+        assert world.lash("open", session).code == 0
+    world.add("waits")
+    world.add("waits too", session="held")
+    assert world.lash("close", "shut").code == world.lash("rm", "gone", "--yes").code == 0
+    assert world.lash("queue", "hold", "held").code == 0
+    for session, status, code in (
+        ("shut", 4, "session_closed"),
+        ("gone", 3, "session_deleted"),
+        ("held", 4, "queue_held"),
+        ("nowhere", 3, "session_not_found"),
+    ):
+        told(world.lash("work", "s", session, "--until-empty", "-o", "json"), status, code)
+        stream = world.lash("work", "s", session, "--until-empty", "-o", "jsonl")
+        assert (stream.code, stream.error["code"]) == (status, code)
+    assert (world.waiting(), world.waiting("held")) == (["waits"], ["waits too"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("s", "--all"),
+        ("s", "--on-failure", "panic"),
+        ("s", "--concurrency", "0"),
+        ("s", "--max-turns", "0"),
+        ("s", "--idle-exit", "soon"),
+        ("s", "--lease-wait", "soon"),
+        ("s", "--grace", "soon"),
+        ("s", "--approve", "execute=maybe"),
+    ],
+)
+def test_a_worker_that_makes_no_sense_is_a_usage_error(world: QueuedHome, arguments: tuple[str, ...]) -> None:
+    world.add("waits")
+    told(world.lash("work", *arguments, "-o", "json"), 2, "usage")
+    assert world.waiting() == ["waits"]
+
+
+def test_the_session_of_the_environment_is_worked_on(world: QueuedHome) -> None:
+    world.add("!text hello")
+    assert world.lash("work", "--until-empty", env={"LASH_SESSION": "work"}).code == 0
+    assert transcript(world)[-1] == "assistant: hello"
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+def start_gated(world: QueuedHome, tmp_path: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A worker in the middle of a turn of `s`, and the file that lets the turn go on."""
+    prompt, began, gate = gate_at(tmp_path)
+    world.add(prompt)
+    worker = world.spawn("work", "--all", "--approve", "execute=auto", "-o", "json", *options)
+    await_file(began, worker)
+    return worker, gate
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_lets_running_turns_finish_and_takes_nothing_new(
+    world: QueuedHome, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    worker, gate = start_gated(world, tmp_path)
+    assert world.lash("open", "other").code == 0
+    world.add("waits", session="other")
+    worker.send_signal(number)
+    world.add_task("waits too")
+    gate.touch()
+    error = told(world.ended(worker), status, "interrupted")
+    assert error["details"]["report"]["turns"] == 1
+    assert transcript(world)[-1] == "assistant: let through"
+    assert world.waiting("other") == ["waits"]
+    assert len(world.lash("queue", "batches", "s", "-o", "name").out.split()) == 1
+
+
+def test_a_turn_that_outlasts_the_grace_is_cancelled_and_committed(world: QueuedHome, tmp_path: Path) -> None:
+    worker, _ = start_gated(world, tmp_path, "--grace", "100ms")
+    worker.send_signal(signal.SIGTERM)
+    error = told(world.ended(worker), 143, "interrupted")
+    assert (error["details"]["report"]["turns"], error["details"]["report"]["failed"]) == (1, 0)
+    shown = world.lash("show", "s", "-o", "json").json
+    assert (shown["unfinished_turn"], shown["turns"], shown["held_at"]) == (None, 1, None)
+
+
+def test_a_second_signal_leaves_the_turn_to_whoever_works_next(world: QueuedHome, tmp_path: Path) -> None:
+    worker, gate = start_gated(world, tmp_path, "--grace", "1h")
+    worker.send_signal(signal.SIGTERM)
+    while world.lash("show", "s", "-o", "json").json["status"] != "running":
+        assert worker.poll() is None
+    worker.send_signal(signal.SIGTERM)
+    error = told(world.ended(worker), 143, "interrupted")
+    assert (error["details"]["report"]["turns"], error["details"]["report"]["stopped_by"]) == (0, "abandoned")
+    assert world.lash("show", "s", "-o", "json").json["unfinished_turn"] is not None
+    gate.touch()
+    assert world.lash("work", "s", "--until-empty", "--approve", "execute=auto").code == 0
+    assert [line.partition(":")[0] for line in transcript(world)].count("user") == 1 + 1, "its text and a tool result"
+    assert turns(world) == 1
+
+
+# --- several workers ----------------------------------------------------------------------------
+
+
+def test_two_workers_share_the_sessions_and_use_each_text_once(world: QueuedHome) -> None:
+    sessions = [f"w{number}" for number in range(6)]
+    for session in sessions:
+        assert world.lash("open", session).code == 0
+        world.add(f"!text answer of {session}", session=session)
+    workers = [world.spawn("work", "--all", "--until-empty", "--concurrency", "3", "-o", "json") for _ in range(2)]
+    reports = [world.ended(worker) for worker in workers]
+    assert [done.code for done in reports] == [0, 0], [done.err for done in reports]
+    assert sum(done.json["turns"] for done in reports) == len(sessions)
+    for session in sessions:
+        assert transcript(world, session) == [f"user: !text answer of {session}", f"assistant: answer of {session}"]
+
+
+def test_the_turn_of_a_killed_worker_is_finished_by_the_next_one(world: QueuedHome, tmp_path: Path) -> None:
+    worker, gate = start_gated(world, tmp_path)
+    worker.kill()
+    worker.communicate()
+    gate.touch()
+    done = world.lash("work", "--all", "--until-empty", "--approve", "execute=auto", "-o", "json")
+    assert (done.code, done.json["turns"]) == (0, 1), done.err
+    said = transcript(world)
+    assert said[-1] == "assistant: let through" and said[0].startswith("user: !tool exec_command")
+    assert (turns(world), world.waiting()) == (1, [])
+
+
+def test_a_session_in_use_is_left_to_its_holder_after_the_wait(world: QueuedHome, tmp_path: Path) -> None:
+    prompt, began, gate = gate_at(tmp_path)
+    turn = world.spawn("turn", "s", prompt, "--approve", "execute=auto", "-q")
+    await_file(began, turn)
+    world.add("!text queued behind")
+    done = world.lash("work", "s", "--until-empty", "--lease-wait", "100ms")
+    assert (done.code, done.out) == (0, "0 turns in 0 sessions; stopped: empty\n") and "left to its holder" in done.err
+    waiting = world.spawn("work", "s", "--until-empty", "-o", "json")
+    gate.touch()
+    assert world.ended(turn).out == "let through\n"
+    assert world.ended(waiting).json["turns"] == 1
+    assert transcript(world)[-1] == "assistant: queued behind"
+
+
+# --- the stream ---------------------------------------------------------------------------------
+
+
+def test_the_stream_begins_and_ends_and_names_session_and_turn(world: QueuedHome) -> None:
+    one = world.add("!text hello")
+    done = world.lash("work", "--all", "--until-empty", "-o", "jsonl")
+    lines = done.lines
+    assert (done.code, lines[0]["type"], lines[0]["mode"]) == (0, "stream_start", "work")
+    assert (lines[-1]["type"], lines[-1]["reason"], lines[-1]["exit"]) == ("stream_end", "empty", 0)
+    assert [line["seq"] for line in lines] == list(range(len(lines)))
+    (started,) = [line for line in lines if line["type"] == "turn_started"]
+    assert (started["session"], started["origin"], started["input_ids"]) == ("s", "queue", [one])
+    (finished,) = [line for line in lines if line["type"] == "turn_finished"]
+    assert (finished["turn"], finished["ok"], finished["text"]) == (started["turn"], True, "hello")
+    assert {"v", "seq", "t", "session", "turn", "cursor", "type"} <= set(finished)
+
+
+def test_the_stream_tells_failures_and_ends_with_the_error(world: QueuedHome) -> None:
+    world.add("!fail auth")
+    done = world.lash("work", "s", "--until-empty", "-o", "jsonl")
+    assert (done.code, done.lines[-1]["exit"]) == (8, 8)
+    assert done.lines[-1]["error"]["code"] == "partial_outcome"
+    (held,) = [line for line in done.lines if line["type"] == "queue_changed"]
+    assert (held["kind"], held["reason"], held["session"]) == ("held", "turn_failed:provider_error", "s")
+
+
+def test_a_reader_that_goes_away_stops_the_worker_and_loses_no_turn(world: QueuedHome) -> None:
+    world.add("!stream 200\n!text" + " word" * 200)
+    worker = world.spawn("work", "--all", "-o", "jsonl")
+    assert worker.stdout is not None
+    assert json.loads(worker.stdout.readline())["type"] == "stream_start"
+    worker.stdout.close()
+    assert worker.wait(60) == 141
+    assert worker.stderr is not None
+    worker.stderr.close()
+    assert (turns(world), world.lash("show", "s", "-o", "json").json["unfinished_turn"]) == (1, None)
