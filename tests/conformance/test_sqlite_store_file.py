@@ -228,7 +228,8 @@ async def test_jobs_run_in_order_and_one_that_fails_takes_only_itself_back(
     outcomes = await asyncio.gather(
         *(database.write(job(index), durable=False) for index in range(30)), return_exceptions=True
     )
-    assert order == list(range(30))
+    # A group of which one raises is run again, job by job: what counts is the last run of each.
+    assert order[-30:] == list(range(30))
     for index, outcome in enumerate(outcomes):
         assert isinstance(outcome, ValueError) if index % 3 == 0 else outcome == index
     stored = database.read(lambda connection: connection.execute("SELECT session_id FROM deleted_sessions").fetchall())

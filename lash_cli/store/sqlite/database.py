@@ -199,7 +199,8 @@ class Database:
         """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
 
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
-        failure nobody asks for is not reported by the event loop.
+        failure nobody asks for is not reported by the event loop. Cancelling the future before the job began drops it,
+        and then it cost next to nothing.
         """
         import asyncio
 
@@ -207,7 +208,7 @@ class Database:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        self._writer.submit(Request(job, False, loop, future, None, lazy=True))
+        self._writer.submit_later(Request(job, False, loop, future, None))
         return future
 
     def write_sync(self, job: Job[T], *, durable: bool) -> T:

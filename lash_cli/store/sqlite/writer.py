@@ -1,8 +1,11 @@
 """The one thread that writes, and the one that copies the WAL back (design D10, D22).
 
-What queued up while the last commit ran is committed together: one `BEGIN
-IMMEDIATE`, each of several jobs in a savepoint, so one that raises takes only
-itself back. Nobody learns a result before COMMIT.
+What queued up while the last commit ran is committed together under one `BEGIN
+IMMEDIATE`. Jobs hardly ever raise, so they run side by side without savepoints
+(a savepoint copies every page that is changed in it); when one does raise, the
+transaction is taken back and all run again, each in a savepoint, so that only
+the one that raises is undone. A job may therefore run twice and must not change
+anything but the database. Nobody learns a result before COMMIT.
 
 A durable group is synced *after* its COMMIT and before its callers are told:
 the commit itself runs at `synchronous=NORMAL` and the write-ahead log is synced
@@ -30,9 +33,12 @@ import msgspec
 from lash_cli.errors import StoreError
 from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
+    BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
     COMMIT,
+    PATIENT_CHECKPOINT,
     ROLLBACK,
+    WAL_KEPT_BYTES,
     WRITER_PRAGMAS,
     connect,
     map_error,
@@ -45,8 +51,11 @@ if TYPE_CHECKING:
 _MAX_GROUP: Final = 256
 # How long a write nobody waits for may wait for company, so that it rides in the transaction of the next one.
 LAZY_SECONDS: Final = 0.005
-_WAL_PASSIVE_BYTES: Final = 4 * 1024 * 1024
-_WAL_RESTART_BYTES: Final = 64 * 1024 * 1024
+# Past this size the log is copied back and begun again from its start: writing over blocks that are allocated makes a
+# sync half as dear as appending. When that fails it is tried again after as much growth, not at every commit.
+_WAL_RESTART_BYTES: Final = WAL_KEPT_BYTES
+# Past this size the writer waits until the log is emptied.
+_WAL_TRUNCATE_BYTES: Final = 64 * 1024 * 1024
 # The longest a checkpoint may hold the writer back; a reader that stays in an old snapshot can prevent it altogether.
 _CATCH_UP_SECONDS: Final = 2.0
 
@@ -54,6 +63,7 @@ _SAVEPOINT = "SAVEPOINT job"
 _UNDO_SAVEPOINT = "ROLLBACK TO job"
 _RELEASE_SAVEPOINT = "RELEASE job"
 _PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+_RESTART_CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 _TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
@@ -65,7 +75,6 @@ class Request(msgspec.Struct, eq=False):
     loop: asyncio.AbstractEventLoop | None
     future: asyncio.Future[Any] | None
     done: threading.Event | None
-    lazy: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -130,19 +139,23 @@ class _Checkpointer:
         self._wal = f"{path}-wal"
         self._wanted = threading.Event()
         self._caught_up = threading.Event()
-        self._wait_above = _WAL_RESTART_BYTES
+        self._ask_above = _WAL_RESTART_BYTES
+        self._wait_above = _WAL_TRUNCATE_BYTES
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
         """Ask for a checkpoint if the WAL grew past its mark; mostly a `stat`, nothing more. Called by the writer only.
 
-        Past the second mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
+        Past the last mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
         writer would never let it in.
         """
         size = _size(self._wal)
-        if size < _WAL_PASSIVE_BYTES:
+        if size <= self._ask_above:
+            if size <= _WAL_RESTART_BYTES:
+                self._ask_above = _WAL_RESTART_BYTES
             return
+        self._ask_above = size + _WAL_RESTART_BYTES
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
             self._thread.start()
@@ -151,13 +164,13 @@ class _Checkpointer:
         if size <= self._wait_above:
             return
         deadline = time.monotonic() + _CATCH_UP_SECONDS
-        while _size(self._wal) > _WAL_RESTART_BYTES and time.monotonic() < deadline:
+        while _size(self._wal) > _WAL_TRUNCATE_BYTES and time.monotonic() < deadline:
             self._wanted.set()
             self._caught_up.wait(_CATCH_UP_SECONDS)
             self._caught_up.clear()
         # A reader that holds the log open is not waited for at every commit.
         left = _size(self._wal)
-        self._wait_above = 2 * left if left > _WAL_RESTART_BYTES else _WAL_RESTART_BYTES
+        self._wait_above = 2 * left if left > _WAL_TRUNCATE_BYTES else _WAL_TRUNCATE_BYTES
 
     def close(self) -> None:
         """End the thread after the checkpoint it may be in."""
@@ -174,13 +187,22 @@ class _Checkpointer:
                 self._wanted.clear()
                 if self._stopping:
                     return
-                is_long = _size(self._wal) > _WAL_RESTART_BYTES
                 # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
                 with contextlib.suppress(sqlite3.Error):
-                    connection.execute(_TRUNCATE_CHECKPOINT if is_long else _PASSIVE_CHECKPOINT).fetchone()
+                    self._copy_back(connection)
                 self._caught_up.set()
         finally:
             connection.close()
+
+    def _copy_back(self, connection: sqlite3.Connection) -> None:
+        """Copy what is there without holding anybody up; then the little that came meanwhile, under the write lock.
+
+        That lock is held while readers of the log are waited for, so the wait is short unless the log has become long.
+        """
+        is_long = _size(self._wal) > _WAL_TRUNCATE_BYTES
+        connection.execute(_PASSIVE_CHECKPOINT).fetchone()
+        connection.execute(PATIENT_CHECKPOINT if is_long else BRISK_CHECKPOINT)
+        connection.execute(_TRUNCATE_CHECKPOINT if is_long else _RESTART_CHECKPOINT).fetchone()
 
 
 def _size(path: str) -> int:
@@ -202,29 +224,65 @@ class Writer:
         self._checkpointer = _Checkpointer(path)
         self._log = _Log(path)
         self._lock = threading.Lock()
+        self._later: list[Request] = []
+        self._later_loop: asyncio.AbstractEventLoop | None = None
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> None:
         """Queue a request, starting the thread at the first one. Raises `StoreError` once closed."""
         with self._lock:
-            if self._is_closed:
-                raise StoreError(f"{self._path} was closed", code="store_closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
-                self._thread.start()
-            self._queue.put(request)
+            self._refuse_if_closed()
+            self._queue_later()
+            self._put(request)
+
+    def submit_later(self, request: Request) -> None:
+        """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
+
+        One that is abandoned until then never wakes the thread. Raises `StoreError` once closed.
+        """
+        assert request.loop is not None
+        with self._lock:
+            self._refuse_if_closed()
+            self._later.append(request)
+            if self._later_loop is not request.loop:
+                self._later_loop = request.loop
+                request.loop.call_later(LAZY_SECONDS, self._later_is_due, request.loop)
 
     def close(self) -> None:
         """Commit what is queued and end the thread."""
         with self._lock:
             if self._is_closed:
                 return
+            self._queue_later()
             self._is_closed = True
             self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
         self._checkpointer.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise StoreError(f"{self._path} was closed", code="store_closed")
+
+    def _put(self, request: Request) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
+            self._thread.start()
+        self._queue.put(request)
+
+    def _queue_later(self) -> None:
+        for request in self._later:
+            if not request.is_abandoned:
+                self._put(request)
+        self._later.clear()
+
+    def _later_is_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._later_loop is loop:
+                self._later_loop = None
+            if not self._is_closed:
+                self._queue_later()
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -251,21 +309,16 @@ class Writer:
                 connection.close()
 
     def _next_group(self) -> tuple[list[Request], bool]:
-        """Wait for a request, then take all that queued up; the flag is False after the closing mark.
-
-        A group of lazy requests only waits a moment for one that is not.
-        """
+        """Wait for a request, then take all that queued up; the flag is False after the closing mark."""
         group: list[Request] = []
-        is_lazy = True
         item = self._queue.get()
         while item is not None:
             if not item.is_abandoned:
                 group.append(item)
-                is_lazy = is_lazy and item.lazy
             if len(group) == _MAX_GROUP:
                 return group, True
             try:
-                item = self._queue.get(timeout=LAZY_SECONDS) if is_lazy and group else self._queue.get_nowait()
+                item = self._queue.get_nowait()
             except Empty:
                 return group, True
         return group, False
@@ -274,7 +327,8 @@ class Writer:
         patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
         if len(group) == 1:
             self._run_alone(connection, group[0])
-        else:
+        elif not self._run_together(connection, group):
+            patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
             for request in group:
                 self._run_in_savepoint(connection, request)
         if connection.in_transaction:
@@ -282,6 +336,19 @@ class Writer:
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
             self._checkpointer.look()
+
+    def _run_together(self, connection: sqlite3.Connection, group: list[Request]) -> bool:
+        """Run all jobs side by side; when one raises, everything is taken back and the answer is False."""
+        try:
+            for request in group:
+                request.result = request.job(connection)
+        except BaseException:  # noqa: BLE001 - whoever raised does so again in its savepoint, and is told there
+            if connection.in_transaction:
+                connection.execute(ROLLBACK)
+            for request in group:
+                request.result = None
+            return False
+        return True
 
     def _run_alone(self, connection: sqlite3.Connection, request: Request) -> None:
         try:
