@@ -11,15 +11,16 @@ no other writer can exist, so a row of an earlier generation is taken over at
 once, and the first drive of a turn (`fresh`) records an effect that is safe to
 repeat with one insert, without claiming it first and without waiting for it:
 the row is written in passing, within milliseconds and before any later effect
-starts, so a plain turn costs two transactions and not three. A tool attempt is always
-claimed before it runs: that row is how a re-drive knows that it may have
+starts, or not at all when the turn is committed before that (`superseded`). A tool
+attempt is always claimed before it runs: that row is how a re-drive knows that it may have
 happened.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import msgspec
@@ -53,7 +54,7 @@ from lash_cli.effects.host import (
 )
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
-from lash_cli.store.base import JournalClaim, JournalRow, JournalStore, WaitStore
+from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
 
 MAX_HELD_WAIT_MS = 25
 
@@ -65,6 +66,13 @@ _SAFE_TO_REPEAT = (LlmCallCommand, CheckpointCommand, PeekAwaitEventCommand)
 
 class EffectStore(JournalStore, WaitStore, Protocol):
     """What the host needs of a store."""
+
+
+class _InPassing(msgspec.Struct, frozen=True, eq=False):
+    """A result on its way into the journal."""
+
+    make: Callable[[], JournalRecording]
+    written: asyncio.Future[bool]
 
 
 class JournalEffectHost(StoreResolver):
@@ -131,18 +139,19 @@ class JournalScopedEffects:
         self._fresh = fresh
         self._started: set[str] = set()
         self._rows: dict[str, JournalRow] | None = None
-        self._unsettled: list[Awaitable[bool]] = []
+        self._unsettled: list[_InPassing] = []
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`."""
         require_envelope(self.scope, envelope)
-        claim = self._claim(envelope)
-        key = claim.replay_key
-        if self._fresh and key not in self._started and not self._host.strict_replay:
+        key = envelope.invocation.replay_key
+        is_first = self._fresh and key not in self._started and not self._host.strict_replay
+        if is_first:
             self._started.add(key)
             if isinstance(envelope.command, _SAFE_TO_REPEAT):
-                return await self._run_unclaimed(claim, envelope, run)
-        else:
+                return await self._run_unclaimed(envelope, run)
+        claim = self._claim(envelope, self._host.clock.now_ms(), self._host.ids.token())
+        if not is_first:
             row = await self._known_row(key)
             if row is not None and row.status != "in_progress":
                 return await self._answer(row, claim, envelope)
@@ -155,8 +164,20 @@ class JournalScopedEffects:
         `JournalFault` when a journal that was promised to be empty was not.
         """
         while self._unsettled:
-            if not await self._unsettled.pop(0):
+            if not await self._unsettled.pop(0).written:
                 raise self._host.fault("corrupt_row", f"the journal of {self._scope_key} was not empty")
+
+    @contextmanager
+    def superseded(self) -> Iterator[None]:
+        """See `ScopedEffects`. A row the writer has begun with is written all the same, and nobody reads it."""
+        withdrawn = [passing.make for passing in self._unsettled if passing.written.cancel()]
+        self._unsettled.clear()
+        try:
+            yield
+        except BaseException:
+            for make in withdrawn:
+                self._record_later(make)
+            raise
 
     async def is_known(self, replay_key: str) -> bool:
         """See `ScopedEffects`; without a fence only what this object itself started is known."""
@@ -164,16 +185,18 @@ class JournalScopedEffects:
             return True
         return not self._fresh and await self._known_row(replay_key) is not None
 
-    def _claim(self, envelope: EffectEnvelope) -> JournalClaim:
+    def _record_later(self, make: Callable[[], JournalRecording]) -> None:
+        self._unsettled.append(_InPassing(make, self._host.store.journal_record_later(make)))
+
+    def _claim(self, envelope: EffectEnvelope, now_ms: int, token: str) -> JournalClaim:
         host = self._host
-        now_ms = host.clock.now_ms()
         return JournalClaim(
             scope_key=self._scope_key,
             session_id=self._session_id,
             replay_key=envelope.invocation.replay_key,
             envelope=canonical(envelope),
             owner=host.owner,
-            token=host.ids.token(),
+            token=token,
             ttl_ms=host.timings.ttl_ms,
             now_ms=now_ms,
             due_at_ms=due_at_ms(envelope, now_ms),
@@ -210,8 +233,9 @@ class JournalScopedEffects:
             await sleep_until(self._host.clock, row.due_at_ms)
         return answer
 
-    async def _run_unclaimed(self, claim: JournalClaim, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
+    async def _run_unclaimed(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """Run an effect that is safe to repeat and record it with one insert."""
+        started_at_ms = self._host.clock.now_ms()
         failure: EffectError | None = None
         outcome: EffectOutcome | None = None
         try:
@@ -223,12 +247,15 @@ class JournalScopedEffects:
         if outcome is not None:
             require_outcome_kind(envelope.command, outcome)
         self._host.crash_point("before", envelope, "recorded")
-        recorded = self._host.store.journal_record_later(
-            claim,
-            outcome=None if outcome is None else encode_outcome(outcome),
-            error=None if failure is None else encode_error(failure),
-        )
-        self._unsettled.append(recorded)
+
+        def make() -> JournalRecording:
+            return JournalRecording(
+                self._claim(envelope, started_at_ms, ""),
+                outcome=None if outcome is None else encode_outcome(outcome),
+                error=None if failure is None else encode_error(failure),
+            )
+
+        self._record_later(make)
         if self._host.has_crash_point:
             await self.settle()
             self._host.crash_point("after", envelope, "recorded")

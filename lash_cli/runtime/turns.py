@@ -227,7 +227,8 @@ class DurableTurn(TurnDriver):
         commit, summary, nodes = self._terminal_commit(drive, done, outcome, issues, evidence, claim, guard)
         self.host.reach("before:commit")
         try:
-            result = await self.store.commit_runtime_state(commit)
+            with drive.effects.superseded():
+                result = await self.store.commit_runtime_state(commit)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
                 raise

@@ -9,9 +9,9 @@ the judgements live in `core`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -26,6 +26,9 @@ from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+
+if TYPE_CHECKING:
+    import asyncio
 
 DurabilityTier = Literal["inline", "durable"]
 
@@ -212,6 +215,14 @@ class JournalClaim(msgspec.Struct, frozen=True, kw_only=True):
     fence: LeaseFence | None = None
 
 
+class JournalRecording(msgspec.Struct, frozen=True):
+    """A finished effect that was never claimed: exactly one of `outcome` and `error` is its result."""
+
+    claim: JournalClaim
+    outcome: bytes | None = None
+    error: bytes | None = None
+
+
 class JournalPrepared(msgspec.Struct, frozen=True):
     """What `journal_prepare` found. `claimed`: run it (`taken_over` says an earlier attempt was cut off).
     `recorded`: `row` holds outcome or error, or an envelope that differs. `held`: somebody else runs it."""
@@ -368,10 +379,12 @@ class JournalStore(Protocol):
         `SessionExecutionLeaseExpired` when the fence is dead."""
         ...
 
-    def journal_record_later(
-        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
-    ) -> Awaitable[bool]:
-        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds."""
+    def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
+        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds.
+
+        `recording` is called on another thread when the row is written. Cancelling the future before that withdraws the
+        row; afterwards it changes nothing.
+        """
         ...
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
