@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from lash_cli.core.codec import canonical_hash, decode, encode, sha256_hex, to_builtins
+from lash_cli.core.codec import decode, encode, sha256_hex, to_builtins
 from lash_cli.core.commit import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_NODES,
@@ -36,9 +36,25 @@ from lash_cli.errors import (
 )
 from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredSession, read_session
+from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session_and
 
-_STAMP = "SELECT state, content_hash, result FROM turns WHERE session_key = ? AND turn_id = ?"
+# All that a commit is checked against, in one lookup: the row of the session, the id of its frame, whether text waits
+# for a running turn, and, of the turn, its row, the request at its cancel gate and whether it owns attachments.
+_READ = (
+    "SELECT"
+    + SESSION_COLUMNS
+    + """,
+    (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
+    EXISTS (SELECT 1 FROM inputs i WHERE i.session_key = s.session_key AND i.state = 'pending_active'),
+    t.state, t.content_hash, t.result, c.gate,
+    EXISTS (SELECT 1 FROM attachments a INDEXED BY attachments_uncommitted WHERE a.session_key = s.session_key
+            AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL)
+FROM sessions s
+LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
+LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
+WHERE s.session_id = ?2
+"""
+)
 _KEEP_BLOB = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
 _INSERT_USAGE = """
 INSERT INTO usage_deltas (session_key, revision, ordinal, source, model, input_tokens, output_tokens,
@@ -51,21 +67,30 @@ ON CONFLICT (session_key, ordinal) DO UPDATE SET first_seq = excluded.first_seq,
 """
 _CHANGE_FRAME = "UPDATE frames SET record = ? WHERE session_key = ? AND ordinal = ?"
 _DROP_FRAME = "DELETE FROM frames WHERE session_key = ? AND ordinal = ?"
-# Steps 9 and 15: a commit is activity and ends parking; the lease part is cleared by `leases.release`.
+# Steps 9 and 15: a commit is activity and ends parking. The fence was checked in this transaction, so a lease that is
+# given back is cleared in the same write as `leases.release` would do.
 _WRITE_HEAD = """
 UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
     checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL
 WHERE session_key = ?
 """
-# Step 14: the running row becomes the stamp; a turn that never opened a lane gets its row here.
+_WRITE_HEAD_AND_RELEASE = """
+UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
+    checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL,
+    lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
+WHERE session_key = ?
+"""
+# Step 14: the running row becomes the stamp ...
 _WRITE_STAMP = """
+UPDATE turns SET turn_index = ?, state = 'committed', claim_id = NULL, plan = NULL, generation = ?, content_hash = ?,
+    summary = ?, result = ?, head_revision = ?, first_seq = ?, last_seq = ?, committed_at_ms = ?
+WHERE session_key = ? AND turn_id = ?
+"""
+# ... and a turn that never opened a lane gets its row here.
+_INSERT_STAMP = """
 INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
     result, head_revision, first_seq, last_seq, committed_at_ms)
 VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (session_key, turn_id) DO UPDATE SET turn_index = excluded.turn_index, state = 'committed',
-    claim_id = NULL, plan = NULL, generation = excluded.generation, content_hash = excluded.content_hash,
-    summary = excluded.summary, result = excluded.result, head_revision = excluded.head_revision,
-    first_seq = excluded.first_seq, last_seq = excluded.last_seq, committed_at_ms = excluded.committed_at_ms
 """
 
 _COMMIT_TOO_LARGE: Final = "commit_too_large"
@@ -81,6 +106,18 @@ class _Prepared(msgspec.Struct, frozen=True):
     frames: tuple[tuple[AgentFrame, str], ...] | None
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What `_READ` selects beside the session; fields in the order of the columns."""
+
+    frame_id: str | None
+    has_active_inputs: int
+    turn_state: str | None
+    content_hash: str | None
+    result: str | None
+    gate: str | None
+    owns_attachments: int
 
 
 class _Graph(msgspec.Struct, frozen=True):
@@ -133,31 +170,37 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
     `now_ms` is the store's time and judges liveness only; stamps carry the commit's own.
     """
     commit = prepared.commit
-    stored = read_session(connection, commit.session_id)
-    replayed = _replay(connection, stored, commit)
+    turn_id = None if commit.turn is None else commit.turn.turn_id
+    stored, extra = read_session_and(connection, _READ, (turn_id, commit.session_id), commit.session_id)
+    found = _Found(*extra)
+    replayed = _replay(connection, stored, found, commit)
     if replayed is not None:
         return replayed
     leases.require_live(stored, commit.fence, now_ms)
     _require_head(stored, commit)
-    _pass_gate(connection, stored, commit)
-    for completion in commit.completed_inputs:
-        inputs.require_owned(connection, stored.key, completion)
+    _pass_gate(connection, stored, found, commit)
+    settled = [
+        seq
+        for completion in commit.completed_inputs
+        for seq in inputs.require_owned(connection, stored.key, completion)
+    ]
 
     components = _write_components(connection, stored, prepared)
-    checkpoint_ref = canonical_hash((commit.checkpoint.turn_state, components))
+    components_json = encode(components).decode()
+    checkpoint_ref = _checkpoint_ref(prepared.turn_state, components_json)
     revision = (stored.head_revision or 0) + 1
     _write_usage(connection, stored, commit, revision)
-    ordinals, frame_ordinal = _write_frames(connection, stored, prepared)
+    ordinals, frame_ordinal = _write_frames(connection, stored, found, prepared)
     written = _write_graph(connection, stored, prepared, ordinals)
     connection.execute(
-        _WRITE_HEAD,
+        _WRITE_HEAD_AND_RELEASE if commit.release_lease else _WRITE_HEAD,
         (
             revision,
             written.leaf_seq,
             written.next_seq,
             prepared.config,
             prepared.turn_state,
-            encode(components).decode(),
+            components_json,
             checkpoint_ref,
             frame_ordinal,
             commit.now_ms,
@@ -165,36 +208,40 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
             stored.key,
         ),
     )
-    for completion in commit.completed_inputs:
-        inputs.complete(connection, stored.key, completion)
-    if commit.defer_inputs_of_turn is not None:
+    inputs.complete(connection, settled)
+    if commit.defer_inputs_of_turn is not None and found.has_active_inputs:
         inputs.defer_inputs_of_turn(connection, stored.key, commit.defer_inputs_of_turn)
-    turn_id = None if commit.turn is None else commit.turn.turn_id
-    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
+    owner_id = turn_id if found.owns_attachments else None
+    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, owner_id, commit.now_ms)
     result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components)
     if commit.turn is not None:
-        _write_stamp(connection, stored, prepared, commit.turn, result, written)
-    if commit.release_lease:
-        leases.release(connection, stored, commit.fence)
+        _write_stamp(connection, stored, found, prepared, commit.turn, result, written)
     return result
 
 
-def _replay(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> RuntimeCommitResult | None:
+def _checkpoint_ref(turn_state: str, components: str) -> str:
+    """`canonical_hash` of turn state and components, both of which are canonical JSON already."""
+    return sha256_hex(f"[{turn_state},{components}]".encode())
+
+
+def _replay(
+    connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit
+) -> RuntimeCommitResult | None:
     """Step 2: the stored result of a turn committed before, and the release that was asked for."""
-    if commit.turn is None:
+    if commit.turn is None or found.turn_state != "committed" or found.result is None:
         return None
-    row = connection.execute(_STAMP, (stored.key, commit.turn.turn_id)).fetchone()
-    if row is None or row[0] != "committed":
-        return None
-    _, content_hash, result = row
-    if content_hash != commit.turn.content_hash:
+    if found.content_hash != commit.turn.content_hash:
         raise RuntimeTurnCommitConflict(
             f"turn {commit.turn.turn_id!r} was committed with another content",
-            details={"turn_id": commit.turn.turn_id, "stored_hash": content_hash, "hash": commit.turn.content_hash},
+            details={
+                "turn_id": commit.turn.turn_id,
+                "stored_hash": found.content_hash,
+                "hash": commit.turn.content_hash,
+            },
         )
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
-    return msgspec.structs.replace(decode(result, RuntimeCommitResult), replayed=True)
+    return msgspec.structs.replace(decode(found.result, RuntimeCommitResult), replayed=True)
 
 
 def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
@@ -205,12 +252,12 @@ def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
         raise HeadRevisionConflict(expected, actual)
 
 
-def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> None:
+def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit) -> None:
     """Contract 01 §6.6: cancel or completion, whichever reached the gate first; evidence and outcome must agree."""
     if commit.turn is None:
         return
     presented = commit.turn.summary.cancellation
-    standing = lanes.read_gate(connection, stored.key, commit.turn.turn_id)
+    standing = None if found.gate is None else lanes.request_at(found.gate)
     if standing is None:
         if presented is not None:
             lanes.write_gate(connection, stored.key, commit.turn.turn_id, presented, commit.now_ms)
@@ -265,14 +312,16 @@ def _write_usage(connection: sqlite3.Connection, stored: StoredSession, commit: 
 
 
 def _write_frames(
-    connection: sqlite3.Connection, stored: StoredSession, prepared: _Prepared
+    connection: sqlite3.Connection, stored: StoredSession, found: _Found, prepared: _Prepared
 ) -> tuple[dict[str, int], int | None]:
-    """Store what changed of the frames; returns ordinals by id and the ordinal of the active one.
+    """Store what changed of the frames; returns ordinals by id, as far as known, and the ordinal of the active one.
 
     Frames not named stay, except in a full replacement, which starts the session's history anew.
     """
     if prepared.frames is None:
-        return {}, stored.frame_ordinal
+        if found.frame_id is None or stored.frame_ordinal is None:
+            return {}, stored.frame_ordinal
+        return {found.frame_id: stored.frame_ordinal}, stored.frame_ordinal
     is_replaced = isinstance(prepared.commit.graph, ReplaceFull)
     known = {frame_id: (ordinal, record) for ordinal, frame_id, _, record in graph.read_frames(connection, stored.key)}
     next_ordinal = max((ordinal for ordinal, _ in known.values()), default=0) + 1
@@ -323,29 +372,30 @@ def _write_graph(
 def _write_stamp(
     connection: sqlite3.Connection,
     stored: StoredSession,
+    found: _Found,
     prepared: _Prepared,
     turn: TurnStamp,
     result: RuntimeCommitResult,
     written: _Graph,
 ) -> None:
     """Step 14: with this row the completion has won the gate."""
-    connection.execute(
-        _WRITE_STAMP,
-        (
-            stored.key,
-            turn.turn_id,
-            prepared.commit.checkpoint.turn_state.turn_index,
-            turn.summary.started_at_ms,
-            prepared.commit.fence.fencing_token,
-            turn.content_hash,
-            prepared.summary,
-            encode(result).decode(),
-            result.head_revision,
-            written.first_seq,
-            written.last_seq,
-            prepared.commit.now_ms,
-        ),
+    commit = prepared.commit
+    turn_index = commit.checkpoint.turn_state.turn_index
+    key = (stored.key, turn.turn_id)
+    done = (
+        commit.fence.fencing_token,
+        turn.content_hash,
+        prepared.summary,
+        encode(result).decode(),
+        result.head_revision,
+        written.first_seq,
+        written.last_seq,
+        commit.now_ms,
     )
+    if found.turn_state is None:
+        connection.execute(_INSERT_STAMP, (*key, turn_index, turn.summary.started_at_ms, *done))
+    else:
+        connection.execute(_WRITE_STAMP, (turn_index, *done, *key))
 
 
 class Commits:

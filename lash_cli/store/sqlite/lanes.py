@@ -21,7 +21,7 @@ from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import inputs, leases
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredSession, read_session
+from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session, read_session_and
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -38,6 +38,16 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
+# All the lane transaction has to know of a session: its row, whether a turn is unfinished, whether text waits for one.
+_READ = (
+    "SELECT"
+    + SESSION_COLUMNS
+    + """,
+    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running'),
+    EXISTS (SELECT 1 FROM inputs i WHERE i.session_key = s.session_key AND i.state = 'pending_active')
+FROM sessions s WHERE s.session_id = ?
+"""
+)
 # At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
 SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan FROM turns INDEXED BY turns_running
@@ -57,9 +67,12 @@ _REQUEST = "INSERT INTO turn_cancels (session_key, turn_id, gate, requested_at_m
 def read_gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnCancellationEvidence | None:
     """The cancel request at the gate of a turn."""
     row = connection.execute(_GATE, (session_key, turn_id)).fetchone()
-    if row is None:
-        return None
-    gate: CancelGate = decode_any(row[0], CancelGate)
+    return None if row is None else request_at(row[0])
+
+
+def request_at(stored_gate: str) -> TurnCancellationEvidence | None:
+    """The cancel request a stored gate holds."""
+    gate: CancelGate = decode_any(stored_gate, CancelGate)
     return gate.cancellation if isinstance(gate, CancelRequested) else None
 
 
@@ -216,7 +229,9 @@ def _refuse_unless_free(
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
-    stored = read_session(connection, request.session_id)
+    stored, (has_unfinished, has_active_inputs) = read_session_and(
+        connection, _READ, (request.session_id,), request.session_id
+    )
     if stored.closed_at_ms is not None:
         raise SessionClosed(f"session {request.session_id!r} is closed")
     done, submitted = _already_done(connection, stored, request)
@@ -233,10 +248,11 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     )
     if isinstance(lease, LaneBusy):
         return lease
-    redriven = _redrive(connection, stored, lease, request)
+    redriven = _redrive(connection, stored, lease, request) if has_unfinished else None
     if redriven is not None:
         return redriven
-    inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id, generation=lease.fencing_token)
+    if has_active_inputs:
+        inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id, generation=lease.fencing_token)
     if request.draft is None:
         return LaneGranted(lease, stored.position())
     _refuse_unless_free(submitted, stored, lease, now_ms)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
@@ -31,7 +32,8 @@ _MAX_CANDIDATES: Final = 50
 # No live lease has this generation, so no claim is hidden.
 NO_GENERATION: Final = -1
 
-_COLUMNS = """
+# In the order of `StoredSession`; a read of more than the row appends its own columns.
+SESSION_COLUMNS = """
     s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
@@ -39,18 +41,20 @@ _COLUMNS = """
     (SELECT n.node_id FROM nodes n WHERE n.session_key = s.session_key AND n.seq = s.leaf_seq)
 """
 # Every guarded operation starts here: meta, head, lease and leaf in one lookup.
-_READ = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id = ?"
+_READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"
 # Listing, newest activity first; ties by key, so a cursor never skips or repeats (contract 08 lists).
 _PAGE = (
     "SELECT"
-    + _COLUMNS
+    + SESSION_COLUMNS
     + """FROM sessions s
     WHERE (s.last_activity_at_ms, s.session_key) < (?, ?)
     ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT ?"""
 )
-_BY_NAME = "SELECT" + _COLUMNS + "FROM sessions s WHERE s.name = ?"
+_BY_NAME = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.name = ?"
 _BY_PREFIX = (
-    "SELECT" + _COLUMNS + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
+    "SELECT"
+    + SESSION_COLUMNS
+    + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
 )
 _KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
 # D7: an id is used once.
@@ -134,7 +138,7 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
         return LeaseRow(
             self.lease_fencing_token,
             self.lease_token,
-            None if self.lease_owner is None else decode(self.lease_owner, LeaseOwnerIdentity),
+            None if self.lease_owner is None else _owner_of(self.lease_owner),
             self.lease_claimed_at_ms,
             self.lease_expires_at_ms,
         )
@@ -149,22 +153,44 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
         return refs
 
 
+_WIDTH: Final = len(StoredSession.__struct_fields__)
+
+
+@lru_cache(maxsize=64)
+def _owner_of(record: str) -> LeaseOwnerIdentity:
+    """The owner of a lease; the few that use a file at a time are read again and again."""
+    return decode(record, LeaseOwnerIdentity)
+
+
 def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSession | None:
     """The row of `session_id`, None when absent; raises `SessionDeleted` for a tombstoned id."""
     row = connection.execute(_READ, (session_id,)).fetchone()
     if row is not None:
         return StoredSession(*row)
+    refuse_deleted(connection, session_id)
+    return None
+
+
+def refuse_deleted(connection: sqlite3.Connection, session_id: str) -> None:
+    """Raise `SessionDeleted` for a tombstoned id."""
     if connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None:
         raise SessionDeleted(f"session {session_id!r} was deleted")
-    return None
 
 
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
     """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
-    stored = find_session(connection, session_id)
-    if stored is None:
+    return read_session_and(connection, _READ, (session_id,), session_id)[0]
+
+
+def read_session_and(
+    connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], session_id: str
+) -> tuple[StoredSession, tuple[Any, ...]]:
+    """The row of a session and what `statement` selects after `SESSION_COLUMNS`; raises like `read_session`."""
+    row = connection.execute(statement, values).fetchone()
+    if row is None:
+        refuse_deleted(connection, session_id)
         raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
-    return stored
+    return StoredSession(*row[:_WIDTH]), row[_WIDTH:]
 
 
 def key_of(connection: sqlite3.Connection, session_id: str) -> int:
