@@ -11,6 +11,7 @@ from lash_cli.core.outcome import (
 from lash_cli.errors import (
     LashError,
 )
+from lash_cli.runtime.alarms import Alarm, alarm_after
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.store.base import RuntimePersistence
 
@@ -25,7 +26,7 @@ class GateWatch:
         self._session_id = session_id
         self._turn_id = turn_id
         self._token = token
-        self._handle: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def look(self) -> None:
@@ -41,17 +42,15 @@ class GateWatch:
             await asyncio.sleep(GATE_POLL_S)
 
     async def __aenter__(self) -> GateWatch:
-        loop = asyncio.get_running_loop()
-
-        def begin() -> None:
-            self._task = loop.create_task(self._watch())
-
-        self._handle = loop.call_later(GATE_POLL_S, begin)
+        self._alarm = alarm_after(GATE_POLL_S, self._begin)
         return self
 
+    def _begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
     async def __aexit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -143,6 +143,8 @@ class ResidentSession:
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self._initial_nodes: tuple[SessionNode, ...] = ()
+        # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
+        self.model_environment: object = None
 
     # --- reading ------------------------------------------------------------------------------
 

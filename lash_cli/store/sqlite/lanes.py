@@ -59,6 +59,13 @@ VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)
 """
 _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
+# What a running turn looks at 20 times a second.
+_STANDING = """
+SELECT c.gate, t.state FROM sessions s
+LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
+LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
+WHERE s.session_id = ?2
+"""
 _GATE = "SELECT gate FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # First one wins; completion wins by committing the turn row (contract 01 §6.6).
 _REQUEST = "INSERT INTO turn_cancels (session_key, turn_id, gate, requested_at_ms) VALUES (?, ?, ?, ?)"
@@ -326,7 +333,15 @@ class Lanes:
 
     async def cancel_gate(self, session_id: str, turn_id: str) -> CancelGate | None:
         """See `base.LaneStore.cancel_gate`."""
-        return self._db.read(lambda connection: _gate(connection, read_session(connection, session_id).key, turn_id))
+        rows = self._db.peek(_STANDING, (turn_id, session_id))
+        if not rows:
+            self._db.read(lambda connection: read_session(connection, session_id))
+            return None
+        gate, state = rows[0]
+        requested = None if gate is None else request_at(gate)
+        if requested is not None:
+            return CancelRequested(requested)
+        return CompletionSealed() if state == "committed" else None
 
 
 def _gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> CancelGate | None:

@@ -75,6 +75,7 @@ class Request(msgspec.Struct, eq=False):
     loop: asyncio.AbstractEventLoop | None
     future: asyncio.Future[Any] | None
     done: threading.Event | None
+    is_unwatched: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -90,6 +91,9 @@ class Request(msgspec.Struct, eq=False):
             return
         if self.error is not None:
             self.future.set_exception(self.error)
+            if self.is_unwatched:
+                # Asking for it is what keeps the event loop from reporting it.
+                self.future.exception()
         else:
             self.future.set_result(self.result)
 
