@@ -17,6 +17,7 @@ import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.content import Message
 from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import SessionNode
@@ -77,16 +78,19 @@ class SessionRow(Record):
 
 
 class ReadScope(StrEnum):
-    """How much of the graph a load brings: every branch, the path of the current frame, or no node at all."""
+    """How much of the graph a load brings: every branch, the path of the current frame, only what was said on it, or
+    no node at all."""
 
     FULL_GRAPH = "full_graph"
     ACTIVE_PATH = "active_path"
+    CONVERSATION = "conversation"
     HEAD = "head"
 
 
 class PersistedSessionRead(Record):
-    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `HEAD` it is
-    empty and everything else is as with the others."""
+    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `CONVERSATION`
+    and `HEAD` it is empty and everything else is as with the others. With `CONVERSATION`, `messages` is what
+    `core.graph.messages_on` makes of that path; with the others it is empty."""
 
     session_id: str
     head_revision: int
@@ -98,6 +102,7 @@ class PersistedSessionRead(Record):
     checkpoint_ref: str
     component_refs: dict[str, str] = {}
     token_ledger: tuple[TokenLedgerEntry, ...] = ()
+    messages: tuple[Message, ...] = ()
 
 
 class HeadPosition(Record):

@@ -331,7 +331,11 @@ class SessionTable:
         self._ids = ids
 
     async def create_session(self, request: SessionCreate) -> SessionMeta:
-        """See `base.SessionStore.create_session`."""
+        """See `base.SessionStore.create_session`. A session that exists is found without a write."""
+        if not request.must_be_new:
+            existing = self._db.read(lambda connection: find_session(connection, request.session_id))
+            if existing is not None:
+                return existing.meta()
         return await self._db.write(lambda connection: _create(connection, request, self._ids), durable=True)
 
     async def session_row(self, session_id: str) -> SessionRow | None:
