@@ -370,6 +370,10 @@ class LaneStore(Protocol):
         """What stands at the gate of a turn."""
         ...
 
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """Session, turn and request of every turn that runs and was asked to stop."""
+        ...
+
 
 class JournalStore(Protocol):
     """The effect journal (contract 03 §2.6)."""

@@ -59,7 +59,13 @@ VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?)
 """
 _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
-# What a running turn looks at 20 times a second.
+# What every process with running turns looks at 20 times a second: the few rows of the index of running turns.
+_REQUESTS = """
+SELECT s.session_id, t.turn_id, c.gate FROM turns t INDEXED BY turns_running
+JOIN turn_cancels c ON c.session_key = t.session_key AND c.turn_id = t.turn_id
+JOIN sessions s ON s.session_key = t.session_key
+WHERE t.state = 'running'
+"""
 _STANDING = """
 SELECT c.gate, t.state FROM sessions s
 LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
@@ -342,6 +348,15 @@ class Lanes:
         if requested is not None:
             return CancelRequested(requested)
         return CompletionSealed() if state == "committed" else None
+
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """See `base.LaneStore.cancel_requests`."""
+        found = []
+        for session_id, turn_id, gate in self._db.peek(_REQUESTS, ()):
+            evidence = request_at(gate)
+            if evidence is not None:
+                found.append((session_id, turn_id, evidence))
+        return tuple(found)
 
 
 def _gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> CancelGate | None:

@@ -249,6 +249,10 @@ class SqliteStore:
         """See `base.LaneStore`."""
         return await self._lanes.cancel_gate(session_id, turn_id)
 
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """See `base.LaneStore`."""
+        return await self._lanes.cancel_requests()
+
     # --- effect journal -------------------------------------------------------------------------
 
     @property
