@@ -224,41 +224,56 @@ class Writer:
         self._always_normal = always_normal
         self._jitter = jitter
         self._lock_timeout_s = lock_timeout_s
-        self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[Request] | None] = SimpleQueue()
         self._checkpointer = _Checkpointer(path)
         self._log = _Log(path)
         self._lock = threading.Lock()
-        self._later: list[Request] = []
+        # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
+        self._arrived: list[Request] = []
+        self._soon_loop: asyncio.AbstractEventLoop | None = None
         self._later_loop: asyncio.AbstractEventLoop | None = None
+        # How many writes came together of late: the last group, or half of what it was before.
+        self._crowd = 0
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> None:
-        """Queue a request, starting the thread at the first one. Raises `StoreError` once closed."""
+        """Queue a request, starting the thread at the first one. Raises `StoreError` once closed.
+
+        While writes come in company, what the tasks of an event loop ask for in one pass is handed over together when
+        the pass is over: the thread then finds a group and a loop that is about to wait, instead of a busy one to share
+        the interpreter with. A write that comes alone is handed over at once.
+        """
+        loop = request.loop
         with self._lock:
             self._refuse_if_closed()
-            self._queue_later()
-            self._put(request)
+            self._arrived.append(request)
+            if loop is None or self._crowd <= 1:
+                self._hand_over()
+            elif self._soon_loop is not loop:
+                self._soon_loop = loop
+                loop.call_soon(self._pass_is_over, loop)
 
     def submit_later(self, request: Request) -> None:
         """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
 
         One that is abandoned until then never wakes the thread. Raises `StoreError` once closed.
         """
-        assert request.loop is not None
+        loop = request.loop
+        assert loop is not None
         with self._lock:
             self._refuse_if_closed()
-            self._later.append(request)
-            if self._later_loop is not request.loop:
-                self._later_loop = request.loop
-                request.loop.call_later(LAZY_SECONDS, self._later_is_due, request.loop)
+            self._arrived.append(request)
+            if self._later_loop is not loop:
+                self._later_loop = loop
+                loop.call_later(LAZY_SECONDS, self._later_is_due, loop)
 
     def close(self) -> None:
         """Commit what is queued and end the thread."""
         with self._lock:
             if self._is_closed:
                 return
-            self._queue_later()
+            self._hand_over()
             self._is_closed = True
             self._queue.put(None)
         if self._thread is not None:
@@ -269,24 +284,26 @@ class Writer:
         if self._is_closed:
             raise StoreError(f"{self._path} was closed", code="store_closed")
 
-    def _put(self, request: Request) -> None:
-        if self._thread is None:
+    def _hand_over(self) -> None:
+        arrived = [request for request in self._arrived if not request.is_abandoned]
+        self._arrived.clear()
+        if arrived and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
             self._thread.start()
-        self._queue.put(request)
+        for start in range(0, len(arrived), _MAX_GROUP):
+            self._queue.put(arrived[start : start + _MAX_GROUP])
 
-    def _queue_later(self) -> None:
-        for request in self._later:
-            if not request.is_abandoned:
-                self._put(request)
-        self._later.clear()
+    def _pass_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._soon_loop is loop:
+                self._soon_loop = None
+            self._hand_over()
 
     def _later_is_due(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
             if self._later_loop is loop:
                 self._later_loop = None
-            if not self._is_closed:
-                self._queue_later()
+            self._hand_over()
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -296,6 +313,7 @@ class Writer:
                 group, is_open = self._next_group()
                 if not group:
                     continue
+                self._crowd = max(len(group), self._crowd // 2)
                 try:
                     if connection is None:
                         connection = connect(self._path, WRITER_PRAGMAS)
@@ -315,14 +333,13 @@ class Writer:
     def _next_group(self) -> tuple[list[Request], bool]:
         """Wait for a request, then take all that queued up; the flag is False after the closing mark."""
         group: list[Request] = []
-        item = self._queue.get()
-        while item is not None:
-            if not item.is_abandoned:
-                group.append(item)
-            if len(group) == _MAX_GROUP:
+        batch = self._queue.get()
+        while batch is not None:
+            group += [request for request in batch if not request.is_abandoned]
+            if len(group) >= _MAX_GROUP:
                 return group, True
             try:
-                item = self._queue.get_nowait()
+                batch = self._queue.get_nowait()
             except Empty:
                 return group, True
         return group, False
