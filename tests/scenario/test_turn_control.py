@@ -80,9 +80,11 @@ async def test_of_many_running_turns_only_the_one_that_is_named_stops(make_core)
     caller.gate = asyncio.Event()
     core = make_core(caller)
     sessions = [await core.open_session(f"s{index}") for index in range(3)]
-    running = [asyncio.create_task(session.turn("go", turn_id="t1").run()) for session in sessions]
-    while len(caller.requests) < len(sessions):
-        await asyncio.sleep(0.001)
+    running = []
+    for session in sessions:
+        running.append(asyncio.create_task(session.turn("go", turn_id="t1").run()))
+        await caller.entered.wait()
+        caller.entered.clear()
     other = make_core(ScriptedCaller([]))
     await other.request_turn_cancel("s1", turn_id="t1", request_id="r1")
     stopped = await running[1]
