@@ -52,6 +52,7 @@ from lash_cli.effects.host import (
     require_outcome_kind,
     sleep_until,
 )
+from lash_cli.effects.renewal import Renewal
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
 from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
@@ -297,10 +298,12 @@ class JournalScopedEffects:
     async def _run_claimed(
         self, claim: JournalClaim, envelope: EffectEnvelope, context: EffectContext, run: EffectExecutor
     ) -> EffectOutcome:
+        host = self._host
         outcome: EffectOutcome | None = None
         failure: EffectError | None = None
         try:
-            outcome = await _Renewal(self._host, claim).keep(run, context)
+            renewal = Renewal(host.store, host.clock, host.timings, claim, lambda: _lease_lost(host, claim))
+            outcome = await renewal.keep(run, context)
             require_outcome_kind(envelope.command, outcome)
             data = encode_outcome(outcome)
         except EffectError as error:
@@ -348,65 +351,3 @@ class JournalScopedEffects:
 
 def _lease_lost(host: JournalEffectHost, claim: JournalClaim) -> JournalFault:
     return host.fault("lease_lost", f"the claim on {claim.replay_key} was lost; its outcome is discarded")
-
-
-class _Renewal:
-    """Keeps one claim alive while its effect runs, and cuts the effect off when the claim is lost.
-
-    Nothing is started for an effect that ends within the renew interval: the
-    event loop's timer is armed (about a microsecond) and disarmed again. The
-    effect runs in the caller's task, as `asyncio.timeout` does it.
-    """
-
-    def __init__(self, host: JournalEffectHost, claim: JournalClaim) -> None:
-        self._host = host
-        self._claim = claim
-        self._interval_s = host.timings.renew_interval_ms / MS_PER_S
-        self._renewer: asyncio.Task[None] | None = None
-        self._effect: asyncio.Task[object] | None = None
-        self._is_lost = False
-
-    async def keep(self, run: EffectExecutor, context: EffectContext) -> EffectOutcome:
-        """Run the effect; raises `JournalFault` (`*_effect_replay_lease_lost`) when it was cut off."""
-        self._effect = asyncio.current_task()
-        assert self._effect is not None
-        already_cancelling = self._effect.cancelling()
-        alarm = asyncio.get_running_loop().call_later(self._interval_s, self._start)
-        try:
-            outcome = await run(context)
-        except BaseException as error:
-            await self._stop(alarm)
-            # Our own cancellation becomes the fault; one by somebody else on top of it stays a cancellation.
-            if self._is_lost and self._effect.uncancel() <= already_cancelling:
-                raise _lease_lost(self._host, self._claim) from error
-            raise
-        await self._stop(alarm)
-        if self._is_lost:
-            self._effect.uncancel()
-            raise _lease_lost(self._host, self._claim)
-        return outcome
-
-    async def _stop(self, alarm: asyncio.TimerHandle) -> None:
-        alarm.cancel()
-        if self._renewer is not None:
-            self._renewer.cancel()
-            await asyncio.gather(self._renewer, return_exceptions=True)
-
-    def _start(self) -> None:
-        self._renewer = asyncio.get_running_loop().create_task(self._renew())
-
-    async def _renew(self) -> None:
-        claim, host = self._claim, self._host
-        while True:
-            expires_at_ms = host.clock.now_ms() + host.timings.ttl_ms
-            try:
-                is_ours = await host.store.journal_renew(claim.scope_key, claim.replay_key, claim.token, expires_at_ms)
-            except LashError:
-                # A busy store is not a lost claim: two missed renewals are survived.
-                is_ours = True
-            if not is_ours:
-                self._is_lost = True
-                assert self._effect is not None
-                self._effect.cancel()
-                return
-            await host.clock.sleep(self._interval_s)

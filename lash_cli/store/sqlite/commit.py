@@ -22,7 +22,6 @@ from lash_cli.core.commit import (
     ReplaceFull,
     RuntimeCommit,
     RuntimeCommitResult,
-    TurnStamp,
     Unchanged,
 )
 from lash_cli.core.frames import AgentFrame, FrameStatus
@@ -34,7 +33,7 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases
+from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases, stamps
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session_and
 
@@ -79,18 +78,6 @@ UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, t
     checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL,
     lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
 WHERE session_key = ?
-"""
-# Step 14: the running row becomes the stamp ...
-_WRITE_STAMP = """
-UPDATE turns SET turn_index = ?, state = 'committed', claim_id = NULL, plan = NULL, generation = ?, content_hash = ?,
-    summary = ?, result = ?, head_revision = ?, first_seq = ?, last_seq = ?, committed_at_ms = ?
-WHERE session_key = ? AND turn_id = ?
-"""
-# ... and a turn that never opened a lane gets its row here.
-_INSERT_STAMP = """
-INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
-    result, head_revision, first_seq, last_seq, committed_at_ms)
-VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _COMMIT_TOO_LARGE: Final = "commit_too_large"
@@ -215,7 +202,16 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
     attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, owner_id, commit.now_ms)
     result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components)
     if commit.turn is not None:
-        _write_stamp(connection, stored, found, prepared, commit.turn, result, written)
+        stamps.write(
+            connection,
+            stored.key,
+            commit,
+            commit.turn,
+            result,
+            summary=prepared.summary,
+            seqs=(written.first_seq, written.last_seq),
+            is_running=found.turn_state is not None,
+        )
     return result
 
 
@@ -367,35 +363,6 @@ def _write_graph(
     if next_seq == stored.next_seq:
         return _Graph(leaf_seq, leaf, next_seq)
     return _Graph(leaf_seq, leaf, next_seq, stored.next_seq, next_seq - 1)
-
-
-def _write_stamp(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    found: _Found,
-    prepared: _Prepared,
-    turn: TurnStamp,
-    result: RuntimeCommitResult,
-    written: _Graph,
-) -> None:
-    """Step 14: with this row the completion has won the gate."""
-    commit = prepared.commit
-    turn_index = commit.checkpoint.turn_state.turn_index
-    key = (stored.key, turn.turn_id)
-    done = (
-        commit.fence.fencing_token,
-        turn.content_hash,
-        prepared.summary,
-        encode(result).decode(),
-        result.head_revision,
-        written.first_seq,
-        written.last_seq,
-        commit.now_ms,
-    )
-    if found.turn_state is None:
-        connection.execute(_INSERT_STAMP, (*key, turn_index, turn.summary.started_at_ms, *done))
-    else:
-        connection.execute(_WRITE_STAMP, (turn_index, *done, *key))
 
 
 class Commits:
