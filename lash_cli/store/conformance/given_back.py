@@ -1,0 +1,217 @@
+"""Laws of what is given back: abandoned claims, dropped turns, deferred and orphaned input (contract 02 §1.4, §1.8)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lash_cli.core.ingress import (
+    ActiveTurn,
+    ByInputId,
+    Cancelled,
+    InputState,
+    NextTurn,
+)
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.input_claims import end
+
+S = make.SESSION
+
+
+class GivenBackLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    # --- giving back --------------------------------------------------------------------------
+
+    async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        fence = await make.fence_of(store, clock)
+        claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
+        assert claim is not None
+        stolen = msgspec.structs.replace(claim, claim_token="forged")
+        assert await store.abandon_turn_input_claims([stolen]) == ()
+        assert await open_store().abandon_turn_input_claims([stolen, claim, claim]) == ("i1",)
+        assert await store.abandon_turn_input_claims([claim]) == ()
+        (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
+        assert isinstance(result.outcome, Cancelled)
+
+    async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1")
+        fence = await make.fence_of(store, clock)
+        old = await store.claim_next_turn_inputs(fence, claim_token="ct1")
+        successor = await end(store, clock, fence, "release")
+        new = await store.claim_next_turn_inputs(successor, claim_token="ct2")
+        assert old is not None and new is not None
+        assert await store.abandon_turn_input_claims([old]) == ()
+        assert await make.pending_ids(store) == []
+        assert await store.abandon_turn_input_claims([new]) == ("i1",)
+
+    async def test_abandoning_what_a_checkpoint_took_keeps_the_turn(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        assert taken.inputs is not None
+        assert await store.abandon_turn_input_claims([taken.inputs]) == ("i1",)
+        (row,) = await store.inputs(S, pending_only=True)
+        assert (row.state, row.ingress) == (InputState.PENDING_ACTIVE, ActiveTurn("t1"))
+        assert [turn.turn_id for turn in await store.unfinished_turns(S)] == ["t1"]
+
+    async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        (batch,) = await make.put(store, make.wake())
+        await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        await store.request_turn_cancel(S, "t1", make.evidence(), 1)
+        assert lane.claim is not None
+        assert set(await store.abandon_turn_input_claims([lane.claim])) == {"in-t1", "i1", batch}
+        assert await store.turn(S, "t1") is None
+        assert await store.cancel_gate(S, "t1") is None
+        assert await make.pending_ids(store) == ["in-t1", "i1"]
+        assert await make.pending_batch_ids(store) == [batch]
+        await store.release_lease(make.fence_of_lane(lane))
+        following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert not following.redrive and make.ids_of(following.claim) == ["in-t1", "i1"]
+
+    async def test_a_claim_of_a_committed_turn_gives_nothing_back(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
+        )
+        assert lane.claim is not None
+        assert await store.abandon_turn_input_claims([lane.claim]) == ()
+        turn = await store.turn(S, "t1")
+        assert turn is not None and turn.state == "committed"
+
+    async def test_abandoning_in_a_session_that_is_gone_is_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        for session_id in (S, "s2"):
+            await make.enqueue(store, f"i-{session_id}", session_id=session_id)
+        fences = [await make.fence_of(store, clock, session_id=session_id) for session_id in (S, "s2")]
+        claims = [await store.claim_next_turn_inputs(fence, claim_token="ct") for fence in fences]
+        await store.release_lease(fences[0])
+        await store.delete_session(S, 1)
+        assert await store.abandon_turn_input_claims([one for one in claims if one is not None]) == ("i-s2",)
+
+    async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "i1", session_id="s2")
+        lane = make.granted(await store.open_lane(make.drain_request(clock, session_id="s2")))
+        assert lane.claim is not None
+        assert await store.find_claim(lane.claim.claim_id) == lane.claim
+        assert await store.find_claim("tic:0:0") is None
+        initial = "s2:frame:initial"
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(lane),
+                make.append(["m1"], frame_id=initial),
+                turn=make.stamp("d1"),
+                claim=lane.claim,
+            )
+        )
+        assert await store.find_claim(lane.claim.claim_id) is None
+
+    # --- deferral and orphans -----------------------------------------------------------------
+
+    async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        fence = make.fence_of_lane(lane)
+        await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
+        claims = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+        missed = await make.enqueue(store, "missed", ingress=ActiveTurn("t1"))
+        await make.enqueue(store, "cancelled", ingress=ActiveTurn("t1"))
+        await store.cancel_turn_inputs(S, [ByInputId("cancelled")])
+        await make.enqueue(store, "others", ingress=ActiveTurn("t2"))
+        await make.enqueue(store, "next")
+        commit = make.commit(
+            fence, make.append(["m1"]), turn=make.stamp(), claim=lane.claim, claims=[claims.inputs], defer="t1"
+        )
+        result = await store.commit_runtime_state(commit)
+        assert result.has_waiting
+        states = {row.input_id: (row.state, row.ingress) for row in await store.inputs(S, pending_only=False)}
+        assert states["taken"][0] is InputState.COMPLETED
+        assert states["missed"] == (InputState.DEFERRED_NEXT_TURN, NextTurn())
+        assert states["cancelled"] == (InputState.CANCELLED, ActiveTurn("t1"))
+        assert states["others"] == (InputState.PENDING_ACTIVE, ActiveTurn("t2"))
+        listed = await store.inputs(S, pending_only=True)
+        assert [row.input_id for row in listed] == ["missed", "others", "next"]
+        assert listed[0].enqueue_seq == missed.enqueue_seq
+        assert (await store.commit_runtime_state(commit)).replayed
+        assert await store.inputs(S, pending_only=True) == listed
+
+    async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        (batch,) = await make.put(store, make.wake())
+        await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        result = await store.commit_runtime_state(
+            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp())
+        )
+        assert result.has_waiting
+        assert await make.pending_ids(store) == ["in-t1"]
+        assert await make.pending_batch_ids(store) == [batch]
+
+    async def test_a_drain_takes_up_text_addressed_to_turns_that_run_no_more(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        orphan = await make.enqueue(store, "orphan", ingress=ActiveTurn("t0", "before_completion"))
+        await make.enqueue(store, "next")
+        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        assert lane.claim is not None and make.ids_of(lane.claim) == ["orphan", "next"]
+        first = lane.claim.inputs[0]
+        assert (first.enqueue_seq, first.state, first.ingress) == (
+            orphan.enqueue_seq,
+            InputState.DEFERRED_NEXT_TURN,
+            NextTurn(),
+        )
+
+    async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        for turn_id in ("t0", "t1", "t2", "t3"):
+            await make.enqueue(store, f"for-{turn_id}", ingress=ActiveTurn(turn_id))
+        assert await store.defer_orphaned_active_turn_inputs(fence, turn_id="t2") == 1
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 2
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 0
+        waiting = {row.input_id: row.state for row in await store.inputs(S, pending_only=True)}
+        assert waiting.pop("for-t1") is InputState.PENDING_ACTIVE
+        assert set(waiting.values()) == {InputState.DEFERRED_NEXT_TURN}
