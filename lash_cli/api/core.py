@@ -276,7 +276,7 @@ class LashCore(AcrossProcesses):
         self, resident: ResidentSession, store: RuntimePersistence, spec: SessionSpec, base: SessionPolicy
     ) -> None:
         """Adopt the stored head: host policy over the current frame, but the recorded provider stays."""
-        read = await store.load_session(resident.session_id, ReadScope.ACTIVE_PATH)
+        read = await store.load_session(resident.session_id, ReadScope.CONVERSATION)
         if read is None:
             if spec.inherit == "stored":
                 row = await store.session_row(resident.session_id)

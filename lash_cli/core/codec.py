@@ -27,7 +27,8 @@ encode = _encoder.encode
 
 
 @cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    """The decoder behind `decode`, for a loop over many values of one kind."""
     return msgspec.json.Decoder(kind)
 
 
@@ -43,7 +44,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 def decode_any(data: bytes | str, kind: Any) -> Any:
     """Like `decode` for types a `type[T]` cannot express, such as tagged unions and tuples."""
-    return _decoder(kind).decode(data)
+    return decoder(kind).decode(data)
 
 
 def to_builtins(value: Any) -> Any:

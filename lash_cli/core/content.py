@@ -231,6 +231,8 @@ def is_safe_to_resume(messages: tuple[Message, ...] | list[Message]) -> bool:
                 calls.append(part.tool_call_id)
             elif isinstance(part, ToolResultPart):
                 results.append(part.tool_call_id)
+    if not calls and not results:
+        return True
     return all(call.strip() for call in calls) and len(set(calls)) == len(calls) and sorted(calls) == sorted(results)
 
 

@@ -76,8 +76,9 @@ def scope_session_id(scope: ExecutionScope) -> str | None:
 
 def validate_scope(scope: ExecutionScope) -> None:
     """Raise `EffectError` (`missing_execution_scope_id`) when any id of the scope is blank."""
-    if any(not str(getattr(scope, name)).strip() for name in scope.__struct_fields__):
-        raise EffectError("missing_execution_scope_id", f"execution scope has a blank id: {type(scope).__name__}")
+    for name in scope.__struct_fields__:
+        if not getattr(scope, name).strip():
+            raise EffectError("missing_execution_scope_id", f"execution scope has a blank id: {type(scope).__name__}")
 
 
 def scope_key(scope: ExecutionScope) -> str:

@@ -28,6 +28,7 @@ from lash_cli.core.activity import (
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse, NormalizedError, TerminalReason
 from lash_cli.core.machine_records import (
+    AWAITED_KINDS,
     Append,
     AwaitedEffect,
     CheckpointDelivery,
@@ -181,8 +182,8 @@ class TurnMachine:
                 case _:
                     return None
         effect = self._queue.popleft()
-        if isinstance(effect, AwaitedEffect):
-            self._outstanding = effect.effect_id
+        if type(effect) in AWAITED_KINDS:
+            self._outstanding = effect.effect_id  # type: ignore[union-attr]
         return effect
 
     def respond(self, effect_id: int, response: MachineResponse) -> bool:
@@ -423,7 +424,8 @@ class TurnMachine:
         """Close open calls, drop what was asked but not handed out, and queue progress, outcome and `DoneEffect`."""
         self._move(MachineEvent.FINISH)
         self._outstanding = None
-        self._queue = deque(effect for effect in self._queue if not isinstance(effect, AwaitedEffect))
+        if self._queue:
+            self._queue = deque(effect for effect in self._queue if type(effect) not in AWAITED_KINDS)
         self._tool_calls += self._tail.close(cancel_reason)
         self._issues += issues
         self._queue.append(ProgressEffect(self._iteration, len(self._tail)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 import msgspec
 
@@ -120,6 +120,8 @@ class DoneEffect(Record):
 
 AwaitedEffect = LlmCallEffect | ToolCallsEffect | ExecCodeEffect | CheckpointEffect | SyncEnvironmentEffect
 MachineEffect = AwaitedEffect | EmitEffect | ProgressEffect | DoneEffect
+# The same as a set: membership is asked for every effect, and a union asks its members one by one.
+AWAITED_KINDS: Final = frozenset(get_args(AwaitedEffect))
 
 
 # --- responses ----------------------------------------------------------------------------------

@@ -153,6 +153,8 @@ def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) ->
     becomes `{prefix}.c{index}`, a function of the position only, so a replay
     finds it again. Other ids stay what the provider sent.
     """
+    if not response.tool_calls:
+        return response
     seen = set(taken)
     own = {part.tool_call_id for part in response.tool_calls}
     parts: list[LlmPart] = []

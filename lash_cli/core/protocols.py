@@ -9,6 +9,7 @@ SQL and the inline effect host.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -207,6 +208,14 @@ class ScopedEffects(Protocol):
 
     async def settle(self) -> None:
         """Wait until every outcome handed out stands in the journal."""
+        ...
+
+    def superseded(self) -> AbstractContextManager[None]:
+        """A block that writes the terminal commit of the scope.
+
+        Outcomes not yet written need no row once that commit stands, so they are withdrawn; when the block raises, they
+        are written after all, for whoever drives the scope again.
+        """
         ...
 
     async def is_known(self, replay_key: str) -> bool:

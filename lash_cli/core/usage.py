@@ -35,7 +35,13 @@ class TokenUsage(Record):
         return self.input_tokens + self.output_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        return TokenUsage(*(getattr(self, name) + getattr(other, name) for name in _FIELDS))
+        return TokenUsage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+            self.cache_write_input_tokens + other.cache_write_input_tokens,
+            self.reasoning_output_tokens + other.reasoning_output_tokens,
+        )
 
     def merged_with(self, later: TokenUsage) -> TokenUsage:
         """This usage overlaid by a later report of the same call: only values above 0 overwrite (contract 06 §1)."""

@@ -7,6 +7,7 @@ memory beyond this process.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, validate_scope
@@ -62,3 +63,7 @@ class InlineScopedEffects:
 
     async def settle(self) -> None:
         """Nothing is ever outstanding."""
+
+    def superseded(self) -> AbstractContextManager[None]:
+        """Nothing is ever recorded."""
+        return nullcontext()

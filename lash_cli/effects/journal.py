@@ -11,15 +11,16 @@ no other writer can exist, so a row of an earlier generation is taken over at
 once, and the first drive of a turn (`fresh`) records an effect that is safe to
 repeat with one insert, without claiming it first and without waiting for it:
 the row is written in passing, within milliseconds and before any later effect
-starts, so a plain turn costs two transactions and not three. A tool attempt is always
-claimed before it runs: that row is how a re-drive knows that it may have
+starts, or not at all when the turn is committed before that (`superseded`). A tool
+attempt is always claimed before it runs: that row is how a re-drive knows that it may have
 happened.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import msgspec
@@ -51,9 +52,10 @@ from lash_cli.effects.host import (
     require_outcome_kind,
     sleep_until,
 )
+from lash_cli.effects.renewal import Renewal
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
-from lash_cli.store.base import JournalClaim, JournalRow, JournalStore, WaitStore
+from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
 
 MAX_HELD_WAIT_MS = 25
 
@@ -65,6 +67,13 @@ _SAFE_TO_REPEAT = (LlmCallCommand, CheckpointCommand, PeekAwaitEventCommand)
 
 class EffectStore(JournalStore, WaitStore, Protocol):
     """What the host needs of a store."""
+
+
+class _InPassing(msgspec.Struct, frozen=True, eq=False):
+    """A result on its way into the journal."""
+
+    make: Callable[[], JournalRecording]
+    written: asyncio.Future[bool]
 
 
 class JournalEffectHost(StoreResolver):
@@ -131,18 +140,19 @@ class JournalScopedEffects:
         self._fresh = fresh
         self._started: set[str] = set()
         self._rows: dict[str, JournalRow] | None = None
-        self._unsettled: list[Awaitable[bool]] = []
+        self._unsettled: list[_InPassing] = []
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`."""
         require_envelope(self.scope, envelope)
-        claim = self._claim(envelope)
-        key = claim.replay_key
-        if self._fresh and key not in self._started and not self._host.strict_replay:
+        key = envelope.invocation.replay_key
+        is_first = self._fresh and key not in self._started and not self._host.strict_replay
+        if is_first:
             self._started.add(key)
             if isinstance(envelope.command, _SAFE_TO_REPEAT):
-                return await self._run_unclaimed(claim, envelope, run)
-        else:
+                return await self._run_unclaimed(envelope, run)
+        claim = self._claim(envelope, self._host.clock.now_ms(), self._host.ids.token())
+        if not is_first:
             row = await self._known_row(key)
             if row is not None and row.status != "in_progress":
                 return await self._answer(row, claim, envelope)
@@ -155,8 +165,20 @@ class JournalScopedEffects:
         `JournalFault` when a journal that was promised to be empty was not.
         """
         while self._unsettled:
-            if not await self._unsettled.pop(0):
+            if not await self._unsettled.pop(0).written:
                 raise self._host.fault("corrupt_row", f"the journal of {self._scope_key} was not empty")
+
+    @contextmanager
+    def superseded(self) -> Iterator[None]:
+        """See `ScopedEffects`. A row the writer has begun with is written all the same, and nobody reads it."""
+        withdrawn = [passing.make for passing in self._unsettled if passing.written.cancel()]
+        self._unsettled.clear()
+        try:
+            yield
+        except BaseException:
+            for make in withdrawn:
+                self._record_later(make)
+            raise
 
     async def is_known(self, replay_key: str) -> bool:
         """See `ScopedEffects`; without a fence only what this object itself started is known."""
@@ -170,16 +192,18 @@ class JournalScopedEffects:
             return True
         return not self._fresh and any(key.startswith(key_prefix) for key in await self._journal())
 
-    def _claim(self, envelope: EffectEnvelope) -> JournalClaim:
+    def _record_later(self, make: Callable[[], JournalRecording]) -> None:
+        self._unsettled.append(_InPassing(make, self._host.store.journal_record_later(make)))
+
+    def _claim(self, envelope: EffectEnvelope, now_ms: int, token: str) -> JournalClaim:
         host = self._host
-        now_ms = host.clock.now_ms()
         return JournalClaim(
             scope_key=self._scope_key,
             session_id=self._session_id,
             replay_key=envelope.invocation.replay_key,
             envelope=canonical(envelope),
             owner=host.owner,
-            token=host.ids.token(),
+            token=token,
             ttl_ms=host.timings.ttl_ms,
             now_ms=now_ms,
             due_at_ms=due_at_ms(envelope, now_ms),
@@ -220,8 +244,9 @@ class JournalScopedEffects:
             await sleep_until(self._host.clock, row.due_at_ms)
         return answer
 
-    async def _run_unclaimed(self, claim: JournalClaim, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
+    async def _run_unclaimed(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """Run an effect that is safe to repeat and record it with one insert."""
+        started_at_ms = self._host.clock.now_ms()
         failure: EffectError | None = None
         outcome: EffectOutcome | None = None
         try:
@@ -233,12 +258,15 @@ class JournalScopedEffects:
         if outcome is not None:
             require_outcome_kind(envelope.command, outcome)
         self._host.crash_point("before", envelope, "recorded")
-        recorded = self._host.store.journal_record_later(
-            claim,
-            outcome=None if outcome is None else encode_outcome(outcome),
-            error=None if failure is None else encode_error(failure),
-        )
-        self._unsettled.append(recorded)
+
+        def make() -> JournalRecording:
+            return JournalRecording(
+                self._claim(envelope, started_at_ms, ""),
+                outcome=None if outcome is None else encode_outcome(outcome),
+                error=None if failure is None else encode_error(failure),
+            )
+
+        self._record_later(make)
         if self._host.has_crash_point:
             await self.settle()
             self._host.crash_point("after", envelope, "recorded")
@@ -280,10 +308,12 @@ class JournalScopedEffects:
     async def _run_claimed(
         self, claim: JournalClaim, envelope: EffectEnvelope, context: EffectContext, run: EffectExecutor
     ) -> EffectOutcome:
+        host = self._host
         outcome: EffectOutcome | None = None
         failure: EffectError | None = None
         try:
-            outcome = await _Renewal(self._host, claim).keep(run, context)
+            renewal = Renewal(host.store, host.clock, host.timings, claim, lambda: _lease_lost(host, claim))
+            outcome = await renewal.keep(run, context)
             require_outcome_kind(envelope.command, outcome)
             data = encode_outcome(outcome)
         except EffectError as error:
@@ -331,65 +361,3 @@ class JournalScopedEffects:
 
 def _lease_lost(host: JournalEffectHost, claim: JournalClaim) -> JournalFault:
     return host.fault("lease_lost", f"the claim on {claim.replay_key} was lost; its outcome is discarded")
-
-
-class _Renewal:
-    """Keeps one claim alive while its effect runs, and cuts the effect off when the claim is lost.
-
-    Nothing is started for an effect that ends within the renew interval: the
-    event loop's timer is armed (about a microsecond) and disarmed again. The
-    effect runs in the caller's task, as `asyncio.timeout` does it.
-    """
-
-    def __init__(self, host: JournalEffectHost, claim: JournalClaim) -> None:
-        self._host = host
-        self._claim = claim
-        self._interval_s = host.timings.renew_interval_ms / MS_PER_S
-        self._renewer: asyncio.Task[None] | None = None
-        self._effect: asyncio.Task[object] | None = None
-        self._is_lost = False
-
-    async def keep(self, run: EffectExecutor, context: EffectContext) -> EffectOutcome:
-        """Run the effect; raises `JournalFault` (`*_effect_replay_lease_lost`) when it was cut off."""
-        self._effect = asyncio.current_task()
-        assert self._effect is not None
-        already_cancelling = self._effect.cancelling()
-        alarm = asyncio.get_running_loop().call_later(self._interval_s, self._start)
-        try:
-            outcome = await run(context)
-        except BaseException as error:
-            await self._stop(alarm)
-            # Our own cancellation becomes the fault; one by somebody else on top of it stays a cancellation.
-            if self._is_lost and self._effect.uncancel() <= already_cancelling:
-                raise _lease_lost(self._host, self._claim) from error
-            raise
-        await self._stop(alarm)
-        if self._is_lost:
-            self._effect.uncancel()
-            raise _lease_lost(self._host, self._claim)
-        return outcome
-
-    async def _stop(self, alarm: asyncio.TimerHandle) -> None:
-        alarm.cancel()
-        if self._renewer is not None:
-            self._renewer.cancel()
-            await asyncio.gather(self._renewer, return_exceptions=True)
-
-    def _start(self) -> None:
-        self._renewer = asyncio.get_running_loop().create_task(self._renew())
-
-    async def _renew(self) -> None:
-        claim, host = self._claim, self._host
-        while True:
-            expires_at_ms = host.clock.now_ms() + host.timings.ttl_ms
-            try:
-                is_ours = await host.store.journal_renew(claim.scope_key, claim.replay_key, claim.token, expires_at_ms)
-            except LashError:
-                # A busy store is not a lost claim: two missed renewals are survived.
-                is_ours = True
-            if not is_ours:
-                self._is_lost = True
-                assert self._effect is not None
-                self._effect.cancel()
-                return
-            await host.clock.sleep(self._interval_s)

@@ -147,7 +147,7 @@ class TurnDriver:
 
     async def drive_machine(self, drive: Drive, opening: tuple[Message, ...]) -> DoneEffect:
         """Feed the machine until it is done. Raises only what must end the turn without an outcome."""
-        environment = ModelEnvironment(self.session, drive.policy, drive.core_prompt)
+        environment = ModelEnvironment.of(self.session, drive.policy, drive.core_prompt)
         scope = TurnScope(self.session.session_id, drive.turn_id)
         counter = 0
 

@@ -1,12 +1,19 @@
-"""Watching the cancel gate of a running turn, so that a request of any process reaches it (contract 02 §7)."""
+"""Watching the cancel gates of running turns, so that a request of any process reaches them (contract 02 §7).
+
+One look serves every turn that runs on an event loop over one store, so what
+watching costs does not grow with the number of turns, and a turn that is over
+before the next look pays for an entry in a table.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from weakref import WeakKeyDictionary
 
 from lash_cli.core.outcome import (
     CancelRequested,
+    TurnCancellationEvidence,
 )
 from lash_cli.errors import (
     LashError,
@@ -17,42 +24,87 @@ from lash_cli.store.base import RuntimePersistence
 GATE_POLL_S = 0.05
 
 
+class _Keeper:
+    """The running turns of one loop and store, and the timer that looks at their gates while there are any."""
+
+    def __init__(self, store: RuntimePersistence, loop: asyncio.AbstractEventLoop) -> None:
+        self.store = store
+        self.tokens: dict[tuple[str, str], CancelToken] = {}
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._look: asyncio.Task[None] | None = None
+
+    def enter(self, session_id: str, turn_id: str, token: CancelToken) -> None:
+        self.tokens[session_id, turn_id] = token
+        if self._timer is None:
+            self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
+
+    async def leave(self, session_id: str, turn_id: str) -> None:
+        """Forget a turn; the last one ends the look that may be under way. The timer finds nobody and stops."""
+        self.tokens.pop((session_id, turn_id), None)
+        if not self.tokens and self._look is not None:
+            look, self._look = self._look, None
+            look.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await look
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self.tokens:
+            _forget(self)
+            return
+        self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
+        if self._look is None or self._look.done():
+            self._look = self._loop.create_task(self._look_at_all())
+
+    async def _look_at_all(self) -> None:
+        with contextlib.suppress(LashError):
+            for session_id, turn_id, evidence in await self.store.cancel_requests():
+                token = self.tokens.get((session_id, turn_id))
+                if token is not None:
+                    _trip(token, evidence)
+
+
+_KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Keeper]] = WeakKeyDictionary()
+
+
+def _keeper_of(store: RuntimePersistence) -> _Keeper:
+    loop = asyncio.get_running_loop()
+    keepers = _KEEPERS.setdefault(loop, {})
+    keeper = keepers.get(id(store))
+    if keeper is None:
+        keeper = keepers[id(store)] = _Keeper(store, loop)
+    return keeper
+
+
+def _forget(keeper: _Keeper) -> None:
+    """A keeper lives as long as its turns, so that it does not hold its store."""
+    _KEEPERS.get(asyncio.get_running_loop(), {}).pop(id(keeper.store), None)
+
+
+def _trip(token: CancelToken, evidence: TurnCancellationEvidence) -> None:
+    token.trip(CancelCause.REQUESTED, evidence=evidence, reason=evidence.reason)
+
+
 class GateWatch:
-    """Looks at a turn's cancel gate while the turn runs (contract 02 §7). Costs nothing for a turn under 50 ms."""
+    """Has one turn's cancel gate looked at while the turn runs."""
 
     def __init__(self, store: RuntimePersistence, session_id: str, turn_id: str, token: CancelToken) -> None:
         self._store = store
         self._session_id = session_id
         self._turn_id = turn_id
         self._token = token
-        self._handle: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._keeper = _keeper_of(store)
 
     async def look(self) -> None:
         """Trip the token when a cancel request stands at the gate."""
         gate = await self._store.cancel_gate(self._session_id, self._turn_id)
         if isinstance(gate, CancelRequested):
-            self._token.trip(CancelCause.REQUESTED, evidence=gate.cancellation, reason=gate.cancellation.reason)
-
-    async def _watch(self) -> None:
-        while not self._token.is_set:
-            with contextlib.suppress(LashError):
-                await self.look()
-            await asyncio.sleep(GATE_POLL_S)
+            _trip(self._token, gate.cancellation)
 
     async def __aenter__(self) -> GateWatch:
-        loop = asyncio.get_running_loop()
-
-        def begin() -> None:
-            self._task = loop.create_task(self._watch())
-
-        self._handle = loop.call_later(GATE_POLL_S, begin)
+        self._keeper.enter(self._session_id, self._turn_id, self._token)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._keeper.leave(self._session_id, self._turn_id)

@@ -26,6 +26,7 @@ from lash_cli.core.lease import (
 )
 from lash_cli.core.protocols import Clock, Ids
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.runtime.alarms import Alarm, alarm_after
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence
 from lash_cli.system import is_definitely_dead
@@ -127,7 +128,7 @@ class LaneGuard:
         self._timings = timings
         self._on_lost = on_lost
         self._expires_at = clock.monotonic() + timings.ttl_ms / 1000
-        self._handle: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
         self._task: asyncio.Task[None] | None = None
         self.lease = lease
         self.fence: LeaseFence = lease.fence()
@@ -136,8 +137,7 @@ class LaneGuard:
 
     def start(self) -> None:
         """Schedule renewals. A turn shorter than one interval never pays for a task."""
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(self._timings.renew_interval_ms / 1000, self._begin_renewing)
+        self._alarm = alarm_after(self._timings.renew_interval_ms / 1000, self._begin_renewing)
 
     def _begin_renewing(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._renew_until_lost())
@@ -185,8 +185,8 @@ class LaneGuard:
 
     async def stop(self) -> None:
         """End renewals; the lease itself stays as it is."""
-        if self._handle is not None:
-            self._handle.cancel()
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -40,10 +40,11 @@ Emit = Callable[[TurnEvent, str], Awaitable[None]]
 
 
 class ModelEnvironment:
-    """What every call of a turn shares: system prompt, tool specs and their digest.
+    """What every call of a session shares: system prompt, tool specs and their digest.
 
-    Rebuilt only when the tool generation moved, so a plain turn hashes a few
-    hundred bytes.
+    Kept from turn to turn: the tools are looked at again when a turn begins and
+    when their generation moved, but rendered and hashed only when they differ,
+    so a plain turn hashes none of it.
     """
 
     def __init__(self, session: ResidentSession, policy: SessionPolicy, core_prompt: PromptLayer) -> None:
@@ -51,9 +52,19 @@ class ModelEnvironment:
         self._policy = policy
         self._core_prompt = core_prompt
         self._generation: int | None = None
-        self.system = ""
+        self.system = render_prompt((core_prompt, policy.prompt))
         self.tools: tuple[LlmToolSpec, ...] = ()
         self.shape = ""
+
+    @classmethod
+    def of(cls, session: ResidentSession, policy: SessionPolicy, core_prompt: PromptLayer) -> ModelEnvironment:
+        """The environment of a turn that begins: the one the session used last, if it was made of the same parts."""
+        last = session.model_environment
+        if isinstance(last, cls) and last._policy is policy and last._core_prompt == core_prompt:
+            last._generation = None
+            return last
+        session.model_environment = made = cls(session, policy, core_prompt)
+        return made
 
     def sync(self) -> None:
         """Bring tools and prompt up to date with the registry."""
@@ -65,11 +76,12 @@ class ModelEnvironment:
             resolved = registry.resolve(manifest.name)
             if resolved is not None and manifest.activation == "always":
                 specs.append(LlmToolSpec(manifest.name, manifest.description, resolved.contract().input_schema))
-        self.tools = tuple(specs)
-        self.system = render_prompt((self._core_prompt, self._policy.prompt))
-        model = self._policy.model
-        shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
-        self.shape = canonical_hash(shape)[:_DIGEST_CHARS]
+        tools = tuple(specs)
+        if not self.shape or tools != self.tools:
+            self.tools = tools
+            model = self._policy.model
+            shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
+            self.shape = canonical_hash(shape)[:_DIGEST_CHARS]
         self._generation = registry.generation
 
 

@@ -96,6 +96,8 @@ class ResidentSession:
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self._initial_nodes: tuple[SessionNode, ...] = ()
+        # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
+        self.model_environment: object = None
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -157,12 +159,12 @@ class ResidentSession:
         """
         if self.store is None:
             return
-        read = await self.store.load_session(self.session_id, ReadScope.ACTIVE_PATH)
+        read = await self.store.load_session(self.session_id, ReadScope.CONVERSATION)
         if read is not None:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
-        """Take over a loaded head. With `keep_policy` the host's policy stays on the current frame."""
+        """Take over a head read as a conversation. With `keep_policy` the host's policy stays on the current frame."""
         if read.session_id != self.session_id:
             raise StoreSessionMismatch(
                 f"loaded session {read.session_id}, requested {self.session_id}",
@@ -174,7 +176,7 @@ class ResidentSession:
         self.head_revision = read.head_revision
         self.leaf_node_id = read.leaf_node_id
         self.checkpoint_ref = read.checkpoint_ref
-        self.messages = messages_on(read.nodes, stored.frame_id)
+        self.messages = list(read.messages)
         self.turn_state = read.turn_state
         self.ledger = merge_ledger(read.token_ledger)
         self.dirty.discard(Dirty.FRAMES)

@@ -298,7 +298,8 @@ class DurableTurn(TurnDriver):
         )
         self.host.reach("before:commit")
         try:
-            result = await self.store.commit_runtime_state(terminal.commit)
+            with drive.effects.superseded():
+                result = await self.store.commit_runtime_state(terminal.commit)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
                 raise

@@ -9,14 +9,15 @@ the judgements live in `core`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.content import Message
 from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import SessionNode
@@ -28,6 +29,9 @@ from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkClaim
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
+
+if TYPE_CHECKING:
+    import asyncio
 
 DurabilityTier = Literal["inline", "durable"]
 
@@ -80,16 +84,19 @@ class SessionRow(Record):
 
 
 class ReadScope(StrEnum):
-    """How much of the graph a load brings: every branch, the path of the current frame, or no node at all."""
+    """How much of the graph a load brings: every branch, the path of the current frame, only what was said on it, or
+    no node at all."""
 
     FULL_GRAPH = "full_graph"
     ACTIVE_PATH = "active_path"
+    CONVERSATION = "conversation"
     HEAD = "head"
 
 
 class PersistedSessionRead(Record):
-    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `HEAD` it is
-    empty and everything else is as with the others."""
+    """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `CONVERSATION`
+    and `HEAD` it is empty and everything else is as with the others. With `CONVERSATION`, `messages` is what
+    `core.graph.messages_on` makes of that path; with the others it is empty."""
 
     session_id: str
     head_revision: int
@@ -101,6 +108,7 @@ class PersistedSessionRead(Record):
     checkpoint_ref: str
     component_refs: dict[str, str] = {}
     token_ledger: tuple[TokenLedgerEntry, ...] = ()
+    messages: tuple[Message, ...] = ()
 
 
 class HeadPosition(Record):
@@ -251,6 +259,14 @@ class JournalClaim(msgspec.Struct, frozen=True, kw_only=True):
     fence: LeaseFence | None = None
 
 
+class JournalRecording(msgspec.Struct, frozen=True):
+    """A finished effect that was never claimed: exactly one of `outcome` and `error` is its result."""
+
+    claim: JournalClaim
+    outcome: bytes | None = None
+    error: bytes | None = None
+
+
 class JournalPrepared(msgspec.Struct, frozen=True):
     """What `journal_prepare` found. `claimed`: run it (`taken_over` says an earlier attempt was cut off).
     `recorded`: `row` holds outcome or error, or an envelope that differs. `held`: somebody else runs it."""
@@ -390,6 +406,10 @@ class LaneStore(Protocol):
         """What stands at the gate of a turn."""
         ...
 
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """Session, turn and request of every turn that runs and was asked to stop."""
+        ...
+
 
 class JournalStore(Protocol):
     """The effect journal (contract 03 §2.6)."""
@@ -404,10 +424,12 @@ class JournalStore(Protocol):
         `SessionExecutionLeaseExpired` when the fence is dead."""
         ...
 
-    def journal_record_later(
-        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
-    ) -> Awaitable[bool]:
-        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds."""
+    def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
+        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds.
+
+        `recording` is called on another thread when the row is written. Cancelling the future before that withdraws the
+        row; afterwards it changes nothing.
+        """
         ...
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:

@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from lash_cli.core.content import ProsePart
-from lash_cli.core.llm import AttemptRecord, LlmCallRecord, LlmCallResult, LlmRequest, LlmResponse
+from lash_cli.core.content import ProsePart, Role, ToolCallPart
+from lash_cli.core.llm import AttemptRecord, LlmCallRecord, LlmCallResult, LlmRequest, LlmResponse, TerminalReason
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.core.usage import TokenUsage
@@ -45,6 +45,23 @@ class InstantCaller:
 
     async def aclose(self) -> None:
         pass
+
+
+class ToolCaller(InstantCaller):
+    """A model that asks for the tool `note` once and then answers as `InstantCaller` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        part = ToolCallPart("c1", "note", '{"text":"a note to keep"}')
+        self._asking = LlmResponse((part,), TokenUsage(100, 20), TerminalReason.TOOL_USE)
+
+    async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
+        last = request.messages[-1]
+        is_told = last.role is Role.USER and any(part.__struct_config__.tag == "tool_result" for part in last.parts)
+        if is_told:
+            return await super().call(request, sink=sink, cancel=cancel)
+        attempt = AttemptRecord(1, 0, 0, "completed", "terminal_observed", usage=self._asking.usage)
+        return LlmCallResult(LlmCallRecord(request.scope.request_id, (attempt,)), response=self._asking)
 
 
 def median_us(samples: list[float]) -> float:

@@ -2,14 +2,15 @@
 
     python tests/bench/open_resume.py
 
-Prints the time from `open_session` until a turn could start, the share of it
-spent reading, and the wall time of a new process that opens the session and
-runs one turn, against a bare interpreter.
+Prints the time from `open_session` until a turn could start, and the wall time
+of a new process that opens the session and runs one turn, against a bare
+interpreter. The new process finds compiled modules, as an installed one does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -47,13 +48,14 @@ async def in_process(directory: Path) -> float:
 
 
 def wall_ms(command: list[str]) -> float:
-    """Best of five runs of a whole process."""
+    """Best of five runs of a whole process, after one that compiles what it imports."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     samples = []
-    for _ in range(5):
+    for _ in range(6):
         started = clock()
-        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True, env=environment)
         samples.append(clock() - started)
-    return min(samples) * 1e3
+    return min(samples[1:]) * 1e3
 
 
 async def main() -> None:

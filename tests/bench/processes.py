@@ -3,8 +3,9 @@
     python tests/bench/processes.py [--seconds N]
 
 Prints turns per second and the 99th percentile of four processes turning four
-sessions, with the number of errors and of turns that were acknowledged and are
-missing, and the time from a cancel receipt to the cancelled commit.
+sessions, next to four processes that write the same rows by hand, with the
+number of errors and of turns that were acknowledged and are missing, and the
+time from a cancel receipt to the cancelled commit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from measuring import InstantCaller, clock, emit, percentile, user_text
-from turn import new_core
+from turn import RawTurns, new_core
 
 PROCESSES = 4
 CANCELS = 20
@@ -38,6 +39,36 @@ async def worker(directory: Path, session_id: str, seconds: float) -> None:
     print(json.dumps({"turns": len(samples), "p99": percentile(samples, 0.99)}))
 
 
+def raw_worker(directory: Path, index: int, seconds: float) -> None:
+    """Write the rows of turns by hand until the time is over."""
+    raw = RawTurns(directory / "lash.db", 10_000_000 * (index + 1))
+    raw.connection.execute("PRAGMA busy_timeout=15000")
+    raw.connection.execute("PRAGMA wal_autocheckpoint=1000")
+    samples: list[float] = []
+    ends = clock() + seconds
+    while clock() < ends:
+        started = clock()
+        raw.turn(10_000_000 * index + len(samples))
+        samples.append(clock() - started)
+    raw.connection.close()
+    print(json.dumps({"turns": len(samples), "p99": percentile(samples, 0.99)}))
+
+
+def four_raw_processes(seconds: float) -> float:
+    """Turns per second of four processes that share one file without lash."""
+    with tempfile.TemporaryDirectory() as name:
+        asyncio.run(messages_stored(Path(name)))
+        command = [sys.executable, __file__, "--worker", name, "--seconds", str(seconds), "--raw"]
+        running = [
+            subprocess.Popen([*command, str(index)], stdout=subprocess.PIPE, text=True) for index in range(PROCESSES)
+        ]
+        reports = [json.loads(process.communicate()[0]) for process in running]
+    turns = sum(report["turns"] for report in reports)
+    emit("raw_turns_per_second", turns / seconds, "turns/s", processes=PROCESSES)
+    emit("raw_turn_p99_ms", max(report["p99"] for report in reports) * 1e3, "ms", processes=PROCESSES)
+    return float(turns / seconds)
+
+
 async def messages_stored(directory: Path) -> list[int]:
     """Messages of each session, read after a reopen."""
     core, _ = new_core(directory)
@@ -49,7 +80,7 @@ async def messages_stored(directory: Path) -> list[int]:
     return counts
 
 
-def four_processes(seconds: float) -> None:
+def four_processes(seconds: float) -> float:
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, __file__, "--worker", name, "--seconds", str(seconds), "--session"]
         running = [
@@ -74,6 +105,7 @@ def four_processes(seconds: float) -> None:
         emit("turn_p99_ms", max(p99) * 1e3, "ms", processes=PROCESSES)
         emit("errors", errors, "processes", processes=PROCESSES)
         emit("acknowledged_messages_missing", missing, "messages", processes=PROCESSES)
+        return turns / seconds
 
 
 class HangingCaller(InstantCaller):
@@ -125,11 +157,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--worker", type=Path)
     parser.add_argument("--session", default="s")
+    parser.add_argument("--raw", type=int)
     options = parser.parse_args()
+    if options.raw is not None:
+        raw_worker(options.worker, options.raw, options.seconds)
+        return
     if options.worker is not None:
         asyncio.run(worker(options.worker, options.session, options.seconds))
         return
-    four_processes(options.seconds)
+    ours = four_processes(options.seconds)
+    emit("turns_to_raw", ours / four_raw_processes(options.seconds), "ratio", processes=PROCESSES)
     asyncio.run(cancel_latency())
 
 

@@ -4,8 +4,10 @@
 
 Prints, per transcript length: the turn through the public API, the raw
 transaction on the same file at the same synchronous level, their ratio, and
-the ratio of each length to the shortest. Also turns per second with 100
-sessions at once, with one session, and the bytes a turn keeps.
+the ratio of each length to the shortest. Also a turn with one instant tool
+call, turns per second with 100 sessions at once and with one session, and the
+bytes a turn keeps, before and after the journal and the settled inputs were
+swept. Processor time per turn is what to compare on a machine others use too.
 """
 
 from __future__ import annotations
@@ -15,15 +17,31 @@ import asyncio
 import sqlite3
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
-from measuring import LENGTHS, MODEL, REPLY, InstantCaller, clock, emit, median_us, percentile, store_bytes, user_text
+import msgspec
+from measuring import (
+    LENGTHS,
+    MODEL,
+    REPLY,
+    InstantCaller,
+    ToolCaller,
+    clock,
+    emit,
+    median_us,
+    percentile,
+    store_bytes,
+    user_text,
+)
 
 from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.commit import Append
 from lash_cli.core.content import Message, ProsePart, Role, TextPart
 from lash_cli.core.graph import chain
+from lash_cli.core.protocols import ModelCaller, ToolContext
 from lash_cli.system import SystemClock, SystemIds
+from lash_cli.tools.function import FunctionToolProvider, tool
 
 RAW_STATEMENTS = (
     "UPDATE sessions SET lease_fencing_token = lease_fencing_token + 1, lease_token = ?, lease_expires_at_ms = ?"
@@ -52,8 +70,8 @@ class RawTurns:
         self.connection.execute("PRAGMA wal_autocheckpoint=0")
         self.seq = length + 1_000_000
 
-    def turn(self, index: int) -> None:
-        """Store one turn."""
+    def turn(self, index: int, *, effects: int = 1) -> None:
+        """Store one turn with `effects` journal rows and a message more for each."""
         execute = self.connection.execute
         lease, use_input, add_turn, add_effect, add_node, add_usage, head = RAW_STATEMENTS
         turn_id = f"t_raw{index:022d}"
@@ -61,8 +79,11 @@ class RawTurns:
         execute(lease, ("x" * 32, 1))
         execute(use_input, (f"in_raw{index:020d}", '{"items":[{"text":"' + user_text(index) + '"}]}'))
         execute(add_turn, (turn_id, 1_000_000 + index, "0" * 64, '{"outcome":{"type":"finished"}}'))
-        execute(add_effect, ("s" * 90 + turn_id, "k" * 20, "0" * 64, b"e" * 300, ("r" * 300 + REPLY).encode()))
-        for part, text in ((0, user_text(index)), (1, REPLY)):
+        for effect in range(effects):
+            key = f"k{effect:019d}"
+            execute(add_effect, ("s" * 90 + turn_id, key, "0" * 64, b"e" * 300, ("r" * 300 + REPLY).encode()))
+        between = [f"a note between {index}"] * (effects - 1)
+        for part, text in enumerate((user_text(index), *between, REPLY)):
             self.seq += 1
             execute(add_node, (self.seq, f"n{self.seq}-{part}", self.seq - 1, '{"message":{"content":"' + text + '"}}'))
         execute(add_usage, (1_000_000 + index, turn_id))
@@ -94,10 +115,21 @@ async def seed(store: SqliteStore, core: LashCore, session_id: str, length: int)
     await session.close()
 
 
-def new_core(directory: Path) -> tuple[LashCore, SqliteStore]:
+def new_core(directory: Path, caller: ModelCaller | None = None) -> tuple[LashCore, SqliteStore]:
     """A core over a fresh store."""
     store = SqliteStore.open(directory / "lash.db", clock=SystemClock(), ids=SystemIds())
-    return LashCore(provider=InstantCaller(), model=MODEL, store=store), store
+    tools = (FunctionToolProvider([note]),) if isinstance(caller, ToolCaller) else ()
+    return LashCore(provider=caller or InstantCaller(), model=MODEL, store=store, tools=tools), store
+
+
+class _Note(msgspec.Struct):
+    text: str
+
+
+@tool(name="note")
+async def note(arguments: _Note, context: ToolContext) -> str:
+    """Keeps a note."""
+    return arguments.text
 
 
 async def one_length(directory: Path, length: int, turns: int) -> tuple[float, float]:
@@ -131,17 +163,48 @@ async def one_length(directory: Path, length: int, turns: int) -> tuple[float, f
     return median_us(ours), median_us(theirs)
 
 
+async def tool_turn(directory: Path, turns: int) -> None:
+    """A turn whose model asks for one tool that answers at once: two model calls, one attempt, four messages."""
+    core, _ = new_core(directory, ToolCaller())
+    session = await core.open_session("s")
+    (directory / "raw").mkdir()
+    raw_core, raw_store = new_core(directory / "raw")
+    await seed(raw_store, raw_core, "s", 10)
+    await raw_core.aclose()
+    raw = RawTurns(directory / "raw" / "lash.db", 10)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for index in range(turns + 10):
+        started = clock()
+        output = await session.turn(user_text(index)).run()
+        middle = clock()
+        raw.turn(index, effects=3)
+        ended = clock()
+        assert output.result is not None and output.result.execution.had_tool_calls
+        if index >= 10:
+            ours.append(middle - started)
+            theirs.append(ended - middle)
+    raw.connection.close()
+    await session.close()
+    await core.aclose()
+    emit("tool_turn_us", median_us(ours), "us", p99=round(percentile(ours, 0.99) * 1e6))
+    emit("tool_turn_raw_us", median_us(theirs), "us")
+    emit("tool_turn_to_raw", median_us(ours) / median_us(theirs), "ratio")
+
+
 async def many_sessions(directory: Path, sessions: int, turns: int) -> None:
     core, _ = new_core(directory)
     handles = [await core.open_session(f"s{index}") for index in range(sessions)]
-    started = clock()
+    started, processor = clock(), time.process_time()
 
     async def work(handle: object) -> None:
         for index in range(turns):
             await handle.turn(user_text(index)).run()  # type: ignore[attr-defined]
 
     await asyncio.gather(*(work(handle) for handle in handles))
-    emit("turns_per_second", sessions * turns / (clock() - started), "turns/s", sessions=sessions)
+    count = sessions * turns
+    emit("turns_per_second", count / (clock() - started), "turns/s", sessions=sessions)
+    emit("processor_us_per_turn", (time.process_time() - processor) / count * 1e6, "us", sessions=sessions)
     for handle in handles:
         await handle.close()
     await core.aclose()
@@ -160,7 +223,23 @@ async def bytes_kept(directory: Path, turns: int) -> None:
         await session.turn(user_text(index)).run()
     await session.close()
     await core.aclose()
-    emit("bytes_kept_per_turn", (store_bytes(directory / "lash.db") - before) / turns, "B", payload=1_000)
+    path = directory / "lash.db"
+    emit("bytes_kept_per_turn", (store_bytes(path) - before) / turns, "B", payload=1_000)
+    core, store = new_core(directory)
+    await store.gc_unreachable()
+    await store.vacuum(None)
+    await core.aclose()
+    emit("bytes_kept_per_turn_swept", (used_bytes(path) - before) / turns, "B", payload=1_000)
+
+
+def used_bytes(path: Path) -> int:
+    """What of a database file holds something: its pages without the free ones, which the next turns use again."""
+    connection = sqlite3.connect(path)
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    connection.close()
+    return int(size * (pages - free))
 
 
 async def main() -> None:
@@ -178,7 +257,9 @@ async def main() -> None:
     shortest = statistics.median(by_length[options.lengths[0]])
     for length, samples in by_length.items():
         emit("durable_turn_growth", statistics.median(samples) / shortest, "ratio", length=length)
-    for sessions, turns in ((1, 500), (100, 10)):
+    with tempfile.TemporaryDirectory() as directory:
+        await tool_turn(Path(directory), options.turns)
+    for sessions, turns in ((1, 500), (100, 20)):
         with tempfile.TemporaryDirectory() as directory:
             await many_sessions(Path(directory), sessions, turns)
     with tempfile.TemporaryDirectory() as directory:

@@ -456,6 +456,36 @@ async def test_no_later_effect_starts_while_a_record_in_passing_is_refused(
     assert tool.count == 0
 
 
+async def test_a_commit_withdraws_what_is_only_on_its_way_and_leaves_what_is_written(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
+    await effects.execute(envelope(MODEL), Runs(model_outcome("written")))
+    await effects.settle()
+    await effects.execute(envelope(MODEL, "k2"), Runs(model_outcome("withdrawn")))
+    with effects.superseded():
+        await store.renew_lease(fence, ttl_ms=30_000, now_ms=clock.now_ms())
+    await effects.settle()
+    assert [row.replay_key for row in await store.journal_rows(scope_key(SCOPE))] == ["k1"]
+
+
+async def test_a_commit_that_fails_leaves_the_journal_as_if_it_had_not_been_tried(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(model_outcome("kept"))
+    effects = host.scoped(SCOPE, fence=fence, fresh=True)
+    await effects.execute(envelope(MODEL), runs)
+    with pytest.raises(ValueError, match="no commit"), effects.superseded():
+        raise ValueError("no commit")
+    await effects.settle()
+    assert await host.scoped(SCOPE, fence=fence).execute(envelope(MODEL), runs) == model_outcome("kept")
+    assert runs.count == 1
+
+
 # --- across processes ---------------------------------------------------------------------------
 
 PARKED_OWNER = """

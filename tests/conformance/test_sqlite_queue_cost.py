@@ -37,6 +37,8 @@ FEW, MANY = 20, 4_000
 FRAGMENTS = {"COLUMNS", "_TURN_COLUMNS", "SESSION_COLUMNS"}
 # Listings for people, whose answer is as long as what they look at.
 LISTINGS = {"_TURNS", "_UNFINISHED", "_ALL_UNFINISHED"}
+# The look at every cancel gate walks the index of running turns, which holds one row per turn under way and no other.
+WALKS = {"_REQUESTS"}
 # A claim's own rows in the order its caller named them: sixty-four at most.
 SORTED_CLAIMS = {"_OF_CLAIM"}
 NUMBERED = re.compile(r"\?\d+")
@@ -58,7 +60,7 @@ def statements() -> Iterator[tuple[str, str]]:
     for module in modules:
         for name, value in vars(module).items():
             is_statement = isinstance(value, str) and value.lstrip().startswith(("SELECT", "UPDATE", "DELETE"))
-            if is_statement and name not in FRAGMENTS | LISTINGS:
+            if is_statement and name not in FRAGMENTS | LISTINGS | WALKS:
                 yield f"{module.__name__.rpartition('.')[2]}.{name}", value
 
 

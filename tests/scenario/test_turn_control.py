@@ -75,6 +75,26 @@ async def test_a_request_put_at_the_gate_stops_the_turn_and_is_what_every_waiter
     assert await session.effect_host.peek_await_event(gate) == ok(CancelRequested(EVIDENCE))
 
 
+async def test_of_many_running_turns_only_the_one_that_is_named_stops(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    sessions = [await core.open_session(f"s{index}") for index in range(3)]
+    running = []
+    for session in sessions:
+        running.append(asyncio.create_task(session.turn("go", turn_id="t1").run()))
+        await caller.entered.wait()
+        caller.entered.clear()
+    other = make_core(ScriptedCaller([]))
+    await other.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    stopped = await running[1]
+    assert stopped.result.cancellation is not None and stopped.result.cancellation.request_id == "r1"
+    assert [task.done() for task in running] == [False, True, False]
+    await other.request_turn_cancel("s0", turn_id="t1", request_id="r2")
+    await other.request_turn_cancel("s2", turn_id="t1", request_id="r3")
+    assert [(await task).result.cancellation.request_id for task in running] == ["r2", "r1", "r3"]
+
+
 async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_call(make_core) -> None:
     caller = ScriptedCaller([text("never")])
     core = make_core(caller)

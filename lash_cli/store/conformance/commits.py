@@ -291,6 +291,26 @@ class CommitLaws:
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp()))
         assert await store.request_turn_cancel(S, "t1", make.evidence(), 1) == CompletionSealed()
 
+    async def test_the_requests_of_running_turns_are_found_together_until_they_are_committed(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        lanes = {}
+        for session_id in ("s1", "s2", "s3"):
+            await make.create(store, clock, session_id)
+            request = make.lane_request(clock, session_id=session_id, input_id=f"in-{session_id}")
+            lanes[session_id] = make.granted(await store.open_lane(request))
+        assert await store.cancel_requests() == ()
+        await open_store().request_turn_cancel("s1", "t1", make.evidence(), 1)
+        await store.request_turn_cancel("s3", "t1", make.evidence("r3"), 1)
+        await store.request_turn_cancel("s2", "not-running", make.evidence("r4"), 1)
+        asked = {("s1", "t1", make.evidence()), ("s3", "t1", make.evidence("r3"))}
+        assert set(await store.cancel_requests()) == asked
+        lane = lanes[S]
+        won = make.stamp(cancellation=make.evidence())
+        await store.commit_runtime_state(make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=won))
+        assert await store.cancel_requests() == (("s3", "t1", make.evidence("r3")),)
+
     async def test_the_second_cancel_request_learns_the_first(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from lash_cli.core.commit import CheckpointComponent, ReplaceFull, Unchanged
+from lash_cli.core.commit import Append, CheckpointComponent, ReplaceFull, Unchanged
+from lash_cli.core.content import Message, PluginOrigin, Role, TextPart
 from lash_cli.core.frames import open_frame
-from lash_cli.core.graph import CausalRef, SessionNode
+from lash_cli.core.graph import CausalRef, ConversationPayload, PluginPayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence
 from lash_cli.errors import ConflictError, MissingCheckpointComponent
 from lash_cli.store.base import ReadScope, RuntimePersistence
@@ -29,6 +30,17 @@ async def all_ids(store: RuntimePersistence) -> list[str]:
     read = await store.load_session(S, ReadScope.FULL_GRAPH)
     assert read is not None
     return [node.node_id for node in read.nodes]
+
+
+async def same_conversation(store: RuntimePersistence, expected: list[str]) -> None:
+    """The conversation holds the `expected` messages, as the active path does, and no node."""
+    read = await store.load_session(S, ReadScope.CONVERSATION)
+    path = await store.load_session(S, ReadScope.ACTIVE_PATH)
+    assert read is not None and path is not None
+    assert [message.id for message in read.messages] == expected
+    assert list(read.messages) == messages_on(path.nodes, path.frames[-1].frame_id)
+    assert (read.nodes, path.messages) == ((), ())
+    assert msgspec.structs.replace(read, messages=()) == msgspec.structs.replace(path, nodes=())
 
 
 async def branched(store: RuntimePersistence, clock: MovableClock) -> LeaseFence:
@@ -54,6 +66,26 @@ class GraphLaws:
         assert off_path == make.nodes(["m3"], parent="m2")[0]
         assert await store.load_node(S, "nowhere") is None
         assert await store.load_node("nowhere", "m1") is None
+
+    async def test_a_conversation_is_what_was_said_on_the_active_path(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await branched(store, clock)
+        await same_conversation(store, ["m1", "b2"])
+        note = SessionNode("p3", "b2", make.nodes(["m1"])[0].agent_frame_id, 1, PluginPayload("note", {"a": 1}))
+        hushed = Message("h4", Role.USER, (TextPart("x"),), PluginOrigin("p", transient=True))
+        unsaid = SessionNode("h4", "p3", note.agent_frame_id, 1, ConversationPayload(hushed))
+        said_twice = msgspec.structs.replace(make.nodes(["m1"])[0], node_id="m5", parent_node_id="h4")
+        delta = Append((note, unsaid, said_twice), "m5")
+        await store.commit_runtime_state(make.commit(fence, delta, expected=2))
+        await same_conversation(store, ["m1", "b2"])
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m3"), expected=3))
+        await same_conversation(store, ["m1", "m2", "m3"])
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1", "n2"]), "n2")))
+        await same_conversation(store, ["n1", "n2"])
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull((), None)))
+        await same_conversation(store, [])
 
     async def test_moving_the_leaf_makes_the_other_branch_active(
         self, open_store: OpenStore, clock: MovableClock

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from lash_cli.core.codec import canonical_hash, decode, encode, sha256_hex, to_builtins
+from lash_cli.core.codec import decode, encode, sha256_hex, to_builtins
 from lash_cli.core.commit import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_NODES,
@@ -22,7 +22,6 @@ from lash_cli.core.commit import (
     ReplaceFull,
     RuntimeCommit,
     RuntimeCommitResult,
-    TurnStamp,
     Unchanged,
 )
 from lash_cli.core.frames import AgentFrame, FrameStatus
@@ -36,11 +35,26 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases
+from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, stamps
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredSession, read_session
+from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, StoredSession, read_session_and
 
-_STAMP = "SELECT state, content_hash, result FROM turns WHERE session_key = ? AND turn_id = ?"
+# All that a commit is checked against, in one lookup: the row of the session, the id of its frame, and, of the
+# turn, its row, the request at its cancel gate and whether it owns attachments.
+_READ = (
+    "SELECT"
+    + SESSION_COLUMNS
+    + """,
+    (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
+    t.state, t.content_hash, t.result, c.gate,
+    EXISTS (SELECT 1 FROM attachments a INDEXED BY attachments_uncommitted WHERE a.session_key = s.session_key
+            AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL)
+FROM sessions s
+LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
+LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
+WHERE s.session_id = ?2
+"""
+)
 _KEEP_BLOB = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
 _INSERT_USAGE = """
 INSERT INTO usage_deltas (session_key, revision, ordinal, source, model, input_tokens, output_tokens,
@@ -53,22 +67,18 @@ ON CONFLICT (session_key, ordinal) DO UPDATE SET first_seq = excluded.first_seq,
 """
 _CHANGE_FRAME = "UPDATE frames SET record = ? WHERE session_key = ? AND ordinal = ?"
 _DROP_FRAME = "DELETE FROM frames WHERE session_key = ? AND ordinal = ?"
-# Steps 9 and 15: a commit is activity and ends parking; the lease part is cleared by `leases.release`.
+# Steps 9 and 15: a commit is activity and ends parking. The fence was checked in this transaction, so a lease that is
+# given back is cleared in the same write as `leases.release` would do.
 _WRITE_HEAD = """
 UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
     checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL
 WHERE session_key = ?
 """
-# Step 14: the running row becomes the stamp; a turn that never opened a lane gets its row here.
-_WRITE_STAMP = """
-INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
-    result, head_revision, first_seq, last_seq, committed_at_ms)
-VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (session_key, turn_id) DO UPDATE SET turn_index = excluded.turn_index, state = 'committed',
-    claim_id = NULL, work_claim_id = NULL, plan = NULL, generation = excluded.generation,
-    content_hash = excluded.content_hash, summary = excluded.summary, result = excluded.result,
-    head_revision = excluded.head_revision, first_seq = excluded.first_seq, last_seq = excluded.last_seq,
-    committed_at_ms = excluded.committed_at_ms
+_WRITE_HEAD_AND_RELEASE = """
+UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
+    checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL,
+    lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
+WHERE session_key = ?
 """
 
 _COMMIT_TOO_LARGE: Final = "commit_too_large"
@@ -85,6 +95,17 @@ class _Prepared(msgspec.Struct, frozen=True):
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
     outbox: tuple[QueuedWorkClass, ...]
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What `_READ` selects beside the session; fields in the order of the columns."""
+
+    frame_id: str | None
+    turn_state: str | None
+    content_hash: str | None
+    result: str | None
+    gate: str | None
+    owns_attachments: int
 
 
 class _Graph(msgspec.Struct, frozen=True):
@@ -139,34 +160,40 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     `now_ms` is the store's time and judges liveness only; stamps carry the commit's own.
     """
     commit = prepared.commit
-    stored = read_session(connection, commit.session_id)
-    replayed = _replay(connection, stored, commit)
+    turn_id = None if commit.turn is None else commit.turn.turn_id
+    stored, extra = read_session_and(connection, _READ, (turn_id, commit.session_id), commit.session_id)
+    found = _Found(*extra)
+    replayed = _replay(connection, stored, found, commit)
     if replayed is not None:
         return replayed
     leases.require_live(stored, commit.fence, now_ms)
     _require_head(stored, commit)
-    _pass_gate(connection, stored, commit)
-    for completion in commit.completed_inputs:
-        inputs.require_owned(connection, stored.key, completion)
+    _pass_gate(connection, stored, found, commit)
+    settled_inputs = [
+        seq
+        for completion in commit.completed_inputs
+        for seq in inputs.require_owned(connection, stored.key, completion)
+    ]
     settled_work = [
         (completion, batches.require_owned(connection, stored.key, completion)) for completion in commit.completed_work
     ]
 
     components = _write_components(connection, stored, prepared)
-    checkpoint_ref = canonical_hash((commit.checkpoint.turn_state, components))
+    components_json = encode(components).decode()
+    checkpoint_ref = _checkpoint_ref(prepared.turn_state, components_json)
     revision = (stored.head_revision or 0) + 1
     _write_usage(connection, stored, commit, revision)
-    ordinals, frame_ordinal = _write_frames(connection, stored, prepared)
+    ordinals, frame_ordinal = _write_frames(connection, stored, found, prepared)
     written = _write_graph(connection, stored, prepared, ordinals)
     connection.execute(
-        _WRITE_HEAD,
+        _WRITE_HEAD_AND_RELEASE if commit.release_lease else _WRITE_HEAD,
         (
             revision,
             written.leaf_seq,
             written.next_seq,
             prepared.config,
             prepared.turn_state,
-            encode(components).decode(),
+            components_json,
             checkpoint_ref,
             frame_ordinal,
             commit.now_ms,
@@ -174,22 +201,28 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             stored.key,
         ),
     )
-    for completion in commit.completed_inputs:
-        inputs.complete(connection, stored.key, completion)
+    inputs.complete(connection, settled_inputs)
     for work, wakes in settled_work:
         batches.complete(connection, stored.key, work, wakes, commit.now_ms)
-    turn_id = None if commit.turn is None else commit.turn.turn_id
     has_waiting = _leave_queue(connection, stored, commit, turn_id)
     enqueued = tuple(
         batches.insert(connection, stored.key, draft, work_class, ids, commit.now_ms).batch_id
         for draft, work_class in zip(commit.outbox, prepared.outbox, strict=True)
     )
-    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
+    owner_id = turn_id if found.owns_attachments else None
+    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, owner_id, commit.now_ms)
     result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components, enqueued)
     if commit.turn is not None:
-        _write_stamp(connection, stored, prepared, commit.turn, result, written)
-    if commit.release_lease:
-        leases.release(connection, stored, commit.fence)
+        stamps.write(
+            connection,
+            stored.key,
+            commit,
+            commit.turn,
+            result,
+            summary=prepared.summary,
+            seqs=(written.first_seq, written.last_seq),
+            is_running=found.turn_state is not None,
+        )
     return msgspec.structs.replace(result, has_waiting=True) if has_waiting or enqueued else result
 
 
@@ -210,23 +243,32 @@ def _leave_queue(
     return left.has_waiting or left.has_taken
 
 
-def _replay(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> RuntimeCommitResult | None:
+def _checkpoint_ref(turn_state: str, components: str) -> str:
+    """`canonical_hash` of turn state and components, both of which are canonical JSON already."""
+    return sha256_hex(f"[{turn_state},{components}]".encode())
+
+
+def _replay(
+    connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit
+) -> RuntimeCommitResult | None:
     """Step 2: the stored result of a turn committed before, and the release that was asked for."""
-    if commit.turn is None:
+    if commit.turn is None or found.turn_state != "committed" or found.result is None:
         return None
-    row = connection.execute(_STAMP, (stored.key, commit.turn.turn_id)).fetchone()
-    if row is None or row[0] != "committed":
-        return None
-    _, content_hash, result = row
-    if content_hash != commit.turn.content_hash:
+    if found.content_hash != commit.turn.content_hash:
         raise RuntimeTurnCommitConflict(
             f"turn {commit.turn.turn_id!r} was committed with another content",
-            details={"turn_id": commit.turn.turn_id, "stored_hash": content_hash, "hash": commit.turn.content_hash},
+            details={
+                "turn_id": commit.turn.turn_id,
+                "stored_hash": found.content_hash,
+                "hash": commit.turn.content_hash,
+            },
         )
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
     left = demand.read_left(connection, stored.key, None, NO_GENERATION)
-    return msgspec.structs.replace(decode(result, RuntimeCommitResult), replayed=True, has_waiting=left.has_waiting)
+    return msgspec.structs.replace(
+        decode(found.result, RuntimeCommitResult), replayed=True, has_waiting=left.has_waiting
+    )
 
 
 def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
@@ -237,12 +279,12 @@ def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
         raise HeadRevisionConflict(expected, actual)
 
 
-def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit) -> None:
+def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit) -> None:
     """Contract 01 §6.6: cancel or completion, whichever reached the gate first; evidence and outcome must agree."""
     if commit.turn is None:
         return
     presented = commit.turn.summary.cancellation
-    standing = lanes.read_gate(connection, stored.key, commit.turn.turn_id)
+    standing = None if found.gate is None else lanes.request_at(found.gate)
     if standing is None:
         if presented is not None:
             lanes.write_gate(connection, stored.key, commit.turn.turn_id, presented, commit.now_ms)
@@ -297,14 +339,16 @@ def _write_usage(connection: sqlite3.Connection, stored: StoredSession, commit: 
 
 
 def _write_frames(
-    connection: sqlite3.Connection, stored: StoredSession, prepared: _Prepared
+    connection: sqlite3.Connection, stored: StoredSession, found: _Found, prepared: _Prepared
 ) -> tuple[dict[str, int], int | None]:
-    """Store what changed of the frames; returns ordinals by id and the ordinal of the active one.
+    """Store what changed of the frames; returns ordinals by id, as far as known, and the ordinal of the active one.
 
     Frames not named stay, except in a full replacement, which starts the session's history anew.
     """
     if prepared.frames is None:
-        return {}, stored.frame_ordinal
+        if found.frame_id is None or stored.frame_ordinal is None:
+            return {}, stored.frame_ordinal
+        return {found.frame_id: stored.frame_ordinal}, stored.frame_ordinal
     is_replaced = isinstance(prepared.commit.graph, ReplaceFull)
     known = {frame_id: (ordinal, record) for ordinal, frame_id, _, record in graph.read_frames(connection, stored.key)}
     next_ordinal = max((ordinal for ordinal, _ in known.values()), default=0) + 1
@@ -350,34 +394,6 @@ def _write_graph(
     if next_seq == stored.next_seq:
         return _Graph(leaf_seq, leaf, next_seq)
     return _Graph(leaf_seq, leaf, next_seq, stored.next_seq, next_seq - 1)
-
-
-def _write_stamp(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    prepared: _Prepared,
-    turn: TurnStamp,
-    result: RuntimeCommitResult,
-    written: _Graph,
-) -> None:
-    """Step 14: with this row the completion has won the gate."""
-    connection.execute(
-        _WRITE_STAMP,
-        (
-            stored.key,
-            turn.turn_id,
-            prepared.commit.checkpoint.turn_state.turn_index,
-            turn.summary.started_at_ms,
-            prepared.commit.fence.fencing_token,
-            turn.content_hash,
-            prepared.summary,
-            encode(result).decode(),
-            result.head_revision,
-            written.first_seq,
-            written.last_seq,
-            prepared.commit.now_ms,
-        ),
-    )
 
 
 class Commits:

@@ -33,12 +33,13 @@ COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 FULL = "PRAGMA synchronous = FULL"
 NORMAL = "PRAGMA synchronous = NORMAL"
-# `journal_size_limit` cuts the WAL back when it restarts, so its size on disk tells how much is waiting.
+# `journal_size_limit` cuts a WAL that is begun again back to what is kept allocated: a longer one has frames waiting.
+WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
 # A pragma may have to read a file that another process is switching to WAL, so waiting is turned off last.
 WRITER_PRAGMAS = (
     NORMAL,
     "PRAGMA wal_autocheckpoint = 0",
-    "PRAGMA journal_size_limit = 1048576",
+    f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
     "PRAGMA cache_size = -8000",
     "PRAGMA fullfsync = ON",
     "PRAGMA busy_timeout = 0",
@@ -48,7 +49,10 @@ READER_PRAGMAS = (
     "PRAGMA cache_size = -8000",
     "PRAGMA query_only = ON",
 )
-CHECKPOINTER_PRAGMAS = ("PRAGMA busy_timeout = 2000", NORMAL, "PRAGMA fullfsync = ON")
+BRISK_CHECKPOINT = "PRAGMA busy_timeout = 25"
+PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
+# The size limit is the connection's that restarts the log.
+CHECKPOINTER_PRAGMAS = (PATIENT_CHECKPOINT, NORMAL, "PRAGMA fullfsync = ON")
 
 
 def map_error(error: sqlite3.Error, path: Path) -> LashError:

@@ -32,6 +32,7 @@ from lash_cli.store.sqlite.connections import (
     WRITER_PRAGMAS,
     busy_timeout,
     connect,
+    map_error,
     mapped_errors,
     patiently,
 )
@@ -115,17 +116,30 @@ class _Reader:
     def run(self, job: Job[T]) -> T:
         """Run `job` in one read transaction."""
         with self._lock, mapped_errors(self._path):
-            if self._is_closed:
-                raise StoreError(f"{self._path} was closed", code="store_closed")
-            if self._connection is None:
-                self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
-            connection = self._connection
+            connection = self._opened()
             connection.execute(BEGIN_READ)
             try:
                 return job(connection)
             finally:
                 if connection.in_transaction:
                     connection.execute(ROLLBACK)
+
+    def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        """All rows of one SELECT, which is a read transaction of its own."""
+        with self._lock:
+            connection = self._opened()
+            try:
+                return connection.execute(statement, values).fetchall()
+            except sqlite3.Error as error:
+                raise map_error(error, self._path) from error
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._is_closed:
+            raise StoreError(f"{self._path} was closed", code="store_closed")
+        if self._connection is None:
+            with mapped_errors(self._path):
+                self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
+        return self._connection
 
     def close(self) -> None:
         """Wait for the read under way and close."""
@@ -204,15 +218,15 @@ class Database:
         """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
 
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
-        failure nobody asks for is not reported by the event loop.
+        failure nobody asks for is not reported by the event loop. Cancelling the future before the job began drops it,
+        and then it cost next to nothing.
         """
         import asyncio
 
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        future.add_done_callback(_mark_retrieved)
-        self._writer.submit(Request(job, False, loop, future, None, lazy=True))
+        self._writer.submit_later(Request(job, False, loop, future, None, is_unwatched=True))
         return future
 
     def write_sync(self, job: Job[T], *, durable: bool) -> T:
@@ -234,6 +248,10 @@ class Database:
         """A number that stays the same until any connection to the file commits."""
         (mark,) = self._reader.run(lambda connection: connection.execute(_DATA_VERSION).fetchone())
         return int(mark)
+
+    def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        """All rows of one SELECT, inline: a single statement needs no transaction around it."""
+        return self._reader.peek(statement, values)
 
     async def read_bulk(self, job: Job[T]) -> T:
         """Run a `job` that reads many rows, in a worker thread and on its own connection.
@@ -280,8 +298,3 @@ def _is_in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _mark_retrieved(future: asyncio.Future[Any]) -> None:
-    if not future.cancelled():
-        future.exception()

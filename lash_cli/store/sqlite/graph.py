@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lash_cli.core.codec import decode, decode_any, encode
+from lash_cli.core.codec import decode, decoder, encode
 from lash_cli.core.commit import TurnState
+from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame
-from lash_cli.core.graph import CausalRef, NodePayload, SessionNode
+from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, NotFoundError
@@ -29,6 +30,12 @@ from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_ses
 _FRAME_RANGE = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
 WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC
+"""
+# The same for a session that goes on: only what has to be looked at, oldest first. Whatever is unusual about a path
+# shows as a parent that is not the row before, or as a row that is not there.
+_FRAME_BODIES = """
+SELECT seq, parent_seq, body FROM nodes
+WHERE session_key = ? AND seq >= ? AND seq <= ? AND frame_ordinal = ? AND tombstoned = 0 ORDER BY seq
 """
 # Every live node in insertion order.
 _ALL_NODES = """
@@ -148,32 +155,48 @@ def has_blob(connection: sqlite3.Connection, blob_hash: str) -> bool:
     return connection.execute(_HAS_BLOB, (blob_hash,)).fetchone() is not None
 
 
-def _decode_bodies(rows: Sequence[NodeRow]) -> Sequence[NodePayload]:
-    """All payloads in one pass; on failure one by one, to name the node that is damaged."""
-    try:
-        payloads: tuple[NodePayload, ...] = decode_any(
-            f"[{','.join([row[6] for row in rows])}]", tuple[NodePayload, ...]
-        )
-        if len(payloads) == len(rows):
-            return payloads
-    except msgspec.DecodeError:
-        pass
-    for row in rows:
+def _straight_conversation(
+    connection: sqlite3.Connection, stored: StoredSession, first_seq: int
+) -> tuple[Message, ...] | None:
+    """The messages of the current frame's path when each of its rows hangs below the one before; None otherwise.
+
+    Nearly every path is like that: only an edit of the past makes a branch.
+    """
+    messages: list[Message] = []
+    last: int | None = None
+    rows = connection.execute(_FRAME_BODIES, (stored.key, first_seq, stored.leaf_seq, stored.frame_ordinal))
+    # Row by row: what is decoded while it is in the cache costs half of decoding all of it together.
+    decode_body = decoder(NodePayload).decode
+    for seq, parent_seq, body in rows:
+        # The first row may hang below another frame, never below a row of this one that is not there.
+        if parent_seq != last and (last is not None or parent_seq is None or parent_seq >= first_seq):
+            return None
+        last = seq
         try:
-            decode_any(row[6], NodePayload)
-        except msgspec.DecodeError as error:
-            raise CorruptNode(f"node {row[1]!r} does not decode: {error}", details={"node_id": row[1]}) from error
-    raise CorruptNode(f"{len(rows)} node bodies decode one by one but not together")
+            payload = decode_body(body)
+        except msgspec.DecodeError:
+            return None
+        if type(payload) is ConversationPayload:
+            messages.append(payload.message)
+    if last != stored.leaf_seq:
+        return None
+    is_unusual = any(message.origin is not None for message in messages)
+    if is_unusual or len({message.id for message in messages}) != len(messages):
+        return None
+    return tuple(messages)
 
 
 def _nodes_of(
     rows: Sequence[NodeRow], parent_ids: dict[int, str], frame_ids: dict[int, str]
 ) -> tuple[SessionNode, ...]:
     nodes = []
+    decode_body = decoder(NodePayload).decode
     try:
-        for (_, node_id, parent_seq, ordinal, at_ms, caused_by, _, _), payload in zip(
-            rows, _decode_bodies(rows), strict=True
-        ):
+        for _, node_id, parent_seq, ordinal, at_ms, caused_by, body, _ in rows:
+            try:
+                payload = decode_body(body)
+            except msgspec.DecodeError as error:
+                raise CorruptNode(f"node {node_id!r} does not decode: {error}", details={"node_id": node_id}) from error
             nodes.append(
                 SessionNode(
                     node_id,
@@ -229,9 +252,16 @@ def _load(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> 
     frame_rows = read_frames(connection, stored.key)
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in frame_rows}
     nodes: tuple[SessionNode, ...] = ()
+    messages: tuple[Message, ...] = ()
+    first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
     if scope is ReadScope.ACTIVE_PATH:
-        first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
         nodes = _frame_path(connection, stored, first_seq, frame_ids)
+    elif scope is ReadScope.CONVERSATION:
+        straight = _straight_conversation(connection, stored, first_seq)
+        if straight is None:
+            path = _frame_path(connection, stored, first_seq, frame_ids)
+            straight = tuple(messages_on(path, frame_ids.get(stored.frame_ordinal or 0)))
+        messages = straight
     elif scope is ReadScope.FULL_GRAPH:
         rows = connection.execute(_ALL_NODES, (stored.key,)).fetchall()
         nodes = _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
@@ -253,6 +283,7 @@ def _load(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> 
             TokenLedgerEntry(source, model, TokenUsage(*counters))
             for source, model, *counters in connection.execute(_LEDGER, (stored.key,))
         ),
+        messages,
     )
 
 

@@ -10,7 +10,7 @@ in a `StoreUnusable`, never skipped.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -79,14 +79,14 @@ _OF_CLAIM = (
 ORDER BY enqueue_seq"""
 )
 # Contract 02 §5 step 5: ownership is claim id and token; the caller's fence was checked before.
-_OWNED_IDS = """
-SELECT input_id FROM inputs
+_OWNED = """
+SELECT input_id, enqueue_seq FROM inputs
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state IN ('pending_active', 'deferred_next_turn')
 """
 # The consuming turn stays on the row: an exact resubmission is answered with that turn (contract 02 §1.3).
 _COMPLETE = """
 UPDATE inputs SET state = 'completed', claim_id = NULL, claim_token = NULL, claim_generation = NULL
-WHERE session_key = ? AND claim_id = ? AND claim_token = ?
+WHERE enqueue_seq = ?
 """
 # A turn that ends gives back what it took and did not settle: it holds nothing any more.
 _GIVE_BACK_TAKEN = """
@@ -344,18 +344,19 @@ def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: 
     return connection.execute(_DEFER_ORPHANS, (_NEXT_TURN, session_key, turn_id)).rowcount
 
 
-def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> None:
-    """Check that a claim owns exactly the inputs it settles; raises `TurnInputClaimSuperseded`."""
-    owned = connection.execute(_OWNED_IDS, (session_key, completion.claim_id, completion.claim_token))
-    if {input_id for (input_id,) in owned} != set(completion.input_ids):
+def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> tuple[int, ...]:
+    """The rows of a claim, which must be exactly the inputs it settles; raises `TurnInputClaimSuperseded`."""
+    owned = dict(connection.execute(_OWNED, (session_key, completion.claim_id, completion.claim_token)).fetchall())
+    if owned.keys() != set(completion.input_ids):
         raise TurnInputClaimSuperseded(
             f"claim {completion.claim_id!r} no longer owns its inputs", details={"claim_id": completion.claim_id}
         )
+    return tuple(owned.values())
 
 
-def complete(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> None:
-    """Settle a claim that `require_owned` accepted in this transaction."""
-    connection.execute(_COMPLETE, (session_key, completion.claim_id, completion.claim_token))
+def complete(connection: sqlite3.Connection, enqueue_seqs: Iterable[int]) -> None:
+    """Settle rows that `require_owned` named in this transaction."""
+    connection.executemany(_COMPLETE, [(enqueue_seq,) for enqueue_seq in enqueue_seqs])
 
 
 def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> int:

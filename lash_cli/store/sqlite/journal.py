@@ -18,7 +18,7 @@ from lash_cli.core.codec import decode
 from lash_cli.core.effect import CanonicalEnvelope
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, is_fence_live
 from lash_cli.errors import SessionExecutionLeaseExpired, StoreUnusable
-from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow
+from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRecording, JournalRow
 from lash_cli.store.sqlite.database import Database
 
 if TYPE_CHECKING:
@@ -106,6 +106,10 @@ def unpack(stored: bytes) -> bytes:
     except zlib.error as error:
         raise StoreUnusable(f"a journalled result is damaged: {error}") from error
     raise StoreUnusable("a journalled result has an unknown format")
+
+
+def _packed_here(data: bytes | None) -> bytes | None:
+    return None if data is None else pack(data)
 
 
 async def _packed(data: bytes | None) -> bytes | None:
@@ -203,33 +207,42 @@ class Journal:
 
         Raises `SessionExecutionLeaseExpired` when `claim.fence` is dead.
         """
-        job = self._recording(claim, await _packed(outcome), await _packed(error))
-        return await self._database.write(job, durable=False)
-
-    def journal_record_later(
-        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
-    ) -> asyncio.Future[bool]:
-        """`journal_record` for a caller that goes on; in order with every other write, within milliseconds."""
-        job = self._recording(claim, None if outcome is None else pack(outcome), None if error is None else pack(error))
-        return self._database.write_later(job)
-
-    def _recording(
-        self, claim: JournalClaim, outcome: bytes | None, error: bytes | None
-    ) -> Callable[[sqlite3.Connection], bool]:
         status = _status(outcome, error)
+        stored = await _packed(outcome), await _packed(error)
+        return await self._database.write(
+            lambda connection: self._insert(connection, claim, status, *stored), durable=False
+        )
+
+    def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
+        """`journal_record` for a caller that goes on; in order with every other write, within milliseconds.
+
+        What is recorded is made, and compressed, by the writer: a row that is withdrawn costs nothing.
+        """
 
         def record(connection: sqlite3.Connection) -> bool:
-            session_key = _session_key(connection, claim, self._database.clock.now_ms())
-            generation = None if claim.fence is None else claim.fence.fencing_token
-            envelope = claim.envelope
-            inserted = connection.execute(
-                _RECORD_NEW,
-                (claim.scope_key, claim.replay_key, session_key, status, envelope.hash, envelope.json, outcome,
-                 error, generation, claim.due_at_ms, claim.now_ms),
-            )  # fmt: skip
-            return inserted.rowcount == 1
+            made = recording()
+            status = _status(made.outcome, made.error)
+            return self._insert(connection, made.claim, status, _packed_here(made.outcome), _packed_here(made.error))
 
-        return record
+        return self._database.write_later(record)
+
+    def _insert(
+        self,
+        connection: sqlite3.Connection,
+        claim: JournalClaim,
+        status: str,
+        outcome: bytes | None,
+        error: bytes | None,
+    ) -> bool:
+        session_key = _session_key(connection, claim, self._database.clock.now_ms())
+        generation = None if claim.fence is None else claim.fence.fencing_token
+        envelope = claim.envelope
+        inserted = connection.execute(
+            _RECORD_NEW,
+            (claim.scope_key, claim.replay_key, session_key, status, envelope.hash, envelope.json, outcome,
+             error, generation, claim.due_at_ms, claim.now_ms),
+        )  # fmt: skip
+        return inserted.rowcount == 1
 
     async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
         """Extend a held claim; False when it is no longer ours or ran out."""

@@ -28,7 +28,7 @@ from lash_cli.store.base import (
 )
 from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredSession, read_session
+from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session, read_session_and
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -45,7 +45,29 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
+# All the lane transaction has to know of a session before it takes the lane: its row, and whether a turn is unfinished.
+_READ = (
+    "SELECT"
+    + SESSION_COLUMNS
+    + """,
+    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running')
+FROM sessions s WHERE s.session_id = ?
+"""
+)
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
+# What every process with running turns looks at 20 times a second: the few rows of the index of running turns.
+_REQUESTS = """
+SELECT s.session_id, t.turn_id, c.gate FROM turns t INDEXED BY turns_running
+JOIN turn_cancels c ON c.session_key = t.session_key AND c.turn_id = t.turn_id
+JOIN sessions s ON s.session_key = t.session_key
+WHERE t.state = 'running'
+"""
+_STANDING = """
+SELECT c.gate, t.state FROM sessions s
+LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
+LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
+WHERE s.session_id = ?2
+"""
 _GATE = "SELECT gate FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # First one wins; completion wins by committing the turn row (contract 01 §6.6).
 _REQUEST = "INSERT INTO turn_cancels (session_key, turn_id, gate, requested_at_ms) VALUES (?, ?, ?, ?)"
@@ -54,9 +76,12 @@ _REQUEST = "INSERT INTO turn_cancels (session_key, turn_id, gate, requested_at_m
 def read_gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnCancellationEvidence | None:
     """The cancel request at the gate of a turn."""
     row = connection.execute(_GATE, (session_key, turn_id)).fetchone()
-    if row is None:
-        return None
-    gate: CancelGate = decode_any(row[0], CancelGate)
+    return None if row is None else request_at(row[0])
+
+
+def request_at(stored_gate: str) -> TurnCancellationEvidence | None:
+    """The cancel request a stored gate holds."""
+    gate: CancelGate = decode_any(stored_gate, CancelGate)
     return gate.cancellation if isinstance(gate, CancelRequested) else None
 
 
@@ -127,7 +152,7 @@ def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecut
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
-    stored = read_session(connection, request.session_id)
+    stored, (has_unfinished,) = read_session_and(connection, _READ, (request.session_id,), request.session_id)
     if stored.closed_at_ms is not None:
         raise SessionClosed(f"session {request.session_id!r} is closed")
     done, submitted = _already_done(connection, stored, request)
@@ -138,7 +163,7 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     lease = turn_start.take_lease(connection, stored, request, now_ms)
     if isinstance(lease, LaneBusy):
         return lease
-    redriven = turn_start.redrive(connection, stored, lease, request)
+    redriven = turn_start.redrive(connection, stored, lease, request) if has_unfinished else None
     if redriven is not None:
         return redriven
     front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
@@ -248,7 +273,24 @@ class Lanes:
 
     async def cancel_gate(self, session_id: str, turn_id: str) -> CancelGate | None:
         """See `base.LaneStore.cancel_gate`."""
-        return self._db.read(lambda connection: _gate(connection, read_session(connection, session_id).key, turn_id))
+        rows = self._db.peek(_STANDING, (turn_id, session_id))
+        if not rows:
+            self._db.read(lambda connection: read_session(connection, session_id))
+            return None
+        gate, state = rows[0]
+        requested = None if gate is None else request_at(gate)
+        if requested is not None:
+            return CancelRequested(requested)
+        return CompletionSealed() if state == "committed" else None
+
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """See `base.LaneStore.cancel_requests`."""
+        found = []
+        for session_id, turn_id, gate in self._db.peek(_REQUESTS, ()):
+            evidence = request_at(gate)
+            if evidence is not None:
+                found.append((session_id, turn_id, evidence))
+        return tuple(found)
 
 
 def _gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> CancelGate | None:

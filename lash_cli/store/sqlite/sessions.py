@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
@@ -159,7 +160,7 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
         return LeaseRow(
             self.lease_fencing_token,
             self.lease_token,
-            None if self.lease_owner is None else decode(self.lease_owner, LeaseOwnerIdentity),
+            None if self.lease_owner is None else _owner_of(self.lease_owner),
             self.lease_claimed_at_ms,
             self.lease_expires_at_ms,
         )
@@ -174,22 +175,44 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
         return refs
 
 
+_WIDTH: Final = len(StoredSession.__struct_fields__)
+
+
+@lru_cache(maxsize=64)
+def _owner_of(record: str) -> LeaseOwnerIdentity:
+    """The owner of a lease; the few that use a file at a time are read again and again."""
+    return decode(record, LeaseOwnerIdentity)
+
+
 def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSession | None:
     """The row of `session_id`, None when absent; raises `SessionDeleted` for a tombstoned id."""
     row = connection.execute(_READ, (session_id,)).fetchone()
     if row is not None:
         return StoredSession(*row)
+    refuse_deleted(connection, session_id)
+    return None
+
+
+def refuse_deleted(connection: sqlite3.Connection, session_id: str) -> None:
+    """Raise `SessionDeleted` for a tombstoned id."""
     if connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None:
         raise SessionDeleted(f"session {session_id!r} was deleted")
-    return None
 
 
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
     """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
-    stored = find_session(connection, session_id)
-    if stored is None:
+    return read_session_and(connection, _READ, (session_id,), session_id)[0]
+
+
+def read_session_and(
+    connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], session_id: str
+) -> tuple[StoredSession, tuple[Any, ...]]:
+    """The row of a session and what `statement` selects after `SESSION_COLUMNS`; raises like `read_session`."""
+    row = connection.execute(statement, values).fetchone()
+    if row is None:
+        refuse_deleted(connection, session_id)
         raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
-    return stored
+    return StoredSession(*row[:_WIDTH]), row[_WIDTH:]
 
 
 def key_of(connection: sqlite3.Connection, session_id: str) -> int:
@@ -340,7 +363,11 @@ class SessionTable:
         self._ids = ids
 
     async def create_session(self, request: SessionCreate) -> SessionMeta:
-        """See `base.SessionStore.create_session`."""
+        """See `base.SessionStore.create_session`. A session that exists is found without a write."""
+        if not request.must_be_new:
+            existing = self._db.read(lambda connection: find_session(connection, request.session_id))
+            if existing is not None:
+                return existing.meta()
         return await self._db.write(lambda connection: _create(connection, request, self._ids), durable=True)
 
     async def session_row(self, session_id: str) -> SessionRow | None:

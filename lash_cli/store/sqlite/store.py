@@ -8,7 +8,7 @@ look at a session does not wait for them (design D16).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +42,7 @@ from lash_cli.store.base import (
     HeadPosition,
     JournalClaim,
     JournalPrepared,
+    JournalRecording,
     JournalRow,
     LaneBusy,
     LaneOutcome,
@@ -287,6 +288,10 @@ class SqliteStore:
         """See `base.LaneStore`."""
         return await self._lanes.cancel_gate(session_id, turn_id)
 
+    async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
+        """See `base.LaneStore`."""
+        return await self._lanes.cancel_requests()
+
     # --- inputs ---------------------------------------------------------------------------------
 
     async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
@@ -438,11 +443,9 @@ class SqliteStore:
             scope_key, replay_key, token, outcome=outcome, error=error, now_ms=now_ms, fence=fence
         )
 
-    def journal_record_later(
-        self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None
-    ) -> asyncio.Future[bool]:
+    def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
         """See `journal.Journal.journal_record_later`."""
-        return self._journal.journal_record_later(claim, outcome=outcome, error=error)
+        return self._journal.journal_record_later(recording)
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
         """See `journal.Journal.journal_release`."""

@@ -1,8 +1,11 @@
-"""The one thread that writes, and the one that copies the WAL back (design D10, D22).
+"""The one thread that writes (design D10, D22).
 
-What queued up while the last commit ran is committed together: one `BEGIN
-IMMEDIATE`, each of several jobs in a savepoint, so one that raises takes only
-itself back. Nobody learns a result before COMMIT.
+What queued up while the last commit ran is committed together under one `BEGIN
+IMMEDIATE`. Jobs hardly ever raise, so they run side by side without savepoints
+(a savepoint copies every page that is changed in it); when one does raise, the
+transaction is taken back and all run again, each in a savepoint, so that only
+the one that raises is undone. A job may therefore run twice and must not change
+anything but the database. Nobody learns a result before COMMIT.
 
 A durable group is synced *after* its COMMIT and before its callers are told:
 the commit itself runs at `synchronous=NORMAL` and the write-ahead log is synced
@@ -14,12 +17,9 @@ syncs overlap with ours.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sqlite3
-import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -30,7 +30,6 @@ import msgspec
 from lash_cli.errors import StoreError
 from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
-    CHECKPOINTER_PRAGMAS,
     COMMIT,
     ROLLBACK,
     WRITER_PRAGMAS,
@@ -38,6 +37,7 @@ from lash_cli.store.sqlite.connections import (
     map_error,
     patiently,
 )
+from lash_cli.store.sqlite.log import Checkpointer, Log
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,16 +45,10 @@ if TYPE_CHECKING:
 _MAX_GROUP: Final = 256
 # How long a write nobody waits for may wait for company, so that it rides in the transaction of the next one.
 LAZY_SECONDS: Final = 0.005
-_WAL_PASSIVE_BYTES: Final = 4 * 1024 * 1024
-_WAL_RESTART_BYTES: Final = 64 * 1024 * 1024
-# The longest a checkpoint may hold the writer back; a reader that stays in an old snapshot can prevent it altogether.
-_CATCH_UP_SECONDS: Final = 2.0
 
 _SAVEPOINT = "SAVEPOINT job"
 _UNDO_SAVEPOINT = "ROLLBACK TO job"
 _RELEASE_SAVEPOINT = "RELEASE job"
-_PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
-_TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 class Request(msgspec.Struct, eq=False):
@@ -65,7 +59,7 @@ class Request(msgspec.Struct, eq=False):
     loop: asyncio.AbstractEventLoop | None
     future: asyncio.Future[Any] | None
     done: threading.Event | None
-    lazy: bool = False
+    is_unwatched: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -81,113 +75,11 @@ class Request(msgspec.Struct, eq=False):
             return
         if self.error is not None:
             self.future.set_exception(self.error)
+            if self.is_unwatched:
+                # Asking for it is what keeps the event loop from reporting it.
+                self.future.exception()
         else:
             self.future.set_result(self.result)
-
-
-class _Log:
-    """The write-ahead log as a file to sync. It stays the same file while a connection is open.
-
-    SQLite takes its locks on the database file, never on the log, so opening
-    and closing the log here cannot drop one.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = f"{path}-wal"
-        self._descriptor: int | None = None
-
-    def sync(self) -> None:
-        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses."""
-        try:
-            if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_RDWR)
-            _sync(self._descriptor)
-        except OSError as error:
-            raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
-
-    def close(self) -> None:
-        """Let go of the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _sync(descriptor: int) -> None:
-    """Flush to the medium itself: macOS needs its own call for that."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fdatasync(descriptor)
-
-
-class _Checkpointer:
-    """Copies the WAL back into the database on a thread and connection of its own, on request."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._wal = f"{path}-wal"
-        self._wanted = threading.Event()
-        self._caught_up = threading.Event()
-        self._wait_above = _WAL_RESTART_BYTES
-        self._stopping = False
-        self._thread: threading.Thread | None = None
-
-    def look(self) -> None:
-        """Ask for a checkpoint if the WAL grew past its mark; mostly a `stat`, nothing more. Called by the writer only.
-
-        Past the second mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
-        writer would never let it in.
-        """
-        size = _size(self._wal)
-        if size < _WAL_PASSIVE_BYTES:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
-            self._thread.start()
-        self._caught_up.clear()
-        self._wanted.set()
-        if size <= self._wait_above:
-            return
-        deadline = time.monotonic() + _CATCH_UP_SECONDS
-        while _size(self._wal) > _WAL_RESTART_BYTES and time.monotonic() < deadline:
-            self._wanted.set()
-            self._caught_up.wait(_CATCH_UP_SECONDS)
-            self._caught_up.clear()
-        # A reader that holds the log open is not waited for at every commit.
-        left = _size(self._wal)
-        self._wait_above = 2 * left if left > _WAL_RESTART_BYTES else _WAL_RESTART_BYTES
-
-    def close(self) -> None:
-        """End the thread after the checkpoint it may be in."""
-        self._stopping = True
-        self._wanted.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        connection = connect(self._path, CHECKPOINTER_PRAGMAS)
-        try:
-            while True:
-                self._wanted.wait()
-                self._wanted.clear()
-                if self._stopping:
-                    return
-                is_long = _size(self._wal) > _WAL_RESTART_BYTES
-                # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute(_TRUNCATE_CHECKPOINT if is_long else _PASSIVE_CHECKPOINT).fetchone()
-                self._caught_up.set()
-        finally:
-            connection.close()
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
 
 
 class Writer:
@@ -198,33 +90,86 @@ class Writer:
         self._always_normal = always_normal
         self._jitter = jitter
         self._lock_timeout_s = lock_timeout_s
-        self._queue: SimpleQueue[Request | None] = SimpleQueue()
-        self._checkpointer = _Checkpointer(path)
-        self._log = _Log(path)
+        self._queue: SimpleQueue[list[Request] | None] = SimpleQueue()
+        self._checkpointer = Checkpointer(path)
+        self._log = Log(path)
         self._lock = threading.Lock()
+        # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
+        self._arrived: list[Request] = []
+        self._soon_loop: asyncio.AbstractEventLoop | None = None
+        self._later_loop: asyncio.AbstractEventLoop | None = None
+        # How many writes came together of late: the last group, or half of what it was before.
+        self._crowd = 0
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def submit(self, request: Request) -> None:
-        """Queue a request, starting the thread at the first one. Raises `StoreError` once closed."""
+        """Queue a request, starting the thread at the first one. Raises `StoreError` once closed.
+
+        While writes come in company, what the tasks of an event loop ask for in one pass is handed over together when
+        the pass is over: the thread then finds a group and a loop that is about to wait, instead of a busy one to share
+        the interpreter with. A write that comes alone is handed over at once.
+        """
+        loop = request.loop
         with self._lock:
-            if self._is_closed:
-                raise StoreError(f"{self._path} was closed", code="store_closed")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
-                self._thread.start()
-            self._queue.put(request)
+            self._refuse_if_closed()
+            self._arrived.append(request)
+            if loop is None or self._crowd <= 1:
+                self._hand_over()
+            elif self._soon_loop is not loop:
+                self._soon_loop = loop
+                loop.call_soon(self._pass_is_over, loop)
+
+    def submit_later(self, request: Request) -> None:
+        """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
+
+        One that is abandoned until then never wakes the thread. Raises `StoreError` once closed.
+        """
+        loop = request.loop
+        assert loop is not None
+        with self._lock:
+            self._refuse_if_closed()
+            self._arrived.append(request)
+            if self._later_loop is not loop:
+                self._later_loop = loop
+                loop.call_later(LAZY_SECONDS, self._later_is_due, loop)
 
     def close(self) -> None:
         """Commit what is queued and end the thread."""
         with self._lock:
             if self._is_closed:
                 return
+            self._hand_over()
             self._is_closed = True
             self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
         self._checkpointer.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise StoreError(f"{self._path} was closed", code="store_closed")
+
+    def _hand_over(self) -> None:
+        arrived = [request for request in self._arrived if not request.is_abandoned]
+        self._arrived.clear()
+        if arrived and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
+            self._thread.start()
+        for start in range(0, len(arrived), _MAX_GROUP):
+            self._queue.put(arrived[start : start + _MAX_GROUP])
+
+    def _pass_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._soon_loop is loop:
+                self._soon_loop = None
+            self._hand_over()
+
+    def _later_is_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._later_loop is loop:
+                self._later_loop = None
+            self._hand_over()
 
     def _run(self) -> None:
         connection: sqlite3.Connection | None = None
@@ -234,6 +179,7 @@ class Writer:
                 group, is_open = self._next_group()
                 if not group:
                     continue
+                self._crowd = max(len(group), self._crowd // 2)
                 try:
                     if connection is None:
                         connection = connect(self._path, WRITER_PRAGMAS)
@@ -251,21 +197,15 @@ class Writer:
                 connection.close()
 
     def _next_group(self) -> tuple[list[Request], bool]:
-        """Wait for a request, then take all that queued up; the flag is False after the closing mark.
-
-        A group of lazy requests only waits a moment for one that is not.
-        """
+        """Wait for a request, then take all that queued up; the flag is False after the closing mark."""
         group: list[Request] = []
-        is_lazy = True
-        item = self._queue.get()
-        while item is not None:
-            if not item.is_abandoned:
-                group.append(item)
-                is_lazy = is_lazy and item.lazy
-            if len(group) == _MAX_GROUP:
+        batch = self._queue.get()
+        while batch is not None:
+            group += [request for request in batch if not request.is_abandoned]
+            if len(group) >= _MAX_GROUP:
                 return group, True
             try:
-                item = self._queue.get(timeout=LAZY_SECONDS) if is_lazy and group else self._queue.get_nowait()
+                batch = self._queue.get_nowait()
             except Empty:
                 return group, True
         return group, False
@@ -274,7 +214,8 @@ class Writer:
         patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
         if len(group) == 1:
             self._run_alone(connection, group[0])
-        else:
+        elif not self._run_together(connection, group):
+            patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
             for request in group:
                 self._run_in_savepoint(connection, request)
         if connection.in_transaction:
@@ -282,6 +223,19 @@ class Writer:
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
             self._checkpointer.look()
+
+    def _run_together(self, connection: sqlite3.Connection, group: list[Request]) -> bool:
+        """Run all jobs side by side; when one raises, everything is taken back and the answer is False."""
+        try:
+            for request in group:
+                request.result = request.job(connection)
+        except BaseException:  # noqa: BLE001 - whoever raised does so again in its savepoint, and is told there
+            if connection.in_transaction:
+                connection.execute(ROLLBACK)
+            for request in group:
+                request.result = None
+            return False
+        return True
 
     def _run_alone(self, connection: sqlite3.Connection, request: Request) -> None:
         try:

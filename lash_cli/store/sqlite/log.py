@@ -1,0 +1,155 @@
+"""The write-ahead log: synced by the writer, copied back and begun again by a thread of its own (design D10, D22).
+
+The log is synced behind a commit, not inside it (docs/decisions/0001), and
+written over instead of appended to (0006).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from lash_cli.errors import StoreError
+from lash_cli.store.sqlite.connections import (
+    BRISK_CHECKPOINT,
+    CHECKPOINTER_PRAGMAS,
+    PATIENT_CHECKPOINT,
+    WAL_KEPT_BYTES,
+    connect,
+)
+
+# Past this size the log is copied back and begun again from its start: writing over blocks that are allocated makes a
+# sync half as dear as appending. When that fails it is tried again after as much growth, not at every commit.
+_WAL_RESTART_BYTES: Final = WAL_KEPT_BYTES
+# Past this size the writer waits until the log is emptied.
+_WAL_TRUNCATE_BYTES: Final = 64 * 1024 * 1024
+# The longest a checkpoint may hold the writer back; a reader that stays in an old snapshot can prevent it altogether.
+_CATCH_UP_SECONDS: Final = 2.0
+
+_PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
+_RESTART_CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
+_TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
+
+
+class Log:
+    """The write-ahead log as a file to sync. It stays the same file while a connection is open.
+
+    SQLite takes its locks on the database file, never on the log, so opening
+    and closing the log here cannot drop one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = f"{path}-wal"
+        self._descriptor: int | None = None
+
+    def sync(self) -> None:
+        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses."""
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDWR)
+            _sync(self._descriptor)
+        except OSError as error:
+            raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _sync(descriptor: int) -> None:
+    """Flush to the medium itself: macOS needs its own call for that."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
+class Checkpointer:
+    """Copies the WAL back into the database on a thread and connection of its own, on request."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._wal = f"{path}-wal"
+        self._wanted = threading.Event()
+        self._caught_up = threading.Event()
+        self._ask_above = _WAL_RESTART_BYTES
+        self._wait_above = _WAL_TRUNCATE_BYTES
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Ask for a checkpoint if the WAL grew past its mark; mostly a `stat`, nothing more. Called by the writer only.
+
+        Past the last mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
+        writer would never let it in.
+        """
+        size = _size(self._wal)
+        if size <= self._ask_above:
+            if size <= _WAL_RESTART_BYTES:
+                self._ask_above = _WAL_RESTART_BYTES
+            return
+        self._ask_above = size + _WAL_RESTART_BYTES
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
+            self._thread.start()
+        self._caught_up.clear()
+        self._wanted.set()
+        if size <= self._wait_above:
+            return
+        deadline = time.monotonic() + _CATCH_UP_SECONDS
+        while _size(self._wal) > _WAL_TRUNCATE_BYTES and time.monotonic() < deadline:
+            self._wanted.set()
+            self._caught_up.wait(_CATCH_UP_SECONDS)
+            self._caught_up.clear()
+        # A reader that holds the log open is not waited for at every commit.
+        left = _size(self._wal)
+        self._wait_above = 2 * left if left > _WAL_TRUNCATE_BYTES else _WAL_TRUNCATE_BYTES
+
+    def close(self) -> None:
+        """End the thread after the checkpoint it may be in."""
+        self._stopping = True
+        self._wanted.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        connection = connect(self._path, CHECKPOINTER_PRAGMAS)
+        try:
+            while True:
+                self._wanted.wait()
+                self._wanted.clear()
+                if self._stopping:
+                    return
+                # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
+                with contextlib.suppress(sqlite3.Error):
+                    self._copy_back(connection)
+                self._caught_up.set()
+        finally:
+            connection.close()
+
+    def _copy_back(self, connection: sqlite3.Connection) -> None:
+        """Copy what is there without holding anybody up; then the little that came meanwhile, under the write lock.
+
+        That lock is held while readers of the log are waited for, so the wait is short unless the log has become long.
+        """
+        is_long = _size(self._wal) > _WAL_TRUNCATE_BYTES
+        connection.execute(_PASSIVE_CHECKPOINT).fetchone()
+        connection.execute(PATIENT_CHECKPOINT if is_long else BRISK_CHECKPOINT)
+        connection.execute(_TRUNCATE_CHECKPOINT if is_long else _RESTART_CHECKPOINT).fetchone()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

@@ -1,0 +1,54 @@
+"""Turn stamps: the row that says that a turn is committed, with what, and what was answered (contract 01 §9.2 step 14).
+
+With this row the completion has won the cancel gate (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from lash_cli.core.codec import encode
+from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnStamp
+
+# The running row becomes the stamp ...
+_COMPLETE = """
+UPDATE turns SET turn_index = ?, state = 'committed', claim_id = NULL, work_claim_id = NULL, plan = NULL,
+    generation = ?, content_hash = ?, summary = ?, result = ?, head_revision = ?, first_seq = ?, last_seq = ?,
+    committed_at_ms = ?
+WHERE session_key = ? AND turn_id = ?
+"""
+# ... and a turn that never opened a lane gets its row here.
+_INSERT = """
+INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
+    result, head_revision, first_seq, last_seq, committed_at_ms)
+VALUES (?, ?, ?, 'committed', 'prompt', ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+def write(
+    connection: sqlite3.Connection,
+    session_key: int,
+    commit: RuntimeCommit,
+    turn: TurnStamp,
+    result: RuntimeCommitResult,
+    *,
+    summary: str | None,
+    seqs: tuple[int | None, int | None],
+    is_running: bool,
+) -> None:
+    """Stamp a turn inside its commit. `summary` is encoded already, `seqs` are its first and last node."""
+    turn_index = commit.checkpoint.turn_state.turn_index
+    key = (session_key, turn.turn_id)
+    done = (
+        commit.fence.fencing_token,
+        turn.content_hash,
+        summary,
+        encode(result).decode(),
+        result.head_revision,
+        *seqs,
+        commit.now_ms,
+    )
+    if is_running:
+        connection.execute(_COMPLETE, (turn_index, *done, *key))
+    else:
+        connection.execute(_INSERT, (*key, turn_index, turn.summary.started_at_ms, *done))

@@ -1,0 +1,60 @@
+"""Alarms: a timer per delay instead of a timer per turn (runtime.alarms)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from lash_cli.runtime.alarms import alarm_after
+
+SOON_S = 0.002
+
+
+async def test_alarms_ring_once_in_the_order_they_were_set_and_cancelled_ones_never() -> None:
+    rung: list[str] = []
+    over = asyncio.Event()
+    alarm_after(SOON_S, lambda: rung.append("a"))
+    taken_back = alarm_after(SOON_S, lambda: rung.append("b"))
+    alarm_after(SOON_S, lambda: rung.append("c"))
+    alarm_after(SOON_S * 3, over.set)
+    taken_back.cancel()
+    taken_back.cancel()
+    await over.wait()
+    assert rung == ["a", "c"]
+    again = asyncio.Event()
+    alarm_after(SOON_S, again.set)
+    await again.wait()
+    assert rung == ["a", "c"]
+
+
+async def test_an_alarm_that_raises_is_reported_and_the_others_ring() -> None:
+    reported: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context.get("exception")))
+    rung = asyncio.Event()
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    alarm_after(SOON_S, fail)
+    alarm_after(SOON_S, rung.set)
+    await rung.wait()
+    assert [type(error) for error in reported] == [ValueError]
+
+
+async def test_what_was_taken_back_is_not_kept() -> None:
+    held = [alarm_after(60.0, lambda: None) for _ in range(100)]
+    row = held[0]._row
+    for alarm in held:
+        alarm.cancel()
+    assert len(row._alarms) == 0
+    row._timer.cancel()
+
+
+def test_each_event_loop_has_its_own() -> None:
+    async def wait_for_one() -> None:
+        rung = asyncio.Event()
+        alarm_after(SOON_S, rung.set)
+        await rung.wait()
+
+    for _ in range(2):
+        asyncio.run(wait_for_one())
