@@ -29,8 +29,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--kills", type=int, default=20)
     options = parser.parse_args()
+    # Texts keep coming for as long as workers are killed.
     load = Load(
-        options.producers, options.inputs, options.sessions, options.workers, options.kills, options.with_cancels
+        options.producers,
+        options.inputs,
+        options.sessions,
+        options.workers,
+        options.kills,
+        options.with_cancels,
+        pause_s=options.kills / options.inputs,
     )
     with tempfile.TemporaryDirectory() as directory:
         outcome = run_load(Path(directory) / "home", load)

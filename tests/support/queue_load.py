@@ -34,11 +34,16 @@ from lash_cli.system import SystemClock, SystemIds
 PAUSE_BETWEEN_KILLS_S = 1.0
 DRAIN_LIMIT_S = 300.0
 CUT_SHARE = 0.05
+SAID = "!text done "
 
 
 @dataclass(frozen=True)
 class Load:
-    """How much: `producers` processes add `inputs` texts each, spread over `sessions`, while `workers` drain."""
+    """How much: `producers` processes add `inputs` texts each, spread over `sessions`, while `workers` drain.
+
+    `pause_s` between two texts of a producer keeps the queue filling for as
+    long as workers are killed; every text makes its turn last a little.
+    """
 
     producers: int
     inputs: int
@@ -47,6 +52,7 @@ class Load:
     kills: int
     with_cancels: bool = False
     seed: int = 1
+    pause_s: float = 0.0
 
     @property
     def session_ids(self) -> list[str]:
@@ -74,7 +80,9 @@ def open_store(home: Path) -> SqliteStore:
 # --- producer -----------------------------------------------------------------------------------
 
 
-async def produce(home: Path, sessions: list[str], count: int, seed: int, with_cancels: bool) -> None:
+async def produce(
+    home: Path, sessions: list[str], count: int, seed: int, pause_s: float, *, with_cancels: bool
+) -> None:
     """Add `count` texts to random sessions, now and then cut a suffix of what was added; print what was promised."""
     chance = random.Random(seed)
     store = open_store(home)
@@ -84,9 +92,10 @@ async def produce(home: Path, sessions: list[str], count: int, seed: int, with_c
     for index in range(count):
         session_id = chance.choice(sessions)
         token = f"p{seed}n{index}"
-        stored = await queues[session_id].enqueue(f"!text done {token}", key=token)
+        stored = await queues[session_id].enqueue(f"!sleep 0.01\n{SAID}{token}", key=token)
         print(json.dumps({"input": stored.input_id, "session": session_id, "token": token}), flush=True)
         mine.append((session_id, stored.input_id))
+        await asyncio.sleep(pause_s * 2 * chance.random())
         if with_cancels and chance.random() < CUT_SHARE:
             session_id, anchor = chance.choice(mine[-20:])
             outcome = await queues[session_id].cancel_suffix(ByInputId(anchor))
@@ -99,8 +108,17 @@ async def produce(home: Path, sessions: list[str], count: int, seed: int, with_c
 
 def main() -> None:
     """The producer process."""
-    home, sessions, count, seed, with_cancels = sys.argv[1:]
-    asyncio.run(produce(Path(home), sessions.split(","), int(count), int(seed), with_cancels == "cancels"))
+    home, sessions, count, seed, pause_s, with_cancels = sys.argv[1:]
+    asyncio.run(
+        produce(
+            Path(home),
+            sessions.split(","),
+            int(count),
+            int(seed),
+            float(pause_s),
+            with_cancels=with_cancels == "cancels",
+        )
+    )
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -110,22 +128,13 @@ def run_load(home: Path, load: Load) -> Outcome:
     """Run everything to its end and judge it. Raises `TimeoutError` when the queue is not drained in time."""
     asyncio.run(_make_sessions(home, load))
     started = time.monotonic()
-    producers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "support.queue_load", str(home), ",".join(load.session_ids), str(load.inputs),
-             str(load.seed * 1000 + index), "cancels" if load.with_cancels else "plain"],
-            env={**environment(home), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(load.producers)
-    ]  # fmt: skip
+    producers = [_producer(home, load, index) for index in range(load.producers)]
     workers = [_worker(home) for _ in range(load.workers)]
     outcome = Outcome()
     try:
         outcome.kills = _kill_at_random(workers, home, load)
-        for producer in producers:
-            _read_promises(producer, outcome)
+        for index, producer in enumerate(producers):
+            _read_promises(producer, _promises(home, index), outcome)
         _wait_until_drained(home, load)
         outcome.seconds = time.monotonic() - started
     finally:
@@ -147,6 +156,28 @@ async def _make_sessions(home: Path, load: Load) -> None:
     await store.aclose()
 
 
+def _promises(home: Path, index: int) -> Path:
+    return home.parent / f"promises-{index}.jsonl"
+
+
+def _producer(home: Path, load: Load, index: int) -> subprocess.Popen[bytes]:
+    arguments = (
+        str(home),
+        ",".join(load.session_ids),
+        str(load.inputs),
+        str(load.seed * 1000 + index),
+        str(load.pause_s),
+        "cancels" if load.with_cancels else "plain",
+    )
+    # A file and not a pipe: nobody reads while workers are being killed.
+    with _promises(home, index).open("wb") as promises:
+        return subprocess.Popen(
+            [sys.executable, "-m", "support.queue_load", *arguments],
+            env={**environment(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=promises,
+        )
+
+
 def _worker(home: Path) -> subprocess.Popen[bytes]:
     with open(home.parent / "workers.log", "ab") as log:
         return spawn_lash(["work", "--all", "--concurrency", "8"], home=home, stdout=log, stderr=log)
@@ -166,9 +197,9 @@ def _kill_at_random(workers: list[subprocess.Popen[bytes]], home: Path, load: Lo
     return killed
 
 
-def _read_promises(producer: subprocess.Popen[str], outcome: Outcome) -> None:
-    out, _ = producer.communicate(timeout=DRAIN_LIMIT_S)
-    for line in out.splitlines():
+def _read_promises(producer: subprocess.Popen[bytes], promises: Path, outcome: Outcome) -> None:
+    producer.wait(timeout=DRAIN_LIMIT_S)
+    for line in promises.read_text().splitlines():
         row: dict[str, Any] = json.loads(line)
         if "cancelled" in row:
             outcome.cancelled.add(row["cancelled"])
@@ -230,7 +261,8 @@ async def _judge_session(store: SqliteStore, session_id: str, promised: dict[str
     said: list[str] = []
     for message in messages:
         if message.role is Role.USER:
-            said += [line.removeprefix("!text done ") for line in message_text(message).splitlines()]
+            lines = message_text(message).splitlines()
+            said += [line.removeprefix(SAID) for line in lines if line.startswith(SAID)]
     wanted = [promised[row.input_id] for row in rows if row.input_id in promised and row.state is InputState.COMPLETED]
     repeated = [token for token, times in Counter(said).items() if times > 1]
     if repeated:
