@@ -537,3 +537,30 @@ async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in
     assert resolution_of(awaited) == ResolvedOk("after the kill")
     assert tool.count == 0
     await store.aclose()
+
+
+async def test_a_redrive_sees_whether_the_turn_was_in_an_iteration_before(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    """Rows of an earlier drive count, finished or not; a fresh drive sees only what it began itself."""
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host = JournalEffectHost(store, clock, SystemIds())
+    first = host.scoped(SCOPE, fence=fence, fresh=True)
+    assert not await first.has_any("1:1:")
+    await first.execute(envelope(MODEL, "1:1:llm_call:2"), Runs(model_outcome()))
+    assert await first.has_any("1:1:") and not await first.has_any("1:2:")
+    await first.settle()
+    begun = host.scoped(SCOPE, fence=fence)
+    assert await begun.has_any("1:1:") and not await begun.has_any("1:2:")
+    claim = begun._claim(envelope(tool_command(), "1:2:tool_batch:3"), clock.now_ms(), "token")
+    await store.journal_prepare(claim)
+    later = host.scoped(SCOPE, fence=await next_lane(store, clock, fence))
+    assert await later.has_any("1:2:")
+    assert not await later.has_any("1:20:")
+
+
+async def test_an_inline_host_never_knows_of_an_earlier_drive(clock: ManualClock) -> None:
+    effects = InlineEffectHost(clock, SystemIds()).scoped(SCOPE)
+    await effects.execute(envelope(MODEL, "1:1:llm_call:2"), Runs(model_outcome()))
+    assert not await effects.has_any("1:1:") and not await effects.is_known("1:1:llm_call:2")
