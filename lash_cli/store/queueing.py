@@ -110,8 +110,9 @@ class TurnInputStore(Protocol):
         ...
 
     async def abandon_turn_input_claims(self, claims: Sequence[TurnInputClaim]) -> tuple[str, ...]:
-        """Give rows back that these claims still own; the ids given back. An unfinished turn that was started from
-        one of them is dropped, with everything else it took."""
+        """Give rows back that these claims still own under their generation; the ids of all rows given back. An
+        unfinished turn that took one of them is dropped, with everything else it took: its journal would deliver
+        those rows again."""
         ...
 
     async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from lash_cli.core.ingress import (
     ActiveTurn,
@@ -11,6 +12,7 @@ from lash_cli.core.ingress import (
     InputState,
     NextTurn,
 )
+from lash_cli.errors import TurnInputClaimSuperseded
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 from lash_cli.store.conformance.input_claims import end
@@ -54,19 +56,53 @@ class GivenBackLaws:
         assert await make.pending_ids(store) == []
         assert await store.abandon_turn_input_claims([new]) == ("i1",)
 
-    async def test_abandoning_what_a_checkpoint_took_keeps_the_turn(
+    async def test_abandoning_what_a_checkpoint_took_drops_the_turn_it_was_delivered_into(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
         await make.create(store, clock)
-        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+        lane = await make.start(store, clock, "t1")
+        fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
         assert taken.inputs is not None
-        assert await store.abandon_turn_input_claims([taken.inputs]) == ("i1",)
-        (row,) = await store.inputs(S, pending_only=True)
+        assert await store.abandon_turn_input_claims([taken.inputs]) == ("i1", "in-t1")
+        founding, row = await store.inputs(S, pending_only=True)
         assert (row.state, row.ingress) == (InputState.PENDING_ACTIVE, ActiveTurn("t1"))
-        assert [turn.turn_id for turn in await store.unfinished_turns(S)] == ["t1"]
+        assert await store.unfinished_turns(S) == ()
+        with pytest.raises(TurnInputClaimSuperseded):
+            await store.commit_runtime_state(
+                make.commit(fence, make.append(["m1"]), turn=make.stamp(), claim=lane.claim, claims=[taken.inputs])
+            )
+        await store.release_lease(fence)
+        following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert make.ids_of(following.claim) == [founding.input_id, "i1"]
+
+    async def test_a_dead_process_cannot_give_back_what_its_successor_drives_again(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
+        await make.put(store, make.wake())
+        taken = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        assert lane.claim is not None and taken.inputs is not None and taken.work is not None
+        clock.tick(make.TTL_MS / 1000)
+        successor = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert successor.redrive
+        assert await store.abandon_turn_input_claims([lane.claim, taken.inputs]) == ()
+        assert await store.abandon_queued_work_claims([taken.work]) == ()
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(successor),
+                make.append(["m1"]),
+                turn=make.stamp(),
+                claim=successor.claim,
+                claims=[taken.inputs],
+                work=[taken.work],
+            )
+        )
 
     async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
         self, open_store: OpenStore, clock: MovableClock

@@ -115,9 +115,10 @@ SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
 WHERE session_key = ? AND turn_id = ? AND state = 'pending'
 RETURNING batch_id
 """
+# Whoever drives an unfinished turn again owns its claims under a new generation; the dead one gives nothing back.
 _GIVE_BACK_CLAIM = """
 UPDATE queued_work SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
-WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
+WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation = ? AND state = 'pending'
 RETURNING batch_id
 """
 
@@ -302,9 +303,11 @@ def give_back_taken(connection: sqlite3.Connection, session_key: int, turn_id: s
     return [batch_id for (batch_id,) in connection.execute(_GIVE_BACK_TAKEN, (session_key, turn_id)).fetchall()]
 
 
-def give_back_claim(connection: sqlite3.Connection, session_key: int, claim_id: str, claim_token: str) -> list[str]:
-    """Free every row the claim still owns; their ids."""
-    rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token)).fetchall()
+def give_back_claim(
+    connection: sqlite3.Connection, session_key: int, claim_id: str, claim_token: str, *, generation: int
+) -> list[str]:
+    """Free every row the claim still owns under its generation; their ids."""
+    rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token, generation)).fetchall()
     return [batch_id for (batch_id,) in rows]
 
 

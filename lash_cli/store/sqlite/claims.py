@@ -27,11 +27,6 @@ SELECT turn_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 _IS_RUNNING = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
-# The claims a turn was started from: without them it has nothing to run on.
-_IS_FOUNDING = """
-SELECT 1 FROM turns
-WHERE session_key = ? AND turn_id = ? AND state = 'running' AND (claim_id = ? OR work_claim_id = ?)
-"""
 _DROP_TURN = "DELETE FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
 _DROP_CANCEL = "DELETE FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # Another turn under the same id must not find effects of this one.
@@ -71,15 +66,11 @@ def drop_turn(connection: sqlite3.Connection, session: StoredSession, turn_id: s
     ]
 
 
-def _drop_if_founding(
-    connection: sqlite3.Connection, session: StoredSession, claim: TurnInputClaim | QueuedWorkClaim
-) -> list[str]:
-    if claim.turn_id is None:
+def _drop_if_unfinished(connection: sqlite3.Connection, session: StoredSession, turn_id: str | None) -> list[str]:
+    """Drop the turn a claim was given back by: its journal still delivers those rows, so it could never commit."""
+    if turn_id is None or connection.execute(_IS_RUNNING, (session.key, turn_id)).fetchone() is None:
         return []
-    founding = (session.key, claim.turn_id, claim.claim_id, claim.claim_id)
-    if connection.execute(_IS_FOUNDING, founding).fetchone() is None:
-        return []
-    return drop_turn(connection, session, claim.turn_id)
+    return drop_turn(connection, session, turn_id)
 
 
 def _abandon(connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | QueuedWorkClaim]) -> tuple[str, ...]:
@@ -91,10 +82,12 @@ def _abandon(connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | Q
         except NotFoundError:
             continue
         family = inputs if isinstance(claim, TurnInputClaim) else batches
-        ids = family.give_back_claim(connection, session.key, claim.claim_id, claim.claim_token)
+        ids = family.give_back_claim(
+            connection, session.key, claim.claim_id, claim.claim_token, generation=claim.generation
+        )
         given_back += ids
         if ids:
-            given_back += _drop_if_founding(connection, session, claim)
+            given_back += _drop_if_unfinished(connection, session, claim.turn_id)
     return tuple(given_back)
 
 
@@ -351,7 +344,7 @@ class Claims:
         return await self._db.write(lambda connection: _abandon(connection, claims), durable=False)
 
     async def fail_queued_work(self, fence: LeaseFence, claim: QueuedWorkClaim, error: str) -> tuple[str, ...]:
-        """See `queueing.QueuedWorkStore.fail_queued_work`; a turn that was started from the claim is dropped."""
+        """See `queueing.QueuedWorkStore.fail_queued_work`; an unfinished turn that took the claim is dropped."""
 
         def job(connection: sqlite3.Connection) -> tuple[str, ...]:
             session = read_session(connection, fence.session_id)
@@ -359,7 +352,7 @@ class Claims:
             leases.require_live(session, fence, now_ms)
             ids, parked = batches.fail(connection, session.key, claim, error, now_ms)
             if ids:
-                _drop_if_founding(connection, session, claim)
+                _drop_if_unfinished(connection, session, claim.turn_id)
             return tuple(parked)
 
         return await self._db.write(job, durable=False)

@@ -41,7 +41,8 @@ SELECT turn_id, started_at_ms FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 # Contract 02 §6.3: since when the oldest text for the next turn, text for a turn other than the running one (before and
-# behind it in the index) and ready work wait, and when the first batch that waits for its time is ready.
+# behind it in the index), ready work and work whose time has come wait, and when the first batch that still waits for
+# its time is ready.
 _DEMAND = """
 SELECT
     (SELECT enqueued_at_ms FROM inputs INDEXED BY inputs_next
@@ -56,8 +57,11 @@ SELECT
     (SELECT enqueued_at_ms FROM queued_work INDEXED BY queued_work_ready
         WHERE session_key = ?1 AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL
         AND claim_generation IS NOT ?2 ORDER BY enqueue_seq LIMIT 1),
+    (SELECT waits_until_ms FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL AND waits_until_ms <= ?4
+        ORDER BY waits_until_ms LIMIT 1),
     (SELECT min(waits_until_ms) FROM queued_work INDEXED BY queued_work_waiting
-        WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL)
+        WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL AND waits_until_ms > ?4)
 """
 # The first session behind `?1` that has a row in any of the indices of what waits or is unfinished.
 _NEXT_SESSION = """
@@ -118,10 +122,9 @@ def _find(connection: sqlite3.Connection, session: StoredSession, now_ms: int) -
     running = connection.execute(_RUNNING, (session.key,)).fetchone()
     turn_id, started_at_ms = running or (None, None)
     # The empty id stands before every turn id.
-    values = (session.key, live_generation(lease, now_ms), turn_id or "")
+    values = (session.key, live_generation(lease, now_ms), turn_id or "", now_ms)
     *waiting, available_at_ms = connection.execute(_DEMAND, values).fetchone()
-    is_due = available_at_ms is not None and available_at_ms <= now_ms
-    claimable_since = [since for since in (*waiting, available_at_ms if is_due else None) if since is not None]
+    claimable_since = [since for since in waiting if since is not None]
     demand = SessionDemand(
         session.session_id,
         bool(claimable_since),
@@ -129,7 +132,7 @@ def _find(connection: sqlite3.Connection, session: StoredSession, now_ms: int) -
         lease,
         session.held_at_ms is not None,
         session.closed_at_ms is not None,
-        None if is_due else available_at_ms,
+        available_at_ms,
     )
     if turn_id is not None:
         claimable_since.append(started_at_ms)

@@ -94,9 +94,11 @@ UPDATE inputs INDEXED BY inputs_taken SET turn_id = NULL, claim_id = NULL, claim
 WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id
 """
+# Whoever drives an unfinished turn again owns its claims under a new generation; the dead one gives nothing back.
 _GIVE_BACK_CLAIM = """
 UPDATE inputs SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
-WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state IN ('pending_active', 'deferred_next_turn')
+WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation = ?
+    AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id
 """
 # Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place.
@@ -369,7 +371,9 @@ def give_back_taken(connection: sqlite3.Connection, session_key: int, turn_id: s
     return [input_id for (input_id,) in connection.execute(_GIVE_BACK_TAKEN, (session_key, turn_id)).fetchall()]
 
 
-def give_back_claim(connection: sqlite3.Connection, session_key: int, claim_id: str, claim_token: str) -> list[str]:
-    """Free every row the claim still owns; their ids."""
-    rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token)).fetchall()
+def give_back_claim(
+    connection: sqlite3.Connection, session_key: int, claim_id: str, claim_token: str, *, generation: int
+) -> list[str]:
+    """Free every row the claim still owns under its generation; their ids."""
+    rows = connection.execute(_GIVE_BACK_CLAIM, (session_key, claim_id, claim_token, generation)).fetchall()
     return [input_id for (input_id,) in rows]
