@@ -60,6 +60,7 @@ def result(outcome, **changes) -> TurnResult:
         ({"lease": LeaseRow(3, "token", HOLDER, 0, NOW), "running_turn_id": "t"}, False, "stuck"),
         ({"lease": LeaseRow(3), "running_turn_id": "t"}, False, "stuck"),
         ({"pending_inputs": 2}, False, "queued"),
+        ({"pending_batches": 1}, False, "queued"),
         ({"meta": msgspec.structs.replace(META, parked_at_ms=NOW)}, False, "parked"),
         ({"meta": msgspec.structs.replace(META, parked_at_ms=NOW), "pending_inputs": 1}, False, "queued"),
         ({"meta": msgspec.structs.replace(META, closed_at_ms=NOW), "pending_inputs": 1}, False, "closed"),
