@@ -1,4 +1,4 @@
-"""Cancelling inputs: one shape of outcomes, one transaction, one exit status for what they add up to (contract 08 §5.3)."""
+"""Cancelling inputs: one shape of outcomes, one transaction, one exit status (contract 08 §5.3)."""
 
 from __future__ import annotations
 

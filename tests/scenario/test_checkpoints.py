@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said, wake
+from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said, unseen, wake
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -25,7 +25,10 @@ from lash_cli.core.content import Role, Stored, is_safe_to_resume, message_text
 from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.queued_work import BatchState
 from lash_cli.errors import SessionExecutionLeaseExpired
+from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.requests import TurnRequest
 from lash_cli.store.base import ReadScope
+from lash_cli.store.queueing import CheckpointRequest
 
 CLAIMED_POINTS = ("before:checkpoint_claimed", "after:checkpoint_claimed", "after:checkpoint_recorded")
 
@@ -351,6 +354,33 @@ async def test_a_checkpoint_passed_empty_stays_empty_when_the_turn_is_driven_aga
     assert output.result.assistant_message() == "second answer"
     assert said(session.read_view().messages) == ["go", "first answer", "a word", "second answer"]
     assert len(caller.requests) == 1
+
+
+async def test_what_a_lost_answer_had_let_in_is_used_by_the_next_turn(make_core) -> None:
+    """The drive that died had reached a checkpoint the redrive never comes to, because the model answers otherwise."""
+
+    @tool(name="work")
+    async def work(args: Nothing, context) -> str:
+        return "worked"
+
+    caller = ScriptedCaller([text("lost")])
+    caller.gate = asyncio.Event()
+    first = make_core(caller, tools=[FunctionToolProvider([work])])
+    session = await first.open_session(S)
+    dying = asyncio.create_task(session._run(TurnRequest(TurnInput.text("go"), "t1"), CancelToken(), unseen))
+    await caller.entered.wait()
+    await first.inject_turn_input(S, "t1", "k", "a word")
+    request = CheckpointRequest(turn_id="t1", checkpoint="before_completion", claim_id="tic:t1:c3", claim_token="lost")
+    taken = await first.store.claim_checkpoint_work(fence_of((await first.store.session_row(S)).lease), request)
+    assert taken.inputs is not None
+    dying.cancel()
+    await asyncio.wait({dying})
+    script = [calls(("a", "work", "{}")), text("otherwise"), text("to the word")]
+    session = await make_core(ScriptedCaller(script), tools=[FunctionToolProvider([work])]).open_session(S)
+    output = await session.redrive().run()
+    assert (output.result.assistant_message(), output.has_waiting) == ("otherwise", True)
+    assert (await session.queued_turn().run()).result.assistant_message() == "to the word"
+    assert said(session.read_view().messages) == ["go", "otherwise", "a word", "to the word"]
 
 
 async def test_a_cancelled_redrive_gives_back_what_its_transcript_does_not_show(make_core) -> None:
