@@ -38,10 +38,13 @@ _HOMES = {
         "SessionSpec",
     ),
     "lash_cli.core.tools": ("ToolCallOutput", "ToolManifest", "ToolState"),
+    "lash_cli.core.trace": ("TraceContext", "TraceLevel", "TraceRecord", "TraceSink"),
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
     "lash_cli.runtime.session": ("RuntimeSessionState", "SessionReadView"),
     "lash_cli.runtime.drive": ("TurnOutput",),
+    "lash_cli.runtime.trace_sinks": ("JsonlTraceSink", "StderrTraceSink", "TeeTraceSink"),
+    "lash_cli.runtime.tracing": ("Tracer",),
     "lash_cli.store.sqlite.store": ("SqliteStore",),
     "lash_cli.tools.function": ("FunctionToolProvider", "tool"),
 }

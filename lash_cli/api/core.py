@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -33,6 +33,9 @@ from lash_cli.runtime.session import ResidentSession, RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.tracing import Tracer
 
 TERMINAL_POLL_FIRST_S = 0.025
 TERMINAL_POLL_MAX_S = 0.25
@@ -77,12 +80,14 @@ class LashCore:
         ids: Ids | None = None,
         owner_label: str = "",
         crash_point: CrashPoint | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
         Give either `provider` or `providers`, and either `model` or a whole
         `policy`. `store` None keeps sessions in memory. Without `effect_host`
         the store's journal is used, or the inline host when there is no store.
+        The core owns `tracer`: it is closed, and its records synced, with the core.
         Raises `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
@@ -103,7 +108,7 @@ class LashCore:
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
         self.policy = policy
-        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
+        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
         self._tools = tuple(tools)
         self._owner_label = owner_label
 
@@ -174,6 +179,8 @@ class LashCore:
             resident.replaces_graph = True
         elif store is not None:
             await self._load(resident, store, spec, base)
+        if self.host.tracer is not None:
+            self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
         shared = _Shared(resident, owner or self._new_owner())
         return LashSession(
             self,
@@ -315,6 +322,8 @@ class LashCore:
         await self.host.providers.aclose()
         if self.host.store is not None:
             await self.host.store.aclose()
+        if self.host.tracer is not None:
+            self.host.tracer.close()
 
     async def __aenter__(self) -> LashCore:
         return self

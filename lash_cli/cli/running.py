@@ -35,6 +35,7 @@ async def opened_core(
     approve: Mapping[str, str] | None = None,
     asker: Asker | None = None,
     owner_label: str = "turn",
+    trace_file: str | None = None,
 ) -> AsyncIterator[LashCore]:
     """A core over this invocation's settings; it and `store` are closed at the end.
 
@@ -57,6 +58,7 @@ async def opened_core(
             approve=approve,
             asker=asker,
             owner_label=owner_label,
+            trace_file=trace_file,
         )
     except BaseException:
         if store is not None:

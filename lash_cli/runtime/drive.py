@@ -133,9 +133,12 @@ class TurnDriver:
         self.request = request
         self.token = token
         self.sink = sink
+        self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
     async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
         """Show one event of a drive."""
+        if self.trace is not None:
+            self.trace.observe(drive, event)
         activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
         await self.sink(activity)
 
@@ -257,7 +260,10 @@ class TurnDriver:
                 raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
             return LlmCallOutcome(result)
 
-        outcome = await drive.effects.execute(envelope, run)
+        if self.trace is None:
+            outcome = await drive.effects.execute(envelope, run)
+        else:
+            outcome = await self.trace.model_call(drive, effect.iteration, call.request, envelope, run)
         if not isinstance(outcome, LlmCallOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a model call recorded another kind of outcome")
         if outcome.result.text_streamed != call.streamed:

@@ -67,9 +67,12 @@ async def run_turn(
     `EffectError` when a crashed turn cannot be replayed faithfully. Everything
     else a turn can meet is an outcome.
     """
+    turn: EphemeralTurn | DurableTurn
     if host.store is None:
-        return await EphemeralTurn(host, session, request, token, sink).run()
-    return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
+        turn = EphemeralTurn(host, session, request, token, sink)
+    else:
+        turn = DurableTurn(host, session, owner, request, token, sink, host.store)
+    return await (turn.run() if turn.trace is None else turn.trace.around(turn.run()))
 
 
 class DurableTurn(TurnDriver):
