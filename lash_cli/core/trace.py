@@ -108,7 +108,7 @@ class TraceRecord(msgspec.Struct, frozen=True):
         return document
 
     def line(self) -> bytes:
-        """The record as one line of UTF-8 JSON, without its line feed; what it is stands first, for `less` and `cut`."""
+        """One line of UTF-8 JSON without its line feed; `schema_version` and `type` stand near its beginning."""
         return msgspec.json.encode(self.document())
 
 

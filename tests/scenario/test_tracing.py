@@ -1,4 +1,4 @@
-"""What a trace tells of whole turns: pairs, parents, levels, no secrets, and never at a turn's expense (contract 04 §9)."""
+"""What a trace tells of whole turns, and that it costs none of them anything (contract 04 §9)."""
 
 from __future__ import annotations
 
