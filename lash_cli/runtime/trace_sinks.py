@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lash_cli.core.trace import TraceRecord, TraceSink
 
 FILE_MODE = 0o600  # prompts and tool results are inside
 DIRECTORY_MODE = 0o700
+SHARED_BITS = 0o077  # of a file that was there before, whose mode is its owner's business
 
 _log = logging.getLogger("lash.trace")
 
@@ -37,6 +39,9 @@ class JsonlTraceSink:
             # Without O_NONBLOCK a named pipe nobody reads would hold up the turn; it means nothing to a file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, FILE_MODE)
+            status = os.fstat(self._descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_mode & SHARED_BITS:
+                _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
 
     def append(self, record: TraceRecord) -> None:
         """Write the record's line with a single system call; raises `OSError` when it was not written whole."""

@@ -113,10 +113,13 @@ def test_a_full_disk_costs_the_trace_and_not_the_turn(lash) -> None:
 
 
 def test_the_model_cannot_read_the_trace_with_its_file_tools(lash, tmp_path: Path) -> None:
-    done = lash("turn", "s", "--or-open", '!tool read_file {"path":"t.jsonl"}', "--trace", "t.jsonl", cwd=tmp_path)
+    script = '!tool read_file {"path":"t.jsonl"}\n!tool grep {"pattern":"session_started"}'
+    done = lash("turn", "s", "--or-open", script, "--trace", "t.jsonl", cwd=tmp_path)
     assert done.code == 0
-    (completed,) = [record for record in records(tmp_path / "t.jsonl") if record["type"] == "tool_call_completed"]
-    assert completed["output"]["outcome"]["status"] == "failure"
+    completed = [record for record in records(tmp_path / "t.jsonl") if record["type"] == "tool_call_completed"]
+    outcomes = {record["name"]: record["output"]["outcome"] for record in completed}
+    assert outcomes["read_file"]["status"] == "failure"
+    assert outcomes["grep"] == {"status": "success", "payload": "no matches"}
 
 
 def test_no_key_reaches_the_trace_or_the_page_of_a_real_request(lash, tmp_path: Path) -> None:

@@ -67,6 +67,20 @@ def test_the_file_is_private_and_so_is_every_directory_it_needed(tmp_path: Path)
     assert mode(tmp_path / "a" / "b" / "t.jsonl") == 0o600
 
 
+def test_a_file_that_others_can_read_keeps_its_mode_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.touch()
+    path.chmod(0o644)
+    with caplog.at_level(logging.WARNING, "lash.trace"):
+        sink = JsonlTraceSink(path)
+        sink.append(record())
+        sink.close()
+    assert mode(path) == 0o644
+    assert [str(path) in entry.getMessage() for entry in caplog.records] == [True]
+
+
 def test_a_file_that_got_no_record_is_not_created_by_a_flush(tmp_path: Path) -> None:
     sink = JsonlTraceSink(tmp_path / "t.jsonl")
     sink.flush()
