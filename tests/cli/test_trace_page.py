@@ -127,6 +127,29 @@ def test_a_redriven_turn_counts_a_call_that_was_read_from_the_journal_once(open_
     assert page.rows()[1:] == ["turn 1 hi", "model model-1", "model model-1"]
 
 
+def test_what_a_killed_process_left_open_is_unfinished_and_what_began_before_the_trace_is_not(open_page: Open) -> None:
+    trace = TraceText()
+    trace.turn(1, 0, None)
+    trace.tool(1, "a", 10, None)
+    trace.tool(1, "b", 20, 60)
+    trace.tool(2, "c", 100, 110)
+    page = open_page(trace)
+    assert page.rows() == ["session s", "turn 1 s:t1", "tool grep", "tool grep", "turn s:t2", "tool grep"]
+    assert page.texts(".row .status") == ["", "unfinished", "unfinished", "ok", "", "ok"]
+    page.click(".toggle.only")
+    assert page.rows() == ["session s", "turn 1 s:t1", "tool grep"]
+
+
+def test_a_record_of_a_found_span_is_reached_although_the_record_itself_does_not_match(open_page: Open) -> None:
+    page = open_page(small_trace())
+    page.search("no such file")
+    page.press(Keys.ARROW_DOWN)
+    page.run("[...document.querySelectorAll('.row')].at(-1).click()")
+    page.run("document.querySelector('#detail .records button').click()")
+    assert page.text(".row[aria-selected=true] .type") == "tool_call_started"
+    assert '"call_id": "b"' in page.text("#detail")
+
+
 def test_search_leaves_the_matching_spans_and_their_parents(open_page: Open) -> None:
     page = open_page(small_trace())
     page.search("NO SUCH FILE")
@@ -315,17 +338,16 @@ def test_nothing_leaves_the_screen_at_any_width(open_page: Open, width: int) -> 
     page = open_page(small_trace())
     page.set_size(width, 800)
     overflow = "return document.scrollingElement.scrollWidth - document.documentElement.clientWidth"
-    inside = """const box = arguments[0].getBoundingClientRect();
-      return box.width > 0 && box.left >= 0 && box.right <= innerWidth + 1"""
+    outside = """return [...document.querySelectorAll(arguments[0])].map((part) => part.getBoundingClientRect())
+      .filter((box) => box.height > 0 && (box.width === 0 || box.left < 0 || box.right > innerWidth + 1)).length"""
     for tab in ("timeline", "llm", "raw"):
         page.click(f"#tab-{tab}")
         page.run("return " + NEXT_FRAME)
         assert page.run(overflow) <= 0
-        for part in page.browser.find_elements("css selector", ".row .name, .row .json, .row .bar, .row .length"):
-            assert page.run(inside, part)
+        assert page.run(outside, ".row .name, .row .json, .row .bar, .row .length") == 0
         page.run("document.querySelector('.row').click()")
         assert page.run(overflow) <= 0
-        assert page.run(inside, page.browser.find_element("id", "detail"))
+        assert page.run(outside, "#detail, #detail *") == 0
         page.press(Keys.ESCAPE)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -88,15 +89,19 @@ class Page:
 
     def texts(self, selector: str) -> list[str]:
         """The visible texts of all elements, in order."""
-        return [element.text for element in self.browser.find_elements(By.CSS_SELECTOR, selector)]
+        # In one step: rows are drawn anew whenever the list scrolls or changes its size.
+        script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.innerText.trim())"
+        found: list[str] = self.run(script, selector)
+        return found
 
     def text(self, selector: str) -> str:
         """The visible text of the first element."""
-        return self.browser.find_element(By.CSS_SELECTOR, selector).text
+        return self.texts(selector)[0]
 
     def click(self, selector: str) -> None:
         """A click in the middle of the first element."""
-        self.browser.find_element(By.CSS_SELECTOR, selector).click()
+        waiting = WebDriverWait(self.browser, PATIENCE_SECONDS, 0.02, (StaleElementReferenceException,))
+        waiting.until(lambda browser: browser.find_element(By.CSS_SELECTOR, selector).click() is None)
 
     def press(self, *keys: str) -> None:
         """Keys to whatever has the focus."""

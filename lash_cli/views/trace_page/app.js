@@ -144,6 +144,11 @@ function closeDetail() {
 function goToRecord(entry) {
   state.hidden.raw.delete(entry.kind);
   state.onlyFailed = false;
+  if (state.matches && !state.matches.has(entry.index)) {
+    scan += 1;   // a search under way must not bring the old matches back
+    byId('search').value = state.query = '';
+    state.matches = null;
+  }
   setTab('raw', entry);
   list.reveal(state.selected.raw);
 }

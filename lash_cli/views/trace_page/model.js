@@ -168,7 +168,9 @@ function implied(model, open, node) {
   if (!kind) return null;
   const session = kind === 'turn' ? node.slice(5, node.lastIndexOf(':')) : '';
   const scope = { parent: session ? `session:${session}` : '', turnNode: kind === 'turn' ? node : '', context: {} };
-  return newSpan(model, open, kind, node, node, scope, NaN, -1);
+  const span = newSpan(model, open, kind, node, node, scope, NaN, -1);
+  span.state = 'implied';
+  return span;
 }
 
 const byStart = (a, b) => (a.entry ? a.at : a.start) - (b.entry ? b.at : b.start) || a.order - b.order;

@@ -6,7 +6,7 @@ const LABELS = {
   prompt_built: 'prompt', token_usage: 'tokens', provider_request: 'request', runtime_stream_event: 'stream',
 };
 const COLOURED = new Set(['session', 'turn', 'llm', 'tool']);
-const STATES = { ok: 'ok', failed: 'failed', cancelled: 'cancelled', unfinished: 'unfinished' };
+const STATES = { ok: 'ok', failed: 'failed', cancelled: 'cancelled', unfinished: 'unfinished', implied: '' };
 
 const isSpan = (item) => !item.entry && Array.isArray(item.entries);
 const startOf = (item) => (isSpan(item) ? item.start : item.at);
