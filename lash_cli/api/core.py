@@ -315,6 +315,11 @@ class LashCore:
             await self.host.effects.revoke_await_events_for_session(session_id)
         return SessionDeleteReport(session_id, existed)
 
+    def flush_trace_sink(self) -> None:
+        """Sync what was traced, if anything is; raises `LashRuntimeError` (`trace_flush`) when the sink fails."""
+        if self.host.tracer is not None:
+            self.host.tracer.flush()
+
     async def aclose(self) -> None:
         """End what tools still run, release provider connections and close the store."""
         for provider in self._tools:

@@ -135,6 +135,14 @@ class TurnDriver:
         self.sink = sink
         self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
+    async def run(self) -> TurnOutput:
+        """Serve the request."""
+        raise NotImplementedError
+
+    async def run_traced(self) -> TurnOutput:
+        """`run`; a turn that it leaves open when it raises is closed in the trace, if there is one."""
+        return await (self.run() if self.trace is None else self.trace.around(self.run()))
+
     async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
         """Show one event of a drive."""
         if self.trace is not None:

@@ -28,6 +28,7 @@ from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
 from lash_cli.core.trace import TraceContext, TraceLevel, TraceRecord, TraceSink, moment, stamped
 from lash_cli.core.trace_limits import Limiter, Redact
+from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.trace_documents import (
     ended_call,
     ended_turn,
@@ -61,7 +62,7 @@ _current_call: ContextVar[_Call | None] = ContextVar("lash_trace_call", default=
 
 
 class Tracer:
-    """Turns events into records and hands them to a sink. No method raises.
+    """Turns events into records and hands them to a sink. No method but `flush` raises.
 
     `redact` masks secrets in every text; `context` is the host's own, under
     what the runtime knows. The tracer owns the sink and closes it.
@@ -130,6 +131,13 @@ class Tracer:
     def elapsed_ms(self, started: float) -> int:
         """Milliseconds since a monotonic moment."""
         return round((self.clock.monotonic() - started) * 1000)
+
+    def flush(self) -> None:
+        """Make what was traced survive a power cut; raises `LashRuntimeError` (`trace_flush`) when the sink cannot."""
+        try:
+            self._sink.flush()
+        except Exception as error:
+            raise LashRuntimeError("trace_flush", f"the trace could not be flushed: {error}") from error
 
     def close(self) -> None:
         """Flush and close the sink; says how many records were lost, if any."""

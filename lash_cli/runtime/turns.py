@@ -67,12 +67,9 @@ async def run_turn(
     `EffectError` when a crashed turn cannot be replayed faithfully. Everything
     else a turn can meet is an outcome.
     """
-    turn: EphemeralTurn | DurableTurn
     if host.store is None:
-        turn = EphemeralTurn(host, session, request, token, sink)
-    else:
-        turn = DurableTurn(host, session, owner, request, token, sink, host.store)
-    return await (turn.run() if turn.trace is None else turn.trace.around(turn.run()))
+        return await EphemeralTurn(host, session, request, token, sink).run_traced()
+    return await DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
 
 
 class DurableTurn(TurnDriver):

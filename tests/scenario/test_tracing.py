@@ -20,7 +20,7 @@ from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, TraceContext
 from lash_cli.core.outcome import Stopped
 from lash_cli.core.trace_events import Custom
 from lash_cli.core.trace_limits import MAX_TEXT_CHARS
-from lash_cli.errors import SessionExecutionLeaseExpired
+from lash_cli.errors import LashRuntimeError, SessionExecutionLeaseExpired
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.runtime.trace_documents import MAX_MESSAGES
 from lash_cli.settings import redact as redactor
@@ -298,6 +298,9 @@ async def test_a_sink_that_fails_at_everything_fails_no_turn_and_is_named_once(m
         core.host.tracer.close()
     assert output.result.assistant_message() == "eight"
     messages = [record.getMessage() for record in caplog.records]
+    with pytest.raises(LashRuntimeError) as caught:
+        core.flush_trace_sink()
+    assert caught.value.code == "trace_flush"
     assert messages[0] == "the trace is incomplete: OSError: no room left"
     assert len(messages) == 2 and messages[1].endswith("trace records were lost")
 
