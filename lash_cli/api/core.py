@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -34,6 +34,9 @@ from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.tracing import Tracer
 
 DRIVER_LABEL = "driver"
 
@@ -72,6 +75,7 @@ class LashCore(AcrossProcesses):
         crash_point: CrashPoint | None = None,
         queue_driver: Driver | Literal["inline", "none"] | None = None,
         owns_resources: bool = True,
+        tracer: Tracer | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -82,7 +86,9 @@ class LashCore(AcrossProcesses):
         (`inline`, the default with a store), nobody (`none`: the host calls
         `queued_turn`), or a driver of the host. With `owns_resources` off the
         store and the providers are left open at `aclose`, for a host that
-        shares them among cores. Raises `ConfigError` with codes `missing_model_spec`,
+        shares them among cores. `tracer` is the core's
+        own: it is closed, and its records synced, with the core. Raises
+        `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
@@ -102,7 +108,7 @@ class LashCore(AcrossProcesses):
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
         self.policy = policy
-        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
+        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
         self._tools = tuple(tools)
         self._owner_label = owner_label
         self._owns_resources = owns_resources
@@ -241,6 +247,8 @@ class LashCore(AcrossProcesses):
             resident.replaces_graph = True
         elif store is not None:
             await self._load(resident, store, spec, base)
+        if self.host.tracer is not None:
+            self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
         return LashSession(
             self,
             _Shared(resident, owner or self._new_owner(), notify),
@@ -295,12 +303,19 @@ class LashCore(AcrossProcesses):
             registry.upsert_source("plugins" if index == 0 else f"plugins:{index}", provider)
         return registry
 
+    def flush_trace_sink(self) -> None:
+        """Sync what was traced, if anything is; raises `LashRuntimeError` (`trace_flush`) when the sink fails."""
+        if self.host.tracer is not None:
+            self.host.tracer.flush()
+
     async def aclose(self) -> None:
         """Stop driving, end what tools still run, and release the providers and the store unless a host shares them."""
         if self._driver is not None:
             await self._driver.aclose()
         for provider in self._tools:
             await provider.aclose()
+        if self.host.tracer is not None:
+            self.host.tracer.close()
         if not self._owns_resources:
             return
         await self.host.providers.aclose()

@@ -59,10 +59,10 @@ async def run_turn(
     is an outcome.
     """
     if host.store is not None:
-        return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
+        return await DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
     if request.drain is not None:
         return TurnOutput(None, idle="no_store")
-    return await EphemeralTurn(host, session, request, token, sink).run()
+    return await EphemeralTurn(host, session, request, token, sink).run_traced()
 
 
 @dataclass(frozen=True, slots=True)
