@@ -163,6 +163,22 @@ async def test_a_chain_cut_by_a_crash_counts_on_from_where_it_was(make_core) -> 
     assert output.result.errors[0].code == "agent_frame_switch_limit"
 
 
+async def test_the_lane_is_kept_from_one_turn_to_the_next(make_core, tmp_path) -> None:
+    """Between a switch and what follows it nobody else gets in."""
+    seen: list[tuple[bool, int]] = []
+
+    async def look(store) -> None:
+        lease = (await store.session_row(S)).lease
+        seen.append((lease.token is not None, lease.fencing_token))
+
+    hook = AtPoint("after:commit", lambda: from_afar(tmp_path / "home" / "lash.db", look))
+    core = make_core(ScriptedCaller([switch("f2", "go"), text("done")]), tools=[Switching()], crash_point=hook)
+    session = await core.open_session(S)
+    await session.turn("begin").run()
+    assert seen == [(True, 1)]
+    assert (await core.store.session_row(S)).lease.fencing_token == 1
+
+
 async def test_a_cancel_in_mid_chain_settles_the_handoff(make_core) -> None:
     caller = ScriptedCaller([switch("f2", "finish it"), text("never")])
     core = make_core(caller, tools=[Switching()])

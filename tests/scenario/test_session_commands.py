@@ -265,6 +265,29 @@ async def test_a_single_command_never_overtakes_a_crashed_turn(make_core) -> Non
     assert said(session.read_view().messages) == ["hello", "finished"]
 
 
+async def test_a_single_command_looks_for_a_crashed_turn_under_its_own_lane(make_core, monkeypatch) -> None:
+    """A turn may begin and crash between the look and the lane."""
+    from lash_cli.runtime import drains
+
+    first = make_core(ScriptedCaller([text("finished")]), crash_point=CrashPoints("before:commit"))
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("hello").run()
+    core = make_core(ScriptedCaller([]))
+    session = await core.open_session(S)
+    await session.commands().reset("start over", "k1")
+    looks = []
+    run_turn = drains.run_turn
+
+    async def sees_nothing_at_first(*arguments):
+        looks.append(arguments)
+        return await run_turn(*arguments) if len(looks) > 1 else None
+
+    monkeypatch.setattr(drains, "run_turn", sees_nothing_at_first)
+    assert await session.drain_next_session_command() is not None
+    assert len(looks) == 2 and await core.running_turn(S) is None
+    assert (await core.store.turns(S, limit=9))[0].state == "committed"
+
+
 async def test_a_busy_lane_refuses_a_single_command(make_core) -> None:
     caller = ScriptedCaller([text("slow")])
     caller.gate = asyncio.Event()

@@ -9,7 +9,7 @@ import pytest
 from support.driving import Crash, CrashPoints, S, later_wake, opener, said
 from support.scripted import ScriptedCaller, error, text
 
-from lash_cli.api import LashCore, QueueWorker, Stopped, WorkOptions
+from lash_cli.api import LashCore, LeaseTimings, QueueWorker, Stopped, WorkOptions
 from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
 from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted
 from lash_cli.runtime.work_events import (
@@ -301,9 +301,10 @@ async def test_a_lane_that_stays_busy_too_long_is_left_to_its_holder(make_core) 
 
 
 async def test_a_turn_of_a_dead_process_is_finished_at_once(make_core) -> None:
-    """Its lease would last for an hour; that its process is gone can be proved."""
+    """Its lease would last for hours; that its process is gone can be proved."""
     dead = LeaseOwnerIdentity("dead", "1", LocalProcess(host_id(), boot_id(), 2**22 - 1, "1"))
-    first = make_core(answering(), crash_point=CrashPoints("before:commit"))
+    hours = LeaseTimings(7_200_000, 2_400_000)
+    first = make_core(answering(), crash_point=CrashPoints("before:commit"), lease_timings=hours)
     session = await first.open_session(S, owner=dead)
     release = first.store.release_lease
 
@@ -323,7 +324,8 @@ async def test_a_turn_of_a_dead_process_is_finished_at_once(make_core) -> None:
 async def test_a_worker_notices_that_a_holder_died_although_nothing_was_written(make_core, monkeypatch) -> None:
     alive = [True]
     monkeypatch.setattr("lash_cli.runtime.lane.is_definitely_dead", lambda holder: not alive[0])
-    first = make_core(answering(), crash_point=CrashPoints("before:commit"))
+    hours = LeaseTimings(7_200_000, 2_400_000)
+    first = make_core(answering(), crash_point=CrashPoints("before:commit"), lease_timings=hours)
     session = await first.open_session(S)
 
     async def keep(fence) -> bool:

@@ -225,7 +225,7 @@ async def test_errors_that_pass_are_tried_eight_times_and_a_new_signal_arms_it_a
 
 
 async def test_progress_gives_the_error_budget_back(world, driver, clock) -> None:
-    world.waiting["a"] = 4
+    world.waiting["a"] = 20
     calls = 0
 
     def fail_every_second(session_id: str) -> None:
@@ -238,7 +238,7 @@ async def test_progress_gives_the_error_budget_back(world, driver, clock) -> Non
     driver.notify("a", "x")
     await clock.advance(60)
     await driver.settled()
-    assert world.ended == 4
+    assert world.ended == 20
 
 
 @pytest.mark.parametrize("error", [ConfigError("no key", code="key_missing"), RuntimeError("a fault")])
