@@ -78,7 +78,8 @@ class CommandsApplied:
 
 @dataclass(frozen=True, slots=True)
 class PassFailed:
-    """A pass ended without a commit. It is tried again after `retry_in_ms`; None: not before its session changes."""
+    """A pass ended without a commit. It is tried again after `retry_in_ms`; None: its session is left alone for a good
+    while, unless its queue is held."""
 
     session_id: str
     error: LashError

@@ -288,15 +288,16 @@ class QueueWorker:
         if isinstance(error, ConfigError) and self._search.named:
             self._fail(error)
             return
-        if is_passing(error):
-            rest_ms = self._search.postpone(session_id)
-            if rest_ms is not None:
-                await self._tell(PassFailed(session_id, error, rest_ms))
-                return
+        rest_ms = self._search.postpone(session_id) if is_passing(error) else None
+        if rest_ms is not None:
+            await self._tell(PassFailed(session_id, error, rest_ms))
+            return
         self._errors += 1
         self._search.set_aside(session_id)
         await self._tell(PassFailed(session_id, error))
-        if self._options.on_failure == "pause" and not isinstance(error, ConfigError):
+        # What is the matter with this worker, or with the store, says nothing about the session.
+        is_of_the_session = not is_passing(error) and not isinstance(error, ConfigError)
+        if is_of_the_session and self._options.on_failure == "pause":
             await self._hold(session_id, error.code)
 
     async def _hold(self, session_id: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from support.scripted import ScriptedCaller, error, text
 
 from lash_cli.api import LashCore, LeaseTimings, QueueWorker, Stopped, WorkOptions
 from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
-from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted
+from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted, StoreLocked
 from lash_cli.runtime.work_events import (
     ActivityShown,
     LaneGivenUp,
@@ -263,6 +263,26 @@ async def test_a_fault_of_one_session_does_not_end_the_others(make_core) -> None
 
     report = await worker_of(core, open_one=sometimes, until_empty=True).run()
     assert (report.turns, report.errors, report.held) == (1, 1, ("a",))
+
+
+async def test_a_store_that_stays_locked_is_tried_again_and_holds_no_queue(make_core) -> None:
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("hello")
+    failures = [StoreLocked("busy")] * 9
+    good = opener(core)
+
+    def locked(session_id: str):
+        if failures:
+            raise failures.pop()
+        return good(session_id)
+
+    told = Telling()
+    report = await worker_of(core, told, open_one=locked, until_empty=True).run()
+    failed = [event for event in told.events if isinstance(event, PassFailed)]
+    assert [event.retry_in_ms for event in failed] == [25, 50, 100, 200, 400, 800, 1000, None]
+    assert (report.turns, report.errors, report.held) == (0, 1, ())
+    assert len(await core.queue(S).pending_inputs()) == 1
 
 
 async def test_a_lane_somebody_holds_is_waited_for(make_core) -> None:
