@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -28,6 +28,9 @@ from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkClaim
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
+
+if TYPE_CHECKING:
+    from lash_cli.store.live import LiveStore
 
 DurabilityTier = Literal["inline", "durable"]
 
@@ -504,6 +507,11 @@ class RuntimePersistence(
     SessionStore, LaneStore, TurnInputStore, QueuedWorkStore, JournalStore, WaitStore, AttachmentStore, Protocol
 ):
     """Everything a durable runtime needs of one store."""
+
+    @property
+    def live(self) -> LiveStore:
+        """The live logs of the sessions."""
+        ...
 
     async def list_sessions(
         self, *, limit: int, cursor: str | None = None

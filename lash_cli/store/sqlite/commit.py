@@ -34,7 +34,7 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases
+from lash_cli.store.sqlite import attachments, graph, inputs, lanes, leases, live_commits
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import StoredSession, read_session
 
@@ -81,6 +81,7 @@ class _Prepared(msgspec.Struct, frozen=True):
     frames: tuple[tuple[AgentFrame, str], ...] | None
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
+    live: live_commits.PreparedCommit
 
 
 class _Graph(msgspec.Struct, frozen=True):
@@ -124,6 +125,7 @@ def prepare(commit: RuntimeCommit) -> _Prepared:
         None if commit.frames is None else tuple((frame, encode(frame).decode()) for frame in commit.frames),
         bodies,
         None if commit.turn is None else encode(commit.turn.summary).decode(),
+        live_commits.prepare_commit(commit),
     )
 
 
@@ -174,6 +176,9 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int) -> R
     result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components)
     if commit.turn is not None:
         _write_stamp(connection, stored, prepared, commit.turn, result, written)
+    live_commits.append_commit(
+        connection, stored, prepared.live, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
+    )
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
     return result

@@ -146,7 +146,13 @@ class Database:
         self._reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         self._bulk_reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
-        self._writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
+        self.writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
+
+    @property
+    def identity(self) -> str:
+        """The file itself, whatever path it was opened by."""
+        status = self.path.stat()
+        return f"{status.st_dev:x}.{status.st_ino:x}"
 
     @classmethod
     def open(
@@ -192,7 +198,7 @@ class Database:
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._writer.submit(Request(job, durable, loop, future, None))
+        self.writer.submit(Request(job, durable, loop, future, None))
         return await future
 
     def write_later(self, job: Job[T]) -> asyncio.Future[T]:
@@ -207,14 +213,14 @@ class Database:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        self._writer.submit(Request(job, False, loop, future, None, lazy=True))
+        self.writer.submit(Request(job, False, loop, future, None, lazy=True))
         return future
 
     def write_sync(self, job: Job[T], *, durable: bool) -> T:
         """`write` for callers without an event loop; blocks."""
         self._refuse_if_read_only()
         request = Request(job, durable, None, None, threading.Event())
-        self._writer.submit(request)
+        self.writer.submit(request)
         assert request.done is not None
         request.done.wait()
         if request.error is not None:
@@ -247,7 +253,7 @@ class Database:
 
     def close(self) -> None:
         """Commit what is queued, end the threads, close the connections. May be repeated."""
-        self._writer.close()
+        self.writer.close()
         self._bulk_reader.close()
         self._reader.close()
 

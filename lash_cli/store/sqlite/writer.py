@@ -33,7 +33,6 @@ from lash_cli.store.sqlite.connections import (
     CHECKPOINTER_PRAGMAS,
     COMMIT,
     ROLLBACK,
-    WRITER_PRAGMAS,
     connect,
     map_error,
     patiently,
@@ -41,6 +40,8 @@ from lash_cli.store.sqlite.connections import (
 
 if TYPE_CHECKING:
     import asyncio
+
+    from lash_cli.store.sqlite.announcing import Ring, WriterConnection
 
 _MAX_GROUP: Final = 256
 # How long a write nobody waits for may wait for company, so that it rides in the transaction of the next one.
@@ -201,6 +202,9 @@ class Writer:
         self._queue: SimpleQueue[Request | None] = SimpleQueue()
         self._checkpointer = _Checkpointer(path)
         self._log = _Log(path)
+        self.ring: Ring | None = None
+        # Sessions that lost a live preview; see `announcing.WriterConnection`.
+        self.lost_previews: dict[str, object] = {}
         self._lock = threading.Lock()
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -227,7 +231,9 @@ class Writer:
         self._checkpointer.close()
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
+        from lash_cli.store.sqlite.announcing import open_writing
+
+        connection: WriterConnection | None = None
         is_open = True
         try:
             while is_open:
@@ -236,14 +242,16 @@ class Writer:
                     continue
                 try:
                     if connection is None:
-                        connection = connect(self._path, WRITER_PRAGMAS)
+                        connection = open_writing(self._path, self.lost_previews)
                     self._commit_group(connection, group)
                 except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
                     failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
                     for request in group:
                         request.error = failure
-                    if connection is not None and connection.in_transaction:
-                        connection.execute(ROLLBACK)
+                    if connection is not None:
+                        if connection.in_transaction:
+                            connection.execute(ROLLBACK)
+                        connection.forget()
                 self._deliver(group)
         finally:
             self._log.close()
@@ -258,6 +266,7 @@ class Writer:
         group: list[Request] = []
         is_lazy = True
         item = self._queue.get()
+        deadline = time.monotonic() + LAZY_SECONDS
         while item is not None:
             if not item.is_abandoned:
                 group.append(item)
@@ -265,12 +274,13 @@ class Writer:
             if len(group) == _MAX_GROUP:
                 return group, True
             try:
-                item = self._queue.get(timeout=LAZY_SECONDS) if is_lazy and group else self._queue.get_nowait()
+                left = deadline - time.monotonic() if is_lazy and group else 0.0
+                item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
             except Empty:
                 return group, True
         return group, False
 
-    def _commit_group(self, connection: sqlite3.Connection, group: list[Request]) -> None:
+    def _commit_group(self, connection: WriterConnection, group: list[Request]) -> None:
         patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
         if len(group) == 1:
             self._run_alone(connection, group[0])
@@ -279,9 +289,13 @@ class Writer:
                 self._run_in_savepoint(connection, request)
         if connection.in_transaction:
             connection.execute(COMMIT)
+            # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
+            connection.announce(self.ring, is_whole=all(request.error is None for request in group))
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
             self._checkpointer.look()
+        else:
+            connection.forget()
 
     def _run_alone(self, connection: sqlite3.Connection, request: Request) -> None:
         try:
