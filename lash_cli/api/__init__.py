@@ -12,6 +12,7 @@ from typing import Any
 
 _HOMES = {
     "lash_cli.api.core": ("LashCore", "ParkedSession", "SessionDeleteReport"),
+    "lash_cli.api.observable": ("ObservableSession",),
     "lash_cli.api.session": ("LashSession",),
     "lash_cli.api.tools": ("AdvancedToolAdmin", "ToolAdmin", "ToolSourceHandle"),
     "lash_cli.api.turns": ("TurnActivitySink", "TurnBuilder", "TurnStream"),
@@ -19,6 +20,7 @@ _HOMES = {
     "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),
     "lash_cli.core.lease": ("LeaseOwnerIdentity", "LeaseTimings"),
     "lash_cli.core.llm": ("LlmRequest", "LlmResponse"),
+    "lash_cli.core.observation": ("LiveReplayGap", "LiveReplayGapReason", "SessionCursor", "SessionObservationEvent"),
     "lash_cli.core.outcome": (
         "AgentFrameSwitch",
         "AssistantMessage",
@@ -40,6 +42,8 @@ _HOMES = {
     "lash_cli.core.tools": ("ToolCallOutput", "ToolManifest", "ToolState"),
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
+    "lash_cli.runtime.observing": ("ObservedEvent", "ObservedGap", "Replayed", "SessionObservation", "Subscribed"),
+    "lash_cli.runtime.phases": ("TurnPhase", "TurnPhaseProbe"),
     "lash_cli.runtime.session": ("RuntimeSessionState", "SessionReadView"),
     "lash_cli.runtime.drive": ("TurnOutput",),
     "lash_cli.store.sqlite.store": ("SqliteStore",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -26,6 +26,7 @@ from lash_cli.core.outcome import (
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import ConfigError, ConflictError, LashRuntimeError, NotFoundError, UsageError, WaitTimeout
+from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.lane import free_dead_lane
 from lash_cli.runtime.results import replayed_outcome
@@ -33,6 +34,9 @@ from lash_cli.runtime.session import ResidentSession, RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from lash_cli.api.observable import ObservableSession
 
 TERMINAL_POLL_FIRST_S = 0.025
 TERMINAL_POLL_MAX_S = 0.25
@@ -104,6 +108,9 @@ class LashCore:
             )
         self.policy = policy
         self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
+        if store is not None:
+            # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
+            store.live.ring_with(BellRinger(store.live.bell_name))
         self._tools = tuple(tools)
         self._owner_label = owner_label
 
@@ -113,6 +120,19 @@ class LashCore:
         if self.host.store is None:
             raise LashRuntimeError("missing_session_store_factory", "this core keeps its sessions in memory only")
         return self.host.store
+
+    # --- watching -----------------------------------------------------------------------------
+
+    def observe(self, session_id: str) -> ObservableSession:
+        """A read-only handle on any session, opened or not, existing or not (yet). Raises `UsageError` for an id of
+        the wrong shape and `LashRuntimeError` for a core without a store."""
+        _require_session_id(session_id)
+        return self._observable(session_id, msgspec.structs.replace(self.policy, session_id=session_id))
+
+    def _observable(self, session_id: str, policy: SessionPolicy) -> ObservableSession:
+        from lash_cli.api.observable import ObservableSession
+
+        return ObservableSession(self.store, session_id, policy)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -140,11 +160,7 @@ class LashCore:
         had to be new and is not, `SessionDeleted`, and `StoreSessionMismatch`
         when `state` belongs to another session.
         """
-        if not is_session_id(session_id):
-            raise UsageError(
-                f"{session_id!r} is not a session id",
-                hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-            )
+        _require_session_id(session_id)
         spec = spec or SessionSpec()
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = spec.resolve_against(base)
@@ -321,6 +337,14 @@ class LashCore:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.shield(self.aclose())
+
+
+def _require_session_id(session_id: str) -> None:
+    if not is_session_id(session_id):
+        raise UsageError(
+            f"{session_id!r} is not a session id",
+            hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

@@ -70,6 +70,8 @@ from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.dispatch import ToolDispatcher
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
+from lash_cli.runtime.phases import TurnPhase, in_phase
+from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.session import ResidentSession
 
 USAGE_SOURCE = "turn"
@@ -133,10 +135,16 @@ class TurnDriver:
         self.request = request
         self.token = token
         self.sink = sink
+        self.previews: PreviewPublisher | None = None
 
     async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
-        """Show one event of a drive."""
-        activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
+        """Show one event of a drive: to observers first, then to the caller."""
+        ids, clock = self.host.ids, self.host.clock
+        activity = TurnActivity(
+            self.session.session_id, drive.turn_id, correlation, event, clock.now_ms(), ids.new("a")
+        )
+        if self.previews is not None:
+            self.previews.publish(activity)
         await self.sink(activity)
 
     async def normalised(self, drive: Drive) -> TurnInput | TurnIssue:
@@ -201,7 +209,8 @@ class TurnDriver:
                     counter += 1
                     await emit(event, f"{drive.turn_id}:{counter}")
                 case SyncEnvironmentEffect(effect_id=effect_id):
-                    environment.sync()
+                    with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
+                        environment.sync()
                     machine.respond(effect_id, EnvironmentSynced())
                 case LlmCallEffect(effect_id=effect_id):
                     machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect)))

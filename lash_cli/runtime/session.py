@@ -42,6 +42,7 @@ from lash_cli.core.usage import (
     usage_report,
 )
 from lash_cli.errors import StoreSessionMismatch
+from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
 
@@ -142,6 +143,7 @@ class ResidentSession:
         self.replaces_graph = False
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
+        self.phase_probe: TurnPhaseProbe | None = None
         self._initial_nodes: tuple[SessionNode, ...] = ()
 
     # --- reading ------------------------------------------------------------------------------

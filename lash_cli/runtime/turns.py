@@ -46,6 +46,8 @@ from lash_cli.runtime.ephemeral import EphemeralTurn
 from lash_cli.runtime.gate import GateWatch
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, take_lane
+from lash_cli.runtime.phases import TurnPhase, in_phase
+from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.results import replayed_outcome, result_of, summarise
 from lash_cli.runtime.session import ResidentSession, TurnPlan, policy_of_plan
 from lash_cli.store.base import LaneGranted, LaneRequest, RuntimePersistence, TurnRecord
@@ -186,6 +188,9 @@ class DurableTurn(TurnDriver):
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
         )
+        self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
+        if granted.redrive:
+            await self.previews.take_over(turn.turn_id, self.host.ids.new("a"))
         await self.emit(drive, TurnStarted(turn.origin, drive.input_ids, granted.redrive), f"{turn.turn_id}:turn")
         is_superseded = granted.redrive and plan.head_revision != session.head_revision
         is_done = False
@@ -208,7 +213,10 @@ class DurableTurn(TurnDriver):
             opening = user_message(drive.message_id, text_only(drive.input))
             done = DoneEffect(Stopped("invalid_input"), (opening,), (usable,))
         else:
-            with time_limit(self.request.timeout_ms if not drive.is_redrive else None, self.token):
+            with (
+                in_phase(self.session.phase_probe, TurnPhase.EFFECT_LOOP),
+                time_limit(self.request.timeout_ms if not drive.is_redrive else None, self.token),
+            ):
                 done = await self.drive_machine(drive, user_message(drive.message_id, usable))
         guard.check()
         evidence = self.token.evidence_for(drive.turn_id) if self.token.is_cancellation else None
@@ -223,11 +231,14 @@ class DurableTurn(TurnDriver):
         guard: LaneGuard,
     ) -> TurnResult:
         """The one terminal commit. When a cancel request won the gate meanwhile, the turn is committed as cancelled."""
-        outcome, issues = assemble_outcome(done, evidence)
-        commit, summary, nodes = self._terminal_commit(drive, done, outcome, issues, evidence, claim, guard)
+        probe = self.session.phase_probe
+        with in_phase(probe, TurnPhase.FINALIZE_TURN):
+            outcome, issues = assemble_outcome(done, evidence)
+            commit, summary, nodes = self._terminal_commit(drive, done, outcome, issues, evidence, claim, guard)
         self.host.reach("before:commit")
         try:
-            result = await self.store.commit_runtime_state(commit)
+            with in_phase(probe, TurnPhase.PERSIST_TURN), in_phase(probe, TurnPhase.FINAL_COMMIT):
+                result = await self.store.commit_runtime_state(commit)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
                 raise
