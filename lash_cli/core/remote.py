@@ -22,7 +22,7 @@ from lash_cli.core.activity import (
     ToolCallCompleted,
     TurnActivity,
 )
-from lash_cli.core.codec import decode_any, encode, to_builtins
+from lash_cli.core.codec import decode_any, encode
 from lash_cli.core.observation import (
     ActivityObserved,
     LiveReplayGap,
@@ -82,7 +82,7 @@ class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def document(self) -> dict[str, Any]:
         """The envelope as plain JSON types."""
-        document: dict[str, Any] = to_builtins(self)
+        document: dict[str, Any] = _plain(self)
         return document
 
     def to_json(self) -> bytes:
@@ -297,8 +297,13 @@ def remote_usage(usage: TokenUsage) -> dict[str, int]:
 # --- shapes -------------------------------------------------------------------------------------
 
 
+def _plain(value: Any) -> Any:
+    """`value` as what JSON gives back: lists, not tuples."""
+    return decode_any(encode(value), Any)
+
+
 def _flattened(envelope: RemoteEnvelope, inner: str) -> dict[str, Any]:
-    document: dict[str, Any] = to_builtins(envelope)
+    document: dict[str, Any] = _plain(envelope)
     document.update(document.pop(inner, {}))
     return document
 
@@ -319,7 +324,7 @@ def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if value is not None:
-            fields[name] = remote_usage(value) if isinstance(value, TokenUsage) else to_builtins(value)
+            fields[name] = remote_usage(value) if isinstance(value, TokenUsage) else _plain(value)
     return fields
 
 
@@ -344,12 +349,12 @@ def _output_document(output: ToolCallOutput) -> dict[str, Any]:
     """A tool's output as plain JSON: what it says, and the control only as data."""
     match output.outcome:
         case ToolSuccess(value=value):
-            payload: Any = to_builtins(value)
+            payload: Any = _plain(value)
         case ToolFailed(failure=failure):
-            payload = to_builtins(failure)
+            payload = _plain(failure)
         case ToolCancelled(cancellation=cancellation):
-            payload = to_builtins(cancellation)
+            payload = _plain(cancellation)
     document: dict[str, Any] = {"outcome": {"status": output.status, "payload": payload}}
     if output.control is not None:
-        document["control"] = to_builtins(output.control)
+        document["control"] = _plain(output.control)
     return document
