@@ -108,9 +108,11 @@ class LashCore:
             )
         self.policy = policy
         self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
+        self._ringer: BellRinger | None = None
         if store is not None:
             # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
-            store.live.ring_with(BellRinger(store.live.bell_name))
+            self._ringer = BellRinger(store.live.bell_name)
+            store.live.ring_with(self._ringer)
         self._tools = tuple(tools)
         self._owner_label = owner_label
 
@@ -331,6 +333,8 @@ class LashCore:
         await self.host.providers.aclose()
         if self.host.store is not None:
             await self.host.store.aclose()
+        if self._ringer is not None:
+            self._ringer.close()
 
     async def __aenter__(self) -> LashCore:
         return self

@@ -18,7 +18,6 @@ import os
 import secrets
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Mapping
 from hashlib import sha256
@@ -36,6 +35,7 @@ POLL_IDLE_SECONDS: Final = 0.1
 _LONGEST_PATH: Final = 103
 _NAME_DIGITS: Final = 8
 _PRIVATE: Final = 0o700
+_TEMPORARY: Final = "/tmp"
 _DRAIN_BYTES: Final = 64
 _BIND_ATTEMPTS: Final = 8
 # A listing taken this soon after the directory changed may have missed a change of the same clock tick.
@@ -50,7 +50,7 @@ def bell_root() -> str | None:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
         return os.path.join(runtime, "lash")
-    root = os.path.join(tempfile.gettempdir(), f"lash-{os.getuid()}")
+    root = os.path.join(os.environ.get("TMPDIR") or _TEMPORARY, f"lash-{os.getuid()}")
     try:
         status = os.lstat(root)
     except FileNotFoundError:
@@ -92,6 +92,12 @@ class BellRinger:
         for session_id, tail in tails.items():
             for address in self._listed(bell_directory(self._root, self._store_name, session_id)):
                 self._send(address, b"%d" % tail)
+
+    def close(self) -> None:
+        """Give the socket back. A later ring takes another one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def _listed(self, directory: str) -> tuple[str, ...]:
         """The addresses in a directory, read again only when it changed."""
