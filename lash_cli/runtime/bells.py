@@ -38,6 +38,7 @@ _PRIVATE: Final = 0o700
 _TEMPORARY: Final = "/tmp"
 _DRAIN_BYTES: Final = 64
 _BIND_ATTEMPTS: Final = 8
+_KNOWN_DIRECTORIES: Final = 1024
 # A listing taken this soon after the directory changed may have missed a change of the same clock tick.
 _RACY_NS: Final = 50_000_000
 
@@ -82,6 +83,7 @@ class BellRinger:
     def __init__(self, store_name: str) -> None:
         self._store_name = store_name
         self._root = bell_root() if _has_unix_sockets() else None
+        self._directories: dict[str, str] = {}
         self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._socket: socket.socket | None = None
 
@@ -90,7 +92,12 @@ class BellRinger:
         if self._root is None:
             return
         for session_id, tail in tails.items():
-            for address in self._listed(bell_directory(self._root, self._store_name, session_id)):
+            directory = self._directories.get(session_id)
+            if directory is None:
+                if len(self._directories) >= _KNOWN_DIRECTORIES:
+                    self._directories.clear()
+                directory = self._directories[session_id] = bell_directory(self._root, self._store_name, session_id)
+            for address in self._listed(directory):
                 self._send(address, b"%d" % tail)
 
     def close(self) -> None:

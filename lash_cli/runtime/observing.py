@@ -188,7 +188,7 @@ class LiveSubscription:
         self._bell = bell
         self._events = deque(first.events)
         self._is_lane_held = first.is_lane_held
-        self._must_wait = not first.events
+        self._must_wait = len(first.events) < REPLAY_BATCH
         self._is_done = False
 
     @property
@@ -223,7 +223,8 @@ class LiveSubscription:
             raise SubscriberLagged(found.missed)
         self._events.extend(found.events)
         self._is_lane_held = found.is_lane_held
-        self._must_wait = not found.events
+        # A batch that is not full was all there was, and whatever came since has rung: the bell was hung before.
+        self._must_wait = len(found.events) < REPLAY_BATCH
 
     async def next_event(self) -> SessionObservationEvent:
         """The next event; raises `LiveReplayClosed` where iteration would end."""

@@ -1,14 +1,15 @@
 """What a turn shows goes into the live log here, off the turn's path (contract 04 §4, design D9).
 
-The turn only puts an activity into a queue in memory; the thread that writes
-takes what has gathered and appends it in one transaction, alone or in front of
-whatever the turn commits next. So previews keep their order, precede the
-commit that settles them, and can neither delay nor fail the turn. Text of one
-row that gathered meanwhile is appended as one piece.
+The turn only puts an activity into a queue in memory. What gathers within a few
+milliseconds is appended in one transaction by the thread that writes; a turn
+that is over sooner takes it along in front of its commit. So previews keep
+their order, precede the commit that settles them, and can neither delay nor
+fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ _log = logging.getLogger("lash.live")
 
 # A database that stays locked lets activities gather; beyond this they are dropped, which observers learn as a gap.
 MAX_WAITING: Final = 1024
+# How long previews gather. Nobody sees the difference, and a transaction for each would cost more than they do.
+GATHER_SECONDS: Final = 0.004
 # Text is joined up to this size, so that an event stays a piece of text and not a book.
 _JOINED_CHARS: Final = 4096
 
@@ -49,7 +52,7 @@ class PreviewPublisher:
         self._generation = generation
         self._lock = threading.Lock()
         self._waiting: list[TurnActivity] = []
-        self._is_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
 
     async def take_over(self, turn_id: str, activity_id: str) -> None:
         """Retract what a dead attempt of the turn left standing, before this drive shows anything."""
@@ -68,12 +71,24 @@ class PreviewPublisher:
             return
         with self._lock:
             self._add(activity)
-            if self._is_scheduled:
-                return
-            self._is_scheduled = True
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
+
+    def flush(self) -> None:
+        """Put everything in front of the write that follows."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._append(precedes_commit=True)
+
+    def _append(self, *, precedes_commit: bool = False) -> None:
+        self._timer = None
         try:
             self._live.append_previews(
-                self._session_id, self._take, generation=self._generation, on_failed=self._failed
+                self._session_id,
+                self._take,
+                generation=self._generation,
+                on_failed=self._failed,
+                precedes_commit=precedes_commit,
             )
         except LashError as error:
             self._live.lose_previews(self._session_id)
@@ -93,7 +108,6 @@ class PreviewPublisher:
     def _take(self) -> Sequence[TurnActivity]:
         with self._lock:
             taken, self._waiting = self._waiting, []
-            self._is_scheduled = False
             return taken
 
     def _failed(self, error: BaseException) -> None:

@@ -198,6 +198,7 @@ class DurableTurn(TurnDriver):
             result = await self._run_and_commit(drive, claim, guard)
             is_done = True
         finally:
+            self.previews.flush()
             # What the caller of this open asked for, or somebody configured after the crash, comes back.
             if granted.redrive and (session.is_policy_explicit or is_superseded or not is_done):
                 session.set_policy(wanted)
@@ -237,6 +238,8 @@ class DurableTurn(TurnDriver):
             commit, summary, nodes = self._terminal_commit(drive, done, outcome, issues, evidence, claim, guard)
         self.host.reach("before:commit")
         try:
+            if self.previews is not None:
+                self.previews.flush()
             with in_phase(probe, TurnPhase.PERSIST_TURN), in_phase(probe, TurnPhase.FINAL_COMMIT):
                 result = await self.store.commit_runtime_state(commit)
         except TurnCancelWon as won:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from hypothesis import given
@@ -28,12 +29,16 @@ class FakeLive:
         self.on_failed: list[Callable[[BaseException], None]] = []
         self.appended: list[TurnActivity] = []
         self.lost: list[str] = []
+        self.in_front: list[bool] = []
+        self.is_scheduled = asyncio.Event()
         self.refusal: StoreError | None = None
 
-    def append_previews(self, session_id, take, *, generation, on_failed):
+    def append_previews(self, session_id, take, *, generation, on_failed, precedes_commit=False):
         if self.refusal is not None:
             raise self.refusal
         self.scheduled.append(take)
+        self.is_scheduled.set()
+        self.in_front.append(precedes_commit)
         self.on_failed.append(on_failed)
 
     def lose_previews(self, session_id):
@@ -56,21 +61,34 @@ def publisher(live: FakeLive) -> PreviewPublisher:
     return PreviewPublisher(live, "s", 1)  # type: ignore[arg-type]
 
 
-def test_what_gathers_is_taken_by_one_append_that_was_asked_for_once():
+async def test_what_gathers_is_appended_at_once_after_a_moment():
     live = FakeLive()
     target = publisher(live)
     target.publish(TurnActivity("s", "t", "1", ModelRequestStarted(0)))
     target.publish(said("a"))
-    assert len(live.scheduled) == 1
-    live.write()
-    target.publish(said("b"))
-    assert len(live.scheduled) == 1
+    assert live.scheduled == []
+    await asyncio.wait_for(live.is_scheduled.wait(), 10)
+    target.publish(said("b", row="other"))
     live.write()
     assert [type(activity.event) for activity in live.appended] == [
         ModelRequestStarted,
         AssistantProseDelta,
         AssistantProseDelta,
     ]
+    assert live.in_front == [False]
+    target.flush()
+
+
+async def test_a_flush_puts_everything_in_front_of_what_is_written_next_and_is_nothing_when_all_is_written():
+    live = FakeLive()
+    target = publisher(live)
+    target.flush()
+    target.publish(said("a"))
+    target.flush()
+    target.flush()
+    assert live.in_front == [True]
+    live.write()
+    assert [activity.event.text for activity in live.appended] == ["a"]
 
 
 rows = st.sampled_from(["p1", "p2"])
@@ -79,11 +97,16 @@ pieces = st.tuples(rows, st.sampled_from([AssistantProseDelta, ReasoningShown]),
 
 @given(st.lists(st.one_of(pieces, st.none()), max_size=40))
 def test_joining_changes_no_text_of_any_row_and_no_order(steps):
+    asyncio.run(join(steps))
+
+
+async def join(steps):
     live = FakeLive()
     target = publisher(live)
     expected: list[tuple[str, type, str]] = []
     for step in steps:
         if step is None:
+            target.flush()
             live.write()
             continue
         row, kind, text = step
@@ -92,6 +115,7 @@ def test_joining_changes_no_text_of_any_row_and_no_order(steps):
             expected[-1] = (row, kind, expected[-1][2] + text)
         else:
             expected.append((row, kind, text))
+    target.flush()
     live.write()
     folded: list[tuple[str, type, str]] = []
     for activity in live.appended:
@@ -103,26 +127,30 @@ def test_joining_changes_no_text_of_any_row_and_no_order(steps):
     assert folded == expected
 
 
-def test_what_gathers_without_end_is_dropped_and_known_as_lost():
+async def test_what_gathers_without_end_is_dropped_and_known_as_lost():
     live = FakeLive()
     target = publisher(live)
     for number in range(MAX_WAITING + 1):
         target.publish(said(str(number), row=str(number)))
     assert live.lost == ["s"]
+    target.flush()
     live.write()
     assert len(live.appended) == 1
 
 
-def test_a_store_that_refuses_or_fails_never_reaches_the_turn():
+async def test_a_store_that_refuses_or_fails_never_reaches_the_turn():
     live = FakeLive()
     target = publisher(live)
     live.refusal = StoreError("closed", code="store_closed")
     target.publish(said("a"))
+    target.flush()
     assert live.lost == ["s"]
     live.refusal = None
     target.publish(said("b"))
+    target.flush()
     live.on_failed[0](StoreLocked("busy"))
     target.publish(said("c"))
+    target.flush()
     live.write()
     assert [activity.event.text for activity in live.appended] == ["c"]
 
@@ -133,9 +161,10 @@ async def test_a_take_over_that_cannot_retract_leaves_a_hole_instead():
     assert live.lost == ["s"]
 
 
-def test_how_a_turn_ended_is_left_to_its_commit():
+async def test_how_a_turn_ended_is_left_to_its_commit():
     live = FakeLive()
     target = publisher(live)
     target.publish(TurnActivity("s", "t", "t:turn", Committed(1, "n")))
     target.publish(TurnActivity("s", "t", "t:turn", TurnFinished(Finished(AssistantMessage("x")))))
+    target.flush()
     assert live.scheduled == []

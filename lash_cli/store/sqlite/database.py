@@ -201,9 +201,10 @@ class Database:
         self.writer.submit(Request(job, durable, loop, future, None))
         return await future
 
-    def write_later(self, job: Job[T]) -> asyncio.Future[T]:
+    def write_later(self, job: Job[T], *, waits_for_company: bool = True) -> asyncio.Future[T]:
         """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
 
+        Without `waits_for_company` it is written as soon as the writer is free.
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
         failure nobody asks for is not reported by the event loop.
         """
@@ -213,7 +214,7 @@ class Database:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         future.add_done_callback(_mark_retrieved)
-        self.writer.submit(Request(job, False, loop, future, None, lazy=True))
+        self.writer.submit(Request(job, False, loop, future, None, lazy=waits_for_company))
         return future
 
     def write_sync(self, job: Job[T], *, durable: bool) -> T:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity
+from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnEvent
 from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.observation import (
     GENESIS,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import asyncio
 
 _TRIM_EVERY: Final = 64
+_ACTIVITY: Final = "turn_activity"
 
 # Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp. A loss consumes
 # one position before the events, and every cursor at or before it gaps.
@@ -80,7 +81,7 @@ FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key WHERE s.se
 """
 _LOG = "SELECT epoch, tail FROM live_log WHERE session_key = ?"
 _SUFFIX = """
-SELECT pos, revision, turn_id, body, at_ms FROM live_event WHERE session_key = ? AND pos > ? ORDER BY pos LIMIT ?
+SELECT pos, revision, turn_id, type, body, at_ms FROM live_event WHERE session_key = ? AND pos > ? ORDER BY pos LIMIT ?
 """
 # Contract 04 §4: only a `committed` proves that no commit was missed.
 _NEWEST_COMMITTED = "SELECT max(revision) FROM live_event WHERE session_key = ? AND pos > ? AND type = 'committed'"
@@ -101,9 +102,33 @@ class PreparedEvent(msgspec.Struct, frozen=True, gc=False):
     turn_id: str | None = None
 
 
+class _ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """An activity without what its row says anyway: most rows are a few characters of text."""
+
+    id: str
+    correlation_id: str
+    at_ms: int
+    event: TurnEvent
+
+
 def prepare_event(payload: ObservationPayload, turn_id: str | None = None) -> PreparedEvent:
-    """The row of a payload."""
-    return PreparedEvent(payload_type(payload), encode(payload).decode(), turn_id)
+    """The row of a payload; `turn_id` is that of its activity, or the turn a commit settles."""
+    if not isinstance(payload, ActivityObserved):
+        return PreparedEvent(payload_type(payload), encode(payload).decode(), turn_id)
+    activity = payload.activity
+    body = _ActivityBody(activity.id, activity.correlation_id, activity.at_ms, activity.event)
+    return PreparedEvent(payload_type(payload), encode(body).decode(), activity.turn_id)
+
+
+def _payload_of(session_id: str, turn_id: str | None, kind: str, body: str) -> ObservationPayload:
+    """The payload of a row."""
+    if kind != _ACTIVITY:
+        payload: ObservationPayload = decode_any(body, ObservationPayload)
+        return payload
+    stored = decode(body, _ActivityBody)
+    return ActivityObserved(
+        TurnActivity(session_id, turn_id or "", stored.correlation_id, stored.event, stored.at_ms, stored.id)
+    )
 
 
 def append_in(
@@ -196,7 +221,7 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
     rows = []
     if log is not None and position < tail:
         rows = connection.execute(_SUFFIX, (key, position, REPLAY_BATCH)).fetchall()
-    next_at_ms = rows[0][4] if rows and rows[0][0] == position + 1 else None
+    next_at_ms = rows[0][5] if rows and rows[0][0] == position + 1 else None
     gap = judge_position(cursor.epoch, position, log, next_at_ms, now_ms)
     if gap is None and cursor.revision != head_revision:
         (committed,) = connection.execute(_NEWEST_COMMITTED, (key, position)).fetchone()
@@ -208,11 +233,11 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
             session_id,
             revision,
             SessionCursor(epoch, revision, pos, session_id),
-            decode_any(body, ObservationPayload),
+            _payload_of(session_id, turn_id, kind, body),
             turn_id,
             at_ms,
         )
-        for pos, revision, turn_id, body, at_ms in rows
+        for pos, revision, turn_id, kind, body, at_ms in rows
     )
     return LiveReplay(events, is_lane_held=bool(is_lane_held))
 
@@ -232,12 +257,12 @@ def _standing_text(bodies: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, .
     prose: dict[str, None] = {}
     reasoning: dict[str, None] = {}
     for body in bodies:
-        activity = decode(body, ActivityObserved).activity
-        match activity.event:
+        stored = decode(body, _ActivityBody)
+        match stored.event:
             case AssistantProseDelta():
-                prose[activity.correlation_id] = None
+                prose[stored.correlation_id] = None
             case ReasoningShown():
-                reasoning[activity.correlation_id] = None
+                reasoning[stored.correlation_id] = None
             case ModelAttemptReset(assistant_prose_correlation_ids=gone, reasoning_correlation_ids=gone_reasoning):
                 for correlation_id in gone:
                     prose.pop(correlation_id, None)
@@ -271,6 +296,7 @@ class LiveEvents:
         *,
         generation: int,
         on_failed: Callable[[BaseException], None],
+        precedes_commit: bool = False,
     ) -> None:
         """See `LiveStore.append_previews`: one small transaction that is not synced, or part of the next one."""
         lost = self._db.writer.lost_previews
@@ -281,7 +307,7 @@ class LiveEvents:
                 row = connection.execute(_SESSION, (session_id,)).fetchone()
                 if row is None or row[2] != generation or not activities:
                     return
-                events = [prepare_event(ActivityObserved(activity), activity.turn_id) for activity in activities]
+                events = [prepare_event(ActivityObserved(activity)) for activity in activities]
                 append_in(connection, row[0], session_id, events, revision=row[1], now_ms=self._db.clock.now_ms())
             except BaseException:
                 # Known before the next job of this thread runs, so that a commit right behind leaves the hole.
@@ -294,7 +320,7 @@ class LiveEvents:
                 lost[session_id] = object()
                 on_failed(error)
 
-        self._db.write_later(job).add_done_callback(settle)
+        self._db.write_later(job, waits_for_company=precedes_commit).add_done_callback(settle)
 
     def lose_previews(self, session_id: str) -> None:
         """See `LiveStore.lose_previews`."""
@@ -317,7 +343,7 @@ class LiveEvents:
             activity = TurnActivity(
                 session_id, turn_id, f"{turn_id}:{generation}:taken-over", reset, now_ms, activity_id
             )
-            event = prepare_event(ActivityObserved(activity), turn_id)
+            event = prepare_event(ActivityObserved(activity))
             append_in(connection, key, session_id, (event,), revision=revision, now_ms=now_ms)
             return True
 

@@ -43,7 +43,7 @@ def prepare_commit(commit: RuntimeCommit) -> PreparedCommit:
             commit.now_ms,
             f"{turn.turn_id}:finished",
         )
-        settled.append(prepare_event(ActivityObserved(finished), turn.turn_id))
+        settled.append(prepare_event(ActivityObserved(finished)))
     active = next((frame.frame_id for frame in commit.frames or () if frame.status is FrameStatus.ACTIVE), "")
     switched = prepare_event(AgentFrameSwitched(active)) if active else None
     return PreparedCommit(tuple(settled), switched, isinstance(commit.graph, ReplaceFull))
