@@ -9,7 +9,10 @@ asked for; what did not change since is not read twice.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+import msgspec
 
 from lash_cli.core.codec import decode
 from lash_cli.core.observation import SessionCursor, SessionObservationEvent
@@ -23,7 +26,7 @@ from lash_cli.core.remote import (
 )
 from lash_cli.core.tools import ToolManifest, ToolState
 from lash_cli.core.usage import SessionUsageReport, usage_report
-from lash_cli.errors import LashError
+from lash_cli.errors import LashError, StoreError
 from lash_cli.runtime.observing import (
     LiveSubscription,
     ObservedEvent,
@@ -36,6 +39,8 @@ from lash_cli.runtime.observing import (
 )
 from lash_cli.runtime.session import TOOL_STATE, SessionReadView
 from lash_cli.store.base import ReadScope, RuntimePersistence
+
+_log = logging.getLogger("lash.live")
 
 
 class RemoteGap:
@@ -100,7 +105,11 @@ class ObservableSession:
         if ref is None:
             return None
         if self._tools is None or self._tools[0] != ref:
-            self._tools = (ref, decode(await self._store.load_component(ref), ToolState))
+            try:
+                self._tools = (ref, decode(await self._store.load_component(ref), ToolState))
+            except (StoreError, msgspec.MsgspecError) as error:
+                _log.warning("the tools of session %s cannot be read: %s", self.session_id, error)
+                return None
         return self._tools[1]
 
     async def active_tool_manifests(self) -> tuple[ToolManifest, ...]:

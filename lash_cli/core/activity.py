@@ -207,6 +207,11 @@ TurnEvent = (
 )
 
 
+def finished_id(turn_id: str) -> str:
+    """The id of the activity that tells how a turn ended: one and the same wherever it is shown."""
+    return f"{turn_id}:finished"
+
+
 class TurnActivity(Record):
     """One item of a turn's live stream: `id` is its own, `correlation_id` groups the items of one logical row."""
 

@@ -16,8 +16,6 @@ import msgspec
 
 from lash_cli.core.activity import (
     ErrorShown,
-    PluginRuntime,
-    QueuedInputAccepted,
     RetryWait,
     ToolCallCompleted,
     TurnActivity,
@@ -53,6 +51,9 @@ _COUNTERS: Final = (
 )
 # Kinds that only mean something to the host they come from travel under one type.
 _DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
+_DIAGNOSTIC_KINDS: Final = frozenset(
+    {"queued_work_started", "plugin_runtime", "queued_input_accepted", "queued_messages_committed"}
+)
 _OBSERVATION_TYPES: Final = frozenset(
     {
         "turn_activity",
@@ -331,9 +332,9 @@ def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
 def _activity_fields(activity: TurnActivity) -> tuple[str, dict[str, Any]]:
     event = activity.event
     tag = str(event.__struct_config__.tag)
+    if tag in _DIAGNOSTIC_KINDS:
+        return _DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
     match event:
-        case PluginRuntime() | QueuedInputAccepted():
-            return _DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
         case RetryWait(wait_ms=wait_ms):
             fields = _fields_of(event)
             del fields["wait_ms"]

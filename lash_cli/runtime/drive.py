@@ -137,11 +137,11 @@ class TurnDriver:
         self.sink = sink
         self.previews: PreviewPublisher | None = None
 
-    async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
+    async def emit(self, drive: Drive, event: TurnEvent, correlation: str, activity_id: str | None = None) -> None:
         """Show one event of a drive: to observers first, then to the caller."""
         ids, clock = self.host.ids, self.host.clock
         activity = TurnActivity(
-            self.session.session_id, drive.turn_id, correlation, event, clock.now_ms(), ids.new("a")
+            self.session.session_id, drive.turn_id, correlation, event, clock.now_ms(), activity_id or ids.new("a")
         )
         if self.previews is not None:
             self.previews.publish(activity)

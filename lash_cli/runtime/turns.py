@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lash_cli.core.activity import Committed, TurnFinished, TurnStarted
+from lash_cli.core.activity import Committed, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.codec import decode, encode, from_builtins
 from lash_cli.core.commit import RuntimeCommit, TurnStamp, TurnSummary, turn_content_hash
 from lash_cli.core.content import (
@@ -252,7 +252,7 @@ class DurableTurn(TurnDriver):
         self.session.adopt_commit(commit, result, messages)
         turn_row = f"{drive.turn_id}:turn"
         await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), turn_row)
-        await self.emit(drive, TurnFinished(outcome), turn_row)
+        await self.emit(drive, TurnFinished(outcome), turn_row, finished_id(drive.turn_id))
         return result_of(self.session.session_id, drive.turn_id, outcome, summary, done, result.head_revision)
 
     def _terminal_commit(

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from support.cli import environment, run_lash
 from support.watching import PIECES, StreamingCaller
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, ObservedGap, SessionCursor, SqliteStore
@@ -30,6 +31,24 @@ from lash_cli.system import SystemClock, SystemIds
 
 PROGRAM = Path(__file__).parent.parent / "support" / "watching.py"
 PATIENCE_S = 60
+LOADED = """
+import sys
+from lash_cli.__main__ import main
+sys.argv[0] = "lash"
+main(sys.argv[1:])
+sys.stdout.flush()
+print("\\n" + " ".join(sorted(sys.modules)), file=sys.stderr)
+"""
+WATCHING = {
+    "lash_cli.core.observation",
+    "lash_cli.core.remote",
+    "lash_cli.store.live",
+    "lash_cli.store.sqlite.announcing",
+    "lash_cli.store.sqlite.live",
+    "lash_cli.runtime.bells",
+    "lash_cli.runtime.observing",
+    "lash_cli.api.observable",
+}
 ROUNDS = 100
 SEED = 20_261_126
 S = "s1"
@@ -206,3 +225,20 @@ async def test_a_tail_killed_a_hundred_times_neither_skips_nor_repeats(
     lines.remove("last")
     assert len(lines) > ROUNDS and lines == unbroken[: len(lines)]
     shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["ls", "-o", "json"], ["show", S, "-o", "json"]])
+def test_a_look_loads_nothing_that_only_watching_needs(tmp_path: Path, arguments: list[str]) -> None:
+    home = tmp_path / "home"
+    assert run_lash(["open", S], home=home).code == 0
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        env=environment(home),
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    loaded = set(done.stderr.decode().splitlines()[-1].split())
+    assert "lash_cli.__main__" in loaded and not loaded & WATCHING

@@ -11,7 +11,7 @@ import sqlite3
 
 import msgspec
 
-from lash_cli.core.activity import TurnActivity, TurnFinished
+from lash_cli.core.activity import TurnActivity, TurnFinished, finished_id
 from lash_cli.core.commit import ReplaceFull, RuntimeCommit
 from lash_cli.core.content import message_text
 from lash_cli.core.frames import FrameStatus
@@ -41,7 +41,7 @@ def prepare_commit(commit: RuntimeCommit) -> PreparedCommit:
             f"{turn.turn_id}:turn",
             TurnFinished(_whole_outcome(commit)),
             commit.now_ms,
-            f"{turn.turn_id}:finished",
+            finished_id(turn.turn_id),
         )
         settled.append(prepare_event(ActivityObserved(finished)))
     active = next((frame.frame_id for frame in commit.frames or () if frame.status is FrameStatus.ACTIVE), "")
