@@ -103,6 +103,28 @@ async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_i
     assert failures and await gap_of(store, before) is UNAVAILABLE
 
 
+async def test_previews_beside_a_job_that_fails_are_written_all_the_same(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    batches = [[prose("a"), prose("b")]]
+
+    def broken(connection: sqlite3.Connection) -> None:
+        raise ValueError("another job of the group")
+
+    store.live.append_previews(
+        S,
+        lambda: batches.pop() if batches else [],
+        generation=fence.fencing_token,
+        on_failed=pytest.fail,
+        precedes_commit=True,
+    )
+    with pytest.raises(ValueError, match="another job"):
+        await store.db.write(broken, durable=True)
+    assert texts(await after(store, START)) == ["a", "b"]
+
+
 async def test_a_hole_that_was_undone_is_left_again(open_store: OpenStore, clock: ManualClock) -> None:
     store = open_store()
     fence = await started(store, clock)

@@ -300,9 +300,12 @@ class LiveEvents:
     ) -> None:
         """See `LiveStore.append_previews`: one small transaction that is not synced, or part of the next one."""
         lost = self._db.writer.lost_previews
+        taken: Sequence[TurnActivity] | None = None
 
         def job(connection: sqlite3.Connection) -> None:
-            activities = take()
+            nonlocal taken
+            # A job may be run again after its transaction was taken back; what it took it has then.
+            activities = taken = take() if taken is None else taken
             try:
                 row = connection.execute(_SESSION, (session_id,)).fetchone()
                 if row is None or row[2] != generation or not activities:
