@@ -42,20 +42,26 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
     """The SQLite store at `paths.database`.
 
     With `read_only` nothing is created: a missing file is `NotFoundError`
-    (`store_not_found`). Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
+    (`store_not_found`). Whatever a writing one commits wakes those who watch.
+    Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
     """
     from lash_cli.store.sqlite.store import SqliteStore
     from lash_cli.system import SystemClock, SystemIds
 
     if not read_only:
         ensure_private_directory(os.path.dirname(paths.database))
-    return SqliteStore.open(
+    store = SqliteStore.open(
         Path(paths.database),
         clock=SystemClock(),
         ids=SystemIds(),
         read_only=read_only,
         synchronous="normal" if synchronous == "normal" else "full",
     )
+    if not read_only:
+        from lash_cli.runtime.bells import BellRinger
+
+        store.live.ring_with(BellRinger(store.live.bell_name))
+    return store
 
 
 # --- providers and models ---------------------------------------------------------------------

@@ -26,6 +26,7 @@ from lash_cli.errors import (
     SessionExecutionBusy,
     UsageError,
 )
+from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
@@ -36,6 +37,7 @@ from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from lash_cli.api.observable import ObservableSession
     from lash_cli.runtime.tracing import Tracer
 
 DRIVER_LABEL = "driver"
@@ -109,6 +111,11 @@ class LashCore(AcrossProcesses):
             )
         self.policy = policy
         self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
+        self._ringer: BellRinger | None = None
+        if store is not None and owns_resources:
+            # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
+            self._ringer = BellRinger(store.live.bell_name)
+            store.live.ring_with(self._ringer)
         self._tools = tuple(tools)
         self._owner_label = owner_label
         self._owns_resources = owns_resources
@@ -154,6 +161,19 @@ class LashCore(AcrossProcesses):
                 raise
         async with driver.paused(session_id):
             return await work()
+
+    # --- watching -----------------------------------------------------------------------------
+
+    def observe(self, session_id: str) -> ObservableSession:
+        """A read-only handle on any session, opened or not, existing or not (yet). Raises `UsageError` for an id of
+        the wrong shape and `LashRuntimeError` for a core without a store."""
+        _require_session_id(session_id)
+        return self._observable(session_id, msgspec.structs.replace(self.policy, session_id=session_id))
+
+    def _observable(self, session_id: str, policy: SessionPolicy) -> ObservableSession:
+        from lash_cli.api.observable import ObservableSession
+
+        return ObservableSession(self.store, session_id, policy)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -218,11 +238,7 @@ class LashCore(AcrossProcesses):
         owner: LeaseOwnerIdentity | None = None,
         notify: Notify | None = None,
     ) -> LashSession:
-        if not is_session_id(session_id):
-            raise UsageError(
-                f"{session_id!r} is not a session id",
-                hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-            )
+        _require_session_id(session_id)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = spec.resolve_against(base)
         store = self.host.store
@@ -321,12 +337,22 @@ class LashCore(AcrossProcesses):
         await self.host.providers.aclose()
         if self.host.store is not None:
             await self.host.store.aclose()
+        if self._ringer is not None:
+            self._ringer.close()
 
     async def __aenter__(self) -> LashCore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.shield(self.aclose())
+
+
+def _require_session_id(session_id: str) -> None:
+    if not is_session_id(session_id):
+        raise UsageError(
+            f"{session_id!r} is not a session id",
+            hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
 
 
 def _is_explicit(spec: SessionSpec) -> bool:
