@@ -1,7 +1,7 @@
 """The `lash` command: argv is looked at before anything is imported (contract 08 §9, design D16).
 
 `--version` and `__complete` are answered from here with nothing but `sys` and
-`os`, which the interpreter has loaded anyway, and a plain look at sessions by
+`os`, which the interpreter has loaded anyway, and what scripts ask many times by
 `cli.fast`. Everything else goes to the command table. The umask comes first:
 no file of ours is ever readable by others.
 """
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
         return _answer(f"lash {__version__}\n")
     if first == "__complete":
         return _answer(":nofiles\n")
-    status, was_look = _run(arguments)
-    if was_look and status == 0 and argv is None:
+    status, was_plain = _run(arguments)
+    if was_plain and status == 0 and argv is None:
         _leave()
     return status
 
@@ -63,14 +63,14 @@ def _unwritable(options: GlobalOptions, error: OSError) -> int:
 def _leave() -> None:
     """End the process here and now; whoever wrote has flushed, and the store is closed.
 
-    Taking the interpreter apart module by module takes as long as starting it did, and after a look there is nothing
-    in it to save: no thread, no queue, no handler of ours.
+    Taking the interpreter apart module by module takes as long as starting it did, and after a plain command there is
+    nothing in it to save: no thread, no queue, no handler of ours.
     """
     os._exit(0)
 
 
 def _run(arguments: list[str]) -> tuple[int, bool]:
-    """Run a command; its exit status, and whether it was a plain look that left nothing behind."""
+    """Run a command; its exit status, and whether it was a plain one that left nothing in this process."""
     from lash_cli.cli.globals import hoist
 
     options, rest = hoist(arguments)
@@ -86,26 +86,26 @@ def _run(arguments: list[str]) -> tuple[int, bool]:
     from lash_cli.cli import failure, invocation
 
     invocation.begin(options)
-    was_look = False
+    was_plain = False
 
     def command() -> int:
-        nonlocal was_look
+        nonlocal was_plain
         if options.problem is not None:
             raise options.problem
         if options.version:
             rest[:] = ["version"]
-        if rest and rest[0] in ("show", "describe", "log"):
-            from lash_cli.cli.fast import plain_read
+        if rest and rest[0] in ("show", "describe", "log", "queue", "enqueue"):
+            from lash_cli.cli.fast import plain_run
 
-            read = plain_read(rest)
-            if read is not None:
-                was_look = True
-                return read()
+            run = plain_run(rest)
+            if run is not None:
+                was_plain = True
+                return run()
         from lash_cli.cli.table import dispatch
 
         return dispatch(rest)
 
-    return failure.run(command), was_look
+    return failure.run(command), was_plain
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The reading verbs of programs, told apart before the command-line parser is imported (contract 08 §9, design D16).
+"""What programs ask many times, told apart before the command-line parser is imported (contract 08 §9, design D16).
 
 A status bar, a prompt or a script asks many times; the parser alone costs as
 much as everything such an answer needs. `ls` for a program is answered with the
-standard library; `show` and `log` of one session run what their commands run,
-only without the parser in front. Whatever is not plain — a filter, another
-option, a database that does not answer at once — is left to the real command.
-Tests compare both ways word for word.
+standard library; `show`, `log`, `queue ls` and `enqueue` run what their
+commands run, only without the parser in front. Whatever is not plain — a
+filter, another option, a database that does not answer at once — is left to
+the real command. Tests compare both ways word for word.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ _MAX_DIGITS = 9
 _FORMATS = ("json", "jsonl", "name")
 
 
-# --- show and log -------------------------------------------------------------------------------
+# --- one session ----------------------------------------------------------------------------------
 
 
-def plain_read(rest: list[str]) -> Callable[[], int] | None:
-    """What `show` or `log` of one session does, None when `rest` says more than the parser is needed for.
+def plain_run(rest: list[str]) -> Callable[[], int] | None:
+    """What a plain `show`, `log`, `queue ls` or `enqueue` does, None when `rest` says more than that.
 
     The result prints and returns the exit status; it raises what the command raises.
     """
     verb, arguments = rest[0], rest[1:]
-    if verb in ("show", "describe"):
-        return _plain_show(arguments)
-    return _plain_log(arguments) if verb == "log" else None
+    if verb == "queue" and arguments:
+        verb, arguments = f"queue {arguments[0]}", arguments[1:]
+    plain = _PLAIN.get(verb)
+    return plain(arguments) if plain is not None else None
 
 
 def _plain_show(arguments: list[str]) -> Callable[[], int] | None:
@@ -84,6 +85,61 @@ def _plain_log(arguments: list[str]) -> Callable[[], int] | None:
             return show_transcript(*words, last=last)
 
     return log
+
+
+def _plain_queue(arguments: list[str]) -> Callable[[], int] | None:
+    if len(arguments) > 1 or not all(map(_is_word, arguments)):
+        return None
+
+    def show() -> int:
+        with _lightly():
+            from lash_cli.cli.queue_detail import show_queue
+
+            return show_queue(*arguments)
+
+    return show
+
+
+def _plain_enqueue(arguments: list[str]) -> Callable[[], int] | None:
+    words: list[str] = []
+    key: str | None = None
+    tokens = iter(arguments)
+    for token in tokens:
+        if token == "--key" or token.startswith("--key="):
+            key = token.partition("=")[2] if "=" in token else next(tokens, None)
+            if key is None:
+                return None
+        elif _is_word(token):
+            words.append(token)
+        else:
+            return None
+    if len(words) > 2:
+        return None
+
+    def enqueue() -> int:
+        with _lightly():
+            from lash_cli.api.queue import source_key_of
+            from lash_cli.cli.enqueueing import EnqueuePlan, submit
+            from lash_cli.cli.stdin import read_prompt
+            from lash_cli.core.content import TurnInput
+
+            if key is not None:
+                source_key_of(key)
+            reference, prompt = (*words, None, None)[:2]
+            return submit(EnqueuePlan(reference, TurnInput(items=read_prompt(prompt)), key))
+
+    return enqueue
+
+
+_PLAIN: dict[str, Callable[[list[str]], Callable[[], int] | None]] = {
+    "show": _plain_show,
+    "describe": _plain_show,
+    "log": _plain_log,
+    "queue ls": _plain_queue,
+    "queue list": _plain_queue,
+    "queue add": _plain_enqueue,
+    "enqueue": _plain_enqueue,
+}
 
 
 @contextmanager

@@ -51,7 +51,9 @@ def command(
         from lash_cli.cli.edit_recovery import recover_edits
 
         if input_id is not None or file is not None:
-            raise UsageError("--recover takes no IN and no --file")
+            raise UsageError(
+                "--recover takes no IN and no --file", hint="it puts back everything: lash queue edit --recover"
+            )
         return recover_edits()
     if input_id is None:
         raise UsageError("an input is needed", hint="list them with: lash queue ls SESSION")

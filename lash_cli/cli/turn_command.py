@@ -278,7 +278,7 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
 
 async def _enqueue_instead(core: LashCore, session_id: str, plan: TurnPlan) -> Document:
     """Queue the text of a turn whose session is busy, under the same key; the PendingInput document."""
-    from lash_cli.cli.enqueue_command import receipt
+    from lash_cli.cli.enqueueing import receipt
     from lash_cli.cli.queue_access import queue_of
     from lash_cli.system import SystemIds
 

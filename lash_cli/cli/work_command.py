@@ -83,7 +83,7 @@ def command(
             raise UsageError("name the sessions to work on, or give --all", hint="for example: lash work --all")
         references = (named,)
     elif references and every:
-        raise UsageError("--all and named sessions contradict each other")
+        raise UsageError("--all and named sessions contradict each other", hint="give one or the other")
     plan = WorkPlan(
         references=references,
         options=WorkOptions(

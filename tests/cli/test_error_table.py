@@ -58,6 +58,32 @@ USAGE = [
     ("resume",),
     ("close",),
     ("rm", "--yes"),
+    ("enqueue", "demo", "hi", "--boundary", "after_work"),
+    ("enqueue", "demo", "hi", "--or-next"),
+    ("enqueue", "demo", "hi", "--now", "--boundary", "soon"),
+    ("enqueue", "demo", "hi", "--wait=soon"),
+    ("queue", "nope"),
+    ("queue", "ls"),
+    ("queue", "show"),
+    ("queue", "cancel"),
+    ("queue", "cancel", "--key", "k"),
+    ("queue", "cancel-suffix", "demo"),
+    ("cancel-suffix", "demo", "in_1", "--key", "k"),
+    ("queue", "edit"),
+    ("queue", "edit", "in_1", "--file", "/does/not/exist"),
+    ("queue", "edit", "in_1", "--recover"),
+    ("queue", "hold"),
+    ("queue", "wait-batch", "qwb:1", "--timeout", "soon"),
+    ("queue", "abandon"),
+    ("work",),
+    ("work", "demo", "--all"),
+    ("work", "demo", "--on-failure", "panic"),
+    ("work", "demo", "--concurrency", "0"),
+    ("work", "demo", "--grace", "soon"),
+    ("wait",),
+    ("wait", "demo", "--for", "process=p_1"),
+    ("wait", "demo", "--for", "noon"),
+    ("wait", "demo", "--timeout", "soon"),
     ("version", "extra"),
     ("doctor", "extra"),
     ("config", "set", "nope.key", "1"),
@@ -94,6 +120,21 @@ NAMED = [
     ("rm", "demo", "{}", "--yes"),
     ("rm", "{}", "--dry-run"),
     ("open", "child", "--parent", "{}"),
+    ("enqueue", "{}", "hi"),
+    ("enqueue", "{}", "hi", "--now"),
+    ("queue", "ls", "{}"),
+    ("queue", "show", "in_1", "--session", "{}"),
+    ("queue", "cancel", "in_1", "--session", "{}"),
+    ("queue", "cancel-suffix", "{}", "in_1"),
+    ("queue", "edit", "in_1", "--session", "{}", "--file", __file__),
+    ("queue", "hold", "{}"),
+    ("queue", "release", "{}"),
+    ("queue", "batches", "{}"),
+    ("queue", "cancel-batch", "qwb:1", "--session", "{}"),
+    ("queue", "wait-batch", "qwb:1", "--session", "{}"),
+    ("queue", "revoke-waits", "{}", "--yes"),
+    ("work", "demo", "{}", "--until-empty"),
+    ("wait", "{}"),
 ]
 
 
@@ -122,6 +163,26 @@ CONFLICTS = [
     (("cancel", "demo", "--turn", "t_nope"), 3, "turn_unknown"),
     (("ls", "--cursor", "nope"), 2, "cursor_invalid"),
     (("key", "rm", "nope"), 3, "key_not_found"),
+    (("queue", "show", "in_nope"), 3, "input_not_found"),
+    (("queue", "cancel", "in_nope"), 3, "input_not_found"),
+    (("cancel-suffix", "demo", "in_nope"), 3, "input_not_found"),
+    (("queue", "edit", "in_nope", "--file", __file__), 3, "input_not_found"),
+    (("queue", "cancel-batch", "qwb:nope"), 3, "batch_not_found"),
+    (("queue", "wait-batch", "qwb:nope"), 3, "batch_not_found"),
+    (("queue", "abandon", "tic:nope"), 3, "claim_not_found"),
+    (("wait", "demo", "--for", "turn=t_nope"), 3, "turn_unknown"),
+    (("wait", "demo", "--for", "input=in_nope"), 3, "input_not_found"),
+    (("enqueue", "demo", "!text changed", "--key", "k1"), 4, "source_key_conflict"),
+    (("enqueue", "demo", "hi", "--now"), 4, "no_active_turn"),
+    (("enqueue", "demo", "hi", "--turn", "t_1"), 4, "no_active_turn"),
+    (("enqueue", "shut", "hi"), 4, "session_closed"),
+    (("queue", "cancel", "--key", "k1", "--session", "demo"), 4, "input_already_completed"),
+    (("cancel-suffix", "demo", "--key", "k1"), 4, "input_already_completed"),
+    (("work", "shut", "--until-empty"), 4, "session_closed"),
+    (("enqueue", "demo", "hi", "--key", "a\nb"), 2, "invalid_key"),
+    (("queue", "cancel", "--key", "\x1b", "--session", "demo"), 2, "invalid_key"),
+    (("queue", "edit", "in_1"), 2, "not_a_tty"),
+    (("queue", "revoke-waits", "demo"), 2, "confirmation_required"),
     (("open", "demo", "--new"), 4, "session_exists"),
     (("open", "demo-name", "--new"), 4, "session_exists"),
     (("open", "demo", "--name", "another"), 4, "session_exists"),
@@ -178,7 +239,7 @@ def test_a_key_is_not_repeated_where_it_does_not_belong(world: ErrorWorld) -> No
 # --- prompts ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", ["turn", "resume"])
+@pytest.mark.parametrize("verb", ["turn", "resume", "enqueue"])
 def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Path) -> None:
     world.refused((verb, "demo", ""), 2, "empty_prompt")
     world.refused((verb, "demo", " \n"), 2, "empty_prompt")
@@ -205,6 +266,9 @@ NOT_TEXT = os.fsdecode(b"a\xff")
     [
         ("turn", "demo", NOT_TEXT),
         ("turn", "demo", "hi", "--key", NOT_TEXT),
+        ("enqueue", "demo", NOT_TEXT),
+        ("enqueue", "demo", "hi", "--key", NOT_TEXT),
+        ("queue", "hold", "demo", "--reason", NOT_TEXT),
         ("turn", "demo", "hi", f"--system={NOT_TEXT}"),
         ("open", "new", "--name", NOT_TEXT),
         ("show", NOT_TEXT),
@@ -231,7 +295,16 @@ def test_a_turn_without_any_prompt_sends_nothing(world: ErrorWorld) -> None:
     world.refused(("turn", "demo"), 2, "empty_prompt", input=b"")
 
 
-@pytest.mark.parametrize("arguments", [("turn", "demo"), ("turn", "demo", "hi"), ("resume", "demo", "hi")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("turn", "demo"),
+        ("turn", "demo", "hi"),
+        ("resume", "demo", "hi"),
+        ("enqueue", "demo"),
+        ("enqueue", "demo", "hi"),
+    ],
+)
 def test_an_open_pipe_as_stdin_times_out(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     try:
@@ -260,6 +333,7 @@ def test_a_key_from_an_open_pipe_times_out_and_keeps_the_old_one(world: ErrorWor
 NEEDS_SETTINGS = [
     ("ls",), ("show", "demo"), ("turn", "demo", "hi"), ("open", "new"), ("config", "show"),
     ("close", "demo"), ("rm", "demo", "--yes"), ("park", "demo"), ("resume", "demo"), ("cancel", "demo"),
+    ("enqueue", "demo", "hi"), ("queue", "hold", "demo"), ("queue", "cancel", "in_1"), ("work", "demo"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,206 @@
+"""Putting text into a session's queue, and waiting until it was used (contract 08 §5.2, 02 §1.2, §1.3).
+
+Shared by `lash enqueue` and its way around the parser, so it imports no parser.
+The receipt means that the text is on disk; whoever drains the session uses it
+exactly once. No runtime is opened and no lane is taken, so it never waits for a
+turn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lash_cli.api.queue import SessionQueue, source_key_of
+from lash_cli.cli.documents import Document, outcome_document
+from lash_cli.cli.output import emit_one, safe, say
+from lash_cli.cli.queue_access import existing_store, named_session, queue_of
+from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
+from lash_cli.cli.reading import run_at_once
+from lash_cli.core.content import TurnInput
+from lash_cli.core.ingress import ActiveTurn, Boundary, InputState, NextTurn, PendingTurnInput, TurnInputIngress
+from lash_cli.errors import (
+    ConflictError,
+    LashError,
+    NotFoundError,
+    PendingTurnInputSourceKeyConflict,
+    TurnCancelledError,
+    WaitTimeout,
+)
+from lash_cli.store.base import RuntimePersistence, SessionRow
+from lash_cli.system import SystemIds
+from lash_cli.views.queue import receipt_text
+
+
+class EnqueuePlan(NamedTuple):
+    """A validated `lash enqueue`. `boundary` is set when the text is for a running turn."""
+
+    reference: str | None
+    content: TurnInput
+    key: str | None = None
+    turn_id: str | None = None
+    boundary: Boundary | None = None
+    or_next: bool = False
+    wait_ms: int | None = None
+    wait_text: str | None = None
+
+
+def submit(plan: EnqueuePlan) -> int:
+    """Queue the text, print its receipt, return the exit status. Raises what the store raises, and the error of the
+    turn that was waited for."""
+    document = run_at_once(_run(plan))
+    emit_one("PendingInput", document, text=receipt_text(document, clean=safe))
+    return 0
+
+
+async def _run(plan: EnqueuePlan) -> Document:
+    async with existing_store() as opened:
+        store, session = await named_session(opened, plan.reference)
+        queue = queue_of(store, session.meta.session_id)
+        stored, is_replay = await _submit(store, queue, session, plan)
+        document = await _receipt(queue, session, stored, is_replay=is_replay)
+        if plan.wait_ms is not None:
+            say(f"{document['id']} is queued; waiting until it was used")
+            return await _await_use(store, session, document, plan)
+        _tell_next(session, document)
+        return document
+
+
+# --- submitting ---------------------------------------------------------------------------------
+
+
+async def _submit(
+    store: RuntimePersistence, queue: SessionQueue, session: SessionRow, plan: EnqueuePlan
+) -> tuple[PendingTurnInput, bool]:
+    """Store the text; the row, and whether it stood there before."""
+    ingress = _ingress(session, plan)
+    if ingress is None:
+        stood = await _same_text(store, queue, plan)
+        if stood is None:
+            raise _no_active_turn(session, plan)
+        return stood, True
+    input_id = SystemIds().new("in")
+    try:
+        stored = await queue.enqueue(plan.content, key=plan.key, ingress=ingress, input_id=input_id)
+    except PendingTurnInputSourceKeyConflict:
+        stood = await _same_text(store, queue, plan) if plan.boundary is not None else None
+        if stood is None:
+            raise
+        return stood, True
+    return stored, stored.input_id != input_id
+
+
+def _ingress(session: SessionRow, plan: EnqueuePlan) -> TurnInputIngress | None:
+    """Where the text goes; None when it is for a running turn and that turn does not run."""
+    if plan.boundary is None:
+        return NextTurn()
+    running = session.running_turn_id
+    if running is not None and plan.turn_id in (None, running):
+        return ActiveTurn(running, plan.boundary)
+    return NextTurn() if plan.or_next else None
+
+
+async def _same_text(store: RuntimePersistence, queue: SessionQueue, plan: EnqueuePlan) -> PendingTurnInput | None:
+    """What stands under the key, if it is the same text.
+
+    Which turn runs is not part of what the caller of `--now` submits: a repeat finds another turn, or none, and is
+    the same submission all the same.
+    """
+    if plan.key is None:
+        return None
+    input_id = await store.input_of_key(queue.session_id, source_key_of(plan.key))
+    found = await queue.find_input(input_id) if input_id is not None else None
+    return found[0] if found is not None and found[0].input == plan.content else None
+
+
+def _no_active_turn(session: SessionRow, plan: EnqueuePlan) -> ConflictError:
+    wanted = f"turn {plan.turn_id!r} is" if plan.turn_id is not None else "no turn is"
+    return ConflictError(
+        f"{wanted}{' not' if plan.turn_id is not None else ''} running in session {session.meta.name}",
+        code="no_active_turn",
+        hint="add --or-next to let it be the next turn instead; nothing was queued",
+        details={
+            "session": session.meta.session_id,
+            "turn_id": plan.turn_id,
+            "running_turn": session.running_turn_id,
+        },
+    )
+
+
+async def _receipt(queue: SessionQueue, session: SessionRow, stored: PendingTurnInput, *, is_replay: bool) -> Document:
+    found = await queue.find_input(stored.input_id) if is_replay else None
+    return receipt(session, stored, turn_id=found[1] if found is not None else None, is_replay=is_replay)
+
+
+def receipt(session: SessionRow, stored: PendingTurnInput, *, turn_id: str | None, is_replay: bool) -> Document:
+    """The PendingInput document: what `enqueue` and `turn --if-busy enqueue` print."""
+    is_taken = turn_id is not None and stored.state in PENDING_INPUT_STATES
+    item = input_item(stored, session.meta, turn_id=turn_id, running_turn_id=session.running_turn_id, is_held=is_taken)
+    del item["batch"]
+    return {**item, "replayed": is_replay, "outcome": None, "text": None}
+
+
+def _tell_next(session: SessionRow, document: Document) -> None:
+    """Say what becomes of it, or what has to be done first."""
+    name = session.meta.name
+    if document["state"] not in PENDING_INPUT_STATES or document["delivery"] == "this_turn":
+        return
+    if session.meta.held_at_ms is not None:
+        say(f"the queue of {name} is held; let it go on with: lash queue release {name}")
+    else:
+        say(f"drain it with: lash work {name} --until-empty")
+
+
+# --- waiting ------------------------------------------------------------------------------------
+
+
+async def _await_use(store: RuntimePersistence, session: SessionRow, document: Document, plan: EnqueuePlan) -> Document:
+    """The receipt once the input was used; raises the error its turn ended with.
+
+    Raises `WaitTimeout`, `TurnCancelledError` (`input_cancelled`) when somebody
+    took it out of the queue, and `NotFoundError` when it vanished.
+    """
+    from lash_cli.cli.waiting import look_until
+
+    session_id, input_id = session.meta.session_id, str(document["id"])
+
+    async def look() -> tuple[PendingTurnInput | None, str | None] | None:
+        found = await store.turn_input(session_id, input_id)
+        if found is None:
+            return None, None
+        return found if found[0].state in (InputState.COMPLETED, InputState.CANCELLED) else None
+
+    ended = await look_until(store, look, plan.wait_ms)
+    if ended is None:
+        raise WaitTimeout(
+            f"input {input_id} was not used within {plan.wait_text}",
+            hint=f"it stays queued; look at it with: lash queue show {input_id}",
+            details={"input": document},
+        )
+    row, turn_id = ended
+    if row is None:
+        raise NotFoundError(f"input {input_id} is no more", code="input_not_found", details={"input": document})
+    document = {**receipt(session, row, turn_id=turn_id, is_replay=document["replayed"])}
+    if row.state is InputState.CANCELLED:
+        raise TurnCancelledError(
+            f"input {input_id} was cancelled before a turn used it", code="input_cancelled", details={"input": document}
+        )
+    return await _with_outcome(store, document)
+
+
+async def _with_outcome(store: RuntimePersistence, document: Document) -> Document:
+    """The receipt of a used input with the outcome of its turn; raises the error that outcome stands for."""
+    from lash_cli.cli.documents import turn_result_document
+    from lash_cli.cli.exit_status import turn_error
+    from lash_cli.cli.turn_results import stored_result
+
+    if document["turn_id"] is None:
+        return document
+    result = await stored_result(store, document["session"], document["turn_id"])
+    if result is None:
+        return document
+    document = {**document, "outcome": outcome_document(result.outcome), "text": result.assistant_message()}
+    turn = turn_result_document(result, name=document["session_name"])
+    error: LashError | None = turn_error(result, {"input": document, "turn": turn})
+    if error is not None:
+        raise error
+    return document
