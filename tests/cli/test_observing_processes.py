@@ -77,7 +77,7 @@ def database(tmp_path: Path) -> Path:
 @pytest.fixture
 async def core(database: Path, waking: None) -> AsyncIterator[LashCore]:
     store = SqliteStore.open(database, SystemClock(), SystemIds())
-    async with LashCore(provider=StreamingCaller(), model=ModelSpec("m"), store=store) as opened:
+    async with LashCore(provider=StreamingCaller(), model=ModelSpec("m"), store=store, queue_driver="none") as opened:
         yield opened
 
 

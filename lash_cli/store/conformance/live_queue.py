@@ -1,4 +1,4 @@
-"""Laws of what observers learn of a queue: one event per change, in the transaction of the change (contract 04 §10.1)."""
+"""Laws of what observers learn of a queue: one event per change, in its own transaction (contract 04 §10.1)."""
 
 from __future__ import annotations
 
