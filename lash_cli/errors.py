@@ -8,7 +8,9 @@ have happened all the same (`ambiguous`), whether no retry can help
 
 LashError
 ├── UsageError              2   usage, session_ambiguous, empty_prompt, stdin_timeout, not_a_tty, …
-│   └── InvalidQueuedWorkBatch  2
+│   ├── InvalidQueuedWorkBatch  2
+│   ├── SessionCursorError  2   cursor_invalid: Malformed, WrongSession
+│   └── RemoteProtocolError 2   remote_protocol: versions and shapes of envelopes
 ├── NotFoundError           3   session_not_found, turn_unknown, …
 │   └── SessionDeleted      3
 ├── ConflictError           4   session_exists, source_key_conflict, no_active_turn, revision_conflict
@@ -29,6 +31,7 @@ LashError
 ├── SessionExecutionLeaseExpired  75  session_execution_lease_lost (ambiguous)
 ├── WaitTimeout             124
 ├── LashRuntimeError        1   an open set of codes (contract 01 §16)
+│   └── LiveReplayError     1   live_replay: SubscriberLagged, LiveReplayClosed (3 when the session was deleted)
 ├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
 └── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
 """
@@ -79,6 +82,76 @@ class InvalidQueuedWorkBatch(UsageError):
 
     default_code = "invalid_queued_work_batch"
     terminal = True
+
+
+class SessionCursorError(UsageError):
+    """A session cursor that cannot be used; nothing was read (contract 04 §1)."""
+
+    default_code = "cursor_invalid"
+    terminal = True
+    default_hint = "start again from what is now: lash tail SESSION --from now"
+
+
+class SessionCursorMalformed(SessionCursorError):
+    """The token is not a cursor; the message names the part that is wrong."""
+
+
+class SessionCursorWrongSession(SessionCursorError):
+    """The cursor belongs to another session."""
+
+    def __init__(self, expected_session_id: str, actual_session_id: str) -> None:
+        super().__init__(
+            f"the cursor belongs to session {actual_session_id!r}, not to {expected_session_id!r}",
+            details={"expected_session_id": expected_session_id, "actual_session_id": actual_session_id},
+        )
+        self.expected_session_id = expected_session_id
+        self.actual_session_id = actual_session_id
+
+
+class RemoteProtocolError(UsageError):
+    """What a peer sent is not an envelope of our version (contract 04 §6)."""
+
+    default_code = "remote_protocol"
+    terminal = True
+
+
+class UnsupportedProtocolVersion(RemoteProtocolError):
+    """The peer speaks another version; versions must be equal."""
+
+    def __init__(self, actual: int, expected: int) -> None:
+        super().__init__(
+            f"protocol version {actual} is not supported, this program speaks {expected}",
+            details={"actual": actual, "expected": expected},
+        )
+        self.actual = actual
+        self.expected = expected
+
+
+class MismatchedNestedProtocolVersion(RemoteProtocolError):
+    """An envelope inside another one carries another version."""
+
+    def __init__(self, parent: str, child: str, parent_version: int, child_version: object) -> None:
+        super().__init__(
+            f"{parent} has version {parent_version}, the {child} in it {child_version}",
+            details={"parent": parent, "child": child, "parent_version": parent_version},
+        )
+
+
+class MissingRequiredField(RemoteProtocolError):
+    """A required field is missing or blank."""
+
+    def __init__(self, type_name: str, field: str) -> None:
+        super().__init__(f"{type_name}.{field} is required", details={"type_name": type_name, "field": field})
+        self.type_name = type_name
+        self.field = field
+
+
+class InvalidEnvelope(RemoteProtocolError):
+    """An envelope does not have the shape of its type."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(f"{type_name}: {message}", details={"type_name": type_name})
+        self.type_name = type_name
 
 
 class NotFoundError(LashError):
@@ -356,6 +429,30 @@ class LashRuntimeError(LashError):
         details: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message, code=code, hint=hint, details=details)
+
+
+class LiveReplayError(LashRuntimeError):
+    """Watching a session cannot go on from here (contract 04 §1); a gap is data and never this error."""
+
+    def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
+        super().__init__("live_replay", message, details=details)
+
+
+class SubscriberLagged(LiveReplayError):
+    """A subscription fell behind what is kept: drop it and subscribe again from the last delivered cursor."""
+
+    def __init__(self, missed: int) -> None:
+        super().__init__(f"lagged by {missed} events", details={"missed": missed})
+        self.missed = missed
+
+
+class LiveReplayClosed(LiveReplayError):
+    """There is nothing left to watch: the session was deleted, or the store was closed."""
+
+    def __init__(self, message: str, *, is_deleted: bool) -> None:
+        super().__init__(message, details={"deleted": is_deleted})
+        if is_deleted:
+            self.exit_status = 3
 
 
 class EffectError(LashError):

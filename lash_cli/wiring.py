@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import Paths, ensure_private_directory
 from lash_cli.settings import ProviderEntry, Settings
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from lash_cli.core.policy import ModelSpec, SessionPolicy
     from lash_cli.core.protocols import Clock, Ids, ModelCaller, ToolProvider
     from lash_cli.runtime.host import ProviderResolver
+    from lash_cli.runtime.tracing import Tracer
     from lash_cli.store.base import RuntimePersistence
     from lash_cli.tools.approval import Asker
 
@@ -40,20 +42,26 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
     """The SQLite store at `paths.database`.
 
     With `read_only` nothing is created: a missing file is `NotFoundError`
-    (`store_not_found`). Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
+    (`store_not_found`). Whatever a writing one commits wakes those who watch.
+    Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
     """
     from lash_cli.store.sqlite.store import SqliteStore
     from lash_cli.system import SystemClock, SystemIds
 
     if not read_only:
         ensure_private_directory(os.path.dirname(paths.database))
-    return SqliteStore.open(
+    store = SqliteStore.open(
         Path(paths.database),
         clock=SystemClock(),
         ids=SystemIds(),
         read_only=read_only,
         synchronous="normal" if synchronous == "normal" else "full",
     )
+    if not read_only:
+        from lash_cli.runtime.bells import BellRinger
+
+        store.live.ring_with(BellRinger(store.live.bell_name))
+    return store
 
 
 # --- providers and models ---------------------------------------------------------------------
@@ -174,13 +182,18 @@ class ConfiguredProviders:
         default_id: str,
         clock: Clock,
         ids: Ids,
+        tracer: Tracer | None = None,
+        owns_tracer: bool = False,
     ) -> None:
+        """`tracer` records requests at level extended; with `owns_tracer` it is closed with the callers."""
         self._settings = settings
         self._paths = paths
         self._environment = environment
         self._default_id = default_id
         self._clock = clock
         self._ids = ids
+        self._tracer = tracer
+        self._owns_tracer = owns_tracer
         self._callers: dict[str, ModelCaller] = {}
 
     @property
@@ -200,6 +213,8 @@ class ConfiguredProviders:
         """Release every caller that was built."""
         for caller in self._callers.values():
             await caller.aclose()
+        if self._tracer is not None and self._owns_tracer:
+            self._tracer.close()
 
     def _build(self, name: str) -> ModelCaller:
         from lash_cli.providers.catalog import ProviderSettings, build_caller
@@ -213,7 +228,8 @@ class ConfiguredProviders:
             key=self._key(entry),
             options=entry.options,
         )
-        return build_caller(resolved, clock=self._clock, ids_bits=self._ids.bits)
+        on_request = partial(self._tracer.provider_request, name) if self._tracer is not None else None
+        return build_caller(resolved, clock=self._clock, ids_bits=self._ids.bits, on_request=on_request)
 
     def _entry(self, name: str) -> ProviderEntry:
         entry = self._settings.provider(name)
@@ -246,14 +262,16 @@ class ConfiguredProviders:
 # --- tools ------------------------------------------------------------------------------------
 
 
-def standard_tools(settings: Settings, paths: Paths, cwd: str, clock: Clock) -> ToolProvider:
+def standard_tools(
+    settings: Settings, paths: Paths, cwd: str, clock: Clock, *, trace_file: str | None = None
+) -> ToolProvider:
     """The built-in tools, kept inside the configured roots and out of everything lash itself stores."""
     from lash_cli.tools.builtin import builtin_tools
     from lash_cli.tools.policy import FilePolicy
 
     roots = settings.tool_roots
     directories = (cwd,) if roots is None else tuple(os.path.join(cwd, os.path.expanduser(root)) for root in roots)
-    private = (
+    private: tuple[str, ...] = (
         paths.config_dir,
         paths.data_dir,
         paths.state_dir,
@@ -263,6 +281,8 @@ def standard_tools(settings: Settings, paths: Paths, cwd: str, clock: Clock) -> 
         paths.log_file,
         *(paths.database + suffix for suffix in ("", "-wal", "-shm")),
     )
+    if trace_file is not None:
+        private = (*private, trace_file)
     policy = FilePolicy(
         tuple(Path(directory) for directory in directories),
         settings.allow_outside,
@@ -271,23 +291,62 @@ def standard_tools(settings: Settings, paths: Paths, cwd: str, clock: Clock) -> 
     return builtin_tools(policy, Path(cwd), Path(paths.state_dir) / "spill", clock)
 
 
+# --- the trace --------------------------------------------------------------------------------
+
+
+def trace_path(settings: Settings, named: str | None) -> str | None:
+    """The absolute path of the trace file: the one named, else the configured one; None when nothing is traced.
+
+    A relative path is one of the current directory, wherever it was written.
+    """
+    path = named or settings.trace_file
+    return None if path is None else os.path.abspath(os.path.expanduser(path))
+
+
+def open_tracer(path: str, level: str, clock: Clock, ids: Ids) -> Tracer:
+    """A tracer to the file at `path`, which is created now. Raises `UsageError` (`trace_unwritable`)."""
+    from lash_cli.core.trace import TraceLevel
+    from lash_cli.runtime.trace_sinks import JsonlTraceSink
+    from lash_cli.runtime.tracing import Tracer
+    from lash_cli.settings.redact import redact
+
+    sink = JsonlTraceSink(path)
+    try:
+        sink.open()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the trace {path}: {error.strerror}",
+            code="trace_unwritable",
+            hint="name a file in a directory you can write to; nothing was sent",
+            details={"path": path},
+        ) from error
+    return Tracer(sink, clock=clock, ids=ids, redact=redact, level=TraceLevel(level))
+
+
 # --- the whole --------------------------------------------------------------------------------
 
 
 def open_providers(
     settings: Settings, paths: Paths, *, environment: Mapping[str, str] | None = None
 ) -> ConfiguredProviders:
-    """The providers of the user, for cores that share them (`open_core` with `providers`); the caller closes them."""
+    """The providers of the user, for cores that share them (`open_core` with `providers`); the caller closes them.
+
+    What they trace goes where the settings say. Raises what `open_tracer` raises.
+    """
     from lash_cli.system import SystemClock, SystemIds
 
     surroundings = os.environ if environment is None else environment
+    clock, ids = SystemClock(), SystemIds()
+    traced = trace_path(settings, None)
     return ConfiguredProviders(
         settings,
         paths,
         surroundings,
         default_id=default_provider(settings, surroundings),
-        clock=SystemClock(),
-        ids=SystemIds(),
+        clock=clock,
+        ids=ids,
+        tracer=open_tracer(traced, settings.trace_level, clock, ids) if traced is not None else None,
+        owns_tracer=True,
     )
 
 
@@ -307,6 +366,7 @@ def open_core(
     approve: Mapping[str, str] | None = None,
     asker: Asker | None = None,
     owner_label: str = "turn",
+    trace_file: str | None = None,
 ) -> LashCore:
     """One core over the user's store, providers, tools and approval modes.
 
@@ -315,8 +375,9 @@ def open_core(
     them. `is_ephemeral` keeps sessions in memory only. No core drives queues in
     the background: a verb that drains says so.
     `approve` overrides approval modes by class; `asker` asks a person.
-    `needs_model` is for verbs that may create a session. Raises what
-    `open_store` and `host_policy` raise.
+    `needs_model` is for verbs that may create a session. `trace_file` traces
+    there instead of where the settings say. Raises what `open_store`,
+    `host_policy` and `open_tracer` raise.
     """
     from lash_cli.api import LashCore
     from lash_cli.core.lease import LeaseTimings
@@ -327,13 +388,18 @@ def open_core(
     policy = host_policy(settings, surroundings, provider=provider, model=model, needs_model=needs_model)
     clock, ids = SystemClock(), SystemIds()
     modes = {name: ApprovalMode(mode) for name, mode in {**settings.approval, **(approve or {})}.items()}
+    traced = trace_path(settings, trace_file)
+    tracer = open_tracer(traced, settings.trace_level, clock, ids) if traced is not None else None
     if store is None and not is_ephemeral:
         store = open_store(paths, synchronous=settings.synchronous)
-    tools = (standard_tools(settings, paths, cwd or os.getcwd(), clock),) if with_tools else ()
+    directory = cwd or os.getcwd()
+    tools = (standard_tools(settings, paths, directory, clock, trace_file=traced),) if with_tools else ()
     return LashCore(
         store=store,
         providers=providers
-        or ConfiguredProviders(settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids),
+        or ConfiguredProviders(
+            settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids, tracer=tracer
+        ),
         policy=policy,
         tools=tools,
         approval=StandardApproval(cast("Any", modes), asker),
@@ -343,4 +409,5 @@ def open_core(
         owner_label=owner_label,
         queue_driver="none",
         owns_resources=providers is None,
+        tracer=tracer,
     )

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ from lash_cli.errors import (
     SessionExecutionBusy,
     UsageError,
 )
+from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
@@ -34,6 +35,10 @@ from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from lash_cli.api.observable import ObservableSession
+    from lash_cli.runtime.tracing import Tracer
 
 DRIVER_LABEL = "driver"
 
@@ -72,6 +77,7 @@ class LashCore(AcrossProcesses):
         crash_point: CrashPoint | None = None,
         queue_driver: Driver | Literal["inline", "none"] | None = None,
         owns_resources: bool = True,
+        tracer: Tracer | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -82,7 +88,9 @@ class LashCore(AcrossProcesses):
         (`inline`, the default with a store), nobody (`none`: the host calls
         `queued_turn`), or a driver of the host. With `owns_resources` off the
         store and the providers are left open at `aclose`, for a host that
-        shares them among cores. Raises `ConfigError` with codes `missing_model_spec`,
+        shares them among cores. `tracer` is the core's
+        own: it is closed, and its records synced, with the core. Raises
+        `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
@@ -102,7 +110,12 @@ class LashCore(AcrossProcesses):
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
         self.policy = policy
-        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point)
+        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
+        self._ringer: BellRinger | None = None
+        if store is not None and owns_resources:
+            # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
+            self._ringer = BellRinger(store.live.bell_name)
+            store.live.ring_with(self._ringer)
         self._tools = tuple(tools)
         self._owner_label = owner_label
         self._owns_resources = owns_resources
@@ -148,6 +161,19 @@ class LashCore(AcrossProcesses):
                 raise
         async with driver.paused(session_id):
             return await work()
+
+    # --- watching -----------------------------------------------------------------------------
+
+    def observe(self, session_id: str) -> ObservableSession:
+        """A read-only handle on any session, opened or not, existing or not (yet). Raises `UsageError` for an id of
+        the wrong shape and `LashRuntimeError` for a core without a store."""
+        _require_session_id(session_id)
+        return self._observable(session_id, msgspec.structs.replace(self.policy, session_id=session_id))
+
+    def _observable(self, session_id: str, policy: SessionPolicy) -> ObservableSession:
+        from lash_cli.api.observable import ObservableSession
+
+        return ObservableSession(self.store, session_id, policy)
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -212,11 +238,7 @@ class LashCore(AcrossProcesses):
         owner: LeaseOwnerIdentity | None = None,
         notify: Notify | None = None,
     ) -> LashSession:
-        if not is_session_id(session_id):
-            raise UsageError(
-                f"{session_id!r} is not a session id",
-                hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-            )
+        _require_session_id(session_id)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = spec.resolve_against(base)
         store = self.host.store
@@ -241,6 +263,8 @@ class LashCore(AcrossProcesses):
             resident.replaces_graph = True
         elif store is not None:
             await self._load(resident, store, spec, base)
+        if self.host.tracer is not None:
+            self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
         return LashSession(
             self,
             _Shared(resident, owner or self._new_owner(), notify),
@@ -295,23 +319,40 @@ class LashCore(AcrossProcesses):
             registry.upsert_source("plugins" if index == 0 else f"plugins:{index}", provider)
         return registry
 
+    def flush_trace_sink(self) -> None:
+        """Sync what was traced, if anything is; raises `LashRuntimeError` (`trace_flush`) when the sink fails."""
+        if self.host.tracer is not None:
+            self.host.tracer.flush()
+
     async def aclose(self) -> None:
         """Stop driving, end what tools still run, and release the providers and the store unless a host shares them."""
         if self._driver is not None:
             await self._driver.aclose()
         for provider in self._tools:
             await provider.aclose()
+        if self.host.tracer is not None:
+            self.host.tracer.close()
         if not self._owns_resources:
             return
         await self.host.providers.aclose()
         if self.host.store is not None:
             await self.host.store.aclose()
+        if self._ringer is not None:
+            self._ringer.close()
 
     async def __aenter__(self) -> LashCore:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.shield(self.aclose())
+
+
+def _require_session_id(session_id: str) -> None:
+    if not is_session_id(session_id):
+        raise UsageError(
+            f"{session_id!r} is not a session id",
+            hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

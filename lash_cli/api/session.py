@@ -33,6 +33,8 @@ from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore, ParkedSession
+    from lash_cli.api.observable import ObservableSession
+    from lash_cli.runtime.phases import TurnPhaseProbe
 
 NO_QUEUE = "queued turn input requires a persistent runtime store"
 
@@ -112,6 +114,15 @@ class LashSession(QueueVerbs):
         """The tool surface."""
         self._check_open()
         return ToolAdmin(self)
+
+    def observe(self) -> ObservableSession:
+        """A read-only handle for watching; it outlives this one. Raises `LashRuntimeError` without a store."""
+        return self._core._observable(self.session_id, self._state.policy)
+
+    async def set_turn_phase_probe(self, probe: TurnPhaseProbe | None) -> None:
+        """Have `probe` told about the phases of every later turn of this session; waits for a running one."""
+        async with self._shared.lock:
+            self._state.phase_probe = probe
 
     # --- turns --------------------------------------------------------------------------------
 

@@ -35,10 +35,11 @@ async def opened_core(
     approve: Mapping[str, str] | None = None,
     asker: Asker | None = None,
     owner_label: str = "turn",
+    trace_file: str | None = None,
 ) -> AsyncIterator[LashCore]:
     """A core over this invocation's settings; it and `store` are closed at the end.
 
-    Raises what `wiring.open_core` raises.
+    A trace that lost records says so on stderr. Raises what `wiring.open_core` raises.
     """
     from lash_cli.wiring import open_core
 
@@ -57,13 +58,21 @@ async def opened_core(
             approve=approve,
             asker=asker,
             owner_label=owner_label,
+            trace_file=trace_file,
         )
     except BaseException:
         if store is not None:
             await store.aclose()
         raise
-    async with core:
-        yield core
+    try:
+        async with core:
+            yield core
+    finally:
+        tracer = core.host.tracer
+        if tracer is not None and tracer.lost:
+            from lash_cli.cli.output import warn
+
+            warn(f"the trace is incomplete: {tracer.lost} records were lost; see {invocation.paths.log_file}")
 
 
 def writing_store() -> RuntimePersistence:

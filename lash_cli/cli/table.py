@@ -115,6 +115,10 @@ COMMANDS: tuple[Entry, ...] = (
               "lash key ls", "lash_cli.cli.key_commands:list_keys", ("list",)),
         Entry("rm", "forget a key", "Commands", "lash key rm openai", "lash_cli.cli.key_commands:remove_key"),
     )),
+    Entry("trace", "read what turns did, from a trace file", _SETUP, "lash trace html run.jsonl", verbs=(
+        Entry("html", "make one self-contained page of a trace", "Commands",
+              "lash trace html run.jsonl --out run.html", "lash_cli.cli.trace_commands:html"),
+    )),
     Entry("doctor", "check paths, permissions, the database and what is unfinished", _SETUP,
           "lash doctor -o json", "lash_cli.cli.doctor:command"),
     Entry("version", "versions of lash, Python and SQLite", _SETUP,

@@ -60,6 +60,7 @@ class TurnPlan:
     provider: str | None = None
     system: str | None = None
     approve: tuple[tuple[str, str], ...] = ()
+    trace_file: str | None = None
 
     @property
     def own_options(self) -> list[str]:
@@ -95,6 +96,7 @@ def command(
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the answer there instead of stdout.")] = None,
     usage_file: Annotated[str | None, typer.Option(metavar="FILE", help="Write the tokens it cost there.")] = None,
+    trace: Annotated[str | None, typer.Option(metavar="FILE", help="Append what the turn does to this trace.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
 ) -> int:
     """Run one turn now and stream the answer.
@@ -129,6 +131,7 @@ def command(
         provider=provider,
         system=system,
         approve=tuple(approvals(approve).items()),
+        trace_file=trace,
         items=read_prompt(text),
     )
     return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
@@ -183,6 +186,7 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
         needs_model=True,
         approve=dict(plan.approve),
         asker=asker,
+        trace_file=plan.trace_file,
     ) as core:
         spec = policy_options(model=None, provider=None, system=plan.system)
         session = await core.open_session(SystemIds().new("s"), spec=spec, name="ephemeral")
@@ -205,6 +209,7 @@ async def _run_stored(plan: TurnPlan) -> int:
         cwd=working_directory(meta),
         approve=dict(plan.approve),
         asker=asker,
+        trace_file=plan.trace_file,
     ) as core:
         session = await _open(core, meta, plan)
         return await run_planned_turn(core, session, plan, asker)

@@ -92,6 +92,65 @@ class UsageShown(Record, tag="usage", tag_field="type"):
     cumulative: TokenUsage
 
 
+class ChildUsage(Record, tag="child_usage", tag_field="type"):
+    """Tokens of a child turn, relayed while it runs. `usage` is what came on top; an empty one is not shown."""
+
+    session_id: str
+    source: str
+    model: str
+    protocol_iteration: int
+    usage: TokenUsage
+    cumulative: TokenUsage
+
+
+class CodeBlockStarted(Record, tag="code_block_started", tag_field="type"):
+    """A block of code begins to run; correlated as `code:<effect id>`."""
+
+    language: str
+    code: str
+    graph_key: str | None = None
+
+
+class CodeBlockCompleted(Record, tag="code_block_completed", tag_field="type"):
+    """A block of code ended; `tool_call_ids` are the calls it made."""
+
+    language: str
+    output: str
+    success: bool
+    duration_ms: int
+    error: str | None = None
+    tool_call_ids: tuple[str, ...] = ()
+    graph_key: str | None = None
+
+
+class PluginStatus(Record, tag="status", tag_field="kind"):
+    """A line of status under a plugin's own key; the latest of a key replaces the earlier ones."""
+
+    key: str
+    label: str
+    detail: str | None = None
+
+
+class PluginCustom(Record, tag="custom", tag_field="kind"):
+    """Whatever a plugin wants its own view to know."""
+
+    name: str
+    payload: Any = None
+
+
+class PluginRuntime(Record, tag="plugin_runtime", tag_field="type"):
+    """A plugin shows something."""
+
+    plugin_id: str
+    event: PluginStatus | PluginCustom
+
+
+class FinalValue(Record, tag="final_value", tag_field="type"):
+    """The turn ended with a value of its own."""
+
+    value: Any
+
+
 class QueuedInputAccepted(Record, tag="queued_input_accepted", tag_field="type"):
     """A checkpoint took queued inputs into the running turn."""
 
@@ -144,6 +203,11 @@ TurnEvent = (
     | ToolProgress
     | ToolCallCompleted
     | UsageShown
+    | ChildUsage
+    | CodeBlockStarted
+    | CodeBlockCompleted
+    | PluginRuntime
+    | FinalValue
     | QueuedInputAccepted
     | QueuedWorkStarted
     | ValueShown
@@ -153,11 +217,17 @@ TurnEvent = (
 )
 
 
+def finished_id(turn_id: str) -> str:
+    """The id of the activity that tells how a turn ended: one and the same wherever it is shown."""
+    return f"{turn_id}:finished"
+
+
 class TurnActivity(Record):
-    """One item of a turn's live stream. `correlation_id` groups the items of one logical row."""
+    """One item of a turn's live stream: `id` is its own, `correlation_id` groups the items of one logical row."""
 
     session_id: str
     turn_id: str
     correlation_id: str
     event: TurnEvent
     at_ms: int = 0
+    id: str = ""

@@ -81,12 +81,14 @@ def build_caller(
     ids_bits: Callable[[int], int],
     transport: HttpTransport | None = None,
     attachment_bytes: Callable[[Stored], bytes] | None = None,
+    on_request: Callable[[str, bytes], None] | None = None,
 ) -> ModelCaller:
     """The provider of `settings` behind its retry ladder. Opens nothing.
 
     `transport` replaces the network. `attachment_bytes` reads a stored
-    attachment for a provider that takes bytes. Raises `ConfigError`
-    (`config_invalid`, `invalid_provider_endpoint` or `key_missing`).
+    attachment for a provider that takes bytes. `on_request` is told the address
+    and the bytes of every request. Raises `ConfigError` (`config_invalid`,
+    `invalid_provider_endpoint` or `key_missing`).
     """
     from lash_cli.providers.retry import RetryingCaller, RetryPolicy
 
@@ -120,10 +122,15 @@ def build_caller(
         chunk=options.chunk_timeout_seconds,
         connect=options.connect_timeout_seconds,
     )
+    transport = transport or Httpx2Transport(timeouts)
+    if on_request is not None:
+        from lash_cli.providers.traced import TracedTransport
+
+        transport = TracedTransport(transport, on_request)
     provider = OpenAiChat(
         _base_url(settings, kind),
         settings.key,
-        transport or Httpx2Transport(timeouts),
+        transport,
         clock=clock,
         timeouts=timeouts,
         headers=options.headers,

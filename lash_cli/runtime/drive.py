@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -69,7 +70,9 @@ from lash_cli.runtime.dispatch import ToolDispatcher
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
-from lash_cli.runtime.requests import Sink, TurnRequest
+from lash_cli.runtime.phases import TurnPhase, in_phase
+from lash_cli.runtime.previews import PreviewPublisher
+from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
 
 USAGE_SOURCE = "turn"
@@ -93,7 +96,7 @@ class Drive:
     started_monotonic: float
 
 
-class TurnDriver:
+class TurnDriver(ABC):
     """Driving the machine; how a turn begins and ends is the subclasses' matter."""
 
     def __init__(
@@ -104,10 +107,27 @@ class TurnDriver:
         self.request = request
         self.token = token
         self.sink = sink
+        self.previews: PreviewPublisher | None = None
+        self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
-    async def emit(self, drive: Drive, event: TurnEvent, correlation: str) -> None:
-        """Show one event of a drive."""
-        activity = TurnActivity(self.session.session_id, drive.turn_id, correlation, event, self.host.clock.now_ms())
+    @abstractmethod
+    async def run(self) -> TurnOutput:
+        """Serve the request."""
+
+    async def run_traced(self) -> TurnOutput:
+        """`run`; a turn that it leaves open when it raises is closed in the trace, if there is one."""
+        return await (self.run() if self.trace is None else self.trace.around(self.run()))
+
+    async def emit(self, drive: Drive, event: TurnEvent, correlation: str, activity_id: str | None = None) -> None:
+        """Show one event of a drive: to the trace and to observers first, then to the caller."""
+        if self.trace is not None:
+            self.trace.observe(drive, event)
+        ids, clock = self.host.ids, self.host.clock
+        activity = TurnActivity(
+            self.session.session_id, drive.turn_id, correlation, event, clock.now_ms(), activity_id or ids.new("a")
+        )
+        if self.previews is not None:
+            self.previews.publish(activity)
         await self.sink(activity)
 
     async def normalised(self, turn_input: TurnInput, turn_id: str) -> TurnInput | TurnIssue:
@@ -176,7 +196,8 @@ class TurnDriver:
                     counter += 1
                     await emit(event, f"{drive.turn_id}:{counter}")
                 case SyncEnvironmentEffect(effect_id=effect_id):
-                    environment.sync()
+                    with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
+                        environment.sync()
                     machine.respond(effect_id, EnvironmentSynced())
                 case LlmCallEffect(effect_id=effect_id):
                     machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect)))
@@ -232,7 +253,10 @@ class TurnDriver:
                 raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
             return LlmCallOutcome(result)
 
-        outcome = await drive.effects.execute(envelope, run)
+        if self.trace is None:
+            outcome = await drive.effects.execute(envelope, run)
+        else:
+            outcome = await self.trace.model_call(drive, effect.iteration, call.request, envelope, run)
         if not isinstance(outcome, LlmCallOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a model call recorded another kind of outcome")
         if outcome.result.text_streamed != call.streamed:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
 from lash_cli.errors import LashRuntimeError
 from lash_cli.store.base import RuntimePersistence
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.tracing import Tracer
 
 CrashPoint = Callable[[str], None]
 
@@ -74,6 +77,7 @@ class RuntimeHost:
     timings: LeaseTimings
     approval: ApprovalPolicy | None = None
     crash_point: CrashPoint | None = None
+    tracer: Tracer | None = None
 
     def reach(self, point: str) -> None:
         """Tell a fault-injecting test where the turn is; nothing otherwise."""

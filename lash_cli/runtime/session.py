@@ -37,6 +37,7 @@ from lash_cli.core.usage import (
     usage_report,
 )
 from lash_cli.errors import StoreSessionMismatch
+from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, TurnPlan
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
@@ -95,6 +96,7 @@ class ResidentSession:
         self.replaces_graph = False
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
+        self.phase_probe: TurnPhaseProbe | None = None
         self._initial_nodes: tuple[SessionNode, ...] = ()
         # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
         self.model_environment: object = None

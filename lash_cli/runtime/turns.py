@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted
+from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.codec import decode, from_builtins
 from lash_cli.core.content import Message, TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, work_causes, work_messages
@@ -33,6 +33,8 @@ from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import GateWatch
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard
+from lash_cli.runtime.phases import TurnPhase, in_phase
+from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.results import replayed_outcome, result_of
 from lash_cli.runtime.session import ResidentSession
@@ -59,10 +61,10 @@ async def run_turn(
     is an outcome.
     """
     if host.store is not None:
-        return await DurableTurn(host, session, owner, request, token, sink, host.store).run()
+        return await DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
     if request.drain is not None:
         return TurnOutput(None, idle="no_store")
-    return await EphemeralTurn(host, session, request, token, sink).run()
+    return await EphemeralTurn(host, session, request, token, sink).run_traced()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,9 @@ class DurableTurn(TurnDriver):
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
         )
+        self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
+        if granted.redrive:
+            await self.previews.take_over(turn.turn_id, self.host.ids.new("a"))
         row = f"{turn.turn_id}:turn"
         await self.emit(drive, TurnStarted(turn.origin, drive.claims.input_ids, granted.redrive), row)
         if granted.work is not None:
@@ -226,6 +231,7 @@ class DurableTurn(TurnDriver):
             ended = await self._run_and_commit(granted, drive, guard)
             is_done = True
         finally:
+            self.previews.flush()
             # What the caller of this open asked for, or somebody configured after the crash, comes back.
             if granted.redrive and (session.is_policy_explicit or is_superseded or not is_done):
                 session.set_policy(wanted)
@@ -272,7 +278,8 @@ class DurableTurn(TurnDriver):
         if issue is not None:
             done = DoneEffect(Stopped("invalid_input"), opening, (issue,))
         else:
-            done = await self.drive_machine(drive, opening)
+            with in_phase(self.session.phase_probe, TurnPhase.EFFECT_LOOP):
+                done = await self.drive_machine(drive, opening)
         guard.check()
         evidence = self.token.evidence_for(drive.turn_id) if self.token.is_cancellation else None
         return await self._commit(drive, done, evidence, guard)
@@ -283,22 +290,30 @@ class DurableTurn(TurnDriver):
         self, drive: Drive, done: DoneEffect, evidence: TurnCancellationEvidence | None, guard: LaneGuard
     ) -> _Ended:
         """The one terminal commit. When a cancel request won the gate meanwhile, the turn is committed as cancelled."""
-        outcome, issues = assemble_outcome(done, evidence)
-        terminal = terminal_commit(
-            self.session,
-            drive,
-            done,
-            outcome,
-            issues,
-            evidence,
-            fence=guard.fence,
-            turn_state=self.turn_state(drive, done),
-            duration_ms=self.elapsed_ms(drive),
-            now_ms=self.host.clock.now_ms(),
-        )
+        probe = self.session.phase_probe
+        with in_phase(probe, TurnPhase.FINALIZE_TURN):
+            outcome, issues = assemble_outcome(done, evidence)
+            terminal = terminal_commit(
+                self.session,
+                drive,
+                done,
+                outcome,
+                issues,
+                evidence,
+                fence=guard.fence,
+                turn_state=self.turn_state(drive, done),
+                duration_ms=self.elapsed_ms(drive),
+                now_ms=self.host.clock.now_ms(),
+            )
         self.host.reach("before:commit")
         try:
-            with drive.effects.superseded():
+            if self.previews is not None:
+                self.previews.flush()
+            with (
+                in_phase(probe, TurnPhase.PERSIST_TURN),
+                in_phase(probe, TurnPhase.FINAL_COMMIT),
+                drive.effects.superseded(),
+            ):
                 result = await self.store.commit_runtime_state(terminal.commit)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
@@ -313,7 +328,7 @@ class DurableTurn(TurnDriver):
         terminal.adopt(self.session, result)
         row = f"{drive.turn_id}:turn"
         await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), row)
-        await self.emit(drive, TurnFinished(terminal.outcome), row)
+        await self.emit(drive, TurnFinished(terminal.outcome), row, finished_id(drive.turn_id))
         turn = result_of(
             self.session.session_id, drive.turn_id, terminal.outcome, terminal.summary, done, result.head_revision
         )

@@ -64,6 +64,7 @@ SECTIONS: dict[str, dict[str, Option]] = {
     },
     "privacy": {"redact_export": Option("boolean", True), "log_prompts": Option("boolean", False)},
     "retention": {"max_age": Option("text", "never"), "min_age": Option("duration", 86400.0)},
+    "trace": {"file": Option("text"), "level": Option("choice", "standard", ("standard", "extended"))},
     "completion": {"previews": Option("boolean", False)},
 }
 # Sections whose members the user names.

@@ -137,6 +137,16 @@ class Settings:
         return bool(self.get("tools.allow_outside"))
 
     @property
+    def trace_file(self) -> str | None:
+        """Where turns are traced to; None means they are not."""
+        return self._text("trace.file")
+
+    @property
+    def trace_level(self) -> str:
+        """`standard` or `extended`."""
+        return str(self.get("trace.level"))
+
+    @property
     def labels(self) -> dict[str, str]:
         """Labels every new session gets."""
         return {name: str(self.get(f"labels.{name}")) for name in self.names("labels")}

@@ -33,6 +33,8 @@ from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
 if TYPE_CHECKING:
     import asyncio
 
+    from lash_cli.store.live import LiveStore
+
 DurabilityTier = Literal["inline", "durable"]
 
 
@@ -528,6 +530,11 @@ class RuntimePersistence(
     SessionStore, LaneStore, TurnInputStore, QueuedWorkStore, JournalStore, WaitStore, AttachmentStore, Protocol
 ):
     """Everything a durable runtime needs of one store."""
+
+    @property
+    def live(self) -> LiveStore:
+        """The live logs of the sessions."""
+        ...
 
     async def list_sessions(
         self, *, limit: int, cursor: str | None = None

@@ -84,6 +84,12 @@ class FilePolicy:
         """Whether an already resolved path may be read."""
         return self._permits(real_path, (*self._roots, *self._readable))
 
+    @property
+    def denied_paths(self) -> frozenset[Path]:
+        """The real paths denied by name. A walk that asked `permits_read` about each directory looks its files up here,
+        where asking about every file would look at all of its parents again."""
+        return frozenset(rule.directory for rule in self._denied)
+
     def _resolve(self, path: str, cwd: Path, rules: tuple[_Rule, ...]) -> Path:
         if not path or "\0" in path:
             raise invalid("invalid_path", "a path must be non-empty and free of NUL characters")

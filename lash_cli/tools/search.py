@@ -215,7 +215,7 @@ class SearchTools:
             files = [(arguments.path, str(real))]
         else:
             walk = Walk(self._policy, self._directory(arguments.path), context.cancel)
-            files = await asyncio.to_thread(lambda: _searched(walk, real, arguments.glob))
+            files = await asyncio.to_thread(lambda: _searched(walk, self._policy, real, arguments.glob))
             complete = walk.is_complete
         if context.cancel.is_set:
             return cancelled()
@@ -262,8 +262,9 @@ class SearchTools:
         return bytes(received)
 
 
-def _searched(walk: Walk, base: Path, glob: str | None) -> list[tuple[str, str]]:
+def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> list[tuple[str, str]]:
     """The files of a grep as (shown, real), sorted; links are left out, they may lead anywhere."""
+    denied = policy.denied_paths
     pattern = None if glob is None else compile_glob(glob if "/" in glob else f"**/{glob}")
     relatives = sorted(
         found.relative
@@ -271,7 +272,7 @@ def _searched(walk: Walk, base: Path, glob: str | None) -> list[tuple[str, str]]
         if not found.is_link and (pattern is None or pattern.fullmatch(found.relative))
     )
     # Names that are not UTF-8 cannot be passed as JSON.
-    return [(path, str(base / path)) for path in relatives if _printable(path) == path]
+    return [(path, str(base / path)) for path in relatives if _printable(path) == path and base / path not in denied]
 
 
 def _printable(path: str) -> str:

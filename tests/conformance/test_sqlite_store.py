@@ -7,6 +7,8 @@ from lash_cli.store.conformance.graph import GraphLaws
 from lash_cli.store.conformance.inputs import InputLaws
 from lash_cli.store.conformance.lanes import LaneLaws
 from lash_cli.store.conformance.leases import LeaseLaws
+from lash_cli.store.conformance.live import LiveLaws
+from lash_cli.store.conformance.live_queue import LiveQueueLaws
 from lash_cli.store.conformance.sessions import SessionLaws
 
 
@@ -31,4 +33,12 @@ class TestSqliteInputs(InputLaws):
 
 
 class TestSqliteSessions(SessionLaws):
+    pass
+
+
+class TestSqliteLive(LiveLaws):
+    pass
+
+
+class TestSqliteLiveQueue(LiveQueueLaws):
     pass

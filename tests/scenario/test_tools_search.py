@@ -42,6 +42,15 @@ async def test_glob_is_sorted_and_skips_hidden_ignored_and_denied(bench: Workben
     assert failure_of(await bench.call("glob", pattern="*", path="lash-home")).code == "path_outside_roots"
 
 
+async def test_grep_reads_no_file_that_is_denied_by_name(tmp_path: Path) -> None:
+    bench = Workbench(tmp_path, denied=(tmp_path / "project" / "private.jsonl",))
+    bench.write("private.jsonl", "needle")
+    bench.write("sub/private.jsonl", "needle")
+    assert value_of(await bench.call("grep", pattern="needle")) == "sub/private.jsonl:1: needle"
+    assert failure_of(await bench.call("grep", pattern="needle", path="private.jsonl")).code == "path_outside_roots"
+    await bench.provider.aclose()
+
+
 async def test_nested_and_outer_ignore_files_count_from_the_repository_root(bench: Workbench) -> None:
     (bench.root / ".git").mkdir()
     bench.write(".gitignore", "*.log\n/pkg/skip\n")

@@ -37,6 +37,7 @@ from lash_cli.core.queued_work import (
 )
 from lash_cli.errors import ConflictError, QueuedWorkClaimSuperseded, StoreUnusable
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.queue_announcing import announce
 from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
 
 _ID_ATTEMPTS: Final = 32
@@ -247,6 +248,7 @@ def insert(
         except sqlite3.IntegrityError:
             # Two id factories counted alike; the next number is free.
             continue
+        announce(connection, draft.session_id, "enqueued", [batch_id], now_ms)
         return QueuedWorkReceipt(batch_id, draft.source_key)
     raise ConflictError("no free batch id was found", code="batch_exists")
 
@@ -376,6 +378,7 @@ class Batches:
             if is_held(row[13], row[14], live_generation(session.lease(), now_ms)):
                 return None
             connection.execute(_CANCEL, (now_ms, row[0]))
+            announce(connection, session_id, "cancelled", [batch_id], now_ms)
             return legible_batch(session_id, row)
 
         return await self._db.write(job, durable=True)

@@ -20,6 +20,7 @@ from lash_cli.errors import NotFoundError
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
+from lash_cli.store.sqlite.queue_announcing import announce
 from lash_cli.store.sqlite.sessions import StoredSession, read_session
 
 _RUNNING = """
@@ -73,7 +74,9 @@ def _drop_if_unfinished(connection: sqlite3.Connection, session: StoredSession, 
     return drop_turn(connection, session, turn_id)
 
 
-def _abandon(connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | QueuedWorkClaim]) -> tuple[str, ...]:
+def _abandon(
+    connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | QueuedWorkClaim], now_ms: int
+) -> tuple[str, ...]:
     """Give back what the claims still own; a claim that owns nothing any more is passed over."""
     given_back: list[str] = []
     for claim in claims:
@@ -85,9 +88,10 @@ def _abandon(connection: sqlite3.Connection, claims: Sequence[TurnInputClaim | Q
         ids = family.give_back_claim(
             connection, session.key, claim.claim_id, claim.claim_token, generation=claim.generation
         )
-        given_back += ids
         if ids:
-            given_back += _drop_if_unfinished(connection, session, claim.turn_id)
+            ids += _drop_if_unfinished(connection, session, claim.turn_id)
+        announce(connection, session.session_id, "enqueued", ids, now_ms)
+        given_back += ids
     return tuple(given_back)
 
 
@@ -337,11 +341,15 @@ class Claims:
 
     async def abandon_turn_input_claims(self, claims: Sequence[TurnInputClaim]) -> tuple[str, ...]:
         """See `queueing.TurnInputStore.abandon_turn_input_claims`."""
-        return await self._db.write(lambda connection: _abandon(connection, claims), durable=False)
+        return await self._db.write(
+            lambda connection: _abandon(connection, claims, self._db.clock.now_ms()), durable=False
+        )
 
     async def abandon_queued_work_claims(self, claims: Sequence[QueuedWorkClaim]) -> tuple[str, ...]:
         """See `queueing.QueuedWorkStore.abandon_queued_work_claims`."""
-        return await self._db.write(lambda connection: _abandon(connection, claims), durable=False)
+        return await self._db.write(
+            lambda connection: _abandon(connection, claims, self._db.clock.now_ms()), durable=False
+        )
 
     async def fail_queued_work(self, fence: LeaseFence, claim: QueuedWorkClaim, error: str) -> tuple[str, ...]:
         """See `queueing.QueuedWorkStore.fail_queued_work`; an unfinished turn that took the claim is dropped."""

@@ -35,7 +35,7 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, stamps
+from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, StoredSession, read_session_and
 
@@ -95,6 +95,7 @@ class _Prepared(msgspec.Struct, frozen=True):
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
     outbox: tuple[QueuedWorkClass, ...]
+    live: live_commits.PreparedCommit
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -151,6 +152,7 @@ def prepare(commit: RuntimeCommit) -> _Prepared:
         bodies,
         None if commit.turn is None else encode(commit.turn.summary).decode(),
         tuple(validate_draft(draft) for draft in commit.outbox),
+        live_commits.prepare_commit(commit),
     )
 
 
@@ -223,6 +225,9 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             seqs=(written.first_seq, written.last_seq),
             is_running=found.turn_state is not None,
         )
+    live_commits.append_commit(
+        connection, stored, prepared.live, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
+    )
     return msgspec.structs.replace(result, has_waiting=True) if has_waiting or enqueued else result
 
 

@@ -107,7 +107,13 @@ def busy_timeout(lock_timeout_s: float) -> str:
     return f"PRAGMA busy_timeout = {round(lock_timeout_s * 1000)}"
 
 
-def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path,
+    pragmas: tuple[str, ...],
+    *,
+    read_only: bool = False,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, transactions under our own control."""
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(
@@ -116,6 +122,7 @@ def connect(path: Path, pragmas: tuple[str, ...], *, read_only: bool = False) ->
         timeout=LOCK_TIMEOUT_SECONDS,
         isolation_level=None,
         check_same_thread=False,
+        factory=factory,
         cached_statements=_STATEMENT_CACHE,
     )
     try:

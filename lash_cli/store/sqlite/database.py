@@ -162,7 +162,13 @@ class Database:
         self._reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         self._bulk_reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
-        self._writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
+        self.writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
+
+    @property
+    def identity(self) -> str:
+        """The file itself, whatever path it was opened by."""
+        status = self.path.stat()
+        return f"{status.st_dev:x}.{status.st_ino:x}"
 
     @classmethod
     def open(
@@ -211,12 +217,13 @@ class Database:
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._writer.submit(Request(job, durable, loop, future, None))
+        self.writer.submit(Request(job, durable, loop, future, None))
         return await future
 
-    def write_later(self, job: Job[T]) -> asyncio.Future[T]:
+    def write_later(self, job: Job[T], *, waits_for_company: bool = True) -> asyncio.Future[T]:
         """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
 
+        Without `waits_for_company` it is written as soon as the writer is free.
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
         failure nobody asks for is not reported by the event loop. Cancelling the future before the job began drops it,
         and then it cost next to nothing.
@@ -226,14 +233,18 @@ class Database:
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._writer.submit_later(Request(job, False, loop, future, None, is_unwatched=True))
+        request = Request(job, False, loop, future, None, is_unwatched=True)
+        if waits_for_company:
+            self.writer.submit_later(request)
+        else:
+            self.writer.submit(request)
         return future
 
     def write_sync(self, job: Job[T], *, durable: bool) -> T:
         """`write` for callers without an event loop; blocks."""
         self._refuse_if_read_only()
         request = Request(job, durable, None, None, threading.Event())
-        self._writer.submit(request)
+        self.writer.submit(request)
         assert request.done is not None
         request.done.wait()
         if request.error is not None:
@@ -275,7 +286,7 @@ class Database:
 
     def close(self) -> None:
         """Commit what is queued, end the threads, close the connections. May be repeated."""
-        self._writer.close()
+        self.writer.close()
         self._bulk_reader.close()
         self._reader.close()
 

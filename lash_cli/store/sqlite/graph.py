@@ -245,7 +245,8 @@ def _frame_path(
     return _nodes_of(path, parent_ids, frame_ids)
 
 
-def _load(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+def load_in(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
+    """`SessionStore.load_session` inside the caller's read transaction."""
     stored = find_session(connection, session_id)
     if stored is None or stored.head_revision is None or stored.checkpoint_ref is None:
         return None
@@ -344,8 +345,8 @@ class GraphTable:
         The head alone is a handful of rows and is read inline.
         """
         if scope is ReadScope.HEAD:
-            return self._db.read(lambda connection: _load(connection, session_id, scope))
-        return await self._db.read_bulk(lambda connection: _load(connection, session_id, scope))
+            return self._db.read(lambda connection: load_in(connection, session_id, scope))
+        return await self._db.read_bulk(lambda connection: load_in(connection, session_id, scope))
 
     async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:
         """See `base.SessionStore.load_node`; None for an absent session too."""

@@ -8,7 +8,7 @@ half of it. A row can be cancelled even when its text does not decode.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -37,6 +37,7 @@ from lash_cli.core.ingress import (
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.inputs import COLUMNS, NO_LIMIT, legible_input
+from lash_cli.store.sqlite.queue_announcing import announce
 from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
 
 _BY_ID = COLUMNS + "WHERE input_id = ? AND session_key = ?"
@@ -82,7 +83,15 @@ def _judge(connection: sqlite3.Connection, session_id: str, row: Any, generation
 def _enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
     key = enqueueable_key(connection, draft.session_id)
     submitted = inputs.find_submitted(connection, key, draft)
-    return submitted.input if submitted is not None else inputs.insert(connection, key, draft, now_ms)
+    if submitted is not None:
+        return submitted.input
+    stored = inputs.insert(connection, key, draft, now_ms)
+    announce(connection, draft.session_id, "enqueued", [stored.input_id], now_ms)
+    return stored
+
+
+def _cancelled_ids(outcomes: Iterable[PendingTurnInputCancelOutcome]) -> list[str]:
+    return [outcome.input.input_id for outcome in outcomes if isinstance(outcome, Cancelled)]
 
 
 def _read(connection: sqlite3.Connection, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
@@ -149,12 +158,15 @@ class PendingInputs:
 
         def job(connection: sqlite3.Connection) -> tuple[PendingTurnInputCancelResult, ...]:
             session = read_session(connection, session_id)
-            generation = live_generation(session.lease(), self._db.clock.now_ms())
+            now_ms = self._db.clock.now_ms()
+            generation = live_generation(session.lease(), now_ms)
             results = []
             for target in targets:
                 row = _find(connection, session.key, target)
                 outcome = InputNotFound() if row is None else _judge(connection, session_id, row, generation)
                 results.append(PendingTurnInputCancelResult(target, outcome))
+            cancelled = _cancelled_ids(result.outcome for result in results)
+            announce(connection, session_id, "cancelled", cancelled, now_ms)
             return tuple(results)
 
         return await self._db.write(job, durable=True)
@@ -169,8 +181,11 @@ class PendingInputs:
             first = _find(connection, session.key, anchor)
             if first is None:
                 return AnchorNotFound(anchor)
-            generation = live_generation(session.lease(), self._db.clock.now_ms())
+            now_ms = self._db.clock.now_ms()
+            generation = live_generation(session.lease(), now_ms)
             rows = connection.execute(_SUFFIX, (session.key, first[0])).fetchall()
-            return SuffixOutcomes(anchor, tuple(_judge(connection, session_id, row, generation) for row in rows))
+            outcomes = tuple(_judge(connection, session_id, row, generation) for row in rows)
+            announce(connection, session_id, "cancelled", _cancelled_ids(outcomes), now_ms)
+            return SuffixOutcomes(anchor, outcomes)
 
         return await self._db.write(job, durable=True)

@@ -249,6 +249,34 @@ CREATE TABLE deleted_sessions (
 ) STRICT, WITHOUT ROWID
 """
 
+# Contract 04 §10.1: one row per session that was ever written to since there is a live log. `epoch` names the
+# generation of the log, `generation` counts them; `stamp` is the boot and the file it was written under, `tail` the
+# last position given out, `floor` the last one dropped, `hole` the last one lost.
+_LIVE_LOG = """
+CREATE TABLE live_log (
+    session_key INTEGER PRIMARY KEY,
+    epoch TEXT NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 1,
+    stamp TEXT NOT NULL,
+    tail INTEGER NOT NULL DEFAULT 0,
+    floor INTEGER NOT NULL DEFAULT 0,
+    hole INTEGER NOT NULL DEFAULT 0
+) STRICT
+"""
+# A ring of at most 2048 events of 120 seconds; slack rows wait to be trimmed and are never shown.
+_LIVE_EVENT = """
+CREATE TABLE live_event (
+    session_key INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    turn_id TEXT,
+    type TEXT NOT NULL,
+    body TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (session_key, pos)
+) STRICT, WITHOUT ROWID
+"""
+
 
 def _first_tables(connection: sqlite3.Connection) -> None:
     for statement in (
@@ -288,10 +316,16 @@ def _queue_tables(connection: sqlite3.Connection) -> None:
     create_queue_tables(connection)
 
 
+def _live_log(connection: sqlite3.Connection) -> None:
+    for statement in (_LIVE_LOG, _LIVE_EVENT):
+        connection.execute(statement)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
     ("0002_queue_tables", _queue_tables),
+    ("0003_live_log", _live_log),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

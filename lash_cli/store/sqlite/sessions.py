@@ -314,7 +314,10 @@ def _delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int,
         raise SessionExecutionBusy(
             f"session {session_id!r} is in use and cannot be deleted", details={"holder": to_builtins(lease.owner)}
         )
+    from lash_cli.store.sqlite import live  # a look at a session does not wait for it (design D16)
+
     connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
+    live.delete_in(connection, stored.key, session_id)
     for bounds in _journal_ranges(session_id):
         connection.execute(_DELETE_EFFECTS, bounds)
     connection.execute(_DELETE_WAITS, (session_id,))

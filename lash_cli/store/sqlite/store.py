@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.commit import Commits
     from lash_cli.store.sqlite.demand import Demand
     from lash_cli.store.sqlite.journal import Journal
+    from lash_cli.store.sqlite.live import LiveEvents
     from lash_cli.store.sqlite.maintenance import Maintenance
     from lash_cli.store.sqlite.waits import Waits
 
@@ -130,6 +131,13 @@ class SqliteStore:
         from lash_cli.store.sqlite.waits import Waits
 
         return Waits(self.db)
+
+    @cached_property
+    def live(self) -> LiveEvents:
+        """See `base.RuntimePersistence`."""
+        from lash_cli.store.sqlite.live import LiveEvents
+
+        return LiveEvents(self.db)
 
     @cached_property
     def _attachments(self) -> Attachments:

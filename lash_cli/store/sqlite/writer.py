@@ -32,8 +32,6 @@ from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
     COMMIT,
     ROLLBACK,
-    WRITER_PRAGMAS,
-    connect,
     map_error,
     patiently,
 )
@@ -41,6 +39,8 @@ from lash_cli.store.sqlite.log import Checkpointer, Log
 
 if TYPE_CHECKING:
     import asyncio
+
+    from lash_cli.store.sqlite.announcing import Ring, WriterConnection
 
 _MAX_GROUP: Final = 256
 # How long a write nobody waits for may wait for company, so that it rides in the transaction of the next one.
@@ -93,6 +93,9 @@ class Writer:
         self._queue: SimpleQueue[list[Request] | None] = SimpleQueue()
         self._checkpointer = Checkpointer(path)
         self._log = Log(path)
+        self.ring: Ring | None = None
+        # Sessions that lost a live preview; see `announcing.WriterConnection`.
+        self.lost_previews: dict[str, object] = {}
         self._lock = threading.Lock()
         # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
         self._arrived: list[Request] = []
@@ -172,7 +175,9 @@ class Writer:
             self._hand_over()
 
     def _run(self) -> None:
-        connection: sqlite3.Connection | None = None
+        from lash_cli.store.sqlite.announcing import open_writing
+
+        connection: WriterConnection | None = None
         is_open = True
         try:
             while is_open:
@@ -182,14 +187,16 @@ class Writer:
                 self._crowd = max(len(group), self._crowd // 2)
                 try:
                     if connection is None:
-                        connection = connect(self._path, WRITER_PRAGMAS)
+                        connection = open_writing(self._path, self.lost_previews)
                     self._commit_group(connection, group)
                 except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
                     failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
                     for request in group:
                         request.error = failure
-                    if connection is not None and connection.in_transaction:
-                        connection.execute(ROLLBACK)
+                    if connection is not None:
+                        if connection.in_transaction:
+                            connection.execute(ROLLBACK)
+                        connection.forget()
                 self._deliver(group)
         finally:
             self._log.close()
@@ -210,7 +217,7 @@ class Writer:
                 return group, True
         return group, False
 
-    def _commit_group(self, connection: sqlite3.Connection, group: list[Request]) -> None:
+    def _commit_group(self, connection: WriterConnection, group: list[Request]) -> None:
         patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
         if len(group) == 1:
             self._run_alone(connection, group[0])
@@ -220,11 +227,15 @@ class Writer:
                 self._run_in_savepoint(connection, request)
         if connection.in_transaction:
             connection.execute(COMMIT)
+            # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
+            connection.announce(self.ring, is_whole=all(request.error is None for request in group))
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
             self._checkpointer.look()
+        else:
+            connection.forget()
 
-    def _run_together(self, connection: sqlite3.Connection, group: list[Request]) -> bool:
+    def _run_together(self, connection: WriterConnection, group: list[Request]) -> bool:
         """Run all jobs side by side; when one raises, everything is taken back and the answer is False."""
         try:
             for request in group:
@@ -232,6 +243,7 @@ class Writer:
         except BaseException:  # noqa: BLE001 - whoever raised does so again in its savepoint, and is told there
             if connection.in_transaction:
                 connection.execute(ROLLBACK)
+            connection.forget()
             for request in group:
                 request.result = None
             return False

@@ -1,0 +1,361 @@
+"""Observation as it crosses a wire: JSON shapes with an exactly matched version (contract 04 §6.1, §6.2).
+
+Every envelope carries `protocol_version`; a decoder looks at it before it looks
+at anything else, so a newer peer is told apart from a broken one. An activity
+inside an event carries the version too, and both must agree. Absent optionals
+and empty collections are left out. The read view never crosses: a remote
+observer learns that it changed and asks for what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+
+from lash_cli.core.activity import (
+    ErrorShown,
+    RetryWait,
+    ToolCallCompleted,
+    TurnActivity,
+)
+from lash_cli.core.codec import decode_any, encode
+from lash_cli.core.observation import (
+    ActivityObserved,
+    LiveReplayGap,
+    SessionCursor,
+    SessionObservationEvent,
+    payload_type,
+)
+from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed, ToolSuccess
+from lash_cli.core.usage import TokenUsage
+from lash_cli.errors import (
+    InvalidEnvelope,
+    MismatchedNestedProtocolVersion,
+    MissingRequiredField,
+    UnsupportedProtocolVersion,
+)
+
+# Raised with every change of meaning, a new kind of event included.
+REMOTE_PROTOCOL_VERSION: Final = 1
+
+E = TypeVar("E", bound="RemoteEnvelope")
+
+_COUNTERS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_write_input_tokens",
+    "reasoning_output_tokens",
+)
+# Kinds that only mean something to the host they come from travel under one type.
+_DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
+_DIAGNOSTIC_KINDS: Final = frozenset(
+    {"queued_work_started", "plugin_runtime", "queued_input_accepted", "queued_messages_committed"}
+)
+_OBSERVATION_TYPES: Final = frozenset(
+    {
+        "turn_activity",
+        "committed",
+        "resident_changed",
+        "agent_frame_switched",
+        "queue_changed",
+        "process_changed",
+    }
+)
+
+
+class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every envelope: validated as a whole, written and read as one JSON object."""
+
+    # No default, so that it is written always.
+    protocol_version: int
+
+    def validate(self) -> None:
+        """Raise `UnsupportedProtocolVersion` or `MissingRequiredField`."""
+        if self.protocol_version != REMOTE_PROTOCOL_VERSION:
+            raise UnsupportedProtocolVersion(self.protocol_version, REMOTE_PROTOCOL_VERSION)
+        self._validate_fields()
+
+    def _validate_fields(self) -> None:
+        """What a subclass demands of its own fields."""
+
+    def document(self) -> dict[str, Any]:
+        """The envelope as plain JSON types."""
+        document: dict[str, Any] = _plain(self)
+        return document
+
+    def to_json(self) -> bytes:
+        """The envelope as one line of JSON, without the line's end."""
+        return encode(self.document())
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """Read and validate. Raises as `validate` does, and `InvalidEnvelope` for anything that is not this shape."""
+        try:
+            document = decode_any(data, dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise InvalidEnvelope(cls.__name__, str(error)) from error
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """As `from_json`, from plain JSON types."""
+        require_version(cls.__name__, document)
+        envelope = cls._parse(document)
+        envelope.validate()
+        return envelope
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any]) -> Self:
+        try:
+            return msgspec.convert(dict(document), cls)
+        except msgspec.ValidationError as error:
+            raise InvalidEnvelope(cls.__name__, str(error)) from error
+
+
+def require_version(type_name: str, document: Mapping[str, Any]) -> None:
+    """Raise unless `document` says that it speaks our version; the rest of it is not looked at."""
+    version = document.get("protocol_version")
+    if version is None:
+        raise MissingRequiredField(type_name, "protocol_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise InvalidEnvelope(type_name, "protocol_version is not a number")
+    if version != REMOTE_PROTOCOL_VERSION:
+        raise UnsupportedProtocolVersion(version, REMOTE_PROTOCOL_VERSION)
+
+
+def _require_text(envelope: RemoteEnvelope, *fields: str) -> None:
+    for field in fields:
+        if not getattr(envelope, field).strip():
+            raise MissingRequiredField(type(envelope).__name__, field)
+
+
+class RemoteSessionCursor(RemoteEnvelope, frozen=True, kw_only=True):
+    """A cursor. Its token is checked where it is used, not here."""
+
+    cursor: str
+
+    def _validate_fields(self) -> None:
+        _require_text(self, "cursor")
+
+    @classmethod
+    def of(cls, cursor: SessionCursor) -> RemoteSessionCursor:
+        """The envelope of a cursor."""
+        return cls(protocol_version=REMOTE_PROTOCOL_VERSION, cursor=str(cursor))
+
+
+class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
+    """Where a session stands. `usage` has all five counters."""
+
+    session_id: str
+    cursor: str
+    turn_index: int
+    usage: dict[str, int]
+
+    def _validate_fields(self) -> None:
+        _require_text(self, "session_id", "cursor")
+        for counter in _COUNTERS:
+            if counter not in self.usage:
+                raise MissingRequiredField("RemoteUsage", counter)
+
+
+class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
+    """One activity; the fields of its kind stand beside `type`. `sequence` orders within one stream and resumes
+    nothing."""
+
+    sequence: int
+    id: str
+    correlation_id: str
+    type: str
+    fields: dict[str, Any] = {}
+
+    def _validate_fields(self) -> None:
+        _require_text(self, "id", "correlation_id", "type")
+
+    def document(self) -> dict[str, Any]:
+        """See `RemoteEnvelope.document`."""
+        return _flattened(self, "fields")
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any]) -> Self:
+        return _unflattened(cls, document, "fields")
+
+    @classmethod
+    def of(cls, activity: TurnActivity, sequence: int) -> RemoteTurnActivity:
+        """The envelope of an activity."""
+        kind, fields = _activity_fields(activity)
+        return cls(
+            protocol_version=REMOTE_PROTOCOL_VERSION,
+            sequence=sequence,
+            id=activity.id,
+            correlation_id=activity.correlation_id,
+            type=kind,
+            fields=fields,
+        )
+
+
+class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
+    """One event; the fields of its kind stand beside `type`."""
+
+    session_id: str
+    revision: int
+    cursor: str
+    type: str
+    replay_incarnation_id: str = ""
+    turn_id: str | None = None
+    fields: dict[str, Any] = {}
+
+    def _validate_fields(self) -> None:
+        _require_text(self, "session_id", "cursor")
+        if self.type not in _OBSERVATION_TYPES:
+            raise InvalidEnvelope(type(self).__name__, f"unknown type {self.type!r}")
+        activity = self.fields.get("activity")
+        if self.type != "turn_activity":
+            return
+        if not isinstance(activity, Mapping):
+            raise MissingRequiredField(type(self).__name__, "activity")
+        child = activity.get("protocol_version")
+        if child != self.protocol_version:
+            raise MismatchedNestedProtocolVersion(
+                type(self).__name__, "RemoteTurnActivity", self.protocol_version, child
+            )
+        RemoteTurnActivity.from_document(activity)
+
+    def document(self) -> dict[str, Any]:
+        """See `RemoteEnvelope.document`."""
+        return _flattened(self, "fields")
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any]) -> Self:
+        return _unflattened(cls, document, "fields")
+
+    @classmethod
+    def of(cls, event: SessionObservationEvent, sequence: int) -> RemoteSessionObservationEvent:
+        """The envelope of an event; `sequence` is given to the activity inside."""
+        if isinstance(event.payload, ActivityObserved):
+            fields: dict[str, Any] = {"activity": RemoteTurnActivity.of(event.payload.activity, sequence).document()}
+        else:
+            fields = _fields_of(event.payload)
+        return cls(
+            protocol_version=REMOTE_PROTOCOL_VERSION,
+            session_id=event.session_id,
+            revision=event.revision,
+            cursor=str(event.cursor),
+            type=payload_type(event.payload),
+            replay_incarnation_id=event.replay_incarnation_id,
+            turn_id=event.turn_id,
+            fields=fields,
+        )
+
+
+class RemoteLiveReplayGap(RemoteEnvelope, frozen=True, kw_only=True):
+    """A gap; the observation to start again from comes beside it."""
+
+    session_id: str
+    requested_cursor: str
+    latest_cursor: str
+    latest_revision: int
+    reason: str
+
+    def _validate_fields(self) -> None:
+        _require_text(self, "session_id", "requested_cursor", "latest_cursor")
+        if self.reason not in ("trimmed", "unavailable"):
+            raise InvalidEnvelope(type(self).__name__, f"unknown reason {self.reason!r}")
+
+    @classmethod
+    def of(cls, gap: LiveReplayGap) -> RemoteLiveReplayGap:
+        """The envelope of a gap."""
+        return cls(
+            protocol_version=REMOTE_PROTOCOL_VERSION,
+            session_id=gap.session_id,
+            requested_cursor=str(gap.requested_cursor),
+            latest_cursor=str(gap.latest_cursor),
+            latest_revision=gap.latest_revision,
+            reason=gap.reason.value,
+        )
+
+
+def remote_observation(
+    session_id: str, cursor: SessionCursor, turn_index: int, usage: TokenUsage
+) -> RemoteSessionObservation:
+    """The envelope of an observation."""
+    return RemoteSessionObservation(
+        protocol_version=REMOTE_PROTOCOL_VERSION,
+        session_id=session_id,
+        cursor=str(cursor),
+        turn_index=turn_index,
+        usage=remote_usage(usage),
+    )
+
+
+def remote_usage(usage: TokenUsage) -> dict[str, int]:
+    """All five counters, zeros included."""
+    return {counter: getattr(usage, counter) for counter in _COUNTERS}
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """`value` as what JSON gives back: lists, not tuples."""
+    return decode_any(encode(value), Any)
+
+
+def _flattened(envelope: RemoteEnvelope, inner: str) -> dict[str, Any]:
+    document: dict[str, Any] = _plain(envelope)
+    document.update(document.pop(inner, {}))
+    return document
+
+
+def _unflattened(cls: type[E], document: Mapping[str, Any], inner: str) -> E:
+    own = {name for name in cls.__struct_fields__ if name != inner}
+    known = {name: value for name, value in document.items() if name in own}
+    rest = {name: value for name, value in document.items() if name not in own}
+    try:
+        return msgspec.convert({**known, inner: rest}, cls)
+    except msgspec.ValidationError as error:
+        raise InvalidEnvelope(cls.__name__, str(error)) from error
+
+
+def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
+    """The fields of a tagged record by name; absent optionals are left out."""
+    fields: dict[str, Any] = {}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if value is not None:
+            fields[name] = remote_usage(value) if isinstance(value, TokenUsage) else _plain(value)
+    return fields
+
+
+def _activity_fields(activity: TurnActivity) -> tuple[str, dict[str, Any]]:
+    event = activity.event
+    tag = str(event.__struct_config__.tag)
+    if tag in _DIAGNOSTIC_KINDS:
+        return _DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
+    match event:
+        case RetryWait(wait_ms=wait_ms):
+            fields = _fields_of(event)
+            del fields["wait_ms"]
+            return tag, {**fields, "wait_seconds": wait_ms / 1000}
+        case ErrorShown(issue=issue):
+            return tag, {"message": issue.message}
+        case ToolCallCompleted(output=output):
+            return tag, {**_fields_of(event), "output": _output_document(output)}
+    return tag, _fields_of(event)
+
+
+def _output_document(output: ToolCallOutput) -> dict[str, Any]:
+    """A tool's output as plain JSON: what it says, and the control only as data."""
+    match output.outcome:
+        case ToolSuccess(value=value):
+            payload: Any = _plain(value)
+        case ToolFailed(failure=failure):
+            payload = _plain(failure)
+        case ToolCancelled(cancellation=cancellation):
+            payload = _plain(cancellation)
+    document: dict[str, Any] = {"outcome": {"status": output.status, "payload": payload}}
+    if output.control is not None:
+        document["control"] = _plain(output.control)
+    return document

@@ -1,0 +1,267 @@
+"""The doorbell: how a commit wakes whoever watches a session, in any process (contract 04 §10.4).
+
+SQLite is the truth, a ring is only a hint to look. Every observer owns one Unix
+datagram socket in a directory of the session it watches; whoever committed
+sends a datagram to each socket there. No registry, no connection, no daemon: an
+address whose owner died is removed by the first ring that finds nobody. A ring
+that cannot be delivered changes nothing, because observers look by themselves
+four times a second. Where there are no such sockets, or the path to one would
+be too long, the observer polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+_log = logging.getLogger("lash.live")
+
+# An observer looks this often even when nobody rings: a writer may die between COMMIT and ring.
+BACKSTOP_SECONDS: Final = 0.25
+# Without sockets: how often to look while somebody holds the lane, and while nobody does.
+POLL_BUSY_SECONDS: Final = 0.005
+POLL_IDLE_SECONDS: Final = 0.1
+
+# What fits into a socket address with its final zero: 104 bytes on macOS, 108 on Linux.
+_LONGEST_PATH: Final = 103
+_NAME_DIGITS: Final = 8
+_PRIVATE: Final = 0o700
+_TEMPORARY: Final = "/tmp"
+_DRAIN_BYTES: Final = 64
+_BIND_ATTEMPTS: Final = 8
+_KNOWN_DIRECTORIES: Final = 1024
+# A listing taken this soon after the directory changed may have missed a change of the same clock tick.
+_RACY_NS: Final = 50_000_000
+
+
+def bell_root() -> str | None:
+    """The directory of this user's bells: in `XDG_RUNTIME_DIR`, else in a private directory of the temporary one.
+
+    None when the place exists but is not ours alone.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isdir(runtime):
+        return os.path.join(runtime, "lash")
+    root = os.path.join(os.environ.get("TMPDIR") or _TEMPORARY, f"lash-{os.getuid()}")
+    try:
+        status = os.lstat(root)
+    except FileNotFoundError:
+        return root
+    except OSError:
+        return None
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return root if is_ours else None
+
+
+def bell_directory(root: str, store_name: str, session_id: str) -> str:
+    """Where the sockets of one session's observers are; short, because an address is."""
+    return os.path.join(root, _short(store_name), _short(session_id))
+
+
+def _short(name: str) -> str:
+    return sha256(name.encode()).hexdigest()[:_NAME_DIGITS]
+
+
+# --- ringing ------------------------------------------------------------------------------------
+
+
+class BellRinger:
+    """Wakes the observers of a store's sessions; called after COMMIT, by one thread at a time.
+
+    A session nobody watches costs one `stat` of a directory that is not there.
+    """
+
+    def __init__(self, store_name: str) -> None:
+        self._store_name = store_name
+        self._root = bell_root() if _has_unix_sockets() else None
+        self._directories: dict[str, str] = {}
+        self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self._socket: socket.socket | None = None
+
+    def __call__(self, tails: Mapping[str, int]) -> None:
+        """Ring for every session in `tails`."""
+        if self._root is None:
+            return
+        for session_id, tail in tails.items():
+            directory = self._directories.get(session_id)
+            if directory is None:
+                if len(self._directories) >= _KNOWN_DIRECTORIES:
+                    self._directories.clear()
+                directory = self._directories[session_id] = bell_directory(self._root, self._store_name, session_id)
+            for address in self._listed(directory):
+                self._send(address, b"%d" % tail)
+
+    def close(self) -> None:
+        """Give the socket back. A later ring takes another one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _listed(self, directory: str) -> tuple[str, ...]:
+        """The addresses in a directory, read again only when it changed."""
+        try:
+            changed_ns = os.stat(directory).st_mtime_ns
+            known = self._listings.get(directory)
+            if known is not None and known[0] == changed_ns:
+                return known[1]
+            is_racy = time.time_ns() - changed_ns < _RACY_NS
+            addresses = tuple(entry.path for entry in os.scandir(directory))
+        except OSError:
+            self._listings.pop(directory, None)
+            return ()
+        if is_racy:
+            self._listings.pop(directory, None)
+        else:
+            self._listings[directory] = (changed_ns, addresses)
+        return addresses
+
+    def _send(self, address: str, message: bytes) -> None:
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+        try:
+            self._socket.sendto(message, address)
+        except (ConnectionRefusedError, FileNotFoundError):
+            # Nobody is behind it any more.
+            with contextlib.suppress(OSError):
+                os.unlink(address)
+        except BlockingIOError:
+            # The observer has rings waiting that it did not look at yet; one more would tell it nothing.
+            return
+        except OSError as error:
+            _log.debug("a bell could not be rung at %s: %s", address, error)
+
+
+def _has_unix_sockets() -> bool:
+    return hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+
+
+# --- listening ----------------------------------------------------------------------------------
+
+
+class Bell(Protocol):
+    """What an observer waits on. Arm it, look, and only then wait: a ring in between is kept."""
+
+    async def wait(self, *, is_busy: bool) -> None:
+        """Return when there may be something new. `is_busy` says that somebody works on the session. Cancelling
+        loses no ring."""
+        ...
+
+    def close(self) -> None:
+        """Stop listening. May be repeated."""
+        ...
+
+
+class PollingBell:
+    """A bell that rings by itself, for systems and places without sockets."""
+
+    async def wait(self, *, is_busy: bool) -> None:
+        """See `Bell.wait`."""
+        import asyncio
+
+        await asyncio.sleep(POLL_BUSY_SECONDS if is_busy else POLL_IDLE_SECONDS)
+
+    def close(self) -> None:
+        """See `Bell.close`."""
+
+
+class SocketBell:
+    """An observer's own datagram socket, read by the running loop. Made by `hang_bell`."""
+
+    def __init__(self, listening: socket.socket, address: str) -> None:
+        self._socket = listening
+        self.address = address
+        self._has_rung = False
+        import asyncio
+
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(listening, self._take)
+
+    def _take(self) -> None:
+        """Empty the socket: however often it rang, one look answers all of it."""
+        try:
+            while True:
+                self._socket.recv(_DRAIN_BYTES)
+        except OSError:
+            self._has_rung = True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def wait(self, *, is_busy: bool) -> None:
+        """See `Bell.wait`; returns after `BACKSTOP_SECONDS` at the latest."""
+        if not self._has_rung:
+            self._waiter = self._loop.create_future()
+            backstop = self._loop.call_later(BACKSTOP_SECONDS, self._wake)
+            try:
+                await self._waiter
+            finally:
+                backstop.cancel()
+                self._waiter = None
+        self._has_rung = False
+
+    def close(self) -> None:
+        """See `Bell.close`; the address is removed, and its directory with the last one."""
+        if self._socket.fileno() < 0:
+            return
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+        self._socket.close()
+        self._wake()
+        with contextlib.suppress(OSError):
+            os.unlink(self.address)
+            session_directory = os.path.dirname(self.address)
+            os.rmdir(session_directory)
+            os.rmdir(os.path.dirname(session_directory))
+
+
+def hang_bell(store_name: str, session_id: str) -> Bell:
+    """A bell for one observer of a session, in the running loop; polls where no socket can be had."""
+    root = bell_root() if _has_unix_sockets() else None
+    if root is None:
+        return PollingBell()
+    directory = bell_directory(root, store_name, session_id)
+    address = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(3)}")
+    if len(os.fsencode(address)) > _LONGEST_PATH:
+        return PollingBell()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listening.setblocking(False)
+    try:
+        _bind(listening, address, directory, root)
+        return SocketBell(listening, address)
+    except (OSError, NotImplementedError) as error:
+        listening.close()
+        with contextlib.suppress(OSError):
+            os.unlink(address)
+        _log.debug("no bell at %s, polling instead: %s", address, error)
+        return PollingBell()
+
+
+def _bind(listening: socket.socket, address: str, directory: str, root: str) -> None:
+    """Bind inside directories only this user can enter; another observer may remove an empty one at any time."""
+    for attempt in range(_BIND_ATTEMPTS):
+        for place in (root, os.path.dirname(directory), directory):
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.mkdir(place, _PRIVATE)
+        if bell_root() is None:
+            raise PermissionError(f"{root} belongs to somebody else")
+        try:
+            listening.bind(address)
+            return
+        except FileNotFoundError:
+            if attempt == _BIND_ATTEMPTS - 1:
+                raise

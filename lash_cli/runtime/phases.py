@@ -1,0 +1,70 @@
+"""Which phase a turn is in, told to a probe: timings, and the place where tests inject faults (contract 04 §7).
+
+Phases nest and always balance: a phase that began has ended when the turn goes
+on, whatever happened inside. A probe is called synchronously on the turn's
+path; what it raises ends the turn as if the phase itself had failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Protocol
+
+
+class TurnPhase(StrEnum):
+    """The phases of one turn. `persist_turn` contains `final_commit` and `post_persist_hooks`."""
+
+    CONTEXT_TRANSFORM = "context_transform"
+    BEFORE_TURN_HOOKS = "before_turn_hooks"
+    PROMPT_BUILD = "prompt_build"
+    EFFECT_LOOP = "effect_loop"
+    FINALIZE_TURN = "finalize_turn"
+    PERSIST_TURN = "persist_turn"
+    FINAL_COMMIT = "final_commit"
+    POST_PERSIST_HOOKS = "post_persist_hooks"
+
+
+class TurnPhaseProbe(Protocol):
+    """Is told when phases begin and end."""
+
+    def begin(self, phase: TurnPhase) -> None:
+        """`phase` begins."""
+        ...
+
+    def end(self, phase: TurnPhase) -> None:
+        """`phase` ended, well or not."""
+        ...
+
+    def begin_named(self, name: str) -> None:
+        """A part of a phase begins, such as one plugin's hook."""
+
+    def end_named(self, name: str) -> None:
+        """That part ended."""
+
+
+@contextmanager
+def in_phase(probe: TurnPhaseProbe | None, phase: TurnPhase) -> Iterator[None]:
+    """Run the block as `phase`."""
+    if probe is None:
+        yield
+        return
+    probe.begin(phase)
+    try:
+        yield
+    finally:
+        probe.end(phase)
+
+
+@contextmanager
+def in_named_part(probe: TurnPhaseProbe | None, name: str) -> Iterator[None]:
+    """Run the block as a named part of the current phase, such as `plugin_hook.<hook>.<plugin id>`."""
+    if probe is None:
+        yield
+        return
+    probe.begin_named(name)
+    try:
+        yield
+    finally:
+        probe.end_named(name)

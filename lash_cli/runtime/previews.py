@@ -1,0 +1,115 @@
+"""What a turn shows goes into the live log here, off the turn's path (contract 04 §4, design D9).
+
+The turn only puts an activity into a queue in memory. What gathers within a few
+milliseconds is appended in one transaction by the thread that writes; a turn
+that is over sooner takes it along in front of its commit. So previews keep
+their order, precede the commit that settles them, and can neither delay nor
+fail the turn. Text of one row that gathered meanwhile is appended as one piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from lash_cli.core.activity import AssistantProseDelta, Committed, ReasoningShown, TurnActivity, TurnFinished
+from lash_cli.errors import LashError
+from lash_cli.store.live import LiveStore
+
+_log = logging.getLogger("lash.live")
+
+# A database that stays locked lets activities gather; beyond this they are dropped, which observers learn as a gap.
+MAX_WAITING: Final = 1024
+# How long previews gather. Nobody sees the difference, and a transaction for each would cost more than they do.
+GATHER_SECONDS: Final = 0.004
+# Text is joined up to this size, so that an event stays a piece of text and not a book.
+_JOINED_CHARS: Final = 4096
+
+
+def joined(earlier: TurnActivity, later: TurnActivity) -> TurnActivity | None:
+    """Both as one activity when they are adjacent text of one row, else None."""
+    if earlier.correlation_id != later.correlation_id or earlier.turn_id != later.turn_id:
+        return None
+    match earlier.event, later.event:
+        case (AssistantProseDelta(text=first), AssistantProseDelta(text=second)) if len(first) < _JOINED_CHARS:
+            return msgspec.structs.replace(earlier, event=AssistantProseDelta(first + second))
+        case (ReasoningShown(text=first), ReasoningShown(text=second)) if len(first) < _JOINED_CHARS:
+            return msgspec.structs.replace(earlier, event=ReasoningShown(first + second))
+    return None
+
+
+class PreviewPublisher:
+    """Publishes the activities of one drive of one turn. Use inside the running loop; nothing here ever raises."""
+
+    def __init__(self, live: LiveStore, session_id: str, generation: int) -> None:
+        self._live = live
+        self._session_id = session_id
+        self._generation = generation
+        self._lock = threading.Lock()
+        self._waiting: list[TurnActivity] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def take_over(self, turn_id: str, activity_id: str) -> None:
+        """Retract what a dead attempt of the turn left standing, before this drive shows anything."""
+        try:
+            await self._live.retract_attempt(
+                self._session_id, turn_id, generation=self._generation, activity_id=activity_id
+            )
+        except LashError as error:
+            # A gap retracts everything as well.
+            self._live.lose_previews(self._session_id)
+            self._failed(error)
+
+    def publish(self, activity: TurnActivity) -> None:
+        """Show one activity to observers; how a turn ends is told by its commit itself."""
+        if isinstance(activity.event, Committed | TurnFinished):
+            return
+        with self._lock:
+            self._add(activity)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
+
+    def flush(self) -> None:
+        """Put everything in front of the write that follows."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._append(precedes_commit=True)
+
+    def _append(self, *, precedes_commit: bool = False) -> None:
+        self._timer = None
+        try:
+            self._live.append_previews(
+                self._session_id,
+                self._take,
+                generation=self._generation,
+                on_failed=self._failed,
+                precedes_commit=precedes_commit,
+            )
+        except LashError as error:
+            self._live.lose_previews(self._session_id)
+            self._failed(error)
+
+    def _add(self, activity: TurnActivity) -> None:
+        if self._waiting:
+            whole = joined(self._waiting[-1], activity)
+            if whole is not None:
+                self._waiting[-1] = whole
+                return
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting.clear()
+            self._live.lose_previews(self._session_id)
+        self._waiting.append(activity)
+
+    def _take(self) -> Sequence[TurnActivity]:
+        with self._lock:
+            taken, self._waiting = self._waiting, []
+            return taken
+
+    def _failed(self, error: BaseException) -> None:
+        dropped = len(self._take())
+        _log.warning("previews of session %s were lost (%d waiting): %s", self._session_id, dropped, error)

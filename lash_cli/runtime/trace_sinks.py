@@ -1,0 +1,124 @@
+"""Where trace records go: a file of JSON lines, stderr, or several sinks at once (contract 04 §9).
+
+A sink takes one record at a time on the turn's path and never waits. It raises
+what went wrong; the tracer above logs that and the turn goes on. Several
+processes may share one file: every record is one write to an append-only
+descriptor, so lines are never torn by each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lash_cli.core.trace import TraceRecord, TraceSink
+
+FILE_MODE = 0o600  # prompts and tool results are inside
+DIRECTORY_MODE = 0o700
+SHARED_BITS = 0o077  # of a file that was there before, whose mode is its owner's business
+
+_log = logging.getLogger("lash.trace")
+
+
+class JsonlTraceSink:
+    """One UTF-8 line per record in `path`, which is created, with its directories, by the first record."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._descriptor: int | None = None
+        self._is_torn = False
+
+    def open(self) -> None:
+        """Create and open the file now, to learn early whether that works; raises `OSError`."""
+        if self._descriptor is None:
+            _make_private_directories(self.path.parent)
+            # Without O_NONBLOCK a named pipe nobody reads would hold up the turn; it means nothing to a file.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            self._descriptor = os.open(self.path, flags, FILE_MODE)
+            status = os.fstat(self._descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_mode & SHARED_BITS:
+                _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
+
+    def append(self, record: TraceRecord) -> None:
+        """Write the record's line with a single system call; raises `OSError` when it was not written whole."""
+        self.open()
+        assert self._descriptor is not None
+        # A line that a full disk cut short is ended here, so that it does not swallow the next record as well.
+        line = (b"\n" if self._is_torn else b"") + record.line() + b"\n"
+        written = os.write(self._descriptor, line)
+        self._is_torn = written < len(line)
+        if self._is_torn:
+            raise OSError(f"only {written} of {len(line)} bytes of a trace record were written to {self.path}")
+
+    def flush(self) -> None:
+        """Sync the file to the disk. A file that was never written to is not created."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; the next record opens it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class StderrTraceSink:
+    """One line per record on stderr."""
+
+    def append(self, record: TraceRecord) -> None:
+        """Write the line at once."""
+        sys.stderr.write(record.line().decode() + "\n")
+
+    def flush(self) -> None:
+        """Push out what stderr holds back."""
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Stderr is not ours to close."""
+
+
+class TeeTraceSink:
+    """Several sinks in order. One that fails does not keep a record from the others.
+
+    The first failure of each sink is a warning, its later ones are logged for
+    debugging only: a full disk fails with every record.
+    """
+
+    def __init__(self, sinks: Sequence[TraceSink]) -> None:
+        self._sinks = tuple(sinks)
+        self._failed: set[int] = set()
+
+    def append(self, record: TraceRecord) -> None:
+        """Give the record to every sink."""
+        self._each("append", lambda sink: sink.append(record))
+
+    def flush(self) -> None:
+        """Flush every sink."""
+        self._each("flush", lambda sink: sink.flush())
+
+    def close(self) -> None:
+        """Close every sink."""
+        self._each("close", lambda sink: sink.close())
+
+    def _each(self, what: str, act: Callable[[TraceSink], None]) -> None:
+        for number, sink in enumerate(self._sinks):
+            try:
+                act(sink)
+            except Exception as error:  # noqa: BLE001 - contract 04 §9: try all sinks, log failures
+                level = logging.DEBUG if number in self._failed else logging.WARNING
+                self._failed.add(number)
+                _log.log(level, "trace sink %s failed to %s: %s", type(sink).__name__, what, error)
+
+
+def _make_private_directories(directory: Path) -> None:
+    """Create what is missing of `directory`, every new level with mode 0700; `os.makedirs` guards only the last."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for level in reversed(missing):
+        level.mkdir(mode=DIRECTORY_MODE, exist_ok=True)

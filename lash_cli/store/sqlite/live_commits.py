@@ -1,0 +1,79 @@
+"""What a commit announces to observers, inside its own transaction (contract 04 §4, §10.1).
+
+The frame switch if there was one, then `committed`, then how the turn ended:
+adjacent positions, present exactly when the state is. Encoding happens before
+the transaction, on the caller's thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from lash_cli.core.activity import TurnActivity, TurnFinished, finished_id
+from lash_cli.core.commit import ReplaceFull, RuntimeCommit
+from lash_cli.core.content import message_text
+from lash_cli.core.frames import FrameStatus
+from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
+from lash_cli.core.outcome import AssistantMessage, Finished, TurnOutcome
+from lash_cli.store.sqlite.live import PreparedEvent, append_in, mint_in, prepare_event
+from lash_cli.store.sqlite.sessions import StoredSession
+
+
+class PreparedCommit(msgspec.Struct, frozen=True, gc=False):
+    """What a commit will announce; `switched` only if its frame turns out to be another one than before."""
+
+    settled: tuple[PreparedEvent, ...]
+    switched: PreparedEvent | None
+    is_reset: bool
+
+
+def prepare_commit(commit: RuntimeCommit) -> PreparedCommit:
+    """Encode the events of a commit on the caller's thread."""
+    turn = commit.turn
+    settled = [prepare_event(StateCommitted(), None if turn is None else turn.turn_id)]
+    if turn is not None:
+        finished = TurnActivity(
+            commit.session_id,
+            turn.turn_id,
+            f"{turn.turn_id}:turn",
+            TurnFinished(_whole_outcome(commit)),
+            commit.now_ms,
+            finished_id(turn.turn_id),
+        )
+        settled.append(prepare_event(ActivityObserved(finished)))
+    active = next((frame.frame_id for frame in commit.frames or () if frame.status is FrameStatus.ACTIVE), "")
+    switched = prepare_event(AgentFrameSwitched(active)) if active else None
+    return PreparedCommit(tuple(settled), switched, isinstance(commit.graph, ReplaceFull))
+
+
+def _whole_outcome(commit: RuntimeCommit) -> TurnOutcome:
+    """The outcome with its text, which the stored summary leaves to the answer's node."""
+    assert commit.turn is not None
+    summary = commit.turn.summary
+    nodes = getattr(commit.graph, "nodes", ())
+    for node in reversed(nodes):
+        if node.node_id == summary.answer_node_id and isinstance(node.payload, ConversationPayload):
+            return Finished(AssistantMessage(message_text(node.payload.message)))
+    return summary.outcome
+
+
+def append_commit(
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    prepared: PreparedCommit,
+    *,
+    revision: int,
+    frame_ordinal: int | None,
+    now_ms: int,
+) -> None:
+    """Announce a commit inside its transaction: the frame switch if there was one, then `committed`, then how the
+    turn ended. A replaced history begins a new epoch: nothing of the old one may seem to continue."""
+    events = prepared.settled
+    if prepared.switched is not None and stored.frame_ordinal not in (None, frame_ordinal):
+        events = (prepared.switched, *events)
+    if prepared.is_reset and stored.head_revision is not None:
+        mint_in(connection, stored.key)
+    append_in(connection, stored.key, stored.session_id, events, revision=revision, now_ms=now_ms)

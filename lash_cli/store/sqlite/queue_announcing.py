@@ -1,0 +1,27 @@
+"""Telling observers that a session's queue changed, from inside the transaction that changed it (contract 04 §10.1).
+
+A module of its own because the queue is loaded by whoever looks at sessions,
+and the live log only by whoever changes something (design D16).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Literal
+
+
+def announce(
+    connection: sqlite3.Connection,
+    session_id: str,
+    kind: Literal["enqueued", "cancelled"],
+    ids: Sequence[str],
+    now_ms: int,
+) -> None:
+    """Announce inputs or batches that came or went; nothing for no ids. Rows given back count as enqueued."""
+    if not ids:
+        return
+    from lash_cli.core.observation import QueueChanged
+    from lash_cli.store.sqlite.live import announce_in
+
+    announce_in(connection, session_id, QueueChanged(kind, tuple(ids)), now_ms)

@@ -1,0 +1,213 @@
+"""The live log in its file: losses, identities of the file, slack rows, and what is announced (contract 04 §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lash_cli.core.observation import GENESIS, MAX_EVENTS, LiveReplayGapReason, QueueChanged, SessionCursor
+from lash_cli.errors import StoreLocked, StoreReadOnly
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.conformance.factory import CountingIds
+from lash_cli.store.conformance.live import after, cursor_of, gap_of, prose, show, started, texts
+from lash_cli.store.sqlite import live, schema
+from lash_cli.store.sqlite.store import SqliteStore
+
+OpenStore = Callable[[], SqliteStore]
+UNAVAILABLE = LiveReplayGapReason.UNAVAILABLE
+S = make.SESSION
+START = SessionCursor(GENESIS, 0, 0, S)
+
+
+def sql(path: Path, statement: str, *values: object) -> list[tuple[object, ...]]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        return connection.execute(statement, values).fetchall()
+    finally:
+        connection.close()
+
+
+async def test_a_log_written_under_another_boot_begins_a_new_epoch(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a"), prose("b")])
+    tail = await cursor_of(store)
+    sql(database_path, "UPDATE live_log SET stamp = 'another boot' || stamp")
+    await show(store, clock, fence, [prose("c"), prose("d"), prose("e")])
+    assert await gap_of(store, tail) is UNAVAILABLE
+    assert await gap_of(store, START) is UNAVAILABLE
+    now = await cursor_of(store)
+    assert now.epoch != tail.epoch and now.position == 3
+    assert len(sql(database_path, "SELECT 1 FROM live_event")) == 3
+
+
+async def test_a_copied_file_continues_no_cursor_of_the_original(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    tail = await cursor_of(store)
+    store.close()
+    copied = database_path.with_name("restored.db")
+    shutil.copy(database_path, copied)
+    restored = SqliteStore.open(copied, clock, CountingIds())
+    await show(restored, clock, fence, [prose("x"), prose("y")])
+    assert await gap_of(restored, tail) is UNAVAILABLE
+    restored.close()
+
+
+async def test_a_preview_that_cannot_be_written_is_reported_and_leaves_a_hole(
+    clock: ManualClock, database_path: Path
+) -> None:
+    store = SqliteStore.open(database_path, clock, CountingIds(), lock_timeout_s=0.05)
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    before = await cursor_of(store)
+    blocker = sqlite3.connect(database_path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    store.live.append_previews(S, lambda: [prose("b")], generation=fence.fencing_token, on_failed=failure.set_result)
+    assert isinstance(await failure, StoreLocked)
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await show(store, clock, fence, [prose("c")])
+    assert await gap_of(store, before) is UNAVAILABLE
+    hole_is_closed = await cursor_of(store)
+    await show(store, clock, fence, [prose("d")])
+    assert texts(await after(store, hole_is_closed)) == ["d"]
+    store.close()
+
+
+async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_it(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    before = await cursor_of(store)
+
+    def broken() -> list[object]:
+        return [prose("fine"), object()]
+
+    failures: list[BaseException] = []
+    store.live.append_previews(S, broken, generation=fence.fencing_token, on_failed=failures.append)  # type: ignore[arg-type]
+    await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
+    assert failures and await gap_of(store, before) is UNAVAILABLE
+
+
+async def test_previews_beside_a_job_that_fails_are_written_all_the_same(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    batches = [[prose("a"), prose("b")]]
+
+    def broken(connection: sqlite3.Connection) -> None:
+        raise ValueError("another job of the group")
+
+    store.live.append_previews(
+        S,
+        lambda: batches.pop() if batches else [],
+        generation=fence.fencing_token,
+        on_failed=pytest.fail,
+        precedes_commit=True,
+    )
+    with pytest.raises(ValueError, match="another job"):
+        await store.db.write(broken, durable=True)
+    assert texts(await after(store, START)) == ["a", "b"]
+
+
+async def test_a_hole_that_was_undone_is_left_again(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    before = await cursor_of(store)
+    store.live.lose_previews(S)
+
+    def undone(connection: sqlite3.Connection) -> None:
+        live.announce_in(connection, S, QueueChanged("enqueued"), clock.now_ms())
+        raise ValueError("the transition fails after its event")
+
+    with pytest.raises(ValueError, match="fails after"):
+        await store.db.write(undone, durable=True)
+    assert await after(store, before) == ()
+    await show(store, clock, fence, [prose("b")])
+    assert await gap_of(store, before) is UNAVAILABLE
+
+
+async def test_slack_rows_are_never_shown_and_are_deleted_in_time(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    for number in range(MAX_EVENTS + 200):
+        store.live.append_previews(
+            S, lambda text=str(number): [prose(text)], generation=fence.fencing_token, on_failed=pytest.fail
+        )
+    await show(store, clock, fence, [])
+    tail = await cursor_of(store)
+    (kept,) = sql(database_path, "SELECT count(*) FROM live_event")[0]
+    assert MAX_EVENTS <= kept < MAX_EVENTS + 64  # type: ignore[operator]
+    oldest = SessionCursor(tail.epoch, 0, tail.position - MAX_EVENTS, S)
+    assert len(await after(store, oldest)) == MAX_EVENTS
+    older = SessionCursor(tail.epoch, 0, oldest.position - 1, S)
+    assert await gap_of(store, older) is LiveReplayGapReason.TRIMMED
+
+
+async def test_a_queue_change_is_announced_with_the_transaction_that_made_it(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store, watcher = open_store(), open_store()
+    await make.create(store, clock)
+    event = QueueChanged("enqueued", ("in_1",))
+    await store.db.write(lambda connection: live.announce_in(connection, S, event, clock.now_ms()), durable=True)
+    assert [found.payload for found in await after(watcher, START)] == [event]
+    assert watcher.live.bell_name == store.live.bell_name
+
+
+async def test_deletion_leaves_no_row_of_a_log(open_store: OpenStore, clock: ManualClock, database_path: Path) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    await store.release_lease(fence)
+    await store.delete_session(S, 1)
+    assert sql(database_path, "SELECT count(*) FROM live_event") == [(0,)]
+    assert sql(database_path, "SELECT count(*) FROM live_log") == [(0,)]
+
+
+async def test_watching_needs_no_right_to_write(open_store: OpenStore, clock: ManualClock, database_path: Path) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    watcher = SqliteStore.open(database_path, clock, CountingIds(), read_only=True)
+    await show(store, clock, fence, [prose("a")])
+    assert texts(await after(watcher, START)) == ["a"]
+    with pytest.raises(StoreReadOnly):
+        watcher.live.append_previews(S, lambda: [], generation=1, on_failed=pytest.fail)
+    watcher.close()
+
+
+async def test_an_old_database_gets_its_log_and_keeps_everything_else(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
+    store.close()
+    sql(database_path, "DROP TABLE live_event")
+    sql(database_path, "DROP TABLE live_log")
+    sql(database_path, "DELETE FROM _sqlite_migrations WHERE name = '0003_live_log'")
+    sql(database_path, f"PRAGMA user_version = {schema.SCHEMA_VERSION - 1}")
+    again = open_store()
+    start = await cursor_of(again)
+    assert (start.epoch, start.revision) == (GENESIS, 1)
+    await again.commit_runtime_state(make.commit(fence, make.append(["u2"], parent="u1"), expected=1))
+    (committed,) = await after(again, start)
+    assert committed.revision == 2

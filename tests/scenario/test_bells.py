@@ -1,0 +1,176 @@
+"""The doorbell: heard, never lost for good, and its leavings cleaned (contract 04 §10.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lash_cli.runtime import bells
+from lash_cli.runtime.bells import BellRinger, PollingBell, SocketBell, bell_directory, bell_root, hang_bell
+
+STORE, SESSION = "store", "s1"
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A runtime directory of the test's own, with a path short enough for a socket."""
+    place = Path(tempfile.mkdtemp(prefix="lb", dir="/tmp"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the backstop only a ring ends a wait."""
+    monkeypatch.setattr(bells, "BACKSTOP_SECONDS", 3_600.0)
+
+
+@pytest.fixture
+def ring(runtime_dir: Path) -> Iterator[BellRinger]:
+    ringer = BellRinger(STORE)
+    yield ringer
+    ringer.close()
+
+
+def directory() -> Path:
+    root = bell_root()
+    assert root is not None
+    return Path(bell_directory(root, STORE, SESSION))
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_a_ring_is_heard_whether_it_came_before_or_while_waiting(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    ring({SESSION: 1})
+    await asyncio.wait_for(bell.wait(is_busy=False), 5)
+    waiting = asyncio.ensure_future(bell.wait(is_busy=False))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    ring({SESSION: 2})
+    await asyncio.wait_for(waiting, 5)
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_every_observer_is_rung_and_only_those_of_the_session(ring: BellRinger) -> None:
+    ours, ours_too, theirs = hang_bell(STORE, SESSION), hang_bell(STORE, SESSION), hang_bell(STORE, "s2")
+    ring({SESSION: 1})
+    await asyncio.wait_for(asyncio.gather(ours.wait(is_busy=False), ours_too.wait(is_busy=False)), 5)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(theirs.wait(is_busy=False), 0.05)
+    for bell in (ours, ours_too, theirs):
+        bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_an_observer_that_came_within_one_tick_of_the_listing_is_rung_too(ring: BellRinger) -> None:
+    first = hang_bell(STORE, SESSION)
+    ring({SESSION: 1})
+    second = hang_bell(STORE, SESSION)
+    before = directory().stat()
+    # As if the file system had given both changes the same time.
+    os.utime(directory(), ns=(before.st_atime_ns, before.st_mtime_ns))
+    ring({SESSION: 2})
+    await asyncio.wait_for(second.wait(is_busy=False), 5)
+    first.close()
+    second.close()
+
+
+@pytest.mark.usefixtures("runtime_dir")
+async def test_a_wait_ends_by_itself_when_nobody_rings() -> None:
+    bell = hang_bell(STORE, SESSION)
+    await asyncio.wait_for(bell.wait(is_busy=False), 5)
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_a_cancelled_wait_keeps_the_ring(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(bell.wait(is_busy=False), 0.01)
+    ring({SESSION: 1})
+    await asyncio.wait_for(bell.wait(is_busy=False), 5)
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir")
+async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    assert isinstance(bell, SocketBell)
+    dead = directory() / "999999-abcdef"
+    abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    abandoned.bind(str(dead))
+    abandoned.close()
+    ring({SESSION: 1})
+    assert os.listdir(directory()) == [os.path.basename(bell.address)]
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir")
+async def test_an_observer_that_does_not_listen_holds_nobody_up(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    for tail in range(1_000):
+        ring({SESSION: tail})
+    await asyncio.wait_for(bell.wait(is_busy=False), 5)
+    bell.close()
+
+
+async def test_the_directories_are_the_users_alone_and_the_last_observer_removes_them(runtime_dir: Path) -> None:
+    bell, other = hang_bell(STORE, SESSION), hang_bell(STORE, SESSION)
+    place = directory()
+    for level in (place, place.parent, place.parent.parent):
+        assert stat.S_IMODE(level.stat().st_mode) == 0o700
+    bell.close()
+    assert place.exists()
+    other.close()
+    other.close()
+    assert os.listdir(runtime_dir / "lash") == []
+
+
+async def test_too_long_a_path_falls_back_to_polling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    bell = hang_bell(STORE, SESSION)
+    assert isinstance(bell, PollingBell)
+    await asyncio.wait_for(bell.wait(is_busy=True), 5)
+    BellRinger(STORE)({SESSION: 1})
+    assert list(long.iterdir()) == []
+
+
+@pytest.mark.usefixtures("runtime_dir")
+async def test_a_system_without_unix_sockets_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX")
+    assert isinstance(hang_bell(STORE, SESSION), PollingBell)
+    BellRinger(STORE)({SESSION: 1})
+
+
+async def test_a_place_that_others_can_write_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    root = bell_root()
+    assert root == str(tmp_path / f"lash-{os.getuid()}")
+    os.mkdir(root, 0o700)
+    assert bell_root() == root
+    os.chmod(root, 0o770)
+    assert bell_root() is None
+    assert isinstance(hang_bell(STORE, SESSION), PollingBell)
+    os.rmdir(root)
+    os.symlink(tmp_path, root)
+    assert bell_root() is None
+
+
+@pytest.mark.usefixtures("runtime_dir")
+def test_ringing_for_a_session_nobody_watches_creates_nothing() -> None:
+    BellRinger(STORE)({SESSION: 1})
+    root = bell_root()
+    assert root is not None and not os.path.exists(root)

@@ -1,0 +1,177 @@
+"""Trace sinks: private files, whole lines between processes, and failures that stay where they are (contract 04 §9)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lash_cli.core.trace import TraceRecord
+from lash_cli.runtime.trace_sinks import JsonlTraceSink, StderrTraceSink, TeeTraceSink
+
+WRITERS = 4
+RECORDS_EACH = 150
+
+
+def record(number: int = 0, text: str = "x") -> TraceRecord:
+    return TraceRecord(str(number), "2026-01-01T00:00:00.000Z", {}, "custom", {"name": text})
+
+
+class Broken:
+    """A sink that fails at everything."""
+
+    def append(self, record: TraceRecord) -> None:
+        raise OSError("no room")
+
+    def flush(self) -> None:
+        raise OSError("no disk")
+
+    def close(self) -> None:
+        raise OSError("no handle")
+
+
+class Kept:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def append(self, record: TraceRecord) -> None:
+        self.seen.append(record.id)
+
+    def flush(self) -> None:
+        self.seen.append("flush")
+
+    def close(self) -> None:
+        self.seen.append("close")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_the_file_is_private_and_so_is_every_directory_it_needed(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        sink = JsonlTraceSink(tmp_path / "a" / "b" / "t.jsonl")
+        sink.append(record())
+        sink.close()
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o700
+    assert mode(tmp_path / "a" / "b" / "t.jsonl") == 0o600
+
+
+def test_a_file_that_others_can_read_keeps_its_mode_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "t.jsonl"
+    path.touch()
+    path.chmod(0o644)
+    with caplog.at_level(logging.WARNING, "lash.trace"):
+        sink = JsonlTraceSink(path)
+        sink.append(record())
+        sink.close()
+    assert mode(path) == 0o644
+    assert [str(path) in entry.getMessage() for entry in caplog.records] == [True]
+
+
+def test_a_file_that_got_no_record_is_not_created_by_a_flush(tmp_path: Path) -> None:
+    sink = JsonlTraceSink(tmp_path / "t.jsonl")
+    sink.flush()
+    sink.close()
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_a_record_can_be_read_before_any_flush_and_later_ones_follow_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    for number in range(2):
+        sink = JsonlTraceSink(path)
+        sink.append(record(number))
+        assert json.loads(path.read_text().splitlines()[-1])["id"] == str(number)
+        sink.close()
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["0", "1"]
+
+
+def test_every_record_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    sink = JsonlTraceSink(tmp_path / "t.jsonl")
+    monkeypatch.setattr(os, "write", lambda _, data: written.append(data) or len(data))
+    sink.append(record(1, "y" * 100_000))
+    monkeypatch.undo()
+    sink.close()
+    assert len(written) == 1 and written[0].endswith(b"\n")
+
+
+def test_a_line_cut_by_a_full_disk_does_not_swallow_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "t.jsonl"
+    sink = JsonlTraceSink(path)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:10]))
+    with pytest.raises(OSError, match="only 10 of"):
+        sink.append(record(1))
+    monkeypatch.undo()
+    sink.append(record(2))
+    sink.close()
+    torn, whole = path.read_bytes().splitlines()
+    assert len(torn) == 10
+    assert json.loads(whole)["id"] == "2"
+
+
+def test_a_pipe_nobody_reads_fails_instead_of_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError):
+        JsonlTraceSink(tmp_path / "pipe").append(record())
+
+
+def _write_many(path: str, writer: int, start: object) -> None:
+    sink = JsonlTraceSink(path)
+    start.wait()  # type: ignore[attr-defined]
+    for number in range(RECORDS_EACH):
+        sink.append(record(writer * RECORDS_EACH + number, "z" * (number * 97 % 9_000)))
+    sink.close()
+
+
+def test_several_processes_share_a_file_without_a_torn_or_a_lost_line(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = context.Event()
+    path = tmp_path / "shared.jsonl"
+    writers = [context.Process(target=_write_many, args=(str(path), number, start)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    start.set()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    ids = [int(json.loads(line)["id"]) for line in path.read_text().splitlines()]
+    assert sorted(ids) == list(range(WRITERS * RECORDS_EACH))
+
+
+def test_stderr_gets_one_line_per_record(capsys: pytest.CaptureFixture[str]) -> None:
+    sink = StderrTraceSink()
+    sink.append(record(1))
+    sink.append(record(2))
+    sink.flush()
+    sink.close()
+    captured = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in captured.err.splitlines()] == ["1", "2"]
+    assert captured.out == ""
+
+
+def test_a_tee_tries_every_sink_in_order_and_logs_the_failing_one_once(caplog: pytest.LogCaptureFixture) -> None:
+    first, last = Kept(), Kept()
+    tee = TeeTraceSink([first, Broken(), last])
+    with caplog.at_level(logging.WARNING, "lash.trace"):
+        tee.append(record(1))
+        tee.append(record(2))
+        tee.flush()
+        tee.close()
+    assert first.seen == last.seen == ["1", "2", "flush", "close"]
+    assert [entry.getMessage() for entry in caplog.records] == ["trace sink Broken failed to append: no room"]
