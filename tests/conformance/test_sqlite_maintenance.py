@@ -187,7 +187,10 @@ async def test_a_session_whose_waits_were_revoked_first_is_deleted_completely(
     key = await store.wait_key(TurnScope(S, "t1"), CustomWait("x"))
     await store.register_wait(key, None, clock.now_ms())
     await store.put_attachment(S, b"pixels", media_type=PNG, owner=None, now_ms=1)
-    await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp(), release=True))
+    await make.put(store, make.wake(1), make.wake(2))
+    claims = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+    commit = make.commit(fence, make.append(["m1"]), turn=make.stamp(), work=[claims.work], release=True)
+    await store.commit_runtime_state(commit)
     await store.revoke_session_waits(S, 1)
     assert await store.delete_session(S, 2)
     assert await store.delete_session(S, 3), "deleting is idempotent"
@@ -207,6 +210,8 @@ async def test_a_session_whose_waits_were_revoked_first_is_deleted_completely(
             "frames",
             "turns",
             "inputs",
+            "queued_work",
+            "wake_fences",
             "usage_deltas",
             "waits",
             "effects",

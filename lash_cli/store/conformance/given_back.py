@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.effect import CanonicalEnvelope, TurnScope, scope_key
 from lash_cli.core.ingress import (
     ActiveTurn,
     ByInputId,
@@ -13,6 +15,7 @@ from lash_cli.core.ingress import (
     NextTurn,
 )
 from lash_cli.errors import TurnInputClaimSuperseded
+from lash_cli.store.base import JournalClaim
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 from lash_cli.store.conformance.input_claims import end
@@ -123,6 +126,30 @@ class GivenBackLaws:
         await store.release_lease(make.fence_of_lane(lane))
         following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
         assert not following.redrive and make.ids_of(following.claim) == ["in-t1", "i1"]
+
+    async def test_a_turn_that_is_dropped_takes_its_journal_along(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        scopes = [scope_key(TurnScope(S, turn_id)) for turn_id in ("t1", "t2")]
+        for scope in scopes:
+            effect = JournalClaim(
+                scope_key=scope,
+                session_id=S,
+                replay_key="k",
+                envelope=CanonicalEnvelope(b"{}", sha256_hex(b"{}")),
+                owner="o",
+                token="t",
+                ttl_ms=make.TTL_MS,
+                now_ms=clock.now_ms(),
+            )
+            assert await store.journal_record(effect, outcome=b"{}", error=None)
+        assert lane.claim is not None
+        await store.abandon_turn_input_claims([lane.claim])
+        left = [len(await store.journal_rows(scope)) for scope in scopes]
+        assert left == [0, 1], "another turn of the same id must not find these effects"
 
     async def test_a_claim_of_a_committed_turn_gives_nothing_back(
         self, open_store: OpenStore, clock: MovableClock

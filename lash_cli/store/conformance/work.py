@@ -265,6 +265,7 @@ class WorkLaws:
         await make.create(store, clock)
         (batch_id,) = await make.put(store, make.command())
         await self._kill(store, clock)
+        assert (await store.vacuum(S))["queued_work"] == 0
         again = await store.enqueue_queued_work(make.command())
         assert (again.batch_id, again.already_settled) == (batch_id, False)
         cancelled = await store.cancel_queued_work_batch(S, batch_id)
