@@ -109,7 +109,7 @@ class ObservableSession:
             try:
                 self._tools = (ref, decode(await self._store.load_component(ref), ToolState))
             except (StoreError, msgspec.MsgspecError) as error:
-                _log.warning("the tools of session %s cannot be read: %s", self.session_id, error)
+                _log.info("the tools of session %s cannot be read: %s", self.session_id, error)
                 return None
         return self._tools[1]
 

@@ -112,4 +112,4 @@ class PreviewPublisher:
 
     def _failed(self, error: BaseException) -> None:
         dropped = len(self._take())
-        _log.warning("previews of session %s were lost (%d waiting): %s", self._session_id, dropped, error)
+        _log.info("previews of session %s were lost (%d waiting): %s", self._session_id, dropped, error)

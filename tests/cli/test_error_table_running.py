@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,11 @@ def world(tmp_path: Path) -> Iterator[ErrorWorld]:
         yield made
 
 
+def has_logged(world: ErrorWorld, what: str) -> bool:
+    """Whether the live log says that of the turn."""
+    return any("t_run" in row and what in str(row) for row in (world.dump() or {})["live_event"])
+
+
 @contextmanager
 def running(world: ErrorWorld, *options: str, prompt: str = STUCK) -> Iterator[subprocess.Popen[bytes]]:
     """A turn of session `s` that has asked its model and does not end by itself."""
@@ -35,6 +41,11 @@ def running(world: ErrorWorld, *options: str, prompt: str = STUCK) -> Iterator[s
                 break
         else:
             raise AssertionError(process.communicate()[1].decode())
+        # What it showed comes into the live log a moment later; from then on it writes nothing.
+        deadline = time.monotonic() + 30
+        while not has_logged(world, "model_request_started"):
+            assert time.monotonic() < deadline, "the live log stayed empty"
+            time.sleep(0.01)
         yield process
     finally:
         process.kill()

@@ -73,7 +73,7 @@ class WriterConnection(sqlite3.Connection):
         try:
             ring(tails)
         except Exception:  # noqa: BLE001 - the commit stands, and a tail that is not woken looks by itself
-            _log.warning("observers could not be woken", exc_info=True)
+            _log.info("observers could not be woken", exc_info=True)
 
     def forget(self) -> None:
         """The transaction was undone."""
