@@ -22,8 +22,9 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, time
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
 from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_stream import EventLines, OutputPump
-from lash_cli.core.activity import TurnActivity, TurnFinished, TurnStarted
+from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
 from lash_cli.system import SystemClock
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lash_cli.api import LashSession, TurnBuilder, TurnOutput
     from lash_cli.cli.asking import TerminalAsker
     from lash_cli.cli.documents import Document
+    from lash_cli.store.live import LiveStore
 
 TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
@@ -60,9 +62,12 @@ class TurnRun:
         showing: Showing,
         asker: TerminalAsker | None = None,
         enqueue: Callable[[], Awaitable[Document]] | None = None,
+        live: LiveStore | None = None,
     ) -> None:
-        """`enqueue` queues the text when the session is busy and returns the receipt; without it busy is an error."""
+        """`enqueue` queues the text when the session is busy and returns the receipt; without it busy is an error.
+        `live` is the log that the cursors of a JSONL stream are places in; without it they are null."""
         self._session = session
+        self._cursors = TurnCursors(live, session.session_id)
         self._asker = asker
         self._enqueue = enqueue
         if asker is not None:
@@ -91,7 +96,7 @@ class TurnRun:
         """
         self._asked_for = None if finishes_earlier else (turn_id or "")
         if self._lines is not None:
-            self._lines.start("turn")
+            self._lines.start("turn", await self._cursors.present())
         with turn_signals(self._cancel_for_signal) as signals:
             try:
                 output = await self._stream_or_enqueue(builder)
@@ -136,6 +141,8 @@ class TurnRun:
         async with builder.stream() as stream:
             async for activity in stream:
                 self._has_begun = True
+                if self._lines is not None and isinstance(activity.event, Committed):
+                    self._lines.settle(await self._cursors.settled(activity.turn_id))
                 self._show(activity)
             return await stream.result()
 

@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, issue_document, outcome_document, spelled_out, turn_result_document
 from lash_cli.cli.documents import usage_document as _usage
@@ -36,6 +37,7 @@ from lash_cli.core.activity import (
     UsageShown,
     ValueShown,
 )
+from lash_cli.core.observation import SessionCursor
 from lash_cli.core.outcome import TurnResult
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
@@ -101,16 +103,23 @@ class StreamLines:
         self._has_ended = False
 
     def line(
-        self, kind: str, session_id: str | None, turn_id: str | None, payload: Document, at_ms: int | None = None
+        self,
+        kind: str,
+        session_id: str | None,
+        turn_id: str | None,
+        payload: Document,
+        at_ms: int | None = None,
+        *,
+        cursor: SessionCursor | None = None,
     ) -> None:
-        """Write one line."""
+        """Write one line. `cursor` is where a reader of this line goes on from, None where that is not known."""
         line = {
             "v": PROTOCOL_VERSION,
             "seq": self._seq,
             "t": rfc3339(at_ms or self._now_ms()),
             "session": session_id,
             "turn": turn_id,
-            "cursor": None,
+            "cursor": None if cursor is None else str(cursor),
             "type": kind,
             **payload,
         }
@@ -118,17 +127,19 @@ class StreamLines:
         text = json.dumps(line, ensure_ascii=self._ascii_only, separators=(",", ":"))
         self._write((text if self._ascii_only else safe_json(text)) + "\n")
 
-    def activity(self, activity: TurnActivity) -> None:
+    def activity(self, activity: TurnActivity, cursor: SessionCursor | None = None) -> None:
         """Write one event of a turn other than its end."""
         kind, payload = event_document(activity)
-        self.line(kind, activity.session_id, activity.turn_id, payload, at_ms=activity.at_ms or None)
+        self.line(kind, activity.session_id, activity.turn_id, payload, activity.at_ms or None, cursor=cursor)
 
-    def finished(self, result: TurnResult, *, name: str | None, replayed: bool = False) -> None:
+    def finished(
+        self, result: TurnResult, *, name: str | None, replayed: bool = False, cursor: SessionCursor | None = None
+    ) -> None:
         """Write `turn_finished` with everything a caller learns about a turn."""
         document = turn_result_document(result, name=name, replayed=replayed)
         for key in ("session", "session_name"):
             document.pop(key)
-        self.line("turn_finished", result.session_id, result.turn_id, document)
+        self.line("turn_finished", result.session_id, result.turn_id, document, cursor=cursor)
 
     def end(
         self, session_id: str | None, turn_id: str | None, reason: str, exit_status: int, error: Document | None
@@ -139,8 +150,21 @@ class StreamLines:
             self.line("stream_end", session_id, turn_id, {"reason": reason, "exit": exit_status, "error": error})
 
 
+class Settled(NamedTuple):
+    """Where the commit of a turn stands in its session's log: the places of its `committed` and of its end."""
+
+    turn_id: str | None = None
+    committed: SessionCursor | None = None
+    finished: SessionCursor | None = None
+
+
 class EventLines:
-    """The JSONL event stream of one turn: `stream_start` first, `stream_end` always last."""
+    """The JSONL event stream of one turn: `stream_start` first, `stream_end` always last.
+
+    The lines that can be resumed from say so: `stream_start` carries the cursor from before the turn, `committed` and
+    `turn_finished` those of their own places in the session's log. In between `cursor` is null: what is shown there
+    reaches the log a little later, and a turn does not wait for that.
+    """
 
     def __init__(
         self,
@@ -155,26 +179,35 @@ class EventLines:
         self._session_id = session_id
         self._session_name = session_name
         self._turn_id: str | None = None
+        self._settled = Settled()
 
-    def start(self, mode: str) -> None:
+    def start(self, mode: str, cursor: SessionCursor | None = None) -> None:
         """Write `stream_start`."""
-        self._line(
-            "stream_start",
-            None,
-            {"protocol_version": PROTOCOL_VERSION, "mode": mode, "from": None, "session_name": self._session_name},
-        )
+        payload = {
+            "protocol_version": PROTOCOL_VERSION,
+            "mode": mode,
+            "from": None,
+            "session_name": self._session_name,
+        }
+        self._lines.line("stream_start", self._session_id, None, payload, cursor=cursor)
+
+    def settle(self, settled: Settled) -> None:
+        """Take the places of the turn's commit in the log; called before the turn's `Committed` is shown."""
+        self._settled = settled
 
     def show(self, activity: TurnActivity) -> None:
         """Write one event. The end of the requested turn is not shown but given to `finish`, which knows more."""
         self._turn_id = activity.turn_id
         if isinstance(activity.event, TurnFinished):
-            self._line("turn_finished", activity.turn_id, _finish_document(activity.event))
+            document, cursor = _finish_document(activity.event), self._settled.finished
+            self._lines.line("turn_finished", self._session_id, activity.turn_id, document, cursor=cursor)
         else:
-            self._lines.activity(activity)
+            self._lines.activity(activity, self._settled.committed if isinstance(activity.event, Committed) else None)
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Write `turn_finished` of the requested turn."""
-        self._lines.finished(result, name=self._session_name, replayed=replayed)
+        cursor = self._settled.finished if self._settled.turn_id == result.turn_id else None
+        self._lines.finished(result, name=self._session_name, replayed=replayed, cursor=cursor)
 
     def queued(self, receipt: Document) -> None:
         """Write that the text waits in the queue instead of being turned now."""
