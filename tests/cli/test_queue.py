@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
@@ -212,6 +213,42 @@ def test_waiting_for_a_batch_ends_when_it_is_settled(world: QueuedHome) -> None:
     done = world.ended(waiting)
     assert (done.code, done.json["kind"], done.json["state"]) == (0, "Batch", "cancelled")
     assert world.lash("queue", "wait-batch", task).out.startswith("cancelled  ")
+
+
+# --- dead batches -------------------------------------------------------------------------------
+
+
+def spoil(world: QueuedHome, batch_id: str) -> None:
+    """Make the payloads of a batch undecodable, as a newer program might have written them."""
+    connection = sqlite3.connect(world.home / "lash.db")
+    with connection:
+        changed = connection.execute(
+            'UPDATE queued_work SET payloads = \'[{"type":"of_tomorrow"}]\' WHERE batch_id = ?', (batch_id,)
+        )
+        assert changed.rowcount == 1
+    connection.close()
+
+
+def test_a_batch_nobody_can_read_is_parked_and_blocks_nothing(world: QueuedHome) -> None:
+    dead = world.add_task("unreadable")
+    behind = world.add_task("!text behind it")
+    spoil(world, dead)
+    done = world.lash("work", "s", "--until-empty", "-o", "json")
+    assert (done.code, done.json["turns"]) == (0, 1), done.err
+    assert world.lash("queue", "wait-batch", behind).code == 0
+    (row,) = world.lash("queue", "batches", "s", "-o", "json").json["items"]
+    assert (row["id"], row["state"]) == (dead, "dead") and row["last_error"]
+    assert dead in world.lash("queue", "batches", "s").out
+    assert world.lash("queue", "ls", "s", "-o", "name").out == "", "a dead batch waits for no worker"
+    assert "dead, waits for you" in world.lash("queue", "ls", "s", "--all").out
+    error = told(world.lash("queue", "wait-batch", dead, "-o", "json"), 4, "batch_dead")
+    assert f"lash queue cancel-batch {dead}" in error["hint"]
+    doctor = world.lash("doctor", "-o", "json").json
+    assert [batch["id"] for batch in doctor["dead_batches"]] == [dead]
+    assert "batch_dead" in [finding["code"] for finding in doctor["findings"]]
+    assert world.lash("wait", "s", "--for", "queue-empty", "--timeout", "1s").code == 0
+    assert world.lash("queue", "cancel-batch", dead, "-o", "json").json["outcome"] == "cancelled"
+    assert world.lash("doctor", "-o", "json").json["dead_batches"] == []
 
 
 # --- claims -------------------------------------------------------------------------------------
