@@ -199,12 +199,15 @@ class DurableTurn(TurnDriver):
         await self._refresh_unless_at(granted.head)
         wanted = session.policy
         plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else session.plan(self._entry.limit)
-        if granted.redrive:
-            session.set_policy(policy_of_plan(session.policy, plan))
+        policy = policy_of_plan(session.policy, plan) if granted.redrive else session.policy
+        # What somebody configured after the crash stands: the commit of the old turn must not write over it.
+        is_superseded = granted.redrive and plan.head_revision != session.head_revision
+        if not is_superseded:
+            session.set_policy(policy)
         drive = Drive(
             turn_id=turn.turn_id,
             turn_index=turn.turn_index,
-            policy=session.policy,
+            policy=policy,
             core_prompt=plan.core_prompt,
             max_turns=plan.max_turns,
             claims=TurnClaims(granted.claim, granted.work),
@@ -212,7 +215,7 @@ class DurableTurn(TurnDriver):
             effects=self.host.effects.scoped(
                 TurnScope(session.session_id, turn.turn_id), fence=guard.fence, fresh=not granted.redrive
             ),
-            caller=self.host.providers.resolve(session.policy.provider_id),
+            caller=self.host.providers.resolve(policy.provider_id),
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
@@ -225,15 +228,14 @@ class DurableTurn(TurnDriver):
         if granted.work is not None:
             causes = work_causes(granted.work.batches)
             await self.emit(drive, QueuedWorkStarted("idle", drive.claims.batch_ids, causes), row)
-        is_superseded = granted.redrive and plan.head_revision != session.head_revision
         is_done = False
         try:
             ended = await self._run_and_commit(granted, drive, guard)
             is_done = True
         finally:
             self.previews.flush()
-            # What the caller of this open asked for, or somebody configured after the crash, comes back.
-            if granted.redrive and (session.is_policy_explicit or is_superseded or not is_done):
+            # What the caller of this open asked for comes back.
+            if granted.redrive and (session.is_policy_explicit or not is_done):
                 session.set_policy(wanted)
         return ended
 

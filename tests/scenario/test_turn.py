@@ -570,8 +570,11 @@ async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_t
     second = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
     await second.configure(SessionConfigPatch(model=ModelSpec("chosen")))
     caller = ScriptedCaller([text("y")])
-    third = await make_core(caller).open_session("s1", spec=stored)
-    await third.turn("go on").run()
+    third = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await third.redrive().run()
+    # The commit of the crashed turn did not write its own model over the choice: a process that opens next finds it.
+    fourth = await make_core(caller).open_session("s1", spec=stored)
+    await fourth.turn("go on").run()
     assert [request.model.id for request in caller.requests] == ["chosen"]
 
 
