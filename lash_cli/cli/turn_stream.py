@@ -19,8 +19,12 @@ from lash_cli.cli.documents import Document, issue_document, outcome_document, s
 from lash_cli.cli.documents import usage_document as _usage
 from lash_cli.core.activity import (
     AssistantProseDelta,
+    ChildUsage,
+    CodeBlockCompleted,
+    CodeBlockStarted,
     Committed,
     ErrorShown,
+    FinalValue,
     ModelAttemptReset,
     ModelRequestStarted,
     QueuedInputAccepted,
@@ -199,7 +203,7 @@ class EventLines:
         """Write one event. The end of the requested turn is not shown but given to `finish`, which knows more."""
         self._turn_id = activity.turn_id
         if isinstance(activity.event, TurnFinished):
-            document, cursor = _finish_document(activity.event), self._settled.finished
+            document, cursor = finish_document(activity.event), self._settled.finished
             self._lines.line("turn_finished", self._session_id, activity.turn_id, document, cursor=cursor)
         else:
             self._lines.activity(activity, self._settled.committed if isinstance(activity.event, Committed) else None)
@@ -224,7 +228,8 @@ class EventLines:
         self._lines.line(kind, self._session_id, turn_id, payload)
 
 
-def _finish_document(event: TurnFinished) -> Document:
+def finish_document(event: TurnFinished) -> Document:
+    """How a turn ended, as far as its last activity says it."""
     outcome = outcome_document(event.outcome)
     text = event.outcome.finish.text if outcome["finish"] == "assistant_message" else None  # type: ignore[union-attr]
     return {"ok": outcome["type"] != "stopped", "outcome": outcome, "text": text}
@@ -286,6 +291,21 @@ def _lifecycle_document(event: TurnEvent) -> tuple[str, Document]:
             return "work_started", _without_tag(event)
         case ValueShown():
             return "tool_value", _without_tag(event)
+        case FinalValue():
+            return "final_value", _without_tag(event)
+        case CodeBlockStarted():
+            return "code_started", _without_tag(event)
+        case CodeBlockCompleted():
+            return "code_completed", _without_tag(event)
+        case ChildUsage():
+            return "child_usage", {
+                "child_session": event.session_id,
+                "source": event.source,
+                "model": event.model,
+                "iteration": event.protocol_iteration,
+                "usage": _usage(event.usage),
+                "cumulative": _usage(event.cumulative),
+            }
         case ErrorShown(issue=issue):
             return "error", {"issue": issue_document(issue)}
         case Committed(revision=revision, leaf_node_id=leaf):
