@@ -137,13 +137,19 @@ class StreamLines:
         self.line(kind, activity.session_id, activity.turn_id, payload, activity.at_ms or None, cursor=cursor)
 
     def finished(
-        self, result: TurnResult, *, name: str | None, replayed: bool = False, cursor: SessionCursor | None = None
+        self,
+        result: TurnResult,
+        *,
+        name: str | None,
+        replayed: bool = False,
+        cursor: SessionCursor | None = None,
+        at_ms: int | None = None,
     ) -> None:
         """Write `turn_finished` with everything a caller learns about a turn."""
         document = turn_result_document(result, name=name, replayed=replayed)
         for key in ("session", "session_name"):
             document.pop(key)
-        self.line("turn_finished", result.session_id, result.turn_id, document, cursor=cursor)
+        self.line("turn_finished", result.session_id, result.turn_id, document, at_ms, cursor=cursor)
 
     def end(
         self, session_id: str | None, turn_id: str | None, reason: str, exit_status: int, error: Document | None
