@@ -360,11 +360,12 @@ def message_document(message: Message, *, at_ms: int | None = None, turn_id: str
     }
 
 
-def transcript_document(row: SessionRow, messages: Sequence[Document]) -> Document:
-    """What `lash log -o json` prints."""
+def transcript_document(row: SessionRow, messages: Sequence[Document], *, cursor: str | None = None) -> Document:
+    """What `lash log -o json` prints; `cursor` is where to go on from, as far as it was looked up."""
     return {
         "session": row.meta.session_id,
         "session_name": row.meta.name,
         "head_revision": row.head_revision,
+        "cursor": cursor,
         "items": list(messages),
     }

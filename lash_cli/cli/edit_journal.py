@@ -68,7 +68,6 @@ class UnfinishedEdit(NamedTuple):
     session_id: str
     session_name: str
     texts: int
-    path: str
 
 
 def edits_directory() -> str:
@@ -134,17 +133,17 @@ class EditJournal:
 
     @classmethod
     def take_over(cls, path: str) -> EditJournal | None:
-        """The journal of an edit that was cut off; None when somebody holds it, or it is gone meanwhile."""
+        """The journal of an edit that was cut off; None when somebody holds it, or it is gone meanwhile.
+
+        Raises `StoreReadOnly` when it cannot be read or written.
+        """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
         except FileNotFoundError:
             return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_there = os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(descriptor))
-        except OSError:
-            is_there = False
-        steps, length = _steps(path) if is_there else ([], 0)
+        except OSError as error:
+            raise unusable_path(path, error, "open") from error
+        steps, length = _steps(descriptor) if _lock(descriptor, path) else ([], 0)
         if not steps or not isinstance(steps[0], Planned):
             os.close(descriptor)
             return None
@@ -190,15 +189,19 @@ class EditJournal:
 
 
 def unfinished_edits() -> list[UnfinishedEdit]:
-    """Edits that were cut off, oldest first; those that somebody is busy with are left out."""
+    """Edits that were cut off, oldest first; those that somebody is busy with are left out. Changes nothing."""
     found = []
     for path in journal_paths():
-        journal = EditJournal.take_over(path)
-        if journal is None:
-            continue
-        plan = journal.plan
-        journal.leave()
-        found.append(UnfinishedEdit(plan.edit_id, plan.session_id, plan.session_name, len(plan.rows), path))
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # finished meanwhile, or somebody else's
+        try:
+            steps, _ = _steps(descriptor) if _lock(descriptor, path) else ([], 0)
+        finally:
+            os.close(descriptor)
+        if steps and isinstance(plan := steps[0], Planned):
+            found.append(UnfinishedEdit(plan.edit_id, plan.session_id, plan.session_name, len(plan.rows)))
     return found
 
 
@@ -240,11 +243,20 @@ def _names() -> list[str]:
         return []
 
 
-def _steps(path: str) -> tuple[list[Step], int]:
+def _lock(descriptor: int, path: str) -> bool:
+    """Lock a journal; False when somebody holds it, or it was finished and removed meanwhile."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _steps(descriptor: int) -> tuple[list[Step], int]:
     """The steps of a journal and how many bytes they take; a last line that a crash cut off is not one."""
     steps: list[Step] = []
     length = 0
-    with open(path, "rb") as file:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
         for line in file:
             try:
                 step: Step = decode_any(line, Step)

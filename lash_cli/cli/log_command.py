@@ -25,13 +25,29 @@ def command(
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Show reasoning too.")] = False,
     tools: Annotated[bool, typer.Option("--tools", help="Show tool calls and results in full.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is committed later.")] = False,
+    since_cursor: Annotated[str | None, typer.Option(metavar="C", help="Only what was committed after it.")] = None,
 ) -> int:
     """Print the committed transcript of a session.
 
     As JSON: {"schema":"lash/1","kind":"Transcript","session":…,"items":[…]}. With -o jsonl one message per line.
+    --follow goes on until a signal or the end of the session; with -o jsonl it is a stream whose message lines have
+    the cursor to go on from. What a running turn shows is seen with lash tail.
     """
     choice = TextChoice(reasoning, tools, raw)
-    return show_transcript(session, turn_id=turn, roles=_roles(role), last=last, choice=choice)
+    if turn is not None and (follow or since_cursor is not None):
+        raise UsageError("--turn names one turn; it goes with neither --follow nor --since-cursor")
+    since = None
+    if since_cursor is not None:
+        from lash_cli.core.observation import SessionCursor
+
+        since = SessionCursor.from_store_token(since_cursor)
+    if follow:
+        from lash_cli.cli.log_follow import FollowChoice, follow_transcript
+        from lash_cli.cli.reading import run_async
+
+        return run_async(follow_transcript(session, FollowChoice(since, _roles(role), last, choice)))
+    return show_transcript(session, turn_id=turn, roles=_roles(role), last=last, since=since, choice=choice)
 
 
 def _roles(texts: Sequence[str] | None) -> frozenset[Role] | None:

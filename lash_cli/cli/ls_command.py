@@ -25,6 +25,7 @@ from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.times import age
 
 PAGE_ROWS = 200
+DEFAULT_LIMIT = 20
 COLUMNS = ("name", "status", "model", "turns", "last_activity_at", "id")
 _KNOWN_STATUSES = (*STATUSES, "waiting")
 _SORTS: dict[str, Callable[[SessionRow], object]] = {
@@ -71,14 +72,19 @@ def command(
     parent: Annotated[str | None, typer.Option(metavar="SESSION", help="Only children of it.")] = None,
     since: Annotated[str | None, typer.Option(metavar="WHEN", help="Active since: 2h, 7d or a date.")] = None,
     until: Annotated[str | None, typer.Option(metavar="WHEN", help="Active until.")] = None,
-    limit: Annotated[int, typer.Option("-n", "--limit", min=0, help="How many; 0 lists all.")] = 20,
+    limit: Annotated[
+        int | None, typer.Option("-n", "--limit", min=0, help="How many: 20 if not given; 0 lists all.")
+    ] = None,
     cursor: Annotated[str | None, typer.Option(help="Go on behind an earlier page.")] = None,
     sort: Annotated[str, typer.Option(help="activity, created, name or turns.")] = "activity",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them as they change.")] = False,
 ) -> int:
     """List sessions, newest activity first.
 
     A session is running, stuck (a turn was interrupted and nobody runs it),
     closed, queued, parked or idle. The last activity is the last commit.
+    --watch draws them again whenever something changed, what needs somebody
+    first; without a terminal it prints JSON lines of what changed.
     """
     if sort != "activity" and sort not in _SORTS:
         raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
@@ -94,7 +100,12 @@ def command(
         since_ms=_moment(since, now_ms),
         until_ms=_moment(until, now_ms),
     )
-    rows, following = run_inline(lambda: _list(wanted, parent, limit, cursor, sort, now_ms))
+    if watch:
+        if cursor is not None or sort != "activity":
+            raise UsageError("--watch has its own order", hint="leave out --cursor and --sort")
+        return _watch(wanted, parent, limit or 0)
+    count = DEFAULT_LIMIT if limit is None else limit
+    rows, following = run_inline(lambda: _list(wanted, parent, count, cursor, sort, now_ms))
     emit_many(
         "SessionList",
         [session_document(row, now_ms, is_definitely_dead) for row in rows],
@@ -105,16 +116,35 @@ def command(
     return 0
 
 
+def _watch(wanted: Filter, parent: str | None, limit: int) -> int:
+    """Show the admitted sessions until told to stop."""
+    from lash_cli.cli.ls_watch import watch_sessions
+    from lash_cli.cli.reading import run_async
+
+    async def listing(store: RuntimePersistence) -> list[Document]:
+        now_ms = SystemClock().now_ms()
+        rows, _ = await _take(store, await _of_parent(store, wanted, parent), 0, None, now_ms)
+        return [session_document(row, now_ms, is_definitely_dead) for row in rows]
+
+    return run_async(watch_sessions(listing, limit))
+
+
+async def _of_parent(store: RuntimePersistence, wanted: Filter, parent: str | None) -> Filter:
+    """The filter with the session id of the parent that was named. Raises what `resolve_session` raises."""
+    if parent is None:
+        return wanted
+    from lash_cli.cli.references import resolve_session
+
+    return wanted._replace(parent=(await resolve_session(store, parent)).session_id)
+
+
 async def _list(
     wanted: Filter, parent: str | None, limit: int, cursor: str | None, sort: str, now_ms: int
 ) -> tuple[list[SessionRow], str | None]:
     async with reading_store() as store:
         if store is None:
             return [], None
-        if parent is not None:
-            from lash_cli.cli.references import resolve_session
-
-            wanted = wanted._replace(parent=(await resolve_session(store, parent)).session_id)
+        wanted = await _of_parent(store, wanted, parent)
         if sort == "activity":
             return await _take(store, wanted, limit, cursor, now_ms)
         rows, _ = await _take(store, wanted, 0, None, now_ms)

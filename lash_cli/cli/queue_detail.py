@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lash_cli.cli.documents import Document
+from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, say
 from lash_cli.cli.queue_access import find_input, is_input_held, named_session
 from lash_cli.cli.queue_documents import (
@@ -52,6 +53,8 @@ def show_queue(reference: str | None = None, *, with_all: bool = False) -> int:
 
 def _tell(read: QueueRead) -> None:
     """What a person should know beside the items."""
+    if current().output.is_machine:
+        return
     from lash_cli.cli.edit_journal import unfinished_edits
 
     meta = read.session.meta

@@ -7,6 +7,7 @@ live text of a running turn is never part of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.documents import Document, message_document, transcript_document
@@ -18,6 +19,7 @@ from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
 
 if TYPE_CHECKING:
+    from lash_cli.core.observation import SessionCursor
     from lash_cli.views.safe_text import Clean
 
 TURNS_PER_PAGE = 500
@@ -45,20 +47,32 @@ def show_transcript(
     turn_id: str | None = None,
     roles: frozenset[Role] | None = None,
     last: int | None = None,
+    since: SessionCursor | None = None,
     choice: TextChoice = TextChoice(),  # noqa: B008 - immutable
 ) -> int:
     """Print the chosen messages of the session `reference` names; returns the exit status.
 
-    Raises what `read_session_row` raises, and `NotFoundError` (`turn_unknown`).
+    With `since` only what was committed after it, and the document has the cursor to go on from. Raises what
+    `read_session_row` raises, and `NotFoundError` (`turn_unknown`).
     """
-    row, committed = run_inline(lambda: read_transcript(reference, turn_id))
+    cursor: str | None = None
+    committed: Sequence[CommittedMessage]
+    if since is None:
+        row, committed = run_inline(lambda: read_transcript(reference, turn_id))
+    else:
+        from lash_cli.cli.log_follow import read_since, warn_of_gap
+
+        row, commit = run_inline(lambda: read_since(reference, since))
+        committed, cursor = commit.messages, str(commit.cursor)
+        if commit.gap is not None:
+            warn_of_gap()
     shown = [entry for entry in committed if roles is None or entry.message.role in roles]
     if last is not None:
         shown = shown[-last:]
     options = current().output
     is_whole = options.template is None and options.fields is None
     if options.format == "text" and is_whole:
-        text = _text(shown, choice, clean=str if choice.raw else safe)
+        text = transcript_lines(shown, choice, clean=str if choice.raw else safe)
         write(text + "\n" if text else "")
         return 0
     documents = [message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id) for entry in shown]
@@ -66,7 +80,7 @@ def show_transcript(
         for document in documents:
             emit_line(document)
         return 0
-    _print_document(transcript_document(row, documents), shown, choice, documents)
+    _print_document(transcript_document(row, documents, cursor=cursor), shown, choice, documents)
     return 0
 
 
@@ -76,12 +90,13 @@ def _print_document(
     emit_one(
         "Transcript",
         document,
-        text=None if current().output.is_machine else _text(shown, choice, clean=safe),
+        text=None if current().output.is_machine else transcript_lines(shown, choice, clean=safe),
         name="\n".join(item["id"] for item in documents),
     )
 
 
-def _text(shown: list[CommittedMessage], choice: TextChoice, *, clean: Clean) -> str:
+def transcript_lines(shown: Sequence[CommittedMessage], choice: TextChoice, *, clean: Clean) -> str:
+    """The messages as people read them, without a final line feed."""
     from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
     entries = [TranscriptEntry(*entry) for entry in shown]
@@ -103,11 +118,16 @@ async def read_transcript(reference: str | None, turn_id: str | None) -> tuple[S
         nodes = read.nodes if read is not None else ()
         if record is not None:
             nodes = await _nodes_of_turn(store, record, nodes)
-        turns = await _turns_of_nodes(store, session_id, nodes)
-    return row, [entry for node in nodes if (entry := _entry(node, turns)) is not None]
+        owners = await turns_of_nodes(store, session_id, nodes)
+    return row, list(committed_messages(nodes, owners))
 
 
-async def _turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tuple[SessionNode, ...]) -> dict[str, str]:
+def committed_messages(nodes: Sequence[SessionNode], owners: Mapping[str, str]) -> tuple[CommittedMessage, ...]:
+    """The messages of `nodes`; `owners` tells the turn of a node."""
+    return tuple(entry for node in nodes if (entry := _entry(node, owners)) is not None)
+
+
+async def turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tuple[SessionNode, ...]) -> dict[str, str]:
     """Which turn committed each node, as far as a turn did: a turn's nodes stand together on the path."""
     if not nodes:
         return {}
@@ -119,6 +139,11 @@ async def _turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tup
         if len(page) < TURNS_PER_PAGE:
             break
         before = page[-1].turn_index
+    return owners_of(nodes, starts)
+
+
+def owners_of(nodes: Sequence[SessionNode], starts: Mapping[str, TurnRecord]) -> dict[str, str]:
+    """The turn of each node that a turn committed; `starts` tells which turns begin where."""
     owners: dict[str, str] = {}
     running: TurnRecord | None = None
     for node in nodes:
@@ -142,7 +167,7 @@ async def _nodes_of_turn(
     return path[ids.index(record.first_node_id) : ids.index(record.last_node_id) + 1]
 
 
-def _entry(node: SessionNode, turns: dict[str, str]) -> CommittedMessage | None:
+def _entry(node: SessionNode, turns: Mapping[str, str]) -> CommittedMessage | None:
     if not isinstance(node.payload, ConversationPayload) or node.payload.message.is_transient:
         return None
     return CommittedMessage(node.payload.message, node.at_ms, turns.get(node.node_id))

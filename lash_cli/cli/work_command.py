@@ -30,7 +30,7 @@ from lash_cli.runtime.work_events import WorkEvent, WorkOptions, WorkReport
 from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:
-    from lash_cli.api import LashSession
+    from lash_cli.api import LashCore, LashSession
     from lash_cli.runtime.worker import QueueWorker
     from lash_cli.store.base import RuntimePersistence, SessionMeta
     from lash_cli.wiring import ConfiguredProviders
@@ -113,6 +113,7 @@ class Work:
     def __init__(self, plan: WorkPlan) -> None:
         self._plan = plan
         self._names: dict[str, str] = {}
+        self._cores: dict[str, LashCore] = {}
         self._pump: OutputPump | None = None
         self._worker: QueueWorker | None = None
         self._log: WorkLog | WorkLines = self._make_log()
@@ -128,6 +129,8 @@ class Work:
             try:
                 return await self._work(store, providers, session_ids)
             finally:
+                for core in self._cores.values():
+                    await core.aclose()
                 await providers.aclose()
         finally:
             await store.aclose()
@@ -169,28 +172,34 @@ class Work:
     async def _opened(
         self, store: RuntimePersistence, providers: ConfiguredProviders, session_id: str
     ) -> AsyncIterator[LashSession]:
-        """A session with a core of its own, because its tools work in its directory; store and providers are shared."""
+        """A session where it belongs; store and providers are shared by all of them."""
         from lash_cli.core.policy import SessionSpec
+
+        core = self._core_at(working_directory(await self._meta(store, session_id)), store, providers)
+        session = await core.open_session(session_id, spec=SessionSpec(inherit="stored"), create=False)
+        try:
+            yield session
+        finally:
+            session.close_handle()
+
+    def _core_at(self, directory: str, store: RuntimePersistence, providers: ConfiguredProviders) -> LashCore:
+        """The core whose tools work in `directory`; making one costs as much as a turn, so each is kept."""
         from lash_cli.wiring import open_core
 
-        meta = await self._meta(store, session_id)
-        invocation = current()
-        core = open_core(
-            invocation.settings,
-            invocation.paths,
-            environment=invocation.environment,
-            store=store,
-            providers=providers,
-            cwd=working_directory(meta),
-            approve=dict(self._plan.approve),
-            owner_label=OWNER_LABEL,
-        )
-        async with core:
-            session = await core.open_session(session_id, spec=SessionSpec(inherit="stored"), create=False)
-            try:
-                yield session
-            finally:
-                session.close_handle()
+        core = self._cores.get(directory)
+        if core is None:
+            invocation = current()
+            core = self._cores[directory] = open_core(
+                invocation.settings,
+                invocation.paths,
+                environment=invocation.environment,
+                store=store,
+                providers=providers,
+                cwd=directory,
+                approve=dict(self._plan.approve),
+                owner_label=OWNER_LABEL,
+            )
+        return core
 
     async def _meta(self, store: RuntimePersistence, session_id: str) -> SessionMeta:
         row = await store.session_row(session_id)
