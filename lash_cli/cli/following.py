@@ -1,0 +1,157 @@
+"""Commands that go on until they are told to stop: `ls --watch` and `log --follow` (contract 08 §5.1, §6.4).
+
+Three things end them: a signal (128 plus its number), a reader that went away
+(141), and an error. stdout has one writer thread, so a stalled reader cannot
+keep a signal from being seen; what the command reads waits for what it wrote,
+so a slow reader loses nothing and costs no memory. A reader that leaves a pipe
+is noticed at once, also while nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from lash_cli.cli.documents import Document
+from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
+from lash_cli.cli.failure import error_document
+from lash_cli.cli.invocation import current
+from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.turn_stream import PROTOCOL_VERSION, OutputPump, StreamLines
+from lash_cli.errors import LashError, UsageError
+from lash_cli.system import SystemClock
+from lash_cli.views.safe_text import ascii_text
+
+
+class Following:
+    """What such a command writes to and waits on. Made by `following`."""
+
+    def __init__(self, pump: OutputPump) -> None:
+        self._pump = pump
+        self._over = asyncio.Event()
+        self.signals = SignalState()
+
+    def stop(self) -> None:
+        """End the command; what it waits for is given up."""
+        self._over.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether a signal came or the reader left."""
+        return self._over.is_set() or self._pump.is_closed
+
+    @property
+    def exit_status(self) -> int:
+        """141 without a reader, 128 plus the signal, else 0."""
+        if self._pump.is_closed:
+            return CLOSED_STDOUT_EXIT
+        return self.signals.exit_status or 0
+
+    def left(self) -> None:
+        """The reader went away."""
+        self._pump.is_closed = True
+        self.stop()
+
+    async def write(self, text: str) -> None:
+        """Write `text` and return as `drained` does."""
+        self.put(text)
+        await self.drained()
+
+    def put(self, text: str) -> None:
+        """Queue `text`."""
+        self._pump.write(ascii_text(text) if current().output.ascii and not text.isascii() else text)
+
+    async def drained(self) -> None:
+        """Return when everything queued was written, or nobody reads it any more; raises the `OSError` of a failed
+        write."""
+        await asyncio.to_thread(self._pump.drain)
+
+    async def until(self, event: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
+        """Wait for `event`, at most `seconds`; returns at once when the command is over. `event` is given up then."""
+        waits = [asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    async def rest(self, seconds: float) -> None:
+        """Do nothing for `seconds`, or until the command is over."""
+        await self.until(asyncio.sleep(seconds))
+
+
+class FollowLines:
+    """A JSONL stream that follows something: `stream_start` first, `stream_end` always last."""
+
+    def __init__(self, following: Following, mode: str) -> None:
+        options = current().output
+        self._lines = StreamLines(following.put, now_ms=SystemClock().now_ms, ascii_only=options.ascii)
+        self._mode = mode
+        self.line = self._lines.line
+
+    def start(self, session_id: str | None = None, session_name: str | None = None, begun: str | None = None) -> None:
+        """Write `stream_start`; `begun` is the cursor asked for."""
+        payload = {
+            "protocol_version": PROTOCOL_VERSION,
+            "mode": self._mode,
+            "from": begun,
+            "session_name": session_name,
+        }
+        self._lines.line("stream_start", session_id, None, payload)
+
+    def end(self, session_id: str | None, following: Following, error: LashError | None) -> None:
+        """Write `stream_end`, once."""
+        status = error.exit_status if error is not None else following.exit_status
+        reason = "signal" if error is None else "error"
+        document: Document | None = error_document(error) if error is not None else None
+        self._lines.end(session_id, None, reason, status, document)
+
+
+@asynccontextmanager
+async def following() -> AsyncIterator[Following]:
+    """Signals and the reader of stdout are watched while inside; a second signal kills."""
+    sys.stdout.flush()
+    descriptor = sys.stdout.fileno()
+    state = Following(OutputPump(descriptor))
+    with turn_signals(state.stop) as state.signals, _watched_reader(descriptor, state):
+        try:
+            yield state
+        finally:
+            await state.drained()
+
+
+@contextlib.contextmanager
+def _watched_reader(descriptor: int, state: Following) -> Any:
+    """Notice a reader that leaves a pipe. Other files have nobody who could, and tell it when they are written."""
+    loop = asyncio.get_running_loop()
+    is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+    def left() -> None:
+        loop.remove_reader(descriptor)
+        state.left()
+
+    if is_pipe:
+        # The write end of a pipe is never readable: the loop reports it only when its reader is gone.
+        loop.add_reader(descriptor, left)
+    try:
+        yield
+    finally:
+        if is_pipe:
+            loop.remove_reader(descriptor)
+
+
+def require_stream_format(option: str) -> bool:
+    """Whether JSON lines are asked for. Raises `UsageError` for a form that cannot go on without end."""
+    options = current().output
+    if options.format in ("json", "name") or options.template is not None or options.fields is not None:
+        raise UsageError(
+            f"{option} goes on without end and prints text or JSON lines", hint=f"use {option} with -o jsonl"
+        )
+    return options.format == "jsonl"

@@ -1,0 +1,94 @@
+"""The sessions of a store as one screen that is drawn again and again (contract 08 §8 `ls --watch`).
+
+Pure: documents go in, lines come out, no wider than the terminal and no more
+than it has rows. What needs a person stands first, then what runs, what waits,
+and what rests; within one status the newest activity comes first. Every status
+is a word, so colour only repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from lash_cli.views.tables import columns
+from lash_cli.views.times import age
+
+HEADER = ("STATUS", "NAME", "MODEL", "TURNS", "QUEUE", "ACTIVE", "ID")
+# From what somebody must look at to what nobody will.
+ORDER = ("waiting", "stuck", "running", "queued", "idle", "parked", "closed")
+
+_COLOURS = {"waiting": "33", "stuck": "31", "running": "32", "queued": "36", "closed": "2", "parked": "2"}
+_LINES_AROUND = 3  # the summary, an empty line, the header
+
+Session = dict[str, Any]
+
+
+def in_order(items: Iterable[Session]) -> list[Session]:
+    """The sessions as a watch lists them; a status it does not know comes last."""
+
+    def rank(item: Session) -> int:
+        return ORDER.index(item["status"]) if item["status"] in ORDER else len(ORDER)
+
+    newest_first = sorted(items, key=lambda item: item["last_activity_at"], reverse=True)
+    return sorted(newest_first, key=rank)
+
+
+def watch_lines(
+    items: Sequence[Session],
+    *,
+    total: int,
+    now_ms: int,
+    width: int | None,
+    height: int | None,
+    color: bool = False,
+    ascii_only: bool = False,
+) -> list[str]:
+    """The screen. `items` are sorted, `total` counts those that were left out too; without `height` all are shown."""
+    room = len(items) if height is None else max(1, height - _LINES_AROUND)
+    if len(items) > room or total > len(items):
+        room = max(1, room - 1) if height is not None else room
+    shown = items[:room]
+    lines = [_cut(_summary(items, total), width), ""]
+    if shown:
+        table = columns(HEADER, [_cells(item, now_ms) for item in shown], width=width, ascii_only=ascii_only)
+        head, *rows = table.split("\n")
+        lines.append(head)
+        lines += [_coloured(row, item["status"]) if color else row for row, item in zip(rows, shown, strict=True)]
+    if total > len(shown):
+        lines.append(_cut(f"and {total - len(shown)} more", width))
+    return lines
+
+
+def _summary(items: Sequence[Session], total: int) -> str:
+    counts = {status: sum(item["status"] == status for item in items) for status in ORDER}
+    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    noun = "session" if total == 1 else "sessions"
+    return f"{total} {noun}: {told}" if told else f"{total} {noun}"
+
+
+def _cells(item: Session, now_ms: int) -> tuple[str, ...]:
+    waiting = item["pending_inputs"] + item["pending_batches"]
+    held = " held" if item["held_at"] is not None else ""
+    active_ms = round(datetime.fromisoformat(item["last_activity_at"]).timestamp() * 1000)
+    return (
+        item["status"],
+        item["name"],
+        item["model"],
+        str(item["turns"]),
+        f"{waiting or '-'}{held}",
+        age(active_ms, now_ms),
+        item["id"],
+    )
+
+
+def _coloured(row: str, status: str) -> str:
+    code = _COLOURS.get(status)
+    if code is None or not row.startswith(status):
+        return row
+    return f"\x1b[{code}m{status}\x1b[0m{row[len(status) :]}"
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None else line[:width]
