@@ -80,6 +80,8 @@ COMMANDS: tuple[Entry, ...] = (
           "lash show @last", "lash_cli.cli.show_command:command", ("describe",)),
     Entry("log", "the committed transcript of a session", _SESSIONS,
           "lash log @last --last 5", "lash_cli.cli.log_command:command"),
+    Entry("tail", "watch sessions live, from any process", _SESSIONS,
+          "lash tail notes --from start", "lash_cli.cli.tail_command:command"),
     Entry("park", "write everything down and release a session", _SESSIONS,
           "lash park notes", "lash_cli.cli.park_command:command"),
     Entry("resume", "reopen a parked or interrupted session", _SESSIONS,

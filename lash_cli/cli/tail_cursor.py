@@ -1,0 +1,114 @@
+"""Where a tail begins, and the file that keeps where it got to (contract 04 §5, 08 §8).
+
+A cursor is opaque: it is read, kept and handed back as one token. The file holds
+one token per watched session and is replaced as a whole after each item that
+was shown, so a tail that is killed goes on with the item it may not have shown,
+and never behind one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from lash_cli.core.observation import SessionCursor
+from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
+
+START = "start"
+NOW = "now"
+_PRIVATE = 0o600
+_MAX_BYTES = 1 << 20
+
+
+class Begin(NamedTuple):
+    """Where to begin: `word` is `start`, `now` or `cursor`; `cursors` are by session id."""
+
+    word: str
+    cursors: dict[str, SessionCursor]
+
+
+def parse_from(text: str) -> Begin:
+    """What `--from` says; raises `SessionCursorMalformed` for a word that is neither known nor a cursor."""
+    if text in (START, NOW):
+        return Begin(text, {})
+    try:
+        cursor = SessionCursor.from_store_token(text)
+    except SessionCursorMalformed as error:
+        if text.startswith("lashsc"):
+            raise
+        raise SessionCursorMalformed(
+            f"--from cannot be {text!r}: it takes start, now or a cursor",
+            hint="a cursor is what a JSON line of lash tail or lash turn carries as `cursor`",
+        ) from error
+    return Begin("cursor", {cursor.session_id: cursor})
+
+
+def require_sessions(begin: Begin, session_ids: Collection[str]) -> None:
+    """Raise `SessionCursorWrongSession` when a cursor is of none of the sessions that are watched."""
+    for session_id, cursor in begin.cursors.items():
+        if session_id not in session_ids:
+            if len(session_ids) == 1:
+                cursor.require_session(next(iter(session_ids)))
+            raise SessionCursorWrongSession(" or ".join(sorted(session_ids)), session_id)
+
+
+class CursorFile:
+    """The file of `--save-cursor`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._tokens: dict[str, str] = {}
+
+    def load(self, *, is_wanted: bool) -> Begin | None:
+        """What the file holds; None when there is none, or when it is not wanted and will only be replaced.
+
+        Raises `UsageError` for a file that cannot be read or could not be
+        replaced, and `SessionCursorMalformed`.
+        """
+        directory = os.path.dirname(os.path.abspath(self._path))
+        if os.path.isdir(self._path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+            raise UsageError(
+                f"cannot keep a cursor in {self._path}", hint="name a file in a directory that exists and is yours"
+            )
+        if not is_wanted:
+            return None
+        try:
+            with open(self._path, "rb") as file:
+                text = file.read(_MAX_BYTES).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UsageError(f"cannot read the cursor file {self._path}: {error.strerror}") from error
+        try:
+            cursors = [SessionCursor.from_store_token(line.strip()) for line in text.splitlines() if line.strip()]
+            if not cursors:
+                raise SessionCursorMalformed("there is no cursor in it")
+        except SessionCursorMalformed as error:
+            raise SessionCursorMalformed(
+                f"the cursor file {self._path} is damaged: {error.message}",
+                hint="remove it, or say where to begin with --from",
+            ) from error
+        return Begin("cursor", {cursor.session_id: cursor for cursor in cursors})
+
+    def save(self, cursor: SessionCursor) -> None:
+        """Keep where a session's tail got to. Raises `LashRuntimeError` (`cursor_not_saved`)."""
+        self._tokens[cursor.session_id] = str(cursor)
+        self._replace()
+
+    def forget(self, session_id: str) -> None:
+        """A session that is gone has no place any more."""
+        if self._tokens.pop(session_id, None) is not None:
+            self._replace()
+
+    def _replace(self) -> None:
+        temporary = f"{self._path}.{os.getpid()}.new"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _PRIVATE)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.writelines(f"{token}\n" for token in self._tokens.values())
+            os.replace(temporary, self._path)
+        except OSError as error:
+            raise LashRuntimeError(
+                "cursor_not_saved", f"the cursor could not be kept in {self._path}: {error.strerror}"
+            ) from error

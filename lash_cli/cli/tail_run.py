@@ -1,0 +1,412 @@
+"""One run of `lash tail`: who is watched, what ends it, and with which status (contract 08 §8, 04 §5).
+
+Every session has a task of its own; what it got is shown, and its cursor kept,
+before the next item of any session is. An end waits for that, so a tail that is
+told to stop never leaves half an item behind. Nothing here writes to the store,
+takes a lane or needs a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lash_cli.cli.documents import Document
+from lash_cli.cli.exit_status import turn_error
+from lash_cli.cli.following import Following, following
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import warn
+from lash_cli.cli.reading import read_session_row, reading_store
+from lash_cli.cli.tail_cursor import START, Begin, CursorFile, require_sessions
+from lash_cli.cli.tail_stream import JsonTail, observed_document
+from lash_cli.cli.tail_watched import Watched
+from lash_cli.core.activity import TurnFinished
+from lash_cli.core.observation import GENESIS, ActivityObserved, SessionCursor, SessionObservationEvent
+from lash_cli.core.outcome import Stopped, TurnResult
+from lash_cli.errors import ConflictError, LashError, LiveReplayClosed, NotFoundError, TurnStoppedError
+from lash_cli.runtime.observing import ObservedGap, RecoveringStream, SessionObservation
+from lash_cli.store.base import RuntimePersistence, SessionRow
+
+# How many sessions `--all` watches at the same time: each has a socket of its own.
+MAX_WATCHED = 128
+_PAGE = 100
+_LOOK_SECONDS = 0.25
+_DISCOVER_SECONDS = 1.0
+_TURN_STATUSES = (6, 7)
+
+UNTIL_IDLE = "idle"
+UNTIL_TURN = "turn"
+
+
+@dataclass(frozen=True, slots=True)
+class TailPlan:
+    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time."""
+
+    references: tuple[str | None, ...]
+    is_all: bool
+    begin: Begin
+    until: str | None = None
+    seconds: float | None = None
+    types: Collection[str] | None = None
+    cursor_file: CursorFile | None = None
+    is_strict: bool = False
+    follows: bool = True
+    raw: bool = False
+
+
+class TailSink(Protocol):
+    """Shows what a tail gets. What is written is gathered until `flush`."""
+
+    @property
+    def shows_messages(self) -> bool:
+        """Whether committed messages are shown, which needs the transcript."""
+        ...
+
+    def start(self, watched: Sequence[Watched], begun: str) -> None: ...
+    def introduce(self, watched: Watched, row: SessionRow) -> None: ...
+    def snapshot(self, watched: Watched, observation: SessionObservation) -> None: ...
+    def gap(self, watched: Watched, item: ObservedGap) -> None: ...
+    async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None: ...
+    def holder_died(self, watched: Watched, message: str) -> None: ...
+    def deleted(self, watched: Watched) -> None: ...
+    async def flush(self) -> None: ...
+    async def run(self) -> None: ...
+    async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None: ...
+
+
+class Tail:
+    """A tail under way."""
+
+    def __init__(self, plan: TailPlan, *, is_json: bool, is_live: bool) -> None:
+        self._plan = plan
+        self._is_json = is_json
+        self._is_live = is_live
+        self._watched: dict[str, Watched] = {}
+        self._left_out: set[str] = set()
+        self._turnstile = asyncio.Lock()
+        self._over = asyncio.Event()
+        self._reason = "signal"
+        self._failure: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sink: TailSink
+
+    async def run(self) -> int:
+        """Watch until the end and return the exit status; raises what the end stands for when that is an error."""
+        async with reading_store() as opened:
+            store, rows = await self._sessions(opened)
+            begun = [(row, await self._beginning(store, row)) for row in rows]
+            async with following() as state:
+                self._sink = self._make_sink(state, begun)
+                return await self._watch(store, begun, state)
+
+    async def _watch(
+        self, store: RuntimePersistence, begun: Sequence[tuple[SessionRow, Watched]], state: Following
+    ) -> int:
+        watched = [session for _, session in begun]
+        self._sink.start(watched, self._plan.begin.word)
+        try:
+            for row, session in begun:
+                await self._admit(session, row)
+            self._spawn(self._sink.run())
+            if self._plan.is_all:
+                self._spawn(self._discover(store))
+            if self._plan.seconds is not None:
+                self._spawn(self._time_out(self._plan.seconds))
+            await state.until(self._over.wait())
+            return await self._end(state, watched)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _end(self, state: Following, watched: Sequence[Watched]) -> int:
+        """Write the end, once the item under way is through."""
+        self._over.set()
+        failure = self._failure
+        reason = self._reason
+        async with self._turnstile:
+            if failure is None and not state.is_over and reason in (UNTIL_IDLE, UNTIL_TURN):
+                failure = await self._outcome_error()
+            error = failure if isinstance(failure, LashError) else None
+            if isinstance(failure, Exception) and error is None:
+                error = LashError(f"unexpected failure: {type(failure).__name__}")
+            if error is not None and reason not in (UNTIL_IDLE, UNTIL_TURN):
+                reason = "error"
+            status = error.exit_status if error is not None else state.exit_status
+            await self._sink.end(watched, reason, status, error)
+        if failure is not None and not state.is_over:
+            raise failure
+        return state.exit_status
+
+    # --- who is watched -----------------------------------------------------------------------
+
+    async def _sessions(self, opened: RuntimePersistence | None) -> tuple[RuntimePersistence, list[SessionRow]]:
+        """The sessions to begin with; raises for the first that is not found, before anything is shown."""
+        rows: dict[str, SessionRow] = {}
+        if self._plan.is_all:
+            if opened is None:
+                raise NotFoundError("there is no session yet", hint="make one with: lash open")
+            rows.update(await self._newest(opened))
+        for reference in self._plan.references:
+            row = await read_session_row(opened, reference)
+            rows.setdefault(row.meta.session_id, row)
+        assert opened is not None, "without a store no session was found"
+        if not self._plan.is_all:
+            require_sessions(self._plan.begin, rows.keys())
+        return opened, list(rows.values())
+
+    async def _newest(self, store: RuntimePersistence) -> dict[str, SessionRow]:
+        rows: dict[str, SessionRow] = {}
+        cursor: str | None = None
+        while True:
+            page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
+            for row in page:
+                if len(rows) < MAX_WATCHED:
+                    rows[row.meta.session_id] = row
+                else:
+                    self._left_out.add(row.meta.session_id)
+            if cursor is None:
+                break
+        if self._left_out:
+            warn(
+                f"the {MAX_WATCHED} sessions with the newest activity are watched, and each other one from its next "
+                "commit on"
+            )
+        return rows
+
+    async def _beginning(self, store: RuntimePersistence, row: SessionRow) -> Watched:
+        """A session and the cursor it begins with."""
+        begin = self._plan.begin
+        cursor = begin.cursors.get(row.meta.session_id)
+        session = Watched(store, row, cursor or SessionCursor(GENESIS, 0, 0, row.meta.session_id))
+        session.first_turn_id = await session.last_turn_id()
+        if cursor is None:
+            session.cursor = await session.head_cursor()
+        return session
+
+    async def _admit(self, session: Watched, row: SessionRow) -> None:
+        """Show where a session stands and follow it."""
+        self._watched[session.session_id] = session
+        is_resumed = session.session_id in self._plan.begin.cursors
+        self._sink.introduce(session, row)
+        if self._plan.begin.word == START and not is_resumed:
+            observation = await session.observed.current_observation()
+            session.cursor = observation.cursor
+            self._sink.snapshot(session, observation)
+        elif self._sink.shows_messages and not is_resumed:
+            observation = await session.observed.current_observation()
+            session.cursor = observation.cursor
+            session.know(observation.read_view)
+        self._tell_death(session, row)
+        await self._sink.flush()
+        self._save(session)
+        self._spawn(self._follow(session))
+
+    async def _discover(self, store: RuntimePersistence) -> None:
+        """Take in sessions that are new, and those that were left out and committed something."""
+        mark = await store.change_mark()
+        while True:
+            await asyncio.sleep(_DISCOVER_SECONDS)
+            present = await store.change_mark()
+            if present == mark:
+                continue
+            mark = present
+            rows, _ = await store.list_sessions(limit=_PAGE)
+            for row in rows:
+                session_id = row.meta.session_id
+                if session_id in self._watched or len(self._watched) >= MAX_WATCHED * 2:
+                    continue
+                # Everything of a new session is news; one that was left out begins with what it says now.
+                session = Watched(store, row, SessionCursor(GENESIS, 0, 0, session_id))
+                if session_id in self._left_out:
+                    if self._is_quiet(row):
+                        continue
+                    session.cursor = await session.head_cursor()
+                async with self._turnstile:
+                    if not self._over.is_set():
+                        await self._admit_new(session, row)
+
+    def _is_quiet(self, row: SessionRow) -> bool:
+        return row.running_turn_id is None and row.lease.token is None
+
+    async def _admit_new(self, session: Watched, row: SessionRow) -> None:
+        self._watched[session.session_id] = session
+        self._sink.introduce(session, row)
+        self._spawn(self._follow(session))
+
+    # --- following ----------------------------------------------------------------------------
+
+    async def _follow(self, session: Watched) -> None:
+        """Show everything of one session, in order, until the tail ends."""
+        stream = session.observed.subscribe_and_recover(session.cursor)
+        pull: asyncio.Task[Any] | None = None
+        seconds = 0.0
+        try:
+            while not self._over.is_set():
+                pull = pull or asyncio.ensure_future(stream.__anext__())
+                await asyncio.wait({pull}, timeout=seconds)
+                if not pull.done():
+                    await self._rest(session)
+                    seconds = _LOOK_SECONDS
+                    continue
+                item, pull, seconds = pull.result(), None, 0.0
+                async with self._turnstile:
+                    if not self._over.is_set():
+                        await self._show(session, stream, item)
+        except LiveReplayClosed as error:
+            await self._gone(session, error)
+        finally:
+            if pull is not None:
+                pull.cancel()
+                await asyncio.gather(pull, return_exceptions=True)
+            await stream.aclose()
+
+    async def _show(self, session: Watched, stream: RecoveringStream, item: Any) -> None:
+        """Show one item and keep its cursor. Called by one task at a time."""
+        session.is_idle = False
+        is_end = False
+        if isinstance(item, ObservedGap):
+            self._sink.gap(session, item)
+            if self._plan.is_strict:
+                await self._sink.flush()
+                raise _gap_error(session, item)
+            is_end = self._plan.until == UNTIL_TURN and await self._has_new_turn(session)
+        else:
+            event = item.event
+            kind, document = observed_document(event)
+            if self._plan.types is None or kind in self._plan.types or not self._is_json:
+                await self._sink.event(session, event, kind, document)
+            is_end = self._plan.until == UNTIL_TURN and _is_turn_end(event)
+            if is_end:
+                session.ended_turn_id = event.turn_id
+        await self._sink.flush()
+        session.cursor = stream.cursor
+        self._save(session)
+        if is_end:
+            self._finish(UNTIL_TURN)
+
+    async def _rest(self, session: Watched) -> None:
+        """Nothing is there to be shown: judge whether that is the end, and whether a writer died."""
+        if not self._plan.follows or self._plan.until == UNTIL_IDLE:
+            session.is_idle = await (session.is_at_rest() if self._plan.follows else session.is_caught_up())
+            if all(other.is_idle for other in self._watched.values()):
+                self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
+                return
+        row = await session.row()
+        if row is not None and session.is_death_news(row):
+            async with self._turnstile:
+                if not self._over.is_set():
+                    self._tell_death(session, row)
+                    await self._sink.flush()
+
+    async def _has_new_turn(self, session: Watched) -> bool:
+        """Whether a turn ended in a gap."""
+        newest = await session.last_turn_id()
+        is_new = newest is not None and newest != session.first_turn_id
+        if is_new:
+            session.ended_turn_id = newest
+        return is_new
+
+    def _tell_death(self, session: Watched, row: SessionRow) -> None:
+        message = session.death(row)
+        if message is not None:
+            self._sink.holder_died(session, message)
+
+    async def _gone(self, session: Watched, error: LiveReplayClosed) -> None:
+        """A session is deleted: the end of a tail of it alone, a line among several."""
+        if not error.details.get("deleted") or (len(self._watched) == 1 and not self._plan.is_all):
+            raise error
+        async with self._turnstile:
+            if self._over.is_set():
+                return
+            del self._watched[session.session_id]
+            self._sink.deleted(session)
+            await self._sink.flush()
+            if self._plan.cursor_file is not None:
+                self._plan.cursor_file.forget(session.session_id)
+
+    def _save(self, session: Watched) -> None:
+        if self._plan.cursor_file is not None:
+            self._plan.cursor_file.save(session.cursor)
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and self._failure is None and not self._over.is_set():
+            self._failure = failure
+            self._finish("error")
+
+    def _finish(self, reason: str) -> None:
+        if not self._over.is_set():
+            self._reason = reason
+            self._over.set()
+
+    async def _time_out(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._finish("timeout")
+
+    async def _outcome_error(self) -> LashError | None:
+        """What the last turn of a watched session stands for; of several, the first that is not success."""
+        for session in self._watched.values():
+            result = await session.ended_result()
+            error = _ended_error(result) if result is not None else None
+            if error is not None:
+                return error
+        return None
+
+    def _make_sink(self, state: Following, begun: Sequence[tuple[SessionRow, Watched]]) -> TailSink:
+        if self._is_json:
+            return JsonTail(state)
+        if self._plan.raw and self._is_live:
+            warn("--raw lets what the model writes control this terminal")
+        if self._is_live and len(begun) == 1 and not self._plan.is_all:
+            from lash_cli.cli.tail_live import LiveTail
+
+            return LiveTail(state, begun[0][1], types=self._plan.types, raw=self._plan.raw)
+        from lash_cli.cli.tail_plain import PlainTail
+
+        is_prefixed = self._plan.is_all or len(begun) > 1
+        return PlainTail(state, types=self._plan.types, raw=self._plan.raw, is_prefixed=is_prefixed)
+
+
+def _is_turn_end(event: SessionObservationEvent) -> bool:
+    return isinstance(event.payload, ActivityObserved) and isinstance(event.payload.activity.event, TurnFinished)
+
+
+def _ended_error(result: TurnResult) -> LashError | None:
+    """The error a turn stands for that somebody else ran: stopped is 6, cancelled is 7, whatever the reason."""
+    error = turn_error(result, {})
+    if error is None or error.exit_status in _TURN_STATUSES or not isinstance(result.outcome, Stopped):
+        return error
+    return TurnStoppedError(error.message, code=f"turn_stopped:{result.outcome.reason}", hint=error.hint)
+
+
+def _gap_error(session: Watched, item: ObservedGap) -> ConflictError:
+    gap = item.gap
+    return ConflictError(
+        f"events of session {session.name} were missed ({gap.reason.value})",
+        code="observation_gap",
+        hint=f"go on from the committed state: lash tail {session.name} --from start",
+        details={
+            "session": session.session_id,
+            "reason": gap.reason.value,
+            "requested_cursor": str(gap.requested_cursor),
+            "latest_cursor": str(gap.latest_cursor),
+        },
+    )
+
+
+def is_terminal() -> bool:
+    """Whether stdout can show a live picture: a terminal that moves its cursor, and nobody asked for plain text."""
+    import sys
+
+    return sys.stdout.isatty() and not current().output.plain

@@ -1,0 +1,124 @@
+"""One session that a tail watches: where its stream is, and what of it was shown (contract 08 §8).
+
+Read-only: everything here is asked of a store that was opened for reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lash_cli.api.observable import ObservableSession
+from lash_cli.cli.documents import is_lease_live, session_status
+from lash_cli.cli.turn_results import stored_result
+from lash_cli.core.content import Message
+from lash_cli.core.lease import LocalProcess
+from lash_cli.core.observation import SessionCursor
+from lash_cli.core.outcome import TurnResult
+from lash_cli.core.policy import SessionPolicy
+from lash_cli.runtime.observing import Replayed, SessionObservation
+from lash_cli.runtime.state import SessionReadView
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
+from lash_cli.system import SystemClock, is_definitely_dead
+
+
+class Watched:
+    """One session under a tail. `cursor` is behind the last item that was shown."""
+
+    def __init__(self, store: RuntimePersistence, row: SessionRow, cursor: SessionCursor) -> None:
+        self.store = store
+        self.session_id = row.meta.session_id
+        self.name = row.meta.name
+        self.cursor = cursor
+        self.is_idle = False
+        policy = SessionPolicy(row.config.model, row.config.provider_id, self.session_id)
+        self.observed = ObservableSession(store, self.session_id, policy)
+        # The newest turn before this tail, and the one whose end ended it.
+        self.first_turn_id: str | None = None
+        self.ended_turn_id: str | None = None
+        self._told_dead: str | None = None
+        # The messages shown or known so far; None while it is not known what came before the cursor.
+        self._known: set[str] | None = None
+
+    async def row(self) -> SessionRow | None:
+        """The session's row now, None for one that is gone."""
+        return await self.store.session_row(self.session_id)
+
+    async def head_cursor(self) -> SessionCursor:
+        """The cursor of now, without the transcript."""
+        return (await self.store.live.cut(self.session_id, ReadScope.HEAD)).cursor
+
+    async def is_caught_up(self) -> bool:
+        """Whether nothing came after the cursor."""
+        found = await self.observed.resume_from_cursor(self.cursor)
+        return isinstance(found, Replayed) and not found.events
+
+    async def is_at_rest(self) -> bool:
+        """Whether nobody works on the session, no turn is unfinished, and all of it was shown.
+
+        The row is read first, so that what was committed before it is among what is looked for.
+        """
+        row = await self.row()
+        if row is None or row.running_turn_id is not None:
+            return False
+        if is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead):
+            return False
+        return await self.is_caught_up()
+
+    async def last_turn_id(self) -> str | None:
+        """The newest committed turn."""
+        newest = await self.store.turns(self.session_id, limit=2)
+        return next((record.turn_id for record in newest if record.state == "committed"), None)
+
+    async def ended_result(self) -> TurnResult | None:
+        """How the turn ended that the tail waited for, else the newest committed one; None when there is none."""
+        turn_id = self.ended_turn_id or await self.last_turn_id()
+        return None if turn_id is None else await stored_result(self.store, self.session_id, turn_id)
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def know(self, view: SessionReadView) -> None:
+        """Everything of `view` was shown, or is not to be shown."""
+        self._known = {message.id for message in view.messages}
+
+    def unknown_in(self, view: SessionReadView) -> list[Message]:
+        """The messages of `view` that were not shown yet; they are known from now on."""
+        known = self._known or set()
+        news = [message for message in view.messages if message.id not in known]
+        self.know(view)
+        return news
+
+    async def news(self, turn_id: str | None) -> Sequence[Message]:
+        """What is committed and was not shown yet, after a commit of `turn_id`."""
+        observation: SessionObservation = await self.observed.current_observation()
+        view = observation.read_view
+        if self._known is None and turn_id is not None:
+            # Begun at a cursor: what stood before this turn was before the cursor.
+            record = await self.store.turn(self.session_id, turn_id)
+            ids = [message.id for message in view.messages]
+            first = record.first_node_id if record is not None else None
+            self._known = set(ids[: ids.index(first)] if first in ids else ids)
+        return self.unknown_in(view)
+
+    # --- holders ------------------------------------------------------------------------------
+
+    def is_death_news(self, row: SessionRow) -> bool:
+        """Whether `death` has something to tell."""
+        is_stuck = session_status(row, SystemClock().now_ms(), is_definitely_dead) == "stuck"
+        return is_stuck and self._told_dead != row.running_turn_id
+
+    def death(self, row: SessionRow) -> str | None:
+        """What to tell about a turn whose writer is gone, once for each turn; None otherwise."""
+        if not self.is_death_news(row):
+            return None
+        self._told_dead = row.running_turn_id
+        who = holder_words(row) or "whoever ran it"
+        return f"{who} is gone; turn {row.running_turn_id} of {self.name} is unfinished: lash resume {self.name}"
+
+
+def holder_words(row: SessionRow) -> str | None:
+    """Who holds the lane or left it behind: `pid 4711 (turn)`; None for a free lane."""
+    owner = row.lease.owner
+    if row.lease.token is None or owner is None:
+        return None
+    who = f"pid {owner.liveness.pid}" if isinstance(owner.liveness, LocalProcess) else owner.owner_id
+    return f"{who} ({owner.label})" if owner.label else who

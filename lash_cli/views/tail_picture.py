@@ -1,0 +1,318 @@
+"""The live picture of one session: events go in, at most ten lines come out (contract 08 §8).
+
+Pure. What a turn shows stands here under its correlation id until it is
+settled: a retraction removes exactly the text it names, and a commit removes
+all of it, because then the read view says what became of it. A picture never
+says that a writer thinks when its holder is known to be dead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lash_cli.views.safe_text import Clean, preview, safe_line
+from lash_cli.views.tables import display_width, truncate
+from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words
+
+MAX_LINES = 10
+_FRAME_LINES = 5  # header, rule, queue, usage, gap
+_KEPT_ROWS = 32
+_KEPT_TEXT = 4_000
+_MINIMUM_WIDTH = 20
+_INDENT = len("12:03:11") + LABEL_WIDTH + 2
+_QUEUED_PREVIEW = 40
+
+
+class Glyphs(NamedTuple):
+    """The few marks that are not letters."""
+
+    rule: str = "─"
+    now: str = "◆"
+    later: str = "◇"
+    caret: str = "▌"
+    ellipsis: str = "…"
+    dot: str = " · "
+    arrow: str = "→"
+
+
+ASCII_GLYPHS = Glyphs("-", "now", "next", "_", "...", " | ", "->")
+
+
+class Line(NamedTuple):
+    """One line of the picture and the style it is shown in."""
+
+    text: str
+    style: str = ""
+
+
+class QueueStanding(NamedTuple):
+    """What waits: for the turn that runs, for the next one (id and preview), and background work."""
+
+    this_turn: int = 0
+    next_turn: tuple[tuple[str, str], ...] = ()
+    batches: int = 0
+    is_held: bool = False
+
+
+class Standing(NamedTuple):
+    """What the session's row says at this moment."""
+
+    name: str
+    session_id: str
+    model: str
+    status: str
+    turn_id: str | None = None
+    turn_started_at_ms: int | None = None
+    holder: str | None = None
+    is_holder_dead: bool = False
+    lease_ms: int = 0
+    queue: QueueStanding = QueueStanding()
+
+
+class _Shown:
+    """One row of live text or of a tool."""
+
+    __slots__ = ("at_ms", "is_growing", "label", "text")
+
+    def __init__(self, at_ms: int, label: str, text: str, *, is_growing: bool = False) -> None:
+        self.at_ms = at_ms
+        self.label = label
+        self.text = text
+        self.is_growing = is_growing
+
+
+class TailPicture:
+    """What is not settled yet, and the counts beside it."""
+
+    def __init__(self, clean: Clean, glyphs: Glyphs) -> None:
+        self._clean = clean
+        self._glyphs = glyphs
+        self._rows: dict[str, _Shown] = {}
+        self._step: int | None = None
+        self._retries = 0
+        self._committed: dict[str, Any] = {}
+        self._running: dict[str, Any] = {}
+        self._children = 0
+        self._gap: str | None = None
+
+    # --- folding ------------------------------------------------------------------------------
+
+    def fold(self, kind: str, document: dict[str, Any], turn_id: str | None, at_ms: int, key: str) -> None:
+        """Take one event; `key` is its correlation id, or something as unique."""
+        match kind:
+            case "text_delta":
+                self._grow(key, at_ms, "assistant", document["text"])
+            case "reasoning_delta":
+                self._grow(key, at_ms, "reasoning", document["text"])
+            case "attempt_reset":
+                for gone in (*document["text_ids"], *document["reasoning_ids"]):
+                    self._rows.pop(gone, None)
+            case "model_request_started":
+                self._stop_growing()
+                self._step = document["iteration"] + 1
+            case "tool_progress":
+                self._progress(document)
+            case "tool_started" | "tool_completed":
+                self._stop_growing()
+                running = f" {self._glyphs.ellipsis}" if kind == "tool_started" else ""
+                words = tool_words(kind, document, self._clean) + running
+                self._put(f"tool:{document['call_id']}", at_ms, "tool", words)
+            case "usage":
+                self._running = document["cumulative"]
+            case "child_usage":
+                self._children += document["usage"]["total_tokens"]
+            case "committed" | "resident_changed" | "turn_finished":
+                return
+            case _:
+                self._other(kind, document, turn_id, at_ms, key)
+
+    def _other(self, kind: str, document: dict[str, Any], turn_id: str | None, at_ms: int, key: str) -> None:
+        if kind == "turn_started":
+            self._step, self._retries, self._children, self._running = None, 0, 0, {}
+        elif kind == "retry":
+            self._retries += 1
+        row = event_row(kind, document, turn_id, self._clean)
+        self._put(key, at_ms, row.label, row.text)
+
+    def show_input(self, input_id: str, text: str, at_ms: int, *, is_accepted: bool) -> None:
+        """The text of an input that the turn took."""
+        note = ""
+        if is_accepted:
+            note = f"   (queued input {input_id} accepted" + (f" at step {self._step})" if self._step else ")")
+        self._put(f"input:{input_id}", at_ms, "user", self._clean(text) + note)
+
+    def settle(self, usage: dict[str, Any]) -> None:
+        """Everything shown so far is settled or void; `usage` is what the session has cost."""
+        self._rows.clear()
+        self._committed, self._running = usage, {}
+        self._step = None
+        self._gap = None
+
+    def note_gap(self, reason: str, revision: int | None) -> None:
+        """Live text was missed; the picture starts again from `revision`."""
+        at = "nothing committed" if revision is None else f"revision {revision}"
+        self._gap = f"!! gap ({reason}) {self._glyphs.arrow} resynced at {at}"
+
+    @property
+    def gap_line(self) -> str | None:
+        """The last gap, until the next commit."""
+        return self._gap
+
+    def _put(self, key: str, at_ms: int, label: str, text: str) -> None:
+        known = self._rows.get(key)
+        self._rows[key] = _Shown(known.at_ms if known else at_ms, label, text)
+        while len(self._rows) > _KEPT_ROWS:
+            del self._rows[next(iter(self._rows))]
+
+    def _grow(self, key: str, at_ms: int, label: str, text: str) -> None:
+        known = self._rows.get(key)
+        if known is None:
+            self._stop_growing()
+            self._put(key, at_ms, label, "")
+            known = self._rows[key]
+        known.text = (known.text + self._clean(text))[-_KEPT_TEXT:]
+        known.is_growing = True
+
+    def _stop_growing(self) -> None:
+        for shown in self._rows.values():
+            shown.is_growing = False
+
+    def _progress(self, document: dict[str, Any]) -> None:
+        shown = self._rows.get(f"tool:{document['call_id']}")
+        if shown is not None:
+            said = self._clean(preview(document["text"], _QUEUED_PREVIEW))
+            shown.text = f"{shown.text.partition(' | ')[0]} | {said}"
+
+    # --- drawing ------------------------------------------------------------------------------
+
+    def lines(self, standing: Standing, now_ms: int, *, width: int, height: int) -> list[Line]:
+        """The picture for a terminal of this size: never wider, at most ten lines and fewer than the terminal has."""
+        width = max(_MINIMUM_WIDTH, width)
+        room = max(2, min(MAX_LINES, height - 1))
+        ends: list[Line] = []
+        ends.append(Line(self._queue_line(standing.queue), "dim"))
+        ends.append(Line(self._usage_line(), "dim"))
+        if self._gap is not None:
+            ends.insert(0, Line(self._gap, "bold yellow"))
+        head = [self._header(standing, now_ms, width), Line(self._glyphs.rule * width, "dim")]
+        if room < _FRAME_LINES + 1:
+            # Too low for everything: who works, and the newest row.
+            return self._cut([head[0], *self._row_lines(standing, room - 1, width)], width)
+        rows = self._row_lines(standing, room - len(head) - len(ends), width)
+        return self._cut([*head, *rows, *ends], width)
+
+    def _cut(self, lines: list[Line], width: int) -> list[Line]:
+        mark = self._glyphs.ellipsis
+        return [Line(truncate(safe_line(line.text), width, mark), line.style) for line in lines]
+
+    def _header(self, standing: Standing, now_ms: int, width: int) -> Line:
+        """The slots in their order; where they do not all fit, the less important ones give way."""
+        dead = standing.is_holder_dead
+        turn = standing.turn_id and f"turn {standing.turn_id}" + (f" step {self._step}" if self._step else "")
+        slots: list[tuple[int, str | None]] = [
+            (0, self._clean(standing.name)),
+            (6, standing.session_id),
+            (5, self._clean(standing.model)),
+            (1, standing.status),
+            (3, turn),
+            (4, None if dead else _elapsed(standing.turn_started_at_ms, now_ms)),
+            (2, _holder(standing)),
+        ]
+        chosen = {slot for slot in slots if slot[1]}
+        while len(chosen) > 1 and _slots_width(chosen) > width:
+            chosen.discard(max(chosen, key=lambda slot: slot[0]))
+        text = "  ".join(str(slot[1]) for slot in slots if slot in chosen)
+        return Line(text, "bold red" if dead else "bold")
+
+    def _row_lines(self, standing: Standing, room: int, width: int) -> list[Line]:
+        """The newest rows; text that still grows takes the lines the others leave."""
+        shown = [row for row in self._rows.values() if row.text.strip()]
+        if not shown or room < 1:
+            return []
+        newest = shown[-1]
+        is_alive = newest.is_growing and not standing.is_holder_dead
+        text = newest.text.rstrip() + (self._glyphs.caret if is_alive else "")
+        pieces = _wrapped(text, max(1, width - _INDENT)) if newest.is_growing else [preview(text, 1_000)]
+        others = shown[:-1][-max(0, room - min(len(pieces), max(1, room - 1))) :] if room > 1 else []
+        pieces = pieces[-max(1, room - len(others)) :]
+        lines = [self._row_line(row.at_ms, row.label, preview(row.text, 1_000)) for row in others]
+        lines.append(self._row_line(newest.at_ms, newest.label, pieces[0]))
+        lines.extend(Line(" " * _INDENT + piece) for piece in pieces[1:])
+        return lines
+
+    def _row_line(self, at_ms: int, label: str, text: str) -> Line:
+        return Line(f"{clock(at_ms)} {label:<{LABEL_WIDTH}} {text}", "dim" if label == "reasoning" else "")
+
+    def _queue_line(self, queue: QueueStanding) -> str:
+        glyphs = self._glyphs
+        counts = f"queue   {glyphs.now} {queue.this_turn}   {glyphs.later} {len(queue.next_turn)}"
+        if queue.batches:
+            counts += f"   background {queue.batches}"
+        if queue.is_held:
+            counts += "   held"
+        waiting = glyphs.dot.join(
+            f'{input_id} "{self._clean(preview(text, _QUEUED_PREVIEW))}"' for input_id, text in queue.next_turn[:3]
+        )
+        return f"{counts}  {waiting}".rstrip()
+
+    def _usage_line(self) -> str:
+        def total(key: str) -> int:
+            return int(self._committed.get(key, 0)) + int(self._running.get(key, 0))
+
+        cached = total("cache_read_input_tokens")
+        entered = total("input_tokens") + cached + total("cache_write_input_tokens")
+        cache = f" (cache {_count(cached)})" if cached else ""
+        return (
+            f"usage   in {_count(entered)}{cache} out {_count(total('output_tokens'))}"
+            f"   children {_count(self._children)}   retries {self._retries}"
+        )
+
+
+def gap_row(reason: str, revision: int | None) -> Row:
+    """A gap as a row of its own."""
+    at = "nothing committed" if revision is None else f"revision {revision}"
+    return Row("gap", f"({reason}) some live events were missed; resynced at {at}")
+
+
+def _holder(standing: Standing) -> str | None:
+    if standing.holder is None:
+        return "holder gone" if standing.is_holder_dead else None
+    if standing.is_holder_dead:
+        return f"holder {standing.holder} is dead"
+    return f"holder {standing.holder} lease {max(0, standing.lease_ms) // 1000}s"
+
+
+def _elapsed(started_at_ms: int | None, now_ms: int) -> str | None:
+    if started_at_ms is None:
+        return None
+    minutes, seconds = divmod(max(0, now_ms - started_at_ms) // 1000, 60)
+    return f"{minutes:02d}:{seconds:02d}"
+
+
+def _slots_width(slots: set[tuple[int, str | None]]) -> int:
+    return sum(display_width(str(text)) for _, text in slots) + 2 * (len(slots) - 1)
+
+
+def _count(tokens: int) -> str:
+    return str(tokens) if tokens < 1_000 else f"{tokens / 1_000:.1f}k"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` cut into pieces of at most `width` cells, at spaces where there are some."""
+    pieces: list[str] = []
+    for line in text.splitlines() or [""]:
+        piece = ""
+        for word in line.split(" "):
+            joined = f"{piece} {word}" if piece else word
+            if display_width(joined) <= width:
+                piece = joined
+                continue
+            if piece:
+                pieces.append(piece)
+            while display_width(word) > width:
+                head = truncate(word, width, "") or word[:1]
+                pieces.append(head)
+                word = word[len(head) :]
+            piece = word
+        pieces.append(piece)
+    return pieces
