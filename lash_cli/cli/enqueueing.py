@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lash_cli.api.queue import SessionQueue, source_key_of
-from lash_cli.cli.documents import Document, outcome_document
+from lash_cli.cli.documents import Document, is_lease_live, outcome_document
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.queue_access import existing_store, named_session, queue_of
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
@@ -27,7 +27,7 @@ from lash_cli.errors import (
     WaitTimeout,
 )
 from lash_cli.store.base import RuntimePersistence, SessionRow
-from lash_cli.system import SystemIds
+from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
 from lash_cli.views.queue import receipt_text
 
 
@@ -142,9 +142,12 @@ def receipt(session: SessionRow, stored: PendingTurnInput, *, turn_id: str | Non
 def _tell_next(session: SessionRow, document: Document) -> None:
     """Say what becomes of it, or what has to be done first."""
     name = session.meta.name
-    if document["state"] not in PENDING_INPUT_STATES or document["delivery"] == "this_turn":
+    if document["state"] not in PENDING_INPUT_STATES:
         return
-    if session.meta.held_at_ms is not None:
+    if document["delivery"] == "this_turn":
+        if not is_lease_live(session.lease, SystemClock().now_ms(), is_definitely_dead):
+            say(f"nobody runs that turn; it takes the text when it is finished: lash resume {name}")
+    elif session.meta.held_at_ms is not None:
         say(f"the queue of {name} is held; let it go on with: lash queue release {name}")
     else:
         say(f"drain it with: lash work {name} --until-empty")

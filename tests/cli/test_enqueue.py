@@ -147,6 +147,15 @@ def test_now_addresses_the_turn_that_runs(world: QueuedHome) -> None:
     assert "enters turn t_1 of work" in world.lash("enqueue", "s", "more", "--now").out
 
 
+def test_text_for_a_turn_that_nobody_runs_any_more_says_so(world: QueuedHome) -> None:
+    world.add("start")
+    world.take(turn_id="t_1", is_alive=False)
+    done = world.lash("enqueue", "s", "also", "--now")
+    assert done.code == 0 and "lash resume work" in done.err
+    assert world.lash("resume", "s", "-q").code == 0
+    assert world.states() == {"start": "completed", "also": "completed"}
+
+
 def test_a_repeat_of_now_is_the_same_submission_whichever_turn_runs(world: QueuedHome) -> None:
     world.add("start")
     world.take(turn_id="t_1", is_alive=False)
