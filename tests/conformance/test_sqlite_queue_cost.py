@@ -22,7 +22,18 @@ from lash_cli.core.queued_work import DeliveryPolicy, QueuedWorkBatchDraft, vali
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.factory import CountingIds
-from lash_cli.store.sqlite import batches, claims, demand, drain, inputs, lanes, line, pending_inputs, turn_start
+from lash_cli.store.sqlite import (
+    batches,
+    claims,
+    demand,
+    drain,
+    inputs,
+    lanes,
+    line,
+    opening,
+    pending_inputs,
+    turn_start,
+)
 from lash_cli.store.sqlite.sessions import key_of
 from lash_cli.store.sqlite.store import SqliteStore
 
@@ -54,6 +65,7 @@ def statements() -> Iterator[tuple[str, str]]:
         inputs,
         lanes,
         line,
+        opening,
         pending_inputs,
         turn_start,
     )

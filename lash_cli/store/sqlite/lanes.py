@@ -1,11 +1,8 @@
-"""The lane transaction, turn rows and the cancel gate (design §3, D8; contract 01 §6.6, §13, 02 §1.8, §4).
+"""Turn rows as callers see them, and the cancel gate (design D8; contract 01 §6.6).
 
-One transaction takes the lease, claims what the turn starts from (the text it
-brings, or what `drain` finds in the queue) and inserts the running turn row:
-from then on no crash can lose the text. An unfinished turn always comes first:
-whoever takes the lane finishes it from its journal before anything new is
-written. The gate of a turn holds a row only once a cancel was requested;
-committing the turn closes it.
+The gate of a turn holds a row only once a cancel was requested; committing the
+turn closes it. `opening` makes the rows of running turns, `stamps` finishes
+them.
 """
 
 from __future__ import annotations
@@ -15,20 +12,10 @@ from typing import Any
 
 from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.commit import TurnSummary
-from lash_cli.core.ingress import InputState
-from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed, TurnCancellationEvidence
-from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed, UsageError
-from lash_cli.store.base import (
-    LaneBusy,
-    LaneGranted,
-    LaneOutcome,
-    LaneRequest,
-    TurnRecord,
-)
-from lash_cli.store.sqlite import drain, inputs, line, turn_start
+from lash_cli.store.base import TurnRecord
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session, read_session_and
+from lash_cli.store.sqlite.sessions import read_session
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -45,15 +32,6 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
-# All the lane transaction has to know of a session before it takes the lane: its row, and whether a turn is unfinished.
-_READ = (
-    "SELECT"
-    + SESSION_COLUMNS
-    + """,
-    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running')
-FROM sessions s WHERE s.session_id = ?
-"""
-)
 _STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
 # What every process with running turns looks at 20 times a second: the few rows of the index of running turns.
 _REQUESTS = """
@@ -109,130 +87,22 @@ def _record(row: Any) -> TurnRecord:
     )
 
 
-def _read_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnRecord | None:
+def read_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnRecord | None:
+    """One turn row, running or committed."""
     row = connection.execute(_TURN, (session_key, turn_id)).fetchone()
     return None if row is None else _record(row)
 
 
-def _committed(stored: StoredSession, turn: TurnRecord) -> LaneGranted:
-    return LaneGranted(None, stored.position(), turn, committed=True)
-
-
-def _already_done(
-    connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest
-) -> tuple[LaneGranted | None, inputs.Submitted | None]:
-    """What answers the request without a lane: its turn, or the turn that consumed its text, is committed."""
-    if request.turn_id is not None and not request.is_new_turn:
-        turn = _read_turn(connection, stored.key, request.turn_id)
-        if turn is not None and turn.state == "committed":
-            return _committed(stored, turn), None
-    if request.draft is None:
-        return None, None
-    submitted = inputs.find_submitted(connection, stored.key, request.draft)
-    if submitted is None or submitted.input.state not in (InputState.COMPLETED, InputState.CANCELLED):
-        return None, submitted
-    state = submitted.input.state
-    if state is InputState.COMPLETED and submitted.turn_id is not None:
-        turn = _read_turn(connection, stored.key, submitted.turn_id)
-        if turn is not None and turn.state == "committed":
-            return _committed(stored, turn), submitted
-    raise ConflictError(
-        f"the text under key {request.draft.source_key!r} was {state.value} before",
-        code=f"input_{state.value}",
-        details={"input_id": submitted.input.input_id},
-    )
-
-
-def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:
-    """Refuse a row that the generation now holding the lane claimed before: whoever claimed it is to settle it."""
-    if submitted is not None and submitted.claim_generation == lease.fencing_token:
-        raise ConflictError(
-            f"input {submitted.input.input_id!r} is claimed by turn {submitted.turn_id!r}", code="input_claimed"
-        )
-
-
-def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
-    stored, (has_unfinished,) = read_session_and(connection, _READ, (request.session_id,), request.session_id)
-    if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed")
-    done, submitted = _already_done(connection, stored, request)
-    if done is not None:
-        return done
-    if request.drain is not None:
-        return drain.start(connection, stored, request, request.drain, now_ms)
-    lease = turn_start.take_lease(connection, stored, request, now_ms)
-    if isinstance(lease, LaneBusy):
-        return lease
-    redriven = turn_start.redrive(connection, stored, lease, request) if has_unfinished else None
-    if redriven is not None:
-        return redriven
-    front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
-    if front.has_active_inputs:
-        inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id)
-    if request.draft is None:
-        return LaneGranted(lease, stored.position())
-    if stored.held_at_ms is None and _does_command_lead(connection, stored, front, lease, now_ms):
-        return LaneGranted(lease, stored.position(), commands_due=True)
-    _refuse_unless_free(submitted, lease)
-    return turn_start.start_with_text(connection, stored, lease, request, submitted)
-
-
-def _does_command_lead(
-    connection: sqlite3.Connection, stored: StoredSession, front: line.Front, lease: SessionExecutionLease, now_ms: int
-) -> bool:
-    """Whether session commands go before the text of a foreground turn (contract 02 §6.1)."""
-    if front.has_due_work:
-        line.join_due(connection, stored.key, now_ms)
-        front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
-    head = line.read_head(connection, front)
-    return head is not None and head.is_command
-
-
-def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome | None:
-    """Answer a drain by reads alone; None when there may be something to do."""
-    assert request.drain is not None
-    stored = read_session(connection, request.session_id)
-    if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed")
-    done, _ = _already_done(connection, stored, request)
-    return done or drain.look(connection, stored, request, request.drain, now_ms)
-
-
-def _validate(request: LaneRequest) -> None:
-    if request.draft is None and request.drain is None:
-        return
-    if request.turn_id is None:
-        raise UsageError("a lane request that starts a turn names it", code="turn_id_missing")
-    if request.draft is None:
-        return
-    if request.drain is not None:
-        raise UsageError("a turn starts from a text or from the queue, not from both", code="lane_request_ambiguous")
-    if request.draft.session_id != request.session_id:
-        raise SessionBindingMismatch(f"the text belongs to session {request.draft.session_id!r}")
-
-
 class Lanes:
-    """Lanes, turn rows and cancel gates; the async face of this module."""
+    """Turn rows and cancel gates; the async face of this module."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def open_lane(self, request: LaneRequest) -> LaneOutcome:
-        """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError`: `turn_id_missing`,
-        `lane_request_ambiguous`, and `ConflictError`: `input_exists`, `input_cancelled`, `input_claimed`."""
-        _validate(request)
-        if request.drain is not None:
-            idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
-            if idle is not None:
-                return idle
-        return await self._db.write(
-            lambda connection: _open(connection, request, self._db.clock.now_ms()), durable=False
-        )
-
     async def turn(self, session_id: str, turn_id: str) -> TurnRecord | None:
         """See `base.LaneStore.turn`."""
         return self._db.read(
-            lambda connection: _read_turn(connection, read_session(connection, session_id).key, turn_id)
+            lambda connection: read_turn(connection, read_session(connection, session_id).key, turn_id)
         )
 
     async def turns(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnRecord, ...]:

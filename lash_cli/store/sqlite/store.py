@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.journal import Journal
     from lash_cli.store.sqlite.live import LiveEvents
     from lash_cli.store.sqlite.maintenance import Maintenance
+    from lash_cli.store.sqlite.opening import Opening
     from lash_cli.store.sqlite.waits import Waits
 
 
@@ -95,6 +96,12 @@ class SqliteStore:
         from lash_cli.store.sqlite.commit import Commits
 
         return Commits(self.db, self._ids)
+
+    @cached_property
+    def _opening(self) -> Opening:
+        from lash_cli.store.sqlite.opening import Opening
+
+        return Opening(self.db)
 
     @cached_property
     def _claims(self) -> Claims:
@@ -242,8 +249,8 @@ class SqliteStore:
     # --- leases and lanes -----------------------------------------------------------------------
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
-        """See `base.LaneStore` and `lanes.Lanes`."""
-        return await self._lanes.open_lane(request)
+        """See `base.LaneStore` and `opening.Opening`."""
+        return await self._opening.open_lane(request)
 
     async def try_claim_lease(
         self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
