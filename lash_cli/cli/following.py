@@ -23,7 +23,7 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.signals import SignalState, turn_signals
-from lash_cli.cli.turn_stream import PROTOCOL_VERSION, OutputPump, StreamLines
+from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.errors import LashError, UsageError
 from lash_cli.system import SystemClock
 from lash_cli.views.safe_text import ascii_text
@@ -73,14 +73,17 @@ class Following:
         await asyncio.to_thread(self._pump.drain)
 
     async def until(self, event: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
-        """Wait for `event`, at most `seconds`; returns at once when the command is over. `event` is given up then."""
-        waits = [asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())]
+        """Wait for `event`, at most `seconds`; returns at once when the command is over, and `event` is given up then.
+        Raises what `event` raises."""
+        awaited, over = asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())
         try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((awaited, over), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                awaited.result()
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            awaited.cancel()
+            over.cancel()
+            await asyncio.gather(awaited, over, return_exceptions=True)
 
     async def rest(self, seconds: float) -> None:
         """Do nothing for `seconds`, or until the command is over."""
@@ -98,13 +101,7 @@ class FollowLines:
 
     def start(self, session_id: str | None = None, session_name: str | None = None, begun: str | None = None) -> None:
         """Write `stream_start`; `begun` is the cursor asked for."""
-        payload = {
-            "protocol_version": PROTOCOL_VERSION,
-            "mode": self._mode,
-            "from": begun,
-            "session_name": session_name,
-        }
-        self._lines.line("stream_start", session_id, None, payload)
+        self._lines.start(self._mode, session_id, session_name=session_name, begun=begun)
 
     def end(self, session_id: str | None, following: Following, error: LashError | None) -> None:
         """Write `stream_end`, once."""

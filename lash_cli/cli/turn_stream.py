@@ -12,7 +12,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, issue_document, outcome_document, spelled_out, turn_result_document
@@ -131,6 +131,27 @@ class StreamLines:
         text = json.dumps(line, ensure_ascii=self._ascii_only, separators=(",", ":"))
         self._write((text if self._ascii_only else safe_json(text)) + "\n")
 
+    def start(
+        self,
+        mode: str,
+        session_id: str | None = None,
+        *,
+        session_name: str | None = None,
+        begun: str | None = None,
+        sessions: Sequence[Document] | None = None,
+        cursor: SessionCursor | None = None,
+    ) -> None:
+        """Write `stream_start`; `begun` is where the stream was asked to begin, `sessions` those of a stream of
+        several."""
+        payload = {
+            "protocol_version": PROTOCOL_VERSION,
+            "mode": mode,
+            "from": begun,
+            "session_name": session_name,
+            "sessions": None if sessions is None else list(sessions),
+        }
+        self.line("stream_start", session_id, None, payload, cursor=cursor)
+
     def activity(self, activity: TurnActivity, cursor: SessionCursor | None = None) -> None:
         """Write one event of a turn other than its end."""
         kind, payload = event_document(activity)
@@ -193,13 +214,7 @@ class EventLines:
 
     def start(self, mode: str, cursor: SessionCursor | None = None) -> None:
         """Write `stream_start`."""
-        payload = {
-            "protocol_version": PROTOCOL_VERSION,
-            "mode": mode,
-            "from": None,
-            "session_name": self._session_name,
-        }
-        self._lines.line("stream_start", self._session_id, None, payload, cursor=cursor)
+        self._lines.start(mode, self._session_id, session_name=self._session_name, cursor=cursor)
 
     def settle(self, settled: Settled) -> None:
         """Take the places of the turn's commit in the log; called before the turn's `Committed` is shown."""
@@ -209,7 +224,7 @@ class EventLines:
         """Write one event. The end of the requested turn is not shown but given to `finish`, which knows more."""
         self._turn_id = activity.turn_id
         if isinstance(activity.event, TurnFinished):
-            document, cursor = finish_document(activity.event), self._settled.finished
+            document, cursor = finish_document(activity.event, activity.turn_id), self._settled.finished
             self._lines.line("turn_finished", self._session_id, activity.turn_id, document, cursor=cursor)
         else:
             self._lines.activity(activity, self._settled.committed if isinstance(activity.event, Committed) else None)
@@ -221,7 +236,8 @@ class EventLines:
 
     def queued(self, receipt: Document) -> None:
         """Write that the text waits in the queue instead of being turned now."""
-        self._line("queue_changed", None, {"kind": "enqueued", "ids": [receipt["id"]], "input": receipt})
+        payload = queue_document("enqueued", [receipt["id"]], receipt=receipt)
+        self._lines.line("queue_changed", self._session_id, None, payload)
 
     def leave(self) -> None:
         """Nothing to give back."""
@@ -230,15 +246,28 @@ class EventLines:
         """Write `stream_end`, once."""
         self._lines.end(self._session_id, self._turn_id, reason, exit_status, error)
 
-    def _line(self, kind: str, turn_id: str | None, payload: Document) -> None:
-        self._lines.line(kind, self._session_id, turn_id, payload)
+
+# What a `turn_finished` line says, in this order; what its writer does not know is null.
+FINISHED_KEYS = (
+    "turn_id", "ok", "replayed", "outcome", "text", "partial_text", "usage", "children_usage", "total_usage",
+    "tool_calls", "errors", "model_calls", "cancellation", "head_revision", "input_ids", "started_at", "duration_ms",
+)  # fmt: skip
 
 
-def finish_document(event: TurnFinished) -> Document:
+def finish_document(event: TurnFinished, turn_id: str | None = None) -> Document:
     """How a turn ended, as far as its last activity says it."""
     outcome = outcome_document(event.outcome)
     text = event.outcome.finish.text if outcome["finish"] == "assistant_message" else None  # type: ignore[union-attr]
-    return {"ok": outcome["type"] != "stopped", "outcome": outcome, "text": text}
+    document: Document = dict.fromkeys(FINISHED_KEYS)
+    document.update(turn_id=turn_id, ok=outcome["type"] != "stopped", outcome=outcome, text=text)
+    return document
+
+
+def queue_document(
+    kind: str, ids: Sequence[str], *, receipt: Document | None = None, reason: str | None = None
+) -> Document:
+    """What changed in a queue: `receipt` of a text that this command queued, `reason` of a hold."""
+    return {"kind": kind, "ids": list(ids), "input": receipt, "reason": reason}
 
 
 def event_document(activity: TurnActivity) -> tuple[str, Document]:

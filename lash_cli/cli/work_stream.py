@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from lash_cli.cli.documents import Document, outcome_document
 from lash_cli.cli.output import say, warn
-from lash_cli.cli.turn_stream import PROTOCOL_VERSION, StreamLines
+from lash_cli.cli.turn_stream import StreamLines, queue_document
 from lash_cli.core.activity import TurnFinished
 from lash_cli.runtime.work_events import (
     ActivityShown,
@@ -103,9 +103,7 @@ class WorkLines:
 
     def start(self) -> None:
         """Write `stream_start`."""
-        self._lines.line(
-            "stream_start", None, None, {"protocol_version": PROTOCOL_VERSION, "mode": "work", "from": None}
-        )
+        self._lines.start("work")
 
     def show(self, event: WorkEvent) -> None:
         """Write one event."""
@@ -116,12 +114,12 @@ class WorkLines:
                 self._lines.finished(result, name=self._name_of(session_id))
             case CommandsApplied(session_id=session_id, receipts=receipts):
                 ids = [receipt.batch_id for receipt in receipts]
-                self._lines.line("queue_changed", session_id, None, {"kind": "applied", "ids": ids})
+                self._lines.line("queue_changed", session_id, None, queue_document("applied", ids))
             case PassFailed(session_id=session_id, error=error, retry_in_ms=rest_ms):
                 payload: Document = {"code": error.code, "message": error.message, "retry_in_ms": rest_ms}
                 self._lines.line("warning", session_id, None, payload)
             case QueuePaused(session_id=session_id, reason=reason):
-                self._lines.line("queue_changed", session_id, None, {"kind": "held", "ids": [], "reason": reason})
+                self._lines.line("queue_changed", session_id, None, queue_document("held", (), reason=reason))
             case LaneGivenUp(session_id=session_id):
                 payload = {"code": "session_execution_busy", "message": "left to its holder", "retry_in_ms": None}
                 self._lines.line("warning", session_id, None, payload)
