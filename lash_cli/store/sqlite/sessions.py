@@ -1,4 +1,4 @@
-"""Session rows: creation, listing, lookup, flags and deletion (contract 01 §1.4, §9.1, §9.8, design D7).
+"""Session rows: creation, listing, lookup and flags (contract 01 §1.4, §9.1, §9.8, design D7).
 
 A session is one row of `sessions`; head and lease live in it, so every other
 family starts with `read_session`. Ids are used once: deletion leaves a
@@ -9,15 +9,13 @@ tombstone that is never removed, and every access to a tombstoned id raises
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from lash_cli.core.codec import decode, decode_any, encode, to_builtins
+from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.commit import TurnState
-from lash_cli.core.effect import QueueDrainScope, SessionDeleteScope, TurnScope, scope_key
 from lash_cli.core.ids import readable_name
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
 from lash_cli.core.policy import PersistedSessionConfig
@@ -27,7 +25,6 @@ from lash_cli.errors import (
     NotFoundError,
     SessionClosed,
     SessionDeleted,
-    SessionExecutionBusy,
     UsageError,
 )
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
@@ -91,22 +88,6 @@ SELECT
     + (SELECT count(*) FROM queued_work INDEXED BY queued_work_waiting
         WHERE session_key = ?1 AND state = 'pending' AND waits_until_ms IS NOT NULL)
 """
-_TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
-_DELETE_BY_KEY = (
-    "DELETE FROM nodes WHERE session_key = ?",
-    "DELETE FROM frames WHERE session_key = ?",
-    "DELETE FROM turns WHERE session_key = ?",
-    "DELETE FROM turn_cancels WHERE session_key = ?",
-    "DELETE FROM usage_deltas WHERE session_key = ?",
-    "DELETE FROM inputs WHERE session_key = ?",
-    "DELETE FROM queued_work WHERE session_key = ?",
-    "DELETE FROM wake_fences WHERE session_key = ?",
-    "DELETE FROM attachments WHERE session_key = ?",
-    "DELETE FROM sessions WHERE session_key = ?",
-)
-# Journal rows are clustered by the JSON of their scope; all scopes of a session and kind share a prefix.
-_DELETE_EFFECTS = "DELETE FROM effects WHERE scope_key >= ? AND scope_key < ?"
-_DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
 
 
 class StoredSession(msgspec.Struct, frozen=True, gc=False):
@@ -290,42 +271,6 @@ def _free_name(connection: sqlite3.Connection, ids: Ids) -> str:
     raise ConflictError("no free session name was found; give one", code="session_name_taken")
 
 
-def _journal_ranges(session_id: str) -> Iterator[tuple[str, str]]:
-    """Bounds of the scope keys that name the session; "-" follows "," in byte order."""
-    exact = scope_key(SessionDeleteScope(session_id))
-    yield exact, f"{exact}\0"
-    for key, following_field in (
-        (scope_key(TurnScope(session_id, "-")), ',"turn_id":'),
-        (scope_key(QueueDrainScope(session_id, "-")), ',"drain_id":'),
-    ):
-        prefix = key.partition(following_field)[0]
-        yield f"{prefix},", f"{prefix}-"
-
-
-def _delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, now_ms: int) -> bool:
-    try:
-        stored = find_session(connection, session_id)
-    except SessionDeleted:
-        return True
-    if stored is None:
-        return False
-    lease = stored.lease()
-    if is_row_live(lease, now_ms):
-        raise SessionExecutionBusy(
-            f"session {session_id!r} is in use and cannot be deleted", details={"holder": to_builtins(lease.owner)}
-        )
-    from lash_cli.store.sqlite import live  # a look at a session does not wait for it (design D16)
-
-    connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
-    live.delete_in(connection, stored.key, session_id)
-    for bounds in _journal_ranges(session_id):
-        connection.execute(_DELETE_EFFECTS, bounds)
-    connection.execute(_DELETE_WAITS, (session_id,))
-    for statement in _DELETE_BY_KEY:
-        connection.execute(statement, (stored.key,))
-    return True
-
-
 def _set_flags(
     connection: sqlite3.Connection, session_id: str, closed_at_ms: int | None, parked_at_ms: int | None
 ) -> None:
@@ -394,8 +339,10 @@ class SessionTable:
 
     async def delete_session(self, session_id: str, now_ms: int) -> bool:
         """See `base.SessionStore.delete_session`; also True for an id that was deleted before."""
+        from lash_cli.store.sqlite.deletion import delete  # a look at a session does not wait for it (design D16)
+
         return await self._db.write(
-            lambda connection: _delete(connection, session_id, now_ms, self._db.clock.now_ms()), durable=True
+            lambda connection: delete(connection, session_id, now_ms, self._db.clock.now_ms()), durable=True
         )
 
     async def list_sessions(

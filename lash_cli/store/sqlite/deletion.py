@@ -1,0 +1,68 @@
+"""Deleting a session: everything it owns goes in one transaction, a tombstone stays (contract 01 §1.4, design D7)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+from lash_cli.core.codec import to_builtins
+from lash_cli.core.effect import QueueDrainScope, SessionDeleteScope, TurnScope, scope_key
+from lash_cli.core.lease import is_row_live
+from lash_cli.errors import SessionDeleted, SessionExecutionBusy
+from lash_cli.store.sqlite import live
+from lash_cli.store.sqlite.sessions import find_session
+
+_TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
+_DELETE_BY_KEY = (
+    "DELETE FROM nodes WHERE session_key = ?",
+    "DELETE FROM frames WHERE session_key = ?",
+    "DELETE FROM turns WHERE session_key = ?",
+    "DELETE FROM turn_cancels WHERE session_key = ?",
+    "DELETE FROM usage_deltas WHERE session_key = ?",
+    "DELETE FROM inputs WHERE session_key = ?",
+    "DELETE FROM queued_work WHERE session_key = ?",
+    "DELETE FROM wake_fences WHERE session_key = ?",
+    "DELETE FROM attachments WHERE session_key = ?",
+    "DELETE FROM sessions WHERE session_key = ?",
+)
+# Journal rows are clustered by the JSON of their scope; all scopes of a session and kind share a prefix.
+_DELETE_EFFECTS = "DELETE FROM effects WHERE scope_key >= ? AND scope_key < ?"
+_DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
+
+
+def _journal_ranges(session_id: str) -> Iterator[tuple[str, str]]:
+    """Bounds of the scope keys that name the session; "-" follows "," in byte order."""
+    exact = scope_key(SessionDeleteScope(session_id))
+    yield exact, f"{exact}\0"
+    for key, following_field in (
+        (scope_key(TurnScope(session_id, "-")), ',"turn_id":'),
+        (scope_key(QueueDrainScope(session_id, "-")), ',"drain_id":'),
+    ):
+        prefix = key.partition(following_field)[0]
+        yield f"{prefix},", f"{prefix}-"
+
+
+def delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, now_ms: int) -> bool:
+    """Remove a session with everything it owns; False when it never existed, True too when it was deleted before.
+
+    Raises `SessionExecutionBusy` while its lane is held.
+    """
+    try:
+        stored = find_session(connection, session_id)
+    except SessionDeleted:
+        return True
+    if stored is None:
+        return False
+    lease = stored.lease()
+    if is_row_live(lease, now_ms):
+        raise SessionExecutionBusy(
+            f"session {session_id!r} is in use and cannot be deleted", details={"holder": to_builtins(lease.owner)}
+        )
+    connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
+    live.delete_in(connection, stored.key, session_id)
+    for bounds in _journal_ranges(session_id):
+        connection.execute(_DELETE_EFFECTS, bounds)
+    connection.execute(_DELETE_WAITS, (session_id,))
+    for statement in _DELETE_BY_KEY:
+        connection.execute(statement, (stored.key,))
+    return True
