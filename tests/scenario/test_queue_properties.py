@@ -82,6 +82,7 @@ boundaries = st.sampled_from(("after_work", "before_completion"))
 picks = st.integers(0, 9)
 ticks = st.sampled_from((0.0, 0.001))
 crashes = st.none() | st.sampled_from(CRASHES)
+arrivals = st.sampled_from((None, None, "text", "wake"))
 
 
 class Empty(msgspec.Struct):
@@ -307,14 +308,23 @@ class QueueLife(RuleBasedStateMachine):
 
     # --- driving ------------------------------------------------------------------------------
 
+    def _arrive(self, what: str | None) -> None:
+        """Something comes in right before a step: what is interesting happens at the boundaries."""
+        if what == "text":
+            self.text_for_a_running_turn("after_work", False, 0.001)
+        elif what == "wake":
+            self.a_wake(False, 0.001)
+
     @precondition(lambda self: not self.oracle.is_busy)
-    @rule(crash=crashes)
-    def a_turn_of_a_person(self, crash: str | None) -> None:
+    @rule(arrives=arrivals, crash=crashes)
+    def a_turn_of_a_person(self, arrives: str | None, crash: str | None) -> None:
+        self._arrive(arrives)
         self._drive(Goal(text=self._name("typed")), crash)
 
     @precondition(lambda self: not self.oracle.is_busy)
-    @rule(crash=crashes)
-    def a_pass_over_the_queue(self, crash: str | None) -> None:
+    @rule(arrives=arrivals, crash=crashes)
+    def a_pass_over_the_queue(self, arrives: str | None, crash: str | None) -> None:
+        self._arrive(arrives)
         self._drive(Goal(is_drain=True), crash)
 
     @precondition(lambda self: not self.oracle.is_busy and any(not row.is_command for row in self.oracle.work))
@@ -324,19 +334,17 @@ class QueueLife(RuleBasedStateMachine):
         self._drive(Goal(is_drain=True, named=(rows[pick % len(rows)],)), crash)
 
     @precondition(lambda self: not self.oracle.is_busy)
-    @rule(crash=crashes)
-    def a_redrive(self, crash: str | None) -> None:
+    @rule(arrives=arrivals, crash=crashes)
+    def a_redrive(self, arrives: str | None, crash: str | None) -> None:
+        self._arrive(arrives)
         self._drive(Goal(), crash)
 
     @precondition(lambda self: self.oracle.is_driving)
-    @rule(crash=crashes)
-    def the_model_answers(self, crash: str | None) -> None:
-        self._answer(self._name("answer"), crash)
-
-    @precondition(lambda self: self.oracle.is_driving)
-    @rule(crash=crashes)
-    def the_model_calls_a_tool(self, crash: str | None) -> None:
-        self._answer(None, crash)
+    @rule(is_text=st.booleans(), arrives=arrivals, crash=crashes)
+    def the_model_answers(self, is_text: bool, arrives: str | None, crash: str | None) -> None:
+        """In words, or with a call."""
+        self._arrive(arrives)
+        self._answer(self._name("answer") if is_text else None, crash)
 
     @precondition(lambda self: self.oracle.is_driving)
     @rule()
@@ -572,5 +580,5 @@ class QueueLife(RuleBasedStateMachine):
 
 TestQueueLife = QueueLife.TestCase
 TestQueueLife.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
