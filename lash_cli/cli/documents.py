@@ -166,6 +166,17 @@ def session_document(row: SessionRow, now_ms: int, is_dead: IsDead) -> Document:
     }
 
 
+# What only a session in full says; where nobody looked it up it is null.
+_DETAIL_KEYS = (
+    "policy", "head", "frames", "usage", "queue", "batches", "unfinished_turn", "warnings", "tools",
+)  # fmt: skip
+
+
+def bare_session_document(row: SessionRow, now_ms: int, is_dead: IsDead) -> Document:
+    """A session by itself, with the keys of one in full."""
+    return {**session_document(row, now_ms, is_dead), **dict.fromkeys(_DETAIL_KEYS)}
+
+
 def policy_document(policy: SessionPolicy) -> Document:
     """The effective policy; `system` is the rendered prompt layer of the session, null when it has none."""
     return {

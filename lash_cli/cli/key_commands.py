@@ -48,7 +48,7 @@ def set_key(
     keys.check_name(name)
     replaced = name in keys.read_keys(current().paths)
     keys.store_key(current().paths, name, _read_stdin() if from_stdin else _ask(name))
-    emit_one("Key", {"id": name, "name": name, "source": f"keys:{name}", "replaced": replaced}, text="")
+    emit_one("Key", _document(name, replaced=replaced), text="")
     say(f"{'replaced' if replaced else 'stored'} key {name}; use it with: lash config set providers.{name}.key "
         f"keys:{name}")  # fmt: skip
     return 0
@@ -99,6 +99,10 @@ def _provider_rows(stored: dict[str, str]) -> list[Document]:
     return rows
 
 
+def _document(name: str, *, replaced: bool | None = None, removed: bool | None = None) -> Document:
+    return {"id": name, "name": name, "source": f"keys:{name}", "replaced": replaced, "removed": removed}
+
+
 def _row(name: str, source: str, value: str | None) -> Document:
     return {"name": name, "source": source, "last_four": keys.last_four(value) if value else None}
 
@@ -111,6 +115,6 @@ def remove_key(name: Annotated[str, typer.Argument(metavar="NAME", help="As `las
         if len(name) >= _TOKEN_LENGTH:
             remember(name)  # somebody pasted the key itself; do not repeat it
         raise
-    emit_one("Key", {"id": name, "name": name, "source": f"keys:{name}", "removed": True}, text="")
+    emit_one("Key", _document(name, removed=True), text="")
     say(f"removed key {name}")
     return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lash_cli.cli.documents import session_document
+from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
@@ -74,7 +74,7 @@ def command(
         starts_over=fresh,
     )
     row = run_async(_run(plan))
-    document = session_document(row, SystemClock().now_ms(), is_definitely_dead)
+    document = bare_session_document(row, SystemClock().now_ms(), is_definitely_dead)
     emit_one("Session", document, text=row.meta.session_id)
     return 0
 

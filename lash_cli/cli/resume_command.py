@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lash_cli.cli.documents import session_document
+from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.reading import run_async
@@ -81,5 +81,5 @@ async def _run(plan: TurnPlan) -> int:
 async def _show(core: LashCore, session_id: str) -> None:
     row = await core.store.session_row(session_id)
     assert row is not None
-    document = session_document(row, SystemClock().now_ms(), is_definitely_dead)
+    document = bare_session_document(row, SystemClock().now_ms(), is_definitely_dead)
     emit_one("Session", document, text=f"{document['name']} ({document['id']}) is ready: {document['status']}")

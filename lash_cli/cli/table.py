@@ -123,6 +123,8 @@ COMMANDS: tuple[Entry, ...] = (
     )),
     Entry("doctor", "check paths, permissions, the database and what is unfinished", _SETUP,
           "lash doctor -o json", "lash_cli.cli.doctor:command"),
+    Entry("schema", "JSON Schema of everything lash prints as JSON", _SETUP,
+          "lash schema Session", "lash_cli.cli.schema_command:command"),
     Entry("version", "versions of lash, Python and SQLite", _SETUP,
           "lash version -o json", "lash_cli.cli.version_command:command"),
 )  # fmt: skip

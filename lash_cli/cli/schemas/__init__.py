@@ -1,0 +1,124 @@
+"""Every kind of JSON that `lash` prints: what it is called and which shape it has (contract 08 §6.1).
+
+The one home of these shapes. What a verb prints is checked against them in
+tests, and the schemas made of them are pinned, so neither can drift. Imported
+by `lash schema` alone: no other command pays for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lash_cli.cli.schemas import events, queue, remote, sessions, setup
+
+
+class Kind(NamedTuple):
+    """One kind: its name, what it is, and its shape. For a list the shape is that of its items."""
+
+    name: str
+    family: str
+    shape: Any
+
+    @property
+    def summary(self) -> str:
+        """What it is, in one line."""
+        if self.family == "list":
+            return f"A list: {_first_sentence(self.shape)}"
+        return _first_sentence(self.shape)
+
+
+def _first_sentence(shape: Any) -> str:
+    text = " ".join((shape.__doc__ or "").split())
+    return text.partition(". ")[0].rstrip(".") + "."
+
+
+_DOCUMENTS: dict[str, Any] = {
+    "Batch": queue.Batch,
+    "BatchCancel": queue.BatchCancel,
+    "CancelReceipt": sessions.CancelReceipt,
+    "ClaimAbandoned": queue.ClaimAbandoned,
+    "ConfigValue": setup.ConfigValue,
+    "Doctor": setup.Doctor,
+    "Key": setup.Key,
+    "Parked": sessions.Parked,
+    "Paths": setup.Paths,
+    "PendingInput": queue.PendingInput,
+    "QueueEdit": queue.QueueEdit,
+    "QueueHold": queue.QueueHold,
+    "QueueItem": queue.PendingItem,
+    "Session": sessions.Session,
+    "TracePage": setup.TracePage,
+    "Transcript": sessions.Transcript,
+    "Turn": sessions.Turn,
+    "TurnResult": sessions.TurnResult,
+    "TurnUsage": sessions.TurnUsage,
+    "Version": setup.Version,
+    "Wait": sessions.Wait,
+    "WaitsRevoked": queue.WaitsRevoked,
+    "WorkReport": sessions.WorkReport,
+}
+_LISTS: dict[str, Any] = {
+    "BatchList": queue.Batch,
+    "CancelOutcomeList": queue.CancelOutcome,
+    "Closed": sessions.BulkItem,
+    "ConfigList": setup.ConfigItem,
+    "Deleted": sessions.BulkItem,
+    "KeyList": setup.KeyItem,
+    "QueueEditList": queue.RecoveredEdit,
+    "QueueList": queue.PendingItem,
+    "SchemaList": setup.SchemaItem,
+    "SessionList": sessions.SessionItem,
+}
+# What `-o jsonl` prints of a list, and the lines of a transcript: one per line, without an envelope.
+_ITEMS: dict[str, Any] = {
+    "SessionItem": sessions.SessionItem,
+    "MessageItem": sessions.MessageItem,
+}
+_NOTICES: dict[str, Any] = {"Error": setup.Error, "Warning": setup.Warning}
+_EVENTS: dict[str, Any] = {
+    "stream_start": events.StreamStart,
+    "stream_end": events.StreamEnd,
+    "turn_started": events.TurnStarted,
+    "turn_finished": events.TurnFinished,
+    "model_request_started": events.ModelRequestStarted,
+    "retry": events.Retry,
+    "text_delta": events.TextDelta,
+    "reasoning_delta": events.ReasoningDelta,
+    "attempt_reset": events.AttemptReset,
+    "tool_started": events.ToolStarted,
+    "tool_progress": events.ToolProgress,
+    "tool_completed": events.ToolCompleted,
+    "code_started": events.CodeStarted,
+    "code_completed": events.CodeCompleted,
+    "final_value": events.FinalValue,
+    "tool_value": events.ToolValue,
+    "usage": events.UsageLine,
+    "child_usage": events.ChildUsage,
+    "input_accepted": events.InputAccepted,
+    "work_started": events.WorkStarted,
+    "queue_changed": events.QueueChanged,
+    "process_changed": events.ProcessChanged,
+    "frame_switched": events.FrameSwitched,
+    "resident_changed": events.ResidentChanged,
+    "committed": events.Committed,
+    "gap": events.Gap,
+    "snapshot": events.Snapshot,
+    "message": events.MessageLine,
+    "session": events.SessionLine,
+    "error": events.ErrorLine,
+    "warning": events.WarningLine,
+    "plugin": events.Plugin,
+}
+
+KINDS: dict[str, Kind] = {
+    name: Kind(name, family, shape)
+    for family, table in (
+        ("document", _DOCUMENTS),
+        ("list", _LISTS),
+        ("item", _ITEMS),
+        ("event", _EVENTS),
+        ("notice", _NOTICES),
+        ("remote", remote.KINDS),
+    )
+    for name, shape in table.items()
+}
