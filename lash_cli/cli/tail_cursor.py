@@ -17,6 +17,7 @@ from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCur
 
 START = "start"
 NOW = "now"
+CURSOR = "cursor"
 _PRIVATE = 0o600
 _MAX_BYTES = 1 << 20
 
@@ -41,7 +42,7 @@ def parse_from(text: str) -> Begin:
             f"--from cannot be {text!r}: it takes start, now or a cursor",
             hint="a cursor is what a JSON line of lash tail or lash turn carries as `cursor`",
         ) from error
-    return Begin("cursor", {cursor.session_id: cursor})
+    return Begin(CURSOR, {cursor.session_id: cursor})
 
 
 def require_sessions(begin: Begin, session_ids: Collection[str]) -> None:
@@ -89,7 +90,7 @@ class CursorFile:
                 f"the cursor file {self._path} is damaged: {error.message}",
                 hint="remove it, or say where to begin with --from",
             ) from error
-        return Begin("cursor", {cursor.session_id: cursor for cursor in cursors})
+        return Begin(CURSOR, {cursor.session_id: cursor for cursor in cursors})
 
     def save(self, cursor: SessionCursor) -> None:
         """Keep where a session's tail got to. Raises `LashRuntimeError` (`cursor_not_saved`)."""

@@ -61,6 +61,8 @@ class LiveTail:
         self._has_ended = False
         self._standing = Standing(watched.name, watched.session_id, "", "")
         self._turn_started: tuple[str, int | None] | None = None
+        # The revision whose cost is known.
+        self._counted: int | None = None
 
     # --- items --------------------------------------------------------------------------------
 
@@ -74,7 +76,7 @@ class LiveTail:
         """Print the committed transcript above."""
         view = observation.read_view
         watched.know(view)
-        self._picture.settle(usage_document(view.token_usage))
+        self._picture.settle()
         text = transcript_text(map(TranscriptEntry, view.messages), clean=self._clean)
         if text:
             self._above.append(self._region.settled(text))
@@ -83,7 +85,7 @@ class LiveTail:
         """What was previewed is void; print the gap and what was committed meanwhile."""
         view, reason = item.observation.read_view, item.gap.reason.value
         now_ms = SystemClock().now_ms()
-        self._picture.settle(usage_document(view.token_usage))
+        self._picture.settle()
         self._picture.note_gap(reason, view.head_revision)
         self._print(now_ms, gap_row(reason, view.head_revision), "yellow")
         self._messages(watched.unknown_in(view), now_ms)
@@ -92,9 +94,8 @@ class LiveTail:
         """Fold one event; a commit prints what it made permanent and empties the picture."""
         is_wanted = self._types is None or kind in self._types
         if kind == "committed":
-            observation = await watched.observed.current_observation()
             news = await watched.news(event.turn_id)
-            self._picture.settle(usage_document(observation.read_view.token_usage))
+            self._picture.settle()
             if is_wanted:
                 self._messages(news, event.at_ms)
         elif kind == "turn_finished":
@@ -179,6 +180,9 @@ class LiveTail:
         row = await self._watched.row()
         if row is None:
             return
+        if row.head_revision != self._counted:
+            self._counted = row.head_revision
+            self._picture.spent(usage_document((await self._watched.observed.usage_report()).usage))
         now_ms = SystemClock().now_ms()
         status = session_status(row, now_ms, is_definitely_dead)
         self._standing = Standing(

@@ -19,7 +19,7 @@ from lash_cli.cli.following import Following, following
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
-from lash_cli.cli.tail_cursor import START, Begin, CursorFile, require_sessions
+from lash_cli.cli.tail_cursor import CURSOR, START, Begin, CursorFile, require_sessions
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.core.activity import TurnFinished
@@ -182,7 +182,8 @@ class Tail:
         cursor = begin.cursors.get(row.meta.session_id)
         session = Watched(store, row, cursor or SessionCursor(GENESIS, 0, 0, row.meta.session_id))
         session.first_turn_id = await session.last_turn_id()
-        if cursor is None:
+        if cursor is None and not (self._plan.is_all and begin.word == CURSOR):
+            # Of a session that was made while nobody watched, nothing was shown yet.
             session.cursor = await session.head_cursor()
         return session
 
@@ -195,7 +196,7 @@ class Tail:
             observation = await session.observed.current_observation()
             session.cursor = observation.cursor
             self._sink.snapshot(session, observation)
-        elif self._sink.shows_messages and not is_resumed:
+        elif self._sink.shows_messages and not is_resumed and not self._plan.is_all:
             observation = await session.observed.current_observation()
             session.cursor = observation.cursor
             session.know(observation.read_view)
@@ -221,20 +222,12 @@ class Tail:
                 # Everything of a new session is news; one that was left out begins with what it says now.
                 session = Watched(store, row, SessionCursor(GENESIS, 0, 0, session_id))
                 if session_id in self._left_out:
-                    if self._is_quiet(row):
-                        continue
                     session.cursor = await session.head_cursor()
                 async with self._turnstile:
                     if not self._over.is_set():
-                        await self._admit_new(session, row)
-
-    def _is_quiet(self, row: SessionRow) -> bool:
-        return row.running_turn_id is None and row.lease.token is None
-
-    async def _admit_new(self, session: Watched, row: SessionRow) -> None:
-        self._watched[session.session_id] = session
-        self._sink.introduce(session, row)
-        self._spawn(self._follow(session))
+                        self._watched[session_id] = session
+                        self._sink.introduce(session, row)
+                        self._spawn(self._follow(session))
 
     # --- following ----------------------------------------------------------------------------
 
@@ -257,6 +250,9 @@ class Tail:
                         await self._show(session, stream, item)
         except LiveReplayClosed as error:
             await self._gone(session, error)
+        except StopAsyncIteration:
+            # Closed by ourselves: the tail ends.
+            return
         finally:
             if pull is not None:
                 pull.cancel()
@@ -294,6 +290,8 @@ class Tail:
             if all(other.is_idle for other in self._watched.values()):
                 self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
                 return
+        if not session.is_look_due():
+            return
         row = await session.row()
         if row is not None and session.is_death_news(row):
             async with self._turnstile:
@@ -357,6 +355,8 @@ class Tail:
     async def _outcome_error(self) -> LashError | None:
         """What the last turn of a watched session stands for; of several, the first that is not success."""
         for session in self._watched.values():
+            if self._reason == UNTIL_TURN and session.ended_turn_id is None:
+                continue
             result = await session.ended_result()
             error = _ended_error(result) if result is not None else None
             if error is not None:

@@ -5,7 +5,9 @@ Read-only: everything here is asked of a store that was opened for reading.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from typing import Final
 
 from lash_cli.api.observable import ObservableSession
 from lash_cli.cli.documents import is_lease_live, session_status
@@ -19,6 +21,8 @@ from lash_cli.runtime.observing import Replayed, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
+
+_LOOK_SECONDS: Final = 1.0
 
 
 class Watched:
@@ -36,6 +40,7 @@ class Watched:
         self.first_turn_id: str | None = None
         self.ended_turn_id: str | None = None
         self._told_dead: str | None = None
+        self._looked_at = 0.0
         # The messages shown or known so far; None while it is not known what came before the cursor.
         self._known: set[str] | None = None
 
@@ -100,6 +105,14 @@ class Watched:
         return self.unknown_in(view)
 
     # --- holders ------------------------------------------------------------------------------
+
+    def is_look_due(self) -> bool:
+        """Whether a second has passed since this was last answered with yes: a holder dies without a word."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return False
+        self._looked_at = now
+        return True
 
     def is_death_news(self, row: SessionRow) -> bool:
         """Whether `death` has something to tell."""

@@ -141,22 +141,21 @@ class TailPicture:
             note = f"   (queued input {input_id} accepted" + (f" at step {self._step})" if self._step else ")")
         self._put(f"input:{input_id}", at_ms, "user", self._clean(text) + note)
 
-    def settle(self, usage: dict[str, Any]) -> None:
-        """Everything shown so far is settled or void; `usage` is what the session has cost."""
+    def settle(self) -> None:
+        """Everything shown so far is settled or void."""
         self._rows.clear()
-        self._committed, self._running = usage, {}
+        self._running = {}
         self._step = None
         self._gap = None
+
+    def spent(self, usage: dict[str, Any]) -> None:
+        """What the session has cost, as far as it is committed."""
+        self._committed = usage
 
     def note_gap(self, reason: str, revision: int | None) -> None:
         """Live text was missed; the picture starts again from `revision`."""
         at = "nothing committed" if revision is None else f"revision {revision}"
         self._gap = f"!! gap ({reason}) {self._glyphs.arrow} resynced at {at}"
-
-    @property
-    def gap_line(self) -> str | None:
-        """The last gap, until the next commit."""
-        return self._gap
 
     def _put(self, key: str, at_ms: int, label: str, text: str) -> None:
         known = self._rows.get(key)
