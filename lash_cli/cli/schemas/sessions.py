@@ -90,7 +90,7 @@ class Policy(Shape):
 
     provider: str
     model: ModelSpec
-    max_steps: int
+    max_steps: int | None
     autonomous: bool
     system: str | None
 

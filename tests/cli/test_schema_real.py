@@ -1,0 +1,259 @@
+"""What every verb really prints, on a home where things have happened, is what `lash schema` says: each key of the
+shape is there and no key is that the shape does not name, so that neither can drift from the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from support.cli import run_lash, spawn_lash
+
+from lash_cli.cli.schemas import KINDS
+from lash_cli.cli.schemas.generate import closed, schema_of
+from lash_cli.core.queued_work import CommandWork, DeliveryPolicy, QueuedWorkBatchDraft, RefreshToolCatalog, SlotPolicy
+from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import SystemClock, SystemIds
+
+TOOL = '!text looking\n!tool exec_command {"cmd":"echo hi"}\n!then\n!text done'
+# Lines that no verb can be made to print here: what makes them is tested where it is made.
+UNSEEN_LINES = {
+    "code_started", "code_completed", "final_value", "tool_value", "child_usage", "process_changed", "frame_switched",
+    "resident_changed", "plugin", "reasoning_delta", "work_started", "warning", "input_accepted",
+}  # fmt: skip
+
+
+def validator(name: str) -> jsonschema_rs.Draft202012Validator:
+    return jsonschema_rs.Draft202012Validator(closed(schema_of(KINDS[name])))
+
+
+def check(name: str, document: Any) -> None:
+    problems = [
+        f"{'/'.join(map(str, error.instance_path))}: {error.message}" for error in validator(name).iter_errors(document)
+    ]
+    assert not problems, f"{name}: {problems[:5]}"
+
+
+class Printed:
+    """A home, and everything that was printed there by kind."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.documents: dict[str, list[Any]] = defaultdict(list)
+
+    def __call__(self, *arguments: str, status: int | None = 0, input: str | None = None) -> Any:
+        done = run_lash([*arguments, "-o", "json"], home=self.home, input=input)
+        assert status is None or done.code == status, (arguments, done.code, done.err)
+        for line in done.err.splitlines():
+            if line.startswith("{"):
+                self.keep(json.loads(line))
+        document = json.loads(done.out) if done.out else None
+        if document is not None:
+            self.keep(document)
+        return document
+
+    def keep(self, document: Any) -> None:
+        self.documents[document["kind"]].append(document)
+
+    def lines(self, *arguments: str) -> list[Any]:
+        done = run_lash([*arguments, "-o", "jsonl"], home=self.home)
+        lines = [json.loads(line) for line in done.out.splitlines()]
+        for line in lines:
+            self.documents[line["type"]].append(line)
+        return lines
+
+    def until(self, arguments: list[str], word: bytes, number: int = signal.SIGINT) -> None:
+        """Start a stream, wait for a line with `word`, end it by a signal, and keep its lines."""
+        process = spawn_lash([*arguments, "-o", "jsonl"], home=self.home, stderr=subprocess.DEVNULL)
+        assert process.stdout is not None
+        read = b""
+        while word not in read:
+            line = process.stdout.readline()
+            assert line, read
+            read += line
+        process.send_signal(number)
+        with process.stdout:
+            read += process.stdout.read()
+        process.wait(60)
+        for line in read.splitlines():
+            document = json.loads(line)
+            self.documents[document["type"]].append(document)
+
+
+async def put_batches(home: Path, session_id: str, count: int) -> list[str]:
+    """Background work, as an embedding program queues it."""
+    store = SqliteStore.open(home / "lash.db", SystemClock(), SystemIds())
+    try:
+        made = []
+        for number in range(count):
+            draft = QueuedWorkBatchDraft(
+                session_id=session_id,
+                delivery_policy=DeliveryPolicy.AFTER_CURRENT_TURN_COMMIT,
+                slot_policy=SlotPolicy.EXCLUSIVE,
+                payloads=(CommandWork(RefreshToolCatalog(f"test {number}")),),
+                source_key=f"host:batch-{number}",
+            )
+            made.append((await store.enqueue_queued_work(draft)).batch_id)
+        return made
+    finally:
+        await store.aclose()
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
+    home = tmp_path_factory.mktemp("schema") / "home"
+    lash = Printed(home)
+    _sessions(lash)
+    _queues(lash)
+    _streams(lash)
+    _setup(lash)
+    return lash
+
+
+def _sessions(lash: Printed) -> None:
+    lash("ls")
+    lash("open", "s", "--name", "work", "--label", "area=test", "--system", "Be brief.")
+    usage = lash.home.parent / "usage.json"
+    lash("turn", "s", TOOL, "--turn-id", "t_1", "--approve", "execute=auto", "--usage-file", str(usage))
+    lash.keep(json.loads(usage.read_text()))
+    lash("turn", "s", "!fail server", status=None)
+    lash("turn", "s", "", status=2)
+    lash("ls")
+    lash("show", "s")
+    lash("show", "s", "--tools")
+    lash("show", "s", "--turn", "t_1")
+    lash("log", "s")
+    lash("log", "s", "--since-cursor", "lashsc2:0000000000000000:0:0:s")
+    lash("wait", "s")
+    lash("park", "s")
+    lash("resume", "s")
+    for session in ("gone", "shut"):
+        lash("open", session)
+    lash("close", "shut")
+    lash("rm", "gone", "--yes")
+
+
+def _queues(lash: Printed) -> None:
+    first = lash("enqueue", "s", "first", "--key", "k")["id"]
+    lash("enqueue", "s", "first", "--key", "k")
+    second = lash("enqueue", "s", "second")["id"]
+    lash("enqueue", "s", "third")
+    one, two = asyncio.run(put_batches(lash.home, "s", 2))
+    lash("show", "s")
+    lash("queue", "ls", "s", "--all")
+    lash("queue", "show", first)
+    lash("queue", "batches", "s")
+    text = lash.home.parent / "text"
+    text.write_text("changed text")
+    edited = lash("queue", "edit", first, "--file", str(text))["items"]
+    lash("queue", "edit", "--recover")
+    lash("queue", "hold", "s", "--reason", "later")
+    lash("doctor", status=None)
+    lash("queue", "release", "s")
+    lash("queue", "cancel", edited[1]["id"])
+    lash("queue", "cancel", edited[1]["id"], second, "in_none", status=8)
+    lash("queue", "cancel-suffix", "s", edited[2]["id"])
+    lash("queue", "cancel-batch", one)
+    lash("queue", "cancel-batch", one)
+    lash("queue", "revoke-waits", "s", "--yes")
+    lash("queue", "ls", "s")
+    lash("work", "s", "--until-empty", status=None)
+    lash("queue", "wait-batch", two, "--timeout", "5s", status=None)
+    lash("wait", "s", "--for", "turn=t_1", "--for", "queue-empty")
+
+
+def _streams(lash: Printed) -> None:
+    lash.lines("turn", "s", TOOL, "--approve", "execute=auto")
+    lash.lines("turn", "s", "!fail auth")
+    lash.lines("turn", "s", "!text partial\n!fail stream_cut 1")
+    lash("enqueue", "s", "!text from the queue")
+    lash.lines("work", "s", "--until-empty")
+    lash.lines("tail", "s", "--from", "start", "--until", "idle")
+    lash.lines("tail", "s", "--from", "lashsc2:00000000deadbeef:1:1:s", "--until", "idle")
+    lash.until(["log", "s", "--follow"], b'"message"')
+    lash.until(["ls", "--watch"], b'"session","change"')
+    busy = spawn_lash(["turn", "s", "!sleep 60", "--turn-id", "t_busy"], home=lash.home, stdout=subprocess.DEVNULL,
+                      stderr=subprocess.DEVNULL)  # fmt: skip
+    while lash("show", "s")["running_turn"] != "t_busy":
+        pass
+    lash.lines("turn", "s", "later", "--if-busy", "enqueue")
+    lash("ls")
+    lash("cancel", "s", "--reason", "enough", "--wait=20s")
+    busy.wait(60)
+    _abandon(lash)
+
+
+def _abandon(lash: Printed) -> None:
+    """A claim whose owner was killed; a cancel that comes too late names it."""
+    lash("open", "dead")
+    taken = lash("enqueue", "dead", "!sleep 60")["id"]
+    worker = spawn_lash(["work", "dead"], home=lash.home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while lash("show", "dead")["running_turn"] is None:
+        pass
+    worker.kill()
+    worker.wait()
+    lash("doctor", status=None)
+    lash("queue", "cancel", taken, status=4)
+    claim = lash.documents["Error"][-1]["details"]["items"][0]["claim"]["claim_id"]
+    lash("queue", "abandon", claim)
+
+
+def _setup(lash: Printed) -> None:
+    trace = lash.home.parent / "trace.jsonl"
+    lash("turn", "s", "!text traced", "--trace", str(trace))
+    lash("trace", "html", str(trace))
+    lash("config", "show")
+    lash("config", "path")
+    lash("config", "set", "defaults.model", "loopback")
+    lash("key", "set", "openai", "--stdin", input="sk-test-0123456789abcdef\n")
+    lash("key", "ls")
+    lash("key", "rm", "openai")
+    lash("schema")
+    lash("version")
+    lash("doctor", status=None)
+
+
+DOCUMENTS = [name for name, kind in KINDS.items() if kind.family in ("document", "list", "notice")]
+LINES = [name for name, kind in KINDS.items() if kind.family == "event"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_document_that_is_printed_is_what_its_schema_says(printed: Printed, name: str) -> None:
+    documents = printed.documents[name]
+    assert documents, f"no command here printed a {name}"
+    for document in documents:
+        check(name, document)
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_line_that_is_printed_is_what_its_schema_says(printed: Printed, name: str) -> None:
+    lines = printed.documents[name]
+    assert bool(lines) != (name in UNSEEN_LINES), "the list of lines that are not seen here is out of date"
+    for line in lines:
+        check(name, line)
+
+
+def test_nothing_is_printed_that_has_no_schema(printed: Printed) -> None:
+    assert set(printed.documents) <= set(KINDS)
+
+
+@pytest.mark.parametrize(("arguments", "name"), [(("ls",), "SessionItem"), (("log", "s"), "MessageItem")])
+def test_an_item_by_itself_is_what_its_schema_says(printed: Printed, arguments: tuple[str, ...], name: str) -> None:
+    lines = run_lash([*arguments, "-o", "jsonl"], home=printed.home).lines
+    assert lines
+    for line in lines:
+        check(name, line)
+
+
+def test_a_key_that_is_missing_or_not_named_is_found() -> None:
+    good = {"schema": "lash/1", "kind": "WaitsRevoked", "id": "s", "name": "n", "revoked": 0}
+    check("WaitsRevoked", good)
+    for bad in ({**good, "more": 1}, {key: good[key] for key in good if key != "revoked"}, {**good, "revoked": None}):
+        with pytest.raises(AssertionError):
+            check("WaitsRevoked", bad)
