@@ -154,6 +154,28 @@ class InvalidEnvelope(RemoteProtocolError):
         self.type_name = type_name
 
 
+class InvalidAttachmentData(RemoteProtocolError):
+    """The bytes of an attachment are not what they say they are; `attachment` is its place among the items."""
+
+    def __init__(self, attachment: str, message: str) -> None:
+        super().__init__(f"attachment {attachment}: {message}", details={"attachment": attachment})
+
+
+class InvalidAttachmentRef(RemoteProtocolError):
+    """A reference to an attachment cannot be used."""
+
+    def __init__(self, attachment: str, message: str) -> None:
+        super().__init__(f"attachment {attachment}: {message}", details={"attachment": attachment})
+
+
+class ActivitySerialization(RemoteProtocolError):
+    """An activity could not be made a line of JSON."""
+
+
+class ActivityWrite(RemoteProtocolError):
+    """A line could not be written to whoever follows a turn."""
+
+
 class NotFoundError(LashError):
     """The thing named does not exist."""
 

@@ -83,7 +83,7 @@ class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def document(self) -> dict[str, Any]:
         """The envelope as plain JSON types."""
-        document: dict[str, Any] = _plain(self)
+        document: dict[str, Any] = plain(self)
         return document
 
     def to_json(self) -> bytes:
@@ -126,7 +126,8 @@ def require_version(type_name: str, document: Mapping[str, Any]) -> None:
         raise UnsupportedProtocolVersion(version, REMOTE_PROTOCOL_VERSION)
 
 
-def _require_text(envelope: RemoteEnvelope, *fields: str) -> None:
+def require_text(envelope: RemoteEnvelope, *fields: str) -> None:
+    """Raise `MissingRequiredField` for a text that is blank."""
     for field in fields:
         if not getattr(envelope, field).strip():
             raise MissingRequiredField(type(envelope).__name__, field)
@@ -138,7 +139,7 @@ class RemoteSessionCursor(RemoteEnvelope, frozen=True, kw_only=True):
     cursor: str
 
     def _validate_fields(self) -> None:
-        _require_text(self, "cursor")
+        require_text(self, "cursor")
 
     @classmethod
     def of(cls, cursor: SessionCursor) -> RemoteSessionCursor:
@@ -155,7 +156,7 @@ class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
     usage: dict[str, int]
 
     def _validate_fields(self) -> None:
-        _require_text(self, "session_id", "cursor")
+        require_text(self, "session_id", "cursor")
         for counter in _COUNTERS:
             if counter not in self.usage:
                 raise MissingRequiredField("RemoteUsage", counter)
@@ -172,7 +173,7 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
     fields: dict[str, Any] = {}
 
     def _validate_fields(self) -> None:
-        _require_text(self, "id", "correlation_id", "type")
+        require_text(self, "id", "correlation_id", "type")
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
@@ -208,7 +209,7 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
     fields: dict[str, Any] = {}
 
     def _validate_fields(self) -> None:
-        _require_text(self, "session_id", "cursor")
+        require_text(self, "session_id", "cursor")
         if self.type not in _OBSERVATION_TYPES:
             raise InvalidEnvelope(type(self).__name__, f"unknown type {self.type!r}")
         activity = self.fields.get("activity")
@@ -260,7 +261,7 @@ class RemoteLiveReplayGap(RemoteEnvelope, frozen=True, kw_only=True):
     reason: str
 
     def _validate_fields(self) -> None:
-        _require_text(self, "session_id", "requested_cursor", "latest_cursor")
+        require_text(self, "session_id", "requested_cursor", "latest_cursor")
         if self.reason not in ("trimmed", "unavailable"):
             raise InvalidEnvelope(type(self).__name__, f"unknown reason {self.reason!r}")
 
@@ -298,13 +299,13 @@ def remote_usage(usage: TokenUsage) -> dict[str, int]:
 # --- shapes -------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as what JSON gives back: lists, not tuples."""
     return decode_any(encode(value), Any)
 
 
 def _flattened(envelope: RemoteEnvelope, inner: str) -> dict[str, Any]:
-    document: dict[str, Any] = _plain(envelope)
+    document: dict[str, Any] = plain(envelope)
     document.update(document.pop(inner, {}))
     return document
 
@@ -325,7 +326,7 @@ def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
     for name in record.__struct_fields__:
         value = getattr(record, name)
         if value is not None:
-            fields[name] = remote_usage(value) if isinstance(value, TokenUsage) else _plain(value)
+            fields[name] = remote_usage(value) if isinstance(value, TokenUsage) else plain(value)
     return fields
 
 
@@ -342,20 +343,20 @@ def _activity_fields(activity: TurnActivity) -> tuple[str, dict[str, Any]]:
         case ErrorShown(issue=issue):
             return tag, {"message": issue.message}
         case ToolCallCompleted(output=output):
-            return tag, {**_fields_of(event), "output": _output_document(output)}
+            return tag, {**_fields_of(event), "output": output_document(output)}
     return tag, _fields_of(event)
 
 
-def _output_document(output: ToolCallOutput) -> dict[str, Any]:
+def output_document(output: ToolCallOutput) -> dict[str, Any]:
     """A tool's output as plain JSON: what it says, and the control only as data."""
     match output.outcome:
         case ToolSuccess(value=value):
-            payload: Any = _plain(value)
+            payload: Any = plain(value)
         case ToolFailed(failure=failure):
-            payload = _plain(failure)
+            payload = plain(failure)
         case ToolCancelled(cancellation=cancellation):
-            payload = _plain(cancellation)
+            payload = plain(cancellation)
     document: dict[str, Any] = {"outcome": {"status": output.status, "payload": payload}}
     if output.control is not None:
-        document["control"] = _plain(output.control)
+        document["control"] = plain(output.control)
     return document
