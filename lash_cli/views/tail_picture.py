@@ -208,14 +208,16 @@ class TailPicture:
         """The slots in their order; where they do not all fit, the less important ones give way."""
         dead = standing.is_holder_dead
         turn = standing.turn_id and f"turn {standing.turn_id}" + (f" step {self._step}" if self._step else "")
-        slots: list[tuple[int, str | None]] = [
+        slots: list[tuple[float, str | None]] = [
             (0, self._clean(standing.name)),
             (6, standing.session_id),
             (5, self._clean(standing.model)),
             (1, standing.status),
             (3, turn),
             (4, None if dead else _elapsed(standing.turn_started_at_ms, now_ms)),
-            (2, _holder(standing)),
+            # That nobody works on it any more is the last thing to give way.
+            (0.5 if dead else 2, _holder(standing)),
+            (4.5, None if dead or standing.holder is None else f"lease {max(0, standing.lease_ms) // 1000}s"),
         ]
         chosen = {slot for slot in slots if slot[1]}
         while len(chosen) > 1 and _slots_width(chosen) > width:
@@ -274,11 +276,9 @@ def gap_row(reason: str, revision: int | None) -> Row:
 
 
 def _holder(standing: Standing) -> str | None:
-    if standing.holder is None:
-        return "holder gone" if standing.is_holder_dead else None
     if standing.is_holder_dead:
-        return f"holder {standing.holder} is dead"
-    return f"holder {standing.holder} lease {max(0, standing.lease_ms) // 1000}s"
+        return f"dead: {standing.holder or 'its holder'}"
+    return None if standing.holder is None else f"holder {standing.holder}"
 
 
 def _elapsed(started_at_ms: int | None, now_ms: int) -> str | None:
@@ -288,7 +288,7 @@ def _elapsed(started_at_ms: int | None, now_ms: int) -> str | None:
     return f"{minutes:02d}:{seconds:02d}"
 
 
-def _slots_width(slots: set[tuple[int, str | None]]) -> int:
+def _slots_width(slots: set[tuple[float, str | None]]) -> int:
     return sum(display_width(str(text)) for _, text in slots) + 2 * (len(slots) - 1)
 
 

@@ -1,0 +1,439 @@
+"""`lash tail` off a terminal: one process works, others watch (contract 08 §5.1, §6.5, §8; 04 §5, §11)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import spawn_lash
+
+PATIENCE_S = 60
+SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+OWN = ("v", "seq", "t", "session", "turn", "cursor", "type")
+
+
+class Tailing:
+    """A tail under way, whose JSON lines are read as they come."""
+
+    def __init__(self, home: Path, *args: str) -> None:
+        self.process = spawn_lash(["tail", *args, "-o", "jsonl"], home=home)
+        self.lines: list[Any] = []
+
+    def next(self) -> Any:
+        """The next line."""
+        assert self.process.stdout is not None
+        line = json.loads(self.process.stdout.readline())
+        self.lines.append(line)
+        return line
+
+    def until(self, kind: str) -> Any:
+        """The next line of a type."""
+        while True:
+            line = self.next()
+            if line["type"] == kind:
+                return line
+            assert line["type"] != "stream_end", line
+
+    def rest(self) -> list[Any]:
+        """Everything, once it ended by itself."""
+        assert self.process.stdout is not None
+        self.lines.extend(json.loads(line) for line in self.process.stdout.read().splitlines())
+        self.process.wait(PATIENCE_S)
+        return self.lines
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        self.rest()
+        return self.process.returncode
+
+
+@pytest.fixture
+def tailing(home: Path) -> Iterator[Callable[..., Tailing]]:
+    """Starts tails that have begun to watch; what still runs at the end is killed."""
+    made: list[Tailing] = []
+
+    def start(*args: str) -> Tailing:
+        tail = Tailing(home, *args)
+        made.append(tail)
+        assert tail.next()["type"] == "stream_start"
+        return tail
+
+    yield start
+    for tail in made:
+        tail.process.kill()
+        tail.process.communicate()
+
+
+def payload(line: Any) -> Any:
+    return {key: value for key, value in line.items() if key not in OWN}
+
+
+def types(lines: list[Any]) -> list[str]:
+    return [line["type"] for line in lines]
+
+
+def foreign_epoch(cursor: str) -> str:
+    prefix, _, rest = cursor.split(":", 2)
+    return f"{prefix}:00000000deadbeef:{rest}"
+
+
+# --- what is told -------------------------------------------------------------------------------
+
+
+def test_a_tail_tells_the_documents_of_the_turn_itself(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--until", "turn")
+    turn = lash("turn", "s", '!tool glob {"pattern":"*"}\n!then\n!text done', "-o", "jsonl").lines
+    told = tail.rest()
+    assert tail.process.returncode == 0
+    assert types(told)[1:-1] == types(turn)[1:-1]
+    for ours, theirs in zip(told[1:-1], turn[1:-1], strict=True):
+        if ours["type"] == "turn_finished":
+            assert ours.keys() == theirs.keys() and ours["outcome"] == theirs["outcome"]
+            assert ours["text"] == theirs["text"] == "done" and ours["usage"] == theirs["usage"]
+        else:
+            assert payload(ours) == payload(theirs)
+    assert all(line["cursor"] for line in told[:-1]) and len({line["cursor"] for line in told[1:-1]}) == len(told) - 2
+    assert [line["seq"] for line in told] == list(range(len(told)))
+    assert told[-1] == {**told[-1], "type": "stream_end", "reason": "turn", "exit": 0, "error": None}
+
+
+def test_an_enqueue_of_a_third_process_is_seen(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s")
+    receipt = lash("enqueue", "s", "later", "-q").out.strip()
+    assert payload(tail.until("queue_changed")) == {"kind": "enqueued", "ids": [receipt], "input": None}
+    assert tail.end() == 143
+
+
+def test_start_prints_the_transcript_first_and_then_follows(lash, tailing) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text first")
+    tail = tailing("s", "--from", "start", "--until", "turn")
+    snapshot = tail.next()
+    assert snapshot["type"] == "snapshot" and snapshot["revision"] == 1
+    assert [message["text"] for message in snapshot["messages"]] == ["!text first", "first"]
+    lash("turn", "s", "!text second")
+    assert types(tail.rest())[2:4] == ["turn_started", "model_request_started"]
+
+
+def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> None:
+    lash("open", "s")
+    tail = spawn_lash(["tail", "s", "--until", "turn"], home=home)
+    assert tail.stderr is not None and b"watching" in tail.stderr.readline()
+    lash("turn", "s", "!fail stream_cut 1\n!text one two three four\n!stream 4 0.01")
+    out, _ = tail.communicate(timeout=PATIENCE_S)
+    text = out.decode()
+    # Once as what the user asked for, once as the answer.
+    assert text.count("one two three four") == 2 and " assistant one two three four" in text
+    assert "retracted" in text and " retry " in text and "finished" in text and "\x1b" not in text
+
+
+def test_text_of_the_model_is_harmless_unless_raw(lash) -> None:
+    lash("open", "s")
+    lash("turn", "s", '!text "a\\u001b]0;owned\\u0007b"')
+    assert "\x1b" not in lash("tail", "s", "--from", "start", "--no-follow").out
+    assert "\x1b]0;owned" in lash("tail", "s", "--from", "start", "--no-follow", "--raw").out
+
+
+def test_only_the_types_asked_for_are_told(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--types", "committed,turn_finished", "--types", "turn_started", "--until", "turn")
+    lash("turn", "s", "hi")
+    assert types(tail.rest()) == ["stream_start", "turn_started", "committed", "turn_finished", "stream_end"]
+
+
+def test_several_sessions_are_told_apart_by_their_names(lash, home: Path) -> None:
+    lash("open", "a", "--name", "alpha")
+    lash("open", "b", "--name", "beta")
+    tail = spawn_lash(["tail", "a", "b"], home=home)
+    assert tail.stderr is not None
+    tail.stderr.readline()
+    tail.stderr.readline()
+    lash("turn", "a", "!text from a")
+    lash("turn", "b", "!text from b")
+    assert tail.stdout is not None
+    lines = []
+    while not lines or b"finished" not in lines[-1] or not lines[-1].startswith(b"beta"):
+        lines.append(tail.stdout.readline())
+    tail.send_signal(signal.SIGTERM)
+    rest, _ = tail.communicate(timeout=PATIENCE_S)
+    assert all(line.startswith((b"alpha  ", b"beta  ")) for line in lines) and not rest
+    assert any(line.startswith(b"alpha") and b"from a" in line for line in lines)
+
+
+def test_all_takes_in_a_session_that_is_made_later(lash, tailing) -> None:
+    lash("open", "a")
+    tail = tailing("--all")
+    lash("open", "later")
+    lash("turn", "later", "!text hello")
+    started = tail.until("turn_started")
+    assert started["session"] == "later"
+    assert tail.until("turn_finished")["text"] == "hello"
+    assert tail.end() == 143
+
+
+# --- going on -----------------------------------------------------------------------------------
+
+
+def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
+    lash("open", "s")
+    place = tmp_path / "place"
+    unbroken = tailing("s")
+    moments = random.Random(20_261_126)
+    told: list[Any] = []
+    lash("tail", "s", "--no-follow", "--save-cursor", str(place))
+    turn = spawn_lash(["turn", "s", "!text " + "word " * 60 + "\n!stream 60 0.05"], home=home, **SILENT)
+    is_over = False
+    while not is_over:
+        is_over = turn.poll() is not None
+        args = ["tail", "s", "-o", "jsonl", "--save-cursor", str(place), *(["--no-follow"] if is_over else [])]
+        tail = spawn_lash(args, home=home)
+        if not is_over:
+            time.sleep(0.4 + moments.random() * 0.8)
+            tail.kill()
+        out, _ = tail.communicate(timeout=PATIENCE_S)
+        whole = out.decode().splitlines(keepends=True)
+        told.extend(json.loads(line) for line in whole if line.endswith("\n"))
+    last = unbroken.until("turn_finished")
+    assert told[-2]["cursor"] == last["cursor"]
+    # The item that was shown last before a kill may be shown once more; it has the same cursor.
+    items = {line["cursor"]: payload(line) for line in told if line["type"] not in ("stream_start", "stream_end")}
+    expected = {line["cursor"]: payload(line) for line in unbroken.lines[1:]}
+    assert sum(line["type"] == "stream_start" for line in told) > 2
+    if "gap" not in types(told):
+        assert list(items.items()) == list(expected.items())
+    assert place.stat().st_mode & 0o777 == 0o600 and place.read_text() == f"{last['cursor']}\n"
+
+
+def test_a_cursor_of_a_turn_is_one_of_a_tail(lash) -> None:
+    lash("open", "s")
+    lines = lash("turn", "s", "hi", "-o", "jsonl").lines
+    begun = lines[0]["cursor"]
+    resumed = lash("tail", "s", "--from", begun, "--no-follow", "-o", "jsonl").lines
+    assert types(resumed)[1:3] == types(lines)[1:3] == ["turn_started", "model_request_started"]
+    assert types(resumed)[-4:-1] == types(lines)[-4:-1] == ["usage", "committed", "turn_finished"]
+    committed = next(line["cursor"] for line in lines if line["type"] == "committed")
+    assert types(lash("tail", "s", "--from", committed, "--no-follow", "-o", "jsonl").lines) == [
+        "stream_start", "turn_finished", "stream_end",
+    ]  # fmt: skip
+
+
+def test_a_gap_is_told_with_the_state_to_go_on_from(lash) -> None:
+    lash("open", "s")
+    cursor = lash("turn", "s", "!text kept", "-o", "jsonl").lines[-2]["cursor"]
+    result = lash("tail", "s", "--from", foreign_epoch(cursor), "--no-follow", "-o", "jsonl")
+    _, gap, snapshot, end = result.lines
+    assert gap["type"] == "gap" and gap["reason"] == "unavailable" and gap["cursor"] is None
+    assert gap["latest_cursor"] == snapshot["cursor"] == cursor and snapshot["type"] == "snapshot"
+    assert snapshot["messages"][-1]["text"] == "kept" and end["exit"] == result.code == 0
+
+
+def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, tmp_path: Path) -> None:
+    lash("open", "s")
+    cursor = lash("turn", "s", "hi", "-o", "jsonl").lines[-2]["cursor"]
+    place = tmp_path / "place"
+    place.write_text(foreign_epoch(cursor))
+    for _ in range(2):
+        result = lash("tail", "s", "--save-cursor", str(place), "--strict-gap", "-o", "jsonl")
+        assert types(result.lines) == ["stream_start", "gap", "snapshot", "stream_end"]
+        assert result.code == result.lines[-1]["exit"] == 4 and result.error["code"] == "observation_gap"
+
+
+def test_a_stopped_tail_does_not_hold_the_turn_and_misses_nothing(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--until", "turn")
+    os.kill(tail.process.pid, signal.SIGSTOP)
+    assert lash("turn", "s", "!text " + "word " * 300 + "\n!stream 300").code == 0
+    os.kill(tail.process.pid, signal.SIGCONT)
+    told = tail.rest()
+    assert "".join(line["text"] for line in told if line["type"] == "text_delta").split() == ["word"] * 300
+    assert types(told)[-2:] == ["turn_finished", "stream_end"]
+
+
+# --- ending -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code"), [("!text well", 0), ("!fail auth", 6), ("!tool nope {}\n!then\n!fail content_filter", 6)]
+)
+def test_until_idle_and_until_turn_end_as_the_turn_did(lash, tailing, prompt: str, code: int) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--until", "turn")
+    lash("turn", "s", prompt)
+    assert tail.rest()[-1]["exit"] == tail.process.returncode == code
+    idle = lash("tail", "s", "--until", "idle", "-o", "jsonl")
+    assert idle.code == code == idle.lines[-1]["exit"] and idle.lines[-1]["reason"] == "idle"
+
+
+def test_until_idle_ends_as_cancelled_when_somebody_cancelled(lash, home: Path, tailing, tmp_path: Path) -> None:
+    lash("open", "s")
+    tail = tailing("s")
+    turn = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
+    tail.until("model_request_started")
+    idle = tailing("s", "--until", "idle")
+    assert lash("cancel", "s", "--wait=30s").code == 0
+    turn.communicate(timeout=PATIENCE_S)
+    assert idle.rest()[-1]["exit"] == idle.process.returncode == 7
+    assert idle.lines[-1]["error"]["code"] == "turn_cancelled"
+
+
+def test_a_duration_ends_well(lash) -> None:
+    lash("open", "s")
+    result = lash("tail", "s", "--until", "50ms", "-o", "jsonl")
+    assert result.code == 0 and result.lines[-1]["reason"] == "timeout" and result.err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_tail_in_order(lash, tailing, number: int, code: int) -> None:
+    lash("open", "s")
+    tail = tailing("s")
+    tail.process.send_signal(number)
+    end = tail.rest()[-1]
+    assert (end["type"], end["reason"], end["exit"]) == ("stream_end", "signal", code) == (
+        "stream_end", "signal", tail.process.returncode,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+def test_a_reader_that_leaves_ends_a_quiet_tail(lash, home: Path, form: str) -> None:
+    lash("open", "s")
+    lash("turn", "s", "hi")
+    tail = spawn_lash(["tail", "s", "--from", "start", "-o", form], home=home)
+    assert tail.stdout is not None and tail.stderr is not None
+    tail.stdout.readline()
+    tail.stdout.close()
+    assert tail.wait(PATIENCE_S) == 141
+    assert b"Traceback" not in tail.stderr.read()
+    tail.stderr.close()
+
+
+def test_a_session_deleted_under_a_tail_ends_it(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s")
+    assert lash("rm", "s", "--yes").code == 0
+    end = tail.rest()[-1]
+    assert end["type"] == "stream_end" and end["exit"] == tail.process.returncode == 3
+    assert end["error"]["details"]["deleted"] is True
+
+
+def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
+    lash("open", "a")
+    lash("open", "b")
+    tail = tailing("a", "b")
+    lash("rm", "a", "--yes")
+    lash("turn", "b", "!text alive")
+    assert tail.until("turn_finished")["text"] == "alive"
+    lash("rm", "b", "--yes")
+    assert tail.rest()[-1]["exit"] == tail.process.returncode == 3
+
+
+def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -> None:
+    lash("open", "s")
+    tail = tailing("s")
+    writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
+    turn_id = tail.until("model_request_started")["turn"]
+    lines = spawn_lash(["tail", "s"], home=home)
+    assert lines.stdout is not None and lines.stderr is not None and b"running" in lines.stderr.readline()
+    writer.kill()
+    writer.communicate()
+    said = lines.stdout.readline().decode()
+    assert f"pid {writer.pid} (turn) is gone" in said and turn_id in said
+    lines.kill()
+    lines.communicate()
+    assert tail.process.stderr is not None
+    warning = json.loads(tail.process.stderr.readline())
+    assert warning["code"] == "holder_dead" and f"pid {writer.pid}" in warning["message"]
+    assert tail.end() == 143
+
+
+# --- read-only and bad input --------------------------------------------------------------------
+
+
+def dump(home: Path) -> list[str]:
+    with sqlite3.connect(f"file:{home}/lash.db?mode=ro", uri=True) as connection:
+        return [
+            f"{table}:{row}"
+            for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+            for row in connection.execute(f'SELECT * FROM "{table}"')
+        ]
+
+
+def test_a_tail_writes_nothing(lash, home: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "hi")
+    before, files = dump(home), sorted(path.name for path in home.rglob("*"))
+    for args in (["s", "--from", "start"], ["s"], ["--all"]):
+        assert lash("tail", *args, "--no-follow").code == 0
+    assert dump(home) == before
+    assert {path.name for path in home.rglob("*")} <= {*files, "lash.db-wal", "lash.db-shm"}
+
+
+def test_a_tail_creates_no_home(lash, home: Path) -> None:
+    for args in (["s"], ["--all"]):
+        result = lash("tail", *args, "-o", "jsonl")
+        assert result.code == 3 and result.out == "" and result.error["code"] == "session_not_found"
+    assert not home.exists()
+
+
+GENESIS = "0" * 16
+BAD = [
+    (["s", "--from", "yesterday"], 2, "cursor_invalid", "start, now or a cursor"),
+    (["s", "--from", "lashsc1:1:2:s"], 2, "cursor_invalid", "lashsc2"),
+    (["s", "--from", "lashsc2:e:x:1:s"], 2, "cursor_invalid", "revision"),
+    (["s", "--from", f"lashsc2:{GENESIS}:0:0:other"], 2, "cursor_invalid", "other"),
+    (["s", "t", "--from", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "one session"),
+    (["--all", "--from", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "one session"),
+    (["s", "--types", "tool_startd"], 2, "usage", "tool_started"),
+    (["s", "--types", ""], 2, "usage", "names no type"),
+    (["s", "--until", "soon"], 2, "usage", "idle, turn"),
+    (["s", "--until", "idle", "--no-follow"], 2, "usage", "no-follow"),
+    (["s", "--all"], 2, "usage", "--all"),
+    ([], 2, "usage", "SESSION"),
+    (["s", "--save-cursor", "/does/not/exist"], 2, "usage", "/does/not/exist"),
+    (["sesion-name"], 3, "session_not_found", "session-name"),
+    (["gone"], 3, "session_deleted", "gone"),
+]
+
+
+@pytest.mark.parametrize(("args", "code", "name", "said"), BAD)
+def test_bad_input_is_refused_before_anything_is_shown(lash, args, code: int, name: str, said: str) -> None:
+    lash("open", "s", "--name", "session-name")
+    lash("open", "t")
+    lash("open", "gone")
+    lash("rm", "gone", "--yes")
+    result = lash("tail", *args, "-o", "jsonl", timeout=20)
+    assert (result.code, result.out, result.error["code"]) == (code, "", name)
+    assert said in result.error["message"] + (result.error["hint"] or "")
+
+
+@pytest.mark.parametrize("content", ["", "rubbish\n", f"lashsc2:{GENESIS}:0:0:other\n"])
+def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(lash, tmp_path: Path, content: str) -> None:
+    lash("open", "s")
+    place = tmp_path / "place"
+    place.write_text(content)
+    result = lash("tail", "s", "--save-cursor", str(place), "-o", "jsonl", timeout=20)
+    assert (result.code, result.out, result.error["code"]) == (2, "", "cursor_invalid")
+    assert place.read_text() == content
+    assert lash("tail", "s", "--save-cursor", str(place), "--from", "now", "--no-follow").code == 0
+    assert place.read_text().startswith("lashsc2:")
+
+
+@pytest.mark.parametrize("form", [["-o", "json"], ["-o", "name"], ["--fields", "type"], ["--format", "{type}"]])
+def test_a_stream_is_text_or_json_lines(lash, form: list[str]) -> None:
+    lash("open", "s")
+    result = lash("tail", "s", *form, timeout=20)
+    assert result.code == 2 and result.out == "" and "jsonl" in result.err
+
+
+def test_the_help_begins_with_an_example(lash) -> None:
+    assert "Example: lash tail" in lash("tail", "--help").out

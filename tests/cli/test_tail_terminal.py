@@ -1,0 +1,254 @@
+"""What a terminal really shows of `lash tail`: through a pty and a screen emulator, as text (contract 08 §8)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+from support.cli import COMMAND, environment, spawn_lash
+
+PATIENCE_S = 40
+
+
+class Terminal:
+    """A command at a terminal of a given size, and the screen a person would see."""
+
+    def __init__(self, home: Path, *args: str, columns: int = 100, rows: int = 24, **env: str) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.written = b""
+        self._master, slave = pty.openpty()
+        self._size(columns, rows)
+        self.process = subprocess.Popen(
+            [*COMMAND, *args], env=environment(home, {"TERM": "xterm-256color", **env}), cwd=home.parent,
+            stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+
+    def _size(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize(self, columns: int) -> None:
+        self.screen.resize(columns=columns)
+        self._size(columns, self.screen.lines)
+        os.killpg(self.process.pid, signal.SIGWINCH)
+
+    def _feed(self) -> bool:
+        """Show what arrives within a moment; False when the command has closed the terminal."""
+        if not select.select([self._master], [], [], 0.05)[0]:
+            return True
+        try:
+            data = os.read(self._master, 65_536)
+        except OSError:
+            return False
+        self.written += data
+        self._stream.feed(data)
+        return bool(data)
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def everything(self) -> str:
+        """The screen and what has scrolled out of it."""
+        above = ["".join(row[column].data for column in sorted(row)) for row in self.screen.history.top]
+        return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
+
+    def wait_for(self, what: str | Callable[[str], bool], watch: Callable[[list[str]], None] | None = None) -> None:
+        """Until the screen shows `what`; `watch` sees every picture on the way."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (what in self.text if isinstance(what, str) else what(self.text)):
+            assert time.monotonic() < deadline, self.text
+            assert self._feed(), self.text
+            if watch is not None:
+                watch(self.lines)
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        while self._feed():
+            pass
+        return self.process.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def at_terminal(home: Path) -> Iterator[Callable[..., Terminal]]:
+    made: list[Terminal] = []
+
+    def start(*args: str, columns: int = 100, rows: int = 24, **env: str) -> Terminal:
+        terminal = Terminal(home, *args, columns=columns, rows=rows, **env)
+        made.append(terminal)
+        return terminal
+
+    yield start
+    for terminal in made:
+        terminal.close()
+
+
+@pytest.fixture
+def gated(lash, home: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """A turn that calls a tool and then waits for `open_gate`."""
+    gate = tmp_path / "gate"
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        prompt = f'!tool glob {{"pattern":"*.md"}}\n!then\n!wait-file {gate}\n!text all is well'
+        made.append(spawn_lash(["turn", "s", prompt], home=home))
+        return made[-1]
+
+    yield start
+    gate.touch()
+    for turn in made:
+        turn.communicate(timeout=PATIENCE_S)
+
+
+def picture(lines: list[str]) -> list[str]:
+    """The live region: from the header above the rule to the end."""
+    rules = [number for number, line in enumerate(lines) if line and set(line) <= {"─"}]
+    return [line for line in lines[rules[-1] - 1 :] if line] if rules else []
+
+
+def test_the_live_view_shows_who_works_what_happens_and_what_waits(
+    lash, at_terminal, gated, home: Path, tmp_path: Path
+) -> None:
+    lash("open", "s", "--name", "fjord")
+    terminal = at_terminal("tail", "s", columns=140)
+    terminal.wait_for("fjord  s  loopback  idle")
+    turn = gated()
+    terminal.wait_for("step 2")
+    terminal.wait_for(" ok ")
+    header, _, *rows = picture(terminal.lines)
+    assert "running" in header and f"holder pid {turn.pid} (turn)  lease" in header
+    assert sum(" tool " in row and "glob" in row for row in rows) == 1
+    assert any("user" in row and "!tool glob" in row for row in rows)
+    assert len(picture(terminal.lines)) <= 10
+    lash("enqueue", "s", "then write the changelog")
+    terminal.wait_for("◇ 1  in_")
+    assert '"then write the changelog"' in terminal.text
+    (tmp_path / "gate").touch()
+    terminal.wait_for("queued")
+    terminal.wait_for("assistant all is well")
+    assert terminal.everything.count("assistant all is well") == 1
+    assert not any("glob" in row for row in picture(terminal.lines))
+    assert terminal.interrupt() == 130
+    assert "all is well" in terminal.everything and "usage" not in terminal.text and "fjord  s" not in terminal.text
+
+
+def test_a_retraction_takes_the_text_away_before_it_settles(lash, at_terminal, home: Path) -> None:
+    lash("open", "s")
+    terminal = at_terminal("tail", "s")
+    terminal.wait_for("idle")
+    seen = {"partial": False, "twice": False}
+
+    def watch(lines: list[str]) -> None:
+        answers = [line for line in picture(lines) if " assistant " in line]
+        seen["partial"] = seen["partial"] or any("▌" in line for line in answers)
+        seen["twice"] = seen["twice"] or len(answers) > 1
+
+    turn = spawn_lash(["turn", "s", "!fail stream_cut 1\n!text one two three four five\n!stream 5 0.25"], home=home)
+    terminal.wait_for("attempt 2/4", watch)
+    terminal.wait_for(lambda text: " assistant one two three four five" in text and "▌" not in text, watch)
+    turn.communicate(timeout=PATIENCE_S)
+    assert seen == {"partial": True, "twice": False}
+    assert terminal.everything.count(" assistant one") == 1
+
+
+def test_a_gap_is_shown_and_resynced(lash, at_terminal) -> None:
+    lash("open", "s")
+    cursor = lash("turn", "s", "!text kept", "-o", "jsonl").lines[-2]["cursor"]
+    prefix, _, rest = cursor.split(":", 2)
+    terminal = at_terminal("tail", "s", "--from", f"{prefix}:00000000deadbeef:{rest}")
+    terminal.wait_for("!! gap (unavailable) → resynced at revision 1")
+    assert " assistant kept" in terminal.text
+    lash("turn", "s", "!text after")
+    terminal.wait_for(" assistant after")
+    terminal.wait_for(lambda text: "!! gap" not in text)
+
+
+def test_a_resize_redraws_the_picture_once_and_keeps_what_is_settled(lash, at_terminal, gated) -> None:
+    lash("open", "s", "--name", "fjord")
+    lash("turn", "s", "!text settled words")
+    terminal = at_terminal("tail", "s", "--from", "start", columns=120)
+    terminal.wait_for("idle")
+    gated()
+    terminal.wait_for("step 2")
+    for columns in (40, 90):
+        terminal.resize(columns)
+        terminal.wait_for(lambda text, width=columns: "─" * (width - 1) in text and "─" * width not in text)
+        assert sum(line.startswith("fjord") for line in terminal.lines) == 1
+        assert sum(line.startswith("usage") for line in terminal.lines) == 1
+        assert terminal.everything.count("settled words") == 2
+
+
+def test_forty_columns_are_enough(lash, at_terminal, gated) -> None:
+    lash("open", "s", "--name", "fjord")
+    terminal = at_terminal("tail", "s", columns=40, rows=12)
+    terminal.wait_for("idle")
+    turn = gated()
+    terminal.wait_for(f"pid {turn.pid}")
+    terminal.wait_for("glob")
+    assert terminal.text.count("fjord") == 1 and terminal.text.count("queue ") == 1
+    assert max(map(len, terminal.lines)) < 40
+
+
+def test_a_dead_writer_is_shown_as_dead(lash, at_terminal, home: Path, tmp_path: Path) -> None:
+    lash("open", "s", "--name", "fjord")
+    terminal = at_terminal("tail", "s")
+    writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
+    terminal.wait_for(f"holder pid {writer.pid} (turn)  lease")
+    writer.kill()
+    writer.communicate()
+    terminal.wait_for(f"dead: pid {writer.pid} (turn)")
+    assert "stuck" in terminal.text and "running" not in terminal.text
+
+
+@pytest.mark.parametrize(("args", "env"), [((), {"TERM": "dumb"}), (("--plain",), {}), ((), {"LASH_PLAIN": "1"})])
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(lash, at_terminal, args, env) -> None:
+    lash("open", "s", "--name", "fjord")
+    terminal = at_terminal("tail", "s", *args, **env)
+    terminal.wait_for("watching fjord (s): idle")
+    lash("turn", "s", "!text plain words")
+    terminal.wait_for("assistant plain words")
+    terminal.wait_for("finished")
+    assert terminal.interrupt() == 130
+    assert b"\x1b" not in terminal.written
+
+
+def test_no_color_means_no_colour(lash, at_terminal, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    terminal = at_terminal("tail", "s", NO_COLOR="1")
+    writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
+    terminal.wait_for("running")
+    writer.kill()
+    writer.communicate()
+    terminal.wait_for("dead: pid")
+    assert b"\x1b[1m" in terminal.written and b"31m" not in terminal.written
+
+
+def test_no_escape_of_the_model_reaches_the_terminal(lash, at_terminal) -> None:
+    lash("open", "s")
+    terminal = at_terminal("tail", "s")
+    terminal.wait_for("idle")
+    lash("turn", "s", '!text "a\\u001b]0;owned\\u0007b"')
+    terminal.wait_for("\\x1b]0;owned")
+    assert b"\x1b]" not in terminal.written
