@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 
+import jsonschema_rs
 import pytest
 
+from lash_cli.cli.schemas import KINDS
+from lash_cli.cli.schemas.generate import closed, schema_of
 from lash_cli.core.activity import AssistantProseDelta, ToolCallStarted, TurnActivity
 from lash_cli.core.content import (
     AttachmentItem,
@@ -169,6 +172,12 @@ def test_every_envelope_survives_json_and_refuses_another_version_before_anythin
         kind.from_document({key: value for key, value in envelope.document().items() if key != "protocol_version"})
     with pytest.raises(InvalidEnvelope):
         kind.from_json("[]")
+
+
+@pytest.mark.parametrize("envelope", envelopes(), ids=lambda envelope: type(envelope).__name__)
+def test_every_envelope_has_the_shape_that_its_schema_prints(envelope) -> None:
+    schema = closed(schema_of(KINDS[type(envelope).__name__]))
+    jsonschema_rs.Draft202012Validator(schema).validate(envelope.document())
 
 
 def test_a_nested_envelope_of_another_version_is_refused() -> None:

@@ -20,16 +20,16 @@ class Kind(NamedTuple):
     shape: Any
 
     @property
+    def description(self) -> str:
+        """What it is."""
+        text = remote.TEXTS.get(self.name) if self.family == "remote" else None
+        described = " ".join((text or self.shape.__doc__ or "").split())
+        return f"A list: {described}" if self.family == "list" else described
+
+    @property
     def summary(self) -> str:
-        """What it is, in one line."""
-        if self.family == "list":
-            return f"A list: {_first_sentence(self.shape)}"
-        return _first_sentence(self.shape)
-
-
-def _first_sentence(shape: Any) -> str:
-    text = " ".join((shape.__doc__ or "").split())
-    return text.partition(". ")[0].rstrip(".") + "."
+        """What it is, in one sentence."""
+        return self.description.partition(". ")[0].rstrip(".") + "."
 
 
 _DOCUMENTS: dict[str, Any] = {

@@ -15,6 +15,7 @@ import msgspec
 from lash_cli.cli.output import SCHEMA
 from lash_cli.cli.schemas import Kind
 from lash_cli.cli.schemas.events import Line
+from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -27,7 +28,7 @@ def schema_of(kind: Kind) -> Schema:
     made, components = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
     is_remote = kind.family == "remote"
     definitions = {name: _opened(schema, spells_out=not is_remote) for name, schema in components.items()}
-    root = _resolved(made[0], definitions)
+    root = _resolved(_opened(made[0], spells_out=not is_remote), definitions)
     match kind.family:
         case "document" | "notice":
             body = _object({"schema": {"const": SCHEMA}, "kind": {"const": kind.name}, **root["properties"]})
@@ -41,8 +42,7 @@ def schema_of(kind: Kind) -> Schema:
             body = _object({**line, "type": {"const": kind.name}, **root["properties"]})
         case _:
             body = {key: value for key, value in root.items() if key not in ("title", "description")}
-    description = kind.summary if kind.family == "list" else " ".join((kind.shape.__doc__ or "").split())
-    schema = {"$schema": DIALECT, "title": kind.name, "description": description, **body}
+    schema = {"$schema": DIALECT, "title": kind.name, "description": kind.description, **body}
     needed = _reachable(schema, definitions)
     if needed:
         schema["$defs"] = {name: definitions[name] for name in sorted(needed)}
@@ -109,4 +109,6 @@ def _opened(schema: Any, *, spells_out: bool) -> Any:
         opened |= {"type": "string", "examples": words}
     if "properties" in schema and spells_out:
         opened["required"] = list(schema["properties"])
+    if not spells_out and "protocol_version" in schema.get("properties", {}):
+        opened["properties"]["protocol_version"] = {"const": REMOTE_PROTOCOL_VERSION}
     return opened
