@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import spawn_lash
+from support.cli import environment, spawn_lash
 
 PATIENCE_S = 60
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -437,3 +439,23 @@ def test_a_stream_is_text_or_json_lines(lash, form: list[str]) -> None:
 
 def test_the_help_begins_with_an_example(lash) -> None:
     assert "Example: lash tail" in lash("tail", "--help").out
+
+
+def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent.parent
+    program = tmp_path / "lash"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lash_cli "$@"\n')
+    program.chmod(0o700)
+    guide = (root / "lash_cli" / "docs" / "tail.md").read_text()
+    script = "\n".join(re.findall(r"^```sh\n(.*?)^```", guide, flags=re.DOTALL | re.MULTILINE))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=environment(tmp_path / "home", {"PATH": f"{tmp_path}:{os.environ['PATH']}"}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"queue_changed"') == 1, "the second tail goes on where the first one ended"
