@@ -81,7 +81,8 @@ class PlainTail:
         """Return when the reader has every line."""
         text = "".join(self._text)
         self._text.clear()
-        await self._following.write(text)
+        if text:
+            await self._following.write(text)
 
     async def run(self) -> None:
         """Nothing to do between the items."""

@@ -9,24 +9,21 @@ takes a lane or needs a key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
-from lash_cli.cli.documents import Document
-from lash_cli.cli.exit_status import turn_error
 from lash_cli.cli.following import Following, following
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
-from lash_cli.cli.tail_cursor import CURSOR, START, Begin, CursorFile, require_sessions
+from lash_cli.cli.tail_cursor import CURSOR, START, require_sessions
+from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, ended_error, gap_error
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import GENESIS, ActivityObserved, SessionCursor, SessionObservationEvent
-from lash_cli.core.outcome import Stopped, TurnResult
-from lash_cli.errors import ConflictError, LashError, LiveReplayClosed, NotFoundError, TurnStoppedError
-from lash_cli.runtime.observing import ObservedGap, RecoveringStream, SessionObservation
+from lash_cli.errors import LashError, LiveReplayClosed, NotFoundError, SessionDeleted
+from lash_cli.runtime.observing import ObservedGap, RecoveringStream
 from lash_cli.store.base import RuntimePersistence, SessionRow
 
 # How many sessions `--all` watches at the same time: each has a socket of its own.
@@ -34,46 +31,6 @@ MAX_WATCHED = 128
 _PAGE = 100
 _LOOK_SECONDS = 0.25
 _DISCOVER_SECONDS = 1.0
-_TURN_STATUSES = (6, 7)
-
-UNTIL_IDLE = "idle"
-UNTIL_TURN = "turn"
-
-
-@dataclass(frozen=True, slots=True)
-class TailPlan:
-    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time."""
-
-    references: tuple[str | None, ...]
-    is_all: bool
-    begin: Begin
-    until: str | None = None
-    seconds: float | None = None
-    types: Collection[str] | None = None
-    cursor_file: CursorFile | None = None
-    is_strict: bool = False
-    follows: bool = True
-    raw: bool = False
-
-
-class TailSink(Protocol):
-    """Shows what a tail gets. What is written is gathered until `flush`."""
-
-    @property
-    def shows_messages(self) -> bool:
-        """Whether committed messages are shown, which needs the transcript."""
-        ...
-
-    def start(self, watched: Sequence[Watched], begun: str) -> None: ...
-    def introduce(self, watched: Watched, row: SessionRow) -> None: ...
-    def snapshot(self, watched: Watched, observation: SessionObservation) -> None: ...
-    def gap(self, watched: Watched, item: ObservedGap) -> None: ...
-    async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None: ...
-    def holder_died(self, watched: Watched, message: str) -> None: ...
-    def deleted(self, watched: Watched) -> None: ...
-    async def flush(self) -> None: ...
-    async def run(self) -> None: ...
-    async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None: ...
 
 
 class Tail:
@@ -85,6 +42,7 @@ class Tail:
         self._is_live = is_live
         self._watched: dict[str, Watched] = {}
         self._left_out: set[str] = set()
+        self._listed_at = 0
         self._turnstile = asyncio.Lock()
         self._over = asyncio.Event()
         self._reason = "signal"
@@ -107,13 +65,10 @@ class Tail:
         watched = [session for _, session in begun]
         self._sink.start(watched, self._plan.begin.word)
         try:
-            for row, session in begun:
-                await self._admit(session, row)
             self._spawn(self._sink.run())
-            if self._plan.is_all:
-                self._spawn(self._discover(store))
             if self._plan.seconds is not None:
                 self._spawn(self._time_out(self._plan.seconds))
+            self._spawn(self._begin(store, begun))
             await state.until(self._over.wait())
             return await self._end(state, watched)
         finally:
@@ -128,7 +83,10 @@ class Tail:
         reason = self._reason
         async with self._turnstile:
             if failure is None and not state.is_over and reason in (UNTIL_IDLE, UNTIL_TURN):
-                failure = await self._outcome_error()
+                try:
+                    failure = await self._outcome_error()
+                except LashError as unreadable:
+                    failure = unreadable
             error = failure if isinstance(failure, LashError) else None
             if isinstance(failure, Exception) and error is None:
                 error = LashError(f"unexpected failure: {type(failure).__name__}")
@@ -148,6 +106,8 @@ class Tail:
         if self._plan.is_all:
             if opened is None:
                 raise NotFoundError("there is no session yet", hint="make one with: lash open")
+            # Before the listing: what is committed meanwhile is looked for again.
+            self._listed_at = await opened.change_mark()
             rows.update(await self._newest(opened))
         for reference in self._plan.references:
             row = await read_session_row(opened, reference)
@@ -187,9 +147,19 @@ class Tail:
             session.cursor = await session.head_cursor()
         return session
 
+    async def _begin(self, store: RuntimePersistence, begun: Sequence[tuple[SessionRow, Watched]]) -> None:
+        self._watched.update((session.session_id, session) for _, session in begun)
+        for row, session in begun:
+            async with self._turnstile:
+                if self._over.is_set():
+                    return
+                await self._admit(session, row)
+        self._end_if_all_idle()
+        if self._plan.is_all:
+            await self._discover(store)
+
     async def _admit(self, session: Watched, row: SessionRow) -> None:
         """Show where a session stands and follow it."""
-        self._watched[session.session_id] = session
         is_resumed = session.session_id in self._plan.begin.cursors
         self._sink.introduce(session, row)
         if self._plan.begin.word == START and not is_resumed:
@@ -207,13 +177,12 @@ class Tail:
 
     async def _discover(self, store: RuntimePersistence) -> None:
         """Take in sessions that are new, and those that were left out and committed something."""
-        mark = await store.change_mark()
         while True:
             await asyncio.sleep(_DISCOVER_SECONDS)
             present = await store.change_mark()
-            if present == mark:
+            if present == self._listed_at:
                 continue
-            mark = present
+            self._listed_at = present
             rows, _ = await store.list_sessions(limit=_PAGE)
             for row in rows:
                 session_id = row.meta.session_id
@@ -248,7 +217,7 @@ class Tail:
                 async with self._turnstile:
                     if not self._over.is_set():
                         await self._show(session, stream, item)
-        except LiveReplayClosed as error:
+        except (LiveReplayClosed, SessionDeleted) as error:
             await self._gone(session, error)
         except StopAsyncIteration:
             # Closed by ourselves: the tail ends.
@@ -267,7 +236,7 @@ class Tail:
             self._sink.gap(session, item)
             if self._plan.is_strict:
                 await self._sink.flush()
-                raise _gap_error(session, item)
+                raise gap_error(session, item)
             is_end = self._plan.until == UNTIL_TURN and await self._has_new_turn(session)
         else:
             event = item.event
@@ -285,11 +254,9 @@ class Tail:
 
     async def _rest(self, session: Watched) -> None:
         """Nothing is there to be shown: judge whether that is the end, and whether a writer died."""
-        if not self._plan.follows or self._plan.until == UNTIL_IDLE:
+        if self._ends_when_idle:
             session.is_idle = await (session.is_at_rest() if self._plan.follows else session.is_caught_up())
-            if all(other.is_idle for other in self._watched.values()):
-                self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
-                return
+            self._end_if_all_idle()
         if not session.is_look_due():
             return
         row = await session.row()
@@ -298,6 +265,14 @@ class Tail:
                 if not self._over.is_set():
                     self._tell_death(session, row)
                     await self._sink.flush()
+
+    @property
+    def _ends_when_idle(self) -> bool:
+        return not self._plan.follows or self._plan.until == UNTIL_IDLE
+
+    def _end_if_all_idle(self) -> None:
+        if self._ends_when_idle and all(session.is_idle for session in self._watched.values()):
+            self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
 
     async def _has_new_turn(self, session: Watched) -> bool:
         """Whether a turn ended in a gap."""
@@ -312,9 +287,10 @@ class Tail:
         if message is not None:
             self._sink.holder_died(session, message)
 
-    async def _gone(self, session: Watched, error: LiveReplayClosed) -> None:
+    async def _gone(self, session: Watched, error: LiveReplayClosed | SessionDeleted) -> None:
         """A session is deleted: the end of a tail of it alone, a line among several."""
-        if not error.details.get("deleted") or (len(self._watched) == 1 and not self._plan.is_all):
+        is_deleted = isinstance(error, SessionDeleted) or bool(error.details.get("deleted"))
+        if not is_deleted or (len(self._watched) == 1 and not self._plan.is_all):
             raise error
         async with self._turnstile:
             if self._over.is_set():
@@ -324,6 +300,7 @@ class Tail:
             await self._sink.flush()
             if self._plan.cursor_file is not None:
                 self._plan.cursor_file.forget(session.session_id)
+        self._end_if_all_idle()
 
     def _save(self, session: Watched) -> None:
         if self._plan.cursor_file is not None:
@@ -358,7 +335,7 @@ class Tail:
             if self._reason == UNTIL_TURN and session.ended_turn_id is None:
                 continue
             result = await session.ended_result()
-            error = _ended_error(result) if result is not None else None
+            error = ended_error(result) if result is not None else None
             if error is not None:
                 return error
         return None
@@ -380,29 +357,6 @@ class Tail:
 
 def _is_turn_end(event: SessionObservationEvent) -> bool:
     return isinstance(event.payload, ActivityObserved) and isinstance(event.payload.activity.event, TurnFinished)
-
-
-def _ended_error(result: TurnResult) -> LashError | None:
-    """The error a turn stands for that somebody else ran: stopped is 6, cancelled is 7, whatever the reason."""
-    error = turn_error(result, {})
-    if error is None or error.exit_status in _TURN_STATUSES or not isinstance(result.outcome, Stopped):
-        return error
-    return TurnStoppedError(error.message, code=f"turn_stopped:{result.outcome.reason}", hint=error.hint)
-
-
-def _gap_error(session: Watched, item: ObservedGap) -> ConflictError:
-    gap = item.gap
-    return ConflictError(
-        f"events of session {session.name} were missed ({gap.reason.value})",
-        code="observation_gap",
-        hint=f"go on from the committed state: lash tail {session.name} --from start",
-        details={
-            "session": session.session_id,
-            "reason": gap.reason.value,
-            "requested_cursor": str(gap.requested_cursor),
-            "latest_cursor": str(gap.latest_cursor),
-        },
-    )
 
 
 def is_terminal() -> bool:

@@ -17,6 +17,7 @@ from lash_cli.core.lease import LocalProcess
 from lash_cli.core.observation import SessionCursor
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import SessionPolicy
+from lash_cli.errors import SessionDeleted
 from lash_cli.runtime.observing import Replayed, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
@@ -46,7 +47,10 @@ class Watched:
 
     async def row(self) -> SessionRow | None:
         """The session's row now, None for one that is gone."""
-        return await self.store.session_row(self.session_id)
+        try:
+            return await self.store.session_row(self.session_id)
+        except SessionDeleted:
+            return None
 
     async def head_cursor(self) -> SessionCursor:
         """The cursor of now, without the transcript."""

@@ -358,6 +358,15 @@ def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -
     assert tail.end() == 143
 
 
+def test_a_look_at_no_session_at_all_ends(lash) -> None:
+    lash("open", "s")
+    lash("rm", "s", "--yes")
+    assert types(lash("tail", "--all", "--no-follow", "-o", "jsonl", timeout=20).lines) == [
+        "stream_start",
+        "stream_end",
+    ]
+
+
 # --- read-only and bad input --------------------------------------------------------------------
 
 

@@ -1,0 +1,112 @@
+"""What `lash tail` was asked for, what shows it, and what its end stands for (contract 08 §6.4, §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from lash_cli.cli.documents import Document
+from lash_cli.cli.exit_status import turn_error
+from lash_cli.core.outcome import Stopped, TurnResult
+from lash_cli.errors import ConflictError, LashError, TurnCancelledError, TurnStoppedError
+
+if TYPE_CHECKING:
+    from lash_cli.cli.tail_cursor import Begin, CursorFile
+    from lash_cli.cli.tail_watched import Watched
+    from lash_cli.core.observation import SessionObservationEvent
+    from lash_cli.runtime.observing import ObservedGap, SessionObservation
+    from lash_cli.store.base import SessionRow
+
+UNTIL_IDLE = "idle"
+UNTIL_TURN = "turn"
+_TURN_STATUSES = (TurnStoppedError.exit_status, TurnCancelledError.exit_status)
+
+
+@dataclass(frozen=True, slots=True)
+class TailPlan:
+    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time."""
+
+    references: tuple[str | None, ...]
+    is_all: bool
+    begin: Begin
+    until: str | None = None
+    seconds: float | None = None
+    types: Collection[str] | None = None
+    cursor_file: CursorFile | None = None
+    is_strict: bool = False
+    follows: bool = True
+    raw: bool = False
+
+
+class TailSink(Protocol):
+    """Shows what a tail gets. What is to be written is gathered until `flush`; items come one at a time."""
+
+    @property
+    def shows_messages(self) -> bool:
+        """Whether committed messages are shown, which needs the transcript."""
+        ...
+
+    def start(self, watched: Sequence[Watched], begun: str) -> None:
+        """The tail begins; `begun` is start, now or cursor. Called once, first."""
+        ...
+
+    def introduce(self, watched: Watched, row: SessionRow) -> None:
+        """A session is watched from here on."""
+        ...
+
+    def snapshot(self, watched: Watched, observation: SessionObservation) -> None:
+        """The committed state to begin with."""
+        ...
+
+    def gap(self, watched: Watched, item: ObservedGap) -> None:
+        """Events were missed; the item brings the state to go on from."""
+        ...
+
+    async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:
+        """One event and its document."""
+        ...
+
+    def holder_died(self, watched: Watched, message: str) -> None:
+        """The process that worked on the session is gone."""
+        ...
+
+    def deleted(self, watched: Watched) -> None:
+        """A session is gone and others are watched on."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when the reader has what was gathered."""
+        ...
+
+    async def run(self) -> None:
+        """Whatever is done beside the items, until cancelled."""
+        ...
+
+    async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None:
+        """The tail ends; called once, last, and written before it returns."""
+        ...
+
+
+def ended_error(result: TurnResult) -> LashError | None:
+    """The error a turn stands for that somebody else ran: stopped is 6, cancelled is 7, whatever the reason."""
+    error = turn_error(result, {})
+    if error is None or error.exit_status in _TURN_STATUSES or not isinstance(result.outcome, Stopped):
+        return error
+    return TurnStoppedError(error.message, code=f"turn_stopped:{result.outcome.reason}", hint=error.hint)
+
+
+def gap_error(watched: Watched, item: ObservedGap) -> ConflictError:
+    """The error of `--strict-gap`."""
+    gap = item.gap
+    return ConflictError(
+        f"events of session {watched.name} were missed ({gap.reason.value})",
+        code="observation_gap",
+        hint=f"go on from the committed state: lash tail {watched.name} --from start",
+        details={
+            "session": watched.session_id,
+            "reason": gap.reason.value,
+            "requested_cursor": str(gap.requested_cursor),
+            "latest_cursor": str(gap.latest_cursor),
+        },
+    )
