@@ -38,8 +38,8 @@ BUDGETS = (
     (("log", TALK, "-o", "json"), 6.0, 10),
     (("log", TALK, "-o", "json"), 6.0, 10_000),
     (("queue", "ls", TALK, "-o", "json"), 6.5, 10),
-    (("enqueue", TALK, "next"), 7.0, 10),
-    (("enqueue", TALK, "next"), 7.0, 10_000),
+    (("enqueue", TALK, "next", "-q"), 9.0, 10),
+    (("enqueue", TALK, "next", "-q"), 9.0, 10_000),
 )
 
 
