@@ -108,6 +108,9 @@ class TurnDriver(ABC):
         self.token = token
         self.sink = sink
         self.previews: PreviewPublisher | None = None
+        # Activities are numbered under one id of their own: an id drawn for each costs more than showing it.
+        self._series = ""
+        self._shown = 0
         self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
     @abstractmethod
@@ -122,13 +125,24 @@ class TurnDriver(ABC):
         """Show one event of a drive: to the trace and to observers first, then to the caller."""
         if self.trace is not None:
             self.trace.observe(drive, event)
-        ids, clock = self.host.ids, self.host.clock
         activity = TurnActivity(
-            self.session.session_id, drive.turn_id, correlation, event, clock.now_ms(), activity_id or ids.new("a")
+            self.session.session_id,
+            drive.turn_id,
+            correlation,
+            event,
+            self.host.clock.now_ms(),
+            activity_id or self._next_activity_id(),
         )
         if self.previews is not None:
             self.previews.publish(activity)
         await self.sink(activity)
+
+    def _next_activity_id(self) -> str:
+        """An id no other activity of any drive has."""
+        if not self._series:
+            self._series = self.host.ids.new("a")
+        self._shown += 1
+        return f"{self._series}.{self._shown}"
 
     async def normalised(self, turn_input: TurnInput, turn_id: str) -> TurnInput | TurnIssue:
         """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
