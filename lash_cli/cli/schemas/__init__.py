@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import events, queue, remote, sessions, setup
+from lash_cli.cli.schemas import events, queue, remote, sessions, setup, transcripts
 
 
 class Kind(NamedTuple):
@@ -48,7 +48,7 @@ _DOCUMENTS: dict[str, Any] = {
     "QueueItem": queue.PendingItem,
     "Session": sessions.Session,
     "TracePage": setup.TracePage,
-    "Transcript": sessions.Transcript,
+    "Transcript": transcripts.Transcript,
     "Turn": sessions.Turn,
     "TurnResult": sessions.TurnResult,
     "TurnUsage": sessions.TurnUsage,
@@ -72,7 +72,7 @@ _LISTS: dict[str, Any] = {
 # What `-o jsonl` prints of a list, and the lines of a transcript: one per line, without an envelope.
 _ITEMS: dict[str, Any] = {
     "SessionItem": sessions.SessionItem,
-    "MessageItem": sessions.MessageItem,
+    "MessageItem": transcripts.MessageItem,
 }
 _NOTICES: dict[str, Any] = {"Error": setup.Error, "Warning": setup.Warning}
 _EVENTS: dict[str, Any] = {

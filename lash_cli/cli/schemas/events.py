@@ -11,7 +11,6 @@ from typing import Any
 from lash_cli.cli.schemas.queue import PendingInput
 from lash_cli.cli.schemas.sessions import (
     LedgerEntry,
-    MessageItem,
     ModelCall,
     Outcome,
     SessionItem,
@@ -20,6 +19,7 @@ from lash_cli.cli.schemas.sessions import (
 )
 from lash_cli.cli.schemas.setup import Error
 from lash_cli.cli.schemas.shape import Count, Shape, Time
+from lash_cli.cli.schemas.transcripts import MessageItem
 from lash_cli.core.graph import CausalRef
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue
 from lash_cli.core.tools import ToolCancelled, ToolFailed, ToolSuccess
