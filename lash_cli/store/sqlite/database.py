@@ -244,9 +244,10 @@ class Database:
         """`write` for callers without an event loop; blocks."""
         self._refuse_if_read_only()
         request = Request(job, durable, None, None, threading.Event())
-        self.writer.submit(request)
-        assert request.done is not None
-        request.done.wait()
+        if not self.writer.write_here(request):
+            self.writer.submit(request)
+            assert request.done is not None
+            request.done.wait()
         if request.error is not None:
             raise request.error
         return cast(T, request.result)

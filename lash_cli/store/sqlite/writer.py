@@ -105,6 +105,8 @@ class Writer:
         self._crowd = 0
         self._is_closed = False
         self._thread: threading.Thread | None = None
+        # Of the thread, once there is one; until then of whoever writes here.
+        self._connection: WriterConnection | None = None
 
     def submit(self, request: Request) -> None:
         """Queue a request, starting the thread at the first one. Raises `StoreError` once closed.
@@ -122,6 +124,19 @@ class Writer:
             elif self._soon_loop is not loop:
                 self._soon_loop = loop
                 loop.call_soon(self._pass_is_over, loop)
+
+    def write_here(self, request: Request) -> bool:
+        """Write on the calling thread; False, and nothing done, once the writing thread was needed.
+
+        Who has no event loop would only wait for that thread, and the two changes of thread cost as much as the
+        transaction. Meanwhile `submit` waits. Raises `StoreError` once closed.
+        """
+        with self._lock:
+            self._refuse_if_closed()
+            if self._thread is not None or self._arrived:
+                return False
+            self._write([request])
+        return True
 
     def submit_later(self, request: Request) -> None:
         """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
@@ -147,6 +162,8 @@ class Writer:
             self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
+        else:
+            self._let_go()
         self._checkpointer.close()
 
     def _refuse_if_closed(self) -> None:
@@ -175,9 +192,6 @@ class Writer:
             self._hand_over()
 
     def _run(self) -> None:
-        from lash_cli.store.sqlite.announcing import open_writing
-
-        connection: WriterConnection | None = None
         is_open = True
         try:
             while is_open:
@@ -185,23 +199,33 @@ class Writer:
                 if not group:
                     continue
                 self._crowd = max(len(group), self._crowd // 2)
-                try:
-                    if connection is None:
-                        connection = open_writing(self._path, self.lost_previews)
-                    self._commit_group(connection, group)
-                except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
-                    failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
-                    for request in group:
-                        request.error = failure
-                    if connection is not None:
-                        if connection.in_transaction:
-                            connection.execute(ROLLBACK)
-                        connection.forget()
+                self._write(group)
                 self._deliver(group)
         finally:
-            self._log.close()
-            if connection is not None:
-                connection.close()
+            self._let_go()
+
+    def _write(self, group: list[Request]) -> None:
+        """Commit a group and leave with each request what became of it; never raises."""
+        try:
+            if self._connection is None:
+                from lash_cli.store.sqlite.announcing import open_writing
+
+                self._connection = open_writing(self._path, self.lost_previews)
+            self._commit_group(self._connection, group)
+        except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
+            failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            for request in group:
+                request.error = failure
+            if self._connection is not None:
+                if self._connection.in_transaction:
+                    self._connection.execute(ROLLBACK)
+                self._connection.forget()
+
+    def _let_go(self) -> None:
+        self._log.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _next_group(self) -> tuple[list[Request], bool]:
         """Wait for a request, then take all that queued up; the flag is False after the closing mark."""
