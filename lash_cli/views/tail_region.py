@@ -15,6 +15,10 @@ from typing import Any
 from lash_cli.views.tail_picture import Line
 
 _ERASE_BELOW = "\x1b[J"
+# A picture may reach a terminal that has just become narrower: what does not fit is cut off there instead of making
+# lines that nobody counted.
+_CUT_OFF = "\x1b[?7l"
+_WRAP = "\x1b[?7h"
 
 
 class Region:
@@ -43,7 +47,7 @@ class Region:
         self._console.width = 1 + max((len(line.text) * 2 for line in lines), default=0)
         for line in lines:
             self._console.print(Text(line.text, style=line.style), no_wrap=True, overflow="ignore", crop=False)
-        return self._take().removesuffix("\n")
+        return _CUT_OFF + self._take().removesuffix("\n") + _WRAP
 
     def settled(self, text: str, style: str = "") -> str:
         """Text for above the region, wrapped by the terminal itself."""
