@@ -14,7 +14,6 @@ from typing import Literal
 
 from lash_cli.core.codec import Record, encode
 from lash_cli.core.content import TurnInput
-from lash_cli.core.lease import LeaseRow, is_row_live
 
 MAX_CLAIMED_INPUTS = 64
 
@@ -105,11 +104,6 @@ class ClaimDiagnostics(Record):
 def completion_of(claim: TurnInputClaim) -> TurnInputCompletion:
     """The completion that settles every input of `claim`."""
     return TurnInputCompletion(claim.claim_id, claim.claim_token, tuple(item.input_id for item in claim.inputs))
-
-
-def is_claim_live(claim_generation: int | None, lease: LeaseRow, now_ms: int) -> bool:
-    """Whether a row's claim still counts: its generation holds the lane right now."""
-    return claim_generation is not None and is_row_live(lease, now_ms) and lease.fencing_token == claim_generation
 
 
 def is_held(turn_id: str | None, claim_generation: int | None, live_generation: int) -> bool:

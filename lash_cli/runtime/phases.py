@@ -55,16 +55,3 @@ def in_phase(probe: TurnPhaseProbe | None, phase: TurnPhase) -> Iterator[None]:
         yield
     finally:
         probe.end(phase)
-
-
-@contextmanager
-def in_named_part(probe: TurnPhaseProbe | None, name: str) -> Iterator[None]:
-    """Run the block as a named part of the current phase, such as `plugin_hook.<hook>.<plugin id>`."""
-    if probe is None:
-        yield
-        return
-    probe.begin_named(name)
-    try:
-        yield
-    finally:
-        probe.end_named(name)
