@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -81,6 +81,21 @@ class MessageSequence(Sequence[Message]):
         return MessageSequence(self.shared, self.length, tail)
 
 
+class JsonObjectOutput(Record, tag="json_object", tag_field="type"):
+    """The answer is to be one JSON object."""
+
+
+class JsonSchemaOutput(Record, tag="json_schema", tag_field="type"):
+    """The answer is to be one JSON value that fits `schema`, the canonical one; wires project it (contract 06 §8)."""
+
+    name: str
+    schema: dict[str, Any]
+    strict: bool = True
+
+
+OutputSpec = JsonObjectOutput | JsonSchemaOutput
+
+
 class LlmScope(Record):
     """Who asks; `request_id` is stable over attempts and re-drives."""
 
@@ -104,6 +119,7 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[LlmToolSpec, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
     output_token_cap: int | None = None
+    output_spec: OutputSpec | None = None
     base_digest: str = ""
     base_length: int = 0
     stream: bool = True
@@ -162,19 +178,30 @@ class RetryDecision(Record):
     delay_ms: int = 0
 
 
+AttemptOutcome = Literal["completed", "failed", "aborted", "interrupted"]
+ProtocolPosition = Literal["no_response", "response_observed", "output_started", "terminal_observed"]
+
+
 class AttemptRecord(Record):
-    """One attempt of a model call (contract 01 §7.2, 06 §2)."""
+    """One attempt of a model call (contract 01 §7.2, 06 §2).
+
+    `aborted` was cancelled, `interrupted` was ended on purpose because what had
+    arrived was enough. `response_metadata` holds what the provider's allow-list
+    names and nothing else. The defaults are those of an attempt that succeeded,
+    so that such a one is stored in a few bytes.
+    """
 
     ordinal: int
     started_at_ms: int
     duration_ms: int
-    outcome: str
-    protocol_position: str
+    outcome: AttemptOutcome = "completed"
+    protocol_position: ProtocolPosition = "terminal_observed"
     retry_budget_consumed: bool = True
     retry_decision: RetryDecision | None = None
     error: NormalizedError | None = None
     evidence: ExecutionEvidence | None = None
     usage: TokenUsage = TokenUsage()
+    response_metadata: dict[str, Any] = {}
 
 
 class LlmCallRecord(Record):
@@ -238,4 +265,16 @@ class UsageReported(Record, tag="usage", tag_field="type"):
     usage: TokenUsage
 
 
-StreamEvent = TextDelta | ReasoningDelta | AttemptReset | RetryStatus | UsageReported
+class EvidenceReported(Record, tag="evidence", tag_field="type"):
+    """What the provider has said about itself so far. The ladder keeps it for an attempt that never answers and shows
+    it to nobody."""
+
+    evidence: ExecutionEvidence
+
+
+StreamEvent = TextDelta | ReasoningDelta | AttemptReset | RetryStatus | UsageReported | EvidenceReported
+
+
+class DeliberateStop(Exception):
+    """Raised by a sink that has seen enough: the attempt is cut, recorded as `interrupted`, and what it showed is the
+    answer (contract 06 §13.2)."""

@@ -18,6 +18,7 @@ from lash_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from lash_cli.core.content import Stored
+    from lash_cli.providers.endpoint import Wire
     from lash_cli.providers.http import HttpTransport
 
 
@@ -70,6 +71,7 @@ class ProviderOptions(Record):
     chunk_timeout_seconds: float = 120.0
     connect_timeout_seconds: float = 10.0
     expose_thinking: bool = False
+    stream_termination: Literal["require", "tolerate_eof"] | None = None
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     headers: dict[str, str] = {}
 
@@ -114,8 +116,8 @@ def build_caller(
 
         return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy)
 
+    from lash_cli.providers.endpoint import HttpProvider
     from lash_cli.providers.http import Httpx2Transport, Timeouts
-    from lash_cli.providers.openai_chat import OpenAiChat
 
     timeouts = Timeouts(
         request=options.request_timeout_seconds,
@@ -127,18 +129,38 @@ def build_caller(
         from lash_cli.providers.traced import TracedTransport
 
         transport = TracedTransport(transport, on_request)
-    provider = OpenAiChat(
-        _base_url(settings, kind),
-        settings.key,
+    provider = HttpProvider(
+        _wire(settings, kind, options, attachment_bytes),
         transport,
         clock=clock,
         timeouts=timeouts,
-        headers=options.headers,
         expose_thinking=options.expose_thinking,
-        output_cap_field=options.output_cap_field,
-        attachment_bytes=attachment_bytes,
+        termination=options.stream_termination,
     )
     return RetryingCaller(provider, settings.name, clock, ids_bits, policy, secrets=provider.secrets)
+
+
+def _wire(
+    settings: ProviderSettings,
+    kind: ProviderKind,
+    options: ProviderOptions,
+    attachment_bytes: Callable[[Stored], bytes] | None,
+) -> Wire:
+    """The wire of a kind; its module is imported now."""
+    base_url = _base_url(settings, kind)
+    match settings.kind:
+        case "openai_chat":
+            from lash_cli.providers.openai_chat import OpenAiChatWire
+
+            return OpenAiChatWire(
+                base_url,
+                settings.key,
+                headers=options.headers,
+                output_cap_field=options.output_cap_field,
+                attachment_bytes=attachment_bytes,
+            )
+        case unknown:
+            raise ValueError(f"{unknown!r} is not spoken over HTTP")
 
 
 def _base_url(settings: ProviderSettings, kind: ProviderKind) -> str:

@@ -34,9 +34,10 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import LlmRequest, ToolChoice
-from lash_cli.core.policy import ModelSpec, ProviderDefault, ReasoningDisabled, ReasoningEffort
+from lash_cli.core.policy import ModelSpec
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.prefix import PrefixCache
+from lash_cli.providers.reasoning import Effort, intent_of, unrepresentable
 
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 AttachmentBytes = Callable[[Stored], bytes]
@@ -219,35 +220,11 @@ def _bytes_block(media_type: str, data: bytes, name: str) -> dict[str, Any]:
 
 
 def _reasoning_options(model: ModelSpec) -> dict[str, Any]:
-    """The reasoning selection on this wire (contract 06 §4); refused when the model's data does not allow it."""
-    selection = model.variant
-    capability = model.capability.reasoning if model.capability else None
-    if isinstance(selection, ProviderDefault):
-        return {}
-    if capability is None:
-        raise _refused("effort_not_configurable", f"nothing is known about the reasoning of model {model.id!r}")
-    if isinstance(selection, ReasoningDisabled):
-        if capability.mandatory or capability.disable is None:
-            raise _refused("effort_required", f"the reasoning of model {model.id!r} cannot be turned off")
-        if capability.disable == "omit":
+    """The reasoning selection on this wire, which knows efforts by name only."""
+    match intent_of(model):
+        case None:
             return {}
-        name = capability.disable.removeprefix("effort(").removesuffix(")")
-        if capability.disable != f"effort({name})":
-            raise _refused("reasoning_encoding_unrepresentable", f"this wire cannot say {capability.disable!r}")
-        return {"reasoning_effort": name}
-    return {"reasoning_effort": _effort_name(selection, model)}
-
-
-def _effort_name(selection: ReasoningEffort, model: ModelSpec) -> str:
-    capability = model.capability.reasoning if model.capability else None
-    if capability is None or capability.encoding != "effort":
-        raise _refused("reasoning_encoding_unrepresentable", "this wire carries efforts by name, not token budgets")
-    name = capability.aliases.get(selection.effort, selection.effort)
-    if name not in capability.efforts:
-        known = ", ".join(capability.efforts) or "none"
-        raise _refused("unsupported_effort", f"model {model.id!r} has no effort {name!r}; it has: {known}")
-    return name
-
-
-def _refused(code: str, message: str) -> LlmTransportError:
-    return LlmTransportError(message, kind="validation", code=code)
+        case Effort(name=name):
+            return {"reasoning_effort": name}
+        case intent:
+            raise unrepresentable(intent, "chat completions")

@@ -82,6 +82,11 @@ class ChatAssembler:
         return bool(self.finish_reason)
 
     @property
+    def is_finished(self) -> bool:
+        """Never before the end of the stream: usage may follow the finish reason."""
+        return False
+
+    @property
     def is_empty(self) -> bool:
         """Whether there is no text, no reasoning and no call."""
         return not self._pieces and not self._refusal
@@ -98,10 +103,11 @@ class ChatAssembler:
         return events
 
     def response(self) -> LlmResponse:
-        """The complete answer; call it only when `is_proved`."""
+        """The complete answer; without a finish reason, what a tolerated end of the stream makes of it."""
         parts = self._parts()
         refusal = "".join(self._refusal)
-        reason = _TERMINAL_REASONS.get(self.finish_reason, TerminalReason.PROVIDER_ERROR)
+        ended = self.finish_reason or "stop"
+        reason = _TERMINAL_REASONS.get(ended, TerminalReason.PROVIDER_ERROR)
         has_calls = any(isinstance(part, ToolCallPart) for part in parts)
         if reason in (TerminalReason.STOP, TerminalReason.TOOL_USE):
             reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP

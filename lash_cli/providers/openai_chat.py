@@ -1,321 +1,67 @@
-"""Any endpoint that speaks Chat Completions: OpenAI, OpenRouter, Ollama, llama.cpp, vLLM (contract 06 §9.2).
+"""The Chat Completions wire: OpenAI, OpenRouter, Ollama, llama.cpp, vLLM (contract 06 §9.2).
 
-One attempt per `complete`. The answer counts only with terminal proof
-(`chat_stream`); a stream that stops earlier, even after `[DONE]`, is a
-retryable failure that carries what had arrived. Error texts never contain the
-key this provider was given.
+A finish reason proves an answer; `[DONE]` alone does not. Requests are written
+by `chat_request`, answers read by `chat_stream`, and `endpoint` does the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import AsyncIterator, Mapping
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any
 
-import msgspec
-
-from lash_cli.core.content import ToolResultPart
-from lash_cli.core.llm import LlmRequest, LlmResponse, ReasoningDelta, StreamEvent, TerminalReason
-from lash_cli.core.protocols import Clock, EventSink
-from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.chat_request import AttachmentBytes, ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
-from lash_cli.providers.classify import classify_error_object, classify_http, presentable, to_exception
-from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, Timeouts
-from lash_cli.providers.sse import SseDecoder
+from lash_cli.providers.endpoint import Access, Termination
 
-MAX_ERROR_BODY_BYTES = 64 * 1024
-MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
-DRAIN_SECONDS = 0.05
-DONE = "[DONE]"
-_SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
+PATH = "/chat/completions"
 
 
-def checked_base_url(base_url: str) -> str:
-    """`base_url` without a trailing slash.
-
-    Raises `ConfigError` (`invalid_provider_endpoint`) unless it is an http(s)
-    address with a host and without credentials, query or fragment.
-    """
-    url = base_url.strip().rstrip("/")
-    try:
-        parts = urlsplit(url)
-        is_sound = bool(parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0))
-        problem = "" if is_sound else "it must look like https://host/v1"
-        if parts.username is not None or parts.password is not None:
-            problem = "credentials belong into the key, not into the address"
-        elif parts.query or parts.fragment or any(c.isspace() or not c.isprintable() for c in url):
-            problem = "it must have no query, fragment or white space"
-        elif parts.path.endswith("/chat/completions"):
-            problem = "leave out /chat/completions; it is added"
-    except ValueError as error:
-        problem = str(error)
-    if problem:
-        shown = base_url.rpartition("@")[2]
-        raise ConfigError(f"base_url {shown!r} is not usable: {problem}", code="invalid_provider_endpoint")
-    return url
-
-
-def checked_key(api_key: str | None) -> str | None:
-    """`api_key` without surrounding white space, None when blank; raises `ConfigError` when no header can carry it."""
-    key = (api_key or "").strip()
-    if not all("!" <= character <= "~" for character in key):
-        raise ConfigError("the API key holds characters that cannot be sent; copy it again")
-    return key or None
-
-
-class OpenAiChat:
-    """A Chat Completions endpoint; implements `core.protocols.Provider`."""
+class OpenAiChatWire:
+    """A Chat Completions endpoint; implements `endpoint.Wire`."""
 
     kind = "openai_chat"
+    answer_name = "a chat completion"
+    unproved_code = "stream_ended_before_finish_reason"
+    default_termination: Termination = "require"
 
     def __init__(
         self,
         base_url: str,
         api_key: str | None,
-        transport: HttpTransport,
         *,
-        clock: Clock,
-        timeouts: Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
-        expose_thinking: bool = False,
         output_cap_field: OutputCapField = "max_tokens",
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        self._base_url = checked_base_url(base_url)
-        self._key = checked_key(api_key)
-        self._transport = transport
-        self._clock = clock
-        self._timeouts = timeouts or Timeouts()
-        self._extra_headers = {name.lower(): value for name, value in (headers or {}).items()}
-        secret_headers = (value for name, value in self._extra_headers.items() if _SECRET_HEADER.search(name))
-        self.secrets: tuple[str, ...] = (*((self._key,) if self._key else ()), *secret_headers)
-        self._expose_thinking = expose_thinking
+        """Raises `ConfigError` for an address or a key that cannot be used."""
+        self._access = Access.checked(base_url, api_key, headers, endings=(PATH,))
         self._encoder = ChatEncoder(
-            self._base_url, output_cap_field=output_cap_field, attachment_bytes=attachment_bytes
+            self._access.base_url, output_cap_field=output_cap_field, attachment_bytes=attachment_bytes
         )
-
-    async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
-        """Run one attempt; see `core.protocols.Provider.complete`."""
-        outgoing = HttpRequest(
-            "POST", f"{self._base_url}/chat/completions", self._headers(), self._encoder.body(request)
-        )
-        reader = _AnswerReader(request, self._base_url, self.secrets, sink if self._expose_thinking else _quiet(sink))
-        try:
-            async with asyncio.timeout(self._timeouts.request) as limit:
-                response = await self._transport.send(outgoing, start_timeout=self._timeouts.response_start)
-                try:
-                    if response.status != 200:
-                        raise await self._refusal(response)
-                    return await reader.read(response)
-                finally:
-                    await response.aclose()
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            if reader.is_proved:
-                return reader.conclude()
-            raise LlmTransportError(
-                f"the call took longer than {self._timeouts.request:g} s",
-                kind="timeout",
-                code="request_timeout",
-                retryable=True,
-                protocol_position=reader.position,
-                partial=reader.partial(),
-            ) from error
-        except LlmTransportError as error:
-            error.args = (presentable(error.message, self.secrets),)
-            error.message = error.args[0]
-            raise
-
-    async def aclose(self) -> None:
-        """Close the transport."""
-        await self._transport.aclose()
-
-    def _headers(self) -> dict[str, str]:
-        headers = {
-            "accept": "text/event-stream, application/json",
-            "accept-encoding": "identity",
-            "content-type": "application/json",
-            "user-agent": "lash",
-        }
-        if self._key:
-            headers["authorization"] = f"Bearer {self._key}"
-        return headers | self._extra_headers
-
-    async def _refusal(self, response: HttpResponse) -> LlmTransportError:
-        """The error of an answer that is not a 200; a body that cannot be read does not hide the status."""
-        body = bytearray()
-        try:
-            async for chunk in response.body:
-                body += chunk
-                if len(body) >= MAX_ERROR_BODY_BYTES:
-                    break
-        except LlmTransportError:
-            pass
-        text = bytes(body[:MAX_ERROR_BODY_BYTES]).decode("utf-8", errors="replace")
-        verdict = classify_http(
-            response.status, response.headers, text, now_ms=self._clock.now_ms(), secrets=self.secrets
-        )
-        return to_exception(verdict, raw=presentable(text, self.secrets))
-
-
-def _quiet(sink: EventSink) -> EventSink:
-    """`sink` without reasoning: it is kept in the response but not shown."""
-
-    async def forward(event: StreamEvent) -> None:
-        if not isinstance(event, ReasoningDelta):
-            await sink(event)
-
-    return forward
-
-
-class _AnswerReader:
-    """Reads the body of one 200 answer, streamed or whole."""
-
-    def __init__(self, request: LlmRequest, route: str, secrets: tuple[str, ...], sink: EventSink) -> None:
-        self._request = request
-        self._route = route
-        self._secrets = secrets
-        self._sink = sink
-        self._assembler = ChatAssembler(request.scope.request_id, route)
-        self._has_event = False
-        self._is_done = False
-        self._unframed = bytearray()
-        self.position = "no_response"
 
     @property
-    def is_proved(self) -> bool:
-        """Whether the provider said that its answer is complete; what fails after that does not matter."""
-        return self._assembler.is_proved
+    def secrets(self) -> tuple[str, ...]:
+        """See `endpoint.Wire.secrets`."""
+        return self._access.secrets
 
-    def partial(self) -> LlmResponse:
-        """What arrived so far."""
-        return self._assembler.partial()
+    def url(self, request: LlmRequest) -> str:
+        """See `endpoint.Wire.url`."""
+        return self._access.base_url + PATH
 
-    async def read(self, response: HttpResponse) -> LlmResponse:
-        """The proved answer; raises `LlmTransportError` with the partial one otherwise."""
-        self.position = "response_observed"
-        headers = response.headers
-        request_id = headers.get("x-request-id") or headers.get("request-id")
-        self._assembler = ChatAssembler(self._request.scope.request_id, self._route, request_id)
-        decoder = SseDecoder()
-        try:
-            async for chunk in response.body:
-                await self._take_chunk(chunk, decoder)
-                if self._is_done:
-                    await _drain(response.body)
-                    break
-        except LlmTransportError as error:
-            if error.kind not in ("transport", "timeout"):
-                raise
-            await self._take_tail(decoder)
-            if not self.is_proved:
-                error.partial = self.partial()
-                error.protocol_position = self.position
-                raise
-        else:
-            await self._take_tail(decoder)
-        if not self._has_event:
-            await self._take_whole(headers)
-        return self.conclude()
+    def headers(self, request: LlmRequest) -> Mapping[str, str]:
+        """A bearer key, if there is one, and the configured headers."""
+        bearer = {"authorization": f"Bearer {self._access.key}"} if self._access.key else {}
+        return {**bearer, **self._access.headers}
 
-    async def _take_tail(self, decoder: SseDecoder) -> None:
-        """The event left open at the end; when it was cut in the middle, the missing proof says it better."""
-        try:
-            await self._take_events(decoder.flush())
-        except LlmTransportError as error:
-            if error.code != "invalid_sse_json":
-                raise
+    def body(self, request: LlmRequest) -> bytes:
+        """See `endpoint.Wire.body`."""
+        return self._encoder.body(request)
 
-    async def _take_chunk(self, chunk: bytes, decoder: SseDecoder) -> None:
-        if not self._has_event and len(self._unframed) < MAX_WHOLE_ANSWER_BYTES:
-            self._unframed += chunk
-        await self._take_events(decoder.feed(chunk))
+    def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ChatAssembler:
+        """See `endpoint.Wire.assembler`."""
+        return ChatAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
 
-    async def _take_events(self, events: list[str]) -> None:
-        for data in events:
-            text = data.strip()
-            if not text or self._is_done:
-                continue
-            self._has_event = True
-            self._unframed.clear()
-            if text == DONE:
-                self._is_done = True
-            else:
-                await self._take_json(text, "invalid_sse_json", "the stream holds an event that is not JSON")
-
-    async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
-        """Feed one JSON document: a chunk, a whole answer or an error."""
-        try:
-            document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
-            raise self._stream_error(code, f"{problem}: {error}") from error
-        if not isinstance(document, dict):
-            raise self._stream_error(code, f"{problem}: expected an object")
-        if document.get("error"):
-            verdict = classify_error_object(document["error"], secrets=self._secrets)
-            raise to_exception(verdict, protocol_position=self.position, partial=self.partial())
-        for event in self._assembler.feed(document):
-            if isinstance(event, ReasoningDelta) or not self._assembler.is_empty:
-                self.position = "output_started"
-            await self._sink(event)
-
-    async def _take_whole(self, headers: Mapping[str, str]) -> None:
-        """A body without events: an answer to a request that did not stream, or not our wire at all."""
-        body = bytes(self._unframed).strip().removeprefix(b"\xef\xbb\xbf")
-        if body.startswith(b"{"):
-            await self._take_json(body, "invalid_json", "the answer is not valid JSON")
-            return
-        media_type = headers.get("content-type", "no content type").partition(";")[0]
-        is_page = body.startswith(b"<")
-        if not body or (media_type == "text/event-stream" and not is_page):
-            return  # a stream that broke before its first event: the missing proof says so
-        what = "an HTML page" if is_page else f"{media_type} that is neither an event stream nor JSON"
-        raise LlmTransportError(
-            f"the endpoint answered with {what} instead of a chat completion; check base_url",
-            kind="http",
-            code="unexpected_html" if is_page else "unexpected_content_type",
-            status=200,
-            protocol_position=self.position,
-            raw=presentable(body[:400].decode("utf-8", errors="replace"), self._secrets),
-        )
-
-    def conclude(self) -> LlmResponse:
-        """The answer; raises `LlmTransportError` when it is unproved, or empty where it must not be."""
-        if not self.is_proved:
-            raise self._stream_error(
-                "stream_ended_before_finish_reason", "the answer ended before the provider said it was complete"
-            )
-        response = self._assembler.response()
-        is_plain_end = response.terminal_reason in (TerminalReason.STOP, TerminalReason.TOOL_USE)
-        if self._assembler.is_empty and is_plain_end and not _answers_tool_results(self._request):
-            raise self._stream_error("empty_response", "the provider returned an empty answer")
-        return response
-
-    def _stream_error(self, code: str, message: str) -> LlmTransportError:
-        return LlmTransportError(
-            message,
-            kind="stream",
-            code=code,
-            retryable=True,
-            protocol_position=self.position,
-            partial=self.partial(),
-        )
-
-
-def _answers_tool_results(request: LlmRequest) -> bool:
-    """Whether the conversation ends with tool results: then nothing more to say is an answer."""
-    messages = request.messages
-    return bool(messages) and any(isinstance(part, ToolResultPart) for part in messages[-1].parts)
-
-
-async def _drain(body: AsyncIterator[bytes]) -> None:
-    """Read the end of a finished body, so that its connection can be used again; give up soon."""
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            async for _ in body:
-                pass
-    except (TimeoutError, LlmTransportError):
-        pass
+    def failure_in(self, document: dict[str, Any]) -> Any:
+        """An `error` member, whatever else the chunk holds."""
+        return document.get("error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from support.clock import ManualClock
 from support.wire import (
@@ -34,10 +35,11 @@ from lash_cli.core.llm import (
     TextDelta,
     UsageReported,
 )
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.openai_chat import OpenAiChat
+from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.openai_chat import OpenAiChatWire
 
 KEY = "top-secret-key-0001"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
@@ -57,7 +59,8 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    provider = OpenAiChat("http://test.invalid/v1", KEY, ScriptedTransport(*replies), clock=ManualClock(), **options)
+    wire = OpenAiChatWire("http://test.invalid/v1", KEY)
+    provider = HttpProvider(wire, ScriptedTransport(*replies), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 
@@ -354,3 +357,30 @@ async def test_a_transport_failure_that_echoes_the_key_is_redacted() -> None:
 async def test_a_long_error_is_cut() -> None:
     error = await failure(error_reply(400, json.dumps({"error": {"message": "x" * 5000}})))
     assert len(error.message) == 1024
+
+
+async def test_an_endpoint_or_a_model_may_accept_the_end_of_a_stream_as_proof() -> None:
+    unproved = stream_reply(chunk({"content": "all of it"}))
+    response, _ = await ask(unproved, termination="tolerate_eof")
+    assert (response.full_text, response.terminal_reason) == ("all of it", TerminalReason.STOP)
+    assert response.evidence is not None
+    assert response.evidence.provider_finish_reason is None
+    spec = ModelSpec("test-model", capability=ModelCapability(stream_termination="tolerate_eof"))
+    response, _ = await ask(unproved, of=msgspec.structs.replace(request(), model=spec))
+    assert response.full_text == "all of it"
+
+
+async def test_a_model_that_demands_proof_wins_over_an_endpoint_that_does_not() -> None:
+    spec = ModelSpec("test-model", capability=ModelCapability(stream_termination="require"))
+    demanding = msgspec.structs.replace(request(), model=spec)
+    with pytest.raises(LlmTransportError) as caught:
+        await ask(stream_reply(chunk({"content": "x"})), of=demanding, termination="tolerate_eof")
+    assert caught.value.code == "stream_ended_before_finish_reason"
+
+
+async def test_a_tolerated_end_never_completes_a_cut_tool_call_or_a_broken_connection() -> None:
+    cut = {"index": 0, "id": "c1", "function": {"name": "ls", "arguments": '{"path": "/'}}
+    error = await failure(stream_reply(chunk({"tool_calls": [cut]}), done=False), termination="tolerate_eof")
+    assert error.code == "stream_ended_before_finish_reason"
+    error = await failure(cut_reply("half", ending="reset"), termination="tolerate_eof")
+    assert error.kind == "transport"

@@ -36,7 +36,8 @@ from lash_cli.core.policy import (
 )
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.chat_request import ChatEncoder
-from lash_cli.providers.openai_chat import OpenAiChat
+from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.openai_chat import OpenAiChatWire
 
 ROUTE = "http://test.invalid/v1"
 SCOPE = LlmScope("s", "s:turn:t:llm:0")
@@ -229,7 +230,10 @@ async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(att
 
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
-BUDGETS = ModelCapability(ReasoningCapability(("low",), encoding="budget", disable="toggle_false"))
+BUDGETS = ModelCapability(
+    ReasoningCapability(("low",), encoding="budget", budgets={"low": 512}, disable="toggle_false")
+)
+MALFORMED = ModelCapability(ReasoningCapability(("low",), encoding="budget", disable="somehow"))
 
 
 def test_efforts_are_resolved_through_aliases() -> None:
@@ -247,6 +251,8 @@ def test_efforts_are_resolved_through_aliases() -> None:
         (ReasoningEffort("low"), BUDGETS, "reasoning_encoding_unrepresentable"),
         (ReasoningDisabled(), BUDGETS, "reasoning_encoding_unrepresentable"),
         (ReasoningDisabled(), ModelCapability(ReasoningCapability(("low",))), "effort_required"),
+        (ReasoningEffort("low"), MALFORMED, "malformed_capability"),
+        (ReasoningDisabled(), MALFORMED, "malformed_capability"),
     ],
 )
 async def test_a_reasoning_selection_the_wire_cannot_say_is_refused_before_sending(
@@ -257,7 +263,7 @@ async def test_a_reasoning_selection_the_wire_cannot_say_is_refused_before_sendi
 
 async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     transport = ScriptedTransport(text_reply("never"))
-    provider = OpenAiChat(ROUTE, None, transport, clock=ManualClock())
+    provider = HttpProvider(OpenAiChatWire(ROUTE, None), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -269,7 +275,7 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
 
 async def sent_headers(key: str | None, **options: Any) -> dict[str, str]:
     transport = ScriptedTransport(text_reply("ok"))
-    provider = OpenAiChat(f"{ROUTE}/", key, transport, clock=ManualClock(), **options)
+    provider = HttpProvider(OpenAiChatWire(f"{ROUTE}/", key, **options), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -302,14 +308,14 @@ async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:
 )
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        OpenAiChat(base_url, None, ScriptedTransport(), clock=ManualClock())
+        OpenAiChatWire(base_url, None)
     assert caught.value.code == "invalid_provider_endpoint"
     assert "pw" not in caught.value.message
 
 
 def test_a_key_no_header_can_carry_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigError) as caught:
-        OpenAiChat(ROUTE, "abc\ndef", ScriptedTransport(), clock=ManualClock())
+        OpenAiChatWire(ROUTE, "abc\ndef")
     assert "abc" not in caught.value.message
 
 
