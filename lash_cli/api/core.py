@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -29,10 +30,12 @@ from lash_cli.errors import (
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
+from lash_cli.runtime.ephemeral import publish_state
 from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
+from lash_cli.store.resident_log import ResidentLog
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
 
@@ -111,6 +114,8 @@ class LashCore(AcrossProcesses):
             )
         self.policy = policy
         self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
+        # Logs of sessions without a store live as long as somebody has or watches the session.
+        self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()
         self._ringer: BellRinger | None = None
         if store is not None and owns_resources:
             # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
@@ -165,15 +170,25 @@ class LashCore(AcrossProcesses):
     # --- watching -----------------------------------------------------------------------------
 
     def observe(self, session_id: str) -> ObservableSession:
-        """A read-only handle on any session, opened or not, existing or not (yet). Raises `UsageError` for an id of
-        the wrong shape and `LashRuntimeError` for a core without a store."""
+        """A read-only handle on any session, opened or not, existing or not (yet). A core without a store shows the
+        sessions of its own. Raises `UsageError` for an id of the wrong shape."""
         _require_session_id(session_id)
         return self._observable(session_id, msgspec.structs.replace(self.policy, session_id=session_id))
 
-    def _observable(self, session_id: str, policy: SessionPolicy) -> ObservableSession:
+    def _observable(self, session_id: str, policy: SessionPolicy, log: ResidentLog | None = None) -> ObservableSession:
         from lash_cli.api.observable import ObservableSession
 
-        return ObservableSession(self.store, session_id, policy)
+        if self.host.store is not None:
+            return ObservableSession.of_store(self.host.store, session_id, policy)
+        return ObservableSession.of_log(log or self._log_of(session_id), policy)
+
+    def _log_of(self, session_id: str, *, to_open: bool = False) -> ResidentLog:
+        """The log of a session without a store: of the one that was opened last, or of the one that will be opened
+        next."""
+        log = self._logs.get(session_id)
+        if log is None or log.is_closed or (to_open and log.state is not None):
+            log = self._logs[session_id] = ResidentLog(session_id, self.host.clock, self.host.ids.token())
+        return log
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -263,6 +278,11 @@ class LashCore(AcrossProcesses):
             resident.replaces_graph = True
         elif store is not None:
             await self._load(resident, store, spec, base)
+        if store is None:
+            log = resident.log = self._log_of(session_id, to_open=True)
+            publish_state(resident)
+            # A session that nobody closes is let go with its last handle.
+            weakref.finalize(resident, log.close).atexit = False
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
         return LashSession(
@@ -332,6 +352,8 @@ class LashCore(AcrossProcesses):
             await provider.aclose()
         if self.host.tracer is not None:
             self.host.tracer.close()
+        for log in tuple(self._logs.values()):
+            log.close()
         if not self._owns_resources:
             return
         await self.host.providers.aclose()

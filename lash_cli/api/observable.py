@@ -3,13 +3,16 @@
 Read-only over the store: no lane is taken, no row is written and no lock of the
 session is waited for, so a turn blocked in its model delays nobody here and
 nobody here delays a turn. It works before the session exists, while a turn runs
-in this or another process, and after it. Everything is read anew when it is
+in this or another process, and after it. A session without a store is watched
+the same way in the process that holds it, until it is let go. Everything is read anew when it is
 asked for; what did not change since is not read twice.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +30,7 @@ from lash_cli.core.remote import (
 from lash_cli.core.tools import ToolManifest, ToolState
 from lash_cli.core.usage import SessionUsageReport, usage_report
 from lash_cli.errors import LashError, StoreError
+from lash_cli.runtime.bells import hang_bell
 from lash_cli.runtime.observing import (
     LiveSubscription,
     ObservedEvent,
@@ -37,9 +41,11 @@ from lash_cli.runtime.observing import (
     SessionReader,
     Subscribed,
 )
+from lash_cli.runtime.resident_bell import ResidentBell
 from lash_cli.runtime.session import TOOL_STATE
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import ReadScope, RuntimePersistence
+from lash_cli.store.resident_log import ResidentLog
 
 _log = logging.getLogger("lash.live")
 
@@ -66,10 +72,22 @@ class RemoteSubscribed:
 class ObservableSession:
     """A read-only handle on one session. Made by `LashSession.observe` and `LashCore.observe`; nothing to close."""
 
-    def __init__(self, store: RuntimePersistence, session_id: str, policy: SessionPolicy) -> None:
-        self._store = store
-        self._reader = SessionReader(store.live, session_id, policy)
+    def __init__(self, reader: SessionReader, load_component: Callable[[str], Awaitable[bytes]]) -> None:
+        self._reader = reader
+        self._load_component = load_component
         self._tools: tuple[str, ToolState] | None = None
+
+    @classmethod
+    def of_store(cls, store: RuntimePersistence, session_id: str, policy: SessionPolicy) -> ObservableSession:
+        """A session of a store, whichever process works on it."""
+        bell = partial(hang_bell, store.live.bell_name, session_id)
+        return cls(SessionReader(store.live, session_id, policy, bell), store.load_component)
+
+    @classmethod
+    def of_log(cls, log: ResidentLog, policy: SessionPolicy) -> ObservableSession:
+        """A session that only this process holds."""
+        reader = SessionReader(log, log.session_id, policy, lambda: ResidentBell(log.listen))
+        return cls(reader, log.load_component)
 
     # --- what is -------------------------------------------------------------------------------
 
@@ -79,7 +97,8 @@ class ObservableSession:
         return self._reader.session_id
 
     async def current_observation(self) -> SessionObservation:
-        """The committed state and the cursor of the same moment. Raises `LiveReplayClosed` for a deleted session."""
+        """The committed state and the cursor of the same moment. Raises `LiveReplayClosed` for a deleted session, and
+        for one without a store that was let go."""
         return await self._reader.observation()
 
     async def current_remote_observation(self) -> RemoteSessionObservation:
@@ -107,7 +126,7 @@ class ObservableSession:
             return None
         if self._tools is None or self._tools[0] != ref:
             try:
-                self._tools = (ref, decode(await self._store.load_component(ref), ToolState))
+                self._tools = (ref, decode(await self._load_component(ref), ToolState))
             except (StoreError, msgspec.MsgspecError) as error:
                 _log.info("the tools of session %s cannot be read: %s", self.session_id, error)
                 return None

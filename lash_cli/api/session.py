@@ -24,6 +24,7 @@ from lash_cli.core.protocols import EffectHost
 from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.ephemeral import publish_change
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.requests import TurnOutput, TurnRequest
 from lash_cli.runtime.session import Dirty, ResidentSession, Undo
@@ -58,6 +59,12 @@ class _Shared:
         self.handles = 1
         self.waiting = 0
         self.is_gone = False
+
+    def let_go(self) -> None:
+        """The last handle is closed: whoever watches a session without a store learns that nothing follows."""
+        self.is_gone = True
+        if self.state.log is not None:
+            self.state.log.close()
 
 
 class LashSession(QueueVerbs):
@@ -116,8 +123,9 @@ class LashSession(QueueVerbs):
         return ToolAdmin(self)
 
     def observe(self) -> ObservableSession:
-        """A read-only handle for watching; it outlives this one. Raises `LashRuntimeError` without a store."""
-        return self._core._observable(self.session_id, self._state.policy)
+        """A read-only handle for watching; it outlives this one. Without a store there is nothing left to see once
+        the last handle of the session is closed."""
+        return self._core._observable(self.session_id, self._state.policy, self._state.log)
 
     async def set_turn_phase_probe(self, probe: TurnPhaseProbe | None) -> None:
         """Have `probe` told about the phases of every later turn of this session; waits for a running one."""
@@ -255,7 +263,8 @@ class LashSession(QueueVerbs):
         """
         async with self._shared.lock:
             if self._core.host.store is None:
-                change(self._state)
+                if change(self._state) is not None:
+                    publish_change(self._state)
             else:
                 await self._core._beside_driver(self.session_id, lambda: self._commit_change(change))
 
@@ -345,12 +354,12 @@ class LashSession(QueueVerbs):
             self._is_closed = True
             self._shared.handles -= 1
             if self._shared.handles == 0:
-                self._shared.is_gone = True
+                self._shared.let_go()
 
     def _end(self) -> None:
         self._is_closed = True
         self._shared.handles = 0
-        self._shared.is_gone = True
+        self._shared.let_go()
 
     async def __aenter__(self) -> LashSession:
         return self

@@ -36,7 +36,7 @@ class Watched:
         self.cursor = cursor
         self.is_idle = False
         policy = SessionPolicy(row.config.model, row.config.provider_id, self.session_id)
-        self.observed = ObservableSession(store, self.session_id, policy)
+        self.observed = ObservableSession.of_store(store, self.session_id, policy)
         # The newest turn before this tail, and the one whose end ended it.
         self.first_turn_id: str | None = None
         self.ended_turn_id: str | None = None

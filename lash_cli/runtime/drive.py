@@ -12,6 +12,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -71,7 +72,6 @@ from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
 from lash_cli.runtime.phases import TurnPhase, in_phase
-from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
 
@@ -96,6 +96,14 @@ class Drive:
     started_monotonic: float
 
 
+class Previews(Protocol):
+    """Shows the activities of a turn to whoever watches its session; never raises and never waits."""
+
+    def publish(self, activity: TurnActivity) -> None:
+        """Show one activity."""
+        ...
+
+
 class TurnDriver(ABC):
     """Driving the machine; how a turn begins and ends is the subclasses' matter."""
 
@@ -107,7 +115,7 @@ class TurnDriver(ABC):
         self.request = request
         self.token = token
         self.sink = sink
-        self.previews: PreviewPublisher | None = None
+        self.previews: Previews | None = None
         # Activities are numbered under one id of their own: an id drawn for each costs more than showing it.
         self._series = ""
         self._shown = 0

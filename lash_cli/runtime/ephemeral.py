@@ -1,18 +1,108 @@
-"""Turns of sessions without a store: nothing is claimed, journalled or kept beyond this process (design D5)."""
+"""Turns of sessions without a store: nothing is claimed, journalled or kept beyond this process (design D5).
+
+They are watched like any other (contract 04 §4): what a turn shows is in the
+log before the caller has it, and its new state is installed together with the
+events that tell of it.
+"""
 
 from __future__ import annotations
 
-from lash_cli.core.activity import TurnFinished, TurnStarted
+from collections.abc import Sequence
+
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    Committed,
+    ModelAttemptReset,
+    ReasoningShown,
+    TurnActivity,
+    TurnEvent,
+    TurnFinished,
+    TurnStarted,
+    finished_id,
+)
 from lash_cli.core.content import TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.graph import messages_on
 from lash_cli.core.machine_assembly import assemble_outcome
-from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnResult
+from lash_cli.core.observation import (
+    ActivityObserved,
+    AgentFrameSwitched,
+    ObservationPayload,
+    ResidentChanged,
+    StateCommitted,
+)
+from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnOutcome, TurnResult
+from lash_cli.core.policy import persisted_config
 from lash_cli.runtime.drive import Drive, TurnDriver, time_limit, usage_of
 from lash_cli.runtime.frames import FrameChain, FrameHandoff, plan_handoff
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.results import result_of, summarise
+from lash_cli.runtime.session import TOOL_STATE, ResidentSession
+from lash_cli.store.base import PersistedSessionRead
+from lash_cli.store.resident_log import ResidentLog, ResidentState
+
+
+def publish_state(
+    session: ResidentSession, payloads: Sequence[ObservationPayload] = (), *, turn_id: str | None = None
+) -> None:
+    """Make what the session is now what its observers read, and tell them `payloads`."""
+    log = session.log
+    if log is None:
+        return
+    ref = f"{TOOL_STATE}:{session.registry.generation}"
+    known = log.state
+    tools = known.tools if known is not None and known.tools[0] == ref else (ref, session.registry.export_state())
+    read = PersistedSessionRead(
+        session.session_id,
+        session.turn_state.turn_index,
+        persisted_config(session.policy),
+        session.frames,
+        nodes=(),
+        leaf_node_id=None,
+        turn_state=session.turn_state,
+        checkpoint_ref="",
+        component_refs={TOOL_STATE: ref},
+        token_ledger=session.ledger,
+    )
+    log.publish(payloads, turn_id=turn_id, state=ResidentState(read, session.conversation(), tools))
+
+
+def publish_change(session: ResidentSession) -> None:
+    """Tell observers that policy or tools changed between turns: nothing was committed, so no revision moved."""
+    publish_state(session, (ResidentChanged(),))
+
+
+class ResidentPreviews:
+    """Shows what one turn does in the log of its session, and takes it back if the turn ends without an outcome."""
+
+    def __init__(self, log: ResidentLog) -> None:
+        self._log = log
+        self._prose: dict[str, None] = {}
+        self._reasoning: dict[str, None] = {}
+
+    def publish(self, activity: TurnActivity) -> None:
+        """Show one activity; how a turn ends is told together with its state."""
+        match activity.event:
+            case Committed() | TurnFinished():
+                return
+            case AssistantProseDelta():
+                self._prose[activity.correlation_id] = None
+            case ReasoningShown():
+                self._reasoning[activity.correlation_id] = None
+            case ModelAttemptReset(assistant_prose_correlation_ids=prose, reasoning_correlation_ids=reasoning):
+                for gone in prose:
+                    self._prose.pop(gone, None)
+                for gone in reasoning:
+                    self._reasoning.pop(gone, None)
+        self._log.publish((ActivityObserved(activity),), turn_id=activity.turn_id)
+
+    @property
+    def retraction(self) -> ModelAttemptReset | None:
+        """What takes all standing text back; None when none stands."""
+        if not self._prose and not self._reasoning:
+            return None
+        return ModelAttemptReset(tuple(self._prose), tuple(self._reasoning))
 
 
 class EphemeralTurn(TurnDriver):
@@ -54,8 +144,14 @@ class EphemeralTurn(TurnDriver):
             started_at_ms=self.host.clock.now_ms(),
             started_monotonic=self.host.clock.monotonic(),
         )
+        previews = self.previews = None if session.log is None else ResidentPreviews(session.log)
         await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")
-        done = await self.drive_machine(drive, (user_message(f"m_{turn_id}", turn_input),))
+        try:
+            done = await self.drive_machine(drive, (user_message(f"m_{turn_id}", turn_input),))
+        except BaseException:
+            if previews is not None and previews.retraction is not None:
+                previews.publish(self._activity(drive, previews.retraction, self.host.ids.new("a")))
+            raise
         evidence = self.token.evidence_for(turn_id) if self.token.is_cancellation else None
         outcome, issues = assemble_outcome(done, evidence)
         handoff: FrameHandoff | None = None
@@ -79,6 +175,7 @@ class EphemeralTurn(TurnDriver):
         if handoff is not None:
             first = messages_on(handoff.nodes)
             session.enter_frame(handoff.frames, first if handoff.is_opened else (*session.messages, *first))
+        self._publish_end(drive, outcome, handoff)
         summary = summarise(
             outcome=outcome,
             evidence=evidence,
@@ -89,5 +186,17 @@ class EphemeralTurn(TurnDriver):
             duration_ms=self.elapsed_ms(drive),
             input_ids=(),
         )
-        await self.emit(drive, TurnFinished(outcome), f"{turn_id}:turn")
+        await self.emit(drive, TurnFinished(outcome), f"{turn_id}:turn", finished_id(turn_id))
         return result_of(session.session_id, turn_id, outcome, summary, done, None), handoff
+
+    def _publish_end(self, drive: Drive, outcome: TurnOutcome, handoff: FrameHandoff | None) -> None:
+        """Install the state after the turn, with the events a stored session's commit leaves."""
+        finished = self._activity(drive, TurnFinished(outcome), finished_id(drive.turn_id))
+        payloads: list[ObservationPayload] = [StateCommitted(), ActivityObserved(finished)]
+        if handoff is not None and handoff.is_opened:
+            payloads.insert(0, AgentFrameSwitched(self.session.frame_id))
+        publish_state(self.session, payloads, turn_id=drive.turn_id)
+
+    def _activity(self, drive: Drive, event: TurnEvent, activity_id: str) -> TurnActivity:
+        session_id, row = self.session.session_id, f"{drive.turn_id}:turn"
+        return TurnActivity(session_id, drive.turn_id, row, event, self.host.clock.now_ms(), activity_id)

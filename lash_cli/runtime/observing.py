@@ -10,6 +10,7 @@ generators: a pull that is cancelled (`asyncio.wait_for`) loses no event.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lash_cli.core.frames import current_frame, initial_frame
@@ -24,10 +25,10 @@ from lash_cli.core.observation import (
 from lash_cli.core.policy import SessionPolicy, SessionSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LiveReplayClosed, LiveReplayError, SessionDeleted, StoreError, SubscriberLagged
-from lash_cli.runtime.bells import Bell, hang_bell
+from lash_cli.runtime.bells import Bell
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import PersistedSessionRead, ReadScope
-from lash_cli.store.live import LiveCut, LiveReplay, LiveStore
+from lash_cli.store.live import LiveCut, LiveReading, LiveReplay
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,15 @@ def view_of(session_id: str, policy: SessionPolicy, read: PersistedSessionRead |
 class SessionReader:
     """Reads of one session for its observers. Nothing is written and no lane is looked at."""
 
-    def __init__(self, live: LiveStore, session_id: str, policy: SessionPolicy) -> None:
+    def __init__(
+        self, live: LiveReading, session_id: str, policy: SessionPolicy, hang_bell: Callable[[], Bell]
+    ) -> None:
+        """`policy` is the host's, for a session that has none of its own yet; `hang_bell` makes what a subscription
+        waits on."""
         self.session_id = session_id
         self._live = live
         self._policy = policy
+        self._hang_bell = hang_bell
         self._installed: SessionReadView | None = None
 
     async def cut(self, scope: ReadScope) -> LiveCut:
@@ -104,11 +110,13 @@ class SessionReader:
             raise _closed_or_failed(error) from error
 
     async def observation(self) -> SessionObservation:
-        """State and cursor of one moment. The transcript is read again only when the head moved."""
+        """State and cursor of one moment. The transcript is read again only when the head moved, or what the session
+        is resident with changed without it."""
         known = self._installed
         if known is not None and known.head_revision is not None:
             head = await self.cut(ReadScope.HEAD)
-            if head.read is not None and head.read.head_revision == known.head_revision:
+            is_same = head.read is not None and head.read.head_revision == known.head_revision
+            if is_same and self.policy_of(head) == known.policy:
                 return SessionObservation(known, head.cursor)
         cut = await self.cut(ReadScope.ACTIVE_PATH)
         view = view_of(self.session_id, self.policy_of(cut), cut.read)
@@ -155,7 +163,7 @@ class SessionReader:
     async def subscribed(self, cursor: SessionCursor) -> Subscribed | ObservedGap:
         """Everything after `cursor`, now and later."""
         cursor.require_session(self.session_id)
-        bell = hang_bell(self._live.bell_name, self.session_id)
+        bell = self._hang_bell()
         try:
             found = await self.look(cursor)
             if found.gap is None:

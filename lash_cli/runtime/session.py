@@ -40,6 +40,7 @@ from lash_cli.errors import StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, TurnPlan
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
+from lash_cli.store.resident_log import ResidentLog
 from lash_cli.tools.registry import ToolRegistry
 
 TOOL_STATE = "tool_state"
@@ -97,6 +98,8 @@ class ResidentSession:
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self.phase_probe: TurnPhaseProbe | None = None
+        # What observers of a session without a store read; with one they read the store.
+        self.log: ResidentLog | None = None
         self._initial_nodes: tuple[SessionNode, ...] = ()
         # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
         self.model_environment: object = None

@@ -80,6 +80,8 @@ class _Ended:
 class DurableTurn(TurnDriver):
     """A request over a stored session."""
 
+    previews: PreviewPublisher | None
+
     def __init__(
         self,
         host: RuntimeHost,

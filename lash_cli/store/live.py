@@ -42,8 +42,20 @@ class LiveReplay(msgspec.Struct, frozen=True):
     is_lane_held: bool = False
 
 
-class LiveStore(Protocol):
-    """The live logs of a store's sessions."""
+class LiveReading(Protocol):
+    """What watching needs of a live log, whoever holds it."""
+
+    async def cut(self, session_id: str, scope: ReadScope) -> LiveCut:
+        """State and cursor of one moment. An unknown session is a cut at position 0. Raises `SessionDeleted`."""
+        ...
+
+    async def replay(self, cursor: SessionCursor) -> LiveReplay:
+        """Up to 256 events after `cursor`, as of one moment. Raises `SessionDeleted`."""
+        ...
+
+
+class LiveStore(LiveReading, Protocol):
+    """The live logs of a store's sessions. Every read is one read transaction."""
 
     @property
     def bell_name(self) -> str:
@@ -79,15 +91,6 @@ class LiveStore(Protocol):
     async def retract_attempt(self, session_id: str, turn_id: str, *, generation: int, activity_id: str) -> bool:
         """Append one reset that retracts all text of `turn_id` still standing in the log; False when there is none
         (contract 04 §10.3: first thing of a take-over)."""
-        ...
-
-    async def cut(self, session_id: str, scope: ReadScope) -> LiveCut:
-        """State and cursor in one read transaction. An unknown session is a cut at position 0. Raises
-        `SessionDeleted`."""
-        ...
-
-    async def replay(self, cursor: SessionCursor) -> LiveReplay:
-        """Up to 256 events after `cursor`, in one read transaction. Raises `SessionDeleted`."""
         ...
 
     async def trim_session(self, session_id: str) -> int:

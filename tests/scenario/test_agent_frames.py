@@ -10,11 +10,12 @@ import pytest
 from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Stopped
+from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Replayed, Stopped
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.frames import FrameStatus, current_frame
 from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
 from lash_cli.core.queued_work import BatchState
 from lash_cli.core.tools import (
     SwitchAgentFrameControl,
@@ -285,3 +286,21 @@ async def test_the_settled_handoff_keeps_its_key(make_core) -> None:
     handed = [item.event.batch_ids for item in output.activities if hasattr(item.event, "batch_ids")]
     batch = await core.store.queued_work_batch(S, handed[0][0])
     assert (batch.state, batch.source_key) == (BatchState.COMPLETED, "agent-frame-handoff:root")
+
+
+async def test_without_a_store_a_switch_is_watched_right_before_its_commit() -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    async with LashCore(provider=caller, model=ModelSpec("model-1"), tools=[Switching((SUMMARY,))]) as core:
+        session = await core.open_session(S)
+        start = (await session.observe().current_observation()).cursor
+        await session.turn("begin", turn_id="root").run()
+        replayed = await session.observe().resume_from_cursor(start)
+        assert isinstance(replayed, Replayed)
+        told = [event for event in replayed.events if not isinstance(event.payload, ActivityObserved)]
+        assert [(event.payload, event.revision, event.turn_id) for event in told] == [
+            (AgentFrameSwitched("f2"), 1, "root"),
+            (StateCommitted(), 1, "root"),
+            (StateCommitted(), 2, "root:agent-frame:1"),
+        ]
+        view = await session.observe().read_view()
+        assert said(view.messages) == ["what happened so far", "finish it", "finished"]
