@@ -1,37 +1,43 @@
 """The composition root: settings and places become one `LashCore` (design §1, D13).
 
 Nothing is opened until it is asked for: the store when a verb needs it, a
-provider (and its key) when the first model call resolves it. Without any
-configuration the provider is `loopback`; `OPENAI_API_KEY` or `OPENAI_BASE_URL`
-makes it `openai`; a configured or a named provider wins over both.
+provider (and its key) when the first model call resolves it. Which providers
+there are, and which one is meant, says `settings.providers`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import Paths, ensure_private_directory
-from lash_cli.settings import ProviderEntry, Settings
+from lash_cli.settings import ModelEntry, Settings
+from lash_cli.settings.providers import (
+    AvailableProvider,
+    available_provider,
+    default_model,
+    default_provider,
+    require_provider,
+)
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
-    from lash_cli.core.policy import ModelSpec, SessionPolicy
+    from lash_cli.core.policy import ModelCapability, ModelSpec, SessionPolicy
     from lash_cli.core.protocols import Clock, Ids, ModelCaller, ToolProvider
+    from lash_cli.providers.models import KnownModel
     from lash_cli.runtime.host import ProviderResolver
     from lash_cli.runtime.tracing import Tracer
     from lash_cli.store.base import RuntimePersistence
     from lash_cli.tools.approval import Asker
 
-LOOPBACK = "loopback"
-OPENAI = "openai"
-# Used only when neither an option nor the configuration nor OPENAI_MODEL names a model.
-_DEFAULT_MODELS = {LOOPBACK: "loopback", OPENAI: "gpt-5-mini"}
-_KIND_ALIASES = {"openai": "openai_chat"}
+# What a request asks for at most when the user says nothing, even of a model that can write more (contract 06 §3.1).
+DEFAULT_OUTPUT_TOKENS = 32_768
 _NO_REASONING = frozenset({"none", "off", "disabled"})
 
 
@@ -67,57 +73,62 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
 # --- providers and models ---------------------------------------------------------------------
 
 
-def provider_names(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """Every provider a session may name, sorted."""
-    names = {*settings.names("providers"), LOOPBACK}
-    if _has_openai(environment):
-        names.add(OPENAI)
-    return sorted(names)
+def known_model(settings: Settings, name: str) -> KnownModel:
+    """What is known about the model behind an alias or an id: the shipped catalogue, and the user's fields over it.
 
-
-def default_provider(settings: Settings, environment: Mapping[str, str]) -> str:
-    """The provider of a new session when none is named (design D13)."""
-    return settings.default_provider or (OPENAI if _has_openai(environment) else LOOPBACK)
-
-
-def _has_openai(environment: Mapping[str, str]) -> bool:
-    return bool(environment.get("OPENAI_API_KEY") or environment.get("OPENAI_BASE_URL"))
-
-
-def require_provider(settings: Settings, environment: Mapping[str, str], name: str) -> str:
-    """`name`, if it is a provider; raises `ConfigError` (`provider_unconfigured`) otherwise."""
-    known = provider_names(settings, environment)
-    if name in known:
-        return name
-    if name == OPENAI:
-        hint = "set OPENAI_API_KEY, or: lash config set providers.openai.key keys:openai"
-    else:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(known)}"
-    raise ConfigError(
-        f"no provider {name!r} is configured", code="provider_unconfigured", hint=hint, details={"provider": name}
-    )
-
-
-def model_spec(settings: Settings, name: str) -> ModelSpec:
-    """The model behind an alias of `[models.NAME]` or, if there is none, an id. Raises `ConfigError`."""
-    from lash_cli.core.policy import ModelCapability, ModelLimits, ModelSpec, ReasoningCapability, ReasoningEffort
+    Raises `ConfigError` for a `[models.NAME]` table that cannot be used.
+    """
+    from lash_cli.providers.models import described
 
     entry = settings.model(name)
     try:
-        if entry is None:
-            return ModelSpec(name)
-        variant = _variant(entry.variant)
-        efforts = (variant.effort,) if isinstance(variant, ReasoningEffort) else ()
-        # Naming a variant is the user's word that the model takes it.
-        reasoning = ReasoningCapability(efforts=efforts, disable="effort(none)")
-        capability = None if entry.variant is None else ModelCapability(reasoning=reasoning)
-        limits = ModelLimits(entry.context_window_tokens, entry.max_output_tokens)
-        return ModelSpec(entry.id, variant, limits, capability)
+        return described(name, {}) if entry is None else described(entry.id, entry.overrides)
     except ValueError as error:
         raise ConfigError(f"model {name!r}: {error}") from error
+
+
+def model_spec(settings: Settings, name: str) -> ModelSpec:
+    """The model behind an alias of `[models.NAME]` or, if there is none, an id.
+
+    Limits and abilities are those of `known_model`; of a model nothing is known
+    about they are absent, never guessed. Naming a variant of such a model is the
+    user's word that it takes that effort. Raises `ConfigError`.
+    """
+    from lash_cli.core.policy import ModelCapability, ModelLimits, ModelSpec, ReasoningCapability, ReasoningEffort
+
+    entry = settings.model(name)
+    variant_name = entry.variant if entry is not None else None
+    known = known_model(settings, name)
+    capability = known.capability
+    variant = _variant(variant_name)
+    if isinstance(variant, ReasoningEffort):
+        if capability is None or capability.reasoning is None:
+            reasoning = ReasoningCapability(efforts=(variant.effort,))
+            capability = msgspec.structs.replace(capability or ModelCapability(), reasoning=reasoning)
+        _check_effort(name, variant.effort, capability)
+    try:
+        limits = ModelLimits(known.context_window_tokens, _output_cap(entry, known))
+        return ModelSpec(known.id, variant, limits, capability)
+    except ValueError as error:
+        raise ConfigError(f"model {name!r}: {error}") from error
+
+
+def _output_cap(entry: ModelEntry | None, known: KnownModel) -> int | None:
+    """The most tokens one answer may have: what the user says, else what the model can, within the usual bound."""
+    if entry is not None and "max_output_tokens" in entry.overrides:
+        return known.max_output_tokens
+    return None if known.max_output_tokens is None else min(known.max_output_tokens, DEFAULT_OUTPUT_TOKENS)
+
+
+def _check_effort(name: str, effort: str, capability: ModelCapability) -> None:
+    reasoning = capability.reasoning
+    if reasoning is None or effort in reasoning.efforts or effort in reasoning.aliases:
+        return
+    raise ConfigError(
+        f"model {name!r} has no effort {effort!r}; it has: {', '.join(reasoning.efforts) or 'none'}",
+        code="unsupported_effort",
+        hint=f"if it has it now, say so: lash config set models.{name}.reasoning.efforts '[\"{effort}\"]'",
+    )
 
 
 def _variant(name: str | None) -> Any:
@@ -126,12 +137,6 @@ def _variant(name: str | None) -> Any:
     if name is None or name == "default":
         return ProviderDefault()
     return ReasoningDisabled() if name in _NO_REASONING else ReasoningEffort(name)
-
-
-def default_model(settings: Settings, environment: Mapping[str, str], provider: str) -> str | None:
-    """The model of a new session when none is named, None when nothing says which."""
-    named = environment.get("OPENAI_MODEL") if provider == OPENAI else None
-    return settings.default_model or named or _DEFAULT_MODELS.get(provider)
 
 
 def host_policy(
@@ -217,46 +222,40 @@ class ConfiguredProviders:
             self._tracer.close()
 
     def _build(self, name: str) -> ModelCaller:
-        from lash_cli.providers.catalog import ProviderSettings, build_caller
-
-        require_provider(self._settings, self._environment, name)
-        entry = self._entry(name)
-        resolved = ProviderSettings(
-            name=name,
-            kind=_KIND_ALIASES.get(entry.kind, entry.kind),
-            base_url=entry.base_url,
-            key=self._key(entry),
-            options=entry.options,
-        )
         on_request = partial(self._tracer.provider_request, name) if self._tracer is not None else None
-        return build_caller(resolved, clock=self._clock, ids_bits=self._ids.bits, on_request=on_request)
+        provider = available_provider(self._settings, self._environment, name)
+        return build_provider(
+            provider,
+            self._paths,
+            self._environment,
+            clock=self._clock,
+            ids=self._ids,
+            on_request=on_request,
+        )
 
-    def _entry(self, name: str) -> ProviderEntry:
-        entry = self._settings.provider(name)
-        if name == LOOPBACK:
-            return ProviderEntry(LOOPBACK, LOOPBACK, None, None, entry.options if entry is not None else {})
-        if name == OPENAI:
-            base_url = self._environment.get("OPENAI_BASE_URL") or None
-            if entry is None:
-                return ProviderEntry(OPENAI, "openai_chat", base_url, None, {})
-            return entry._replace(base_url=entry.base_url or base_url)
-        assert entry is not None  # `require_provider` knows only these, loopback and openai
-        return entry
 
-    def _key(self, entry: ProviderEntry) -> str | None:
-        """The configured source's key; without one `OPENAI_API_KEY`, but never for another server than it is for."""
-        from lash_cli.settings.keys import fetch_key
-        from lash_cli.settings.redact import remember
+def build_provider(
+    provider: AvailableProvider,
+    paths: Paths,
+    environment: Mapping[str, str],
+    *,
+    clock: Clock,
+    ids: Ids,
+    on_request: Callable[[str, bytes], None] | None = None,
+) -> ModelCaller:
+    """The caller of a provider; its key is fetched now, and nothing is opened.
 
-        if entry.key is not None:
-            return fetch_key(entry.key, self._paths, self._environment, wanted_by=f"provider {entry.name}")
-        is_openai = _KIND_ALIASES.get(entry.kind, entry.kind) == "openai_chat"
-        if is_openai and (entry.name == OPENAI or entry.base_url is None):
-            key = self._environment.get("OPENAI_API_KEY") or None
-            if key is not None:
-                remember(key)
-            return key
-        return None
+    Raises `ConfigError` (`key_missing`, `permissions_unsafe`, `config_invalid`,
+    `invalid_provider_endpoint`).
+    """
+    from lash_cli.providers.catalog import ProviderSettings, build_caller
+    from lash_cli.settings.keys import fetch_key
+
+    key = None
+    if provider.key is not None:
+        key = fetch_key(provider.key, paths, environment, wanted_by=f"provider {provider.name}")
+    resolved = ProviderSettings(provider.name, provider.kind, provider.base_url, key, dict(provider.options))
+    return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request)
 
 
 # --- tools ------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def _check_place(place: str, is_ours: bool, findings: list[Finding]) -> None:
 
 def _configuration(paths: Paths, findings: list[Finding]) -> Document:
     from lash_cli.settings.keys import read_keys
-    from lash_cli.wiring import default_provider, provider_names
+    from lash_cli.settings.providers import default_provider, provider_names
 
     report: Document = {"valid": True, "providers": [], "default_provider": None, "keys": []}
     try:

@@ -114,7 +114,8 @@ def policy_options(
     from msgspec import UNSET
 
     from lash_cli.core.policy import SessionSpec, session_prompt
-    from lash_cli.wiring import default_model, model_spec, require_provider
+    from lash_cli.settings.providers import default_model, require_provider
+    from lash_cli.wiring import model_spec
 
     invocation = current()
     settings, environment = invocation.settings, invocation.environment

@@ -196,7 +196,10 @@ def _apply_text(values: Values, key: str, text: str, origin: str, place: str) ->
         present = values.get(base)
         table: dict[str, Any] = _copy(present.value) if present is not None else {}
         _nest(table, inside, value)
-        value = table
+        try:
+            value = check_value(option, table)
+        except ValueError as error:
+            raise ConfigError(f"{place}: {key}: {error}") from error
     values[base] = Sourced(value, origin)
 
 
@@ -236,9 +239,10 @@ def assignments(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:
-    """The line that sets `path` or the innermost table around it; 1 when it cannot be told."""
+    """The line that sets `path` or the first thing in it, else the innermost table around it, else 1."""
     best, best_length = 1, 0
     for number, found, _ in assignments(text):
-        if found == path[: len(found)] and len(found) > best_length:
-            best, best_length = number, len(found)
+        shared = min(len(found), len(path))
+        if found[:shared] == path[:shared] and shared > best_length:
+            best, best_length = number, shared
     return best

@@ -7,10 +7,11 @@ names the nearest key that is.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal, NamedTuple
 
-OptionKind = Literal["text", "integer", "boolean", "choice", "list", "duration", "table", "key_source"]
+OptionKind = Literal["text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source"]
 
 KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -19,15 +20,36 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 
 
 class Option(NamedTuple):
-    """What one key holds. `minimum` bounds integers; `default` None means unset."""
+    """What one key holds. `minimum` bounds integers; `default` None means unset; `fields` are all a table may have."""
 
     kind: OptionKind
     default: Any = None
     choices: tuple[str, ...] = ()
     minimum: int = 0
+    fields: dict[str, Option] | None = None
 
 
 _MODES = ("ask", "auto", "never")
+
+# What is known of a model's costs: money for a million tokens of each usage bucket.
+_PRICES = {
+    "input": Option("number"),
+    "cache_read": Option("number"),
+    "cache_write": Option("number"),
+    "output": Option("number"),
+    "currency": Option("text"),
+    "looked_up": Option("text"),
+}
+# What a model takes as a reasoning selection, and how it is written (contract 06 §4).
+_REASONING = {
+    "efforts": Option("list"),
+    "default_effort": Option("text"),
+    "aliases": Option("table"),
+    "encoding": Option("choice", choices=("effort", "budget")),
+    "budgets": Option("table"),
+    "disable": Option("text"),
+    "mandatory": Option("boolean"),
+}
 
 # Sections with a fixed set of keys.
 SECTIONS: dict[str, dict[str, Option]] = {
@@ -74,6 +96,10 @@ NAMED_SECTIONS: dict[str, dict[str, Option]] = {
         "variant": Option("text"),
         "max_output_tokens": Option("integer", minimum=1),
         "context_window_tokens": Option("integer", minimum=1),
+        "prices": Option("table", fields=_PRICES),
+        "reasoning": Option("table", fields=_REASONING),
+        "cache_control": Option("choice", choices=("anthropic", "gemini", "none")),
+        "stream_termination": Option("choice", choices=("require", "tolerate_eof")),
     },
     "providers": {
         "kind": Option("text"),
@@ -118,6 +144,8 @@ def _within(options: dict[str, Option], parts: tuple[str, ...], depth: int) -> t
     rest = parts[depth + 1 :]
     if option is None or (rest and option.kind != "table") or not all(rest):
         raise UnknownKey(".".join(parts))
+    if rest and option.fields is not None and rest[0] not in option.fields:
+        raise UnknownKey(".".join(parts))
     return option, ".".join(parts[: depth + 1]), rest
 
 
@@ -141,7 +169,9 @@ def nearest_key(key: str) -> str | None:
     known = [*fixed_keys(), *SECTIONS, *NAMED_SECTIONS, LABELS]
     if len(parts) >= 2:
         for section, options in NAMED_SECTIONS.items():
-            known.extend(f"{section}.{parts[1]}.{name}" for name in options)
+            for name, option in options.items():
+                known.append(f"{section}.{parts[1]}.{name}")
+                known.extend(f"{section}.{parts[1]}.{name}.{field}" for field in option.fields or ())
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
@@ -161,12 +191,31 @@ def check_value(option: Option, value: Any) -> Any:
         case "list":
             is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
             return _expect(value, is_list, "a list of texts")
+        case "number":
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            return _expect(value, is_number, "a number of at least 0")
         case "table":
-            return _expect(value, isinstance(value, dict), "a table")
+            return _table(option, _expect(value, isinstance(value, dict), "a table"))
         case "duration":
             return duration_seconds(value)
         case "key_source":
             return _key_source(value)
+
+
+def _table(option: Option, table: dict[str, Any]) -> dict[str, Any]:
+    """`table`, checked field by field when the option says which fields there are."""
+    if option.fields is None:
+        return table
+    checked: dict[str, Any] = {}
+    for name, value in table.items():
+        field = option.fields.get(name)
+        if field is None:
+            raise ValueError(f"unknown field {name!r}; there are: {', '.join(option.fields)}")
+        try:
+            checked[name] = check_value(field, value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    return checked
 
 
 def _expect(value: Any, is_valid: bool, wanted: str) -> Any:
@@ -213,7 +262,7 @@ def parse_text(option: Option, text: str) -> Any:
             if text.lstrip().startswith("["):
                 return check_value(option, parse_toml_value(text))
             return [item.strip() for item in text.split(",") if item.strip()]
-        case "table":
+        case "table" | "number":
             return check_value(option, parse_toml_value(text))
         case _:
             return check_value(option, text)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.settings.schema import SECTIONS, find_option
+from lash_cli.settings.schema import NAMED_SECTIONS, SECTIONS, find_option
 
 BUILT_IN = "built-in"
+# What a provider of this name is when its table does not say.
+_DEFAULT_KINDS = {"anthropic": "anthropic", "google": "google"}
+_DEFAULT_KIND = "openai_chat"
 
 
 class Sourced(NamedTuple):
@@ -17,13 +20,12 @@ class Sourced(NamedTuple):
 
 
 class ModelEntry(NamedTuple):
-    """A `[models.ALIAS]` table; unknown parts are None."""
+    """A `[models.ALIAS]` table. `overrides` are the fields the user set beside `id` and `variant`, by name."""
 
     alias: str
     id: str
-    variant: str | None = None
-    max_output_tokens: int | None = None
-    context_window_tokens: int | None = None
+    variant: str | None
+    overrides: dict[str, Any]
 
 
 class ProviderEntry(NamedTuple):
@@ -156,12 +158,12 @@ class Settings:
         if name not in self.names("models"):
             return None
         prefix = f"models.{name}."
+        fields = (field for field in NAMED_SECTIONS["models"] if field not in ("id", "variant"))
         return ModelEntry(
             name,
             self.get(prefix + "id") or name,
             self.get(prefix + "variant"),
-            self.get(prefix + "max_output_tokens"),
-            self.get(prefix + "context_window_tokens"),
+            {field: value for field in fields if (value := self.get(prefix + field)) is not None},
         )
 
     def provider(self, name: str) -> ProviderEntry | None:
@@ -171,7 +173,7 @@ class Settings:
         prefix = f"providers.{name}."
         return ProviderEntry(
             name,
-            self.get(prefix + "kind") or "openai_chat",
+            self.get(prefix + "kind") or _DEFAULT_KINDS.get(name, _DEFAULT_KIND),
             self.get(prefix + "base_url"),
             self.get(prefix + "key"),
             dict(self.get(prefix + "options") or {}),

@@ -1,0 +1,286 @@
+"""The shipped catalogue: what the large providers document about their current models (contract 06 §4).
+
+Limits, prices and reasoning abilities are data, found by the exact id and by
+nothing else: a model under another name, on another server or newer than this
+file has no entry, and nothing is guessed for it. The user's `[models.NAME]`
+overrides every field. Figures were read in the providers' public pages (the
+`source` of each entry) or in dated quotations of them, on the day of
+`looked_up`; what could not be read is None. Imported only where a model is
+described, never by a listing of sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import Record, from_builtins
+from lash_cli.core.policy import ModelCapability, ReasoningCapability
+from lash_cli.core.usage import TokenUsage
+
+LOOKED_UP = "2026-11-26"
+MICROS = 1_000_000
+_TOKENS_PER_PRICE = 1_000_000
+PRICE_BUCKETS = ("input", "cache_read", "cache_write", "output")
+
+
+class BucketPrices(Record):
+    """Micro-units of the currency for a million tokens of each usage bucket; None is unknown.
+
+    `input` is uncached input, `output` includes reasoning: the buckets of
+    `core.usage.TokenUsage`, which do not overlap.
+    """
+
+    input: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+
+
+class Prices(Record):
+    """What a model costs, in the standard tier.
+
+    A whole request of more than `long_context_above_tokens` prompt tokens costs
+    `long_context` instead of `buckets`; None there is unknown too.
+    `valid_until` is the last day of an announced temporary price.
+    """
+
+    buckets: BucketPrices
+    currency: str = "USD"
+    looked_up: str | None = None
+    valid_until: str | None = None
+    long_context_above_tokens: int | None = None
+    long_context: BucketPrices | None = None
+
+    def cost_micros(self, usage: TokenUsage) -> int | None:
+        """The price of one request in micro-units, rounded up; None when a bucket that was used has no price."""
+        prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+        is_long = self.long_context_above_tokens is not None and prompt > self.long_context_above_tokens
+        rates = self.long_context if is_long else self.buckets
+        if rates is None:
+            return None
+        counted = (
+            (usage.input_tokens, rates.input),
+            (usage.cache_read_input_tokens, rates.cache_read),
+            (usage.cache_write_input_tokens, rates.cache_write),
+            (usage.output_tokens, rates.output),
+        )
+        total = 0
+        for tokens, rate in counted:
+            if not tokens:
+                continue
+            if rate is None:
+                return None
+            total += tokens * rate
+        return -(-total // _TOKENS_PER_PRICE)
+
+
+class KnownModel(Record):
+    """What is known about one model; None is unknown. `kind` is the provider kind it is documented for."""
+
+    id: str
+    kind: str | None = None
+    context_window_tokens: int | None = None
+    max_output_tokens: int | None = None
+    prices: Prices | None = None
+    capability: ModelCapability | None = None
+    source: str | None = None
+    looked_up: str | None = None
+
+
+def find(model_id: str) -> KnownModel | None:
+    """The entry of exactly this id."""
+    return CATALOGUE.get(model_id)
+
+
+def described(model_id: str, overrides: Mapping[str, Any]) -> KnownModel:
+    """The entry of `model_id`, or an empty one, with the user's fields laid over it.
+
+    `overrides` holds the fields of a `[models.NAME]` table that are set. A
+    `prices` table replaces the buckets it names; the provider's long-context
+    and temporary prices end with it. A `reasoning` table replaces the fields it
+    names. `cache_control = "none"` takes the dialect away. Raises `ValueError`
+    for a table that does not decode.
+    """
+    known = find(model_id) or KnownModel(model_id)
+    changes: dict[str, Any] = {
+        name: overrides[name] for name in ("context_window_tokens", "max_output_tokens") if name in overrides
+    }
+    if "prices" in overrides:
+        changes["prices"] = _repriced(known.prices, overrides["prices"])
+    capability = known.capability or ModelCapability()
+    abilities: dict[str, Any] = {}
+    if "reasoning" in overrides:
+        abilities["reasoning"] = _reasoning(capability.reasoning, overrides["reasoning"])
+    if "cache_control" in overrides:
+        dialect = overrides["cache_control"]
+        abilities["cache_control"] = None if dialect == "none" else dialect
+    if "stream_termination" in overrides:
+        abilities["stream_termination"] = overrides["stream_termination"]
+    if abilities:
+        changes["capability"] = msgspec.structs.replace(capability, **abilities)
+    return msgspec.structs.replace(known, **changes)
+
+
+def _repriced(known: Prices | None, table: Mapping[str, Any]) -> Prices:
+    given = {name: micros(table[name]) for name in PRICE_BUCKETS if name in table}
+    base = known.buckets if known is not None else BucketPrices()
+    return Prices(
+        msgspec.structs.replace(base, **given),
+        currency=table.get("currency", known.currency if known is not None else "USD"),
+        looked_up=table.get("looked_up"),
+    )
+
+
+def _reasoning(known: ReasoningCapability | None, table: Mapping[str, Any]) -> ReasoningCapability:
+    try:
+        given: ReasoningCapability = from_builtins(dict(table), ReasoningCapability)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"reasoning: {error}") from error
+    return msgspec.structs.replace(known or ReasoningCapability(), **{name: getattr(given, name) for name in table})
+
+
+def micros(amount: float | str) -> int:
+    """Micro-units of an amount of money as people write it: 0.25 is 250000."""
+    return int((Decimal(str(amount)) * MICROS).to_integral_value())
+
+
+# --- the entries ----------------------------------------------------------------------------------
+
+
+def _rates(input: str, cache_read: str, cache_write: str | None, output: str) -> BucketPrices:
+    return BucketPrices(
+        micros(input), micros(cache_read), None if cache_write is None else micros(cache_write), micros(output)
+    )
+
+
+def _prices(
+    rates: BucketPrices,
+    *,
+    above: int | None = None,
+    long_context: BucketPrices | None = None,
+    valid_until: str | None = None,
+) -> Prices:
+    return Prices(
+        rates,
+        looked_up=LOOKED_UP,
+        valid_until=valid_until,
+        long_context_above_tokens=above,
+        long_context=long_context,
+    )
+
+
+_GPT_6_LONG = 272_000
+_HAIKU_LONG = 100_000
+_OPENAI_PAGE = "https://developers.openai.com/api/docs/models/"
+_CLAUDE_PAGE = "https://platform.claude.com/docs/en/models/"
+_GEMINI_PAGE = "https://ai.google.dev/gemini-api/docs/pricing"
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+
+
+def _gpt(model_id: str, prices: Prices, reasoning: ReasoningCapability) -> KnownModel:
+    return KnownModel(
+        model_id,
+        "openai_responses",
+        1_050_000,
+        128_000,
+        prices,
+        ModelCapability(reasoning),
+        _OPENAI_PAGE + model_id,
+        LOOKED_UP,
+    )
+
+
+def _claude(model_id: str, page: str, prices: Prices, reasoning: ReasoningCapability) -> KnownModel:
+    return KnownModel(
+        model_id,
+        "anthropic",
+        1_000_000,
+        128_000,
+        prices,
+        ModelCapability(reasoning, cache_control="anthropic"),
+        f"{_CLAUDE_PAGE}{page}/overview",
+        LOOKED_UP,
+    )
+
+
+def _gemini(model_id: str, prices: Prices, reasoning: ReasoningCapability) -> KnownModel:
+    # Prompt caching needs no marks on this wire: it is implicit.
+    return KnownModel(
+        model_id, "google", 1_048_576, 65_536, prices, ModelCapability(reasoning), _GEMINI_PAGE, LOOKED_UP
+    )
+
+
+# A request that asks for effort `none` is refused by these models, so their reasoning is mandatory.
+_GPT_ALWAYS = ReasoningCapability(_EFFORTS, mandatory=True)
+_GPT_OPTIONAL = ReasoningCapability(_EFFORTS, disable="effort(none)")
+# `thinking: disabled` is refused by these models.
+_CLAUDE_ALWAYS = ReasoningCapability(_EFFORTS, default_effort="high", mandatory=True)
+# No way to turn the thinking of these off is documented.
+_GEMINI_4 = ReasoningCapability(("low", "medium", "high", "xhigh"), default_effort="high")
+
+CATALOGUE: dict[str, KnownModel] = {
+    model.id: model
+    for model in (
+        _gpt(
+            "gpt-6.2-astra",
+            _prices(_rates("8", "0.40", "10", "40"), above=_GPT_6_LONG, long_context=_rates("16", "0.80", "20", "60")),
+            _GPT_ALWAYS,
+        ),
+        _gpt(
+            "gpt-6.2-sol",
+            _prices(_rates("2", "0.10", "2.50", "10"), above=_GPT_6_LONG, long_context=_rates("4", "0.20", "5", "15")),
+            _GPT_ALWAYS,
+        ),
+        _gpt("gpt-6.1-terra", _prices(_rates("1", "0.05", "1.25", "5"), above=_GPT_6_LONG), _GPT_OPTIONAL),
+        _gpt(
+            "gpt-6-luna",
+            _prices(
+                _rates("0.10", "0.01", "0.125", "0.50"),
+                above=_GPT_6_LONG,
+                long_context=_rates("0.20", "0.02", "0.25", "0.75"),
+            ),
+            _GPT_OPTIONAL,
+        ),
+        # Shut down by its provider on 2026-12-11. It is the last small model there whose tools work over Chat
+        # Completions with reasoning on.
+        KnownModel(
+            "gpt-5-mini",
+            "openai_chat",
+            400_000,
+            128_000,
+            _prices(_rates("0.25", "0.025", None, "2")),
+            ModelCapability(ReasoningCapability(("minimal", "low", "medium", "high"), default_effort="medium")),
+            _OPENAI_PAGE + "gpt-5-mini",
+            LOOKED_UP,
+        ),
+        _claude("claude-fable-5-1", "fable-5-1", _prices(_rates("10", "0.25", "12.50", "50")), _CLAUDE_ALWAYS),
+        _claude(
+            "claude-opus-5-5",
+            "opus-5-5",
+            _prices(_rates("4", "0.20", "5", "20")),
+            msgspec.structs.replace(_CLAUDE_ALWAYS, default_effort="medium"),
+        ),
+        _claude("claude-sonnet-5-5", "sonnet-5-5", _prices(_rates("2", "0.10", "2.50", "10")), _CLAUDE_ALWAYS),
+        _claude(
+            "claude-haiku-5-5",
+            "haiku-5-5",
+            _prices(
+                _rates("0.10", "0.01", "0.125", "0.50"),
+                above=_HAIKU_LONG,
+                long_context=_rates("0.50", "0.05", "0.625", "2.50"),
+            ),
+            ReasoningCapability(_EFFORTS, default_effort="medium", disable="native"),
+        ),
+        _gemini("gemini-4-neon", _prices(_rates("3", "0.15", None, "15")), _GEMINI_4),
+        _gemini("gemini-4-hydrogen", _prices(_rates("1.50", "0.075", None, "7.50")), _GEMINI_4),
+        _gemini(
+            "gemini-3.8-flash",
+            _prices(_rates("0.75", "0.075", None, "3.75"), valid_until="2026-12-31"),
+            ReasoningCapability(("low", "medium", "high"), default_effort="medium"),
+        ),
+    )
+}
