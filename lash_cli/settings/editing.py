@@ -1,13 +1,15 @@
-"""`lash config set`: one value into the user's file, everything else of it left as it stands (contract 08 §6.7).
+"""Values into the user's configuration file and out of it, everything else left as it stands (contract 08 §6.7).
 
-The edit is one line. The new text is parsed and checked as a whole before it
-replaces the old one, so a file this cannot edit safely stays untouched.
+An edit is by lines. The new text is parsed and checked as a whole before it
+replaces the old one, in one step, so a file this cannot edit safely stays
+untouched and several values are written together or not at all.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.errors import ConfigError, UsageError
@@ -23,22 +25,62 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
     secret among them), `ConfigError` when the present file is broken or cannot
     be edited by line, `StoreReadOnly` when it cannot be written.
     """
-    option, base, inside = _known(key)
+    option, _, inside = _known(key)
     value = _checked(option, key, text, has_path_inside=bool(inside))
+    set_values(paths, {key: value})
+    return value
+
+
+def set_values(paths: Paths, values: Mapping[str, Any]) -> None:
+    """Write several values together; raises as `set_value` does, with nothing written."""
+    before = _present_text(paths)
+    after = before
+    for key, value in values.items():
+        _known(key)
+        after = edit(after, tuple(key.split(".")), literal(value))
+    stored = check_document(after, paths.config_file)
+    for key in values:
+        if stored.get(_known(key)[1]) is None:
+            raise ConfigError(f"cannot set {key} by editing lines of {paths.config_file}", hint="edit the file by hand")
+    write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
+
+
+def remove_table(paths: Paths, section: str, name: str) -> bool:
+    """Take `[SECTION.NAME]` out of the user's file; False when it is not in it.
+
+    Raises `ConfigError` when the present file is broken or it stands in a way
+    that lines cannot be taken from, `StoreReadOnly` when it cannot be written.
+    """
+    before = _present_text(paths)
+    prefix = f"{section}.{name}."
+    if not any(key.startswith(prefix) for key in check_document(before, paths.config_file)):
+        return False
+    after = without_table(before, (section, name))
+    try:
+        left = check_document(after, paths.config_file)
+    except ConfigError as error:
+        raise _by_hand(section, name, paths) from error
+    if any(key.startswith(prefix) for key in left):
+        raise _by_hand(section, name, paths)
+    write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
+    return True
+
+
+def _by_hand(section: str, name: str, paths: Paths) -> ConfigError:
+    return ConfigError(f"cannot take {section}.{name} out of {paths.config_file}", hint="edit the file by hand")
+
+
+def _present_text(paths: Paths) -> str:
+    """The user's file, checked; empty when there is none."""
     try:
         with open(paths.config_file, encoding="utf-8") as file:
-            before = file.read()
+            text = file.read()
     except (FileNotFoundError, NotADirectoryError):
-        before = ""
+        return ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {paths.config_file}: {error}") from error
-    check_document(before, paths.config_file)
-    after = edit(before, tuple(key.split(".")), literal(value))
-    stored = check_document(after, paths.config_file).get(base)
-    if stored is None:
-        raise ConfigError(f"cannot set {key} by editing one line of {paths.config_file}", hint="edit the file by hand")
-    write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
-    return value
+    check_document(text, paths.config_file)
+    return text
 
 
 def _known(key: str) -> tuple[Option, str, tuple[str, ...]]:
@@ -84,6 +126,33 @@ def edit(text: str, path: tuple[str, ...], value: str) -> str:
             lines.append("")
         lines += [f"[{'.'.join(_bare(part) for part in section)}]", addition]
     return "\n".join(lines) + "\n"
+
+
+def without_table(text: str, path: tuple[str, ...]) -> str:
+    """`text` without every header and assignment at or below `path`.
+
+    Comments between them go too; those above the first and below the last stay.
+    """
+    lines = text.splitlines()
+    places = list(assignments(text))
+    gone: set[int] = set()
+    inside_since: int | None = None  # the first line after what was removed last, while nothing else came between
+    for number, found, is_header in places:
+        if found[: len(path)] != path:
+            inside_since = None
+            continue
+        end = number if is_header else _end_of_value(lines, number)
+        gone.update(range(number if inside_since is None else inside_since, end + 1))
+        inside_since = end + 1
+    kept: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        was_cut = number - 1 in gone
+        if number in gone or (was_cut and not line.strip() and (not kept or not kept[-1].strip())):
+            continue
+        kept.append(line)
+    while kept and not kept[-1].strip():
+        kept.pop()
+    return "\n".join(kept) + "\n" if kept else ""
 
 
 def _replaced(line: str, value: str) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lash_cli.errors import ConfigError
-from lash_cli.settings.editing import edit, literal
+from lash_cli.paths import resolve_paths
+from lash_cli.settings.editing import edit, literal, remove_table, set_values, without_table
 from lash_cli.settings.loading import line_of
 from lash_cli.settings.redact import redact
 from lash_cli.settings.schema import SECTIONS, find_option, nearest_key, parse_text
@@ -82,3 +83,80 @@ def test_the_nearest_key_keeps_the_users_own_name():
 @given(TEXT)
 def test_redacting_twice_changes_nothing_more(text):
     assert redact(redact(text)) == redact(text)
+
+
+# --- taking a table out -------------------------------------------------------------------------
+
+TWO = """# mine
+[defaults]
+model = "m"
+
+# the first
+[providers.a]  # here
+kind = "openai_chat"
+# inside
+base_url = "http://a/v1"
+
+[providers.a.options]
+max_attempts = 2
+
+# the second
+[providers.b]
+kind = "loopback"
+"""
+
+
+def test_a_table_goes_with_what_is_in_it_and_the_rest_stays_word_for_word():
+    assert without_table(TWO, ("providers", "a")) == (
+        '# mine\n[defaults]\nmodel = "m"\n\n# the first\n\n# the second\n[providers.b]\nkind = "loopback"\n'
+    )
+    assert without_table(TWO, ("providers", "b")).endswith("max_attempts = 2\n\n# the second\n")
+    assert without_table(TWO, ("providers", "none")) == TWO
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('[providers]\na = { kind = "loopback" }\nb.kind = "loopback"\n', {"b": {"kind": "loopback"}}),
+        ('[providers]\na.kind = "loopback"\na.key = "env:A"\nb.kind = "x"\n', {"b": {"kind": "x"}}),
+        ('[providers.a.options]\nheaders = {\n  x = "1" }\n[providers.b]\nkind = "x"\n', {"b": {"kind": "x"}}),
+    ],
+)
+def test_a_table_written_in_another_way_goes_too(text, left):
+    if "{\n" in text:  # TOML 1.0 has no line breaks in inline tables; a list has
+        text = text.replace('{\n  x = "1" }', '[\n  "1",\n]')
+    assert tomllib.loads(without_table(text, ("providers", "a")))["providers"] == left
+
+
+def test_what_lines_cannot_be_taken_from_is_left_alone(tmp_path):
+    paths = resolve_paths({"LASH_HOME": str(tmp_path)})
+    text = 'providers = { a = { kind = "loopback" }, b = { kind = "loopback" } }\n'
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        remove_table(paths, "providers", "a")
+    assert "by hand" in caught.value.hint
+    assert (tmp_path / "config.toml").read_text() == text
+
+
+def test_several_values_are_written_together_or_not_at_all(tmp_path):
+    paths = resolve_paths({"LASH_HOME": str(tmp_path)})
+    (tmp_path / "config.toml").write_text("# mine\n")
+    set_values(paths, {"providers.a.kind": "loopback", "providers.a.options": {"max_attempts": 2}})
+    text = (tmp_path / "config.toml").read_text()
+    assert text.startswith("# mine\n")
+    assert tomllib.loads(text)["providers"]["a"] == {"kind": "loopback", "options": {"max_attempts": 2}}
+    with pytest.raises(ConfigError):
+        set_values(paths, {"defaults.model": "m", "providers.b.key": "the-key-itself"})
+    assert (tmp_path / "config.toml").read_text() == text
+    assert (tmp_path / "config.toml").stat().st_mode & 0o777 == 0o600
+    assert remove_table(paths, "providers", "a") is True
+    assert remove_table(paths, "providers", "a") is False
+    assert (tmp_path / "config.toml").read_text() == "# mine\n"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4, unique=True), st.sampled_from("abc"))
+def test_taking_one_of_several_tables_out_leaves_the_values_of_the_others(names, gone):
+    text = "# head\n" + "".join(f"\n# about {name}\n[x.{name}]\nvalue = 1\nmore = [\n 2 ]\n" for name in names)
+    left = tomllib.loads(without_table(text, ("x", gone))).get("x", {})
+    assert left == {name: {"value": 1, "more": [2]} for name in names if name != gone}
+    assert all(f"# about {name}" in without_table(text, ("x", gone)) for name in names)
