@@ -11,7 +11,13 @@ from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, Reaso
 from lash_cli.core.commit import ReplaceFull
 from lash_cli.core.frames import open_frame
 from lash_cli.core.lease import LeaseFence
-from lash_cli.core.observation import GENESIS, LiveReplayGapReason, SessionCursor, SessionObservationEvent
+from lash_cli.core.observation import (
+    GENESIS,
+    LiveReplayGapReason,
+    ResidentChanged,
+    SessionCursor,
+    SessionObservationEvent,
+)
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, SessionDeleted
 from lash_cli.store.base import ReadScope, RuntimePersistence
@@ -176,6 +182,20 @@ class LiveLaws(LogLaws):
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(make.commit(fence, make.append(["u1"], parent="nobody")))
         assert await cursor_of(store) == start and await after(store, start) == ()
+
+    async def test_what_a_session_stands_as_is_told_when_it_changes_and_moves_no_revision(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
+        start = await cursor_of(store)
+        for closed_at_ms, parked_at_ms in ((None, 1), (None, 2), (3, None), (None, None), (None, None)):
+            await store.set_session_flags(make.SESSION, closed_at_ms=closed_at_ms, parked_at_ms=parked_at_ms)
+        for held_at_ms in (4, 5, None, None):
+            await store.set_queue_hold(make.SESSION, held_at_ms=held_at_ms)
+        told = await after(store, start)
+        assert [(event.payload, event.revision, event.turn_id) for event in told] == [(ResidentChanged(), 1, None)] * 5
 
     async def test_a_replaced_history_continues_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()

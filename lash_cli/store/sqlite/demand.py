@@ -16,6 +16,7 @@ import msgspec
 
 from lash_cli.store.queueing import SessionDemand
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.queue_announcing import announce_standing
 from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, live_generation, read_session
 
 # What a commit leaves behind: rows its turn took and did not settle, text addressed to a running turn, and whether
@@ -209,6 +210,7 @@ class Demand:
             if (session.held_at_ms is None) == (held_at_ms is None):
                 return False
             connection.execute(_HOLD, (held_at_ms, reason if held_at_ms is not None else None, session_id))
+            announce_standing(connection, session_id, self._db.clock.now_ms())
             return True
 
         return await self._db.write(job, durable=True)

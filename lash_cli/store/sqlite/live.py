@@ -29,6 +29,7 @@ from lash_cli.core.observation import (
     ObservationPayload,
     ProcessChanged,
     QueueChanged,
+    ResidentChanged,
     SessionCursor,
     SessionObservationEvent,
     judge_position,
@@ -188,9 +189,12 @@ def _trim(connection: sqlite3.Connection, session_key: int, tail: int, now_ms: i
 
 
 def announce_in(
-    connection: sqlite3.Connection, session_id: str, event: QueueChanged | ProcessChanged, now_ms: int
+    connection: sqlite3.Connection,
+    session_id: str,
+    event: QueueChanged | ProcessChanged | ResidentChanged,
+    now_ms: int,
 ) -> None:
-    """Announce a change of the queue or of processes inside the transaction that made it; an unknown session has no
+    """Announce a change that moves no head inside the transaction that made it; an unknown session has no
     observers."""
     row = connection.execute(_SESSION, (session_id,)).fetchone()
     if row is not None:

@@ -1,4 +1,5 @@
-"""Telling observers that a session's queue changed, from inside the transaction that changed it (contract 04 §10.1).
+"""Telling observers that a session changed although its head did not move, from inside the transaction that changed it
+(contract 04 §1, §10.1): its queue, or what it stands as.
 
 A module of its own because the queue is loaded by whoever looks at sessions,
 and the live log only by whoever changes something (design D16).
@@ -25,3 +26,11 @@ def announce(
     from lash_cli.store.sqlite.live import announce_in
 
     announce_in(connection, session_id, QueueChanged(kind, tuple(ids)), now_ms)
+
+
+def announce_standing(connection: sqlite3.Connection, session_id: str, now_ms: int) -> None:
+    """Announce that a session was closed, parked or opened again, or that its queue was held or released."""
+    from lash_cli.core.observation import ResidentChanged
+    from lash_cli.store.sqlite.live import announce_in
+
+    announce_in(connection, session_id, ResidentChanged(), now_ms)

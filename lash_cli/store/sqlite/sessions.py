@@ -29,6 +29,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.queue_announcing import announce_standing
 
 _NAME_BITS: Final = 64
 _NAME_ATTEMPTS: Final = 32
@@ -272,10 +273,13 @@ def _free_name(connection: sqlite3.Connection, ids: Ids) -> str:
 
 
 def _set_flags(
-    connection: sqlite3.Connection, session_id: str, closed_at_ms: int | None, parked_at_ms: int | None
+    connection: sqlite3.Connection, session_id: str, closed_at_ms: int | None, parked_at_ms: int | None, now_ms: int
 ) -> None:
-    read_session(connection, session_id)
+    stored = read_session(connection, session_id)
     connection.execute(_SET_FLAGS, (closed_at_ms, parked_at_ms, session_id))
+    was = (stored.closed_at_ms is None, stored.parked_at_ms is None)
+    if was != (closed_at_ms is None, parked_at_ms is None):
+        announce_standing(connection, session_id, now_ms)
 
 
 def _parse_cursor(cursor: str | None) -> tuple[int, int]:
@@ -333,8 +337,9 @@ class SessionTable:
 
     async def set_session_flags(self, session_id: str, *, closed_at_ms: int | None, parked_at_ms: int | None) -> None:
         """See `base.SessionStore.set_session_flags`."""
+        now_ms = self._db.clock.now_ms()
         await self._db.write(
-            lambda connection: _set_flags(connection, session_id, closed_at_ms, parked_at_ms), durable=True
+            lambda connection: _set_flags(connection, session_id, closed_at_ms, parked_at_ms, now_ms), durable=True
         )
 
     async def delete_session(self, session_id: str, now_ms: int) -> bool:
