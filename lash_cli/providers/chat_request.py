@@ -106,7 +106,7 @@ class ChatEncoder:
         text = "".join(_texts(message.parts))
         calls = [
             {
-                "function": {"arguments": _arguments(part.input_json), "name": part.tool_name},
+                "function": {"arguments": past_arguments(part.input_json), "name": part.tool_name},
                 "id": part.tool_call_id,
                 "type": "function",
             }
@@ -150,7 +150,7 @@ class ChatEncoder:
             case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
                 return _text_block(text)
             case CodePart():
-                return _text_block(_fenced(part))
+                return _text_block(fenced(part))
             case AttachmentPart(attachment=source):
                 return self._attachment(source)
             case _:
@@ -171,7 +171,7 @@ class ChatEncoder:
         )
 
 
-def _arguments(raw: str) -> str:
+def past_arguments(raw: str) -> str:
     """The arguments of a past call as servers accept them back.
 
     vLLM and llama.cpp parse them for their templates and refuse the whole
@@ -193,11 +193,12 @@ def _texts(parts: tuple[Part, ...]) -> list[str]:
         if isinstance(part, TextPart | ProsePart | OutputPart | ErrorPart):
             texts.append(part.content)
         elif isinstance(part, CodePart):
-            texts.append(_fenced(part))
+            texts.append(fenced(part))
     return texts
 
 
-def _fenced(part: CodePart) -> str:
+def fenced(part: CodePart) -> str:
+    """A program as text of a message."""
     return f"```{part.language}\n{part.content}\n```"
 
 

@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
@@ -31,6 +31,8 @@ MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
 DRAIN_SECONDS = 0.05
 DONE = "[DONE]"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
+_SECRET_PARAMETER = re.compile("auth|key|token|secret|sig|password")
+_HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 Termination = Literal["require", "tolerate_eof"]
@@ -139,25 +141,70 @@ def checked_key(api_key: str | None) -> str | None:
 
 
 class Access(NamedTuple):
-    """Where a provider lives and how it is asked; `headers` of the configuration win over a wire's own."""
+    """Where a provider lives and how it is asked; `headers` of the configuration win over a wire's own.
+
+    `query` goes behind every path (Azure's `api-version`). `key_header` is the
+    header that carries the key as it is; without one it is a bearer token.
+    """
 
     base_url: str
     key: str | None = None
     headers: Mapping[str, str] = {}
+    query: Mapping[str, str] = {}
+    key_header: str | None = None
 
     @classmethod
     def checked(
-        cls, base_url: str, key: str | None, headers: Mapping[str, str] | None = None, *, endings: tuple[str, ...] = ()
+        cls,
+        base_url: str,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
+        endings: tuple[str, ...] = (),
     ) -> Access:
         """Checked and normalised access. Raises `ConfigError`."""
         lowered = {name.lower(): value for name, value in (headers or {}).items()}
-        return cls(checked_base_url(base_url, endings=endings), checked_key(key), lowered)
+        base_url = checked_base_url(base_url, endings=endings)
+        return cls(base_url, checked_key(key), lowered, _checked_query(query or {}), _checked_key_header(key_header))
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """The key, and the value of every header that looks like one."""
         secret_headers = (value for name, value in self.headers.items() if _SECRET_HEADER.search(name))
         return (*((self.key,) if self.key else ()), *secret_headers)
+
+    @property
+    def authentication(self) -> dict[str, str]:
+        """The header that carries the key; none without a key."""
+        if not self.key:
+            return {}
+        if self.key_header is None:
+            return {"authorization": f"Bearer {self.key}"}
+        return {self.key_header: self.key}
+
+    def url(self, path: str) -> str:
+        """The address of `path`, with the configured query."""
+        return self.base_url + path + (f"?{urlencode(sorted(self.query.items()))}" if self.query else "")
+
+
+def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:
+    """Addresses are logged and traced, so that none may hold a credential; raises `ConfigError`."""
+    for name in query:
+        if _SECRET_PARAMETER.search(name.lower()):
+            raise ConfigError(
+                f"the query parameter {name!r} looks like a credential; give it as the key or as a header"
+            )
+    return dict(query)
+
+
+def _checked_key_header(name: str | None) -> str | None:
+    """`name` in lower case, None for the bearer header; raises `ConfigError` when it is no header name."""
+    lowered = (name or "").strip().lower()
+    if lowered and not _HEADER_NAME.fullmatch(lowered):
+        raise ConfigError(f"key_header {name!r} is not the name of a header")
+    return None if lowered in ("", "authorization") else lowered
 
 
 class HttpProvider:
@@ -194,6 +241,7 @@ class HttpProvider:
     async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
         """Run one attempt; see `core.protocols.Provider.complete`."""
         wire = self._wire
+        body = wire.body(request)  # first: what is refused is refused, and what it holds may have to be announced
         headers = {
             "accept": "text/event-stream, application/json",
             "accept-encoding": "identity",
@@ -201,7 +249,7 @@ class HttpProvider:
             "user-agent": "lash",
             **wire.headers(request),
         }
-        outgoing = HttpRequest("POST", wire.url(request), headers, wire.body(request))
+        outgoing = HttpRequest("POST", wire.url(request), headers, body)
         termination = (request.model.capability and request.model.capability.stream_termination) or self._termination
         reader = _AnswerReader(request, wire, termination, sink if self._expose_thinking else _quiet(sink))
         try:
@@ -348,6 +396,7 @@ class _AnswerReader:
             raise self._stream_error(code, f"{problem}: expected an object")
         failure = self._wire.failure_in(document)
         if failure:
+            self._assembler.feed(document)  # ids and usage beside the error are evidence of the failed attempt
             verdict = classify_error_object(failure, secrets=self._wire.secrets)
             raise to_exception(verdict, protocol_position=self.position, partial=self.partial())
         for event in self._assembler.feed(document):

@@ -8,6 +8,7 @@ and refuses an intent it has no words for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from lash_cli.core.policy import ModelSpec, ProviderDefault, ReasoningCapability, ReasoningDisabled, ReasoningEffort
 from lash_cli.errors import LlmTransportError
@@ -32,6 +33,8 @@ class ToggleOff:
     """Say that there is to be no reasoning."""
 
 
+#: What the `reasoning` object of an endpoint that follows OpenAI understands: efforts, or OpenRouter's three ways.
+ReasoningDialect = Literal["openai", "openrouter"]
 Intent = Effort | Budget | ToggleOff | None
 
 
@@ -50,6 +53,20 @@ def intent_of(model: ModelSpec) -> Intent:
     if isinstance(selection, ReasoningDisabled):
         return _disabled(model, capability)
     return _effort(model, selection, capability)
+
+
+def reasoning_object(intent: Intent, dialect: ReasoningDialect, wire: str) -> dict[str, Any]:
+    """The members of a `reasoning` object that say `intent`; raises what `unrepresentable` returns."""
+    match intent:
+        case None:
+            return {}
+        case Effort(name=name):
+            return {"effort": name}
+        case Budget(tokens=tokens) if dialect == "openrouter":
+            return {"max_tokens": tokens}
+        case ToggleOff() if dialect == "openrouter":
+            return {"enabled": False}
+    raise unrepresentable(intent, wire)
 
 
 def unrepresentable(intent: Intent, wire: str) -> LlmTransportError:
