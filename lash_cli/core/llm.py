@@ -109,7 +109,9 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `base_digest` names the committed prefix of `messages` (session, frame, leaf
     node and revision); together with the tail it identifies the conversation
-    without hashing it again.
+    without hashing it again. `cache_breakpoint` is how many of the messages the
+    next call will repeat, for the provider's prompt cache; None leaves it to the
+    wire.
     """
 
     model: ModelSpec
@@ -122,6 +124,7 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_spec: OutputSpec | None = None
     base_digest: str = ""
     base_length: int = 0
+    cache_breakpoint: int | None = None
     stream: bool = True
 
 

@@ -1,0 +1,96 @@
+"""The Anthropic Messages wire (contract 06 §9.3).
+
+`message_stop` proves an answer. Requests are written by `anthropic_request`,
+answers read by `anthropic_stream`, and `endpoint` does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, AnthropicEncoder, AttachmentBytes
+from lash_cli.providers.anthropic_stream import AnthropicAssembler
+from lash_cli.providers.caching import CacheRetention
+from lash_cli.providers.endpoint import Access, Termination
+from lash_cli.providers.reasoning import Budget, intent_of
+
+PATH = "/v1/messages"
+KEY_HEADER = "x-api-key"
+VERSION = "2023-06-01"
+FINE_GRAINED_TOOLS = "fine-grained-tool-streaming-2025-05-14"
+INTERLEAVED_THINKING = "interleaved-thinking-2025-05-14"
+FILES = "files-api-2025-04-14"
+
+
+class AnthropicWire:
+    """A Messages endpoint; implements `endpoint.Wire`."""
+
+    kind = "anthropic"
+    answer_name = "a message"
+    unproved_code = "stream_ended_before_message_stop"
+    default_termination: Termination = "require"
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
+        credential_scope: str = "",
+        max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
+        cache_retention: CacheRetention = "short",
+        shows_thinking: bool = False,
+        attachment_bytes: AttachmentBytes | None = None,
+    ) -> None:
+        """Options are those of `Access` and `AnthropicEncoder`; the key goes into `x-api-key` unless told otherwise.
+
+        Raises `ConfigError` for an address or a key that cannot be used.
+        """
+        self._access = Access.checked(
+            base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(PATH, "/v1")
+        )
+        self._encoder = AnthropicEncoder(
+            self._access.base_url,
+            credential_scope=credential_scope,
+            max_output_tokens=max_output_tokens,
+            cache_retention=cache_retention,
+            shows_thinking=shows_thinking,
+            attachment_bytes=attachment_bytes,
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See `endpoint.Wire.secrets`."""
+        return self._access.secrets
+
+    def url(self, request: LlmRequest) -> str:
+        """See `endpoint.Wire.url`."""
+        return self._access.url(PATH)
+
+    def headers(self, request: LlmRequest) -> Mapping[str, str]:
+        """The key, the version, what of the interface is in beta, and the configured headers."""
+        betas = [FINE_GRAINED_TOOLS]
+        if isinstance(intent_of(request.model), Budget):
+            betas.append(INTERLEAVED_THINKING)
+        if self._encoder.has_files:
+            betas.append(FILES)
+        own = {"anthropic-version": VERSION, "anthropic-beta": ",".join(betas)}
+        return {**self._access.authentication, **own, **self._access.headers}
+
+    def body(self, request: LlmRequest) -> bytes:
+        """See `endpoint.Wire.body`."""
+        return self._encoder.body(request)
+
+    def assembler(self, request: LlmRequest, provider_request_id: str | None) -> AnthropicAssembler:
+        """See `endpoint.Wire.assembler`."""
+        return AnthropicAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
+
+    def failure_in(self, document: dict[str, Any]) -> Any:
+        """The error of an `error` event, or of a document that is nothing else."""
+        if document.get("type") == "error":
+            return document.get("error") or "an error event that says nothing"
+        return document.get("error")

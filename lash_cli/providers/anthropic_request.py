@@ -1,0 +1,325 @@
+"""Requests of the Anthropic Messages wire (contract 06 §9.3): from messages to exact bytes.
+
+The body begins with what changes least: tools, system prompt, messages; what
+belongs to one call only stands behind them. Neighbours of one role share a
+message, because this wire wants roles to alternate, and the encoding of
+committed messages is cached (`prefix`); cache marks are spliced in last. What
+the wire cannot carry is refused here, before anything is sent, and replay data
+goes back only to the route that made it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import encode
+from lash_cli.core.content import (
+    AttachmentPart,
+    AttachmentSource,
+    CodePart,
+    ErrorPart,
+    ExternalUrl,
+    Inline,
+    Message,
+    OutputPart,
+    Part,
+    ProsePart,
+    ProviderFile,
+    ReasoningPart,
+    Role,
+    Stored,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
+from lash_cli.providers.prefix import Frame, Piece, PrefixCache
+from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
+from lash_cli.providers.schemas import project
+
+DEFAULT_MAX_OUTPUT_TOKENS = 32_768
+IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+PDF = "application/pdf"
+
+AttachmentBytes = Callable[[Stored], bytes]
+
+_FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assistant"}', "user": b'],"role":"user"}'})
+_TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
+_WIRE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_UNMARKABLE = ("thinking", "redacted_thinking")
+
+
+class AnthropicEncoder:
+    """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
+
+    def __init__(
+        self,
+        route: str,
+        *,
+        credential_scope: str = "",
+        max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
+        cache_retention: CacheRetention = "short",
+        shows_thinking: bool = False,
+        attachment_bytes: AttachmentBytes | None = None,
+    ) -> None:
+        """`credential_scope` names the credential whose uploaded files may be referred to.
+
+        `max_output_tokens` is asked for where the request says nothing: this
+        wire wants a number. `shows_thinking` asks for readable thinking.
+        """
+        self._route = route
+        self._credential_scope = credential_scope
+        self._max_output_tokens = max_output_tokens
+        self._cache_retention: CacheRetention = cache_retention
+        self._shows_thinking = shows_thinking
+        self._attachment_bytes = attachment_bytes
+        self._cache = PrefixCache(self._piece, frame=_FRAME)
+        self._has_files = False
+
+    @property
+    def has_files(self) -> bool:
+        """Whether uploaded files were referred to, which an endpoint wants announced; once true it stays so."""
+        return self._has_files
+
+    def body(self, request: LlmRequest) -> bytes:
+        """The request body.
+
+        Raises `LlmTransportError` (validation or unsupported, never retryable)
+        for a reasoning selection, a schema or an attachment this wire cannot
+        carry, and for a conversation without content.
+        """
+        marks = marks_of(request, self._cache_retention, "anthropic")
+        options = b"]," + encode(self._options(request))[1:]
+        head = b"{"
+        if request.tools:
+            head += b'"tools":[' + marked_last(_tools(request.tools), marks.tool) + b"],"
+        system = [encode(_text_block(text)) for text in _system_texts(request) if text.strip()]
+        if system:
+            head += b'"system":[' + marked_last(system, marks.system) + b"],"
+        head += b'"messages":['
+        body = self._cache.join(head, request.messages, options, marks.messages)
+        if body.startswith(b"]", len(head)):
+            raise refused("empty_conversation", "the conversation holds nothing that this provider can be sent")
+        return body
+
+    def _options(self, request: LlmRequest) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "max_tokens": _output_cap(request, self._max_output_tokens),
+            "model": request.model.id,
+            "stream": True,
+        }
+        output = _output_config(request)
+        match intent_of(request.model):
+            case Effort(name=name):
+                output["effort"] = name
+                options["thinking"] = {"display": self._display, "type": "adaptive"}
+            case Budget(tokens=tokens):
+                options["thinking"] = {"budget_tokens": tokens, "display": self._display, "type": "enabled"}
+            case ToggleOff():
+                options["thinking"] = {"type": "disabled"}
+            case None:
+                pass
+        if output:
+            options["output_config"] = output
+        if request.tools and request.tool_choice in _TOOL_CHOICES:
+            options["tool_choice"] = {"type": _TOOL_CHOICES[request.tool_choice]}
+        return options
+
+    @property
+    def _display(self) -> str:
+        return "summarized" if self._shows_thinking else "omitted"
+
+    def _piece(self, message: Message) -> Piece:
+        if message.role is Role.ASSISTANT:
+            return _joined(self._assistant_blocks(message), "assistant")
+        blocks = [_result_block(part) for part in message.parts if isinstance(part, ToolResultPart)]
+        blocks += [block for part in message.parts if (block := self._user_block(part)) is not None]
+        return _joined(blocks, "user", told_apart=message.role is Role.SYSTEM)
+
+    def _assistant_blocks(self, message: Message) -> list[dict[str, Any]]:
+        """Blocks in the order of their parts, without thinking at the end, where this wire refuses it."""
+        blocks = [block for part in message.parts if (block := self._assistant_block(part)) is not None]
+        while blocks and blocks[-1]["type"] in _UNMARKABLE:
+            blocks.pop()
+        return blocks
+
+    def _assistant_block(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case ReasoningPart():
+                return self._reasoning_block(part)
+            case ToolCallPart():
+                return {
+                    "id": wire_call_id(part.tool_call_id),
+                    "input": _arguments(part.input_json),
+                    "name": part.tool_name,
+                    "type": "tool_use",
+                }
+            case _:
+                return _readable_block(part)
+
+    def _reasoning_block(self, part: ReasoningPart) -> dict[str, Any] | None:
+        """Thinking as this route signed it; without that proof it is text like any other."""
+        replay = part.replay
+        if replay is not None and replay.provider == self._route:
+            if replay.redacted and replay.encrypted_content:
+                return {"data": replay.encrypted_content, "type": "redacted_thinking"}
+            if replay.signature:
+                return {"signature": replay.signature, "thinking": part.content, "type": "thinking"}
+        return _readable(part.content)
+
+    def _user_block(self, part: Part) -> dict[str, Any] | None:
+        if isinstance(part, AttachmentPart):
+            return self._attachment(part.attachment)
+        return _readable_block(part)
+
+    def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        match source:
+            case Inline(media_type=media_type, data=data):
+                return _bytes_block(media_type, data, None)
+            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+                return _bytes_block(media_type, self._attachment_bytes(source), label)
+            case ExternalUrl(media_type=media_type, url=url) if media_type in IMAGE_TYPES:
+                return {"source": {"type": "url", "url": url}, "type": "image"}
+            case ExternalUrl(media_type=media_type, url=url) if media_type == PDF:
+                return {"source": {"type": "url", "url": url}, "type": "document"}
+            case ProviderFile(provider="anthropic", credential_scope=scope, id=file_id) if (
+                scope == self._credential_scope
+            ):
+                self._has_files = True
+                return {"source": {"file_id": file_id, "type": "file"}, "type": "document"}
+        raise _unsupported(f"the attachment {source!r:.200}")
+
+
+def wire_call_id(call_id: str) -> str:
+    """`call_id` as this wire takes it, the same for a call and its result.
+
+    One that has other characters or is too long keeps a readable beginning and
+    ends with a digest, so that different ids stay different.
+    """
+    if _WIRE_CALL_ID.fullmatch(call_id):
+        return call_id
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", call_id)[:47]
+    return f"{readable}_{hashlib.sha256(call_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+
+def _output_cap(request: LlmRequest, default: int) -> int:
+    """Tokens one answer may have: what was asked for, else the default, within what the model can."""
+    wanted = default if request.output_token_cap is None else request.output_token_cap
+    capacity = request.model.limits.output_token_capacity
+    return wanted if capacity is None else min(wanted, capacity)
+
+
+def _output_config(request: LlmRequest) -> dict[str, Any]:
+    match request.output_spec:
+        case None:
+            return {}
+        case JsonSchemaOutput(schema=schema):
+            projected = project(schema, "anthropic_structured_output")
+            return {"format": {"schema": projected, "type": "json_schema"}}
+        case _:
+            raise LlmTransportError(
+                "this provider cannot be asked for JSON without a schema; give one",
+                kind="unsupported",
+                code="output_unsupported",
+            )
+
+
+def _tools(tools: Iterable[LlmToolSpec]) -> list[bytes]:
+    return [
+        encode(
+            {
+                "description": tool.description,
+                "input_schema": project(tool.input_schema, "anthropic_tool"),
+                "name": tool.name,
+            }
+        )
+        for tool in tools
+    ]
+
+
+def _system_texts(request: LlmRequest) -> list[str]:
+    """The system prompt and the system messages the conversation begins with; later ones are the user's."""
+    texts = [request.system]
+    for message in request.messages:
+        if message.role is not Role.SYSTEM:
+            break
+        texts += [block["text"] for part in message.parts if (block := _readable_block(part)) is not None]
+    return texts
+
+
+def _joined(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = False) -> Piece:
+    """The blocks of one message, and where marks go: before the last brace of a block."""
+    data = bytearray()
+    text_end = block_end = 0
+    for block in blocks:
+        data += b"," + encode(block)
+        if block["type"] not in _UNMARKABLE:
+            block_end = len(data) - 1
+        if block["type"] == "text":
+            text_end = len(data) - 1
+    return Piece(bytes(data), text_end, block_end, role, told_apart)
+
+
+def _readable_block(part: Part) -> dict[str, Any] | None:
+    """A part that is text on this wire; None for one that is not, or is blank."""
+    match part:
+        case TextPart(content=text, label=label):
+            return _readable(text if label is None else f"[{label}]\n{text}")
+        case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
+            return _readable(text)
+        case CodePart(content=text, language=language):
+            return _text_block(f"```{language}\n{text}\n```")
+        case _:
+            return None
+
+
+def _readable(text: str) -> dict[str, Any] | None:
+    """A text block; None for blank text, which this wire refuses."""
+    return _text_block(text) if text.strip() else None
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"text": text, "type": "text"}
+
+
+def _result_block(part: ToolResultPart) -> dict[str, Any]:
+    block: dict[str, Any] = {"tool_use_id": wire_call_id(part.tool_call_id), "type": "tool_result"}
+    if part.content:
+        block["content"] = part.content
+    if part.status != "success":
+        block["is_error"] = True
+    return block
+
+
+def _arguments(raw: str) -> Any:
+    """The arguments of a past call, which are an object on this wire; anything else is quoted in one."""
+    try:
+        if isinstance(msgspec.json.decode(raw), dict):
+            return msgspec.Raw(raw.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        pass
+    return {"invalid_arguments": raw}
+
+
+def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
+    """Attachment bytes as the block their media type asks for."""
+    if media_type.startswith("text/") or media_type == "application/json":
+        return _text_block(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
+    if media_type not in (*IMAGE_TYPES, PDF):
+        raise _unsupported(f"{media_type} attachments")
+    source = {"data": base64.b64encode(data).decode("ascii"), "media_type": media_type, "type": "base64"}
+    if media_type != PDF:
+        return {"source": source, "type": "image"}
+    return {"source": source, "type": "document"} | ({"title": label} if label else {})
+
+
+def _unsupported(what: str) -> LlmTransportError:
+    return LlmTransportError(f"this provider cannot be sent {what}", kind="unsupported", code="attachment_unsupported")

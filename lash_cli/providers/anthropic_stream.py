@@ -1,0 +1,283 @@
+"""Answers of the Anthropic Messages wire (contract 06 §9.3, §5): from events to a proved response.
+
+`AnthropicAssembler` takes the JSON events of one answer in wire order and knows
+nothing of bytes or sockets. An answer is complete only once `message_stop`
+followed a `message_start`; without it there is a partial response, kept as
+evidence, whose tool calls are never run. A whole answer is one `message`
+document, complete when it says why it stopped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lash_cli.core.codec import encode
+from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
+from lash_cli.core.llm import (
+    EvidenceReported,
+    ExecutionEvidence,
+    LlmPart,
+    LlmResponse,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+    TextDelta,
+    UsageReported,
+)
+from lash_cli.core.usage import TokenUsage
+from lash_cli.providers.chat_stream import synthetic_call_id
+
+_TERMINAL_REASONS = {
+    "end_turn": TerminalReason.STOP,
+    "stop_sequence": TerminalReason.STOP,
+    "pause_turn": TerminalReason.STOP,
+    "tool_use": TerminalReason.TOOL_USE,
+    "max_tokens": TerminalReason.OUTPUT_LIMIT,
+    "model_context_window_exceeded": TerminalReason.CONTEXT_OVERFLOW,
+    "refusal": TerminalReason.CONTENT_FILTER,
+    "safety": TerminalReason.CONTENT_FILTER,
+    "sensitive": TerminalReason.CONTENT_FILTER,
+}
+_KIND_OF_DELTA = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "thinking",
+    "input_json_delta": "tool_use",
+}
+
+
+class _Block:
+    """One content block while it grows. A kind of no interest is kept so that its deltas find it, and says nothing."""
+
+    __slots__ = ("data", "id", "initial", "kind", "name", "pieces", "signature")
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.pieces: list[str] = []
+        self.signature = ""
+        self.data = ""
+        self.id = ""
+        self.name = ""
+        self.initial: dict[str, Any] = {}
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def is_empty(self) -> bool:
+        match self.kind:
+            case "text":
+                return not self.pieces
+            case "thinking":
+                return not self.pieces and not self.signature
+            case "redacted_thinking":
+                return not self.data
+            case kind:
+                return kind != "tool_use"
+
+
+class AnthropicAssembler:
+    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+
+    def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
+        self._request_id = request_id
+        self._route = route
+        self._provider_request_id = provider_request_id
+        self._blocks: list[_Block] = []
+        self._by_index: dict[Any, _Block] = {}
+        self._has_started = False
+        self._is_stopped = False
+        self._stop_reason = ""
+        self._refusal = ""
+        self._usage = TokenUsage()
+        self._reasoning_tokens: int | None = None
+        self._served_model: str | None = None
+        self._response_id: str | None = None
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the provider said that the answer is complete."""
+        return self._is_stopped
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing follows the proof."""
+        return self._is_stopped
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text, no reasoning and no call."""
+        return all(block.is_empty for block in self._blocks)
+
+    def feed(self, document: dict[str, Any]) -> list[StreamEvent]:
+        """Take one event (or a whole answer) and return what it shows."""
+        match document.get("type"):
+            case "message_start":
+                self._has_started = True
+                return self._take_message(_object(document.get("message")))
+            case "content_block_start":
+                return self._open(document.get("index"), _object(document.get("content_block")))
+            case "content_block_delta":
+                return self._take_delta(document.get("index"), _object(document.get("delta")))
+            case "message_delta":
+                self._take_stop(_object(document.get("delta")))
+                return self._take_usage(document.get("usage"))
+            case "message_stop":
+                self._is_stopped = self._has_started
+            case "message":
+                events = self._take_message(document)
+                self._is_stopped = bool(self._stop_reason)
+                return events
+        return []
+
+    def response(self) -> LlmResponse:
+        """The complete answer; without a stop reason, what a tolerated end of the stream makes of it."""
+        parts = self._parts()
+        reason = _TERMINAL_REASONS.get(self._stop_reason or "end_turn", TerminalReason.PROVIDER_ERROR)
+        if reason in (TerminalReason.STOP, TerminalReason.TOOL_USE):
+            has_calls = any(isinstance(part, ToolCallPart) for part in parts)
+            reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
+        return LlmResponse(parts, self._usage, reason, self._diagnostic(reason), self._evidence())
+
+    def partial(self) -> LlmResponse:
+        """What arrived of an answer that was not proved; evidence only."""
+        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+
+    def _take_message(self, message: dict[str, Any]) -> list[StreamEvent]:
+        """The head of a streamed message, or a whole one."""
+        self._served_model = _text(message.get("model")) or self._served_model
+        self._response_id = _text(message.get("id")) or self._response_id
+        self._take_stop(message)
+        events: list[StreamEvent] = [EvidenceReported(self._evidence())]
+        content = message.get("content")
+        for index, block in enumerate(content if isinstance(content, list) else ()):
+            events += self._open(index, _object(block))
+        return events + self._take_usage(message.get("usage"))
+
+    def _open(self, index: Any, content: dict[str, Any]) -> list[StreamEvent]:
+        block = self._new_block(index, _text(content.get("type")))
+        match block.kind:
+            case "text":
+                return self._grow(block, content.get("text"))
+            case "thinking":
+                block.signature = _text(content.get("signature"))
+                return self._grow(block, content.get("thinking"))
+            case "redacted_thinking":
+                block.data = _text(content.get("data"))
+            case "tool_use":
+                block.id, block.name = _text(content.get("id")), _text(content.get("name"))
+                block.initial = _object(content.get("input"))
+        return []
+
+    def _new_block(self, index: Any, kind: str) -> _Block:
+        block = _Block(kind)
+        self._blocks.append(block)
+        self._by_index[index if isinstance(index, int) else len(self._blocks) - 1] = block
+        return block
+
+    def _take_delta(self, index: Any, delta: dict[str, Any]) -> list[StreamEvent]:
+        """A delta whose block was never opened opens one, except for a call, which has no name then."""
+        kind = _KIND_OF_DELTA.get(_text(delta.get("type")))
+        block = self._by_index.get(index) if isinstance(index, int) else None
+        if kind is None or (block is None and kind == "tool_use"):
+            return []
+        if block is None:
+            block = self._new_block(index, kind)
+        if block.kind != kind:
+            return []
+        if delta["type"] == "signature_delta":
+            block.signature += _text(delta.get("signature"))
+            return []
+        return self._grow(block, delta.get({"text": "text", "thinking": "thinking"}.get(kind, "partial_json")))
+
+    def _grow(self, block: _Block, piece: Any) -> list[StreamEvent]:
+        text = _text(piece)
+        if not text:
+            return []
+        block.pieces.append(text)
+        match block.kind:
+            case "text":
+                return [TextDelta(text)]
+            case "thinking":
+                return [ReasoningDelta(text)]
+            case _:
+                return []
+
+    def _take_stop(self, delta: dict[str, Any]) -> None:
+        self._stop_reason = _text(delta.get("stop_reason")) or self._stop_reason
+        self._refusal = _text(_object(delta.get("stop_details")).get("explanation")) or self._refusal
+
+    def _take_usage(self, usage: Any) -> list[StreamEvent]:
+        if not isinstance(usage, dict):
+            return []
+        reasoning = _count(_object(usage.get("output_tokens_details")), "thinking_tokens")
+        if reasoning is not None:
+            self._reasoning_tokens = reasoning
+        self._usage = self._usage.merged_with(
+            TokenUsage(
+                input_tokens=_count(usage, "input_tokens") or 0,
+                output_tokens=_count(usage, "output_tokens") or 0,
+                cache_read_input_tokens=_count(usage, "cache_read_input_tokens") or 0,
+                cache_write_input_tokens=_count(usage, "cache_creation_input_tokens") or 0,
+                reasoning_output_tokens=reasoning or 0,
+            )
+        )
+        return [UsageReported(self._usage)]
+
+    def _diagnostic(self, reason: TerminalReason) -> str | None:
+        if reason is TerminalReason.CONTENT_FILTER:
+            return f"the model refused: {self._refusal}" if self._refusal else "the model refused"
+        if reason in (TerminalReason.PROVIDER_ERROR, TerminalReason.CONTEXT_OVERFLOW):
+            return f"the provider ended the answer with stop_reason {self._stop_reason!r}"
+        return None
+
+    def _parts(self) -> tuple[LlmPart, ...]:
+        parts: list[LlmPart] = []
+        used: set[str] = set()
+        for block in self._blocks:
+            if block.is_empty:
+                continue
+            match block.kind:
+                case "text":
+                    parts.append(ProsePart(block.text))
+                case "tool_use":
+                    parts.append(self._call(block, used))
+                case _:
+                    parts.append(ReasoningPart(block.text, self._replay(block)))
+        return tuple(parts)
+
+    def _call(self, block: _Block, used: set[str]) -> ToolCallPart:
+        """The streamed input, else the one the block began with."""
+        identity = block.id
+        if not identity or identity in used:
+            identity = synthetic_call_id(self._request_id, len(used))
+        used.add(identity)
+        return ToolCallPart(identity, block.name, block.text or encode(block.initial).decode())
+
+    def _replay(self, block: _Block) -> ReasoningReplay | None:
+        if block.kind == "redacted_thinking":
+            return ReasoningReplay(provider=self._route, encrypted_content=block.data, redacted=True)
+        return ReasoningReplay(provider=self._route, signature=block.signature) if block.signature else None
+
+    def _evidence(self) -> ExecutionEvidence:
+        return ExecutionEvidence(
+            served_model=self._served_model,
+            provider_response_id=self._response_id,
+            provider_request_id=self._provider_request_id,
+            reasoning_output_tokens=self._reasoning_tokens,
+            provider_finish_reason=self._stop_reason or None,
+        )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(holder: dict[str, Any], name: str) -> int | None:
+    value = holder.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
