@@ -45,11 +45,16 @@ class ReasoningCapability(Record):
 
 
 class ModelCapability(Record):
-    """Host-supplied model abilities; None means unknown, and unknown asks for nothing."""
+    """Host-supplied model abilities; None means unknown, and unknown asks for nothing.
+
+    `thought_signatures="required"` marks a model that refuses a conversation
+    with calls it did not sign (contract 06 §9.4).
+    """
 
     reasoning: ReasoningCapability | None = None
     cache_control: Literal["anthropic", "gemini"] | None = None
     stream_termination: Literal["require", "tolerate_eof"] | None = None
+    thought_signatures: Literal["required"] | None = None
 
 
 class ModelLimits(Record):

@@ -39,6 +39,11 @@ KINDS: dict[str, ProviderKind] = {
         key_variable="OPENAI_API_KEY",
         keyed_options={"output_cap_field": "max_completion_tokens"},
     ),
+    "google": ProviderKind(
+        default_base_url="https://generativelanguage.googleapis.com/v1beta",
+        keyed_base_url="https://generativelanguage.googleapis.com/v1beta",
+        key_variable="GEMINI_API_KEY",
+    ),
     "loopback": ProviderKind(default_options={"base_delay_ms": 100, "max_delay_ms": 1_000}),
 }
 
@@ -157,6 +162,16 @@ def _wire(
                 settings.key,
                 headers=options.headers,
                 output_cap_field=options.output_cap_field,
+                attachment_bytes=attachment_bytes,
+            )
+        case "google":
+            from lash_cli.providers.google import GoogleWire
+
+            return GoogleWire(
+                base_url,
+                settings.key,
+                headers=options.headers,
+                expose_thinking=options.expose_thinking,
                 attachment_bytes=attachment_bytes,
             )
         case unknown:

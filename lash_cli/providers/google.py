@@ -1,0 +1,78 @@
+"""The Gemini wire: `generateContent` and `streamGenerateContent` of Google's API (contract 06 §9.4).
+
+The end of a stream is accepted in place of a finish reason, because the API
+documents none for every stream; a finish reason that comes decides. The key
+travels in a header and never in the address. Requests are written by
+`google_request`, answers read by `google_stream`, and `endpoint` does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.endpoint import Access, Termination
+from lash_cli.providers.google_request import GoogleEncoder
+from lash_cli.providers.google_stream import GoogleAssembler, unwrapped
+
+WHOLE = ":generateContent"
+STREAMED = ":streamGenerateContent"
+#: Without it the API streams a JSON array instead of events.
+_AS_EVENTS = "alt=sse"
+
+
+class GoogleWire:
+    """A Gemini endpoint; implements `endpoint.Wire`."""
+
+    kind = "google"
+    answer_name = "a generated content"
+    unproved_code = "stream_ended_before_finish_reason"
+    default_termination: Termination = "tolerate_eof"
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        expose_thinking: bool = False,
+        attachment_bytes: AttachmentBytes | None = None,
+    ) -> None:
+        """`expose_thinking` asks for thought summaries. Raises `ConfigError` for an address or a key that cannot
+        be used."""
+        self._access = Access.checked(base_url, api_key, headers, endings=(WHOLE, STREAMED))
+        self._encoder = GoogleEncoder(
+            self._access.base_url, expose_thinking=expose_thinking, attachment_bytes=attachment_bytes
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See `endpoint.Wire.secrets`."""
+        return self._access.secrets
+
+    def url(self, request: LlmRequest) -> str:
+        """The method of the model's resource; an id with a slash is a resource name itself (`tunedModels/…`)."""
+        identity = quote(request.model.id, safe="/@")
+        resource = identity if "/" in identity else f"models/{identity}"
+        method = f"{STREAMED}?{_AS_EVENTS}" if request.stream else WHOLE
+        return f"{self._access.base_url}/{resource}{method}"
+
+    def headers(self, request: LlmRequest) -> Mapping[str, str]:
+        """The key, if there is one, and the configured headers."""
+        key = {"x-goog-api-key": self._access.key} if self._access.key else {}
+        return {**key, **self._access.headers}
+
+    def body(self, request: LlmRequest) -> bytes:
+        """See `endpoint.Wire.body`."""
+        return self._encoder.body(request)
+
+    def assembler(self, request: LlmRequest, provider_request_id: str | None) -> GoogleAssembler:
+        """See `endpoint.Wire.assembler`."""
+        return GoogleAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
+
+    def failure_in(self, document: dict[str, Any]) -> Any:
+        """An `error` member, whatever else the document holds."""
+        return document.get("error") or unwrapped(document).get("error")

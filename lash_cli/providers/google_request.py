@@ -1,0 +1,259 @@
+"""Requests of the Gemini wire (contract 06 §9.4): from messages to exact bytes.
+
+The same request always has the same bytes: object keys are sorted and the
+encoding of committed messages is cached (`prefix`). What the wire cannot carry
+is refused here, before anything is sent. A signature goes back only to the
+route that made it. Models that refuse a call without one, which is data of the
+host (`ModelCapability.thought_signatures`), get the documented placeholder for
+calls they did not make.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import encode
+from lash_cli.core.content import (
+    AttachmentPart,
+    AttachmentSource,
+    CodePart,
+    ErrorPart,
+    Inline,
+    Message,
+    OutputPart,
+    Part,
+    ProsePart,
+    ReasoningPart,
+    ReasoningReplay,
+    Role,
+    Stored,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
+from lash_cli.core.policy import ModelSpec
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.prefix import PrefixCache
+from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
+from lash_cli.providers.schemas import project
+
+SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
+_MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "application/pdf")
+_MEDIA_FAMILIES = ("audio/", "video/")
+_CALLING_MODES = {ToolChoice.NONE: "NONE", ToolChoice.REQUIRED: "ANY"}
+# The shape of ids the assembler made up: they mean nothing to the provider and are not sent.
+_MADE_UP_ID = re.compile(r"call_\d+_[0-9a-f]{8}")
+
+
+class GoogleEncoder:
+    """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
+
+    def __init__(
+        self, route: str, *, expose_thinking: bool = False, attachment_bytes: AttachmentBytes | None = None
+    ) -> None:
+        self._route = route
+        self._expose_thinking = expose_thinking
+        self._attachment_bytes = attachment_bytes
+        self._caches = {
+            False: PrefixCache(lambda message: self._encode(message, needs_signatures=False)),
+            True: PrefixCache(lambda message: self._encode(message, needs_signatures=True)),
+        }
+
+    def body(self, request: LlmRequest) -> bytes:
+        """The request body.
+
+        Raises `LlmTransportError` (validation or unsupported, never retryable)
+        for a reasoning selection, an attachment or a schema this wire cannot
+        carry.
+        """
+        options = encode(self._options(request))
+        foot = b"]" + (b"," + options[1:] if options != b"{}" else b"}")
+        capability = request.model.capability
+        needs_signatures = capability is not None and capability.thought_signatures == "required"
+        return self._caches[needs_signatures].join(b'{"contents":[', request.messages, foot)
+
+    def _options(self, request: LlmRequest) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        generation = self._generation(request)
+        if generation:
+            options["generationConfig"] = generation
+        if request.system:
+            options["systemInstruction"] = {"parts": [{"text": request.system}]}
+        if request.tools:
+            options["tools"] = [
+                {
+                    "functionDeclarations": [
+                        {
+                            "description": tool.description,
+                            "name": tool.name,
+                            "parametersJsonSchema": project(tool.input_schema, "google"),
+                        }
+                        for tool in request.tools
+                    ]
+                }
+            ]
+            if request.tool_choice in _CALLING_MODES:
+                mode = _CALLING_MODES[request.tool_choice]
+                options["toolConfig"] = {"functionCallingConfig": {"mode": mode}}
+        return options
+
+    def _generation(self, request: LlmRequest) -> dict[str, Any]:
+        generation: dict[str, Any] = {}
+        if request.output_token_cap is not None:
+            generation["maxOutputTokens"] = request.output_token_cap
+        thinking = self._thinking(request.model)
+        if thinking:
+            generation["thinkingConfig"] = thinking
+        match request.output_spec:
+            case JsonObjectOutput():
+                generation["responseMimeType"] = "application/json"
+            case JsonSchemaOutput(schema=schema):
+                generation["responseMimeType"] = "application/json"
+                generation["responseJsonSchema"] = project(schema, "google")
+        return generation
+
+    def _thinking(self, model: ModelSpec) -> dict[str, Any]:
+        """The reasoning selection, and whether thoughts are to be shown; a model that is not known to have any is
+        not asked, because it would refuse."""
+        intent = intent_of(model)
+        thinking = _thinking_words(intent)
+        has_thoughts = model.capability is not None and model.capability.reasoning is not None
+        if self._expose_thinking and has_thoughts and not isinstance(intent, ToggleOff):
+            thinking["includeThoughts"] = True
+        return thinking
+
+    def _encode(self, message: Message, *, needs_signatures: bool) -> bytes:
+        return b"".join(b"," + encode(content) for content in self._contents(message, needs_signatures))
+
+    def _contents(self, message: Message, needs_signatures: bool) -> list[dict[str, Any]]:
+        """One message becomes none, one or, where results and other parts meet, two."""
+        if message.role is Role.ASSISTANT:
+            parts = self._said(message, needs_signatures)
+            return [{"parts": parts, "role": "model"}] if parts else []
+        results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
+        blocks = [block for part in message.parts if (block := self._block(part)) is not None]
+        contents = [{"parts": parts, "role": "user"} for parts in (results, blocks) if parts]
+        return contents or [{"parts": [{"text": ""}], "role": "user"}]
+
+    def _said(self, message: Message, needs_signatures: bool) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = []
+        needs_placeholder = needs_signatures
+        for part in message.parts:
+            match part:
+                case ReasoningPart(content=text, replay=replay):
+                    self._put_back(parts, text, self._signature(replay))
+                case ToolCallPart():
+                    signature = self._signature(part.replay) or (SIGNATURE_PLACEHOLDER if needs_placeholder else "")
+                    needs_placeholder = False  # only the first call of an answer is looked at
+                    parts.append({"functionCall": _call(part), **_signed(signature)})
+                case CodePart():
+                    parts.append({"text": _fenced(part)})
+                case (
+                    TextPart(content=text)
+                    | ProsePart(content=text)
+                    | OutputPart(content=text)
+                    | ErrorPart(content=text)
+                ) if text:
+                    parts.append({"text": text})
+        return parts
+
+    @staticmethod
+    def _put_back(parts: list[dict[str, Any]], text: str, signature: str) -> None:
+        """A thought goes back only with its signature; one without words belongs to the text before it."""
+        if not signature:
+            return
+        last = parts[-1] if parts else {}
+        if text:
+            parts.append({"text": text, "thought": True, "thoughtSignature": signature})
+        elif last.keys() == {"text"}:
+            last["thoughtSignature"] = signature
+        else:
+            parts.append({"text": "", "thoughtSignature": signature})
+
+    def _signature(self, replay: ReasoningReplay | None) -> str:
+        """The signature of `replay`, empty when another route made it."""
+        return (replay.signature or "") if replay is not None and replay.provider == self._route else ""
+
+    def _block(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case TextPart(content=text, label=label):
+                return {"text": text if label is None else f"[{label}]\n{text}"}
+            case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
+                return {"text": text}
+            case CodePart():
+                return {"text": _fenced(part)}
+            case AttachmentPart(attachment=source):
+                return self._attachment(source)
+            case _:
+                return None
+
+    def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        match source:
+            case Inline(media_type=media_type, data=data):
+                return _bytes_part(media_type, data, "attachment")
+            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+                return _bytes_part(media_type, self._attachment_bytes(source), label or source.attachment_ref)
+        raise LlmTransportError(
+            f"this provider cannot be sent the attachment {source!r:.200}",
+            kind="unsupported",
+            code="attachment_unsupported",
+        )
+
+
+def _thinking_words(intent: Intent) -> dict[str, Any]:
+    """`intent` in the words of `thinkingConfig`, whose documented way to have no thoughts is a budget of none."""
+    match intent:
+        case None:
+            return {}
+        case Effort(name=name):
+            return {"thinkingLevel": name}
+        case Budget(tokens=tokens):
+            return {"thinkingBudget": tokens}
+        case ToggleOff():
+            return {"thinkingBudget": 0}
+
+
+def _call(part: ToolCallPart) -> dict[str, Any]:
+    """A past call. Its arguments keep their bytes; what is no object is quoted in one."""
+    try:
+        is_object = isinstance(msgspec.json.decode(part.input_json), dict)
+    except msgspec.DecodeError:
+        is_object = False
+    arguments = msgspec.Raw(part.input_json.encode()) if is_object else {"invalid_arguments": part.input_json}
+    return {"args": arguments, "name": part.tool_name, **_identified(part.tool_call_id)}
+
+
+def _result(part: ToolResultPart) -> dict[str, Any]:
+    member = "output" if part.status == "success" else "error"
+    response = {"name": part.tool_name, "response": {member: part.content}, **_identified(part.tool_call_id)}
+    return {"functionResponse": response}
+
+
+def _identified(identity: str) -> dict[str, str]:
+    """The id of a call and of its result, the same on both; newer models demand the one they gave."""
+    return {} if _MADE_UP_ID.fullmatch(identity) else {"id": identity}
+
+
+def _signed(signature: str) -> dict[str, str]:
+    return {"thoughtSignature": signature} if signature else {}
+
+
+def _fenced(part: CodePart) -> str:
+    return f"```{part.language}\n{part.content}\n```"
+
+
+def _bytes_part(media_type: str, data: bytes, name: str) -> dict[str, Any]:
+    """Attachment bytes as the part their media type asks for."""
+    if media_type.startswith("text/") or media_type == "application/json":
+        return {"text": f"[{name}]\n{data.decode('utf-8', errors='replace')}"}
+    if media_type in _MEDIA_TYPES or media_type.startswith(_MEDIA_FAMILIES):
+        return {"inlineData": {"data": base64.b64encode(data).decode("ascii"), "mimeType": media_type}}
+    raise LlmTransportError(
+        f"this provider cannot be sent {media_type} attachments", kind="unsupported", code="attachment_unsupported"
+    )

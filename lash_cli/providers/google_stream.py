@@ -1,0 +1,232 @@
+"""Answers of the Gemini wire (contract 06 §9.4, §5): from documents to a response.
+
+`GoogleAssembler` takes the documents of one answer in wire order and knows
+nothing of bytes or sockets; a whole answer is one document. Each document holds
+complete parts: text comes in pieces, a call always whole. A signature is kept
+where it stood: on its call or its thought, and behind text as reasoning without
+words, so that the next request can put it back. Calls mostly have no ids; those
+without get one from their position, the same in every attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lash_cli.core.codec import encode
+from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
+from lash_cli.core.llm import (
+    ExecutionEvidence,
+    LlmPart,
+    LlmResponse,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+    TextDelta,
+    UsageReported,
+)
+from lash_cli.core.usage import TokenUsage
+from lash_cli.providers.chat_stream import synthetic_call_id
+
+_TERMINAL_REASONS = {
+    "STOP": TerminalReason.STOP,
+    "MAX_TOKENS": TerminalReason.OUTPUT_LIMIT,
+    "SAFETY": TerminalReason.CONTENT_FILTER,
+    "RECITATION": TerminalReason.CONTENT_FILTER,
+    "BLOCKLIST": TerminalReason.CONTENT_FILTER,
+    "PROHIBITED_CONTENT": TerminalReason.CONTENT_FILTER,
+    "SPII": TerminalReason.CONTENT_FILTER,
+    "MODEL_ARMOR": TerminalReason.CONTENT_FILTER,
+    "IMAGE_SAFETY": TerminalReason.CONTENT_FILTER,
+    "IMAGE_PROHIBITED_CONTENT": TerminalReason.CONTENT_FILTER,
+    "IMAGE_RECITATION": TerminalReason.CONTENT_FILTER,
+}
+
+
+def unwrapped(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer inside the wrapper some endpoints put around it, or `document` itself."""
+    inner = document.get("response")
+    return inner if isinstance(inner, dict) else document
+
+
+class _Run:
+    """Adjacent text or thought; `signature` closes it."""
+
+    def __init__(self, is_thought: bool) -> None:
+        self.is_thought = is_thought
+        self.pieces: list[str] = []
+        self.signature = ""
+
+
+class _Call:
+    """A call, complete as it came."""
+
+    def __init__(self, identity: str, name: str, arguments: Any, signature: str) -> None:
+        self.id = identity
+        self.name = name
+        self.arguments = encode(arguments).decode() if isinstance(arguments, dict) else "{}"
+        self.signature = signature
+
+
+class GoogleAssembler:
+    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+
+    def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
+        self._request_id = request_id
+        self._route = route
+        self._provider_request_id = provider_request_id
+        self._pieces: list[_Run | _Call] = []
+        self._usage = TokenUsage()
+        self._reasoning_tokens: int | None = None
+        self._served_model: str | None = None
+        self._response_id: str | None = None
+        self._finish_message = ""
+        self._block_reason = ""
+        self.finish_reason = ""
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether a finish reason came, or the word that the prompt was blocked."""
+        return bool(self.finish_reason or self._block_reason)
+
+    @property
+    def is_finished(self) -> bool:
+        """Never before the end of the stream: some models give a finish reason with every document."""
+        return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text, no thought and no call; a signature alone says nothing."""
+        return not any(isinstance(piece, _Call) or piece.pieces for piece in self._pieces)
+
+    def feed(self, document: dict[str, Any]) -> list[StreamEvent]:
+        """Take one document and return what it shows."""
+        document = unwrapped(document)
+        self._served_model = _text(document.get("modelVersion")) or self._served_model
+        self._response_id = _text(document.get("responseId")) or self._response_id
+        feedback = document.get("promptFeedback")
+        if isinstance(feedback, dict):
+            self._block_reason = _text(feedback.get("blockReason")) or self._block_reason
+        events: list[StreamEvent] = []
+        candidates = document.get("candidates")
+        for candidate in candidates if isinstance(candidates, list) else ():
+            if isinstance(candidate, dict) and candidate.get("index", 0) in (0, None):
+                events += self._take_candidate(candidate)
+        return events + self._take_usage(document.get("usageMetadata"))
+
+    def response(self) -> LlmResponse:
+        """The complete answer; without a finish reason, what a tolerated end of the stream makes of it."""
+        parts = self._parts()
+        reason = _TERMINAL_REASONS.get(self.finish_reason or "STOP", TerminalReason.PROVIDER_ERROR)
+        diagnostic = None
+        if self._block_reason and not self.finish_reason:
+            reason, diagnostic = TerminalReason.CONTENT_FILTER, f"the provider blocked the prompt: {self._block_reason}"
+        elif reason is TerminalReason.STOP and any(isinstance(part, ToolCallPart) for part in parts):
+            reason = TerminalReason.TOOL_USE
+        elif reason in (TerminalReason.CONTENT_FILTER, TerminalReason.PROVIDER_ERROR):
+            said = f": {self._finish_message}" if self._finish_message else ""
+            diagnostic = f"the provider ended the answer with finishReason {self.finish_reason!r}{said}"
+        return LlmResponse(parts, self._usage, reason, diagnostic, self._evidence())
+
+    def partial(self) -> LlmResponse:
+        """What arrived of an answer that was not proved; evidence only."""
+        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+
+    def _take_candidate(self, candidate: dict[str, Any]) -> list[StreamEvent]:
+        self.finish_reason = _text(candidate.get("finishReason")) or self.finish_reason
+        self._finish_message = _text(candidate.get("finishMessage")) or self._finish_message
+        content = candidate.get("content")
+        parts = content.get("parts") if isinstance(content, dict) else None
+        events: list[StreamEvent] = []
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                events += self._take_part(part)
+        return events
+
+    def _take_part(self, part: dict[str, Any]) -> list[StreamEvent]:
+        """One part; kinds that were never asked for, such as code the provider ran itself, are passed over."""
+        signature = _text(part.get("thoughtSignature"))
+        call = part.get("functionCall")
+        if isinstance(call, dict):
+            self._pieces.append(_Call(_text(call.get("id")), _text(call.get("name")), call.get("args"), signature))
+            return []
+        text = _text(part.get("text"))
+        if not text and not signature:
+            return []
+        is_thought = part.get("thought") is True
+        run = self._run(is_thought)
+        run.signature = signature
+        if not text:
+            return []
+        run.pieces.append(text)
+        return [ReasoningDelta(text) if is_thought else TextDelta(text)]
+
+    def _run(self, is_thought: bool) -> _Run:
+        """The open run of this kind, or a new one: a signature belongs to what came up to it."""
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, _Run) and last.is_thought == is_thought and not last.signature:
+            return last
+        run = _Run(is_thought)
+        self._pieces.append(run)
+        return run
+
+    def _take_usage(self, usage: Any) -> list[StreamEvent]:
+        if not isinstance(usage, dict):
+            return []
+        reported, reasoning = normalized_usage(usage)
+        self._usage = self._usage.merged_with(reported)
+        self._reasoning_tokens = reasoning if reasoning is not None else self._reasoning_tokens
+        return [UsageReported(self._usage)] if reported.total else []
+
+    def _parts(self) -> tuple[LlmPart, ...]:
+        parts: list[LlmPart] = []
+        used: set[str] = set()
+        for piece in self._pieces:
+            if isinstance(piece, _Call):
+                identity = piece.id
+                if not identity or identity in used:
+                    identity = synthetic_call_id(self._request_id, len(used))
+                used.add(identity)
+                parts.append(ToolCallPart(identity, piece.name, piece.arguments, self._replay(piece.signature)))
+                continue
+            text = "".join(piece.pieces)
+            if piece.is_thought:
+                parts.append(ReasoningPart(text, self._replay(piece.signature)))
+                continue
+            if text:
+                parts.append(ProsePart(text))
+            if piece.signature:
+                parts.append(ReasoningPart("", self._replay(piece.signature)))
+        return tuple(parts)
+
+    def _replay(self, signature: str) -> ReasoningReplay | None:
+        return ReasoningReplay(provider=self._route, signature=signature) if signature else None
+
+    def _evidence(self) -> ExecutionEvidence:
+        return ExecutionEvidence(
+            served_model=self._served_model,
+            provider_response_id=self._response_id,
+            provider_request_id=self._provider_request_id,
+            reasoning_output_tokens=self._reasoning_tokens,
+            provider_finish_reason=self.finish_reason or self._block_reason or None,
+        )
+
+
+def normalized_usage(usage: dict[str, Any]) -> tuple[TokenUsage, int | None]:
+    """Disjoint token buckets of a `usageMetadata`, and the thought tokens if it reports them (contract 06 §1).
+
+    What a tool of the provider put into the prompt is counted beside the prompt.
+    """
+    read = _count(usage, "cachedContentTokenCount") or 0
+    prompt = (_count(usage, "promptTokenCount") or 0) + (_count(usage, "toolUsePromptTokenCount") or 0)
+    thoughts = _count(usage, "thoughtsTokenCount")
+    output = (_count(usage, "candidatesTokenCount") or 0) + (thoughts or 0)
+    return TokenUsage(max(0, prompt - read), output, read, 0, thoughts or 0), thoughts
+
+
+def _count(holder: dict[str, Any], name: str) -> int | None:
+    value = holder.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
