@@ -1,0 +1,92 @@
+"""The Responses wire: OpenAI, Azure, and servers that follow them (contract 06 §9.1).
+
+A terminal event proves an answer. Requests are written by `responses_request`,
+answers read by `responses_stream`, and `endpoint` does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.caching import CacheRetention
+from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.endpoint import Access, Termination
+from lash_cli.providers.reasoning import ReasoningDialect
+from lash_cli.providers.responses_request import ResponsesEncoder
+from lash_cli.providers.responses_stream import ResponsesAssembler
+
+PATH = "/responses"
+
+
+class OpenAiResponsesWire:
+    """A Responses endpoint; implements `endpoint.Wire`."""
+
+    kind = "openai_responses"
+    answer_name = "a response"
+    unproved_code = "stream_ended_before_terminal_response"
+    default_termination: Termination = "require"
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
+        credential_scope: str = "",
+        expose_thinking: bool = False,
+        cache_retention: CacheRetention = "short",
+        reasoning_dialect: ReasoningDialect = "openai",
+        strict_tools: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
+        attachment_bytes: AttachmentBytes | None = None,
+    ) -> None:
+        """Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used."""
+        self._access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
+        self._encoder = ResponsesEncoder(
+            self._access.base_url,
+            credential_scope=credential_scope,
+            expose_thinking=expose_thinking,
+            cache_retention=cache_retention,
+            reasoning_dialect=reasoning_dialect,
+            strict_tools=strict_tools,
+            extra_body=extra_body,
+            attachment_bytes=attachment_bytes,
+        )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See `endpoint.Wire.secrets`."""
+        return self._access.secrets
+
+    def url(self, request: LlmRequest) -> str:
+        """See `endpoint.Wire.url`."""
+        return self._access.url(PATH)
+
+    def headers(self, request: LlmRequest) -> Mapping[str, str]:
+        """The key, if there is one, and the configured headers."""
+        return {**self._access.authentication, **self._access.headers}
+
+    def body(self, request: LlmRequest) -> bytes:
+        """See `endpoint.Wire.body`."""
+        return self._encoder.body(request)
+
+    def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ResponsesAssembler:
+        """See `endpoint.Wire.assembler`."""
+        route = self._encoder.route(request.model.id)
+        return ResponsesAssembler(request.scope.request_id, route, provider_request_id)
+
+    def failure_in(self, document: dict[str, Any]) -> Any:
+        """The error of an `error` event, of a failed response, or of an answer that is an error document."""
+        if document.get("type") == "error":
+            nested = document.get("error")
+            return nested or {name: document.get(name) for name in ("code", "message")}
+        response = document.get("response") if "type" in document else document
+        if not isinstance(response, dict):
+            return None
+        if response.get("status") == "failed":
+            return response.get("error") or {"message": "the response failed and says no more"}
+        return response.get("error")

@@ -1,0 +1,361 @@
+"""Requests of the Responses wire (contract 06 §9.1): from messages to exact bytes.
+
+The wire is used without state on the provider's side: nothing is stored there,
+and encrypted reasoning travels with the conversation, back to its own route
+only. The same request always has the same bytes; the items of committed
+messages are encoded once (`prefix`). What the wire cannot carry is refused
+here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from lash_cli.core.codec import encode, sha256_hex
+from lash_cli.core.content import (
+    AttachmentPart,
+    AttachmentSource,
+    CodePart,
+    ErrorPart,
+    ExternalUrl,
+    Inline,
+    Message,
+    OutputPart,
+    Part,
+    ProsePart,
+    ProviderFile,
+    ReasoningPart,
+    Role,
+    Stored,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.caching import CacheRetention, prompt_cache_fields
+from lash_cli.providers.chat_request import AttachmentBytes, fenced, past_arguments
+from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.prefix import PrefixCache
+from lash_cli.providers.reasoning import ReasoningDialect, intent_of, reasoning_object
+from lash_cli.providers.schemas import project
+
+#: What the API takes as an id of a call and as a cache key, in characters.
+MAX_ID_CHARS = 64
+MAX_ROUTES = 4
+_DIGEST_CHARS = 16
+_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_FILES = {
+    "application/pdf": "pdf",
+    "application/json": "json",
+    "application/msword": "doc",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.ms-powerpoint": "ppt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/markdown": "md",
+    "text/plain": "txt",
+}
+
+
+class ResponsesEncoder:
+    """Builds request bodies for one endpoint; holds the encoding of the conversations it has seen."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        credential_scope: str = "",
+        expose_thinking: bool = False,
+        cache_retention: CacheRetention = "short",
+        reasoning_dialect: ReasoningDialect = "openai",
+        strict_tools: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
+        attachment_bytes: AttachmentBytes | None = None,
+    ) -> None:
+        """`credential_scope` names the credential whose uploaded files may be referred to.
+
+        Raises `ConfigError` for an `extra_body` that would change what a call is about.
+        """
+        self._endpoint = endpoint
+        self._credential_scope = credential_scope
+        self._expose_thinking = expose_thinking
+        self._cache_retention: CacheRetention = cache_retention
+        self._reasoning_dialect: ReasoningDialect = reasoning_dialect
+        self._strict_tools = strict_tools
+        self._extra_body = checked_extra_body(extra_body)
+        self._attachment_bytes = attachment_bytes
+        self._caches: OrderedDict[str, PrefixCache] = OrderedDict()
+
+    def route(self, model: str) -> str:
+        """Who can read encrypted reasoning again: one model behind one endpoint of this wire."""
+        return f"{self._endpoint}/responses {model}"
+
+    def body(self, request: LlmRequest) -> bytes:
+        """The request body.
+
+        Raises `LlmTransportError` (validation or unsupported, never retryable)
+        for a reasoning selection, a schema or an attachment this wire cannot carry.
+        """
+        options = encode(overlaid(self._options(request), self._extra_body))
+        return self._cache(request.model.id).join(b'{"input":[', request.messages, b"]," + options[1:])
+
+    def _cache(self, model: str) -> PrefixCache:
+        """The encoding for one route; a session that changes its model starts a new one."""
+        route = self.route(model)
+        found = self._caches.get(route)
+        if found is None:
+            items = _ItemEncoder(route, self._credential_scope, self._attachment_bytes)
+            found = self._caches[route] = PrefixCache(items.encode_message)
+            if len(self._caches) > MAX_ROUTES:
+                self._caches.popitem(last=False)
+        self._caches.move_to_end(route)
+        return found
+
+    def _options(self, request: LlmRequest) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "model": request.model.id,
+            "store": False,
+            "stream": request.stream,
+            "text": {"verbosity": "medium"} | self._text_format(request),
+        }
+        if request.system:
+            options["instructions"] = request.system
+        options |= self._reasoning_options(request)
+        if request.output_token_cap is not None:
+            options["max_output_tokens"] = request.output_token_cap
+        if request.tools:
+            options["parallel_tool_calls"] = True
+            options["tool_choice"] = request.tool_choice.value
+            options["tools"] = self._tools(request)
+        for name, value in prompt_cache_fields(request, self._cache_retention).items():
+            options[name] = _bounded(value) if name == "prompt_cache_key" else value
+        return options
+
+    def _tools(self, request: LlmRequest) -> list[dict[str, Any]]:
+        """`strict` is always said: this wire makes schemas strict by itself where nothing is said."""
+        dialect: Literal["openai_strict_tool_parameters", "openai_tool_parameters"] = (
+            "openai_strict_tool_parameters" if self._strict_tools else "openai_tool_parameters"
+        )
+        return [
+            {
+                "description": tool.description,
+                "name": tool.name,
+                "parameters": project(tool.input_schema, dialect),
+                "strict": self._strict_tools,
+                "type": "function",
+            }
+            for tool in request.tools
+        ]
+
+    def _text_format(self, request: LlmRequest) -> dict[str, Any]:
+        match request.output_spec:
+            case JsonSchemaOutput(name=name, schema=schema, strict=strict):
+                shown = project(schema, "openai_structured_output")
+                return {"format": {"name": name, "schema": shown, "strict": strict, "type": "json_schema"}}
+            case JsonObjectOutput():
+                return {"format": {"type": "json_object"}}
+            case None:
+                return {}
+
+    def _reasoning_options(self, request: LlmRequest) -> dict[str, Any]:
+        """The selection, and for a model known to reason its encrypted reasoning: others refuse to be asked for it."""
+        reasoning = reasoning_object(intent_of(request.model), self._reasoning_dialect, "responses")
+        if request.model.capability is None or request.model.capability.reasoning is None:
+            return {"reasoning": reasoning} if reasoning else {}
+        if self._expose_thinking:
+            reasoning["summary"] = "auto"
+        include = {"include": ["reasoning.encrypted_content"]}
+        return include | ({"reasoning": reasoning} if reasoning else {})
+
+
+class _ItemEncoder:
+    """Messages as input items of one route."""
+
+    def __init__(self, route: str, credential_scope: str, attachment_bytes: AttachmentBytes | None) -> None:
+        self._route = route
+        self._credential_scope = credential_scope
+        self._attachment_bytes = attachment_bytes
+
+    def encode_message(self, message: Message) -> bytes:
+        """The items of one message, each behind a comma."""
+        return b"".join(b"," + encode(item) for item in self._items(message))
+
+    def _items(self, message: Message) -> list[dict[str, Any]]:
+        match message.role:
+            case Role.ASSISTANT:
+                return self._assistant(message)
+            case Role.SYSTEM:
+                return self._spoken("system", message)
+            case Role.USER | Role.EVENT:
+                results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
+                return results + self._spoken("user", message, may_be_empty=bool(results))
+
+    def _spoken(self, role: str, message: Message, *, may_be_empty: bool = False) -> list[dict[str, Any]]:
+        blocks = [block for part in message.parts if (block := self._block(part)) is not None]
+        if not blocks and may_be_empty:
+            return []
+        return [{"content": blocks or [_input_text("")], "role": role, "type": "message"}]
+
+    def _assistant(self, message: Message) -> list[dict[str, Any]]:
+        """What the model said, in its order; neighbouring text of one wire item is one item again."""
+        is_replayed = self._is_replayed(message.parts)
+        items: list[dict[str, Any]] = []
+        for position, part in enumerate(message.parts):
+            match part:
+                case ReasoningPart(replay=replay) if is_replayed and replay is not None:
+                    items.append(_reasoning(replay.item_id, replay.summary, replay.encrypted_content))
+                case ToolCallPart():
+                    items.append(_call(part, self._own_id(part) if is_replayed else None))
+                case ProsePart() | TextPart() | OutputPart() | ErrorPart() | CodePart():
+                    meta = self._own_meta(part)
+                    own = meta.get("item_id") if is_replayed else None
+                    said = _output_text(part, meta)
+                    last = items[-1] if items else None
+                    if said is None:
+                        continue
+                    if last is not None and last["type"] == "message" and _belongs(own, meta, last):
+                        last["content"].append(said)
+                    else:
+                        unknown = f"msg_lash_{sha256_hex(message.id.encode())[:_DIGEST_CHARS]}_{position}"
+                        items.append(_said(own or unknown, said, meta))
+        return items
+
+    def _is_replayed(self, parts: tuple[Part, ...]) -> bool:
+        """Whether the reasoning of a message goes back, and with it the ids of what followed it.
+
+        The API takes a reasoning item only in front of the item it led to, by
+        its id, and an item with an id only behind the reasoning that led to it.
+        So it is all of a message or nothing: every reasoning part is of this
+        route and stands before a part with an id of this route.
+        """
+        found = False
+        pending = False
+        for part in parts:
+            if isinstance(part, ReasoningPart):
+                replay = part.replay
+                if replay is None or replay.provider != self._route or not replay.encrypted_content:
+                    return False
+                found = pending = True
+            elif pending:
+                if self._own_id(part) is None:
+                    return False
+                pending = False
+        return found and not pending
+
+    def _own_id(self, part: Part) -> str | None:
+        """The id this route gave a part, if it did."""
+        if isinstance(part, ToolCallPart):
+            return part.replay.item_id if part.replay and part.replay.provider == self._route else None
+        return self._own_meta(part).get("item_id")
+
+    def _own_meta(self, part: Part) -> Mapping[str, Any]:
+        """What this route said about a text beside its words."""
+        meta = part.response_meta if isinstance(part, ProsePart) else None
+        return meta if meta and meta.get("provider") == self._route else {}
+
+    def _block(self, part: Part) -> dict[str, Any] | None:
+        match part:
+            case TextPart(content=text, label=label):
+                return _input_text(text if label is None else f"[{label}]\n{text}")
+            case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
+                return _input_text(text)
+            case CodePart():
+                return _input_text(fenced(part))
+            case AttachmentPart(attachment=source):
+                return self._attachment(source)
+            case _:
+                return None
+
+    def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        match source:
+            case ExternalUrl(media_type=media_type, url=url) if media_type in _IMAGES:
+                return {"detail": "auto", "image_url": url, "type": "input_image"}
+            case ExternalUrl(media_type=media_type, url=url) if media_type in _FILES:
+                return {"file_url": url, "type": "input_file"}
+            case Inline(media_type=media_type, data=data):
+                return _bytes_block(media_type, lambda: data, None)
+            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+                read = self._attachment_bytes
+                return _bytes_block(media_type, lambda: read(source), label)
+            case ProviderFile(provider="openai_responses", credential_scope=scope, id=file_id) if (
+                scope == self._credential_scope
+            ):
+                return {"file_id": file_id, "type": "input_file"}
+        raise _unsupported(f"the attachment {source!r:.200}")
+
+
+def _bytes_block(media_type: str, read: Callable[[], bytes], label: str | None) -> dict[str, Any]:
+    """Attachment bytes as the block their media type asks for; nothing is read for a type this wire cannot carry."""
+    if media_type not in _IMAGES and media_type not in _FILES:
+        raise _unsupported(f"{media_type} attachments")
+    url = f"data:{media_type};base64,{base64.b64encode(read()).decode('ascii')}"
+    if media_type in _IMAGES:
+        return {"detail": "auto", "image_url": url, "type": "input_image"}
+    return {"file_data": url, "filename": label or f"attachment.{_FILES[media_type]}", "type": "input_file"}
+
+
+def _unsupported(what: str) -> LlmTransportError:
+    return LlmTransportError(f"this provider cannot be sent {what}", kind="unsupported", code="attachment_unsupported")
+
+
+def _input_text(text: str) -> dict[str, Any]:
+    return {"text": text, "type": "input_text"}
+
+
+def _output_text(part: Part, meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the model wrote, with the annotations its route made; None for nothing."""
+    match part:
+        case CodePart():
+            text = fenced(part)
+        case ProsePart(content=text) | TextPart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
+            pass
+        case _:
+            return None
+    return {"annotations": meta.get("annotations", []), "text": text, "type": "output_text"} if text else None
+
+
+def _belongs(own_id: str | None, meta: Mapping[str, Any], item: dict[str, Any]) -> bool:
+    """Whether a text goes into the message item before it: nothing says that it was another one."""
+    return own_id in (None, item["id"]) and meta.get("phase") in (None, item.get("phase"))
+
+
+def _said(identity: str, text: dict[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
+    phase = {"phase": meta["phase"]} if meta.get("phase") else {}
+    head = {"content": [text], "id": identity, "role": "assistant", "status": "completed", "type": "message"}
+    return head | phase
+
+
+def _reasoning(identity: str | None, summary: tuple[str, ...], encrypted: str | None) -> dict[str, Any]:
+    named = {"id": identity} if identity else {}
+    texts = [{"text": text, "type": "summary_text"} for text in summary]
+    return {"encrypted_content": encrypted, **named, "summary": texts, "type": "reasoning"}
+
+
+def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
+    named = {"id": identity} if identity else {}
+    return {
+        "arguments": past_arguments(part.input_json),
+        "call_id": _bounded(part.tool_call_id),
+        **named,
+        "name": part.tool_name,
+        "status": "completed",
+        "type": "function_call",
+    }
+
+
+def _result(part: ToolResultPart) -> dict[str, Any]:
+    return {"call_id": _bounded(part.tool_call_id), "output": part.content, "type": "function_call_output"}
+
+
+def _bounded(identity: str) -> str:
+    """`identity`, or where it is too long for the API what stays of it with a digest of the whole."""
+    if len(identity) <= MAX_ID_CHARS:
+        return identity
+    return f"{identity[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}_{sha256_hex(identity.encode())[:_DIGEST_CHARS]}"
