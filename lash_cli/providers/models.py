@@ -102,7 +102,8 @@ def described(model_id: str, overrides: Mapping[str, Any]) -> KnownModel:
     `overrides` holds the fields of a `[models.NAME]` table that are set. A
     `prices` table replaces the buckets it names; the provider's long-context
     and temporary prices end with it. A `reasoning` table replaces the fields it
-    names. `cache_control = "none"` takes the dialect away. Raises `ValueError`
+    names. `cache_control = "none"` takes the dialect away, and
+    `thought_signatures = "optional"` the demand for them. Raises `ValueError`
     for a table that does not decode.
     """
     known = find(model_id) or KnownModel(model_id)
@@ -120,6 +121,8 @@ def described(model_id: str, overrides: Mapping[str, Any]) -> KnownModel:
         abilities["cache_control"] = None if dialect == "none" else dialect
     if "stream_termination" in overrides:
         abilities["stream_termination"] = overrides["stream_termination"]
+    if "thought_signatures" in overrides:
+        abilities["thought_signatures"] = "required" if overrides["thought_signatures"] == "required" else None
     if abilities:
         changes["capability"] = msgspec.structs.replace(capability, **abilities)
     return msgspec.structs.replace(known, **changes)
@@ -208,10 +211,10 @@ def _claude(model_id: str, page: str, prices: Prices, reasoning: ReasoningCapabi
 
 
 def _gemini(model_id: str, prices: Prices, reasoning: ReasoningCapability) -> KnownModel:
-    # Prompt caching needs no marks on this wire: it is implicit.
-    return KnownModel(
-        model_id, "google", 1_048_576, 65_536, prices, ModelCapability(reasoning), _GEMINI_PAGE, LOOKED_UP
-    )
+    # Prompt caching needs no marks on this wire: it is implicit. Models from Gemini 3 on refuse a call without its
+    # signature (https://ai.google.dev/gemini-api/docs/thought-signatures).
+    capability = ModelCapability(reasoning, thought_signatures="required")
+    return KnownModel(model_id, "google", 1_048_576, 65_536, prices, capability, _GEMINI_PAGE, LOOKED_UP)
 
 
 # A request that asks for effort `none` is refused by these models, so their reasoning is mandatory.

@@ -100,6 +100,7 @@ NAMED_SECTIONS: dict[str, dict[str, Option]] = {
         "reasoning": Option("table", fields=_REASONING),
         "cache_control": Option("choice", choices=("anthropic", "gemini", "none")),
         "stream_termination": Option("choice", choices=("require", "tolerate_eof")),
+        "thought_signatures": Option("choice", choices=("required", "optional")),
     },
     "providers": {
         "kind": Option("text"),

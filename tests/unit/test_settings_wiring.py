@@ -201,6 +201,17 @@ def test_every_field_of_a_model_can_be_overridden(load):
     assert known.prices.long_context_above_tokens is None, "the provider's tiers end with the user's prices"
 
 
+def test_whether_a_model_demands_signatures_is_data_of_the_catalogue_and_of_the_user(load):
+    def demand(line: str, model_id: str) -> str | None:
+        capability = model_spec(load(f'[models.x]\nid = "{model_id}"\n{line}\n'), "x").capability
+        return capability and capability.thought_signatures
+
+    assert demand("", "gemini-3.8-flash") == "required"
+    assert demand('thought_signatures = "optional"', "gemini-3.8-flash") is None
+    assert demand("", "gemini-3-of-my-own") is None
+    assert demand('thought_signatures = "required"', "gemini-3-of-my-own") == "required"
+
+
 def test_an_effort_the_catalogue_does_not_have_is_refused_with_the_way_out(load):
     text = '[models.x]\nid = "gemini-3.8-flash"\nvariant = "max"\n'
     with pytest.raises(ConfigError) as caught:
@@ -222,6 +233,7 @@ def test_an_effort_the_catalogue_does_not_have_is_refused_with_the_way_out(load)
         ('reasoning.mandatory = "yes"', "mandatory: expected true or false"),
         ('cache_control = "openai"', "one of: anthropic, gemini, none"),
         ('stream_termination = "maybe"', "one of: require, tolerate_eof"),
+        ('thought_signatures = "yes"', "one of: required, optional"),
     ],
 )
 def test_a_wrong_field_of_a_model_is_refused_by_name(load, line, said):
