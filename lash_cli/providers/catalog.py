@@ -8,7 +8,7 @@ their `repr`. Wires are imported only when one of their providers is built.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -35,6 +35,11 @@ class ProviderKind(Record):
 KINDS: dict[str, ProviderKind] = {
     "openai_chat": ProviderKind(
         default_base_url="https://api.openai.com/v1",
+    "anthropic": ProviderKind(
+        default_base_url="https://api.anthropic.com",
+        keyed_base_url="https://api.anthropic.com",
+        key_variable="ANTHROPIC_API_KEY",
+    ),
         keyed_base_url="https://api.openai.com/v1",
         key_variable="OPENAI_API_KEY",
         keyed_options={"output_cap_field": "max_completion_tokens"},
@@ -88,6 +93,8 @@ def build_caller(
     ids_bits: Callable[[int], int],
     transport: HttpTransport | None = None,
     attachment_bytes: Callable[[Stored], bytes] | None = None,
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] = 32_768
+    cache_retention: Literal["none", "short", "long"] = "short"
     on_request: Callable[[str, bytes], None] | None = None,
 ) -> ModelCaller:
     """The provider of `settings` behind its retry ladder. Opens nothing.
@@ -198,6 +205,19 @@ def _is_keyed(settings: ProviderSettings, kind: ProviderKind) -> bool:
     try:
         given = urlsplit(settings.base_url or kind.default_base_url or "")
     except ValueError:
+        case "anthropic":
+            from lash_cli.providers.anthropic import AnthropicWire
+
+            return AnthropicWire(
+                base_url,
+                settings.key,
+                headers=options.headers,
+                credential_scope=settings.name,
+                max_output_tokens=options.max_output_tokens,
+                cache_retention=options.cache_retention,
+                shows_thinking=options.expose_thinking,
+                attachment_bytes=attachment_bytes,
+            )
         return False
     return given.hostname == urlsplit(kind.keyed_base_url).hostname
 
