@@ -35,11 +35,12 @@ _HOMES = {
         "TurnInputIngress",
     ),
     "lash_cli.core.lease": ("LeaseOwnerIdentity", "LeaseTimings"),
-    "lash_cli.core.llm": ("LlmRequest", "LlmResponse"),
+    "lash_cli.core.llm": ("JsonObjectOutput", "JsonSchemaOutput", "LlmRequest", "LlmResponse"),
     "lash_cli.core.observation": ("LiveReplayGap", "LiveReplayGapReason", "SessionCursor", "SessionObservationEvent"),
     "lash_cli.core.outcome": (
         "AgentFrameSwitch",
         "AssistantMessage",
+        "FinalValue",
         "Finished",
         "Stopped",
         "TurnAddress",

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from lash_cli.api.queue import Notify
 from lash_cli.api.tools import ToolAdmin
@@ -18,6 +20,7 @@ from lash_cli.api.turns import TurnActivitySink, TurnBuilder
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
 from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
 from lash_cli.core.protocols import EffectHost
@@ -37,7 +40,20 @@ if TYPE_CHECKING:
     from lash_cli.api.observable import ObservableSession
     from lash_cli.runtime.phases import TurnPhaseProbe
 
+OUTPUT_NAME = "answer"
 NO_QUEUE = "queued turn input requires a persistent runtime store"
+
+
+def _answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> TurnInput:
+    """`turn_input` that also says what its answer has to be; raises `UsageError` (`schema_invalid`)."""
+    from lash_cli.core.structured import with_output
+    from lash_cli.runtime.structured import check_output
+
+    wanted = JsonSchemaOutput(OUTPUT_NAME, output) if isinstance(output, dict) else output
+    check_output(wanted)
+    return msgspec.structs.replace(
+        turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
+    )
 
 
 def _as_it_is(state: ResidentSession) -> Undo:
@@ -143,12 +159,16 @@ class LashSession(QueueVerbs):
         max_turns: int | None = None,
         busy_wait_ms: int = 0,
         timeout_ms: int | None = None,
+        output: OutputSpec | dict[str, Any] | None = None,
     ) -> TurnBuilder:
         """Describe a turn. `key` makes the submission idempotent; `max_turns` limits its model iterations.
 
         `busy_wait_ms` waits for another holder of the lane; `timeout_ms`
-        cancels the turn when it takes longer. Raises `UsageError` for a blank
-        turn id or key, or a limit below 1.
+        cancels the turn when it takes longer. With `output`, a JSON Schema or a
+        whole `OutputSpec`, the turn finishes with a value that fits it
+        (`FinalValue`) or stops with the issue `invalid_structured_output`.
+        Raises `UsageError` for a blank turn id or key, a limit below 1, or a
+        schema that cannot be used (`schema_invalid`).
         """
         self._check_open()
         if turn_id is not None and not turn_id.strip():
@@ -158,6 +178,8 @@ class LashSession(QueueVerbs):
         if max_turns is not None and max_turns < 1:
             raise UsageError("a turn needs at least one model iteration")
         content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        if output is not None:
+            content = _answering(content, output)
         if turn_id is None:
             turn_id = content.trace_turn_id
         elif content.trace_turn_id is not None and content.trace_turn_id != turn_id:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lash_cli.core.codec import encode
-from lash_cli.core.content import Message, ProcessOrigin, Role, TextPart, TurnInput, user_message
+from lash_cli.core.content import Message, ProcessOrigin, ProtocolTurnOptions, Role, TextPart, TurnInput, user_message
 from lash_cli.core.graph import CausalRef
 from lash_cli.core.ingress import TurnInputClaim, TurnInputCompletion, completion_of
 from lash_cli.core.queued_work import (
@@ -95,6 +95,15 @@ def frame_task_of(batches: Iterable[QueuedWorkBatch]) -> AgentFrameTask | None:
     return next(
         (payload for batch in batches for payload in batch.payloads if isinstance(payload, AgentFrameTask)), None
     )
+
+
+def turn_options(inputs: TurnInputClaim | None, work: QueuedWorkClaim | None) -> ProtocolTurnOptions | None:
+    """The options a turn was asked for with: the first ones among its inputs, or those of a frame's task."""
+    for row in inputs.inputs if inputs is not None else ():
+        if row.input.protocol_turn_options is not None:
+            return row.input.protocol_turn_options
+    task = frame_task_of(work.batches) if work is not None else None
+    return None if task is None else task.protocol_turn_options
 
 
 def wake_text(wake: ProcessWake) -> str:

@@ -25,6 +25,7 @@ from lash_cli.core.activity import (
     UsageShown,
     ValueShown,
 )
+from lash_cli.core.activity import FinalValue as FinalValueShown
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse, NormalizedError, TerminalReason
 from lash_cli.core.machine_records import (
@@ -73,7 +74,7 @@ from lash_cli.core.machine_rules import (
 )
 from lash_cli.core.machine_table import MachineEvent, TurnState, next_state
 from lash_cli.core.machine_tail import TurnTail
-from lash_cli.core.outcome import Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
+from lash_cli.core.outcome import FinalValue, Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
 from lash_cli.core.tools import ToolCallRecord, interrupted
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LashRuntimeError
@@ -434,6 +435,8 @@ class TurnMachine:
         match outcome:
             case Finished(finish=ToolValue(tool_name=tool_name, value=value)):
                 self._emit(ValueShown(tool_name, value))
+            case Finished(finish=FinalValue(value=value)):
+                self._emit(FinalValueShown(value))
         self._queue.append(
             DoneEffect(
                 outcome,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, ProsePart, Role, ToolResultPart
 from lash_cli.core.machine_records import DoneEffect
 from lash_cli.core.outcome import (
     AssistantMessage,
     AssistantOutput,
+    FinalValue,
     Finished,
     Stopped,
     TurnCancellationEvidence,
@@ -52,13 +54,16 @@ def assistant_output(
 ) -> tuple[AssistantOutput, tuple[TurnIssue, ...]]:
     """The answer's text, and the issues of finding it.
 
-    A prose answer is its own text. Any other outcome recovers what the model
+    A prose answer is its own text, a final value its JSON. Any other outcome recovers what the model
     said after the latest user message; that adds a non-blocking issue, and the
     state `recovered_from_error` when the turn stopped short.
     """
     match outcome:
         case Finished(finish=AssistantMessage(text=text)):
             return AssistantOutput(_safe(text), text, "usable" if text.strip() else "empty_output"), ()
+        case Finished(finish=FinalValue(value=value)):
+            text = value if isinstance(value, str) else encode(value).decode("utf-8")
+            return AssistantOutput(_safe(text), text, "usable"), ()
     text = _said_since_user(messages)
     if not text.strip():
         return AssistantOutput("", "", "empty_output"), ()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lash_cli.core.content import Message, Role, ToolResultPart
-from lash_cli.core.llm import LlmResponse
+from lash_cli.core.llm import LlmResponse, OutputSpec
 from lash_cli.core.machine import (
     Append,
     CheckpointKind,
@@ -25,7 +25,15 @@ from lash_cli.core.machine import (
     TurnView,
 )
 from lash_cli.core.machine_rules import LLM_ISSUE, control_outcome, substantial_parts, tool_results_message
-from lash_cli.core.outcome import AssistantMessage, Finished, Stopped, TurnIssue, TurnOutcome
+from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue, TurnOutcome
+from lash_cli.core.structured import (
+    FittingAnswer,
+    JudgeAnswer,
+    UnfitAnswer,
+    repair_message,
+    unfit_issue,
+    was_repaired,
+)
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.errors import LashRuntimeError
 
@@ -36,11 +44,17 @@ class StandardProtocol:
     """The driver of the standard mode. Stateless: one instance serves every turn.
 
     `has_grace` grants the model one iteration without tools at the turn limit;
-    without it the turn stops there (the default).
+    without it the turn stops there (the default). With an `output` the turn
+    finishes with a value that `judge` accepts: an answer it does not accept is
+    given back once, and the second ends the turn.
     """
 
-    def __init__(self, *, has_grace: bool = False) -> None:
+    def __init__(
+        self, *, has_grace: bool = False, output: OutputSpec | None = None, judge: JudgeAnswer | None = None
+    ) -> None:
         self._has_grace = has_grace
+        self._output = output
+        self._judge = judge
 
     @property
     def has_grace(self) -> bool:
@@ -59,11 +73,11 @@ class StandardProtocol:
         """Keep the answer as one message in wire order; run its calls, or complete."""
         parts = substantial_parts(response.parts)
         if not parts:
-            return _empty_answer(turn)
+            return self._empty_answer(turn)
         answer = Append((Message("", Role.ASSISTANT, parts),))
         if response.tool_calls:
             return (answer, StartTools(response.tool_calls))
-        return (answer, _completion(response.full_text))
+        return (answer, *self._completion(turn, response.full_text))
 
     def tools_answered(
         self, turn: TurnView, records: tuple[ToolCallRecord, ...], projections: tuple[str, ...]
@@ -79,27 +93,42 @@ class StandardProtocol:
         """Raises `LashRuntimeError` (`protocol_without_code`): this protocol never starts a program."""
         raise LashRuntimeError("protocol_without_code", "the standard protocol runs no programs")
 
+    def _completion(self, turn: TurnView, text: str) -> Sequence[ProtocolAction]:
+        """What follows a complete answer: prose ends the turn, and where a value is wanted, the value does."""
+        if self._output is None or self._judge is None:
+            return (_ending(AssistantMessage(text)),)
+        match self._judge(text):
+            case FittingAnswer(value=value):
+                return (_ending(FinalValue(value)),)
+            case UnfitAnswer(problem=problem) if was_repaired(turn.messages):
+                return (Finish(Stopped("provider_error"), (unfit_issue(problem),)),)
+            case UnfitAnswer(problem=problem):
+                repair = Append((repair_message(self._output, problem),))
+                return (repair, StartCheckpoint(CheckpointKind.AFTER_WORK))
 
-def _completion(text: str) -> StartCheckpoint:
-    return StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, on_empty=Finish(Finished(AssistantMessage(text))))
+    def _empty_answer(self, turn: TurnView) -> Sequence[ProtocolAction]:
+        """An empty answer right after tool results means "nothing to add"; anywhere else the provider failed.
+
+        No empty message is appended: wires refuse them in the next request.
+        """
+        last = turn.messages[-1] if turn.messages else None
+        if last is not None and any(isinstance(part, ToolResultPart) for part in last.parts):
+            return self._completion(turn, "")
+        return (Finish(Stopped("provider_error"), (_nothing_answered(),)),)
 
 
-def _empty_answer(turn: TurnView) -> Sequence[ProtocolAction]:
-    """An empty answer right after tool results means "nothing to add"; anywhere else the provider failed.
+def _ending(finish: AssistantMessage | FinalValue) -> StartCheckpoint:
+    return StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, on_empty=Finish(Finished(finish)))
 
-    No empty message is appended: wires refuse them in the next request.
-    """
-    last = turn.messages[-1] if turn.messages else None
-    if last is not None and any(isinstance(part, ToolResultPart) for part in last.parts):
-        return (_completion(""),)
-    issue = TurnIssue(
+
+def _nothing_answered() -> TurnIssue:
+    return TurnIssue(
         LLM_ISSUE,
         "the model answered with neither text nor a tool call",
         code=EMPTY_RESPONSE,
         terminal_reason="provider_error",
         retryable=False,
     )
-    return (Finish(Stopped("provider_error"), (issue,)),)
 
 
 def _control_issues(outcome: TurnOutcome) -> tuple[TurnIssue, ...]:

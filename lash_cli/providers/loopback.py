@@ -19,9 +19,11 @@ from typing import Any
 
 import msgspec
 
+from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, ProsePart, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
     ExecutionEvidence,
+    JsonSchemaOutput,
     LlmPart,
     LlmRequest,
     LlmResponse,
@@ -251,7 +253,7 @@ class Loopback:
         failure = script.failure_at(self._count_try(request.scope.request_id)) if script.failures else None
         if failure is not None and failure != "stream_cut":
             raise _failure(failure)
-        text = _answer(turn, script, is_scripted_turn=_is_scripted(rounds))
+        text = _shaped(request, script) or _answer(turn, script, is_scripted_turn=_is_scripted(rounds))
         chunks = _chunks(text, script.chunks)
         usage = script.usage or TokenUsage(_input_words(request, turn), len(text.split()) + _call_words(script))
         if failure is not None:
@@ -313,6 +315,17 @@ def _failure(name: str) -> LlmTransportError:
 
 def _is_scripted(rounds: list[Round]) -> bool:
     return len(rounds) > 1 or rounds[0] != Round()
+
+
+def _shaped(request: LlmRequest, script: Round) -> str | None:
+    """The example a request for a JSON value is answered with, unless this round says what to answer."""
+    if request.output_spec is None or script.text is not None or script.calls:
+        return None
+    from lash_cli.providers.loopback_value import example_of
+
+    spec = request.output_spec
+    value = example_of(spec.schema, spec.schema) if isinstance(spec, JsonSchemaOutput) else {}
+    return encode(value).decode("utf-8")
 
 
 def _answer(turn: _Turn, script: Round, *, is_scripted_turn: bool) -> str:

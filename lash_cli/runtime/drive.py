@@ -24,6 +24,7 @@ from lash_cli.core.content import (
     Inline,
     InputItem,
     Message,
+    ProtocolTurnOptions,
     Stored,
     TextItem,
     TurnInput,
@@ -37,7 +38,7 @@ from lash_cli.core.effect import (
     TurnScope,
     turn_replay_key,
 )
-from lash_cli.core.llm import LlmCallResult
+from lash_cli.core.llm import LlmCallResult, OutputSpec
 from lash_cli.core.machine import (
     CheckpointDelivery,
     CheckpointEffect,
@@ -58,6 +59,7 @@ from lash_cli.core.machine import (
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import PromptLayer, SessionPolicy
 from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
+from lash_cli.core.structured import output_of
 from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
 from lash_cli.errors import (
     EffectError,
@@ -94,6 +96,7 @@ class Drive:
     is_redrive: bool
     started_at_ms: int
     started_monotonic: float
+    options: ProtocolTurnOptions | None = None
 
 
 class Previews(Protocol):
@@ -208,7 +211,8 @@ class TurnDriver(ABC):
             store_attachment=self._attachment_writer(drive),
         )
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
-        machine = TurnMachine(config, StandardProtocol(), opening)
+        output = output_of(drive.options)
+        machine = TurnMachine(config, self._protocol(output), opening)
         while True:
             if self.token.is_set:
                 self._stop(machine)
@@ -222,7 +226,7 @@ class TurnDriver(ABC):
                         environment.sync()
                     machine.respond(effect_id, EnvironmentSynced())
                 case LlmCallEffect(effect_id=effect_id):
-                    machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect)))
+                    machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect, output)))
                 case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
@@ -236,6 +240,13 @@ class TurnDriver(ABC):
                     pass
                 case None:
                     raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+
+    def _protocol(self, output: OutputSpec | None) -> StandardProtocol:
+        if output is None:
+            return StandardProtocol()
+        from lash_cli.runtime.structured import judge_of
+
+        return StandardProtocol(output=output, judge=judge_of(output))
 
     def _stop(self, machine: TurnMachine) -> None:
         if not self.token.is_cancellation:
@@ -251,7 +262,9 @@ class TurnDriver(ABC):
 
         return write
 
-    async def _call_model(self, drive: Drive, environment: ModelEnvironment, effect: LlmCallEffect) -> LlmCallResult:
+    async def _call_model(
+        self, drive: Drive, environment: ModelEnvironment, effect: LlmCallEffect, output: OutputSpec | None
+    ) -> LlmCallResult:
         async def emit(event: TurnEvent, correlation: str) -> None:
             await self.emit(drive, event, correlation)
 
@@ -264,6 +277,7 @@ class TurnDriver(ABC):
             tail=effect.tail,
             tools_allowed=effect.tools_allowed,
             emit=emit,
+            output=output,
         )
         scope = TurnScope(self.session.session_id, drive.turn_id)
         key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)

@@ -20,10 +20,11 @@ from lash_cli.core.activity import (
     TurnStarted,
     finished_id,
 )
-from lash_cli.core.content import TurnInput, user_message
+from lash_cli.core.content import Message, TextItem, TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.graph import messages_on
+from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.observation import (
     ActivityObserved,
@@ -122,7 +123,8 @@ class EphemeralTurn(TurnDriver):
                 results.append(result)
                 following = None
                 if handoff is not None:
-                    following = TurnInput.text(handoff.task.task)
+                    task = handoff.task
+                    following = TurnInput((TextItem(task.task),), task.protocol_turn_options)
                     turn_id, chain = chain.next_turn_id, FrameChain(chain.root_turn_id, chain.switches + 1)
         return TurnOutput(results[-1], frames=tuple(results[:-1]))
 
@@ -143,11 +145,12 @@ class EphemeralTurn(TurnDriver):
             is_redrive=False,
             started_at_ms=self.host.clock.now_ms(),
             started_monotonic=self.host.clock.monotonic(),
+            options=turn_input.protocol_turn_options,
         )
         previews = self.previews = None if session.log is None else ResidentPreviews(session.log)
         await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")
         try:
-            done = await self.drive_machine(drive, (user_message(f"m_{turn_id}", turn_input),))
+            done = await self._drive_input(drive, user_message(f"m_{turn_id}", turn_input))
         except BaseException:
             if previews is not None and previews.retraction is not None:
                 previews.publish(self._activity(drive, previews.retraction, self.host.ids.new("a")))
@@ -163,6 +166,7 @@ class EphemeralTurn(TurnDriver):
                 turn_id=turn_id,
                 leaf_node_id=None,
                 now_ms=self.host.clock.now_ms(),
+                options=drive.options,
             )
             if isinstance(planned, TurnIssue):
                 outcome, issues = Stopped("runtime_error"), (*issues, planned)
@@ -188,6 +192,16 @@ class EphemeralTurn(TurnDriver):
         )
         await self.emit(drive, TurnFinished(outcome), f"{turn_id}:turn", finished_id(turn_id))
         return result_of(session.session_id, turn_id, outcome, summary, done, None), handoff
+
+    async def _drive_input(self, drive: Drive, opening: Message) -> DoneEffect:
+        """Drive the machine, unless the options of the turn cannot be followed: then that is its outcome."""
+        if drive.options is not None:
+            from lash_cli.runtime.structured import options_issue
+
+            issue = options_issue(drive.options)
+            if issue is not None:
+                return DoneEffect(Stopped("invalid_input"), (opening,), (issue,))
+        return await self.drive_machine(drive, (opening,))
 
     def _publish_end(self, drive: Drive, outcome: TurnOutcome, handoff: FrameHandoff | None) -> None:
         """Install the state after the turn, with the events a stored session's commit leaves."""

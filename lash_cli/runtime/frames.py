@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import from_builtins, to_builtins
-from lash_cli.core.content import is_safe_to_resume
+from lash_cli.core.content import ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.frames import AgentFrame, current_frame, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
@@ -69,11 +69,13 @@ def plan_handoff(
     turn_id: str,
     leaf_node_id: str | None,
     now_ms: int,
+    options: ProtocolTurnOptions | None = None,
 ) -> FrameHandoff | TurnIssue:
     """What the commit of a switching turn adds, or why the switch is not followed.
 
-    `leaf_node_id` is the last node of the turn itself. The current frame's own
-    id opens nothing: the task goes on where it is.
+    `leaf_node_id` is the last node of the turn itself; `options` are its own
+    and go on with the task. The current frame's own id opens nothing: the task
+    goes on where it is.
     """
     if chain.switches >= MAX_FRAME_SWITCHES:
         text = f"the turn switched agent frames {MAX_FRAME_SWITCHES} times; this switch was not followed"
@@ -91,7 +93,7 @@ def plan_handoff(
     if not is_safe_to_resume(messages_on(nodes)):
         text = "the first nodes of an agent frame leave tool calls without a result"
         return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
-    task = AgentFrameTask(frame_id, switch.task, root_turn_id=chain.root_turn_id, switches=chain.switches + 1)
+    task = AgentFrameTask(frame_id, switch.task, options, chain.root_turn_id, chain.switches + 1)
     return FrameHandoff(after, nodes, task, is_opened)
 
 

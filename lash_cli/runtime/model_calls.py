@@ -24,6 +24,7 @@ from lash_cli.core.llm import (
     LlmRequest,
     LlmScope,
     LlmToolSpec,
+    OutputSpec,
     ReasoningDelta,
     RetryStatus,
     StreamEvent,
@@ -99,6 +100,7 @@ class ModelCall:
         tail: tuple[Message, ...],
         tools_allowed: bool,
         emit: Emit,
+        output: OutputSpec | None = None,
     ) -> None:
         self._emit = emit
         self._row = f"{turn_id}:{iteration}"
@@ -107,6 +109,9 @@ class ModelCall:
         self._reasoning: list[str] = []
         self.streamed = False
         conversation = session.conversation()
+        shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
+        if output is not None:
+            shape += f":output={canonical_hash(output)[:_DIGEST_CHARS]}"
         base = f"{session.frame_id}:{session.leaf_node_id or ''}:{len(conversation)}"
         self.request = LlmRequest(
             model=policy.model,
@@ -116,6 +121,7 @@ class ModelCall:
             tools=environment.tools if tools_allowed else (),
             tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,
             output_token_cap=policy.model.limits.output_token_capacity,
+            output_spec=output,
             base_digest=base,
             base_length=len(conversation),
         )
@@ -124,7 +130,7 @@ class ModelCall:
             model=policy.model.id,
             base=base,
             tail=tuple(canonical_hash(message)[:_DIGEST_CHARS] for message in tail),
-            shape=environment.shape if tools_allowed else f"{environment.shape}:no-tools",
+            shape=shape,
         )
 
     async def sink(self, event: StreamEvent) -> None:

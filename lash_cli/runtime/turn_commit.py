@@ -73,7 +73,13 @@ def terminal_commit(
     if isinstance(outcome, AgentFrameSwitch):
         leaf = nodes[-1].node_id if nodes else session.leaf_node_id
         planned = plan_handoff(
-            session.frames, outcome, drive.chain, turn_id=drive.turn_id, leaf_node_id=leaf, now_ms=now_ms
+            session.frames,
+            outcome,
+            drive.chain,
+            turn_id=drive.turn_id,
+            leaf_node_id=leaf,
+            now_ms=now_ms,
+            options=drive.options,
         )
         if isinstance(planned, TurnIssue):
             outcome, issues = Stopped("runtime_error"), (*issues, planned)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.codec import decode, from_builtins
 from lash_cli.core.content import Message, TurnInput, user_message
-from lash_cli.core.delivery import TurnClaims, ingress_message_id, work_causes, work_messages
+from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.ingress import materialise
@@ -221,6 +221,7 @@ class DurableTurn(TurnDriver):
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
+            options=turn_options(granted.claim, granted.work),
         )
         self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
         if granted.redrive:
@@ -279,6 +280,10 @@ class DurableTurn(TurnDriver):
 
     async def _run_and_commit(self, granted: LaneGranted, drive: Drive, guard: LaneGuard) -> _Ended:
         opening, issue = await self._opening(granted, drive)
+        if drive.options is not None and issue is None:
+            from lash_cli.runtime.structured import options_issue
+
+            issue = options_issue(drive.options)
         if issue is not None:
             done = DoneEffect(Stopped("invalid_input"), opening, (issue,))
         else:

@@ -256,12 +256,17 @@ def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate_arguments(value: dict[str, Any], schema: dict[str, Any]) -> None:
+    """`validate_value` for the arguments of a call."""
+    validate_value(value, schema, what="the arguments")
+
+
+def validate_value(value: Any, schema: dict[str, Any], *, what: str = "it") -> None:
     """Raise `ArgumentsInvalid` listing every violation as `/json/pointer: message`, joined by `; `."""
     validator = _cache.get(schema)
     try:
         violations = [_describe(error) for error in validator.iter_errors(value)]
     except (ValueError, RecursionError) as error:
-        raise ArgumentsInvalid(f"the arguments cannot be checked: {error}") from error
+        raise ArgumentsInvalid(f"{what} cannot be checked: {error}") from error
     if not violations:
         return
     hidden = len(violations) - MAX_VIOLATIONS_SHOWN

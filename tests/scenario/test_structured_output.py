@@ -1,0 +1,151 @@
+"""Turns that are to answer with a value: judged by the canonical schema, repaired once, replayed as they were
+(contract 06 §8, §15)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import FinalValue, Finished, ModelSpec, SessionSpec, Stopped, TurnInput
+from lash_cli.core import activity
+from lash_cli.core.content import ProtocolTurnOptions, Role, TextPart
+from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput
+from lash_cli.core.structured import REPAIR_LABEL, with_output
+from lash_cli.errors import PendingTurnInputSourceKeyConflict, UsageError
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "note": {"type": "string"}},
+    "required": ["city"],
+}
+
+
+async def test_a_fitting_answer_is_the_value_of_the_turn(make_core) -> None:
+    caller = ScriptedCaller([text('{"city": "Oslo"}')])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("where", output=SCHEMA).run()
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+    assert output.result.assistant_output.raw_text == '{"city":"Oslo"}'
+    assert not output.result.errors
+    assert caller.requests[0].output_spec == JsonSchemaOutput("answer", SCHEMA)
+    assert activity.FinalValue({"city": "Oslo"}) in [shown.event for shown in output.activities]
+
+
+async def test_a_null_that_stands_for_an_absent_member_is_no_part_of_the_value(make_core) -> None:
+    caller = ScriptedCaller([text('```json\n{"city": "Oslo", "note": null}\n```')])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("where", output=SCHEMA).run()
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+
+
+async def test_a_wrong_answer_is_given_back_once_with_what_is_wrong(make_core) -> None:
+    caller = ScriptedCaller([text('{"town": "Oslo"}'), text('{"city": "Oslo"}')])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("where", output=SCHEMA).run()
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+    repair = caller.requests[1].messages[-1]
+    assert repair.role is Role.EVENT
+    (part,) = repair.parts
+    assert isinstance(part, TextPart) and part.label == REPAIR_LABEL
+    assert '"city" is a required property' in part.content
+
+
+async def test_a_second_wrong_answer_stops_the_turn_with_its_code_and_asks_no_more(make_core) -> None:
+    caller = ScriptedCaller([text("Oslo"), text("it is Oslo")])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("where", output=SCHEMA).run()
+        assert output.result.outcome == Stopped("provider_error")
+        assert [(issue.code, issue.retryable) for issue in output.result.errors if issue.blocking] == [
+            ("invalid_structured_output", False)
+        ]
+        assert len(caller.requests) == 2
+        caller.steps = [text("fine")]
+        assert (await session.turn("and now").run()).result.assistant_message() == "fine"
+    assert caller.requests[2].output_spec is None
+
+
+async def test_tools_run_before_the_value_is_judged(make_core) -> None:
+    caller = ScriptedCaller([calls(("c1", "nowhere", "{}")), text('{"city": "Oslo"}')])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("where", output=SCHEMA).run()
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+
+
+async def test_any_object_will_do_where_only_an_object_is_asked_for(make_core) -> None:
+    caller = ScriptedCaller([text("[1]"), text('{"a": 1}')])
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn("x", output=JsonObjectOutput()).run()
+    assert output.result.outcome == Finished(FinalValue({"a": 1}))
+
+
+@pytest.mark.parametrize(("point", "is_answered"), [("after:lane", False), ("before:commit", True)])
+async def test_a_turn_that_was_cut_off_is_finished_under_the_same_schema(
+    make_core, point: str, is_answered: bool
+) -> None:
+    """The schema is stored with the input: who resumes does not know it, and journalled calls are found again."""
+    answers = [text("Oslo"), text('{"city": "Oslo"}')]
+    with pytest.raises(Crash):
+        session = await make_core(ScriptedCaller(answers), crash_point=CrashPoints(point)).open_session("s1")
+        await session.turn("where", output=SCHEMA).run()
+    rest = ScriptedCaller([] if is_answered else answers)
+    async with await make_core(rest).open_session("s1", spec=SessionSpec(inherit="stored")) as session:
+        output = await session.redrive(busy_wait_ms=120_000).run()
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+    assert [request.output_spec for request in rest.requests] == [JsonSchemaOutput("answer", SCHEMA)] * (
+        0 if is_answered else 2
+    )
+
+
+async def test_a_repeated_key_answers_the_same_value_and_another_schema_conflicts(make_core) -> None:
+    caller = ScriptedCaller([text('{"city": "Oslo"}')])
+    async with await make_core(caller).open_session("s1") as session:
+        first = await session.turn("where", key="k", output=SCHEMA).run()
+        again = await session.turn("where", key="k", output=SCHEMA).run()
+        assert again.replayed and again.result.outcome == first.result.outcome
+        with pytest.raises(PendingTurnInputSourceKeyConflict):
+            await session.turn("where", key="k", output={"type": "array"}).run()
+
+
+async def test_a_queued_input_keeps_its_schema(make_core) -> None:
+    caller = ScriptedCaller([text('{"city": "Oslo"}')])
+    wanted = with_output(None, JsonSchemaOutput("answer", SCHEMA))
+    core = make_core(caller, queue_driver="none")
+    async with await core.open_session("s1") as session:
+        await session.turn("first", output=SCHEMA).run()
+        caller.steps = [text('{"city": "Bergen"}')]
+        await session.enqueue(TurnInput(TurnInput.text("where").items, wanted))
+        output = await session.queued_turn().run()
+    assert output is not None and output.result is not None
+    assert output.result.outcome == Finished(FinalValue({"city": "Bergen"}))
+
+
+async def test_a_session_without_a_store_answers_with_values_too(make_core) -> None:
+    from lash_cli.api import LashCore
+
+    caller = ScriptedCaller([text("no"), text('{"city": "Oslo"}')])
+    async with LashCore(provider=caller, model=ModelSpec("m")) as core:
+        session = await core.open_session("s1")
+        output = await session.turn("where", output=SCHEMA).run()
+    assert output.result is not None
+    assert output.result.outcome == Finished(FinalValue({"city": "Oslo"}))
+
+
+async def test_a_schema_that_cannot_judge_is_refused_before_anything_is_written(make_core) -> None:
+    caller = ScriptedCaller([])
+    async with await make_core(caller).open_session("s1") as session:
+        for schema in ({"type": "nonsense"}, {"$ref": "https://example.org/s"}):
+            with pytest.raises(UsageError) as refused:
+                session.turn("x", output=schema)
+            assert refused.value.code == "schema_invalid"
+
+
+async def test_options_that_cannot_be_read_end_the_turn_and_not_the_queue(make_core) -> None:
+    caller = ScriptedCaller([])
+    broken = TurnInput(TurnInput.text("x").items, ProtocolTurnOptions(payload={"output": {"type": "poem"}}))
+    async with await make_core(caller).open_session("s1") as session:
+        output = await session.turn(broken).run()
+    assert output.result.outcome == Stopped("invalid_input")
+    assert output.result.errors[0].code == "invalid_turn_options"
