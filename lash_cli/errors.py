@@ -18,6 +18,7 @@ LashError
 │   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, QueueHeld, ReconfigureError
 ├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
 ├── TurnStoppedError        6   turn_stopped:{…}
+├── ProviderFailed          6   quota_exhausted, model_not_found, …: a provider's own no, outside of a turn
 ├── TurnCancelledError      7   turn_cancelled
 ├── PartialOutcomeError     8   partial_outcome
 ├── StoreError              1   store_commit_failed (ambiguous)
@@ -279,6 +280,13 @@ class TurnStoppedError(LashError):
     """A turn ran, was committed, and stopped short of an answer."""
 
     default_code = "turn_stopped:runtime_error"
+    exit_status = 6
+
+
+class ProviderFailed(LashError):
+    """A provider was reached and refused for good: no credit, no such model, a request it does not take."""
+
+    default_code = "provider_failed"
     exit_status = 6
 
 

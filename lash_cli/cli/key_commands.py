@@ -3,95 +3,75 @@
 from __future__ import annotations
 
 import os
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
+from lash_cli.cli.secret_input import KeylessCommand, read_key
 from lash_cli.errors import LashError, UsageError
 from lash_cli.settings import keys
-from lash_cli.settings.redact import remember
+from lash_cli.settings.providers import WELL_KNOWN
+from lash_cli.settings.redact import redact, remember
 
-_LONGEST_KEY_BYTES = 64 * 1024
 _TOKEN_LENGTH = 20  # no name is this long by accident
+_PLACES: dict[str, keys.Place] = {"file": "file", "keyring": "keyring"}
 
-
-class KeyCommand(TyperCommand):
-    """Refuses a key given as an argument before the parser could repeat it in an error."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse at most one positional argument. Raises `UsageError`."""
-        positional = [argument for argument in args if not argument.startswith("-")]
-        if len(positional) > 1:
-            raise UsageError(
-                "a key is never given as an argument: others can see it in the process list",
-                hint="use the hidden prompt, or --stdin",
-            )
-        return super().parse_args(ctx, args)
-
-
-command_class = KeyCommand
+command_class = KeylessCommand
 
 
 def set_key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it, such as openai.")],
     from_stdin: Annotated[bool, typer.Option("--stdin", help="Read the key from stdin.")] = False,
+    place: Annotated[
+        str | None, typer.Option("--in", metavar="file|keyring", help="Where to keep it; see above.")
+    ] = None,
 ) -> int:
     """Store an API key, from a hidden prompt or with --stdin.
 
-    The key is kept in keys.toml, which only you can read. Use it as
-    key = "keys:NAME" of a provider.
+    With the extra lash-cli[keyring] and a keyring that works it is kept there,
+    otherwise in keys.toml, which only you can read. Use it as key =
+    "keyring:NAME" or "keys:NAME" of a provider.
     """
+    if place is not None and place not in _PLACES:
+        raise UsageError(f"--in takes file or keyring, got {place!r}")
     keys.check_name(name)
-    replaced = name in keys.read_keys(current().paths)
-    keys.store_key(current().paths, name, _read_stdin() if from_stdin else _ask(name))
-    emit_one("Key", _document(name, replaced=replaced), text="")
-    say(f"{'replaced' if replaced else 'stored'} key {name}; use it with: lash config set providers.{name}.key "
-        f"keys:{name}")  # fmt: skip
+    replaced = keys.read_stored(current().paths).source(name) is not None
+    value = read_key(name, from_stdin=from_stdin, command=f"lash key set {name}")
+    source = keys.store_key(current().paths, name, value, place=_PLACES[place] if place is not None else None)
+    emit_one("Key", _document(name, source, replaced=replaced), text="")
+    say(
+        f"{'replaced' if replaced else 'stored'} key {name}; use it with: lash config set providers.{name}.key {source}"
+    )
     return 0
 
 
-def _read_stdin() -> str:
-    from lash_cli.cli.stdin import read_secret
-
-    return read_secret(_LONGEST_KEY_BYTES)
-
-
-def _ask(name: str) -> str:
-    if not current().can_ask:
-        raise UsageError(
-            "there is no terminal to ask for the key", code="not_a_tty", hint=f"pipe it in: lash key set {name} --stdin"
-        )
-    import getpass
-
-    try:
-        return getpass.getpass(f"key for {name} (not shown): ", stream=sys.stderr)
-    except EOFError:
-        raise UsageError("no key was given; nothing was stored") from None
-
-
 def list_keys() -> int:
-    """List stored keys and the key sources of providers: name, source and the last four characters."""
+    """List stored keys and the key sources of providers: name, source and the last four characters.
+
+    A key in the keyring is not looked at, and no command is run.
+    """
     invocation = current()
-    stored = keys.read_keys(invocation.paths)
-    items = [_row(name, f"keys:{name}", value) for name, value in sorted(stored.items())]
-    items += _provider_rows(stored)
-    if os.environ.get("OPENAI_API_KEY"):
-        items.append(_row("openai", "env:OPENAI_API_KEY", os.environ["OPENAI_API_KEY"]))
+    stored = keys.read_stored(invocation.paths)
+    items = [_row(name, f"keys:{name}", value) for name, value in sorted(stored.in_file.items())]
+    items += [_row(name, f"keyring:{name}", None) for name in sorted(stored.in_keyring)]
+    items += _provider_rows({item["source"] for item in items})
+    for name, known in WELL_KNOWN.items():
+        source = f"env:{known.key_variable}"
+        if os.environ.get(known.key_variable) and source not in {item["source"] for item in items}:
+            items.append(_row(name, source, os.environ[known.key_variable]))
     emit_many("KeyList", items, columns=("name", "source", "last_four"), id_field="name")
     return 0
 
 
-def _provider_rows(stored: dict[str, str]) -> list[Document]:
+def _provider_rows(listed: set[str]) -> list[Document]:
     """Sources configured for providers. Only those that cost nothing to look at are read: never a command."""
     settings = current().settings
     rows: list[Document] = []
     for name in settings.names("providers"):
         entry = settings.provider(name)
-        if entry is None or entry.key is None or entry.key.removeprefix("keys:") in stored:
+        if entry is None or entry.key is None or entry.key in listed:
             continue
         scheme, _, place = entry.key.partition(":")
         value = os.environ.get(place) if scheme == "env" else None
@@ -99,22 +79,22 @@ def _provider_rows(stored: dict[str, str]) -> list[Document]:
     return rows
 
 
-def _document(name: str, *, replaced: bool | None = None, removed: bool | None = None) -> Document:
-    return {"id": name, "name": name, "source": f"keys:{name}", "replaced": replaced, "removed": removed}
+def _document(name: str, source: str, *, replaced: bool | None = None, removed: bool | None = None) -> Document:
+    return {"id": name, "name": name, "source": source, "replaced": replaced, "removed": removed}
 
 
 def _row(name: str, source: str, value: str | None) -> Document:
-    return {"name": name, "source": source, "last_four": keys.last_four(value) if value else None}
+    return {"name": name, "source": redact(source), "last_four": keys.last_four(value) if value else None}
 
 
 def remove_key(name: Annotated[str, typer.Argument(metavar="NAME", help="As `lash key ls` shows it.")]) -> int:
-    """Forget a stored key."""
+    """Forget a stored key, in the file or in the keyring."""
     try:
-        keys.forget_key(current().paths, name)
+        source = keys.forget_key(current().paths, name)
     except LashError:
         if len(name) >= _TOKEN_LENGTH:
             remember(name)  # somebody pasted the key itself; do not repeat it
         raise
-    emit_one("Key", _document(name, removed=True), text="")
+    emit_one("Key", _document(name, source, removed=True), text="")
     say(f"removed key {name}")
     return 0

@@ -71,6 +71,28 @@ _QUEUE_VERBS = (
           "lash queue revoke-waits notes", "lash_cli.cli.queue_admin:revoke_waits"),
 )  # fmt: skip
 
+_PROVIDER_VERBS = (
+    Entry("ls", "providers and where their keys come from", _VERBS,
+          "lash provider ls -o json", "lash_cli.cli.provider_commands:list_providers", ("list",)),
+    Entry("add", "put a provider into the configuration", _VERBS,
+          "lash provider add local --base-url http://127.0.0.1:11434/v1", "lash_cli.cli.provider_commands:add"),
+    Entry("test", "call a provider once and say what is served, or what is wrong", _VERBS,
+          "lash provider test loopback", "lash_cli.cli.provider_test:command"),
+    Entry("rm", "take a provider out of the configuration", _VERBS,
+          "lash provider rm local", "lash_cli.cli.provider_commands:remove"),
+)  # fmt: skip
+
+_MODEL_VERBS = (
+    Entry("ls", "aliases and the shipped catalogue", _VERBS,
+          "lash model ls", "lash_cli.cli.model_commands:list_models", ("list",)),
+    Entry("show", "limits, prices and reasoning of one model", _VERBS,
+          "lash model show gpt-6-luna", "lash_cli.cli.model_commands:show"),
+    Entry("default", "show or choose the model of new sessions", _VERBS,
+          "lash model default gpt-6-luna", "lash_cli.cli.model_commands:default"),
+    Entry("alias", "give a model a short name, or take it away", _VERBS,
+          "lash model alias quick gpt-6-luna --variant low", "lash_cli.cli.model_commands:alias"),
+)  # fmt: skip
+
 COMMANDS: tuple[Entry, ...] = (
     Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
           "lash open notes --model gpt-5-mini", "lash_cli.cli.open_command:command"),
@@ -110,6 +132,10 @@ COMMANDS: tuple[Entry, ...] = (
         Entry("set", "write one value into the user's file", "Commands",
               "lash config set defaults.model gpt-5-mini", "lash_cli.cli.config_commands:set_value"),
     )),
+    Entry("provider", "which models are called where, and with which key", _SETUP,
+          "lash provider ls", verbs=_PROVIDER_VERBS),
+    Entry("model", "what is known about models, and short names for them", _SETUP,
+          "lash model ls", verbs=_MODEL_VERBS),
     Entry("key", "keep API keys", _SETUP, "lash key set openai", verbs=(
         Entry("set", "store a key from a hidden prompt or stdin", "Commands",
               "lash key set openai --stdin < key.txt", "lash_cli.cli.key_commands:set_key"),

@@ -1,15 +1,18 @@
 """Keys: where they are kept and how one is fetched when a provider is built (contract 08 §6.8).
 
 `keys.toml` is 0600 in the configuration directory and is refused when others
-can read it. A key is fetched from its source only at the moment it is used, is
-known to the redactor from then on, and is never part of an error.
+can read it. With the extra `[keyring]` new keys go into the system's keyring;
+its names stand in the same file, since a keyring cannot be listed. A key is
+fetched from its source only at the moment it is used, is known to the redactor
+from then on, and is never part of an error.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Literal, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, shared_bits, write_private_file
@@ -20,10 +23,32 @@ KEY_COMMAND_TIMEOUT_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAIL_SHOWN = 4
 _MINIMUM_TO_SHOW_TAIL = 12
+_KEYRING_SERVICE = "lash"
+_KEYRING_EXTRA = "install the extra: pip install 'lash-cli[keyring]'"
+
+Place = Literal["file", "keyring"]
+
+
+class StoredKeys(NamedTuple):
+    """What `keys.toml` holds: keys by name, and the names of those in the keyring."""
+
+    in_file: dict[str, str]
+    in_keyring: tuple[str, ...]
+
+    def source(self, name: str) -> str | None:
+        """Where the key of a name is kept, None when there is none."""
+        if name in self.in_file:
+            return f"keys:{name}"
+        return f"keyring:{name}" if name in self.in_keyring else None
 
 
 def read_keys(paths: Paths) -> dict[str, str]:
-    """The stored keys by name; empty when there is no file.
+    """The keys in the file by name; see `read_stored`."""
+    return read_stored(paths).in_file
+
+
+def read_stored(paths: Paths) -> StoredKeys:
+    """What is stored; nothing when there is no file.
 
     Raises `ConfigError`: `permissions_unsafe` when others can read the file,
     `config_invalid` when it is no table of texts.
@@ -37,7 +62,7 @@ def read_keys(paths: Paths) -> dict[str, str]:
         with open(path, "rb") as file:
             document = tomllib.load(file)
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return StoredKeys({}, ())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
@@ -45,9 +70,13 @@ def read_keys(paths: Paths) -> dict[str, str]:
     keys = document.get("keys", {})
     if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):
         raise ConfigError(f"{path}: expected a [keys] table of texts")
+    table = document.get("keyring", {})
+    names = table.get("names", []) if isinstance(table, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: expected a [keyring] table with a list of names")
     for value in keys.values():
         remember(value)
-    return dict(keys)
+    return StoredKeys(dict(keys), tuple(names))
 
 
 def unsafe_file(path: str) -> ConfigError:
@@ -57,8 +86,14 @@ def unsafe_file(path: str) -> ConfigError:
     )
 
 
-def store_key(paths: Paths, name: str, value: str) -> None:
-    """Add or replace a key. Raises `UsageError` for a bad name or an empty or multi-line value."""
+def store_key(paths: Paths, name: str, value: str, *, place: Place | None = None) -> str:
+    """Add or replace a key and return its source.
+
+    Without a `place` a key stays where one of its name is, and a new one goes
+    into the keyring if there is one that works, else into the file. Raises
+    `UsageError` for a bad name or an empty or multi-line value, `ConfigError`
+    (`keyring_unavailable`) when the keyring is asked for and does not work.
+    """
     check_name(name)
     key = value.strip()
     remember(key)
@@ -66,21 +101,41 @@ def store_key(paths: Paths, name: str, value: str) -> None:
         raise UsageError("the key is empty; nothing was stored")
     if not key.isprintable() or " " in key:
         raise UsageError("a key is one line of printable characters without spaces; nothing was stored")
-    _write(paths, {**read_keys(paths), name: key})
+    stored = read_stored(paths)
+    if place is None:
+        known = stored.source(name)
+        place = "keyring" if (known or "").startswith("keyring:") or (known is None and has_keyring()) else "file"
+    in_file = {known: text for known, text in stored.in_file.items() if known != name}
+    in_keyring = {known for known in stored.in_keyring if known != name}
+    if place == "keyring":
+        _into_keyring(name, key)
+        in_keyring.add(name)
+    else:
+        in_file[name] = key
+    _write(paths, in_file, in_keyring)
+    if place == "file" and name in stored.in_keyring:
+        _out_of_keyring(name)
+    return f"keyring:{name}" if place == "keyring" else f"keys:{name}"
 
 
-def forget_key(paths: Paths, name: str) -> None:
-    """Remove a key. Raises `NotFoundError` (`key_not_found`) when there is none of that name."""
-    keys = read_keys(paths)
-    if name not in keys:
+def forget_key(paths: Paths, name: str) -> str:
+    """Remove a key and return its source. Raises `NotFoundError` (`key_not_found`) when there is none of that name."""
+    stored = read_stored(paths)
+    source = stored.source(name)
+    if source is None:
         raise NotFoundError(f"no stored key {name!r}", code="key_not_found", hint="list them with: lash key ls")
-    del keys[name]
-    _write(paths, keys)
+    if name in stored.in_keyring:
+        _out_of_keyring(name)
+    in_file = {known: text for known, text in stored.in_file.items() if known != name}
+    _write(paths, in_file, {known for known in stored.in_keyring if known != name})
+    return source
 
 
-def _write(paths: Paths, keys: dict[str, str]) -> None:
+def _write(paths: Paths, in_file: Mapping[str, str], in_keyring: Collection[str]) -> None:
     lines = ["# Written by `lash key`. Keep it readable by its owner only.", "[keys]"]
-    lines += [f"{name} = {quoted(value)}" for name, value in sorted(keys.items())]
+    lines += [f"{name} = {quoted(value)}" for name, value in sorted(in_file.items())]
+    if in_keyring:
+        lines += ["", "[keyring]", f"names = [{', '.join(quoted(name) for name in sorted(in_keyring))}]"]
     write_private_file(paths.keys_file, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
@@ -173,11 +228,57 @@ def _from_command(command: str, wanted_by: str) -> str | None:
 def _from_keyring(name: str, wanted_by: str) -> str | None:
     try:
         import keyring
-        import keyring.errors
     except ImportError:
-        raise _missing(wanted_by, f"keyring:{name}", "install the extra: pip install 'lash-cli[keyring]'") from None
+        raise _missing(wanted_by, f"keyring:{name}", _KEYRING_EXTRA) from None
     try:
-        value: str | None = keyring.get_password("lash", name)
-    except keyring.errors.KeyringError as error:
+        value: str | None = keyring.get_password(_KEYRING_SERVICE, name)
+    except Exception as error:  # noqa: BLE001 - backends raise whatever their system raises
         raise _missing(wanted_by, f"keyring:{name}", f"the keyring failed: {type(error).__name__}") from None
     return value
+
+
+# --- the keyring ----------------------------------------------------------------------------------
+
+
+def has_keyring() -> bool:
+    """Whether the extra is installed and found a keyring of the system that works."""
+    try:
+        import keyring
+    except ImportError:
+        return False
+    try:
+        return float(keyring.get_keyring().priority) > 0  # the backend that only fails has 0
+    except Exception:  # noqa: BLE001 - a backend that cannot say so does not work
+        return False
+
+
+def _into_keyring(name: str, key: str) -> None:
+    try:
+        import keyring
+    except ImportError:
+        raise ConfigError("there is no keyring", code="keyring_unavailable", hint=_KEYRING_EXTRA) from None
+    try:
+        keyring.set_password(_KEYRING_SERVICE, name, key)
+    except Exception as error:  # noqa: BLE001 - backends raise whatever their system raises
+        raise ConfigError(
+            f"the keyring did not take the key: {type(error).__name__}",
+            code="keyring_unavailable",
+            hint=f"keep it in a file only you can read: lash key set {name} --in file",
+        ) from None
+
+
+def _out_of_keyring(name: str) -> None:
+    """Remove a key; one that is not there any more is gone already."""
+    try:
+        import keyring
+    except ImportError:
+        raise ConfigError("there is no keyring", code="keyring_unavailable", hint=_KEYRING_EXTRA) from None
+    try:
+        if keyring.get_password(_KEYRING_SERVICE, name) is not None:
+            keyring.delete_password(_KEYRING_SERVICE, name)
+    except Exception as error:  # noqa: BLE001 - backends raise whatever their system raises
+        raise ConfigError(
+            f"the keyring did not give the key up: {type(error).__name__}",
+            code="keyring_unavailable",
+            hint="remove it with the program of your system, then try again",
+        ) from None

@@ -39,7 +39,8 @@ WELL_KNOWN: dict[str, WellKnown] = {
     "anthropic": WellKnown("anthropic", "ANTHROPIC_API_KEY", "claude-haiku-5-5"),
     "google": WellKnown("google", "GEMINI_API_KEY", "gemini-3.8-flash"),
 }
-_KEY_VARIABLES = {
+# The variable that holds the key of the server a kind calls when no address is given.
+KEY_VARIABLES = {
     "openai_chat": "OPENAI_API_KEY",
     "openai_responses": "OPENAI_API_KEY",
     "anthropic": "ANTHROPIC_API_KEY",
@@ -125,7 +126,7 @@ def _key_source(entry: ProviderEntry, environment: Mapping[str, str]) -> str | N
     """The configured source; without one the variable of the kind, but only for the server that variable is for."""
     if entry.key is not None:
         return entry.key
-    variable = _KEY_VARIABLES.get(entry.kind)
+    variable = KEY_VARIABLES.get(entry.kind)
     if variable is None or not environment.get(variable):
         return None
     is_its_own = entry.name in WELL_KNOWN and WELL_KNOWN[entry.name].key_variable == variable

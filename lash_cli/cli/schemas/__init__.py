@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import events, queue, remote, sessions, setup, transcripts
+from lash_cli.cli.schemas import events, models, queue, remote, sessions, setup, transcripts
 
 
 class Kind(NamedTuple):
@@ -40,9 +40,14 @@ _DOCUMENTS: dict[str, Any] = {
     "ConfigValue": setup.ConfigValue,
     "Doctor": setup.Doctor,
     "Key": setup.Key,
+    "Model": models.Model,
+    "ModelAlias": models.ModelAlias,
+    "ModelDefault": models.ModelDefault,
     "Parked": sessions.Parked,
     "Paths": setup.Paths,
     "PendingInput": queue.PendingInput,
+    "Provider": models.Provider,
+    "ProviderTest": models.ProviderTest,
     "QueueEdit": queue.QueueEdit,
     "QueueHold": queue.QueueHold,
     "QueueItem": queue.PendingItem,
@@ -64,6 +69,8 @@ _LISTS: dict[str, Any] = {
     "ConfigList": setup.ConfigItem,
     "Deleted": sessions.BulkItem,
     "KeyList": setup.KeyItem,
+    "ModelList": models.ModelItem,
+    "ProviderList": models.ProviderItem,
     "QueueEditList": queue.RecoveredEdit,
     "QueueList": queue.PendingItem,
     "SchemaList": setup.SchemaItem,

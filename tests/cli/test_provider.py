@@ -1,0 +1,314 @@
+"""`lash provider`: what is listed, what is written, and what one real call says (contract 08 §5.4, §6.7, §6.8)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+
+import pytest
+from support.cli import COMMAND, environment
+from support.wire import Reply, ThreadedChatServer, chunk, error_reply, hang_reply, html_reply, stream_reply, usage_of
+
+SECRET = "sk-canary-0123456789abcdef"
+
+
+@pytest.fixture
+def no_proxy() -> dict[str, str]:
+    return {"NO_PROXY": "127.0.0.1"}
+
+
+def names(lash, **options):
+    return lash("provider", "ls", "-o", "name", **options).out.split()
+
+
+# --- ls -----------------------------------------------------------------------------------------
+
+
+def test_without_configuration_there_is_loopback_and_nothing_is_made(lash, home):
+    (item,) = lash("provider", "ls", "-o", "json").json["items"]
+    assert item == {
+        "id": "loopback", "name": "loopback", "provider_kind": "loopback", "base_url": None, "key": None,
+        "default": True, "origin": "built-in",
+    }  # fmt: skip
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("OPENAI_API_KEY", "openai"), ("ANTHROPIC_API_KEY", "anthropic"), ("GEMINI_API_KEY", "google")],
+)
+def test_a_key_in_the_environment_makes_its_provider_the_default_and_is_not_shown(lash, variable, name):
+    done = lash("provider", "ls", "-o", "json", env={variable: SECRET})
+    items = {item["name"]: item for item in done.json["items"]}
+    assert set(items) == {"loopback", name}
+    assert items[name]["default"] and items[name]["key"] == f"env:{variable}"
+    assert items[name]["origin"] == f"env {variable}"
+    assert "canary" not in done.out + done.err
+
+
+def test_a_list_is_shown_in_every_form(lash):
+    lash("provider", "add", "one", "--base-url", "http://127.0.0.1:9/v1")
+    assert lash("provider", "ls").out.splitlines()[0].split() == [
+        "NAME",
+        "PROVIDER",
+        "KIND",
+        "BASE",
+        "URL",
+        "KEY",
+        "DEFAULT",
+    ]
+    assert [json.loads(line)["name"] for line in lash("provider", "ls", "-o", "jsonl").out.splitlines()] == [
+        "loopback", "one",
+    ]  # fmt: skip
+    chosen = lash("provider", "ls", "--fields", "name,base_url", "-o", "json").json["items"]
+    assert chosen[1] == {"name": "one", "base_url": "http://127.0.0.1:9/v1"}
+    assert lash("provider", "ls", "--format", "{name}={provider_kind}").out.splitlines()[1] == "one=openai_chat"
+
+
+# --- add ----------------------------------------------------------------------------------------
+
+
+def test_a_provider_is_written_privately_and_comments_stay(lash, home):
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text("# mine\n[defaults]\nmodel = 'm'  # this one\n")
+    done = lash(
+        "provider", "add", "local", "--base-url", "http://127.0.0.1:11434/v1", "--key", "env:LOCAL_KEY",
+        "--option", "max_attempts=2", "--option", "headers.x-team=blue", "--default", "-o", "json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert done.json["added"] is True and done.json["default"] is True
+    assert done.json["options"] == {"max_attempts": 2, "headers": {"x-team": "[redacted]"}}
+    text = (home / "config.toml").read_text()
+    assert text.startswith("# mine\n[defaults]\nmodel = 'm'  # this one\n")
+    assert 'options = { max_attempts = 2, headers = { x-team = "blue" } }' in text
+    assert (home / "config.toml").stat().st_mode & 0o777 == 0o600
+    (item,) = [item for item in lash("provider", "ls", "-o", "json").json["items"] if item["default"]]
+    assert (item["name"], item["key"], item["base_url"]) == ("local", "env:LOCAL_KEY", "http://127.0.0.1:11434/v1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "status", "said"),
+    [
+        (["x", "--kind", "opnai_chat"], "usage", 2, "did you mean --kind openai_chat?"),
+        (["x", "--kind", "loopback"], "usage", 2, "unknown kind"),
+        (["x", "--base-url", "ftp://host/v1"], "invalid_provider_endpoint", 2, "https://host/v1"),
+        (["x", "--base-url", "localhost:8000"], "invalid_provider_endpoint", 2, "https://host/v1"),
+        (["x", "--base-url", "http://me:pass@host/v1"], "invalid_provider_endpoint", 2, "credentials"),
+        (["loopback", "--base-url", "http://h/v1"], "usage", 2, "reserved"),
+        (["two words", "--base-url", "http://h/v1"], "usage", 2, "cannot name a provider"),
+        (["a.b", "--base-url", "http://h/v1"], "usage", 2, "cannot name a provider"),
+        (["taken", "--base-url", "http://h/v1"], "provider_exists", 4, "already"),
+        (["x", "--base-url", "http://h/v1", "--option", "max_attempt=2"], "config_invalid", 2, "max_attempt"),
+        (["x", "--base-url", "http://h/v1", "--option", "max_attempts"], "usage", 2, "NAME=VALUE"),
+        (["x", "--base-url", "http://h/v1", "--key", SECRET], "usage", 2, "never the key itself"),
+        (["x", "--base-url", "http://h/v1", "--key", "env:X", "--stdin"], "usage", 2, "contradict"),
+        (["x", "--base-url", "http://h/v1", SECRET], "usage", 2, "never given as an argument"),
+        (["openai"], "not_a_tty", 2, "--stdin"),
+    ],
+)
+def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, arguments, code, status, said):
+    lash("provider", "add", "taken", "--base-url", "http://127.0.0.1:9/v1")
+    before = (home / "config.toml").read_text()
+    done = lash("provider", "add", *arguments, "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (status, "", code)
+    assert said in done.error["message"] + (done.error["hint"] or "")
+    assert "canary" not in done.err
+    assert (home / "config.toml").read_text() == before
+    assert not (home / "keys.toml").exists()
+
+
+def test_a_key_from_stdin_is_stored_and_only_its_place_is_configured(lash, home):
+    done = lash("provider", "add", "openai", "--stdin", input=SECRET + "\n")
+    assert (done.code, done.out) == (0, "")
+    assert 'key = "keys:openai"' in (home / "config.toml").read_text()
+    everything = done.err + (home / "config.toml").read_text() + lash("config", "show").out + lash("key", "ls").out
+    assert "canary" not in everything
+    assert SECRET in (home / "keys.toml").read_text()
+
+
+def test_a_key_in_the_environment_need_not_be_given_again(lash, home):
+    assert lash("provider", "add", "openai", env={"OPENAI_API_KEY": SECRET}).code == 0
+    assert "key" not in (home / "config.toml").read_text()
+
+
+def test_a_bad_key_writes_no_provider(lash, home):
+    assert lash("provider", "add", "openai", "--stdin", input="two words\n").code == 2
+    assert not (home / "config.toml").exists() and not (home / "keys.toml").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_server_that_needs_a_key_asks_for_it_hidden(home, tmp_path):
+    import pexpect
+
+    child = pexpect.spawn(
+        COMMAND[0], [*COMMAND[1:], "provider", "add", "openai"], env=environment(home), cwd=str(tmp_path), timeout=30
+    )
+    child.expect("not shown")
+    child.waitnoecho()
+    child.sendline(SECRET)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    assert b"canary" not in child.before
+    assert 'key = "keys:openai"' in (home / "config.toml").read_text()
+
+
+# --- rm -----------------------------------------------------------------------------------------
+
+
+def test_a_provider_goes_and_its_key_stays(lash, home):
+    lash("provider", "add", "other", "--base-url", "http://127.0.0.1:9/v1")
+    lash("provider", "add", "mine", "--base-url", "http://127.0.0.1:9/v1", "--stdin", input=SECRET)
+    done = lash("provider", "rm", "mine", "-o", "json")
+    assert (done.code, done.json["removed"], done.json["key"]) == (0, True, "keys:mine")
+    assert "lash key rm mine" not in done.err, "a note is not for programs"
+    assert names(lash) == ["loopback", "other"]
+    assert lash("key", "ls", "-o", "name").out.split() == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "status"),
+    [("nne", "provider_not_found", 3), ("loopback", "provider_built_in", 4), ("used", "provider_in_use", 4),
+     ("openai", "provider_not_in_file", 4), ("elsewhere", "provider_not_in_file", 4)],
+)  # fmt: skip
+def test_what_cannot_be_removed_says_why(lash, home, name, code, status):
+    lash("provider", "add", "used", "--base-url", "http://127.0.0.1:9/v1", "--default")
+    before = (home / "config.toml").read_text()
+    env = {"OPENAI_API_KEY": SECRET, "LASH_CFG__providers__elsewhere__base_url": "http://127.0.0.1:9/v1"}
+    done = lash("provider", "rm", name, "-o", "json", env=env)
+    assert (done.code, done.out, done.error["code"]) == (status, "", code)
+    assert (home / "config.toml").read_text() == before
+
+
+# --- test ---------------------------------------------------------------------------------------
+
+
+def served(**usage) -> Reply:
+    return stream_reply(
+        chunk({"role": "assistant", "content": "ready"}),
+        chunk(finish_reason="stop"),
+        chunk(usage=usage_of(11, 2, **usage)),
+    )
+
+
+def call(lash, server, *arguments, env, key=SECRET, **options):
+    env = {**env, "MY_KEY": key, "LASH_CFG__providers__mine__base_url": server.base_url,
+           "LASH_CFG__providers__mine__key": "env:MY_KEY"}  # fmt: skip
+    return lash("provider", "test", "mine", *arguments, env=env, **options)
+
+
+def test_one_small_real_call_says_what_was_served(lash, home, no_proxy):
+    with ThreadedChatServer([served(prompt_tokens_details={"cached_tokens": 4})]) as server:
+        done = call(lash, server, "--model", "gpt-5-mini", "-o", "json", env=no_proxy)
+    assert done.code == 0, done.err
+    (request,) = server.requests
+    assert request.json["model"] == "gpt-5-mini" and "tools" not in request.json
+    assert len(request.body) < 500
+    document = done.json
+    assert (document["model"], document["served_model"]) == ("gpt-5-mini", "served-model")
+    assert (document["response_id"], document["request_id"]) == ("chatcmpl-1", "req_test")
+    assert (document["finish_reason"], document["text"]) == ("stop", "ready")
+    assert document["usage"]["input_tokens"] == 7 and document["usage"]["cache_read_input_tokens"] == 4
+    assert document["latency_ms"] >= 0
+    assert (document["cost_micros"], document["currency"]) == (6, "USD"), "7·0.25 + 4·0.025 + 2·2, rounded up"
+    assert not (home / "lash.db").exists(), "nothing is stored"
+
+
+def test_people_get_it_as_a_few_lines(lash, no_proxy):
+    with ThreadedChatServer([served()]) as server:
+        done = call(lash, server, "--model", "some-model", env=no_proxy)
+    lines = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert lines["served"] == "served-model" and lines["answer"] == "ready" and lines["cost"] == "unknown"
+
+
+REFUSED = {"error": {"message": f"Incorrect API key provided: {SECRET}.", "code": "invalid_api_key"}}
+NO_CREDIT = {"error": {"message": "You exceeded your current quota, check your plan.", "code": "insufficient_quota"}}
+TOO_FAST = {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}
+NO_MODEL = {"error": {"message": "The model `x` does not exist", "code": "model_not_found"}}
+
+
+@pytest.mark.parametrize(
+    ("reply", "code", "status", "hint"),
+    [
+        (error_reply(401, REFUSED), "key_rejected", 5, "set MY_KEY to a key"),
+        (error_reply(403), "key_rejected", 5, "set MY_KEY to a key"),
+        (error_reply(429, NO_CREDIT), "quota_exhausted", 6, "add credit"),
+        (error_reply(402), "quota_exhausted", 6, "add credit"),
+        (error_reply(429, TOO_FAST, {"retry-after": "7"}), "provider_rate_limited", 75, "in 7 s"),
+        (error_reply(429, TOO_FAST), "provider_rate_limited", 75, "in a while"),
+        (error_reply(404, NO_MODEL), "model_not_found", 6, "--model ID"),
+        (error_reply(404, "page not found"), "http", 6, "end in /v1"),
+        (html_reply(), "unexpected_html", 6, "end in /v1"),
+        (error_reply(400), "validation", 6, "refused the request itself"),
+        (error_reply(503), "provider_unavailable", 75, "ask again"),
+    ],
+)
+def test_a_failure_has_its_code_and_the_next_step(lash, no_proxy, reply, code, status, hint):
+    with ThreadedChatServer([reply]) as server:
+        done = call(lash, server, "--model", "x", "-o", "json", env=no_proxy)
+        assert len(server.requests) == 1, "a test asks once and does not wait"
+    assert (done.code, done.out, done.error["code"]) == (status, "", code)
+    assert hint in done.error["hint"]
+    assert done.error["details"]["provider"] == "mine"
+    assert "canary" not in done.err
+
+
+def test_a_server_that_is_not_there_names_its_address(lash, no_proxy):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        env = {**no_proxy, "LASH_CFG__providers__mine__base_url": url}
+        done = lash("provider", "test", "mine", "--model", "x", "-o", "json", env=env)
+    assert (done.code, done.error["code"]) == (75, "provider_unavailable")
+    assert url in done.error["hint"] and "running" in done.error["hint"]
+    assert done.error["details"]["failure"] == "transport"
+
+
+def test_a_server_that_says_nothing_is_given_up(lash, no_proxy):
+    with ThreadedChatServer([hang_reply()]) as server:
+        done = call(
+            lash, server, "--model", "x", "-o", "json", env=no_proxy | {
+                "LASH_CFG__providers__mine__options__chunk_timeout_seconds": "0.3"
+            },
+        )  # fmt: skip
+    assert (done.code, done.error["code"], done.error["details"]["failure"]) == (75, "provider_unavailable", "timeout")
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("keys:mine", "lash key set mine"),
+        ("cmd:echo a-wrong-key-value", "key command"),
+        (None, "lash key set mine, then:"),
+    ],
+)
+def test_a_refused_key_says_where_to_put_the_right_one(lash, no_proxy, source, hint):
+    lash("key", "set", "mine", "--stdin", input=SECRET)
+    with ThreadedChatServer([error_reply(401)]) as server:
+        env = {**no_proxy, "LASH_CFG__providers__mine__base_url": server.base_url}
+        if source is not None:
+            env["LASH_CFG__providers__mine__key"] = source
+        done = lash("provider", "test", "mine", "--model", "x", "-o", "json", env=env)
+    assert (done.code, done.error["code"]) == (5, "key_rejected")
+    assert hint in done.error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "status"),
+    [
+        (["nobody"], "provider_unconfigured", 5),
+        (["mine"], "usage", 2),
+        (["mine", "--model", "two words"], "config_invalid", 5),
+        (["openai", "--model", "x"], "provider_unconfigured", 5),
+    ],
+)
+def test_a_call_that_cannot_be_made_is_not_made(lash, arguments, code, status):
+    env = {"LASH_CFG__providers__mine__base_url": "http://127.0.0.1:9/v1"}
+    done = lash("provider", "test", *arguments, "-o", "json", env=env)
+    assert (done.code, done.out, done.error["code"]) == (status, "", code)
+
+
+def test_loopback_answers_without_a_network(lash):
+    document = lash("provider", "test", "loopback", "-o", "json").json
+    assert (document["served_model"], document["cost_micros"]) == ("loopback", None)
