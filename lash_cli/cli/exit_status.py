@@ -24,6 +24,9 @@ from lash_cli.errors import (
 SIGNAL_EXIT_BASE = 128
 CLOSED_STDOUT_EXIT = SIGNAL_EXIT_BASE + 13
 
+# The ladder's code for a failure it may not repeat because output had started. A person may: nothing was executed and
+# the turn is committed, so for a script this is a provider that failed.
+OUTPUT_STARTED = "unsafe_retry_after_output_started"
 _UNREACHABLE = frozenset({"transport", "timeout"})
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
@@ -36,8 +39,9 @@ def interrupted_error(signal_number: int, details: dict[str, Any]) -> TurnCancel
     return error
 
 
-def turn_error(result: TurnResult, details: dict[str, Any]) -> LashError | None:
-    """The error a finished turn stands for, None when it did what was asked. `details` goes into the error."""
+def turn_error(result: TurnResult, details: dict[str, Any], *, provider: str | None = None) -> LashError | None:
+    """The error a finished turn stands for, None when it did what was asked. `details` goes into the error, the name
+    of the `provider` into the hint, if it is known."""
     if not isinstance(result.outcome, Stopped):
         return None
     reason = result.outcome.reason
@@ -45,7 +49,7 @@ def turn_error(result: TurnResult, details: dict[str, Any]) -> LashError | None:
         return TurnCancelledError(_cancel_message(result), details=details)
     issue = _blocking_issue(result.errors)
     if reason == "provider_error" and issue is not None:
-        refined = _provider_error(issue, details)
+        refined = _provider_error(result, issue, details, provider)
         if refined is not None:
             return refined
     return TurnStoppedError(
@@ -66,17 +70,30 @@ def _blocking_issue(issues: tuple[TurnIssue, ...]) -> TurnIssue | None:
     return blocking[-1] if blocking else None
 
 
-def _provider_error(issue: TurnIssue, details: dict[str, Any]) -> LashError | None:
+def _provider_error(
+    result: TurnResult, issue: TurnIssue, details: dict[str, Any], provider: str | None
+) -> LashError | None:
     """The provider failures a script treats differently from a turn that merely stopped; None for the others."""
     kind = issue.provider_failure_kind
+    again = f"lash turn {result.session_id} '…'"
     if kind == "auth":
-        return ConfigError(
-            issue.message, code="key_rejected", hint="set a valid key with: lash key set PROVIDER", details=details
-        )
+        hint = f"set a valid key with: lash key set {provider or 'PROVIDER'}"
+        return ConfigError(issue.message, code="key_rejected", hint=hint, details=details)
     if kind == "quota" and issue.retryable:
-        return ProviderRateLimited(issue.message, hint="wait and run the turn again", details=details)
+        return ProviderRateLimited(issue.message, hint=f"wait, then run it again: {again}", details=details)
+    if kind == "quota":
+        return TurnStoppedError(
+            f"the turn stopped (provider_error): {issue.message}",
+            code="turn_stopped:provider_error",
+            hint="waiting does not help: raise the limit or add credit at the provider, or ask another one:"
+            f" {again} --provider NAME",
+            details=details,
+        )
+    if issue.code == OUTPUT_STARTED:
+        hint = f"part of the answer had been shown, so it was not asked for again; run it again: {again}"
+        return ProviderUnavailable(issue.message, hint=hint, details=details)
     if kind in _UNREACHABLE or (kind in _TRANSIENT and issue.retryable):
-        return ProviderUnavailable(issue.message, hint="the turn can be run again", details=details)
+        return ProviderUnavailable(issue.message, hint=f"run it again: {again}", details=details)
     return None
 
 

@@ -187,7 +187,7 @@ class TurnRun:
                 return timeout_error(self._showing.timeout_text or "its time limit", details)
             if is_ours and signals.received is not None:
                 return interrupted_error(signals.received, details)
-        return turn_error(result, details)
+        return turn_error(result, details, provider=self._session.policy_snapshot.provider_id)
 
     async def _show_end(self, output: TurnOutput, error: LashError | None, signals: SignalState) -> None:
         result = _result_of(output)

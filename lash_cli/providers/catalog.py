@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lash_cli.core.content import Stored
     from lash_cli.providers.endpoint import Wire
     from lash_cli.providers.http import HttpTransport
+    from lash_cli.providers.limiter import RateLimiter
+    from lash_cli.providers.metadata import AllowList
 
 
 class ProviderKind(Record):
@@ -33,13 +35,13 @@ class ProviderKind(Record):
 
 
 KINDS: dict[str, ProviderKind] = {
-    "openai_chat": ProviderKind(
-        default_base_url="https://api.openai.com/v1",
     "anthropic": ProviderKind(
         default_base_url="https://api.anthropic.com",
         keyed_base_url="https://api.anthropic.com",
         key_variable="ANTHROPIC_API_KEY",
     ),
+    "openai_chat": ProviderKind(
+        default_base_url="https://api.openai.com/v1",
         keyed_base_url="https://api.openai.com/v1",
         key_variable="OPENAI_API_KEY",
         keyed_options={"output_cap_field": "max_completion_tokens"},
@@ -49,7 +51,10 @@ KINDS: dict[str, ProviderKind] = {
         keyed_base_url="https://generativelanguage.googleapis.com/v1beta",
         key_variable="GEMINI_API_KEY",
     ),
-    "loopback": ProviderKind(default_options={"base_delay_ms": 100, "max_delay_ms": 1_000}),
+    # It says the same every time, so what it showed can be asked for again; and no other client waits with it.
+    "loopback": ProviderKind(
+        default_options={"base_delay_ms": 100, "max_delay_ms": 1_000, "jitter": 0.0, "retry_after_output": "reset"}
+    ),
 }
 
 
@@ -73,16 +78,23 @@ class ProviderOptions(Record):
     max_attempts: int = 4
     base_delay_ms: int = 2_000
     max_delay_ms: int = 10_000
-    jitter: float = 0.0
+    jitter: float = 1.0
     retry_after_cap_ms: int = 60_000
     throttle_wait_budget_ms: int = 90_000
-    retry_after_output: Literal["reset", "refuse"] = "reset"
+    retry_after_output: Literal["reset", "refuse"] = "refuse"
+    max_concurrent_requests: int | None = None
+    requests_per_window: int | None = None
+    tokens_per_window: int | None = None
+    rate_window_seconds: float = 60.0
+    response_metadata: tuple[str, ...] = ()
     request_timeout_seconds: float | None = 300.0
     chunk_timeout_seconds: float = 120.0
     connect_timeout_seconds: float = 10.0
     expose_thinking: bool = False
     stream_termination: Literal["require", "tolerate_eof"] | None = None
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] = 32_768
+    cache_retention: Literal["none", "short", "long"] = "short"
     headers: dict[str, str] = {}
 
 
@@ -93,8 +105,6 @@ def build_caller(
     ids_bits: Callable[[int], int],
     transport: HttpTransport | None = None,
     attachment_bytes: Callable[[Stored], bytes] | None = None,
-    max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] = 32_768
-    cache_retention: Literal["none", "short", "long"] = "short"
     on_request: Callable[[str, bytes], None] | None = None,
 ) -> ModelCaller:
     """The provider of `settings` behind its retry ladder. Opens nothing.
@@ -121,12 +131,14 @@ def build_caller(
             throttle_wait_budget_ms=options.throttle_wait_budget_ms,
             retry_after_output=options.retry_after_output,
         )
+        limiter = _limiter(options, clock)
+        allowed = _allow_list(options)
     except ValueError as error:
         raise ConfigError(f"provider {settings.name!r}: {error}") from error
     if settings.kind == "loopback":
         from lash_cli.providers.loopback import Loopback
 
-        return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy)
+        return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy, limiter=limiter)
 
     from lash_cli.providers.endpoint import HttpProvider
     from lash_cli.providers.http import Httpx2Transport, Timeouts
@@ -141,6 +153,10 @@ def build_caller(
         from lash_cli.providers.traced import TracedTransport
 
         transport = TracedTransport(transport, on_request)
+    if allowed is not None:
+        from lash_cli.providers.metadata import CapturingTransport
+
+        transport = CapturingTransport(transport, allowed)
     provider = HttpProvider(
         _wire(settings, kind, options, attachment_bytes),
         transport,
@@ -149,7 +165,35 @@ def build_caller(
         expose_thinking=options.expose_thinking,
         termination=options.stream_termination,
     )
-    return RetryingCaller(provider, settings.name, clock, ids_bits, policy, secrets=provider.secrets)
+    return RetryingCaller(
+        provider,
+        settings.name,
+        clock,
+        ids_bits,
+        policy,
+        secrets=provider.secrets,
+        limiter=limiter,
+        captures_metadata=allowed is not None,
+    )
+
+
+def _limiter(options: ProviderOptions, clock: Clock) -> RateLimiter | None:
+    """The line in front of the provider, None when nothing limits it; raises `ValueError`."""
+    limits = (options.max_concurrent_requests, options.requests_per_window, options.tokens_per_window)
+    if limits == (None, None, None):
+        return None
+    from lash_cli.providers.limiter import RateLimiter, RateLimits
+
+    return RateLimiter(RateLimits(*limits, options.rate_window_seconds), clock)
+
+
+def _allow_list(options: ProviderOptions) -> AllowList | None:
+    """What of responses is kept with each attempt, None when nothing is; raises `ValueError`."""
+    if not options.response_metadata:
+        return None
+    from lash_cli.providers.metadata import parse_allow_list
+
+    return parse_allow_list(options.response_metadata)
 
 
 def _wire(
@@ -161,6 +205,19 @@ def _wire(
     """The wire of a kind; its module is imported now."""
     base_url = _base_url(settings, kind)
     match settings.kind:
+        case "anthropic":
+            from lash_cli.providers.anthropic import AnthropicWire
+
+            return AnthropicWire(
+                base_url,
+                settings.key,
+                headers=options.headers,
+                credential_scope=settings.name,
+                max_output_tokens=options.max_output_tokens,
+                cache_retention=options.cache_retention,
+                shows_thinking=options.expose_thinking,
+                attachment_bytes=attachment_bytes,
+            )
         case "openai_chat":
             from lash_cli.providers.openai_chat import OpenAiChatWire
 
@@ -205,19 +262,6 @@ def _is_keyed(settings: ProviderSettings, kind: ProviderKind) -> bool:
     try:
         given = urlsplit(settings.base_url or kind.default_base_url or "")
     except ValueError:
-        case "anthropic":
-            from lash_cli.providers.anthropic import AnthropicWire
-
-            return AnthropicWire(
-                base_url,
-                settings.key,
-                headers=options.headers,
-                credential_scope=settings.name,
-                max_output_tokens=options.max_output_tokens,
-                cache_retention=options.cache_retention,
-                shows_thinking=options.expose_thinking,
-                attachment_bytes=attachment_bytes,
-            )
         return False
     return given.hostname == urlsplit(kind.keyed_base_url).hostname
 

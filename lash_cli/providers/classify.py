@@ -19,8 +19,10 @@ from lash_cli.errors import LlmTransportError
 MAX_ERROR_CHARS = 1024
 MIN_SECRET_CHARS = 4
 _REDACTED = "[redacted]"
-_BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?|api[-_]key[=:])\s*[^\s\"',;]+")
-_KEY_SHAPED = re.compile(r"\b(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}")
+_BEARER = re.compile(
+    r"""(?i)\b(bearer|x-goog-api-key:?|x-api-key:?|api[-_]?key["']?\s*[=:]|[?&]key=)["'\s]*[^\s\"',;&]+"""
+)
+_KEY_SHAPED = re.compile(r"\b(?:(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}|AIza[A-Za-z0-9_-]{20,})")
 
 
 class _Verdict(NamedTuple):
@@ -56,13 +58,37 @@ _BY_CODE: dict[str, _Verdict] = {
     "invalid_api_key": _AUTH,
     "authentication_error": _AUTH,
     "permission_error": _AUTH,
+    "API_KEY_INVALID": _AUTH,
+    "UNAUTHENTICATED": _AUTH,
+    "PERMISSION_DENIED": _AUTH,
+    "billing_error": _HARD_QUOTA,
+    "RATE_LIMIT_EXCEEDED": _THROTTLED,
+    "invalid_prompt": _INVALID,
+    "request_too_large": _INVALID,
+    "timeout_error": _TRANSIENT,
+    "UNAVAILABLE": _TRANSIENT,
+    "DEADLINE_EXCEEDED": _TRANSIENT,
+    "INTERNAL": _TRANSIENT,
     "server_error": _TRANSIENT,
     "internal_server_error": _TRANSIENT,
     "overloaded_error": _TRANSIENT,
     "api_error": _TRANSIENT,
 }
 
-_RATE_WORDS = ("rate limit", "rate_limit", "too many requests", "per minute", "per day", "tpm", "rpm")
+# Codes that say too little to beat a text marker; they decide only where there is no status either.
+_BY_VAGUE_CODE: dict[str, _Verdict] = {
+    "invalid_request_error": _INVALID,
+    "INVALID_ARGUMENT": _INVALID,
+    "FAILED_PRECONDITION": _INVALID,
+    "OUT_OF_RANGE": _INVALID,
+    "NOT_FOUND": _UNSUPPORTED,
+    "not_found_error": _UNSUPPORTED,
+    "RESOURCE_EXHAUSTED": _THROTTLED,
+}
+
+_RATE_WORDS = re.compile(
+    r"rate.?limit|too many requests|throttl|\bper[ -](?:second|minute|hour|day)\b|\b[rt]p[smd]\b", re.IGNORECASE
+)
 _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
     (
         (
@@ -102,7 +128,7 @@ _MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|d
 
 def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
     """`text` without any of `secrets` and without anything shaped like a credential."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET_CHARS:
             text = text.replace(secret, _REDACTED)
     text = _BEARER.sub(lambda match: f"{match[1]} {_REDACTED}", text)
@@ -163,10 +189,10 @@ def retry_after_ms(headers: Mapping[str, str], document: Any, *, now_ms: int) ->
     if re.fullmatch(r"\d{1,12}(\.\d+)?", exact):
         return int(float(exact))
     text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+    if re.fullmatch(r"\d{1,12}(\.\d+)?", text):
         return int(float(text) * 1000)
     if text:
-        return _milliseconds_until(text, now_ms)
+        return _milliseconds_until(text, headers.get("date", ""), now_ms)
     return _retry_delay(document)
 
 
@@ -211,7 +237,7 @@ def _judge(codes: tuple[str, ...], text: str, status: int | None, hint: int | No
         if code in _BY_CODE:
             return _BY_CODE[code], code
     lowered = text.lower()
-    is_about_rate = any(word in lowered for word in _RATE_WORDS)
+    is_about_rate = _RATE_WORDS.search(text) is not None
     for markers, code, verdict in _MARKERS:
         if not any(marker in lowered for marker in markers):
             continue
@@ -220,11 +246,18 @@ def _judge(codes: tuple[str, ...], text: str, status: int | None, hint: int | No
         if verdict is _HARD_QUOTA and hint is not None:
             continue  # a quota that comes back at a stated time is a throttle
         return verdict, code
-    if status in (None, 400, 404) and _MODEL_MISSING.search(text):
+    if status in (None, 400, 404) and _names_missing_model(codes, text):
         return _UNSUPPORTED, first or "model_not_found"
     if status is None:
-        return (_THROTTLED if is_about_rate else _Verdict("unknown", True)), first
+        vague = next((_BY_VAGUE_CODE[code] for code in codes if code in _BY_VAGUE_CODE), _Verdict("unknown", True))
+        return (_THROTTLED if is_about_rate else vague), first
     return _by_status(status), first
+
+
+def _names_missing_model(codes: tuple[str, ...], text: str) -> bool:
+    """Whether the model is what was not found; some say no more than `model: NAME` under a code for missing things."""
+    is_named = "not_found_error" in codes and text.lower().startswith("model:")
+    return is_named or _MODEL_MISSING.search(text) is not None
 
 
 def _by_status(status: int) -> _Verdict:
@@ -261,7 +294,16 @@ def _message_and_codes(document: Any) -> tuple[str, tuple[str, ...]]:
         return "", ()
     text = next((error[name] for name in ("message", "detail", "msg") if isinstance(error.get(name), str)), "")
     codes = tuple(error[name] for name in ("code", "type", "status") if isinstance(error.get(name), str))
-    return text, codes
+    return text, (*_detail_reasons(error), *codes)
+
+
+def _detail_reasons(error: dict[str, Any]) -> tuple[str, ...]:
+    """The reasons in an error's details: the only place where some endpoints tell a bad key from a bad argument."""
+    details = error.get("details")
+    found = (
+        (detail.get("reason") for detail in details if isinstance(detail, dict)) if isinstance(details, list) else ()
+    )
+    return tuple(reason for reason in found if isinstance(reason, str) and reason in _BY_CODE)
 
 
 def _embedded_status(error: Any) -> int | None:
@@ -284,28 +326,38 @@ def _describe_body(body: str, headers: Mapping[str, str]) -> str:
     return text[:300]
 
 
-def _milliseconds_until(text: str, now_ms: int) -> int | None:
+def _milliseconds_until(text: str, answered_at: str, now_ms: int) -> int | None:
+    """From the answer's own `date`, where it has one, so that a clock of ours that is wrong does not matter."""
+    moment = _date_ms(text)
+    if moment is None:
+        return None
+    answered_ms = _date_ms(answered_at)
+    return max(0, moment - (now_ms if answered_ms is None else answered_ms))
+
+
+def _date_ms(text: str) -> int | None:
+    """An HTTP date in epoch milliseconds, None when it is none."""
     from datetime import UTC
     from email.utils import parsedate_to_datetime
 
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, TypeError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return max(0, int(moment.timestamp() * 1000) - now_ms)
+    return int(moment.timestamp() * 1000)
 
 
 def _retry_delay(document: Any) -> int | None:
     """`retryDelay` of the error object or of one of its details; a number is milliseconds."""
     if isinstance(document, list) and document:
         document = document[0]
-    error = document.get("error", document) if isinstance(document, dict) else None
-    if not isinstance(error, dict):
+    if not isinstance(document, dict):
         return None
-    details = error.get("details")
-    for place in (error, *(details if isinstance(details, list) else ())):
+    error = document.get("error")
+    details = error.get("details") if isinstance(error, dict) else None
+    for place in (error, document, *(details if isinstance(details, list) else ())):
         value = place.get("retryDelay") if isinstance(place, dict) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:
             return int(value)

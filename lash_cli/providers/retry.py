@@ -3,27 +3,34 @@
 Every attempt of a model call passes here and leaves an `AttemptRecord`;
 transports and providers never retry. A call ends in a result, never in an
 exception, unless the event sink itself fails or the calling task is cancelled.
-Before every wait whatever the failed attempt showed is retracted.
+Before every wait whatever the failed attempt showed is retracted, and no wait
+holds a permit of the rate limiter. Nothing leaves with a secret in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from lash_cli.core.codec import Record
+from lash_cli.core.content import ProsePart, ReasoningPart
 from lash_cli.core.llm import (
     AttemptRecord,
     AttemptReset,
+    DeliberateStop,
+    EvidenceReported,
     ExecutionEvidence,
     LlmCallRecord,
     LlmCallResult,
+    LlmPart,
     LlmRequest,
     LlmResponse,
     NormalizedError,
+    ProtocolPosition,
     ReasoningDelta,
     RetryDecision,
     RetryStatus,
@@ -35,7 +42,11 @@ from lash_cli.core.llm import (
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, Provider
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.classify import from_exception, presentable
+from lash_cli.providers.classify import from_exception, presentable, redact
+
+if TYPE_CHECKING:
+    from lash_cli.providers.limiter import RateLimiter
+    from lash_cli.providers.metadata import Capture
 
 JITTER_BITS = 32
 MIN_THROTTLE_WAIT_MS = 1_000
@@ -47,19 +58,21 @@ class RetryPolicy(Record):
     """How a failing call is repeated; the defaults of contract 06 §3.2. Times are milliseconds.
 
     `jitter` is the share of a delay that is random: 0 is none, 1 is full
-    jitter. `retry_after_output="reset"` retracts what was shown and asks
-    again, so that a cut stream is never taken for an answer; "refuse" fails
-    the call instead, for hosts that cannot retract.
+    jitter, which keeps clients that failed together from coming back together.
+    `retry_after_output="refuse"` fails a call whose output had started, because
+    whoever watched has seen half an answer that a second attempt does not
+    continue; "reset" retracts it and asks again, for hosts that can take
+    back what they showed and for providers that say the same twice.
     """
 
     max_attempts: int = 4
     base_delay_ms: int = 2_000
     factor: float = 2.0
     max_delay_ms: int = 10_000
-    jitter: float = 0.0
+    jitter: float = 1.0
     retry_after_cap_ms: int = 60_000
     throttle_wait_budget_ms: int = 90_000
-    retry_after_output: Literal["reset", "refuse"] = "reset"
+    retry_after_output: Literal["reset", "refuse"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
@@ -81,26 +94,62 @@ class RetryPolicy(Record):
 class _Attempt:
     """What one attempt showed, seen between the provider and the caller's sink."""
 
-    def __init__(self, sink: EventSink) -> None:
+    def __init__(self, sink: EventSink, capture: Capture | None) -> None:
         self._sink = sink
+        self._shown: list[TextDelta | ReasoningDelta] = []
+        self._was_heard = False
+        self.capture = capture
         self.has_text = False
-        self.has_output = False
         self.usage = TokenUsage()
+        self.evidence: ExecutionEvidence | None = None
+        self.is_stopped = False
         self.sink_fault: Exception | None = None
 
+    @property
+    def has_output(self) -> bool:
+        """Whether anything of the answer was seen, reasoning included."""
+        return bool(self._shown)
+
+    @property
+    def position(self) -> ProtocolPosition:
+        """How far the answer had come, as far as the stream told."""
+        if self._shown:
+            return "output_started"
+        return "response_observed" if self._was_heard else "no_response"
+
     async def emit(self, event: StreamEvent) -> None:
-        """Pass `event` on, remembering what it was and whether the sink failed."""
+        """Pass `event` on, remembering what it was and whether the sink failed or has seen enough."""
         if isinstance(event, TextDelta):
-            self.has_text = self.has_output = True
+            self.has_text = True
+            self._shown.append(event)
         elif isinstance(event, ReasoningDelta):
-            self.has_output = True
+            self._shown.append(event)
         elif isinstance(event, UsageReported):
+            self._was_heard = True
             self.usage = self.usage.merged_with(event.usage)
+        elif isinstance(event, EvidenceReported):
+            self._was_heard = True
+            self.evidence = event.evidence
+            return
         try:
             await self._sink(event)
+        except DeliberateStop:
+            self.is_stopped = True
+            raise
         except Exception as fault:
             self.sink_fault = fault
             raise
+
+    def shown_response(self) -> LlmResponse:
+        """What was shown, as the answer it is after a deliberate stop."""
+        parts: list[LlmPart] = []
+        for delta in self._shown:
+            kind: type[ProsePart | ReasoningPart] = ProsePart if isinstance(delta, TextDelta) else ReasoningPart
+            if parts and type(parts[-1]) is kind:
+                parts[-1] = kind(parts[-1].content + delta.text)
+            else:
+                parts.append(kind(delta.text))
+        return LlmResponse(tuple(parts), self.usage, TerminalReason.STOP, None, self.evidence)
 
 
 class _Ladder:
@@ -152,13 +201,19 @@ class RetryingCaller:
         policy: RetryPolicy | None = None,
         *,
         secrets: tuple[str, ...] = (),
+        limiter: RateLimiter | None = None,
+        captures_metadata: bool = False,
     ) -> None:
+        """`secrets` are taken out of everything a provider says about a call. `captures_metadata` tells that the
+        provider's transport is a `metadata.CapturingTransport`, whose findings go into the record."""
         self._provider = provider
         self._provider_id = provider_id
         self._clock = clock
         self._random_bits = random_bits
         self._policy = policy or RetryPolicy()
         self._secrets = secrets
+        self._limiter = limiter
+        self._captures_metadata = captures_metadata
 
     @property
     def provider_id(self) -> str:
@@ -169,40 +224,77 @@ class RetryingCaller:
         """Run attempts until one is proved complete, none is left, or `cancel` is set.
 
         Returns the response or the error of the last attempt, with the record
-        of all of them. Raises only what `sink` raises.
+        of all of them. Raises only what `sink` raises, except `DeliberateStop`.
         """
         ladder = _Ladder(self._policy, self._random_bits)
         while not cancel.is_set:
-            attempt = _Attempt(sink)
-            started_at_ms, started = self._clock.now_ms(), self._clock.monotonic()
-            outcome = await self._attempt(request, attempt, cancel)
-            base = AttemptRecord(
-                ordinal=len(ladder.attempts) + 1,
-                started_at_ms=started_at_ms,
-                duration_ms=round((self._clock.monotonic() - started) * 1000),
-                outcome="completed",
-                protocol_position="terminal_observed",
-            )
-            if isinstance(outcome, LlmResponse):
-                sealed = msgspec.structs.replace(base, evidence=outcome.evidence, usage=outcome.usage)
-                ladder.attempts.append(sealed)
-                return LlmCallResult(_record(request, ladder), response=outcome, text_streamed=attempt.has_text)
-            if outcome is None:
-                ladder.attempts.append(_aborted(base, attempt))
-                return LlmCallResult(_record(request, ladder), error=_CANCELLED, text_streamed=attempt.has_text)
-            decision, error = self._settle(ladder, base, attempt, outcome)
-            if not decision.scheduled:
-                return LlmCallResult(_record(request, ladder), error=error, text_streamed=attempt.has_text)
+            permit = await self._permitted(request, cancel)
+            if permit is None:
+                break
+            with permit:
+                attempt = _Attempt(sink, self._new_capture())
+                result, wait = await self._try_once(request, ladder, attempt, cancel)
+            if result is not None:
+                return result
+            assert wait is not None
             await sink(AttemptReset())
-            await sink(
-                RetryStatus(decision.delay_ms, ladder.consumed + 1, self._policy.max_attempts, _reason(decision, error))
-            )
-            await self._wait(decision.delay_ms, cancel)
+            await sink(wait)
+            await _first(asyncio.ensure_future(self._clock.sleep(wait.wait_ms / 1000)), cancel)
         return LlmCallResult(_record(request, ladder), error=_CANCELLED)
 
     async def aclose(self) -> None:
         """Release the provider's connections."""
         await self._provider.aclose()
+
+    def _new_capture(self) -> Capture | None:
+        """Where one attempt keeps what its transport finds."""
+        if not self._captures_metadata:
+            return None
+        from lash_cli.providers.metadata import Capture
+
+        return Capture(self._secrets)
+
+    async def _permitted(self, request: LlmRequest, cancel: CancelSignal) -> AbstractContextManager[object] | None:
+        """The right to send one attempt; None when `cancel` was set while waiting for it."""
+        if self._limiter is None:
+            return nullcontext()
+        waiting = asyncio.ensure_future(self._limiter.acquire_for(request))
+        try:
+            return waiting.result() if await _first(waiting, cancel) else None
+        except BaseException:
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                waiting.result().release()  # granted in the moment the calling task was cancelled
+            raise
+
+    async def _try_once(
+        self, request: LlmRequest, ladder: _Ladder, attempt: _Attempt, cancel: CancelSignal
+    ) -> tuple[LlmCallResult | None, RetryStatus | None]:
+        """One attempt, recorded: the result it ends the call with, or the wait before the next one."""
+        started_at_ms, started = self._clock.now_ms(), self._clock.monotonic()
+        outcome = await self._attempt(request, attempt, cancel)
+        base = AttemptRecord(
+            ordinal=len(ladder.attempts) + 1,
+            started_at_ms=started_at_ms,
+            duration_ms=round((self._clock.monotonic() - started) * 1000),
+            response_metadata=attempt.capture.values if attempt.capture is not None else {},
+        )
+        if isinstance(outcome, LlmTransportError):
+            decision, error = self._settle(ladder, base, attempt, outcome)
+            if decision.scheduled:
+                status = RetryStatus(
+                    decision.delay_ms, ladder.consumed + 1, self._policy.max_attempts, _reason(decision, error)
+                )
+                return None, status
+            return LlmCallResult(_record(request, ladder), error=error, text_streamed=attempt.has_text), None
+        if outcome is None:
+            ladder.attempts.append(self._aborted(base, attempt))
+            return LlmCallResult(_record(request, ladder), error=_CANCELLED, text_streamed=attempt.has_text), None
+        response = self._cleaned(outcome)
+        sealed = msgspec.structs.replace(base, evidence=response.evidence, usage=response.usage)
+        if attempt.is_stopped:
+            sealed = msgspec.structs.replace(sealed, outcome="interrupted", protocol_position=attempt.position)
+        ladder.attempts.append(sealed)
+        return LlmCallResult(_record(request, ladder), response=response, text_streamed=attempt.has_text), None
 
     def _settle(
         self, ladder: _Ladder, base: AttemptRecord, attempt: _Attempt, failure: LlmTransportError
@@ -214,7 +306,7 @@ class RetryingCaller:
         decision, consumed = ladder.judge(error, output_started)
         if decision.reason == "output_started_without_retry_guarantee":
             error = msgspec.structs.replace(error, code=UNSAFE_RETRY, retryable=False)
-        evidence: ExecutionEvidence | None = partial.evidence if partial else None
+        evidence = partial.evidence if partial and partial.evidence else attempt.evidence
         ladder.attempts.append(
             msgspec.structs.replace(
                 base,
@@ -223,11 +315,42 @@ class RetryingCaller:
                 retry_budget_consumed=consumed,
                 retry_decision=decision,
                 error=error,
-                evidence=evidence,
+                evidence=self._cleaned_evidence(evidence),
                 usage=attempt.usage.merged_with(partial.usage) if partial else attempt.usage,
             )
         )
         return decision, error
+
+    def _aborted(self, base: AttemptRecord, attempt: _Attempt) -> AttemptRecord:
+        """The record of an attempt that was cancelled: what it cost and who served it, as far as it told."""
+        return msgspec.structs.replace(
+            base,
+            outcome="aborted",
+            protocol_position=attempt.position,
+            retry_decision=RetryDecision(False, "cancelled"),
+            error=_CANCELLED,
+            evidence=self._cleaned_evidence(attempt.evidence),
+            usage=attempt.usage,
+        )
+
+    def _cleaned(self, response: LlmResponse) -> LlmResponse:
+        """The answer without secrets in what the provider says about it; the answer itself stays verbatim."""
+        evidence = self._cleaned_evidence(response.evidence)
+        diagnostic = response.terminal_diagnostic
+        if diagnostic is not None:
+            diagnostic = presentable(diagnostic, self._secrets)
+        if evidence is response.evidence and diagnostic == response.terminal_diagnostic:
+            return response
+        return msgspec.structs.replace(response, evidence=evidence, terminal_diagnostic=diagnostic)
+
+    def _cleaned_evidence(self, evidence: ExecutionEvidence | None) -> ExecutionEvidence | None:
+        """Evidence without secrets: an endpoint that echoes its request may put the key into an id."""
+        if evidence is None or not any(
+            secret in value for secret in self._secrets for value in _texts_of(evidence).values()
+        ):
+            return evidence
+        cleaned = {name: redact(value, self._secrets) for name, value in _texts_of(evidence).items()}
+        return msgspec.structs.replace(evidence, **cleaned)
 
     async def _attempt(
         self, request: LlmRequest, attempt: _Attempt, cancel: CancelSignal
@@ -240,20 +363,21 @@ class RetryingCaller:
 
     async def _contained(self, request: LlmRequest, attempt: _Attempt) -> LlmResponse | LlmTransportError:
         try:
-            return await self._provider.complete(request, attempt.emit)
-        except LlmTransportError as failure:
-            return failure
-        except Exception as panic:
-            if panic is attempt.sink_fault:
+            if attempt.capture is None:
+                return await self._provider.complete(request, attempt.emit)
+            with attempt.capture:
+                return await self._provider.complete(request, attempt.emit)
+        except Exception as raised:
+            if attempt.is_stopped:
+                return attempt.shown_response()
+            if isinstance(raised, LlmTransportError):
+                return raised
+            if raised is attempt.sink_fault:
                 raise
-            text = f"the provider raised {type(panic).__name__}: {panic}"
+            text = f"the provider raised {type(raised).__name__}: {raised}"
             return LlmTransportError(
                 presentable(text, self._secrets), kind="unknown", code="provider_panicked", retryable=False
             )
-
-    async def _wait(self, delay_ms: int, cancel: CancelSignal) -> None:
-        """Sleep, or return early once cancelled."""
-        await _first(asyncio.ensure_future(self._clock.sleep(delay_ms / 1000)), cancel)
 
 
 _CANCELLED = NormalizedError(
@@ -281,15 +405,10 @@ def _record(request: LlmRequest, ladder: _Ladder) -> LlmCallRecord:
     return LlmCallRecord(request.scope.request_id, tuple(ladder.attempts))
 
 
-def _aborted(base: AttemptRecord, attempt: _Attempt) -> AttemptRecord:
-    return msgspec.structs.replace(
-        base,
-        outcome="aborted",
-        protocol_position="output_started" if attempt.has_output else "no_response",
-        retry_decision=RetryDecision(False, "cancelled"),
-        error=_CANCELLED,
-        usage=attempt.usage,
-    )
+def _texts_of(evidence: ExecutionEvidence) -> dict[str, str]:
+    """The textual fields that are set."""
+    fields = {name: getattr(evidence, name) for name in evidence.__struct_fields__}
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
 
 
 def _reason(decision: RetryDecision, error: NormalizedError) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
+from support.processes import start_process
 from support.wire import ThreadedChatServer, cut_reply, error_reply, text_reply, tool_calls_reply, usage_of
 
 TWO_STEPS = '!tool exec_command {"cmd":"true"}\n!then\n!tool exec_command {"cmd":"true"}'
@@ -192,9 +193,26 @@ def test_two_parallel_calls_and_a_second_model_call_make_the_exact_transcript(la
     ]
 
 
+# A host that can take back what it showed says so (contract 06 §3.2); otherwise nothing is asked for twice.
+RESET = {"LASH_CFG__providers__openai__options": "{retry_after_output = 'reset', base_delay_ms = 1, jitter = 0.0}"}
+
+
+def test_a_stream_cut_after_output_fails_the_turn_and_its_text_never_reaches_stdout(lash) -> None:
+    with ThreadedChatServer([cut_reply("half an ans"), text_reply("never asked for")]) as server:
+        env = openai(server)
+        lash("open", "s", env=env)
+        done = lash("turn", "s", "hi", "-o", "json", env=env)
+        assert len(server.requests) == 1
+    assert (done.code, done.out, done.error["code"]) == (75, "", "provider_unavailable")
+    assert done.error["hint"].endswith("run it again: lash turn s '…'")
+    (issue,) = done.error["details"]["turn"]["errors"]
+    assert (issue["code"], issue["retryable"]) == ("unsafe_retry_after_output_started", False)
+    assert "half an ans" not in json.dumps(lash("log", "s", "-o", "json").json)
+
+
 def test_a_stream_cut_before_its_end_is_retried_and_its_text_never_reaches_stdout(lash) -> None:
     with ThreadedChatServer([cut_reply("half an ans"), text_reply("the whole answer")]) as server:
-        env = openai(server)
+        env = openai(server) | RESET
         lash("open", "s", env=env)
         done = lash("turn", "s", "hi", env=env)
         assert len(server.requests) == 2
@@ -205,7 +223,7 @@ def test_a_stream_cut_before_its_end_is_retried_and_its_text_never_reaches_stdou
 
 def test_jsonl_retracts_exactly_the_text_of_the_failed_attempt(lash) -> None:
     with ThreadedChatServer([cut_reply("half"), text_reply("whole")]) as server:
-        env = openai(server)
+        env = openai(server) | RESET
         lash("open", "s", env=env)
         events = lash("turn", "s", "hi", "-o", "jsonl", env=env).lines
     shown: dict[str, str] = {}
@@ -368,7 +386,7 @@ def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Pat
     lash("open", "s")
     for form in (("-o", "jsonl"), ()):
         read, write = os.pipe()
-        process = subprocess.Popen(
+        process = start_process(
             [*COMMAND, "turn", "s", "!stream 200\n!text " + "word " * 400, *form],
             env=environment(home),
             stdin=subprocess.DEVNULL,
@@ -385,14 +403,18 @@ def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Pat
     assert lash("show", "s", "-o", "json").json["turns"] == 2
 
 
-def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_stdout(lash, home: Path) -> None:
+def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_stdout(
+    lash, home: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
     lash("open", "s", "--name", "work")
-    process = started(home, "s", "!sleep 1\n!text old answer", "--turn-id", "t_old")
+    process = started(home, "s", f"!wait-file {gate}\n!text old answer", "--turn-id", "t_old")
     process.kill()
     process.communicate()
     shown = lash("show", "s", "-o", "json").json
     assert (shown["status"], shown["unfinished_turn"]["id"]) == ("stuck", "t_old")
     assert "interrupted" in shown["warnings"][0] and "warning: " in lash("show", "s").out
+    gate.touch()
     done = lash("turn", "s", "!text new answer")
     assert (done.code, done.out) == (0, "new answer\n")
     assert "finishing interrupted turn t_old" in done.err and "old answer" in done.err
@@ -400,11 +422,13 @@ def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_std
     assert texts == ["old answer", "new answer"]
 
 
-def test_in_jsonl_an_interrupted_turn_has_its_own_turn_id(lash, home: Path) -> None:
+def test_in_jsonl_an_interrupted_turn_has_its_own_turn_id(lash, home: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
     lash("open", "s")
-    process = started(home, "s", "!sleep 1\n!text old", "--turn-id", "t_old")
+    process = started(home, "s", f"!wait-file {gate}\n!text old", "--turn-id", "t_old")
     process.kill()
     process.communicate()
+    gate.touch()
     events = lash("turn", "s", "!text new", "--turn-id", "t_new", "-o", "jsonl").lines
     finished = [(event["turn"], event["ok"]) for event in events if event["type"] == "turn_finished"]
     assert finished == [("t_old", True), ("t_new", True)]

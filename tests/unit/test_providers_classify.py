@@ -57,6 +57,24 @@ def test_the_status_decides_when_nothing_else_does(status: int, kind: str, retry
         (404, error("x", code="model_not_found"), "unsupported", False, "provider_error"),
         (404, error('model "llama9" not found, try pulling it first'), "unsupported", False, "provider_error"),
         (404, "404 page not found", "http", False, "provider_error"),
+        (404, error("model: big-2", type="not_found_error"), "unsupported", False, "provider_error"),
+        (
+            400,
+            error("API key not valid", status="INVALID_ARGUMENT", details=[{"reason": "API_KEY_INVALID"}]),
+            "auth",
+            False,
+            "provider_error",
+        ),
+        (
+            400,
+            error("prompt is too long: 9 tokens > 8 maximum", type="invalid_request_error"),
+            "validation",
+            False,
+            "context_overflow",
+        ),
+        (400, error("Your credit balance is too low", type="invalid_request_error"), "quota", False, "provider_error"),
+        (429, error("maximum context length; limited to 9 tokens per minute (TPM)"), "quota", True, "provider_error"),
+        (529, error("Overloaded", type="overloaded_error"), "http", True, "provider_error"),
     ],
 )
 def test_codes_and_markers_beat_the_status(status: int, body: object, kind: str, retryable: bool, reason: str) -> None:
@@ -84,6 +102,11 @@ def test_a_quota_that_names_its_return_is_a_throttle() -> None:
         ({"retry-after-ms": "250", "retry-after": "7"}, 250),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 80_000),
         ({"retry-after": "Wed, 21 Oct 2015 07:00:00 GMT"}, 0),
+        # The answer's own date is what counts, however wrong our clock is.
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:55 GMT"}, 5_000),
+        ({"retry-after": "Wednesday, 21-Oct-15 07:28:00 GMT"}, 80_000),
+        ({"retry-after": "99999999999"}, 99_999_999_999_000),
+        ({"retry-after": "1.5"}, 1500),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "-3"}, None),
         ({}, None),
@@ -96,6 +119,11 @@ def test_retry_after_is_read_as_seconds_milliseconds_or_a_date(headers: dict[str
 @pytest.mark.parametrize(("delay", "expected"), [("1.5s", 1500), ("200ms", 200), (300, 300), ("later", None)])
 def test_retry_delay_in_the_body_is_honoured(delay: object, expected: int | None) -> None:
     assert judge(503, error("busy", retryDelay=delay)).retry_after_ms == expected
+
+
+def test_retry_delay_is_found_beside_the_error_and_in_its_details() -> None:
+    assert judge(503, {"error": {"message": "busy"}, "retryDelay": "2s"}).retry_after_ms == 2000
+    assert judge(503, [error("busy", details=[{"retryDelay": "36.123456789s"}])]).retry_after_ms == 36_123
 
 
 def test_an_error_body_without_an_instruction_produces_none() -> None:
@@ -113,6 +141,21 @@ def test_an_error_object_without_any_hint_is_retryable() -> None:
         True,
         "the provider reported: something odd",
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "retryable"),
+    [
+        ({"type": "overloaded_error"}, "http", True),
+        ({"type": "invalid_request_error"}, "validation", False),
+        ({"status": "RESOURCE_EXHAUSTED"}, "quota", True),
+        ({"code": "invalid_prompt"}, "validation", False),
+        ({"code": "never_heard_of"}, "unknown", True),
+    ],
+)
+def test_an_error_in_a_stream_is_judged_by_its_code(fields: dict[str, str], kind: str, retryable: bool) -> None:
+    verdict = classify_error_object({"message": "x", **fields})
+    assert (verdict.kind, verdict.retryable) == (kind, retryable)
 
 
 def test_an_embedded_status_is_used() -> None:
@@ -145,9 +188,17 @@ def test_secrets_are_removed_before_the_text_is_cut() -> None:
         "key sk-proj-abcdef1234567890 is wrong",
         "x-api-key: abcdef123",
         "api_key=zzz123",
+        '{"api_key": "zzz123"}',
+        "https://host/v1?key=zzz123&alt=sse",
+        "x-goog-api-key: abcdef123",
+        "AIzaabcdef1234567890abcdef1234567890",
     ],
 )
 def test_anything_shaped_like_a_credential_is_removed(text: str) -> None:
     shown = presentable(text)
     assert "[redacted]" in shown
     assert not any(part in shown for part in ("abc.def", "abcdef123", "zzz123"))
+
+
+def test_a_secret_that_begins_like_another_leaves_no_rest() -> None:
+    assert presentable("it was secretpart-two", ("secret", "secretpart-two")) == "it was [redacted]"

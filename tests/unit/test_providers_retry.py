@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from support.clock import ManualCancel, ManualClock
+from support.clock import ManualCancel, ManualClock, settle
 
-from lash_cli.core.content import ProsePart
+from lash_cli.core.codec import encode
+from lash_cli.core.content import ProsePart, ReasoningPart
 from lash_cli.core.llm import (
+    AttemptRecord,
     AttemptReset,
+    DeliberateStop,
+    EvidenceReported,
+    ExecutionEvidence,
+    LlmCallRecord,
     LlmCallResult,
     LlmRequest,
     LlmResponse,
@@ -26,6 +32,7 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
+from lash_cli.providers.limiter import RateLimiter, RateLimits
 from lash_cli.providers.retry import RetryingCaller, RetryPolicy
 
 ANSWER = LlmResponse((ProsePart("hi"),), TokenUsage(3, 1))
@@ -59,7 +66,12 @@ class Call:
         self.clock = clock or ManualClock(auto_advance=True)
         self.cancel = ManualCancel()
         self.events: list[StreamEvent] = []
-        self.caller = RetryingCaller(self.provider, "p", self.clock, lambda _: bits, RetryPolicy(**policy))
+        self.limiter: RateLimiter | None = policy.pop("limiter", None)
+        # Without jitter unless a test is about it, so that delays can be read off.
+        ladder = RetryPolicy(**{"jitter": 0.0, **policy})
+        self.caller = RetryingCaller(
+            self.provider, "p", self.clock, lambda _: bits, ladder, secrets=("topsecret",), limiter=self.limiter
+        )
 
     async def sink(self, event: StreamEvent) -> None:
         self.events.append(event)
@@ -125,6 +137,14 @@ async def test_full_jitter_comes_from_the_injected_random_bits(bits: int, slept:
     assert call.clock.slept == [slept]
 
 
+def test_the_defaults_are_those_of_the_contract() -> None:
+    policy = RetryPolicy()
+    assert (policy.max_attempts, policy.base_delay_ms, policy.factor, policy.max_delay_ms) == (4, 2_000, 2.0, 10_000)
+    assert (policy.retry_after_cap_ms, policy.throttle_wait_budget_ms) == (60_000, 90_000)
+    assert policy.jitter == 1.0, "full jitter (06 §3.2)"
+    assert policy.retry_after_output == "refuse", "refuse unless guaranteed (06 §3.2, §18)"
+
+
 async def test_what_cannot_be_retried_is_not() -> None:
     call = Call(LlmTransportError("bad key", kind="auth", status=401), ANSWER)
     result = await call.run()
@@ -144,7 +164,7 @@ async def test_reset_then_status_precede_every_wait_and_the_retry_s_first_delta(
         await sink(TextDelta("hi"))
         return ANSWER
 
-    call = Call(cut_after(TextDelta("ha")), answers)
+    call = Call(cut_after(TextDelta("ha")), answers, retry_after_output="reset")
     result = await call.run()
     assert call.events == [
         TextDelta("ha"),
@@ -155,8 +175,9 @@ async def test_reset_then_status_precede_every_wait_and_the_retry_s_first_delta(
     assert result.text_streamed
 
 
-async def test_a_cut_stream_is_asked_again_by_default_even_after_visible_output() -> None:
-    result = await Call(cut_after(TextDelta("half"), parts=(ProsePart("half"),)), ANSWER).run()
+async def test_reset_mode_asks_again_even_after_visible_output() -> None:
+    cut = cut_after(TextDelta("half"), parts=(ProsePart("half"),))
+    result = await Call(cut, ANSWER, retry_after_output="reset").run()
     assert result.response == ANSWER
     assert [a.protocol_position for a in result.record.attempts] == ["output_started", "terminal_observed"]
     assert not result.text_streamed
@@ -171,17 +192,34 @@ async def test_a_cut_stream_is_asked_again_by_default_even_after_visible_output(
     ],
     ids=["text", "reasoning", "unshown partial"],
 )
-async def test_refuse_mode_never_asks_again_once_output_started(failing: Step) -> None:
-    call = Call(failing, ANSWER, retry_after_output="refuse")
+async def test_nothing_is_asked_again_by_default_once_output_started(failing: Step) -> None:
+    call = Call(failing, ANSWER)
     result = await call.run()
     assert call.provider.calls == 1
     assert (result.error.code, result.error.retryable) == ("unsafe_retry_after_output_started", False)
     assert decisions(result) == ["output_started_without_retry_guarantee"]
 
 
-async def test_refuse_mode_still_retries_what_showed_nothing() -> None:
-    result = await Call(transport(), cut_after(), ANSWER, retry_after_output="refuse").run()
+async def test_what_showed_nothing_is_still_retried() -> None:
+    result = await Call(transport(), cut_after(), ANSWER).run()
     assert result.response == ANSWER
+
+
+async def test_a_throttle_with_retry_after_is_obeyed_even_after_output() -> None:
+    async def throttles(sink: EventSink) -> LlmResponse:
+        await sink(TextDelta("half"))
+        raise throttled(3_000)
+
+    result = await Call(throttles, ANSWER).run()
+    assert result.response == ANSWER
+    assert decisions(result) == ["provider_retry_after", None]
+
+
+async def test_a_refused_retry_keeps_what_the_failure_was() -> None:
+    result = await Call(cut_after(TextDelta("half"))).run()
+    assert (result.error.kind, result.error.message) == ("stream", "cut")
+    (attempt,) = result.record.attempts
+    assert (attempt.outcome, attempt.protocol_position) == ("failed", "output_started")
 
 
 async def test_a_throttle_with_retry_after_consumes_no_attempt_until_its_budget_is_gone() -> None:
@@ -227,10 +265,15 @@ async def test_a_server_error_with_retry_after_waits_as_told_but_consumes() -> N
 
 
 async def test_cancel_during_the_wait_ends_the_call_without_another_attempt() -> None:
+    async def shows_and_fails(sink: EventSink) -> LlmResponse:
+        await sink(TextDelta("half"))
+        raise LlmTransportError("reset", kind="transport", code="read_error", retryable=True)
+
     clock = ManualClock()
-    call = Call(cut_after(TextDelta("half")), ANSWER, clock=clock)
+    call = Call(shows_and_fails, ANSWER, clock=clock, retry_after_output="reset")
     running = asyncio.create_task(call.run())
     await clock.wait_for_sleepers()
+    assert call.events[-2:] == [AttemptReset(), RetryStatus(2000, 2, 4, "retryable_failure: read_error")]
     call.cancel.set()
     result = await running
     assert call.provider.calls == 1
@@ -243,7 +286,10 @@ async def test_cancel_during_the_wait_ends_the_call_without_another_attempt() ->
 async def test_cancel_during_an_attempt_aborts_it_and_books_its_usage() -> None:
     closed = []
 
+    served = ExecutionEvidence(served_model="m-2", provider_response_id="id-of-topsecret")
+
     async def hangs(sink: EventSink) -> LlmResponse:
+        await sink(EvidenceReported(served))
         await sink(TextDelta("th"))
         await sink(UsageReported(TokenUsage(7, 2)))
         started.set()
@@ -266,8 +312,159 @@ async def test_cancel_during_an_attempt_aborts_it_and_books_its_usage() -> None:
         "output_started",
         TokenUsage(7, 2),
     )
+    assert attempt.evidence == ExecutionEvidence(served_model="m-2", provider_response_id="id-of-[redacted]")
     assert result.error.code == "cancelled"
     assert result.text_streamed
+    assert call.events == [TextDelta("th"), UsageReported(TokenUsage(7, 2))], "evidence is shown to nobody"
+
+
+@pytest.mark.parametrize(
+    ("said", "position"),
+    [
+        ((), "no_response"),
+        ((EvidenceReported(ExecutionEvidence(served_model="m")),), "response_observed"),
+        ((ReasoningDelta("hm"),), "output_started"),
+    ],
+    ids=["nothing", "its name", "reasoning"],
+)
+async def test_an_aborted_attempt_tells_how_far_it_had_come(said: tuple[StreamEvent, ...], position: str) -> None:
+    started = asyncio.Event()
+
+    async def hangs(sink: EventSink) -> LlmResponse:
+        for event in said:
+            await sink(event)
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    call = Call(hangs)
+    running = asyncio.create_task(call.run())
+    await started.wait()
+    call.cancel.set()
+    (attempt,) = (await running).record.attempts
+    assert (attempt.outcome, attempt.protocol_position) == ("aborted", position)
+
+
+async def test_a_deliberate_stop_is_recorded_as_interrupted_and_what_was_shown_is_the_answer() -> None:
+    usage, closed = TokenUsage(7, 2), []
+
+    async def goes_on(sink: EventSink) -> LlmResponse:
+        try:
+            for event in (ReasoningDelta("h"), ReasoningDelta("m"), TextDelta("enough"), UsageReported(usage)):
+                await sink(event)
+            for _ in range(99):
+                await sink(TextDelta(" more"))
+        finally:
+            closed.append(True)
+        raise AssertionError
+
+    async def until_more(event: StreamEvent) -> None:
+        if event == TextDelta(" more"):
+            raise DeliberateStop
+
+    call = Call(goes_on, ANSWER)
+    result = await call.caller.call(REQUEST, sink=until_more, cancel=call.cancel)
+    assert closed == [True]
+    assert (result.error, result.response.usage) == (None, usage)
+    assert result.response.parts == (ReasoningPart("hm"), ProsePart("enough more"))
+    (attempt,) = result.record.attempts
+    assert (attempt.outcome, attempt.protocol_position, attempt.usage) == ("interrupted", "output_started", usage)
+    assert call.provider.calls == 1
+
+
+async def test_evidence_of_a_failed_attempt_is_kept_without_secrets() -> None:
+    evidence = ExecutionEvidence(served_model="m", provider_request_id="topsecret")
+    result = await Call(cut_after(evidence=evidence), ANSWER).run()
+    failed = result.record.attempts[0]
+    assert failed.evidence == ExecutionEvidence(served_model="m", provider_request_id="[redacted]")
+
+
+async def test_what_a_proved_answer_says_about_itself_holds_no_secret() -> None:
+    echoing = LlmResponse(
+        (ProsePart("hi"),), terminal_diagnostic="refused topsecret", evidence=ExecutionEvidence("topsecret")
+    )
+    result = await Call(echoing).run()
+    assert "topsecret" not in repr(result)
+    assert result.response.parts == (ProsePart("hi"),)
+
+
+def test_an_attempt_that_succeeded_at_once_is_stored_in_few_bytes() -> None:
+    record = LlmCallRecord("s:turn:t:llm:0", (AttemptRecord(1, 1_700_000_000_000, 12, usage=TokenUsage(10, 5)),))
+    assert encode(record) == (
+        b'{"call_id":"s:turn:t:llm:0","attempts":[{"ordinal":1,"started_at_ms":1700000000000,"duration_ms":12,'
+        b'"usage":{"input_tokens":10,"output_tokens":5}}]}'
+    )
+
+
+# --- the rate limiter in front of it ------------------------------------------------------------
+
+
+async def test_a_permit_is_held_by_every_attempt_and_by_no_wait() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
+    held: list[int] = []
+
+    async def fails(sink: EventSink) -> LlmResponse:
+        held.append(limiter.in_flight)
+        raise transport()
+
+    class Watching(ManualClock):
+        async def sleep(self, seconds: float) -> None:
+            held.append(limiter.in_flight)
+            await super().sleep(seconds)
+
+    call = Call(fails, ANSWER, clock=Watching(auto_advance=True), limiter=limiter)
+    assert (await call.run()).response == ANSWER
+    assert (held, limiter.in_flight) == ([1, 0], 0)
+
+
+async def test_cancelling_while_waiting_for_a_permit_asks_nobody_and_leaves_the_line() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
+    with await limiter.acquire():
+        call = Call(ANSWER, limiter=limiter)
+        running = asyncio.create_task(call.run())
+        await settle()
+        assert limiter.waiting == 1
+        call.cancel.set()
+        result = await running
+        assert (limiter.waiting, call.provider.calls, result.record.attempts) == (0, 0, ())
+        assert result.error.code == "cancelled"
+    assert limiter.in_flight == 0
+
+
+@pytest.mark.parametrize("way_out", ["answer", "failure", "cancel", "panic", "sink", "task"])
+async def test_a_permit_is_released_on_every_way_out(way_out: str) -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
+    started = asyncio.Event()
+
+    async def plays(sink: EventSink) -> LlmResponse:
+        started.set()
+        match way_out:
+            case "failure":
+                raise LlmTransportError("no", kind="auth")
+            case "panic":
+                raise ZeroDivisionError
+            case "sink":
+                await sink(TextDelta("x"))
+            case "cancel" | "task":
+                await asyncio.Event().wait()
+        return ANSWER
+
+    async def broken(event: StreamEvent) -> None:
+        raise OSError("observer gone")
+
+    call = Call(plays, limiter=limiter)
+    running = asyncio.create_task(
+        call.caller.call(REQUEST, sink=broken if way_out == "sink" else call.sink, cancel=call.cancel)
+    )
+    await started.wait()
+    if way_out == "cancel":
+        call.cancel.set()
+    if way_out == "task":
+        running.cancel()
+    await asyncio.wait([running])
+    if way_out == "sink":
+        assert isinstance(running.exception(), OSError)
+    assert limiter.in_flight == 0
 
 
 async def test_a_call_cancelled_before_it_starts_asks_nobody() -> None:

@@ -6,10 +6,11 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.clock import ManualCancel, ManualClock
+from support.clock import ManualCancel, ManualClock, settle
 from support.wire import (
     ChatServer,
     Reply,
@@ -34,6 +35,7 @@ REQUEST = LlmRequest(
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
     scope=LlmScope("s", "s:turn:t:llm:0"),
 )
+LIMIT_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,7 @@ class Client:
         self.clock = ManualClock(auto_advance=True)
         self.cancel = ManualCancel()
         self.events: list[StreamEvent] = []
+        self.heard = asyncio.Event()
         settings = ProviderSettings("test", "openai_chat", base_url, "key-0001", options)
         self.caller: ModelCaller = build_caller(settings, clock=self.clock, ids_bits=lambda _: 0)
 
@@ -59,6 +62,8 @@ class Client:
 
     async def sink(self, event: StreamEvent) -> None:
         self.events.append(event)
+        if isinstance(event, TextDelta):
+            self.heard.set()
 
     async def call(self) -> LlmCallResult:
         return await self.caller.call(REQUEST, sink=self.sink, cancel=self.cancel)
@@ -104,7 +109,7 @@ async def test_one_connection_serves_many_calls() -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize(
+every_cut = pytest.mark.parametrize(
     "cut",
     [
         cut_reply("half", ending="reset"),
@@ -114,8 +119,21 @@ async def test_one_connection_serves_many_calls() -> None:
     ],
     ids=["reset", "half close", "proper end", "silent end"],
 )
-async def test_a_stream_cut_before_its_proof_is_retracted_and_asked_again(cut: Reply) -> None:
+
+
+@every_cut
+async def test_a_stream_cut_after_output_is_an_error_and_is_not_asked_again(cut: Reply) -> None:
+    # Contract 06 §3.2, §18: whoever watched has seen half an answer, which another attempt does not continue.
     result, client, server = await run(cut, text_reply("whole"))
+    assert result.response is None
+    assert (result.error.code, result.error.retryable) == ("unsafe_retry_after_output_started", False)
+    assert client.visible == "half"
+    assert len(server.requests) == 1
+
+
+@every_cut
+async def test_a_stream_cut_before_its_proof_is_retracted_and_asked_again_where_the_host_says_so(cut: Reply) -> None:
+    result, client, server = await run(cut, text_reply("whole"), retry_after_output="reset")
     assert result.response.full_text == "whole"
     assert client.visible == "whole"
     assert len(server.requests) == 2
@@ -124,7 +142,7 @@ async def test_a_stream_cut_before_its_proof_is_retracted_and_asked_again(cut: R
 
 
 async def test_a_stream_that_is_cut_every_time_is_an_error_not_an_answer() -> None:
-    result, client, _ = await run(*(cut_reply("half") for _ in range(4)))
+    result, client, _ = await run(*(cut_reply("half") for _ in range(4)), retry_after_output="reset", jitter=0.0)
     assert result.response is None
     assert result.error.kind == "transport"
     assert client.clock.slept == [2, 4, 8]
@@ -138,17 +156,44 @@ async def test_a_reset_after_the_proof_is_an_answer() -> None:
     assert len(result.record.attempts) == 1
 
 
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it takes the event loop past every time-out of `LIMIT_S` that runs.
+
+    None runs out before, and one that begins afterwards has all its time, however busy the machine is.
+    """
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, 0.0
+
+    def skip() -> None:
+        nonlocal passed
+        passed += LIMIT_S + 1
+
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+    return skip
+
+
 @pytest.mark.parametrize(
     ("reply", "options", "code"),
     [
-        (hang_reply(), {"chunk_timeout_seconds": 0.2}, "response_start_timeout"),
-        (hang_reply("half"), {"chunk_timeout_seconds": 0.2}, "read_timeout"),
-        (hang_reply("half"), {"request_timeout_seconds": 0.2}, "request_timeout"),
+        (hang_reply(), {"chunk_timeout_seconds": LIMIT_S}, "response_start_timeout"),
+        (hang_reply("half"), {"chunk_timeout_seconds": LIMIT_S}, "read_timeout"),
+        (hang_reply("half"), {"request_timeout_seconds": LIMIT_S}, "request_timeout"),
     ],
     ids=["no status line", "no next chunk", "too long in all"],
 )
-async def test_silence_is_a_timeout_and_is_asked_again(reply: Reply, options: dict[str, float], code: str) -> None:
-    result, client, _ = await run(reply, text_reply("late"), **options)
+async def test_silence_is_a_timeout_and_is_asked_again(
+    reply: Reply, options: dict[str, Any], code: str, pass_time: Callable[[], None]
+) -> None:
+    options = {**options, "retry_after_output": "reset"}
+    async with ChatServer([reply, text_reply("late")]) as server, Client(server.base_url, **options) as client:
+        calling = asyncio.create_task(client.call())
+        await server.wait_for_requests(1)
+        if reply.answers:
+            await client.heard.wait()
+        await settle()
+        pass_time()
+        result = await calling
     first, second = result.record.attempts
     assert (first.error.kind, first.error.code, first.error.retryable) == ("timeout", code, True)
     assert second.outcome == "completed"
@@ -202,7 +247,7 @@ async def test_cancel_closes_the_connection_in_the_middle_of_a_stream() -> None:
 
 async def test_what_a_cut_attempt_reported_is_paid_for() -> None:
     body = text_reply("x").body.replace(b'"finish_reason": "stop"', b'"finish_reason": null')
-    result, _, _ = await run(Reply((body,)), text_reply("y"))
+    result, _, _ = await run(Reply((body,)), text_reply("y"), retry_after_output="reset")
     assert result.record.usage == TokenUsage(20, 10)
 
 

@@ -1,0 +1,156 @@
+"""How much one provider is asked at a time (contract 06 §3.4): in this process, for all sessions of a handle.
+
+Three limits, each optional: requests in flight, requests per window, tokens per
+window. Windows are fixed: one begins with the first request after the last one
+ended. Whoever waits is served in the order of arrival: only the first in line
+looks at the limits, so nobody small overtakes somebody large. A waiter that is
+cancelled leaves the line, and a permit is given back on every way out. Used
+from one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from lash_cli.core.codec import Record
+from lash_cli.core.llm import LlmRequest
+from lash_cli.core.protocols import Clock
+
+CHARS_PER_TOKEN = 4
+
+
+class RateLimits(Record):
+    """What a provider may be asked; None is no limit."""
+
+    max_concurrent: int | None = None
+    requests_per_window: int | None = None
+    tokens_per_window: int | None = None
+    window_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_concurrent", "requests_per_window", "tokens_per_window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.window_seconds > 0:
+            raise ValueError(f"window_seconds must be above 0, got {self.window_seconds}")
+
+
+class Permit:
+    """The right to have one request in flight. A context manager; `release` may be called more than once."""
+
+    __slots__ = ("_on_release",)
+
+    def __init__(self, on_release: Callable[[], None] | None = None) -> None:
+        self._on_release = on_release
+
+    def release(self) -> None:
+        """Give it back."""
+        on_release, self._on_release = self._on_release, None
+        if on_release is not None:
+            on_release()
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class RateLimiter:
+    """The line in front of one provider."""
+
+    def __init__(self, limits: RateLimits, clock: Clock) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._line: deque[asyncio.Future[None]] = deque()
+        self._freed: asyncio.Future[None] | None = None
+        self._in_flight = 0
+        self._window_ends = float("-inf")
+        self._requests = 0
+        self._tokens = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Permits that are out."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._line)
+
+    async def acquire_for(self, request: LlmRequest) -> Permit:
+        """`acquire` for a request; its size is looked at only where tokens are limited."""
+        return await self.acquire(estimated_tokens(request) if self._limits.tokens_per_window is not None else 0)
+
+    async def acquire(self, tokens: int = 0) -> Permit:
+        """Wait for a place, in the order of the calls. Cancelling the waiting task leaves the line.
+
+        A request of more than `tokens_per_window` is let through at the
+        beginning of a window, alone: it could never fit, and only the provider
+        can say whether it accepts it.
+        """
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(place)
+        try:
+            if self._line[0] is not place:
+                await place
+            await self._until_there_is_room(tokens)
+            self._in_flight += 1
+            self._requests += 1
+            self._tokens += tokens
+            return Permit(self._give_back)
+        finally:
+            self._line.remove(place)
+            self._call_first()
+
+    async def _until_there_is_room(self, tokens: int) -> None:
+        """Only the first in line is here."""
+        limits = self._limits
+        while True:
+            if limits.max_concurrent is not None and self._in_flight >= limits.max_concurrent:
+                self._freed = asyncio.get_running_loop().create_future()
+                try:
+                    await self._freed
+                finally:
+                    self._freed = None
+                continue
+            now = self._clock.monotonic()
+            if now >= self._window_ends:
+                self._window_ends = now + limits.window_seconds
+                self._requests = self._tokens = 0
+            if self._fits(tokens):
+                return
+            await self._clock.sleep(self._window_ends - now)
+
+    def _fits(self, tokens: int) -> bool:
+        limits = self._limits
+        if limits.requests_per_window is not None and self._requests >= limits.requests_per_window:
+            return False
+        if limits.tokens_per_window is None or self._tokens == 0:
+            return True
+        return self._tokens + tokens <= limits.tokens_per_window
+
+    def _give_back(self) -> None:
+        self._in_flight -= 1
+        if self._freed is not None and not self._freed.done():
+            self._freed.set_result(None)
+
+    def _call_first(self) -> None:
+        if self._line and not self._line[0].done():
+            self._line[0].set_result(None)
+
+
+def estimated_tokens(request: LlmRequest) -> int:
+    """A guess at the size of a request, from its characters (contract 06 §3.4); rounded up."""
+    chars = len(request.system)
+    for message in request.messages:
+        for part in message.parts:
+            chars += len(getattr(part, "content", "")) + len(getattr(part, "input_json", ""))
+    return -(-chars // CHARS_PER_TOKEN)
