@@ -12,12 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from lash_cli.core.codec import sha256_hex
 from lash_cli.core.llm import LlmRequest, LlmScope, MessageSequence
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.prefix import Marks
 
 CacheRetention = Literal["none", "short", "long"]
 CacheDialect = Literal["anthropic", "gemini"]
+
+#: What endpoints take as a cache key and as an affinity key, in characters; a longer one refuses the request.
+MAX_CACHE_KEY_CHARS = 64
+MAX_AFFINITY_CHARS = 256
+_DIGEST_CHARS = 16
 
 _SHORT = b',"cache_control":{"type":"ephemeral"}'
 _LONG = b',"cache_control":{"ttl":"1h","type":"ephemeral"}'
@@ -71,7 +77,19 @@ def prompt_cache_fields(request: LlmRequest, retention: CacheRetention) -> dict[
     if retention == "none":
         return {}
     kept = {"prompt_cache_retention": "24h"} if retention == "long" else {}
-    return {"prompt_cache_key": continuation_key(request.scope)} | kept
+    return {"prompt_cache_key": fitted(continuation_key(request.scope), MAX_CACHE_KEY_CHARS)} | kept
+
+
+def affinity_key(scope: LlmScope) -> str:
+    """What an endpoint of many machines is told, so that calls of one conversation reach the same warm cache."""
+    return fitted(continuation_key(scope), MAX_AFFINITY_CHARS)
+
+
+def fitted(identity: str, limit: int) -> str:
+    """`identity`, or where it is longer than `limit` what stays of it with a digest of the whole."""
+    if len(identity) <= limit:
+        return identity
+    return f"{identity[: limit - _DIGEST_CHARS - 1]}_{sha256_hex(identity.encode())[:_DIGEST_CHARS]}"
 
 
 def _reach(request: LlmRequest) -> int | None:

@@ -9,7 +9,8 @@ route that made it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -27,70 +28,158 @@ from lash_cli.core.content import (
     Part,
     ProsePart,
     ReasoningPart,
+    ReasoningReplay,
     Role,
     Stored,
     TextPart,
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import LlmRequest, ToolChoice
+from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.prefix import PrefixCache
-from lash_cli.providers.reasoning import Effort, intent_of, unrepresentable
+from lash_cli.providers.caching import CacheMarks, dialect_of, marked_last, marks_of
+from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+from lash_cli.providers.prefix import Piece, PrefixCache
+from lash_cli.providers.reasoning import intent_of, reasoning_object
+from lash_cli.providers.schemas import project
 
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 AttachmentBytes = Callable[[Stored], bytes]
+MAX_ROUTES = 4
 
 
 class ChatEncoder:
-    """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
+    """Builds request bodies for one endpoint; holds the encoding of the conversations it has seen."""
 
     def __init__(
         self,
-        route: str,
+        endpoint: str,
         *,
         output_cap_field: OutputCapField = "max_tokens",
+        dialect: OpenAiDialect = OPENAI,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        self._route = route
+        """Raises `ConfigError` for an `extra_body` that would change what a call is about."""
+        self._endpoint = endpoint
         self._output_cap_field = output_cap_field
+        self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._cache = PrefixCache(self._encode_message)
+        self._caches: OrderedDict[tuple[str, bool], PrefixCache] = OrderedDict()
+
+    def route(self, model: str) -> str:
+        """Who can read encrypted or signed reasoning again: one model behind one endpoint of this wire."""
+        return f"{self._endpoint}/chat/completions {model}"
 
     def body(self, request: LlmRequest) -> bytes:
         """The request body.
 
         Raises `LlmTransportError` (validation or unsupported, never retryable)
-        for a reasoning selection or an attachment this wire cannot carry.
+        for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
-        options = encode(self._options(request))
+        marks = marks_of(request, self._dialect.cache_retention, self._dialect.cache_control)
+        is_marked = dialect_of(request.model, self._dialect.cache_control) is not None
+        options = self._dialect.encoded(self._options(request, marks), request)
         head = b'{"messages":['
-        if request.system:
+        if request.system and is_marked:
+            block = marked_last([encode(_text_block(request.system))], marks.system)
+            head += b'{"content":[' + block + b'],"role":"system"}'
+        elif request.system:
             head += encode({"content": request.system, "role": "system"})
-        return self._cache.join(head, request.messages, b"]," + options[1:])
+        cache = self._cache(request.model.id, is_marked)
+        return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
 
-    def _options(self, request: LlmRequest) -> dict[str, Any]:
+    def _cache(self, model: str, is_marked: bool) -> PrefixCache:
+        """The encoding for one route, with or without places for marks; another model is another route."""
+        key = (self.route(model), is_marked)
+        found = self._caches.get(key)
+        if found is None:
+            messages = _MessageEncoder(key[0], is_marked, self._attachment_bytes)
+            found = self._caches[key] = PrefixCache(messages.encode_message)
+            if len(self._caches) > MAX_ROUTES:
+                self._caches.popitem(last=False)
+        self._caches.move_to_end(key)
+        return found
+
+    def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
         options: dict[str, Any] = {"model": request.model.id, "stream": request.stream}
-        options |= _reasoning_options(request.model)
+        options |= self._reasoning_options(request.model)
         if request.stream:
             options["stream_options"] = {"include_usage": True}
         if request.output_token_cap is not None:
             options[self._output_cap_field] = request.output_token_cap
         if request.tools:
-            options["tools"] = [
-                {
-                    "function": {"description": tool.description, "name": tool.name, "parameters": tool.input_schema},
-                    "type": "function",
-                }
-                for tool in request.tools
-            ]
+            options["tools"] = self._tools(request, marks)
             if request.tool_choice is not ToolChoice.AUTO:
                 options["tool_choice"] = request.tool_choice.value
+        match request.output_spec:
+            case JsonSchemaOutput(name=name, schema=schema, strict=strict):
+                shown = {"name": name, "schema": project(schema, "openai_structured_output"), "strict": strict}
+                options["response_format"] = {"json_schema": shown, "type": "json_schema"}
+            case JsonObjectOutput():
+                options["response_format"] = {"type": "json_object"}
+            case None:
+                pass
         return options
 
-    def _encode_message(self, message: Message) -> bytes:
-        return b"".join(b"," + encode(item) for item in self._wire_messages(message))
+    def _tools(self, request: LlmRequest, marks: CacheMarks) -> list[msgspec.Raw]:
+        """The tools, the last one with its mark. `strict` is said only where it is meant: few servers know it."""
+        strict = {"strict": True} if self._dialect.strict_tools else {}
+        tools = [
+            {
+                "function": {
+                    "description": tool.description,
+                    "name": tool.name,
+                    "parameters": self._dialect.parameters(tool),
+                    **strict,
+                },
+                "type": "function",
+            }
+            for tool in request.tools
+        ]
+        encoded = [encode(tool) for tool in tools]
+        encoded[-1] = marked_last(encoded[-1:], marks.tool)
+        return [msgspec.Raw(tool) for tool in encoded]
+
+    def _reasoning_options(self, model: ModelSpec) -> dict[str, Any]:
+        """The reasoning selection in the words of the endpoint."""
+        spoken = reasoning_object(intent_of(model), self._dialect.reasoning, "chat completions")
+        if not spoken or self._dialect.reasoning == "openrouter":
+            return {"reasoning": spoken} if spoken else {}
+        return {"reasoning_effort": spoken["effort"]}
+
+
+class _MessageEncoder:
+    """Messages as this wire has them, for one route.
+
+    With `is_marked` every text is a block of its own, because only a block can
+    carry a mark; the places of the last ones are noted for `prefix`.
+    """
+
+    def __init__(self, route: str, is_marked: bool, attachment_bytes: AttachmentBytes | None) -> None:
+        self._route = route
+        self._is_marked = is_marked
+        self._attachment_bytes = attachment_bytes
+
+    def encode_message(self, message: Message) -> Piece:
+        """The wire messages of one message, each behind a comma."""
+        data = bytearray()
+        text_end = block_end = 0
+        for item in self._wire_messages(message):
+            data += b","
+            content = _blocks(item.get("content")) if self._is_marked else []
+            if not content:
+                data += encode(item)
+                continue
+            rest = encode({name: value for name, value in item.items() if name != "content"})
+            data += b'{"content":['
+            for number, block in enumerate(content):
+                data += b"," * bool(number) + encode(block)
+                if block["type"] == "text" and block["text"].strip():
+                    block_end = len(data) - 1
+                    text_end = text_end if item["role"] == "tool" else block_end
+            data += b"]," + rest[1:]
+        return Piece(bytes(data), text_end, block_end)
 
     def _wire_messages(self, message: Message) -> list[dict[str, Any]]:
         """One message becomes none, one or, with tool results, several."""
@@ -114,12 +203,10 @@ class ChatEncoder:
             if isinstance(part, ToolCallPart)
         ]
         replayed = [
-            {"data": part.replay.encrypted_content, "id": part.replay.item_id, "type": "reasoning.encrypted"}
+            detail
             for part in message.parts
-            if isinstance(part, ReasoningPart)
-            and part.replay
-            and part.replay.provider == self._route
-            and part.replay.encrypted_content
+            if isinstance(part, ReasoningPart) and part.replay and part.replay.provider == self._route
+            for detail in _reasoning_details(part.content, part.replay)
         ]
         if not text and not calls:
             return []
@@ -171,6 +258,22 @@ class ChatEncoder:
         )
 
 
+def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:
+    """What the endpoint needs of its own reasoning: signed text, encrypted data."""
+    named = {"id": replay.item_id} if replay.item_id else {}
+    if replay.signature:
+        yield {"signature": replay.signature, "text": text, "type": "reasoning.text", **named}
+    if replay.encrypted_content:
+        yield {"data": replay.encrypted_content, "type": "reasoning.encrypted", **named}
+
+
+def _blocks(content: Any) -> list[dict[str, Any]]:
+    """Content as blocks; none for no content."""
+    if isinstance(content, str):
+        return [_text_block(content)] if content else []
+    return content or []
+
+
 def past_arguments(raw: str) -> str:
     """The arguments of a past call as servers accept them back.
 
@@ -218,14 +321,3 @@ def _bytes_block(media_type: str, data: bytes, name: str) -> dict[str, Any]:
     raise LlmTransportError(
         f"this provider cannot be sent {media_type} attachments", kind="unsupported", code="attachment_unsupported"
     )
-
-
-def _reasoning_options(model: ModelSpec) -> dict[str, Any]:
-    """The reasoning selection on this wire, which knows efforts by name only."""
-    match intent_of(model):
-        case None:
-            return {}
-        case Effort(name=name):
-            return {"reasoning_effort": name}
-        case intent:
-            raise unrepresentable(intent, "chat completions")

@@ -26,6 +26,8 @@ from lash_cli.core.llm import (
 from lash_cli.core.usage import TokenUsage
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
+#: The kinds of reasoning details, and where each has readable text; encrypted ones have none.
+_DETAIL_TEXTS = {"reasoning.text": "text", "reasoning.summary": "summary", "reasoning.encrypted": ""}
 _TERMINAL_REASONS = {
     "stop": TerminalReason.STOP,
     "tool_calls": TerminalReason.TOOL_USE,
@@ -134,11 +136,14 @@ class ChatAssembler:
 
     def _take_delta(self, delta: dict[str, Any]) -> list[StreamEvent]:
         events: list[StreamEvent] = []
+        details = _details(delta.get("reasoning_details"))
         reasoning = next((text for name in _REASONING_FIELDS if (text := _text(delta.get(name)))), "")
+        reasoning = reasoning or "".join(_text(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
         if reasoning:
             self._run(is_reasoning=True).pieces.append(reasoning)
             events.append(ReasoningDelta(reasoning))
-        self._take_reasoning_details(delta.get("reasoning_details"))
+        for detail in details:
+            self._take_detail(detail)
         text = _content_text(delta.get("content"))
         if text:
             self._run(is_reasoning=False).pieces.append(text)
@@ -152,12 +157,12 @@ class ChatAssembler:
                 self._take_call(call)
         return events
 
-    def _take_reasoning_details(self, details: Any) -> None:
-        for detail in details if isinstance(details, list) else ():
-            if isinstance(detail, dict) and detail.get("type") == "reasoning.encrypted" and _text(detail.get("data")):
-                self._run(is_reasoning=True).replay = ReasoningReplay(
-                    provider=self._route, item_id=_text(detail.get("id")) or None, encrypted_content=detail["data"]
-                )
+    def _take_detail(self, detail: dict[str, Any]) -> None:
+        """Keep what brings reasoning back: a signature for the text before it, or encrypted data, each in its place."""
+        identity = _text(detail.get("id")) or None
+        signature, data = _text(detail.get("signature")) or None, _text(detail.get("data")) or None
+        if signature or data:
+            self._run(is_reasoning=True).replay = ReasoningReplay(self._route, identity, data, signature)
 
     def _take_call(self, delta: dict[str, Any]) -> None:
         raw = delta.get("function")
@@ -191,8 +196,9 @@ class ChatAssembler:
         return known
 
     def _run(self, *, is_reasoning: bool) -> _Run:
+        """The text or reasoning that grows; what follows a signature or encrypted data is another piece."""
         last = self._pieces[-1] if self._pieces else None
-        if isinstance(last, _Run) and last.is_reasoning == is_reasoning:
+        if isinstance(last, _Run) and last.is_reasoning == is_reasoning and last.replay is None:
             return last
         run = _Run(is_reasoning)
         self._pieces.append(run)
@@ -261,6 +267,12 @@ def _count(holder: dict[str, Any], name: str) -> int | None:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _details(details: Any) -> list[dict[str, Any]]:
+    """The reasoning details of known kinds."""
+    known = details if isinstance(details, list) else ()
+    return [detail for detail in known if isinstance(detail, dict) and _text(detail.get("type")) in _DETAIL_TEXTS]
 
 
 def _content_text(content: Any) -> str:

@@ -13,6 +13,7 @@ from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.chat_request import AttachmentBytes, ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.endpoint import Access, Termination
+from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 
 PATH = "/chat/completions"
 
@@ -31,13 +32,20 @@ class OpenAiChatWire:
         api_key: str | None,
         *,
         headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
         output_cap_field: OutputCapField = "max_tokens",
+        dialect: OpenAiDialect = OPENAI,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        """Raises `ConfigError` for an address or a key that cannot be used."""
-        self._access = Access.checked(base_url, api_key, headers, endings=(PATH,))
+        """Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used."""
+        self._access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
+        self._dialect = dialect
         self._encoder = ChatEncoder(
-            self._access.base_url, output_cap_field=output_cap_field, attachment_bytes=attachment_bytes
+            self._access.base_url,
+            output_cap_field=output_cap_field,
+            dialect=dialect,
+            attachment_bytes=attachment_bytes,
         )
 
     @property
@@ -47,12 +55,11 @@ class OpenAiChatWire:
 
     def url(self, request: LlmRequest) -> str:
         """See `endpoint.Wire.url`."""
-        return self._access.base_url + PATH
+        return self._access.url(PATH)
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
-        """A bearer key, if there is one, and the configured headers."""
-        bearer = {"authorization": f"Bearer {self._access.key}"} if self._access.key else {}
-        return {**bearer, **self._access.headers}
+        """The key, if there is one, what the dialect adds, and the configured headers."""
+        return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
         """See `endpoint.Wire.body`."""
@@ -60,7 +67,7 @@ class OpenAiChatWire:
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ChatAssembler:
         """See `endpoint.Wire.assembler`."""
-        return ChatAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
+        return ChatAssembler(request.scope.request_id, self._encoder.route(request.model.id), provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:
         """An `error` member, whatever else the chunk holds."""

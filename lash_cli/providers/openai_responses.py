@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.caching import CacheRetention
 from lash_cli.providers.chat_request import AttachmentBytes
 from lash_cli.providers.endpoint import Access, Termination
-from lash_cli.providers.reasoning import ReasoningDialect
+from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.responses_request import ResponsesEncoder
 from lash_cli.providers.responses_stream import ResponsesAssembler
 
@@ -38,22 +37,17 @@ class OpenAiResponsesWire:
         key_header: str | None = None,
         credential_scope: str = "",
         expose_thinking: bool = False,
-        cache_retention: CacheRetention = "short",
-        reasoning_dialect: ReasoningDialect = "openai",
-        strict_tools: bool = False,
-        extra_body: Mapping[str, Any] | None = None,
+        dialect: OpenAiDialect = OPENAI,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used."""
         self._access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
+        self._dialect = dialect
         self._encoder = ResponsesEncoder(
             self._access.base_url,
             credential_scope=credential_scope,
             expose_thinking=expose_thinking,
-            cache_retention=cache_retention,
-            reasoning_dialect=reasoning_dialect,
-            strict_tools=strict_tools,
-            extra_body=extra_body,
+            dialect=dialect,
             attachment_bytes=attachment_bytes,
         )
 
@@ -67,8 +61,8 @@ class OpenAiResponsesWire:
         return self._access.url(PATH)
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
-        """The key, if there is one, and the configured headers."""
-        return {**self._access.authentication, **self._access.headers}
+        """The key, if there is one, what the dialect adds, and the configured headers."""
+        return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
         """See `endpoint.Wire.body`."""

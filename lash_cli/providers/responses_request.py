@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from lash_cli.core.codec import encode, sha256_hex
 from lash_cli.core.content import (
@@ -36,15 +36,15 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.caching import CacheRetention, prompt_cache_fields
+from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.chat_request import AttachmentBytes, fenced, past_arguments
-from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.prefix import PrefixCache
-from lash_cli.providers.reasoning import ReasoningDialect, intent_of, reasoning_object
+from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
-#: What the API takes as an id of a call and as a cache key, in characters.
-MAX_ID_CHARS = 64
+#: What the API takes as the id of a call.
+MAX_CALL_ID_CHARS = 64
 MAX_ROUTES = 4
 _DIGEST_CHARS = 16
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -73,10 +73,7 @@ class ResponsesEncoder:
         *,
         credential_scope: str = "",
         expose_thinking: bool = False,
-        cache_retention: CacheRetention = "short",
-        reasoning_dialect: ReasoningDialect = "openai",
-        strict_tools: bool = False,
-        extra_body: Mapping[str, Any] | None = None,
+        dialect: OpenAiDialect = OPENAI,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """`credential_scope` names the credential whose uploaded files may be referred to.
@@ -86,10 +83,7 @@ class ResponsesEncoder:
         self._endpoint = endpoint
         self._credential_scope = credential_scope
         self._expose_thinking = expose_thinking
-        self._cache_retention: CacheRetention = cache_retention
-        self._reasoning_dialect: ReasoningDialect = reasoning_dialect
-        self._strict_tools = strict_tools
-        self._extra_body = checked_extra_body(extra_body)
+        self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
         self._caches: OrderedDict[str, PrefixCache] = OrderedDict()
 
@@ -103,7 +97,7 @@ class ResponsesEncoder:
         Raises `LlmTransportError` (validation or unsupported, never retryable)
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
-        options = encode(overlaid(self._options(request), self._extra_body))
+        options = self._dialect.encoded(self._options(request), request)
         return self._cache(request.model.id).join(b'{"input":[', request.messages, b"]," + options[1:])
 
     def _cache(self, model: str) -> PrefixCache:
@@ -134,21 +128,16 @@ class ResponsesEncoder:
             options["parallel_tool_calls"] = True
             options["tool_choice"] = request.tool_choice.value
             options["tools"] = self._tools(request)
-        for name, value in prompt_cache_fields(request, self._cache_retention).items():
-            options[name] = _bounded(value) if name == "prompt_cache_key" else value
-        return options
+        return options | prompt_cache_fields(request, self._dialect.cache_retention)
 
     def _tools(self, request: LlmRequest) -> list[dict[str, Any]]:
         """`strict` is always said: this wire makes schemas strict by itself where nothing is said."""
-        dialect: Literal["openai_strict_tool_parameters", "openai_tool_parameters"] = (
-            "openai_strict_tool_parameters" if self._strict_tools else "openai_tool_parameters"
-        )
         return [
             {
                 "description": tool.description,
                 "name": tool.name,
-                "parameters": project(tool.input_schema, dialect),
-                "strict": self._strict_tools,
+                "parameters": self._dialect.parameters(tool),
+                "strict": self._dialect.strict_tools,
                 "type": "function",
             }
             for tool in request.tools
@@ -166,7 +155,7 @@ class ResponsesEncoder:
 
     def _reasoning_options(self, request: LlmRequest) -> dict[str, Any]:
         """The selection, and for a model known to reason its encrypted reasoning: others refuse to be asked for it."""
-        reasoning = reasoning_object(intent_of(request.model), self._reasoning_dialect, "responses")
+        reasoning = reasoning_object(intent_of(request.model), self._dialect.reasoning, "responses")
         if request.model.capability is None or request.model.capability.reasoning is None:
             return {"reasoning": reasoning} if reasoning else {}
         if self._expose_thinking:
@@ -342,7 +331,7 @@ def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
     named = {"id": identity} if identity else {}
     return {
         "arguments": past_arguments(part.input_json),
-        "call_id": _bounded(part.tool_call_id),
+        "call_id": fitted(part.tool_call_id, MAX_CALL_ID_CHARS),
         **named,
         "name": part.tool_name,
         "status": "completed",
@@ -351,11 +340,8 @@ def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
 
 
 def _result(part: ToolResultPart) -> dict[str, Any]:
-    return {"call_id": _bounded(part.tool_call_id), "output": part.content, "type": "function_call_output"}
-
-
-def _bounded(identity: str) -> str:
-    """`identity`, or where it is too long for the API what stays of it with a digest of the whole."""
-    if len(identity) <= MAX_ID_CHARS:
-        return identity
-    return f"{identity[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}_{sha256_hex(identity.encode())[:_DIGEST_CHARS]}"
+    return {
+        "call_id": fitted(part.tool_call_id, MAX_CALL_ID_CHARS),
+        "output": part.content,
+        "type": "function_call_output",
+    }

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, TypeVar
 
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
-    EvidenceReported,
     ExecutionEvidence,
     LlmPart,
     LlmResponse,
@@ -101,10 +100,7 @@ class ResponsesAssembler:
 
     def _noted(self, event: dict[str, Any]) -> list[StreamEvent]:
         """`response.created` and its kin: who answers."""
-        before = self._evidence()
-        events = self._note(object_of(event.get("response")))
-        evidence = self._evidence()
-        return [*events, EvidenceReported(evidence)] if evidence != before else events
+        return self._note(object_of(event.get("response")))
 
     def _item_added(self, event: dict[str, Any]) -> list[StreamEvent]:
         item = object_of(event.get("item"))

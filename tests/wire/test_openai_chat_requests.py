@@ -35,6 +35,7 @@ from lash_cli.core.policy import (
     ReasoningSelection,
 )
 from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers import chat_request
 from lash_cli.providers.chat_request import ChatEncoder
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_chat import OpenAiChatWire
@@ -75,7 +76,7 @@ def test_the_body_of_a_tool_conversation() -> None:
         Message("r", Role.USER, (ToolResultPart("c1", "ls", "a b"),)),
         Message("a2", Role.ASSISTANT, ()),
         system="be kind",
-        tools=(LlmToolSpec("ls", "lists", {"type": "object"}),),
+        tools=(LlmToolSpec("ls", "lists", {"type": "object", "properties": {}}),),
         output_token_cap=99,
         tool_choice=ToolChoice.REQUIRED,
     )
@@ -96,7 +97,10 @@ def test_the_body_of_a_tool_conversation() -> None:
         "stream_options": {"include_usage": True},
         "tool_choice": "required",
         "tools": [
-            {"type": "function", "function": {"name": "ls", "description": "lists", "parameters": {"type": "object"}}}
+            {
+                "type": "function",
+                "function": {"name": "ls", "description": "lists", "parameters": {"type": "object", "properties": {}}},
+            }
         ],
     }
 
@@ -133,14 +137,21 @@ def test_programs_and_events_are_sent_as_text() -> None:
     ]
 
 
-def test_reasoning_is_sent_back_only_to_the_route_that_made_it() -> None:
-    def said(provider: str) -> Message:
-        replay = ReasoningReplay(provider=provider, item_id="r1", encrypted_content="blob")
-        return Message("a", Role.ASSISTANT, (ReasoningPart("secret thought", replay), ProsePart("hi")))
+@pytest.mark.parametrize(
+    ("replay", "detail"),
+    [
+        ({"item_id": "r1", "encrypted_content": "blob"}, {"type": "reasoning.encrypted", "id": "r1", "data": "blob"}),
+        ({"signature": "sig"}, {"type": "reasoning.text", "text": "a thought", "signature": "sig"}),
+    ],
+)
+def test_reasoning_is_sent_back_only_to_the_route_that_made_it(replay: dict[str, Any], detail: dict[str, Any]) -> None:
+    def said(provider: str) -> dict[str, Any]:
+        thought = ReasoningPart("a thought", ReasoningReplay(provider=provider, **replay))
+        return body(Message("a", Role.ASSISTANT, (thought, ProsePart("hi"))))["messages"][0]
 
-    own, foreign = body(said(ROUTE))["messages"][0], body(said("https://elsewhere/v1"))["messages"][0]
-    assert own["reasoning_details"] == [{"type": "reasoning.encrypted", "id": "r1", "data": "blob"}]
-    assert foreign == {"role": "assistant", "content": "hi"}
+    assert said(f"{ROUTE}/chat/completions test-model")["reasoning_details"] == [detail]
+    for foreign in ("https://elsewhere/v1/chat/completions test-model", f"{ROUTE}/chat/completions another", ROUTE):
+        assert said(foreign) == {"role": "assistant", "content": "hi"}
 
 
 def test_a_renamed_model_changes_nothing_but_its_name() -> None:
@@ -158,13 +169,13 @@ def test_equal_requests_have_equal_bytes_whoever_encodes_them() -> None:
 def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = ChatEncoder(ROUTE)
     encoded: list[str] = []
-    original = ChatEncoder._wire_messages
+    original = chat_request._MessageEncoder.encode_message
 
-    def counting(self: ChatEncoder, message: Message) -> list[dict[str, Any]]:
+    def counting(self: Any, message: Message) -> Any:
         encoded.append(message.id)
         return original(self, message)
 
-    monkeypatch.setattr(ChatEncoder, "_wire_messages", counting)
+    monkeypatch.setattr(chat_request._MessageEncoder, "encode_message", counting)
     shared = [user(f"text {i}", f"m{i}") for i in range(1000)]
     tail = (user("new", "tail"),)
     first = encoder.body(request(MessageSequence(shared, 1000, tail), system="sys"))

@@ -47,6 +47,7 @@ from lash_cli.core.policy import (
 )
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.openai_dialect import OpenAiDialect
 from lash_cli.providers.openai_responses import OpenAiResponsesWire
 from lash_cli.providers.responses_request import ResponsesEncoder
 
@@ -114,7 +115,9 @@ FULL = (
 
 def test_the_body_of_a_tool_conversation_to_the_byte() -> None:
     messages, fields = FULL
-    sent = ResponsesEncoder(BASE, expose_thinking=True, cache_retention="long").body(request(messages, **fields))
+    sent = ResponsesEncoder(BASE, expose_thinking=True, dialect=OpenAiDialect(cache_retention="long")).body(
+        request(messages, **fields)
+    )
     assert json.loads(sent) == {
         "include": ["reasoning.encrypted_content"],
         "input": [
@@ -184,7 +187,7 @@ def test_the_body_of_a_tool_conversation_to_the_byte() -> None:
 
 
 def test_a_request_without_anything_optional_says_nothing_about_it() -> None:
-    assert body(options={"cache_retention": "none"}) == {
+    assert body(options={"dialect": OpenAiDialect(cache_retention="none")}) == {
         "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
         "model": "test-model",
         "store": False,
@@ -310,11 +313,11 @@ def test_the_cache_key_names_the_conversation_and_fits() -> None:
     long = body(scope=LlmScope("s" * 90, "r", "f"))["prompt_cache_key"]
     assert len(long) == 64
     assert long == body(scope=LlmScope("s" * 90, "other request", "f"))["prompt_cache_key"]
-    assert not {name for name in body(options={"cache_retention": "none"}) if "cache" in name}
+    assert not {name for name in body(options={"dialect": OpenAiDialect(cache_retention="none")}) if "cache" in name}
 
 
 def test_strict_tools_are_closed_and_said_to_be_strict() -> None:
-    (tool,) = body(tools=(LS,), options={"strict_tools": True})["tools"]
+    (tool,) = body(tools=(LS,), options={"dialect": OpenAiDialect(strict_tools=True)})["tools"]
     assert tool["strict"] is True
     assert tool["parameters"] == {
         "type": "object",
@@ -330,7 +333,7 @@ def test_a_json_object_is_asked_for_by_its_format() -> None:
 
 def test_extra_fields_of_the_host_are_laid_over_the_body() -> None:
     extra = {"text": {"verbosity": "low"}, "include": None, "provider": {"order": ["a"]}, "store": True}
-    sent = body(model=ModelSpec("m", capability=REASONS), options={"extra_body": extra})
+    sent = body(model=ModelSpec("m", capability=REASONS), options={"dialect": OpenAiDialect(extra_body=extra)})
     assert sent["text"] == {"verbosity": "low"}
     assert "include" not in sent
     assert (sent["provider"], sent["store"]) == ({"order": ["a"]}, True)
@@ -339,7 +342,7 @@ def test_extra_fields_of_the_host_are_laid_over_the_body() -> None:
 @pytest.mark.parametrize("field", ["input", "model", "instructions", "tools", "stream"])
 def test_extra_fields_never_change_what_a_call_is_about(field: str) -> None:
     with pytest.raises(ConfigError, match=field):
-        ResponsesEncoder(BASE, extra_body={field: 1})
+        ResponsesEncoder(BASE, dialect=OpenAiDialect(extra_body={field: 1}))
 
 
 def test_a_renamed_model_changes_nothing_but_its_name() -> None:
@@ -479,7 +482,7 @@ async def test_a_schema_the_wire_cannot_say_is_refused_before_sending() -> None:
 
 
 def test_the_other_dialect_says_budgets_and_none() -> None:
-    options = {"reasoning_dialect": "openrouter"}
+    options = {"dialect": OpenAiDialect(reasoning="openrouter")}
     budget = ModelSpec("m", ReasoningEffort("low"), capability=BUDGETS)
     assert body(model=budget, options=options)["reasoning"] == {"max_tokens": 512}
     off = ModelSpec("m", ReasoningDisabled(), capability=BUDGETS)
@@ -504,6 +507,14 @@ async def test_the_key_is_a_bearer_header_unless_the_endpoint_takes_it_in_its_ow
     assert headers["api-key"] == "abc"
     assert "authorization" not in headers
     assert "authorization" not in (await sent_to(None))[1]
+
+
+async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together() -> None:
+    assert "x-client-request-id" not in (await sent_to(None))[1]
+    dialect = OpenAiDialect(cache_session_affinity=True)
+    assert (await sent_to(None, dialect=dialect))[1]["x-client-request-id"] == "s::f"
+    assert body(options={"dialect": dialect})["session_id"] == "s::f"
+    assert len(body(options={"dialect": dialect}, scope=LlmScope("s" * 300, "r", "f"))["session_id"]) == 256
 
 
 def test_a_credential_never_goes_into_the_address() -> None:

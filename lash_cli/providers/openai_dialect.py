@@ -1,0 +1,59 @@
+"""What endpoints that follow OpenAI differ in, as data (contract 06 §4, §6, §8, §9.1–§9.2).
+
+Both OpenAI wires are spoken by many servers: OpenAI, Azure, OpenRouter, Ollama,
+llama.cpp, vLLM. None of them is known by its name here; the configuration says
+what an endpoint understands, and the defaults are OpenAI's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lash_cli.core.codec import encode
+from lash_cli.core.llm import LlmRequest, LlmToolSpec
+from lash_cli.providers.caching import CacheDialect, CacheRetention, affinity_key
+from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.reasoning import ReasoningDialect
+from lash_cli.providers.schemas import project
+
+
+class OpenAiDialect(NamedTuple):
+    """The dialect of one endpoint.
+
+    `reasoning` is how its `reasoning` object is written. `strict_tools` asks
+    for arguments that are sure to fit. `cache_control` is the dialect of cache
+    marks it reads, if any. `cache_session_affinity` tells it which calls belong
+    together. `extra_body` is laid over every body.
+    """
+
+    reasoning: ReasoningDialect = "openai"
+    strict_tools: bool = False
+    cache_retention: CacheRetention = "short"
+    cache_control: CacheDialect | None = None
+    cache_session_affinity: bool = False
+    extra_body: Mapping[str, Any] = {}
+
+    def checked(self) -> OpenAiDialect:
+        """Itself; raises `ConfigError` for an `extra_body` that would change what a call is about."""
+        return self._replace(extra_body=checked_extra_body(self.extra_body))
+
+    def parameters(self, tool: LlmToolSpec) -> dict[str, Any]:
+        """The schema of a tool's arguments as this endpoint is shown it."""
+        if self.strict_tools:
+            return project(tool.input_schema, "openai_strict_tool_parameters")
+        return project(tool.input_schema, "openai_tool_parameters")
+
+    def headers(self, request: LlmRequest) -> dict[str, str]:
+        """Headers that keep the calls of a conversation together."""
+        return {"x-client-request-id": affinity_key(request.scope)} if self.cache_session_affinity else {}
+
+    def encoded(self, options: dict[str, Any], request: LlmRequest) -> bytes:
+        """The options of a body as JSON, with what the endpoint is told beside them."""
+        if self.cache_session_affinity:
+            options = options | {"session_id": affinity_key(request.scope)}
+        return encode(overlaid(options, self.extra_body))
+
+
+#: The dialect of OpenAI's own endpoints.
+OPENAI = OpenAiDialect()

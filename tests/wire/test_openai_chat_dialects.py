@@ -1,0 +1,307 @@
+"""What the Chat Completions wire says to endpoints that differ: reasoning, strictness, caches, Azure, OpenRouter
+(contract 06 §4, §6, §8, §9.2). All of it is data; the defaults are OpenAI's own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any
+
+import pytest
+from support.clock import ManualClock
+from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
+
+from lash_cli.core.content import (
+    Message,
+    ProsePart,
+    ReasoningPart,
+    ReasoningReplay,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import (
+    JsonObjectOutput,
+    JsonSchemaOutput,
+    LlmRequest,
+    LlmScope,
+    LlmToolSpec,
+    MessageSequence,
+)
+from lash_cli.core.policy import (
+    ModelCapability,
+    ModelSpec,
+    ReasoningCapability,
+    ReasoningDisabled,
+    ReasoningEffort,
+)
+from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers.chat_request import ChatEncoder
+from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.openai_chat import OpenAiChatWire
+from lash_cli.providers.openai_dialect import OpenAiDialect
+
+BASE = "http://test.invalid/v1"
+ROUTE = f"{BASE}/chat/completions test-model"
+SCOPE = LlmScope("s", "s:turn:t:llm:0", "f")
+LS = LlmToolSpec("ls", "lists", {"type": "object", "properties": {"path": {"type": "string"}}})
+CAT = LlmToolSpec("cat", "reads", {"type": "object", "properties": {}})
+EFFORTS = ModelCapability(ReasoningCapability(("low", "high")))
+BUDGETS = ModelCapability(
+    ReasoningCapability(("low",), encoding="budget", budgets={"low": 512}, disable="toggle_false")
+)
+OPENROUTER = OpenAiDialect(reasoning="openrouter")
+MARK = {"type": "ephemeral"}
+
+
+def user(text: str, identity: str = "u") -> Message:
+    return Message(identity, Role.USER, (TextPart(text),))
+
+
+def request(*messages: Message, **fields: Any) -> LlmRequest:
+    known = {"model": ModelSpec("test-model"), "messages": messages or (user("hi"),), "scope": SCOPE}
+    return LlmRequest(**known | fields)
+
+
+def body(*messages: Message, dialect: OpenAiDialect = OPENROUTER, **fields: Any) -> dict[str, Any]:
+    return json.loads(ChatEncoder(BASE, dialect=dialect).body(request(*messages, **fields)))
+
+
+# --- reasoning ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (ModelSpec("m", ReasoningEffort("high"), capability=EFFORTS), {"reasoning": {"effort": "high"}}),
+        (ModelSpec("m", ReasoningEffort("low"), capability=BUDGETS), {"reasoning": {"max_tokens": 512}}),
+        (ModelSpec("m", ReasoningDisabled(), capability=BUDGETS), {"reasoning": {"enabled": False}}),
+        (ModelSpec("m", capability=BUDGETS), {}),
+    ],
+)
+def test_the_router_dialect_says_efforts_budgets_and_none(model: ModelSpec, said: dict[str, Any]) -> None:
+    sent = body(model=model)
+    assert {name: value for name, value in sent.items() if name.startswith("reasoning")} == said
+
+
+def test_the_default_dialect_says_efforts_in_its_own_field() -> None:
+    sent = body(model=ModelSpec("m", ReasoningEffort("high"), capability=EFFORTS), dialect=OpenAiDialect())
+    assert sent["reasoning_effort"] == "high"
+    assert "reasoning" not in sent
+
+
+async def returned(*deltas: dict[str, Any]) -> tuple[ReasoningPart, ...]:
+    provider = HttpProvider(
+        OpenAiChatWire(BASE, None),
+        ScriptedTransport(stream_reply(*map(chunk, deltas), chunk({"content": "hi"}, "stop"))),
+        clock=ManualClock(),
+    )
+
+    async def sink(event: object) -> None: ...
+
+    response = await provider.complete(request(), sink)
+    return tuple(part for part in response.parts if isinstance(part, ReasoningPart))
+
+
+def text_detail(text: str, signature: str | None = None) -> dict[str, Any]:
+    detail = {"type": "reasoning.text", "text": text, "signature": signature, "format": "anthropic-claude-v1"}
+    return {"reasoning": text, "reasoning_details": [detail]}
+
+
+async def test_signed_reasoning_comes_back_with_its_signature() -> None:
+    (part,) = await returned(text_detail("let me "), text_detail("see"), text_detail("", "sig"))
+    assert part == ReasoningPart("let me see", ReasoningReplay(ROUTE, signature="sig"))
+    sent = body(Message("a", Role.ASSISTANT, (part, ProsePart("hi"))))["messages"][0]
+    assert sent["reasoning_details"] == [{"type": "reasoning.text", "text": "let me see", "signature": "sig"}]
+
+
+async def test_two_signed_blocks_stay_two() -> None:
+    first, second = await returned(text_detail("a", "sig1"), text_detail("b"), text_detail("", "sig2"))
+    assert (first.content, first.replay.signature) == ("a", "sig1")
+    assert (second.content, second.replay.signature) == ("b", "sig2")
+
+
+async def test_every_encrypted_detail_comes_back_in_its_place() -> None:
+    first = {"type": "reasoning.encrypted", "id": "tool_1", "data": "blob1"}
+    second = {"type": "reasoning.encrypted", "id": "tool_2", "data": "blob2"}
+    parts = await returned(text_detail("hm"), {"reasoning_details": [first, second, {"type": []}]})
+    sent = body(Message("a", Role.ASSISTANT, (*parts, ProsePart("hi"))))["messages"][0]
+    assert sent["reasoning_details"] == [first, second]
+    assert "".join(part.content for part in parts) == "hm"
+
+
+async def test_reasoning_told_only_in_details_is_read_there() -> None:
+    (part,) = await returned({"reasoning_details": [{"type": "reasoning.summary", "summary": "in short"}]})
+    assert part == ReasoningPart("in short")
+
+
+# --- structured output and tools ----------------------------------------------------------------------
+
+
+def test_structured_output_is_asked_for_by_its_projected_schema() -> None:
+    spec = JsonSchemaOutput("answer", {"type": "object", "properties": {"n": {"type": "integer"}}}, strict=True)
+    assert body(output_spec=spec)["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "answer",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {"n": {"type": ["integer", "null"]}},
+                "required": ["n"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    assert body(output_spec=JsonObjectOutput())["response_format"] == {"type": "json_object"}
+    assert "response_format" not in body()
+
+
+def test_strict_is_said_of_tools_only_where_it_is_meant() -> None:
+    (plain,) = body(tools=(LS,))["tools"]
+    assert "strict" not in plain["function"]
+    (strict,) = body(tools=(LS,), dialect=OpenAiDialect(strict_tools=True))["tools"]
+    assert strict["function"]["strict"] is True
+    assert strict["function"]["parameters"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [
+        (OpenAiDialect(), {"output_spec": JsonSchemaOutput("a", {"type": "object", "not": {}})}),
+        (OpenAiDialect(strict_tools=True), {"tools": (LlmToolSpec("t", "", {"type": "object", "not": {}}),)}),
+    ],
+    ids=["output", "strict tool"],
+)
+async def test_a_schema_the_wire_cannot_say_is_refused_before_sending(
+    dialect: OpenAiDialect, fields: dict[str, Any]
+) -> None:
+    transport = ScriptedTransport()
+    provider = HttpProvider(OpenAiChatWire(BASE, None, dialect=dialect), transport, clock=ManualClock())
+
+    async def sink(event: object) -> None: ...
+
+    with pytest.raises(LlmTransportError) as caught:
+        await provider.complete(request(**fields), sink)
+    assert (caught.value.code, caught.value.retryable) == ("schema_unrepresentable", False)
+    assert transport.requests == []
+
+
+# --- prompt caches ------------------------------------------------------------------------------------
+
+CONVERSATION = (
+    user("list", "m1"),
+    Message("m2", Role.ASSISTANT, (ProsePart("sure"), ToolCallPart("c1", "ls", "{}"))),
+    Message("m3", Role.USER, (ToolResultPart("c1", "ls", "a b"),)),
+)
+
+
+def marked(sent: Any) -> list[str]:
+    """What carries a mark: the text of a block, the name of a tool."""
+    found: list[str] = []
+    if isinstance(sent, dict):
+        if "cache_control" in sent:
+            found.append(sent["text"] if "text" in sent else sent["function"]["name"])
+        for value in sent.values():
+            found += marked(value)
+    elif isinstance(sent, list):
+        for value in sent:
+            found += marked(value)
+    return found
+
+
+def test_the_anthropic_dialect_marks_the_last_tool_the_system_prompt_the_last_text_and_the_end() -> None:
+    dialect = OpenAiDialect(cache_control="anthropic")
+    sent = body(*CONVERSATION, dialect=dialect, system="be kind", tools=(LS, CAT))
+    assert sorted(marked(sent)) == ["a b", "be kind", "cat", "sure"]
+    assert sent["messages"][0]["content"] == [{"type": "text", "text": "be kind", "cache_control": MARK}]
+    assert sent["messages"][-1] == {
+        "role": "tool",
+        "tool_call_id": "c1",
+        "name": "ls",
+        "content": [{"type": "text", "text": "a b", "cache_control": MARK}],
+    }
+
+
+def test_long_retention_says_how_long() -> None:
+    sent = body(dialect=OpenAiDialect(cache_control="anthropic", cache_retention="long"))
+    assert sent["messages"][0]["content"][0]["cache_control"] == MARK | {"ttl": "1h"}
+
+
+def test_the_gemini_dialect_marks_the_last_text_only() -> None:
+    model = ModelSpec("test-model", capability=ModelCapability(cache_control="gemini"))
+    assert marked(body(*CONVERSATION, model=model, system="be kind", tools=(LS,))) == ["sure"]
+
+
+@pytest.mark.parametrize("dialect", [OpenAiDialect(), OpenAiDialect(cache_control="anthropic", cache_retention="none")])
+def test_nothing_is_marked_without_a_dialect_or_without_retention(dialect: OpenAiDialect) -> None:
+    assert marked(body(*CONVERSATION, dialect=dialect, system="be kind", tools=(LS,))) == []
+
+
+def test_without_its_marks_a_longer_conversation_begins_with_the_shorter_one() -> None:
+    encoder = ChatEncoder(BASE, dialect=OpenAiDialect(cache_control="anthropic"))
+    shared = list(CONVERSATION[:1])
+    bodies = [encoder.body(request(messages=MessageSequence(shared, 1), system="sys", tools=(LS,)))]
+    shared += CONVERSATION[1:]
+    bodies.append(encoder.body(request(messages=MessageSequence(shared, 3), system="sys", tools=(LS,))))
+    shared.append(user("next", "m4"))
+    bodies.append(encoder.body(request(messages=MessageSequence(shared, 4), system="sys", tools=(LS,))))
+    bare = [re.sub(rb',"cache_control":\{[^}]*\}', b"", sent.split(b'],"model"')[0]) for sent in bodies]
+    for shorter, longer in itertools.pairwise(bare):
+        assert longer.startswith(shorter)
+    assert all(json.loads(sent) for sent in bodies)
+
+
+def test_blank_text_is_never_marked() -> None:
+    dialect = OpenAiDialect(cache_control="anthropic")
+    sent = body(user("words"), Message("r", Role.USER, (ToolResultPart("c", "ls", ""),)), dialect=dialect)
+    assert marked(sent) == ["words"]
+
+
+# --- endpoints ----------------------------------------------------------------------------------------
+
+
+def test_a_routing_object_and_other_fields_of_the_host_are_laid_over_the_body() -> None:
+    extra = {"provider": {"order": ["a", "b"], "allow_fallbacks": False}, "stream_options": None, "top_k": 3}
+    sent = body(dialect=OpenAiDialect(extra_body=extra))
+    assert (sent["provider"], sent["top_k"]) == (extra["provider"], 3)
+    assert "stream_options" not in sent
+
+
+@pytest.mark.parametrize("field", ["messages", "model", "tools", "stream"])
+def test_extra_fields_never_change_what_a_call_is_about(field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        OpenAiChatWire(BASE, None, dialect=OpenAiDialect(extra_body={field: 1}))
+
+
+async def sent_to(key: str | None, **options: Any) -> tuple[str, dict[str, str], dict[str, Any]]:
+    transport = ScriptedTransport(text_reply("ok"))
+    provider = HttpProvider(OpenAiChatWire(BASE, key, **options), transport, clock=ManualClock())
+
+    async def sink(event: object) -> None: ...
+
+    await provider.complete(request(), sink)
+    (sent,) = transport.requests
+    return sent.url, dict(sent.headers), json.loads(sent.body)
+
+
+async def test_a_deployment_takes_its_version_in_the_query_and_its_key_in_a_header_of_its_own() -> None:
+    url, headers, _ = await sent_to("abc", key_header="api-key", query={"api-version": "2024-10-21"})
+    assert url == f"{BASE}/chat/completions?api-version=2024-10-21"
+    assert headers["api-key"] == "abc"
+    assert "authorization" not in headers
+
+
+async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together() -> None:
+    _, headers, sent = await sent_to(None, dialect=OpenAiDialect(cache_session_affinity=True))
+    assert headers["x-client-request-id"] == sent["session_id"] == "s::f"
+    _, headers, sent = await sent_to(None)
+    assert "x-client-request-id" not in headers
+    assert "session_id" not in sent
+
+
+def test_the_key_of_a_header_of_its_own_is_a_secret() -> None:
+    wire = OpenAiChatWire(BASE, "canary", key_header="Ocp-Subscription", headers={"X-Auth": "other"})
+    assert set(wire.secrets) == {"canary", "other"}
