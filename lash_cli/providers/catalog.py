@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lash_cli.providers.http import HttpTransport
     from lash_cli.providers.limiter import RateLimiter
     from lash_cli.providers.metadata import AllowList
+    from lash_cli.providers.openai_dialect import OpenAiDialect
 
 
 class ProviderKind(Record):
@@ -45,6 +46,11 @@ KINDS: dict[str, ProviderKind] = {
         keyed_base_url="https://api.openai.com/v1",
         key_variable="OPENAI_API_KEY",
         keyed_options={"output_cap_field": "max_completion_tokens"},
+    ),
+    "openai_responses": ProviderKind(
+        default_base_url="https://api.openai.com/v1",
+        keyed_base_url="https://api.openai.com/v1",
+        key_variable="OPENAI_API_KEY",
     ),
     "google": ProviderKind(
         default_base_url="https://generativelanguage.googleapis.com/v1beta",
@@ -95,7 +101,15 @@ class ProviderOptions(Record):
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] = 32_768
     cache_retention: Literal["none", "short", "long"] = "short"
+    cache_control: Literal["anthropic", "gemini"] | None = None
+    cache_session_affinity: bool = False
+    reasoning_dialect: Literal["openai", "openrouter"] = "openai"
+    strict_tools: bool = False
+    extra_body: dict[str, Any] = {}
+    omit_body: tuple[str, ...] = ()
     headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    key_header: str | None = None
 
 
 def build_caller(
@@ -225,7 +239,24 @@ def _wire(
                 base_url,
                 settings.key,
                 headers=options.headers,
+                query=options.query,
+                key_header=options.key_header,
                 output_cap_field=options.output_cap_field,
+                dialect=_openai_dialect(options),
+                attachment_bytes=attachment_bytes,
+            )
+        case "openai_responses":
+            from lash_cli.providers.openai_responses import OpenAiResponsesWire
+
+            return OpenAiResponsesWire(
+                base_url,
+                settings.key,
+                headers=options.headers,
+                query=options.query,
+                key_header=options.key_header,
+                credential_scope=settings.name,
+                expose_thinking=options.expose_thinking,
+                dialect=_openai_dialect(options),
                 attachment_bytes=attachment_bytes,
             )
         case "google":
@@ -240,6 +271,20 @@ def _wire(
             )
         case unknown:
             raise ValueError(f"{unknown!r} is not spoken over HTTP")
+
+
+def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
+    from lash_cli.providers.openai_dialect import OpenAiDialect
+
+    return OpenAiDialect(
+        reasoning=options.reasoning_dialect,
+        strict_tools=options.strict_tools,
+        cache_retention=options.cache_retention,
+        cache_control=options.cache_control,
+        cache_session_affinity=options.cache_session_affinity,
+        extra_body=options.extra_body,
+        omit_body=options.omit_body,
+    )
 
 
 def _base_url(settings: ProviderSettings, kind: ProviderKind) -> str:

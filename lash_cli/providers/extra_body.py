@@ -8,7 +8,7 @@ the model, the conversation, the tools and whether the answer streams.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lash_cli.errors import ConfigError
@@ -16,12 +16,24 @@ from lash_cli.errors import ConfigError
 OF_THE_CALL = frozenset({"model", "messages", "input", "instructions", "tools", "stream"})
 
 
-def checked_extra_body(extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`extra` as it may be laid over a body; raises `ConfigError` for a field that belongs to the call."""
-    fields = dict(extra or {})
+def checked_extra_body(extra: Mapping[str, Any], omitted: Sequence[str] = ()) -> dict[str, Any]:
+    """`extra` as it may be laid over a body, together with the fields to take away.
+
+    `omitted` are dotted paths, for configurations that cannot write a null.
+    Raises `ConfigError` for a field that belongs to the call.
+    """
+    fields = dict(extra)
+    for path in omitted:
+        place = fields
+        *above, last = path.split(".")
+        for name in above:
+            below = place.get(name)
+            place[name] = dict(below) if isinstance(below, Mapping) else {}
+            place = place[name]
+        place[last] = None
     taken = sorted(OF_THE_CALL & fields.keys())
     if taken:
-        raise ConfigError(f"extra_body cannot set {', '.join(taken)}: every call sets that itself")
+        raise ConfigError(f"extra_body and omit_body cannot touch {', '.join(taken)}: every call sets that itself")
     return fields
 
 

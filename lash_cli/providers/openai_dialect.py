@@ -24,7 +24,8 @@ class OpenAiDialect(NamedTuple):
     `reasoning` is how its `reasoning` object is written. `strict_tools` asks
     for arguments that are sure to fit. `cache_control` is the dialect of cache
     marks it reads, if any. `cache_session_affinity` tells it which calls belong
-    together. `extra_body` is laid over every body.
+    together. `extra_body` is laid over every body, and what `omit_body` names by
+    dotted paths is left out of it.
     """
 
     reasoning: ReasoningDialect = "openai"
@@ -33,10 +34,11 @@ class OpenAiDialect(NamedTuple):
     cache_control: CacheDialect | None = None
     cache_session_affinity: bool = False
     extra_body: Mapping[str, Any] = {}
+    omit_body: tuple[str, ...] = ()
 
     def checked(self) -> OpenAiDialect:
-        """Itself; raises `ConfigError` for an `extra_body` that would change what a call is about."""
-        return self._replace(extra_body=checked_extra_body(self.extra_body))
+        """Itself, what to omit made part of `extra_body`; raises `ConfigError` for changes to what a call is about."""
+        return self._replace(extra_body=checked_extra_body(self.extra_body, self.omit_body), omit_body=())
 
     def parameters(self, tool: LlmToolSpec) -> dict[str, Any]:
         """The schema of a tool's arguments as this endpoint is shown it."""

