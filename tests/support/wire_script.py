@@ -30,7 +30,7 @@ from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.http import HttpRequest, HttpResponse
 
-SCHEMA = "lash.provider-wire-script.v1"
+SCHEMA: Literal["lash.provider-wire-script.v1"] = "lash.provider-wire-script.v1"
 WAIT_SECONDS = 30.0
 REDACTED = "[redacted]"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
