@@ -19,7 +19,16 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 
 from lash_cli.core.content import ToolCallPart, ToolResultPart
-from lash_cli.core.llm import LlmRequest, LlmResponse, ReasoningDelta, StreamEvent, TerminalReason
+from lash_cli.core.llm import (
+    DeliberateStop,
+    EvidenceReported,
+    ExecutionEvidence,
+    LlmRequest,
+    LlmResponse,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+)
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.classify import classify_error_object, classify_http, presentable, to_exception
@@ -274,6 +283,11 @@ class HttpProvider:
                 protocol_position=reader.position,
                 partial=reader.partial(),
             ) from error
+        except (asyncio.CancelledError, DeliberateStop):
+            # Nothing is returned from here, and yet the attempt cost something: the ledger learns who served it.
+            if reader.position != "no_response":
+                await sink(EvidenceReported(reader.partial().evidence or ExecutionEvidence()))
+            raise
         except LlmTransportError as error:
             error.args = (presentable(error.message, self.secrets),)
             error.message = error.args[0]

@@ -22,6 +22,8 @@ import msgspec
 from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, ProsePart, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
+    DeliberateStop,
+    EvidenceReported,
     ExecutionEvidence,
     JsonSchemaOutput,
     LlmPart,
@@ -46,6 +48,8 @@ INTRODUCTION = (
     "This is lash's built-in loopback provider: no model is configured, so set OPENAI_API_KEY"
     " or configure a provider with `lash config set` to talk to a real one."
 )
+
+_SERVED = ExecutionEvidence(served_model="loopback")
 
 FAILURES: dict[str, dict[str, Any]] = {
     "rate_limit": {"kind": "quota", "code": "rate_limit_exceeded", "status": 429, "retryable": True},
@@ -264,7 +268,7 @@ class Loopback:
         for position, (name, arguments) in enumerate(script.calls):
             parts.append(ToolCallPart(synthetic_call_id(request.scope.request_id, position), name, arguments))
         reason = TerminalReason.TOOL_USE if script.calls else TerminalReason.STOP
-        evidence = ExecutionEvidence(served_model="loopback", provider_finish_reason=reason.value)
+        evidence = msgspec.structs.replace(_SERVED, provider_finish_reason=reason.value)
         return LlmResponse(tuple(parts), usage, reason, None, evidence)
 
     async def aclose(self) -> None:
@@ -278,12 +282,16 @@ class Loopback:
             await self._clock.sleep(POLL_SECONDS)
 
     async def _stream(self, chunks: list[str], script: Round, sink: EventSink) -> None:
-        for chunk in chunks:
-            await sink(TextDelta(chunk))
-            if script.chunk_delay:
-                await self._clock.sleep(script.chunk_delay)
-            else:
-                await asyncio.sleep(0)  # a long answer can be cancelled between two chunks
+        try:
+            for chunk in chunks:
+                await sink(TextDelta(chunk))
+                if script.chunk_delay:
+                    await self._clock.sleep(script.chunk_delay)
+                else:
+                    await asyncio.sleep(0)  # a long answer can be cancelled between two chunks
+        except (asyncio.CancelledError, DeliberateStop):
+            await sink(EvidenceReported(_SERVED))
+            raise
 
     async def _cut(self, chunks: list[str], script: Round, sink: EventSink, usage: TokenUsage) -> None:
         """Show the first half of the answer, then fail like a broken stream."""
@@ -291,7 +299,7 @@ class Loopback:
         await self._stream(shown, script, sink)
         error = _failure("stream_cut")
         error.protocol_position = "output_started"
-        error.partial = LlmResponse((ProsePart("".join(shown)),), usage, TerminalReason.PROVIDER_ERROR)
+        error.partial = LlmResponse((ProsePart("".join(shown)),), usage, TerminalReason.PROVIDER_ERROR, None, _SERVED)
         raise error
 
     def _count_try(self, request_id: str) -> int:

@@ -24,7 +24,16 @@ from support.wire import (
 )
 
 from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import AttemptReset, LlmCallResult, LlmRequest, LlmScope, RetryStatus, StreamEvent, TextDelta
+from lash_cli.core.llm import (
+    AttemptReset,
+    DeliberateStop,
+    LlmCallResult,
+    LlmRequest,
+    LlmScope,
+    RetryStatus,
+    StreamEvent,
+    TextDelta,
+)
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.core.usage import TokenUsage
@@ -242,7 +251,22 @@ async def test_cancel_closes_the_connection_in_the_middle_of_a_stream() -> None:
         client.cancel.set()
         result = await running
     assert result.error.code == "cancelled"
-    assert [a.outcome for a in result.record.attempts] == ["aborted"]
+    (attempt,) = result.record.attempts
+    assert (attempt.outcome, attempt.protocol_position) == ("aborted", "output_started")
+    assert (attempt.evidence.served_model, attempt.evidence.provider_response_id) == ("served-model", "chatcmpl-1")
+    assert attempt.evidence.provider_request_id == "req_test"
+
+
+async def test_a_deliberate_stop_cuts_the_stream_and_what_had_arrived_is_the_answer() -> None:
+    async with ChatServer([hang_reply("enough")]) as server, Client(server.base_url) as client:
+
+        async def sink(event: StreamEvent) -> None:
+            raise DeliberateStop
+
+        result = await client.caller.call(REQUEST, sink=sink, cancel=client.cancel)
+    assert (result.error, result.response.full_text) == (None, "enough")
+    (attempt,) = result.record.attempts
+    assert (attempt.outcome, attempt.evidence.served_model) == ("interrupted", "served-model")
 
 
 async def test_what_a_cut_attempt_reported_is_paid_for() -> None:
