@@ -69,11 +69,11 @@ _BY_CODE: dict[str, _Verdict] = {
     "UNAVAILABLE": _TRANSIENT,
     "DEADLINE_EXCEEDED": _TRANSIENT,
     "INTERNAL": _TRANSIENT,
-    "server_error": _TRANSIENT,
-    "internal_server_error": _TRANSIENT,
     "overloaded_error": _TRANSIENT,
-    "api_error": _TRANSIENT,
 }
+# Codes that say no more than that there was an error: the text and a status that refuses say more. Ollama sends
+# api_error with each of its refusals, llama.cpp server_error with a prompt that outgrew its context.
+_GENERIC_CODES = frozenset({"server_error", "internal_server_error", "api_error"})
 
 # Codes that say too little to beat a text marker; they decide only where there is no status either.
 _BY_VAGUE_CODE: dict[str, _Verdict] = {
@@ -247,7 +247,10 @@ def _judge(codes: tuple[str, ...], text: str, status: int | None, hint: int | No
             continue  # a quota that comes back at a stated time is a throttle
         return verdict, code
     if status in (None, 400, 404) and _names_missing_model(codes, text):
-        return _UNSUPPORTED, first or "model_not_found"
+        return _UNSUPPORTED, "model_not_found" if first is None or first in _GENERIC_CODES else first
+    generic = next((code for code in codes if code in _GENERIC_CODES), None)
+    if generic is not None and (status is None or not 400 <= status < 500):
+        return _TRANSIENT, generic
     if status is None:
         vague = next((_BY_VAGUE_CODE[code] for code in codes if code in _BY_VAGUE_CODE), _Verdict("unknown", True))
         return (_THROTTLED if is_about_rate else vague), first
