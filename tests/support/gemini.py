@@ -60,7 +60,7 @@ def request(*messages: Message, **fields: Any) -> LlmRequest:
     """A request for a test model."""
     user = Message("m1", Role.USER, (TextPart("hello"),))
     scope = LlmScope("s", "s:turn:t:llm:0")
-    known = {"model": ModelSpec("test-model"), "messages": messages or (user,), "scope": scope}
+    known: dict[str, Any] = {"model": ModelSpec("test-model"), "messages": messages or (user,), "scope": scope}
     return LlmRequest(**known | fields)
 
 

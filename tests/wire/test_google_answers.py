@@ -191,6 +191,14 @@ async def test_a_call_never_hides_how_the_answer_ended(finish: str) -> None:
     assert response.terminal_reason not in (TerminalReason.TOOL_USE, TerminalReason.STOP)
 
 
+async def test_what_the_provider_says_about_its_end_is_kept() -> None:
+    said = document(finish="MALFORMED_FUNCTION_CALL")
+    said["candidates"][0]["finishMessage"] = "Malformed function call: print(x)"
+    response, _ = await ask(streamed(said))
+    assert response.terminal_diagnostic is not None
+    assert response.terminal_diagnostic.endswith("'MALFORMED_FUNCTION_CALL': Malformed function call: print(x)")
+
+
 async def test_a_blocked_prompt_is_a_content_filter_with_its_reason() -> None:
     blocked = {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, "usageMetadata": {"promptTokenCount": 13}}
     response, _ = await ask(streamed(blocked))
