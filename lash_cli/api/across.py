@@ -71,7 +71,7 @@ class AcrossProcesses:
 
         Raises `LashRuntimeError` for a core without a store.
         """
-        return SessionQueue(self.store, self.host.clock, self.host.ids, session_id, self._notify)
+        return SessionQueue(self.store, self.host.clock, self.host.ids, session_id, self._notify, self.host.attachments)
 
     async def inject_turn_input(
         self, session_id: str, turn_id: str, id: str, message: TurnInput | str

@@ -17,6 +17,7 @@ import msgspec
 from lash_cli.api.across import AcrossProcesses
 from lash_cli.api.queue import Notify
 from lash_cli.api.session import LashSession, _Shared
+from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
@@ -31,7 +32,7 @@ from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.ephemeral import publish_state
-from lash_cli.runtime.host import CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
+from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
@@ -81,6 +82,7 @@ class LashCore(AcrossProcesses):
         queue_driver: Driver | Literal["inline", "none"] | None = None,
         owns_resources: bool = True,
         tracer: Tracer | None = None,
+        attachments: AttachmentPolicy | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -92,7 +94,8 @@ class LashCore(AcrossProcesses):
         `queued_turn`), or a driver of the host. With `owns_resources` off the
         store and the providers are left open at `aclose`, for a host that
         shares them among cores. `tracer` is the core's
-        own: it is closed, and its records synced, with the core. Raises
+        own: it is closed, and its records synced, with the core.
+        `attachments` says which sources of attachments are allowed. Raises
         `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
@@ -113,7 +116,18 @@ class LashCore(AcrossProcesses):
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
         self.policy = policy
-        self.host = RuntimeHost(store, effect_host, resolver, clock, ids, timings, approval, crash_point, tracer)
+        self.host = RuntimeHost(
+            store,
+            effect_host,
+            resolver,
+            clock,
+            ids,
+            timings,
+            approval,
+            crash_point,
+            tracer,
+            attachments or ANY_ATTACHMENT,
+        )
         # Logs of sessions without a store live as long as somebody has or watches the session.
         self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()
         self._ringer: BellRinger | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from lash_cli.core.attachments import AttachmentPolicy, has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     ByInputId,
@@ -78,13 +79,20 @@ class SessionQueue:
     """The queue of one session. Raises `NotFoundError`, `SessionDeleted`, `SessionClosed` as the store does."""
 
     def __init__(
-        self, store: RuntimePersistence, clock: Clock, ids: Ids, session_id: str, notify: Notify | None = None
+        self,
+        store: RuntimePersistence,
+        clock: Clock,
+        ids: Ids,
+        session_id: str,
+        notify: Notify | None = None,
+        attachments: AttachmentPolicy = AttachmentPolicy(),  # noqa: B008 - an immutable record
     ) -> None:
         self.session_id = session_id
         self._store = store
         self._clock = clock
         self._ids = ids
         self._notify = notify
+        self._attachments = attachments
 
     def _wake(self, reason: str) -> None:
         if self._notify is not None:
@@ -107,17 +115,31 @@ class SessionQueue:
         (`invalid_key`) for a blank or unprintable key.
         """
         content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        source_key = None if key is None else source_key_of(key)
+        if has_bytes(content):
+            content = await self.stored(content)
         draft = InputDraft(
             self.session_id,
             input_id or self._ids.new("in"),
             content,
             ingress,
-            None if key is None else source_key_of(key),
+            source_key,
         )
         stored = await self._store.enqueue_turn_input(draft)
         if isinstance(ingress, NextTurn):
             self._wake("queued_turn_input")
         return stored
+
+    async def stored(self, turn_input: TurnInput) -> TurnInput:
+        """`turn_input` as a row may hold it: attachment bytes are put into the store and named by reference.
+
+        Raises `UsageError` (`attachment_source_policy_denied`, `attachment_media_type_invalid`).
+        """
+        from lash_cli.runtime.attachments import stored_input
+
+        return await stored_input(
+            self._store, self.session_id, turn_input, now_ms=self._clock.now_ms(), policy=self._attachments
+        )
 
     async def pending_inputs(self) -> tuple[PendingTurnInput, ...]:
         """What waits and nobody holds, oldest first."""

@@ -72,7 +72,7 @@ class QueueVerbs:
         host = self._core.host
         if host.store is None:
             raise LashRuntimeError("store_commit_failed", NO_QUEUE)
-        return SessionQueue(host.store, host.clock, host.ids, self.session_id, self._shared.notify)
+        return SessionQueue(host.store, host.clock, host.ids, self.session_id, self._shared.notify, host.attachments)
 
     # --- inputs -------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class Inline(Record, tag="inline", tag_field="source"):
 
     media_type: str
     data: bytes
+    label: str | None = None
 
 
 class Stored(Record, tag="stored", tag_field="source"):

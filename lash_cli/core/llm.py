@@ -6,14 +6,14 @@ and what was asked is never evidence of what ran.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.content import Message, ProsePart, ReasoningPart, ToolCallPart
+from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.usage import TokenUsage
 
@@ -104,6 +104,9 @@ class LlmScope(Record):
     agent_frame_id: str | None = None
 
 
+FetchAttachment = Callable[[Stored], Awaitable[bytes]]
+
+
 class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One model call. `messages` is the conversation without the system prompt; `system` is rendered text.
 
@@ -111,7 +114,8 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     node and revision); together with the tail it identifies the conversation
     without hashing it again. `cache_breakpoint` is how many of the messages the
     next call will repeat, for the provider's prompt cache; None leaves it to the
-    wire.
+    wire. `fetch` reads the bytes of an attachment in the messages when a wire
+    writes it for the first time; it is no part of what is asked.
     """
 
     model: ModelSpec
@@ -126,6 +130,7 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     base_length: int = 0
     cache_breakpoint: int | None = None
     stream: bool = True
+    fetch: FetchAttachment | None = None
 
 
 class ExecutionEvidence(Record):

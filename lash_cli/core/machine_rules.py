@@ -185,7 +185,8 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
     """The one user message that answers a batch, without an id.
 
     All results come first, in source order, then the attachments of successful
-    calls: wires demand that nothing stands between a call and its result.
+    calls: wires demand that nothing stands between a call and its result. A
+    label before them names the call they came from (contract 06 §7).
     """
     texts = projections or [project_output(record.output) for record in records]
     parts: list[Part] = [
@@ -193,7 +194,8 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
         for record, text in zip(records, texts, strict=True)
     ]
     for record in records:
-        if isinstance(record.output.outcome, ToolSuccess):
+        if isinstance(record.output.outcome, ToolSuccess) and record.output.outcome.attachments:
+            parts.append(TextPart(f"Attached by {record.tool} ({record.call_id}):"))
             parts += [AttachmentPart(attachment) for attachment in record.output.outcome.attachments]
     return Message("", Role.USER, tuple(parts))
 

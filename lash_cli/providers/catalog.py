@@ -118,13 +118,11 @@ def build_caller(
     clock: Clock,
     ids_bits: Callable[[int], int],
     transport: HttpTransport | None = None,
-    attachment_bytes: Callable[[Stored], bytes] | None = None,
     on_request: Callable[[str, bytes], None] | None = None,
 ) -> ModelCaller:
     """The provider of `settings` behind its retry ladder. Opens nothing.
 
-    `transport` replaces the network. `attachment_bytes` reads a stored
-    attachment for a provider that takes bytes. `on_request` is told the address
+    `transport` replaces the network. `on_request` is told the address
     and the bytes of every request. Raises `ConfigError` (`config_invalid`,
     `invalid_provider_endpoint` or `key_missing`).
     """
@@ -154,6 +152,7 @@ def build_caller(
 
         return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy, limiter=limiter)
 
+    from lash_cli.providers.attachments import RequestAttachments
     from lash_cli.providers.endpoint import HttpProvider
     from lash_cli.providers.http import Httpx2Transport, Timeouts
 
@@ -171,13 +170,15 @@ def build_caller(
         from lash_cli.providers.metadata import CapturingTransport
 
         transport = CapturingTransport(transport, allowed)
+    attachments = RequestAttachments()
     provider = HttpProvider(
-        _wire(settings, kind, options, attachment_bytes),
+        _wire(settings, kind, options, attachments.bytes_of),
         transport,
         clock=clock,
         timeouts=timeouts,
         expose_thinking=options.expose_thinking,
         termination=options.stream_termination,
+        attachments=attachments,
     )
     return RetryingCaller(
         provider,
@@ -214,7 +215,7 @@ def _wire(
     settings: ProviderSettings,
     kind: ProviderKind,
     options: ProviderOptions,
-    attachment_bytes: Callable[[Stored], bytes] | None,
+    attachment_bytes: Callable[[Stored], bytes],
 ) -> Wire:
     """The wire of a kind; its module is imported now."""
     base_url = _base_url(settings, kind)

@@ -31,6 +31,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers.attachments import RequestAttachments
 from lash_cli.providers.classify import classify_error_object, classify_http, presentable, to_exception
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, Timeouts
 from lash_cli.providers.sse import SseDecoder
@@ -228,13 +229,16 @@ class HttpProvider:
         timeouts: Timeouts | None = None,
         expose_thinking: bool = False,
         termination: Termination | None = None,
+        attachments: RequestAttachments | None = None,
     ) -> None:
-        """`termination` is the endpoint's word on answers without proof; a model's own data wins over it."""
+        """`attachments` is what the wire's encoder asks for bytes. `termination` is the endpoint's word on answers
+        without proof; a model's own data wins over it."""
         self._wire = wire
         self._transport = transport
         self._clock = clock
         self._timeouts = timeouts or Timeouts()
         self._expose_thinking = expose_thinking
+        self._attachments = attachments or RequestAttachments()
         self._termination: Termination = termination or wire.default_termination
 
     @property
@@ -250,7 +254,8 @@ class HttpProvider:
     async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
         """Run one attempt; see `core.protocols.Provider.complete`."""
         wire = self._wire
-        body = wire.body(request)  # first: what is refused is refused, and what it holds may have to be announced
+        # First: what is refused is refused, and what it holds may have to be announced.
+        body = await self._attachments.body(wire, request)
         headers = {
             "accept": "text/event-stream, application/json",
             "accept-encoding": "identity",

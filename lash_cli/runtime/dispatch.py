@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
+from lash_cli.core.attachments import DENIED
 from lash_cli.core.codec import encode
-from lash_cli.core.content import AttachmentSource, Inline, ToolCallPart
+from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
     EffectInvocation,
@@ -57,7 +58,7 @@ CANCEL_GRACE_S = 0.05
 ABANDON_AFTER_S = 3.0
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
-StoreAttachment = Callable[[Inline], Awaitable[AttachmentSource]]
+StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
 
 
 class ToolDispatcher:
@@ -74,7 +75,7 @@ class ToolDispatcher:
         turn_index: int,
         cancel: CancelToken,
         emit: Emit,
-        store_attachment: StoreAttachment | None,
+        store_attachment: StoreAttachment,
     ) -> None:
         self._registry = registry
         self._approval = approval
@@ -271,23 +272,20 @@ class ToolDispatcher:
         return EffectEnvelope(EffectInvocation(self._scope, effect_id, replay_key), command)
 
     async def _with_stored_attachments(self, output: ToolCallOutput) -> ToolCallOutput:
-        """Replace attachment bytes by references: only references reach the journal and the graph."""
+        """Replace attachment bytes by references: only references reach the journal and the graph. What the host does
+        not allow is a failure of the call (contract 05 §1.5)."""
         outcome = output.outcome
         if not isinstance(outcome, ToolSuccess) or not outcome.attachments:
             return output
         stored: list[AttachmentSource] = []
         for source in outcome.attachments:
-            if not isinstance(source, Inline):
-                stored.append(source)
-            elif self._store_attachment is None:
-                text = "This session keeps no attachments."
+            try:
+                stored.append(await self._store_attachment(source))
+            except LashError as error:
+                if error.code == DENIED:
+                    return failure(FailureClass.PERMISSION_DENIED, DENIED, error.message, source="policy")
+                text = f"The attachment could not be stored: {error.message}"
                 return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
-            else:
-                try:
-                    stored.append(await self._store_attachment(source))
-                except LashError as error:
-                    text = f"The attachment could not be stored: {error.message}"
-                    return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
         return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)
 
     def _show_progress(self, call_id: str, text: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -68,6 +68,7 @@ from lash_cli.errors import (
     SessionExecutionLeaseExpired,
 )
 from lash_cli.modes.standard import StandardProtocol
+from lash_cli.runtime.attachments import put_inline, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.dispatch import ToolDispatcher
 from lash_cli.runtime.frames import FrameChain
@@ -122,6 +123,7 @@ class TurnDriver(ABC):
         # Activities are numbered under one id of their own: an id drawn for each costs more than showing it.
         self._series = ""
         self._shown = 0
+        self._fetch = None if host.store is None else reader_of(host.store, session.session_id)
         self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
     @abstractmethod
@@ -169,19 +171,14 @@ class TurnDriver(ABC):
         return msgspec.structs.replace(turn_input, items=tuple(items))
 
     async def stored(self, source: AttachmentSource, turn_id: str) -> AttachmentSource:
-        """An attachment as it may be persisted."""
+        """An attachment as it may be persisted; raises `LashError` for one that the host or the store refuses."""
+        self.host.attachments.check(source)
         store = self.host.store
         if isinstance(source, Inline):
             if store is None:
                 return source
-            ref = await store.put_attachment(
-                self.session.session_id,
-                source.data,
-                media_type=source.media_type,
-                owner=("turn", turn_id),
-                now_ms=self.host.clock.now_ms(),
-            )
-            return Stored(ref, source.media_type, len(source.data))
+            owner, now_ms = ("turn", turn_id), self.host.clock.now_ms()
+            return await put_inline(store, self.session.session_id, source, owner=owner, now_ms=now_ms)
         if isinstance(source, Stored) and store is not None:
             await store.get_attachment(self.session.session_id, source.attachment_ref)
         return source
@@ -208,7 +205,7 @@ class TurnDriver(ABC):
             turn_index=drive.turn_index,
             cancel=self.token,
             emit=emit,
-            store_attachment=self._attachment_writer(drive),
+            store_attachment=lambda source: self.stored(source, drive.turn_id),
         )
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
         output = output_of(drive.options)
@@ -253,15 +250,6 @@ class TurnDriver(ABC):
             raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
         machine.cancel(self.token.reason or "")
 
-    def _attachment_writer(self, drive: Drive) -> Callable[[Inline], Awaitable[AttachmentSource]] | None:
-        if self.host.store is None:
-            return None
-
-        async def write(source: Inline) -> AttachmentSource:
-            return await self.stored(source, drive.turn_id)
-
-        return write
-
     async def _call_model(
         self, drive: Drive, environment: ModelEnvironment, effect: LlmCallEffect, output: OutputSpec | None
     ) -> LlmCallResult:
@@ -278,6 +266,7 @@ class TurnDriver(ABC):
             tools_allowed=effect.tools_allowed,
             emit=emit,
             output=output,
+            fetch=self._fetch,
         )
         scope = TurnScope(self.session.session_id, drive.turn_id)
         key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from lash_cli.core.codec import encode
+from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.queued_work import SessionCommandReceipt
@@ -48,6 +49,7 @@ class LaneEntry:
         self._session = session
         self._owner = owner
         self._request = request
+        self._input = request.input
         self._lane = LaneHolder(store, host.clock, host.timings, on_lost)
         self._guard: LaneGuard | None = None
         self._turn_id = request.turn_id or self._fresh_turn_id()
@@ -60,6 +62,10 @@ class LaneEntry:
         if self._guard is None:
             raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
         return self._guard
+
+    def hand_in(self, turn_input: TurnInput) -> None:
+        """Put `turn_input` in the place of the request's own: the same, as it may be persisted."""
+        self._input = turn_input
 
     @property
     def turn_id(self) -> str:
@@ -135,9 +141,9 @@ class LaneEntry:
     def _lane_request(self) -> LaneRequest:
         request = self._request
         draft = None
-        if request.input is not None:
+        if self._input is not None:
             key = f"host:{request.source_key}" if request.source_key is not None else None
-            draft = InputDraft(self._session.session_id, self._input_id, request.input, source_key=key)
+            draft = InputDraft(self._session.session_id, self._input_id, self._input, source_key=key)
         starts = draft is not None or request.drain is not None
         return msgspec.structs.replace(
             self._request_under(self._turn_id if starts else None),

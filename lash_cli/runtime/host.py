@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
 from lash_cli.errors import LashRuntimeError
@@ -16,6 +17,8 @@ from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
     from lash_cli.runtime.tracing import Tracer
+
+ANY_ATTACHMENT = AttachmentPolicy()
 
 CrashPoint = Callable[[str], None]
 
@@ -78,6 +81,7 @@ class RuntimeHost:
     approval: ApprovalPolicy | None = None
     crash_point: CrashPoint | None = None
     tracer: Tracer | None = None
+    attachments: AttachmentPolicy = ANY_ATTACHMENT
 
     def reach(self, point: str) -> None:
         """Tell a fault-injecting test where the turn is; nothing otherwise."""

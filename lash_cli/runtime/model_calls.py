@@ -21,6 +21,7 @@ from lash_cli.core.content import Message
 from lash_cli.core.effect import LlmCallCommand
 from lash_cli.core.llm import (
     AttemptReset,
+    FetchAttachment,
     LlmRequest,
     LlmScope,
     LlmToolSpec,
@@ -101,6 +102,7 @@ class ModelCall:
         tools_allowed: bool,
         emit: Emit,
         output: OutputSpec | None = None,
+        fetch: FetchAttachment | None = None,
     ) -> None:
         self._emit = emit
         self._row = f"{turn_id}:{iteration}"
@@ -122,6 +124,7 @@ class ModelCall:
             tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,
             output_token_cap=policy.model.limits.output_token_capacity,
             output_spec=output,
+            fetch=fetch,
             base_digest=base,
             base_length=len(conversation),
         )

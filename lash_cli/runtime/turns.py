@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted, finished_id
+from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import decode, from_builtins
 from lash_cli.core.content import Message, TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
@@ -24,6 +25,7 @@ from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffe
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
 from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionDeleted, TurnCancelWon
+from lash_cli.runtime.attachments import stored_input
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.checkpoints import Checkpoints
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
@@ -113,6 +115,8 @@ class DurableTurn(TurnDriver):
         request = self.request
         if request.input is not None or request.drain is not None:
             self.host.providers.resolve(self.session.policy.provider_id)
+        if request.input is not None and has_bytes(request.input):
+            self._entry.hand_in(await self._with_stored_bytes(request.input))
         if request.drain is not None:
             await self._refresh_unless_at(await self.store.head_position(self.session.session_id))
         while True:
@@ -136,6 +140,16 @@ class DurableTurn(TurnDriver):
         if self.request.drain is not None:
             return not self.request.drain.batch_ids
         return self.request.input is None or finished_turn_id == self._entry.turn_id
+
+    async def _with_stored_bytes(self, turn_input: TurnInput) -> TurnInput:
+        """The input as its row may hold it: attachment bytes stand in the store first."""
+        return await stored_input(
+            self.store,
+            self.session.session_id,
+            turn_input,
+            now_ms=self.host.clock.now_ms(),
+            policy=self.host.attachments,
+        )
 
     # --- answers ------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from lash_cli.core.content import (
     ReasoningReplay,
     Role,
     Stored,
+    TextPart,
     ToolResultPart,
     is_safe_to_resume,
 )
@@ -148,13 +149,14 @@ def test_projected_text_replaces_the_default_but_not_the_record() -> None:
     assert run.done.tool_calls[0].output == success("x" * 100)
 
 
-def test_attachments_of_results_follow_all_results() -> None:
+def test_attachments_of_results_follow_all_results_under_the_name_of_their_call() -> None:
     image = Stored("sha256:1", "image/png", 3)
     outputs = (ToolCallOutput(ToolSuccess("see", (image,))), success("b"))
     run = drive(machine(), [answer(call("a"), call("b")), answer("hi")], tools=batch(*outputs))
     assert run.done.messages[2].parts == (
         ToolResultPart("a", "read", "see"),
         ToolResultPart("b", "read", "b"),
+        TextPart("Attached by read (a):"),
         AttachmentPart(image),
     )
 

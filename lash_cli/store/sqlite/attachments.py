@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.database import Database, is_in_event_loop
 from lash_cli.store.sqlite.sessions import key_of
 
 REF_PREFIX: Final = "sha256:"
@@ -60,11 +60,17 @@ _COMMIT_OWNED = """
 UPDATE attachments INDEXED BY attachments_uncommitted SET committed_at_ms = ?
 WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_ms IS NULL
 """
-# One conditional operation: an owner that still runs keeps its intents; whether a process runs is not known here.
+# One conditional operation: an owner that still runs keeps its intents, and so does an input that waits; whether a
+# process runs is not known here.
 _FORGET_AGED = """
 DELETE FROM attachments
 WHERE committed_at_ms IS NULL AND intent_at_ms < ? AND (
-    owner_kind IS NULL
+    owner_kind IS NULL AND NOT EXISTS (
+        SELECT 1 FROM inputs
+        WHERE inputs.session_key = attachments.session_key
+              AND inputs.state IN ('pending_active', 'deferred_next_turn')
+              AND instr(inputs.input, attachments.attachment_ref) > 0
+    )
     OR owner_kind = 'turn' AND NOT EXISTS (
         SELECT 1 FROM turns
         WHERE turns.session_key = attachments.session_key AND turns.turn_id = attachments.owner_id
@@ -118,7 +124,7 @@ class Attachments:
         """
         if _MEDIA_TYPE.fullmatch(media_type) is None:
             raise UsageError(f"not a media type: {media_type!r}", code="attachment_media_type_invalid")
-        is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES
+        is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES and is_in_event_loop()
         digest = await _hashed_elsewhere(data) if is_large else sha256_hex(data)
         attachment_ref = REF_PREFIX + digest
         owner_kind, owner_id = owner or (None, None)

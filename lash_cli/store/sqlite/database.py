@@ -210,7 +210,7 @@ class Database:
         must know shields the call.
         Without an event loop there is nobody to hold up, and it is done here and now as `write_sync` does.
         """
-        if not _is_in_event_loop():
+        if not is_in_event_loop():
             return self.write_sync(job, durable=durable)
         import asyncio
 
@@ -270,7 +270,7 @@ class Database:
 
         Without an event loop there is nobody to hold up, and it runs here and now as `read` does.
         """
-        if not _is_in_event_loop():
+        if not is_in_event_loop():
             return self.read(job)
         import asyncio
 
@@ -278,7 +278,7 @@ class Database:
 
     async def aclose(self) -> None:
         """`close` without blocking the event loop, if there is one."""
-        if not _is_in_event_loop():
+        if not is_in_event_loop():
             self.close()
             return
         import asyncio
@@ -296,7 +296,7 @@ class Database:
             raise StoreReadOnly(f"{self.path} was opened read-only")
 
 
-def _is_in_event_loop() -> bool:
+def is_in_event_loop() -> bool:
     """Whether this thread runs an event loop; where asyncio was never imported there is none, and it stays so.
 
     The import costs a command that only reads more than its reading does (design D16).

@@ -1,0 +1,201 @@
+"""Attachments over a real store: stored before the input that names them, read only where they are first written,
+and never across sessions (contract 01 §9.7, 05 §1.5, 06 §7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import AttachmentItem, SessionSpec, Stopped, TextItem, TurnInput
+from lash_cli.core.attachments import AttachmentPolicy
+from lash_cli.core.codec import sha256_hex
+from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
+from lash_cli.core.llm import LlmRequest
+from lash_cli.errors import LlmTransportError, NotFoundError, UsageError
+from lash_cli.providers.attachments import CARRIED, RequestAttachments, check_carried
+
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
+REF = "sha256:" + sha256_hex(PNG)
+
+
+def with_image(words: str = "look") -> TurnInput:
+    return TurnInput((TextItem(words), AttachmentItem(Inline("image/png", PNG, "cat.png"))))
+
+
+def attached(messages: Any) -> list[Any]:
+    return [part.attachment for message in messages for part in message.parts if isinstance(part, AttachmentPart)]
+
+
+async def test_only_a_reference_reaches_the_transcript_and_the_bytes_are_the_sessions(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+        assert attached(session.read_view().messages) == [Stored(REF, "image/png", len(PNG), "cat.png")]
+    (row,) = await core.store.list_attachments("s1")
+    assert (row["committed_at_ms"] is not None, row["label"]) == (True, "cat.png")
+    assert await core.store.get_attachment("s1", REF) == PNG
+
+
+async def test_the_bytes_are_stored_before_the_input_that_names_them(make_core) -> None:
+    """A crash in between leaves an intent that ages away, and no input; a crash afterwards leaves both."""
+    core = make_core(ScriptedCaller([]), crash_point=CrashPoints("before:lane"))
+    with pytest.raises(Crash):
+        await (await core.open_session("s1")).turn(with_image()).run()
+    assert [row["attachment_ref"] for row in await core.store.list_attachments("s1", uncommitted_only=True)] == [REF]
+    assert await core.store.inputs("s1", pending_only=False) == ()
+    assert await core.store.forget_aged_uncommitted(2**60) == 1
+    with pytest.raises(NotFoundError):
+        await core.store.get_attachment("s1", REF)
+
+
+async def test_a_turn_that_was_cut_off_still_has_its_image(make_core) -> None:
+    with pytest.raises(Crash):
+        crashed = make_core(ScriptedCaller([text("never")]), crash_point=CrashPoints("after:lane"))
+        await (await crashed.open_session("s1")).turn(with_image()).run()
+    rest = ScriptedCaller([text("a cat")])
+    core = make_core(rest)
+    assert await core.store.forget_aged_uncommitted(2**60) == 0
+    async with await core.open_session("s1", spec=SessionSpec(inherit="stored")) as session:
+        output = await session.redrive(busy_wait_ms=120_000).run()
+        assert output.result.assistant_message() == "a cat"
+    (request,) = rest.requests
+    assert request.fetch is not None
+    assert await request.fetch(attached(request.messages)[0]) == PNG
+
+
+async def test_a_waiting_input_keeps_its_attachment_however_old_it_gets(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    async with await core.open_session("s1") as session:
+        queued = await session.enqueue(with_image())
+        assert attached_items(queued.input) == [Stored(REF, "image/png", len(PNG), "cat.png")]
+        assert await core.store.forget_aged_uncommitted(2**60) == 0
+        assert (await session.queued_turn().run()) is not None
+        assert attached(session.read_view().messages) == [Stored(REF, "image/png", len(PNG), "cat.png")]
+
+
+async def test_an_input_that_was_cancelled_lets_its_attachment_go(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    async with await core.open_session("s1") as session:
+        queued = await session.enqueue(with_image())
+        await session.cancel_pending_turn_input(queued.input_id)
+        assert await core.store.forget_aged_uncommitted(2**60) == 1
+
+
+def attached_items(turn_input: TurnInput) -> list[Any]:
+    return [item.attachment for item in turn_input.items if isinstance(item, AttachmentItem)]
+
+
+async def test_the_same_image_under_the_same_key_is_the_same_submission(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    async with await core.open_session("s1") as session:
+        first = await session.turn(with_image(), key="k").run()
+        again = await session.turn(with_image(), key="k").run()
+    assert again.replayed and again.result.turn_id == first.result.turn_id
+
+
+async def test_another_sessions_attachment_is_invalid_input(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+    async with await core.open_session("s2") as other:
+        foreign = TurnInput((TextItem("look"), AttachmentItem(Stored(REF, "image/png", len(PNG)))))
+        output = await other.turn(foreign).run()
+    assert output.result.outcome == Stopped("invalid_input")
+
+
+@pytest.mark.parametrize(
+    ("source", "policy"),
+    [
+        (ExternalUrl("image/png", "file:///etc/passwd"), AttachmentPolicy()),
+        (ExternalUrl("image/png", "https://me:secret@x.example/a.png"), AttachmentPolicy()),
+        (ExternalUrl("image/png", "https://x.example/a.png"), AttachmentPolicy(allows_urls=False)),
+    ],
+)
+async def test_a_source_the_host_does_not_allow_is_invalid_input(make_core, source, policy) -> None:
+    core = make_core(ScriptedCaller([]), attachments=policy)
+    async with await core.open_session("s1") as session:
+        output = await session.turn(TurnInput((TextItem("look"), AttachmentItem(source)))).run()
+    assert output.result.outcome == Stopped("invalid_input")
+
+
+async def test_bytes_beyond_the_limit_are_refused_and_nothing_is_written(make_core) -> None:
+    core = make_core(ScriptedCaller([]), attachments=AttachmentPolicy(max_bytes=4))
+    async with await core.open_session("s1") as session:
+        with pytest.raises(UsageError) as refused:
+            await session.turn(with_image()).run()
+        assert refused.value.code == "attachment_source_policy_denied"
+        with pytest.raises(UsageError):
+            await session.enqueue(with_image())
+    assert await core.store.list_attachments("s1") == ()
+    assert await core.store.inputs("s1", pending_only=False) == ()
+
+
+# --- on their way to a provider -------------------------------------------------------------------
+
+
+class CountingEncoder:
+    """Writes one stored attachment, as a wire does."""
+
+    def __init__(self, attachments: RequestAttachments) -> None:
+        self.attachments = attachments
+        self.tries = 0
+
+    def body(self, request: LlmRequest) -> bytes:
+        self.tries += 1
+        return b"".join(self.attachments.bytes_of(source) for source in attached(request.messages))
+
+
+async def test_bytes_are_read_when_an_encoder_asks_and_are_gone_afterwards(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    caller = core.host.providers.resolve("scripted")
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+    (request,) = caller.requests  # type: ignore[attr-defined]
+    attachments = RequestAttachments()
+    encoder = CountingEncoder(attachments)
+    assert await attachments.body(encoder, request) == PNG
+    assert encoder.tries == 2
+    with pytest.raises(LlmTransportError) as unread:
+        encoder.body(request)
+    assert unread.value.code == "stored_attachment_not_resolved"
+
+
+async def test_bytes_that_are_gone_fail_the_call_before_anything_is_sent(make_core) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+    caller = core.host.providers.resolve("scripted")
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+    await core.delete_session("s1")
+    attachments = RequestAttachments()
+    with pytest.raises(LlmTransportError) as unread:
+        await attachments.body(CountingEncoder(attachments), caller.requests[0])  # type: ignore[attr-defined]
+    assert (unread.value.code, unread.value.kind, unread.value.retryable) == (
+        "stored_attachment_not_resolved",
+        "validation",
+        False,
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(CARRIED))
+def test_what_a_wire_cannot_carry_is_refused_by_one_table(kind: str) -> None:
+    carried = CARRIED[kind]
+    check_carried(Inline("image/png", PNG), carried)
+    check_carried(Inline("text/plain", b"x"), carried)
+    with pytest.raises(LlmTransportError) as refused:
+        check_carried(Inline("application/x-tar", b""), carried)
+    assert refused.value.code == "unsupported_attachment_capability"
+
+
+def test_a_providers_file_goes_only_to_its_provider_under_its_scope() -> None:
+    from lash_cli.core.content import ProviderFile
+
+    carried, file = CARRIED["anthropic"], ProviderFile("anthropic", "work", "file_1")
+    check_carried(file, carried, provider="anthropic", credential_scope="work")
+    for provider, scope in (("anthropic", "home"), ("google", "work"), ("", "")):
+        with pytest.raises(LlmTransportError):
+            check_carried(file, carried, provider=provider, credential_scope=scope)
+    with pytest.raises(LlmTransportError):
+        check_carried(file, CARRIED["openai_chat"], provider="anthropic", credential_scope="work")
