@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import anthropic
+from support import anthropic, gemini
 from support.wire import ThreadedChatServer
 
 
@@ -94,3 +94,65 @@ def test_an_anthropic_turn_with_two_calls_thinks_reads_and_answers(lash: Any, wo
     assert [result["tool_use_id"] for result in results] == ["toolu_a", "toolu_b"]
     assert "alpha" in json.dumps(results[0]) and "beta" in json.dumps(results[1])
     assert requests[1].body.count(b'"cache_control"') == 4
+
+
+# --- google ---------------------------------------------------------------------------------------
+
+
+def test_a_gemini_turn_with_two_calls_gives_every_signature_back(lash: Any, work: Path) -> None:
+    replies = [
+        gemini.streamed(
+            gemini.document(gemini.text("two files", thought=True)),
+            gemini.document(gemini.text("Reading ")),
+            gemini.document(gemini.text("both.")),
+            gemini.document(
+                gemini.call("read_file", {"path": "a.txt"}, signature="SIG_A"),
+                gemini.call("read_file", {"path": "b.txt"}),
+                finish="STOP",
+                usage=gemini.usage_of(100, 20, cachedContentTokenCount=40, thoughtsTokenCount=15),
+            ),
+        ),
+        gemini.streamed(
+            gemini.document(gemini.text("They differ.")),
+            gemini.document(gemini.text("", thoughtSignature="SIG_T"), finish="STOP", usage=gemini.usage_of(120, 5)),
+        ),
+        gemini.streamed(gemini.document(gemini.text("Yes."), finish="STOP", usage=gemini.usage_of(130, 2))),
+    ]
+    with ThreadedChatServer(replies) as server:
+        base_url = server.base_url.removesuffix("/v1") + "/v1beta"
+        env = {"GEMINI_API_KEY": "canary-key-0001", "LASH_CFG__providers__gem__key": "env:GEMINI_API_KEY"}
+        env |= {"LASH_CFG__providers__gem__kind": "google", "LASH_CFG__providers__gem__base_url": base_url}
+        opened = lash("open", "s", "--provider", "gem", "--model", "m-1", "--system", "be exact", env=env, cwd=work)
+        assert opened.code == 0, opened.err
+        done = lash("turn", "s", "Compare a.txt and b.txt", "-o", "json", env=env, cwd=work)
+        assert done.code == 0, done.err
+        again = lash("turn", "s", "Sure?", "-q", env=env, cwd=work)
+        assert again.out == "Yes.\n", again.err
+        requests = server.requests
+
+    assert done.json["text"] == "They differ."
+    ids = [call["call_id"] for call in done.json["tool_calls"]]
+    assert [call["status"] for call in done.json["tool_calls"]] == ["success", "success"]
+    assert len(set(ids)) == 2
+    kinds = ["reasoning", "prose", "tool_call", "tool_call", "tool_result", "tool_result", "prose", "reasoning"]
+    assert kinds_of(lash, "s", done.json["turn_id"]) == kinds
+    usage = lash("show", "s", "-o", "json").json["usage"]
+    assert [usage[name] for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")] == [310, 42, 40]
+
+    assert {request.path for request in requests} == {"/v1beta/models/m-1:streamGenerateContent?alt=sse"}
+    assert {request.headers["x-goog-api-key"] for request in requests} == {"canary-key-0001"}
+    one, two, three = (request.json for request in requests)
+    assert one["systemInstruction"] == {"parts": [{"text": "be exact"}]}
+    assert [len(body["contents"]) for body in (one, two, three)] == [1, 3, 5]
+    assert (two["contents"][:1], three["contents"][:3]) == (one["contents"], two["contents"])
+    assert (two["systemInstruction"], two["tools"]) == (one["systemInstruction"], one["tools"])
+    prefix = requests[0].body[: requests[0].body.index(b'],"')]
+    assert all(request.body.startswith(prefix) for request in requests)
+    assert two["contents"][1]["parts"] == [
+        {"text": "Reading both."},
+        {"functionCall": {"name": "read_file", "args": {"path": "a.txt"}}, "thoughtSignature": "SIG_A"},
+        {"functionCall": {"name": "read_file", "args": {"path": "b.txt"}}},
+    ]
+    results = [part["functionResponse"]["response"]["output"] for part in two["contents"][2]["parts"]]
+    assert "alpha" in results[0] and "beta" in results[1]
+    assert three["contents"][3]["parts"] == [{"text": "They differ.", "thoughtSignature": "SIG_T"}]
