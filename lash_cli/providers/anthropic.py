@@ -10,17 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, AnthropicEncoder, AttachmentBytes
+from lash_cli.providers.anthropic_request import (
+    DEFAULT_MAX_OUTPUT_TOKENS,
+    AnthropicEncoder,
+    AttachmentBytes,
+    PrefixMismatch,
+)
 from lash_cli.providers.anthropic_stream import AnthropicAssembler
 from lash_cli.providers.caching import CacheRetention
 from lash_cli.providers.endpoint import Access, Termination
-from lash_cli.providers.reasoning import Budget, intent_of
 
 PATH = "/v1/messages"
 KEY_HEADER = "x-api-key"
 VERSION = "2023-06-01"
 FINE_GRAINED_TOOLS = "fine-grained-tool-streaming-2025-05-14"
 INTERLEAVED_THINKING = "interleaved-thinking-2025-05-14"
+THINKING_BINDING = "thinking-binding-controls-2026-08-01"
 FILES = "files-api-2025-04-14"
 
 
@@ -44,6 +49,7 @@ class AnthropicWire:
         max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
         cache_retention: CacheRetention = "short",
         shows_thinking: bool = False,
+        thinking_prefix_mismatch: PrefixMismatch | None = None,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """Options are those of `Access` and `AnthropicEncoder`; the key goes into `x-api-key` unless told otherwise.
@@ -59,6 +65,7 @@ class AnthropicWire:
             max_output_tokens=max_output_tokens,
             cache_retention=cache_retention,
             shows_thinking=shows_thinking,
+            thinking_prefix_mismatch=thinking_prefix_mismatch,
             attachment_bytes=attachment_bytes,
         )
 
@@ -74,8 +81,11 @@ class AnthropicWire:
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
         """The key, the version, what of the interface is in beta, and the configured headers."""
         betas = [FINE_GRAINED_TOOLS]
-        if isinstance(intent_of(request.model), Budget):
+        thinking = self._encoder.thinking(request.model) or {}
+        if "budget_tokens" in thinking:
             betas.append(INTERLEAVED_THINKING)
+        if "block_binding" in thinking:
+            betas.append(THINKING_BINDING)
         if self._encoder.has_files:
             betas.append(FILES)
         own = {"anthropic-version": VERSION, "anthropic-beta": ",".join(betas)}

@@ -14,7 +14,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,6 +39,7 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
+from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
@@ -50,6 +51,7 @@ IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
 PDF = "application/pdf"
 
 AttachmentBytes = Callable[[Stored], bytes]
+PrefixMismatch = Literal["drop_block", "error"]
 
 _FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assistant"}', "user": b'],"role":"user"}'})
 _TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
@@ -68,18 +70,23 @@ class AnthropicEncoder:
         max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
         cache_retention: CacheRetention = "short",
         shows_thinking: bool = False,
+        thinking_prefix_mismatch: PrefixMismatch | None = None,
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """`credential_scope` names the credential whose uploaded files may be referred to.
 
         `max_output_tokens` is asked for where the request says nothing: this
         wire wants a number. `shows_thinking` asks for readable thinking.
+        `thinking_prefix_mismatch` is what an endpoint that binds thinking to the
+        conversation before it is to do when that has changed, by other tools
+        say; None leaves it unsaid.
         """
         self._route = route
         self._credential_scope = credential_scope
         self._max_output_tokens = max_output_tokens
         self._cache_retention: CacheRetention = cache_retention
         self._shows_thinking = shows_thinking
+        self._prefix_mismatch = thinking_prefix_mismatch
         self._attachment_bytes = attachment_bytes
         self._cache = PrefixCache(self._piece, frame=_FRAME)
         self._has_files = False
@@ -116,26 +123,36 @@ class AnthropicEncoder:
             "model": request.model.id,
             "stream": True,
         }
+        thinking = self.thinking(request.model)
+        if thinking is not None:
+            options["thinking"] = thinking
         output = _output_config(request)
-        match intent_of(request.model):
-            case Effort(name=name):
-                output["effort"] = name
-                options["thinking"] = {"display": self._display, "type": "adaptive"}
-            case Budget(tokens=tokens):
-                options["thinking"] = {"budget_tokens": tokens, "display": self._display, "type": "enabled"}
-            case ToggleOff():
-                options["thinking"] = {"type": "disabled"}
-            case None:
-                pass
         if output:
             options["output_config"] = output
         if request.tools and request.tool_choice in _TOOL_CHOICES:
             options["tool_choice"] = {"type": _TOOL_CHOICES[request.tool_choice]}
         return options
 
-    @property
-    def _display(self) -> str:
-        return "summarized" if self._shows_thinking else "omitted"
+    def thinking(self, model: ModelSpec) -> dict[str, Any] | None:
+        """The `thinking` member for `model`, None to say nothing. Raises `LlmTransportError` like `body`.
+
+        A model known to think at some effort by default is told to do so where
+        there is more to say about it: what is shown, and what becomes of
+        thinking whose conversation has changed.
+        """
+        adaptive: dict[str, Any] = {"display": "summarized" if self._shows_thinking else "omitted", "type": "adaptive"}
+        if self._prefix_mismatch is not None:
+            adaptive["block_binding"] = {"prefix_mismatch_behavior": self._prefix_mismatch}
+        match intent_of(model):
+            case Effort():
+                return adaptive
+            case Budget(tokens=tokens):
+                return {"budget_tokens": tokens, "display": adaptive["display"], "type": "enabled"}
+            case ToggleOff():
+                return {"type": "disabled"}
+            case None:
+                has_more_to_say = self._shows_thinking or self._prefix_mismatch is not None
+                return adaptive if has_more_to_say and _thinks_by_default(model) else None
 
     def _piece(self, message: Message) -> Piece:
         if message.role is Role.ASSISTANT:
@@ -217,13 +234,22 @@ def _output_cap(request: LlmRequest, default: int) -> int:
     return wanted if capacity is None else min(wanted, capacity)
 
 
+def _thinks_by_default(model: ModelSpec) -> bool:
+    """Whether the model is known to think at an effort of its own where nothing is selected."""
+    reasoning = model.capability.reasoning if model.capability else None
+    is_default = isinstance(model.variant, ProviderDefault)
+    return is_default and reasoning is not None and reasoning.encoding == "effort" and bool(reasoning.default_effort)
+
+
 def _output_config(request: LlmRequest) -> dict[str, Any]:
+    intent = intent_of(request.model)
+    config: dict[str, Any] = {"effort": intent.name} if isinstance(intent, Effort) else {}
     match request.output_spec:
         case None:
-            return {}
+            return config
         case JsonSchemaOutput(schema=schema):
             projected = project(schema, "anthropic_structured_output")
-            return {"format": {"schema": projected, "type": "json_schema"}}
+            return config | {"format": {"schema": projected, "type": "json_schema"}}
         case _:
             raise LlmTransportError(
                 "this provider cannot be asked for JSON without a schema; give one",

@@ -7,7 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
+from support.anthropic import whole_reply
+from support.clock import ManualCancel, ManualClock
 from support.wire import Reply, ScriptedTransport
 
 from lash_cli.core.content import (
@@ -49,6 +50,7 @@ from lash_cli.core.policy import (
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.anthropic import AnthropicWire
 from lash_cli.providers.anthropic_request import AnthropicEncoder, wire_call_id
+from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.endpoint import HttpProvider
 
 ROUTE = "http://test.invalid"
@@ -346,6 +348,61 @@ def test_thinking_that_is_shown_is_asked_for_in_readable_form() -> None:
     assert body(user("x"), model=model, options={"shows_thinking": True})["thinking"]["display"] == "summarized"
 
 
+THINKS = ModelCapability(ReasoningCapability(("low", "high"), default_effort="high", disable="native"))
+
+
+@pytest.mark.parametrize("capability", [None, EFFORTS, BUDGETS])
+def test_a_model_that_is_not_known_to_think_by_itself_is_told_nothing(capability: ModelCapability | None) -> None:
+    options = {"shows_thinking": True, "thinking_prefix_mismatch": "drop_block"}
+    assert "thinking" not in body(user("x"), model=ModelSpec("m", capability=capability), options=options)
+
+
+def test_a_model_that_thinks_by_itself_is_asked_to_show_it_and_told_nothing_else() -> None:
+    model = ModelSpec("m", capability=THINKS)
+    assert "thinking" not in body(user("x"), model=model)
+    sent = body(user("x"), model=model, options={"shows_thinking": True})
+    assert sent["thinking"] == {"type": "adaptive", "display": "summarized"}
+    assert "output_config" not in sent
+
+
+def test_an_endpoint_is_told_what_becomes_of_thinking_whose_conversation_changed() -> None:
+    options = {"thinking_prefix_mismatch": "drop_block"}
+    binding = {"type": "adaptive", "display": "omitted", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+    for variant in (None, ReasoningEffort("low")):
+        model = ModelSpec("m", capability=THINKS) if variant is None else ModelSpec("m", variant, capability=THINKS)
+        assert body(user("x"), model=model, options=options)["thinking"] == binding
+    off = ModelSpec("m", ReasoningDisabled(), capability=THINKS)
+    assert body(user("x"), model=off, options=options)["thinking"] == {"type": "disabled"}
+    budget = ModelSpec("m", ReasoningEffort("low"), capability=BUDGETS)
+    assert "block_binding" not in body(user("x"), model=budget, options=options)["thinking"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "options", "said"),
+    [
+        (None, {}, "drop_block"),
+        (None, {"thinking_prefix_mismatch": "error"}, "error"),
+        ("http://127.0.0.1:1", {}, None),
+        ("http://127.0.0.1:1", {"thinking_prefix_mismatch": "drop_block"}, "drop_block"),
+    ],
+)
+async def test_a_session_goes_on_at_the_providers_own_endpoint_and_others_are_told_only_what_is_configured(
+    base_url: str | None, options: dict[str, Any], said: str | None
+) -> None:
+    settings = ProviderSettings("claude", "anthropic", base_url, "key-0001", options)
+    transport = ScriptedTransport(whole_reply(text("ok")))
+    caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0, transport=transport)
+    model = ModelSpec("m", ReasoningEffort("low"), capability=EFFORTS)
+
+    async def sink(event: object) -> None: ...
+
+    await caller.call(request((user("x"),), model=model), sink=sink, cancel=ManualCancel())
+    (sent,) = transport.requests
+    binding = json.loads(sent.body)["thinking"].get("block_binding", {})
+    assert binding.get("prefix_mismatch_behavior") == said
+    assert ("thinking-binding-controls" in sent.headers["anthropic-beta"]) == (said is not None)
+
+
 @pytest.mark.parametrize(
     ("selection", "capability", "code"),
     [
@@ -456,8 +513,7 @@ def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatc
 async def sent_headers(
     key: str | None, *messages: Message, model: ModelSpec | None = None, **options: Any
 ) -> dict[str, str]:
-    whole = {"type": "message", "content": [text("ok")], "stop_reason": "end_turn"}
-    transport = ScriptedTransport(Reply((json.dumps(whole).encode(),), 200, {"content-type": "application/json"}))
+    transport = ScriptedTransport(whole_reply(text("ok")))
     provider = HttpProvider(AnthropicWire(f"{ROUTE}/", key, **options), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
@@ -489,6 +545,12 @@ async def test_what_is_in_beta_is_announced_only_where_it_is_used() -> None:
         "fine-grained-tool-streaming",
         "files-api",
     ]
+    bound = {"thinking_prefix_mismatch": "error"}
+    assert betas(await sent_headers("k", model=ModelSpec("m", capability=THINKS), **bound)) == [
+        "fine-grained-tool-streaming",
+        "thinking-binding-controls",
+    ]
+    assert betas(await sent_headers("k", **bound)) == ["fine-grained-tool-streaming"]
 
 
 async def test_configured_headers_win() -> None:
