@@ -40,6 +40,8 @@ KINDS: dict[str, ProviderKind] = {
         default_base_url="https://api.anthropic.com",
         keyed_base_url="https://api.anthropic.com",
         key_variable="ANTHROPIC_API_KEY",
+        # A session whose tools or prompt change must go on; refusing it for its old thinking would end it for good.
+        keyed_options={"thinking_prefix_mismatch": "drop_block"},
     ),
     "openai_chat": ProviderKind(
         default_base_url="https://api.openai.com/v1",
@@ -101,6 +103,7 @@ class ProviderOptions(Record):
     output_cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     max_output_tokens: Annotated[int, msgspec.Meta(ge=1)] = 32_768
     cache_retention: Literal["none", "short", "long"] = "short"
+    thinking_prefix_mismatch: Literal["drop_block", "error"] | None = None
     cache_control: Literal["anthropic", "gemini"] | None = None
     cache_session_affinity: bool = False
     reasoning_dialect: Literal["openai", "openrouter"] = "openai"
@@ -231,6 +234,7 @@ def _wire(
                 max_output_tokens=options.max_output_tokens,
                 cache_retention=options.cache_retention,
                 shows_thinking=options.expose_thinking,
+                thinking_prefix_mismatch=options.thinking_prefix_mismatch,
                 attachment_bytes=attachment_bytes,
             )
         case "openai_chat":
