@@ -272,6 +272,7 @@ def _wire(
                 settings.key,
                 headers=options.headers,
                 expose_thinking=options.expose_thinking,
+                credential_scope=settings.name,
                 attachment_bytes=attachment_bytes,
             )
         case unknown:

@@ -39,13 +39,16 @@ class GoogleWire:
         *,
         headers: Mapping[str, str] | None = None,
         expose_thinking: bool = False,
+        credential_scope: str = "",
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        """`expose_thinking` asks for thought summaries. Raises `ConfigError` for an address or a key that cannot
-        be used."""
+        """See `google_request.GoogleEncoder`. Raises `ConfigError` for an address or a key that cannot be used."""
         self._access = Access.checked(base_url, api_key, headers, endings=(WHOLE, STREAMED))
         self._encoder = GoogleEncoder(
-            self._access.base_url, expose_thinking=expose_thinking, attachment_bytes=attachment_bytes
+            self._access.base_url,
+            expose_thinking=expose_thinking,
+            credential_scope=credential_scope,
+            attachment_bytes=attachment_bytes,
         )
 
     @property

@@ -27,6 +27,7 @@ from lash_cli.core.content import (
     OutputPart,
     Part,
     ProsePart,
+    ProviderFile,
     ReasoningPart,
     ReasoningReplay,
     Role,
@@ -37,15 +38,14 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
-from lash_cli.errors import LlmTransportError
+from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
 from lash_cli.providers.chat_request import AttachmentBytes
 from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
 
 SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
-_MEDIA_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif", "application/pdf")
-_MEDIA_FAMILIES = ("audio/", "video/")
+_CARRIED = CARRIED["google"]
 _CALLING_MODES = {ToolChoice.NONE: "NONE", ToolChoice.REQUIRED: "ANY"}
 # The shape of ids the assembler made up: they mean nothing to the provider and are not sent.
 _MADE_UP_ID = re.compile(r"call_\d+_[0-9a-f]{8}")
@@ -55,9 +55,17 @@ class GoogleEncoder:
     """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
 
     def __init__(
-        self, route: str, *, expose_thinking: bool = False, attachment_bytes: AttachmentBytes | None = None
+        self,
+        route: str,
+        *,
+        expose_thinking: bool = False,
+        credential_scope: str = "",
+        attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
+        """`expose_thinking` asks for thought summaries; `credential_scope` names the credential whose uploaded files
+        may be referred to."""
         self._route = route
+        self._credential_scope = credential_scope
         self._expose_thinking = expose_thinking
         self._attachment_bytes = attachment_bytes
         self._caches = {
@@ -194,16 +202,15 @@ class GoogleEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        check_carried(source, _CARRIED, provider="google", credential_scope=self._credential_scope)
         match source:
+            case ProviderFile(id=uri):
+                return {"fileData": {"fileUri": uri}}
             case Inline(media_type=media_type, data=data):
                 return _bytes_part(media_type, data, "attachment")
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_part(media_type, self._attachment_bytes(source), label or source.attachment_ref)
-        raise LlmTransportError(
-            f"this provider cannot be sent the attachment {source!r:.200}",
-            kind="unsupported",
-            code="attachment_unsupported",
-        )
+        refuse_attachment(f"the attachment {source!r:.200}")
 
 
 def _thinking_words(intent: Intent) -> dict[str, Any]:
@@ -249,11 +256,7 @@ def _fenced(part: CodePart) -> str:
 
 
 def _bytes_part(media_type: str, data: bytes, name: str) -> dict[str, Any]:
-    """Attachment bytes as the part their media type asks for."""
-    if media_type.startswith("text/") or media_type == "application/json":
+    """Attachment bytes as a part: text as words that name their source, everything else as it is."""
+    if media_type.startswith("text/"):
         return {"text": f"[{name}]\n{data.decode('utf-8', errors='replace')}"}
-    if media_type in _MEDIA_TYPES or media_type.startswith(_MEDIA_FAMILIES):
-        return {"inlineData": {"data": base64.b64encode(data).decode("ascii"), "mimeType": media_type}}
-    raise LlmTransportError(
-        f"this provider cannot be sent {media_type} attachments", kind="unsupported", code="attachment_unsupported"
-    )
+    return {"inlineData": {"data": base64.b64encode(data).decode("ascii"), "mimeType": media_type}}

@@ -292,15 +292,15 @@ def test_tool_choice_is_a_calling_mode(choice: ToolChoice, mode: str) -> None:
         (Inline("audio/mp3", b"\x00"), {"inlineData": {"mimeType": "audio/mp3", "data": "AA=="}}),
         (Inline("video/mp4", b"\x00"), {"inlineData": {"mimeType": "video/mp4", "data": "AA=="}}),
         (Inline("text/csv", b"a,b"), {"text": "[attachment]\na,b"}),
-        (Inline("application/json", b"{}"), {"text": "[attachment]\n{}"}),
         (
             Stored("sha256:1", "application/pdf", 1, "doc.pdf"),
             {"inlineData": {"mimeType": "application/pdf", "data": "AA=="}},
         ),
+        (ProviderFile("google", "work", "https://x/files/abc"), {"fileData": {"fileUri": "https://x/files/abc"}}),
     ],
 )
 def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: dict[str, Any]) -> None:
-    encoder = GoogleEncoder(ROUTE, attachment_bytes=lambda stored: b"\x00")
+    encoder = GoogleEncoder(ROUTE, credential_scope="work", attachment_bytes=lambda stored: b"\x00")
     message = Message("u", Role.USER, (TextPart("see"), AttachmentPart(attachment)))
     assert json.loads(encoder.body(request(message)))["contents"][0]["parts"][1] == part
 
@@ -312,11 +312,12 @@ def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: d
         Inline("application/zip", b"x"),
         Stored("r", "image/png", 1),
         ExternalUrl("image/png", "http://x"),
-        ProviderFile("openai", "scope", "file-1"),
+        ProviderFile("openai_responses", "", "file-1"),
+        ProviderFile("google", "of-another-key", "https://x/files/abc"),
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("attachment_unsupported", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
 
 # --- reasoning ---------------------------------------------------------------------------------
