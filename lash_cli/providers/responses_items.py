@@ -2,7 +2,8 @@
 
 A message, a reasoning item and a function call each take deltas and then the
 finished item. The invariant: text that was streamed is never repeated and never
-rewritten by a later event; arguments of a call are what the last word says.
+rewritten by a later event, which can only continue it; arguments of a call are
+what the last word says.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ class TextBlock:
         self.annotations: list[dict[str, Any]] = []
 
     def fill_text(self, text: Any) -> list[StreamEvent]:
-        """The whole text, where none was streamed."""
-        if self.pieces or not text_of(text):
+        """The finished text: what of it was not streamed."""
+        rest = rest_of(self.pieces, text)
+        if not rest:
             return []
-        self.pieces.append(text)
-        return [TextDelta(text)]
+        self.pieces.append(rest)
+        return [TextDelta(rest)]
 
     def fill_refusal(self, refusal: Any) -> None:
-        """The whole refusal, where none was streamed."""
-        if not self.refusal and text_of(refusal):
-            self.refusal.append(refusal)
+        """The finished refusal: what of it was not streamed."""
+        rest = rest_of(self.refusal, refusal)
+        if rest:
+            self.refusal.append(rest)
 
 
 class MessageItem:
@@ -57,7 +60,7 @@ class MessageItem:
         return self.blocks.setdefault(index_of(index), TextBlock())
 
     def settle(self, item: dict[str, Any]) -> list[StreamEvent]:
-        """Take the finished item: its text only where none was streamed."""
+        """Take the finished item: of its texts what was not streamed."""
         self.phase = text_of(item.get("phase")) or self.phase
         events: list[StreamEvent] = []
         for index, content in enumerate(objects_of(item.get("content"))):
@@ -98,8 +101,8 @@ class ReasoningItem:
         return [ReasoningDelta(piece)]
 
     def fill(self, pieces: list[str], text: Any) -> list[StreamEvent]:
-        """`text` as a whole part, unless it was streamed."""
-        return [] if pieces else self.append(pieces, text_of(text))
+        """The finished text of one part: what of it was not streamed."""
+        return self.append(pieces, rest_of(pieces, text))
 
     def settle(self, item: dict[str, Any]) -> list[StreamEvent]:
         """Take the finished item: its replay data, and text that was not streamed."""
@@ -152,6 +155,12 @@ class CallItem:
 
 OutputItem = MessageItem | ReasoningItem | CallItem
 ITEM_KINDS: dict[str, type[OutputItem]] = {kind.kind: kind for kind in (MessageItem, ReasoningItem, CallItem)}
+
+
+def rest_of(pieces: list[str], text: Any) -> str:
+    """What a finished text says beyond the pieces that came before; nothing when it says something else."""
+    whole, known = text_of(text), "".join(pieces)
+    return whole[len(known) :] if whole.startswith(known) else ""
 
 
 def text_of(value: Any) -> str:

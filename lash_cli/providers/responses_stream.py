@@ -41,6 +41,7 @@ Item = TypeVar("Item", bound=OutputItem)
 _TERMINAL_STATUSES = ("completed", "incomplete", "failed", "cancelled")
 _INCOMPLETE_REASONS = {
     "max_output_tokens": TerminalReason.OUTPUT_LIMIT,
+    "max_tokens": TerminalReason.OUTPUT_LIMIT,
     "content_filter": TerminalReason.CONTENT_FILTER,
 }
 

@@ -211,6 +211,30 @@ async def test_what_was_not_streamed_comes_from_later_events_and_nothing_comes_t
     assert shown(seen) == "ça \u2028 va𝄞"
 
 
+async def test_deltas_that_were_lost_are_made_up_for_by_the_finished_text() -> None:
+    events = Answer(reasoning("let me see"), message("hello you")).events()
+    seen: set[str] = set()
+    kept = []
+    for event in events:
+        if event["type"].endswith("text.delta") and event["type"] in seen:
+            continue
+        seen.add(event["type"])
+        kept.append(event)
+    assert len(kept) == len(events) - 2
+    response, streamed = await ask(stream_reply(*kept, done=False), expose_thinking=True)
+    assert [part.content for part in response.parts] == ["let me see", "hello you"]
+    assert shown(streamed) == "hello you"
+
+
+async def test_a_finished_text_never_rewrites_what_was_shown() -> None:
+    events = Answer(message("hello")).events()
+    for event in events:
+        if event["type"] == "response.output_text.done":
+            event["text"] = "goodbye"
+    response, streamed = await ask(stream_reply(*events, done=False))
+    assert response.full_text == shown(streamed) == "hello"
+
+
 async def test_final_items_never_repeat_text_that_was_streamed_under_another_place() -> None:
     events = Answer(message("hello")).events()
     for event in events:
@@ -264,6 +288,7 @@ async def test_missing_and_repeated_call_ids_get_stable_distinct_ones() -> None:
     [
         ("completed", None, TerminalReason.STOP),
         ("incomplete", "max_output_tokens", TerminalReason.OUTPUT_LIMIT),
+        ("incomplete", "max_tokens", TerminalReason.OUTPUT_LIMIT),
         ("incomplete", "content_filter", TerminalReason.CONTENT_FILTER),
         ("incomplete", "solar_flare", TerminalReason.PROVIDER_ERROR),
         ("incomplete", None, TerminalReason.PROVIDER_ERROR),
