@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.frozen import freeze
 
 
 def started(home: Path, prompt: str, *options: str) -> subprocess.Popen[bytes]:
@@ -83,15 +84,12 @@ def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash) -> None:
 def test_waiting_for_a_process_that_is_alive_but_stopped_has_a_limit(lash, home: Path) -> None:
     lash("open", "s")
     running = started(home, "!sleep 60")
-    running.send_signal(signal.SIGSTOP)
-    try:
-        done = lash("cancel", "s", "--wait=200ms", "-o", "json")
-        assert (done.code, done.out, done.error["code"]) == (124, "", "wait_timeout")
-        running.send_signal(signal.SIGCONT)
-        running.communicate(timeout=60)
-        assert running.returncode == 7, "the request stands although its sender went away"
-    finally:
-        running.kill()
+    freeze(running, home / "lash.db")
+    done = lash("cancel", "s", "--wait=200ms", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (124, "", "wait_timeout")
+    running.send_signal(signal.SIGCONT)
+    running.communicate(timeout=60)
+    assert running.returncode == 7, "the request stands although its sender went away"
 
 
 @pytest.mark.parametrize("wait", ["--wait=soon", "--wait="])

@@ -12,17 +12,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.frozen import cut_lease, wait_until_frozen
+from support.processes import start_process
 from support.wire import RecordedRequest, Reply, ThreadedChatServer, text_reply, tool_calls_reply
 
 CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
 EFFECT = "echo ran >> effects.txt"
+LONG_LEASE_MS = 600_000
 
 
 def answer(request: RecordedRequest) -> Reply:
@@ -57,7 +59,7 @@ class Bench:
             "LASH_NO_STDIN": "1",
         }
 
-    def run(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *command],
             cwd=self.work,
@@ -79,6 +81,18 @@ class Bench:
     def crash(self, point: str, *arguments: str) -> None:
         done = self.run(str(CRASHING), point, *arguments)
         assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)
+
+    def start(self, point: str, *arguments: str) -> subprocess.Popen[str]:
+        """A command that will be cut off at `point`. End it with `communicate`."""
+        return start_process(
+            [sys.executable, str(CRASHING), point, *arguments],
+            cwd=self.work,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
 
     def effects(self) -> int:
         file = self.work / "effects.txt"
@@ -182,29 +196,20 @@ def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Pa
 )
 def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: Bench, point: str, status: int) -> None:
     bench.lash("open", "s1")
-    environment = {**bench.environment(), "LASH_CFG__lease__ttl_ms": "1500"}
-    owner = subprocess.Popen(
-        [sys.executable, str(CRASHING), f"stop:{point}", "turn", "s1", "please work"],
-        cwd=bench.work,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
+    owner = bench.start(f"stop:{point}", "turn", "s1", "please work", "-c", f"lease.ttl_ms={LONG_LEASE_MS}")
     try:
-        deadline = time.monotonic() + 30
-        while "T" not in Path(f"/proc/{owner.pid}/stat").read_text().rpartition(")")[2].split()[0]:
-            assert time.monotonic() < deadline, "the owner did not stop"
-            time.sleep(0.02)
+        wait_until_frozen(owner)
         busy = bench.lash("turn", "s1", "and again", "-o", "json")
         assert busy.returncode == 75, busy.stderr
-        assert json.loads(busy.stderr)["details"]["holder"]["pid"] == owner.pid
-        taken = bench.lash("turn", "s1", "and again", "--if-busy", "wait=20s")
+        refusal = json.loads(busy.stderr)
+        assert refusal["code"] == "session_execution_busy", refusal
+        assert refusal["details"]["holder"]["pid"] == owner.pid
+        cut_lease(bench.home / "lash.db", "s1")
+        taken = bench.lash("turn", "s1", "and again", "--if-busy", "wait=60s")
         assert taken.returncode == 0, taken.stderr
         before = bench.document("log", "s1")["items"]
-        os.kill(owner.pid, signal.SIGCONT)
-        _, errors = owner.communicate(timeout=30)
+        owner.send_signal(signal.SIGCONT)
+        _, errors = owner.communicate(timeout=60)
         assert owner.returncode == status, errors
         assert status == 0 or "lane" in errors or "lease" in errors
         assert bench.document("log", "s1")["items"] == before
@@ -215,4 +220,4 @@ def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: 
         assert bench.effects() == 1
     finally:
         owner.kill()
-        owner.wait()
+        owner.communicate()

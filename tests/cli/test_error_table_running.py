@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,12 @@ from pathlib import Path
 import pytest
 from support.cli import COMMAND, environment
 from support.error_world import ErrorWorld, error_world, told
+from support.frozen import cut_lease, freeze
+from support.processes import wait_until
 
 BY_LOOPBACK = ("--provider", "loopback")
 STUCK = "!sleep 600"
+UNHURRIED = ("-c", "lease.ttl_ms=600000")
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def has_logged(world: ErrorWorld, what: str) -> bool:
 @contextmanager
 def running(world: ErrorWorld, *options: str, prompt: str = STUCK) -> Iterator[subprocess.Popen[bytes]]:
     """A turn of session `s` that has asked its model and does not end by itself."""
-    process = world.spawn("turn", "s", prompt, "--turn-id", "t_run", *BY_LOOPBACK, "-o", "jsonl", *options)
+    process = world.spawn("turn", "s", prompt, "--turn-id", "t_run", *BY_LOOPBACK, *UNHURRIED, "-o", "jsonl", *options)
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -41,11 +43,8 @@ def running(world: ErrorWorld, *options: str, prompt: str = STUCK) -> Iterator[s
                 break
         else:
             raise AssertionError(process.communicate()[1].decode())
-        # What it showed comes into the live log a moment later; from then on it writes nothing.
-        deadline = time.monotonic() + 30
-        while not has_logged(world, "model_request_started"):
-            assert time.monotonic() < deadline, "the live log stayed empty"
-            time.sleep(0.01)
+        # What it showed comes into the live log a moment later; from then on it writes nothing, not even a renewal.
+        wait_until(lambda: has_logged(world, "model_request_started"), process)
         yield process
     finally:
         process.kill()
@@ -91,7 +90,7 @@ def test_a_cancel_by_somebody_else_ends_the_turn_with_7(world: ErrorWorld) -> No
 
 def test_a_cancel_that_nobody_answers_in_time_is_wait_timeout_and_stands(world: ErrorWorld) -> None:
     with running(world) as process:
-        process.send_signal(signal.SIGSTOP)
+        freeze(process, world.database)
         told(world.lash("cancel", "s", "--wait=100ms", "-o", "json"), 124, "wait_timeout")
         process.send_signal(signal.SIGCONT)
         assert end_of(world, process)[0] == 7
@@ -117,8 +116,7 @@ def test_a_signal_as_json_is_one_error_and_no_output(world: ErrorWorld, tmp_path
     prompt = f'!tool exec_command {{"cmd": "touch {gate}; sleep 600"}}'
     process = world.spawn("turn", "s", prompt, *BY_LOOPBACK, "--approve", "execute=auto", "-o", "json")
     try:
-        while not gate.exists():
-            assert process.poll() is None
+        wait_until(gate.exists, process)
         process.send_signal(signal.SIGTERM)
         error = told(world.ended(process), 143, "turn_cancelled")
     finally:
@@ -179,8 +177,10 @@ def test_a_full_disk_behind_stdout_is_an_error_and_the_turn_is_committed(world: 
 def test_a_process_that_lost_its_lane_says_so_and_writes_nothing(world: ErrorWorld, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     prompt = f"!wait-file {gate}\n!text from the first turn"
-    with running(world, "-c", "lease.ttl_ms=600", prompt=prompt) as frozen:
-        frozen.send_signal(signal.SIGSTOP)
+    # It learns of the loss when it renews, every two seconds.
+    with running(world, "-c", "lease.ttl_ms=6000", prompt=prompt) as frozen:
+        freeze(frozen, world.database)
+        cut_lease(world.database, "s")
         next_turn = ("turn", "s", "!text second", *BY_LOOPBACK, "--turn-id", "t_next", "--if-busy", "wait")
         heir = world.spawn(*next_turn, "-o", "jsonl")
         try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.error_world import told
+from support.processes import wait_until
 from support.queued import QueuedHome
 
 
@@ -31,8 +32,7 @@ class Running:
             "turn", "s", f"!tool exec_command {command}\n!then\n!text not interrupted", "--turn-id", "t_1",
             "--approve", "execute=auto", *options,
         )  # fmt: skip
-        while not self.began.exists():
-            assert self.process.poll() is None, self.process.communicate()
+        wait_until(self.began.exists, self.process)
 
     def let_go(self) -> Any:
         """How the turn ended."""

@@ -19,6 +19,12 @@ def started(home: Path, session: str, prompt: str, *options: str) -> subprocess.
     raise AssertionError(process.communicate()[1].decode())
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """The file a turn waits for; how fast the machine is decides nothing."""
+    return tmp_path / "gate"
+
+
 def crashed(home: Path, session: str, prompt: str, *options: str) -> None:
     process = started(home, session, prompt, *options)
     process.kill()
@@ -72,9 +78,8 @@ def test_a_session_with_a_running_turn_cannot_be_parked_closed_or_removed(lash, 
         running.communicate()
 
 
-def test_park_wait_lets_the_turn_finish(lash, home: Path, tmp_path: Path) -> None:
+def test_park_wait_lets_the_turn_finish(lash, home: Path, gate: Path) -> None:
     lash("open", "s")
-    gate = tmp_path / "gate"
     running = started(home, "s", f"!wait-file {gate}\n!text done")
     parking = spawn_lash(["park", "s", "--wait"], home=home)
     gate.touch()
@@ -84,10 +89,13 @@ def test_park_wait_lets_the_turn_finish(lash, home: Path, tmp_path: Path) -> Non
     assert (shown["status"], shown["turns"]) == ("parked", 1)
 
 
-def test_resume_finishes_an_interrupted_turn_under_its_own_id_and_prints_its_answer(lash, home: Path) -> None:
+def test_resume_finishes_an_interrupted_turn_under_its_own_id_and_prints_its_answer(
+    lash, home: Path, gate: Path
+) -> None:
     lash("open", "s")
-    crashed(home, "s", "!sleep 0.2\n!text finished at last", "--turn-id", "t_1")
+    crashed(home, "s", f"!wait-file {gate}\n!text finished at last", "--turn-id", "t_1")
     assert status(lash, "s") == "stuck"
+    gate.touch()
     done = lash("resume", "s")
     assert (done.code, done.out) == (0, "finished at last\n")
     assert "finishing interrupted turn t_1" in done.err
@@ -96,18 +104,20 @@ def test_resume_finishes_an_interrupted_turn_under_its_own_id_and_prints_its_ans
     assert (again["status"], again["turns"]) == ("idle", 1)
 
 
-def test_resume_as_json_is_the_result_of_the_interrupted_turn(lash, home: Path) -> None:
+def test_resume_as_json_is_the_result_of_the_interrupted_turn(lash, home: Path, gate: Path) -> None:
     lash("open", "s")
-    crashed(home, "s", "!sleep 0.2\n!text late", "--turn-id", "t_1")
+    crashed(home, "s", f"!wait-file {gate}\n!text late", "--turn-id", "t_1")
+    gate.touch()
     document = lash("resume", "s", "-o", "json").json
     assert (document["kind"], document["turn_id"], document["text"]) == ("TurnResult", "t_1", "late")
 
 
-def test_parking_an_interrupted_session_warns_and_loses_nothing(lash, home: Path) -> None:
+def test_parking_an_interrupted_session_warns_and_loses_nothing(lash, home: Path, gate: Path) -> None:
     lash("open", "s")
-    crashed(home, "s", "!sleep 0.2\n!text late", "--turn-id", "t_1")
+    crashed(home, "s", f"!wait-file {gate}\n!text late", "--turn-id", "t_1")
     parked = lash("park", "s", "-o", "json")
     assert (parked.code, parked.json["unfinished_turn"]) == (0, "t_1")
+    gate.touch()
     assert lash("resume", "s", "-q").out == "late\n"
 
 

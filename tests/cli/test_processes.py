@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import start_process
 from support.wire import ThreadedChatServer, hang_reply, text_reply
 
 WORKER = """
@@ -39,7 +40,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def spawn(home: Path, *command: str, **more: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start_process(
         [sys.executable, *command],
         env=environment(home, **more),
         stdin=subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support.cli import COMMAND, Result, environment
 from support.error_world import told
+from support.processes import start_process, wait_until
 from support.queued import QueuedHome
 
 
@@ -64,7 +65,7 @@ def edit(world: QueuedHome, *args: str, env: dict[str, str], on_start: Any = Non
     """Run `lash queue edit` at a terminal, with stdout apart."""
     ours, theirs = pty.openpty()
     try:
-        process = subprocess.Popen(
+        process = start_process(
             [*COMMAND, "queue", "edit", *args],
             env=environment(world.home, {"TERM": "xterm", **env}),
             cwd=world.home.parent,
@@ -239,8 +240,7 @@ def test_a_signal_ends_the_editor_and_puts_the_originals_back(
     one = world.add("a")
 
     def interrupt(process: subprocess.Popen[bytes]) -> None:
-        while not editor.seen.exists():
-            assert process.poll() is None
+        wait_until(editor.seen.exists, process)
         os.kill(process.pid, number)
 
     done = edit(world, one, "-o", "json", env=editor.does("time.sleep(600)"), on_start=interrupt)

@@ -15,6 +15,7 @@ import sys
 
 import pytest
 from support.cli import environment
+from support.processes import start_process
 
 VERB = """
 import sys
@@ -125,7 +126,7 @@ def test_an_open_pipe_is_skipped_with_no_stdin(home):
 
 def test_a_pipe_that_began_in_time_may_take_as_long_as_it_needs(home):
     read_end, write_end = os.pipe()
-    process = subprocess.Popen(
+    process = start_process(
         [sys.executable, "-c", VERB, "hello", "-c", "input.stdin_wait=30"],
         env=environment(home), stdin=read_end, stdout=subprocess.PIPE,
     )  # fmt: skip

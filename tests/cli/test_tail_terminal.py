@@ -17,6 +17,7 @@ from pathlib import Path
 import pyte
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
+from support.processes import start_process
 
 PATIENCE_S = 40
 
@@ -30,7 +31,7 @@ class Terminal:
         self.written = b""
         self._master, slave = pty.openpty()
         self._size(columns, rows)
-        self.process = subprocess.Popen(
+        self.process = start_process(
             [*COMMAND, *args], env=environment(home, {"TERM": "xterm-256color", **env}), cwd=home.parent,
             stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
         )  # fmt: skip

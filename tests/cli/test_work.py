@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.error_world import told
+from support.processes import wait_until
 from support.queued import QueuedHome
 
 
@@ -36,8 +37,7 @@ def gate_at(tmp_path: Path) -> tuple[str, Path, Path]:
 
 
 def await_file(path: Path, process: subprocess.Popen[bytes]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
+    wait_until(path.exists, process)
 
 
 # --- how long -----------------------------------------------------------------------------------

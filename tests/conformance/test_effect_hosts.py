@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
+from support.processes import start_process
 
 from lash_cli.core.effect import (
     AwaitEventCommand,
@@ -515,7 +516,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 def start(script: str, path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
+    return start_process([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True)
 
 
 async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in(tmp_path: Path) -> None:

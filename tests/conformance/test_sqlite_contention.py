@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import start_process
 
 from lash_cli.core.codec import encode
 from lash_cli.errors import StoreLocked, StoreReadOnly
@@ -145,7 +146,7 @@ class Racer:
     """A process that commits when it is told to."""
 
     def __init__(self, path: Path, name: str, fence: str) -> None:
-        self._process = subprocess.Popen(
+        self._process = start_process(
             [sys.executable, "-c", RACER, str(path), name, fence],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import start_process
 
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
@@ -84,7 +85,7 @@ asyncio.run(main())
 
 
 def start(script: str, path: Path, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start_process(
         [sys.executable, "-c", script, str(path), name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
+from support.processes import start_process
 
 from lash_cli.core.codec import decode, decode_any, encode, to_builtins
 from lash_cli.core.commit import TurnSummary
@@ -79,7 +80,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 def start(path: Path, action: str, *values: Any) -> subprocess.Popen[str]:
     arguments = [encode(value).decode() for value in values]
-    return subprocess.Popen(
+    return start_process(
         [sys.executable, "-c", OTHER_PROCESS, str(path), action, *arguments], stdout=subprocess.PIPE, text=True
     )
 

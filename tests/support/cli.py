@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support.processes import start_process
+
 COMMAND = (sys.executable, "-m", "lash_cli")
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +94,6 @@ def spawn_lash(
 ) -> subprocess.Popen[bytes]:
     """Start one command; stdout and stderr are pipes unless `options` says otherwise."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen(
+    return start_process(
         [*COMMAND, *args], env=environment(home, env), cwd=cwd or Path(home).parent, stdin=stdin, **pipes
     )

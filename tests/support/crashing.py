@@ -4,7 +4,9 @@
 
 POINT is one of the names the runtime reaches (`before:lane`, `after:commit`,
 `after:tool_started`, …), `#N` its N-th occurrence. With `stop:` before the
-name the process is stopped (SIGSTOP) instead of killed.
+name the process is stopped (SIGSTOP) instead of killed, once everything it has
+handed to its store is committed: a process that stands still inside a
+transaction keeps everybody else out of the file.
 """
 
 from __future__ import annotations
@@ -24,6 +26,13 @@ if wanted.startswith("stop:"):
     wanted = wanted.removeprefix("stop:")
 name, _, occurrence = wanted.partition("#")
 left = [int(occurrence or 1)]
+cores: list[lash_cli.api.core.LashCore] = []
+
+
+def leave_the_store_free() -> None:
+    """Return when the thread that writes has nothing left to do; this one gives it nothing more."""
+    for core in cores:
+        core.store.db.write_sync(lambda connection: None, durable=False)
 
 
 def reach(point: str) -> None:
@@ -31,6 +40,8 @@ def reach(point: str) -> None:
         return
     left[0] -= 1
     if left[0] == 0:
+        if deadly == signal.SIGSTOP:
+            leave_the_store_free()
         os.kill(os.getpid(), deadly)
 
 
@@ -39,6 +50,7 @@ original = lash_cli.api.core.LashCore.__init__
 
 def with_crash_point(self: lash_cli.api.core.LashCore, **options: Any) -> None:
     original(self, **{**options, "crash_point": reach})
+    cores.append(self)
 
 
 lash_cli.api.core.LashCore.__init__ = with_crash_point  # type: ignore[method-assign,assignment]

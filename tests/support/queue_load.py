@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from support.cli import environment, spawn_lash
+from support.processes import start_process
 
 from lash_cli.api.queue import SessionQueue
 from lash_cli.core.content import Role, is_safe_to_resume, message_text
@@ -171,7 +172,7 @@ def _producer(home: Path, load: Load, index: int) -> subprocess.Popen[bytes]:
     )
     # A file and not a pipe: nobody reads while workers are being killed.
     with _promises(home, index).open("wb") as promises:
-        return subprocess.Popen(
+        return start_process(
             [sys.executable, "-m", "support.queue_load", *arguments],
             env={**environment(home), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=promises,

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from support.cli import environment
+from support.processes import start_process
 
 TURN = """
 import asyncio, sys
@@ -26,7 +27,7 @@ sys.exit(asyncio.run(turn()))
 
 
 def start(tmp_path, mode, **options):
-    process = subprocess.Popen(
+    process = start_process(
         [sys.executable, "-c", TURN, mode], env=environment(tmp_path / "home"), stdout=subprocess.PIPE, **options
     )
     assert process.stdout.readline() == b"ready\n"
