@@ -36,6 +36,8 @@ def command(
     Nothing is written, no turn is slowed and no key is needed. On a terminal it
     is a live view; elsewhere lines, or JSON lines with -o jsonl, each with the
     cursor to go on from. What cannot be proven complete is shown as a gap.
+    Keys of the live view: q quits, space pauses, e expands, c copies the
+    command that cancels the running turn.
     With --until idle or turn the exit status is that of the last turn: 0, 6
     when it stopped, 7 when it was cancelled.
     """

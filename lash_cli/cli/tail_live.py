@@ -1,9 +1,10 @@
-"""A tail on a terminal: a live picture under what is settled (contract 08 §8).
+"""A tail on a terminal: a live picture under what is settled, and the keys that act on it (contract 08 §8).
 
 The picture is drawn at most twelve times a second, whatever happens, and once a
 second while nothing does, because a lease runs down and a holder can die
 without a word. Picture and settled text leave in one piece, so they stay in
-order on the screen.
+order on the screen. A paused picture stands still: what happens meanwhile waits
+where it is read from, so nothing is missed that the live log still has.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from lash_cli.cli.documents import Document, session_status, usage_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.cli.queue_documents import input_preview
+from lash_cli.cli.tail_keys import cancel_command, clipboard_sequence, terminal_keys
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import ActivityObserved, SessionObservationEvent
@@ -55,10 +57,15 @@ class LiveTail:
         self._picture = TailPicture(self._clean, ASCII_GLYPHS if options.ascii else Glyphs())
         self._region = Region(color=options.color)
         self._above: list[str] = []
+        # For the terminal itself: takes no place on the screen.
+        self._unseen = ""
+        self._now_ms = SystemClock().now_ms()
         self._changed = asyncio.Event()
         # Writing waits for the terminal, so two of them could overlap.
         self._drawing = asyncio.Lock()
         self._has_ended = False
+        self._going = asyncio.Event()
+        self._going.set()
         self._standing = Standing(watched.name, watched.session_id, "", "")
         self._turn_started: tuple[str, int | None] | None = None
         # The revision whose cost is known.
@@ -116,6 +123,10 @@ class LiveTail:
     def deleted(self, watched: Watched) -> None:
         """Told by the error that ends the tail."""
 
+    async def ready(self) -> None:
+        """Return when the picture is not paused."""
+        await self._going.wait()
+
     async def flush(self) -> None:
         """What is settled is on the screen; the picture follows within a frame."""
         self._changed.set()
@@ -148,32 +159,68 @@ class LiveTail:
     # --- drawing ------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Draw when something changed, and once a second."""
+        """Draw when something changed, and once a second; take keys meanwhile."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
         try:
-            while True:
-                self._changed.clear()
-                await self._draw()
-                await asyncio.sleep(1 / FRAMES_PER_SECOND)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), _RESTING_SECONDS)
+            with terminal_keys(self._key, self._resumed):
+                while True:
+                    self._changed.clear()
+                    await self._draw()
+                    await asyncio.sleep(1 / FRAMES_PER_SECOND)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._changed.wait(), _RESTING_SECONDS)
         finally:
             loop.remove_signal_handler(signal.SIGWINCH)
+
+    def _key(self, key: str) -> None:
+        """q quits, space pauses and goes on, e expands, c copies the command that cancels the turn; none of them
+        changes anything but this view."""
+        match key:
+            case "q":
+                self._following.stop()
+            case " " if self._going.is_set():
+                self._going.clear()
+            case " ":
+                self._going.set()
+            case "e":
+                self._picture.is_expanded = not self._picture.is_expanded
+            case "c":
+                self._copy_cancel()
+            case _:
+                return
+        self._changed.set()
+
+    def _resumed(self) -> None:
+        self._region.leave()
+        self._changed.set()
+
+    def _copy_cancel(self) -> None:
+        turn_id = self._standing.turn_id
+        if turn_id is None:
+            self._picture.note("no turn runs that could be cancelled")
+            return
+        command = cancel_command(self._standing.session_id, turn_id)
+        sequence = clipboard_sequence(command)
+        self._picture.note(command if sequence is None else f"copied: {command}")
+        if sequence is not None:
+            self._unseen += sequence
 
     async def _draw(self) -> None:
         async with self._drawing:
             if self._has_ended:
                 return
-            await self._look()
+            if self._going.is_set():
+                self._now_ms = SystemClock().now_ms()
+                await self._look()
             size = shutil.get_terminal_size()
             # One column stays free: a line that fills the last one leaves the cursor where no terminal agrees.
-            lines = self._picture.lines(
-                self._standing, SystemClock().now_ms(), width=(size.columns or 80) - 1, height=size.lines or 24
-            )
-            above = "".join(self._above)
+            standing = self._standing._replace(is_paused=not self._going.is_set())
+            lines = self._picture.lines(standing, self._now_ms, width=(size.columns or 80) - 1, height=size.lines or 24)
+            above, unseen = "".join(self._above), self._unseen
             self._above.clear()
-            await self._following.write(self._region.take_back() + above + self._region.drawn(lines))
+            self._unseen = ""
+            await self._following.write(unseen + self._region.take_back() + above + self._region.drawn(lines))
 
     async def _look(self) -> None:
         """Read who works on the session and what waits."""

@@ -77,6 +77,9 @@ class PlainTail:
         """A line among the others."""
         self._put(watched, SystemClock().now_ms(), Row("session", "was deleted"))
 
+    async def ready(self) -> None:
+        """Always."""
+
     async def flush(self) -> None:
         """Return when the reader has every line."""
         text = "".join(self._text)

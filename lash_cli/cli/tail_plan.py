@@ -75,6 +75,10 @@ class TailSink(Protocol):
         """A session is gone and others are watched on."""
         ...
 
+    async def ready(self) -> None:
+        """Return when the next item may be shown; may be given up."""
+        ...
+
     async def flush(self) -> None:
         """Return when the reader has what was gathered."""
         ...

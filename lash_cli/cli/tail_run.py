@@ -214,6 +214,7 @@ class Tail:
                     seconds = _LOOK_SECONDS
                     continue
                 item, pull, seconds = pull.result(), None, 0.0
+                await self._sink.ready()
                 async with self._turnstile:
                     if not self._over.is_set():
                         await self._show(session, stream, item)

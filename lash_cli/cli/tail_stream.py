@@ -138,6 +138,9 @@ class JsonTail:
         """On stderr, because the others go on."""
         warn(f"session {watched.name} ({watched.session_id}) was deleted", code="session_deleted")
 
+    async def ready(self) -> None:
+        """Always."""
+
     async def flush(self) -> None:
         """Return when the reader has every line."""
         text = "".join(self._text)

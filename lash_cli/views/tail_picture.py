@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
-from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words
+from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words, whole_tool_text
 
 MAX_LINES = 10
 _FRAME_LINES = 5  # header, rule, queue, usage, gap
@@ -67,17 +67,19 @@ class Standing(NamedTuple):
     is_holder_dead: bool = False
     lease_ms: int = 0
     queue: QueueStanding = QueueStanding()
+    is_paused: bool = False
 
 
 class _Shown:
-    """One row of live text or of a tool."""
+    """One row of live text or of a tool; `whole` is what an expanded picture shows of it, "" when that is `text`."""
 
-    __slots__ = ("at_ms", "is_growing", "label", "text")
+    __slots__ = ("at_ms", "is_growing", "label", "text", "whole")
 
-    def __init__(self, at_ms: int, label: str, text: str, *, is_growing: bool = False) -> None:
+    def __init__(self, at_ms: int, label: str, text: str, *, is_growing: bool = False, whole: str = "") -> None:
         self.at_ms = at_ms
         self.label = label
         self.text = text
+        self.whole = whole
         self.is_growing = is_growing
 
 
@@ -94,6 +96,8 @@ class TailPicture:
         self._running: dict[str, Any] = {}
         self._children = 0
         self._gap: str | None = None
+        self._note: str | None = None
+        self.is_expanded = False
 
     # --- folding ------------------------------------------------------------------------------
 
@@ -116,7 +120,8 @@ class TailPicture:
                 self._stop_growing()
                 running = f" {self._glyphs.ellipsis}" if kind == "tool_started" else ""
                 words = tool_words(kind, document, self._clean) + running
-                self._put(f"tool:{document['call_id']}", at_ms, "tool", words)
+                whole = self._clean(whole_tool_text(document))[:_KEPT_TEXT]
+                self._put(f"tool:{document['call_id']}", at_ms, "tool", words, whole)
             case "usage":
                 self._running = document["cumulative"]
             case "child_usage":
@@ -147,6 +152,11 @@ class TailPicture:
         self._running = {}
         self._step = None
         self._gap = None
+        self._note = None
+
+    def note(self, text: str) -> None:
+        """Say something beside what happens, until the next commit."""
+        self._note = text
 
     def spent(self, usage: dict[str, Any]) -> None:
         """What the session has cost, as far as it is committed."""
@@ -157,9 +167,9 @@ class TailPicture:
         at = "nothing committed" if revision is None else f"revision {revision}"
         self._gap = f"!! gap ({reason}) {self._glyphs.arrow} resynced at {at}"
 
-    def _put(self, key: str, at_ms: int, label: str, text: str) -> None:
+    def _put(self, key: str, at_ms: int, label: str, text: str, whole: str = "") -> None:
         known = self._rows.get(key)
-        self._rows[key] = _Shown(known.at_ms if known else at_ms, label, text)
+        self._rows[key] = _Shown(known.at_ms if known else at_ms, label, text, whole=whole)
         while len(self._rows) > _KEPT_ROWS:
             del self._rows[next(iter(self._rows))]
 
@@ -185,18 +195,22 @@ class TailPicture:
     # --- drawing ------------------------------------------------------------------------------
 
     def lines(self, standing: Standing, now_ms: int, *, width: int, height: int) -> list[Line]:
-        """The picture for a terminal of this size: never wider, at most ten lines and fewer than the terminal has."""
+        """The picture for a terminal of this size: never wider, and fewer lines than it has; at most ten unless it is
+        expanded."""
         width = max(_MINIMUM_WIDTH, width)
-        room = max(2, min(MAX_LINES, height - 1))
+        room = max(2, height - 1 if self.is_expanded else min(MAX_LINES, height - 1))
         ends: list[Line] = []
         ends.append(Line(self._queue_line(standing.queue), "dim"))
         ends.append(Line(self._usage_line(), "dim"))
         if self._gap is not None:
             ends.insert(0, Line(self._gap, "bold yellow"))
+        if self._note is not None:
+            ends.append(Line(self._note))
         head = [self._header(standing, now_ms, width), Line(self._glyphs.rule * width, "dim")]
         if room < _FRAME_LINES + 1:
-            # Too low for everything: who works, and the newest row.
-            return self._cut([head[0], *self._row_lines(standing, room - 1, width)], width)
+            # Too low for everything: who works, and the newest row, or what somebody has just asked for.
+            newest = self._row_lines(standing, room - 1, width) if self._note is None else [Line(self._note)]
+            return self._cut([head[0], *newest], width)
         rows = self._row_lines(standing, room - len(head) - len(ends), width)
         return self._cut([*head, *rows, *ends], width)
 
@@ -213,6 +227,7 @@ class TailPicture:
             (6, standing.session_id),
             (5, self._clean(standing.model)),
             (1, standing.status),
+            (0.7, "paused" if standing.is_paused else None),
             (3, turn),
             (4, None if dead else _elapsed(standing.turn_started_at_ms, now_ms)),
             # That nobody works on it any more is the last thing to give way.
@@ -232,6 +247,10 @@ class TailPicture:
             return []
         newest = shown[-1]
         is_alive = newest.is_growing and not standing.is_holder_dead
+        if self.is_expanded:
+            caret = self._glyphs.caret if is_alive else ""
+            whole = [(row, (row.whole or row.text).rstrip() + (caret if row is newest else "")) for row in shown]
+            return [line for row, text in whole for line in self._whole_lines(row, text, width)][-room:]
         text = newest.text.rstrip() + (self._glyphs.caret if is_alive else "")
         pieces = _wrapped(text, max(1, width - _INDENT)) if newest.is_growing else [preview(text, 1_000)]
         others = shown[:-1][-max(0, room - min(len(pieces), max(1, room - 1))) :] if room > 1 else []
@@ -240,6 +259,10 @@ class TailPicture:
         lines.append(self._row_line(newest.at_ms, newest.label, pieces[0]))
         lines.extend(Line(" " * _INDENT + piece) for piece in pieces[1:])
         return lines
+
+    def _whole_lines(self, row: _Shown, text: str, width: int) -> list[Line]:
+        first, *rest = _wrapped(text, max(1, width - _INDENT))
+        return [self._row_line(row.at_ms, row.label, first), *(Line(" " * _INDENT + piece) for piece in rest)]
 
     def _row_line(self, at_ms: int, label: str, text: str) -> Line:
         return Line(f"{clock(at_ms)} {label:<{LABEL_WIDTH}} {text}", "dim" if label == "reasoning" else "")

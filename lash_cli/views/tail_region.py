@@ -39,6 +39,10 @@ class Region:
         up = f"\x1b[{height - 1}A" if height > 1 else ""
         return f"\r{up}{_ERASE_BELOW}"
 
+    def leave(self) -> None:
+        """The region stays where it is, as text: somebody else has written to the terminal since."""
+        self._height = 0
+
     def drawn(self, lines: Sequence[Line]) -> str:
         """The region with these lines, drawn at the cursor; each must fit into the terminal."""
         from rich.text import Text

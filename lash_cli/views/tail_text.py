@@ -108,6 +108,17 @@ def tool_words(kind: str, document: dict[str, Any], clean: Clean) -> str:
     return f"{name} {args}  {document['status']} {duration(document['duration_ms'])}"
 
 
+def whole_tool_text(document: dict[str, Any]) -> str:
+    """A call with all of its arguments and, once it ended, all of its output."""
+    call = f"{document['name']} {value_text(document['args'])}"
+    if "output" not in document:
+        return call
+    output = document["output"]
+    failed = output.get("failure") or output.get("cancellation")
+    said = failed["message"] if failed else value_text(output.get("value"))
+    return f"{call}\n{document['status']} {duration(document['duration_ms'])}\n{said}"
+
+
 def message_row(message: Message, clean: Clean, *, with_tools: bool) -> Row | None:
     """A committed message; None when there is nothing of it to show."""
     if not with_tools:

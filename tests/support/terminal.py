@@ -1,0 +1,97 @@
+"""A command at a pseudo-terminal and the screen a person would see of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyte
+from support.cli import COMMAND, environment
+
+PATIENCE_S = 40
+
+
+class Terminal:
+    """A command at a terminal of a given size, and its screen."""
+
+    def __init__(self, home: Path, *args: str, columns: int = 100, rows: int = 24, **env: str) -> None:
+        self.screen = pyte.HistoryScreen(columns, rows, history=1000)
+        self._stream = pyte.ByteStream(self.screen)
+        self.written = b""
+        # The slave stays open here, so that its settings can be looked at after the command has ended.
+        self._master, self._slave = pty.openpty()
+        self._size(columns, rows)
+        self.process = subprocess.Popen(
+            [*COMMAND, *args], env=environment(home, {"TERM": "xterm-256color", **env}), cwd=home.parent,
+            stdin=self._slave, stdout=self._slave, stderr=self._slave, start_new_session=True,
+        )  # fmt: skip
+
+    def _size(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether typed characters are shown and wait for Enter, as a shell leaves it."""
+        both = termios.ICANON | termios.ECHO
+        return bool(termios.tcgetattr(self._slave)[3] & both == both)
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def _feed(self) -> bool:
+        """Show what arrives within a moment; False when nothing came and the command has ended."""
+        if not select.select([self._master], [], [], 0.05)[0]:
+            return self.process.poll() is None
+        data = os.read(self._master, 65_536)
+        self.written += data
+        self._stream.feed(data)
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def everything(self) -> str:
+        """The screen and what has scrolled out of it."""
+        above = ["".join(row[column].data for column in sorted(row)) for row in self.screen.history.top]
+        return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
+
+    def wait_for(self, what: str | Callable[[str], bool]) -> None:
+        """Until the screen shows `what`."""
+        self.wait_until(lambda: what in self.text if isinstance(what, str) else what(self.text))
+
+    def wait_until(self, happened: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not happened():
+            assert time.monotonic() < deadline, self.text
+            assert self._feed(), self.text
+
+    def ended(self) -> int:
+        """The exit status, once everything was shown."""
+        while self._feed():
+            pass
+        return self.process.wait(PATIENCE_S)
+
+    def interrupt(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+        os.close(self._slave)
