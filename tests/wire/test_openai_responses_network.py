@@ -60,8 +60,10 @@ async def test_an_answer_crosses_the_network() -> None:
 
 
 async def test_bytes_dripping_one_by_one_give_the_same_answer() -> None:
-    expected, _, _ = await run(RICH.streamed())
-    dripped, visible, _ = await run(RICH.streamed().dripping())
+    # without reasoning: its replay data names the port of the server
+    plain = Answer(*RICH.items[1:], usage=RICH.usage).streamed()
+    expected, _, _ = await run(plain)
+    dripped, visible, _ = await run(plain.dripping())
     assert dripped.response == expected.response
     assert visible == "ça va"
 
