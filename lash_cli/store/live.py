@@ -94,5 +94,5 @@ class LiveStore(LiveReading, Protocol):
         ...
 
     async def trim_session(self, session_id: str) -> int:
-        """Apply the bounds now; the number of rows deleted."""
+        """Apply the bounds now; how much was deleted. Positions go on from where they were."""
         ...

@@ -29,7 +29,7 @@ def world(tmp_path: Path) -> Iterator[ErrorWorld]:
 
 def has_logged(world: ErrorWorld, what: str) -> bool:
     """Whether the live log says that of the turn."""
-    return any("t_run" in row and what in str(row) for row in (world.dump() or {})["live_event"])
+    return any("t_run" in row and what in str(row) for row in (world.dump() or {})["live_row"])
 
 
 @contextmanager

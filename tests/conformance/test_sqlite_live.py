@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lash_cli.core.observation import GENESIS, MAX_EVENTS, LiveReplayGapReason, QueueChanged, SessionCursor
+from lash_cli.core.observation import GENESIS, MAX_AGE_MS, MAX_EVENTS, LiveReplayGapReason, QueueChanged, SessionCursor
 from lash_cli.errors import StoreLocked, StoreReadOnly
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
@@ -46,7 +46,7 @@ async def test_a_log_written_under_another_boot_begins_a_new_epoch(
     assert await gap_of(store, START) is UNAVAILABLE
     now = await cursor_of(store)
     assert now.epoch != tail.epoch and now.position == 3
-    assert len(sql(database_path, "SELECT 1 FROM live_event")) == 3
+    assert sql(database_path, "SELECT sum(count) FROM live_row") == [(3,)]
 
 
 async def test_a_copied_file_continues_no_cursor_of_the_original(
@@ -154,7 +154,7 @@ async def test_slack_rows_are_never_shown_and_are_deleted_in_time(
         )
     await show(store, clock, fence, [])
     tail = await cursor_of(store)
-    (kept,) = sql(database_path, "SELECT count(*) FROM live_event")[0]
+    (kept,) = sql(database_path, "SELECT sum(count) FROM live_row")[0]
     assert MAX_EVENTS <= kept < MAX_EVENTS + 64  # type: ignore[operator]
     oldest = SessionCursor(tail.epoch, 0, tail.position - MAX_EVENTS, S)
     assert len(await after(store, oldest)) == MAX_EVENTS
@@ -179,7 +179,7 @@ async def test_deletion_leaves_no_row_of_a_log(open_store: OpenStore, clock: Man
     await show(store, clock, fence, [prose("a")])
     await store.release_lease(fence)
     await store.delete_session(S, 1)
-    assert sql(database_path, "SELECT count(*) FROM live_event") == [(0,)]
+    assert sql(database_path, "SELECT count(*) FROM live_row") == [(0,)]
     assert sql(database_path, "SELECT count(*) FROM live_log") == [(0,)]
 
 
@@ -201,13 +201,65 @@ async def test_an_old_database_gets_its_log_and_keeps_everything_else(
     fence = await started(store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
     store.close()
-    sql(database_path, "DROP TABLE live_event")
+    sql(database_path, "DROP TABLE live_row")
     sql(database_path, "DROP TABLE live_log")
-    sql(database_path, "DELETE FROM _sqlite_migrations WHERE name = '0003_live_log'")
-    sql(database_path, f"PRAGMA user_version = {schema.SCHEMA_VERSION - 1}")
+    sql(database_path, "DELETE FROM _sqlite_migrations WHERE name >= '0003'")
+    sql(database_path, "PRAGMA user_version = 2")
     again = open_store()
     start = await cursor_of(again)
     assert (start.epoch, start.revision) == (GENESIS, 1)
     await again.commit_runtime_state(make.commit(fence, make.append(["u2"], parent="u1"), expected=1))
     (committed,) = await after(again, start)
     assert committed.revision == 2
+
+
+async def test_a_log_with_a_row_for_each_event_is_begun_anew(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    before = await cursor_of(store)
+    store.close()
+    sql(database_path, "DROP TABLE live_row")
+    sql(database_path, "DROP TABLE live_log")
+    connection = sqlite3.connect(database_path)
+    schema.MIGRATIONS[2][1](connection)
+    connection.execute("INSERT INTO live_log (session_key, epoch, stamp, tail) VALUES (1, ?, 'x', 1)", (before.epoch,))
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= '0004'")
+    connection.commit()
+    connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    again = open_store()
+    assert await gap_of(again, before) is UNAVAILABLE
+    await show(again, clock, fence, [prose("b")])
+    assert texts(await after(again, START)) == ["b"]
+
+
+async def test_what_one_transaction_appends_is_one_row_and_can_be_read_from_its_middle(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    shown = [prose(str(number)) for number in range(5)]
+    await show(store, clock, fence, shown)
+    assert sql(database_path, "SELECT pos, count FROM live_row") == [(5, 5)]
+    everything = await after(store, START)
+    for place, event in enumerate(everything):
+        assert await after(store, event.cursor) == everything[place + 1 :]
+
+
+async def test_the_newest_row_is_never_trimmed_so_that_no_position_comes_twice(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    await show(store, clock, fence, [prose("b")])
+    clock.tick(MAX_AGE_MS / 1000 + 1)
+    assert await store.live.trim_session(S) == 1
+    assert sql(database_path, "SELECT pos FROM live_row") == [(2,)]
+    tail = await cursor_of(store)
+    await show(store, clock, fence, [prose("c")])
+    assert [(event.cursor.position, event.cursor.epoch) for event in await after(store, tail)] == [(3, tail.epoch)]
+    assert await gap_of(store, START) is LiveReplayGapReason.TRIMMED

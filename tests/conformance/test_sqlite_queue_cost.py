@@ -34,7 +34,7 @@ from lash_cli.store.sqlite import (
     pending_inputs,
     turn_start,
 )
-from lash_cli.store.sqlite.sessions import key_of
+from lash_cli.store.sqlite.sessions import addressee
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -146,7 +146,7 @@ async def fill(store: SqliteStore, clock: ManualClock, count: int, session_id: s
     soon = clock.now_ms() + 3_600_000
 
     def job(connection: sqlite3.Connection) -> None:
-        key = key_of(connection, session_id)
+        session = addressee(connection, session_id)
         for index in range(count):
             for kind, ingress in (
                 ("next", NextTurn()),
@@ -154,10 +154,10 @@ async def fill(store: SqliteStore, clock: ManualClock, count: int, session_id: s
                 ("late", ActiveTurn("t1", "before_completion")),
             ):
                 draft = InputDraft(session_id, f"{kind}-{session_id}-{index}", make.text_input(), ingress)
-                inputs.insert(connection, key, draft, clock.now_ms())
+                inputs.insert(connection, session.key, draft, clock.now_ms())
             for kind in ("wake", "later"):
                 batch = filler(kind, index, session_id, soon)
-                batches.insert(connection, key, batch, validate_draft(batch), ids, clock.now_ms())
+                batches.insert(connection, session, batch, validate_draft(batch), ids, clock.now_ms())
 
     await store.db.write(job, durable=False)
 

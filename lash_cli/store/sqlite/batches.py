@@ -37,8 +37,8 @@ from lash_cli.core.queued_work import (
 )
 from lash_cli.errors import ConflictError, QueuedWorkClaimSuperseded, StoreUnusable
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
+from lash_cli.store.sqlite.queue_announcing import Observed, announce
+from lash_cli.store.sqlite.sessions import addressee, key_of, live_generation, read_session
 
 _ID_ATTEMPTS: Final = 32
 
@@ -214,7 +214,7 @@ def _new_id(draft: QueuedWorkBatchDraft, ids: Ids) -> str:
 
 def insert(
     connection: sqlite3.Connection,
-    session_key: int,
+    session: Observed,
     draft: QueuedWorkBatchDraft,
     work_class: QueuedWorkClass,
     ids: Ids,
@@ -222,17 +222,17 @@ def insert(
 ) -> QueuedWorkReceipt:
     """Store a validated draft, or answer with what stands under its source key."""
     if draft.source_key is not None:
-        row = connection.execute(_BY_SOURCE, (session_key, draft.source_key)).fetchone()
+        row = connection.execute(_BY_SOURCE, (session.key, draft.source_key)).fetchone()
         if row is not None:
             return QueuedWorkReceipt(row[0], draft.source_key, row[1] in (BatchState.COMPLETED, BatchState.CANCELLED))
-    payloads = _fresh_payloads(connection, session_key, draft.payloads)
+    payloads = _fresh_payloads(connection, session.key, draft.payloads)
     if not payloads:
         return QueuedWorkReceipt(_new_id(draft, ids), draft.source_key, already_settled=True)
     for _ in range(_ID_ATTEMPTS):
         batch_id = _new_id(draft, ids)
         values = (
             batch_id,
-            session_key,
+            session.key,
             draft.source_key,
             work_class.value,
             draft.delivery_policy.value,
@@ -248,7 +248,7 @@ def insert(
         except sqlite3.IntegrityError:
             # Two id factories counted alike; the next number is free.
             continue
-        announce(connection, draft.session_id, "enqueued", [batch_id], now_ms)
+        announce(connection, session, "enqueued", [batch_id], now_ms)
         return QueuedWorkReceipt(batch_id, draft.source_key)
     raise ConflictError("no free batch id was found", code="batch_exists")
 
@@ -330,8 +330,8 @@ class Batches:
         work_class = validate_draft(draft)
 
         def job(connection: sqlite3.Connection) -> QueuedWorkReceipt:
-            key = enqueueable_key(connection, draft.session_id)
-            return insert(connection, key, draft, work_class, self._ids, self._db.clock.now_ms())
+            session = addressee(connection, draft.session_id)
+            return insert(connection, session, draft, work_class, self._ids, self._db.clock.now_ms())
 
         return await self._db.write(job, durable=True)
 
@@ -378,7 +378,7 @@ class Batches:
             if is_held(row[13], row[14], live_generation(session.lease(), now_ms)):
                 return None
             connection.execute(_CANCEL, (now_ms, row[0]))
-            announce(connection, session_id, "cancelled", [batch_id], now_ms)
+            announce(connection, session, "cancelled", [batch_id], now_ms)
             return legible_batch(session_id, row)
 
         return await self._db.write(job, durable=True)

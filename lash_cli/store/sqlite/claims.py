@@ -90,7 +90,7 @@ def _abandon(
         )
         if ids:
             ids += _drop_if_unfinished(connection, session, claim.turn_id)
-        announce(connection, session.session_id, "enqueued", ids, now_ms)
+        announce(connection, session, "enqueued", ids, now_ms)
         given_back += ids
     return tuple(given_back)
 

@@ -37,7 +37,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, StoredSession, read_session_and
+from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, Addressee, StoredSession, read_session_and
 
 # All that a commit is checked against, in one lookup: the row of the session, the id of its frame, and, of the
 # turn, its row, the request at its cancel gate and whether it owns attachments.
@@ -207,8 +207,9 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     for work, wakes in settled_work:
         batches.complete(connection, stored.key, work, wakes, commit.now_ms)
     has_waiting = _leave_queue(connection, stored, commit, turn_id)
+    session = Addressee(stored.key, stored.session_id, revision)
     enqueued = tuple(
-        batches.insert(connection, stored.key, draft, work_class, ids, commit.now_ms).batch_id
+        batches.insert(connection, session, draft, work_class, ids, commit.now_ms).batch_id
         for draft, work_class in zip(commit.outbox, prepared.outbox, strict=True)
     )
     owner_id = turn_id if found.owns_attachments else None

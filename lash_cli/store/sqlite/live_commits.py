@@ -18,7 +18,8 @@ from lash_cli.core.frames import FrameStatus
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnOutcome
-from lash_cli.store.sqlite.live import PreparedEvent, append_in, mint_in, prepare_event
+from lash_cli.store.sqlite.live import append_in, mint_in
+from lash_cli.store.sqlite.live_rows import PreparedEvent, prepare_event
 from lash_cli.store.sqlite.sessions import StoredSession
 
 

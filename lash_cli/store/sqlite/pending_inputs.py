@@ -38,7 +38,7 @@ from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.inputs import COLUMNS, NO_LIMIT, legible_input
 from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import enqueueable_key, key_of, live_generation, read_session
+from lash_cli.store.sqlite.sessions import addressee, key_of, live_generation, read_session
 
 _BY_ID = COLUMNS + "WHERE input_id = ? AND session_key = ?"
 _SESSION_OF = """
@@ -81,12 +81,12 @@ def _judge(connection: sqlite3.Connection, session_id: str, row: Any, generation
 
 
 def _enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    key = enqueueable_key(connection, draft.session_id)
-    submitted = inputs.find_submitted(connection, key, draft)
+    session = addressee(connection, draft.session_id)
+    submitted = inputs.find_submitted(connection, session.key, draft)
     if submitted is not None:
         return submitted.input
-    stored = inputs.insert(connection, key, draft, now_ms)
-    announce(connection, draft.session_id, "enqueued", [stored.input_id], now_ms)
+    stored = inputs.insert(connection, session.key, draft, now_ms)
+    announce(connection, session, "enqueued", [stored.input_id], now_ms)
     return stored
 
 
@@ -166,7 +166,7 @@ class PendingInputs:
                 outcome = InputNotFound() if row is None else _judge(connection, session_id, row, generation)
                 results.append(PendingTurnInputCancelResult(target, outcome))
             cancelled = _cancelled_ids(result.outcome for result in results)
-            announce(connection, session_id, "cancelled", cancelled, now_ms)
+            announce(connection, session, "cancelled", cancelled, now_ms)
             return tuple(results)
 
         return await self._db.write(job, durable=True)
@@ -185,7 +185,7 @@ class PendingInputs:
             generation = live_generation(session.lease(), now_ms)
             rows = connection.execute(_SUFFIX, (session.key, first[0])).fetchall()
             outcomes = tuple(_judge(connection, session_id, row, generation) for row in rows)
-            announce(connection, session_id, "cancelled", _cancelled_ids(outcomes), now_ms)
+            announce(connection, session, "cancelled", _cancelled_ids(outcomes), now_ms)
             return SuffixOutcomes(anchor, outcomes)
 
         return await self._db.write(job, durable=True)

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
+
+
+class Observed(Protocol):
+    """The session row as it was read in the transaction: who is told, and at which revision."""
+
+    @property
+    def key(self) -> int: ...
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def head_revision(self) -> int | None: ...
 
 
 def announce(
     connection: sqlite3.Connection,
-    session_id: str,
+    session: Observed,
     kind: Literal["enqueued", "cancelled"],
     ids: Sequence[str],
     now_ms: int,
@@ -23,9 +36,11 @@ def announce(
     if not ids:
         return
     from lash_cli.core.observation import QueueChanged
-    from lash_cli.store.sqlite.live import announce_in
+    from lash_cli.store.sqlite.live import append_in
+    from lash_cli.store.sqlite.live_rows import prepare_event
 
-    announce_in(connection, session_id, QueueChanged(kind, tuple(ids)), now_ms)
+    events = (prepare_event(QueueChanged(kind, tuple(ids))),)
+    append_in(connection, session.key, session.session_id, events, revision=session.head_revision or 0, now_ms=now_ms)
 
 
 def announce_standing(connection: sqlite3.Connection, session_id: str, now_ms: int) -> None:

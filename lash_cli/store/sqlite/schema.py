@@ -278,6 +278,35 @@ CREATE TABLE live_event (
 """
 
 
+# The same with a row for every transaction instead of one for every event: a row holds the `count` events that end at
+# `pos`, `committed` says that it announces a commit. The tail is the end of the newest row, which is never trimmed, so
+# appending changes one page.
+_DROP_LIVE = ("DROP TABLE live_event", "DROP TABLE live_log")
+_LIVE_LOG_BY_ROWS = """
+CREATE TABLE live_log (
+    session_key INTEGER PRIMARY KEY,
+    epoch TEXT NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 1,
+    stamp TEXT NOT NULL,
+    floor INTEGER NOT NULL DEFAULT 0,
+    hole INTEGER NOT NULL DEFAULT 0
+) STRICT
+"""
+_LIVE_ROW = """
+CREATE TABLE live_row (
+    session_key INTEGER NOT NULL,
+    pos INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    turn_id TEXT,
+    committed INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (session_key, pos)
+) STRICT, WITHOUT ROWID
+"""
+
+
 def _first_tables(connection: sqlite3.Connection) -> None:
     for statement in (
         _SESSIONS,
@@ -321,11 +350,18 @@ def _live_log(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _live_rows(connection: sqlite3.Connection) -> None:
+    """Previews are not worth converting: observers of before find a gap and read the state again."""
+    for statement in (*_DROP_LIVE, _LIVE_LOG_BY_ROWS, _LIVE_ROW):
+        connection.execute(statement)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
     ("0002_queue_tables", _queue_tables),
     ("0003_live_log", _live_log),
+    ("0004_live_rows", _live_rows),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

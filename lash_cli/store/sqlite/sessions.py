@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -62,7 +62,7 @@ _BY_PREFIX = (
     + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
 )
 _KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
-_KEY_AND_CLOSED = "SELECT session_key, closed_at_ms FROM sessions WHERE session_id = ?"
+_ADDRESSEE = "SELECT session_key, session_id, head_revision, closed_at_ms FROM sessions WHERE session_id = ?"
 # D7: an id is used once.
 _IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
 _NAME_IS_TAKEN = "SELECT 1 FROM sessions WHERE name = ?"
@@ -205,14 +205,23 @@ def key_of(connection: sqlite3.Connection, session_id: str) -> int:
     return read_session(connection, session_id).key
 
 
-def enqueueable_key(connection: sqlite3.Connection, session_id: str) -> int:
-    """The integer key of a session that takes new rows; raises like `read_session`, and `SessionClosed`."""
-    row = connection.execute(_KEY_AND_CLOSED, (session_id,)).fetchone()
+class Addressee(NamedTuple):
+    """What an enqueue needs to know of its session."""
+
+    key: int
+    session_id: str
+    head_revision: int | None
+
+
+def addressee(connection: sqlite3.Connection, session_id: str) -> Addressee:
+    """A session that takes new rows; raises like `read_session`, and `SessionClosed`."""
+    row = connection.execute(_ADDRESSEE, (session_id,)).fetchone()
     if row is None:
-        return read_session(connection, session_id).key
-    if row[1] is not None:
+        stored = read_session(connection, session_id)
+        return Addressee(stored.key, session_id, stored.head_revision)
+    if row[3] is not None:
         raise SessionClosed(f"session {session_id!r} is closed")
-    return int(row[0])
+    return Addressee(*row[:3])
 
 
 def live_generation(lease: LeaseRow, now_ms: int) -> int:
