@@ -41,14 +41,13 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
+from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
 from lash_cli.providers.schemas import project
 
 DEFAULT_MAX_OUTPUT_TOKENS = 32_768
-IMAGE_TYPES = ("image/jpeg", "image/png", "image/gif", "image/webp")
-PDF = "application/pdf"
 
 AttachmentBytes = Callable[[Stored], bytes]
 PrefixMismatch = Literal["drop_block", "error"]
@@ -56,6 +55,7 @@ PrefixMismatch = Literal["drop_block", "error"]
 _FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assistant"}', "user": b'],"role":"user"}'})
 _TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
 _WIRE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CARRIED = CARRIED["anthropic"]
 _UNMARKABLE = ("thinking", "redacted_thinking")
 
 
@@ -198,21 +198,19 @@ class AnthropicEncoder:
         return _readable_block(part)
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        check_carried(source, _CARRIED, provider="anthropic", credential_scope=self._credential_scope)
         match source:
             case Inline(media_type=media_type, data=data):
                 return _bytes_block(media_type, data, None)
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label)
-            case ExternalUrl(media_type=media_type, url=url) if media_type in IMAGE_TYPES:
-                return {"source": {"type": "url", "url": url}, "type": "image"}
-            case ExternalUrl(media_type=media_type, url=url) if media_type == PDF:
-                return {"source": {"type": "url", "url": url}, "type": "document"}
-            case ProviderFile(provider="anthropic", credential_scope=scope, id=file_id) if (
-                scope == self._credential_scope
-            ):
+            case ExternalUrl(media_type=media_type, url=url):
+                return {"source": {"type": "url", "url": url}, "type": _block_type(media_type)}
+            case ProviderFile(id=file_id):
                 self._has_files = True
                 return {"source": {"file_id": file_id, "type": "file"}, "type": "document"}
-        raise _unsupported(f"the attachment {source!r:.200}")
+            case _:
+                refuse_attachment(f"the attachment {source!r:.200}")
 
 
 def wire_call_id(call_id: str) -> str:
@@ -336,16 +334,13 @@ def _arguments(raw: str) -> Any:
 
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
-    """Attachment bytes as the block their media type asks for."""
-    if media_type.startswith("text/") or media_type == "application/json":
+    """Attachment bytes as the block their media type asks for; text is sent as words."""
+    if media_type.startswith("text/"):
         return _text_block(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
-    if media_type not in (*IMAGE_TYPES, PDF):
-        raise _unsupported(f"{media_type} attachments")
     source = {"data": base64.b64encode(data).decode("ascii"), "media_type": media_type, "type": "base64"}
-    if media_type != PDF:
-        return {"source": source, "type": "image"}
-    return {"source": source, "type": "document"} | ({"title": label} if label else {})
+    kind = _block_type(media_type)
+    return {"source": source, "type": kind} | ({"title": label} if label and kind == "document" else {})
 
 
-def _unsupported(what: str) -> LlmTransportError:
-    return LlmTransportError(f"this provider cannot be sent {what}", kind="unsupported", code="attachment_unsupported")
+def _block_type(media_type: str) -> str:
+    return "image" if media_type in _CARRIED.images else "document"

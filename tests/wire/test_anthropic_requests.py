@@ -281,7 +281,7 @@ def source(media_type: str) -> dict[str, Any]:
         ),
         (Inline("application/pdf", b"\x00"), {"type": "document", "source": source("application/pdf")}),
         (Inline("text/csv", b"a,b"), text("[attachment]\na,b")),
-        (Stored("r", "application/json", 1, "x.json"), text("[x.json]\n\x00")),
+        (Stored("r", "text/markdown", 1, "x.md"), text("[x.md]\n\x00")),
         (
             ExternalUrl("image/gif", "https://x/y.gif"),
             {"type": "image", "source": {"type": "url", "url": "https://x/y.gif"}},
@@ -307,6 +307,7 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     [
         Inline("video/mp4", b"x"),
         Inline("image/tiff", b"x"),
+        Inline("application/json", b"{}"),
         Stored("r", "image/png", 1),
         ExternalUrl("audio/mp3", "http://x"),
         ExternalUrl("text/plain", "http://x"),
@@ -315,7 +316,7 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("attachment_unsupported", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
 
 # --- reasoning and output -----------------------------------------------------------------------
