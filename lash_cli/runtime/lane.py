@@ -25,10 +25,10 @@ from lash_cli.core.lease import (
     is_row_live,
 )
 from lash_cli.core.protocols import Clock, Ids
-from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
 from lash_cli.runtime.alarms import Alarm, alarm_after
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence
+from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
 from lash_cli.system import is_definitely_dead
 
 _log = logging.getLogger("lash.lane")
@@ -36,28 +36,6 @@ _log = logging.getLogger("lash.lane")
 BUSY_POLL_FIRST_S = 0.025
 BUSY_POLL_MAX_S = 0.25
 RENEW_RETRY_S = 0.5
-
-
-def busy_error(session_id: str, busy: LaneBusy) -> SessionExecutionBusy:
-    """The error that names who holds the lane and until when."""
-    holder = {
-        "owner_id": busy.holder.owner_id,
-        "label": busy.holder.label,
-        "turn_id": busy.turn_id,
-        "fencing_token": busy.fencing_token,
-        "expires_at_ms": busy.expires_at_ms,
-        "pid": None,
-        "host_id": None,
-    }
-    who = busy.holder.owner_id
-    if isinstance(busy.holder.liveness, LocalProcess):
-        holder["pid"] = busy.holder.liveness.pid
-        holder["host_id"] = busy.holder.liveness.host_id
-        who = f"pid {busy.holder.liveness.pid}"
-    label = f" ({busy.holder.label})" if busy.holder.label else ""
-    return SessionExecutionBusy(
-        f"session {session_id} is held by {who}{label}", details={"session": session_id, "holder": holder}
-    )
 
 
 def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:

@@ -22,12 +22,13 @@ from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import SessionNode
 from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, InputDraft, TurnInputClaim
-from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, SessionExecutionLease
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, LocalProcess, SessionExecutionLease
 from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkClaim
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+from lash_cli.errors import SessionExecutionBusy
 from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
 
 if TYPE_CHECKING:
@@ -169,6 +170,28 @@ class LaneBusy(Record, tag="busy", tag_field="kind"):
     expires_at_ms: int
     fencing_token: int
     turn_id: str | None = None
+
+
+def busy_error(session_id: str, busy: LaneBusy) -> SessionExecutionBusy:
+    """The error that names who holds the lane and until when."""
+    holder = {
+        "owner_id": busy.holder.owner_id,
+        "label": busy.holder.label,
+        "turn_id": busy.turn_id,
+        "fencing_token": busy.fencing_token,
+        "expires_at_ms": busy.expires_at_ms,
+        "pid": None,
+        "host_id": None,
+    }
+    who = busy.holder.owner_id
+    if isinstance(busy.holder.liveness, LocalProcess):
+        holder["pid"] = busy.holder.liveness.pid
+        holder["host_id"] = busy.holder.liveness.host_id
+        who = f"pid {busy.holder.liveness.pid}"
+    label = f" ({busy.holder.label})" if busy.holder.label else ""
+    return SessionExecutionBusy(
+        f"session {session_id} is held by {who}{label}", details={"session": session_id, "holder": holder}
+    )
 
 
 IdleReason = Literal[

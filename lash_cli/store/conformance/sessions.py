@@ -37,8 +37,11 @@ class SessionLaws:
         store = open_store()
         await make.create(store, clock)
         fence = await make.fence_of(store, clock)
-        with pytest.raises(SessionExecutionBusy):
+        with pytest.raises(SessionExecutionBusy) as refused:
             await store.delete_session(S, 1)
+        holder = refused.value.details["holder"]
+        assert (holder["owner_id"], holder["fencing_token"]) == (fence.owner_id, fence.fencing_token)
+        assert {"pid", "label", "expires_at_ms", "turn_id"} <= set(holder)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp(), release=True))
         assert await store.delete_session(S, 1)
         assert await store.delete_session(S, 1)

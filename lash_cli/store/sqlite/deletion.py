@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 
-from lash_cli.core.codec import to_builtins
 from lash_cli.core.effect import QueueDrainScope, SessionDeleteScope, TurnScope, scope_key
 from lash_cli.core.lease import is_row_live
-from lash_cli.errors import SessionDeleted, SessionExecutionBusy
+from lash_cli.errors import SessionDeleted
+from lash_cli.store.base import busy_error
 from lash_cli.store.sqlite import live
+from lash_cli.store.sqlite.leases import busy
 from lash_cli.store.sqlite.sessions import find_session
 
 _TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
@@ -55,9 +56,7 @@ def delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, 
         return False
     lease = stored.lease()
     if is_row_live(lease, now_ms):
-        raise SessionExecutionBusy(
-            f"session {session_id!r} is in use and cannot be deleted", details={"holder": to_builtins(lease.owner)}
-        )
+        raise busy_error(session_id, busy(connection, stored, lease))
     connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
     live.delete_in(connection, stored.key, session_id)
     for bounds in _journal_ranges(session_id):
