@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import anthropic, gemini
+from support import anthropic, gemini, responses
 from support.wire import ThreadedChatServer
 
 
@@ -156,3 +156,58 @@ def test_a_gemini_turn_with_two_calls_gives_every_signature_back(lash: Any, work
     results = [part["functionResponse"]["response"]["output"] for part in two["contents"][2]["parts"]]
     assert "alpha" in results[0] and "beta" in results[1]
     assert three["contents"][3]["parts"] == [{"text": "They differ.", "thoughtSignature": "SIG_T"}]
+
+
+# --- openai responses -----------------------------------------------------------------------------
+
+
+def test_a_responses_turn_with_two_calls_gives_its_reasoning_back(lash: Any, work: Path) -> None:
+    items = (
+        responses.reasoning("two files"),
+        responses.message("Reading both."),
+        responses.call("read_file", '{"path": "a.txt"}', call_id="call_a", identity="fc_a"),
+        responses.call("read_file", '{"path": "b.txt"}', call_id="call_b", identity="fc_b"),
+    )
+    replies = [
+        responses.Answer(*items, usage=responses.usage_of(100, 20, cached=40, reasoning=15)).streamed(),
+        responses.Answer(responses.message("They differ."), usage=responses.usage_of(120, 5)).streamed(),
+        responses.Answer(responses.message("Yes."), usage=responses.usage_of(130, 2)).streamed(),
+    ]
+    with ThreadedChatServer(replies) as server:
+        env = {"OPENAI_API_KEY": "canary-key-0001", "LASH_CFG__providers__oai__key": "env:OPENAI_API_KEY"}
+        env |= {"LASH_CFG__providers__oai__kind": "openai_responses"}
+        env |= {"LASH_CFG__providers__oai__base_url": server.base_url}
+        opened = lash("open", "s", "--provider", "oai", "--model", "m-1", "--system", "be exact", env=env, cwd=work)
+        assert opened.code == 0, opened.err
+        done = lash("turn", "s", "Compare a.txt and b.txt", "-o", "json", env=env, cwd=work)
+        assert done.code == 0, done.err
+        again = lash("turn", "s", "Sure?", "-q", env=env, cwd=work)
+        assert again.out == "Yes.\n", again.err
+        requests = server.requests
+
+    assert done.json["text"] == "They differ."
+    assert [(call["call_id"], call["status"]) for call in done.json["tool_calls"]] == [
+        ("call_a", "success"),
+        ("call_b", "success"),
+    ]
+    kinds = ["reasoning", "prose", "tool_call", "tool_call", "tool_result", "tool_result", "prose"]
+    assert kinds_of(lash, "s", done.json["turn_id"]) == kinds
+    usage = lash("show", "s", "-o", "json").json["usage"]
+    assert [usage[name] for name in ("input_tokens", "output_tokens", "cache_read_input_tokens")] == [310, 27, 40]
+
+    assert {request.path for request in requests} == {"/v1/responses"}
+    assert {request.headers["authorization"] for request in requests} == {"Bearer canary-key-0001"}
+    one, two, three = (request.json for request in requests)
+    assert {body["instructions"] for body in (one, two, three)} == {"be exact"}
+    assert {body["store"] for body in (one, two, three)} == {False}
+    assert len({body["prompt_cache_key"] for body in (one, two, three)}) == 1
+    assert [len(body["input"]) for body in (one, two, three)] == [1, 7, 9]
+    assert (two["input"][:1], three["input"][:7]) == (one["input"], two["input"])
+    assert two["tools"] == one["tools"]
+    prefixes = [request.body[: request.body.index(b'],"instructions"')] for request in requests]
+    assert requests[1].body.startswith(prefixes[0])
+    assert requests[2].body.startswith(prefixes[1])
+    assert two["input"][1:5] == list(items)
+    outputs = two["input"][5:]
+    assert [output["call_id"] for output in outputs] == ["call_a", "call_b"]
+    assert "alpha" in outputs[0]["output"] and "beta" in outputs[1]["output"]
