@@ -6,7 +6,7 @@ answers read by `anthropic_stream`, and `endpoint` does the rest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
@@ -50,11 +50,13 @@ class AnthropicWire:
         cache_retention: CacheRetention = "short",
         shows_thinking: bool = False,
         thinking_prefix_mismatch: PrefixMismatch | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        omit_body: Sequence[str] = (),
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """Options are those of `Access` and `AnthropicEncoder`; the key goes into `x-api-key` unless told otherwise.
 
-        Raises `ConfigError` for an address or a key that cannot be used.
+        Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used.
         """
         self._access = Access.checked(
             base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(PATH, "/v1")
@@ -66,6 +68,8 @@ class AnthropicWire:
             cache_retention=cache_retention,
             shows_thinking=shows_thinking,
             thinking_prefix_mismatch=thinking_prefix_mismatch,
+            extra_body=extra_body,
+            omit_body=omit_body,
             attachment_bytes=attachment_bytes,
         )
 

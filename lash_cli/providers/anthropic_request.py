@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -43,6 +43,7 @@ from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
+from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
 from lash_cli.providers.schemas import project
@@ -71,6 +72,8 @@ class AnthropicEncoder:
         cache_retention: CacheRetention = "short",
         shows_thinking: bool = False,
         thinking_prefix_mismatch: PrefixMismatch | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        omit_body: Sequence[str] = (),
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """`credential_scope` names the credential whose uploaded files may be referred to.
@@ -79,7 +82,9 @@ class AnthropicEncoder:
         wire wants a number. `shows_thinking` asks for readable thinking.
         `thinking_prefix_mismatch` is what an endpoint that binds thinking to the
         conversation before it is to do when that has changed, by other tools
-        say; None leaves it unsaid.
+        say; None leaves it unsaid. `extra_body` is laid over every body and what
+        `omit_body` names is left out. Raises `ConfigError` when they touch what
+        a call is about.
         """
         self._route = route
         self._credential_scope = credential_scope
@@ -87,6 +92,7 @@ class AnthropicEncoder:
         self._cache_retention: CacheRetention = cache_retention
         self._shows_thinking = shows_thinking
         self._prefix_mismatch = thinking_prefix_mismatch
+        self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
         self._cache = PrefixCache(self._piece, frame=_FRAME)
         self._has_files = False
@@ -104,7 +110,7 @@ class AnthropicEncoder:
         carry, and for a conversation without content.
         """
         marks = marks_of(request, self._cache_retention, "anthropic")
-        options = b"]," + encode(self._options(request))[1:]
+        options = b"]," + encode(overlaid(self._options(request), self._extra_body))[1:]
         head = b"{"
         if request.tools:
             head += b'"tools":[' + marked_last(_tools(request.tools), marks.tool) + b"],"

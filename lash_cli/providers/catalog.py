@@ -230,11 +230,15 @@ def _wire(
                 base_url,
                 settings.key,
                 headers=options.headers,
+                query=options.query,
+                key_header=options.key_header,
                 credential_scope=settings.name,
                 max_output_tokens=options.max_output_tokens,
                 cache_retention=options.cache_retention,
                 shows_thinking=options.expose_thinking,
                 thinking_prefix_mismatch=options.thinking_prefix_mismatch,
+                extra_body=options.extra_body,
+                omit_body=options.omit_body,
                 attachment_bytes=attachment_bytes,
             )
         case "openai_chat":

@@ -13,7 +13,7 @@ from typing import Any
 
 from lash_cli.errors import ConfigError
 
-OF_THE_CALL = frozenset({"model", "messages", "input", "instructions", "tools", "stream"})
+OF_THE_CALL = frozenset({"model", "messages", "input", "instructions", "system", "tools", "stream"})
 
 
 def checked_extra_body(extra: Mapping[str, Any], omitted: Sequence[str] = ()) -> dict[str, Any]:

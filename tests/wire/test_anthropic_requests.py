@@ -554,6 +554,16 @@ async def test_what_is_in_beta_is_announced_only_where_it_is_used() -> None:
     assert betas(await sent_headers("k", **bound)) == ["fine-grained-tool-streaming"]
 
 
+def test_fields_of_the_host_are_laid_over_the_body_but_not_over_what_a_call_is_about() -> None:
+    options = {"extra_body": {"service_tier": "auto"}, "omit_body": ("max_tokens",)}
+    sent = body(user("x"), options=options)
+    assert sent["service_tier"] == "auto"
+    assert "max_tokens" not in sent
+    for field in ("model", "messages", "system", "tools", "stream"):
+        with pytest.raises(ConfigError):
+            AnthropicWire(ROUTE, None, extra_body={field: 1})
+
+
 async def test_configured_headers_win() -> None:
     headers = await sent_headers("k", headers={"Anthropic-Beta": "mine", "X-Title": "t"})
     assert (headers["anthropic-beta"], headers["x-title"]) == ("mine", "t")
