@@ -87,6 +87,9 @@ def add(
         str | None, typer.Option(metavar="SOURCE", help="Where its key is kept: env:NAME, keys:NAME, file:PATH, …")
     ] = None,
     from_stdin: Annotated[bool, typer.Option("--stdin", help="Read the key from stdin and store it.")] = False,
+    ask_key: Annotated[
+        bool, typer.Option("--ask-key", help="Ask for the key by a hidden prompt and store it.")
+    ] = False,
     option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option, as max_attempts=2; repeatable.")
     ] = None,
@@ -95,21 +98,23 @@ def add(
     """Add a provider to the user's configuration file.
 
     Everything is checked first and nothing is called; `lash provider test NAME`
-    does that. A server that needs a key is asked for by a hidden prompt, unless
-    --key says where the key is kept or --stdin brings it.
+    does that. --key says where the key is kept, --stdin and --ask-key bring it.
+    Where a key is certainly needed it is asked for without --ask-key too.
     """
     from lash_cli.settings.editing import set_values
 
     _check_name(name)
-    if key is not None and from_stdin:
-        raise UsageError("--key and --stdin contradict each other", hint="--key says where the key is kept already")
+    if (key is not None) + from_stdin + ask_key > 1:
+        raise UsageError(
+            "--key, --stdin and --ask-key contradict each other", hint="one of them says all about the key"
+        )
     if key is not None:
         _check_source(key)
     options = _options(option or [])
     chosen = _kind(name, kind)
     needs_key = _check(name, chosen, base_url, options)
     stored = None
-    if key is None and (from_stdin or (needs_key and not _has_variable(chosen, base_url))):
+    if key is None and (from_stdin or ask_key or (needs_key and not _has_variable(chosen, base_url))):
         stored = _stored(name, from_stdin=from_stdin)
     values = {"kind": chosen, "base_url": base_url, "key": key or stored, "options": options or None}
     written: dict[str, Any] = {

@@ -280,8 +280,10 @@ def parse_toml_value(text: str) -> Any:
 
 
 def loose_toml_value(text: str) -> Any:
-    """One TOML value, or the text itself when it is none: for free keys inside a table."""
+    """One TOML value, or the text itself when it is none or a date: for free keys inside a table."""
     try:
-        return parse_toml_value(text)
+        value = parse_toml_value(text)
     except ValueError:
         return text
+    # Nothing here holds a date; a version such as 2024-10-21 is meant as it stands.
+    return value if isinstance(value, bool | int | float | str | list | dict) else text

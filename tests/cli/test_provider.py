@@ -104,6 +104,8 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
         (["x", "--base-url", "http://h/v1", "--key", SECRET], "usage", 2, "never the key itself"),
         (["x", "--base-url", "http://h/v1", "--key", "env:X", "--stdin"], "usage", 2, "contradict"),
         (["x", "--base-url", "http://h/v1", SECRET], "usage", 2, "never given as an argument"),
+        (["x", "--base-url", "http://h/v1", "--ask-key", "--stdin"], "usage", 2, "contradict"),
+        (["x", "--base-url", "http://h/v1", "--ask-key"], "not_a_tty", 2, "--stdin"),
         (["openai"], "not_a_tty", 2, "--stdin"),
     ],
 )
@@ -138,12 +140,12 @@ def test_a_bad_key_writes_no_provider(lash, home):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_server_that_needs_a_key_asks_for_it_hidden(home, tmp_path):
+@pytest.mark.parametrize("arguments", [["openai"], ["mine", "--base-url", "http://127.0.0.1:9/v1", "--ask-key"]])
+def test_a_key_that_is_needed_or_offered_is_asked_for_hidden(home, tmp_path, arguments):
     import pexpect
 
-    child = pexpect.spawn(
-        COMMAND[0], [*COMMAND[1:], "provider", "add", "openai"], env=environment(home), cwd=str(tmp_path), timeout=30
-    )
+    command = [*COMMAND[1:], "provider", "add", *arguments]
+    child = pexpect.spawn(COMMAND[0], command, env=environment(home), cwd=str(tmp_path), timeout=30)
     child.expect("not shown")
     child.waitnoecho()
     child.sendline(SECRET)
@@ -151,7 +153,7 @@ def test_a_server_that_needs_a_key_asks_for_it_hidden(home, tmp_path):
     child.close()
     assert child.exitstatus == 0
     assert b"canary" not in child.before
-    assert 'key = "keys:openai"' in (home / "config.toml").read_text()
+    assert f'key = "keys:{arguments[0]}"' in (home / "config.toml").read_text()
 
 
 # --- rm -----------------------------------------------------------------------------------------
