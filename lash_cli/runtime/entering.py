@@ -19,7 +19,7 @@ from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import LashError, LashRuntimeError
 from lash_cli.runtime.commands import CommandRunner
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard, LaneHolder, busy_error, take_lane
+from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
 from lash_cli.runtime.requests import TurnRequest
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import (
@@ -29,6 +29,7 @@ from lash_cli.store.base import (
     LaneIdle,
     LaneRequest,
     RuntimePersistence,
+    busy_error,
 )
 
 
