@@ -1,21 +1,36 @@
 """Playing a wire script through the real provider of its kind, as the runtime would build it.
 
-One attempt, no wait, no network: `catalog.build_caller` over a
-`WireScriptTransport`. The base URL is whatever makes the wire's own path end
-up at the script's endpoint, so no table of paths is kept here.
+One attempt and no wait: `catalog.build_caller` over a `WireScriptTransport`, or
+over a socket that carries the script's bytes. The base URL is whatever makes
+the wire's own path end up at the script's endpoint, so no table of paths is
+kept here.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from support.clock import ManualCancel, ManualClock
-from support.wire_script import Body, End, ExpectedError, ResponseStart, WireScript, WireScriptTransport
+from support.wire import ChatServer, Ending, Framing, Reply
+from support.wire_script import (
+    Body,
+    Disconnect,
+    End,
+    ExpectedError,
+    HttpError,
+    ResponseStart,
+    TimedOut,
+    WireScript,
+    WireScriptTransport,
+)
 
+from lash_cli.core.codec import decode, encode
 from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import (
     ExecutionEvidence,
@@ -96,13 +111,37 @@ async def play_whole(script: WireScript) -> Played:
     return await _attempt(changed, request, WireScriptTransport([changed]), base_url)
 
 
-async def _attempt(script: WireScript, request: LlmRequest, transport: HttpTransport, base_url: str) -> Played:
+async def play_over_network(script: WireScript, *, cuts: Sequence[int], framing: Framing = "chunked") -> Played:
+    """Run one attempt against a server on 127.0.0.1 that writes the script's bytes, cut at `cuts`."""
+    prefix = (await _base_url(script)).removeprefix(HOST)
+    async with ChatServer([_reply_of(script, cuts, framing)]) as server:
+        root = server.base_url.removesuffix("/v1")
+        played = await _attempt(script, request_of(script), None, root + prefix)
+        (sent,) = server.requests
+    assert (sent.method, sent.path) == (script.endpoint.method, script.endpoint.path)
+    if played.response is None:
+        return played
+    # Replay data names its route: here the address of the moment.
+    response = decode(encode(played.response).replace(root.encode(), HOST.encode()), LlmResponse)
+    return dataclasses.replace(played, response=response)
+
+
+def _reply_of(script: WireScript, cuts: Sequence[int], framing: Framing) -> Reply:
+    """What a server writes to play a script in which an answer begins."""
+    head, last = script.timeline[0], script.timeline[-1]
+    assert isinstance(head, ResponseStart | HttpError)
+    ending: Ending = "hang" if isinstance(last, TimedOut) else "reset" if isinstance(last, Disconnect) else "complete"
+    whole = Reply((script.body,), head.status, dict(head.headers), ending, framing)
+    return whole.split_at(*sorted(set(cuts)))
+
+
+async def _attempt(script: WireScript, request: LlmRequest, transport: HttpTransport | None, base_url: str) -> Played:
     events: list[StreamEvent] = []
 
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    options = ONE_ATTEMPT | (script.expected_provider.options if script.expected_provider else {})
+    options: dict[str, Any] = ONE_ATTEMPT | (script.expected_provider.options if script.expected_provider else {})
     settings = ProviderSettings("scripted", script.provider_kind, base_url, KEY, options)
     caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0, transport=transport)
     result = await caller.call(request, sink=sink, cancel=ManualCancel())

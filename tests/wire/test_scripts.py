@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.wire_playing import Played, play, play_whole
-from support.wire_script import WireScript, load_script
+from support.wire import Framing
+from support.wire_playing import Played, play, play_over_network, play_whole
+from support.wire_script import End, HttpError, ResponseStart, WireScript, load_script
 
 SCRIPTS = Path(__file__).parent / "scripts"
 PATHS = sorted(SCRIPTS.rglob("*.json"))
@@ -71,6 +72,33 @@ async def test_bytes_one_by_one_and_all_at_once_are_the_same_answer(path: Path) 
     script = script_of(path)
     for cuts in (range(1, len(script.body)), ()):
         expect(script, await play(script, cuts=cuts))
+
+
+ANSWERED = [path for path in PATHS if isinstance(script_of(path).timeline[0], ResponseStart | HttpError)]
+every_answer = pytest.mark.parametrize("path", ANSWERED, ids=named)
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@every_answer
+@pytest.mark.usefixtures("no_proxy")
+async def test_over_a_socket_byte_by_byte_a_script_is_the_same_answer(path: Path) -> None:
+    script = script_of(path)
+    expect(script, await play_over_network(script, cuts=range(1, len(script.body))))
+
+
+@every_answer
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+@pytest.mark.usefixtures("no_proxy")
+async def test_over_a_socket_neither_chunking_nor_framing_changes_a_script(path: Path, data: st.DataObject) -> None:
+    script = script_of(path)
+    cuts = data.draw(st.lists(st.integers(1, max(1, len(script.body) - 1)), max_size=20))
+    framing: Framing = "close" if isinstance(script.timeline[-1], End | HttpError) else "chunked"
+    expect(script, await play_over_network(script, cuts=cuts, framing=framing))
 
 
 WHOLE = [path for path in PATHS if (expected := script_of(path).expected_provider) and expected.whole is not None]
