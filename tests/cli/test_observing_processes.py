@@ -81,10 +81,26 @@ async def core(database: Path, waking: None) -> AsyncIterator[LashCore]:
         yield opened
 
 
+started: list[asyncio.subprocess.Process] = []
+
+
 async def spawn(*arguments: object) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROGRAM), *map(str, arguments), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     )
+    started.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+async def no_process_is_left() -> AsyncIterator[None]:
+    """Ends what a failed test did not end, and reads its pipe to the end: then the loop closes it."""
+    yield
+    while started:
+        process = started.pop()
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 async def events(stream: RecoveringStream, until: type) -> list[SessionObservationEvent]:
