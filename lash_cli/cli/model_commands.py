@@ -12,8 +12,9 @@ import typer
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
+from lash_cli.cli.provider_commands import say_if_overruled
 from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
-from lash_cli.settings.providers import default_model, default_provider
+from lash_cli.settings.providers import WELL_KNOWN, default_model, default_provider
 
 if TYPE_CHECKING:
     from lash_cli.providers.models import KnownModel, Prices
@@ -228,19 +229,26 @@ def default(
         warn(f"nothing is known about {name}: no limits, no prices, no efforts", code="model_unknown")
     provider = default_provider(settings, environment)
     say(f"new sessions use {name}, of provider {provider}")
+    say_if_overruled(settings, "defaults.model")
     return 0
 
 
 def _default_document(name: str | None, file: str | None) -> Document:
     settings, environment = current().settings, current().environment
     entry = settings.model(name) if name is not None else None
-    origin = settings.origin("defaults.model")
+    provider = default_provider(settings, environment)
+    known = WELL_KNOWN.get(provider)
+    variable = known.model_variable if known is not None else None
+    if settings.default_model is not None:
+        origin = settings.origin("defaults.model")
+    else:
+        origin = f"env {variable}" if variable is not None and environment.get(variable) else "built-in"
     return {
         "id": name,
         "name": name,
         "model": entry.id if entry is not None else name,
-        "provider": default_provider(settings, environment),
-        "origin": file or (origin if settings.default_model is not None else "built-in"),
+        "provider": provider,
+        "origin": file or origin,
         "changed": file is not None,
     }
 
@@ -258,7 +266,7 @@ def alias(
     context_window: Annotated[
         int | None, typer.Option("--context-window", metavar="TOKENS", min=1, help="How much it can read.")
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Change an alias that exists.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write it anew if it exists.")] = False,
     remove: Annotated[bool, typer.Option("--rm", help="Take the alias away.")] = False,
 ) -> int:
     """Give a model a short name, or take one away with --rm.
@@ -284,7 +292,7 @@ def alias(
     given = {f"models.{name}.{field}": value for field, value in values.items() if value is not None}
     _check_as_a_whole(name, given)
     had = current().settings.model(name) is not None
-    set_values(current().paths, given)
+    set_values(current().paths, given, instead_of=("models", name))
     emit_one("ModelAlias", _alias_document(name, model, variant, replaced=had), text="")
     say(f"{name} is {model} now; use it with --model {name}, or: lash model default {name}")
     return 0
@@ -303,7 +311,7 @@ def _check_alias(name: str, model: str, *, replaces: bool) -> None:
         raise UsageError(f"{name} is the id of another model", hint="choose another alias")
     if current().settings.model(name) is not None and not replaces:
         raise ConflictError(
-            f"there is an alias {name!r} already", code="alias_exists", hint="change it with --replace",
+            f"there is an alias {name!r} already", code="alias_exists", hint="write it anew with --replace",
             details={"alias": name},
         )  # fmt: skip
 
@@ -314,11 +322,7 @@ def _check_as_a_whole(name: str, given: dict[str, Any]) -> None:
     from lash_cli.settings.values import Sourced
     from lash_cli.wiring import model_spec
 
-    settings = current().settings
-    present = {
-        key: Sourced(value, origin) for key, value, origin in settings.rows() if key.startswith(f"models.{name}.")
-    }
-    planned = Settings({**present, **{key: Sourced(value, "planned") for key, value in given.items()}})
+    planned = Settings({key: Sourced(value, "planned") for key, value in given.items()})
     try:
         model_spec(planned, name)
     except ConfigError as error:

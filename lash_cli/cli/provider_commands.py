@@ -6,7 +6,8 @@ anything. A key itself never comes in as an argument: only where it is kept.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +27,12 @@ from lash_cli.settings.providers import (
 )
 from lash_cli.settings.redact import MASK, redact
 
+if TYPE_CHECKING:
+    from lash_cli.settings import Settings
+
 command_class = KeylessCommand
 
+_SECRET = re.compile("auth|key|token|cookie|secret|sig")
 _COLUMNS = ("name", "provider_kind", "base_url", "key", "default")
 
 
@@ -127,7 +132,16 @@ def add(
         "Provider", _document(name, chosen, base_url, key or stored, options, is_default=default, added=True), text=""
     )
     say(f"added provider {name} to {current().paths.config_file}; try it with: lash provider test {name}")
+    if default:
+        say_if_overruled(current().settings, "defaults.provider")
     return 0
+
+
+def say_if_overruled(settings: Settings, key: str) -> None:
+    """A note when what was written to the user's file is not what is in force here."""
+    origin = settings.origin(key)
+    if not origin.startswith(("user ", "built-in")):
+        say(f"here {key} is {settings.get(key)} all the same, because of {origin}")
 
 
 def _check_name(name: str) -> None:
@@ -190,6 +204,11 @@ def _options(texts: list[str]) -> dict[str, Any]:
         parts = path.strip().split(".")
         if not equals or not all(parts):
             raise UsageError("--option needs NAME=VALUE", hint="for example: --option max_attempts=2")
+        if len(parts) == 2 and parts[0] in ("headers", "query") and _SECRET.search(parts[1].lower()):
+            raise UsageError(
+                f"--option {path.strip()}: a credential is never given as an argument",
+                hint="keep the key itself with --key, --stdin or --ask-key, and say with key_header how it travels",
+            )
         place = table
         for part in parts[:-1]:
             place = place.setdefault(part, {})

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 PROMPT = "Reply with one word: ready"
 # Small, but enough for a model that thinks before it answers.
 OUTPUT_TOKENS = 256
-_ONE_ATTEMPT = {"max_attempts": 1, "throttle_wait_budget_ms": 0}
+# `reset` leaves the failure of a cut answer as it is; nothing was shown that would have to be taken back.
+_ONE_ATTEMPT = {"max_attempts": 1, "throttle_wait_budget_ms": 0, "retry_after_output": "reset"}
 _UNREACHABLE = frozenset({"transport", "timeout"})
 
 

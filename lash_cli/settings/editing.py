@@ -31,10 +31,14 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
     return value
 
 
-def set_values(paths: Paths, values: Mapping[str, Any]) -> None:
-    """Write several values together; raises as `set_value` does, with nothing written."""
-    before = _present_text(paths)
-    after = before
+def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str, str] | None = None) -> None:
+    """Write several values together, in place of the table `instead_of` if one is named.
+
+    Raises as `set_value` does, with nothing written.
+    """
+    after = _present_text(paths)
+    if instead_of is not None:
+        after = without_table(after, instead_of)
     for key, value in values.items():
         _known(key)
         after = edit(after, tuple(key.split(".")), literal(value))

@@ -114,7 +114,11 @@ def store_key(paths: Paths, name: str, value: str, *, place: Place | None = None
         in_file[name] = key
     _write(paths, in_file, in_keyring)
     if place == "file" and name in stored.in_keyring:
-        _out_of_keyring(name)
+        try:
+            _out_of_keyring(name)
+        except ConfigError as error:
+            message = f"the key is in {paths.keys_file} now, but the old one is not gone: {error.message}"
+            raise ConfigError(message, code=error.code, hint=error.hint) from None
     return f"keyring:{name}" if place == "keyring" else f"keys:{name}"
 
 

@@ -80,6 +80,8 @@ def test_the_default_is_shown_with_what_says_so(lash):
         "loopback", "loopback", "built-in", False,
     )  # fmt: skip
     assert lash("model", "default", env={"LASH_MODEL": "m"}).out == "m\n"
+    named = lash("model", "default", "-o", "json", env={"OPENAI_API_KEY": "x", "OPENAI_MODEL": "m"}).json
+    assert (named["name"], named["origin"]) == ("m", "env OPENAI_MODEL")
     google = lash("model", "default", "-o", "json", env={"GEMINI_API_KEY": "x"}).json
     assert (google["name"], google["provider"]) == ("gemini-3.8-flash", "google")
 
@@ -150,8 +152,10 @@ def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, argume
     assert (home / "config.toml").read_text() == before
 
 
-def test_an_alias_is_changed_only_when_asked(lash):
-    lash("model", "alias", "quick", "gpt-6-luna")
+def test_an_alias_is_written_anew_only_when_asked_and_then_as_a_whole(lash):
+    lash("model", "alias", "quick", "gpt-6-luna", "--variant", "max")
+    lash("config", "set", "models.quick.prices.input", "1")
     done = lash("model", "alias", "quick", "gemini-3.8-flash", "--replace", "-o", "json")
     assert (done.code, done.json["replaced"]) == (0, True)
-    assert lash("model", "show", "quick", "-o", "json").json["model"] == "gemini-3.8-flash"
+    shown = lash("model", "show", "quick", "-o", "json").json
+    assert (shown["model"], shown["variant"], shown["overrides"]) == ("gemini-3.8-flash", None, [])

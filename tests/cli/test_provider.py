@@ -8,7 +8,17 @@ import sys
 
 import pytest
 from support.cli import COMMAND, environment
-from support.wire import Reply, ThreadedChatServer, chunk, error_reply, hang_reply, html_reply, stream_reply, usage_of
+from support.wire import (
+    Reply,
+    ThreadedChatServer,
+    chunk,
+    cut_reply,
+    error_reply,
+    hang_reply,
+    html_reply,
+    stream_reply,
+    usage_of,
+)
 
 SECRET = "sk-canary-0123456789abcdef"
 
@@ -104,6 +114,8 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
         (["x", "--base-url", "http://h/v1", "--key", SECRET], "usage", 2, "never the key itself"),
         (["x", "--base-url", "http://h/v1", "--key", "env:X", "--stdin"], "usage", 2, "contradict"),
         (["x", "--base-url", "http://h/v1", SECRET], "usage", 2, "never given as an argument"),
+        (["x", "--base-url", "http://h/v1", "--option", f"headers.X-Api-Key={SECRET}"], "usage", 2, "never given"),
+        (["x", "--base-url", "http://h/v1", "--option", f"query.sig={SECRET}"], "usage", 2, "never given"),
         (["x", "--base-url", "http://h/v1", "--ask-key", "--stdin"], "usage", 2, "contradict"),
         (["x", "--base-url", "http://h/v1", "--ask-key"], "not_a_tty", 2, "--stdin"),
         (["openai"], "not_a_tty", 2, "--stdin"),
@@ -244,6 +256,7 @@ NO_MODEL = {"error": {"message": "The model `x` does not exist", "code": "model_
         (html_reply(), "unexpected_html", 6, "end in /v1"),
         (error_reply(400), "validation", 6, "refused the request itself"),
         (error_reply(503), "provider_unavailable", 75, "ask again"),
+        (cut_reply("rea", ending="complete"), "provider_unavailable", 75, "ask again"),
     ],
 )
 def test_a_failure_has_its_code_and_the_next_step(lash, no_proxy, reply, code, status, hint):
@@ -254,6 +267,26 @@ def test_a_failure_has_its_code_and_the_next_step(lash, no_proxy, reply, code, s
     assert hint in done.error["hint"]
     assert done.error["details"]["provider"] == "mine"
     assert "canary" not in done.err
+
+
+def test_a_key_is_in_nothing_that_a_failure_leaves_behind(lash, home, no_proxy):
+    lash("provider", "add", "mine", "--base-url", "http://127.0.0.1:9/v1", "--stdin", input=SECRET)
+    (home / "keys.toml").rename(home.parent / "keys.toml")
+    (home.parent / "keys.toml").chmod(0o600)
+    source = f"cmd:sed -n s/mine.=.//p {home.parent / 'keys.toml'}"
+    said = ""
+    for reply in (error_reply(401, REFUSED), error_reply(500, SECRET), html_reply(title=SECRET), cut_reply(SECRET)):
+        with ThreadedChatServer([reply]) as server:
+            env = {**no_proxy, "LASH_CFG__providers__mine__base_url": server.base_url,
+                   "LASH_CFG__providers__mine__key": source}  # fmt: skip
+            for form in ("text", "json"):
+                server.script(reply)
+                done = lash("provider", "test", "mine", "--model", "x", "--debug", "-o", form, env=env)
+                assert done.code != 0
+                said += done.out + done.err
+            assert all(SECRET in request.headers["authorization"] for request in server.requests)
+    left = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+    assert "canary" not in said and b"canary" not in left
 
 
 def test_a_server_that_is_not_there_names_its_address(lash, no_proxy):
@@ -314,3 +347,11 @@ def test_a_call_that_cannot_be_made_is_not_made(lash, arguments, code, status):
 def test_loopback_answers_without_a_network(lash):
     document = lash("provider", "test", "loopback", "-o", "json").json
     assert (document["served_model"], document["cost_micros"]) == ("loopback", None)
+
+
+def test_a_default_that_something_else_overrules_is_said_to_be_that(lash):
+    env = {"LASH_PROVIDER": "loopback", "LASH_MODEL": "loopback"}
+    added = lash("provider", "add", "mine", "--base-url", "http://127.0.0.1:9/v1", "--default", env=env)
+    assert "here defaults.provider is loopback all the same, because of env LASH_PROVIDER" in added.err
+    assert "because of env LASH_MODEL" in lash("model", "default", "gpt-6-luna", env=env).err
+    assert "because of" not in lash("model", "default", "gpt-6-luna").err

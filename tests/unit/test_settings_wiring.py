@@ -139,6 +139,14 @@ def test_a_variable_makes_its_provider_available_and_the_default(load, variable,
     assert host_policy(settings, environment, needs_model=True).model.limits.context_window_tokens is not None
 
 
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY"])
+async def test_a_provider_of_the_environment_can_be_built(load, tmp_path, variable):
+    providers = resolver(load(), tmp_path, **{variable: "sk-not-sent-anywhere"})
+    name = default_provider(load(), {variable: "x"})
+    assert providers.resolve(name).provider_id == name
+    await providers.aclose()
+
+
 def test_of_several_keys_openai_comes_first_then_anthropic(load):
     keys = {"GEMINI_API_KEY": "x", "ANTHROPIC_API_KEY": "x"}
     assert default_provider(load(), keys) == "anthropic"
