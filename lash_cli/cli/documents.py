@@ -19,7 +19,7 @@ import msgspec
 from lash_cli.core.content import AttachmentPart, Message, ReasoningPart, ToolCallPart, message_text
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, LocalProcess, is_row_live
-from lash_cli.core.llm import LlmCallRecord
+from lash_cli.core.llm import AttemptRecord, ExecutionEvidence, LlmCallRecord
 from lash_cli.core.outcome import (
     AgentFrameSwitch,
     AssistantMessage,
@@ -254,20 +254,34 @@ def attempts_document(calls: Iterable[LlmCallRecord]) -> list[Document]:
     return [
         {
             "call_id": call.call_id,
+            "label": call.label,
             "usage": usage_document(call.usage),
-            "attempts": [
-                {
-                    "ordinal": attempt.ordinal,
-                    "outcome": attempt.outcome,
-                    "duration_ms": attempt.duration_ms,
-                    "error": spelled_out(attempt.error),
-                    "served_model": attempt.evidence.served_model if attempt.evidence else None,
-                }
-                for attempt in call.attempts
-            ],
+            "attempts": [_attempt_document(attempt) for attempt in call.attempts],
         }
         for call in calls
     ]
+
+
+def _attempt_document(attempt: AttemptRecord) -> Document:
+    """One attempt; what the provider did not say about itself is null, never taken from the request."""
+    evidence = attempt.evidence or ExecutionEvidence()
+    return {
+        "ordinal": attempt.ordinal,
+        "outcome": attempt.outcome,
+        "protocol_position": attempt.protocol_position,
+        "started_at": rfc3339(attempt.started_at_ms),
+        "duration_ms": attempt.duration_ms,
+        "error": spelled_out(attempt.error),
+        "retry": spelled_out(attempt.retry_decision),
+        "retry_budget_consumed": attempt.retry_budget_consumed,
+        "served_model": evidence.served_model,
+        "response_id": evidence.provider_response_id,
+        "request_id": evidence.provider_request_id,
+        "finish_reason": evidence.provider_finish_reason,
+        "reasoning_tokens": evidence.reasoning_output_tokens,
+        "usage": usage_document(attempt.usage),
+        "response_metadata": spelled_out(attempt.response_metadata),
+    }
 
 
 def turn_document(record: TurnRecord, text: str | None) -> Document:
@@ -306,7 +320,7 @@ def turn_result_document(result: TurnResult, *, name: str | None, replayed: bool
         "replayed": replayed,
         "outcome": outcome_document(result.outcome),
         "text": text,
-        "partial_text": None if text is not None else result.assistant_output.raw_text or None,
+        "partial_text": None if text is not None or _has_value(result) else result.assistant_output.raw_text or None,
         "usage": usage_document(result.usage),
         "children_usage": ledger_document(result.children_usage),
         "total_usage": usage_document(result.total_usage()),
@@ -319,6 +333,14 @@ def turn_result_document(result: TurnResult, *, name: str | None, replayed: bool
         "started_at": rfc3339(result.execution.started_at_ms),
         "duration_ms": result.execution.duration_ms,
     }
+
+
+def _has_value(result: TurnResult) -> bool:
+    """Whether the turn answered with a value, which is in its outcome."""
+    match result.outcome:
+        case Finished(finish=FinalValue()):
+            return True
+    return False
 
 
 def turn_usage_document(result: TurnResult) -> Document:

@@ -10,13 +10,16 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.documents import Document, tool_document, turn_document
+from lash_cli.cli.documents import Document, attempts_document, tool_document, turn_document
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.session_detail import find_turn as find_turn  # `cancel` looks a turn up in the same way
 from lash_cli.cli.session_detail import print_session, read_session_detail, show_session
+from lash_cli.core.codec import decode_any
 from lash_cli.core.content import message_text
+from lash_cli.core.effect import EffectOutcome, LlmCallOutcome, TurnScope, scope_key
 from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.llm import LlmCallRecord
 from lash_cli.store.base import RuntimePersistence, TurnRecord
 
 
@@ -38,7 +41,7 @@ def command(
 
 
 def _show_turn(document: Document) -> None:
-    from lash_cli.views.session import turn_text
+    from lash_cli.views.turns import turn_text
 
     emit_one("Turn", document, text=turn_text(document, clean=safe))
 
@@ -62,7 +65,18 @@ async def _read_turn(reference: str | None, turn_id: str) -> Document:
         row = await read_session_row(store, reference)
         assert store is not None
         record = await find_turn(store, row.meta.session_id, turn_id)
-        return turn_document(record, await _answer(store, record))
+        document = turn_document(record, await _answer(store, record))
+        if record.summary is None:
+            document["model_calls"] = attempts_document(await _journalled_calls(store, record))
+        return document
+
+
+async def _journalled_calls(store: RuntimePersistence, record: TurnRecord) -> list[LlmCallRecord]:
+    """The finished model calls of a turn that is not committed: they are in its journal and will be in its summary."""
+    rows = await store.journal_rows(scope_key(TurnScope(record.session_id, record.turn_id)))
+    outcomes = [decode_any(row.outcome, EffectOutcome) for row in rows if row.outcome is not None]
+    calls = [outcome.result.record for outcome in outcomes if isinstance(outcome, LlmCallOutcome)]
+    return sorted(calls, key=lambda call: call.attempts[0].started_at_ms if call.attempts else 0)
 
 
 async def _answer(store: RuntimePersistence, record: TurnRecord) -> str | None:

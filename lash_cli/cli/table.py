@@ -100,6 +100,8 @@ COMMANDS: tuple[Entry, ...] = (
           "lash ls --here -o json", "lash_cli.cli.ls_command:command", ("list",)),
     Entry("show", "head, policy, lease and usage of one session", _SESSIONS,
           "lash show @last", "lash_cli.cli.show_command:command", ("describe",)),
+    Entry("usage", "tokens of a session, by source and model, and its attempts", _SESSIONS,
+          "lash usage notes", "lash_cli.cli.usage_command:command"),
     Entry("log", "the committed transcript of a session", _SESSIONS,
           "lash log @last --last 5", "lash_cli.cli.log_command:command"),
     Entry("tail", "watch sessions live, from any process", _SESSIONS,

@@ -14,7 +14,6 @@ from lash_cli.views.times import duration
 from lash_cli.views.turn_text import value_text
 
 LABEL_WIDTH = 12
-ANSWER_PREVIEW_CHARS = 400
 
 
 def session_text(document: dict[str, Any], *, clean: Clean) -> str:
@@ -22,15 +21,15 @@ def session_text(document: dict[str, Any], *, clean: Clean) -> str:
     lines = [
         f"{clean(document['name'])}  {document['id']}  {document['status']}",
         "",
-        _row("provider", f"{clean(document['provider'])}  model {clean(document['model'])}"),
-        _row("turns", f"{document['turns']}  last activity {document['last_activity_at']}"),
-        _row("head", _head(document)),
-        _row("lease", _lease(document["lease"])),
-        _row("queue", _queue(document, clean)),
-        _row("usage", usage_text(document["usage"])),
+        labelled("provider", f"{clean(document['provider'])}  model {clean(document['model'])}"),
+        labelled("turns", f"{document['turns']}  last activity {document['last_activity_at']}"),
+        labelled("head", _head(document)),
+        labelled("lease", _lease(document["lease"])),
+        labelled("queue", _queue(document, clean)),
+        labelled("usage", usage_text(document["usage"])),
     ]
     for entry in document["usage"]["by_source_model"]:
-        lines.append(_row("", f"{entry['source']} / {clean(entry['model'])}: {usage_text(entry)}"))
+        lines.append(labelled("", f"{entry['source']} / {clean(entry['model'])}: {usage_text(entry)}"))
     lines.extend(_optional_rows(document, clean))
     lines.extend(f"warning: {clean(warning)}" for warning in document["warnings"])
     return "\n".join(lines)
@@ -52,11 +51,11 @@ def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
     """The effective policy, one field per line."""
     model = policy["model"]
     rows = [
-        _row("provider", clean(policy["provider"])),
-        _row("model", clean(model["id"])),
-        _row("variant", clean(value_text(model["variant"]))),
-        _row("limits", clean(value_text(model["limits"]))),
-        _row("max steps", str(policy["max_steps"]) if policy["max_steps"] is not None else "no limit"),
+        labelled("provider", clean(policy["provider"])),
+        labelled("model", clean(model["id"])),
+        labelled("variant", clean(value_text(model["variant"]))),
+        labelled("limits", clean(value_text(model["limits"]))),
+        labelled("max steps", str(policy["max_steps"]) if policy["max_steps"] is not None else "no limit"),
     ]
     if policy["system"]:
         rows.append("system")
@@ -80,26 +79,8 @@ def tools_text(tools: list[dict[str, Any]], *, clean: Clean) -> str:
     )
 
 
-def turn_text(turn: dict[str, Any], *, clean: Clean) -> str:
-    """One stored turn."""
-    outcome = turn["outcome"]
-    ended = "running" if outcome is None else " ".join(filter(None, (outcome["type"], outcome["reason"])))
-    rows = [f"{turn['id']}  turn {turn['index']}  {ended}", "", _row("started", f"{turn['started_at']}")]
-    if turn["duration_ms"] is not None:
-        rows.append(_row("took", duration(turn["duration_ms"])))
-    if turn["usage"] is not None:
-        rows.append(_row("usage", usage_text(turn["usage"])))
-    rows.append(_row("tool calls", str(turn["tool_call_count"])))
-    if turn["cancellation"]:
-        evidence = turn["cancellation"]
-        rows.append(_row("cancelled", clean(f"{evidence['origin'] or 'unknown'}: {evidence['reason'] or 'no reason'}")))
-    rows.extend(_row("error", clean(issue["message"])) for issue in turn["errors"])
-    if turn["text"]:
-        rows.append(_row("answer", clean(preview(turn["text"], ANSWER_PREVIEW_CHARS))))
-    return "\n".join(rows)
-
-
-def _row(label: str, value: str) -> str:
+def labelled(label: str, value: str) -> str:
+    """One line: what it is, then what it says."""
     return f"{label:<{LABEL_WIDTH}}{value}".rstrip()
 
 
@@ -146,13 +127,13 @@ def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
     rows = []
     following = _next_command(document, clean)
     if following is not None:
-        rows.append(_row("next", following))
+        rows.append(labelled("next", following))
     if document["cwd"]:
-        rows.append(_row("directory", clean(document["cwd"])))
+        rows.append(labelled("directory", clean(document["cwd"])))
     if document["parent"]:
-        rows.append(_row("parent", document["parent"]))
+        rows.append(labelled("parent", document["parent"]))
     if document["labels"]:
-        rows.append(_row("labels", clean(" ".join(f"{key}={value}" for key, value in document["labels"].items()))))
+        rows.append(labelled("labels", clean(" ".join(f"{key}={value}" for key, value in document["labels"].items()))))
     if len(document["frames"]) > 1:
-        rows.append(_row("frames", f"{len(document['frames'])}"))
+        rows.append(labelled("frames", f"{len(document['frames'])}"))
     return rows

@@ -128,6 +128,7 @@ def _sessions(lash: Printed) -> None:
     lash("show", "s")
     lash("show", "s", "--tools")
     lash("show", "s", "--turn", "t_1")
+    lash("usage", "s")
     lash("log", "s")
     lash("log", "s", "--since-cursor", "lashsc2:0000000000000000:0:0:s")
     lash("wait", "s")

@@ -10,7 +10,8 @@ from lash_cli.core.policy import ModelSpec, PersistedSessionConfig, SessionPolic
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, usage_report
 from lash_cli.store.base import SessionMeta, SessionRow, TurnRecord
 from lash_cli.views.safe_text import safe_text
-from lash_cli.views.session import lease_text, policy_text, session_text, tools_text, turn_text, usage_text
+from lash_cli.views.session import lease_text, policy_text, session_text, tools_text, usage_text
+from lash_cli.views.turns import turn_text
 
 NOW = 1_700_000_000_000
 HELD = LeaseRow(3, "t", LeaseOwnerIdentity("o", "i", LocalProcess("h", "b", 42, "7"), "turn"), NOW, NOW + 24_000)

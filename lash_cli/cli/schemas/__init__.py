@@ -52,6 +52,7 @@ _DOCUMENTS: dict[str, Any] = {
     "QueueHold": queue.QueueHold,
     "QueueItem": queue.PendingItem,
     "Session": sessions.Session,
+    "SessionUsage": sessions.SessionUsage,
     "TracePage": setup.TracePage,
     "Transcript": transcripts.Transcript,
     "Turn": sessions.Turn,

@@ -6,7 +6,7 @@ from typing import Any
 
 from lash_cli.cli.schemas.queue import Batch, PendingItem
 from lash_cli.cli.schemas.shape import Count, Shape, Time
-from lash_cli.core.llm import NormalizedError
+from lash_cli.core.llm import NormalizedError, RetryDecision
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.tools import ToolCancelled, ToolFailed, ToolSuccess
@@ -136,19 +136,32 @@ class Outcome(Shape):
 
 
 class Attempt(Shape):
-    """One attempt of a model call."""
+    """One attempt of a model call. `outcome`: completed, failed, aborted (cancelled) or interrupted (cut on purpose);
+    `protocol_position`: no_response, response_observed, output_started or terminal_observed. What the provider did not
+    say about itself is null; `response_metadata` has what the provider's `response_metadata` option names."""
 
     ordinal: int
     outcome: str
+    protocol_position: str
+    started_at: Time
     duration_ms: Count
     error: NormalizedError | None
+    retry: RetryDecision | None
+    retry_budget_consumed: bool
     served_model: str | None
+    response_id: str | None
+    request_id: str | None
+    finish_reason: str | None
+    reasoning_tokens: int | None
+    usage: Usage
+    response_metadata: dict[str, Any]
 
 
 class ModelCall(Shape):
     """A model call with all of its attempts."""
 
     call_id: str
+    label: str | None
     usage: Usage
     attempts: list[Attempt]
 
@@ -240,6 +253,36 @@ class TurnUsage(Shape):
     children_usage: list[LedgerEntry]
     total_usage: Usage
     model_calls: list[ModelCall]
+
+
+class ServedModel(Usage):
+    """What one model served, by its own name; null stands for attempts that never said."""
+
+    model: str | None
+    attempts: Count
+
+
+class AttemptReport(Shape):
+    """What happened for what was paid. `unanswered_usage`, the cost of attempts without an answer, is part of that."""
+
+    calls: Count
+    attempts: Count
+    completed: Count
+    failed: Count
+    aborted: Count
+    interrupted: Count
+    retry_wait_ms: Count
+    unanswered_usage: Usage
+    served: list[ServedModel]
+
+
+class SessionUsage(UsageReport):
+    """What a session cost (`lash usage`): tokens by source and by the model asked for, failed attempts included."""
+
+    session: str
+    session_name: str
+    turns: Count
+    attempts: AttemptReport
 
 
 # --- what verbs answer --------------------------------------------------------------------------
