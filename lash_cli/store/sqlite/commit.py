@@ -46,7 +46,7 @@ _READ = (
     + SESSION_COLUMNS
     + """,
     (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
-    t.state, t.content_hash, t.result, c.gate,
+    t.state, t.turn_index, t.content_hash, t.result, c.gate,
     EXISTS (SELECT 1 FROM attachments a INDEXED BY attachments_uncommitted WHERE a.session_key = s.session_key
             AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL)
 FROM sessions s
@@ -103,6 +103,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     frame_id: str | None
     turn_state: str | None
+    turn_index: int | None
     content_hash: str | None
     result: str | None
     gate: str | None
@@ -224,7 +225,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             result,
             summary=prepared.summary,
             seqs=(written.first_seq, written.last_seq),
-            is_running=found.turn_state is not None,
+            running_index=found.turn_index,
         )
     live_commits.append_commit(
         connection, stored, prepared.live, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms

@@ -17,7 +17,9 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity
+import msgspec
+
+from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnFinished
 from lash_cli.core.codec import decode
 from lash_cli.core.observation import (
     GENESIS,
@@ -26,6 +28,7 @@ from lash_cli.core.observation import (
     REPLAY_BATCH,
     ActivityObserved,
     LogBounds,
+    ObservationPayload,
     ProcessChanged,
     QueueChanged,
     ResidentChanged,
@@ -39,6 +42,7 @@ from lash_cli.store.base import ReadScope
 from lash_cli.store.live import LiveCut, LiveReplay
 from lash_cli.store.sqlite import graph
 from lash_cli.store.sqlite.announcing import WriterConnection, new_epoch
+from lash_cli.store.sqlite.answers import outcome_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.live_rows import PreparedEvent, activities_of, pack, payloads_of, prepare_event
 from lash_cli.store.sqlite.sessions import find_session
@@ -48,25 +52,32 @@ if TYPE_CHECKING:
 
 _TRIM_EVERY: Final = 64
 
+_POSITION_BITS: Final = 40
+_LAST_POSITION: Final = (1 << _POSITION_BITS) - 1
+
+# Where the newest row of a session ends; nothing while it has none.
+_TAIL = f"""
+SELECT place & {_LAST_POSITION} FROM live_row
+WHERE place BETWEEN (:key << {_POSITION_BITS}) AND (:key << {_POSITION_BITS}) + {_LAST_POSITION}
+ORDER BY place DESC LIMIT 1
+"""
 # Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp.
-_APPEND = """
-INSERT INTO live_row (session_key, pos, count, revision, turn_id, committed, body, at_ms)
-SELECT session_key,
-    coalesce((SELECT max(pos) FROM live_row WHERE session_key = :key), hole) + :count,
+_APPEND = f"""
+INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms)
+SELECT (:key << {_POSITION_BITS}) + coalesce(({_TAIL}), hole) + :count,
     :count, :revision, :turn_id, :committed, :body, :at_ms
 FROM live_log WHERE session_key = :key AND stamp = :stamp
-RETURNING pos
+RETURNING place & {_LAST_POSITION}
 """
 # A loss consumes one position before the events that follow it, and every cursor at or before it gaps.
-_APPEND_BEHIND_HOLE = """
-INSERT INTO live_row (session_key, pos, count, revision, turn_id, committed, body, at_ms)
-SELECT session_key, hole + :count, :count, :revision, :turn_id, :committed, :body, :at_ms
+_APPEND_BEHIND_HOLE = f"""
+INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms)
+SELECT (:key << {_POSITION_BITS}) + hole + :count, :count, :revision, :turn_id, :committed, :body, :at_ms
 FROM live_log WHERE session_key = :key
-RETURNING pos
+RETURNING place & {_LAST_POSITION}
 """
-_LEAVE_HOLE = """
-UPDATE live_log SET hole = coalesce((SELECT max(pos) FROM live_row WHERE session_key = :key), hole) + 1
-WHERE session_key = :key AND stamp = :stamp
+_LEAVE_HOLE = f"""
+UPDATE live_log SET hole = coalesce(({_TAIL}), hole) + 1 WHERE session_key = :key AND stamp = :stamp
 """
 # Contract 04 §10.2: the first event of a session, or the first one after the file changed its identity.
 _MINT = """
@@ -75,36 +86,42 @@ ON CONFLICT (session_key) DO UPDATE SET epoch = excluded.epoch, stamp = excluded
     floor = 0, hole = excluded.hole
 """
 # The first row young enough to keep; the walk over the old ones is paid for by their deletion.
-_FIRST_YOUNG = "SELECT pos - count FROM live_row WHERE session_key = ? AND at_ms >= ? ORDER BY pos LIMIT 1"
-# The newest row stays whatever its age: it is where the next position comes from.
-_LAST_TO_GO = "SELECT max(pos) FROM live_row WHERE session_key = ? AND pos <= ? AND pos < ?"
-_TRIM = "DELETE FROM live_row WHERE session_key = ? AND pos <= ?"
+_FIRST_YOUNG = """
+SELECT place - count FROM live_row WHERE place BETWEEN ? AND ? AND at_ms >= ? ORDER BY place LIMIT 1
+"""
+_LAST_TO_GO = "SELECT max(place) FROM live_row WHERE place BETWEEN ? AND ?"
+_TRIM = "DELETE FROM live_row WHERE place BETWEEN ? AND ?"
 _RAISE_FLOOR = "UPDATE live_log SET floor = max(floor, ?) WHERE session_key = ?"
-_TAIL = "SELECT max(pos) FROM live_row WHERE session_key = ?"
-_DELETE_ROWS = "DELETE FROM live_row WHERE session_key = ?"
 _DELETE_LOG = "DELETE FROM live_log WHERE session_key = ?"
 # Who may append previews: only the generation that holds the lane, or held it last.
 _SESSION = "SELECT session_key, coalesce(head_revision, 0), lease_fencing_token FROM sessions WHERE session_id = ?"
 # One look of a tail: head, lane and log in one row.
 _LOOK = """
 SELECT s.session_key, coalesce(s.head_revision, 0), s.lease_token IS NOT NULL AND ? < s.lease_expires_at_ms,
-    l.epoch, coalesce((SELECT max(pos) FROM live_row r WHERE r.session_key = s.session_key), l.hole), l.floor, l.hole,
-    l.generation = 1
+    l.epoch, l.floor, l.hole, l.generation = 1
 FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key WHERE s.session_id = ?
 """
-_LOG = """
-SELECT epoch, coalesce((SELECT max(pos) FROM live_row WHERE session_key = :key), hole) FROM live_log
-WHERE session_key = :key
-"""
+_LOG = "SELECT epoch, hole FROM live_log WHERE session_key = ?"
 _SUFFIX = """
-SELECT pos, count, revision, turn_id, body, at_ms FROM live_row WHERE session_key = ? AND pos > ? ORDER BY pos LIMIT ?
+SELECT place, count, revision, turn_id, body, at_ms FROM live_row WHERE place > ? AND place <= ? ORDER BY place LIMIT ?
 """
 # Contract 04 §4: only a `committed` proves that no commit was missed.
-_NEWEST_COMMITTED = "SELECT max(revision) FROM live_row WHERE session_key = ? AND pos > ? AND committed"
+_NEWEST_COMMITTED = "SELECT max(revision) FROM live_row WHERE place > ? AND place <= ? AND committed"
 # Contract 04 §10.3: what a turn has shown and not taken back.
-_SHOWN_BY_TURN = "SELECT body FROM live_row WHERE session_key = ? AND turn_id = ? ORDER BY pos"
+_SHOWN_BY_TURN = "SELECT body FROM live_row WHERE place BETWEEN ? AND ? AND turn_id = ? ORDER BY place"
 
 _Row = tuple[int, int, int, str | None, str, int]
+
+
+def _places(session_key: int) -> tuple[int, int]:
+    """The first and the last place of a session's rows."""
+    first = session_key << _POSITION_BITS
+    return first, first + _LAST_POSITION
+
+
+def _tail_of(connection: sqlite3.Connection, session_key: int, hole: int) -> int:
+    row = connection.execute(_TAIL, {"key": session_key}).fetchone()
+    return hole if row is None else int(row[0])
 
 
 # --- appending ----------------------------------------------------------------------------------
@@ -156,20 +173,21 @@ def append_in(
 def mint_in(connection: sqlite3.Connection, session_key: int, *, hole: int = 0) -> None:
     """Start a new generation of a log, empty but for a `hole`: no cursor of before continues."""
     assert isinstance(connection, WriterConnection)
-    connection.execute(_DELETE_ROWS, (session_key,))
+    connection.execute(_TRIM, _places(session_key))
     new = {"key": session_key, "epoch": new_epoch(), "stamp": connection.stamp, "hole": hole}
     connection.execute(_MINT, new)
 
 
 def _trim(connection: sqlite3.Connection, session_key: int, tail: int, now_ms: int) -> int:
-    """Delete rows outside the bounds; how many."""
-    young = connection.execute(_FIRST_YOUNG, (session_key, now_ms - MAX_AGE_MS)).fetchone()
-    bound = max(tail - MAX_EVENTS, tail if young is None else young[0])
-    (floor,) = connection.execute(_LAST_TO_GO, (session_key, bound, tail)).fetchone()
+    """Delete rows outside the bounds, but not the newest one: it is where the next position comes from; how many."""
+    first, last = _places(session_key)
+    young = connection.execute(_FIRST_YOUNG, (first, last, now_ms - MAX_AGE_MS)).fetchone()
+    bound = min(first + tail - 1, max(first + tail - MAX_EVENTS, first + tail if young is None else young[0]))
+    (floor,) = connection.execute(_LAST_TO_GO, (first, bound)).fetchone()
     if floor is None:
         return 0
-    deleted = connection.execute(_TRIM, (session_key, floor)).rowcount
-    connection.execute(_RAISE_FLOOR, (floor, session_key))
+    deleted = connection.execute(_TRIM, (first, floor)).rowcount
+    connection.execute(_RAISE_FLOOR, (floor - first, session_key))
     return deleted
 
 
@@ -190,7 +208,7 @@ def announce_in(
 def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str) -> None:
     """Remove the log of a session inside the transaction that deletes it; observers learn that it is closed."""
     assert isinstance(connection, WriterConnection)
-    connection.execute(_DELETE_ROWS, (session_key,))
+    connection.execute(_TRIM, _places(session_key))
     connection.execute(_DELETE_LOG, (session_key,))
     connection.tails[session_id] = 0
 
@@ -204,40 +222,59 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
     if row is None:
         find_session(connection, session_id)
         return LiveReplay(gap=judge_position(cursor.epoch, position, None, None, now_ms))
-    key, head_revision, is_lane_held, epoch, tail, floor, hole, is_first_epoch = row
+    key, head_revision, is_lane_held, epoch, floor, hole, is_first_epoch = row
+    tail = 0 if epoch is None else _tail_of(connection, key, hole)
     log = None if epoch is None else LogBounds(epoch, tail, floor, hole, bool(is_first_epoch))
+    first, last = _places(key)
+    # A position no log has ever had is the end of this one, whatever number was made up for it.
+    place = first + min(position, _LAST_POSITION)
     rows = []
-    if log is not None and position < tail:
-        rows = connection.execute(_SUFFIX, (key, position, REPLAY_BATCH)).fetchall()
-    next_at_ms = rows[0][5] if rows and rows[0][0] - rows[0][1] <= position else None
+    if position < tail:
+        rows = connection.execute(_SUFFIX, (place, last, REPLAY_BATCH)).fetchall()
+    next_at_ms = rows[0][5] if rows and rows[0][0] - rows[0][1] <= place else None
     gap = judge_position(cursor.epoch, position, log, next_at_ms, now_ms)
     if gap is None and cursor.revision != head_revision:
-        (committed,) = connection.execute(_NEWEST_COMMITTED, (key, position)).fetchone()
+        (committed,) = connection.execute(_NEWEST_COMMITTED, (place, last)).fetchone()
         gap = judge_revision(cursor.revision, head_revision, committed)
     if gap is not None:
-        return LiveReplay(gap=gap, missed=max(0, (tail or 0) - position), is_lane_held=bool(is_lane_held))
-    return LiveReplay(_events(session_id, epoch, position, rows), is_lane_held=bool(is_lane_held))
+        return LiveReplay(gap=gap, missed=max(0, tail - position), is_lane_held=bool(is_lane_held))
+    return LiveReplay(_events(connection, key, session_id, epoch, place, rows), is_lane_held=bool(is_lane_held))
 
 
-def _events(session_id: str, epoch: str, position: int, rows: Sequence[_Row]) -> tuple[SessionObservationEvent, ...]:
-    """Up to `REPLAY_BATCH` events after `position` out of the rows that hold them."""
+def _events(
+    connection: sqlite3.Connection, key: int, session_id: str, epoch: str, after: int, rows: Sequence[_Row]
+) -> tuple[SessionObservationEvent, ...]:
+    """Up to `REPLAY_BATCH` events behind the place `after`, out of the rows that hold them."""
+    first_place, _ = _places(key)
     events: list[SessionObservationEvent] = []
-    for pos, count, revision, turn_id, body, at_ms in rows:
-        first = max(pos - count, position)
-        for place, payload in enumerate(payloads_of(session_id, turn_id, body, first - pos + count), first + 1):
-            cursor = SessionCursor(epoch, revision, place, session_id)
-            events.append(SessionObservationEvent(session_id, revision, cursor, payload, turn_id, at_ms))
+    for place, count, revision, turn_id, body, at_ms in rows:
+        before = max(place - count, after)
+        skipped = before - (place - count)
+        for position, payload in enumerate(payloads_of(session_id, turn_id, body, skipped), before - first_place + 1):
+            cursor = SessionCursor(epoch, revision, position, session_id)
+            whole = _with_answer(connection, key, payload)
+            events.append(SessionObservationEvent(session_id, revision, cursor, whole, turn_id, at_ms))
         if len(events) >= REPLAY_BATCH:
             break
     return tuple(events[:REPLAY_BATCH])
+
+
+def _with_answer(connection: sqlite3.Connection, key: int, payload: ObservationPayload) -> ObservationPayload:
+    """How a turn ended, with the answer its commit stored."""
+    if not isinstance(payload, ActivityObserved) or not isinstance(payload.activity.event, TurnFinished):
+        return payload
+    activity, finished = payload.activity, payload.activity.event
+    outcome = outcome_of(connection, key, activity.turn_id, finished.outcome)
+    whole = msgspec.structs.replace(finished, outcome=outcome)
+    return ActivityObserved(msgspec.structs.replace(activity, event=whole))
 
 
 def _cut(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> LiveCut:
     stored = find_session(connection, session_id)
     if stored is None:
         return LiveCut(SessionCursor(GENESIS, 0, 0, session_id))
-    log = connection.execute(_LOG, {"key": stored.key}).fetchone()
-    epoch, tail = (GENESIS, 0) if log is None else log
+    log = connection.execute(_LOG, (stored.key,)).fetchone()
+    epoch, tail = (GENESIS, 0) if log is None else (log[0], _tail_of(connection, stored.key, log[1]))
     cursor = SessionCursor(epoch, stored.head_revision or 0, tail, session_id)
     return LiveCut(cursor, decode(stored.config, PersistedSessionConfig), graph.load_in(connection, session_id, scope))
 
@@ -326,7 +363,7 @@ class LiveEvents:
             if row is None or row[2] != generation:
                 return False
             key, revision, _ = row
-            bodies = [body for (body,) in connection.execute(_SHOWN_BY_TURN, (key, turn_id))]
+            bodies = [body for (body,) in connection.execute(_SHOWN_BY_TURN, (*_places(key), turn_id))]
             prose, reasoning = _standing_text(bodies)
             if not prose and not reasoning:
                 return False
@@ -356,7 +393,7 @@ class LiveEvents:
 
         def job(connection: sqlite3.Connection) -> int:
             row = connection.execute(_SESSION, (session_id,)).fetchone()
-            log = None if row is None else connection.execute(_TAIL, (row[0],)).fetchone()
-            return 0 if log is None or log[0] is None else _trim(connection, row[0], log[0], self._db.clock.now_ms())
+            tail = 0 if row is None else _tail_of(connection, row[0], 0)
+            return _trim(connection, row[0], tail, self._db.clock.now_ms()) if tail else 0
 
         return await self._db.write(job, durable=False)

@@ -1,7 +1,8 @@
 """What a commit announces to observers, inside its own transaction (contract 04 §4, §10.1).
 
 The frame switch if there was one, then `committed`, then how the turn ended:
-adjacent positions, present exactly when the state is. Encoding happens before
+adjacent positions, present exactly when the state is. The text of the answer
+stands in its node and is read from there (`answers`). Encoding happens before
 the transaction, on the caller's thread.
 """
 
@@ -13,11 +14,8 @@ import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnFinished, finished_id
 from lash_cli.core.commit import ReplaceFull, RuntimeCommit
-from lash_cli.core.content import message_text
 from lash_cli.core.frames import FrameStatus
-from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
-from lash_cli.core.outcome import AssistantMessage, Finished, TurnOutcome
 from lash_cli.store.sqlite.live import append_in, mint_in
 from lash_cli.store.sqlite.live_rows import PreparedEvent, prepare_event
 from lash_cli.store.sqlite.sessions import StoredSession
@@ -40,7 +38,7 @@ def prepare_commit(commit: RuntimeCommit) -> PreparedCommit:
             commit.session_id,
             turn.turn_id,
             f"{turn.turn_id}:turn",
-            TurnFinished(_whole_outcome(commit)),
+            TurnFinished(turn.summary.outcome),
             commit.now_ms,
             finished_id(turn.turn_id),
         )
@@ -48,17 +46,6 @@ def prepare_commit(commit: RuntimeCommit) -> PreparedCommit:
     active = next((frame.frame_id for frame in commit.frames or () if frame.status is FrameStatus.ACTIVE), "")
     switched = prepare_event(AgentFrameSwitched(active)) if active else None
     return PreparedCommit(tuple(settled), switched, isinstance(commit.graph, ReplaceFull))
-
-
-def _whole_outcome(commit: RuntimeCommit) -> TurnOutcome:
-    """The outcome with its text, which the stored summary leaves to the answer's node."""
-    assert commit.turn is not None
-    summary = commit.turn.summary
-    nodes = getattr(commit.graph, "nodes", ())
-    for node in reversed(nodes):
-        if node.node_id == summary.answer_node_id and isinstance(node.payload, ConversationPayload):
-            return Finished(AssistantMessage(message_text(node.payload.message)))
-    return summary.outcome
 
 
 def append_commit(

@@ -279,8 +279,9 @@ CREATE TABLE live_event (
 
 
 # The same with a row for every transaction instead of one for every event: a row holds the `count` events that end at
-# `pos`, `committed` says that it announces a commit. The tail is the end of the newest row, which is never trimmed, so
-# appending changes one page.
+# its position, `committed` says that it announces a commit. The tail is the end of the newest row, which is never
+# trimmed, so appending changes one page. `place` is the session key above 40 bits of position: clustered like D23
+# wants it, in a table that keeps a row of four thousand bytes on its page where `WITHOUT ROWID` keeps one thousand.
 _DROP_LIVE = ("DROP TABLE live_event", "DROP TABLE live_log")
 _LIVE_LOG_BY_ROWS = """
 CREATE TABLE live_log (
@@ -294,16 +295,14 @@ CREATE TABLE live_log (
 """
 _LIVE_ROW = """
 CREATE TABLE live_row (
-    session_key INTEGER NOT NULL,
-    pos INTEGER NOT NULL,
+    place INTEGER PRIMARY KEY,
     count INTEGER NOT NULL,
     revision INTEGER NOT NULL,
     turn_id TEXT,
     committed INTEGER NOT NULL,
     body TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    PRIMARY KEY (session_key, pos)
-) STRICT, WITHOUT ROWID
+    at_ms INTEGER NOT NULL
+) STRICT
 """
 
 

@@ -16,15 +16,11 @@ import msgspec
 
 from lash_cli.core.codec import decode, decode_any, encode, from_builtins, to_builtins
 from lash_cli.core.commit import TurnSummary
-from lash_cli.core.content import message_text
 from lash_cli.core.effect import ExecutionScope, TurnScope, scope_session_id
-from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.outcome import (
-    AssistantMessage,
     CancelGate,
     CancelRequested,
     CompletionSealed,
-    Finished,
     TerminalCommitted,
 )
 from lash_cli.core.wait import (
@@ -42,6 +38,7 @@ from lash_cli.core.wait import (
     mint,
 )
 from lash_cli.errors import EffectError, StoreUnusable
+from lash_cli.store.sqlite.answers import whole_outcome
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import write_gate
 
@@ -78,7 +75,6 @@ LEFT JOIN turns ON turns.session_key = sessions.session_key AND turns.turn_id = 
 WHERE sessions.session_id = :session_id
 """
 # The answer's text is stored once, in its node.
-_ANSWER = "SELECT body FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
 
 _SEALED: Final = ResolvedOk(to_builtins(CompletionSealed()))
 
@@ -162,12 +158,7 @@ def _standing_control(connection: sqlite3.Connection, key: AwaitEventKey) -> Res
 def _terminal(
     connection: sqlite3.Connection, session_key: int, summary: TurnSummary, head_revision: int | None
 ) -> TerminalCommitted:
-    outcome = summary.outcome
-    if summary.answer_node_id is not None and isinstance(outcome, Finished):
-        row = connection.execute(_ANSWER, (session_key, summary.answer_node_id)).fetchone()
-        payload = None if row is None else decode_any(row[0], NodePayload)
-        if isinstance(payload, ConversationPayload):
-            outcome = Finished(AssistantMessage(message_text(payload.message)))
+    outcome = whole_outcome(connection, session_key, summary)
     return TerminalCommitted(outcome, summary.cancellation, head_revision)
 
 
