@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import events, models, queue, remote, sessions, setup, transcripts
+from lash_cli.cli.schemas import events, models, queue, remote, sessions, setup, trace, transcripts
 
 
 class Kind(NamedTuple):
@@ -20,9 +20,15 @@ class Kind(NamedTuple):
     shape: Any
 
     @property
+    def leaves_out(self) -> bool:
+        """Whether what is absent is left out, instead of being there as null."""
+        return self.family in ("remote", "trace")
+
+    @property
     def description(self) -> str:
         """What it is."""
-        text = remote.TEXTS.get(self.name) if self.family == "remote" else None
+        # What a union of records cannot say of itself.
+        text = {**remote.TEXTS, **trace.TEXTS}.get(self.name) if self.leaves_out else None
         described = " ".join((text or self.shape.__doc__ or "").split())
         return f"A list: {described}" if self.family == "list" else described
 
@@ -127,6 +133,7 @@ KINDS: dict[str, Kind] = {
         ("event", _EVENTS),
         ("notice", _NOTICES),
         ("remote", remote.KINDS),
+        ("trace", trace.KINDS),
     )
     for name, shape in table.items()
 }

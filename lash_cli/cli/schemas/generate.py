@@ -26,9 +26,9 @@ def schema_of(kind: Kind) -> Schema:
     """The schema of one kind, complete in itself."""
     shapes = [kind.shape, Line] if kind.family == "event" else [kind.shape]
     made, components = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
-    is_remote = kind.family == "remote"
-    definitions = {name: _opened(schema, spells_out=not is_remote) for name, schema in components.items()}
-    root = _resolved(_opened(made[0], spells_out=not is_remote), definitions)
+    spells_out = not kind.leaves_out
+    definitions = {name: _opened(schema, spells_out=spells_out) for name, schema in components.items()}
+    root = _resolved(_opened(made[0], spells_out=spells_out), definitions)
     match kind.family:
         case "document" | "notice":
             body = _object({"schema": {"const": SCHEMA}, "kind": {"const": kind.name}, **root["properties"]})
