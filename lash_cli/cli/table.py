@@ -95,7 +95,7 @@ _MODEL_VERBS = (
 
 COMMANDS: tuple[Entry, ...] = (
     Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
-          "lash open notes --model gpt-5-mini", "lash_cli.cli.open_command:command"),
+          "lash open notes --model gpt-6-luna", "lash_cli.cli.open_command:command"),
     Entry("ls", "sessions, newest commit first", _SESSIONS,
           "lash ls --here -o json", "lash_cli.cli.ls_command:command", ("list",)),
     Entry("show", "head, policy, lease and usage of one session", _SESSIONS,
@@ -132,7 +132,7 @@ COMMANDS: tuple[Entry, ...] = (
               "lash config show --origin", "lash_cli.cli.config_commands:show"),
         Entry("path", "where the files are", "Commands", "lash config path", "lash_cli.cli.config_commands:path"),
         Entry("set", "write one value into the user's file", "Commands",
-              "lash config set defaults.model gpt-5-mini", "lash_cli.cli.config_commands:set_value"),
+              "lash config set defaults.model gpt-6-luna", "lash_cli.cli.config_commands:set_value"),
     )),
     Entry("provider", "which models are called where, and with which key", _SETUP,
           "lash provider ls", verbs=_PROVIDER_VERBS),

@@ -248,8 +248,18 @@ CATALOGUE: dict[str, KnownModel] = {
             ),
             _GPT_OPTIONAL,
         ),
-        # Shut down by its provider on 2026-12-11. It is the last small model there whose tools work over Chat
-        # Completions with reasoning on.
+        # The newest small one whose tools work over Chat Completions; with an explicit effort they do not.
+        KnownModel(
+            "gpt-5.4-mini",
+            "openai_chat",
+            400_000,
+            128_000,
+            _prices(_rates("0.75", "0.075", None, "4.50")),
+            ModelCapability(ReasoningCapability(("low", "medium", "high", "xhigh"), disable="effort(none)")),
+            _OPENAI_PAGE + "gpt-5.4-mini",
+            LOOKED_UP,
+        ),
+        # Its provider shuts it down on 2026-12-11.
         KnownModel(
             "gpt-5-mini",
             "openai_chat",

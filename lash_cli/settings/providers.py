@@ -35,7 +35,7 @@ class WellKnown(NamedTuple):
 
 # In the order in which one of them becomes the default.
 WELL_KNOWN: dict[str, WellKnown] = {
-    OPENAI: WellKnown("openai_chat", "OPENAI_API_KEY", "gpt-5-mini", "OPENAI_MODEL"),
+    OPENAI: WellKnown("openai_chat", "OPENAI_API_KEY", "gpt-5.4-mini", "OPENAI_MODEL"),
     "anthropic": WellKnown("anthropic", "ANTHROPIC_API_KEY", "claude-haiku-5-5"),
     "google": WellKnown("google", "GEMINI_API_KEY", "gemini-3.8-flash"),
 }
