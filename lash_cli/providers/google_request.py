@@ -146,6 +146,7 @@ class GoogleEncoder:
             return [{"parts": parts, "role": "model"}] if parts else []
         results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
+        blocks = [block for block in blocks if block != {"text": ""}]
         contents = [{"parts": parts, "role": "user"} for parts in (results, blocks) if parts]
         return contents or [{"parts": [{"text": ""}], "role": "user"}]
 

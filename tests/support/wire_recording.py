@@ -44,7 +44,8 @@ from lash_cli.errors import LlmTransportError
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport
 from lash_cli.providers.sse import SseDecoder
 
-REVIEW = "not reviewed: read every line, then say here: redaction reviewed"
+#: What the notes of a new file say; a file of the repository says `redaction reviewed` in their place.
+REVIEW = "redaction not reviewed"
 MIN_SECRET_CHARS = 4
 _SENSITIVE = re.compile(r"(?i)auth|api[-_]?key|token$|secret|password|cookie|session[-_]?id|email|phone")
 # A member of a JSON object whose name says that its text is nobody's business, in text of any nesting.

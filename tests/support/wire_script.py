@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -271,7 +271,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self._released: set[tuple[int, int]] = set()
-        self._blocked: tuple[int, int] | None = None
+        self._blocked: set[tuple[int, int]] = set()
         self._changed = asyncio.Condition()
 
     async def release(self, exchange: int, event: int) -> None:
@@ -282,17 +282,17 @@ class Schedule:
 
     async def wait_until_blocked(self, exchange: int, event: int) -> None:
         """Return once everything before the event has happened and it waits for its release."""
-        await self._wait(lambda: self._blocked == (exchange, event))
+        await self._wait(lambda: (exchange, event) in self._blocked)
 
     async def pass_gate(self, exchange: int, event: int) -> None:
         """The player's side: wait for the release."""
         async with self._changed:
-            self._blocked = (exchange, event)
+            self._blocked.add((exchange, event))
             self._changed.notify_all()
         await self._wait(lambda: (exchange, event) in self._released)
-        self._blocked = None
+        self._blocked.discard((exchange, event))
 
-    async def _wait(self, condition: Any) -> None:
+    async def _wait(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(condition)
 
@@ -394,11 +394,22 @@ def mismatches(script: WireScript, request: HttpRequest) -> Iterator[tuple[str, 
         problem = _header_problem(header_rule, request.headers.get(name, UNSET))
         if problem:
             yield f"request_match.headers.{name}", problem
-    body = msgspec.json.decode(request.body) if script.request_match.body else None
+    body = _json_of(request)
+    if body is UNSET and script.request_match.body:
+        yield "request_match.body", "is not JSON"
+        return
     for pointer, rule in script.request_match.body.items():
         problem = _body_problem(rule, at_pointer(body, pointer))
         if problem:
             yield f"request_match.body.{pointer}", problem
+
+
+def _json_of(request: HttpRequest) -> Any:
+    """The decoded body of a request, `UNSET` when it is none."""
+    try:
+        return msgspec.json.decode(request.body)
+    except msgspec.DecodeError:
+        return UNSET
 
 
 def at_pointer(document: Any, pointer: str) -> Any:
@@ -477,7 +488,8 @@ def _header_problem(rule: HeaderRule, value: str | UnsetType) -> str:
 
 
 def _exchange(script: WireScript, request: HttpRequest) -> Exchange:
-    body = shape(msgspec.json.decode(request.body)) if request.body else None
+    body = _json_of(request)
+    body = None if body is UNSET else shape(body)
     return Exchange(script.name, request.method, _path(request.url), redacted_headers(request.headers), body)
 
 

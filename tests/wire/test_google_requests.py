@@ -151,6 +151,14 @@ def test_programs_events_and_later_system_words_are_sent_as_text() -> None:
     ]
 
 
+def test_empty_text_is_left_out_where_something_else_is_said() -> None:
+    sent = body(Message("u", Role.USER, (TextPart(""), ToolResultPart("c", "ls", "x"))), user(""), said(ProsePart("")))
+    assert [content["parts"] for content in sent["contents"]] == [
+        [{"functionResponse": {"id": "c", "name": "ls", "response": {"output": "x"}}}],
+        [{"text": ""}],
+    ]
+
+
 def test_labelled_text_names_its_source() -> None:
     sent = body(Message("u", Role.USER, (TextPart("sum up"), TextPart("a\nb", "stdin"))))
     assert sent["contents"][0]["parts"] == [{"text": "sum up"}, {"text": "[stdin]\na\nb"}]

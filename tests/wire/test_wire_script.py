@@ -120,6 +120,12 @@ async def test_another_endpoint_is_a_mismatch(fields: dict[str, Any], field: str
     assert f"field {field}: " in error.message
 
 
+async def test_a_body_that_is_no_json_is_a_mismatch() -> None:
+    transport = WireScriptTransport([script(request_match={"body": {"/model": {"present": False}}})])
+    error = await failure(transport, HttpRequest("POST", "http://x/v1/chat/completions", {}, b"{"))
+    assert error.message == "script 'one', field request_match.body: is not JSON"
+
+
 async def test_a_request_that_fits_every_rule_is_answered_and_recorded_without_its_text() -> None:
     match = {
         "body": {
@@ -217,6 +223,21 @@ async def test_events_happen_at_their_virtual_time() -> None:
     transport = WireScriptTransport([script(*TIMELINE, {"type": "end", "at": 50})], clock=clock)
     await collect(transport)
     assert [round(seconds, 6) for seconds in clock.slept] == [0.01, 0.01, 0.03]
+
+
+async def test_exchanges_under_one_schedule_wait_for_themselves() -> None:
+    schedule = Schedule()
+    transport = WireScriptTransport([script(), script()], schedule=schedule)
+    reading = [asyncio.create_task(collect(transport)) for _ in range(2)]
+    await schedule.wait_until_blocked(0, 0)
+    await schedule.wait_until_blocked(1, 0)
+    for event in range(2):
+        await schedule.release(1, event)
+    assert await reading[1] == []
+    assert not reading[0].done()
+    for event in range(2):
+        await schedule.release(0, event)
+    assert await reading[0] == []
 
 
 async def test_a_schedule_lets_a_test_act_between_two_events() -> None:
