@@ -57,7 +57,7 @@ _FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assis
 _TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
 _WIRE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CARRIED = CARRIED["anthropic"]
-_UNMARKABLE = ("thinking", "redacted_thinking")
+_THINKING = ("thinking", "redacted_thinking")
 
 
 class AnthropicEncoder:
@@ -168,9 +168,9 @@ class AnthropicEncoder:
         return _joined(blocks, "user", told_apart=message.role is Role.SYSTEM)
 
     def _assistant_blocks(self, message: Message) -> list[dict[str, Any]]:
-        """Blocks in the order of their parts, without thinking at the end, where this wire refuses it."""
+        """Blocks in the order of their parts; thinking at the end is left out, because the wire refuses it there."""
         blocks = [block for part in message.parts if (block := self._assistant_block(part)) is not None]
-        while blocks and blocks[-1]["type"] in _UNMARKABLE:
+        while blocks and blocks[-1]["type"] in _THINKING:
             blocks.pop()
         return blocks
 
@@ -291,10 +291,9 @@ def _joined(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = F
     text_end = block_end = 0
     for block in blocks:
         data += b"," + encode(block)
-        if block["type"] not in _UNMARKABLE:
-            block_end = len(data) - 1
+        block_end = len(data) - 1
         if block["type"] == "text":
-            text_end = len(data) - 1
+            text_end = block_end
     return Piece(bytes(data), text_end, block_end, role, told_apart)
 
 

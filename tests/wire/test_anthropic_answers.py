@@ -306,6 +306,22 @@ async def test_blocks_and_deltas_of_no_interest_are_ignored() -> None:
     assert shown(events) == [TextDelta("early "), TextDelta("late")]
 
 
+async def test_a_delta_of_another_kind_than_its_block_changes_nothing() -> None:
+    reply = stream_reply(
+        start(),
+        opened(0, "tool_use", id="a", name="ls", input={}),
+        delta(0, "text", text="stray"),
+        delta(0, "input_json", partial_json='{"p":1}'),
+        opened(1, "text", text=""),
+        delta(1, "thinking", thinking="stray"),
+        delta(1, "text", text="x"),
+        *ended("tool_use"),
+    )
+    response, events = await ask(reply, expose_thinking=True)
+    assert response.parts == (ToolCallPart("a", "ls", '{"p":1}'), ProsePart("x"))
+    assert shown(events) == [TextDelta("x")]
+
+
 async def test_text_whose_block_was_never_opened_is_text_all_the_same() -> None:
     reply = stream_reply(
         start(),

@@ -161,6 +161,14 @@ def test_leading_system_messages_join_the_system_prompt_and_later_ones_are_the_u
     assert sent["messages"] == [{"role": "user", "content": [text("hi"), text("limit reached")]}]
 
 
+def test_a_system_message_behind_an_empty_one_is_not_lost() -> None:
+    limit = Message("s", Role.SYSTEM, (TextPart("limit reached"),))
+    for first in (user(""), assistant()):
+        sent = body(first, limit, user("hi"))
+        assert sent["messages"] == [{"role": "user", "content": [text("limit reached"), text("hi")]}]
+        assert "system" not in sent
+
+
 def test_neighbours_of_one_role_share_a_message_and_blank_text_is_left_out() -> None:
     sent = body(
         user("one"),
