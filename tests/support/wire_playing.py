@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 from support.clock import ManualCancel, ManualClock
 from support.wire import ChatServer, Ending, Framing, Reply
+from support.wire_player import WireScriptTransport
 from support.wire_script import (
     Body,
     Disconnect,
@@ -27,7 +28,6 @@ from support.wire_script import (
     ResponseStart,
     TimedOut,
     WireScript,
-    WireScriptTransport,
 )
 
 from lash_cli.core.codec import decode, encode

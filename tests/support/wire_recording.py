@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
+from support.wire_matching import REDACTED, redacted_headers
 from support.wire_script import (
-    REDACTED,
     SCHEMA,
     Chunk,
     Disconnect,
@@ -35,7 +35,6 @@ from support.wire_script import (
     TimelineEvent,
     TransportError,
     WireScript,
-    redacted_headers,
 )
 
 from lash_cli.core.codec import encode

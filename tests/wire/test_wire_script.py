@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
-from support.wire_script import SCHEMA, Schedule, WireScript, WireScriptTransport, load_script
+from support.wire_player import Schedule, WireScriptTransport
+from support.wire_script import SCHEMA, WireScript, load_script
 
 from lash_cli.core.codec import decode
 from lash_cli.errors import LlmTransportError
