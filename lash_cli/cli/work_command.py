@@ -23,16 +23,19 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import working_directory, writing_store
 from lash_cli.cli.signals import SignalState, turn_signals
 from lash_cli.cli.turn_command import approvals
+from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.cli.work_stream import WorkLines, WorkLog, report_document, report_text
+from lash_cli.core.activity import Committed, TurnActivity
 from lash_cli.errors import LashError, LashRuntimeError, NotFoundError, PartialOutcomeError, UsageError
-from lash_cli.runtime.work_events import WorkEvent, WorkOptions, WorkReport
+from lash_cli.runtime.work_events import ActivityShown, WorkEvent, WorkOptions, WorkReport
 from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
     from lash_cli.runtime.worker import QueueWorker
     from lash_cli.store.base import RuntimePersistence, SessionMeta
+    from lash_cli.store.live import LiveStore
     from lash_cli.wiring import ConfiguredProviders
 
 DEFAULT_GRACE = "20s"
@@ -116,6 +119,7 @@ class Work:
         self._cores: dict[str, LashCore] = {}
         self._pump: OutputPump | None = None
         self._worker: QueueWorker | None = None
+        self._live: LiveStore | None = None
         self._log: WorkLog | WorkLines = self._make_log()
 
     async def run(self) -> int:
@@ -152,6 +156,7 @@ class Work:
 
         worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
         self._worker = worker
+        self._live = store.live
         self._log.start()
         try:
             with turn_signals(self._stop, worker.abandon) as signals:
@@ -225,9 +230,17 @@ class Work:
         return self._names.get(session_id, session_id)
 
     async def _on_event(self, event: WorkEvent) -> None:
+        if isinstance(self._log, WorkLines) and isinstance(event, ActivityShown):
+            await self._settle(self._log, event.activity)
         self._log.show(event)
         if self._pump is not None and self._pump.is_closed and self._worker is not None:
             self._worker.stop(self._plan.grace_s)  # nobody reads any more: finish what runs, take nothing new
+
+    async def _settle(self, lines: WorkLines, activity: TurnActivity) -> None:
+        """Look up where a turn that has just been committed stands in its session's log."""
+        if isinstance(activity.event, Committed):
+            settled = await TurnCursors(self._live, activity.session_id).settled(activity.turn_id)
+            lines.settle(activity.session_id, activity.turn_id, settled)
 
     def _stop(self) -> None:
         say("stopping: running turns may finish…")

@@ -1,7 +1,9 @@
 """What a worker does, told as it happens: lines for people on stderr, or JSON lines on stdout (contract 08 §5.2, §6.5).
 
-Many sessions share one stream, so every line names its session. The stream
-ends with `stream_end` whatever ends the worker.
+Many sessions share one stream, so every line names its session, and a cursor
+is one of that session: `committed` and `turn_finished` have theirs, as in the
+stream of a single turn. The stream ends with `stream_end` whatever ends the
+worker.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from collections.abc import Callable
 
 from lash_cli.cli.documents import Document, outcome_document
 from lash_cli.cli.output import say, warn
-from lash_cli.cli.turn_stream import StreamLines, queue_document
-from lash_cli.core.activity import TurnFinished
+from lash_cli.cli.turn_stream import Settled, StreamLines, queue_document
+from lash_cli.core.activity import Committed, TurnActivity, TurnFinished
+from lash_cli.core.observation import SessionCursor
 from lash_cli.runtime.work_events import (
     ActivityShown,
     CommandsApplied,
@@ -100,18 +103,25 @@ class WorkLines:
     def __init__(self, lines: StreamLines, name_of: NameOf) -> None:
         self._lines = lines
         self._name_of = name_of
+        # Where turns stand in the logs of their sessions that were committed and whose end was not told yet.
+        self._settled: dict[tuple[str, str], Settled] = {}
 
     def start(self) -> None:
         """Write `stream_start`."""
         self._lines.start("work")
 
+    def settle(self, session_id: str, turn_id: str, settled: Settled) -> None:
+        """Take the places of a turn's commit in its session's log; called before the turn's `Committed` is shown."""
+        self._settled[session_id, turn_id] = settled
+
     def show(self, event: WorkEvent) -> None:
         """Write one event."""
         match event:
             case ActivityShown(activity=activity) if not isinstance(activity.event, TurnFinished):
-                self._lines.activity(activity)
+                self._lines.activity(activity, self._cursor_of(activity))
             case TurnEnded(session_id=session_id, result=result):
-                self._lines.finished(result, name=self._name_of(session_id))
+                settled = self._settled.pop((session_id, result.turn_id), Settled())
+                self._lines.finished(result, name=self._name_of(session_id), cursor=settled.finished)
             case CommandsApplied(session_id=session_id, receipts=receipts):
                 ids = [receipt.batch_id for receipt in receipts]
                 self._lines.line("queue_changed", session_id, None, queue_document("applied", ids))
@@ -123,6 +133,11 @@ class WorkLines:
             case LaneGivenUp(session_id=session_id):
                 payload = {"code": "session_execution_busy", "message": "left to its holder", "retry_in_ms": None}
                 self._lines.line("warning", session_id, None, payload)
+
+    def _cursor_of(self, activity: TurnActivity) -> SessionCursor | None:
+        if not isinstance(activity.event, Committed):
+            return None
+        return self._settled.get((activity.session_id, activity.turn_id), Settled()).committed
 
     def end(self, reason: str, exit_status: int, error: Document | None) -> None:
         """Write `stream_end`, once."""

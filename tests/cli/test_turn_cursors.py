@@ -94,3 +94,22 @@ def test_head_takes_its_lines_and_the_turn_is_committed(lash, home: Path, count:
     assert (len(shown), status) == (int(count), "141")
     assert "Traceback" not in (home.parent / "err").read_text()
     assert lash("show", "s", "-o", "json").json["turns"] == 1
+
+
+def test_a_worker_tells_the_places_of_its_turns_in_the_logs_of_their_sessions(lash, home: Path) -> None:
+    for session in ("s1", "s2"):
+        lash("open", session)
+        lash("enqueue", session, "!text from the queue")
+    lines = lash("work", "--all", "--until-empty", "--concurrency", "2", "-o", "jsonl").lines
+    told = [line for line in lines if line["type"] in ("committed", "turn_finished")]
+    assert len(told) == 4 and {line["session"] for line in told} == {"s1", "s2"}
+    assert all(line["cursor"] is None for line in lines if line not in told)
+    for session in ("s1", "s2"):
+        committed, finished = (line for line in told if line["session"] == session)
+        assert SessionCursor.from_store_token(committed["cursor"]).session_id == session
+        (end,) = events_after(home, committed["cursor"])
+        assert (payload_type(end.payload), end.turn_id) == ("turn_activity", committed["turn"])
+        assert events_after(home, finished["cursor"]) == ()
+        resumed = lash("tail", session, "--from", committed["cursor"], "--no-follow", "-o", "jsonl").lines
+        assert [line["type"] for line in resumed] == ["stream_start", "turn_finished", "stream_end"]
+        assert resumed[1]["cursor"] == finished["cursor"]
