@@ -257,8 +257,9 @@ def test_without_its_marks_a_longer_conversation_begins_with_the_shorter_one() -
 
 def test_blank_text_is_never_marked() -> None:
     dialect = OpenAiDialect(cache_control="anthropic")
-    sent = body(user("words"), Message("r", Role.USER, (ToolResultPart("c", "ls", ""),)), dialect=dialect)
-    assert marked(sent) == ["words"]
+    for blank in ("", " \n"):
+        sent = body(user("words"), Message("r", Role.USER, (ToolResultPart("c", "ls", blank),)), dialect=dialect)
+        assert marked(sent) == ["words"]
 
 
 # --- endpoints ----------------------------------------------------------------------------------------

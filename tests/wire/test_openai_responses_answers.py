@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -184,6 +185,13 @@ async def test_items_without_a_place_are_told_apart_by_their_ids() -> None:
     assert response == expected
 
 
+async def test_items_of_two_kinds_that_claim_one_place_are_two_items() -> None:
+    events = [event | {"output_index": 0} for event in RICH.events()[2:-1] if event.get("output_index") in (0, 1, 2)]
+    ended = {"type": "response.completed", "response": {"status": "completed"}}
+    response, _ = await ask(stream_reply(*events, ended, done=False))
+    assert [type(part) for part in response.parts] == [ReasoningPart, ProsePart, ProsePart, ToolCallPart]
+
+
 async def test_the_finished_item_has_the_last_word_on_arguments() -> None:
     events = Answer(call("ls", '{"p": 1}')).events()
     lost = [event for event in events if event["type"] != "response.function_call_arguments.delta"]
@@ -236,11 +244,11 @@ async def test_a_finished_text_never_rewrites_what_was_shown() -> None:
 
 
 async def test_final_items_never_repeat_text_that_was_streamed_under_another_place() -> None:
-    events = Answer(message("hello")).events()
+    events = copy.deepcopy(Answer(message("hello")).events())
     for event in events:
         if "output_index" in event:
             event["output_index"] = 7
-    events[-1]["response"]["output"][0]["id"] = "msg_other"
+    events[-1]["response"]["output"] = [message("hello", identity="msg_other")]
     response, seen = await ask(stream_reply(*events, done=False))
     assert response.full_text == shown(seen) == "hello"
 
@@ -248,9 +256,13 @@ async def test_final_items_never_repeat_text_that_was_streamed_under_another_pla
 async def test_annotations_stay_with_the_text_they_point_into() -> None:
     said = message("plain", "cited")
     said["content"][1]["annotations"] = [ANNOTATION]
-    response, _ = await ask(Answer(said).streamed())
+    events = Answer(said).events()
+    told = [event for event in events if event["type"] not in ("response.output_item.done", "response.completed")]
+    bare = Answer(message("plain", "cited")).events()[-2:]
     meta = {"annotations": [ANNOTATION], "provider": ROUTE}
-    assert response.parts == (ProsePart("plain"), ProsePart("cited", meta))
+    for stream in (events, events[:-2] + events[-1:], [*told, *bare]):
+        response, _ = await ask(stream_reply(*stream, done=False))
+        assert response.parts == (ProsePart("plain"), ProsePart("cited", meta))
 
 
 async def test_ids_are_not_kept_where_no_encrypted_reasoning_refers_to_them() -> None:

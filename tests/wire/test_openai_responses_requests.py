@@ -237,6 +237,13 @@ def test_messages_of_two_phases_stay_two_items() -> None:
     assert first["id"] != second["id"]
 
 
+def test_two_items_of_one_answer_go_back_as_two() -> None:
+    said = items(assistant(thought(), own("one"), own("two", "msg_2"), own("more", "msg_2"), own_call()))
+    texts = [[block["text"] for block in item["content"]] for item in said if item["type"] == "message"]
+    assert texts == [["one"], ["two", "more"]]
+    assert [item["id"] for item in said] == ["rs_1", "msg_1", "msg_2", "fc_1"]
+
+
 def test_annotations_go_back_with_their_text_to_their_own_route_only() -> None:
     note = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://x.invalid", "title": "X"}
     (mine,) = items(assistant(own("cited", None, annotations=[note])))
