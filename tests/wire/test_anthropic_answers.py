@@ -421,6 +421,7 @@ async def test_an_error_inside_the_stream_is_classified_by_its_type_first(
 
 async def test_an_error_event_without_words_is_still_an_error() -> None:
     error = await failure(stream_reply(start(), {"type": "error"}))
+    assert "an error event that says nothing" in error.message
     assert error.retryable
 
 

@@ -374,6 +374,12 @@ def test_a_model_that_thinks_by_itself_is_asked_to_show_it_and_told_nothing_else
     assert "output_config" not in sent
 
 
+def test_a_model_told_not_to_think_by_saying_nothing_is_told_nothing() -> None:
+    silent = ModelCapability(ReasoningCapability(("low",), default_effort="low", disable="omit"))
+    model = ModelSpec("m", ReasoningDisabled(), capability=silent)
+    assert "thinking" not in body(user("x"), model=model, options={"thinking_prefix_mismatch": "drop_block"})
+
+
 def test_an_endpoint_is_told_what_becomes_of_thinking_whose_conversation_changed() -> None:
     options = {"thinking_prefix_mismatch": "drop_block"}
     binding = {"type": "adaptive", "display": "omitted", "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
