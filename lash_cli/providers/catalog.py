@@ -107,6 +107,7 @@ class ProviderOptions(Record):
     cache_control: Literal["anthropic", "gemini"] | None = None
     cache_session_affinity: bool = False
     reasoning_dialect: Literal["openai", "openrouter"] = "openai"
+    replay_reasoning: bool = True
     strict_tools: bool = False
     extra_body: dict[str, Any] = {}
     omit_body: tuple[str, ...] = ()
@@ -292,6 +293,7 @@ def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
         cache_retention=options.cache_retention,
         cache_control=options.cache_control,
         cache_session_affinity=options.cache_session_affinity,
+        replay_reasoning=options.replay_reasoning,
         extra_body=options.extra_body,
         omit_body=options.omit_body,
     )

@@ -94,7 +94,8 @@ class ChatEncoder:
         key = (self.route(model), is_marked)
         found = self._caches.get(key)
         if found is None:
-            messages = _MessageEncoder(key[0], is_marked, self._attachment_bytes)
+            route = key[0] if self._dialect.replay_reasoning else None
+            messages = _MessageEncoder(route, is_marked, self._attachment_bytes)
             found = self._caches[key] = PrefixCache(messages.encode_message)
             if len(self._caches) > MAX_ROUTES:
                 self._caches.popitem(last=False)
@@ -150,13 +151,13 @@ class ChatEncoder:
 
 
 class _MessageEncoder:
-    """Messages as this wire has them, for one route.
+    """Messages as this wire has them, for one route; without one no reasoning goes back.
 
     With `is_marked` every text is a block of its own, because only a block can
     carry a mark; the places of the last ones are noted for `prefix`.
     """
 
-    def __init__(self, route: str, is_marked: bool, attachment_bytes: AttachmentBytes | None) -> None:
+    def __init__(self, route: str | None, is_marked: bool, attachment_bytes: AttachmentBytes | None) -> None:
         self._route = route
         self._is_marked = is_marked
         self._attachment_bytes = attachment_bytes
@@ -205,7 +206,10 @@ class _MessageEncoder:
         replayed = [
             detail
             for part in message.parts
-            if isinstance(part, ReasoningPart) and part.replay and part.replay.provider == self._route
+            if self._route is not None
+            and isinstance(part, ReasoningPart)
+            and part.replay
+            and part.replay.provider == self._route
             for detail in _reasoning_details(part.content, part.replay)
         ]
         if not text and not calls:

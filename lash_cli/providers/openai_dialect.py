@@ -24,7 +24,8 @@ class OpenAiDialect(NamedTuple):
     `reasoning` is how its `reasoning` object is written. `strict_tools` asks
     for arguments that are sure to fit. `cache_control` is the dialect of cache
     marks it reads, if any. `cache_session_affinity` tells it which calls belong
-    together. `extra_body` is laid over every body, and what `omit_body` names by
+    together. `replay_reasoning` is off for an address whose machines cannot read
+    each other's encrypted reasoning. `extra_body` is laid over every body, and what `omit_body` names by
     dotted paths is left out of it.
     """
 
@@ -33,6 +34,7 @@ class OpenAiDialect(NamedTuple):
     cache_retention: CacheRetention = "short"
     cache_control: CacheDialect | None = None
     cache_session_affinity: bool = False
+    replay_reasoning: bool = True
     extra_body: Mapping[str, Any] = {}
     omit_body: tuple[str, ...] = ()
 

@@ -105,7 +105,7 @@ class ResponsesEncoder:
         route = self.route(model)
         found = self._caches.get(route)
         if found is None:
-            items = _ItemEncoder(route, self._credential_scope, self._attachment_bytes)
+            items = _ItemEncoder(route, self._dialect.replay_reasoning, self._credential_scope, self._attachment_bytes)
             found = self._caches[route] = PrefixCache(items.encode_message)
             if len(self._caches) > MAX_ROUTES:
                 self._caches.popitem(last=False)
@@ -160,15 +160,18 @@ class ResponsesEncoder:
             return {"reasoning": reasoning} if reasoning else {}
         if self._expose_thinking:
             reasoning["summary"] = "auto"
-        include = {"include": ["reasoning.encrypted_content"]}
+        include = {"include": ["reasoning.encrypted_content"]} if self._dialect.replay_reasoning else {}
         return include | ({"reasoning": reasoning} if reasoning else {})
 
 
 class _ItemEncoder:
     """Messages as input items of one route."""
 
-    def __init__(self, route: str, credential_scope: str, attachment_bytes: AttachmentBytes | None) -> None:
+    def __init__(
+        self, route: str, replays_reasoning: bool, credential_scope: str, attachment_bytes: AttachmentBytes | None
+    ) -> None:
         self._route = route
+        self._replays_reasoning = replays_reasoning
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
@@ -236,7 +239,7 @@ class _ItemEncoder:
                 if self._own_id(part) is None:
                     return False
                 pending = False
-        return found and not pending
+        return self._replays_reasoning and found and not pending
 
     def _own_id(self, part: Part) -> str | None:
         """The id this route gave a part, if it did."""

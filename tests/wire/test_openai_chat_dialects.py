@@ -118,6 +118,12 @@ async def test_signed_reasoning_comes_back_with_its_signature() -> None:
     assert sent["reasoning_details"] == [{"type": "reasoning.text", "text": "let me see", "signature": "sig"}]
 
 
+def test_an_endpoint_whose_machines_share_no_secret_gets_no_reasoning_back() -> None:
+    thought = ReasoningPart("hm", ReasoningReplay(ROUTE, signature="sig"))
+    sent = body(Message("a", Role.ASSISTANT, (thought, ProsePart("hi"))), dialect=OpenAiDialect(replay_reasoning=False))
+    assert sent["messages"] == [{"role": "assistant", "content": "hi"}]
+
+
 async def test_two_signed_blocks_stay_two() -> None:
     first, second = await returned(text_detail("a", "sig1"), text_detail("b"), text_detail("", "sig2"))
     assert (first.content, first.replay.signature) == ("a", "sig1")

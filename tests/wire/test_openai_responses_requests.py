@@ -275,6 +275,15 @@ def test_reasoning_that_cannot_stand_before_what_it_led_to_stays_here_with_every
     assert "blob" not in json.dumps(said)
 
 
+def test_an_endpoint_whose_machines_share_no_secret_gets_no_reasoning_and_is_asked_for_none() -> None:
+    options = {"dialect": OpenAiDialect(replay_reasoning=False)}
+    model = ModelSpec("test-model", capability=REASONS)
+    sent = body(assistant(thought(), own("hi"), own_call()), model=model, options=options)
+    assert [item["type"] for item in sent["input"]] == ["message", "function_call"]
+    assert "include" not in sent
+    assert "blob" not in json.dumps(sent)
+
+
 async def test_what_one_call_returned_goes_back_as_it_came() -> None:
     answer = Answer(
         reasoning("hm", "so"),
