@@ -14,7 +14,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.secret_input import KeylessCommand, read_key
-from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
+from lash_cli.errors import ConfigError, ConflictError, LashError, NotFoundError, UsageError
 from lash_cli.settings.providers import (
     KEY_VARIABLES,
     KIND_ALIASES,
@@ -106,6 +106,7 @@ def add(
     does that. --key says where the key is kept, --stdin and --ask-key bring it.
     Where a key is certainly needed it is asked for without --ask-key too.
     """
+    from lash_cli.settings import keys
     from lash_cli.settings.editing import set_values
 
     _check_name(name)
@@ -118,19 +119,25 @@ def add(
     options = _options(option or [])
     chosen = _kind(name, kind)
     needs_key = _check(name, chosen, base_url, options)
-    stored = None
+    source, is_new_key = key, False
     if key is None and (from_stdin or ask_key or (needs_key and not _has_variable(chosen, base_url))):
-        stored = _stored(name, from_stdin=from_stdin)
-    values = {"kind": chosen, "base_url": base_url, "key": key or stored, "options": options or None}
+        is_new_key = keys.read_stored(current().paths).source(name) is None
+        value = read_key(name, from_stdin=from_stdin, command=f"lash provider add {name}")
+        source = keys.store_key(current().paths, name, value)
+    values = {"kind": chosen, "base_url": base_url, "key": source, "options": options or None}
     written: dict[str, Any] = {
         f"providers.{name}.{field}": value for field, value in values.items() if value is not None
     }
     if default:
         written["defaults.provider"] = name
-    set_values(current().paths, written)
-    emit_one(
-        "Provider", _document(name, chosen, base_url, key or stored, options, is_default=default, added=True), text=""
-    )
+    try:
+        set_values(current().paths, written)
+    except LashError:
+        if is_new_key:
+            keys.forget_key(current().paths, name)  # nothing would name it
+        raise
+    document = _document(name, chosen, base_url, source, options, is_default=default, added=True)
+    emit_one("Provider", document, text="")
     say(f"added provider {name} to {current().paths.config_file}; try it with: lash provider test {name}")
     if default:
         say_if_overruled(current().settings, "defaults.provider")
@@ -243,15 +250,6 @@ def _check(name: str, kind: str, base_url: str | None, options: dict[str, Any]) 
 def _has_variable(kind: str, base_url: str | None) -> bool:
     """Whether the environment has the key of this kind, for the address it is for."""
     return base_url is None and bool(current().environment.get(KEY_VARIABLES.get(kind, "")))
-
-
-def _stored(name: str, *, from_stdin: bool) -> str:
-    """Take the key in and return the source it is stored under."""
-    from lash_cli.settings import keys
-
-    keys.check_name(name)
-    value = read_key(name, from_stdin=from_stdin, command=f"lash provider add {name}")
-    return keys.store_key(current().paths, name, value)
 
 
 def _document(

@@ -12,7 +12,6 @@ described, never by a listing of sessions.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -148,7 +147,7 @@ def _reasoning(known: ReasoningCapability | None, table: Mapping[str, Any]) -> R
 
 def micros(amount: float | str) -> int:
     """Micro-units of an amount of money as people write it: 0.25 is 250000."""
-    return int((Decimal(str(amount)) * MICROS).to_integral_value())
+    return round(float(amount) * MICROS)
 
 
 # --- the entries ----------------------------------------------------------------------------------

@@ -42,7 +42,14 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
     for key, value in values.items():
         _known(key)
         after = edit(after, tuple(key.split(".")), literal(value))
-    stored = check_document(after, paths.config_file)
+    try:
+        stored = check_document(after, paths.config_file)
+    except ConfigError as error:
+        # The file was sound before: either a value is not, or it is written in a way that lines cannot be added to.
+        raise ConfigError(
+            f"cannot set {', '.join(values)} by editing lines of {paths.config_file}: {error.message}",
+            hint="edit the file by hand",
+        ) from error
     for key in values:
         if stored.get(_known(key)[1]) is None:
             raise ConfigError(f"cannot set {key} by editing lines of {paths.config_file}", hint="edit the file by hand")

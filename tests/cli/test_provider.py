@@ -151,6 +151,16 @@ def test_a_bad_key_writes_no_provider(lash, home):
     assert not (home / "config.toml").exists() and not (home / "keys.toml").exists()
 
 
+def test_a_file_that_cannot_be_added_to_is_left_alone_and_no_key_stays_behind(lash, home):
+    home.mkdir(mode=0o700)
+    text = 'providers = { a = { kind = "openai_chat" } }\n'
+    (home / "config.toml").write_text(text)
+    done = lash("provider", "add", "mine", "--base-url", "http://h/v1", "--stdin", "-o", "json", input=SECRET)
+    assert (done.code, done.out, done.error["hint"]) == (5, "", "edit the file by hand")
+    assert (home / "config.toml").read_text() == text
+    assert lash("key", "ls", "-o", "name").out == ""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("arguments", [["openai"], ["mine", "--base-url", "http://127.0.0.1:9/v1", "--ask-key"]])
 def test_a_key_that_is_needed_or_offered_is_asked_for_hidden(home, tmp_path, arguments):
