@@ -12,7 +12,7 @@ import typer
 from lash_cli.api.queue import source_key_of
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.enqueueing import EnqueuePlan, submit
-from lash_cli.cli.stdin import read_prompt
+from lash_cli.cli.stdin import read_prompt, stdin_takers
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import Boundary
 from lash_cli.errors import UsageError
@@ -26,6 +26,10 @@ def command(
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The text; - or nothing: stdin.")] = None,
     key: Annotated[str | None, typer.Option(help="Submit once under this key; a repeat answers the same.")] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option("--attach", "-a", metavar="PATH|URL|-", help="An image, PDF or text; repeatable."),
+    ] = None,
     now: Annotated[bool, typer.Option("--now", help="Into the turn that runs, at its next checkpoint.")] = False,
     turn: Annotated[str | None, typer.Option(metavar="TURN", help="As --now, but only into that turn.")] = None,
     boundary: Annotated[
@@ -49,9 +53,18 @@ def command(
         or_next=or_next,
         wait_ms=duration_ms(wait) if wait is not None else None,
         wait_text=wait,
-        content=TurnInput(items=read_prompt(prompt)),
+        content=_content(prompt, attach),
     )
     return submit(plan)
+
+
+def _content(prompt: str | None, attach: list[str] | None) -> TurnInput:
+    if not attach:
+        return TurnInput(items=read_prompt(prompt))
+    from lash_cli.cli.attaching import read_attachments
+
+    text = read_prompt(prompt, stdin_is_taken=stdin_takers(attach))
+    return TurnInput(items=(*text, *read_attachments(attach)))
 
 
 def _checked_key(key: str | None) -> str | None:

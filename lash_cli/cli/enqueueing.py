@@ -109,7 +109,9 @@ async def _same_text(store: RuntimePersistence, queue: SessionQueue, plan: Enque
         return None
     input_id = await store.input_of_key(queue.session_id, source_key_of(plan.key))
     found = await queue.find_input(input_id) if input_id is not None else None
-    return found[0] if found is not None and found[0].input == plan.content else None
+    if found is None:
+        return None
+    return found[0] if found[0].input == await queue.stored(plan.content) else None
 
 
 def _no_active_turn(session: SessionRow, plan: EnqueuePlan) -> ConflictError:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from lash_cli.api.queue import HOST_PREFIX
 from lash_cli.cli.documents import Document, spelled_out
-from lash_cli.core.content import TextItem
+from lash_cli.core.content import AttachmentSource, TextItem
 from lash_cli.core.ingress import (
     ActiveTurn,
     AlreadyClaimed,
@@ -45,9 +45,15 @@ def callers_key(source_key: str | None) -> str | None:
 
 
 def input_preview(row: PendingTurnInput) -> str:
-    """What an input says, on one line; an attachment is only mentioned."""
-    words = [item.text if isinstance(item, TextItem) else "[attachment]" for item in row.input.items]
+    """What an input says, on one line; an attachment is only named."""
+    words = [item.text if isinstance(item, TextItem) else attachment_word(item.attachment) for item in row.input.items]
     return preview(" ".join(words), PREVIEW_CHARS)
+
+
+def attachment_word(source: AttachmentSource) -> str:
+    """An attachment in a line of text: by the name it was given, if it was."""
+    label = getattr(source, "label", None) or getattr(source, "url", None)
+    return f"[attachment {label}]" if label else "[attachment]"
 
 
 def _payload_preview(payload: QueuedWorkPayload) -> str:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import select
 import stat
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from lash_cli.cli.invocation import current
 from lash_cli.core.content import TextItem
 from lash_cli.errors import UsageError
 
+STDIN_MARK = "-"
 PROMPT_LIMIT_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 1 << 20
 _STDIN = 0
@@ -47,15 +49,20 @@ def stdin_kind(descriptor: int = _STDIN) -> StdinKind:
     return StdinKind.NEVER_READ
 
 
-def read_prompt(argument: str | None) -> tuple[TextItem, ...]:
+def read_prompt(argument: str | None, *, stdin_is_taken: bool = False) -> tuple[TextItem, ...]:
     """The text items of a submission: the PROMPT argument, stdin, or both.
 
+    With `stdin_is_taken` an option has read stdin, and only the argument counts.
     Raises `UsageError`: `empty_prompt`, `stdin_timeout`, `prompt_too_large`,
     `prompt_not_utf8`, or `usage` when there is neither a PROMPT nor anything
     to read.
     """
+    if stdin_is_taken:
+        if argument is None or argument == STDIN_MARK:
+            raise UsageError("a PROMPT is needed: stdin is what an option reads", hint="give the text as an argument")
+        return (TextItem(_checked_argument(argument)),)
     kind = StdinKind.CLOSED if current().no_stdin else stdin_kind()
-    if argument == "-":
+    if argument == STDIN_MARK:
         return (TextItem(_whole_prompt_from_stdin(kind, wait_seconds=None)),)
     if argument is None:
         return (TextItem(_whole_prompt_from_stdin(kind, wait_seconds=current().settings.stdin_wait_seconds)),)
@@ -64,6 +71,32 @@ def read_prompt(argument: str | None) -> tuple[TextItem, ...]:
         return (prompt,)
     piped = _decode(_read_all(kind, current().settings.stdin_wait_seconds, has_prompt=True))
     return (prompt, TextItem(piped, label="stdin")) if piped else (prompt,)
+
+
+def read_stdin_bytes(limit_bytes: int, too_large: Callable[[str, int], UsageError]) -> bytes:
+    """All of stdin for an option that was given `-`; waits as long as it takes.
+
+    Raises `UsageError` when there is nothing to read from, and `too_large(what, limit)` beyond the limit.
+    """
+    if current().no_stdin or stdin_kind() not in (StdinKind.FILE, StdinKind.FIFO):
+        reason = "stdin is not read" if current().no_stdin else "stdin is neither a file nor a pipe"
+        raise UsageError(f"an option says - but {reason}", hint="pipe it in, or name a file")
+    chunks: list[bytes] = []
+    total = 0
+    while chunk := os.read(_STDIN, _CHUNK_BYTES):
+        total += len(chunk)
+        if total > limit_bytes:
+            raise too_large("stdin is", limit_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def stdin_takers(*options: Sequence[str]) -> bool:
+    """Whether an option reads stdin; raises `UsageError` when more than one wants to."""
+    takers = sum(values.count(STDIN_MARK) for values in options)
+    if takers > 1:
+        raise UsageError("stdin can be read only once: more than one option says -")
+    return takers == 1
 
 
 def read_secret(limit_bytes: int) -> str:

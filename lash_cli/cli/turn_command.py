@@ -17,8 +17,8 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
-from lash_cli.cli.stdin import read_prompt
-from lash_cli.core.content import TextItem, TurnInput
+from lash_cli.cli.stdin import read_prompt, stdin_takers
+from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lash_cli.cli.asking import TerminalAsker
     from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
+    from lash_cli.core.llm import OutputSpec
     from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
@@ -48,7 +49,7 @@ class TurnPlan:
     """A validated `lash turn`."""
 
     reference: str | None
-    items: tuple[TextItem, ...]
+    items: tuple[InputItem, ...]
     showing: Showing
     key: str | None = None
     turn_id: str | None = None
@@ -61,6 +62,16 @@ class TurnPlan:
     system: str | None = None
     approve: tuple[tuple[str, str], ...] = ()
     trace_file: str | None = None
+    output: OutputSpec | None = None
+
+    @property
+    def content(self) -> TurnInput:
+        """What is submitted, and what it is to be answered with."""
+        if self.output is None:
+            return TurnInput(items=self.items)
+        from lash_cli.core.structured import with_output
+
+        return TurnInput(items=self.items, protocol_turn_options=with_output(None, self.output))
 
     @property
     def own_options(self) -> list[str]:
@@ -82,6 +93,13 @@ def command(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The text; - or nothing: stdin.")] = None,
     key: Annotated[str | None, typer.Option(help="Submit once under this key; a repeat answers the same.")] = None,
     turn_id: Annotated[str | None, typer.Option(metavar="ID", help="The id the turn gets.")] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option("--attach", "-a", metavar="PATH|URL|-", help="An image, PDF or text; repeatable."),
+    ] = None,
+    schema: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Answer with JSON that fits this JSON Schema.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most model calls of the turn.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DUR", help="Cancel it after this long (exit 124).")] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
@@ -103,12 +121,15 @@ def command(
 
     The answer goes to stdout, tools and retries to stderr. Exit status 0 means
     the turn finished; 6 that it stopped, 7 that somebody cancelled it, 75 that
-    the session or the provider is busy and a repeat is safe. With --if-busy
+    the session or the provider is busy and a repeat is safe. With --schema the
+    answer is one JSON value on stdout; one that does not fit is given back to
+    the model once, and the second stops the turn. With --if-busy
     enqueue the text of a busy session waits for its next turn instead, and the
     receipt is printed.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
+    stdin_is_taken = stdin_takers(attach or (), (schema,) if schema is not None else ())
     reference, text = _positionals(session, prompt, ephemeral)
     if turn_id is not None and not is_session_id(turn_id):
         raise UsageError(
@@ -120,7 +141,14 @@ def command(
             check_writable(path)
     plan = TurnPlan(
         reference=reference,
-        showing=Showing(out=out, usage_file=usage_file, raw=raw, timeout_text=timeout, is_ephemeral=ephemeral),
+        showing=Showing(
+            out=out,
+            usage_file=usage_file,
+            raw=raw,
+            timeout_text=timeout,
+            is_ephemeral=ephemeral,
+            is_value=schema is not None,
+        ),
         key=key,
         turn_id=turn_id,
         max_steps=max_steps,
@@ -132,9 +160,26 @@ def command(
         system=system,
         approve=tuple(approvals(approve).items()),
         trace_file=trace,
-        items=read_prompt(text),
+        output=_schema(schema),
+        items=(*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
     )
     return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
+
+
+def _schema(path: str | None) -> OutputSpec | None:
+    if path is None:
+        return None
+    from lash_cli.cli.answer_schema import read_schema
+
+    return read_schema(path)
+
+
+def _attachments(references: list[str] | None) -> tuple[AttachmentItem, ...]:
+    if not references:
+        return ()
+    from lash_cli.cli.attaching import read_attachments
+
+    return read_attachments(references)
 
 
 def _positionals(session: str | None, prompt: str | None, is_ephemeral: bool) -> tuple[str | None, str | None]:
@@ -270,7 +315,7 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
         live=store.live if store is not None else None,
     )
     builder = session.turn(
-        TurnInput(items=plan.items),
+        plan.content,
         turn_id=plan.turn_id,
         key=plan.key,
         max_turns=plan.max_steps,
@@ -291,7 +336,7 @@ async def _enqueue_instead(core: LashCore, session_id: str, plan: TurnPlan) -> D
 
     queue = queue_of(core.store, session_id)
     input_id = SystemIds().new("in")
-    stored = await queue.enqueue(TurnInput(items=plan.items), key=plan.key, input_id=input_id)
+    stored = await queue.enqueue(plan.content, key=plan.key, input_id=input_id)
     if plan.own_options:
         warn(f"the text was queued without {', '.join(plan.own_options)}, which are for a turn that runs now")
     row = await core.store.session_row(session_id)

@@ -28,7 +28,7 @@ from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnSt
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
 from lash_cli.system import SystemClock
-from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView
+from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
 from lash_cli.views.queue import receipt_text
 from lash_cli.views.safe_text import ascii_text
 
@@ -51,6 +51,7 @@ class Showing:
     raw: bool = False
     timeout_text: str | None = None
     is_ephemeral: bool = False
+    is_value: bool = False
 
 
 class TurnRun:
@@ -273,6 +274,8 @@ class TurnRun:
             return self._lines
         if options.quiet:
             return QuietView(self._write, self._clean)
+        if self._showing.is_value:
+            return ValueView(self._write, self._tell_on_terminal if self._is_on_terminal else say, self._clean)
         if self._showing.out is not None or not _is_terminal(sys.stdout):
             return PipeView(self._write, say, self._clean)
         if self._showing.raw:

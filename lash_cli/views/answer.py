@@ -21,7 +21,7 @@ from lash_cli.core.activity import (
     TurnActivity,
 )
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, ToolValue, TurnResult
-from lash_cli.views.safe_text import Clean
+from lash_cli.views.safe_text import Clean, safe_json
 from lash_cli.views.turn_text import MarkdownBlocks, event_line, value_text
 
 Tell = Callable[[str], None]
@@ -57,6 +57,14 @@ def answer_text(result: TurnResult) -> str | None:
     return None
 
 
+def _is_json(result: TurnResult) -> bool:
+    """Whether the answer is JSON text, in which an escape means the character it stands for."""
+    match result.outcome:
+        case Finished(finish=FinalValue(value=value) | ToolValue(value=value)):
+            return not isinstance(value, str)
+    return False
+
+
 def as_line(text: str) -> str:
     """`text` ending with a line feed."""
     return text if text.endswith("\n") else text + "\n"
@@ -76,7 +84,29 @@ class QuietView:
         """The answer."""
         answer = answer_text(result)
         if self._write is not None and answer is not None:
-            self._write(as_line(self._clean(answer)))
+            self._write(as_line(self._clean(safe_json(answer) if _is_json(result) else answer)))
+
+    def leave(self) -> None:
+        """Nothing to give back."""
+
+
+class ValueView:
+    """A turn that is to answer with a value: events as they happen, and of the answer only the value, at its end."""
+
+    def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
+        self._answer = QuietView(write, clean)
+        self._tell = tell
+        self._clean = clean
+
+    def show(self, activity: TurnActivity) -> None:
+        """Tell every event but prose, which may still be given back."""
+        line = event_line(activity.event, self._clean)
+        if line is not None:
+            self._tell(line)
+
+    def finish(self, result: TurnResult, *, replayed: bool) -> None:
+        """The value."""
+        self._answer.finish(result, replayed=replayed)
 
     def leave(self) -> None:
         """Nothing to give back."""

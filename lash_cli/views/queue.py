@@ -128,6 +128,8 @@ def item_text(item: Document, *, clean: Clean) -> str:
 
 def _item_lines(part: Document, clean: Clean) -> str:
     if part["type"] != "text":
-        return "[attachment]"
+        source = part["attachment"]
+        name = source.get("label") or source.get("url")
+        return f"[attachment {clean(name)}]" if name else "[attachment]"
     label = f"[{clean(part['label'])}]\n" if part["label"] else ""
     return label + clean(part["text"])

@@ -80,7 +80,12 @@ def test_session_documents_are_json_with_utc_times_and_the_holder() -> None:
 
 
 def test_defaults_that_storage_omits_are_spelled_out() -> None:
-    assert spelled_out(Inline("image/png", b"\x00")) == {"source": "inline", "media_type": "image/png", "data": "AA=="}
+    assert spelled_out(Inline("image/png", b"\x00")) == {
+        "source": "inline",
+        "media_type": "image/png",
+        "data": "AA==",
+        "label": None,
+    }
     assert spelled_out(TurnIssue("k", "m"))["blocking"] is True
 
 

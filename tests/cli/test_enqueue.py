@@ -177,7 +177,7 @@ def test_a_repeat_of_now_is_the_same_submission_whichever_turn_runs(world: Queue
         ("--now", "--boundary", "sometime"),
         ("--wait=soon",),
         ("a third word",),
-        ("--attach", "x"),
+        ("--schema", "x"),
     ],
 )
 def test_options_that_mean_nothing_are_usage_errors(world: QueuedHome, options: tuple[str, ...]) -> None:

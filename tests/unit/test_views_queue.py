@@ -109,8 +109,8 @@ def test_an_input_is_shown_in_full_with_its_labels() -> None:
         items=(TextItem("look"), TextItem("data", "stdin"), AttachmentItem(ExternalUrl("image/png", "u")))
     )
     document = item(msgspec.structs.replace(row, input=content))
-    assert item_text(document, clean=safe_text).split("\n\n")[1] == "look\n[stdin]\ndata\n[attachment]"
-    assert document["preview"] == "look data [attachment]"
+    assert item_text(document, clean=safe_text).split("\n\n")[1] == "look\n[stdin]\ndata\n[attachment u]"
+    assert document["preview"] == "look data [attachment u]"
     assert document["key"] == "k", "the key as its caller gave it"
 
 

@@ -13,6 +13,7 @@ class InlineWithoutData(Shape, tag="inline", tag_field="source"):
     """An attachment whose bytes are not shown."""
 
     media_type: str
+    label: str | None
 
 
 class TextPart(Shape, tag="text", tag_field="kind"):
