@@ -104,7 +104,7 @@ def test_the_guide_leaves_nothing_out() -> None:
 
 def test_what_the_guide_says_of_defaults_is_so() -> None:
     defaults = ProviderOptions()
-    words = {"none": None, "false": False, "": None}
+    words = {"none": None, "false": False, "true": True, "": None}
     checked = 0
     for names, said in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]*)\|", GUIDE, flags=re.MULTILINE):
         fields = re.findall(r"`(\w+)`", names)
