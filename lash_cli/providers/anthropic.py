@@ -61,8 +61,9 @@ class AnthropicWire:
         self._access = Access.checked(
             base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(PATH, "/v1")
         )
+        self._route = self._access.base_url + PATH  # another wire at the same address cannot read its signatures
         self._encoder = AnthropicEncoder(
-            self._access.base_url,
+            self._route,
             credential_scope=credential_scope,
             max_output_tokens=max_output_tokens,
             cache_retention=cache_retention,
@@ -101,7 +102,7 @@ class AnthropicWire:
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> AnthropicAssembler:
         """See `endpoint.Wire.assembler`."""
-        return AnthropicAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
+        return AnthropicAssembler(request.scope.request_id, self._route, provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:
         """The error of an `error` event, or of a document that is nothing else."""

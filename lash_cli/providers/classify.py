@@ -97,6 +97,7 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
             "context window",
             "context size",
             "context length",
+            "exceed context limit",
             "prompt is too long",
             "input is too long",
             "reduce the length of the messages",

@@ -54,7 +54,8 @@ from lash_cli.providers.anthropic import AnthropicWire
 from lash_cli.providers.endpoint import HttpProvider
 
 KEY = "top-secret-key-0001"
-ROUTE = "http://test.invalid"
+BASE_URL = "http://test.invalid"
+ROUTE = f"{BASE_URL}/v1/messages"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
 
@@ -76,7 +77,7 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    provider = HttpProvider(AnthropicWire(ROUTE, KEY), ScriptedTransport(reply), clock=ManualClock(), **options)
+    provider = HttpProvider(AnthropicWire(BASE_URL, KEY), ScriptedTransport(reply), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 
