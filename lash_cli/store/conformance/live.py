@@ -9,7 +9,7 @@ import pytest
 
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity
 from lash_cli.core.commit import ReplaceFull
-from lash_cli.core.frames import open_frame
+from lash_cli.core.frames import initial_frame_id, open_frame
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.observation import (
     GENESIS,
@@ -112,7 +112,7 @@ class StoredLog:
             summary = msgspec.structs.replace(stamp.summary, outcome=ANSWER, answer_node_id=ids[1])
             stamp = msgspec.structs.replace(stamp, summary=summary)
         expected = self._commits or None
-        delta = make.append(ids, parent=self._leaf, frame_id=frame_id)
+        delta = make.append(ids, parent=self._leaf, frame_id=frame_id or initial_frame_id(self.session_id))
         commit = make.commit(self._held, delta, expected=expected, turn=stamp)
         if frame_id is not None:
             frames, _ = open_frame(make.frames(self.session_id), frame_id, "continue_as", 2)
