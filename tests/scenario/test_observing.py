@@ -49,6 +49,7 @@ from lash_cli.errors import (
     LiveReplayError,
     SessionCursorMalformed,
     SessionCursorWrongSession,
+    StoreError,
     SubscriberLagged,
     UnsupportedProtocolVersion,
     UsageError,
@@ -242,6 +243,19 @@ async def test_a_configuration_change_is_a_commit_of_no_turn(make_core, watcher)
     await session.close()
 
 
+async def test_a_change_of_the_tools_is_published_at_once(make_core, watcher) -> None:
+    session = await opened(make_core, text("x"), tools=[FunctionToolProvider([echo])])
+    await session.turn("hi").run()
+    start = (await watcher.current_observation()).cursor
+    assert [manifest.name for manifest in await watcher.active_tool_manifests()] == ["echo"]
+    await session.tools().set_membership("echo", False)
+    replayed = await watcher.resume_from_cursor(start)
+    assert isinstance(replayed, Replayed)
+    assert [(event.payload, event.turn_id) for event in replayed.events] == [(StateCommitted(), None)]
+    assert await watcher.active_tool_manifests() == ()
+    await session.close()
+
+
 async def test_tool_rows_come_in_pairs_under_their_calls_id(make_core, watcher) -> None:
     start = (await watcher.current_observation()).cursor
     session = await opened(make_core, calls(("c1", "echo", "{}")), text("done"), tools=[FunctionToolProvider([echo])])
@@ -320,6 +334,36 @@ async def test_a_gap_hands_over_the_state_and_where_to_go_on(make_core, watcher)
     await stream.aclose()
     assert isinstance(await watcher.resume_from_cursor(lost), ObservedGap)
     assert isinstance(await watcher.subscribe_from_cursor(lost), ObservedGap)
+    await session.close()
+
+
+async def test_a_change_of_the_queue_behind_a_gap_is_replayed_from_its_cursor(make_core, watcher) -> None:
+    session = await opened(make_core, text("x"))
+    await session.turn("hi").run()
+    found = await watcher.resume_from_cursor(SessionCursor("another", 0, 1, "s1"))
+    assert isinstance(found, ObservedGap)
+    queued = await session.enqueue("later")
+    replayed = await watcher.resume_from_cursor(found.gap.latest_cursor)
+    assert isinstance(replayed, Replayed)
+    assert [event.payload for event in replayed.events] == [QueueChanged("enqueued", (queued.input_id,))]
+    await session.close()
+
+
+async def test_a_turn_whose_previews_are_all_lost_commits_and_a_cursor_from_before_it_gaps_while_all_is_quiet(
+    make_core, watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await opened(make_core, text("x"))
+    start = (await watcher.current_observation()).cursor
+
+    def refuse(self: object, *args: object, **options: object) -> None:
+        raise StoreError("the log takes nothing")
+
+    monkeypatch.setattr(live.LiveEvents, "append_previews", refuse)
+    output = await session.turn("hi").run()
+    assert output.result.assistant_message() == "x"
+    gap = await watcher.resume_from_cursor(start)
+    assert isinstance(gap, ObservedGap) and gap.gap.reason is LiveReplayGapReason.UNAVAILABLE
+    assert [message_text(message) for message in gap.observation.read_view.messages] == ["hi", "x"]
     await session.close()
 
 

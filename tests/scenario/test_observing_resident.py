@@ -28,6 +28,7 @@ from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, TurnF
 from lash_cli.core.content import message_text
 from lash_cli.core.llm import LlmCallResult, LlmRequest, TextDelta
 from lash_cli.core.observation import (
+    MAX_AGE_MS,
     MAX_EVENTS,
     ActivityObserved,
     LiveReplayGapReason,
@@ -36,6 +37,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.errors import LiveReplayClosed, SessionCursorWrongSession, SubscriberLagged
+from lash_cli.store.conformance.clock import ManualClock
 
 PATIENCE_S = 30
 
@@ -193,6 +195,26 @@ async def test_a_cursor_too_old_is_a_gap_with_the_state_to_go_on_from() -> None:
         await stream.aclose()
         with pytest.raises(SessionCursorWrongSession):
             await observed.resume_from_cursor(SessionCursor("0" * 16, 0, 0, "other"))
+
+
+async def test_at_the_tail_of_a_log_that_has_expired_a_subscription_waits_and_an_older_cursor_is_trimmed() -> None:
+    clock = ManualClock()
+    async with memory_core(text("x"), clock=clock) as core:
+        session = await core.open_session("s1")
+        observed = session.observe()
+        start = (await observed.current_observation()).cursor
+        await session.turn("hi").run()
+        tail = (await observed.current_observation()).cursor
+        clock.tick(MAX_AGE_MS / 1000 + 1)
+        stream = observed.subscribe_and_recover(tail)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(stream.__anext__(), 0.01)
+        expired = await observed.resume_from_cursor(start)
+        assert isinstance(expired, ObservedGap) and expired.gap.reason is LiveReplayGapReason.TRIMMED
+        await session.configure(SessionConfigPatch(model=ModelSpec("model-2", limits=ModelLimits(1000, 100))))
+        item = await stream.__anext__()
+        assert isinstance(item, ObservedEvent) and item.event.payload == ResidentChanged()
+        await stream.aclose()
 
 
 async def test_a_lagging_subscriber_is_told_once_and_a_recovering_one_gets_a_gap() -> None:
