@@ -41,7 +41,7 @@ MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
 DRAIN_SECONDS = 0.05
 DONE = "[DONE]"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
-_SECRET_PARAMETER = re.compile("auth|key|token|secret|sig|password")
+_SECRET_PARAMETER = re.compile(r"key|token|secret|password|\b(?:auth|sig|signature)\b")
 _HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
@@ -202,7 +202,7 @@ class Access(NamedTuple):
 def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:
     """Addresses are logged and traced, so that none may hold a credential; raises `ConfigError`."""
     for name in query:
-        if _SECRET_PARAMETER.search(name.lower()):
+        if _SECRET_PARAMETER.search(name.lower().replace("_", "-")):
             raise ConfigError(
                 f"the query parameter {name!r} looks like a credential; give it as the key or as a header"
             )

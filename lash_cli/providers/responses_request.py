@@ -43,8 +43,8 @@ from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
-#: What the API takes as the id of a call.
-MAX_CALL_ID_CHARS = 64
+#: What the API takes as the id of an item or of a call.
+MAX_ID_CHARS = 64
 MAX_ROUTES = 4
 _DIGEST_CHARS = 16
 _IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
@@ -207,7 +207,7 @@ class _ItemEncoder:
                     items.append(_call(part, self._own_id(part) if is_replayed else None))
                 case ProsePart() | TextPart() | OutputPart() | ErrorPart() | CodePart():
                     meta = self._own_meta(part)
-                    own = meta.get("item_id") if is_replayed else None
+                    own = self._own_id(part) if is_replayed else None
                     said = _output_text(part, meta)
                     last = items[-1] if items else None
                     if said is None:
@@ -234,6 +234,8 @@ class _ItemEncoder:
                 replay = part.replay
                 if replay is None or replay.provider != self._route or not replay.encrypted_content:
                     return False
+                if len(replay.item_id or "") > MAX_ID_CHARS:
+                    return False
                 found = pending = True
             elif pending:
                 if self._own_id(part) is None:
@@ -242,10 +244,12 @@ class _ItemEncoder:
         return self._replays_reasoning and found and not pending
 
     def _own_id(self, part: Part) -> str | None:
-        """The id this route gave a part, if it did."""
+        """The id this route gave a part, if it did and takes it back: some give longer ones than they take."""
         if isinstance(part, ToolCallPart):
-            return part.replay.item_id if part.replay and part.replay.provider == self._route else None
-        return self._own_meta(part).get("item_id")
+            own = part.replay.item_id if part.replay and part.replay.provider == self._route else None
+        else:
+            own = self._own_meta(part).get("item_id")
+        return own if own and len(own) <= MAX_ID_CHARS else None
 
     def _own_meta(self, part: Part) -> Mapping[str, Any]:
         """What this route said about a text beside its words."""
@@ -334,7 +338,7 @@ def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
     named = {"id": identity} if identity else {}
     return {
         "arguments": past_arguments(part.input_json),
-        "call_id": fitted(part.tool_call_id, MAX_CALL_ID_CHARS),
+        "call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
         **named,
         "name": part.tool_name,
         "status": "completed",
@@ -344,7 +348,7 @@ def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
 
 def _result(part: ToolResultPart) -> dict[str, Any]:
     return {
-        "call_id": fitted(part.tool_call_id, MAX_CALL_ID_CHARS),
+        "call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
         "output": part.content,
         "type": "function_call_output",
     }

@@ -264,8 +264,22 @@ def test_annotations_go_back_with_their_text_to_their_own_route_only() -> None:
         (thought(), own("hi"), thought("https://elsewhere", identity="rs_2"), own_call()),
         (thought(), own("hi"), own_call(), thought(identity="rs_2")),
         (own("hi"), own_call()),
+        (thought(), own("hi", "m" * 65), own_call()),
+        (thought(identity="r" * 65), own("hi"), own_call()),
     ],
-    ids=["endpoint", "model", "wire", "no blob", "no replay", "spliced text", "half", "last", "stripped"],
+    ids=[
+        "endpoint",
+        "model",
+        "wire",
+        "no blob",
+        "no replay",
+        "spliced text",
+        "half",
+        "last",
+        "stripped",
+        "long item id",
+        "long reasoning id",
+    ],
 )
 def test_reasoning_that_cannot_stand_before_what_it_led_to_stays_here_with_every_id(parts: tuple[Part, ...]) -> None:
     said = items(assistant(*parts))
@@ -534,8 +548,11 @@ async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together(
 
 
 def test_a_credential_never_goes_into_the_address() -> None:
-    with pytest.raises(ConfigError, match="subscription-key"):
-        OpenAiResponsesWire(BASE, None, query={"subscription-key": "canary"})
+    for name in ("subscription-key", "sig", "access_token", "client_secret", "code.auth"):
+        with pytest.raises(ConfigError, match=name) as caught:
+            OpenAiResponsesWire(BASE, None, query={name: "canary"})
+        assert "canary" not in caught.value.message
+    OpenAiResponsesWire(BASE, None, query={"assignment": "1", "author": "2"})
     with pytest.raises(ConfigError):
         OpenAiResponsesWire(BASE, "k", key_header="api key")
 
