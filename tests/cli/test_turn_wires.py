@@ -5,6 +5,7 @@ One section per wire; the Chat Completions wire has its own in `test_turn`.
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,36 @@ def test_an_anthropic_turn_with_two_calls_thinks_reads_and_answers(lash: Any, wo
     assert [result["tool_use_id"] for result in results] == ["toolu_a", "toolu_b"]
     assert "alpha" in json.dumps(results[0]) and "beta" in json.dumps(results[1])
     assert requests[1].body.count(b'"cache_control"') == 4
+
+
+def test_an_anthropic_turn_sends_a_picture_and_a_pdf_and_answers_with_what_fits_the_schema(
+    lash: Any, work: Path
+) -> None:
+    png = base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+    )
+    (work / "dot.png").write_bytes(png)
+    (work / "doc.pdf").write_bytes(b"%PDF-1.4\n%%EOF\n")
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]}
+    (work / "schema.json").write_text(json.dumps(schema | {"additionalProperties": False}))
+    with ThreadedChatServer([anthropic.text_reply('{"n": 0}'), anthropic.text_reply('{"n": 2}')]) as server:
+        env = {"LASH_CFG__providers__claude__kind": "anthropic"}
+        env |= {"LASH_CFG__providers__claude__base_url": server.base_url.removesuffix("/v1")}
+        assert lash("open", "s", "--provider", "claude", "--model", "m-1", env=env, cwd=work).code == 0
+        asked = ("--attach", "dot.png", "--attach", "doc.pdf", "--schema", "schema.json", "-o", "json")
+        done = lash("turn", "s", "How many?", *asked, env=env, cwd=work)
+        assert done.code == 0, done.err
+        one, two = (without_marks(request.json) for request in server.requests)
+    shown = one["output_config"]["format"]
+    assert (shown["type"], shown["schema"]["required"]) == ("json_schema", ["n"])
+    assert "minimum" not in shown["schema"]["properties"]["n"]
+    words, picture, document = one["messages"][0]["content"]
+    assert words == {"type": "text", "text": "How many?"}
+    assert (picture["type"], picture["source"]["media_type"]) == ("image", "image/png")
+    assert base64.b64decode(picture["source"]["data"]) == png
+    assert (document["type"], document["source"]["media_type"]) == ("document", "application/pdf")
+    assert two["messages"][0] == one["messages"][0], "the second request asks for a repair and repeats the first"
+    assert two["output_config"] == one["output_config"]
 
 
 # --- google ---------------------------------------------------------------------------------------
