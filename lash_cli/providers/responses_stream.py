@@ -55,6 +55,7 @@ class ResponsesAssembler:
         self._provider_request_id = provider_request_id
         self._items: list[OutputItem] = []
         self._by_index: dict[int, OutputItem] = {}
+        self._has_content = False
         self._usage = TokenUsage()
         self._reasoning_tokens: int | None = None
         self._served_model: str | None = None
@@ -75,7 +76,9 @@ class ResponsesAssembler:
     @property
     def is_empty(self) -> bool:
         """Whether there is no text, no refusal, no readable reasoning and no call."""
-        return not any(item.has_content for item in self._items)
+        # asked after every event, and what has come never goes: look only until there is something
+        self._has_content = self._has_content or any(item.has_content for item in self._items)
+        return not self._has_content
 
     def feed(self, document: dict[str, Any]) -> list[StreamEvent]:
         """Take one event, or a whole answer, and return what it shows; unknown events show nothing."""
