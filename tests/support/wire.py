@@ -315,6 +315,15 @@ class ThreadedChatServer:
         """What was asked so far."""
         return list(self._server.requests)
 
+    @property
+    def default(self) -> Default:
+        """What answers when the script is used up; may be set at any time."""
+        return self._server.default
+
+    @default.setter
+    def default(self, default: Default) -> None:
+        self._server.default = default
+
     def script(self, *replies: Reply) -> None:
         """Add replies to the end of the script."""
         self._server.script(*replies)
