@@ -96,6 +96,8 @@ class AnthropicEncoder:
         self._attachment_bytes = attachment_bytes
         self._cache = PrefixCache(self._piece, frame=_FRAME)
         self._has_files = False
+        self._tools: tuple[LlmToolSpec, ...] = ()
+        self._tool_bytes: list[bytes] = []
 
     @property
     def has_files(self) -> bool:
@@ -113,7 +115,7 @@ class AnthropicEncoder:
         options = b"]," + encode(overlaid(self._options(request), self._extra_body))[1:]
         head = b"{"
         if request.tools:
-            head += b'"tools":[' + marked_last(_tools(request.tools), marks.tool) + b"],"
+            head += b'"tools":[' + marked_last(self._encoded_tools(request.tools), marks.tool) + b"],"
         system = [encode(_text_block(text)) for text in _system_texts(request) if text.strip()]
         if system:
             head += b'"system":[' + marked_last(system, marks.system) + b"],"
@@ -122,6 +124,13 @@ class AnthropicEncoder:
         if body.startswith(b"]", len(head)):
             raise refused("empty_conversation", "the conversation holds nothing that this provider can be sent")
         return body
+
+    def _encoded_tools(self, tools: tuple[LlmToolSpec, ...]) -> list[bytes]:
+        """The tools as JSON; the same ones are asked for at every call of a session, so the last are kept."""
+        if tools is not self._tools:
+            self._tool_bytes = _tools(tools)
+            self._tools = tools
+        return self._tool_bytes
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {

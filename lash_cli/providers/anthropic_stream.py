@@ -44,6 +44,7 @@ _KIND_OF_DELTA = {
     "signature_delta": "thinking",
     "input_json_delta": "tool_use",
 }
+_GROWN_FIELD = {"text": "text", "thinking": "thinking", "tool_use": "partial_json"}
 
 
 class _Block:
@@ -189,7 +190,7 @@ class AnthropicAssembler:
         if delta["type"] == "signature_delta":
             block.signature += _text(delta.get("signature"))
             return []
-        return self._grow(block, delta.get({"text": "text", "thinking": "thinking"}.get(kind, "partial_json")))
+        return self._grow(block, delta.get(_GROWN_FIELD[kind]))
 
     def _grow(self, block: _Block, piece: Any) -> list[StreamEvent]:
         text = _text(piece)

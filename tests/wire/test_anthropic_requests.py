@@ -496,6 +496,15 @@ def test_equal_requests_have_equal_bytes_whoever_encodes_them() -> None:
     assert encoder().body(request((user("hi"),), tools=tools)) == encoder().body(request((user("hi"),), tools=again))
 
 
+def test_requests_with_different_tools_do_not_mix() -> None:
+    keeping = encoder(cache_retention="short")
+    other = LlmToolSpec("cat", "shows", {"type": "object", "properties": {}})
+    for tools in ((LS,), (other,), (LS, other), (), (LS,)):
+        sent = keeping.body(request((user("hi"),), tools=tools))
+        assert sent == encoder(cache_retention="short").body(request((user("hi"),), tools=tools))
+        assert [tool["name"] for tool in json.loads(sent).get("tools", ())] == [tool.name for tool in tools]
+
+
 def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     caching = encoder(cache_retention="short")
     encoded: list[str] = []
