@@ -8,7 +8,6 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pyte
 from support.cli import COMMAND, environment
+from support.processes import start_process
 
 PATIENCE_S = 40
 
@@ -30,13 +30,18 @@ class Terminal:
         # The slave stays open here, so that its settings can be looked at after the command has ended.
         self._master, self._slave = pty.openpty()
         self._size(columns, rows)
-        self.process = subprocess.Popen(
+        self.process = start_process(
             [*COMMAND, *args], env=environment(home, {"TERM": "xterm-256color", **env}), cwd=home.parent,
             stdin=self._slave, stdout=self._slave, stderr=self._slave, start_new_session=True,
         )  # fmt: skip
 
     def _size(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def resize(self, columns: int) -> None:
+        self.screen.resize(columns=columns)
+        self._size(columns, self.screen.lines)
+        os.killpg(self.process.pid, signal.SIGWINCH)
 
     @property
     def is_cooked(self) -> bool:
@@ -70,15 +75,17 @@ class Terminal:
         above = ["".join(row[column].data for column in sorted(row)) for row in self.screen.history.top]
         return "\n".join(line.rstrip() for line in (*above, *self.screen.display))
 
-    def wait_for(self, what: str | Callable[[str], bool]) -> None:
-        """Until the screen shows `what`."""
-        self.wait_until(lambda: what in self.text if isinstance(what, str) else what(self.text))
+    def wait_for(self, what: str | Callable[[str], bool], watch: Callable[[list[str]], None] | None = None) -> None:
+        """Until the screen shows `what`; `watch` sees every picture on the way."""
+        self.wait_until(lambda: what in self.text if isinstance(what, str) else what(self.text), watch)
 
-    def wait_until(self, happened: Callable[[], bool]) -> None:
+    def wait_until(self, happened: Callable[[], bool], watch: Callable[[list[str]], None] | None = None) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             assert time.monotonic() < deadline, self.text
             assert self._feed(), self.text
+            if watch is not None:
+                watch(self.lines)
 
     def ended(self) -> int:
         """The exit status, once everything was shown."""
