@@ -202,7 +202,9 @@ class LiveTail:
             return
         command = cancel_command(self._standing.session_id, turn_id)
         sequence = clipboard_sequence(command)
-        self._picture.note(command if sequence is None else f"copied: {command}")
+        # No terminal says whether it took it.
+        copied = "" if sequence is None else "   (copied, if this terminal allows it)"
+        self._picture.note(f"cancel with: {command}{copied}")
         if sequence is not None:
             self._unseen += sequence
 

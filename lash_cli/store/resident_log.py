@@ -95,7 +95,8 @@ class ResidentLog:
         turn_id: str | None = None,
         state: ResidentState | None = None,
     ) -> None:
-        """Append events in order, and make `state` the state that goes with them. Watchers are woken after it."""
+        """Append events in order, and make `state` the state that goes with them. Watchers are woken after it. Of a
+        session that was let go nothing is shown any more: its watchers were told that it is over."""
         with self._lock:
             if self._is_closed:
                 return

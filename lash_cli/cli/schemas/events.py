@@ -255,7 +255,8 @@ class FrameSwitched(Shape):
 
 
 class ResidentChanged(Shape):
-    """Something changed without a new revision."""
+    """The session was closed, parked, opened again, held or released: nothing was committed, so look at it again and
+    settle no preview."""
 
 
 class Committed(Shape):
