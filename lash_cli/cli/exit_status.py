@@ -86,7 +86,7 @@ def _provider_error(
             f"the turn stopped (provider_error): {issue.message}",
             code="turn_stopped:provider_error",
             hint="waiting does not help: raise the limit or add credit at the provider, or ask another one:"
-            f" {again} --provider NAME",
+            f" {again} --provider NAME --model ID",
             details=details,
         )
     if issue.code == OUTPUT_STARTED:
