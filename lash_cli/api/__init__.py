@@ -51,11 +51,17 @@ _HOMES = {
     "lash_cli.core.policy": (
         "ModelLimits",
         "ModelSpec",
+        "PromptBuiltinEntry",
+        "PromptContribution",
         "PromptLayer",
+        "PromptSection",
+        "PromptSlotEntry",
+        "PromptTextEntry",
         "SessionConfigPatch",
         "SessionPolicy",
         "SessionSpec",
     ),
+    "lash_cli.core.prompt": ("DEFAULT_TEMPLATE", "STANDARD_BUILTINS", "PromptBuiltins"),
     "lash_cli.core.queued_work": (
         "ProcessWake",
         "QueuedWorkBatch",

@@ -21,6 +21,7 @@ from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
+from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import (
     ConfigError,
@@ -83,6 +84,8 @@ class LashCore(AcrossProcesses):
         owns_resources: bool = True,
         tracer: Tracer | None = None,
         attachments: AttachmentPolicy | None = None,
+        prompt: PromptLayer | None = None,
+        builtins: PromptBuiltins = NO_BUILTINS,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -95,7 +98,9 @@ class LashCore(AcrossProcesses):
         store and the providers are left open at `aclose`, for a host that
         shares them among cores. `tracer` is the core's
         own: it is closed, and its records synced, with the core.
-        `attachments` says which sources of attachments are allowed. Raises
+        `attachments` says which sources of attachments are allowed. `prompt` is
+        the core layer of every session's prompt and `builtins` are the texts of
+        its template: configuration of this host, never stored with a session. Raises
         `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
@@ -106,6 +111,8 @@ class LashCore(AcrossProcesses):
             if model is None:
                 raise ConfigError("a core needs a model", code="missing_model_spec")
             policy = SessionPolicy(model, resolver.default_id, max_turns=max_turns)
+        if prompt is not None:
+            policy = msgspec.structs.replace(policy, prompt=prompt)
         clock = clock or SystemClock()
         ids = ids or SystemIds()
         timings = lease_timings or LeaseTimings()
@@ -127,6 +134,7 @@ class LashCore(AcrossProcesses):
             crash_point,
             tracer,
             attachments or ANY_ATTACHMENT,
+            builtins,
         )
         # Logs of sessions without a store live as long as somebody has or watches the session.
         self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()

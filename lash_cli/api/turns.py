@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from lash_cli.core.activity import TurnActivity
+from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
@@ -25,12 +26,32 @@ RunRequest = Callable[[TurnRequest, CancelToken, Sink], Coroutine[Any, Any, Turn
 
 
 class TurnBuilder:
-    """A turn that was described but not started. Every method may be called once."""
+    """A turn that was described but not started. What runs it may be called once."""
 
     def __init__(self, run: RunRequest, request: TurnRequest) -> None:
         self._run = run
         self._request = request
         self._token = CancelToken()
+
+    def prompt_template(self, template: tuple[PromptSection, ...] | None) -> TurnBuilder:
+        """Render this turn's system prompt by another template."""
+        return self._with_prompt(self._request.prompt.prompt_template(template))
+
+    def prompt_contribution(self, contribution: PromptContribution) -> TurnBuilder:
+        """Add to this turn's system prompt."""
+        return self._with_prompt(self._request.prompt.prompt_contribution(contribution))
+
+    def replace_prompt_slot(self, slot: PromptSlot, *contributions: PromptContribution) -> TurnBuilder:
+        """Put `contributions` in place of what core and session have under `slot`, for this turn."""
+        return self._with_prompt(self._request.prompt.replace_prompt_slot(slot, *contributions))
+
+    def clear_prompt_slot(self, slot: PromptSlot) -> TurnBuilder:
+        """Leave `slot` out of this turn's system prompt."""
+        return self._with_prompt(self._request.prompt.clear_prompt_slot(slot))
+
+    def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
+        self._request = replace(self._request, prompt=prompt)
+        return self
 
     def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
         """Ask this turn to stop; before its start it commits as cancelled. False when it was asked before."""

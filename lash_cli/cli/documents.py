@@ -32,7 +32,8 @@ from lash_cli.core.outcome import (
     TurnOutcome,
     TurnResult,
 )
-from lash_cli.core.policy import SessionPolicy, render_prompt
+from lash_cli.core.policy import SessionPolicy
+from lash_cli.core.prompt import render_prompt
 from lash_cli.core.tools import ToolCallRecord, ToolManifest
 from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
 from lash_cli.store.base import SessionRow, TurnRecord

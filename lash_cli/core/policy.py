@@ -110,15 +110,78 @@ class PromptSlotLayer(Record):
     reset: bool = False
 
 
+PromptBuiltinName = Literal["main_agent_intro", "execution_instructions", "core_guidance"]
+
+
+class PromptTextEntry(Record, tag="text", tag_field="type"):
+    """Words of the template itself."""
+
+    content: str
+
+
+class PromptBuiltinEntry(Record, tag="builtin", tag_field="type"):
+    """A text the host or the turn protocol brings."""
+
+    name: PromptBuiltinName
+
+
+class PromptSlotEntry(Record, tag="slot", tag_field="type"):
+    """Where the contributions of a slot go."""
+
+    slot: PromptSlot
+
+
+PromptEntry = PromptTextEntry | PromptBuiltinEntry | PromptSlotEntry
+
+
+class PromptSection(Record):
+    """Entries that belong together, under a title if they have one."""
+
+    entries: tuple[PromptEntry, ...] = ()
+    title: str | None = None
+
+
 class PromptLayer(Record):
-    """One layer of the prompt (core, session or turn); empty means no opinion."""
+    """One layer of the prompt (core, session or turn); empty means no opinion. `core.prompt` renders them."""
 
     slots: dict[str, PromptSlotLayer] = {}
+    template: tuple[PromptSection, ...] | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether the layer says nothing at all."""
-        return not self.slots
+        return not self.slots and self.template is None
+
+    def prompt_template(self, template: tuple[PromptSection, ...] | None) -> PromptLayer:
+        """This layer with a template of its own, or with None the inherited one."""
+        return msgspec.structs.replace(self, template=template)
+
+    def prompt_contribution(self, contribution: PromptContribution) -> PromptLayer:
+        """This layer with one more contribution beside what its slot holds and inherits."""
+        before = self.slots.get(contribution.slot, PromptSlotLayer())
+        return self._with(contribution.slot, PromptSlotLayer((*before.contributions, contribution), before.reset))
+
+    def replace_prompt_slot(self, slot: PromptSlot, *contributions: PromptContribution) -> PromptLayer:
+        """This layer with nothing but `contributions` under `slot`, whatever is inherited there."""
+        return self._with(slot, PromptSlotLayer(contributions, reset=True))
+
+    def clear_prompt_slot(self, slot: PromptSlot) -> PromptLayer:
+        """This layer with nothing under `slot`."""
+        return self.replace_prompt_slot(slot)
+
+    def _with(self, slot: PromptSlot, change: PromptSlotLayer) -> PromptLayer:
+        """Contributions belong to the slot they are put under, whatever they say of themselves."""
+        if slot not in SLOT_ORDER:
+            raise ValueError(f"unknown prompt slot {slot!r}")
+        own = tuple(
+            part if part.slot == slot else msgspec.structs.replace(part, slot=slot) for part in change.contributions
+        )
+        return msgspec.structs.replace(
+            self, slots={**self.slots, slot: msgspec.structs.replace(change, contributions=own)}
+        )
+
+
+NO_LAYER = PromptLayer()
 
 
 class SessionPolicy(Record):
@@ -146,8 +209,10 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     `inherit="core"` takes unset fields from the host policy, so the host wins
     over what is stored. `inherit="stored"` takes them from the stored session
-    first: the choice of a command line, where each call is a new host.
-    `max_turns=None` clears the limit, which is different from leaving it unset.
+    first: the choice of a command line, where each call is a new host. The
+    prompt is the session's own in either case: unset, the stored one stays, and
+    a stored empty one is a choice too (contract 06 §12). `max_turns=None`
+    clears the limit, which is different from leaving it unset.
     """
 
     inherit: Literal["core", "stored"] = "core"
@@ -156,13 +221,36 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_turns: int | UnsetType | None = UNSET
     prompt: PromptLayer | UnsetType = UNSET
 
+    def prompt_template(self, template: tuple[PromptSection, ...] | None) -> SessionSpec:
+        """See `PromptLayer.prompt_template`; it and its siblings build the session's own layer from an empty one."""
+        return self._with_prompt(self._layer.prompt_template(template))
+
+    def prompt_contribution(self, contribution: PromptContribution) -> SessionSpec:
+        """See `PromptLayer.prompt_contribution`."""
+        return self._with_prompt(self._layer.prompt_contribution(contribution))
+
+    def replace_prompt_slot(self, slot: PromptSlot, *contributions: PromptContribution) -> SessionSpec:
+        """See `PromptLayer.replace_prompt_slot`."""
+        return self._with_prompt(self._layer.replace_prompt_slot(slot, *contributions))
+
+    def clear_prompt_slot(self, slot: PromptSlot) -> SessionSpec:
+        """See `PromptLayer.clear_prompt_slot`."""
+        return self._with_prompt(self._layer.clear_prompt_slot(slot))
+
+    @property
+    def _layer(self) -> PromptLayer:
+        return NO_LAYER if isinstance(self.prompt, UnsetType) else self.prompt
+
+    def _with_prompt(self, prompt: PromptLayer) -> SessionSpec:
+        return msgspec.structs.replace(self, prompt=prompt)
+
     def resolve_against(self, base: SessionPolicy, stored: PersistedSessionConfig | None = None) -> SessionPolicy:
         """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`."""
         merged: dict[str, Any] = {}
         if self.inherit == "stored" and stored is not None:
             merged = {"provider_id": stored.provider_id, "model": stored.model, "max_turns": stored.max_turns}
-            if stored.prompt is not None:
-                merged["prompt"] = stored.prompt
+        if stored is not None and stored.prompt is not None:
+            merged["prompt"] = stored.prompt
         for name in ("provider_id", "model", "max_turns", "prompt"):
             value = getattr(self, name)
             if value is not UNSET:
@@ -197,35 +285,6 @@ class SessionConfigPatch(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(patched, provider_id=patched.provider_id.strip())
 
 
-def render_prompt(layers: tuple[PromptLayer, ...], contributions: tuple[PromptContribution, ...] = ()) -> str:
-    """The system prompt of stacked layers, outermost first (contract 06 §12).
-
-    A slot layer with `reset` discards what outer layers put under that slot
-    only. Contributions are trimmed, empty ones dropped, duplicates removed,
-    and ordered by slot, priority, title and content. A titled one is preceded
-    by `### title`. Returns "" when nothing is left. Raises `ValueError` for an
-    unknown slot.
-    """
-    slots: dict[str, list[PromptContribution]] = {slot: [] for slot in SLOT_ORDER}
-    for layer in layers:
-        for slot, change in layer.slots.items():
-            if slot not in slots:
-                raise ValueError(f"unknown prompt slot {slot!r}")
-            if change.reset:
-                slots[slot].clear()
-            slots[slot].extend(change.contributions)
-    for contribution in contributions:
-        if contribution.slot not in slots:
-            raise ValueError(f"unknown prompt slot {contribution.slot!r}")
-        slots[contribution.slot].append(contribution)
-    blocks: list[str] = []
-    for slot in SLOT_ORDER:
-        unique = {(c.priority, c.title or "", c.content.strip()) for c in slots[slot] if c.content.strip()}
-        for _, title, content in sorted(unique):
-            blocks.append(f"### {title}\n\n{content}" if title else content)
-    return "\n\n".join(blocks)
-
-
 def session_prompt(text: str) -> PromptLayer:
     """A layer whose only content is `text` in the intro slot: what `lash open --system` sets."""
-    return PromptLayer(slots={"intro": PromptSlotLayer((PromptContribution("intro", text),), reset=True)})
+    return PromptLayer().replace_prompt_slot("intro", PromptContribution("intro", text))

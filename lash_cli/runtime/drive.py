@@ -57,7 +57,8 @@ from lash_cli.core.machine import (
     TurnMachine,
 )
 from lash_cli.core.outcome import TurnIssue
-from lash_cli.core.policy import PromptLayer, SessionPolicy
+from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
+from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
 from lash_cli.core.structured import output_of
 from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
@@ -98,6 +99,8 @@ class Drive:
     started_at_ms: int
     started_monotonic: float
     options: ProtocolTurnOptions | None = None
+    turn_prompt: PromptLayer = NO_LAYER
+    builtins: PromptBuiltins = NO_BUILTINS
 
 
 class Previews(Protocol):
@@ -189,7 +192,9 @@ class TurnDriver(ABC):
 
     async def drive_machine(self, drive: Drive, opening: tuple[Message, ...]) -> DoneEffect:
         """Feed the machine until it is done. Raises only what must end the turn without an outcome."""
-        environment = ModelEnvironment.of(self.session, drive.policy, drive.core_prompt)
+        environment = ModelEnvironment.of(
+            self.session, drive.policy, drive.core_prompt, drive.turn_prompt, drive.builtins
+        )
         scope = TurnScope(self.session.session_id, drive.turn_id)
         counter = 0
 

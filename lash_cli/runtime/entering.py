@@ -22,6 +22,7 @@ from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
 from lash_cli.runtime.requests import TurnRequest
 from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.state import TurnPlan
 from lash_cli.store.base import (
     DrainSelection,
     LaneBusy,
@@ -78,6 +79,12 @@ class LaneEntry:
         """How many model iterations a turn started now may take."""
         return self._request.max_turns or self._session.policy.max_turns
 
+    @property
+    def plan(self) -> TurnPlan:
+        """What a turn started now runs under."""
+        prompt = self._request.prompt
+        return self._session.plan(self.limit, turn_prompt=prompt, builtins=self._host.builtins)
+
     def _fresh_turn_id(self) -> str:
         """A drain id names many passes, so it only begins the id of a turn: the stamp and the gate need a new one."""
         drain_id, ids = self._request.drain_id, self._host.ids
@@ -100,7 +107,7 @@ class LaneEntry:
             lambda: msgspec.structs.replace(
                 self._request_under(turn_id),
                 drain=DrainSelection(batch_ids=(batch_id,)),
-                plan=encode(self._session.plan(self.limit)),
+                plan=encode(self.plan),
                 origin="queue",
             )
         )
@@ -150,7 +157,7 @@ class LaneEntry:
             self._request_under(self._turn_id if starts else None),
             draft=draft,
             drain=request.drain,
-            plan=encode(self._session.plan(self.limit)) if starts else None,
+            plan=encode(self.plan) if starts else None,
             is_new_turn=request.turn_id is None,
             origin="prompt" if request.drain is None else "queue",
         )

@@ -137,6 +137,8 @@ class EphemeralTurn(TurnDriver):
             turn_index=session.turn_state.turn_index + 1,
             policy=session.policy,
             core_prompt=session.core_policy.prompt,
+            turn_prompt=self.request.prompt,
+            builtins=self.host.builtins,
             max_turns=self.request.max_turns or session.policy.max_turns,
             claims=TurnClaims(),
             chain=chain,

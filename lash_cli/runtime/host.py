@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.lease import LeaseTimings
+from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
 from lash_cli.errors import LashRuntimeError
 from lash_cli.store.base import RuntimePersistence
@@ -82,6 +83,7 @@ class RuntimeHost:
     crash_point: CrashPoint | None = None
     tracer: Tracer | None = None
     attachments: AttachmentPolicy = ANY_ATTACHMENT
+    builtins: PromptBuiltins = NO_BUILTINS
 
     def reach(self, point: str) -> None:
         """Tell a fault-injecting test where the turn is; nothing otherwise."""

@@ -33,7 +33,8 @@ from lash_cli.core.llm import (
     ToolChoice,
     UsageReported,
 )
-from lash_cli.core.policy import PromptLayer, SessionPolicy, render_prompt
+from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
+from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
 from lash_cli.runtime.session import ResidentSession
 
 _DIGEST_CHARS = 32
@@ -49,24 +50,44 @@ class ModelEnvironment:
     so a plain turn hashes none of it.
     """
 
-    def __init__(self, session: ResidentSession, policy: SessionPolicy, core_prompt: PromptLayer) -> None:
+    def __init__(
+        self,
+        session: ResidentSession,
+        policy: SessionPolicy,
+        core_prompt: PromptLayer,
+        turn_prompt: PromptLayer = NO_LAYER,
+        builtins: PromptBuiltins = NO_BUILTINS,
+    ) -> None:
         self._session = session
         self._policy = policy
-        self._core_prompt = core_prompt
+        self._prompt = (core_prompt, turn_prompt, builtins)
         self._generation: int | None = None
-        self.system = render_prompt((core_prompt, policy.prompt))
+        self._can_ask = False
+        self.system = self._rendered()
         self.tools: tuple[LlmToolSpec, ...] = ()
         self.shape = ""
 
     @classmethod
-    def of(cls, session: ResidentSession, policy: SessionPolicy, core_prompt: PromptLayer) -> ModelEnvironment:
+    def of(
+        cls,
+        session: ResidentSession,
+        policy: SessionPolicy,
+        core_prompt: PromptLayer,
+        turn_prompt: PromptLayer = NO_LAYER,
+        builtins: PromptBuiltins = NO_BUILTINS,
+    ) -> ModelEnvironment:
         """The environment of a turn that begins: the one the session used last, if it was made of the same parts."""
         last = session.model_environment
-        if isinstance(last, cls) and last._policy is policy and last._core_prompt == core_prompt:
+        if isinstance(last, cls) and last._policy is policy and last._prompt == (core_prompt, turn_prompt, builtins):
             last._generation = None
             return last
-        session.model_environment = made = cls(session, policy, core_prompt)
+        session.model_environment = made = cls(session, policy, core_prompt, turn_prompt, builtins)
         return made
+
+    def _rendered(self) -> str:
+        core_prompt, turn_prompt, builtins = self._prompt
+        layers = (core_prompt, self._policy.prompt, turn_prompt)
+        return render_prompt(layers, builtins=builtins, can_ask=self._can_ask)
 
     def sync(self) -> None:
         """Bring tools and prompt up to date with the registry."""
@@ -81,6 +102,10 @@ class ModelEnvironment:
         tools = tuple(specs)
         if not self.shape or tools != self.tools:
             self.tools = tools
+            can_ask = any(tool.name == ASK_TOOL for tool in tools)
+            if can_ask != self._can_ask:
+                self._can_ask = can_ask
+                self.system = self._rendered()
             model = self._policy.model
             shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
             self.shape = canonical_hash(shape)[:_DIGEST_CHARS]

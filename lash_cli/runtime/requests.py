@@ -14,6 +14,7 @@ from typing import Literal
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import TurnInput
 from lash_cli.core.outcome import TurnResult
+from lash_cli.core.policy import NO_LAYER, PromptLayer
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.store.base import DrainSelection, IdleReason
 
@@ -25,7 +26,8 @@ DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
 @dataclass(frozen=True, slots=True)
 class TurnRequest:
     """What a caller wants: a turn from `input`, one pass over the queue (`drain`), or with neither only an unfinished
-    turn to be finished. `drain_id` begins the id of a turn that the pass starts."""
+    turn to be finished. `drain_id` begins the id of a turn that the pass starts. `prompt` is the prompt's
+    layer of the turn that is started, over those of the core and the session."""
 
     input: TurnInput | None
     turn_id: str | None = None
@@ -35,6 +37,7 @@ class TurnRequest:
     timeout_ms: int | None = None
     drain: DrainSelection | None = None
     drain_id: str | None = None
+    prompt: PromptLayer = NO_LAYER
 
 
 @dataclass(frozen=True, slots=True)

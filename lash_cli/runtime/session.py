@@ -28,7 +28,8 @@ from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_
 from lash_cli.core.graph import SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
-from lash_cli.core.policy import SessionPolicy, persisted_config
+from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy, persisted_config
+from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
     SessionUsageReport,
@@ -349,6 +350,13 @@ class ResidentSession:
             return bool(self.dirty - {Dirty.CONFIG, Dirty.FRAMES})
         return bool(self.dirty)
 
-    def plan(self, max_turns: int | None) -> TurnPlan:
+    def plan(
+        self,
+        max_turns: int | None,
+        *,
+        turn_prompt: PromptLayer = NO_LAYER,
+        builtins: PromptBuiltins = NO_BUILTINS,
+    ) -> TurnPlan:
         """What a turn started now runs under."""
-        return TurnPlan(persisted_config(self.policy), max_turns, self.core_policy.prompt, self.head_revision)
+        config, core_prompt = persisted_config(self.policy), self.core_policy.prompt
+        return TurnPlan(config, max_turns, core_prompt, self.head_revision, turn_prompt, builtins)

@@ -15,7 +15,8 @@ from lash_cli.core.commit import TurnState
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import SessionNode
-from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionPolicy
+from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
+from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
 
@@ -31,6 +32,8 @@ class TurnPlan(Record):
     max_turns: int | None = None
     core_prompt: PromptLayer = PromptLayer()
     head_revision: int | None = None
+    turn_prompt: PromptLayer = NO_LAYER
+    builtins: PromptBuiltins = NO_BUILTINS
 
 
 @dataclass(frozen=True, slots=True)

@@ -320,7 +320,7 @@ class TurnTrace:
 
     def _prompt(self, turn: _Turn, drive: Drive, request: LlmRequest) -> None:
         """Record what the calls of a turn share: with the first one, and again when it changed."""
-        built = prompt_built(request, drive.core_prompt, drive.policy.prompt)
+        built = prompt_built(request, drive.core_prompt, drive.policy.prompt, drive.turn_prompt)
         if built != turn.prompt:
             turn.prompt = built
             self._emit(turn, built)

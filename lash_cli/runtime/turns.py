@@ -214,7 +214,7 @@ class DurableTurn(TurnDriver):
         session, guard = self.session, self._entry.guard
         await self._refresh_unless_at(granted.head)
         wanted = session.policy
-        plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else session.plan(self._entry.limit)
+        plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else self._entry.plan
         policy = policy_of_plan(session.policy, plan) if granted.redrive else session.policy
         # What somebody configured after the crash stands: the commit of the old turn must not write over it.
         is_superseded = granted.redrive and plan.head_revision != session.head_revision
@@ -235,6 +235,8 @@ class DurableTurn(TurnDriver):
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
+            turn_prompt=plan.turn_prompt,
+            builtins=plan.builtins,
             options=turn_options(granted.claim, granted.work),
         )
         self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)

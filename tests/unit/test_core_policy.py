@@ -14,9 +14,9 @@ from lash_cli.core.policy import (
     SessionPolicy,
     SessionSpec,
     persisted_config,
-    render_prompt,
     session_prompt,
 )
+from lash_cli.core.prompt import render_prompt
 
 BASE = SessionPolicy(ModelSpec("host"), "openai", max_turns=5)
 STORED = persisted_config(SessionPolicy(ModelSpec("stored"), "anthropic", max_turns=9))
@@ -80,7 +80,7 @@ def test_slots_come_in_their_order_and_contributions_by_priority_title_and_conte
         layer("environment", PromptContribution("environment", "last")),
         layer("intro", intro("b"), intro("a"), intro("early", -1), intro("told", 0, "Title")),
     )
-    assert render_prompt(layers) == "early\n\na\n\nb\n\n### Title\n\ntold\n\nlast"
+    assert render_prompt(layers) == "early\n\na\n\nb\n\n### Title\n\ntold\n\n## Environment\n\nlast"
 
 
 def test_blank_and_repeated_contributions_are_dropped() -> None:
@@ -95,8 +95,8 @@ def test_a_reset_discards_outer_layers_of_its_slot_only() -> None:
             "guidance": PromptSlotLayer((PromptContribution("guidance", "kept"),)),
         }
     )
-    assert render_prompt((outer, layer("intro", intro("inner"), reset=True))) == "inner\n\nkept"
-    assert render_prompt((outer, session_prompt("mine")), (intro("late"),)) == "late\n\nmine\n\nkept"
+    assert render_prompt((outer, layer("intro", intro("inner"), reset=True))) == "inner\n\n## Guidance\n\nkept"
+    assert render_prompt((outer, session_prompt("mine")), (intro("late"),)) == "late\n\nmine\n\n## Guidance\n\nkept"
 
 
 def test_an_unknown_slot_is_refused() -> None:
