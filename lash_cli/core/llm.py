@@ -15,6 +15,7 @@ import msgspec
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
 from lash_cli.core.policy import ModelSpec
+from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.core.usage import TokenUsage
 
 
@@ -45,6 +46,7 @@ class LlmToolSpec(Record):
     name: str
     description: str
     input_schema: dict[str, Any]
+    projection: SchemaProjection = AUTO
 
 
 class MessageSequence(Sequence[Message]):
@@ -91,6 +93,7 @@ class JsonSchemaOutput(Record, tag="json_schema", tag_field="type"):
     name: str
     schema: dict[str, Any]
     strict: bool = True
+    projection: SchemaProjection = AUTO
 
 
 OutputSpec = JsonObjectOutput | JsonSchemaOutput

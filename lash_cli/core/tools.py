@@ -14,6 +14,7 @@ import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.content import AttachmentSource
+from lash_cli.core.schemas import AUTO, SchemaProjection
 
 ApprovalClass = Literal["read", "write", "execute", "network"]
 
@@ -68,11 +69,12 @@ class ToolManifest(Record):
 
 
 class ToolContract(Record):
-    """The half resolved only for a tool that is called."""
+    """The half resolved only for a tool that is called. `projection` is how `input_schema` reaches a provider."""
 
     input_schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
     output_schema: dict[str, Any] | None = None
     examples: tuple[str, ...] = ()
+    projection: SchemaProjection = AUTO
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
+from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
@@ -215,8 +216,8 @@ class AnthropicEncoder:
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         check_carried(source, _CARRIED, provider="anthropic", credential_scope=self._credential_scope)
         match source:
-            case Inline(media_type=media_type, data=data):
-                return _bytes_block(media_type, data, None)
+            case Inline(media_type=media_type, data=data, label=label):
+                return _bytes_block(media_type, data, label)
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label)
             case ExternalUrl(media_type=media_type, url=url):
@@ -260,8 +261,8 @@ def _output_config(request: LlmRequest) -> dict[str, Any]:
     match request.output_spec:
         case None:
             return config
-        case JsonSchemaOutput(schema=schema):
-            projected = project(schema, "anthropic_structured_output")
+        case JsonSchemaOutput(schema=schema, projection=projection):
+            projected = project(schema, "anthropic_structured_output", projection)
             return config | {"format": {"schema": projected, "type": "json_schema"}}
         case _:
             raise LlmTransportError(
@@ -276,7 +277,7 @@ def _tools(tools: Iterable[LlmToolSpec]) -> list[bytes]:
         encode(
             {
                 "description": tool.description,
-                "input_schema": project(tool.input_schema, "anthropic_tool"),
+                "input_schema": project(tool.input_schema, "anthropic_tool", tool.projection),
                 "name": tool.name,
             }
         )
@@ -349,7 +350,7 @@ def _arguments(raw: str) -> Any:
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for; text is sent as words."""
-    if media_type.startswith("text/"):
+    if is_text(media_type):
         return _text_block(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
     source = {"data": base64.b64encode(data).decode("ascii"), "media_type": media_type, "type": "base64"}
     kind = _block_type(media_type)

@@ -13,6 +13,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 from lash_cli.core.content import AttachmentPart, AttachmentSource, ExternalUrl, ProviderFile, Stored
 from lash_cli.core.llm import LlmRequest, MessageSequence
+from lash_cli.core.media import is_text
 from lash_cli.errors import LashError, LlmTransportError
 
 NOT_RESOLVED = "stored_attachment_not_resolved"
@@ -56,7 +57,8 @@ CARRIED: dict[str, Carried] = {
         urls=True,
         provider_files=True,
     ),
-    "openai_chat": Carried(urls=True),
+    # Contract 06 §7 has no files here; OpenAI and OpenRouter have taken PDF since, and who does not says so.
+    "openai_chat": Carried(files=("application/pdf",), urls=True),
     "anthropic": Carried(files=("application/pdf",), urls=True, provider_files=True),
     "google": Carried(
         images=("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"),
@@ -87,7 +89,7 @@ def check_carried(
             if not carried.urls or not carried.takes(media_type):
                 refuse_attachment(f"{media_type} attachments by address")
         case _:
-            if not carried.takes(source.media_type) and not source.media_type.startswith("text/"):
+            if not carried.takes(source.media_type) and not is_text(source.media_type):
                 refuse_attachment(f"{source.media_type} attachments")
 
 

@@ -36,8 +36,9 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
+from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
-from lash_cli.errors import LlmTransportError
+from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
 from lash_cli.providers.caching import CacheMarks, dialect_of, marked_last, marks_of
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.prefix import Piece, PrefixCache
@@ -47,6 +48,7 @@ from lash_cli.providers.schemas import project
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 AttachmentBytes = Callable[[Stored], bytes]
 MAX_ROUTES = 4
+_CARRIED = CARRIED["openai_chat"]
 
 
 class ChatEncoder:
@@ -114,9 +116,10 @@ class ChatEncoder:
             if request.tool_choice is not ToolChoice.AUTO:
                 options["tool_choice"] = request.tool_choice.value
         match request.output_spec:
-            case JsonSchemaOutput(name=name, schema=schema, strict=strict):
-                shown = {"name": name, "schema": project(schema, "openai_structured_output"), "strict": strict}
-                options["response_format"] = {"json_schema": shown, "type": "json_schema"}
+            case JsonSchemaOutput(name=name, schema=schema, strict=strict, projection=projection):
+                shown = project(schema, "openai_structured_output", projection)
+                named = {"name": name, "schema": shown, "strict": strict}
+                options["response_format"] = {"json_schema": named, "type": "json_schema"}
             case JsonObjectOutput():
                 options["response_format"] = {"type": "json_object"}
             case None:
@@ -248,18 +251,15 @@ class _MessageEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        check_carried(source, _CARRIED)
         match source:
-            case ExternalUrl(media_type=media_type, url=url) if media_type.startswith("image/"):
+            case ExternalUrl(media_type=media_type, url=url) if media_type in _CARRIED.images:
                 return {"image_url": {"url": url}, "type": "image_url"}
-            case Inline(media_type=media_type, data=data):
-                return _bytes_block(media_type, data, "attachment")
+            case Inline(media_type=media_type, data=data, label=label):
+                return _bytes_block(media_type, data, label or "attachment")
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
-        raise LlmTransportError(
-            f"this provider cannot be sent the attachment {source!r:.200}",
-            kind="unsupported",
-            code="attachment_unsupported",
-        )
+        refuse_attachment(f"the attachment {source!r:.200}")
 
 
 def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:
@@ -315,13 +315,9 @@ def _text_block(text: str) -> dict[str, Any]:
 
 def _bytes_block(media_type: str, data: bytes, name: str) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for."""
-    if media_type.startswith("text/") or media_type == "application/json":
+    if is_text(media_type):
         return _text_block(f"[{name}]\n{data.decode('utf-8', errors='replace')}")
     url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     if media_type.startswith("image/"):
         return {"image_url": {"url": url}, "type": "image_url"}
-    if media_type == "application/pdf":
-        return {"file": {"file_data": url, "filename": name}, "type": "file"}
-    raise LlmTransportError(
-        f"this provider cannot be sent {media_type} attachments", kind="unsupported", code="attachment_unsupported"
-    )
+    return {"file": {"file_data": url, "filename": name}, "type": "file"}

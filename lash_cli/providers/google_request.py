@@ -100,7 +100,7 @@ class GoogleEncoder:
                         {
                             "description": tool.description,
                             "name": tool.name,
-                            "parametersJsonSchema": project(tool.input_schema, "google"),
+                            "parametersJsonSchema": project(tool.input_schema, "google", tool.projection),
                         }
                         for tool in request.tools
                     ]
@@ -121,9 +121,9 @@ class GoogleEncoder:
         match request.output_spec:
             case JsonObjectOutput():
                 generation["responseMimeType"] = "application/json"
-            case JsonSchemaOutput(schema=schema):
+            case JsonSchemaOutput(schema=schema, projection=projection):
                 generation["responseMimeType"] = "application/json"
-                generation["responseJsonSchema"] = project(schema, "google")
+                generation["responseJsonSchema"] = project(schema, "google", projection)
         return generation
 
     def _thinking(self, model: ModelSpec) -> dict[str, Any]:
@@ -207,8 +207,8 @@ class GoogleEncoder:
         match source:
             case ProviderFile(id=uri):
                 return {"fileData": {"fileUri": uri}}
-            case Inline(media_type=media_type, data=data):
-                return _bytes_part(media_type, data, "attachment")
+            case Inline(media_type=media_type, data=data, label=label):
+                return _bytes_part(media_type, data, label or "attachment")
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_part(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"the attachment {source!r:.200}")

@@ -45,8 +45,8 @@ class OpenAiDialect(NamedTuple):
     def parameters(self, tool: LlmToolSpec) -> dict[str, Any]:
         """The schema of a tool's arguments as this endpoint is shown it."""
         if self.strict_tools:
-            return project(tool.input_schema, "openai_strict_tool_parameters")
-        return project(tool.input_schema, "openai_tool_parameters")
+            return project(tool.input_schema, "openai_strict_tool_parameters", tool.projection)
+        return project(tool.input_schema, "openai_tool_parameters", tool.projection)
 
     def headers(self, request: LlmRequest) -> dict[str, str]:
         """Headers that keep the calls of a conversation together."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.codec import encode, sha256_hex
@@ -35,7 +35,8 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
-from lash_cli.errors import LlmTransportError
+from lash_cli.core.media import is_text
+from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
 from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.chat_request import AttachmentBytes, fenced, past_arguments
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
@@ -47,7 +48,8 @@ from lash_cli.providers.schemas import project
 MAX_ID_CHARS = 64
 MAX_ROUTES = 4
 _DIGEST_CHARS = 16
-_IMAGES = ("image/jpeg", "image/png", "image/gif", "image/webp")
+_CARRIED = CARRIED["openai_responses"]
+#: The kinds of file the wire takes, and the ending that names one without a name.
 _FILES = {
     "application/pdf": "pdf",
     "application/json": "json",
@@ -145,8 +147,8 @@ class ResponsesEncoder:
 
     def _text_format(self, request: LlmRequest) -> dict[str, Any]:
         match request.output_spec:
-            case JsonSchemaOutput(name=name, schema=schema, strict=strict):
-                shown = project(schema, "openai_structured_output")
+            case JsonSchemaOutput(name=name, schema=schema, strict=strict, projection=projection):
+                shown = project(schema, "openai_structured_output", projection)
                 return {"format": {"name": name, "schema": shown, "strict": strict, "type": "json_schema"}}
             case JsonObjectOutput():
                 return {"format": {"type": "json_object"}}
@@ -270,35 +272,30 @@ class _ItemEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
+        check_carried(source, _CARRIED, provider="openai_responses", credential_scope=self._credential_scope)
         match source:
-            case ExternalUrl(media_type=media_type, url=url) if media_type in _IMAGES:
+            case ExternalUrl(media_type=media_type, url=url) if media_type in _CARRIED.images:
                 return {"detail": "auto", "image_url": url, "type": "input_image"}
-            case ExternalUrl(media_type=media_type, url=url) if media_type in _FILES:
+            case ExternalUrl(url=url):
                 return {"file_url": url, "type": "input_file"}
-            case Inline(media_type=media_type, data=data):
-                return _bytes_block(media_type, lambda: data, None)
+            case Inline(media_type=media_type, data=data, label=label):
+                return _bytes_block(media_type, data, label)
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
-                read = self._attachment_bytes
-                return _bytes_block(media_type, lambda: read(source), label)
-            case ProviderFile(provider="openai_responses", credential_scope=scope, id=file_id) if (
-                scope == self._credential_scope
-            ):
+                return _bytes_block(media_type, self._attachment_bytes(source), label)
+            case ProviderFile(id=file_id):
                 return {"file_id": file_id, "type": "input_file"}
-        raise _unsupported(f"the attachment {source!r:.200}")
+            case _:
+                refuse_attachment(f"the attachment {source!r:.200}")
 
 
-def _bytes_block(media_type: str, read: Callable[[], bytes], label: str | None) -> dict[str, Any]:
-    """Attachment bytes as the block their media type asks for; nothing is read for a type this wire cannot carry."""
-    if media_type not in _IMAGES and media_type not in _FILES:
-        raise _unsupported(f"{media_type} attachments")
-    url = f"data:{media_type};base64,{base64.b64encode(read()).decode('ascii')}"
-    if media_type in _IMAGES:
+def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
+    """Attachment bytes as the block their media type asks for; kinds of text this wire has no file for are words."""
+    if media_type not in _FILES and is_text(media_type):
+        return _input_text(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
+    url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+    if media_type in _CARRIED.images:
         return {"detail": "auto", "image_url": url, "type": "input_image"}
     return {"file_data": url, "filename": label or f"attachment.{_FILES[media_type]}", "type": "input_file"}
-
-
-def _unsupported(what: str) -> LlmTransportError:
-    return LlmTransportError(f"this provider cannot be sent {what}", kind="unsupported", code="attachment_unsupported")
 
 
 def _input_text(text: str) -> dict[str, Any]:

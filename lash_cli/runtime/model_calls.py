@@ -98,7 +98,10 @@ class ModelEnvironment:
         for manifest in registry.members():
             resolved = registry.resolve(manifest.name)
             if resolved is not None and manifest.activation == "always":
-                specs.append(LlmToolSpec(manifest.name, manifest.description, resolved.contract().input_schema))
+                contract = resolved.contract()
+                specs.append(
+                    LlmToolSpec(manifest.name, manifest.description, contract.input_schema, contract.projection)
+                )
         tools = tuple(specs)
         if not self.shape or tools != self.tools:
             self.tools = tools

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from lash_cli.core.codec import encode, sha256_hex
+from lash_cli.core.schemas import without_absent
 from lash_cli.errors import ConfigError, UsageError
 
 MAX_CACHED_VALIDATORS = 1024
@@ -251,7 +252,14 @@ def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentsInvalid(f"the arguments are not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ArgumentsInvalid(f"the arguments must be a JSON object, not {_json_kind(value)}")
-    validate_arguments(value, schema)
+    try:
+        validate_arguments(value, schema)
+    except ArgumentsInvalid:
+        present = without_absent(value, schema)  # a strict projection asks for null where a member may be absent
+        if present is value:
+            raise
+        validate_arguments(present, schema)
+        return present  # type: ignore[no-any-return]
     return value
 
 

@@ -289,6 +289,7 @@ def source(media_type: str) -> dict[str, Any]:
         ),
         (Inline("application/pdf", b"\x00"), {"type": "document", "source": source("application/pdf")}),
         (Inline("text/csv", b"a,b"), text("[attachment]\na,b")),
+        (Inline("application/json", b"{}", "a.json"), text("[a.json]\n{}")),
         (Stored("r", "text/markdown", 1, "x.md"), text("[x.md]\n\x00")),
         (
             ExternalUrl("image/gif", "https://x/y.gif"),
@@ -315,7 +316,6 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     [
         Inline("video/mp4", b"x"),
         Inline("image/tiff", b"x"),
-        Inline("application/json", b"{}"),
         Stored("r", "image/png", 1),
         ExternalUrl("audio/mp3", "http://x"),
         ExternalUrl("text/plain", "http://x"),

@@ -237,7 +237,7 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     "attachment", [Inline("video/mp4", b"x"), Stored("r", "image/png", 1), ExternalUrl("audio/mp3", "http://x")]
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("attachment_unsupported", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))

@@ -488,7 +488,7 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("attachment_unsupported", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
 
 @pytest.mark.parametrize(
