@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import environment
+from support.cli import environment, spawn_lash
 from support.wire import (
     ThreadedChatServer,
     chunk,
@@ -123,10 +123,16 @@ def test_a_failed_turn_keeps_its_attempts_and_says_why_nothing_followed(lash: An
     assert "not asked again: part of the answer had been shown" in lash("show", "s", "--turn", "t_1").out
 
 
-def test_a_cancelled_turn_keeps_the_attempt_it_aborted(lash: Any) -> None:
+def test_a_cancelled_turn_keeps_the_attempt_it_aborted(lash: Any, home: Path) -> None:
     lash("open", "s")
-    done = lash("turn", "s", "!stream 1000 0.05", "--turn-id", "t_1", "--timeout", "1500ms", "-o", "json")
-    assert done.code == 124
+    stream = ("turn", "s", "!stream 100000 0.05", "--turn-id", "t_1", "-o", "jsonl")
+    with spawn_lash(stream, home=home) as process:
+        assert process.stdout is not None
+        while b"text_delta" not in process.stdout.readline():
+            assert process.poll() is None, "the turn ended before it said anything"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
     (attempt,) = calls_of(lash)[0]["attempts"]
     assert (attempt["outcome"], attempt["protocol_position"]) == ("aborted", "output_started")
     assert (attempt["served_model"], attempt["retry"]["reason"]) == ("loopback", "cancelled")

@@ -46,7 +46,6 @@ base_delay_ms = 1
 max_delay_ms = 2
 retry_after_cap_ms = 5
 throttle_wait_budget_ms = 5
-request_timeout_seconds = 2
 response_metadata = {KEPT}
 """
 ECHO_HEADERS = {
@@ -194,7 +193,8 @@ WIRES = {
 
 @pytest.mark.parametrize("kind", WIRES)
 def test_no_failure_of_a_provider_lets_the_key_out(tmp_path: Path, kind: str) -> None:
-    with searched(tmp_path, kind=kind) as search:
+    # Only a server that is silent needs the limit; on a busy machine others may meet it, and are searched all the same.
+    with searched(tmp_path, kind=kind, options="request_timeout_seconds = 2") as search:
         for number, name in enumerate(WIRES[kind]):
             search.server.default = FAILURES[name]
             form = "text" if number % 4 == 0 else "jsonl"
