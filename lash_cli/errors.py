@@ -32,6 +32,7 @@ LashError
 ├── SessionExecutionLeaseExpired  75  session_execution_lease_lost (ambiguous)
 ├── WaitTimeout             124
 ├── LashRuntimeError        1   an open set of codes (contract 01 §16)
+│   ├── DirectCompletionError 1 invalid_request, invalid_structured_output, or the provider's code
 │   └── LiveReplayError     1   live_replay: SubscriberLagged, LiveReplayClosed (3 when the session was deleted)
 ├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
 └── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
@@ -483,6 +484,16 @@ class LiveReplayClosed(LiveReplayError):
         super().__init__(message, details={"deleted": is_deleted})
         if is_deleted:
             self.exit_status = 3
+
+
+class DirectCompletionError(LashRuntimeError):
+    """A completion outside a turn failed (contract 06 §15). `record` holds its attempts, None when nothing was sent."""
+
+    default_code = "direct_completion"
+
+    def __init__(self, message: str, *, code: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(code, message, details=details)
+        self.record: Any = None
 
 
 class EffectError(LashError):

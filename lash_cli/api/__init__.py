@@ -21,6 +21,7 @@ _HOMES = {
     "lash_cli.api.turns": ("QueuedTurnBuilder", "TurnActivitySink", "TurnBuilder", "TurnStream"),
     "lash_cli.core.activity": ("TurnActivity",),
     "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),
+    "lash_cli.core.direct": ("DirectCompletion", "DirectLlmCompletion", "DirectRequest"),
     "lash_cli.core.ingress": (
         "ActiveTurn",
         "ByInputId",

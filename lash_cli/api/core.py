@@ -43,6 +43,7 @@ from lash_cli.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
     from lash_cli.api.observable import ObservableSession
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.tracing import Tracer
 
 DRIVER_LABEL = "driver"
@@ -211,6 +212,13 @@ class LashCore(AcrossProcesses):
         if log is None or log.is_closed or (to_open and log.state is not None):
             log = self._logs[session_id] = ResidentLog(session_id, self.host.clock, self.host.ids.token())
         return log
+
+    async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:
+        """One model call outside any turn, with the core's provider and model where the request names none. Nothing is
+        booked or journalled. Raises what `runtime.direct.complete_directly` raises."""
+        from lash_cli.runtime.direct import complete_directly
+
+        return await complete_directly(self.host, request, model=self.policy.model, provider_id=self.policy.provider_id)
 
     # --- opening ------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
 from lash_cli.core.protocols import EffectHost
-from lash_cli.core.usage import SessionUsageReport
-from lash_cli.errors import LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
+from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
+from lash_cli.errors import DirectCompletionError, LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
 from lash_cli.runtime.ephemeral import publish_change
 from lash_cli.runtime.lane import borrowed_lane
@@ -38,8 +38,10 @@ from lash_cli.store.base import DrainSelection
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore, ParkedSession
     from lash_cli.api.observable import ObservableSession
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.phases import TurnPhaseProbe
 
+DIRECT_SOURCE = "direct"
 OUTPUT_NAME = "answer"
 NO_QUEUE = "queued turn input requires a persistent runtime store"
 
@@ -246,6 +248,36 @@ class LashSession(QueueVerbs):
         """The address of one of this session's turns."""
         return TurnAddress(self.session_id, turn_id)
 
+    async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:
+        """One model call beside the session's turns, with its provider and model; the transcript stays as it is.
+
+        What it cost is booked to `caused_by` and committed before the call
+        returns, or raises: failed attempts cost too. Nothing is journalled, so
+        a call that is cut off is asked again by whoever wanted it. Raises what
+        `runtime.direct.complete_directly` raises, and `SessionExecutionBusy`
+        when another owner holds the lane as the cost is to be booked.
+        """
+        from lash_cli.runtime.direct import complete_directly
+
+        policy = self._state.policy
+        request = msgspec.structs.replace(request, session_id=self.session_id, model=request.model or policy.model)
+        try:
+            completion = await complete_directly(
+                self._core.host, request, model=policy.model, provider_id=policy.provider_id
+            )
+        except DirectCompletionError as error:
+            if error.record is not None:
+                await self._book(request, error.record.usage)
+            raise
+        await self._book(request, completion.usage)
+        return completion
+
+    async def _book(self, request: DirectRequest, usage: TokenUsage) -> None:
+        if not usage.total or request.model is None:
+            return
+        source = request.caused_by or DIRECT_SOURCE
+        await self._change(_as_it_is, (TokenLedgerEntry(source, request.model.id, usage),))
+
     # --- changing -----------------------------------------------------------------------------
 
     async def configure(self, patch: SessionConfigPatch) -> None:
@@ -278,19 +310,24 @@ class LashSession(QueueVerbs):
 
         await self._change(change)
 
-    async def _change(self, change: Callable[[ResidentSession], Undo | None]) -> None:
-        """Apply a change to the newest head and commit it before returning (design D19).
+    async def _change(
+        self, change: Callable[[ResidentSession], Undo | None], usage: tuple[TokenLedgerEntry, ...] = ()
+    ) -> None:
+        """Apply a change to the newest head and commit it, with what it cost, before returning (design D19).
 
         `change` returns how to take it back, or None when it changed nothing.
         """
         async with self._shared.lock:
             if self._core.host.store is None:
                 if change(self._state) is not None:
+                    self._state.ledger = (*self._state.ledger, *usage)
                     publish_change(self._state)
             else:
-                await self._core._beside_driver(self.session_id, lambda: self._commit_change(change))
+                await self._core._beside_driver(self.session_id, lambda: self._commit_change(change, usage))
 
-    async def _commit_change(self, change: Callable[[ResidentSession], Undo | None]) -> None:
+    async def _commit_change(
+        self, change: Callable[[ResidentSession], Undo | None], usage: tuple[TokenLedgerEntry, ...] = ()
+    ) -> None:
         state = self._state
         host = self._core.host
         assert host.store is not None, "asked by the caller"
@@ -299,7 +336,7 @@ class LashSession(QueueVerbs):
             if undo is None:
                 return
             try:
-                commit = state.commit(fence=fence, now_ms=host.clock.now_ms())
+                commit = state.commit(fence=fence, now_ms=host.clock.now_ms(), usage_deltas=usage)
                 result = await host.store.commit_runtime_state(commit)
             except BaseException:
                 undo()
