@@ -71,6 +71,24 @@ class SessionCreate(Record):
     must_be_new: bool = False
 
 
+class SessionFork(Record):
+    """A request for a new session that goes on from a node of another: from its head, or from `at_node_id`.
+
+    The new session shares the path to that node instead of copying it, takes
+    over configuration, frames and checkpoint, and starts with no turns and no
+    cost of its own. `name` None lets the store pick a free one; `cwd` None
+    takes the source's.
+    """
+
+    source_session_id: str
+    session_id: str
+    now_ms: int
+    at_node_id: str | None = None
+    name: str | None = None
+    cwd: str | None = None
+    labels: dict[str, str] = {}
+
+
 class SessionRow(Record):
     """A session as listings see it: meta, head, lease and what is waiting. One indexed read per session."""
 
@@ -314,6 +332,15 @@ class SessionStore(Protocol):
         it had to be new."""
         ...
 
+    async def fork_session(self, request: SessionFork) -> SessionMeta:
+        """Create a session that goes on from a node of another, in one transaction whose cost does not depend on how
+        much was said. What the fork shows stays whatever becomes of the source, deletion included.
+
+        Raises `NotFoundError` and `SessionDeleted` for the source, `SessionDeleted` for an id used before, and
+        `ConflictError`: `node_unknown`, `session_exists`, `session_name_taken`.
+        """
+        ...
+
     async def session_row(self, session_id: str) -> SessionRow | None:
         """One session, None when absent. Raises `SessionDeleted` when tombstoned."""
         ...
@@ -355,7 +382,9 @@ class SessionStore(Protocol):
         ...
 
     async def tombstone_nodes(self, session_id: str, node_ids: Sequence[str]) -> int:
-        """Hide nodes at once; refuses (`ConflictError`, `node_on_active_path`) ids on the active path."""
+        """Hide nodes at once, from this session only: a fork still shows what it shares. Refuses (`ConflictError`) ids
+        on the active path (`node_on_active_path`) and those of the session this one was forked from
+        (`node_inherited`)."""
         ...
 
     async def vacuum(self, session_id: str | None) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lash_cli.store.conformance.commits import CommitLaws
+from lash_cli.store.conformance.forks import ForkLaws
 from lash_cli.store.conformance.graph import GraphLaws
 from lash_cli.store.conformance.inputs import InputLaws
 from lash_cli.store.conformance.lanes import LaneLaws
@@ -25,6 +26,10 @@ class TestSqliteLanes(LaneLaws):
 
 
 class TestSqliteGraph(GraphLaws):
+    pass
+
+
+class TestSqliteForks(ForkLaws):
     pass
 
 

@@ -1,7 +1,7 @@
 """The `attachments` manifest and the bytes behind it (contract 01 §9.7, 05 §1.5).
 
 Bytes are content-addressed and shared by all sessions; a session reaches only
-what its own manifest names. Intent and bytes land in one transaction, so a
+what its own manifest names, and a fork what that of its origin does. Intent and bytes land in one transaction, so a
 reference never dangles. The commit of a turn turns intents into references;
 intents nobody committed are forgotten with age, and bytes nobody names are the
 business of `gc`.
@@ -41,6 +41,13 @@ _STORE_BYTES = "INSERT INTO blobs (hash, content) VALUES (?, ?) ON CONFLICT DO N
 _LOAD = """
 SELECT blobs.content FROM attachments JOIN blobs ON blobs.hash = substr(attachments.attachment_ref, 8)
 WHERE attachments.session_key = ? AND attachments.attachment_ref = ?
+"""
+# ... or a fork whose shared path may name them.
+_LOAD_SHARED = """
+SELECT blobs.content FROM node_origins
+JOIN attachments ON attachments.session_key = node_origins.origin_key
+JOIN blobs ON blobs.hash = substr(attachments.attachment_ref, 8)
+WHERE node_origins.session_key = ? AND attachments.attachment_ref = ? LIMIT 1
 """
 _LIST = """
 SELECT attachment_ref, media_type, byte_len, label, intent_at_ms, committed_at_ms, owner_kind, owner_id
@@ -145,7 +152,8 @@ class Attachments:
         `NotFoundError` or `SessionDeleted` for the session itself."""
 
         def load(connection: sqlite3.Connection) -> bytes:
-            row = connection.execute(_LOAD, (key_of(connection, session_id), attachment_ref)).fetchone()
+            wanted = (key_of(connection, session_id), attachment_ref)
+            row = connection.execute(_LOAD, wanted).fetchone() or connection.execute(_LOAD_SHARED, wanted).fetchone()
             if row is None:
                 raise NotFoundError(f"session {session_id} has no {attachment_ref}", code="attachment_not_found")
             return bytes(row[0])

@@ -70,13 +70,15 @@ _DROP_FRAME = "DELETE FROM frames WHERE session_key = ? AND ordinal = ?"
 # Steps 9 and 15: a commit is activity and ends parking. The fence was checked in this transaction, so a lease that is
 # given back is cleared in the same write as `leases.release` would do.
 _WRITE_HEAD = """
-UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
-    checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL
+UPDATE sessions SET head_revision = ?, leaf_seq = ?, leaf_key = ?, next_seq = ?, config = ?, turn_state = ?,
+    components = ?, checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?,
+    parked_at_ms = NULL
 WHERE session_key = ?
 """
 _WRITE_HEAD_AND_RELEASE = """
-UPDATE sessions SET head_revision = ?, leaf_seq = ?, next_seq = ?, config = ?, turn_state = ?, components = ?,
-    checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?, parked_at_ms = NULL,
+UPDATE sessions SET head_revision = ?, leaf_seq = ?, leaf_key = ?, next_seq = ?, config = ?, turn_state = ?,
+    components = ?, checkpoint_ref = ?, frame_ordinal = ?, last_activity_at_ms = ?, last_commit_at_ms = ?,
+    parked_at_ms = NULL,
     lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
 WHERE session_key = ?
 """
@@ -111,9 +113,11 @@ class _Found(msgspec.Struct, frozen=True):
 
 
 class _Graph(msgspec.Struct, frozen=True):
-    """What the graph delta did: the new leaf, the next free seq and the range appended."""
+    """What the graph delta did: the new leaf, whose row it is (None: the session's own), the next free seq and the
+    range appended."""
 
     leaf_seq: int | None
+    leaf_key: int | None
     leaf_node_id: str | None
     next_seq: int
     first_seq: int | None = None
@@ -183,7 +187,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
 
     components = _write_components(connection, stored, prepared)
     components_json = encode(components).decode()
-    checkpoint_ref = _checkpoint_ref(prepared.turn_state, components_json)
+    checkpoint_ref = checkpoint_ref_of(prepared.turn_state, components_json)
     revision = (stored.head_revision or 0) + 1
     _write_usage(connection, stored, commit, revision)
     ordinals, frame_ordinal = _write_frames(connection, stored, found, prepared)
@@ -193,6 +197,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
         (
             revision,
             written.leaf_seq,
+            written.leaf_key,
             written.next_seq,
             prepared.config,
             prepared.turn_state,
@@ -250,7 +255,7 @@ def _leave_queue(
     return left.has_waiting or left.has_taken
 
 
-def _checkpoint_ref(turn_state: str, components: str) -> str:
+def checkpoint_ref_of(turn_state: str, components: str) -> str:
     """`canonical_hash` of turn state and components, both of which are canonical JSON already."""
     return sha256_hex(f"[{turn_state},{components}]".encode())
 
@@ -395,12 +400,23 @@ def _write_graph(
     if isinstance(delta, Append | ReplaceFull):
         next_seq = graph.append_nodes(connection, stored, prepared.nodes, ordinals, known=known)
     leaf = delta.leaf_node_id
-    leaf_seq = None if leaf is None else known.get(leaf)
-    if leaf is not None and leaf_seq is None:
-        leaf_seq = graph.seq_of(connection, stored.key, leaf)
+    leaf_seq, leaf_key = _leaf_place(connection, stored, leaf, known)
     if next_seq == stored.next_seq:
-        return _Graph(leaf_seq, leaf, next_seq)
-    return _Graph(leaf_seq, leaf, next_seq, stored.next_seq, next_seq - 1)
+        return _Graph(leaf_seq, leaf_key, leaf, next_seq)
+    return _Graph(leaf_seq, leaf_key, leaf, next_seq, stored.next_seq, next_seq - 1)
+
+
+def _leaf_place(
+    connection: sqlite3.Connection, stored: StoredSession, leaf: str | None, known: dict[str, int]
+) -> tuple[int | None, int | None]:
+    """The seq of the new leaf, and whose row it is: None for the session's own."""
+    seq = None if leaf is None else known.get(leaf)
+    if leaf is None or (seq is not None and seq >= stored.next_seq):
+        return seq, None
+    if seq is not None and seq == stored.leaf_seq:
+        return seq, stored.leaf_key
+    place = graph.place_of(connection, stored, leaf)
+    return place.seq, None if place.key == stored.key else place.key
 
 
 class Commits:

@@ -1,4 +1,8 @@
-"""Deleting a session: everything it owns goes in one transaction, a tombstone stays (contract 01 §1.4, design D7)."""
+"""Deleting a session: everything it owns goes in one transaction, a tombstone stays (contract 01 §1.4, design D7).
+
+Nodes that a fork shares, and the attachments they name, outlive it: they go
+with the last session that shows them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from lash_cli.errors import SessionDeleted
 from lash_cli.store.base import busy_error
 from lash_cli.store.sqlite import live
 from lash_cli.store.sqlite.leases import busy
+from lash_cli.store.sqlite.lineage import disinherit, outside, shared_runs
 from lash_cli.store.sqlite.sessions import find_session
 
 _TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
 _DELETE_BY_KEY = (
-    "DELETE FROM nodes WHERE session_key = ?",
     "DELETE FROM frames WHERE session_key = ?",
     "DELETE FROM turns WHERE session_key = ?",
     "DELETE FROM turn_cancels WHERE session_key = ?",
@@ -23,9 +27,19 @@ _DELETE_BY_KEY = (
     "DELETE FROM inputs WHERE session_key = ?",
     "DELETE FROM queued_work WHERE session_key = ?",
     "DELETE FROM wake_fences WHERE session_key = ?",
-    "DELETE FROM attachments WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
 )
+_DELETE_NODES = "DELETE FROM nodes WHERE session_key = ?"
+_DELETE_NODE = "DELETE FROM nodes WHERE session_key = ? AND seq = ?"
+_NODE_SEQS = "SELECT seq FROM nodes WHERE session_key = ?"
+# What the nodes that are left do not name; without nodes that is all of it.
+_DELETE_ATTACHMENTS = """
+DELETE FROM attachments WHERE session_key = ? AND NOT EXISTS (
+    SELECT 1 FROM nodes WHERE nodes.session_key = attachments.session_key
+        AND instr(nodes.body, attachments.attachment_ref) > 0
+)
+"""
+_EXISTS = "SELECT 1 FROM sessions WHERE session_key = ?"
 # Journal rows are clustered by the JSON of their scope; all scopes of a session and kind share a prefix.
 _DELETE_EFFECTS = "DELETE FROM effects WHERE scope_key >= ? AND scope_key < ?"
 _DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
@@ -64,4 +78,22 @@ def delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, 
     connection.execute(_DELETE_WAITS, (session_id,))
     for statement in _DELETE_BY_KEY:
         connection.execute(statement, (stored.key,))
+    for key in (stored.key, *disinherit(connection, stored.key)):
+        reclaim(connection, key)
     return True
+
+
+def reclaim(connection: sqlite3.Connection, session_key: int) -> int:
+    """Delete the nodes of a deleted session that no fork shows, and the attachments none of the others names; how
+    many nodes. Those of a session that exists stay."""
+    if connection.execute(_EXISTS, (session_key,)).fetchone() is not None:
+        return 0
+    shared = shared_runs(connection, session_key)
+    if shared:
+        seqs = outside((seq for (seq,) in connection.execute(_NODE_SEQS, (session_key,))), shared)
+        connection.executemany(_DELETE_NODE, [(session_key, seq) for seq in seqs])
+        removed = len(seqs)
+    else:
+        removed = connection.execute(_DELETE_NODES, (session_key,)).rowcount
+    connection.execute(_DELETE_ATTACHMENTS, (session_key,))
+    return removed

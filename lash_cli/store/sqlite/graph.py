@@ -1,10 +1,10 @@
 """The session graph in rows: loading, appending, hiding (contract 01 §8, §9.6, §10, design D6, D23).
 
 Nodes are clustered by `(session, seq)` and a parent always has a lower seq
-than its child, so the active path is one backward range read that starts at
-the current frame's `first_seq`; superseded frames are not touched. A row that
-does not decode, or a path that breaks, raises `CorruptNode`: nothing is
-skipped silently.
+than its child, so the active path is a few range reads, one for each run of
+`lineage`, that end at the current frame's `first_seq`; superseded frames and
+other branches are not touched. A row that does not decode, or a path that
+breaks, raises `CorruptNode`: nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -24,18 +24,28 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, NotFoundError
 from lash_cli.store.base import PersistedSessionRead, ReadScope
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.lineage import (
+    Place,
+    Run,
+    Segment,
+    disinherit,
+    find_node,
+    inherited_runs,
+    key_at,
+    runs_to_root,
+    segments_of,
+)
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
 
-# The active path of the current frame, leaf first: one range of the cluster.
-_FRAME_RANGE = """
+# One run of a path, oldest first. Rows that another session owns are read whether or not it hides them.
+_RUN = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
-WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq DESC
+WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq
 """
-# The same for a session that goes on: only what has to be looked at, oldest first. Whatever is unusual about a path
-# shows as a parent that is not the row before, or as a row that is not there.
-_FRAME_BODIES = """
-SELECT seq, parent_seq, body FROM nodes
-WHERE session_key = ? AND seq >= ? AND seq <= ? AND frame_ordinal = ? AND tombstoned = 0 ORDER BY seq
+# The same for a session that goes on: only what has to be looked at.
+_RUN_BODIES = """
+SELECT seq, body FROM nodes
+WHERE session_key = ? AND seq >= ? AND seq <= ? AND frame_ordinal = ? AND tombstoned <= ? ORDER BY seq
 """
 # Every live node in insertion order.
 _ALL_NODES = """
@@ -44,10 +54,9 @@ WHERE session_key = ? AND tombstoned = 0 ORDER BY seq
 """
 _ONE_NODE = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
-WHERE session_key = ? AND node_id = ? AND tombstoned = 0
+WHERE session_key = ? AND seq = ?
 """
 _NODE_ID = "SELECT node_id FROM nodes WHERE session_key = ? AND seq = ?"
-_NODE_SEQ = "SELECT seq FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
 _LIVE_PARENTS = "SELECT seq, node_id, parent_seq FROM nodes WHERE session_key = ? AND tombstoned = 0 ORDER BY seq"
 _INSERT_NODE = """
 INSERT INTO nodes (session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body)
@@ -90,12 +99,13 @@ def prepare_nodes(nodes: Sequence[SessionNode]) -> tuple[PreparedNode, ...]:
     )
 
 
-def seq_of(connection: sqlite3.Connection, session_key: int, node_id: str) -> int:
-    """The seq of a live node; raises `ConflictError` (`node_unknown`)."""
-    row = connection.execute(_NODE_SEQ, (session_key, node_id)).fetchone()
-    if row is None:
+def place_of(connection: sqlite3.Connection, stored: StoredSession, node_id: str) -> Place:
+    """Where a live node is stored; raises `ConflictError` (`node_unknown`)."""
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    place = find_node(connection, segments, node_id)
+    if place is None:
         raise ConflictError(f"node {node_id!r} is not in the graph", code="node_unknown")
-    return int(row[0])
+    return place
 
 
 def append_nodes(
@@ -120,7 +130,7 @@ def append_nodes(
         if parent is None:
             parent_seq = None
         elif (parent_seq := known.get(parent)) is None:
-            parent_seq = known[parent] = seq_of(connection, stored.key, parent)
+            parent_seq = known[parent] = place_of(connection, stored, parent).seq
         if (ordinal := ordinals.get(node.agent_frame_id)) is None:
             ordinal = ordinals[node.agent_frame_id] = _ordinal_of(connection, stored.key, node.agent_frame_id)
         rows.append((stored.key, seq, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
@@ -141,8 +151,9 @@ def _ordinal_of(connection: sqlite3.Connection, session_key: int, frame_id: str)
 
 
 def hide_all_nodes(connection: sqlite3.Connection, session_key: int) -> None:
-    """Tombstone every node: the first half of a full replacement."""
+    """Hide every node, and let go of those of another session: the first half of a full replacement."""
     connection.execute(_HIDE_ALL, (session_key,))
+    disinherit(connection, session_key)
 
 
 def read_frames(connection: sqlite3.Connection, session_key: int) -> list[tuple[int, str, int, str]]:
@@ -155,33 +166,29 @@ def has_blob(connection: sqlite3.Connection, blob_hash: str) -> bool:
     return connection.execute(_HAS_BLOB, (blob_hash,)).fetchone() is not None
 
 
-def _straight_conversation(
-    connection: sqlite3.Connection, stored: StoredSession, first_seq: int
+def _conversation(
+    connection: sqlite3.Connection, stored: StoredSession, runs: Sequence[Run]
 ) -> tuple[Message, ...] | None:
-    """The messages of the current frame's path when each of its rows hangs below the one before; None otherwise.
-
-    Nearly every path is like that: only an edit of the past makes a branch.
-    """
+    """The messages of the current frame's path, for `runs` leaf first; None for a path that is not an ordinary one."""
     messages: list[Message] = []
-    last: int | None = None
-    rows = connection.execute(_FRAME_BODIES, (stored.key, first_seq, stored.leaf_seq, stored.frame_ordinal))
     # Row by row: what is decoded while it is in the cache costs half of decoding all of it together.
     decode_body = decoder(NodePayload).decode
-    for seq, parent_seq, body in rows:
-        # The first row may hang below another frame, never below a row of this one that is not there.
-        if parent_seq != last and (last is not None or parent_seq is None or parent_seq >= first_seq):
+    for run in reversed(runs):
+        expected = run.low
+        hidden = 0 if run.key == stored.key else 1
+        for seq, body in connection.execute(_RUN_BODIES, (run.key, run.low, run.high, stored.frame_ordinal, hidden)):
+            if seq != expected:
+                return None
+            expected += 1
+            try:
+                payload = decode_body(body)
+            except msgspec.DecodeError:
+                return None
+            if type(payload) is ConversationPayload:
+                messages.append(payload.message)
+        if expected != run.high + 1:
             return None
-        last = seq
-        try:
-            payload = decode_body(body)
-        except msgspec.DecodeError:
-            return None
-        if type(payload) is ConversationPayload:
-            messages.append(payload.message)
-    if last != stored.leaf_seq:
-        return None
-    is_unusual = any(message.origin is not None for message in messages)
-    if is_unusual or len({message.id for message in messages}) != len(messages):
+    if any(message.is_transient for message in messages) or len({message.id for message in messages}) != len(messages):
         return None
     return tuple(messages)
 
@@ -214,35 +221,52 @@ def _nodes_of(
     return tuple(nodes)
 
 
+def _rows_of(connection: sqlite3.Connection, session_key: int, runs: Sequence[Run]) -> list[NodeRow]:
+    """The rows of a path, for `runs` leaf first, root first; raises `CorruptNode` for one that is missing."""
+    rows: list[NodeRow] = []
+    for run in reversed(runs):
+        found = connection.execute(_RUN, (run.key, run.low, run.high)).fetchall()
+        if len(found) != run.high - run.low + 1:
+            present = {row[0] for row in found}
+            missing = next(seq for seq in range(run.low, run.high + 1) if seq not in present)
+            raise CorruptNode(f"node {missing} of the path is missing", details={"seq": missing})
+        for row in found:
+            if row[7] and run.key == session_key:
+                raise CorruptNode(f"node {row[1]!r} is hidden but on the path", details={"node_id": row[1]})
+        rows.extend(found)
+    return rows
+
+
 def _frame_path(
-    connection: sqlite3.Connection, stored: StoredSession, first_seq: int, frame_ids: dict[int, str]
+    connection: sqlite3.Connection,
+    stored: StoredSession,
+    segments: Sequence[Segment],
+    runs: Sequence[Run],
+    frame_ids: dict[int, str],
 ) -> tuple[SessionNode, ...]:
     """Root to leaf of the current frame."""
-    wanted = stored.leaf_seq
-    if wanted is None:
-        return ()
-    path: list[NodeRow] = []
-    for row in connection.execute(_FRAME_RANGE, (stored.key, first_seq, wanted)):
-        if row[0] != wanted:
-            continue
-        if row[3] != stored.frame_ordinal:
-            break
-        if row[7]:
-            raise CorruptNode(f"node {row[1]!r} is hidden but on the active path", details={"node_id": row[1]})
-        path.append(row)
-        wanted = row[2]
-        if wanted is None:
-            break
-    else:
-        if wanted is not None and wanted >= first_seq:
-            raise CorruptNode(f"node {wanted} of session {stored.session_id!r} is missing", details={"seq": wanted})
-    path.reverse()
+    path = _rows_of(connection, stored.key, runs)
+    start = next((index for index in reversed(range(len(path))) if path[index][3] != stored.frame_ordinal), -1)
+    path = path[start + 1 :]
     parent_ids = {row[0]: row[1] for row in path}
     if path and path[0][2] is not None:
-        outside = connection.execute(_NODE_ID, (stored.key, path[0][2])).fetchone()
-        if outside is not None:
-            parent_ids[path[0][2]] = outside[0]
+        parent_ids.update(_ids_at(connection, segments, path[0][2]))
     return _nodes_of(path, parent_ids, frame_ids)
+
+
+def _ids_at(connection: sqlite3.Connection, segments: Sequence[Segment], seq: int) -> dict[int, str]:
+    """The id of the node at `seq`, by it; empty when there is none."""
+    row = connection.execute(_NODE_ID, (key_at(segments, seq), seq)).fetchone()
+    return {} if row is None else {seq: row[0]}
+
+
+def _whole_graph(
+    connection: sqlite3.Connection, stored: StoredSession, segments: Sequence[Segment], frame_ids: dict[int, str]
+) -> tuple[SessionNode, ...]:
+    """Every node: the path that a fork shares, then those of the session itself, in the order they came."""
+    rows = _rows_of(connection, stored.key, inherited_runs(connection, segments))
+    rows.extend(connection.execute(_ALL_NODES, (stored.key,)))
+    return _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
 
 
 def load_in(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
@@ -255,17 +279,18 @@ def load_in(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -
     nodes: tuple[SessionNode, ...] = ()
     messages: tuple[Message, ...] = ()
     first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
-    if scope is ReadScope.ACTIVE_PATH:
-        nodes = _frame_path(connection, stored, first_seq, frame_ids)
-    elif scope is ReadScope.CONVERSATION:
-        straight = _straight_conversation(connection, stored, first_seq)
-        if straight is None:
-            path = _frame_path(connection, stored, first_seq, frame_ids)
-            straight = tuple(messages_on(path, frame_ids.get(stored.frame_ordinal or 0)))
-        messages = straight
-    elif scope is ReadScope.FULL_GRAPH:
-        rows = connection.execute(_ALL_NODES, (stored.key,)).fetchall()
-        nodes = _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
+    if scope is not ReadScope.HEAD:
+        segments = segments_of(connection, stored.key, stored.next_seq)
+        if scope is ReadScope.FULL_GRAPH:
+            nodes = _whole_graph(connection, stored, segments, frame_ids)
+        else:
+            runs = tuple(runs_to_root(connection, segments, stored.leaf_seq, first_seq))
+            said = _conversation(connection, stored, runs) if scope is ReadScope.CONVERSATION else None
+            if said is None:
+                nodes = _frame_path(connection, stored, segments, runs, frame_ids)
+            if scope is ReadScope.CONVERSATION:
+                messages = tuple(messages_on(nodes)) if said is None else said
+                nodes = ()
     components = stored.component_refs()
     for name, ref in components.items():
         if not has_blob(connection, ref):
@@ -294,10 +319,12 @@ def _missing_component(ref: str, name: str = "checkpoint component") -> MissingC
 
 def _load_node(connection: sqlite3.Connection, session_id: str, node_id: str) -> SessionNode | None:
     stored = read_session(connection, session_id)
-    row = connection.execute(_ONE_NODE, (stored.key, node_id)).fetchone()
-    if row is None:
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    place = find_node(connection, segments, node_id)
+    if place is None:
         return None
-    parents = {} if row[2] is None else {row[2]: connection.execute(_NODE_ID, (stored.key, row[2])).fetchone()[0]}
+    row = connection.execute(_ONE_NODE, place).fetchone()
+    parents = {} if row[2] is None else _ids_at(connection, segments, row[2])
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in read_frames(connection, stored.key)}
     return _nodes_of([row], parents, frame_ids)[0]
 
@@ -319,6 +346,15 @@ def _tombstone(connection: sqlite3.Connection, session_id: str, node_ids: Sequen
         on_path.add(cursor)
         cursor = parents.get(cursor)
     wanted = set(node_ids)
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    for node_id in wanted if len(segments) > 1 else ():
+        place = find_node(connection, segments, node_id)
+        if place is not None and place.key != stored.key:
+            raise ConflictError(
+                f"node {node_id!r} belongs to the session this one was forked from",
+                code="node_inherited",
+                details={"node_id": node_id},
+            )
     hidden: set[int] = set()
     for seq, node_id, parent_seq in live:
         # What hangs below a hidden node goes with it, so no live node ever names a parent that can be vacuumed.

@@ -15,12 +15,19 @@ from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.frames import AgentFrame
 from lash_cli.errors import StoreUnusable
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.deletion import reclaim
+from lash_cli.store.sqlite.lineage import outside, shared_runs
 from lash_cli.store.sqlite.sessions import key_of
 
 _ATTACHMENT_PREFIX = "sha256:"
 
-_VACUUM_NODES = "DELETE FROM nodes WHERE session_key = ? AND tombstoned = 1"
-_VACUUM_ALL_NODES = "DELETE FROM nodes WHERE tombstoned = 1"
+_DELETE_NODE = "DELETE FROM nodes WHERE session_key = ? AND seq = ?"
+_HIDDEN = "SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE session_key = ? AND tombstoned = 1"
+_ALL_HIDDEN = "SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1"
+# Left by a session that was deleted, and shown by no fork any more.
+_ORPHANED_CLUSTERS = """
+SELECT DISTINCT session_key FROM nodes WHERE session_key NOT IN (SELECT session_key FROM sessions)
+"""
 _VACUUM_INPUTS = "DELETE FROM inputs WHERE session_key = ? AND state IN ('cancelled', 'completed')"
 _VACUUM_ALL_INPUTS = "DELETE FROM inputs WHERE state IN ('cancelled', 'completed')"
 _VACUUM_WORK = "DELETE FROM queued_work WHERE session_key = ? AND state IN ('cancelled', 'completed')"
@@ -45,12 +52,25 @@ WHERE CASE WHEN json_valid(scope_key) THEN json_extract(scope_key, '$.type') = '
 def _vacuum(connection: sqlite3.Connection, session_id: str | None) -> dict[str, int]:
     values: tuple[int, ...]
     if session_id is None:
-        statements, values = (_VACUUM_ALL_NODES, _VACUUM_ALL_INPUTS, _VACUUM_ALL_WORK), ()
+        hidden, statements, values = _ALL_HIDDEN, (_VACUUM_ALL_INPUTS, _VACUUM_ALL_WORK), ()
     else:
         values = (key_of(connection, session_id),)
-        statements = (_VACUUM_NODES, _VACUUM_INPUTS, _VACUUM_WORK)
-    nodes, inputs, work = (connection.execute(statement, values).rowcount for statement in statements)
+        hidden, statements = _HIDDEN, (_VACUUM_INPUTS, _VACUUM_WORK)
+    nodes = _delete_hidden(connection, connection.execute(hidden, values).fetchall())
+    if session_id is None:
+        nodes += sum(reclaim(connection, key) for (key,) in connection.execute(_ORPHANED_CLUSTERS).fetchall())
+    inputs, work = (connection.execute(statement, values).rowcount for statement in statements)
     return {"nodes": nodes, "inputs": inputs, "queued_work": work}
+
+
+def _delete_hidden(connection: sqlite3.Connection, hidden: list[tuple[int, int]]) -> int:
+    """Delete hidden nodes, except those that a fork shows; how many."""
+    by_key: dict[int, list[int]] = {}
+    for key, seq in hidden:
+        by_key.setdefault(key, []).append(seq)
+    unseen = [(key, seq) for key, seqs in by_key.items() for seq in outside(seqs, shared_runs(connection, key))]
+    connection.executemany(_DELETE_NODE, unseen)
+    return len(unseen)
 
 
 def _roots(connection: sqlite3.Connection) -> set[str]:

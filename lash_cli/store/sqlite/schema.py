@@ -306,6 +306,24 @@ CREATE TABLE live_row (
 """
 
 
+# A fork reads the nodes up to `upto_seq` in the cluster of `origin_key` (see `lineage`); `leaf_key` is the cluster that
+# holds the leaf, NULL for the session's own. Only the first row of a run is in the index of branchings, so that a plain
+# append does not touch it.
+_NODE_ORIGINS = """
+CREATE TABLE node_origins (
+    session_key INTEGER NOT NULL,
+    upto_seq INTEGER NOT NULL,
+    origin_key INTEGER NOT NULL,
+    PRIMARY KEY (session_key, upto_seq)
+) STRICT, WITHOUT ROWID
+"""
+_NODE_ORIGINS_BY_ORIGIN = "CREATE INDEX node_origins_by_origin ON node_origins (origin_key)"
+_NODES_BRANCHING = (
+    "CREATE INDEX nodes_branching ON nodes (session_key, seq, parent_seq) WHERE parent_seq IS NOT seq - 1"
+)
+_SESSIONS_LEAF_KEY = "ALTER TABLE sessions ADD COLUMN leaf_key INTEGER"
+
+
 def _first_tables(connection: sqlite3.Connection) -> None:
     for statement in (
         _SESSIONS,
@@ -355,12 +373,18 @@ def _live_rows(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _shared_nodes(connection: sqlite3.Connection) -> None:
+    for statement in (_NODE_ORIGINS, _NODE_ORIGINS_BY_ORIGIN, _NODES_BRANCHING, _SESSIONS_LEAF_KEY):
+        connection.execute(statement)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
     ("0002_queue_tables", _queue_tables),
     ("0003_live_log", _live_log),
     ("0004_live_rows", _live_rows),
+    ("0005_shared_nodes", _shared_nodes),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

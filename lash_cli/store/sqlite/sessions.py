@@ -42,8 +42,8 @@ SESSION_COLUMNS = """
     s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
-    s.lease_claimed_at_ms, s.lease_expires_at_ms, s.held_at_ms, s.hold_reason,
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = s.session_key AND n.seq = s.leaf_seq)
+    s.lease_claimed_at_ms, s.lease_expires_at_ms, s.held_at_ms, s.hold_reason, s.leaf_key,
+    (SELECT n.node_id FROM nodes n WHERE n.session_key = coalesce(s.leaf_key, s.session_key) AND n.seq = s.leaf_seq)
 """
 # Every guarded operation starts here: meta, head, lease and leaf in one lookup.
 _READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"
@@ -92,7 +92,8 @@ SELECT
 
 
 class StoredSession(msgspec.Struct, frozen=True, gc=False):
-    """One row of `sessions`, undecoded, and the id of its leaf; fields in the order of the columns."""
+    """One row of `sessions`, undecoded, and the id of its leaf; fields in the order of the columns. `leaf_key` is the
+    session whose row the leaf is, None for this one."""
 
     key: int
     session_id: str
@@ -120,6 +121,7 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
     lease_expires_at_ms: int
     held_at_ms: int | None
     hold_reason: str | None
+    leaf_key: int | None
     leaf_node_id: str | None
 
     def meta(self) -> SessionMeta:
@@ -252,13 +254,7 @@ def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) ->
         if request.must_be_new:
             raise ConflictError(f"session {request.session_id!r} exists", code="session_exists")
         return existing.meta()
-    name = request.name if request.name is not None else _free_name(connection, ids)
-    if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
-        raise ConflictError(
-            f"the name {name!r} belongs to another session",
-            code="session_name_taken",
-            hint="choose another name, or see who has it: lash ls",
-        )
+    name = usable_name(connection, ids, request.name)
     values = (
         request.session_id,
         name,
@@ -271,6 +267,18 @@ def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) ->
     )
     connection.execute(_INSERT, values)
     return SessionMeta(request.session_id, name, request.now_ms, request.cwd, request.parent_session_id, request.labels)
+
+
+def usable_name(connection: sqlite3.Connection, ids: Ids, wanted: str | None) -> str:
+    """The name a new session gets: `wanted`, or a free readable one. Raises `ConflictError` (`session_name_taken`)."""
+    name = wanted if wanted is not None else _free_name(connection, ids)
+    if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
+        raise ConflictError(
+            f"the name {name!r} belongs to another session",
+            code="session_name_taken",
+            hint="choose another name, or see who has it: lash ls",
+        )
+    return name
 
 
 def _free_name(connection: sqlite3.Connection, ids: Ids) -> str:

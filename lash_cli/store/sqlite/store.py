@@ -50,6 +50,7 @@ from lash_cli.store.base import (
     PersistedSessionRead,
     ReadScope,
     SessionCreate,
+    SessionFork,
     SessionMeta,
     SessionRow,
     TurnRecord,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.claims import Claims
     from lash_cli.store.sqlite.commit import Commits
     from lash_cli.store.sqlite.demand import Demand
+    from lash_cli.store.sqlite.forking import Forks
     from lash_cli.store.sqlite.journal import Journal
     from lash_cli.store.sqlite.live import LiveEvents
     from lash_cli.store.sqlite.maintenance import Maintenance
@@ -96,6 +98,12 @@ class SqliteStore:
         from lash_cli.store.sqlite.commit import Commits
 
         return Commits(self.db, self._ids)
+
+    @cached_property
+    def _forks(self) -> Forks:
+        from lash_cli.store.sqlite.forking import Forks
+
+        return Forks(self.db, self._ids)
 
     @cached_property
     def _opening(self) -> Opening:
@@ -187,6 +195,10 @@ class SqliteStore:
     async def create_session(self, request: SessionCreate) -> SessionMeta:
         """See `base.SessionStore`."""
         return await self._sessions.create_session(request)
+
+    async def fork_session(self, request: SessionFork) -> SessionMeta:
+        """See `base.SessionStore`."""
+        return await self._forks.fork_session(request)
 
     async def session_row(self, session_id: str) -> SessionRow | None:
         """See `base.SessionStore`."""
