@@ -116,6 +116,8 @@ COMMANDS: tuple[Entry, ...] = (
           "lash rm notes --dry-run", "lash_cli.cli.rm_command:command"),
     Entry("turn", "run one turn now and stream the answer", _TURNS,
           "lash turn notes 'What is left to do?'", "lash_cli.cli.turn_command:command", ("run", "ask")),
+    Entry("chat", "talk in a session at a terminal", _TURNS,
+          "lash chat notes", "lash_cli.cli.chat_command:command"),
     Entry("cancel", "ask the running turn of a session to stop", _TURNS,
           "lash cancel notes --wait=10s", "lash_cli.cli.cancel_command:command"),
     Entry("enqueue", "put text into a session's queue; prints the receipt", _QUEUE,

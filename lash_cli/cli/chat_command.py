@@ -1,0 +1,197 @@
+"""`lash chat`: talk in a session at a terminal (contract 08 §5.1, §7).
+
+From the command line to a running chat: what is asked for is checked before
+the store is touched, the session is opened, and a face is put on it. The chat
+itself is `repl`; on leaving it says on stderr how to come back.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import say
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
+from lash_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from lash_cli.api import LashCore, LashSession
+    from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
+    from lash_cli.repl.client import ChatEnd, ChatOptions
+    from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
+
+LABEL = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPlan:
+    """A validated `lash chat`. `reference` None begins a new session."""
+
+    reference: str | None
+    replay: int
+    is_vi: bool
+    is_plain: bool
+    model: str | None = None
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="Id, name, @last or @any.")] = None,
+    replay: Annotated[int | None, typer.Option(min=0, metavar="N", help="Show the last N messages first.")] = None,
+    vi: Annotated[bool, typer.Option("--vi", help="Edit as in vi.")] = False,
+    model: Annotated[str | None, typer.Option(help="The model from now on.")] = None,
+) -> int:
+    """Talk in a session; without one begin a new session.
+
+    Enter sends; while a turn runs it enters that turn, and Tab queues the text
+    for the next one. Esc cancels the turn, and no key loses what was typed.
+    /help lists the commands, /keys the keys. With --plain nothing is redrawn,
+    and every line begins with who says it.
+    """
+    settings = current().settings
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or current().no_input:
+        raise UsageError(
+            "lash chat needs a terminal",
+            code="not_a_tty",
+            hint="without one, run turns: lash turn SESSION PROMPT",
+        )
+    plan = ChatPlan(
+        reference=session or current().environment.get("LASH_SESSION") or None,
+        replay=int(settings.get("repl.replay")) if replay is None else replay,
+        is_vi=vi or settings.get("repl.editing") == "vi",
+        is_plain=current().output.plain,
+        model=model,
+    )
+    return run_async(_run(plan))
+
+
+async def _run(plan: ChatPlan) -> int:
+    while True:
+        end = await _chat(plan)
+        if end.reason == "abandoned":
+            _vanish(end.status)
+        if end.go_to is None:
+            return end.status
+        plan = ChatPlan(end.go_to or None, plan.replay, plan.is_vi, plan.is_plain)
+
+
+def _vanish(status: int) -> None:
+    """End this process without waiting for its turn, which whoever comes next drives on from its journal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+async def _chat(plan: ChatPlan) -> ChatEnd:
+    from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
+
+    store = writing_store()
+    try:
+        meta = await _locate(store, plan)
+    except BaseException:
+        await store.aclose()
+        raise
+    cwd = working_directory(meta)
+    asker = ChatAsker()
+    async with opened_core(
+        store=store, model=plan.model, needs_model=meta is None, cwd=cwd, asker=asker, owner_label=LABEL
+    ) as core:
+        session = await _open(core, meta, plan)
+        try:
+            row = await core.store.session_row(session.session_id)
+            assert row is not None, "opened just now"
+            return await _talk(core, session, row, plan, asker, ChatDesk(current()), cwd)
+        finally:
+            session.close_handle()
+
+
+async def _locate(store: RuntimePersistence, plan: ChatPlan) -> SessionMeta | None:
+    """The session of the plan; None means a new one. A session that was named and is missing is an error."""
+    if plan.reference is None:
+        return None
+    meta = await find_session(store, plan.reference)
+    if meta is not None:
+        return meta
+    from lash_cli.cli.references import resolve_session
+
+    return await resolve_session(store, plan.reference)  # raises with the nearest matches
+
+
+async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> LashSession:
+    from lash_cli.system import SystemIds
+
+    spec = policy_options(model=plan.model, provider=None, system=None)
+    if meta is not None:
+        if meta.parked_at_ms is not None or meta.closed_at_ms is not None:
+            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
+        return await core.open_session(meta.session_id, spec=spec, create=False)
+    # A provider that cannot be used leaves no empty session behind.
+    core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
+    labels = current().settings.labels or None
+    session = await core.open_session(SystemIds().new("s"), spec=spec, cwd=os.getcwd(), labels=labels)
+    say(f"opened session {session.name} ({session.session_id})")
+    return session
+
+
+async def _talk(
+    core: LashCore,
+    session: LashSession,
+    row: SessionRow,
+    plan: ChatPlan,
+    asker: ChatAsker,
+    desk: ChatDesk,
+    cwd: str,
+) -> ChatEnd:
+    from lash_cli.cli.chat_desk import hang_up_signals
+    from lash_cli.repl.client import ChatClient
+    from lash_cli.repl.memory import ReplMemory
+    from lash_cli.repl.outbox import Outbox
+    from lash_cli.repl.watching import Watch
+
+    options = _options(plan, cwd)
+    memory = ReplMemory(current().paths.state_dir, session.session_id)
+    try:
+        watch = Watch(core, row, desk)
+        outbox = Outbox(core.store, core.queue(session.session_id), memory, core.host.ids)
+        client = ChatClient(core, session, watch, outbox, desk, options)
+        face, interrupt = desk.face(client, memory, plan)
+        asker.face = face
+        with hang_up_signals(client, interrupt):
+            end = await client.run(face)
+        await _hint(core, session)
+        return end
+    finally:
+        memory.close()
+
+
+def _options(plan: ChatPlan, cwd: str) -> ChatOptions:
+    from lash_cli.repl.client import ChatOptions
+
+    settings = current().settings
+    return ChatOptions(
+        replay=plan.replay,
+        history=int(settings.get("repl.history")),
+        cwd=cwd,
+        ctrl_c=cast("Literal['draft-first', 'turn-first']", settings.get("repl.ctrl_c")),
+        after_interrupt=cast("Literal['hold', 'continue']", settings.get("repl.after_interrupt")),
+    )
+
+
+async def _hint(core: LashCore, session: LashSession) -> None:
+    """How to come back, and what is left (contract 08 §7.5)."""
+    row = await core.store.session_row(session.session_id)
+    if row is None:
+        return
+    report = await session.observe().usage_report()
+    tokens = report.usage.total
+    shown = f"{tokens / 1000:.0f}k" if tokens >= 10_000 else str(tokens)
+    say(
+        f"session {row.meta.name} ({row.meta.session_id}): {row.turn_state.turn_index} turns, {shown} tokens, "
+        f"queue {row.pending_inputs + row.pending_batches}"
+    )
+    say(f"resume: lash chat {row.meta.name}")

@@ -1,0 +1,176 @@
+"""The command line behind a chat: status words, prices, shell verbs, the editor, and which face it has."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lash_cli.cli.documents import session_status
+from lash_cli.cli.invocation import Invocation
+from lash_cli.cli.output import safe
+from lash_cli.cli.signals import die_of
+from lash_cli.cli.tail_watched import holder_words
+from lash_cli.errors import LashError
+from lash_cli.store.base import SessionRow
+from lash_cli.system import is_definitely_dead
+
+if TYPE_CHECKING:
+    from lash_cli.cli.chat_command import ChatPlan
+    from lash_cli.core.policy import ModelSpec, PromptLayer
+    from lash_cli.core.tools import ToolCall, ToolManifest
+    from lash_cli.core.usage import SessionUsageReport
+    from lash_cli.repl.client import ChatClient
+    from lash_cli.repl.desk import Face
+    from lash_cli.repl.memory import ReplMemory
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_EXIT_BASE = 128
+_MICROS = 1_000_000
+
+
+class ChatAsker:
+    """Asks about tool calls through the face of the chat."""
+
+    def __init__(self) -> None:
+        self.face: Face | None = None
+
+    async def __call__(self, manifest: ToolManifest, call: ToolCall) -> str:
+        """`once`, `always`, `no`, or the reason of a refusal; `no` while nobody can be asked."""
+        return "no" if self.face is None else await self.face.ask(manifest, call)
+
+
+class ChatDesk:
+    """Implements `repl.desk.Desk` over one invocation."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation = invocation
+
+    def status(self, row: SessionRow, now_ms: int) -> str:
+        """See `Desk`."""
+        return session_status(row, now_ms, is_definitely_dead)
+
+    def holder(self, row: SessionRow) -> str | None:
+        """See `Desk`."""
+        return holder_words(row)
+
+    def cost(self, report: SessionUsageReport) -> str | None:
+        """See `Desk`. A sum over requests: those with a price of their own for long contexts are not told apart."""
+        from lash_cli.wiring import known_model
+
+        total = 0
+        currency = None
+        for model, usage in report.by_model.items():
+            prices = known_model(self._invocation.settings, model).prices
+            micros = prices.cost_micros(usage) if prices is not None else None
+            if prices is None or micros is None or (currency is not None and currency != prices.currency):
+                return None
+            total, currency = total + micros, prices.currency
+        if currency is None:
+            return None
+        return f"${total / _MICROS:.2f}" if currency == "USD" else f"{total / _MICROS:.2f} {currency}"
+
+    def verb(self, words: Sequence[str]) -> list[str]:
+        """See `Desk`."""
+        options = self._invocation.options
+        command = [sys.executable, "-m", "lash_cli"]
+        for option, value in (
+            ("--home", options.home),
+            ("--db", options.database),
+            ("--profile", options.profile),
+            ("--log-file", options.log_file),
+        ):
+            if value is not None:
+                command += [option, value]
+        for override in options.overrides:
+            command += ["-c", override]
+        if self._invocation.output.ascii:
+            command.append("--ascii")
+        return [*command, *words]
+
+    def editor(self) -> list[str]:
+        """See `Desk`."""
+        from lash_cli.cli.editor import editor_command
+
+        return editor_command(self._invocation.environment)
+
+    def clipboard(self, text: str) -> str | None:
+        """See `Desk`."""
+        from lash_cli.cli.tail_keys import clipboard_sequence
+
+        return clipboard_sequence(text)
+
+    def model(self, name: str) -> ModelSpec:
+        """See `Desk`."""
+        from lash_cli.wiring import model_spec
+
+        return model_spec(self._invocation.settings, name)
+
+    def system_prompt(self, text: str) -> PromptLayer:
+        """See `Desk`."""
+        from lash_cli.cli.running import system_text
+        from lash_cli.core.policy import session_prompt
+
+        return session_prompt(system_text(text))
+
+    def error_text(self, error: LashError) -> str:
+        """See `Desk`."""
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        return safe(f"error: {error.message}{hint}")
+
+    def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> tuple[Face, Callable[[], None]]:
+        """Who shows the chat, and what a SIGINT from outside means to it.
+
+        Raises `ConfigError` for keys that cannot be bound.
+        """
+        from lash_cli.repl.commands import Commands
+        from lash_cli.repl.keymap import key_table, keys_text
+        from lash_cli.repl.terminal import FaceOptions, LineHistory, PromptFace
+        from lash_cli.views.chat_lines import ASCII_CHAT_GLYPHS, ChatGlyphs
+
+        settings, output = self._invocation.settings, self._invocation.output
+        configured = settings.get("repl.keys") or {}
+        options = FaceOptions(
+            keys=key_table(configured),
+            keys_text=keys_text(configured),
+            toolbar=tuple(settings.get("repl.toolbar") or ("model", "ctx", "queue", "lease", "cost")),
+            is_vi=plan.is_vi,
+            color=output.color,
+            glyphs=ASCII_CHAT_GLYPHS if output.ascii else ChatGlyphs(),
+            directory=client.options.cwd,
+        )
+        limit = client.options.history
+        history = LineHistory(memory.lines(limit), lambda line: memory.remember(line, client.options.cwd, limit))
+        face = PromptFace(client, options, history, lambda line: commands.run(line))
+        commands = Commands(client, keys_text=options.keys_text, write=face.write_above, attach=face.paste)
+        return face, face.interrupt
+
+
+@contextmanager
+def hang_up_signals(client: ChatClient, interrupt: Callable[[], None]) -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, and SIGINT is Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def end(number: signal.Signals) -> None:
+        if received:
+            die_of(number)
+        received.append(number)
+        client.stop("signal", status=_EXIT_BASE + number)
+
+    handled = [number for number in (signal.SIGINT, *_ENDING) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.getsignal(number) for number in handled}
+    for number in handled:
+        if number == signal.SIGINT:
+            loop.add_signal_handler(number, interrupt)
+        else:
+            loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])

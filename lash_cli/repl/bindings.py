@@ -1,0 +1,83 @@
+"""The keys of the prompt as prompt_toolkit wants them (contract 08 §7.4). Which key means what says `keymap`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.application import get_app
+from prompt_toolkit.filters import Condition, FilterOrBool, has_focus, vi_insert_mode
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+
+from lash_cli.errors import ConfigError
+from lash_cli.repl import rules
+from lash_cli.repl.keymap import Action
+
+if TYPE_CHECKING:
+    from lash_cli.repl.terminal import PromptFace
+
+_LETTERS = "aceilnqswy"
+
+
+def bindings(face: PromptFace) -> KeyBindings:
+    """The bindings of a face. Raises `ConfigError` (`config_invalid`) for a key that does not exist."""
+    table = KeyBindings()
+    typing = has_focus(face.buffer)
+    actions = _actions(face)
+    for action, sequences in face.options.keys.items():
+        where: FilterOrBool = typing
+        if action is Action.CANCEL_TURN:
+            # In vi's insert mode Esc leaves that mode first.
+            where = typing & ~vi_insert_mode
+        for sequence in sequences:
+            try:
+                table.add(*sequence, filter=where)(_handler(actions[action]))
+            except ValueError as error:
+                raise ConfigError(
+                    f"repl.keys.{action.value}: there is no key {' '.join(sequence)!r}", code="config_invalid"
+                ) from error
+    table.add(Keys.BracketedPaste, filter=typing)(lambda event: face.paste(event.data))
+    table.add(Keys.Ignore)(lambda event: None)
+    table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(
+        _handler(lambda: face.act(rules.on_up(face.moment())) if face.buffer.complete_state is None
+                 else face.buffer.complete_previous())
+    )  # fmt: skip
+    for letter in _LETTERS:
+        is_answer = Condition(lambda letter=letter: _answers(face, letter))  # type: ignore[misc]
+        table.add(letter, filter=typing & is_answer, eager=True)(_handler(_answering(face, letter)))
+    return table
+
+
+def _actions(face: PromptFace) -> dict[Action, Callable[[], None]]:
+    client = face.client
+    return {
+        Action.SUBMIT: face.submit,
+        Action.QUEUE_NEXT: lambda: face.act(rules.on_queue_next(face.moment())),
+        Action.NEWLINE: lambda: face.buffer.insert_text("\n"),
+        Action.CANCEL_TURN: lambda: face.act(rules.on_escape(face.moment())),
+        Action.INTERRUPT: face.interrupt,
+        Action.LEAVE: lambda: face.act(rules.on_leave(face.moment())),
+        Action.PULL_BACK: client.pull_back,
+        Action.EDIT_QUEUE: face.edit_queue,
+        Action.EDITOR: lambda: client.call(face.edit()),
+        Action.EXPAND: face.expand_pastes,
+        Action.REDRAW: lambda: get_app().renderer.clear(),
+        Action.SUSPEND: face.suspend,
+    }
+
+
+def _handler(act: Callable[[], object]) -> Callable[[KeyPressEvent], None]:
+    def handle(event: KeyPressEvent) -> None:
+        act()
+
+    return handle
+
+
+def _answers(face: PromptFace, letter: str) -> bool:
+    panel = face.panel
+    return panel is not None and letter in panel.choices and face.is_answerable
+
+
+def _answering(face: PromptFace, letter: str) -> Callable[[], None]:
+    return lambda: face.answer(letter)

@@ -1,0 +1,475 @@
+"""`ChatClient`: what a chat does about a session when its person says so (contract 08 §7).
+
+Keys become decisions in `rules`, decisions become calls here, and calls are
+carried out one after another in the order they were made, so Enter and Tab keep
+their order. What a call changes is seen through the observation stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lash_cli.api.core import LashCore
+from lash_cli.api.session import LashSession
+from lash_cli.core.ingress import ActiveTurn, NextTurn
+from lash_cli.core.outcome import TurnOutcome
+from lash_cli.errors import ConflictError, LashError, SessionExecutionBusy
+from lash_cli.repl import rules
+from lash_cli.repl.desk import Desk, Face
+from lash_cli.repl.driving import Ending, OwnTurns, ending_of
+from lash_cli.repl.outbox import Outbox
+from lash_cli.repl.rules import Do, Moment, TurnStanding
+from lash_cli.repl.watching import Waiting, Watch
+from lash_cli.views.chat_picture import Block
+
+ORIGIN = "lash chat"
+LOOK_SECONDS = 1.0
+EndReason = Literal["quit", "abandoned", "switched", "signal"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How a chat behaves; the settings of `[repl]` under the options of the command."""
+
+    replay: int = 20
+    history: int = 5000
+    cwd: str = "."
+    ctrl_c: rules.CtrlCOrder = "draft-first"
+    after_interrupt: Literal["hold", "continue"] = "hold"
+
+
+@dataclass(slots=True)
+class ChatEnd:
+    """Why a chat ended; `go_to` is the session to go on in, "" for a new one."""
+
+    reason: EndReason = "quit"
+    status: int = 0
+    go_to: str | None = None
+
+
+class ChatClient:
+    """One chat of one opened session."""
+
+    def __init__(
+        self, core: LashCore, session: LashSession, watch: Watch, outbox: Outbox, desk: Desk, options: ChatOptions
+    ) -> None:
+        self.core = core
+        self.session = session
+        self.watch = watch
+        self.outbox = outbox
+        self.desk = desk
+        self.options = options
+        self.end: ChatEnd | None = None
+        self.turns = OwnTurns(
+            session,
+            on_taken=outbox.arrived,
+            on_end=self._own_turn_ended,
+            on_error=self._own_turn_failed,
+            on_done=_raise_unexpected(self),
+        )
+        self.is_cancelling = False
+        self._face: Face | None = None
+        self._queue = core.queue(watch.session_id)
+        self._calls: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self._interrupts = 0
+        self._interrupted_at = float("-inf")
+        self._holds_for_cancel = False
+        self._is_leaving = False
+        # A text that waits for another process's turn to end, and its key.
+        self._patient: tuple[str, str] | None = None
+        watch.on_turn_end = self._turn_ended
+
+    @property
+    def face(self) -> Face:
+        """Whoever shows this chat."""
+        assert self._face is not None, "attached before the chat runs"
+        return self._face
+
+    # --- running ------------------------------------------------------------------------------
+
+    async def run(self, face: Face) -> ChatEnd:
+        """Chat until the person leaves, the terminal goes away, or something fails; raises what failed."""
+        self._face = self.watch.face = face
+        draft = await self.outbox.begin()
+        await self.watch.begin(self.options.replay)
+        self._tell_beginning()
+        if draft.text:
+            face.set_text(draft.text)
+        for text in draft.stash:
+            face.stash_changed(text)
+        work = [
+            asyncio.create_task(job)
+            for job in (self.watch.follow(), self._keep_looking(), self._carry_out(), face.run())
+        ]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._note_end_of(task)
+        finally:
+            face.stop()
+            await self._leave()
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            self.outbox.leave()
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EOFError):
+                raise error
+        return self.end or ChatEnd()
+
+    def _note_end_of(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(task.exception(), EOFError):
+            # The terminal is gone: as if it had hung up.
+            self.stop("signal", status=129)
+
+    async def _leave(self) -> None:
+        """A turn of ours that still runs ends as cancelled and is committed, unless it was abandoned."""
+        self._is_leaving = True
+        is_abandoned = self.end is not None and self.end.reason == "abandoned"
+        if is_abandoned or not self.turns.is_active:
+            return
+        self.face.withdraw()
+        self.session.cancel_running_turns(origin=ORIGIN, reason="the chat ended")
+        await self.turns.join()
+
+    def stop(self, reason: EndReason, *, status: int = 0, go_to: str | None = None) -> None:
+        """End the chat."""
+        if self.end is None:
+            self.end = ChatEnd(reason, status, go_to)
+            self.face.stop()
+
+    async def _carry_out(self) -> None:
+        while True:
+            call = await self._calls.get()
+            try:
+                await call
+            except LashError as error:
+                self.tell_error(error)
+            self.face.refresh()
+
+    async def _keep_looking(self) -> None:
+        """A lease runs down and a holder dies without a word."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.watch.running is not None or self.watch.row.running_turn_id is not None or self.watch.waiting:
+                await self.watch.look()
+                await self._send_patient()
+
+    def call(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` done after everything that was asked for before it."""
+        self._calls.put_nowait(work)
+
+    def tell(self, text: str) -> None:
+        """A note on this screen."""
+        self.face.show([Block("note", text)])
+
+    def tell_error(self, error: LashError) -> None:
+        """An error on this screen; the chat goes on."""
+        self.face.show([Block("error", self.desk.error_text(error))])
+
+    def _tell_beginning(self) -> None:
+        row = self.watch.row
+        if self.watch.status == "stuck":
+            who = self.desk.holder(row) or "whoever ran it"
+            self.tell(
+                f"turn {row.running_turn_id} was cut off: {who} is gone. Nothing of it is lost; Enter finishes it, "
+                "and so does your next message"
+            )
+
+    # --- deciding -----------------------------------------------------------------------------
+
+    def turn_standing(self) -> TurnStanding:
+        """Who runs a turn."""
+        if self.turns.is_active:
+            return "own"
+        if self.watch.running is not None or self.watch.row.running_turn_id is not None:
+            return "stuck" if self.watch.status == "stuck" else "foreign"
+        return "none"
+
+    def moment(self, *, has_draft: bool, has_popup: bool = False, has_panel: bool = False) -> Moment:
+        """What the next decision depends on."""
+        now = asyncio.get_running_loop().time()
+        return Moment(
+            has_draft=has_draft,
+            has_popup=has_popup,
+            has_panel=has_panel,
+            turn=self.turn_standing(),
+            is_cancelling=self.is_cancelling,
+            interrupts=self._interrupts,
+            since_interrupt_s=now - self._interrupted_at,
+            waiting=len(self.watch.waiting),
+            own_next=len(self._own_next()),
+        )
+
+    def _own_next(self) -> list[Waiting]:
+        own = set(self.outbox.draft.own)
+        return [waiting for waiting in self.watch.waiting if waiting.input_id in own and not waiting.is_now]
+
+    @property
+    def waiting_notice(self) -> str | None:
+        """What can be done about a queue that nobody works on; None when there is nothing to say."""
+        waiting = len(self.watch.waiting)
+        if self.turn_standing() != "none" or not waiting:
+            return None
+        return f"{waiting} queued: Enter send now · Alt-Q edit · /queue cut"
+
+    @property
+    def is_waiting_for_lane(self) -> bool:
+        """Whether a text waits for another process's turn to end."""
+        return self._patient is not None
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def submit(self, text: str) -> None:
+        """Send `text`: as a turn, or into the one of ours that runs."""
+        self.call(self._submit(self.outbox.take(text), text))
+
+    async def _submit(self, key: str, text: str) -> None:
+        await self.turns.begun_or_over()
+        if self.turns.is_active:
+            await self._enqueue(key, text, into_running=True)
+        else:
+            self.turns.send(key, text)
+
+    def queue_next(self, text: str) -> None:
+        """Queue `text` for the next turn, whoever runs one."""
+        self.call(self._enqueue(self.outbox.take(text), text, into_running=False))
+
+    def inject(self, text: str) -> None:
+        """Put `text` into the turn that runs, whoever runs it."""
+        self.call(self._enqueue(self.outbox.take(text), text, into_running=True))
+
+    async def _enqueue(self, key: str, text: str, *, into_running: bool) -> None:
+        await self.turns.begun_or_over()
+        record = await self.core.running_turn(self.watch.session_id) if into_running else None
+        try:
+            await self.outbox.enqueue(key, text, NextTurn() if record is None else ActiveTurn(record.turn_id))
+        except LashError:
+            self._text_came_back()
+            raise
+        await self.watch.look()
+        if self.turn_standing() == "none" and self.watch.row.meta.held_at_ms is None:
+            # The turn it was meant for ended meanwhile.
+            self.turns.drain()
+
+    def drain(self) -> None:
+        """Send what waits now."""
+        self.call(self._drain())
+
+    async def _drain(self) -> None:
+        await self._queue.release()
+        if not self.turns.is_active:
+            self.turns.drain()
+        await self.watch.look()
+
+    def finish_interrupted(self) -> None:
+        """Finish a turn that a crash cut off."""
+
+        async def finish() -> None:
+            if not self.turns.is_active:
+                self.turns.finish()
+
+        self.call(finish())
+
+    def wait_then_send(self, text: str) -> None:
+        """Send `text` when the turn of the other process ended."""
+        self._patient = (self.outbox.take(text), text)
+        self.tell("waiting for the other process's turn to end; Esc gives the text back")
+        self.call(self._send_patient())
+
+    def stop_waiting(self) -> bool:
+        """Give the text that waits back to the draft; False when none does."""
+        if self._patient is None:
+            return False
+        key, _ = self._patient
+        self._patient = None
+        self.outbox.refused(key)
+        self._text_came_back()
+        return True
+
+    async def _send_patient(self) -> None:
+        if self._patient is not None and self.turn_standing() in ("none", "stuck"):
+            (key, text), self._patient = self._patient, None
+            self.turns.send(key, text)
+
+    def _text_came_back(self) -> None:
+        self.face.set_text(self.outbox.draft.text)
+        for text in self.outbox.draft.stash[-1:]:
+            self.face.stash_changed(text)
+
+    # --- taking back --------------------------------------------------------------------------
+
+    def pull_back(self) -> None:
+        """Take the newest own next-turn input back into the draft, if nobody uses it."""
+        self.call(self._pull_back())
+
+    async def _pull_back(self) -> None:
+        own = self._own_next()
+        if not own:
+            self.tell("nothing of yours waits for the next turn")
+            return
+        newest = own[-1]
+        if newest.has_attachment:
+            self.tell(f"{newest.input_id} has an attachment: /queue cancel {newest.input_id} takes it out")
+            return
+        outcome = await self.outbox.pull_back(newest.input_id, newest.text)
+        if outcome == "cancelled":
+            self.face.set_text(self.outbox.draft.text)
+        else:
+            self.tell(f"{newest.input_id} was not taken back: {outcome}")
+        await self.watch.look()
+
+    def stash(self) -> None:
+        """Put the draft aside."""
+        text = self.outbox.draft.text
+        self.outbox.stash()
+        self.face.set_text("")
+        if text.strip():
+            self.face.stash_changed(text)
+            self.tell("draft put aside: ↑ brings it back")
+
+    # --- cancelling ---------------------------------------------------------------------------
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Ask the running turn to stop, whoever runs it; what waits is held first if the settings say so."""
+        if self.stop_waiting():
+            return
+        self.is_cancelling = True
+        self._note_interrupt()
+        self.face.withdraw()
+        self.face.refresh()
+        # Not behind what was asked for before: stopping does not wait its turn.
+        self._spawn(self._cancel(reason))
+
+    async def _cancel(self, reason: str | None) -> None:
+        await self.turns.begun_or_over()
+        await self.watch.look()
+        if self.watch.waiting and self.options.after_interrupt == "hold":
+            self._holds_for_cancel = await self._queue.hold("a turn was cancelled in lash chat")
+        try:
+            receipt = await self.core.request_turn_cancel(self.watch.session_id, origin=ORIGIN, reason=reason)
+        except ConflictError:
+            self.is_cancelling = False
+            self.tell("no turn runs that could be cancelled")
+            return
+        self.tell(f"cancel {receipt.outcome}: turn {receipt.address.turn_id}")
+        if receipt.outcome == "completion_won":
+            self.is_cancelling = False
+
+    def insist(self) -> None:
+        """Ctrl-C again while a turn is being cancelled: say what one more does."""
+        self._note_interrupt()
+        self.face.withdraw()
+        self.session.cancel_running_turns(origin=ORIGIN, reason="interrupted again")
+        self.tell("still cancelling; Ctrl-C once more leaves at once, and the turn to recovery")
+
+    def warn_quit(self) -> None:
+        """The first of two Ctrl-C that quit."""
+        self._note_interrupt()
+        self.tell("Ctrl-C again within 2 s to quit")
+
+    def _note_interrupt(self) -> None:
+        self._interrupts += 1
+        self._interrupted_at = asyncio.get_running_loop().time()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except LashError as error:
+                self.tell_error(error)
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        task.add_done_callback(_raise_unexpected(self))
+
+    # --- ends of turns ------------------------------------------------------------------------
+
+    def _turn_is_over(self) -> None:
+        self.is_cancelling = False
+        self._interrupts = 0
+        self._interrupted_at = float("-inf")
+        self.face.refresh()
+
+    async def _turn_ended(self, turn_id: str, outcome: TurnOutcome) -> None:
+        """A turn ended, seen on the stream; of our own turns the driver says more."""
+        if self.turns.is_active:
+            return
+        self._turn_is_over()
+        await self._send_patient()
+        is_ours = bool(self._own_next()) and self.watch.row.meta.held_at_ms is None
+        if is_ours and ending_of(outcome) == "finished" and not self.turns.is_active:
+            self.turns.drain()
+
+    async def _own_turn_ended(self, ending: Ending | None) -> None:
+        self._turn_is_over()
+        was_held, self._holds_for_cancel = self._holds_for_cancel, False
+        await self.watch.look()
+        if ending is None or self._is_leaving:
+            return
+        if was_held and ending == "finished":
+            await self._queue.release()
+            await self.watch.look()
+        then = rules.after_turn(ending, waiting=len(self.watch.waiting), after_interrupt=self.options.after_interrupt)
+        is_held = self.watch.row.meta.held_at_ms is not None
+        if then == "hold" and not is_held:
+            await self._queue.hold(f"a turn {ending} in lash chat")
+            await self.watch.look()
+        elif then == "drain" and not is_held:
+            self.turns.drain()
+
+    async def _own_turn_failed(self, error: LashError, key: str | None) -> None:
+        self._turn_is_over()
+        with contextlib.suppress(LashError):
+            await self.watch.look()
+        text = next((leaving.text for leaving in self.outbox.draft.leaving if leaving.key == key), None)
+        if key is None or text is None:
+            self.tell_error(error)
+            return
+        self.outbox.refused(key)
+        self._text_came_back()
+        if isinstance(error, SessionExecutionBusy):
+            self.face.offer(text)
+        else:
+            self.tell_error(error)
+
+    # --- carrying decisions out ---------------------------------------------------------------
+
+    def carry_out(self, do: Do, text: str) -> bool:
+        """Do what a key decided, as far as it is not the face's own matter; False when it is."""
+        acts: dict[Do, Callable[[], None]] = {
+            Do.STASH: self.stash,
+            Do.CANCEL: self.cancel,
+            Do.INSIST: self.insist,
+            Do.ABANDON: lambda: self.stop("abandoned", status=130),
+            Do.WARN_QUIT: self.warn_quit,
+            Do.QUIT: lambda: self.stop("quit"),
+            Do.SEND: lambda: self.submit(text),
+            Do.INJECT: lambda: self.submit(text),
+            Do.QUEUE_NEXT: lambda: self.queue_next(text),
+            Do.DRAIN: self.drain,
+            Do.FINISH: self.finish_interrupted,
+            Do.PULL_BACK: self.pull_back,
+            Do.OFFER: lambda: self.face.offer(text),
+        }
+        act = acts.get(do)
+        if act is not None:
+            act()
+        return act is not None
+
+
+def _raise_unexpected(client: ChatClient) -> Callable[[asyncio.Task[None]], None]:
+    """What a task of a chat raised ends the chat instead of being lost."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+
+            async def fail() -> None:
+                raise error
+
+            client.call(fail())
+
+    return ended

@@ -1,0 +1,194 @@
+"""Carrying out what is not a message: slash commands and local shell lines (contract 08 §7.2).
+
+What a command may do now is judged before anything happens: one that needs
+idle is refused with an error, and the face keeps the draft.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lash_cli.core.policy import SessionConfigPatch
+from lash_cli.core.prompt import render_prompt
+from lash_cli.errors import BusyError, ConflictError, UsageError
+from lash_cli.repl import slash
+from lash_cli.repl.client import ChatClient
+from lash_cli.repl.slash import SESSION, Call, Command, Shell
+from lash_cli.views.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHELL_SECONDS = 600
+ATTACHED_CHARS = 200_000
+_ENDING_VERBS = ("park", "close")
+
+
+class Commands:
+    """The commands of one chat. `keys_text` is the table of its keys; `write` puts text on the screen as it is, and
+    `attach` puts a text into the draft."""
+
+    def __init__(
+        self,
+        client: ChatClient,
+        *,
+        keys_text: str,
+        write: Callable[[str], None],
+        attach: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._keys_text = keys_text
+        self._write = write
+        self._attach = attach
+        self._last_shell: str | None = None
+
+    def run(self, line: str) -> None:
+        """Begin what a line that is no message means. Raises `UsageError` for what does not exist and `ConflictError`
+        (`needs_idle`) for what cannot run now; then nothing was done."""
+        meaning = slash.read_line(line)
+        if isinstance(meaning, Shell):
+            self._shell(meaning)
+        elif isinstance(meaning, Call):
+            self._require_moment(meaning.command)
+            self._begin(meaning)
+        else:
+            self._client.submit(meaning.text)
+
+    def _require_moment(self, command: Command) -> None:
+        if not command.any_time and self._client.turn_standing() in ("own", "foreign"):
+            raise ConflictError(
+                f"/{command.name} waits until no turn runs",
+                code="needs_idle",
+                hint="cancel the turn with Esc, or try again when it ended",
+            )
+
+    def _begin(self, call: Call) -> None:
+        client, command, rest = self._client, call.command, call.rest
+        match command.name:
+            case "help":
+                self._write(slash.help_text())
+            case "keys":
+                self._write(self._keys_text)
+            case "queue":
+                oldest = next((waiting.input_id for waiting in client.watch.waiting if not waiting.is_now), None)
+                words, is_interactive = slash.queue_verb(rest, oldest)
+                client.call(self._verb(words, is_interactive=is_interactive))
+            case "later":
+                client.queue_next(_required(command, rest))
+            case "cancel":
+                client.cancel(rest or None)
+            case "note":
+                client.tell(safe_text(_required(command, rest)))
+            case "copy":
+                self._copy(rest)
+            case "exit":
+                client.stop("quit")
+            case "new":
+                client.stop("switched", go_to="")
+            case "switch":
+                client.stop("switched", go_to=_required(command, rest))
+            case "model":
+                client.call(self._model(rest))
+            case "system":
+                client.call(self._system(rest))
+            case "tool":
+                client.call(self._tool(command, rest))
+            case _:
+                words = (*command.verb, *rest.split())
+                client.call(self._verb(words, is_interactive=command.is_interactive))
+
+    # --- verbs --------------------------------------------------------------------------------
+
+    async def _verb(self, words: Sequence[str], *, is_interactive: bool) -> None:
+        client = self._client
+        session_id = client.watch.session_id
+        named = [session_id if word == SESSION else word for word in words]
+        status = await client.face.run_verb(client.desk.verb(named), is_interactive=is_interactive)
+        await client.watch.look()
+        if status == 0 and words[0] in _ENDING_VERBS:
+            client.stop("quit")
+
+    # --- the session --------------------------------------------------------------------------
+
+    async def _model(self, name: str) -> None:
+        client = self._client
+        if name:
+            await client.session.refresh()
+            await client.session.configure(SessionConfigPatch(model=client.desk.model(name)))
+            await client.watch.look()
+        client.tell(f"model {safe_text(client.watch.row.config.model.id)}")
+
+    async def _system(self, text: str) -> None:
+        client = self._client
+        await client.session.refresh()
+        if text:
+            await client.session.configure(SessionConfigPatch(prompt=client.desk.system_prompt(text)))
+        layer = client.session.policy_snapshot.prompt
+        client.tell(safe_text(render_prompt((layer,)) or "no system prompt of its own"))
+
+    async def _tool(self, command: Command, rest: str) -> None:
+        word, _, name = _required(command, rest).partition(" ")
+        if word not in ("on", "off") or not name.strip():
+            raise UsageError(f"/tool cannot {rest!r}", hint="for example: /tool off shell_exec")
+        await self._client.session.refresh()
+        await self._client.session.tools().set_membership(name.strip(), word == "on")
+        self._client.tell(f"tool {safe_text(name.strip())} is {word}")
+
+    def _copy(self, rest: str) -> None:
+        client = self._client
+        number = int(rest) if rest.isdigit() and rest != "0" else 1
+        answers = client.watch.answers
+        if number > len(answers):
+            raise UsageError(f"there are {len(answers)} answers of this chat to copy")
+        sequence = client.desk.clipboard(answers[-number])
+        if sequence is None:
+            raise BusyError("the clipboard is switched off by LASH_NO_OSC52", code="clipboard_forbidden")
+        self._write_unseen(sequence)
+        client.tell("copied")
+
+    def _write_unseen(self, sequence: str) -> None:
+        self._write(sequence)
+
+    # --- the local shell ----------------------------------------------------------------------
+
+    def _shell(self, shell: Shell) -> None:
+        line = self._last_shell if shell.line is None else shell.line
+        if not line:
+            raise UsageError("there is no shell command to run", hint="for example: !ls")
+        self._last_shell = line
+        self._client.call(self._run_shell(line, attaches=shell.line is None))
+
+    async def _run_shell(self, line: str, *, attaches: bool) -> None:
+        client = self._client
+        command = [os.environ.get("SHELL") or "/bin/sh", "-c", line]
+        if not attaches:
+            status = await client.face.run_verb(command, is_interactive=True)
+            if status:
+                client.tell(f"ended with status {status}")
+            return
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(SHELL_SECONDS):
+                said, _ = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            client.tell(f"killed after {SHELL_SECONDS} s")
+            return
+        text = said.decode("utf-8", "replace")[:ATTACHED_CHARS]
+        self._write(safe_text(text))
+        self._attach(f"$ {line}\n{text}")
+
+
+def _required(command: Command, rest: str) -> str:
+    if not rest:
+        raise UsageError(f"/{command.name} needs {command.arguments}")
+    return rest

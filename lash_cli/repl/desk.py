@@ -1,0 +1,102 @@
+"""What a chat asks of the command line it was started from, and what it asks of whoever shows it.
+
+The chat knows sessions; which words a status has, how a model is called in the
+configuration and how a shell verb is run on the same home is the command
+line's knowledge. The face is one of two: a prompt on a terminal, or plain lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from lash_cli.core.policy import ModelSpec, PromptLayer
+from lash_cli.core.tools import ToolCall, ToolManifest
+from lash_cli.core.usage import SessionUsageReport
+from lash_cli.errors import LashError
+from lash_cli.store.base import SessionRow
+from lash_cli.views.chat_picture import Block
+
+
+class Desk(Protocol):
+    """The command line behind a chat."""
+
+    def status(self, row: SessionRow, now_ms: int) -> str:
+        """The status word of a session: running, stuck, closed, queued, parked or idle."""
+        ...
+
+    def holder(self, row: SessionRow) -> str | None:
+        """Who holds the lane or left it behind; None for a free one."""
+        ...
+
+    def cost(self, report: SessionUsageReport) -> str | None:
+        """What the session cost, None where a price is not known."""
+        ...
+
+    def verb(self, words: Sequence[str]) -> list[str]:
+        """The command that runs a shell verb on the home, database and profile of this chat."""
+        ...
+
+    def editor(self) -> list[str]:
+        """The user's editor; raises `ConfigError` (`editor_missing`)."""
+        ...
+
+    def clipboard(self, text: str) -> str | None:
+        """What puts `text` into the terminal's clipboard; None where that is forbidden."""
+        ...
+
+    def model(self, name: str) -> ModelSpec:
+        """The model behind an alias or an id; raises `ConfigError`."""
+        ...
+
+    def system_prompt(self, text: str) -> PromptLayer:
+        """The prompt layer of a system prompt given by the user, or by `@FILE`; raises `UsageError`."""
+        ...
+
+    def error_text(self, error: LashError) -> str:
+        """An error as people read it: message and hint, safe for a terminal."""
+        ...
+
+
+class Face(Protocol):
+    """Shows a chat and takes what is typed."""
+
+    async def run(self) -> None:
+        """Take input until `stop` is called or the terminal is gone (`EOFError`)."""
+        ...
+
+    def show(self, blocks: Sequence[Block]) -> None:
+        """Print settled blocks above what still changes."""
+        ...
+
+    def refresh(self) -> None:
+        """Something that is shown changed."""
+        ...
+
+    def set_text(self, text: str) -> None:
+        """The draft became `text` by something else than typing."""
+        ...
+
+    def stash_changed(self, text: str) -> None:
+        """`text` was put aside; the history brings it back first."""
+        ...
+
+    async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
+        """Run a command and show what it says; its exit status."""
+        ...
+
+    async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
+        """Ask about a tool call: `once`, `always`, `no`, or the reason of a refusal."""
+        ...
+
+    def withdraw(self) -> None:
+        """A question that is open is answered with no."""
+        ...
+
+    def offer(self, text: str) -> None:
+        """Another process runs a turn: ask what becomes of `text`."""
+        ...
+
+    def stop(self) -> None:
+        """End `run`."""
+        ...

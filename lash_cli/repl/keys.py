@@ -1,0 +1,54 @@
+"""What terminals send for keys beyond the classic ones, so that none of it is taken for Esc (contract 08 §7.3).
+
+A terminal may report Shift+Enter in two spellings, and any key in the CSI-u
+form. Left alone the parser of prompt_toolkit takes an unknown sequence apart and
+its first byte for Esc, which would cancel a turn. Here the spellings of Enter
+with a modifier mean Alt+Enter, and whole sequences that nobody knows are
+dropped.
+"""
+
+from __future__ import annotations
+
+import re
+
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
+from prompt_toolkit.input.base import Input
+from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.input.vt100_parser import _IS_PREFIX_OF_LONGER_MATCH_CACHE, Vt100Parser
+from prompt_toolkit.keys import Keys
+
+# Esc is told from the beginning of a sequence by what follows within the first time; Alt+Key from Esc and Key within
+# the second. Measured: a bare Esc acts after 0.15 s, and both spellings of Shift+Enter arrive whole.
+SEQUENCE_SECONDS = 0.05
+CHORD_SECONDS = 0.1
+
+_NEWLINE = (Keys.Escape, Keys.ControlM)
+# Shift, Alt, Shift+Alt and Ctrl with Enter, as CSI-u and as modifyOtherKeys.
+_ENTER_MODIFIERS = (2, 3, 4, 5, 6)
+_COMPLETE = re.compile(r"\x1b\[[0-9;:<=>?]*[u~]\Z")
+
+
+def know_modified_enter() -> None:
+    """Enter with a modifier is Alt+Enter, in both spellings. Changes the table of this process, once."""
+    for modifier in _ENTER_MODIFIERS:
+        for spelling in (f"\x1b[13;{modifier}u", f"\x1b[27;{modifier};13~"):
+            ANSI_SEQUENCES[spelling] = _NEWLINE
+    # Which beginnings may become something longer is remembered, and was asked before the table grew.
+    _IS_PREFIX_OF_LONGER_MATCH_CACHE.clear()
+
+
+class QuietParser(Vt100Parser):
+    """A parser that drops complete sequences it does not know."""
+
+    def _get_match(self, prefix: str) -> Keys | tuple[Keys, ...] | None:
+        known = super()._get_match(prefix)
+        if known is None and _COMPLETE.match(prefix):
+            return Keys.Ignore
+        return known
+
+
+def listen_quietly(source: Input) -> None:
+    """Have `source` parse with `QuietParser`, where it is a terminal that sends such sequences."""
+    know_modified_enter()
+    if isinstance(source, Vt100Input):
+        source.vt100_parser = QuietParser(source.vt100_parser.feed_key_callback)

@@ -1,0 +1,155 @@
+"""The few windows around the prompt, top to bottom: what grows, what waits, the question, the draft, the toolbar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.filters import Condition, is_done
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.layout import (
+    BufferControl,
+    ConditionalContainer,
+    Dimension,
+    Float,
+    FloatContainer,
+    FormattedTextControl,
+    HSplit,
+    Layout,
+    Window,
+)
+from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.layout.processors import BeforeInput, HighlightIncrementalSearchProcessor
+from prompt_toolkit.styles import Style
+from prompt_toolkit.widgets import SearchToolbar
+
+from lash_cli.repl.panels import panel_lines
+from lash_cli.views.chat_lines import ToolbarStanding, Waits, toolbar_text, waiting_lines
+from lash_cli.views.safe_text import safe_text
+
+if TYPE_CHECKING:
+    from lash_cli.repl.terminal import PromptFace
+
+Fragments = Callable[[], list[tuple[str, str]]]
+
+MENU_ROWS = 6
+_GROWING_SHARE = 3
+
+
+def chat_style() -> Style:
+    """Colours of the terminal's own palette; where there is no colour the words say it all."""
+    return Style.from_dict(
+        {
+            "prompt": "bold",
+            "waits": "ansicyan",
+            "notice": "ansiyellow",
+            "panel": "bold",
+            "tool": "ansibrightblack",
+            "dim": "ansibrightblack italic",
+            "bar": "ansibrightblack",
+        }
+    )
+
+
+def chat_layout(face: PromptFace) -> Layout:
+    """The layout of a face."""
+    search = SearchToolbar()
+    prompt = Window(
+        BufferControl(
+            buffer=face.buffer,
+            input_processors=[
+                HighlightIncrementalSearchProcessor(),
+                BeforeInput(lambda: [("class:prompt", face.prompt)]),
+            ],
+            search_buffer_control=search.control,
+            preview_search=True,
+        ),
+        wrap_lines=True,
+        height=lambda: Dimension(min=1 + MENU_ROWS if face.buffer.complete_state is not None else 1),
+    )
+    body = HSplit(
+        [
+            _lines(lambda: _growing(face)),
+            _lines(lambda: _around(face)),
+            prompt,
+            search,
+            ConditionalContainer(
+                Window(FormattedTextControl(lambda: [("class:bar", toolbar(face))]), height=1), ~is_done
+            ),
+        ]
+    )
+    menu = Float(CompletionsMenu(max_height=MENU_ROWS, scroll_offset=1), xcursor=True, ycursor=True)
+    return Layout(FloatContainer(body, [menu]), focused_element=face.buffer)
+
+
+def _lines(make: Fragments) -> ConditionalContainer:
+    def text() -> StyleAndTextTuples:
+        joined: StyleAndTextTuples = []
+        for style, line in make():
+            joined += [("", "\n")] if joined else []
+            joined.append((f"class:{style}" if style else "", line))
+        return joined
+
+    window = Window(FormattedTextControl(text), wrap_lines=True, dont_extend_height=True)
+    return ConditionalContainer(window, Condition(lambda: bool(make())) & ~is_done)
+
+
+def _size(face: PromptFace) -> tuple[int, int]:
+    size = face.app.output.get_size()
+    return max(20, size.columns), max(4, size.rows)
+
+
+def _growing(face: PromptFace) -> list[tuple[str, str]]:
+    _, rows = _size(face)
+    watch = face.client.watch
+    return watch.picture.lines(watch.now_ms(), room=max(1, rows // _GROWING_SHARE))
+
+
+def _around(face: PromptFace) -> list[tuple[str, str]]:
+    client, glyphs = face.client, face.options.glyphs
+    columns, _ = _size(face)
+    waits = [Waits(waiting.is_now, waiting.text) for waiting in client.watch.waiting]
+    lines = [("waits", line) for line in waiting_lines(waits, glyphs, safe_text, width=columns - 1)]
+    if client.is_cancelling:
+        lines.append(("notice", f"  cancelling{glyphs.ellipsis}"))
+    elif client.waiting_notice is not None:
+        lines.append(("notice", f"  {client.waiting_notice}"))
+    if (panel := face.panel) is not None:
+        lines += [("panel", line) for line in panel_lines(panel, is_open=face.is_answerable)]
+    return lines
+
+
+def toolbar(face: PromptFace) -> str:
+    """The toolbar at this moment."""
+    client, watch = face.client, face.client.watch
+    row, now_ms = watch.row, watch.now_ms()
+    turn = client.turn_standing()
+    running = watch.running if turn in ("own", "foreign") else None
+    prompt_usage = row.turn_state.last_prompt_usage
+    hints = {
+        "own": "Esc stop · Tab queue",
+        "foreign": "Esc stop · Tab queue",
+        "stuck": "Enter finishes the interrupted turn",
+        "none": "/help",
+    }
+    variant = getattr(row.config.model.variant, "effort", None)
+    waits_now = sum(waiting.is_now for waiting in watch.waiting)
+    standing = ToolbarStanding(
+        model=row.config.model.id + (f" {variant}" if variant else ""),
+        context_tokens=prompt_usage.context_budget_tokens if prompt_usage is not None else None,
+        context_window=row.config.model.limits.context_window_tokens,
+        turn=running.turn_index if running is not None else None,
+        step=watch.picture.step if running is not None else None,
+        elapsed_ms=now_ms - running.started_at_ms if running is not None else None,
+        status="cancelling" if client.is_cancelling else "running" if turn in ("own", "foreign") else watch.status,
+        waits_now=waits_now,
+        waits_next=len(watch.waiting) - waits_now,
+        background=row.pending_batches,
+        is_held=row.meta.held_at_ms is not None,
+        lease_ms=row.lease.expires_at_ms - now_ms if running is not None else None,
+        holder=client.desk.holder(row) if turn in ("foreign", "stuck") else None,
+        cost=watch.cost,
+        hint=hints[turn],
+    )
+    columns, _ = _size(face)
+    return toolbar_text(standing, face.options.toolbar, face.options.glyphs, width=columns - 1)

@@ -1,0 +1,150 @@
+"""What chats remember on this machine: history and drafts, in one private SQLite file (contract 08 §7.3).
+
+History is one per user, with session and directory. A draft is a row of its
+own per chat; the row of a chat that ended is taken over by the next chat of
+that session, so a text survives `kill -9`. A write returns when it is in the
+file; it is not synced, because it has to survive the process and not the power
+supply. The file is made with mode 0600 before SQLite opens it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from lash_cli.core.codec import decode, encode
+from lash_cli.core.lease import LocalProcess
+from lash_cli.errors import StoreReadOnly
+from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path
+from lash_cli.repl.drafts import Draft
+from lash_cli.system import is_definitely_dead, this_process
+
+FILE_NAME = "chat.db"
+BUSY_SECONDS = 5.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS history (
+    id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, session_id TEXT NOT NULL, cwd TEXT NOT NULL, line TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS drafts (
+    id INTEGER PRIMARY KEY, session_id TEXT NOT NULL, at_ms INTEGER NOT NULL, owner BLOB, draft BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS drafts_by_session ON drafts (session_id);
+"""
+_ADD_LINE = "INSERT INTO history (at_ms, session_id, cwd, line) VALUES (?, ?, ?, ?)"
+# Of equal lines only the newest stays, and of all only so many.
+_DROP_EQUAL = "DELETE FROM history WHERE line = ?"
+_DROP_OLD = "DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?"
+_LINES = "SELECT line FROM history ORDER BY id DESC LIMIT ?"
+_LEFT_DRAFTS = "SELECT id, owner, draft FROM drafts WHERE session_id = ? ORDER BY at_ms, id"
+_NEW_DRAFT = "INSERT INTO drafts (session_id, at_ms, owner, draft) VALUES (?, ?, ?, ?)"
+_SET_DRAFT = "UPDATE drafts SET at_ms = ?, owner = ?, draft = ? WHERE id = ?"
+_DROP_DRAFT = "DELETE FROM drafts WHERE id = ?"
+
+
+class Adopted(NamedTuple):
+    """The rows of chats of a session that ended, oldest first."""
+
+    row_ids: tuple[int, ...]
+    drafts: tuple[Draft, ...]
+
+
+class ReplMemory:
+    """The file, opened by one chat. Not thread-safe; every call takes a fraction of a millisecond."""
+
+    def __init__(
+        self, directory: str, session_id: str, *, is_dead: Callable[[LocalProcess], bool] = is_definitely_dead
+    ) -> None:
+        """Open or make `chat.db` in `directory`. Raises `StoreReadOnly` when that is not possible."""
+        path = os.path.join(directory, FILE_NAME)
+        ensure_private_directory(directory)
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE_FILE_MODE))
+            self._database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        except OSError as error:
+            raise unusable_path(path, error, "open") from error
+        except sqlite3.Error as error:
+            raise StoreReadOnly(f"cannot open {path}: {error}", details={"path": path}) from error
+        self._path = path
+        self._session_id = session_id
+        self._is_dead = is_dead
+        self._row_id: int | None = None
+        self._owner = encode(this_process())
+        try:
+            self._database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
+        except sqlite3.Error as error:
+            self._database.close()
+            raise StoreReadOnly(
+                f"cannot use {path}: {error}",
+                hint=f"it holds the history and the drafts of lash chat; move it away: mv {path} {path}.bad",
+                details={"path": path},
+            ) from error
+
+    # --- history ------------------------------------------------------------------------------
+
+    def remember(self, line: str, cwd: str, limit: int) -> None:
+        """Keep a sent line as the newest of at most `limit`; one that begins with a space is not kept."""
+        if not line.strip() or line.startswith(" ") or limit < 1:
+            return
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute(_DROP_EQUAL, (line,))
+            self._database.execute(_ADD_LINE, (_now_ms(), self._session_id, cwd, line))
+            self._database.execute(_DROP_OLD, (limit,))
+
+    def lines(self, limit: int) -> list[str]:
+        """The newest lines, newest first."""
+        return [line for (line,) in self._database.execute(_LINES, (limit,))]
+
+    # --- drafts -------------------------------------------------------------------------------
+
+    def left_behind(self) -> Adopted:
+        """What ended chats of this session left. They stay until `take_over`; living chats keep theirs."""
+        row_ids, drafts = [], []
+        for row_id, owner, draft in self._database.execute(_LEFT_DRAFTS, (self._session_id,)).fetchall():
+            try:
+                is_free = owner is None or self._is_dead(decode(owner, LocalProcess))
+                left = decode(draft, Draft)
+            except msgspec.MsgspecError:
+                continue  # written by a newer lash: not ours to judge
+            if is_free:
+                row_ids.append(int(row_id))
+                drafts.append(left)
+        return Adopted(tuple(row_ids), tuple(drafts))
+
+    def take_over(self, adopted: Adopted, draft: Draft) -> None:
+        """Make `draft` the row of this chat, in the place of the adopted ones, in one transaction."""
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            for row_id in adopted.row_ids:
+                self._database.execute(_DROP_DRAFT, (row_id,))
+            values = (self._session_id, _now_ms(), self._owner, encode(draft))
+            self._row_id = self._database.execute(_NEW_DRAFT, values).lastrowid
+
+    def save(self, draft: Draft) -> None:
+        """Write the draft down; it survives the process from here on."""
+        assert self._row_id is not None, "taken over before"
+        self._database.execute(_SET_DRAFT, (_now_ms(), self._owner, encode(draft), self._row_id))
+
+    def leave(self, draft: Draft) -> None:
+        """End this chat: the next one of the session may take its draft; an empty one is dropped."""
+        if self._row_id is None:
+            return
+        if draft.is_empty and not draft.own:
+            self._database.execute(_DROP_DRAFT, (self._row_id,))
+        else:
+            self._database.execute(_SET_DRAFT, (_now_ms(), None, encode(draft), self._row_id))
+        self._row_id = None
+
+    def close(self) -> None:
+        """Close the file. May be repeated."""
+        self._database.close()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,113 @@
+"""Texts on their way between the draft and the queue, each step written down first (contract 08 §7.4; `drafts`).
+
+What is on its way has an idempotency key, so a process that died in between
+finds out afterwards on which side the text is. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from lash_cli.api.queue import HOST_PREFIX, SessionQueue
+from lash_cli.core.ingress import (
+    AlreadyCancelled,
+    AlreadyClaimed,
+    AlreadyCompleted,
+    Cancelled,
+    InputState,
+    PendingTurnInputCancelOutcome,
+    TurnInputIngress,
+)
+from lash_cli.core.protocols import Ids
+from lash_cli.repl import drafts
+from lash_cli.repl.drafts import Draft
+from lash_cli.repl.memory import ReplMemory
+from lash_cli.store.base import RuntimePersistence
+
+
+class Outbox:
+    """The draft of one chat and what leaves it."""
+
+    def __init__(self, store: RuntimePersistence, queue: SessionQueue, memory: ReplMemory, ids: Ids) -> None:
+        self._store = store
+        self._queue = queue
+        self._memory = memory
+        self._ids = ids
+        self.draft = Draft()
+
+    async def begin(self) -> Draft:
+        """Take over what ended chats of this session left; what had reached the store is not brought back."""
+        adopted = self._memory.left_behind()
+        stored, cancelled = set[str](), set[str]()
+        for left in adopted.drafts:
+            for leaving in left.leaving:
+                if await self._store.input_of_key(self._queue.session_id, HOST_PREFIX + leaving.key) is not None:
+                    stored.add(leaving.key)
+            for pull in left.pulling:
+                found = await self._queue.find_input(pull.input_id)
+                if found is not None and found[0].state is InputState.CANCELLED:
+                    cancelled.add(pull.input_id)
+        self.draft = drafts.recovered(adopted.drafts, stored_keys=stored, cancelled_ids=cancelled)
+        self._memory.take_over(adopted, self.draft)
+        return self.draft
+
+    def _become(self, draft: Draft) -> None:
+        if draft != self.draft:
+            self._memory.save(draft)
+            self.draft = draft
+
+    def typed(self, text: str) -> None:
+        """The draft says `text`."""
+        self._become(drafts.typed(self.draft, text))
+
+    def stash(self) -> None:
+        """Put the draft aside."""
+        self._become(drafts.stashed(self.draft))
+
+    def take(self, text: str) -> str:
+        """`text` leaves the draft; the key it goes under."""
+        key = f"chat-{self._ids.token()}"
+        self._become(drafts.sending(self.draft, key, text))
+        return key
+
+    def arrived(self, key: str, input_id: str | None = None) -> None:
+        """The store has the text."""
+        self._become(drafts.arrived(self.draft, key, input_id))
+
+    def refused(self, key: str) -> None:
+        """The store did not take the text: it is the draft again."""
+        self._become(drafts.refused(self.draft, key))
+
+    async def enqueue(self, key: str, text: str, ingress: TurnInputIngress) -> str:
+        """Put a text that was taken into the queue; the id of its row. Raises what the store raises, and then the
+        text is the draft again."""
+        try:
+            stored = await self._queue.enqueue(text, key=key, ingress=ingress)
+        except BaseException:
+            self.refused(key)
+            raise
+        self.arrived(key, stored.input_id)
+        return stored.input_id
+
+    async def pull_back(self, input_id: str, text: str) -> str:
+        """Cancel an input of ours; the draft again only if that succeeded. The word of the outcome."""
+        self._become(drafts.pulling(self.draft, input_id, text))
+        outcome = await self._queue.cancel_input(input_id)
+        self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
+        return outcome_word(outcome)
+
+    def leave(self) -> None:
+        """The chat ends; what was not sent waits for the next one."""
+        self._memory.leave(self.draft)
+
+
+def outcome_word(outcome: PendingTurnInputCancelOutcome) -> str:
+    """The outcome of a cancel in the words of contract 08 §5.3."""
+    match outcome:
+        case Cancelled():
+            return "cancelled"
+        case AlreadyClaimed():
+            return "already_claimed"
+        case AlreadyCompleted():
+            return "already_completed"
+        case AlreadyCancelled():
+            return "already_cancelled"
+    return "not_found"

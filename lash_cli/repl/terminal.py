@@ -1,0 +1,560 @@
+"""The chat on a terminal: a prompt in normal scrollback, what settled above it (contract 08 §7).
+
+prompt_toolkit owns the terminal and everything here is its edge: keys become
+decisions of `rules`, and state becomes the lines around the prompt. Settled
+blocks are written above the prompt in one piece with its redraw; no other
+writer touches the terminal while the prompt stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from prompt_toolkit.application import Application, in_terminal
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import EditingMode
+from prompt_toolkit.history import History
+from prompt_toolkit.input import create_input
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+
+from lash_cli.core.tools import ToolCall, ToolManifest
+from lash_cli.errors import LashError
+from lash_cli.repl import keys, rules
+from lash_cli.repl.bindings import bindings
+from lash_cli.repl.client import ChatClient
+from lash_cli.repl.completion import ChatCompleter, files_below
+from lash_cli.repl.keymap import Action
+from lash_cli.repl.layout import chat_layout, chat_style
+from lash_cli.repl.panels import GUARD_SECONDS, Choice, Guard, Panel
+from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
+from lash_cli.repl.rules import Do
+from lash_cli.views.chat_blocks import rich_block
+from lash_cli.views.chat_lines import ChatGlyphs
+from lash_cli.views.chat_picture import Block
+from lash_cli.views.safe_text import preview, safe_text
+from lash_cli.views.turn_text import value_text
+
+AUTOSAVE_SECONDS = 0.1
+ARGS_CHARS = 1_000
+UNICODE_GLYPHS = ChatGlyphs()
+
+
+@dataclass(frozen=True, slots=True)
+class FaceOptions:
+    """How the terminal looks and is typed at."""
+
+    keys: dict[Action, tuple[tuple[str, ...], ...]]
+    keys_text: str
+    toolbar: tuple[str, ...] = ("model", "ctx", "queue", "lease", "cost")
+    is_vi: bool = False
+    color: bool = True
+    glyphs: ChatGlyphs = UNICODE_GLYPHS
+    directory: str = "."
+
+
+class LineHistory(History):
+    """The lines of all chats, newest first; stashed drafts stand before them and are kept elsewhere."""
+
+    def __init__(self, lines: Sequence[str], keep: Callable[[str], None]) -> None:
+        super().__init__()
+        self._lines = lines
+        self._keep = keep
+        self._is_stashing = False
+
+    def load_history_strings(self) -> Iterable[str]:
+        """The newest first."""
+        return self._lines
+
+    def store_string(self, string: str) -> None:
+        """A line was sent."""
+        if not self._is_stashing:
+            self._keep(string)
+
+    def put_stash(self, text: str) -> None:
+        """Let ↑ bring `text` back first."""
+        self._is_stashing = True
+        try:
+            self.append_string(text)
+        finally:
+            self._is_stashing = False
+
+
+class PromptFace:
+    """The prompt; implements `desk.Face`."""
+
+    def __init__(
+        self,
+        client: ChatClient,
+        options: FaceOptions,
+        history: LineHistory,
+        on_line: Callable[[str], None],
+    ) -> None:
+        """`on_line` gets what is submitted: slash commands, shell lines and text, with pastes expanded."""
+        self.client = client
+        self.options = options
+        self._on_line = on_line
+        self._history = history
+        self._pastes: dict[int, str] = {}
+        self._above: list[str] = []
+        self._is_away = False
+        self._panels: list[Panel] = []
+        self._guard = Guard()
+        self._questions: list[tuple[Panel, asyncio.Future[str]]] = []
+        # The draft that waits while the reason of a refusal is typed, and the question it is for.
+        self._reason_for: tuple[asyncio.Future[str], str] | None = None
+        self._save_timer: asyncio.TimerHandle | None = None
+        self.buffer = Buffer(
+            completer=ChatCompleter(lambda: files_below(options.directory)),
+            complete_while_typing=True,
+            history=history,
+            enable_history_search=True,
+            multiline=True,
+            on_text_changed=self._text_changed,
+        )
+        source = create_input()
+        keys.listen_quietly(source)
+        output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"))
+        # Asking where the cursor is puts bytes among the keys, and nothing here needs the answer.
+        output.enable_cpr = False
+        self.app: Application[None] = Application(
+            layout=chat_layout(self),
+            style=chat_style(),
+            key_bindings=bindings(self),
+            editing_mode=EditingMode.VI if options.is_vi else EditingMode.EMACS,
+            color_depth=None if options.color else ColorDepth.DEPTH_1_BIT,
+            erase_when_done=True,
+            min_redraw_interval=1 / 50,
+            terminal_size_polling_interval=None,
+            input=source,
+            output=output,
+        )
+        self.app.ttimeoutlen = keys.SEQUENCE_SECONDS
+        self.app.timeoutlen = keys.CHORD_SECONDS
+        self.app.key_processor.after_key_press += self._key_pressed
+
+    # --- Face ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See `Face`. Raises `EOFError` when the terminal is gone."""
+        self._flush_above()
+        try:
+            await self.app.run_async(handle_sigint=False, set_exception_handler=False)
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EBADF, errno.EPIPE):
+                raise EOFError("the terminal is gone") from error
+            raise
+        finally:
+            self._save_now()
+            self._flush_above()
+
+    def stop(self) -> None:
+        """See `Face`."""
+        if self.app.is_running and not self.app.is_done:
+            self.app.exit()
+
+    def show(self, blocks: Sequence[Block]) -> None:
+        """See `Face`."""
+        width = self.app.output.get_size().columns
+        for block in blocks:
+            self.write_above(rich_block(block, self.options.glyphs, color=self.options.color, width=width))
+
+    def write_above(self, text: str) -> None:
+        """Write `text`, which is safe for a terminal, above the prompt."""
+        self._above.append(text if text.endswith("\n") else text + "\n")
+        if self.app.is_running:
+            asyncio.get_running_loop().call_soon(self._flush_above)
+
+    def _flush_above(self) -> None:
+        if self._is_away or not self._above:
+            return
+        text, self._above = "".join(self._above), []
+        with contextlib.suppress(OSError):  # a terminal that is gone is noticed where it is read
+            if self.app.is_running:
+                self.app.renderer.erase()
+            self.app.output.write_raw(text.replace("\n", "\r\n"))
+            self.app.output.flush()
+        self.app.invalidate()
+
+    def refresh(self) -> None:
+        """See `Face`."""
+        self.app.invalidate()
+
+    def shrink(self) -> None:
+        """Draw anew from the first line: what stands above the prompt became less."""
+        if self.app.is_running and not self._is_away:
+            self.app.renderer.erase()
+            self.app.invalidate()
+
+    def set_text(self, text: str) -> None:
+        """See `Face`."""
+        if self._reason_for is not None:
+            self._reason_for = (self._reason_for[0], text)
+            return
+        self.buffer.document = Document(text, len(text))
+        self.refresh()
+
+    def stash_changed(self, text: str) -> None:
+        """See `Face`."""
+        self._history.put_stash(text)
+        self.buffer.reset(Document(self.buffer.text, self.buffer.cursor_position))
+
+    async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
+        """See `Face`."""
+        if is_interactive:
+            async with self._away():
+                return await asyncio.to_thread(subprocess.call, list(command))
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if said.strip():
+            self.write_above(safe_text(said.decode("utf-8", "replace")))
+        return process.returncode or 0
+
+    @contextlib.asynccontextmanager
+    async def _away(self) -> AsyncIterator[None]:
+        """The terminal belongs to another program; what settles meanwhile is written afterwards."""
+        async with in_terminal():
+            self._is_away = True
+            try:
+                yield
+            finally:
+                self._is_away = False
+        self._flush_above()
+
+    # --- the draft ----------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """The draft with every paste in full."""
+        return expanded(self.buffer.text, self._pastes)
+
+    def _text_changed(self, _: Buffer) -> None:
+        if self._reason_for is None and self._save_timer is None:
+            with contextlib.suppress(RuntimeError):  # before the loop runs there is nothing typed
+                self._save_timer = asyncio.get_running_loop().call_later(AUTOSAVE_SECONDS, self._save_now)
+
+    def _save_now(self) -> None:
+        if self._save_timer is not None:
+            self._save_timer.cancel()
+            self._save_timer = None
+        if self._reason_for is None:
+            self.client.outbox.typed(self.text)
+
+    def paste(self, text: str) -> None:
+        """Insert a paste, folded when it is large."""
+        text = normalised(text)
+        if is_folded(text):
+            number = len(self._pastes) + 1
+            self._pastes[number] = text
+            text = placeholder(number, text)
+        self.buffer.insert_text(text)
+
+    def expand_pastes(self) -> None:
+        """Unfold every paste of the draft."""
+        text = self.text
+        self.buffer.document = Document(text, len(text))
+
+    async def edit(self) -> None:
+        """Edit the draft in the user's editor; when that fails the draft stays as it was."""
+        before = self.text
+        command = self.client.desk.editor()
+        path = _private_copy(before)
+        try:
+            async with self._away():
+                status = await asyncio.to_thread(subprocess.call, [*command, path])
+            if status != 0:
+                self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
+                return
+            edited = _text_of(path)
+        finally:
+            os.unlink(path)
+        self.buffer.document = Document(edited, len(edited))
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    def moment(self) -> rules.Moment:
+        """What the next decision depends on."""
+        buffer = self.buffer
+        has_popup = buffer.complete_state is not None or buffer.selection_state is not None
+        panel = self.panel
+        return self.client.moment(
+            has_draft=bool(self.buffer.text.strip()),
+            has_popup=has_popup,
+            has_panel=self._reason_for is not None or (panel is not None and panel.is_closable),
+        )
+
+    def act(self, do: Do) -> None:
+        """Carry out a decision."""
+        match do:
+            case Do.CLOSE_POPUP:
+                self.buffer.cancel_completion()
+                self.buffer.exit_selection()
+            case Do.CLOSE_PANEL:
+                self._close_panel()
+            case Do.DELETE:
+                self.buffer.delete()
+            case Do.HISTORY:
+                self.buffer.auto_up()
+            case Do.HINT_EMPTY:
+                if self.client.turn_standing() != "none":
+                    self.client.tell("type a text first: Tab queues it for the next turn")
+            case Do.ACCEPT:
+                self._accept_suggestion()
+            case Do.ASK_LEAVE:
+                self._ask_leave()
+            case Do.SEND | Do.INJECT | Do.OFFER | Do.QUEUE_NEXT:
+                self._submit(do)
+            case _:
+                self._save_now()
+                self.client.carry_out(do, "")
+        self.refresh()
+
+    def interrupt(self) -> None:
+        """Ctrl-C, or SIGINT from outside."""
+        if not self._is_away:
+            self.act(rules.on_interrupt(self.moment(), self.client.options.ctrl_c))
+
+    def suspend(self) -> None:
+        """Ctrl-Z."""
+        if self.client.turns.is_active:
+            self.client.tell("suspended: the running turn stands still, and is lost to others when its lease runs out")
+            self._flush_above()
+        self._save_now()
+        self.app.suspend_to_background()
+
+    def edit_queue(self) -> None:
+        """Edit what waits, in the user's editor."""
+        self._has_line("/queue edit")
+
+    def submit(self) -> None:
+        """Enter."""
+        if self._reason_for is not None:
+            self._give_reason()
+        elif (panel := self.panel) is not None and panel.default is not None:
+            self.answer(panel.default)
+        else:
+            self.act(rules.on_submit(self.moment()))
+
+    def _submit(self, do: Do) -> None:
+        text = self.text
+        if text.startswith(("/", "!")) or text.strip() in ("exit", "quit"):
+            if not self._has_line(text):
+                return
+            self._sent(text)
+            return
+        text = text.removeprefix(" ") if text.startswith((" /", " !")) else text
+        if do is Do.OFFER:
+            self.client.carry_out(do, text)
+            return
+        self._cancel_save()
+        self.client.carry_out(do, text)
+        self._sent(text)
+
+    def _has_line(self, text: str) -> bool:
+        """Hand a command line on; False when it was refused and stays the draft."""
+        if text.startswith("//"):
+            self._cancel_save()
+            self.client.submit(text[1:])
+            return True
+        try:
+            self._on_line(text)
+        except LashError as error:
+            self.client.tell_error(error)
+            return False
+        return True
+
+    def _sent(self, text: str) -> None:
+        """The draft left: remember the line and begin a new one."""
+        self._history.append_string(text)
+        self.buffer.reset()
+        self._pastes.clear()
+
+    def _cancel_save(self) -> None:
+        if self._save_timer is not None:
+            self._save_timer.cancel()
+            self._save_timer = None
+
+    def _accept_suggestion(self) -> None:
+        state = self.buffer.complete_state
+        if state is None or not state.completions:
+            self.buffer.cancel_completion()
+            return
+        self.buffer.apply_completion(state.current_completion or state.completions[0])
+
+    # --- questions ----------------------------------------------------------------------------
+
+    @property
+    def panel(self) -> Panel | None:
+        """The question that is open."""
+        if self._panels:
+            return self._panels[-1]
+        return self._questions[0][0] if self._questions else None
+
+    @property
+    def is_answerable(self) -> bool:
+        """Whether a letter answers the open question."""
+        return self.panel is not None and self._reason_for is None and self._guard.is_open(self._now())
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the draft."""
+        if self._reason_for is not None:
+            return f"reason {self.options.glyphs.prompt} "
+        return f"{safe_text(self.client.watch.row.meta.name)} {self.options.glyphs.prompt} "
+
+    def answer(self, letter: str) -> None:
+        """Answer the open question."""
+        panel = self.panel
+        if panel is None:
+            return
+        choice = panel.choices[letter]
+        if self._panels:
+            self._panels.pop()
+        choice.act()
+        self.shrink()
+
+    def _open(self, panel: Panel) -> None:
+        self._panels.append(panel)
+        self._disturb()
+
+    def _close_panel(self) -> None:
+        if self._reason_for is not None:
+            self._end_reason()
+        elif self._panels:
+            self._panels.pop()
+        self.shrink()
+
+    def _disturb(self) -> None:
+        self._guard.disturbed(self._now())
+        asyncio.get_running_loop().call_later(GUARD_SECONDS + 0.02, self.refresh)
+        self.refresh()
+
+    def _key_pressed(self, _: object) -> None:
+        if self.panel is not None:
+            self._disturb()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def offer(self, text: str) -> None:
+        """See `Face`."""
+        who = self.client.desk.holder(self.client.watch.row) or "another process"
+        name = safe_text(self.client.watch.row.meta.name)
+
+        def sending(send: Callable[[str], None]) -> Callable[[], None]:
+            def act() -> None:
+                self._cancel_save()
+                send(text)
+                self._sent(text)
+
+            return act
+
+        def cancel_theirs() -> None:
+            self.client.cancel("lash chat wants the session")
+            self.client.wait_then_send(text)
+
+        self._open(
+            Panel(
+                f"{name} is busy: {safe_text(who)} runs a turn",
+                {
+                    "q": Choice("queue it (Enter)", sending(self.client.queue_next)),
+                    "i": Choice("into their turn", sending(self.client.inject)),
+                    "w": Choice("wait, then send", sending(self.client.wait_then_send)),
+                    "c": Choice("cancel theirs", sending(lambda _: cancel_theirs())),
+                },
+                default="q",
+            )
+        )
+
+    def _ask_leave(self) -> None:
+        self._open(
+            Panel(
+                "a turn of this chat runs",
+                {
+                    "l": Choice("leave it to a worker", lambda: self.client.stop("abandoned")),
+                    "c": Choice("cancel it and quit", lambda: self.client.stop("quit")),
+                    "s": Choice("stay (Enter)", lambda: None),
+                },
+                default="s",
+            )
+        )
+
+    async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
+        """See `Face`."""
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def say(word: str) -> Callable[[], None]:
+            return lambda: None if answered.done() else answered.set_result(word)
+
+        args = safe_text(preview(value_text(call.args), ARGS_CHARS))
+        panel = Panel(
+            f"allow {safe_text(manifest.name)} ({manifest.approval})?  {args}",
+            {
+                "y": Choice("yes, once", say("once")),
+                "a": Choice("always in this session", say("always")),
+                "n": Choice("no", say("no")),
+                "e": Choice("no, because…", lambda: self._begin_reason(answered)),
+            },
+            is_closable=False,
+        )
+        entry = (panel, answered)
+        self._questions.append(entry)
+        self._disturb()
+        try:
+            return await answered
+        finally:
+            self._questions.remove(entry)
+            if self._reason_for is not None and self._reason_for[0] is answered:
+                self._end_reason()
+            self.shrink()
+
+    def withdraw(self) -> None:
+        """See `Face`."""
+        for _, answered in self._questions:
+            if not answered.done():
+                answered.set_result("no")
+
+    def _begin_reason(self, answered: asyncio.Future[str]) -> None:
+        self._save_now()
+        self._reason_for = (answered, self.buffer.text)
+        self.buffer.reset()
+
+    def _end_reason(self) -> None:
+        if self._reason_for is not None:
+            (_, draft), self._reason_for = self._reason_for, None
+            self.buffer.document = Document(draft, len(draft))
+
+    def _give_reason(self) -> None:
+        if self._reason_for is not None:
+            reason = self.buffer.text.strip()
+            answered = self._reason_for[0]
+            self._end_reason()
+            if not answered.done():
+                answered.set_result(reason or "no")
+
+
+def _private_copy(text: str) -> str:
+    """The path of a new file with `text` that only its owner can read."""
+    descriptor, path = tempfile.mkstemp(prefix="lash-draft-", suffix=".md")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def _text_of(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().removesuffix("\n")

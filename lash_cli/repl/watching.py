@@ -1,0 +1,204 @@
+"""What a chat sees of its session: the observation stream, the queue and the lane (contract 08 §7.1, 04 §5).
+
+An ordinary client: everything that is shown comes from the same stream that
+`lash tail` reads, whichever process works on the session, so nothing is
+printed twice and nothing only because it was typed here. Reads only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from lash_cli.api.core import LashCore
+from lash_cli.core.activity import QueuedInputAccepted, TurnActivity, TurnFinished, TurnStarted
+from lash_cli.core.content import Message
+from lash_cli.core.ingress import ActiveTurn
+from lash_cli.core.observation import (
+    ActivityObserved,
+    QueueChanged,
+    ResidentChanged,
+    SessionCursor,
+    SessionObservationEvent,
+    StateCommitted,
+)
+from lash_cli.core.outcome import TurnOutcome
+from lash_cli.errors import NotFoundError
+from lash_cli.repl.desk import Desk, Face
+from lash_cli.runtime.observing import ObservedGap, SessionObservation
+from lash_cli.store.base import SessionRow
+from lash_cli.views.chat_history import input_text, message_blocks, user_block
+from lash_cli.views.chat_picture import Block, ChatPicture, answer_of
+from lash_cli.views.safe_text import safe_text
+
+KEPT_ANSWERS = 50
+
+
+class Waiting(NamedTuple):
+    """One input that waits: whether it enters the running turn, and what it says."""
+
+    input_id: str
+    is_now: bool
+    text: str
+    has_attachment: bool = False
+
+
+class Running(NamedTuple):
+    """The turn that is under way, in whatever process."""
+
+    turn_id: str
+    turn_index: int | None
+    started_at_ms: int
+
+
+OnTurnEnd = Callable[[str, TurnOutcome], Awaitable[None]]
+
+
+class Watch:
+    """One session as its chat sees it. `row`, `waiting` and `running` are what was known at the last look."""
+
+    def __init__(self, core: LashCore, row: SessionRow, desk: Desk) -> None:
+        self._core = core
+        self._desk = desk
+        self.session_id = row.meta.session_id
+        self.row = row
+        self.waiting: tuple[Waiting, ...] = ()
+        self.running: Running | None = None
+        self.picture = ChatPicture(safe_text)
+        self.cost: str | None = None
+        # Finished answers, newest last, for the clipboard.
+        self.answers: list[str] = []
+        self.face: Face
+        self.on_turn_end: OnTurnEnd
+        self._observed = core.observe(self.session_id)
+        self._cursor: SessionCursor | None = None
+        self._last_node_id: str | None = None
+        self._counted: int | None = None
+
+    @property
+    def status(self) -> str:
+        """The status word of the session at the last look."""
+        return self._desk.status(self.row, self.now_ms())
+
+    def now_ms(self) -> int:
+        """The present, in epoch milliseconds."""
+        return self._core.host.clock.now_ms()
+
+    # --- following ----------------------------------------------------------------------------
+
+    async def begin(self, replay: int) -> None:
+        """Show the last `replay` messages and remember where the stream goes on."""
+        observation = await self._observed.current_observation()
+        self._cursor = observation.cursor
+        messages = observation.read_view.messages
+        self._last_node_id = messages[-1].id if messages else None
+        if replay > 0 and messages:
+            left_out = len(messages) - replay
+            blocks = message_blocks(messages[-replay:], safe_text)
+            if left_out > 0:
+                blocks.insert(0, Block("note", f"{left_out} earlier messages: /log shows them"))
+            self.face.show(blocks)
+        await self.look()
+        running = await self._core.running_turn(self.session_id)
+        if running is not None and self.status == "running":
+            self.running = Running(running.turn_id, running.turn_index, running.started_at_ms)
+
+    async def follow(self) -> None:
+        """Show what happens until the caller cancels. Raises `LiveReplayClosed` when the session is deleted."""
+        assert self._cursor is not None, "begun before"
+        stream = self._observed.subscribe_and_recover(self._cursor)
+        try:
+            async for item in stream:
+                if isinstance(item, ObservedGap):
+                    await self._resync(item.observation, item.gap.reason.value)
+                else:
+                    await self._event(item.event)
+                self._cursor = stream.cursor
+        finally:
+            await stream.aclose()
+
+    async def look(self) -> None:
+        """Read who works on the session and what waits. Raises `NotFoundError` for a session that is gone."""
+        row = await self._core.store.session_row(self.session_id)
+        if row is None:
+            raise NotFoundError(f"session {self.session_id} is gone")
+        self.row = row
+        if row.pending_inputs:
+            inputs = await self._core.queue(self.session_id).pending_inputs()
+            self.waiting = tuple(
+                Waiting(
+                    waiting.input_id,
+                    isinstance(waiting.ingress, ActiveTurn) and waiting.ingress.turn_id == row.running_turn_id,
+                    input_text(waiting.input),
+                    any(item.__struct_config__.tag == "attachment" for item in waiting.input.items),
+                )
+                for waiting in inputs
+            )
+        else:
+            self.waiting = ()
+        if self.running is not None and row.running_turn_id != self.running.turn_id:
+            # Its end was not observed: its process died and somebody else settled it, or the event is still to come.
+            self.running = None
+        if row.head_revision != self._counted:
+            self._counted = row.head_revision
+            self.cost = self._desk.cost(await self._observed.usage_report())
+        self.face.refresh()
+
+    async def _event(self, event: SessionObservationEvent) -> None:
+        payload = event.payload
+        if isinstance(payload, ActivityObserved):
+            await self._activity(payload.activity)
+        elif isinstance(payload, QueueChanged | StateCommitted | ResidentChanged):
+            await self.look()
+
+    async def _activity(self, activity: TurnActivity) -> None:
+        event = activity.event
+        if isinstance(event, TurnStarted):
+            record = await self._core.store.turn(self.session_id, activity.turn_id)
+            self.running = Running(activity.turn_id, record.turn_index if record else None, activity.at_ms)
+            if event.redriven:
+                self.face.show([Block("note", f"finishing interrupted turn {activity.turn_id}")])
+            await self._show_inputs(event.input_ids)
+        elif isinstance(event, QueuedInputAccepted):
+            await self._show_inputs(event.input_ids)
+        blocks = self.picture.fold(activity)
+        if blocks:
+            self.face.show(blocks)
+        if isinstance(event, TurnStarted | QueuedInputAccepted | TurnFinished):
+            await self.look()
+        if isinstance(event, TurnFinished):
+            await self._finished(activity.turn_id, event.outcome)
+        self.face.refresh()
+
+    async def _finished(self, turn_id: str, outcome: TurnOutcome) -> None:
+        self.running = None
+        record = await self._core.store.turn(self.session_id, turn_id)
+        if record is not None and record.last_node_id is not None:
+            self._last_node_id = record.last_node_id
+        answer = answer_of(outcome)
+        if answer is not None:
+            self.answers = [*self.answers, answer][-KEPT_ANSWERS:]
+        await self.on_turn_end(turn_id, outcome)
+
+    async def _show_inputs(self, input_ids: tuple[str, ...]) -> None:
+        for input_id in input_ids:
+            found = await self._core.store.turn_input(self.session_id, input_id)
+            if found is not None:
+                self.face.show([user_block(input_text(found[0].input), safe_text)])
+
+    async def _resync(self, observation: SessionObservation, reason: str) -> None:
+        """Live events were missed: what they said stands in the transcript."""
+        self.picture.forget()
+        news = _after(observation.read_view.messages, self._last_node_id)
+        self.face.show([Block("note", f"some live events were missed ({reason})"), *message_blocks(news, safe_text)])
+        if observation.read_view.messages:
+            self._last_node_id = observation.read_view.messages[-1].id
+        await self.look()
+
+
+def _after(messages: Sequence[Message], node_id: str | None) -> Sequence[Message]:
+    """The messages behind the one of this id; all of them when none is known, or it is on another branch."""
+    for index, message in enumerate(messages):
+        if message.id == node_id:
+            return messages[index + 1 :]
+    return messages

@@ -1,0 +1,132 @@
+"""The few lines around the prompt of a chat: what waits, and the toolbar (contract 08 §7.1).
+
+Pure: a standing goes in, text comes out, never wider than the terminal. What a
+person wrote is cut to one line and made safe by the caller's `clean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lash_cli.views.safe_text import Clean, preview, safe_line
+from lash_cli.views.tables import display_width, truncate
+
+PREVIEW_CHARS = 48
+
+
+class ChatGlyphs(NamedTuple):
+    """The marks that are not letters."""
+
+    now: str = "◆"
+    later: str = "◇"
+    arrow: str = "↳"
+    prompt: str = "❯"
+    says: str = "▸"
+    running: str = "▶"
+    bar: str = " │ "
+    dot: str = " · "
+    ellipsis: str = "…"
+
+
+ASCII_CHAT_GLYPHS = ChatGlyphs("now:", "next:", "-", ">", ">", "*", " | ", " - ", "...")
+
+
+class Waits(NamedTuple):
+    """One input that waits: whether it enters the running turn, and what it says."""
+
+    is_now: bool
+    text: str
+
+
+class ToolbarStanding(NamedTuple):
+    """What the toolbar may say. Nothing is shown of what is None."""
+
+    model: str
+    context_tokens: int | None = None
+    context_window: int | None = None
+    turn: int | None = None
+    step: int | None = None
+    elapsed_ms: int | None = None
+    status: str = "idle"
+    waits_now: int = 0
+    waits_next: int = 0
+    background: int = 0
+    is_held: bool = False
+    lease_ms: int | None = None
+    holder: str | None = None
+    cost: str | None = None
+    hint: str = ""
+
+
+def waiting_lines(waits: Sequence[Waits], glyphs: ChatGlyphs, clean: Clean, *, width: int) -> list[str]:
+    """One line for what enters the running turn and one for what the next turn takes; none for an empty queue."""
+    lines = []
+    sections = ((True, glyphs.now, "will send in this turn"), (False, glyphs.later, "queued for next turn"))
+    for is_now, mark, words in sections:
+        texts = [waiting.text for waiting in waits if waiting.is_now is is_now]
+        if texts:
+            more = f"   +{len(texts) - 1} more" if len(texts) > 1 else ""
+            first = clean(preview(texts[0], PREVIEW_CHARS))
+            line = f"  {mark} {words}{glyphs.dot}{len(texts)}   {glyphs.arrow} {first}{more}"
+            lines.append(truncate(safe_line(line), max(1, width), glyphs.ellipsis))
+    return lines
+
+
+def toolbar_text(standing: ToolbarStanding, slots: Sequence[str], glyphs: ChatGlyphs, *, width: int) -> str:
+    """The slots in their order, then the turn and the hint; where they do not all fit, the last ones give way."""
+    made = {
+        "model": standing.model,
+        "ctx": _context(standing),
+        "queue": _queue(standing),
+        "lease": _lease(standing),
+        "cost": standing.cost,
+    }
+    chosen = [made[slot] for slot in slots if made.get(slot)]
+    texts = [*chosen[:2], _turn(standing, glyphs), *chosen[2:], standing.hint or None]
+    shown: list[str] = []
+    for text in texts:
+        if not text:
+            continue
+        joined = " " + glyphs.bar.join([*shown, safe_line(text)])
+        if shown and display_width(joined) > width:
+            break
+        shown.append(safe_line(text))
+    return truncate(" " + glyphs.bar.join(shown), max(1, width), glyphs.ellipsis)
+
+
+def _context(standing: ToolbarStanding) -> str | None:
+    tokens, window = standing.context_tokens, standing.context_window
+    if tokens is None:
+        return None
+    return f"ctx {round(100 * tokens / window)}%" if window else f"ctx {_count(tokens)}"
+
+
+def _count(tokens: int) -> str:
+    return str(tokens) if tokens < 1_000 else f"{tokens / 1_000:.1f}k"
+
+
+def _queue(standing: ToolbarStanding) -> str | None:
+    if not (standing.waits_now or standing.waits_next or standing.background or standing.is_held):
+        return None
+    text = f"queue {standing.waits_now}+{standing.waits_next}"
+    if standing.background:
+        text += f" +{standing.background} background"
+    return f"{text} held" if standing.is_held else text
+
+
+def _lease(standing: ToolbarStanding) -> str | None:
+    if standing.lease_ms is None:
+        return None
+    lease = f"lease {max(0, standing.lease_ms) // 1000}s"
+    return f"{lease} {standing.holder}" if standing.holder else lease
+
+
+def _turn(standing: ToolbarStanding, glyphs: ChatGlyphs) -> str | None:
+    if standing.elapsed_ms is None:
+        return standing.status
+    minutes, seconds = divmod(max(0, standing.elapsed_ms) // 1000, 60)
+    step = f" step {standing.step}" if standing.step else ""
+    turn = f" turn {standing.turn}" if standing.turn is not None else ""
+    word = "" if standing.status == "running" else f" {standing.status}"
+    return f"{glyphs.running}{turn}{step}{word} {minutes:02d}:{seconds:02d}"

@@ -1,0 +1,200 @@
+"""`lash chat` at a terminal: what is typed is used exactly once and never lost (contract 08 §7, §13)."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.chat import Chat
+
+PROMPT = "fjord ❯"
+
+
+@pytest.fixture
+def chat(lash, home: Path) -> Iterator[Callable[..., Chat]]:
+    """Opens chats in session `s`, which is called fjord; their prompt stands."""
+    lash("open", "s", "--name", "fjord")
+    made: list[Chat] = []
+
+    def start(*args: str, **env: str) -> Chat:
+        made.append(Chat(home, "s", *args, **env))
+        made[-1].wait_for(PROMPT)
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+def test_without_a_terminal_there_is_no_chat_and_nothing_is_made(lash, home) -> None:
+    result = lash("chat", "-o", "json")
+    assert (result.code, result.out, result.error["code"]) == (2, "", "not_a_tty")
+    assert not home.exists()
+
+
+def test_an_answer_streams_into_the_scrollback_and_leaving_says_how_to_come_back(chat, lash) -> None:
+    one = chat()
+    one.press("!text not a shell line?\x15hello\r")
+    one.wait_for("You said: hello")
+    one.wait_for("│ idle")
+    assert one.everything.count("you ▸ hello") == 1 and one.everything.count("You said: hello") == 1
+    one.press("\x04")
+    assert one.ended() == 0
+    assert "session fjord (s): 1 turns" in one.text and "resume: lash chat fjord" in one.text
+    assert PROMPT not in one.text and one.is_cooked
+    assert one.users() == ["hello"]
+
+
+def test_what_other_processes_do_in_the_session_appears_live(chat, lash) -> None:
+    one = chat()
+    lash("turn", "s", "!text from elsewhere")
+    one.wait_for("from elsewhere")
+    lash("enqueue", "s", "later please")
+    one.wait_for("◇ queued for next turn · 1   ↳ later please")
+    one.wait_for("1 queued: Enter send now")
+    one.press("\r")
+    one.wait_for("You said: later please")
+    one.wait_for(lambda text: "◇" not in text)
+    assert one.users() == ["!text from elsewhere", "later please"]
+
+
+def test_enter_enters_the_running_turn_once_and_tab_the_next_one_once(chat, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("also windows paths\r")
+    one.wait_for("◆ will send in this turn · 1   ↳ also windows paths")
+    one.press("then the changelog\t")
+    one.wait_for("◇ queued for next turn · 1   ↳ then the changelog")
+    gate.touch()
+    one.wait_for("You said: then the changelog")
+    one.wait_for("│ idle")
+    users = one.users()
+    assert users.count("also windows paths") == users.count("then the changelog") == 1
+    first, injected, queued = (one.turn_of(text) for text in users)
+    assert first == injected != queued
+    assert one.everything.count("you ▸ also windows paths") == one.everything.count("you ▸ then the changelog") == 1
+
+
+def test_esc_holds_what_waits_and_it_is_delivered_once(chat, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("also this\r")
+    one.wait_for("◆ will send in this turn · 1")
+    one.press("then that\t")
+    one.wait_for("◇ queued for next turn · 1")
+    one.press("half a thought")
+    # Nothing is typed behind it: a bare Esc acts on its own.
+    one.press("\x1b")
+    one.wait_for("cancel requested: turn t_")
+    one.wait_for("2 queued: Enter send now")
+    assert f"{PROMPT} half a thought" in one.text and "held" in one.text
+    assert one.users() == one.users()[:1]
+    one.press("\x15\r")
+    one.wait_for("You said:")
+    one.wait_for(lambda text: "│ idle" in text and "◇" not in text)
+    assert sorted(text for text in "\n".join(one.users()[1:]).split("\n")) == ["also this", "then that"]
+
+
+def test_ctrl_c_with_a_draft_puts_it_aside_and_without_one_cancels(chat, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("precious words\x03")
+    one.wait_for("draft put aside")
+    assert "cancel" not in one.text.replace("cancel the turn", "")
+    one.press("\x03")
+    one.wait_for("cancel requested: turn t_")
+    one.wait_for("turn cancelled")
+    one.wait_for("│ idle")
+    one.press("\x1b[A")
+    one.wait_for(f"{PROMPT} precious words")
+    one.press("\x03")
+    one.wait_for(f"{PROMPT}\n")
+    one.press("\x03")
+    one.wait_for("Ctrl-C again within 2 s to quit")
+    one.press("\x03")
+    assert one.ended() == 0
+
+
+@pytest.mark.parametrize("newline", ["\x1b\r", "\x1b[13;2u", "\x1b[27;2;13~", "\n"])
+def test_every_newline_key_makes_a_line_and_cancels_nothing(chat, gate, newline) -> None:
+    one = chat()
+    one.gated(gate)
+    # A sequence nobody knows is no Esc either.
+    one.press(f"first{newline}second\x1b[57441;1u\r")
+    one.wait_for("◆ will send in this turn · 1   ↳ first second")
+    gate.touch()
+    one.wait_for("You said: first")
+    one.wait_for("│ idle")
+    assert "cancel requested" not in one.everything
+    assert one.users()[1] == "first\nsecond"
+
+
+def test_pulling_back_restores_only_what_is_cancelled(chat, lash, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    for count, text in enumerate(("keep me", "take me back"), start=1):
+        one.press(f"{text}\t")
+        one.wait_for(f"◇ queued for next turn · {count}")
+    one.press("\x1b[A")
+    one.wait_for(f"{PROMPT} take me back")
+    one.wait_for("◇ queued for next turn · 1   ↳ keep me")
+    one.press("\x15")
+    (kept,) = lash("queue", "ls", "s", "-o", "json").json["items"]
+    lash("queue", "cancel", kept["id"])
+    one.wait_for(lambda text: "◇" not in text)
+    one.press("\x1b\x1b[A")
+    one.wait_for("nothing of yours waits")
+    gate.touch()
+    one.wait_for("all is well")
+    assert len(one.users()) == 1
+
+
+def test_a_killed_chat_gives_draft_queue_and_turn_to_the_next_one(chat, home, gate, lash) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("for the next turn\t")
+    one.wait_for("◇ queued for next turn · 1")
+    one.press("not sent yet")
+    one.wait_for("not sent yet")
+    one.wait_until(lambda: b"not sent yet" in drafts(home))
+    one.process.kill()
+    one.process.wait()
+    gate.touch()
+    two = chat()
+    two.wait_for(f"{PROMPT} not sent yet")
+    two.wait_for("was cut off")
+    two.wait_for("◇ queued for next turn · 1   ↳ for the next turn")
+    two.press("\x15\r")
+    two.wait_for("all is well")
+    two.wait_for("You said: for the next turn")
+    assert [text.split("\n")[-1] for text in two.users()] == ["!text all is well", "for the next turn"]
+
+
+def drafts(home: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in home.glob("chat.db*"))
+
+
+def test_a_hang_up_in_mid_turn_loses_nothing_and_everything_stored_is_private(chat, home, lash, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("queued before the end\t")
+    one.wait_for("◇ queued for next turn · 1")
+    one.press("draft before the end")
+    one.wait_for("draft before the end")
+    one.hang_up()
+    assert one.process.wait(60) == 129
+    shown = lash("show", "s", "-o", "json").json
+    assert (shown["running_turn"], shown["pending_inputs"]) == (None, 1)
+    two = chat()
+    two.wait_for(f"{PROMPT} draft before the end")
+    two.wait_for("queued before the end")
+    for path in [home, *home.rglob("*")]:
+        wanted = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == wanted or path.is_socket(), path
