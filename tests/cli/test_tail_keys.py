@@ -70,7 +70,7 @@ def test_a_paused_view_stands_still_and_then_shows_everything_once(lash, at_term
     terminal = at_terminal("tail", "s")
     terminal.wait_for("idle")
     terminal.press(" ")
-    terminal.wait_for("idle  paused")
+    terminal.wait_for(lambda text: "idle  paused" in text and "retries 0" in text)  # drawn to its last line
     before = terminal.lines
     lash("turn", "s", "!text said meanwhile")
     lash("enqueue", "s", "and queued")
@@ -79,7 +79,8 @@ def test_a_paused_view_stands_still_and_then_shows_everything_once(lash, at_term
     terminal.press("e")
     for _ in range(30):
         terminal._feed()
-    assert terminal.lines == before
+        assert "meanwhile" not in terminal.text and "queued" not in terminal.text
+    terminal.wait_until(lambda: terminal.lines == before)
     terminal.press(" ")
     terminal.wait_for("assistant said meanwhile")
     terminal.wait_for("◇ 1  in_")
