@@ -162,6 +162,8 @@ class TurnStream:
     async def __anext__(self) -> TurnActivity:
         if self._is_draining:
             raise StopAsyncIteration
+        if self._task is None:
+            raise LashRuntimeError("turn_stream_join", "the stream was not entered; use: async with turn.stream() as …")
         activity = await self._queue.get()
         if activity is None:
             self._is_draining = True

@@ -28,6 +28,7 @@ from lash_cli.core.llm import (
     ReasoningDelta,
     StreamEvent,
     TerminalReason,
+    TextDelta,
 )
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
@@ -40,6 +41,7 @@ MAX_ERROR_BODY_BYTES = 64 * 1024
 MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
 DRAIN_SECONDS = 0.05
 DONE = "[DONE]"
+OUTPUT_STARTED = "output_started"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
 _SECRET_PARAMETER = re.compile(r"key|token|secret|password|\b(?:auth|sig|signature)\b")
 _HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -419,8 +421,10 @@ class _AnswerReader:
             verdict = classify_error_object(failure, secrets=self._wire.secrets)
             raise to_exception(verdict, protocol_position=self.position, partial=self.partial())
         for event in self._assembler.feed(document):
-            if isinstance(event, ReasoningDelta) or not self._assembler.is_empty:
-                self.position = "output_started"
+            if self.position != OUTPUT_STARTED and (
+                isinstance(event, ReasoningDelta | TextDelta) or not self._assembler.is_empty
+            ):
+                self.position = OUTPUT_STARTED
             await self._sink(event)
 
     async def _take_whole(self, headers: Mapping[str, str]) -> None:

@@ -13,7 +13,8 @@ import re
 from lash_cli.errors import LlmTransportError
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LINE_END = re.compile(rb"[\r\n]")
+_LINE_ENDS = (b"\n", b"\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LF = 0x0A
 
@@ -38,17 +39,18 @@ class SseDecoder:
             return []
         if self._ended_with_cr and chunk[0] == _LF:
             chunk = chunk[1:]  # the second half of a CRLF whose first half ended the last chunk
-        self._ended_with_cr = False
-        scanned = len(self._pending)
-        self._pending += chunk
+        self._ended_with_cr = chunk.endswith(b"\r")
         events: list[str] = []
-        start = 0
-        for match in _LINE_END.finditer(self._pending, scanned):
-            self._take_line(bytes(self._pending[start : match.start()]), events)
-            start = match.end()
-        if start:
-            self._ended_with_cr = start == len(self._pending) and self._pending[-1:] == b"\r"
-            del self._pending[:start]
+        if self._pending and _LINE_END.search(chunk) is None:
+            # A long line in many pieces is gathered, not looked through again with every piece.
+            self._pending += chunk
+        else:
+            lines = (bytes(self._pending) + chunk).splitlines(keepends=True)
+            self._pending.clear()
+            if lines and not lines[-1].endswith(_LINE_ENDS):
+                self._pending += lines.pop()
+            for line in lines:
+                self._take_line(line.rstrip(b"\r\n"), events)
         self._check(len(self._pending))
         return events
 
@@ -71,9 +73,10 @@ class SseDecoder:
             return
         self._check(len(line))
         self._size += len(line)
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value.removeprefix(b" "))
+        if line.startswith(b"data:"):
+            self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+        elif line == b"data":
+            self._data.append(b"")
 
     def _dispatch(self, events: list[str]) -> None:
         if self._data:

@@ -591,3 +591,10 @@ async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core)
     await behind.turn("b").run()
     assert caller.requests[1].model.id == "chosen-again"
     assert other.policy_snapshot.model.id == "chosen-again"
+
+
+async def test_a_stream_that_was_not_entered_says_so_instead_of_waiting_for_ever(make_core) -> None:
+    async with await make_core(ScriptedCaller([])).open_session("s1") as session:
+        with pytest.raises(LashRuntimeError) as caught:
+            await anext(session.turn("x").stream())
+    assert caught.value.code == "turn_stream_join"
