@@ -13,6 +13,7 @@ from typing import Any
 _HOMES = {
     "lash_cli.api.across": ("SessionDeleteReport",),
     "lash_cli.api.commands": ("SessionCommands",),
+    "lash_cli.api.admin": ("SessionAdmin",),
     "lash_cli.api.core": ("LashCore", "ParkedSession"),
     "lash_cli.api.observable": ("ObservableSession",),
     "lash_cli.api.queue": ("BatchSettlement", "SessionQueue"),
@@ -22,6 +23,7 @@ _HOMES = {
     "lash_cli.core.activity": ("TurnActivity",),
     "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),
     "lash_cli.core.direct": ("DirectCompletion", "DirectLlmCompletion", "DirectRequest"),
+    "lash_cli.core.history": ("TreeEntry",),
     "lash_cli.core.ingress": (
         "ActiveTurn",
         "ByInputId",
@@ -78,6 +80,7 @@ _HOMES = {
     "lash_cli.core.trace": ("TraceContext", "TraceLevel", "TraceRecord", "TraceSink"),
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
+    "lash_cli.runtime.history": ("HeadMove",),
     "lash_cli.runtime.state": ("RuntimeSessionState", "SessionReadView"),
     "lash_cli.runtime.drivers": ("QueueDriver",),
     "lash_cli.runtime.observing": ("ObservedEvent", "ObservedGap", "Replayed", "SessionObservation", "Subscribed"),

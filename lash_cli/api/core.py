@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
-from lash_cli.api.across import AcrossProcesses
+from lash_cli.api.history import SessionHistories
 from lash_cli.api.queue import Notify
 from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.attachments import AttachmentPolicy
@@ -61,7 +61,7 @@ class ParkedSession:
     policy: SessionPolicy = field(repr=False)
 
 
-class LashCore(AcrossProcesses):
+class LashCore(SessionHistories):
     """Immutable wiring. One core serves any number of sessions of one store."""
 
     def __init__(

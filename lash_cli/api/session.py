@@ -36,6 +36,7 @@ from lash_cli.runtime.turns import run_turn
 from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
+    from lash_cli.api.admin import SessionAdmin
     from lash_cli.api.core import LashCore, ParkedSession
     from lash_cli.api.observable import ObservableSession
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
@@ -139,6 +140,13 @@ class LashSession(QueueVerbs):
         """The tool surface."""
         self._check_open()
         return ToolAdmin(self)
+
+    def admin(self) -> SessionAdmin:
+        """What changes the history of the session: moving its head, forking it, compacting its context."""
+        from lash_cli.api.admin import SessionAdmin
+
+        self._check_open()
+        return SessionAdmin(self)
 
     def observe(self) -> ObservableSession:
         """A read-only handle for watching; it outlives this one. Without a store there is nothing left to see once

@@ -1,7 +1,9 @@
 """Agent frames: the stretches of history a model sees, and what they ran under (contract 01 §11).
 
 Exactly one frame is active. Opening another supersedes it; a superseded frame
-keeps its assignment for ever, and its id is never used again.
+keeps its assignment for as long as it stays superseded, and its id is never
+given to another frame. Moving the head to a node of an older frame makes that
+one current again.
 """
 
 from __future__ import annotations
@@ -76,6 +78,23 @@ def with_policy(frames: tuple[AgentFrame, ...], policy: SessionPolicy) -> tuple[
         else frame
         for frame in frames
     )
+
+
+def return_to_frame(frames: tuple[AgentFrame, ...], frame_id: str) -> tuple[AgentFrame, ...]:
+    """The frames with `frame_id` current again, under the policy of the session as it is now.
+
+    Raises `ConflictError` (`agent_frame_unknown`).
+    """
+    policy = current_frame(frames).assignment.policy
+    if all(frame.frame_id != frame_id for frame in frames):
+        raise ConflictError(f"agent frame {frame_id!r} is not in the session", code="agent_frame_unknown")
+    moved = tuple(
+        msgspec.structs.replace(
+            frame, status=FrameStatus.ACTIVE if frame.frame_id == frame_id else FrameStatus.SUPERSEDED
+        )
+        for frame in frames
+    )
+    return with_policy(moved, policy)
 
 
 def open_frame(

@@ -210,6 +210,34 @@ class LaneHolder:
 
 
 @contextlib.asynccontextmanager
+async def claimed_lane(
+    store: RuntimePersistence, clock: Clock, ids: Ids, timings: LeaseTimings, owner: LeaseOwnerIdentity, session_id: str
+) -> AsyncIterator[SessionExecutionLease]:
+    """A lane outside a turn (contract 01 §13). Raises `SessionExecutionBusy` while another owner holds it.
+
+    Whatever happens inside the block, the lease is not left held; a commit that releases it first is welcome.
+    """
+    claimed = await store.try_claim_lease(
+        session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=ids.token()
+    )
+    if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
+        claimed = await store.reclaim_lease(
+            session_id,
+            owner,
+            observed_fencing_token=claimed.fencing_token,
+            ttl_ms=timings.ttl_ms,
+            now_ms=clock.now_ms(),
+            token=ids.token(),
+        )
+    if isinstance(claimed, LaneBusy):
+        raise busy_error(session_id, claimed)
+    try:
+        yield claimed
+    finally:
+        await store.release_lease(claimed.fence())
+
+
+@contextlib.asynccontextmanager
 async def borrowed_lane(
     store: RuntimePersistence,
     clock: Clock,
@@ -224,24 +252,7 @@ async def borrowed_lane(
     while another owner holds the lane. The commit is expected to release the
     lease; whatever happens, it is not left held.
     """
-    claimed = await store.try_claim_lease(
-        session.session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=ids.token()
-    )
-    if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
-        claimed = await store.reclaim_lease(
-            session.session_id,
-            owner,
-            observed_fencing_token=claimed.fencing_token,
-            ttl_ms=timings.ttl_ms,
-            now_ms=clock.now_ms(),
-            token=ids.token(),
-        )
-    if isinstance(claimed, LaneBusy):
-        raise busy_error(session.session_id, claimed)
-    fence = claimed.fence()
-    try:
+    async with claimed_lane(store, clock, ids, timings, owner, session.session_id) as lease:
         if session.is_behind(await store.head_position(session.session_id)):
             await session.refresh()
-        yield fence
-    finally:
-        await store.release_lease(fence)
+        yield lease.fence()

@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
-import msgspec
 import pytest
 from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said
-from support.scripted import ScriptedCaller, calls, text
+from support.scripted import ScriptedCaller, text
+from support.switching import SUMMARY, Switching, switch
 
 from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Replayed, Stopped
-from lash_cli.core.codec import to_builtins
-from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.frames import FrameStatus, current_frame
-from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
 from lash_cli.core.queued_work import BatchState
-from lash_cli.core.tools import (
-    SwitchAgentFrameControl,
-    ToolCall,
-    ToolCallOutput,
-    ToolContract,
-    ToolManifest,
-    ToolSuccess,
-)
 from lash_cli.runtime.frames import MAX_FRAME_SWITCHES
 from lash_cli.store.base import ReadScope
-
-SUMMARY = to_builtins(ConversationPayload(Message("any", Role.USER, (TextPart("what happened so far"),))))
-
-
-class Switching:
-    """A tool that switches to the frame its call names, with a task and first nodes."""
-
-    def __init__(self, initial_nodes: tuple[Any, ...] = ()) -> None:
-        self.initial_nodes = initial_nodes
-
-    def manifests(self):
-        return [ToolManifest("switch", "switch", "go on elsewhere")]
-
-    def contract(self, tool_id: str) -> ToolContract:
-        return ToolContract()
-
-    async def execute(self, call: ToolCall, context: Any) -> ToolCallOutput:
-        control = SwitchAgentFrameControl(call.args["frame"], call.args["task"], self.initial_nodes)
-        return ToolCallOutput(ToolSuccess("switching"), control)
-
-    async def aclose(self) -> None:
-        return None
-
-
-def switch(frame: str, task: str, call_id: str = "a"):
-    return calls((call_id, "switch", msgspec.json.encode({"frame": frame, "task": task}).decode()))
 
 
 async def test_a_switch_opens_the_frame_and_goes_on_with_the_task(make_core) -> None:

@@ -29,6 +29,11 @@ _READ = (
 FROM sessions s WHERE s.session_id = ?
 """
 )
+# The nodes of a turn are named after it, and those of a fork's origin are among its own.
+_IS_INHERITED = """
+SELECT 1 FROM node_origins o JOIN turns t ON t.session_key = o.origin_key AND t.turn_id = ?2
+WHERE o.session_key = ?1 AND t.first_seq <= o.upto_seq
+"""
 
 
 def _committed(stored: StoredSession, turn: TurnRecord) -> LaneGranted:
@@ -43,6 +48,13 @@ def _already_done(
         turn = read_turn(connection, stored.key, request.turn_id)
         if turn is not None and turn.state == "committed":
             return _committed(stored, turn), None
+        if turn is None and connection.execute(_IS_INHERITED, (stored.key, request.turn_id)).fetchone() is not None:
+            raise ConflictError(
+                f"turn {request.turn_id!r} is one of the session this one was forked from",
+                code="turn_inherited",
+                hint="choose another turn id, or leave it out",
+                details={"turn_id": request.turn_id},
+            )
     if request.draft is None:
         return None, None
     submitted = inputs.find_submitted(connection, stored.key, request.draft)
@@ -136,7 +148,7 @@ class Opening:
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError`: `turn_id_missing`,
-        `lane_request_ambiguous`, and `ConflictError`: `input_exists`, `input_cancelled`, `input_claimed`."""
+        `lane_request_ambiguous`, and `ConflictError`: `turn_inherited`, `input_exists`, `input_cancelled`, `input_claimed`."""
         _validate(request)
         if request.drain is not None:
             idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))

@@ -1,0 +1,60 @@
+"""`SessionAdmin`: the history of an opened session, under the names the project was founded on (contract 01 §4.8).
+
+Each verb waits for a running turn of this session, changes the stored session
+in one commit and brings the handle up to date before it returns, so that
+another process sees the same as this one (contract 01 §10).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lash_cli.core.history import TreeEntry
+from lash_cli.runtime.history import HeadMove, move_head
+from lash_cli.runtime.state import RuntimeSessionState
+from lash_cli.store.base import SessionMeta
+
+if TYPE_CHECKING:
+    from lash_cli.api.session import LashSession
+
+
+class SessionAdmin:
+    """Every verb raises `LashRuntimeError` (`missing_session_store_factory`) for a session without a store, and
+    `SessionClosed` once the handle is closed."""
+
+    def __init__(self, session: LashSession) -> None:
+        self._session = session
+
+    def export_state(self) -> RuntimeSessionState:
+        """A portable copy of the state, for `open_with_state`."""
+        return self._session.export_state()
+
+    async def message_tree(self) -> tuple[TreeEntry, ...]:
+        """Every committed message, those of other branches and frames included."""
+        return await self._session._core.message_tree(self._session.session_id)
+
+    async def branch_to_node(self, node_id: str | None) -> HeadMove:
+        """Move the head to a node of the session, None for before everything that was said.
+
+        Raises as `runtime.history.move_head`.
+        """
+        session = self._session
+        core, shared = session._core, session._shared
+        store = core.store
+        async with shared.lock:
+            await session._flush()
+            move = await core._beside_driver(
+                session.session_id,
+                lambda: move_head(core.host, store, shared.owner, session.session_id, node_id),
+            )
+            await session._state.refresh()
+        return move
+
+    async def fork(
+        self, *, session_id: str | None = None, at: str | None = None, name: str | None = None
+    ) -> SessionMeta:
+        """A new session that goes on from here, or `at` a node or turn; raises as `LashCore.fork_session`."""
+        session = self._session
+        async with session._shared.lock:
+            await session._flush()
+        return await session._core.fork_session(session.session_id, session_id=session_id, at=at, name=name)

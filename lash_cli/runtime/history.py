@@ -1,0 +1,133 @@
+"""Moving the head of a session to another node (contract 01 §8.2 `branch_to`, §10, 08 §5.1 `rewind`).
+
+A move is one commit without nodes: nothing is deleted, so it is undone by
+moving back. It is committed before the call returns, needs the lane, and reads
+the target node and its neighbours only, so it costs the same in a short and in
+a long session.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lash_cli.core.commit import Checkpoint, RuntimeCommit, TurnState, Unchanged
+from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe_to_resume
+from lash_cli.core.frames import current_frame, return_to_frame
+from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.errors import ConflictError, NotFoundError
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.lane import claimed_lane
+from lash_cli.store.base import ReadScope, RuntimePersistence
+
+
+@dataclass(frozen=True, slots=True)
+class HeadMove:
+    """Where the head stands after a move and where it stood; None is before everything that was said. `is_moved` is
+    False when it stood there already, and then nothing was written."""
+
+    session_id: str
+    leaf_node_id: str | None
+    previous_leaf_node_id: str | None
+    frame_id: str
+    previous_frame_id: str
+    head_revision: int
+    is_moved: bool
+
+
+async def require_no_unfinished_turn(store: RuntimePersistence, session_id: str) -> None:
+    """Raise `ConflictError` (`turn_unfinished`) while a turn that was cut off waits to be finished.
+
+    It would go on from the head as it finds it. The caller holds the lane, so no other turn can be running.
+    """
+    unfinished = await store.unfinished_turns(session_id)
+    if unfinished:
+        raise ConflictError(
+            f"turn {unfinished[0].turn_id} of session {session_id} was cut off and is not finished",
+            code="turn_unfinished",
+            hint=f"finish it first: lash resume {session_id}",
+            details={"session": session_id, "turn_id": unfinished[0].turn_id},
+        )
+
+
+async def find_node(store: RuntimePersistence, session_id: str, node_id: str) -> SessionNode:
+    """A node of the session; raises `NotFoundError` (`node_not_found`)."""
+    node = await store.load_node(session_id, node_id)
+    if node is None:
+        raise NotFoundError(
+            f"session {session_id} has no node {node_id!r}",
+            code="node_not_found",
+            hint=f"see what it has: lash tree {session_id}",
+            details={"session": session_id, "node": node_id},
+        )
+    return node
+
+
+async def require_resumable(store: RuntimePersistence, node: SessionNode, session_id: str) -> None:
+    """Raise `ConflictError` (`node_not_resumable`) for a node in the middle of an exchange with tools: no model can
+    go on from calls without results (contract 01 §5.4)."""
+    exchange: list[Message] = []
+    cursor: SessionNode | None = node
+    while cursor is not None:
+        message = _message(cursor)
+        if message is not None:
+            exchange.append(message)
+            if not any(isinstance(part, ToolResultPart) for part in message.parts):
+                break
+        cursor = None if cursor.parent_node_id is None else await store.load_node(session_id, cursor.parent_node_id)
+    if is_safe_to_resume(exchange):
+        return
+    last = exchange[-1]
+    calls = any(isinstance(part, ToolCallPart) for part in last.parts)
+    before = cursor.parent_node_id if cursor is not None and calls else None
+    raise ConflictError(
+        f"node {node.node_id} stands between tool calls and their results",
+        code="node_not_resumable",
+        hint=f"choose the node before the calls, {before}, or one after the results" if before else None,
+        details={"session": session_id, "node": node.node_id, "before": before},
+    )
+
+
+def _message(node: SessionNode) -> Message | None:
+    return node.payload.message if isinstance(node.payload, ConversationPayload) else None
+
+
+async def move_head(
+    host: RuntimeHost, store: RuntimePersistence, owner: LeaseOwnerIdentity, session_id: str, node_id: str | None
+) -> HeadMove:
+    """Make `node_id` the head; None moves before everything that was said.
+
+    A node of an older frame makes that frame current again. Turns keep
+    counting and cost stays booked; how full the context is is unknown until the
+    next model call. Raises `SessionExecutionBusy`, `NotFoundError`
+    (`session_not_found`, `node_not_found`) and `ConflictError`
+    (`node_not_resumable`, `turn_unfinished`, `session_empty`).
+    """
+    async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session_id) as lease:
+        await require_no_unfinished_turn(store, session_id)
+        read = await store.load_session(session_id, ReadScope.HEAD)
+        if read is None:
+            raise ConflictError(f"nothing was said in session {session_id} yet", code="session_empty")
+        was = current_frame(read.frames).frame_id
+        frame_id = read.frames[0].frame_id
+        if node_id is not None:
+            node = await find_node(store, session_id, node_id)
+            frame_id = node.agent_frame_id
+            await require_resumable(store, node, session_id)
+        if (node_id, frame_id) == (read.leaf_node_id, was):
+            return HeadMove(session_id, node_id, node_id, was, was, read.head_revision, is_moved=False)
+        frames = return_to_frame(read.frames, frame_id) if frame_id != was else None
+        state = read.turn_state
+        commit = RuntimeCommit(
+            session_id=session_id,
+            fence=lease.fence(),
+            config=read.config,
+            graph=Unchanged(node_id),
+            checkpoint=Checkpoint(TurnState(state.turn_index, protocol_turn_options=state.protocol_turn_options)),
+            now_ms=host.clock.now_ms(),
+            expected_head_revision=read.head_revision,
+            release_lease=True,
+            frames=frames,
+        )
+        result = await store.commit_runtime_state(commit)
+    return HeadMove(session_id, node_id, read.leaf_node_id, frame_id, was, result.head_revision, is_moved=True)
