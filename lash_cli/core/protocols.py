@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
+from lash_cli.core.content import AttachmentSource
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
@@ -104,6 +105,19 @@ class ModelCaller(Protocol):
 
     async def aclose(self) -> None:
         """Release connections."""
+        ...
+
+
+@runtime_checkable
+class JudgesAttachments(Protocol):
+    """A model caller that knows what it cannot be sent.
+
+    Asked before an attachment enters a transcript: one that the provider
+    refuses would stop this turn and every later one.
+    """
+
+    def attachment_refusal(self, source: AttachmentSource) -> str | None:
+        """Why `source` cannot be sent to the provider; None when it can, as far as that is known."""
         ...
 
 

@@ -183,6 +183,7 @@ def build_caller(
         expose_thinking=options.expose_thinking,
         termination=options.stream_termination,
         attachments=attachments,
+        credential_scope=settings.name,
     )
     return RetryingCaller(
         provider,

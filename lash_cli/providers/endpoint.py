@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from lash_cli.core.content import ToolCallPart, ToolResultPart
+from lash_cli.core.content import AttachmentSource, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
     DeliberateStop,
     EvidenceReported,
@@ -32,7 +32,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
-from lash_cli.providers.attachments import RequestAttachments
+from lash_cli.providers.attachments import CARRIED, RequestAttachments, check_carried
 from lash_cli.providers.classify import classify_error_object, classify_http, presentable, to_exception
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, Timeouts
 from lash_cli.providers.sse import SseDecoder
@@ -232,15 +232,18 @@ class HttpProvider:
         expose_thinking: bool = False,
         termination: Termination | None = None,
         attachments: RequestAttachments | None = None,
+        credential_scope: str = "",
     ) -> None:
         """`attachments` is what the wire's encoder asks for bytes. `termination` is the endpoint's word on answers
-        without proof; a model's own data wins over it."""
+        without proof; a model's own data wins over it. `credential_scope` names the credential whose uploaded files
+        may be referred to."""
         self._wire = wire
         self._transport = transport
         self._clock = clock
         self._timeouts = timeouts or Timeouts()
         self._expose_thinking = expose_thinking
         self._attachments = attachments or RequestAttachments()
+        self._credential_scope = credential_scope
         self._termination: Termination = termination or wire.default_termination
 
     @property
@@ -299,6 +302,17 @@ class HttpProvider:
             error.args = (presentable(error.message, self.secrets),)
             error.message = error.args[0]
             raise
+
+    def attachment_refusal(self, source: AttachmentSource) -> str | None:
+        """See `core.protocols.JudgesAttachments`."""
+        carried = CARRIED.get(self.kind)
+        if carried is None:
+            return None
+        try:
+            check_carried(source, carried, provider=self.kind, credential_scope=self._credential_scope)
+        except LlmTransportError as refused:
+            return refused.message
+        return None
 
     async def aclose(self) -> None:
         """Close the transport."""

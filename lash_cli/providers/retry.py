@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.content import ProsePart, ReasoningPart
+from lash_cli.core.content import AttachmentSource, ProsePart, ReasoningPart
 from lash_cli.core.llm import (
     AttemptRecord,
     AttemptReset,
@@ -39,7 +39,7 @@ from lash_cli.core.llm import (
     TextDelta,
     UsageReported,
 )
-from lash_cli.core.protocols import CancelSignal, Clock, EventSink, Provider
+from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import from_exception, presentable, redact
@@ -241,6 +241,11 @@ class RetryingCaller:
             await sink(wait)
             await _first(asyncio.ensure_future(self._clock.sleep(wait.wait_ms / 1000)), cancel)
         return LlmCallResult(_record(request, ladder), error=_CANCELLED)
+
+    def attachment_refusal(self, source: AttachmentSource) -> str | None:
+        """See `core.protocols.JudgesAttachments`; a provider that does not judge takes everything."""
+        provider = self._provider
+        return provider.attachment_refusal(source) if isinstance(provider, JudgesAttachments) else None
 
     async def aclose(self) -> None:
         """Release the provider's connections."""

@@ -46,7 +46,7 @@ from lash_cli.core.tools import (
     failure,
     interrupted,
 )
-from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired
+from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
@@ -284,6 +284,8 @@ class ToolDispatcher:
             except LashError as error:
                 if error.code == DENIED:
                     return failure(FailureClass.PERMISSION_DENIED, DENIED, error.message, source="policy")
+                if isinstance(error, UsageError):
+                    return failure(FailureClass.UNAVAILABLE, error.code, error.message, source="runtime")
                 text = f"The attachment could not be stored: {error.message}"
                 return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
         return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)

@@ -59,7 +59,7 @@ from lash_cli.core.machine import (
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
-from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
+from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
 from lash_cli.core.structured import output_of
 from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
 from lash_cli.errors import (
@@ -67,6 +67,7 @@ from lash_cli.errors import (
     LashError,
     LashRuntimeError,
     SessionExecutionLeaseExpired,
+    UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.attachments import put_inline, reader_of
@@ -79,6 +80,7 @@ from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
 
+UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 USAGE_SOURCE = "turn"
 
 
@@ -160,27 +162,31 @@ class TurnDriver(ABC):
         self._shown += 1
         return f"{self._series}.{self._shown}"
 
-    async def normalised(self, turn_input: TurnInput, turn_id: str) -> TurnInput | TurnIssue:
+    async def normalised(self, turn_input: TurnInput, drive: Drive) -> TurnInput | TurnIssue:
         """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
         items: list[InputItem] = []
         for item in turn_input.items:
             if isinstance(item, AttachmentItem):
                 try:
-                    items.append(AttachmentItem(await self.stored(item.attachment, turn_id)))
+                    items.append(AttachmentItem(await self.stored(item.attachment, drive)))
                 except LashError as error:
                     return TurnIssue("input_validation", error.message, "invalid_turn_input")
             else:
                 items.append(item)
         return msgspec.structs.replace(turn_input, items=tuple(items))
 
-    async def stored(self, source: AttachmentSource, turn_id: str) -> AttachmentSource:
-        """An attachment as it may be persisted; raises `LashError` for one that the host or the store refuses."""
+    async def stored(self, source: AttachmentSource, drive: Drive) -> AttachmentSource:
+        """An attachment as it may be persisted; raises `LashError` for one that the host, the model's provider or the
+        store refuses: in the transcript it would stop every later turn too."""
         self.host.attachments.check(source)
+        refusal = drive.caller.attachment_refusal(source) if isinstance(drive.caller, JudgesAttachments) else None
+        if refusal is not None:
+            raise UsageError(refusal, code=UNSUPPORTED_ATTACHMENT)
         store = self.host.store
         if isinstance(source, Inline):
             if store is None:
                 return source
-            owner, now_ms = ("turn", turn_id), self.host.clock.now_ms()
+            owner, now_ms = ("turn", drive.turn_id), self.host.clock.now_ms()
             return await put_inline(store, self.session.session_id, source, owner=owner, now_ms=now_ms)
         if isinstance(source, Stored) and store is not None:
             await store.get_attachment(self.session.session_id, source.attachment_ref)
@@ -210,7 +216,7 @@ class TurnDriver(ABC):
             turn_index=drive.turn_index,
             cancel=self.token,
             emit=emit,
-            store_attachment=lambda source: self.stored(source, drive.turn_id),
+            store_attachment=lambda source: self.stored(source, drive),
         )
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
         output = output_of(drive.options)

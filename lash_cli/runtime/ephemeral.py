@@ -20,7 +20,7 @@ from lash_cli.core.activity import (
     TurnStarted,
     finished_id,
 )
-from lash_cli.core.content import Message, TextItem, TurnInput, user_message
+from lash_cli.core.content import TextItem, TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.graph import messages_on
@@ -35,7 +35,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnOutcome, TurnResult
 from lash_cli.core.policy import persisted_config
-from lash_cli.runtime.drive import Drive, TurnDriver, time_limit, usage_of
+from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit, usage_of
 from lash_cli.runtime.frames import FrameChain, FrameHandoff, plan_handoff
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.results import result_of, summarise
@@ -152,7 +152,7 @@ class EphemeralTurn(TurnDriver):
         previews = self.previews = None if session.log is None else ResidentPreviews(session.log)
         await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")
         try:
-            done = await self._drive_input(drive, user_message(f"m_{turn_id}", turn_input))
+            done = await self._drive_input(drive, f"m_{turn_id}", turn_input)
         except BaseException:
             if previews is not None and previews.retraction is not None:
                 previews.publish(self._activity(drive, previews.retraction, self.host.ids.new("a")))
@@ -195,8 +195,12 @@ class EphemeralTurn(TurnDriver):
         await self.emit(drive, TurnFinished(outcome), f"{turn_id}:turn", finished_id(turn_id))
         return result_of(session.session_id, turn_id, outcome, summary, done, None), handoff
 
-    async def _drive_input(self, drive: Drive, opening: Message) -> DoneEffect:
-        """Drive the machine, unless the options of the turn cannot be followed: then that is its outcome."""
+    async def _drive_input(self, drive: Drive, message_id: str, turn_input: TurnInput) -> DoneEffect:
+        """Drive the machine, unless the input or its options cannot be used: then that is the outcome."""
+        usable = await self.normalised(turn_input, drive)
+        if isinstance(usable, TurnIssue):
+            return DoneEffect(Stopped("invalid_input"), (user_message(message_id, text_only(turn_input)),), (usable,))
+        opening = user_message(message_id, usable)
         if drive.options is not None:
             from lash_cli.runtime.structured import options_issue
 

@@ -265,7 +265,7 @@ class DurableTurn(TurnDriver):
             await self.emit(drive, event, correlation)
 
         async def normalise(turn_input: TurnInput) -> TurnInput | TurnIssue:
-            return await self.normalised(turn_input, drive.turn_id)
+            return await self.normalised(turn_input, drive)
 
         checkpoints = Checkpoints(
             self.store,
@@ -289,7 +289,7 @@ class DurableTurn(TurnDriver):
             return work, None
         given = materialise(granted.claim.inputs)
         message_id = ingress_message_id(granted.claim.inputs[0].input_id)
-        usable = await self.normalised(given, drive.turn_id)
+        usable = await self.normalised(given, drive)
         if isinstance(usable, TurnIssue):
             return (user_message(message_id, text_only(given)), *work), usable
         return (user_message(message_id, usable), *work), None

@@ -65,6 +65,13 @@ def _is_json(result: TurnResult) -> bool:
     return False
 
 
+def _is_final_value(result: TurnResult) -> bool:
+    match result.outcome:
+        case Finished(finish=FinalValue()):
+            return True
+    return False
+
+
 def as_line(text: str) -> str:
     """`text` ending with a line feed."""
     return text if text.endswith("\n") else text + "\n"
@@ -143,6 +150,8 @@ class PipeView:
         if not result.is_success:
             return
         answer = answer_text(result)
+        if _is_final_value(result):
+            self._calls = [{}]  # the prose was that value in the model's spelling, or one that did not fit
         if answer is not None:
             if "".join(self._calls[-1].values()).strip() == answer.strip():
                 self._calls.pop()

@@ -81,8 +81,21 @@ def test_what_the_provider_cannot_be_sent_ends_the_turn_before_a_byte_leaves(las
     with ThreadedChatServer([]) as server:
         done = lash("turn", "--or-open", "s", "x", "-a", "song.mp3", "-o", "json", env=openai(server), cwd=tmp_path)
         assert server.requests == []
-    assert (done.code, done.out) == (6, "")
-    assert "audio/mpeg" in done.error["message"]
+        assert (done.code, done.out, done.error["code"]) == (6, "", "turn_stopped:invalid_input")
+        assert "audio/mpeg" in done.error["message"]
+        server.script(text_reply("still here"))
+        assert lash("turn", "s", "and now?", env=openai(server)).out == "still here\n"
+        assert [message["content"] for message in server.requests[0].json["messages"]] == ["x", "and now?"]
+
+
+def test_a_file_of_a_tool_that_the_provider_cannot_be_sent_is_a_failed_result(lash: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.bmp").write_bytes(b"BM" + bytes(60))
+    call = tool_calls_reply([("read_file", {"path": "a.bmp"}, "call_1")])
+    with ThreadedChatServer([call, text_reply("cannot see it")]) as server:
+        done = lash("turn", "--or-open", "s", "look", env=openai(server), cwd=tmp_path)
+        assert (done.code, done.out) == (0, "cannot see it\n"), done.err
+        last = server.requests[1].json["messages"][-1]
+    assert last["role"] == "tool" and "image/bmp" in last["content"]
 
 
 def test_a_killed_turn_still_has_its_image(lash: Any, home: Path, image: str) -> None:

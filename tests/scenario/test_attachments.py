@@ -133,6 +133,18 @@ async def test_bytes_beyond_the_limit_are_refused_and_nothing_is_written(make_co
     assert await core.store.inputs("s1", pending_only=False) == ()
 
 
+async def test_a_session_without_a_store_asks_the_host_too_and_keeps_the_bytes_in_memory() -> None:
+    from lash_cli.api import LashCore, ModelSpec
+
+    caller = ScriptedCaller([text("a cat")])
+    async with LashCore(provider=caller, model=ModelSpec("m")) as core:
+        session = await core.open_session("s1")
+        denied = TurnInput((TextItem("look"), AttachmentItem(ExternalUrl("image/png", "ftp://x.example/a.png"))))
+        assert (await session.turn(denied).run()).result.outcome == Stopped("invalid_input")
+        await session.turn(with_image()).run()
+    assert attached(caller.requests[0].messages) == [Inline("image/png", PNG, "cat.png")]
+
+
 # --- on their way to a provider -------------------------------------------------------------------
 
 
