@@ -151,3 +151,11 @@ def test_equal_schemas_share_a_validator_and_the_cache_is_bounded_in_both_ways()
     held = len(cache)
     cache.get({"title": "y" * 500})
     assert len(cache) == held
+
+
+def test_a_null_that_a_strict_provider_sends_for_an_absent_member_is_no_argument() -> None:
+    schema = {"type": "object", "properties": {"path": {"type": "string"}, "limit": {"type": "integer"}}}
+    schema["required"] = ["path"]
+    assert parse_arguments('{"path": "a", "limit": null}', schema) == {"path": "a"}
+    with pytest.raises(ArgumentsInvalid, match="/path"):
+        parse_arguments('{"path": null, "limit": null}', schema)
