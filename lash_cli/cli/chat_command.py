@@ -73,8 +73,6 @@ def command(
 async def _run(plan: ChatPlan) -> int:
     while True:
         end = await _chat(plan)
-        if end.reason == "abandoned":
-            _vanish(end.status)
         if end.go_to is None:
             return end.status
         plan = ChatPlan(end.go_to or None, plan.replay, plan.is_vi, plan.is_plain)
@@ -82,9 +80,18 @@ async def _run(plan: ChatPlan) -> int:
 
 def _vanish(status: int) -> None:
     """End this process without waiting for its turn, which whoever comes next drives on from its journal."""
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)
+
+
+def _let_go_of_terminal() -> None:
+    """What could not be written to a terminal that is gone is dropped, so that the exit status stays ours."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 async def _chat(plan: ChatPlan) -> ChatEnd:
@@ -164,6 +171,10 @@ async def _talk(
         with hang_up_signals(client, interrupt):
             end = await client.run(face)
         await _hint(core, session)
+        _let_go_of_terminal()
+        if end.reason == "abandoned":
+            memory.close()
+            _vanish(end.status)
         return end
     finally:
         memory.close()

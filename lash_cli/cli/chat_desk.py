@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from lash_cli.core.tools import ToolCall, ToolManifest
     from lash_cli.core.usage import SessionUsageReport
     from lash_cli.repl.client import ChatClient
+    from lash_cli.repl.commands import Commands
     from lash_cli.repl.desk import Face
     from lash_cli.repl.memory import ReplMemory
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
 _MICROS = 1_000_000
+PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
+\\       at the end of a line: the text goes on in the next one
+Ctrl-C  cancel the turn; twice within 2 s without one: quit
+Ctrl-D  quit"""
 
 
 class ChatAsker:
@@ -119,7 +124,7 @@ class ChatDesk:
     def error_text(self, error: LashError) -> str:
         """See `Desk`."""
         hint = f"\nhint: {error.hint}" if error.hint else ""
-        return safe(f"error: {error.message}{hint}")
+        return safe(f"{error.message}{hint}")
 
     def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> tuple[Face, Callable[[], None]]:
         """Who shows the chat, and what a SIGINT from outside means to it.
@@ -128,11 +133,14 @@ class ChatDesk:
         """
         from lash_cli.repl.commands import Commands
         from lash_cli.repl.keymap import key_table, keys_text
-        from lash_cli.repl.terminal import FaceOptions, LineHistory, PromptFace
-        from lash_cli.views.chat_lines import ASCII_CHAT_GLYPHS, ChatGlyphs
 
         settings, output = self._invocation.settings, self._invocation.output
         configured = settings.get("repl.keys") or {}
+        if plan.is_plain:
+            return self._plain_face(client, memory, Commands)
+        from lash_cli.repl.terminal import FaceOptions, LineHistory, PromptFace
+        from lash_cli.views.chat_lines import ASCII_CHAT_GLYPHS, ChatGlyphs
+
         options = FaceOptions(
             keys=key_table(configured),
             keys_text=keys_text(configured),
@@ -146,6 +154,20 @@ class ChatDesk:
         history = LineHistory(memory.lines(limit), lambda line: memory.remember(line, client.options.cwd, limit))
         face = PromptFace(client, options, history, lambda line: commands.run(line))
         commands = Commands(client, keys_text=options.keys_text, write=face.write_above, attach=face.paste)
+        return face, face.interrupt
+
+    def _plain_face(
+        self, client: ChatClient, memory: ReplMemory, make_commands: type[Commands]
+    ) -> tuple[Face, Callable[[], None]]:
+        from lash_cli.repl.plain import PlainFace
+
+        face = PlainFace(
+            client,
+            on_line=lambda line: commands.run(line),
+            remember=lambda line: memory.remember(line, client.options.cwd, client.options.history),
+            ascii_only=self._invocation.output.ascii,
+        )
+        commands = make_commands(client, keys_text=PLAIN_KEYS, write=face.write, attach=face.attach)
         return face, face.interrupt
 
 

@@ -78,6 +78,8 @@ class Commands:
                 client.call(self._verb(words, is_interactive=is_interactive))
             case "later":
                 client.queue_next(_required(command, rest))
+            case "back":
+                client.pull_back()
             case "cancel":
                 client.cancel(rest or None)
             case "note":

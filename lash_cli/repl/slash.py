@@ -36,6 +36,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("info", "its policy and tools", True, verb=("show", SESSION, "--policy", "--tools")),
     Command("queue", "look at the queue, cut it, edit it, hold it", True, "[ls|edit|cancel IN|cut IN|hold|release]"),
     Command("later", "queue TEXT for the next turn", True, "TEXT"),
+    Command("back", "take your newest queued text back into the draft", True),
     Command("cancel", "cancel the running turn", True, "[REASON]"),
     Command("usage", "what the session cost", True, verb=("usage", SESSION)),
     Command("log", "the committed transcript", True, "[OPTION…]", verb=("log", SESSION)),

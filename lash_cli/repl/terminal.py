@@ -182,8 +182,10 @@ class PromptFace:
             if self.app.is_running:
                 self.app.renderer.erase()
             self.app.output.write_raw(text.replace("\n", "\r\n"))
+            if self.app.is_running:
+                # At once, and not when the loop comes to it: the prompt must never be seen missing.
+                self.app._redraw()
             self.app.output.flush()
-        self.app.invalidate()
 
     def refresh(self) -> None:
         """See `Face`."""
@@ -193,7 +195,7 @@ class PromptFace:
         """Draw anew from the first line: what stands above the prompt became less."""
         if self.app.is_running and not self._is_away:
             self.app.renderer.erase()
-            self.app.invalidate()
+            self.app._redraw()
 
     def set_text(self, text: str) -> None:
         """See `Face`."""

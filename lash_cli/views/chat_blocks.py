@@ -46,7 +46,8 @@ def rich_block(block: Block, glyphs: ChatGlyphs, *, color: bool, width: int) -> 
         _print_labelled(console, f"{_LABELS['user']} {glyphs.says} ", block.text, style)
     else:
         mark = f"  {glyphs.says} " if block.kind == "tool" else "  "
-        console.print(Text("\n".join(mark + line for line in block.text.split("\n")), style=style))
+        said = f"error: {block.text}" if block.kind == "error" else block.text
+        console.print(Text("\n".join(mark + line for line in said.split("\n")), style=style))
     return file.getvalue()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from support.chat import Chat
 from support.cli import Result, run_lash
 
 
@@ -27,3 +29,25 @@ def lash(home: Path) -> Runner:
         return run_lash(args, home=home, **options)
 
     return run
+
+
+@pytest.fixture
+def chat(lash: Runner, home: Path) -> Iterator[Callable[..., Chat]]:
+    """Opens chats in session `s`, which is called fjord."""
+    lash("open", "s", "--name", "fjord")
+    made: list[Chat] = []
+
+    def start(*args: str, prompt: str = "fjord ❯", **env: str) -> Chat:
+        made.append(Chat(home, "s", *args, **env))
+        made[-1].wait_for(prompt)
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file that opens a gated turn when it is there."""
+    return tmp_path / "gate"

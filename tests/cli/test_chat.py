@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import stat
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.chat import Chat
 
 PROMPT = "fjord ❯"
-
-
-@pytest.fixture
-def chat(lash, home: Path) -> Iterator[Callable[..., Chat]]:
-    """Opens chats in session `s`, which is called fjord; their prompt stands."""
-    lash("open", "s", "--name", "fjord")
-    made: list[Chat] = []
-
-    def start(*args: str, **env: str) -> Chat:
-        made.append(Chat(home, "s", *args, **env))
-        made[-1].wait_for(PROMPT)
-        return made[-1]
-
-    yield start
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    return tmp_path / "gate"
 
 
 def test_without_a_terminal_there_is_no_chat_and_nothing_is_made(lash, home) -> None:
@@ -94,7 +72,7 @@ def test_esc_holds_what_waits_and_it_is_delivered_once(chat, gate) -> None:
     one.press("\x1b")
     one.wait_for("cancel requested: turn t_")
     one.wait_for("2 queued: Enter send now")
-    assert f"{PROMPT} half a thought" in one.text and "held" in one.text
+    one.wait_for(lambda text: f"{PROMPT} half a thought" in text and "held" in text)
     assert one.users() == one.users()[:1]
     one.press("\x15\r")
     one.wait_for("You said:")
@@ -181,14 +159,18 @@ def drafts(home: Path) -> bytes:
     return b"".join(path.read_bytes() for path in home.glob("chat.db*"))
 
 
-def test_a_hang_up_in_mid_turn_loses_nothing_and_everything_stored_is_private(chat, home, lash, gate) -> None:
+@pytest.mark.parametrize("way", ["signal", "closed terminal"])
+def test_a_hang_up_in_mid_turn_loses_nothing_and_everything_stored_is_private(chat, home, lash, gate, way) -> None:
     one = chat()
     one.gated(gate)
     one.press("queued before the end\t")
     one.wait_for("◇ queued for next turn · 1")
     one.press("draft before the end")
     one.wait_for("draft before the end")
-    one.hang_up()
+    if way == "signal":
+        one.process.send_signal(signal.SIGHUP)
+    else:
+        one.hang_up()
     assert one.process.wait(60) == 129
     shown = lash("show", "s", "-o", "json").json
     assert (shown["running_turn"], shown["pending_inputs"]) == (None, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ class Chat(Terminal):
         self.wait_for("Esc stop")
 
     def hang_up(self) -> None:
-        """The terminal is closed: whoever reads it sees its end."""
-        self.process.send_signal(signal.SIGHUP)
+        """The terminal is closed: whoever reads it finds nobody there any more."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._master)
+        os.close(nothing)
 
     def said(self) -> list[tuple[str, str, str]]:
         """Turn, role and text of every committed message that says something."""

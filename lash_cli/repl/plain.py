@@ -1,0 +1,328 @@
+"""The chat in plain lines: for a terminal without redraw, and for a screen reader (contract 08 §7.1 `--plain`).
+
+Nothing is drawn twice and nothing moves: every line begins with who says it,
+and a state is told once, in words, when it changes. The terminal edits the line
+being typed; a line that ends with a backslash goes on in the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from lash_cli.core.tools import ToolCall, ToolManifest
+from lash_cli.errors import LashError
+from lash_cli.repl import rules
+from lash_cli.repl.client import ChatClient
+from lash_cli.repl.panels import GUARD_SECONDS
+from lash_cli.repl.rules import Do
+from lash_cli.views.chat_blocks import plain_block
+from lash_cli.views.chat_picture import Block
+from lash_cli.views.safe_text import ascii_text, preview, safe_text
+from lash_cli.views.turn_text import value_text
+
+READ_BYTES = 65_536
+ARGS_CHARS = 1_000
+_ONCE = {"y": "once", "yes": "once", "a": "always", "always": "always", "n": "no", "no": "no", "": "no"}
+
+
+class _Question(NamedTuple):
+    """What the next line answers."""
+
+    answer: Callable[[str], None]
+
+
+class PlainFace:
+    """Lines in, lines out; implements `desk.Face`."""
+
+    def __init__(
+        self,
+        client: ChatClient,
+        *,
+        on_line: Callable[[str], None],
+        remember: Callable[[str], None],
+        ascii_only: bool,
+    ) -> None:
+        """`on_line` gets slash commands and shell lines, `remember` every line that was sent."""
+        self.client = client
+        self._on_line = on_line
+        self._remember = remember
+        self._ascii_only = ascii_only
+        self._over: asyncio.Future[None] | None = None
+        self._unread = b""
+        self._begun: list[str] = []
+        # A draft that is not being typed: what came back, or was left behind by an ended chat.
+        self._kept = ""
+        self._questions: list[_Question] = []
+        self._answers: list[asyncio.Future[str]] = []
+        self._told = ""
+        self._reading = False
+
+    # --- Face ---------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """See `Face`. Raises `EOFError` when the terminal is gone."""
+        self._over = asyncio.get_running_loop().create_future()
+        self.write("note: type a text to send it; /help lists the commands, /later TEXT queues, Ctrl-C cancels\n")
+        self.refresh()
+        with self._keyboard():
+            await self._over
+
+    def stop(self) -> None:
+        """See `Face`."""
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def show(self, blocks: Sequence[Block]) -> None:
+        """See `Face`."""
+        for block in blocks:
+            self.write(plain_block(block))
+
+    def write(self, text: str) -> None:
+        """Write `text`, which is safe for a terminal, as lines."""
+        text = text if text.endswith("\n") else text + "\n"
+        with contextlib.suppress(OSError):  # a terminal that is gone is noticed where it is read
+            sys.stdout.write(ascii_text(text) if self._ascii_only else text)
+            sys.stdout.flush()
+
+    def refresh(self) -> None:
+        """See `Face`: tell what changed, once."""
+        state = self._state()
+        if state != self._told and self._over is not None:
+            self._told = state
+            self.write(state)
+
+    def _state(self) -> str:
+        client = self.client
+        standing = client.turn_standing()
+        status = "idle" if client.watch.status == "queued" else client.watch.status
+        words = {"own": "a turn runs", "foreign": "another process runs a turn"}.get(standing, status)
+        if client.is_cancelling:
+            words = "cancelling"
+        now = sum(waiting.is_now for waiting in client.watch.waiting)
+        later = len(client.watch.waiting) - now
+        queue = f"; queued: {now} for this turn, {later} for the next" if now or later else ""
+        sends = "; an empty line sends what is queued" if standing == "none" and later else ""
+        return f"status: {words}{queue}{sends}"
+
+    def set_text(self, text: str) -> None:
+        """See `Face`. A line being typed belongs to the terminal, so the text is kept beside it."""
+        self._kept = text
+        if text.strip():
+            self.write(f"draft: {safe_text(text)}\nnote: an empty line sends this draft")
+
+    def stash_changed(self, text: str) -> None:
+        """See `Face`."""
+        self.write(f"put aside: {safe_text(preview(text, ARGS_CHARS))}")
+
+    def attach(self, text: str) -> None:
+        """Add `text` to the draft."""
+        self.set_text(f"{self._kept}\n{text}" if self._kept.strip() else text)
+        self.client.outbox.typed(self._kept)
+
+    async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
+        """See `Face`."""
+        if is_interactive:
+            with self._without_keyboard():
+                return await asyncio.to_thread(subprocess.call, list(command))
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+        if said.strip():
+            self.write(safe_text(said.decode("utf-8", "replace")))
+        return process.returncode or 0
+
+    # --- questions ----------------------------------------------------------------------------
+
+    async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
+        """See `Face`. What was typed before the question was seen is no answer."""
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers.append(answered)
+        try:
+            await asyncio.sleep(GUARD_SECONDS)
+            self._discard_typed_ahead()
+            args = safe_text(preview(value_text(call.args), ARGS_CHARS))
+            self.write(
+                f"question: allow {safe_text(manifest.name)} ({manifest.approval})? {args}\n"
+                "answer: y once, a always in this session, n no, or a reason for no"
+            )
+
+            def answer(line: str) -> None:
+                if not answered.done():
+                    answered.set_result(_ONCE.get(line.strip().lower(), line.strip()))
+
+            question = _Question(answer)
+            self._questions.append(question)
+            try:
+                return await answered
+            finally:
+                if question in self._questions:
+                    self._questions.remove(question)
+        finally:
+            self._answers.remove(answered)
+
+    def withdraw(self) -> None:
+        """See `Face`."""
+        for answered in self._answers:
+            if not answered.done():
+                answered.set_result("no")
+
+    def offer(self, text: str) -> None:
+        """See `Face`."""
+        client = self.client
+        who = client.desk.holder(client.watch.row) or "another process"
+        self._kept = text
+
+        def answer(line: str) -> None:
+            word = line.strip().lower()
+            acts: dict[str, Callable[[str], None]] = {
+                "": client.queue_next,
+                "q": client.queue_next,
+                "i": client.inject,
+                "w": client.wait_then_send,
+                "c": self._cancel_theirs,
+            }
+            if word not in acts:
+                self.write("note: not sent; an empty line asks again")
+                return
+            self._kept = ""
+            acts[word](text)
+
+        self.write(
+            f"question: {safe_text(who)} runs a turn\n"
+            "answer: q queue it (the default), i into their turn, w wait and send, c cancel theirs; else keep the draft"
+        )
+        self._questions.append(_Question(answer))
+
+    def _cancel_theirs(self, text: str) -> None:
+        self.client.cancel("lash chat wants the session")
+        self.client.wait_then_send(text)
+
+    def _ask_leave(self) -> None:
+        def answer(line: str) -> None:
+            match line.strip().lower():
+                case "l":
+                    self.client.stop("abandoned")
+                case "c":
+                    self.client.stop("quit")
+
+        self.write(
+            "question: a turn of this chat runs\nanswer: l leave it to a worker, c cancel it and quit, else stay"
+        )
+        self._questions.append(_Question(answer))
+
+    # --- typing -------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        moment = self.client.moment(has_draft=bool(self._begun))
+        do = rules.on_interrupt(moment, self.client.options.ctrl_c)
+        if do is Do.STASH:
+            self.client.outbox.typed("\n".join(self._begun))
+            self._begun = []
+        self.client.carry_out(do, "")
+        self.refresh()
+
+    @contextlib.contextmanager
+    def _keyboard(self) -> Iterator[None]:
+        self._read_keyboard(True)
+        try:
+            yield
+        finally:
+            self._read_keyboard(False)
+
+    @contextlib.contextmanager
+    def _without_keyboard(self) -> Iterator[None]:
+        self._read_keyboard(False)
+        try:
+            yield
+        finally:
+            self._read_keyboard(True)
+
+    def _read_keyboard(self, is_wanted: bool) -> None:
+        loop = asyncio.get_running_loop()
+        if is_wanted and not self._reading:
+            loop.add_reader(sys.stdin.fileno(), self._read)
+        elif not is_wanted and self._reading:
+            loop.remove_reader(sys.stdin.fileno())
+        self._reading = is_wanted
+
+    def _read(self) -> None:
+        try:
+            data = os.read(sys.stdin.fileno(), READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self._ended()
+            return
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            self._line(line.decode("utf-8", "replace"))
+        self.refresh()
+
+    def _ended(self) -> None:
+        """Ctrl-D, or a terminal that is gone."""
+        if not _is_alive(sys.stdin.fileno()):
+            if self._over is not None and not self._over.done():
+                self._over.set_exception(EOFError("the terminal is gone"))
+            self._read_keyboard(False)
+            return
+        do = rules.on_leave(self.client.moment(has_draft=bool(self._begun)))
+        if do is Do.ASK_LEAVE:
+            self._ask_leave()
+        elif do is Do.QUIT:
+            self.client.carry_out(do, "")
+
+    def _line(self, line: str) -> None:
+        if self._questions:
+            self._questions.pop(0).answer(line)
+            return
+        if line.endswith("\\"):
+            self._begun.append(line[:-1])
+            self.client.outbox.typed("\n".join(self._begun))
+            return
+        text = "\n".join((*self._begun, line))
+        self._begun = []
+        if not text.strip() and self._kept.strip():
+            text, self._kept = self._kept, ""
+        try:
+            self._submit(text)
+        except LashError as error:
+            self.client.tell_error(error)
+
+    def _submit(self, text: str) -> None:
+        if text.startswith(("/", "!")) or text.strip() in ("exit", "quit"):
+            self._on_line(text)
+            return
+        text = text.removeprefix(" ") if text.startswith((" /", " !")) else text
+        do = rules.on_submit(self.client.moment(has_draft=bool(text.strip())))
+        if text.strip():
+            self._remember(text)
+        self.client.carry_out(do, text)
+
+    def _discard_typed_ahead(self) -> None:
+        import termios
+
+        self._unread = b""
+        with contextlib.suppress(termios.error):
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+
+
+def _is_alive(descriptor: int) -> bool:
+    """Whether a terminal that has nothing to read is still there."""
+    import termios
+
+    try:
+        termios.tcgetattr(descriptor)
+    except termios.error:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""What `lash chat` asks, and that only an answer answers (contract 08 §7.1, §7.4)."""
+
+from __future__ import annotations
+
+from support.cli import spawn_lash
+
+PROMPT = "fjord ❯"
+WRITE = ' !tool write {"path":"made.txt","content":"x"}\n!then\n!text written\r'
+
+
+def test_only_an_answer_to_what_was_seen_allows_a_tool(chat, home) -> None:
+    one = chat()
+    # Typed ahead, in the same breath: goes into the draft, and answers nothing.
+    one.press(WRITE + "yes ")
+    one.wait_for("allow ")
+    one.wait_for("[y] yes, once")
+    one.wait_for(f"{PROMPT} yes")
+    assert not (home.parent / "made.txt").exists()
+    one.press("e")
+    one.wait_for("reason ❯")
+    one.press("not in this directory\r")
+    one.wait_for("written")
+    one.wait_for("│ idle")
+    one.wait_for(f"{PROMPT} yes")
+    assert not (home.parent / "made.txt").exists()
+    assert "not in this directory" in one.lash("log", "s", "--tools").out
+    one.press("\x15" + WRITE)
+    one.wait_for("[y] yes, once")
+    one.press("y")
+    one.wait_until((home.parent / "made.txt").exists)
+    one.wait_for("│ idle")
+
+
+def test_a_question_is_withdrawn_when_the_turn_is_cancelled(chat, home) -> None:
+    one = chat()
+    one.press(WRITE)
+    one.wait_for("[y] yes, once")
+    one.press("\x1b")
+    one.wait_for("turn cancelled")
+    one.wait_for(lambda text: "allow" not in text)
+    assert not (home.parent / "made.txt").exists()
+
+
+def test_another_process_s_turn_is_a_question_and_the_text_runs_once(chat, home, gate) -> None:
+    theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
+    one = chat()
+    one.wait_for(f"pid {theirs.pid} (turn)")
+    one.press("mine\r")
+    one.wait_for("[q] queue it (Enter)")
+    one.wait_for(f"{PROMPT} mine")
+    one.press("\x1b")
+    one.wait_for(lambda text: "[q]" not in text)
+    one.wait_for(f"{PROMPT} mine")
+    assert not one.lash("queue", "ls", "s", "-o", "json").json["items"]
+    one.press("\r")
+    one.wait_for("[w] wait, then send")
+    one.press("w")
+    one.wait_for("waiting for the other process")
+    gate.touch()
+    assert theirs.wait(60) == 0
+    one.wait_for("You said: mine")
+    one.wait_for("│ idle")
+    assert one.users()[1:] == ["mine"]
+
+
+def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("\x04")
+    one.wait_for("[l] leave it to a worker")
+    one.press("\r")
+    one.wait_for(lambda text: "[l]" not in text)
+    one.press("\x04")
+    one.wait_for("[l] leave it to a worker")
+    one.press("l")
+    assert one.ended() == 0
+    assert "resume: lash chat fjord" in one.text and one.is_cooked
+    gate.touch()
+    assert lash("resume", "s").out == "all is well\n"
+
+
+def test_a_third_ctrl_c_leaves_at_once_and_the_turn_to_recovery(chat, lash, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    # In one piece: the turn has no moment in between to end.
+    one.press("\x03\x03\x03")
+    assert one.ended() == 130
+    assert "resume: lash chat fjord" in one.text and one.is_cooked
+    gate.touch()
+    lash("resume", "s")
+    assert lash("show", "s", "-o", "json").json["running_turn"] is None

@@ -1,0 +1,126 @@
+"""Editing in `lash chat`: pastes, history, completion, the editor, commands, own keys (contract 08 §7.2, §7.3)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+PROMPT = "fjord ❯"
+
+
+def test_a_large_paste_is_one_line_of_the_draft_and_whole_when_it_is_sent(chat, tmp_path) -> None:
+    one = chat()
+    pasted = "\r".join(f"line {number}" for number in range(30))
+    one.press(f"look at \x1b[200~{pasted}\x1b[201~")
+    one.wait_for(f"{PROMPT} look at [paste #1 · 30 lines]")
+    one.press("\r")
+    one.wait_for("│ idle")
+    assert one.users() == ["look at " + pasted.replace("\r", "\n")]
+    one.press(f"\x1b[200~{pasted}\x1b[201~\x0f")
+    one.wait_for("line 29")
+    assert "[paste #" not in one.text
+
+
+def test_the_history_is_one_for_all_sessions_and_searched_with_ctrl_r(chat, lash, home) -> None:
+    one = chat()
+    for text in ("alpha one", "beta two", " secret line"):
+        one.press(f"{text}\r")
+        one.wait_for(f"You said: {text.strip()}")
+        one.wait_for("│ idle")
+    one.press("\x04")
+    assert one.ended() == 0
+    lash("open", "other", "--name", "reef")
+    two = type(one)(home, "other")
+    try:
+        two.wait_for("reef ❯")
+        two.press("be\x1b[A")
+        two.wait_for("reef ❯ beta two")
+        two.press("\x12alp")
+        two.wait_for("reef ❯ alpha one")
+        two.press("\r")
+        assert b"secret line" not in b"".join(path.read_bytes() for path in home.glob("chat.db*")), "not kept"
+    finally:
+        two.close()
+
+
+def test_a_command_that_changes_the_session_waits_for_idle_and_keeps_the_draft(chat, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("/model other\r")
+    one.wait_for("/model waits until no turn runs")
+    one.wait_for(f"{PROMPT} /model other")
+    one.press("\x15/queue ls\r/later and then this\r")
+    one.wait_for("◇ queued for next turn · 1   ↳ and then this")
+    one.press("/modle\r")
+    one.wait_for("did you mean /model")
+    one.press("\x15/cancel enough\r")
+    one.wait_for("turn cancelled")
+    one.press("/queue cut\r")
+    one.wait_for(lambda text: "◇" not in text)
+    one.press("/queue release\r/model other\r")
+    one.wait_for("model other")
+    one.press("/status\r")
+    one.wait_for("fjord")
+    one.press("/nothing")
+    one.press("\x15/exit\r")
+    assert one.ended() == 0
+    assert one.lash("show", "s", "-o", "json").json["model"] == "other"
+    assert [text for text in one.users() if text.startswith("/")] == []
+
+
+def test_commands_and_files_are_completed_with_tab(chat, home: Path) -> None:
+    (home.parent / "notes.md").write_text("x")
+    (home.parent / ".hidden.md").write_text("x")
+    one = chat()
+    one.press("/sta")
+    one.wait_for("head, lease, queue")
+    one.press("\t")
+    one.wait_for(f"{PROMPT} /status")
+    one.press("\x15see @nts")
+    one.wait_for(lambda text: text.count("notes.md") == 1)
+    assert "hidden" not in one.text
+    one.press("\t")
+    one.wait_for(f"{PROMPT} see @notes.md")
+
+
+def test_the_editor_gets_the_draft_and_one_that_fails_leaves_it(chat, tmp_path: Path) -> None:
+    script = tmp_path / "edit.py"
+    script.write_text("import sys; p = sys.argv[1]; t = open(p).read(); open(p, 'w').write(t + ' and more')\n")
+    one = chat(EDITOR=f"{sys.executable} {script}")
+    one.press("some words\x18\x05")
+    one.wait_for(f"{PROMPT} some words and more")
+    script.write_text("raise SystemExit(3)\n")
+    one.press("\x07")
+    one.wait_for("ended with status 3; the draft is unchanged")
+    one.wait_for(f"{PROMPT} some words and more")
+
+
+def test_vi_leaves_insert_mode_with_esc_and_cancels_with_the_next(chat, gate) -> None:
+    one = chat("--vi")
+    one.gated(gate)
+    one.press("word\x1b")
+    one.press("0Xwas a \x1b")
+    one.press("\x1b")
+    one.wait_for("cancel requested")
+    one.wait_for("turn cancelled")
+
+
+def test_a_key_of_the_configuration_that_does_not_exist_is_an_error_that_names_the_nearest(chat, lash) -> None:
+    from support.terminal import Terminal
+
+    one = chat(LASH_CFG__repl__keys='{queue_next = ["c-t"], submit = ["enter"]}')
+    one.press("/keys\r")
+    one.wait_for("c-t")
+    bad = Terminal(one.home, "chat", "s", LASH_CFG__repl__keys='{queue_nxt = ["tab"]}')
+    try:
+        bad.wait_for("did you mean: queue_next")
+        assert bad.ended() == 5
+    finally:
+        bad.close()
+
+
+def test_no_escape_of_a_model_reaches_the_terminal(chat) -> None:
+    one = chat()
+    one.press(' !text "a\\u001b]0;owned\\u0007b"\r')
+    one.wait_for("\\x1b]0;owned")
+    assert b"\x1b]0;owned" not in one.written

@@ -1,0 +1,40 @@
+"""`lash chat` without redraw: words instead of pictures, each once (contract 08 §7.1 `--plain`)."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+
+@pytest.mark.parametrize(("args", "env"), [(("--plain",), {}), ((), {"TERM": "dumb"})])
+def test_a_terminal_without_redraw_gets_words_and_no_escape(chat, gate, args, env) -> None:
+    one = chat(*args, prompt="status: idle", **env)
+    one.press(f' !wait-file {gate}\\\n!tool glob {{"pattern":"*"}}\\\n!then\\\n!text done\n')
+    one.wait_for("status: a turn runs")
+    one.press("also this\n")
+    one.wait_for("queued: 1 for this turn, 0 for the next")
+    one.press("/later then that\n")
+    one.wait_for("queued: 1 for this turn, 1 for the next")
+    gate.touch()
+    one.wait_for("user: also this")
+    one.wait_for("assistant: You said: then that")
+    one.wait_for(lambda text: text.rstrip().endswith("status: idle"))
+    one.press("\x04")
+    assert one.ended() == 0
+    assert b"\x1b" not in one.written and "resume: lash chat fjord" in one.text
+    assert one.users()[1:] == ["also this", "then that"]
+
+
+def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press(' !tool write {"path":"made.txt","content":"x"}\\\n!then\\\n!text written\n')
+    one.wait_for("answer: y once")
+    one.press("n\n")
+    one.wait_for("assistant: written")
+    one.press("/nonsense\n")
+    one.wait_for("unknown command /nonsense")
+    one.process.send_signal(signal.SIGINT)
+    one.wait_for("Ctrl-C again within 2 s to quit")
+    assert one.interrupt() == 0
+    assert not (home.parent / "made.txt").exists()

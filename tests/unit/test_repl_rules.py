@@ -1,0 +1,217 @@
+"""The pure parts of a chat: what keys mean, where text is, what a line means (contract 08 §7)."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lash_cli.core.lease import LocalProcess
+from lash_cli.errors import ConfigError, UsageError
+from lash_cli.repl import drafts, rules, slash
+from lash_cli.repl.drafts import Draft
+from lash_cli.repl.keymap import Action, key_table, keys_text
+from lash_cli.repl.memory import ReplMemory
+from lash_cli.repl.panels import GUARD_SECONDS, Guard
+from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
+from lash_cli.repl.rules import Do, Moment
+
+MOMENTS = [
+    Moment(draft, popup, panel, turn, cancelling, interrupts, since, waiting, own)
+    for draft, popup, panel, turn, cancelling, interrupts, since, waiting, own in product(
+        (False, True), (False, True), (False, True), ("none", "own", "foreign", "stuck"), (False, True),
+        (0, 1, 2), (0.5, 10.0), (0, 2), (0, 1),
+    )
+]  # fmt: skip
+DESTROYING = {Do.CANCEL, Do.INSIST, Do.ABANDON, Do.QUIT}
+
+
+def test_ctrl_c_with_a_draft_never_cancels_and_never_quits() -> None:
+    for moment in MOMENTS:
+        if moment.has_draft:
+            assert rules.on_interrupt(moment) not in DESTROYING, moment
+
+
+def test_ctrl_c_may_be_configured_to_take_the_turn_first_but_not_to_drop_the_draft() -> None:
+    busy = Moment(has_draft=True, turn="own")
+    assert rules.on_interrupt(busy, "turn-first") is Do.CANCEL
+    assert rules.on_interrupt(busy._replace(is_cancelling=True), "turn-first") is Do.STASH
+    assert rules.on_interrupt(busy._replace(turn="none"), "turn-first") is Do.STASH
+
+
+def test_three_ctrl_c_cancel_insist_and_leave() -> None:
+    moment = Moment(turn="own")
+    assert rules.on_interrupt(moment) is Do.CANCEL
+    moment = moment._replace(is_cancelling=True, interrupts=1, since_interrupt_s=0.5)
+    assert rules.on_interrupt(moment) is Do.INSIST
+    assert rules.on_interrupt(moment._replace(interrupts=2)) is Do.ABANDON
+    # Slow ones are requests of their own.
+    assert rules.on_interrupt(moment._replace(since_interrupt_s=3.0)) is Do.CANCEL
+
+
+def test_esc_never_touches_a_draft_and_never_quits() -> None:
+    for moment in MOMENTS:
+        assert rules.on_escape(moment) in (Do.CLOSE_POPUP, Do.CLOSE_PANEL, Do.CANCEL, Do.NOTHING), moment
+        if not moment.is_running and not moment.has_popup and not moment.has_panel:
+            assert rules.on_escape(moment) is Do.NOTHING
+
+
+def test_enter_and_tab_never_cancel_and_send_only_a_draft() -> None:
+    sending = {Do.SEND, Do.INJECT, Do.OFFER, Do.QUEUE_NEXT}
+    for moment in MOMENTS:
+        assert rules.on_submit(moment) not in DESTROYING and rules.on_queue_next(moment) not in DESTROYING
+        if not moment.has_draft:
+            assert rules.on_submit(moment) not in sending and rules.on_queue_next(moment) not in sending
+    assert rules.on_submit(Moment(has_draft=True, turn="own")) is Do.INJECT
+    assert rules.on_queue_next(Moment(has_draft=True, turn="own")) is Do.QUEUE_NEXT
+
+
+def test_ctrl_d_quits_only_without_a_draft_and_asks_while_a_turn_of_ours_runs() -> None:
+    for moment in MOMENTS:
+        if moment.has_draft:
+            assert rules.on_leave(moment) is Do.DELETE
+        else:
+            assert rules.on_leave(moment) is (Do.ASK_LEAVE if moment.turn == "own" else Do.QUIT)
+
+
+@pytest.mark.parametrize("after", ["hold", "continue"])
+def test_a_failed_turn_holds_what_waits_whatever_is_configured(after) -> None:
+    assert rules.after_turn("failed", waiting=1, after_interrupt=after) == "hold"
+    assert rules.after_turn("finished", waiting=1, after_interrupt=after) == "drain"
+    assert rules.after_turn("failed", waiting=0, after_interrupt=after) == "nothing"
+    wanted = "hold" if after == "hold" else "drain"
+    assert rules.after_turn("cancelled", waiting=1, after_interrupt=after) == wanted
+
+
+# --- drafts -------------------------------------------------------------------------------------
+
+STEP = st.sampled_from(["type", "type", "stash", "send", "send", "arrive", "refuse", "pull", "pulled"])
+STEPS = st.lists(st.tuples(STEP, st.integers(0, 9)), min_size=12, max_size=40)
+
+
+@settings(max_examples=300)
+@given(STEPS, st.data())
+def test_no_step_loses_or_doubles_a_text_whenever_the_process_dies(steps, data) -> None:
+    draft = Draft()
+    known: set[str] = set()  # everything a person typed
+    stored: set[str] = set()  # what the store acknowledged and holds
+    for number, (step, choice) in enumerate(steps):
+        if step == "type" and not draft.text:
+            known.add(f"text {number}")
+            draft = drafts.typed(draft, f"text {number}")
+        elif step == "stash":
+            draft = drafts.stashed(draft)
+        elif step == "send" and draft.text:
+            draft = drafts.sending(draft, f"key {number}", draft.text)
+        elif step == "arrive" and draft.leaving:
+            sent = draft.leaving[choice % len(draft.leaving)]
+            stored.update(sent.text.split("\n"))
+            draft = drafts.arrived(draft, sent.key, f"in {sent.key}")
+        elif step == "refuse" and draft.leaving:
+            draft = drafts.refused(draft, draft.leaving[choice % len(draft.leaving)].key)
+        elif step == "pull" and stored:
+            text = sorted(stored)[choice % len(stored)]
+            if all(text != pull.text for pull in draft.pulling):
+                draft = drafts.pulling(draft, f"in {text}", text)
+        elif step == "pulled" and draft.pulling:
+            pull = draft.pulling[choice % len(draft.pulling)]
+            is_cancelled = data.draw(st.booleans())
+            draft = drafts.pulled(draft, pull.input_id, is_cancelled=is_cancelled)
+            if is_cancelled:
+                stored.discard(pull.text)
+    # The process dies here: some of what was on its way had got through.
+    through = {leaving.key for leaving in draft.leaving if data.draw(st.booleans())}
+    back = {pull.input_id for pull in draft.pulling if data.draw(st.booleans())}
+    for leaving in draft.leaving:
+        if leaving.key in through:
+            stored.update(leaving.text.split("\n"))
+    for pull in draft.pulling:
+        if pull.input_id in back:
+            stored.discard(pull.text)
+    after = drafts.recovered([draft], stored_keys=through, cancelled_ids=back)
+    kept = [line for text in (after.text, *after.stash) for line in text.split("\n") if line]
+    assert known <= stored | set(kept)
+    assert not after.leaving and not after.pulling
+
+
+def test_the_rows_of_ended_chats_are_taken_over_and_those_of_living_ones_are_not(tmp_path) -> None:
+    dead: set[int] = set()
+
+    def is_dead(process: LocalProcess) -> bool:
+        return process.pid in dead
+
+    directory = str(tmp_path / "state")
+    one = ReplMemory(directory, "s", is_dead=is_dead)
+    one.take_over(one.left_behind(), Draft("kept"))
+    two = ReplMemory(directory, "s", is_dead=is_dead)
+    assert two.left_behind().drafts == ()
+    one.leave(Draft("kept", ("aside",)))
+    adopted = two.left_behind()
+    assert adopted.drafts == (Draft("kept", ("aside",)),)
+    two.take_over(adopted, adopted.drafts[0])
+    three = ReplMemory(directory, "s", is_dead=lambda process: True)
+    assert [draft.text for draft in three.left_behind().drafts] == ["kept"]
+    for text in ("old", "middle", "new", "old"):
+        three.remember(text, "/x", 3)
+    assert three.lines(10) == ["old", "new", "middle"]
+    for memory in (one, two, three):
+        memory.close()
+
+
+# --- lines, pastes, keys ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "meaning"),
+    [
+        ("hello", slash.Words("hello")),
+        (" /etc is a directory", slash.Words("/etc is a directory")),
+        ("//server", slash.Words("/server")),
+        (" !text x", slash.Words("!text x")),
+        ("!ls -l", slash.Shell("ls -l")),
+        ("!!", slash.Shell(None)),
+    ],
+)
+def test_a_line_means_words_a_command_or_a_shell_line(line, meaning) -> None:
+    assert slash.read_line(line) == meaning
+
+
+def test_every_command_that_is_shown_can_be_given_by_each_of_its_names_and_no_name_is_taken_twice() -> None:
+    names = [name for command in slash.COMMANDS for name in (command.name, *command.aliases)]
+    assert len(names) == len(set(names))
+    for name in names:
+        call = slash.read_line(f"/{name} rest of it")
+        assert isinstance(call, slash.Call) and name in (call.command.name, *call.command.aliases)
+        assert call.rest == "rest of it" and f"/{name}" in slash.help_text()
+    with pytest.raises(UsageError) as unknown:
+        slash.read_line("/hlep")
+    assert "/help" in str(unknown.value.hint)
+
+
+@given(st.text(), st.text())
+def test_a_folded_paste_expands_to_itself_and_an_edited_placeholder_is_text(around, pasted) -> None:
+    mark = placeholder(1, pasted)
+    assert expanded(f"{mark}{mark}", {1: pasted}) == pasted + pasted
+    assert expanded(mark.replace("#1", "#2"), {1: pasted}) == mark.replace("#1", "#2")
+    assert is_folded("x\n" * 20) and is_folded("x" * 2_049) and not is_folded("x\n" * 19)
+    assert "\r" not in normalised(around)
+
+
+def test_keys_are_changed_by_name_and_an_unknown_action_is_an_error() -> None:
+    table = key_table({"queue_next": ["c-t", "m-q"], "suspend": []})
+    assert table[Action.QUEUE_NEXT] == (("c-t",), ("escape", "q")) and table[Action.SUSPEND] == ()
+    assert table[Action.EDITOR] == (("c-x", "c-e"), ("c-g",))
+    assert "c-t, m-q" in keys_text({"queue_next": ["c-t", "m-q"]})
+    for wrong in ({"quit_all": ["q"]}, {"submit": "enter"}, {"submit": [1]}):
+        with pytest.raises(ConfigError):
+            key_table(wrong)
+
+
+def test_a_letter_answers_only_after_a_quiet_moment() -> None:
+    guard = Guard()
+    guard.disturbed(10.0)
+    assert not guard.is_open(10.0 + GUARD_SECONDS / 2) and guard.is_open(10.0 + GUARD_SECONDS)
+    guard.disturbed(10.2)
+    assert not guard.is_open(10.0 + GUARD_SECONDS)
