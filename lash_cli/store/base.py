@@ -30,6 +30,7 @@ from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 from lash_cli.errors import SessionExecutionBusy
 from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
+from lash_cli.store.shelf import ShelfStore
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,8 +41,8 @@ DurabilityTier = Literal["inline", "durable"]
 
 
 class SessionMeta(Record):
-    """What identifies a session before and beside its head; written once, except `name`, `closed`, `parked` and
-    `held`. While `held_at_ms` is set nothing is taken from the session's queue."""
+    """What identifies a session before and beside its head; written once, except `name`, `labels`, `closed`, `parked`
+    and `held`. While `held_at_ms` is set nothing is taken from the session's queue."""
 
     session_id: str
     name: str
@@ -579,7 +580,15 @@ class AttachmentStore(Protocol):
 
 
 class RuntimePersistence(
-    SessionStore, LaneStore, TurnInputStore, QueuedWorkStore, JournalStore, WaitStore, AttachmentStore, Protocol
+    SessionStore,
+    LaneStore,
+    TurnInputStore,
+    QueuedWorkStore,
+    JournalStore,
+    WaitStore,
+    AttachmentStore,
+    ShelfStore,
+    Protocol,
 ):
     """Everything a durable runtime needs of one store."""
 

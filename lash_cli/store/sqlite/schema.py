@@ -378,6 +378,12 @@ def _shared_nodes(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
+def _search(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.search_tables import create_search_tables
+
+    create_search_tables(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -385,6 +391,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0003_live_log", _live_log),
     ("0004_live_rows", _live_rows),
     ("0005_shared_nodes", _shared_nodes),
+    ("0006_search", _search),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

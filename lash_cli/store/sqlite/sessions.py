@@ -272,7 +272,7 @@ def _create(connection: sqlite3.Connection, request: SessionCreate, ids: Ids) ->
 def usable_name(connection: sqlite3.Connection, ids: Ids, wanted: str | None) -> str:
     """The name a new session gets: `wanted`, or a free readable one. Raises `ConflictError` (`session_name_taken`)."""
     name = wanted if wanted is not None else _free_name(connection, ids)
-    if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None:
+    if name_is_taken(connection, name):
         raise ConflictError(
             f"the name {name!r} belongs to another session",
             code="session_name_taken",
@@ -281,10 +281,15 @@ def usable_name(connection: sqlite3.Connection, ids: Ids, wanted: str | None) ->
     return name
 
 
+def name_is_taken(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a session has that name."""
+    return connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None
+
+
 def _free_name(connection: sqlite3.Connection, ids: Ids) -> str:
     for attempt in range(_NAME_ATTEMPTS):
         name = readable_name(ids.bits(_NAME_BITS), attempt)
-        if connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is None:
+        if not name_is_taken(connection, name):
             return name
     raise ConflictError("no free session name was found; give one", code="session_name_taken")
 

@@ -8,7 +8,7 @@ look at a session does not wait for them (design D16).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,6 +67,9 @@ from lash_cli.store.sqlite.sessions import SessionTable
 if TYPE_CHECKING:
     import asyncio
 
+    from lash_cli.core.archive import SessionArchive
+    from lash_cli.store.shelf import SearchPage, SearchRequest, UsageTotal
+    from lash_cli.store.sqlite.archives import Archives
     from lash_cli.store.sqlite.attachments import Attachments
     from lash_cli.store.sqlite.batches import Batches
     from lash_cli.store.sqlite.claims import Claims
@@ -74,9 +77,12 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.demand import Demand
     from lash_cli.store.sqlite.forking import Forks
     from lash_cli.store.sqlite.journal import Journal
+    from lash_cli.store.sqlite.ledger import Ledger
     from lash_cli.store.sqlite.live import LiveEvents
     from lash_cli.store.sqlite.maintenance import Maintenance
+    from lash_cli.store.sqlite.naming import Naming
     from lash_cli.store.sqlite.opening import Opening
+    from lash_cli.store.sqlite.searching import MessageSearch
     from lash_cli.store.sqlite.waits import Waits
 
 
@@ -159,6 +165,30 @@ class SqliteStore:
         from lash_cli.store.sqlite.attachments import Attachments
 
         return Attachments(self.db)
+
+    @cached_property
+    def _search(self) -> MessageSearch:
+        from lash_cli.store.sqlite.searching import MessageSearch
+
+        return MessageSearch(self.db)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        from lash_cli.store.sqlite.ledger import Ledger
+
+        return Ledger(self.db)
+
+    @cached_property
+    def _naming(self) -> Naming:
+        from lash_cli.store.sqlite.naming import Naming
+
+        return Naming(self.db)
+
+    @cached_property
+    def _archives(self) -> Archives:
+        from lash_cli.store.sqlite.archives import Archives
+
+        return Archives(self.db, self._ids)
 
     @classmethod
     def open(
@@ -540,3 +570,38 @@ class SqliteStore:
     async def forget_aged_uncommitted(self, cutoff_ms: int) -> int:
         """See `base.AttachmentStore`."""
         return await self._attachments.forget_aged_uncommitted(cutoff_ms)
+
+    # --- the shelf ------------------------------------------------------------------------------
+
+    async def index_messages(self) -> int:
+        """See `shelf.ShelfStore`."""
+        return await self._search.index_messages()
+
+    async def search_messages(self, request: SearchRequest) -> SearchPage:
+        """See `shelf.ShelfStore`."""
+        return await self._search.search_messages(request)
+
+    async def usage_totals(
+        self, *, session_id: str | None = None, since_ms: int | None = None
+    ) -> tuple[UsageTotal, ...]:
+        """See `shelf.ShelfStore`."""
+        return await self._ledger.usage_totals(session_id=session_id, since_ms=since_ms)
+
+    async def change_meta(
+        self,
+        session_id: str,
+        *,
+        name: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        now_ms: int,
+    ) -> SessionMeta:
+        """See `shelf.ShelfStore`."""
+        return await self._naming.change_meta(session_id, name=name, labels=labels, now_ms=now_ms)
+
+    async def export_session(self, session_id: str) -> SessionArchive:
+        """See `shelf.ShelfStore`."""
+        return await self._archives.export_session(session_id)
+
+    async def import_session(self, archive: SessionArchive, session_id: str, *, now_ms: int) -> SessionMeta:
+        """See `shelf.ShelfStore`."""
+        return await self._archives.import_session(archive, session_id, now_ms=now_ms)

@@ -1,0 +1,172 @@
+"""A session as one value: everything that was committed, enough to go on from it elsewhere (contract 08 §5.1 `export`).
+
+What only means something where it happened is not part of it: leases, claims,
+what waits in the queue, the journal of a turn that runs. `check_archive` is
+what a store asks before it writes a single row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lash_cli.core.codec import Record, sha256_hex
+from lash_cli.core.commit import RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.content import AttachmentPart, Stored
+from lash_cli.core.frames import AgentFrame, FrameStatus
+from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.ids import is_session_id
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.core.usage import TokenLedgerEntry
+from lash_cli.errors import UsageError
+
+ARCHIVE_FORMAT = 1
+
+
+class ArchivedTurn(Record):
+    """A committed turn: its stamp and what was answered."""
+
+    turn_id: str
+    turn_index: int
+    started_at_ms: int
+    committed_at_ms: int
+    content_hash: str
+    summary: TurnSummary
+    result: RuntimeCommitResult
+    head_revision: int
+    origin: Literal["prompt", "queue", "wake"] = "prompt"
+    generation: int = 0
+    first_node_id: str | None = None
+    last_node_id: str | None = None
+
+
+class ArchivedUsage(Record):
+    """A row of the ledger; rows of one revision are in the order they were booked."""
+
+    revision: int
+    at_ms: int
+    entry: TokenLedgerEntry
+    turn_id: str | None = None
+
+
+class ArchivedAttachment(Record):
+    """An attachment the session names. `data` is None where the bytes were left out."""
+
+    attachment_ref: str
+    media_type: str
+    at_ms: int
+    label: str | None = None
+    data: bytes | None = None
+
+
+class ArchivedHead(Record):
+    """The committed state of a session. `blobs` holds what components and frames refer to by hash."""
+
+    head_revision: int
+    leaf_node_id: str | None
+    turn_state: TurnState
+    frames: tuple[AgentFrame, ...]
+    nodes: tuple[SessionNode, ...] = ()
+    components: dict[str, str] = {}
+    blobs: dict[str, bytes] = {}
+
+
+class SessionArchive(Record):
+    """One session. `head` is None when nothing was ever committed; nodes are in the order they were appended."""
+
+    session_id: str
+    name: str
+    created_at_ms: int
+    config: PersistedSessionConfig
+    head: ArchivedHead | None = None
+    cwd: str | None = None
+    parent_session_id: str | None = None
+    labels: dict[str, str] = {}
+    closed_at_ms: int | None = None
+    parked_at_ms: int | None = None
+    last_commit_at_ms: int | None = None
+    turns: tuple[ArchivedTurn, ...] = ()
+    usage: tuple[ArchivedUsage, ...] = ()
+    attachments: tuple[ArchivedAttachment, ...] = ()
+
+
+def stored_refs(archive: SessionArchive) -> set[str]:
+    """References of the attachments that messages name."""
+    return set() if archive.head is None else refs_of(archive.head.nodes)
+
+
+def refs_of(nodes: tuple[SessionNode, ...]) -> set[str]:
+    """References of the stored attachments that the messages of `nodes` name."""
+    return {
+        part.attachment.attachment_ref
+        for node in nodes
+        if isinstance(node.payload, ConversationPayload)
+        for part in node.payload.message.parts
+        if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored)
+    }
+
+
+def blob_refs(components: dict[str, str], frames: tuple[AgentFrame, ...]) -> list[str]:
+    """Hashes of the state that components and frames refer to, each once."""
+    states = (frame.execution_state_ref for frame in frames)
+    return list(dict.fromkeys([*components.values(), *(ref for ref in states if ref is not None)]))
+
+
+def check_archive(archive: SessionArchive) -> None:
+    """Raise `UsageError` (`archive_invalid`) unless a session can be made of it that loads and goes on."""
+    if not is_session_id(archive.session_id):
+        raise _invalid(f"{archive.session_id!r} is no session id")
+    if archive.head is None:
+        if archive.turns or archive.usage:
+            raise _invalid("it has turns or costs, but nothing that was committed")
+    else:
+        _check_head(archive.head)
+    known = {None} if archive.head is None else {None, *(node.node_id for node in archive.head.nodes)}
+    for turn in archive.turns:
+        if turn.first_node_id not in known or turn.last_node_id not in known:
+            raise _invalid(f"turn {turn.turn_id!r} names a node that is missing")
+    if len({turn.turn_id for turn in archive.turns}) != len(archive.turns):
+        raise _invalid("a turn occurs twice")
+    given = set()
+    for attachment in archive.attachments:
+        if attachment.data is None:
+            raise _invalid(f"the bytes of {attachment.attachment_ref} were left out")
+        if attachment.attachment_ref != f"sha256:{sha256_hex(attachment.data)}":
+            raise _invalid(f"the bytes of {attachment.attachment_ref} are others")
+        given.add(attachment.attachment_ref)
+    missing = stored_refs(archive) - given
+    if missing:
+        raise _invalid(f"the attachment {min(missing)} is missing")
+
+
+def _check_head(head: ArchivedHead) -> None:
+    frames = {frame.frame_id for frame in head.frames}
+    active = [frame for frame in head.frames if frame.status is FrameStatus.ACTIVE]
+    if len(frames) != len(head.frames) or len(active) != 1:
+        raise _invalid("it needs frames of different ids, exactly one of them active")
+    seen: set[str | None] = {None}
+    for node in head.nodes:
+        if node.node_id in seen:
+            raise _invalid(f"node {node.node_id!r} occurs twice")
+        if node.parent_node_id not in seen:
+            raise _invalid(f"node {node.node_id!r} hangs below a node that is missing or comes later")
+        if node.agent_frame_id not in frames:
+            raise _invalid(f"node {node.node_id!r} belongs to a frame that is missing")
+        seen.add(node.node_id)
+    if head.leaf_node_id not in seen:
+        raise _invalid(f"the head {head.leaf_node_id!r} is missing")
+    if head.head_revision < 1:
+        raise _invalid("its head has no revision")
+    for ref in blob_refs(head.components, head.frames):
+        if ref not in head.blobs:
+            raise _invalid(f"the state {ref} is missing")
+    for ref, data in head.blobs.items():
+        if ref != sha256_hex(data):
+            raise _invalid(f"the state {ref} is another")
+
+
+def _invalid(reason: str) -> UsageError:
+    return UsageError(
+        f"this is not a session that can be imported: {reason}",
+        code="archive_invalid",
+        hint="export it again: lash export SESSION --as json --out FILE",
+    )

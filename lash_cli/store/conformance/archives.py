@@ -1,0 +1,193 @@
+"""Laws of archives: a session made from its archive is the same session under another id, or nothing was changed
+(contract 08 §5.1 `export`, `import`)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from lash_cli.core.archive import SessionArchive
+from lash_cli.core.codec import decode, encode
+from lash_cli.core.commit import Append, CheckpointComponent, Unchanged
+from lash_cli.core.content import AttachmentPart, Message, Role, Stored
+from lash_cli.core.frames import AgentFrame, initial_frame_id, open_frame
+from lash_cli.core.graph import chain
+from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
+
+S = make.SESSION
+NEW = "again"
+
+
+async def rich(store: RuntimePersistence, clock: MovableClock) -> None:
+    """A session with two branches, a turn, costs, a component, an attachment and labels."""
+    await store.create_session(SessionCreate(S, make.CONFIG, 3, name="mine", cwd="/work", labels={"a": "b"}))
+    ref = await store.put_attachment(S, b"picture", media_type="image/png", owner=None, now_ms=4, label="p.png")
+    fence = await make.fence_of(store, clock)
+    picture = Message("m0", Role.USER, (AttachmentPart(Stored(ref, "image/png", 7, "p.png")),))
+    nodes = chain([picture], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=5)
+    await store.commit_runtime_state(
+        make.commit(
+            fence,
+            Append((*nodes, *make.nodes(["m1", "m2"], parent="m0")), "m2"),
+            turn=make.stamp(),
+            turn_index=1,
+            usage_deltas=(make.usage(), make.usage(5, "compaction")),
+            components={"tool_state": CheckpointComponent(body=b"tools")},
+            attachments=(ref,),
+        )
+    )
+    await store.commit_runtime_state(
+        make.commit(fence, make.append(["b2"], parent="m0"), expected=1, turn_index=1, release=True)
+    )
+
+
+def renamed(frames: tuple[AgentFrame, ...]) -> list[AgentFrame]:
+    """Frames without the id of their session."""
+    return [msgspec.structs.replace(frame, session_id="") for frame in frames]
+
+
+class ArchiveLaws:
+    """Subclass with the fixtures of `factory`."""
+
+    async def test_a_session_made_of_an_archive_is_the_same_session(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await rich(store, clock)
+        archive = decode(encode(await store.export_session(S)), SessionArchive)
+        before = {scope: await store.load_session(S, scope) for scope in ReadScope}
+        turns = await store.turns(S, limit=9)
+        totals = await store.usage_totals(session_id=S)
+        assert await store.delete_session(S, 9)
+        assert (await store.gc_unreachable()) is not None
+        meta = await store.import_session(archive, NEW, now_ms=11)
+        assert (meta.session_id, meta.name, meta.cwd, meta.labels, meta.created_at_ms) == (
+            NEW, "mine", "/work", {"a": "b"}, 3,
+        )  # fmt: skip
+        for scope, old in before.items():
+            new = await open_store().load_session(NEW, scope)
+            assert old is not None and new is not None
+            assert (new.nodes, new.messages, new.leaf_node_id) == (old.nodes, old.messages, old.leaf_node_id)
+            assert renamed(new.frames) == renamed(old.frames)
+            assert {frame.session_id for frame in new.frames} == {NEW}
+            assert (new.config, new.turn_state, new.checkpoint_ref, new.component_refs, new.token_ledger) == (
+                old.config, old.turn_state, old.checkpoint_ref, old.component_refs, old.token_ledger,
+            )  # fmt: skip
+        assert await store.load_component(archive.head.components["tool_state"]) == b"tools" if archive.head else False
+        (attachment,) = await store.list_attachments(NEW)
+        assert await store.get_attachment(NEW, attachment["attachment_ref"]) == b"picture"
+        (turn,) = await store.turns(NEW, limit=9)
+        assert turn == msgspec.structs.replace(turns[0], session_id=NEW)
+        assert [(t.day, t.source, t.usage) for t in await store.usage_totals(session_id=NEW)] == [
+            (t.day, t.source, t.usage) for t in totals
+        ]
+        again = await store.export_session(NEW)
+        assert again.head is not None and archive.head is not None
+        assert (again.head.nodes, again.turns, again.usage) == (archive.head.nodes, archive.turns, archive.usage)
+
+    async def test_it_goes_on_as_any_session_does(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await rich(store, clock)
+        archive = await store.export_session(S)
+        await store.import_session(archive, NEW, now_ms=11)
+        fence = await make.fence_of(store, clock, session_id=NEW)
+        delta = make.append(["n3"], parent="b2", frame_id=initial_frame_id(S))
+        done = await store.commit_runtime_state(make.commit(fence, delta, expected=2))
+        assert done.head_revision == 3
+        read = await store.load_session(NEW, ReadScope.ACTIVE_PATH)
+        assert read is not None and [node.node_id for node in read.nodes] == ["m0", "b2", "n3"]
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=3, release=True))
+        read = await store.load_session(NEW, ReadScope.ACTIVE_PATH)
+        assert read is not None and [node.node_id for node in read.nodes] == ["m0", "m1", "m2"]
+        source = await store.load_session(S, ReadScope.ACTIVE_PATH)
+        assert source is not None and [node.node_id for node in source.nodes] == ["m0", "b2"]
+
+    async def test_frames_begin_where_they_began(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
+        frames, _ = open_frame(make.frames(), "second", "compaction", 7)
+        delta = make.append(["c1", "c2"], parent="m2", frame_id="second")
+        await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=frames))
+        await store.import_session(await store.export_session(S), NEW, now_ms=11)
+        read = await store.load_session(NEW, ReadScope.CONVERSATION)
+        assert read is not None and [message.id for message in read.messages] == ["c1", "c2"]
+        frames, _ = open_frame(frames, "third", "compaction", 8)
+        await store.commit_runtime_state(
+            make.commit(fence, Unchanged("c2"), expected=2, with_frames=frames, release=True)
+        )
+        await store.import_session(await store.export_session(S), "third", now_ms=11)
+        read = await store.load_session("third", ReadScope.CONVERSATION)
+        assert read is not None and read.messages == ()
+
+    async def test_a_fork_is_archived_with_what_it_shares(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await rich(store, clock)
+        await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
+        archive = await store.export_session("fork")
+        await store.delete_session("fork", 9)
+        await store.delete_session(S, 9)
+        await store.import_session(archive, NEW, now_ms=11)
+        read = await store.load_session(NEW, ReadScope.CONVERSATION)
+        assert read is not None and [message.id for message in read.messages] == ["m0", "b2"]
+        (attachment,) = await store.list_attachments(NEW)
+        assert await store.get_attachment(NEW, attachment["attachment_ref"]) == b"picture"
+
+    async def test_a_session_without_a_commit_is_archived_too(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        archive = await store.export_session(S)
+        await store.import_session(archive, NEW, now_ms=11)
+        assert await store.load_session(NEW, ReadScope.HEAD) is None
+        row = await store.session_row(NEW)
+        assert row is not None and (row.config, row.head_revision) == (make.CONFIG, None)
+
+    async def test_a_name_in_use_is_replaced_and_an_id_in_use_refused(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await rich(store, clock)
+        archive = await store.export_session(S)
+        meta = await store.import_session(archive, NEW, now_ms=11)
+        assert meta.name not in ("mine", "")
+        with pytest.raises(ConflictError) as caught:
+            await store.import_session(archive, S, now_ms=11)
+        assert caught.value.code == "session_exists"
+        await store.delete_session(S, 9)
+        with pytest.raises(SessionDeleted):
+            await store.import_session(archive, S, now_ms=11)
+        with pytest.raises(NotFoundError):
+            await store.export_session("absent")
+
+    async def test_what_is_no_session_changes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await rich(store, clock)
+        good = await store.export_session(S)
+        head = good.head
+        assert head is not None
+        replace = msgspec.structs.replace
+        for bad in (
+            replace(good, session_id="no id!"),
+            replace(good, head=None),
+            replace(good, attachments=()),
+            replace(good, attachments=(replace(good.attachments[0], data=None),)),
+            replace(good, attachments=(replace(good.attachments[0], data=b"other"),)),
+            replace(good, turns=(*good.turns, *good.turns)),
+            replace(good, turns=(replace(good.turns[0], last_node_id="nowhere"),)),
+            replace(good, head=replace(head, nodes=head.nodes[1:])),
+            replace(good, head=replace(head, nodes=(*head.nodes, head.nodes[0]))),
+            replace(good, head=replace(head, nodes=head.nodes[::-1])),
+            replace(good, head=replace(head, leaf_node_id="nowhere")),
+            replace(good, head=replace(head, frames=())),
+            replace(good, head=replace(head, blobs={})),
+            replace(good, head=replace(head, blobs=dict.fromkeys(head.blobs, b"other"))),
+            replace(good, head=replace(head, head_revision=0)),
+        ):
+            with pytest.raises(UsageError) as caught:
+                await store.import_session(bad, NEW, now_ms=11)
+            assert caught.value.code == "archive_invalid"
+            assert await store.session_row(NEW) is None
