@@ -76,6 +76,15 @@ class SessionHistories(AcrossProcesses):
         """
         return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id)
 
+    async def branch_before_node(
+        self, session_id: str, node_id: str, *, owner: LeaseOwnerIdentity | None = None
+    ) -> HeadMove:
+        """Move the head to where a node was said, so that what is said next stands beside it.
+
+        Raises as `runtime.history.move_head`.
+        """
+        return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id, is_before=True)
+
     async def message_tree(self, session_id: str) -> tuple[TreeEntry, ...]:
         """Every message of a session, those of other branches and frames included; empty when nothing was said."""
         read = await self.store.load_session(session_id, ReadScope.FULL_GRAPH)

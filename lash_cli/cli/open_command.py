@@ -15,6 +15,7 @@ import typer
 
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
+from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
@@ -26,8 +27,6 @@ from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
     from lash_cli.core.policy import SessionSpec
-
-LONGEST_NAME = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,7 @@ def command(
     """Create a session, or reopen one, and print its id. No turn is run."""
     if new and fresh:
         raise UsageError("--new and --fresh contradict each other", hint="--fresh is for a session that exists")
-    if name is not None and not _can_be_a_name(name):
-        raise UsageError(
-            f"{name!r} cannot be a session's name",
-            hint=f"use up to {LONGEST_NAME} printable characters without spaces around them, not beginning with @",
-        )
+    require_name(name)
     plan = OpenPlan(
         reference=session,
         spec=policy_options(model=model, provider=provider, system=system),
@@ -77,12 +72,6 @@ def command(
     document = bare_session_document(row, SystemClock().now_ms(), is_definitely_dead)
     emit_one("Session", document, text=row.meta.session_id)
     return 0
-
-
-def _can_be_a_name(text: str) -> bool:
-    """Whether a session so named fits into a listing and can be named on a command line."""
-    is_word = bool(text) and text.isprintable() and text == text.strip() and len(text) <= LONGEST_NAME
-    return is_word and not text.startswith(("@", "-"))
 
 
 async def _run(plan: OpenPlan) -> SessionRow:

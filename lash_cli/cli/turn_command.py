@@ -7,7 +7,7 @@ then the session is looked up, the text is made safe and the turn runs.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -63,6 +63,7 @@ class TurnPlan:
     approve: tuple[tuple[str, str], ...] = ()
     trace_file: str | None = None
     output: OutputSpec | None = None
+    is_retry: bool = False
 
     @property
     def content(self) -> TurnInput:
@@ -102,6 +103,7 @@ def command(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most model calls of the turn.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DUR", help="Cancel it after this long (exit 124).")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Run the last turn's text again, beside its answer.")] = False,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
     or_open: Annotated[bool, typer.Option("--or-open", help="Create the session if there is none.")] = False,
     if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait, wait=DUR or enqueue.")] = None,
@@ -125,12 +127,17 @@ def command(
     answer is one JSON value on stdout; one that does not fit is given back to
     the model once, and the second stops the turn. With --if-busy
     enqueue the text of a busy session waits for its next turn instead, and the
-    receipt is printed.
+    receipt is printed. With --retry the head goes back to before the last turn
+    and its text is run again; the old answer is kept as a branch, and the
+    command that returns to it is printed.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
     stdin_is_taken = stdin_takers(attach or (), (schema,) if schema is not None else ())
     reference, text = _positionals(session, prompt, ephemeral)
+    if retry:
+        given = {"PROMPT": text, "--attach": attach, "--key": key, "--if-busy": if_busy}
+        _check_retry({**given, "--or-open": or_open or None, "--ephemeral": ephemeral or None})
     if turn_id is not None and not is_session_id(turn_id):
         raise UsageError(
             f"{turn_id!r} cannot be a turn id",
@@ -161,9 +168,19 @@ def command(
         approve=tuple(approvals(approve).items()),
         trace_file=trace,
         output=_schema(schema),
-        items=(*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
+        items=() if retry else (*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
+        is_retry=retry,
     )
     return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
+
+
+def _check_retry(contradicting: dict[str, object]) -> None:
+    given = [name for name, value in contradicting.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"--retry says the last text again; it does not go with {', '.join(given)}",
+            hint="to say something else there: lash rewind SESSION --to NODE --edit",
+        )
 
 
 def _schema(path: str | None) -> OutputSpec | None:
@@ -256,8 +273,19 @@ async def _run_stored(plan: TurnPlan) -> int:
         asker=asker,
         trace_file=plan.trace_file,
     ) as core:
+        if plan.is_retry and meta is not None:
+            plan = await _said_again(core, meta.session_id, plan)
         session = await _open(core, meta, plan)
         return await run_planned_turn(core, session, plan, asker)
+
+
+async def _said_again(core: LashCore, session_id: str, plan: TurnPlan) -> TurnPlan:
+    """The plan with the text of the last turn, and the head where that was said."""
+    from lash_cli.cli.say_again import go_before, items_of, last_said
+
+    message = await last_said(core.store, session_id)
+    await go_before(core, session_id, message.id)
+    return replace(plan, items=items_of(message))
 
 
 async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:

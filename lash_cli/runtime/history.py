@@ -93,9 +93,16 @@ def _message(node: SessionNode) -> Message | None:
 
 
 async def move_head(
-    host: RuntimeHost, store: RuntimePersistence, owner: LeaseOwnerIdentity, session_id: str, node_id: str | None
+    host: RuntimeHost,
+    store: RuntimePersistence,
+    owner: LeaseOwnerIdentity,
+    session_id: str,
+    node_id: str | None,
+    *,
+    is_before: bool = False,
 ) -> HeadMove:
-    """Make `node_id` the head; None moves before everything that was said.
+    """Make `node_id` the head; None moves before everything that was said. With `is_before` the head is what that node
+    hangs below, in its own frame: what is said next stands beside it.
 
     A node of an older frame makes that frame current again. Turns keep
     counting and cost stays booked; how full the context is is unknown until the
@@ -113,7 +120,11 @@ async def move_head(
         if node_id is not None:
             node = await find_node(store, session_id, node_id)
             frame_id = node.agent_frame_id
-            await require_resumable(store, node, session_id)
+            if is_before:
+                node_id = node.parent_node_id
+                node = node if node_id is None else await find_node(store, session_id, node_id)
+            if node_id is not None:
+                await require_resumable(store, node, session_id)
         if (node_id, frame_id) == (read.leaf_node_id, was):
             return HeadMove(session_id, node_id, node_id, was, was, read.head_revision, is_moved=False)
         frames = return_to_frame(read.frames, frame_id) if frame_id != was else None

@@ -181,6 +181,12 @@ def _sessions(lash: Printed) -> None:
     lash("log", "s")
     lash("log", "s", "--since-cursor", "lashsc2:0000000000000000:0:0:s")
     lash("wait", "s")
+    lash("help")
+    lash("help", "glossary")
+    lash("completion", "fish", "--install")
+    lash("tree", "s")
+    fork = lash("fork", "s", "--at", "t_1", "--name", "branch")
+    lash("rewind", fork["id"], "--to", "root")
     lash("park", "s")
     lash("resume", "s")
     for session in ("gone", "shut"):

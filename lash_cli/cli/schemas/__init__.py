@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import events, models, queue, remote, sessions, setup, trace, transcripts
+from lash_cli.cli.schemas import events, history, models, queue, remote, sessions, setup, trace, transcripts
 
 
 class Kind(NamedTuple):
@@ -57,10 +57,12 @@ _DOCUMENTS: dict[str, Any] = {
     "QueueEdit": queue.QueueEdit,
     "QueueHold": queue.QueueHold,
     "QueueItem": queue.PendingItem,
+    "Rewind": history.Rewind,
     "Session": sessions.Session,
     "SessionUsage": sessions.SessionUsage,
     "TracePage": setup.TracePage,
     "Transcript": transcripts.Transcript,
+    "Tree": history.Tree,
     "Turn": sessions.Turn,
     "TurnResult": sessions.TurnResult,
     "TurnUsage": sessions.TurnUsage,

@@ -1,0 +1,49 @@
+"""Shapes of what moves in a session's history and of its tree (contract 08 §5.1 `rewind`, `tree`)."""
+
+from __future__ import annotations
+
+from lash_cli.cli.schemas.sessions import Frame
+from lash_cli.cli.schemas.shape import Count, Shape, Time
+
+
+class Rewind(Shape):
+    """Where the head of a session stands now and where it stood; `undo` is the command that moves it back. `moved` is
+    false when it stood there already; a null node is before everything that was said."""
+
+    session: str
+    session_name: str
+    moved: bool
+    node: str | None
+    previous_node: str | None
+    frame: str
+    previous_frame: str
+    head_revision: Count
+    undo: str
+
+
+class TreeItem(Shape):
+    """One message. `parent` is the message above it, `branch` counts the places above it where history went more than
+    one way, `children` the messages below; `active` is on the path of the head, `head` is the last message of it."""
+
+    id: str
+    parent: str | None
+    frame: str
+    role: str
+    at: Time
+    preview: str
+    branch: Count
+    children: Count
+    active: bool
+    head: bool
+
+
+class Tree(Shape):
+    """Every message of a session, depth first, siblings by age; `hidden` counts those that `--depth` left out."""
+
+    session: str
+    session_name: str
+    head_revision: int | None
+    head_node: str | None
+    frames: list[Frame]
+    hidden: Count
+    items: list[TreeItem]

@@ -1,0 +1,91 @@
+"""`lash tree`: every message of a session, the branches it left included (contract 08 §5.1).
+
+JSON has all of them, flat and in order; people see long stretches folded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from lash_cli.cli.documents import Document, frame_document
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_one, safe
+from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, message_text
+from lash_cli.core.history import TreeEntry, message_tree
+from lash_cli.store.base import ReadScope
+from lash_cli.views.safe_text import preview
+from lash_cli.views.times import rfc3339
+
+PREVIEW_CHARS = 200
+
+
+def command(
+    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Follow so many levels of branches.")] = None,
+) -> int:
+    """Show the message tree of a session, with its head marked.
+
+    A message stands below the one it follows; where history went more than one
+    way, each branch is indented. The head is where the next turn goes on. Long
+    stretches are folded; -v shows every message.
+    """
+    document = run_inline(lambda: _read(session, depth))
+    text: Any = None
+    if not current().output.is_machine:
+        text = _shown(document)
+    emit_one("Tree", document, text=text, name="\n".join(item["id"] for item in document["items"]))
+    return 0
+
+
+def _shown(document: Document) -> Any:
+    from lash_cli.views.tree import tree_picture, tree_text
+
+    invocation = current()
+    is_whole = invocation.options.verbose > 0
+    if invocation.options.plain or invocation.output.ascii:
+        return tree_text(document, clean=safe, is_whole=is_whole)
+    return tree_picture(document, clean=safe, is_whole=is_whole)
+
+
+async def _read(reference: str | None, depth: int | None) -> Document:
+    async with reading_store() as store:
+        row = await read_session_row(store, reference)
+        assert store is not None
+        read = await store.load_session(row.meta.session_id, ReadScope.FULL_GRAPH)
+    entries = () if read is None else message_tree(read.nodes, read.leaf_node_id)
+    shown = [entry for entry in entries if depth is None or entry.branch <= depth]
+    return {
+        "session": row.meta.session_id,
+        "session_name": row.meta.name,
+        "head_revision": row.head_revision,
+        "head_node": row.leaf_node_id,
+        "frames": [frame_document(frame) for frame in read.frames] if read is not None else [],
+        "hidden": len(entries) - len(shown),
+        "items": [_item(entry) for entry in shown],
+    }
+
+
+def _item(entry: TreeEntry) -> Document:
+    return {
+        "id": entry.node_id,
+        "parent": entry.parent_node_id,
+        "frame": entry.agent_frame_id,
+        "role": entry.message.role.value,
+        "at": rfc3339(entry.at_ms),
+        "preview": preview(_line(entry.message), PREVIEW_CHARS),
+        "branch": entry.branch,
+        "children": entry.children,
+        "active": entry.is_active,
+        "head": entry.is_head,
+    }
+
+
+def _line(message: Message) -> str:
+    """What a message says in one line: its text, or which tools it is about."""
+    text = message_text(message).strip()
+    calls = [f"[call {part.tool_name}]" for part in message.parts if isinstance(part, ToolCallPart)]
+    results = [f"[result {part.tool_name} {part.status}]" for part in message.parts if isinstance(part, ToolResultPart)]
+    return " ".join([*([text] if text else []), *calls, *results]) or f"[{len(message.parts)} parts]"

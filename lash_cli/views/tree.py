@@ -1,0 +1,153 @@
+"""A message tree for people: branches indented, long stretches folded, the head marked (contract 08 §5.1 `tree`).
+
+Pure: the Tree document of `lash tree` goes in. A stretch of messages that
+follow one another stays at one level, so that a long conversation needs no
+width; only where history went more than one way do levels begin, one for each
+branch. Every text passes `clean`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lash_cli.views.safe_text import Clean, preview
+
+if TYPE_CHECKING:
+    from rich.text import Text
+    from rich.tree import Tree
+
+Item = dict[str, Any]
+
+# A stretch longer than this is folded to its first and last messages; branchings and the head are never folded away.
+LONGEST_STRETCH = 12
+KEPT_AT_START = 2
+KEPT_AT_END = 8
+PREVIEW_CHARS = 72
+INDENT = "  "
+
+
+def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False) -> str:
+    """The tree without lines or colours: two blanks for each level, words for the marks."""
+    lines = [_title(document, clean)]
+    levels: dict[str, int] = {}
+    for stretch in _stretches(document["items"]):
+        level = levels.get(stretch[0]["parent"], 0) + 1
+        for index, entry in enumerate(_folded(stretch, is_whole)):
+            blanks = INDENT * (level + (index > 0 and _is_branch(stretch)))
+            if isinstance(entry, int):
+                lines.append(f"{blanks}... {_messages(entry)}")
+                continue
+            words = [clean(entry["id"]), *_marks(document, entry), _said(entry, clean)]
+            lines.append(f"{blanks}{' '.join(words)}".rstrip())
+        levels[stretch[-1]["id"]] = level + (len(stretch) > 1 and _is_branch(stretch))
+    lines.extend(f"{INDENT}{note}" for note in _notes(document))
+    return "\n".join(lines)
+
+
+def tree_picture(document: dict[str, Any], *, clean: Clean, is_whole: bool = False) -> Tree:
+    """The tree with lines; what is not on the path of the head is dim."""
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(Text(_title(document, clean)))
+    # Where the branches below the last message of a stretch hang.
+    places: dict[str, Tree] = {}
+    for stretch in _stretches(document["items"]):
+        place = places.get(stretch[0]["parent"], root)
+        last = place
+        for index, entry in enumerate(_folded(stretch, is_whole)):
+            if isinstance(entry, int):
+                place.add(Text(f"… {_messages(entry)}", style="dim"))
+                continue
+            last = place.add(_label(document, entry, clean))
+            if index == 0 and _is_branch(stretch):
+                place = last
+        places[stretch[-1]["id"]] = last
+    for note in _notes(document):
+        root.add(Text(note, style="dim"))
+    return root
+
+
+def _is_branch(stretch: Sequence[Item]) -> bool:
+    """Whether a stretch is one of several at its place: then its first message opens a level for the others."""
+    return bool(stretch[0]["branch"])
+
+
+def _label(document: dict[str, Any], item: Item, clean: Clean) -> Text:
+    from rich.text import Text
+
+    text = Text(style="" if item["active"] else "dim", no_wrap=True, overflow="ellipsis")
+    text.append(clean(item["id"]), style="cyan" if item["active"] else "")
+    for mark in _marks(document, item):
+        text.append(f" {mark}", style="bold green" if mark == HEAD_MARK else "yellow")
+    text.append(f" {_said(item, clean)}")
+    return text
+
+
+HEAD_MARK = "(head)"
+
+
+def _marks(document: dict[str, Any], item: Item) -> list[str]:
+    marks = [HEAD_MARK] if item["head"] else []
+    if item["id"] in _frame_starts(document):
+        reason = next((frame["reason"] for frame in document["frames"] if frame["id"] == item["frame"]), "other")
+        marks.append(f"({reason} frame)")
+    return marks
+
+
+def _frame_starts(document: dict[str, Any]) -> set[str]:
+    """The messages before which another frame was opened."""
+    frames = {item["id"]: item["frame"] for item in document["items"]}
+    return {
+        item["id"] for item in document["items"] if item["parent"] in frames and frames[item["parent"]] != item["frame"]
+    }
+
+
+def _said(item: Item, clean: Clean) -> str:
+    return f"{item['role']}: {clean(preview(item['preview'], PREVIEW_CHARS))}"
+
+
+def _title(document: dict[str, Any], clean: Clean) -> str:
+    return f"{clean(document['session_name'])}  {document['session']}"
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    if not document["items"]:
+        return ["nothing was said yet" if not document["hidden"] else f"{_messages(document['hidden'])} hidden"]
+    notes = [f"{_messages(document['hidden'])} in deeper branches"] if document["hidden"] else []
+    if document["head_node"] is None:
+        notes.append("the head stands before everything")
+    return notes
+
+
+def _folded(stretch: Sequence[Item], is_whole: bool) -> Iterator[Item | int]:
+    """The messages of a stretch, with a count in the place of those that are folded away."""
+    if is_whole or len(stretch) <= LONGEST_STRETCH:
+        yield from stretch
+        return
+    hidden = 0
+    for index, item in enumerate(stretch):
+        if KEPT_AT_START <= index < len(stretch) - KEPT_AT_END and not item["head"]:
+            hidden += 1
+            continue
+        if hidden:
+            yield hidden
+            hidden = 0
+        yield item
+
+
+def _stretches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """The items in stretches of messages that follow one another."""
+    stretch: list[Item] = []
+    for item in items:
+        if stretch and (item["parent"] != stretch[-1]["id"] or stretch[-1]["children"] > 1):
+            yield stretch
+            stretch = []
+        stretch.append(item)
+    if stretch:
+        yield stretch
