@@ -1,8 +1,8 @@
 """The `lash` command: argv is looked at before anything is imported (contract 08 §9, design D16).
 
-`--version` and `__complete` are answered from here with nothing but `sys` and
-`os`, which the interpreter has loaded anyway, and what scripts ask many times by
-`cli.fast`. Everything else goes to the command table. The umask comes first:
+`--version` is answered from here with nothing but `sys` and `os`, which the
+interpreter has loaded anyway, `__complete` by `cli.completing`, and what scripts
+ask many times by `cli.fast`. Everything else goes to the command table. The umask comes first:
 no file of ours is ever readable by others.
 """
 
@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
 
         return _answer(f"lash {__version__}\n")
     if first == "__complete":
-        return _answer(":nofiles\n")
+        from lash_cli.cli.completing import main as complete
+
+        complete(arguments[1:])
+        if argv is None:
+            _leave()
+        return 0
     status, was_plain = _run(arguments)
     if was_plain and status == 0 and argv is None:
         _leave()

@@ -161,6 +161,10 @@ COMMANDS: tuple[Entry, ...] = (
           "lash doctor -o json", "lash_cli.cli.doctor:command"),
     Entry("schema", "JSON Schema of everything lash prints as JSON", _SETUP,
           "lash schema Session", "lash_cli.cli.schema_command:command"),
+    Entry("completion", "make your shell complete lash", _SETUP,
+          "lash completion bash --install", "lash_cli.cli.completion_command:command"),
+    Entry("help", "read the guide, topic by topic", _SETUP,
+          "lash help quickstart", "lash_cli.cli.help_command:command"),
     Entry("version", "versions of lash, Python and SQLite", _SETUP,
           "lash version -o json", "lash_cli.cli.version_command:command"),
 )  # fmt: skip

@@ -30,6 +30,9 @@ TURNS = 5
 BUDGETS = (
     (("--version",), 2.0, 0),
     (("__complete", "--", "show", ""), 2.0, 0),
+    (("__complete", "--", "show", ""), 2.0, 10_000),
+    (("__complete", "--", "show", "s_99"), 2.0, 10_000),
+    (("__complete", "--", "queue", "cancel", ""), 2.0, 10_000),
     (("ls", "-o", "json"), 6.0, 10),
     (("ls", "-o", "json"), 6.0, 10_000),
     (("show", TALK, "-o", "json"), 6.0, 10),

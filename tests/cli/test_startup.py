@@ -77,6 +77,13 @@ def test_what_answers_at_once_imports_nothing(home, args):
     assert not modules & (HEAVY | {"typer", "msgspec", "asyncio", "sqlite3", "json", "platformdirs", "typing"})
 
 
+@pytest.mark.parametrize("words", [["show", "s"], ["queue", "cancel", ""], ["turn", "s", "--model", "q"]])
+def test_completion_of_what_a_database_knows_imports_its_driver_and_nothing_else(lash, home, words):
+    assert lash("open", "s").code == lash("model", "alias", "quick", "gpt-6-luna").code == 0
+    modules = imported(home, "__complete", "--", *words)
+    assert not modules & (HEAVY | {"typer", "msgspec", "asyncio", "json", "platformdirs", "sqlite3", "urllib"})
+
+
 def test_a_listing_for_a_program_imports_no_parser_and_no_event_loop(home):
     modules = imported(home, "ls", "-o", "json")
     assert not modules & (HEAVY | {"typer", "msgspec", "asyncio", "platformdirs"})

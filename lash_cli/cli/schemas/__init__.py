@@ -43,6 +43,7 @@ _DOCUMENTS: dict[str, Any] = {
     "BatchCancel": queue.BatchCancel,
     "CancelReceipt": sessions.CancelReceipt,
     "ClaimAbandoned": queue.ClaimAbandoned,
+    "CompletionInstalled": setup.CompletionInstalled,
     "ConfigValue": setup.ConfigValue,
     "Doctor": setup.Doctor,
     "Key": setup.Key,
@@ -60,6 +61,7 @@ _DOCUMENTS: dict[str, Any] = {
     "Rewind": history.Rewind,
     "Session": sessions.Session,
     "SessionUsage": sessions.SessionUsage,
+    "Topic": setup.Topic,
     "TracePage": setup.TracePage,
     "Transcript": transcripts.Transcript,
     "Tree": history.Tree,
@@ -84,6 +86,7 @@ _LISTS: dict[str, Any] = {
     "QueueList": queue.PendingItem,
     "SchemaList": setup.SchemaItem,
     "SessionList": sessions.SessionItem,
+    "TopicList": setup.TopicItem,
 }
 # What `-o jsonl` prints of a list, and the lines of a transcript: one per line, without an envelope.
 _ITEMS: dict[str, Any] = {

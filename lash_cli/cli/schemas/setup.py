@@ -222,3 +222,26 @@ class Doctor(Shape):
     dead_batches: list[DeadBatch]
     unfinished_edits: list[UnfinishedEdit]
     findings: list[Finding]
+
+
+class CompletionInstalled(Shape):
+    """The completion script of a shell, where that shell finds it. `then`: what is left to do."""
+
+    id: str
+    shell: str
+    file: str
+    changed: bool
+    then: str
+
+
+class TopicItem(Shape):
+    """A topic of the guide."""
+
+    id: str
+    title: str
+
+
+class Topic(TopicItem):
+    """A topic of the guide in full, as Markdown."""
+
+    text: str

@@ -1,0 +1,109 @@
+"""`lash help [TOPIC]`: the guide by topic, and the help of every command (contract 08 §11).
+
+A topic is a file of `lash_cli/docs`. A word that is a topic and a command is the
+topic; the command has its `--help`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from lash_cli import docs
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_many, emit_one, safe, say
+from lash_cli.errors import NotFoundError
+
+_WIDTH = 100
+_PAGER = ("less", "-FIRX")
+
+
+def command(
+    topic: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]", help="A topic, or a command such as: queue add.")
+    ] = None,
+) -> int:
+    """Read the guide: a topic in full, or the list of them.
+
+    On a terminal a long text opens in a pager; elsewhere it is Markdown as it
+    is written. With the name of a command it prints what --help of it prints.
+    """
+    words = topic or []
+    if not words:
+        items = [{"id": name, "title": title} for name, title in topics().items()]
+        emit_many("TopicList", items, columns=("id", "title"))
+        say("read one with: lash help TOPIC; of a command: lash COMMAND --help")
+        return 0
+    name = docs.ALIASES.get(words[0], words[0])
+    if len(words) == 1 and name in docs.names():
+        return _show(name)
+    return _help_of_command(words)
+
+
+def topics() -> dict[str, str]:
+    """Every topic and its title, in order."""
+    return {name: docs.title(name) for name in docs.names()}
+
+
+def _show(name: str) -> int:
+    from lash_cli.cli.table import COMMANDS, find
+
+    text = docs.read(name)
+    if current().output.format == "text" and sys.stdout.isatty() and not current().output.plain:
+        _show_on_terminal(text)
+    else:
+        emit_one("Topic", {"id": name, "title": docs.title(name), "text": text}, text=safe(text))
+    if find(COMMANDS, name) is not None:
+        say(f"of the command: lash {name} --help")
+    return 0
+
+
+def _show_on_terminal(text: str) -> None:
+    """Set for the width of the terminal, and through a pager when it is longer than that."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    options = current().output
+    size = shutil.get_terminal_size()
+    console = Console(no_color=not options.color, highlight=False, width=min(size.columns, _WIDTH) or _WIDTH)
+    with console.capture() as captured:
+        console.print(Markdown(text, hyperlinks=False))
+    shown = captured.get()
+    if options.no_pager or shown.count("\n") < size.lines or shutil.which(_PAGER[0]) is None:
+        sys.stdout.write(shown)
+        return
+    sys.stdout.flush()
+    # Ends when the reader says so.
+    subprocess.run(_PAGER, input=shown.encode(), check=False)
+
+
+def _help_of_command(words: list[str]) -> int:
+    from lash_cli.cli.table import COMMANDS, dispatch, find
+
+    entries = COMMANDS
+    for word in words:
+        entry = find(entries, word)
+        if entry is None:
+            raise _unknown(words)
+        entries = entry.verbs
+    return dispatch([*words, "--help"])
+
+
+def _unknown(words: list[str]) -> NotFoundError:
+    import difflib
+
+    from lash_cli.cli.table import COMMANDS
+
+    name = " ".join(words)
+    known = [*docs.names(), *docs.ALIASES, *(entry.name for entry in COMMANDS)]
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    return NotFoundError(
+        f"there is no topic and no command {name!r}",
+        code="topic_not_found",
+        hint=f"did you mean: {', '.join(nearest)}" if nearest else "list them with: lash help",
+        details={"topic": name, "nearest": nearest},
+    )
