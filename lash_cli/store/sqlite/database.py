@@ -83,11 +83,17 @@ def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
     return bool(version == schema.SCHEMA_VERSION)
 
 
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    """Whether the file has a write-ahead log: a copy that was made as one file has none until somebody writes to it."""
+    (mode,) = connection.execute(_JOURNAL_MODE).fetchone()
+    return bool(mode == "wal")
+
+
 def _bring_up_to_date(path: Path, jitter: random.Random, lock_timeout_s: float) -> None:
     """Switch to WAL and apply the pending migrations, once, however many processes try at the same time."""
     connection = connect(path, WRITER_PRAGMAS)
     try:
-        if connection.execute(_JOURNAL_MODE).fetchone()[0] != "wal":
+        if not _is_wal(connection):
             patiently(connection, _WAL, jitter, lock_timeout_s)
         connection.execute(FULL)
         patiently(connection, BEGIN_WRITE, jitter, lock_timeout_s)
@@ -192,9 +198,10 @@ class Database:
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
         database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)
         try:
-            if not database.read(lambda connection: _is_current(connection, path)):
-                if read_only:
-                    raise StoreReadOnly(f"{path} needs a migration and was opened read-only")
+            is_current, is_wal = database.read(lambda connection: (_is_current(connection, path), _is_wal(connection)))
+            if not is_current and read_only:
+                raise StoreReadOnly(f"{path} needs a migration and was opened read-only")
+            if not read_only and not (is_current and is_wal):
                 with mapped_errors(path):
                     _bring_up_to_date(path, random.Random(), lock_timeout_s)
         except BaseException:
