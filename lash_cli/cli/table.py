@@ -93,6 +93,26 @@ _MODEL_VERBS = (
           "lash model alias quick gpt-6-luna --variant low", "lash_cli.cli.model_commands:alias"),
 )  # fmt: skip
 
+_DB_VERBS = (
+    Entry("path", "where the database is", _VERBS, "lash db path", "lash_cli.cli.db_commands:path"),
+    Entry("info", "its size, schema and tables", _VERBS, "lash db info", "lash_cli.cli.db_commands:info"),
+    Entry("check", "read all of it and say whether it is sound", _VERBS,
+          "lash db check", "lash_cli.cli.db_commands:check"),
+    Entry("backup", "copy all of it into one file, while it is in use", _VERBS,
+          "lash db backup --out before.db", "lash_cli.cli.db_files:backup"),
+    Entry("restore", "put a copy back; what is there now is kept", _VERBS,
+          "lash db restore before.db", "lash_cli.cli.db_files:restore"),
+    Entry("vacuum", "make the file smaller", _VERBS, "lash db vacuum", "lash_cli.cli.db_commands:vacuum"),
+    Entry("migrate", "bring it up to date, after a copy was made", _VERBS,
+          "lash db migrate --dry-run", "lash_cli.cli.db_commands:migrate"),
+    Entry("scan", "find keys and passwords that were said", _VERBS,
+          "lash db scan", "lash_cli.cli.db_secrets:scan"),
+    Entry("scrub", "take keys and passwords out of what was said", _VERBS,
+          "lash db scrub --dry-run", "lash_cli.cli.db_secrets:scrub"),
+    Entry("purge", "erase every session for ever", _VERBS,
+          "lash db purge --confirm lash.db", "lash_cli.cli.db_files:purge"),
+)  # fmt: skip
+
 COMMANDS: tuple[Entry, ...] = (
     Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
           "lash open notes --model gpt-6-luna", "lash_cli.cli.open_command:command"),
@@ -157,6 +177,8 @@ COMMANDS: tuple[Entry, ...] = (
         Entry("html", "make one self-contained page of a trace", "Commands",
               "lash trace html run.jsonl --out run.html", "lash_cli.cli.trace_commands:html"),
     )),
+    Entry("gc", "remove what nothing needs any more", _SETUP, "lash gc --dry-run", "lash_cli.cli.gc_command:command"),
+    Entry("db", "look after the database: copies, checks, secrets", _SETUP, "lash db check", verbs=_DB_VERBS),
     Entry("doctor", "check paths, permissions, the database and what is unfinished", _SETUP,
           "lash doctor -o json", "lash_cli.cli.doctor:command"),
     Entry("schema", "JSON Schema of everything lash prints as JSON", _SETUP,

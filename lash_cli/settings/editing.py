@@ -110,7 +110,7 @@ def _checked(option: Option, key: str, text: str, *, has_path_inside: bool) -> A
     except ValueError as error:
         hint = "store the key with: lash key set NAME" if option.kind == "key_source" else "see: lash config show"
         raise UsageError(f"{key}: {error}", hint=hint) from error
-    return text.strip() if option.kind == "duration" else value
+    return text.strip() if option.kind in ("duration", "age") else value
 
 
 def edit(text: str, path: tuple[str, ...], value: str) -> str:

@@ -8,6 +8,8 @@ stay verbatim, so that a resumed session is the one that was left.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 MASK = "[redacted]"
 _MINIMUM_SECRET_LENGTH = 6  # shorter values would mask ordinary words
@@ -23,6 +25,9 @@ _SHAPES = re.compile(
     re.DOTALL,
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
+# What is found at rest may be taken out of what was said, so a word that only looks like a token must not match.
+_LONG_BEARER = re.compile(r"(?i)\bbearer\s+((?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{16,})")
+_URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@", re.IGNORECASE)
 
 _known: set[str] = set()
@@ -41,3 +46,35 @@ def redact(text: str) -> str:
     text = _SHAPES.sub(MASK, text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     return _URL_CREDENTIALS.sub(rf"\1{MASK}@", text)
+
+
+class Secret(NamedTuple):
+    """A secret in a text: what it looks like, and where."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def find_secrets(text: str) -> list[Secret]:
+    """The secrets in `text`, in order and without overlaps: keys this process has loaded, keys and private keys by
+    their shape, bearer tokens and credentials in URLs. Narrower than `redact` where that masks ordinary words."""
+    found: list[Secret] = []
+    for secret in sorted(sorted(_candidates(text)), key=lambda item: item.start - item.end):  # the longest first
+        if all(secret.end <= other.start or secret.start >= other.end for other in found):
+            found.append(secret)
+    return sorted(found, key=lambda secret: secret.start)
+
+
+def _candidates(text: str) -> Iterator[Secret]:
+    for known in _known:
+        start = text.find(known)
+        while start >= 0:
+            yield Secret("loaded_key", start, start + len(known))
+            start = text.find(known, start + len(known))
+    for match in _SHAPES.finditer(text):
+        yield Secret("private_key" if match[0].startswith("-----") else "api_key", *match.span())
+    for kind, pattern in (("bearer_token", _LONG_BEARER), ("url_password", _URL_PASSWORD)):
+        for match in pattern.finditer(text):
+            if MASK not in match[1]:
+                yield Secret(kind, *match.span(1))

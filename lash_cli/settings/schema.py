@@ -11,9 +11,14 @@ import math
 import re
 from typing import Any, Literal, NamedTuple
 
-OptionKind = Literal["text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source"]
+OptionKind = Literal[
+    "text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source", "age", "busy_rule"
+]
 
 KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
+# How long something is kept that is kept for ever.
+NEVER = "never"
+_FOREVER = "forever"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -57,7 +62,7 @@ SECTIONS: dict[str, dict[str, Option]] = {
         "model": Option("text"),
         "provider": Option("text"),
         "output": Option("choice", "text", ("text", "table", "json", "jsonl", "name")),
-        "if_busy": Option("text", "fail"),
+        "if_busy": Option("busy_rule", "fail"),
         "max_steps": Option("integer", minimum=1),
         "system": Option("text"),
     },
@@ -85,7 +90,7 @@ SECTIONS: dict[str, dict[str, Option]] = {
         "on_failure": Option("choice", "pause", ("pause", "continue")),
     },
     "privacy": {"redact_export": Option("boolean", True), "log_prompts": Option("boolean", False)},
-    "retention": {"max_age": Option("text", "never"), "min_age": Option("duration", 86400.0)},
+    "retention": {"max_age": Option("age", NEVER), "min_age": Option("duration", 86400.0)},
     "trace": {"file": Option("text"), "level": Option("choice", "standard", ("standard", "extended"))},
     "completion": {"previews": Option("boolean", False)},
 }
@@ -199,6 +204,10 @@ def check_value(option: Option, value: Any) -> Any:
             return _table(option, _expect(value, isinstance(value, dict), "a table"))
         case "duration":
             return duration_seconds(value)
+        case "age":
+            return NEVER if value == NEVER else duration_seconds(value, or_else=NEVER)
+        case "busy_rule":
+            return _busy_rule(value)
         case "key_source":
             return _key_source(value)
 
@@ -225,14 +234,28 @@ def _expect(value: Any, is_valid: bool, wanted: str) -> Any:
     return value
 
 
-def duration_seconds(value: Any) -> float:
-    """Seconds of `5`, `0.5`, `"5s"`, `"500ms"`, `"2m"`; raises `ValueError`."""
+def duration_seconds(value: Any, *, or_else: str | None = None) -> float:
+    """Seconds of `5`, `0.5`, `"5s"`, `"500ms"`, `"2m"`; raises `ValueError`, which names `or_else` as allowed too."""
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"expected a duration such as 5s or 500ms, got {value!r}")
+        other = f", or {or_else!r}" if or_else is not None else ""
+        raise ValueError(f"expected a duration such as 5s or 500ms{other}, got {value!r}")
     return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _busy_rule(value: Any) -> str:
+    """What a turn does when the session is busy: `fail`, `enqueue`, `wait` or `wait=DURATION`."""
+    if isinstance(value, str):
+        word, equals, wait = value.partition("=")
+        if word == "wait" and equals:
+            if wait != _FOREVER:
+                duration_seconds(wait)
+            return value
+        if value in ("fail", "enqueue", "wait"):
+            return value
+    raise ValueError(f"expected fail, enqueue, wait or wait=DURATION, got {value!r}")
 
 
 def _key_source(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.settings.schema import NAMED_SECTIONS, SECTIONS, find_option
+from lash_cli.settings.schema import NAMED_SECTIONS, NEVER, SECTIONS, find_option
 
 BUILT_IN = "built-in"
 # What a provider of this name is when its table does not say.
@@ -121,6 +121,17 @@ class Settings:
     def synchronous(self) -> str:
         """`full` or `normal`."""
         return str(self.get("store.synchronous"))
+
+    @property
+    def retention_min_age(self) -> float:
+        """How many seconds what is settled is kept at least."""
+        return float(self.get("retention.min_age"))
+
+    @property
+    def retention_max_age(self) -> float | None:
+        """After how many seconds without use `gc` may delete a session; None means never."""
+        value = self.get("retention.max_age")
+        return None if value == NEVER else float(value)
 
     @property
     def approval(self) -> dict[str, str]:

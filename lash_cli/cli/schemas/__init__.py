@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import events, history, models, queue, remote, sessions, setup, trace, transcripts
+from lash_cli.cli.schemas import database, events, history, models, queue, remote, sessions, setup, trace, transcripts
 
 
 class Kind(NamedTuple):
@@ -44,7 +44,17 @@ _DOCUMENTS: dict[str, Any] = {
     "CancelReceipt": sessions.CancelReceipt,
     "ClaimAbandoned": queue.ClaimAbandoned,
     "CompletionInstalled": setup.CompletionInstalled,
+    "Collection": database.Collection,
     "ConfigValue": setup.ConfigValue,
+    "DatabaseBackup": database.DatabaseBackup,
+    "DatabaseCheck": database.DatabaseCheck,
+    "DatabaseInfo": database.DatabaseInfo,
+    "DatabaseMigration": database.DatabaseMigration,
+    "DatabasePath": database.DatabasePath,
+    "DatabasePurge": database.DatabasePurge,
+    "DatabaseRestore": database.DatabaseRestore,
+    "DatabaseScrub": database.DatabaseScrub,
+    "DatabaseVacuum": database.DatabaseVacuum,
     "Doctor": setup.Doctor,
     "Key": setup.Key,
     "Model": models.Model,
@@ -85,6 +95,7 @@ _LISTS: dict[str, Any] = {
     "QueueEditList": queue.RecoveredEdit,
     "QueueList": queue.PendingItem,
     "SchemaList": setup.SchemaItem,
+    "SecretList": database.SecretItem,
     "SessionList": sessions.SessionItem,
     "TopicList": setup.TopicItem,
 }

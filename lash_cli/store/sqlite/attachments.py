@@ -101,6 +101,11 @@ def commit_refs(
         connection.execute(_COMMIT_OWNED, (now_ms, session_key, owner_turn_id))
 
 
+def forget_aged(connection: sqlite3.Connection, cutoff_ms: int) -> int:
+    """`Attachments.forget_aged_uncommitted` inside the caller's transaction."""
+    return connection.execute(_FORGET_AGED, (cutoff_ms,)).rowcount
+
+
 async def _hashed_elsewhere(data: bytes) -> str:
     import asyncio
 
@@ -177,6 +182,4 @@ class Attachments:
 
         Intents of processes stay: no table here tells whether a process runs.
         """
-        return await self._database.write(
-            lambda connection: connection.execute(_FORGET_AGED, (cutoff_ms,)).rowcount, durable=True
-        )
+        return await self._database.write(lambda connection: forget_aged(connection, cutoff_ms), durable=True)

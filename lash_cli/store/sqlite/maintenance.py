@@ -2,18 +2,21 @@
 
 Only what nothing can reach any more is deleted, and a head that does not
 decode aborts the sweep: never delete on doubt. Turn stamps, usage rows and
-session tombstones are never pruned.
+session tombstones are never pruned. `collect` is what `lash gc` does: a settled
+input keeps its key from being used twice, so it stays until it is old enough.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from typing import Final, NamedTuple
 
 import msgspec
 
 from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.frames import AgentFrame
 from lash_cli.errors import StoreUnusable
+from lash_cli.store.sqlite.attachments import forget_aged
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.deletion import reclaim
 from lash_cli.store.sqlite.lineage import outside, shared_runs
@@ -28,6 +31,21 @@ _ALL_HIDDEN = "SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WH
 _ORPHANED_CLUSTERS = """
 SELECT DISTINCT session_key FROM nodes WHERE session_key NOT IN (SELECT session_key FROM sessions)
 """
+# What `collect` takes of them: settled before a time. The turn that used an input may have ended long after it came.
+_AGED_HIDDEN = """
+SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1 AND at_ms < ?
+"""
+_AGED_INPUTS = """
+DELETE FROM inputs WHERE state IN ('cancelled', 'completed') AND enqueued_at_ms < ?1 AND NOT EXISTS (
+    SELECT 1 FROM turns t WHERE t.session_key = inputs.session_key AND t.turn_id = inputs.turn_id
+        AND (t.state = 'running' OR t.committed_at_ms >= ?1)
+)
+"""
+_AGED_WORK = """
+DELETE FROM queued_work
+WHERE state IN ('cancelled', 'completed') AND coalesce(settled_at_ms, enqueued_at_ms) < ?
+"""
+_BLOB_BYTES = "SELECT coalesce(sum(length(content)), 0) FROM blobs"
 _VACUUM_INPUTS = "DELETE FROM inputs WHERE session_key = ? AND state IN ('cancelled', 'completed')"
 _VACUUM_ALL_INPUTS = "DELETE FROM inputs WHERE state IN ('cancelled', 'completed')"
 _VACUUM_WORK = "DELETE FROM queued_work WHERE session_key = ? AND state IN ('cancelled', 'completed')"
@@ -88,12 +106,48 @@ def _roots(connection: sqlite3.Connection) -> set[str]:
     return roots
 
 
+def prune_journal(connection: sqlite3.Connection) -> int:
+    """Delete the journal rows of committed turns, inside the caller's transaction; how many."""
+    return connection.execute(_PRUNE_JOURNAL).rowcount
+
+
 def _collect(connection: sqlite3.Connection) -> dict[str, int]:
     roots = _roots(connection)
     unreachable = [row for row in connection.execute(_BLOB_HASHES) if row[0] not in roots]
     connection.executemany(_DELETE_BLOB, unreachable)
-    journal_rows = connection.execute(_PRUNE_JOURNAL).rowcount
+    journal_rows = prune_journal(connection)
     return {"roots": len(roots), "blobs": len(unreachable), "journal_rows": journal_rows}
+
+
+class Collected(NamedTuple):
+    """What a collection removed, or would remove; `blob_bytes` is the size of the blobs."""
+
+    nodes: int
+    inputs: int
+    queued_work: int
+    attachments: int
+    blobs: int
+    blob_bytes: int
+    journal_rows: int
+
+
+class _Undone(Exception):
+    """No failure: what a trial ends with, so that its writes are undone."""
+
+    def __init__(self, collected: Collected) -> None:
+        super().__init__()
+        self.collected: Final = collected
+
+
+def _collect_aged(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
+    nodes = _delete_hidden(connection, connection.execute(_AGED_HIDDEN, (cutoff_ms,)).fetchall())
+    nodes += sum(reclaim(connection, key) for (key,) in connection.execute(_ORPHANED_CLUSTERS).fetchall())
+    inputs, work = (connection.execute(text, (cutoff_ms,)).rowcount for text in (_AGED_INPUTS, _AGED_WORK))
+    attachments = forget_aged(connection, cutoff_ms)
+    (before,) = connection.execute(_BLOB_BYTES).fetchone()
+    swept = _collect(connection)
+    (after,) = connection.execute(_BLOB_BYTES).fetchone()
+    return Collected(nodes, inputs, work, attachments, swept["blobs"], before - after, swept["journal_rows"])
 
 
 class Maintenance:
@@ -109,3 +163,21 @@ class Maintenance:
     async def gc_unreachable(self) -> dict[str, int]:
         """See `base.SessionStore.gc_unreachable`; counts under `roots`, `blobs` and `journal_rows`."""
         return await self._db.write(_collect, durable=True)
+
+    async def collect(self, cutoff_ms: int, *, is_trial: bool) -> Collected:
+        """Remove what nothing can reach any more and, of what is settled, hidden or was never committed, whatever is
+        older than `cutoff_ms`; with `is_trial` only count. In one transaction.
+
+        Raises `StoreUnusable` when a head does not decode; nothing is deleted then.
+        """
+
+        def job(connection: sqlite3.Connection) -> Collected:
+            collected = _collect_aged(connection, cutoff_ms)
+            if is_trial:
+                raise _Undone(collected)
+            return collected
+
+        try:
+            return await self._db.write(job, durable=True)
+        except _Undone as undone:
+            return undone.collected

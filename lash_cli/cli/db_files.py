@@ -1,0 +1,136 @@
+"""`lash db backup|restore|purge`: copies of the whole database, and the end of one (contract 08 §5.4, §11).
+
+A copy never replaces a file. What `restore` replaces is kept and the way back
+is printed. `purge` is the highest danger level: the name of the database is
+typed at a terminal or given with `--confirm`; `--yes` is not enough.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lash_cli.cli.invocation import current
+from lash_cli.cli.output import emit_one, safe, say
+from lash_cli.errors import UsageError
+from lash_cli.paths import ensure_private_directory
+from lash_cli.system import SystemClock
+from lash_cli.views.tables import pairs
+
+COPIES = "backups"
+
+
+def counted(sessions: int) -> str:
+    """`1 session`, `2 sessions`."""
+    return f"{sessions} session{'' if sessions == 1 else 's'}"
+
+
+def copy_place(reason: str = "") -> Path:
+    """The file of a copy made now, in a private directory beside the database's data."""
+    paths = current().paths
+    directory = os.path.join(paths.data_dir, COPIES)
+    ensure_private_directory(directory)
+    now_ms = SystemClock().now_ms()
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms // 1000)) + f".{now_ms % 1000:03d}Z"
+    stem = Path(paths.database).stem
+    return Path(directory, f"{stem}-{reason}-{stamp}.db" if reason else f"{stem}-{stamp}.db")
+
+
+def backup(
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="The new file; one in backups/ otherwise.")] = None,
+) -> int:
+    """Copy the whole database into one new file that only you can read.
+
+    Sessions may go on meanwhile: the copy is one moment of all of them.
+    Attachments are in it; the configuration and keys are not.
+    """
+    from lash_cli.store.sqlite.backup import back_up
+    from lash_cli.store.sqlite.inspection import looking
+
+    place = Path(current().paths.database)
+    with looking(place):
+        pass
+    copy = back_up(place, Path(os.path.abspath(out)) if out is not None else copy_place())
+    document = {
+        "id": str(copy.file),
+        "file": str(copy.file),
+        "bytes": copy.bytes,
+        "schema_version": copy.schema_version,
+        "sessions": copy.sessions,
+    }
+    emit_one("DatabaseBackup", document, text=str(copy.file))
+    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: lash db restore {copy.file}")
+    return 0
+
+
+def restore(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A copy made by lash db backup.")],
+) -> int:
+    """Put a copy back in the place of the database.
+
+    What is there now is kept in a file of its own. Refused while another
+    process has the database open or a session is held. The copy is checked
+    before anything is changed.
+    """
+    from lash_cli.store.sqlite.backup import restore as put_back
+
+    paths = current().paths
+    ensure_private_directory(os.path.dirname(paths.database))
+    done = put_back(Path(os.path.abspath(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
+    kept = None if done.kept is None else str(done.kept)
+    document = {"id": paths.database, "file": str(done.copy.file), "kept": kept, "sessions": done.copy.sessions}
+    emit_one("DatabaseRestore", document, text="")
+    say(f"restored {counted(done.copy.sessions)} from {done.copy.file}")
+    if kept is not None:
+        say(f"as it was before: {kept}; undo with: lash db restore {kept}")
+    return 0
+
+
+def purge(
+    confirm: Annotated[
+        str | None, typer.Option("--confirm", metavar="NAME", help="The file name of the database, instead of typing.")
+    ] = None,
+) -> int:
+    """Erase every session for ever: the database is empty afterwards.
+
+    Copies, configuration and keys stay where they are. Refused while another
+    process has the database open or a session is held.
+    """
+    from lash_cli.store.sqlite.backup import erase
+    from lash_cli.store.sqlite.inspection import facts, looking
+
+    place = Path(current().paths.database)
+    with looking(place) as connection:
+        before = facts(connection, place)
+    _require_name(place, before.sessions, confirm)
+    erase(place, SystemClock())
+    document = {
+        "id": str(place),
+        "sessions": before.sessions,
+        "bytes_before": before.bytes,
+        "bytes_after": place.stat().st_size,
+    }
+    emit_one("DatabasePurge", document, text="")
+    say(f"erased {counted(before.sessions)} of {place}")
+    left = sorted(Path(current().paths.data_dir, COPIES).glob("*.db"))
+    if left:
+        say(pairs([("copies that still have them", str(left[0].parent))]))
+    return 0
+
+
+def _require_name(place: Path, sessions: int, given: str | None) -> None:
+    """Return if the user names the database; raises `UsageError` (`confirmation_required`) otherwise."""
+    question = f"this erases {counted(sessions)} in {place} for ever"
+    if given is None:
+        if not current().can_ask:
+            raise UsageError(question, code="confirmation_required", hint=f"repeat it with: --confirm {place.name}")
+        sys.stderr.write(f"{safe(question)}\ntype {safe(place.name)} to go on: ")
+        sys.stderr.flush()
+        given = sys.stdin.readline().strip()
+    if given != place.name:
+        raise UsageError(f"that is not {place.name!r}; nothing was done", code="confirmation_required")

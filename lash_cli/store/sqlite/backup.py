@@ -1,0 +1,249 @@
+"""Copies of a whole database: made while it is in use, put back only when nobody uses it (contract 08 §5.4, design D1).
+
+A copy is made through SQLite's online backup in one read transaction, so it is
+one moment of the database and holds nobody up. It is complete in one private
+file, is written under another name until it is, and never replaces a file.
+Putting one back replaces the content of the database in one transaction, after
+the old content was set aside. Cursors of observers do not outlive that
+(contract 04 §10.2): the live log begins anew.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lash_cli.core.protocols import Clock
+from lash_cli.errors import ConflictError, NotFoundError, StoreReadOnly, StoreUnusable
+from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
+
+_FILE_MODE: Final = 0o600
+_WAIT_SECONDS: Final = 15.0
+_READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
+# One file that is whole by itself; a database that is opened for work goes back to WAL.
+_SINGLE_FILE = "PRAGMA journal_mode = DELETE"
+_INTEGRITY = "PRAGMA integrity_check(1)"
+_SESSIONS = "SELECT count(*) FROM sessions"
+# A cursor from before must not find positions that are given out again.
+_FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
+_BESIDE = ("-wal", "-shm", "-journal")
+
+
+class Copy(NamedTuple):
+    """A copy of a database that was found to be sound."""
+
+    file: Path
+    bytes: int
+    schema_version: int
+    sessions: int
+
+
+class Restored(NamedTuple):
+    """What is in the database now, and where the content is that it had before; None when there was none."""
+
+    copy: Copy
+    kept: Path | None
+
+
+def back_up(database: Path, target: Path) -> Copy:
+    """Write one moment of `database` into the new file `target`, mode 0600.
+
+    Raises `NotFoundError` (`store_not_found`), `ConflictError` (`file_exists`),
+    `StoreReadOnly` when the place cannot be written, and what reading raises.
+    """
+    if not database.exists():
+        raise NotFoundError(f"{database} does not exist", code="store_not_found")
+    with mapped_errors(database):
+        source = connect(database, _READ, read_only=True)
+    try:
+        write_copy(source, target)
+    finally:
+        source.close()
+    return inspect(target)
+
+
+def write_copy(source: sqlite3.Connection, target: Path) -> None:
+    """Write the database of an open connection into the new file `target`; raises as `back_up`."""
+    with _unfinished(target) as draft:
+        with mapped_errors(target):
+            copy = connect(draft, ())
+            try:
+                source.backup(copy)
+                copy.execute(_SINGLE_FILE).fetchone()
+            finally:
+                copy.close()
+        _sync(draft)
+        _publish(draft, target)
+
+
+def inspect(file: Path) -> Copy:
+    """Look at a copy as a whole. Raises `NotFoundError` (`backup_not_found`) and `StoreUnusable`: `backup_unusable`
+    for one that is damaged, cut off or not of lash, `schema_too_new`."""
+    if not file.is_file():
+        raise NotFoundError(f"{file} does not exist", code="backup_not_found", details={"file": str(file)})
+    try:
+        connection = connect(file, _READ, read_only=True)
+        try:
+            (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
+            if application != schema.APPLICATION_ID:
+                raise _unusable(file, "it is not a lash database")
+            (version,) = connection.execute(schema.READ_USER_VERSION).fetchone()
+            if version > schema.SCHEMA_VERSION:
+                message = f"{file} has schema {version}, this program knows {schema.SCHEMA_VERSION}"
+                raise StoreUnusable(message, code="schema_too_new", hint="update lash")
+            (verdict,) = connection.execute(_INTEGRITY).fetchone()
+            if verdict != "ok":
+                raise _unusable(file, str(verdict))
+            (sessions,) = connection.execute(_SESSIONS).fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise _unusable(file, str(error)) from error
+    return Copy(file, file.stat().st_size, version, sessions)
+
+
+def _unusable(file: Path, reason: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"{file} cannot be restored: {reason}",
+        code="backup_unusable",
+        hint="nothing was changed; choose another copy",
+        details={"file": str(file)},
+    )
+
+
+def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored:
+    """Give `database` the content of the copy `source`; what it held goes into the new file `aside`.
+
+    Raises what `inspect` raises for the copy, `StoreLocked` while another
+    process has the database open, `SessionStillInUse` while a session is held,
+    `ConflictError` (`restore_from_itself`, `file_exists`). Nothing is changed
+    then, and a process that is killed in between leaves the old or the new
+    content, never a mixture.
+    """
+    if database.exists() and source.exists() and source.samefile(database):
+        raise ConflictError(f"{source} is the database itself", code="restore_from_itself")
+    copy = inspect(source)
+    with _unfinished(database, suffix="restoring") as draft:
+        _prepare(source, draft, clock)
+        if not database.exists():
+            _publish(draft, database)
+            return Restored(copy, None)
+        try:
+            _replace_content(database, draft, aside, clock)
+        except StoreUnusable as error:
+            if error.code != StoreUnusable.default_code or aside.exists():
+                raise
+            # What SQLite cannot even open nobody else works with either: it can be put aside by name.
+            _move_away(database, aside)
+            _publish(draft, database)
+    return Restored(copy, aside)
+
+
+def _prepare(source: Path, draft: Path, clock: Clock) -> None:
+    """Make `draft` the content to restore, brought up to date."""
+    with mapped_errors(source):
+        reading = connect(source, _READ, read_only=True)
+        try:
+            writing = connect(draft, ())
+            try:
+                reading.backup(writing)
+            finally:
+                writing.close()
+        finally:
+            reading.close()
+    _finish(draft, clock)
+
+
+def _finish(draft: Path, clock: Clock) -> None:
+    """Apply what migrations are missing, forget what was observed, and leave one file."""
+    Database.open(draft, clock=clock).close()
+    with mapped_errors(draft):
+        connection = connect(draft, ())
+        try:
+            for statement in _FORGET_OBSERVED:
+                connection.execute(statement)
+            connection.execute(_SINGLE_FILE).fetchone()
+        finally:
+            connection.close()
+    _sync(draft)
+
+
+def _replace_content(database: Path, draft: Path, aside: Path | None, clock: Clock) -> None:
+    with sole_connection(database) as connection:
+        (has_content,) = connection.execute(schema.HAS_ANY_TABLE).fetchone()
+        if has_content:
+            refuse_held(connection, clock.now_ms())
+        if aside is not None:
+            write_copy(connection, aside)
+        fresh = connect(draft, _READ, read_only=True)
+        try:
+            fresh.backup(connection)
+        finally:
+            fresh.close()
+
+
+def erase(database: Path, clock: Clock) -> None:
+    """Take everything out of `database` for good; it is an empty one afterwards.
+
+    Raises `StoreLocked` while another process has it open, `SessionStillInUse`
+    while a session is held, `NotFoundError` (`store_not_found`).
+    """
+    if not database.exists():
+        raise NotFoundError(f"{database} does not exist", code="store_not_found")
+    with _unfinished(database, suffix="empty") as draft:
+        _finish(draft, clock)
+        _replace_content(database, draft, None, clock)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
+    """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}.{suffix}")
+    try:
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
+    except OSError as error:
+        raise StoreReadOnly(f"cannot write {draft.parent}: {error.strerror}", details={"path": str(target)}) from error
+    try:
+        yield draft
+    finally:
+        for path in (draft, *(draft.with_name(draft.name + ending) for ending in _BESIDE)):
+            with suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _publish(draft: Path, target: Path) -> None:
+    """Give a finished file its name; raises `ConflictError` (`file_exists`) rather than replace one."""
+    try:
+        os.link(draft, target)
+    except FileExistsError:
+        raise ConflictError(
+            f"{target} exists already", code="file_exists", hint="choose another name", details={"file": str(target)}
+        ) from None
+    except OSError as error:
+        raise StoreReadOnly(f"cannot write {target}: {error.strerror}", details={"path": str(target)}) from error
+    _sync(target.parent)
+
+
+def _move_away(database: Path, aside: Path) -> None:
+    os.rename(database, aside)
+    for ending in _BESIDE:
+        with suppress(FileNotFoundError):
+            os.rename(database.with_name(database.name + ending), aside.with_name(aside.name + ending))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

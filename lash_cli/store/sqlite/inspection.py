@@ -1,0 +1,129 @@
+"""What is in a database file: sizes, schema, tables; and giving unused space back (contract 08 §5.4, design D11).
+
+Looking works on a file of any schema, also on one this program is too old or
+too new for, and writes nothing. sqlite-utils is imported here and only when
+somebody looks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lash_cli.core.protocols import Clock
+from lash_cli.errors import NotFoundError, StoreUnusable
+from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite.connections import BEGIN_READ, FULL, busy_timeout, connect, mapped_errors
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.ownership import EMPTY_THE_LOG
+
+_WAIT_SECONDS: Final = 15.0
+_READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
+_WRITE = (busy_timeout(_WAIT_SECONDS), FULL)
+_PRAGMAS: Final = ("page_size", "page_count", "freelist_count", "journal_mode")
+_VACUUM = "VACUUM"
+_SESSIONS = "SELECT count(*) FROM sessions"
+_DELETED = "SELECT count(*) FROM deleted_sessions"
+
+
+class Facts(NamedTuple):
+    """A database file as it is. `tables` are the rows of each table; `bytes` is the file without its log."""
+
+    bytes: int
+    log_bytes: int
+    page_size: int
+    free_pages: int
+    journal_mode: str
+    schema_version: int
+    migrations: tuple[str, ...]
+    sessions: int
+    deleted_sessions: int
+    tables: dict[str, int]
+
+
+@contextmanager
+def looking(database: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, inside one read transaction.
+
+    Raises `NotFoundError` (`store_not_found`), `StoreUnusable` (`store_foreign`
+    for a database that is not ours) and lash errors for SQLite's own.
+    """
+    if not database.exists():
+        raise NotFoundError(
+            f"{database} does not exist", code="store_not_found", hint="make a first session with: lash open"
+        )
+    with mapped_errors(database):
+        connection = connect(database, _READ, read_only=True)
+        try:
+            connection.execute(BEGIN_READ)
+            (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
+            if application != schema.APPLICATION_ID:
+                raise StoreUnusable(
+                    f"{database} is not a lash database", code="store_foreign", hint="name ours with --db FILE"
+                )
+            yield connection
+        finally:
+            connection.close()
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """How many migrations the file has."""
+    (version,) = connection.execute(schema.READ_USER_VERSION).fetchone()
+    return int(version)
+
+
+def facts(connection: sqlite3.Connection, database: Path) -> Facts:
+    """Everything `lash db info` tells."""
+    import sqlite_utils
+
+    tables = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+    values = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS}
+    version = schema_version(connection)
+    log = database.with_name(database.name + "-wal")
+    return Facts(
+        bytes=database.stat().st_size,
+        log_bytes=log.stat().st_size if log.exists() else 0,
+        page_size=values["page_size"],
+        free_pages=values["freelist_count"],
+        journal_mode=values["journal_mode"],
+        schema_version=version,
+        migrations=tuple(name for name, _ in schema.MIGRATIONS[:version]),
+        sessions=connection.execute(_SESSIONS).fetchone()[0],
+        deleted_sessions=connection.execute(_DELETED).fetchone()[0],
+        tables={
+            name: tables.table(name).count
+            for name in sorted(tables.table_names())
+            if not name.startswith(("sqlite_", "_sqlite_")) and tables.table(name).virtual_table_using is None
+        },
+    )
+
+
+def pending_migrations(version: int) -> tuple[str, ...]:
+    """The migrations a file of that version has not had."""
+    return tuple(name for name, _ in schema.MIGRATIONS[version:])
+
+
+def migrate(database: Path, clock: Clock) -> None:
+    """Bring an existing file up to date; raises as `Database.open`."""
+    Database.open(database, clock=clock).close()
+
+
+def compact(database: Path) -> tuple[int, int]:
+    """Rewrite the file without its unused pages; its size before and after.
+
+    Others may go on reading. Raises `StoreLocked` when one of them writes for
+    too long, `StoreError` when there is no room for the second copy.
+    """
+    before = os.path.getsize(database)
+    with mapped_errors(database):
+        connection = connect(database, _WRITE)
+        try:
+            connection.execute(_VACUUM)
+            connection.execute(EMPTY_THE_LOG).fetchone()
+        finally:
+            connection.close()
+    return before, os.path.getsize(database)

@@ -1,0 +1,178 @@
+"""What must be true of the rows of a sound database, beyond what SQLite itself keeps (contract 01 §8, §9.7, §14, D23).
+
+The tables have no foreign keys, because a commit would pay for them; every rule
+that links them is here, as a statement or a walk that finds what breaks it.
+Read-only, in the caller's transaction. Each rule gives at most `SHOWN` examples.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from lash_cli.core.codec import decode_any, decoder, sha256_hex
+from lash_cli.core.commit import TurnState
+from lash_cli.core.content import TurnInput
+from lash_cli.core.frames import AgentFrame
+from lash_cli.core.graph import NodePayload
+from lash_cli.core.policy import PersistedSessionConfig
+from lash_cli.errors import CorruptNode
+from lash_cli.store.sqlite.lineage import runs_to_root, segments_of
+
+SHOWN: Final = 20
+_INTEGRITY = f"PRAGMA integrity_check({SHOWN})"
+# Tables whose rows belong to a session and go with it. Nodes and attachments may outlive theirs for the sake of a fork.
+_OWNED: Final = ("frames", "turns", "turn_cancels", "usage_deltas", "inputs", "queued_work", "wake_fences", "live_log")
+_OWNERLESS: Final = {
+    table: f"SELECT DISTINCT session_key FROM {table} WHERE session_key NOT IN (SELECT session_key FROM sessions)"
+    for table in _OWNED
+}
+_SESSIONS = """
+SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
+"""
+_ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE session_key = ? AND seq >= ? AND seq <= ?"
+# A leaf is a node, and the frame it is in exists.
+_LEAF_MISSING = """
+SELECT s.session_id, 'leaf ' || s.leaf_seq FROM sessions s WHERE s.leaf_seq IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM nodes n WHERE n.session_key = coalesce(s.leaf_key, s.session_key) AND n.seq = s.leaf_seq)
+"""
+_FRAME_MISSING = """
+SELECT s.session_id, 'frame ' || s.frame_ordinal FROM sessions s WHERE s.frame_ordinal IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal)
+"""
+# A number that was given out is never given out again.
+_SEQ_REUSED = """
+SELECT s.session_id, 'next ' || s.next_seq FROM sessions s
+WHERE s.next_seq <= (SELECT coalesce(max(n.seq), 0) FROM nodes n WHERE n.session_key = s.session_key)
+"""
+# D7: an id is used once.
+_USED_TWICE = (
+    "SELECT session_id, 'deleted before' FROM sessions WHERE session_id IN (SELECT session_id FROM deleted_sessions)"
+)
+# Contract 02 §1: a pending row that names a turn is held by it, so the turn is there and unfinished.
+_HELD_BY_NOBODY = """
+SELECT s.session_id, i.input_id FROM inputs i JOIN sessions s ON s.session_key = i.session_key
+WHERE i.state IN ('pending_active', 'deferred_next_turn') AND i.turn_id IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM turns t WHERE t.session_key = i.session_key AND t.turn_id = i.turn_id AND t.state = 'running')
+"""
+# Contract 01 §9.7: a reference has bytes behind it.
+_BYTES_MISSING = """
+SELECT coalesce(s.session_id, '-'), a.attachment_ref FROM attachments a
+LEFT JOIN sessions s ON s.session_key = a.session_key
+WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.hash = substr(a.attachment_ref, 8))
+"""
+_BLOBS = "SELECT hash, content FROM blobs"
+_HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
+# Records that must decode: what they are read as, and how they are found.
+_RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
+    (
+        "node",
+        NodePayload,
+        "SELECT coalesce(s.session_id, '-'), n.node_id, n.body FROM nodes n"
+        " LEFT JOIN sessions s ON s.session_key = n.session_key",
+    ),
+    (
+        "frame",
+        AgentFrame,
+        "SELECT s.session_id, f.frame_id, f.record FROM frames f JOIN sessions s ON s.session_key = f.session_key",
+    ),
+    (
+        "input",
+        TurnInput,
+        "SELECT s.session_id, i.input_id, i.input FROM inputs i JOIN sessions s ON s.session_key = i.session_key",
+    ),
+    ("configuration", PersistedSessionConfig, "SELECT session_id, session_id, config FROM sessions"),
+    ("turn state", TurnState, "SELECT session_id, session_id, turn_state FROM sessions"),
+)
+
+
+class Broken(NamedTuple):
+    """One place where a rule does not hold. `session_id` None means it belongs to none."""
+
+    code: str
+    session_id: str | None
+    detail: str
+
+
+def integrity(connection: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong with the file and its indices; empty when it is sound."""
+    found = [str(text) for (text,) in connection.execute(_INTEGRITY)]
+    return [] if found == ["ok"] else found
+
+
+def broken_rules(connection: sqlite3.Connection) -> list[Broken]:
+    """Every rule that does not hold, by rule."""
+    return [broken for rule in _RULES for broken in islice(rule(connection), SHOWN)]
+
+
+def _ownerless(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for table, statement in _OWNERLESS.items():
+        for (key,) in connection.execute(statement):
+            yield Broken("session_missing", None, f"{table} of session key {key}")
+
+
+def _selected(code: str, statement: str) -> Callable[[sqlite3.Connection], Iterator[Broken]]:
+    def find(connection: sqlite3.Connection) -> Iterator[Broken]:
+        for session_id, detail in connection.execute(statement):
+            yield Broken(code, session_id, detail)
+
+    return find
+
+
+def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
+    """From the leaf of every session one can walk to the root."""
+    for key, session_id, next_seq, leaf_seq, *_ in connection.execute(_SESSIONS).fetchall():
+        try:
+            for run in runs_to_root(connection, segments_of(connection, key, next_seq), leaf_seq):
+                (present,) = connection.execute(_ROWS_OF_RUN, (run.key, run.low, run.high)).fetchone()
+                if present != run.high - run.low + 1:
+                    yield Broken("path_broken", session_id, f"a node between {run.low} and {run.high} is missing")
+        except CorruptNode as error:
+            yield Broken("path_broken", session_id, error.message)
+
+
+def _undecodable(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for what, kind, statement in _RECORDS:
+        read = decoder(kind).decode
+        for session_id, name, text in connection.execute(statement):
+            try:
+                read(text)
+            except msgspec.DecodeError as error:
+                yield Broken("record_undecodable", session_id, f"{what} {name}: {error}")
+
+
+def _missing_components(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for _, session_id, *_, components in connection.execute(_SESSIONS).fetchall():
+        try:
+            refs = decode_any(components, dict[str, str])
+        except msgspec.DecodeError as error:
+            yield Broken("record_undecodable", session_id, f"components: {error}")
+            continue
+        for name, ref in refs.items():
+            if connection.execute(_HAS_BLOB, (ref,)).fetchone() is None:
+                yield Broken("blob_missing", session_id, f"{name} {ref}")
+
+
+def _changed_blobs(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for name, content in connection.execute(_BLOBS):
+        if sha256_hex(bytes(content)) != name:
+            yield Broken("blob_changed", None, str(name))
+
+
+_RULES: Final[tuple[Callable[[sqlite3.Connection], Iterator[Broken]], ...]] = (
+    _ownerless,
+    _selected("leaf_missing", _LEAF_MISSING),
+    _selected("frame_missing", _FRAME_MISSING),
+    _selected("seq_reused", _SEQ_REUSED),
+    _selected("id_used_twice", _USED_TWICE),
+    _selected("input_stuck", _HELD_BY_NOBODY),
+    _selected("blob_missing", _BYTES_MISSING),
+    _broken_paths,
+    _undecodable,
+    _missing_components,
+    _changed_blobs,
+)

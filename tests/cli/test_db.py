@@ -1,0 +1,356 @@
+"""`lash db`: a copy is one moment, a restore loses nothing, a check sees damage (contract 08 §5.4, §11)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from support.cli import spawn_lash
+
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.paths import resolve_paths
+from lash_cli.store.base import LaneRequest
+from lash_cli.system import SystemClock, this_process
+from lash_cli.wiring import open_store
+
+
+def said(lash, session: str = "s") -> list[str]:
+    messages = lash("log", session, "-o", "json").json["items"]
+    return [message["text"] for message in messages if message["role"] == "assistant"]
+
+
+def change(home: Path, *statements: str) -> None:
+    connection = sqlite3.connect(home / "lash.db", isolation_level=None)
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    finally:
+        connection.close()
+
+
+def test_path_and_info_say_what_is_there(lash, home):
+    absent = lash("db", "path", "-o", "json").json
+    assert (absent["path"], absent["exists"]) == (str(home / "lash.db"), False)
+    assert lash("db", "path").out == f"{home / 'lash.db'}\n"
+    assert not home.exists()
+    lash("open", "s")
+    lash("turn", "s", "!text hello")
+    info = lash("db", "info", "-o", "json").json
+    assert (info["sessions"], info["deleted_sessions"], info["pending"]) == (1, 0, [])
+    assert info["schema_version"] == info["known_schema_version"] == len(info["migrations"])
+    assert {"name": "turns", "rows": 1} in info["tables"]
+    assert "sessions" in lash("db", "info").out
+
+
+@pytest.mark.parametrize("verb", ["info", "check", "backup", "vacuum", "migrate", "scan", "scrub", "purge"])
+def test_without_a_database_nothing_is_made(lash, home, verb):
+    done = lash("db", verb, "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (3, "", "store_not_found")
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("verb", ["info", "check", "backup", "vacuum", "scan"])
+def test_a_database_of_another_program_is_left_alone(lash, home, tmp_path, verb):
+    other = tmp_path / "other.db"
+    connection = sqlite3.connect(other)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    before = other.read_bytes()
+    done = lash("db", verb, "--db", str(other), "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (9, "", "store_foreign")
+    assert other.read_bytes() == before
+
+
+def test_a_backup_is_private_complete_and_never_replaces_a_file(lash, home, tmp_path):
+    lash("open", "s")
+    lash("turn", "s", "!text kept")
+    out = tmp_path / "copies"
+    out.mkdir()
+    made = lash("db", "backup", "--out", str(out / "a.db"), "-o", "json")
+    assert (made.code, made.json["sessions"]) == (0, 1)
+    assert [path.name for path in out.iterdir()] == ["a.db"]
+    assert stat.S_IMODE((out / "a.db").stat().st_mode) == 0o600
+    assert lash("log", "s", "--db", str(out / "a.db"), "-o", "json").json["items"][1]["text"] == "kept"
+    again = lash("db", "backup", "--out", str(out / "a.db"), "-o", "json")
+    assert (again.code, again.out, again.error["code"]) == (4, "", "file_exists")
+    by_itself = Path(lash("db", "backup").out.strip())
+    assert by_itself.parent == home / "backups"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (by_itself, by_itself.parent)} == {0o600, 0o700}
+
+
+def test_a_backup_that_has_no_room_to_be_made_leaves_nothing(lash, home, tmp_path):
+    lash("open", "s")
+    done = lash("db", "backup", "--out", str(tmp_path / "no" / "such" / "a.db"), "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
+
+
+def test_a_backup_is_made_while_a_turn_runs_and_holds_nobody_up(lash, home, tmp_path):
+    lash("open", "s")
+    gate = tmp_path / "gate"
+    with spawn_lash(["turn", "s", f"!wait-file {gate}\n!text done"], home=home) as turn:
+        until(lambda: lash("doctor", "-o", "json").json["unfinished_turns"])
+        copy = lash("db", "backup", "-o", "json").json["file"]
+        gate.touch()
+        turn.communicate(timeout=60)
+        assert turn.returncode == 0
+    assert lash("db", "check", "--db", copy, "-o", "json").json["healthy"]
+    # What was begun is in the copy, and goes on in it after the owner is gone.
+    assert lash("resume", "s", "--db", copy, "-o", "json").code == 0
+
+
+def until(condition, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.05)
+
+
+def test_a_restore_brings_the_copy_back_and_keeps_what_was_there(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    lash("turn", "s", "!text two")
+    done = lash("db", "restore", copy, "-o", "json")
+    assert done.code == 0, done.err
+    assert said(lash) == ["one"]
+    kept = done.json["kept"]
+    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o600
+    lash("turn", "s", "!text three")
+    assert said(lash) == ["one", "three"]
+    assert lash("db", "restore", kept).code == 0
+    assert said(lash) == ["one", "two"]
+    assert lash("db", "check", "-o", "json").json["healthy"]
+    assert not [path.name for path in home.iterdir() if "restoring" in path.name]
+
+
+def test_a_cursor_from_before_a_restore_is_a_gap(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    cursor = lash("turn", "s", "!text two", "-o", "jsonl").lines[-2]["cursor"]
+    lash("db", "restore", copy)
+    lash("turn", "s", "!text three")
+    lines = lash("tail", "s", "--from", cursor, "--no-follow", "-o", "jsonl").lines
+    assert [line["type"] for line in lines[1:3]] == ["gap", "snapshot"]
+
+
+def test_restoring_where_there_is_no_database_makes_one(lash, home, tmp_path):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    elsewhere = str(tmp_path / "new" / "lash.db")
+    done = lash("db", "restore", copy, "--db", elsewhere, "-o", "json")
+    assert (done.code, done.json["kept"]) == (0, None)
+    assert lash("turn", "s", "!text two", "--db", elsewhere).code == 0
+    assert lash("log", "s", "--db", elsewhere, "-o", "json").json["items"][-1]["text"] == "two"
+    assert stat.S_IMODE(os.stat(elsewhere).st_mode) == 0o600
+
+
+@pytest.mark.parametrize("verb", [("restore",), ("purge", "--confirm", "lash.db"), ("scrub", "--yes")])
+def test_nothing_replaces_a_database_that_another_process_has_open(lash, home, verb):
+    lash("open", "s")
+    lash("turn", "s", "!text sk-abcdefghijklmnop1234")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    argument = (copy,) if verb == ("restore",) else ()
+    other = sqlite3.connect(home / "lash.db")
+    try:
+        other.execute("SELECT count(*) FROM sessions").fetchall()
+        done = lash("db", *verb, *argument, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (75, "", "store_locked")
+        assert done.error["retryable"]
+    finally:
+        other.close()
+    assert said(lash) == ["sk-abcdefghijklmnop1234"]
+    assert lash("db", *verb, *argument, "-o", "json").code == 0
+
+
+@pytest.mark.parametrize("verb", [("restore",), ("purge", "--confirm", "lash.db")])
+async def test_nothing_replaces_a_database_while_a_session_is_held(lash, home, verb):
+    lash("open", "s")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    store = open_store(resolve_paths({"LASH_HOME": str(home)}))
+    owner = LeaseOwnerIdentity("me", "one", this_process(), "turn")
+    await store.open_lane(
+        LaneRequest(
+            session_id="s",
+            owner=owner,
+            ttl_ms=60_000,
+            now_ms=SystemClock().now_ms(),
+            lease_token="lt",
+            claim_token="ct",
+        )
+    )
+    await store.aclose()
+    argument = (copy,) if verb == ("restore",) else ()
+    done = lash("db", *verb, *argument, "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (75, "", "session_still_in_use")
+    assert done.error["details"]["holder"] == f"pid {this_process().pid}"
+    assert lash("ls", "-q").out == "s\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-40_000]), ""),
+        (lambda path: path.write_bytes(b"not a database at all" * 500), ""),
+        (lambda path: path.write_bytes(b""), "not a lash database"),
+    ],
+    ids=["cut off", "foreign", "empty"],
+)
+def test_a_copy_that_is_not_sound_is_refused_before_anything_is_changed(lash, home, spoil, reason):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    copy = Path(lash("db", "backup", "-o", "json").json["file"])
+    spoil(copy)
+    done = lash("db", "restore", str(copy), "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (9, "", "backup_unusable")
+    assert reason in done.error["message"]
+    assert said(lash) == ["one"]
+    assert list((home / "backups").iterdir()) == [copy]
+
+
+def test_a_copy_of_a_newer_program_or_of_itself_or_of_nothing_is_refused(lash, home):
+    lash("open", "s")
+    copy = Path(lash("db", "backup", "-o", "json").json["file"])
+    with sqlite3.connect(copy) as connection:
+        connection.execute("PRAGMA user_version = 9999")
+    connection.close()
+    assert lash("db", "restore", str(copy), "-o", "json").error["code"] == "schema_too_new"
+    assert lash("db", "restore", str(home / "lash.db"), "-o", "json").error["code"] == "restore_from_itself"
+    assert lash("db", "restore", str(home / "nothing.db"), "-o", "json").error["code"] == "backup_not_found"
+
+
+def test_a_database_that_cannot_be_opened_is_put_aside_and_replaced(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    for path in home.glob("lash.db-*"):
+        path.unlink()
+    (home / "lash.db").write_bytes(b"rubbish" * 3000)
+    assert lash("ls").code == 9
+    done = lash("db", "restore", copy, "-o", "json")
+    assert done.code == 0, done.err
+    assert Path(done.json["kept"]).read_bytes() == b"rubbish" * 3000
+    assert said(lash) == ["one"]
+
+
+def test_a_sound_database_is_said_to_be_sound(lash, home):
+    lash("open", "s")
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text {text}")
+    lash("enqueue", "s", "waits")
+    document = lash("db", "check", "-o", "json")
+    assert (document.code, document.json["healthy"], document.json["rules_checked"]) == (0, True, True)
+    assert "is sound" in lash("db", "check").out
+
+
+@pytest.mark.parametrize(
+    ("code", "damage"),
+    [
+        ("path_broken", "DELETE FROM nodes WHERE seq = 2"),
+        ("leaf_missing", "UPDATE sessions SET leaf_seq = 99, next_seq = 100"),
+        ("frame_missing", "DELETE FROM frames"),
+        ("seq_reused", "UPDATE sessions SET next_seq = 1, leaf_seq = 1"),
+        ("id_used_twice", "INSERT INTO deleted_sessions VALUES ('s', 1)"),
+        ("session_missing", "UPDATE turns SET session_key = 77"),
+        ("record_undecodable", "UPDATE nodes SET body = '{' WHERE seq = 1"),
+        ("blob_missing", "DELETE FROM blobs"),
+        ("blob_changed", "UPDATE blobs SET content = x'00'"),
+        ("input_stuck", "UPDATE inputs SET turn_id = 'gone', state = 'deferred_next_turn'"),
+    ],
+)
+def test_a_check_finds_what_breaks_a_rule_and_exits_with_9(lash, home, code, damage):
+    lash("open", "s")
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text {text}")
+    change(home, damage)
+    done = lash("db", "check", "-o", "json")
+    assert (done.code, done.json["healthy"]) == (9, False)
+    assert code in {one["code"] for one in done.json["broken"]}
+    assert code in lash("db", "check").out
+
+
+def test_a_check_finds_damage_in_the_file_itself(lash, home):
+    lash("open", "s")
+    for index in range(30):
+        lash("enqueue", "s", f"{index} " + "x" * 2000)
+    change(home, "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA journal_mode = DELETE")
+    connection = sqlite3.connect(home / "lash.db")
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'inputs_by_session'").fetchone()
+    connection.close()
+    raw = bytearray((home / "lash.db").read_bytes())
+    raw[(page - 1) * 4096 : (page - 1) * 4096 + 64] = b"\xff" * 64
+    (home / "lash.db").write_bytes(raw)
+    done = lash("db", "check", "-o", "json")
+    assert done.code == 9
+    if done.out:
+        assert done.json["integrity"] and not done.json["rules_checked"]
+    else:
+        assert done.error["code"] == "store_corrupt"
+
+
+def test_vacuum_gives_space_back_and_loses_nothing(lash, home):
+    lash("open", "s")
+    lash("open", "big")
+    for _ in range(10):
+        lash("enqueue", "big", "x" * 100_000)
+    lash("rm", "big", "--yes")
+    lash("turn", "s", "!text one")
+    done = lash("db", "vacuum", "-o", "json").json
+    assert done["bytes_after"] < done["bytes_before"]
+    assert said(lash) == ["one"]
+
+
+def test_migrate_keeps_a_copy_and_says_what_is_missing(lash, home, tmp_path):
+    lash("open", "s")
+    assert lash("db", "migrate", "-o", "json").json["migrations"] == []
+    old = old_database(tmp_path / "old.db")
+    dry = lash("db", "migrate", "--db", str(old), "--dry-run", "-o", "json").json
+    assert dry["migrations"][0] == "0002_queue_tables" and dry["backup"] is None
+    assert lash("db", "info", "--db", str(old), "-o", "json").json["pending"] == dry["migrations"]
+    check = lash("db", "check", "--db", str(old), "-o", "json").json
+    assert (check["healthy"], check["rules_checked"]) == (True, False)
+    done = lash("db", "migrate", "--db", str(old), "-o", "json").json
+    assert done["migrations"] == dry["migrations"] and done["from_version"] == 1
+    assert lash("db", "info", "--db", done["backup"], "-o", "json").json["schema_version"] == 1
+    assert lash("db", "check", "--db", str(old), "-o", "json").json["rules_checked"]
+
+
+def old_database(path: Path) -> Path:
+    """A file as the first migration alone makes it."""
+    from lash_cli.store.sqlite import schema
+
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.MIGRATIONS[0][1](connection)
+    connection.execute(
+        "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)"
+    )
+    connection.execute("INSERT INTO _sqlite_migrations VALUES (1, 'lash', '0001_first_tables', '2026-01-01')")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.close()
+    path.chmod(0o600)
+    return path
+
+
+def test_a_purge_wants_the_name_and_leaves_nothing_behind(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text remember-this-word")
+    lash("db", "backup")
+    for refused in (("--yes",), ("--confirm", "lash"), ()):
+        done = lash("db", "purge", *refused, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (2, "", "confirmation_required")
+    assert said(lash) == ["remember-this-word"]
+    done = lash("db", "purge", "--confirm", "lash.db", "-o", "json")
+    assert (done.code, done.json["sessions"]) == (0, 1)
+    assert lash("ls", "-q").out == ""
+    for path in home.glob("lash.db*"):
+        assert b"remember-this-word" not in path.read_bytes(), path
+    assert len(list((home / "backups").iterdir())) == 1
+    lash("open", "s")
+    lash("turn", "s", "!text again")
+    assert said(lash) == ["again"]

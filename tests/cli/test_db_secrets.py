@@ -1,0 +1,103 @@
+"""`lash db scan|scrub`: where secrets stand is shown, what they are is not, and what is taken out is gone (08 §6.8)."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from lash_cli.settings.redact import MASK, find_secrets
+
+KEY = "sk-abcdefghijklmnop1234"
+PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END RSA PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"use {KEY} now", [("api_key", KEY)]),
+        (f"{KEY} and AKIAABCDEFGHIJKLMNOP", [("api_key", KEY), ("api_key", "AKIAABCDEFGHIJKLMNOP")]),
+        (f"a\n{PEM}\nb", [("private_key", PEM)]),
+        ("Authorization: Bearer abcdefgh12345678xyz", [("bearer_token", "abcdefgh12345678xyz")]),
+        ("postgres://me:hunter2@host/db", [("url_password", "me:hunter2")]),
+        ("the bearer authentication-of-everything is late", []),
+        ("git@github.com and ssh://git@github.com/x and https://host/a:b", []),
+        (f"Bearer {MASK} at https://{MASK}@host", []),
+    ],
+)
+def test_secrets_are_found_by_their_shape_and_words_are_not(text, found):
+    assert [(secret.kind, text[secret.start : secret.end]) for secret in find_secrets(text)] == found
+
+
+def everything(home: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file() and path.parent.name != "backups")
+
+
+def test_a_scan_shows_where_and_never_what_and_changes_nothing(lash, home):
+    lash("open", "s")
+    lash("turn", "s", f"!text the key is {KEY}")
+    lash("key", "set", "mine", "--stdin", input="an unusual key without a shape".replace(" ", "+"))
+    lash("turn", "s", "!text it was an+unusual+key+without+a+shape")
+    done = lash("db", "scan", "-o", "json")
+    assert done.code == 0
+    assert KEY not in done.out and "unusual" not in done.out
+    found = {(item["table"], item["kind"], item["ends_with"]) for item in done.json["items"]}
+    assert {("nodes", "api_key", "…1234"), ("inputs", "api_key", "…1234"), ("nodes", "loaded_key", "…hape")} <= found
+    assert {item["session"] for item in done.json["items"] if item["table"] == "nodes"} == {"s"}
+    assert KEY in lash("log", "s").out
+
+
+def test_what_is_scrubbed_is_gone_from_the_file_and_recorded(lash, home):
+    lash("open", "s")
+    lash("turn", "s", f"!text before {KEY} after")
+    lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': f'echo {KEY}'})}", "--approve", "execute=auto")
+    lash("turn", "s", f"!text {json.dumps(PEM)}")
+    # The words are in the index of the search as well.
+    lash("search", "before")
+    asked = lash("db", "scrub", "-o", "json")
+    assert (asked.code, asked.out, asked.error["code"]) == (2, "", "confirmation_required")
+    dry = lash("db", "scrub", "--dry-run", "-o", "json").json
+    assert dry["backup"] is None and dry["record"] is None and KEY in lash("log", "s", "--tools").out
+    done = lash("db", "scrub", "--yes", "-o", "json")
+    assert done.code == 0, done.err
+    assert done.json["scrubbed"] == dry["scrubbed"] and done.json["left"] == []
+    for part in (KEY, "abcdefghijklmnop1234", "MIIEvQIBADANBgkq"):
+        assert part.encode() not in everything(home), part
+    log = lash("log", "s", "--tools").out
+    assert f"before {MASK} after" in log and f"echo {MASK}" in log
+    assert lash("db", "check", "-o", "json").json["healthy"]
+    assert lash("db", "scan", "-o", "json").json["items"] == []
+    assert lash("turn", "s", "!text goes on").code == 0
+    record = Path(done.json["record"])
+    (line,) = [json.loads(text) for text in record.read_text().splitlines()]
+    assert line["backup"] == done.json["backup"] and line["scrubbed"] == done.json["scrubbed"]
+    assert stat.S_IMODE(record.stat().st_mode) == 0o600
+    assert KEY in lash("log", "s", "--db", done.json["backup"]).out
+    again = lash("db", "scrub", "--yes", "-o", "json").json
+    assert (again["scrubbed"], again["backup"]) == ([], None)
+
+
+def test_what_waits_and_what_is_named_by_its_hash_is_left_and_told(lash, home, tmp_path):
+    lash("open", "s")
+    attached = tmp_path / "notes.txt"
+    attached.write_text(f"the key is {KEY}")
+    lash("enqueue", "s", f"!text later {KEY}")
+    lash("turn", "s", f"!text {KEY}", "--attach", str(attached))
+    done = lash("db", "scrub", "--yes", "--no-backup", "-o", "json")
+    assert done.code == 0, done.err
+    assert done.json["backup"] is None and not (home / "backups").exists()
+    assert "nodes" in {item["table"] for item in done.json["scrubbed"]}
+    assert {item["table"] for item in done.json["left"]} == {"inputs", "blobs"}
+    lash("work", "s", "--until-empty")
+    assert f"later {KEY}" in lash("log", "s").out
+
+
+def test_a_secret_that_ends_a_json_text_does_not_take_the_rest_with_it(lash):
+    # The shape of a private key without an end goes on to the end of its own text, not of the record around it.
+    lash("open", "s")
+    lash("turn", "s", f"!text {json.dumps('see -----BEGIN PRIVATE KEY-----' + chr(10) + 'MIIabc')}")
+    assert lash("db", "scrub", "--yes", "-o", "json").code == 0
+    assert f"see {MASK}" in lash("log", "s").out
+    assert lash("db", "check", "-o", "json").json["healthy"]

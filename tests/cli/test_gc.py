@@ -1,0 +1,101 @@
+"""`lash gc`: only what nothing needs any more goes, and only when told to (contract 01 §0, 08 §6.7, design D5)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+DAY_MS = 86_400_000
+
+
+def change(home: Path, *statements: str) -> None:
+    with sqlite3.connect(home / "lash.db", isolation_level=None) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+def count(home: Path, table: str) -> int:
+    with sqlite3.connect(home / "lash.db") as connection:
+        (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    connection.close()
+    return int(rows)
+
+
+def removed(document) -> dict[str, int]:
+    names = ("nodes", "inputs", "batches", "attachments", "blobs", "journal_rows")
+    return {name: document[name] for name in names if document[name]}
+
+
+def test_without_a_database_nothing_is_made(lash, home):
+    done = lash("gc", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (3, "", "store_not_found")
+    assert not home.exists()
+
+
+def test_a_dry_run_says_what_a_run_then_removes(lash, home, tmp_path):
+    lash("open", "s")
+    lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': 'true'})}", "--approve", "execute=auto")
+    lash("enqueue", "s", "waits")
+    note = tmp_path / "note.txt"
+    note.write_text("nobody needs this")
+    lash("open", "gone")
+    lash("turn", "gone", "!text hello", "--attach", str(note))
+    lash("rm", "gone", "--yes")
+    journal = count(home, "effects")
+    assert journal > 0
+    change(home, f"UPDATE inputs SET enqueued_at_ms = enqueued_at_ms - {2 * DAY_MS}",
+           f"UPDATE turns SET committed_at_ms = committed_at_ms - {2 * DAY_MS}")  # fmt: skip
+    dry = lash("gc", "--dry-run", "-o", "json").json
+    assert removed(dry)["inputs"] == 1 and removed(dry)["journal_rows"] == journal and dry["blobs"] >= 1
+    assert count(home, "effects") == journal
+    done = lash("gc", "-o", "json").json
+    assert removed(done) == removed(dry) and not done["dry_run"]
+    assert removed(lash("gc", "-o", "json").json) == {}
+    assert lash("db", "check", "-o", "json").json["healthy"]
+    assert [item["preview"] for item in lash("queue", "ls", "s", "-o", "json").json["items"]] == ["waits"]
+    assert lash("turn", "s", "!text goes on").code == 0
+
+
+def test_what_was_settled_a_moment_ago_keeps_its_key(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text one", "--key", "k")
+    lash("gc")
+    assert lash("turn", "s", "!text one", "--key", "k", "-o", "json").code == 0
+    assert count(home, "turns") == 1
+    assert lash("gc", "-c", "retention.min_age=0", "-o", "json").json["inputs"] == 1
+
+
+def test_the_journal_of_an_unfinished_turn_stays(lash, home):
+    lash("open", "s")
+    lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': 'true'})}", "--approve", "execute=auto")
+    change(home, "UPDATE turns SET state = 'running'")
+    assert lash("gc", "-c", "retention.min_age=0", "-o", "json").json["journal_rows"] == 0
+
+
+def test_sessions_go_only_by_max_age_and_only_after_a_confirmation(lash, home):
+    for name in ("old", "waiting", "young"):
+        lash("open", name)
+        lash("turn", name, "!text x")
+    lash("enqueue", "waiting", "still to be said")
+    change(home, f"UPDATE sessions SET created_at_ms = 1, last_commit_at_ms = last_commit_at_ms - {40 * DAY_MS} "
+                 "WHERE session_id != 'young'")  # fmt: skip
+    assert lash("gc", "-o", "json").json["sessions"] == []
+    lash("config", "set", "retention.max_age", "30d")
+    dry = lash("gc", "--dry-run", "-o", "json").json
+    assert [one["id"] for one in dry["sessions"]] == ["old"]
+    asked = lash("gc", "-o", "json")
+    assert (asked.code, asked.out, asked.error["code"]) == (2, "", "confirmation_required")
+    assert sorted(lash("ls", "-q").out.split()) == ["old", "waiting", "young"]
+    assert [one["id"] for one in lash("gc", "--yes", "-o", "json").json["sessions"]] == ["old"]
+    assert sorted(lash("ls", "-q").out.split()) == ["waiting", "young"]
+    assert lash("open", "old", "-o", "json").error["code"] == "session_deleted"
+
+
+def test_a_max_age_below_min_age_is_a_mistake(lash):
+    lash("open", "s")
+    done = lash("gc", "-c", "retention.max_age=1h", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "config_invalid")
+    assert "retention.max_age (-c)" in done.error["message"]
+    assert lash("config", "set", "retention.max_age", "soon").code == 2
