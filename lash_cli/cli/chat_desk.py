@@ -14,8 +14,8 @@ from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
 from lash_cli.cli.signals import die_of
 from lash_cli.cli.tail_watched import holder_words
-from lash_cli.errors import LashError
-from lash_cli.store.base import SessionRow
+from lash_cli.errors import ConfigError, LashError
+from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import is_definitely_dead
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
 _MICROS = 1_000_000
+TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
 PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
 \\       at the end of a line: the text goes on in the next one
 Ctrl-C  cancel the turn; twice within 2 s without one: quit
@@ -121,6 +122,12 @@ class ChatDesk:
 
         return session_prompt(system_text(text))
 
+    async def find(self, store: RuntimePersistence, reference: str) -> str:
+        """See `Desk`."""
+        from lash_cli.cli.references import resolve_session
+
+        return (await resolve_session(store, reference)).session_id
+
     def error_text(self, error: LashError) -> str:
         """See `Desk`."""
         hint = f"\nhint: {error.hint}" if error.hint else ""
@@ -143,18 +150,25 @@ class ChatDesk:
 
         options = FaceOptions(
             keys=key_table(configured),
-            keys_text=keys_text(configured),
-            toolbar=tuple(settings.get("repl.toolbar") or ("model", "ctx", "queue", "lease", "cost")),
+            toolbar=_toolbar(settings.get("repl.toolbar")),
             is_vi=plan.is_vi,
             color=output.color,
+            ascii_only=output.ascii,
             glyphs=ASCII_CHAT_GLYPHS if output.ascii else ChatGlyphs(),
             directory=client.options.cwd,
         )
         limit = client.options.history
-        history = LineHistory(memory.lines(limit), lambda line: memory.remember(line, client.options.cwd, limit))
+        history = LineHistory(memory.lines(limit), lambda line: self._remember(client, memory, line))
         face = PromptFace(client, options, history, lambda line: commands.run(line))
-        commands = Commands(client, keys_text=options.keys_text, write=face.write_above, attach=face.paste)
+        commands = Commands(client, keys_text=keys_text(configured), write=face.write_above, attach=face.paste)
         return face, face.interrupt
+
+    def _remember(self, client: ChatClient, memory: ReplMemory, line: str) -> None:
+        """Keep a sent line; that it cannot be kept is no reason not to send it."""
+        try:
+            memory.remember(line, client.options.cwd, client.options.history)
+        except LashError as error:
+            client.tell_error(error)
 
     def _plain_face(
         self, client: ChatClient, memory: ReplMemory, make_commands: type[Commands]
@@ -164,11 +178,24 @@ class ChatDesk:
         face = PlainFace(
             client,
             on_line=lambda line: commands.run(line),
-            remember=lambda line: memory.remember(line, client.options.cwd, client.options.history),
+            remember=lambda line: self._remember(client, memory, line),
             ascii_only=self._invocation.output.ascii,
         )
         commands = make_commands(client, keys_text=PLAIN_KEYS, write=face.write, attach=face.attach)
         return face, face.interrupt
+
+
+def _toolbar(configured: list[str] | None) -> tuple[str, ...]:
+    """The slots of the toolbar; raises `ConfigError` (`config_invalid`) for one that does not exist."""
+    slots = TOOLBAR_SLOTS if configured is None else tuple(configured)
+    for slot in slots:
+        if slot not in TOOLBAR_SLOTS:
+            raise ConfigError(
+                f"repl.toolbar has no slot {slot!r}",
+                code="config_invalid",
+                hint=f"there are: {', '.join(TOOLBAR_SLOTS)}",
+            )
+    return slots
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from prompt_toolkit.application import get_app
 from prompt_toolkit.filters import Condition, FilterOrBool, has_focus, vi_insert_mode
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
@@ -38,7 +37,6 @@ def bindings(face: PromptFace) -> KeyBindings:
                     f"repl.keys.{action.value}: there is no key {' '.join(sequence)!r}", code="config_invalid"
                 ) from error
     table.add(Keys.BracketedPaste, filter=typing)(lambda event: face.paste(event.data))
-    table.add(Keys.Ignore)(lambda event: None)
     table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(
         _handler(lambda: face.act(rules.on_up(face.moment())) if face.buffer.complete_state is None
                  else face.buffer.complete_previous())
@@ -60,9 +58,9 @@ def _actions(face: PromptFace) -> dict[Action, Callable[[], None]]:
         Action.LEAVE: lambda: face.act(rules.on_leave(face.moment())),
         Action.PULL_BACK: client.pull_back,
         Action.EDIT_QUEUE: face.edit_queue,
-        Action.EDITOR: lambda: client.call(face.edit()),
+        Action.EDITOR: lambda: client.call_aside(face.edit()),
         Action.EXPAND: face.expand_pastes,
-        Action.REDRAW: lambda: get_app().renderer.clear(),
+        Action.REDRAW: face.redraw,
         Action.SUSPEND: face.suspend,
     }
 

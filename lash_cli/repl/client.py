@@ -25,9 +25,12 @@ from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.rules import Do, Moment, TurnStanding
 from lash_cli.repl.watching import Waiting, Watch
 from lash_cli.views.chat_picture import Block
+from lash_cli.views.safe_text import safe_text
 
 ORIGIN = "lash chat"
 LOOK_SECONDS = 1.0
+# How long a face may take to give the terminal back.
+FACE_SECONDS = 5.0
 EndReason = Literal["quit", "abandoned", "switched", "signal"]
 
 
@@ -75,6 +78,9 @@ class ChatClient:
         self._face: Face | None = None
         self._queue = core.queue(watch.session_id)
         self._calls: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        # What may take long and needs no order with what is sent: shell verbs, the editor.
+        self._asides: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self._stopped = asyncio.Event()
         self._interrupts = 0
         self._interrupted_at = float("-inf")
         self._holds_for_cancel = False
@@ -96,6 +102,7 @@ class ChatClient:
         self._face = self.watch.face = face
         draft = await self.outbox.begin()
         await self.watch.begin(self.options.replay)
+        self.outbox.on_failure = self.tell_error
         self._tell_beginning()
         if draft.text:
             face.set_text(draft.text)
@@ -103,7 +110,14 @@ class ChatClient:
             face.stash_changed(text)
         work = [
             asyncio.create_task(job)
-            for job in (self.watch.follow(), self._keep_looking(), self._carry_out(), face.run())
+            for job in (
+                face.run(),
+                self.watch.follow(),
+                self._keep_looking(),
+                self._carry_out(self._calls),
+                self._carry_out(self._asides),
+                self._until_stopped(),
+            )
         ]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -111,10 +125,15 @@ class ChatClient:
                 self._note_end_of(task)
         finally:
             face.stop()
+            await asyncio.wait(work[:1], timeout=FACE_SECONDS)
             await self._leave()
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
+            for queue in (self._calls, self._asides):
+                while not queue.empty():
+                    # What it would have sent is still on its way: the next chat finds it.
+                    queue.get_nowait().close()
             self.outbox.leave()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EOFError):
@@ -140,11 +159,14 @@ class ChatClient:
         """End the chat."""
         if self.end is None:
             self.end = ChatEnd(reason, status, go_to)
-            self.face.stop()
+            self._stopped.set()
 
-    async def _carry_out(self) -> None:
+    async def _until_stopped(self) -> None:
+        await self._stopped.wait()
+
+    async def _carry_out(self, calls: asyncio.Queue[Coroutine[Any, Any, None]]) -> None:
         while True:
-            call = await self._calls.get()
+            call = await calls.get()
             try:
                 await call
             except LashError as error:
@@ -157,15 +179,21 @@ class ChatClient:
             await asyncio.sleep(LOOK_SECONDS)
             if self.watch.running is not None or self.watch.row.running_turn_id is not None or self.watch.waiting:
                 await self.watch.look()
+                if self.is_cancelling and self.turn_standing() in ("none", "stuck"):
+                    self._turn_is_over()
                 await self._send_patient()
 
     def call(self, work: Coroutine[Any, Any, None]) -> None:
         """Have `work` done after everything that was asked for before it."""
         self._calls.put_nowait(work)
 
+    def call_aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have `work` done beside everything else, after what was called aside before it."""
+        self._asides.put_nowait(work)
+
     def tell(self, text: str) -> None:
         """A note on this screen."""
-        self.face.show([Block("note", text)])
+        self.face.show([Block("note", safe_text(text))])
 
     def tell_error(self, error: LashError) -> None:
         """An error on this screen; the chat goes on."""
@@ -186,9 +214,16 @@ class ChatClient:
         """Who runs a turn."""
         if self.turns.is_active:
             return "own"
-        if self.watch.running is not None or self.watch.row.running_turn_id is not None:
-            return "stuck" if self.watch.status == "stuck" else "foreign"
-        return "none"
+        running = self.watch.row.running_turn_id
+        if running is None or running == self.turns.ended_turn_id:
+            # The row may be of a moment ago, when our turn was not yet over.
+            return "none"
+        return "stuck" if self.watch.status == "stuck" else "foreign"
+
+    @property
+    def asks_nobody(self) -> bool:
+        """Whether a tool that asks now gets no answer: its turn is to stop."""
+        return self.is_cancelling or self._is_leaving
 
     def moment(self, *, has_draft: bool, has_popup: bool = False, has_panel: bool = False) -> Moment:
         """What the next decision depends on."""
@@ -248,8 +283,9 @@ class ChatClient:
         record = await self.core.running_turn(self.watch.session_id) if into_running else None
         try:
             await self.outbox.enqueue(key, text, NextTurn() if record is None else ActiveTurn(record.turn_id))
-        except LashError:
-            self._text_came_back()
+        except LashError as error:
+            if not error.ambiguous:
+                self._text_came_back()
             raise
         await self.watch.look()
         if self.turn_standing() == "none" and self.watch.row.meta.held_at_ms is None:
@@ -348,7 +384,7 @@ class ChatClient:
     async def _cancel(self, reason: str | None) -> None:
         await self.turns.begun_or_over()
         await self.watch.look()
-        if self.watch.waiting and self.options.after_interrupt == "hold":
+        if self.watch.waiting and self.turns.is_active and self.options.after_interrupt == "hold":
             self._holds_for_cancel = await self._queue.hold("a turn was cancelled in lash chat")
         try:
             receipt = await self.core.request_turn_cancel(self.watch.session_id, origin=ORIGIN, reason=reason)
@@ -413,7 +449,11 @@ class ChatClient:
         if was_held and ending == "finished":
             await self._queue.release()
             await self.watch.look()
-        then = rules.after_turn(ending, waiting=len(self.watch.waiting), after_interrupt=self.options.after_interrupt)
+        then = rules.after_turn(
+            ending,
+            waiting=len(self.watch.waiting) + self.watch.row.pending_batches,
+            after_interrupt=self.options.after_interrupt,
+        )
         is_held = self.watch.row.meta.held_at_ms is not None
         if then == "hold" and not is_held:
             await self._queue.hold(f"a turn {ending} in lash chat")
@@ -426,12 +466,12 @@ class ChatClient:
         with contextlib.suppress(LashError):
             await self.watch.look()
         text = next((leaving.text for leaving in self.outbox.draft.leaving if leaving.key == key), None)
-        if key is None or text is None:
+        if key is None or text is None or error.ambiguous:
             self.tell_error(error)
             return
         self.outbox.refused(key)
         self._text_came_back()
-        if isinstance(error, SessionExecutionBusy):
+        if isinstance(error, SessionExecutionBusy) and self.outbox.draft.text == text:
             self.face.offer(text)
         else:
             self.tell_error(error)

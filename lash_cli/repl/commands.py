@@ -6,24 +6,22 @@ idle is refused with an error, and the face keeps the draft.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lash_cli.core.policy import SessionConfigPatch
 from lash_cli.core.prompt import render_prompt
-from lash_cli.errors import BusyError, ConflictError, UsageError
+from lash_cli.errors import ConflictError, UsageError
 from lash_cli.repl import slash
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.slash import SESSION, Call, Command, Shell
+from lash_cli.repl.spawning import said_by
 from lash_cli.views.safe_text import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SHELL_SECONDS = 600
-ATTACHED_CHARS = 200_000
 _ENDING_VERBS = ("park", "close")
 
 
@@ -75,7 +73,7 @@ class Commands:
             case "queue":
                 oldest = next((waiting.input_id for waiting in client.watch.waiting if not waiting.is_now), None)
                 words, is_interactive = slash.queue_verb(rest, oldest)
-                client.call(self._verb(words, is_interactive=is_interactive))
+                client.call_aside(self._verb(words, is_interactive=is_interactive))
             case "later":
                 client.queue_next(_required(command, rest))
             case "back":
@@ -91,7 +89,7 @@ class Commands:
             case "new":
                 client.stop("switched", go_to="")
             case "switch":
-                client.stop("switched", go_to=_required(command, rest))
+                client.call(self._switch(_required(command, rest)))
             case "model":
                 client.call(self._model(rest))
             case "system":
@@ -100,7 +98,7 @@ class Commands:
                 client.call(self._tool(command, rest))
             case _:
                 words = (*command.verb, *rest.split())
-                client.call(self._verb(words, is_interactive=command.is_interactive))
+                client.call_aside(self._verb(words, is_interactive=command.is_interactive))
 
     # --- verbs --------------------------------------------------------------------------------
 
@@ -114,6 +112,10 @@ class Commands:
             client.stop("quit")
 
     # --- the session --------------------------------------------------------------------------
+
+    async def _switch(self, reference: str) -> None:
+        found = await self._client.desk.find(self._client.core.store, reference)
+        self._client.stop("switched", go_to=found)
 
     async def _model(self, name: str) -> None:
         client = self._client
@@ -147,12 +149,9 @@ class Commands:
             raise UsageError(f"there are {len(answers)} answers of this chat to copy")
         sequence = client.desk.clipboard(answers[-number])
         if sequence is None:
-            raise BusyError("the clipboard is switched off by LASH_NO_OSC52", code="clipboard_forbidden")
-        self._write_unseen(sequence)
-        client.tell("copied")
-
-    def _write_unseen(self, sequence: str) -> None:
+            raise ConflictError("the clipboard is switched off by LASH_NO_OSC52", code="clipboard_forbidden")
         self._write(sequence)
+        client.tell("copied")
 
     # --- the local shell ----------------------------------------------------------------------
 
@@ -161,7 +160,7 @@ class Commands:
         if not line:
             raise UsageError("there is no shell command to run", hint="for example: !ls")
         self._last_shell = line
-        self._client.call(self._run_shell(line, attaches=shell.line is None))
+        self._client.call_aside(self._run_shell(line, attaches=shell.line is None))
 
     async def _run_shell(self, line: str, *, attaches: bool) -> None:
         client = self._client
@@ -171,23 +170,9 @@ class Commands:
             if status:
                 client.tell(f"ended with status {status}")
             return
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        try:
-            async with asyncio.timeout(SHELL_SECONDS):
-                said, _ = await process.communicate()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            client.tell(f"killed after {SHELL_SECONDS} s")
-            return
-        text = said.decode("utf-8", "replace")[:ATTACHED_CHARS]
-        self._write(safe_text(text))
-        self._attach(f"$ {line}\n{text}")
+        said = await said_by(command)
+        self._write(said.text)
+        self._attach(f"$ {line}\n{said.text}")
 
 
 def _required(command: Command, rest: str) -> str:

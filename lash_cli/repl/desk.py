@@ -14,7 +14,7 @@ from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashError
-from lash_cli.store.base import SessionRow
+from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.views.chat_picture import Block
 
 
@@ -51,6 +51,10 @@ class Desk(Protocol):
 
     def system_prompt(self, text: str) -> PromptLayer:
         """The prompt layer of a system prompt given by the user, or by `@FILE`; raises `UsageError`."""
+        ...
+
+    async def find(self, store: RuntimePersistence, reference: str) -> str:
+        """The id of the session `reference` names; raises `NotFoundError` with the nearest, and as `lash show` does."""
         ...
 
     def error_text(self, error: LashError) -> str:

@@ -49,6 +49,8 @@ class OwnTurns:
         self._on_done = on_done
         self._task: asyncio.Task[None] | None = None
         self._is_running = False
+        # The newest turn of ours that ended.
+        self.ended_turn_id: str | None = None
         self._begun = asyncio.Event()
 
     @property
@@ -119,4 +121,6 @@ class OwnTurns:
         if key is not None and not is_taken:
             self._on_taken(key)
         turns = output.turns if output is not None else ()
+        if turns:
+            self.ended_turn_id = turns[-1].turn_id
         await self._on_end(ending_of(turns[-1].outcome) if turns else None)

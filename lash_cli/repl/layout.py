@@ -69,12 +69,12 @@ def chat_layout(face: PromptFace) -> Layout:
     )
     body = HSplit(
         [
-            _lines(lambda: _growing(face)),
-            _lines(lambda: _around(face)),
+            _lines(face, lambda: _growing(face)),
+            _lines(face, lambda: _around(face)),
             prompt,
             search,
             ConditionalContainer(
-                Window(FormattedTextControl(lambda: [("class:bar", toolbar(face))]), height=1), ~is_done
+                Window(FormattedTextControl(lambda: [("class:bar", face.shown(toolbar(face)))]), height=1), ~is_done
             ),
         ]
     )
@@ -82,12 +82,12 @@ def chat_layout(face: PromptFace) -> Layout:
     return Layout(FloatContainer(body, [menu]), focused_element=face.buffer)
 
 
-def _lines(make: Fragments) -> ConditionalContainer:
+def _lines(face: PromptFace, make: Fragments) -> ConditionalContainer:
     def text() -> StyleAndTextTuples:
         joined: StyleAndTextTuples = []
         for style, line in make():
             joined += [("", "\n")] if joined else []
-            joined.append((f"class:{style}" if style else "", line))
+            joined.append((f"class:{style}" if style else "", face.shown(line)))
         return joined
 
     window = Window(FormattedTextControl(text), wrap_lines=True, dont_extend_height=True)

@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import msgspec
@@ -85,14 +86,27 @@ class ReplMemory:
                 details={"path": path},
             ) from error
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction; raises `StoreReadOnly` when the file cannot be written now."""
+        try:
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield
+        except sqlite3.Error as error:
+            raise StoreReadOnly(
+                f"history and drafts are not saved: {error}",
+                hint=f"the chat goes on, but what is not sent does not survive it; see {self._path}",
+                details={"path": self._path},
+            ) from error
+
     # --- history ------------------------------------------------------------------------------
 
     def remember(self, line: str, cwd: str, limit: int) -> None:
         """Keep a sent line as the newest of at most `limit`; one that begins with a space is not kept."""
         if not line.strip() or line.startswith(" ") or limit < 1:
             return
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
+        with self._writing():
             self._database.execute(_DROP_EQUAL, (line,))
             self._database.execute(_ADD_LINE, (_now_ms(), self._session_id, cwd, line))
             self._database.execute(_DROP_OLD, (limit,))
@@ -119,8 +133,7 @@ class ReplMemory:
 
     def take_over(self, adopted: Adopted, draft: Draft) -> None:
         """Make `draft` the row of this chat, in the place of the adopted ones, in one transaction."""
-        with self._database:
-            self._database.execute("BEGIN IMMEDIATE")
+        with self._writing():
             for row_id in adopted.row_ids:
                 self._database.execute(_DROP_DRAFT, (row_id,))
             values = (self._session_id, _now_ms(), self._owner, encode(draft))
@@ -129,16 +142,18 @@ class ReplMemory:
     def save(self, draft: Draft) -> None:
         """Write the draft down; it survives the process from here on."""
         assert self._row_id is not None, "taken over before"
-        self._database.execute(_SET_DRAFT, (_now_ms(), self._owner, encode(draft), self._row_id))
+        with self._writing():
+            self._database.execute(_SET_DRAFT, (_now_ms(), self._owner, encode(draft), self._row_id))
 
     def leave(self, draft: Draft) -> None:
         """End this chat: the next one of the session may take its draft; an empty one is dropped."""
         if self._row_id is None:
             return
-        if draft.is_empty and not draft.own:
-            self._database.execute(_DROP_DRAFT, (self._row_id,))
-        else:
-            self._database.execute(_SET_DRAFT, (_now_ms(), None, encode(draft), self._row_id))
+        with self._writing():
+            if draft.is_empty and not draft.own:
+                self._database.execute(_DROP_DRAFT, (self._row_id,))
+            else:
+                self._database.execute(_SET_DRAFT, (_now_ms(), None, encode(draft), self._row_id))
         self._row_id = None
 
     def close(self) -> None:

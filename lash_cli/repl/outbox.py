@@ -6,6 +6,8 @@ finds out afterwards on which side the text is. Nothing here decides anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lash_cli.api.queue import HOST_PREFIX, SessionQueue
 from lash_cli.core.ingress import (
     AlreadyCancelled,
@@ -17,6 +19,7 @@ from lash_cli.core.ingress import (
     TurnInputIngress,
 )
 from lash_cli.core.protocols import Ids
+from lash_cli.errors import LashError
 from lash_cli.repl import drafts
 from lash_cli.repl.drafts import Draft
 from lash_cli.repl.memory import ReplMemory
@@ -32,6 +35,9 @@ class Outbox:
         self._memory = memory
         self._ids = ids
         self.draft = Draft()
+        # What kept the last step from being written down, and who is told when that begins.
+        self.failure: LashError | None = None
+        self.on_failure: Callable[[LashError], None] | None = None
 
     async def begin(self) -> Draft:
         """Take over what ended chats of this session left; what had reached the store is not brought back."""
@@ -50,9 +56,18 @@ class Outbox:
         return self.draft
 
     def _become(self, draft: Draft) -> None:
-        if draft != self.draft:
+        if draft == self.draft:
+            return
+        self.draft = draft
+        try:
             self._memory.save(draft)
-            self.draft = draft
+        except LashError as error:
+            # What a person does goes on; that it would not survive this process is said once.
+            if self.failure is None and self.on_failure is not None:
+                self.on_failure(error)
+            self.failure = error
+        else:
+            self.failure = None
 
     def typed(self, text: str) -> None:
         """The draft says `text`."""
@@ -78,11 +93,12 @@ class Outbox:
 
     async def enqueue(self, key: str, text: str, ingress: TurnInputIngress) -> str:
         """Put a text that was taken into the queue; the id of its row. Raises what the store raises, and then the
-        text is the draft again."""
+        text is the draft again, unless it may have arrived: then the next chat asks the store."""
         try:
             stored = await self._queue.enqueue(text, key=key, ingress=ingress)
-        except BaseException:
-            self.refused(key)
+        except LashError as error:
+            if not error.ambiguous:
+                self.refused(key)
             raise
         self.arrived(key, stored.input_id)
         return stored.input_id

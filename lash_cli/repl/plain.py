@@ -21,6 +21,7 @@ from lash_cli.repl import rules
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.panels import GUARD_SECONDS
 from lash_cli.repl.rules import Do
+from lash_cli.repl.spawning import said_by
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_text, preview, safe_text
@@ -130,21 +131,17 @@ class PlainFace:
         if is_interactive:
             with self._without_keyboard():
                 return await asyncio.to_thread(subprocess.call, list(command))
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        if said.strip():
-            self.write(safe_text(said.decode("utf-8", "replace")))
-        return process.returncode or 0
+        said = await said_by(command)
+        if said.text.strip():
+            self.write(said.text)
+        return said.status
 
     # --- questions ----------------------------------------------------------------------------
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `Face`. What was typed before the question was seen is no answer."""
+        if self.client.asks_nobody:
+            return "no"
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._answers.append(answered)
         try:
@@ -223,7 +220,9 @@ class PlainFace:
     # --- typing -------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Ctrl-C; another program that has the terminal takes it for itself."""
+        if not self._reading:
+            return
         moment = self.client.moment(has_draft=bool(self._begun))
         do = rules.on_interrupt(moment, self.client.options.ctrl_c)
         if do is Do.STASH:

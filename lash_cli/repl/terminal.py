@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from prompt_toolkit.application import Application, in_terminal
 from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import ThreadedCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.history import History
@@ -38,10 +39,11 @@ from lash_cli.repl.layout import chat_layout, chat_style
 from lash_cli.repl.panels import GUARD_SECONDS, Choice, Guard, Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.rules import Do
+from lash_cli.repl.spawning import said_by
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
-from lash_cli.views.safe_text import preview, safe_text
+from lash_cli.views.safe_text import ascii_text, preview, safe_text
 from lash_cli.views.turn_text import value_text
 
 AUTOSAVE_SECONDS = 0.1
@@ -54,10 +56,10 @@ class FaceOptions:
     """How the terminal looks and is typed at."""
 
     keys: dict[Action, tuple[tuple[str, ...], ...]]
-    keys_text: str
     toolbar: tuple[str, ...] = ("model", "ctx", "queue", "lease", "cost")
     is_vi: bool = False
     color: bool = True
+    ascii_only: bool = False
     glyphs: ChatGlyphs = UNICODE_GLYPHS
     directory: str = "."
 
@@ -107,6 +109,7 @@ class PromptFace:
         self._pastes: dict[int, str] = {}
         self._above: list[str] = []
         self._is_away = False
+        self._has_ended = False
         self._panels: list[Panel] = []
         self._guard = Guard()
         self._questions: list[tuple[Panel, asyncio.Future[str]]] = []
@@ -114,7 +117,7 @@ class PromptFace:
         self._reason_for: tuple[asyncio.Future[str], str] | None = None
         self._save_timer: asyncio.TimerHandle | None = None
         self.buffer = Buffer(
-            completer=ChatCompleter(lambda: files_below(options.directory)),
+            completer=ThreadedCompleter(ChatCompleter(lambda: files_below(options.directory))),
             complete_while_typing=True,
             history=history,
             enable_history_search=True,
@@ -154,6 +157,7 @@ class PromptFace:
                 raise EOFError("the terminal is gone") from error
             raise
         finally:
+            self._has_ended = True
             self._save_now()
             self._flush_above()
 
@@ -170,9 +174,12 @@ class PromptFace:
 
     def write_above(self, text: str) -> None:
         """Write `text`, which is safe for a terminal, above the prompt."""
-        self._above.append(text if text.endswith("\n") else text + "\n")
+        text = text if text.endswith("\n") else text + "\n"
+        self._above.append(ascii_text(text) if self.options.ascii_only else text)
         if self.app.is_running:
             asyncio.get_running_loop().call_soon(self._flush_above)
+        elif self._has_ended:
+            self._flush_above()
 
     def _flush_above(self) -> None:
         if self._is_away or not self._above:
@@ -197,6 +204,10 @@ class PromptFace:
             self.app.renderer.erase()
             self.app._redraw()
 
+    def shown(self, line: str) -> str:
+        """A line around the prompt as this terminal gets it."""
+        return ascii_text(line) if self.options.ascii_only else line
+
     def set_text(self, text: str) -> None:
         """See `Face`."""
         if self._reason_for is not None:
@@ -215,16 +226,10 @@ class PromptFace:
         if is_interactive:
             async with self._away():
                 return await asyncio.to_thread(subprocess.call, list(command))
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        said, _ = await process.communicate()
-        if said.strip():
-            self.write_above(safe_text(said.decode("utf-8", "replace")))
-        return process.returncode or 0
+        said = await said_by(command)
+        if said.text.strip():
+            self.write_above(said.text)
+        return said.status
 
     @contextlib.asynccontextmanager
     async def _away(self) -> AsyncIterator[None]:
@@ -236,6 +241,9 @@ class PromptFace:
             finally:
                 self._is_away = False
         self._flush_above()
+        if self.panel is not None:
+            # It may have appeared meanwhile, unseen.
+            self._disturb()
 
     # --- the draft ----------------------------------------------------------------------------
 
@@ -330,6 +338,11 @@ class PromptFace:
         if not self._is_away:
             self.act(rules.on_interrupt(self.moment(), self.client.options.ctrl_c))
 
+    def redraw(self) -> None:
+        """Ctrl-L."""
+        self.app.renderer.clear()
+        self.refresh()
+
     def suspend(self) -> None:
         """Ctrl-Z."""
         if self.client.turns.is_active:
@@ -384,6 +397,7 @@ class PromptFace:
         self._history.append_string(text)
         self.buffer.reset()
         self._pastes.clear()
+        self._save_now()
 
     def _cancel_save(self) -> None:
         if self._save_timer is not None:
@@ -459,15 +473,18 @@ class PromptFace:
 
         def sending(send: Callable[[str], None]) -> Callable[[], None]:
             def act() -> None:
-                self._cancel_save()
-                send(text)
-                self._sent(text)
+                # What was typed while the question stood is part of the text.
+                present = self.text
+                if present.strip():
+                    self._cancel_save()
+                    send(present)
+                    self._sent(present)
 
             return act
 
-        def cancel_theirs() -> None:
+        def cancel_theirs(present: str) -> None:
             self.client.cancel("lash chat wants the session")
-            self.client.wait_then_send(text)
+            self.client.wait_then_send(present)
 
         self._open(
             Panel(
@@ -476,7 +493,7 @@ class PromptFace:
                     "q": Choice("queue it (Enter)", sending(self.client.queue_next)),
                     "i": Choice("into their turn", sending(self.client.inject)),
                     "w": Choice("wait, then send", sending(self.client.wait_then_send)),
-                    "c": Choice("cancel theirs", sending(lambda _: cancel_theirs())),
+                    "c": Choice("cancel theirs", sending(cancel_theirs)),
                 },
                 default="q",
             )
@@ -497,6 +514,8 @@ class PromptFace:
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `Face`."""
+        if self.client.asks_nobody:
+            return "no"
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def say(word: str) -> Callable[[], None]:

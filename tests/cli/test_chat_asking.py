@@ -49,7 +49,7 @@ def test_another_process_s_turn_is_a_question_and_the_text_runs_once(chat, home,
     one.wait_for("[q] queue it (Enter)")
     one.wait_for(f"{PROMPT} mine")
     one.press("\x1b")
-    one.wait_for(lambda text: "[q]" not in text)
+    one.wait_for(lambda text: "is busy" not in text)
     one.wait_for(f"{PROMPT} mine")
     assert not one.lash("queue", "ls", "s", "-o", "json").json["items"]
     one.press("\r")
@@ -69,7 +69,7 @@ def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -
     one.press("\x04")
     one.wait_for("[l] leave it to a worker")
     one.press("\r")
-    one.wait_for(lambda text: "[l]" not in text)
+    one.wait_for(lambda text: "a turn of this chat runs" not in text)
     one.press("\x04")
     one.wait_for("[l] leave it to a worker")
     one.press("l")

@@ -36,5 +36,6 @@ def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) ->
     one.wait_for("unknown command /nonsense")
     one.process.send_signal(signal.SIGINT)
     one.wait_for("Ctrl-C again within 2 s to quit")
-    assert one.interrupt() == 0
+    one.press("\x04")
+    assert one.ended() == 0
     assert not (home.parent / "made.txt").exists()
