@@ -23,6 +23,7 @@ _HOMES = {
     "lash_cli.core.activity": ("TurnActivity",),
     "lash_cli.core.content": ("AttachmentItem", "Message", "TextItem", "TurnInput"),
     "lash_cli.core.direct": ("DirectCompletion", "DirectLlmCompletion", "DirectRequest"),
+    "lash_cli.core.context": ("CompactionContext", "ContextMoment", "ContextPlugin"),
     "lash_cli.core.history": ("TreeEntry",),
     "lash_cli.core.ingress": (
         "ActiveTurn",
@@ -80,6 +81,7 @@ _HOMES = {
     "lash_cli.core.trace": ("TraceContext", "TraceLevel", "TraceRecord", "TraceSink"),
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
+    "lash_cli.runtime.compaction": ("CompactionReport",),
     "lash_cli.runtime.history": ("HeadMove",),
     "lash_cli.runtime.state": ("RuntimeSessionState", "SessionReadView"),
     "lash_cli.runtime.drivers": ("QueueDriver",),

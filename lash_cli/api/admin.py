@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lash_cli.core.history import TreeEntry
+from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.compaction import CompactionReport, compact_context
 from lash_cli.runtime.history import HeadMove, move_head
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import SessionMeta
@@ -49,6 +51,38 @@ class SessionAdmin:
             )
             await session._state.refresh()
         return move
+
+    async def compact_context(self, instructions: str | None = None) -> bool:
+        """Go on in a new frame that begins with a summary of the old one; whether one was opened.
+
+        False when there is nothing to compact or the model gave no summary: then
+        nothing changed, except that what it cost is booked. Raises as
+        `runtime.compaction.compact_context`.
+        """
+        return (await self.compact_with_report(instructions)).is_opened
+
+    async def compact_with_report(
+        self, instructions: str | None = None, *, operation_id: str | None = None, token: CancelToken | None = None
+    ) -> CompactionReport:
+        """`compact_context`, saying what was done. `operation_id` makes a repeat harmless; a tripped `token` ends the
+        call of the model, and then nothing is opened."""
+        session = self._session
+        core, shared = session._core, session._shared
+        state = session._state
+        signal = token or CancelToken()
+        with shared.in_use(signal):
+            async with shared.lock:
+                return await core._beside_driver(
+                    session.session_id,
+                    lambda: compact_context(
+                        core.host,
+                        state,
+                        shared.owner,
+                        signal,
+                        instructions=instructions,
+                        operation_id=operation_id,
+                    ),
+                )
 
     async def fork(
         self, *, session_id: str | None = None, at: str | None = None, name: str | None = None

@@ -18,6 +18,7 @@ from lash_cli.api.history import SessionHistories
 from lash_cli.api.queue import Notify
 from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.attachments import AttachmentPolicy
+from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
@@ -87,6 +88,7 @@ class LashCore(SessionHistories):
         attachments: AttachmentPolicy | None = None,
         prompt: PromptLayer | None = None,
         builtins: PromptBuiltins = NO_BUILTINS,
+        context: Sequence[ContextPlugin] | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -101,7 +103,9 @@ class LashCore(SessionHistories):
         own: it is closed, and its records synced, with the core.
         `attachments` says which sources of attachments are allowed. `prompt` is
         the core layer of every session's prompt and `builtins` are the texts of
-        its template: configuration of this host, never stored with a session. Raises
+        its template: configuration of this host, never stored with a session.
+        `context` are the plugins that keep conversations within the window, the
+        rolling history unless others are named. Raises
         `ConfigError` with codes `missing_model_spec`,
         `missing_provider` or `durable_store_required:session_store`.
         """
@@ -136,6 +140,7 @@ class LashCore(SessionHistories):
             tracer,
             attachments or ANY_ATTACHMENT,
             builtins,
+            _standard_context() if context is None else in_order(context),
         )
         # Logs of sessions without a store live as long as somebody has or watches the session.
         self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()
@@ -397,6 +402,12 @@ class LashCore(SessionHistories):
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.shield(self.aclose())
+
+
+def _standard_context() -> tuple[ContextPlugin, ...]:
+    from lash_cli.plugins.rolling_history import RollingHistory
+
+    return (RollingHistory(),)
 
 
 def _require_session_id(session_id: str) -> None:

@@ -9,7 +9,8 @@ two owners of the lane, and the second one finds it busy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -78,6 +79,17 @@ class _Shared:
         self.handles = 1
         self.waiting = 0
         self.is_gone = False
+
+    @contextlib.contextmanager
+    def in_use(self, token: CancelToken) -> Iterator[None]:
+        """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
+        self.cancels.register(token)
+        self.waiting += 1
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.cancels.unregister(token)
 
     def let_go(self) -> None:
         """The last handle is closed: whoever watches a session without a store learns that nothing follows."""
@@ -215,18 +227,13 @@ class LashSession(QueueVerbs):
     async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
         self._check_open()
         shared = self._shared
-        shared.cancels.register(token)
-        shared.waiting += 1
-        try:
+        with shared.in_use(token):
             async with shared.lock:
                 state = self._state
                 output = await self._core._beside_driver(
                     self.session_id,
                     lambda: run_turn(self._core.host, state, shared.owner, request, token, sink),
                 )
-        finally:
-            shared.waiting -= 1
-            shared.cancels.unregister(token)
         if output.has_waiting:
             self._wake("turn_completed")
         return output

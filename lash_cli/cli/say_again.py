@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lash_cli.cli.head_moves import undo_command
 from lash_cli.cli.output import safe, say
-from lash_cli.core.content import AttachmentItem, AttachmentPart, InputItem, Message, Role, TextItem, TextPart
+from lash_cli.core.content import AttachmentItem, AttachmentPart, InputItem, Message, TextItem, TextPart, is_user_input
 from lash_cli.core.graph import ConversationPayload, SessionNode
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.history import find_node
@@ -25,17 +25,6 @@ TURNS_LOOKED_AT = 20
 def message_of(node: SessionNode) -> Message | None:
     """The message of a node that holds one."""
     return node.payload.message if isinstance(node.payload, ConversationPayload) else None
-
-
-def is_said_by_user(message: Message | None) -> bool:
-    """Whether a person's input made the message: not a tool, a plugin or a process."""
-    return (
-        message is not None
-        and message.role is Role.USER
-        and message.origin is None
-        and bool(message.parts)
-        and all(isinstance(part, TextPart | AttachmentPart) for part in message.parts)
-    )
 
 
 def items_of(message: Message, text: str | None = None) -> tuple[InputItem, ...]:
@@ -63,8 +52,8 @@ async def last_said(store: RuntimePersistence, session_id: str) -> Message:
             break
     else:
         # A fork has no turns of its own yet, and a head moved far back leaves none of the newest on its path.
-        first = next((message for message in reversed(messages) if is_said_by_user(message)), None)
-    if first is None or not is_said_by_user(first):
+        first = next((message for message in reversed(messages) if is_user_input(message)), None)
+    if first is None or not is_user_input(first):
         what = "nothing was said yet" if first is None else "the last turn was not begun by an input"
         raise ConflictError(
             f"there is no turn to retry in session {session_id}: {what}",
@@ -91,7 +80,7 @@ async def user_message_at(store: RuntimePersistence, session_id: str, node_id: s
     """The user's message at a node; raises `NotFoundError` (`node_not_found`) and `ConflictError`
     (`node_not_editable`) for one that no person wrote."""
     message = message_of(await find_node(store, session_id, node_id))
-    if message is None or not is_said_by_user(message):
+    if message is None or not is_user_input(message):
         raise ConflictError(
             f"node {node_id} is not a message of yours",
             code="node_not_editable",

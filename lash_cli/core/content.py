@@ -217,6 +217,16 @@ def message_text(message: Message) -> str:
     return "".join(part.content for part in message.parts if isinstance(part, TextPart | ProsePart))
 
 
+def is_user_input(message: Message) -> bool:
+    """Whether a person's input made the message: not a tool, a plugin or a process."""
+    return (
+        message.role is Role.USER
+        and message.origin is None
+        and bool(message.parts)
+        and all(isinstance(part, TextPart | AttachmentPart) for part in message.parts)
+    )
+
+
 def tool_calls_of(message: Message) -> tuple[ToolCallPart, ...]:
     """The calls a message makes, in source order."""
     return tuple(part for part in message.parts if isinstance(part, ToolCallPart))

@@ -72,6 +72,7 @@ from lash_cli.errors import (
 from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.attachments import put_inline, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.context import ShownConversation, shown_conversation
 from lash_cli.runtime.dispatch import ToolDispatcher
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
@@ -201,6 +202,8 @@ class TurnDriver(ABC):
         environment = ModelEnvironment.of(
             self.session, drive.policy, drive.core_prompt, drive.turn_prompt, drive.builtins
         )
+        with in_phase(self.session.phase_probe, TurnPhase.CONTEXT_TRANSFORM):
+            shown = shown_conversation(self.host, self.session, drive.policy)
         scope = TurnScope(self.session.session_id, drive.turn_id)
         counter = 0
 
@@ -234,7 +237,9 @@ class TurnDriver(ABC):
                         environment.sync()
                     machine.respond(effect_id, EnvironmentSynced())
                 case LlmCallEffect(effect_id=effect_id):
-                    machine.respond(effect_id, LlmComplete(await self._call_model(drive, environment, effect, output)))
+                    machine.respond(
+                        effect_id, LlmComplete(await self._call_model(drive, environment, effect, output, shown))
+                    )
                 case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
@@ -262,7 +267,12 @@ class TurnDriver(ABC):
         machine.cancel(self.token.reason or "")
 
     async def _call_model(
-        self, drive: Drive, environment: ModelEnvironment, effect: LlmCallEffect, output: OutputSpec | None
+        self,
+        drive: Drive,
+        environment: ModelEnvironment,
+        effect: LlmCallEffect,
+        output: OutputSpec | None,
+        shown: ShownConversation,
     ) -> LlmCallResult:
         async def emit(event: TurnEvent, correlation: str) -> None:
             await self.emit(drive, event, correlation)
@@ -278,6 +288,7 @@ class TurnDriver(ABC):
             emit=emit,
             output=output,
             fetch=self._fetch,
+            shown=shown,
         )
         scope = TurnScope(self.session.session_id, drive.turn_id)
         key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lash_cli.core.attachments import AttachmentPolicy
+from lash_cli.core.context import ContextPlugin
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
@@ -84,6 +85,7 @@ class RuntimeHost:
     tracer: Tracer | None = None
     attachments: AttachmentPolicy = ANY_ATTACHMENT
     builtins: PromptBuiltins = NO_BUILTINS
+    context: tuple[ContextPlugin, ...] = ()
 
     def reach(self, point: str) -> None:
         """Tell a fault-injecting test where the turn is; nothing otherwise."""

@@ -35,6 +35,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
+from lash_cli.runtime.context import ShownConversation
 from lash_cli.runtime.session import ResidentSession
 
 _DIGEST_CHARS = 32
@@ -131,18 +132,22 @@ class ModelCall:
         emit: Emit,
         output: OutputSpec | None = None,
         fetch: FetchAttachment | None = None,
+        shown: ShownConversation | None = None,
     ) -> None:
+        """`shown` stands in for the committed messages; they are shown themselves without it."""
         self._emit = emit
         self._row = f"{turn_id}:{iteration}"
         self._attempt = 1
         self._prose: list[str] = []
         self._reasoning: list[str] = []
         self.streamed = False
-        conversation = session.conversation()
+        conversation, view = shown or ShownConversation(session.conversation())
         shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
         if output is not None:
             shape += f":output={canonical_hash(output)[:_DIGEST_CHARS]}"
         base = f"{session.frame_id}:{session.leaf_node_id or ''}:{len(conversation)}"
+        if view:
+            base += f":view={view}"
         self.request = LlmRequest(
             model=policy.model,
             messages=conversation.with_tail(tail),

@@ -28,6 +28,7 @@ from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionD
 from lash_cli.runtime.attachments import stored_input
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.checkpoints import Checkpoints
+from lash_cli.runtime.compaction import make_room
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
 from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.ephemeral import EphemeralTurn
@@ -220,6 +221,8 @@ class DurableTurn(TurnDriver):
         is_superseded = granted.redrive and plan.head_revision != session.head_revision
         if not is_superseded:
             session.set_policy(policy)
+        if not granted.redrive:
+            await self._make_room(guard)
         drive = Drive(
             turn_id=turn.turn_id,
             turn_index=turn.turn_index,
@@ -257,6 +260,16 @@ class DurableTurn(TurnDriver):
             if granted.redrive and (session.is_policy_explicit or not is_done):
                 session.set_policy(wanted)
         return ended
+
+    async def _make_room(self, guard: LaneGuard) -> None:
+        """Compact the context first when there is hardly room for another turn. A re-drive must see what its journal
+        saw, so only a turn that begins does."""
+        try:
+            await make_room(self.host, self.store, self.session, guard.fence, self.token)
+        except LashError as error:
+            if error.ambiguous:
+                guard.withhold()
+            raise
 
     async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
         """What the queue has for the running turn, taken and recorded."""

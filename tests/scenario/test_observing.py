@@ -615,11 +615,18 @@ async def test_phases_nest_and_balance_in_the_order_of_the_turn(make_core) -> No
     probe = Probe()
     await session.set_turn_phase_probe(probe)
     await session.turn("hi").run()
-    assert probe.steps == ["effect_loop", "prompt_build", "finalize_turn", "persist_turn", "final_commit"]
+    assert probe.steps == [
+        "effect_loop",
+        "context_transform",
+        "prompt_build",
+        "finalize_turn",
+        "persist_turn",
+        "final_commit",
+    ]
     assert probe.open == []
     await session.set_turn_phase_probe(None)
     await session.turn("again").run()
-    assert len(probe.steps) == 5
+    assert len(probe.steps) == 6
     await session.close()
 
 

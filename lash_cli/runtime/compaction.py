@@ -1,0 +1,277 @@
+"""Compaction: a new agent frame that begins with what the context plugins make of the old one (contract 01 §11).
+
+The plugins are asked in order and the first that returns anything wins; none
+leaves everything as it is. Frame, first nodes and the cost of the summary are
+one commit. The lane is held from the first look at the messages on, so that no
+turn can begin in a frame that is about to be left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import msgspec
+
+from lash_cli.core.activity import TurnActivity
+from lash_cli.core.commit import TurnState
+from lash_cli.core.content import Message, TurnInput, message_text
+from lash_cli.core.context import CompactionContext, ContextMoment, SummaryRequest
+from lash_cli.core.frames import open_frame
+from lash_cli.core.graph import ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
+from lash_cli.core.outcome import TurnIssue
+from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
+from lash_cli.core.prompt import NO_BUILTINS
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
+from lash_cli.effects.inline import InlineEffectHost
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.ephemeral import EphemeralTurn, publish_state
+from lash_cli.runtime.history import require_no_unfinished_turn
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.lane import LaneGuard, claimed_lane
+from lash_cli.runtime.requests import TurnRequest
+from lash_cli.runtime.session import ResidentSession
+from lash_cli.store.base import RuntimePersistence
+from lash_cli.tools.registry import ToolRegistry
+
+USAGE_SOURCE = "compaction"
+REASON = "compaction"
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport:
+    """What a compaction did. `frame_id` is the frame it opened, None when it opened none: then `reason` says why, and
+    `issues` what the model call behind it met, if there was one. `usage` is what that cost in any case."""
+
+    session_id: str
+    frame_id: str | None
+    previous_frame_id: str
+    previous_leaf_node_id: str | None
+    messages_before: int
+    messages_after: int
+    usage: TokenUsage
+    head_revision: int | None
+    reason: Literal["nothing_to_compact", "no_summary"] | None = None
+    issues: tuple[TurnIssue, ...] = ()
+    summary: str | None = None
+
+    @property
+    def is_opened(self) -> bool:
+        """Whether a frame was opened."""
+        return self.frame_id is not None
+
+
+class _Summariser:
+    """Asks the session's model, in a session of its own that lives in memory and has no tools (contract 05 §5.2)."""
+
+    def __init__(self, host: RuntimeHost, session: ResidentSession, scope: str, token: CancelToken) -> None:
+        self._host = replace(
+            host, store=None, effects=InlineEffectHost(host.clock, host.ids), builtins=NO_BUILTINS, crash_point=None
+        )
+        self._session = session
+        self._turn_id = f"{scope}:rolling-history-compaction"
+        self._token = token
+        self.usage = TokenUsage()
+        self.issues: tuple[TurnIssue, ...] = ()
+        self.is_asked = False
+
+    async def ask(self, request: SummaryRequest) -> str | None:
+        """The answer of the model; None when it gave none."""
+        self.is_asked = True
+        child_id = f"{self._session.session_id}-compaction"
+        policy: SessionPolicy = msgspec.structs.replace(
+            self._session.policy, session_id=child_id, prompt=session_prompt(request.system), max_turns=1
+        )
+        core_policy = msgspec.structs.replace(policy, prompt=PromptLayer())
+        child = ResidentSession(child_id, policy, core_policy, ToolRegistry(), None, self._host.clock.now_ms())
+        wanted = TurnRequest(TurnInput.text(request.text), self._turn_id, max_turns=1)
+        output = await EphemeralTurn(self._host, child, wanted, self._token, _unseen).run_traced()
+        result = output.result
+        if result is None:
+            return None
+        self.usage = self.usage + result.total_usage()
+        self.issues = (*self.issues, *result.errors)
+        return result.assistant_message()
+
+
+async def _unseen(activity: TurnActivity) -> None:
+    """Nobody watches a summary being written."""
+
+
+def moment_of(session: ResidentSession) -> ContextMoment:
+    """How full the context of a session is."""
+    return ContextMoment(session.policy.model.limits, session.turn_state.last_prompt_usage)
+
+
+async def compact_context(
+    host: RuntimeHost,
+    session: ResidentSession,
+    owner: LeaseOwnerIdentity,
+    token: CancelToken,
+    *,
+    instructions: str | None = None,
+    operation_id: str | None = None,
+) -> CompactionReport:
+    """Compact the current frame of a session because somebody asked for it, while the caller holds its writer lock.
+
+    The frame's id is a function of `operation_id`, or of the head without one,
+    so a repeated operation opens no second frame. Raises
+    `SessionExecutionBusy`, `ConflictError` (`turn_unfinished`, and
+    `agent_frame_reused` for an operation that led to an older frame),
+    `SessionExecutionLeaseExpired`, and what resolving the provider raises.
+    """
+    store = host.store
+    if store is None:
+        return await _Compaction(host, session, token, instructions, operation_id, is_requested=True).run(None, None)
+    async with _held_lane(host, store, session, owner, token) as fence:
+        await require_no_unfinished_turn(store, session.session_id)
+        compaction = _Compaction(host, session, token, instructions, operation_id, is_requested=True)
+        return await compaction.run(store, fence)
+
+
+async def make_room(
+    host: RuntimeHost, store: RuntimePersistence, session: ResidentSession, fence: LeaseFence, token: CancelToken
+) -> CompactionReport | None:
+    """Compact before a turn begins, under its lane, when a plugin says that it is due; None when none does."""
+    moment = moment_of(session)
+    if not session.messages or not any(plugin.is_due(moment) for plugin in host.context):
+        return None
+    return await _Compaction(host, session, token, None, None, is_requested=False).run(store, fence)
+
+
+@asynccontextmanager
+async def _held_lane(
+    host: RuntimeHost,
+    store: RuntimePersistence,
+    session: ResidentSession,
+    owner: LeaseOwnerIdentity,
+    token: CancelToken,
+) -> AsyncIterator[LeaseFence]:
+    """A lane that is renewed while a model answers; the session is up to date inside the block."""
+    async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session.session_id) as lease:
+        guard = LaneGuard(store, host.clock, host.timings, lease, lambda: _lose(token))
+        guard.start()
+        try:
+            if session.is_behind(await store.head_position(session.session_id)):
+                await session.refresh()
+            yield lease.fence()
+        finally:
+            await guard.stop()
+
+
+def _lose(token: CancelToken) -> None:
+    token.trip(CancelCause.LEASE_LOST)
+
+
+class _Compaction:
+    """One compaction of one frame."""
+
+    def __init__(
+        self,
+        host: RuntimeHost,
+        session: ResidentSession,
+        token: CancelToken,
+        instructions: str | None,
+        operation_id: str | None,
+        *,
+        is_requested: bool,
+    ) -> None:
+        self._host = host
+        self._session = session
+        self._instructions = instructions
+        self._is_requested = is_requested
+        self._before = len(session.messages)
+        scope = operation_id or f"r{session.head_revision or session.turn_state.turn_index}"
+        self._frame_id = f"{session.session_id}:frame:compaction:{scope}"
+        self._previous = (session.frame_id, session.leaf_node_id)
+        self._summariser = _Summariser(host, session, self._frame_id, token)
+
+    async def run(self, store: RuntimePersistence | None, fence: LeaseFence | None) -> CompactionReport:
+        """Ask the plugins and open the frame; `fence` is that of the lane, which stays held."""
+        session = self._session
+        frames, is_new = open_frame(session.frames, self._frame_id, REASON, self._host.clock.now_ms())
+        payloads = await self._payloads() if is_new and self._before else ()
+        nodes = self._nodes(payloads)
+        usage = self._summariser.usage
+        spent = (TokenLedgerEntry(USAGE_SOURCE, session.policy.model.id, usage),) if usage.total else ()
+        if not nodes and not spent:
+            return self._report(nodes)
+        state = session.turn_state
+        if nodes:
+            state = TurnState(state.turn_index, protocol_turn_options=state.protocol_turn_options)
+        if store is None or fence is None:
+            session.ledger = (*session.ledger, *spent)
+            session.turn_state = state
+            if nodes:
+                session.enter_frame(frames, messages_on(nodes))
+            publish_state(session)
+            return self._report(nodes)
+        commit = session.commit(
+            fence=fence,
+            now_ms=self._host.clock.now_ms(),
+            nodes=nodes,
+            turn_state=state,
+            usage_deltas=spent,
+            release_lease=False,
+        )
+        if nodes:
+            commit = msgspec.structs.replace(commit, frames=frames)
+        self._host.reach("before:compaction")
+        result = await store.commit_runtime_state(commit)
+        self._host.reach("after:compaction")
+        session.adopt_commit(commit, result, ())
+        if nodes:
+            session.enter_frame(frames, messages_on(nodes))
+        return self._report(nodes)
+
+    async def _payloads(self) -> tuple[NodePayload, ...]:
+        session = self._session
+        context = CompactionContext(
+            session.conversation(),
+            moment_of(session),
+            self._summariser.ask,
+            self._instructions,
+            self._is_requested,
+        )
+        for plugin in self._host.context:
+            payloads = await plugin.compact(context)
+            if payloads:
+                return payloads
+        return ()
+
+    def _nodes(self, payloads: Sequence[NodePayload]) -> tuple[SessionNode, ...]:
+        """Nodes one under another, below the leaf; they and their messages are named after the frame."""
+        nodes: list[SessionNode] = []
+        parent = self._session.leaf_node_id
+        now_ms = self._host.clock.now_ms()
+        for index, payload in enumerate(payloads):
+            node_id = f"{self._frame_id}.{index}"
+            if isinstance(payload, ConversationPayload):
+                message: Message = msgspec.structs.replace(payload.message, id=node_id)
+                payload = ConversationPayload(message)
+            nodes.append(SessionNode(node_id, parent, self._frame_id, now_ms, payload))
+            parent = node_id
+        return tuple(nodes)
+
+    def _report(self, nodes: tuple[SessionNode, ...]) -> CompactionReport:
+        frame_id, leaf = self._previous
+        summary = next((message_text(message) for message in messages_on(nodes)), None)
+        reason: Literal["nothing_to_compact", "no_summary"] | None = None
+        if not nodes:
+            reason = "no_summary" if self._summariser.is_asked else "nothing_to_compact"
+        return CompactionReport(
+            self._session.session_id,
+            self._frame_id if nodes else None,
+            frame_id,
+            leaf,
+            self._before,
+            len(self._session.messages),
+            self._summariser.usage,
+            self._session.head_revision,
+            reason,
+            self._summariser.issues,
+            summary,
+        )

@@ -1,0 +1,45 @@
+"""What a turn's requests show of the committed messages (contract 05 §4.6).
+
+Worked out once, when a turn begins to be driven, from the head and the plugins
+alone: a re-drive shows the same, and the digest of a view is part of what
+identifies a request. Without a view the committed list itself is shown, so
+that nothing is copied and its encoding stays cached (design D21).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lash_cli.core.codec import canonical_hash
+from lash_cli.core.context import ContextMoment, prepared
+from lash_cli.core.llm import MessageSequence
+from lash_cli.core.policy import SessionPolicy
+from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.session import ResidentSession
+
+_DIGEST_CHARS = 32
+
+
+class ShownConversation(NamedTuple):
+    """The messages before the turn's own, and what tells this view of them from the committed ones: "" when it is
+    they."""
+
+    messages: MessageSequence
+    digest: str = ""
+
+
+def shown_conversation(host: RuntimeHost, session: ResidentSession, policy: SessionPolicy) -> ShownConversation:
+    """What the context plugins make of the current frame for a turn under `policy`."""
+    whole = session.conversation()
+    moment = ContextMoment(policy.model.limits, session.turn_state.last_prompt_usage)
+    shown = prepared(host.context, whole, moment)
+    if shown is whole:
+        return ShownConversation(whole)
+    changed = [
+        (index, canonical_hash(message))
+        for index, (message, committed) in enumerate(zip(shown, whole, strict=True))
+        if message is not committed
+    ]
+    if not changed:
+        return ShownConversation(whole)
+    return ShownConversation(MessageSequence(list(shown), len(shown)), canonical_hash(changed)[:_DIGEST_CHARS])

@@ -1,0 +1,260 @@
+"""Compaction and the view over whole trajectories: what the model is told, what is kept, what it costs
+(contract 01 §11, 05 §4.6, §5.2)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.driving import Crash, CrashPoints, S, said
+from support.scripted import ScriptedCaller, error, text
+
+from lash_cli.api import LashCore
+from lash_cli.core.content import AttachmentItem, Inline, PluginOrigin, TextItem, TurnInput, message_text
+from lash_cli.core.frames import FrameStatus
+from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
+from lash_cli.core.policy import ModelLimits, ModelSpec, SessionPolicy
+from lash_cli.errors import ConflictError, SessionExecutionBusy, SessionStillInUse
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.store.base import ReadScope
+
+SMALL = SessionPolicy(ModelSpec("model-1", limits=ModelLimits(context_window_tokens=50_000)), "scripted")
+BIG_ANSWER = (31_000, 10)
+
+
+def is_summary_call(request) -> bool:
+    return request.scope.session_id.endswith("-compaction")
+
+
+async def talked(core, *texts: str):
+    session = await core.open_session(S)
+    for one in texts:
+        await session.turn(one).run()
+    return session
+
+
+async def test_a_compaction_opens_a_frame_with_a_summary_and_the_recent_turns(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("the gist", tokens=(70, 7)), text("after")])
+    core = make_core(caller)
+    session = await talked(core, "one", "two")
+    before = session.read_view()
+    assert await session.admin().compact_context("the numbers")
+    view = session.read_view()
+    assert said(view.messages) == ["Compaction summary:\n\nthe gist", "two", "ok"]
+    assert view.messages[0].origin == PluginOrigin("rolling_history")
+    assert [(frame.reason, frame.status) for frame in view.frames] == [
+        ("initial", FrameStatus.SUPERSEDED),
+        ("compaction", FrameStatus.ACTIVE),
+    ]
+    assert view.frames[1].frame_id == f"{S}:frame:compaction:r2"
+    assert (view.turn_index, view.last_prompt_usage) == (2, None)
+    asked = caller.requests[2]
+    assert is_summary_call(asked) and asked.tools == ()
+    prompt = message_text(asked.messages[0])
+    assert "Pay particular attention to this: the numbers" in prompt
+    assert "one" in prompt and "two" not in prompt.partition("# The conversation")[2]
+    entry = next(entry for entry in session.usage_report().by_source_model if entry.source == "compaction")
+    assert (entry.usage.input_tokens, entry.usage.output_tokens) == (70, 7)
+    await session.turn("three").run()
+    assert said(caller.requests[3].messages) == ["Compaction summary:\n\nthe gist", "two", "ok", "three"]
+    # The old frame is as it was, and the way back to it is open.
+    await session.admin().branch_to_node(before.leaf_node_id)
+    assert said(session.read_view().messages) == ["one", "ok", "two", "ok"]
+
+
+async def test_a_second_workers_refresh_sees_the_compaction_and_observers_are_told(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("late")])
+    core, other_core = make_core(caller), make_core(caller)
+    session = await talked(core, "one", "two")
+    other = await other_core.open_session(S, create=False)
+    cursor = (await core.observe(S).current_observation()).cursor
+    assert await session.admin().compact_context()
+    replayed = await core.observe(S).resume_from_cursor(cursor)
+    kinds = [type(event.payload) for event in replayed.events]
+    assert kinds[-2:] == [AgentFrameSwitched, StateCommitted]
+    await other.turn("three").run()
+    assert said(caller.requests[-1].messages) == ["Compaction summary:\n\ngist", "two", "ok", "three"]
+    fork = await core.fork_session(S)
+    copy = await core.open_session(fork.session_id, create=False)
+    assert said(copy.read_view().messages)[0] == "Compaction summary:\n\ngist"
+
+
+async def test_a_later_compaction_brings_the_summary_up_to_date(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("first gist"), text("ok"), text("second gist")])
+    core = make_core(caller)
+    session = await talked(core, "one", "two")
+    await session.admin().compact_context()
+    await session.turn("three").run()
+    await session.admin().compact_context()
+    prompt = message_text(caller.requests[-1].messages[0])
+    assert "first gist" in prompt and "Bring that summary up to date" in prompt
+    assert said(session.read_view().messages) == ["Compaction summary:\n\nsecond gist", "three", "ok"]
+    assert len(session.read_view().frames) == 3
+
+
+@pytest.mark.parametrize("answer", [text("  "), error("auth"), text("gist")])
+async def test_without_a_summary_nothing_changes_but_the_cost(make_core, answer) -> None:
+    token = CancelToken()
+    if answer == text("gist"):
+        token.trip(CancelCause.LOCAL)
+    caller = ScriptedCaller([text("ok"), text("ok"), answer])
+    core = make_core(caller)
+    session = await talked(core, "one", "two")
+    report = await session.admin().compact_with_report(token=token)
+    assert (report.is_opened, report.reason) == (False, "no_summary")
+    assert said(session.read_view().messages) == ["one", "ok", "two", "ok"]
+    assert len(session.read_view().frames) == 1
+    spent = [entry.source for entry in session.usage_report().by_source_model]
+    assert spent == (["compaction", "turn"] if answer == text("  ") else ["turn"])
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_a_session_without_history_or_plugins_has_nothing_to_compact(make_core) -> None:
+    core = make_core(ScriptedCaller([text("ok")], repeat=True))
+    session = await core.open_session(S)
+    assert not await session.admin().compact_context()
+    bare = make_core(ScriptedCaller([text("ok")], repeat=True), context=())
+    other = await bare.open_session("other")
+    await other.turn("one").run()
+    report = await other.admin().compact_with_report()
+    assert report.reason == "nothing_to_compact"
+    assert (await bare.store.head_position("other")).head_revision == 1
+
+
+async def test_a_repeated_operation_opens_one_frame(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist")])
+    core = make_core(caller)
+    session = await talked(core, "one", "two")
+    first = await session.admin().compact_with_report(operation_id="op-1")
+    again = await session.admin().compact_with_report(operation_id="op-1")
+    assert (first.is_opened, again.is_opened) == (True, False)
+    assert first.frame_id == f"{S}:frame:compaction:op-1"
+    assert len(session.read_view().frames) == 2 and len(caller.requests) == 3
+
+
+async def test_nothing_begins_in_a_frame_that_is_about_to_be_left(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("late")])
+    core, other = make_core(caller), make_core(caller)
+    session = await talked(core, "one", "two")
+    caller.gate = asyncio.Event()
+    caller.entered.clear()
+    compacting = asyncio.create_task(session.admin().compact_context())
+    await asyncio.wait_for(caller.entered.wait(), 30)
+    theirs = await other.open_session(S, create=False)
+    with pytest.raises(SessionExecutionBusy):
+        await theirs.turn("three").run()
+    with pytest.raises(SessionStillInUse):
+        await session.park()
+    caller.gate.set()
+    assert await asyncio.wait_for(compacting, 30)
+
+
+async def test_a_turn_that_was_cut_off_is_finished_before_a_compaction(make_core) -> None:
+    caller = ScriptedCaller([text("ok")], repeat=True)
+    core = make_core(caller, crash_point=CrashPoints("before:commit", 2))
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    with pytest.raises(Crash):
+        await session.turn("two").run()
+    other = make_core(caller)
+    theirs = await other.open_session(S, create=False)
+    with pytest.raises(ConflictError) as caught:
+        await theirs.admin().compact_context()
+    assert caught.value.code == "turn_unfinished"
+
+
+@pytest.mark.parametrize("point", ["before:compaction", "after:compaction"])
+async def test_a_crash_around_the_commit_leaves_one_frame_or_the_other(make_core, point: str) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("gist again"), text("late")])
+    core = make_core(caller, crash_point=CrashPoints(point))
+    session = await talked(core, "one", "two")
+    with pytest.raises(Crash):
+        await session.admin().compact_context()
+    other = make_core(caller)
+    theirs = await other.open_session(S, create=False)
+    frames = len(theirs.read_view().frames)
+    assert frames == (1 if point == "before:compaction" else 2)
+    if frames == 1:
+        assert await theirs.admin().compact_context()
+    await theirs.turn("three").run()
+    assert said(caller.requests[-1].messages)[0].startswith("Compaction summary:")
+
+
+# --- when it is due -----------------------------------------------------------------------------
+
+
+async def test_a_turn_that_would_not_fit_begins_in_a_compacted_frame(make_core) -> None:
+    long = "x" * 40_000
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), text("gist"), text("fits"), text("again")])
+    core = make_core(caller, policy=SMALL, model=None)
+    session = await talked(core, long, "y" * 60_000, "three")
+    assert [is_summary_call(request) for request in caller.requests] == [False, False, True, False]
+    assert said(caller.requests[3].messages)[0] == "Compaction summary:\n\ngist"
+    assert said(caller.requests[3].messages)[-1] == "three"
+    assert len(session.read_view().frames) == 2
+    assert session.read_view().turn_index == 3
+    sources = {entry.source for entry in session.usage_report().by_source_model}
+    assert sources == {"turn", "compaction"}
+
+
+async def test_a_turn_goes_on_uncompacted_when_no_summary_comes(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), error("auth"), text("all the same")])
+    core = make_core(caller, policy=SMALL, model=None)
+    session = await talked(core, "one", "two", "three")
+    assert said(caller.requests[3].messages) == ["one", "ok", "two", "ok", "three"]
+    assert len(session.read_view().frames) == 1
+
+
+@pytest.mark.parametrize("point", ["before:compaction", "after:compaction", "before:commit"])
+async def test_a_turn_that_crashed_around_its_compaction_is_finished(make_core, point: str) -> None:
+    caller = ScriptedCaller(
+        [text("ok"), text("ok", tokens=BIG_ANSWER), text("gist"), text("third"), text("third"), text("late")]
+    )
+    core = make_core(caller, policy=SMALL, model=None)
+    await talked(core, "one", "two")
+    crashing = make_core(caller, policy=SMALL, model=None, crash_point=CrashPoints(point))
+    theirs = await crashing.open_session(S, create=False)
+    with pytest.raises(Crash):
+        await theirs.turn("three", turn_id="t-3").run()
+    last = make_core(caller, policy=SMALL, model=None)
+    session = await last.open_session(S, create=False)
+    output = await session.redrive().run()
+    assert output.result is not None and output.result.turn_id == "t-3" and output.result.is_success
+    assert said(session.read_view().messages)[-2:] == ["three", output.result.assistant_message()]
+    read = await last.store.load_session(S, ReadScope.FULL_GRAPH)
+    assert read is not None
+    texts = [message_text(node.payload.message) for node in read.nodes]
+    assert texts.count("three") == 1
+
+
+# --- the view -----------------------------------------------------------------------------------
+
+
+def with_picture(name: str) -> TurnInput:
+    return TurnInput((TextItem(name), AttachmentItem(Inline("image/png", b"\x89PNG" + name.encode(), name))))
+
+
+async def test_a_full_context_is_shown_without_old_attachments_and_kept_with_them(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER)], repeat=True)
+    policy = SessionPolicy(ModelSpec("model-1", limits=ModelLimits(context_window_tokens=51_500)), "scripted")
+    core = make_core(caller, policy=policy, model=None)
+    session = await core.open_session(S)
+    for name in ("a.png", "b.png", "c.png"):
+        await session.turn(with_picture(name)).run()
+    kinds = [[part.__struct_config__.tag for part in message.parts] for message in caller.requests[2].messages]
+    assert kinds == [["text", "text"], ["prose"], ["text", "attachment"], ["prose"], ["text", "attachment"]]
+    assert message_text(caller.requests[2].messages[0]) == "a.png[a.png: left out to save room]"
+    assert caller.requests[1].base_digest.count(":view=") == 0
+    assert caller.requests[2].base_digest.count(":view=") == 1
+    stored = [part.__struct_config__.tag for part in session.read_view().messages[0].parts]
+    assert stored == ["text", "attachment"]
+
+
+async def test_a_session_in_memory_is_compacted_too() -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("late")])
+    async with LashCore(provider=caller, model=ModelSpec("model-1")) as core:
+        session = await talked(core, "one", "two")
+        assert await session.admin().compact_context()
+        await session.turn("three").run()
+        assert said(caller.requests[-1].messages) == ["Compaction summary:\n\ngist", "two", "ok", "three"]
+        assert {entry.source for entry in session.usage_report().by_source_model} == {"turn", "compaction"}
