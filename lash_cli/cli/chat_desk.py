@@ -20,6 +20,7 @@ from lash_cli.system import is_definitely_dead
 
 if TYPE_CHECKING:
     from lash_cli.cli.chat_command import ChatPlan
+    from lash_cli.core.content import TurnInput
     from lash_cli.core.policy import ModelSpec, PromptLayer
     from lash_cli.core.tools import ToolCall, ToolManifest
     from lash_cli.core.usage import SessionUsageReport
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from lash_cli.repl.commands import Commands
     from lash_cli.repl.desk import Face
     from lash_cli.repl.memory import ReplMemory
+    from lash_cli.runtime.history import HeadMove
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
@@ -121,6 +123,20 @@ class ChatDesk:
         from lash_cli.core.policy import session_prompt
 
         return session_prompt(system_text(text))
+
+    async def last_said(self, store: RuntimePersistence, session_id: str) -> tuple[str, TurnInput]:
+        """See `Desk`."""
+        from lash_cli.cli.say_again import items_of, last_said
+        from lash_cli.core.content import TurnInput
+
+        message = await last_said(store, session_id)
+        return message.id, TurnInput(items=items_of(message))
+
+    def undo(self, move: HeadMove) -> str:
+        """See `Desk`."""
+        from lash_cli.cli.head_moves import undo_command
+
+        return undo_command(move)
 
     async def find(self, store: RuntimePersistence, reference: str) -> str:
         """See `Desk`."""

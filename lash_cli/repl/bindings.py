@@ -16,7 +16,7 @@ from lash_cli.repl.keymap import Action
 if TYPE_CHECKING:
     from lash_cli.repl.terminal import PromptFace
 
-_LETTERS = "aceilnqswy"
+_LETTERS = "aceilnqswy123456789"
 
 
 def bindings(face: PromptFace) -> KeyBindings:
@@ -26,7 +26,7 @@ def bindings(face: PromptFace) -> KeyBindings:
     actions = _actions(face)
     for action, sequences in face.options.keys.items():
         where: FilterOrBool = typing
-        if action is Action.CANCEL_TURN:
+        if action in (Action.CANCEL_TURN, Action.REWIND):
             # In vi's insert mode Esc leaves that mode first.
             where = typing & ~vi_insert_mode
         for sequence in sequences:
@@ -60,6 +60,7 @@ def _actions(face: PromptFace) -> dict[Action, Callable[[], None]]:
         Action.EDIT_QUEUE: face.edit_queue,
         Action.EDITOR: lambda: client.call_aside(face.edit()),
         Action.EXPAND: face.expand_pastes,
+        Action.REWIND: face.pick_rewind,
         Action.REDRAW: face.redraw,
         Action.SUSPEND: face.suspend,
     }

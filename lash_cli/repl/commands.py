@@ -7,13 +7,18 @@ idle is refused with an error, and the face keeps the draft.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from lash_cli.core.content import Message, ProsePart, TextPart, TurnInput, user_message
+from lash_cli.core.direct import DirectRequest
 from lash_cli.core.policy import SessionConfigPatch
 from lash_cli.core.prompt import render_prompt
 from lash_cli.errors import ConflictError, UsageError
 from lash_cli.repl import slash
+from lash_cli.repl.branching import Branching
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.slash import SESSION, Call, Command, Shell
 from lash_cli.repl.spawning import said_by
@@ -22,6 +27,8 @@ from lash_cli.views.safe_text import safe_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# What an aside is booked to.
+ASIDE = "aside"
 _ENDING_VERBS = ("park", "close")
 
 
@@ -42,6 +49,7 @@ class Commands:
         self._write = write
         self._attach = attach
         self._last_shell: str | None = None
+        self._branching = Branching(client)
 
     def run(self, line: str) -> None:
         """Begin what a line that is no message means. Raises `UsageError` for what does not exist and `ConflictError`
@@ -90,6 +98,16 @@ class Commands:
                 client.stop("switched", go_to="")
             case "switch":
                 client.call(self._switch(_required(command, rest)))
+            case "fork":
+                client.call(self._branching.fork(rest))
+            case "rewind":
+                client.call(self._branching.pick() if rest == "?" else self._branching.rewind(_count(rest)))
+            case "retry":
+                client.call(self._branching.retry())
+            case "edit":
+                client.call(self._branching.edit())
+            case "btw":
+                client.call_aside(self._aside(_required(command, rest)))
             case "model":
                 client.call(self._model(rest))
             case "system":
@@ -112,6 +130,23 @@ class Commands:
             client.stop("quit")
 
     # --- the session --------------------------------------------------------------------------
+
+    async def _aside(self, question: str) -> None:
+        """Ask the model beside the conversation. While a turn holds the lane the cost cannot be booked to the session
+        and is only told."""
+        client = self._client
+        view = await client.watch.read_view()
+        asked = user_message(client.core.host.ids.new("m"), TurnInput.text(question))
+        request = DirectRequest((*spoken(view.messages), asked), caused_by=ASIDE)
+        if client.turn_standing() == "none":
+            completion = await client.session.direct_completion(request)
+        else:
+            policy = view.policy
+            request = msgspec.structs.replace(
+                request, model=policy.model, provider_id=policy.provider_id, session_id=client.watch.session_id
+            )
+            completion = await client.core.direct_completion(request)
+        client.tell(f"aside ({completion.usage.total} tokens, not recorded): {completion.text}")
 
     async def _switch(self, reference: str) -> None:
         found = await self._client.desk.find(self._client.core.store, reference)
@@ -173,6 +208,22 @@ class Commands:
         said = await said_by(command)
         self._write(said.text)
         self._attach(f"$ {line}\n{said.text}")
+
+
+def spoken(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """What was said in words: a model without tools is not shown calls and results."""
+    said = []
+    for message in messages:
+        parts = tuple(part for part in message.parts if isinstance(part, TextPart | ProsePart))
+        if parts:
+            said.append(msgspec.structs.replace(message, parts=parts))
+    return tuple(said)
+
+
+def _count(text: str) -> int:
+    if text and (not text.isdigit() or text == "0"):
+        raise UsageError(f"/rewind cannot go back {text!r}", hint="it takes a number of your messages, or ? to choose")
+    return int(text or 1)
 
 
 def _required(command: Command, rest: str) -> str:

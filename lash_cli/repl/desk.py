@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lash_cli.core.content import TurnInput
 from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashError
+from lash_cli.repl.panels import Panel
+from lash_cli.runtime.history import HeadMove
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.views.chat_picture import Block
 
@@ -51,6 +54,15 @@ class Desk(Protocol):
 
     def system_prompt(self, text: str) -> PromptLayer:
         """The prompt layer of a system prompt given by the user, or by `@FILE`; raises `UsageError`."""
+        ...
+
+    async def last_said(self, store: RuntimePersistence, session_id: str) -> tuple[str, TurnInput]:
+        """The message the last turn began with: its node, and the input that says it again, attachments included.
+        Raises `ConflictError` (`nothing_to_retry`)."""
+        ...
+
+    def undo(self, move: HeadMove) -> str:
+        """The shell command that moves the head back."""
         ...
 
     async def find(self, store: RuntimePersistence, reference: str) -> str:
@@ -95,6 +107,15 @@ class Face(Protocol):
 
     def withdraw(self) -> None:
         """A question that is open is answered with no."""
+        ...
+
+    async def edit_text(self, text: str) -> str | None:
+        """Let the person edit `text` in their editor; None when it failed, which was told. Raises `ConfigError`
+        (`editor_missing`)."""
+        ...
+
+    def choose(self, panel: Panel) -> None:
+        """Ask one of several things."""
         ...
 
     def offer(self, text: str) -> None:

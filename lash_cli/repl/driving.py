@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lash_cli.api.session import LashSession
 from lash_cli.core.activity import TurnActivity, TurnStarted
+from lash_cli.core.content import TurnInput
 from lash_cli.core.outcome import Stopped, TurnOutcome
 from lash_cli.errors import LashError
 
@@ -63,9 +64,9 @@ class OwnTurns:
         if self.is_active:
             await self._begun.wait()
 
-    def send(self, key: str, text: str) -> None:
-        """Run a turn from `text` under `key`. A turn that a crash cut off is finished first."""
-        self._start(lambda sink: self._session.turn(text, key=key).stream_to(sink), key)
+    def send(self, key: str | None, content: TurnInput | str) -> None:
+        """Run a turn from `content`, under `key` if it has one. A turn that a crash cut off is finished first."""
+        self._start(lambda sink: self._session.turn(content, key=key).stream_to(sink), key)
 
     def drain(self) -> None:
         """Run what stands first in the queue."""

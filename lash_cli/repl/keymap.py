@@ -27,6 +27,7 @@ class Action(StrEnum):
     EDIT_QUEUE = "edit_queue"
     EDITOR = "editor"
     EXPAND = "expand"
+    REWIND = "rewind"
     REDRAW = "redraw"
     SUSPEND = "suspend"
 
@@ -52,6 +53,7 @@ KEYMAP: dict[Action, Binding] = {
     Action.EDIT_QUEUE: Binding(("m-q",), "edit what waits in $EDITOR", "the same"),
     Action.EDITOR: Binding(("c-x c-e", "c-g"), "edit the draft in $EDITOR", "the same"),
     Action.EXPAND: Binding(("c-o",), "expand folded pastes", "the same"),
+    Action.REWIND: Binding(("escape escape",), "go back to an earlier message", "as one Esc"),
     Action.REDRAW: Binding(("c-l",), "redraw", "the same"),
     Action.SUSPEND: Binding(("c-z",), "suspend", "suspend; the turn stands still meanwhile"),
 }

@@ -21,12 +21,14 @@ class Choice(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A question. `default` is the letter that Enter stands for; `is_closable` says that Esc and Ctrl-C close it."""
+    """A question. `default` is the letter that Enter stands for; `is_closable` says that Esc and Ctrl-C close it,
+    `is_list` that every answer gets a line of its own."""
 
     title: str
     choices: Mapping[str, Choice]
     default: str | None = None
     is_closable: bool = True
+    is_list: bool = False
 
 
 class Guard:
@@ -48,5 +50,8 @@ def panel_lines(panel: Panel, *, is_open: bool) -> list[str]:
     """The question and its answers; while the guard is closed the letters are not offered yet."""
     if not is_open:
         return [panel.title, "  …"]
+    if panel.is_list:
+        lines = [f"  [{letter}] {choice.label}" for letter, choice in panel.choices.items()]
+        return [f"{panel.title}{'  Esc back' if panel.is_closable else ''}", *lines]
     answers = "  ".join(f"[{letter}] {choice.label}" for letter, choice in panel.choices.items())
     return [panel.title, f"  {answers}{'  Esc back' if panel.is_closable else ''}"]

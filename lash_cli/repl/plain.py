@@ -19,9 +19,9 @@ from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import LashError
 from lash_cli.repl import rules
 from lash_cli.repl.client import ChatClient
-from lash_cli.repl.panels import GUARD_SECONDS
+from lash_cli.repl.panels import GUARD_SECONDS, Panel
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import said_by
+from lash_cli.repl.spawning import private_copy, said_by, text_of
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_text, preview, safe_text
@@ -199,6 +199,28 @@ class PlainFace:
             "answer: q queue it (the default), i into their turn, w wait and send, c cancel theirs; else keep the draft"
         )
         self._questions.append(_Question(answer))
+
+    def choose(self, panel: Panel) -> None:
+        """See `Face`."""
+        choices = "\n".join(f"answer {letter}: {choice.label}" for letter, choice in panel.choices.items())
+        self.write(f"question: {panel.title}\n{choices}\nnote: anything else is none of them")
+
+        def answer(line: str) -> None:
+            choice = panel.choices.get(line.strip().lower() or panel.default or "")
+            if choice is not None:
+                choice.act()
+
+        self._questions.append(_Question(answer))
+
+    async def edit_text(self, text: str) -> str | None:
+        """See `Face`."""
+        command = self.client.desk.editor()
+        with private_copy(text) as path:
+            status = await self.run_verb([*command, path], is_interactive=True)
+            if status == 0:
+                return text_of(path)
+        self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; nothing is changed")
+        return None
 
     def _cancel_theirs(self, text: str) -> None:
         self.client.cancel("lash chat wants the session")

@@ -1,9 +1,12 @@
-"""Running another program for a chat and keeping what it says (contract 08 §7.2)."""
+"""Running another program for a chat: keeping what it says, and giving it a text to edit (contract 08 §7.2, §7.3)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from lash_cli.views.safe_text import safe_text
@@ -37,3 +40,21 @@ async def said_by(command: Sequence[str]) -> Said:
             process.kill()
             await process.wait()
     return Said(process.returncode or 0, safe_text(said.decode("utf-8", "replace")[:KEPT_CHARS]))
+
+
+@contextmanager
+def private_copy(text: str) -> Iterator[str]:
+    """The path of a file with `text` that only its owner can read; it is removed at the end."""
+    descriptor, path = tempfile.mkstemp(prefix="lash-draft-", suffix=".md")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def text_of(path: str) -> str:
+    """What an editor left in a file, without the line feed that editors add."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read().removesuffix("\n")

@@ -14,7 +14,6 @@ import errno
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +38,7 @@ from lash_cli.repl.layout import chat_layout, chat_style
 from lash_cli.repl.panels import GUARD_SECONDS, Choice, Guard, Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import said_by
+from lash_cli.repl.spawning import private_copy, said_by, text_of
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
@@ -280,19 +279,19 @@ class PromptFace:
 
     async def edit(self) -> None:
         """Edit the draft in the user's editor; when that fails the draft stays as it was."""
-        before = self.text
+        edited = await self.edit_text(self.text)
+        if edited is not None:
+            self.buffer.document = Document(edited, len(edited))
+
+    async def edit_text(self, text: str) -> str | None:
+        """See `Face`."""
         command = self.client.desk.editor()
-        path = _private_copy(before)
-        try:
-            async with self._away():
-                status = await asyncio.to_thread(subprocess.call, [*command, path])
-            if status != 0:
-                self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
-                return
-            edited = _text_of(path)
-        finally:
-            os.unlink(path)
-        self.buffer.document = Document(edited, len(edited))
+        with private_copy(text) as path:
+            status = await self.run_verb([*command, path], is_interactive=True)
+            if status == 0:
+                return text_of(path)
+        self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
+        return None
 
     # --- keys ---------------------------------------------------------------------------------
 
@@ -350,6 +349,14 @@ class PromptFace:
             self._flush_above()
         self._save_now()
         self.app.suspend_to_background()
+
+    def pick_rewind(self) -> None:
+        """Esc twice: choose where to go back to; anywhere but at an empty draft in an idle session it is one Esc."""
+        moment = self.moment()
+        if moment.has_draft or moment.has_popup or moment.has_panel or moment.turn != "none":
+            self.act(rules.on_escape(moment))
+        else:
+            self._has_line("/rewind ?")
 
     def edit_queue(self) -> None:
         """Edit what waits, in the user's editor."""
@@ -443,7 +450,8 @@ class PromptFace:
         choice.act()
         self.shrink()
 
-    def _open(self, panel: Panel) -> None:
+    def choose(self, panel: Panel) -> None:
+        """See `Face`."""
         self._panels.append(panel)
         self._disturb()
 
@@ -486,7 +494,7 @@ class PromptFace:
             self.client.cancel("lash chat wants the session")
             self.client.wait_then_send(present)
 
-        self._open(
+        self.choose(
             Panel(
                 f"{name} is busy: {safe_text(who)} runs a turn",
                 {
@@ -500,7 +508,7 @@ class PromptFace:
         )
 
     def _ask_leave(self) -> None:
-        self._open(
+        self.choose(
             Panel(
                 "a turn of this chat runs",
                 {
@@ -566,16 +574,3 @@ class PromptFace:
             self._end_reason()
             if not answered.done():
                 answered.set_result(reason or "no")
-
-
-def _private_copy(text: str) -> str:
-    """The path of a new file with `text` that only its owner can read."""
-    descriptor, path = tempfile.mkstemp(prefix="lash-draft-", suffix=".md")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    return path
-
-
-def _text_of(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read().removesuffix("\n")

@@ -26,6 +26,7 @@ from lash_cli.core.outcome import TurnOutcome
 from lash_cli.errors import NotFoundError
 from lash_cli.repl.desk import Desk, Face
 from lash_cli.runtime.observing import ObservedGap, SessionObservation
+from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
 from lash_cli.views.chat_picture import Block, ChatPicture, answer_of
@@ -116,6 +117,10 @@ class Watch:
                 self._cursor = stream.cursor
         finally:
             await stream.aclose()
+
+    async def read_view(self) -> SessionReadView:
+        """The committed transcript of the present branch."""
+        return await self._observed.read_view()
 
     async def look(self) -> None:
         """Read who works on the session and what waits. Raises `NotFoundError` for a session that is gone."""

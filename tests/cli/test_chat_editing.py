@@ -14,6 +14,7 @@ def test_a_large_paste_is_one_line_of_the_draft_and_whole_when_it_is_sent(chat, 
     one.press(f"look at \x1b[200~{pasted}\x1b[201~")
     one.wait_for(f"{PROMPT} look at [paste #1 · 30 lines]")
     one.press("\r")
+    one.wait_for("You said: look at line 0")
     one.wait_for("│ idle")
     assert one.users() == ["look at " + pasted.replace("\r", "\n")]
     one.press(f"\x1b[200~{pasted}\x1b[201~\x0f")
