@@ -1,4 +1,4 @@
-"""`lash config show|path|set` (contract 08 §6.7)."""
+"""`lash config show|get|set|unset|path|schema` (contract 08 §6.7)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,72 @@ def _shown_option(name: str, value: Any) -> Any:
     return _shown(name, value)
 
 
+def get(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Such as defaults.model.")],
+    origin: Annotated[bool, typer.Option("--origin", help="Also show where the value came from.")] = False,
+) -> int:
+    """Show the value of one key that is in force; nothing when it has none."""
+    from lash_cli.settings.schema import UnknownKey, find_option
+
+    settings = current().settings
+    try:
+        _, base, inside = find_option(key)
+    except UnknownKey as error:
+        hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
+        raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
+    value = _shown_option(base.rpartition(".")[2], settings.get(base))
+    for name in inside:
+        value = value.get(name) if isinstance(value, dict) else None
+    document = {"id": key, "key": key, "value": value, "origin": settings.origin(base)}
+    emit_one("ConfigEntry", document, text=_value_text(document, with_origin=origin), name=_plain(value))
+    return 0
+
+
+def _value_text(document: Document, *, with_origin: bool) -> str:
+    from lash_cli.views.safe_text import safe_text
+
+    text = safe_text(_plain(document["value"]))
+    return f"{text}  ({safe_text(document['origin'])})".lstrip() if with_origin else text
+
+
+def _plain(value: Any) -> str:
+    """A text as it is, anything else as TOML writes it."""
+    from lash_cli.settings.editing import literal
+
+    return "" if value is None else value if isinstance(value, str) else literal(value)
+
+
+def unset(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Such as defaults.model, or models.quick for a table.")],
+) -> int:
+    """Take one key, or one table you named, out of the user's configuration file.
+
+    What is in force then is the next in line; see it with: lash config get KEY
+    """
+    from lash_cli.settings import editing
+
+    paths = current().paths
+    editing.unset_value(paths, key)
+    emit_one("ConfigRemoved", {"id": key, "key": key, "file": paths.config_file}, text="")
+    say(f"took {key} out of {paths.config_file}")
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON Schema of the configuration file, for editors that check TOML with one."""
+    import json
+
+    from lash_cli.cli.output import to_json, write_line
+    from lash_cli.settings.json_schema import config_schema
+
+    options = current().output
+    if options.fields is not None or options.template is not None:
+        raise UsageError("a schema is printed whole", hint="choose from it with: lash config schema | jq .properties")
+    document = config_schema()
+    write_line(to_json(document) if options.is_machine else json.dumps(document, indent=2))
+    return 0
+
+
 def path() -> int:
     """Show where lash keeps its files, whether they exist or not."""
     emit_one("Paths", {"id": current().paths.config_file, **current().paths.rows()}, text=_paths_text())
@@ -63,12 +129,10 @@ def set_value(
 
     Everything else in the file stays as it is. A key of a provider is never
     written here, only where it is kept: keys:NAME, env:NAME, file:PATH,
-    cmd:COMMAND or keyring:NAME.
+    cmd:COMMAND or keyring:NAME. A key of a profile is profiles.NAME.KEY.
     """
     from lash_cli.settings import editing
 
-    if key.startswith("profiles."):
-        raise UsageError("a profile is edited in the file itself", hint=f"edit {current().paths.config_file}")
     stored = editing.set_value(current().paths, key, value)
     document = {"id": key, "key": key, "value": _shown(key, stored), "file": current().paths.config_file}
     emit_one("ConfigValue", document, text="")

@@ -1,4 +1,4 @@
-"""`lash key set|ls|rm` (contract 08 §6.8): a key comes in by a hidden prompt or stdin and never goes out again."""
+"""`lash key set|ls|rm|test|path` (contract 08 §6.8): a key comes in by a hidden prompt or stdin and never goes out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.secret_input import KeylessCommand, read_key
-from lash_cli.errors import LashError, UsageError
+from lash_cli.errors import ConfigError, LashError, NotFoundError, UsageError
 from lash_cli.settings import keys
 from lash_cli.settings.providers import WELL_KNOWN
 from lash_cli.settings.redact import redact, remember
@@ -85,6 +85,41 @@ def _document(name: str, source: str, *, replaced: bool | None = None, removed: 
 
 def _row(name: str, source: str, value: str | None) -> Document:
     return {"name": name, "source": redact(source), "last_four": keys.last_four(value) if value else None}
+
+
+def test(name: Annotated[str, typer.Argument(metavar="NAME", help="A stored key, or a provider.")]) -> int:
+    """Fetch a key from where it is kept, and show only how it ends.
+
+    A key command is run and a keyring is asked, but no server: whether a
+    provider takes the key tells lash provider test.
+    """
+    from lash_cli.settings.providers import available_provider, provider_names
+
+    invocation = current()
+    source = keys.read_stored(invocation.paths).source(name)
+    if source is None and name in provider_names(invocation.settings, invocation.environment):
+        source = available_provider(invocation.settings, invocation.environment, name).key
+        if source is None:
+            raise ConfigError(
+                f"provider {name!r} has no key", code="key_missing", hint=f"lash config set providers.{name}.key SOURCE"
+            )
+    if source is None:
+        if len(name) >= _TOKEN_LENGTH:
+            remember(name)  # somebody pasted the key itself; do not repeat it
+        raise NotFoundError(
+            f"no key and no provider {name!r}", code="key_not_found", hint="list them with: lash key ls"
+        )
+    value = keys.fetch_key(source, invocation.paths, invocation.environment, wanted_by=f"key {name}")
+    document = {"id": name, "name": name, "source": redact(source), "last_four": keys.last_four(value)}
+    emit_one("KeyTest", document, text=f"{redact(source)} has a key that ends with {document['last_four']}")
+    return 0
+
+
+def path() -> int:
+    """Print the file that stored keys are in, whether it exists or not."""
+    place = current().paths.keys_file
+    emit_one("KeyPath", {"id": place, "file": place, "exists": os.path.exists(place)}, text=place)
+    return 0
 
 
 def remove_key(name: Annotated[str, typer.Argument(metavar="NAME", help="As `lash key ls` shows it.")]) -> int:

@@ -118,7 +118,7 @@ def add(
         _check_source(key)
     options = _options(option or [])
     chosen = _kind(name, kind)
-    needs_key = _check(name, chosen, base_url, options)
+    needs_key = check_provider(name, chosen, base_url, options)
     source, is_new_key = key, False
     if key is None and (from_stdin or ask_key or (needs_key and not _has_variable(chosen, base_url))):
         is_new_key = keys.read_stored(current().paths).source(name) is None
@@ -225,7 +225,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
     return table
 
 
-def _check(name: str, kind: str, base_url: str | None, options: dict[str, Any]) -> bool:
+def check_provider(name: str, kind: str, base_url: str | None, options: dict[str, Any]) -> bool:
     """Whether the address needs a key; everything else is checked as building the provider does.
 
     Raises `UsageError` with the code of what is wrong.

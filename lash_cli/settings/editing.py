@@ -1,7 +1,8 @@
 """Values into the user's configuration file and out of it, everything else left as it stands (contract 08 §6.7).
 
-An edit is by lines. The new text is parsed and checked as a whole before it
-replaces the old one, in one step, so a file this cannot edit safely stays
+A key is a dotted path as `schema` knows it, or `profiles.NAME.` and such a
+path. An edit is by lines. The new text is parsed and checked as a whole before
+it replaces the old one, in one step, so a file this cannot edit safely stays
 untouched and several values are written together or not at all.
 """
 
@@ -12,10 +13,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lash_cli.errors import ConfigError, UsageError
+from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, write_private_file
 from lash_cli.settings.loading import assignments, check_document
-from lash_cli.settings.schema import Option, UnknownKey, find_option, loose_toml_value, parse_text
+from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
+
+PROFILES = "profiles"
 
 
 def set_value(paths: Paths, key: str, text: str) -> Any:
@@ -43,7 +46,7 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
         _known(key)
         after = edit(after, tuple(key.split(".")), literal(value))
     try:
-        stored = check_document(after, paths.config_file)
+        check_document(after, paths.config_file)
     except ConfigError as error:
         # The file was sound before: either a value is not, or it is written in a way that lines cannot be added to.
         raise ConfigError(
@@ -51,9 +54,64 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
             hint="edit the file by hand",
         ) from error
     for key in values:
-        if stored.get(_known(key)[1]) is None:
+        if _value_at(after, key) is None:
             raise ConfigError(f"cannot set {key} by editing lines of {paths.config_file}", hint="edit the file by hand")
     write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
+
+
+def unset_value(paths: Paths, key: str) -> None:
+    """Take a key, `SECTION.NAME` or `profiles.NAME` out of the user's file.
+
+    Raises `UsageError` for an unknown key, `NotFoundError` (`config_key_not_set`)
+    when the file does not set it, `ConfigError` when the file is broken or the
+    key stands in a way that lines cannot be taken from, `StoreReadOnly`.
+    """
+    parts = tuple(key.split("."))
+    is_table = len(parts) == 2 and (parts[0] in NAMED_SECTIONS or parts[0] == PROFILES) and all(parts)
+    if not is_table:
+        _known(key)
+    before = _present_text(paths)
+    if _value_at(before, key) is None:
+        raise NotFoundError(
+            f"{paths.config_file} does not set {key}", code="config_key_not_set", hint="see: lash config show --origin"
+        )
+    after = without_table(before, parts)
+    if not _is_all_but(before, after, parts):
+        raise ConfigError(f"cannot take {key} out of {paths.config_file} by its lines", hint="edit the file by hand")
+    check_document(after, paths.config_file)
+    write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
+
+
+def _value_at(text: str, key: str) -> Any:
+    """What a sound file sets a key to, None when it does not."""
+    import tomllib
+
+    value: Any = tomllib.loads(text)
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _is_all_but(before: str, after: str, path: tuple[str, ...]) -> bool:
+    """Whether `after` says what `before` says without `path`, and nothing else."""
+    import tomllib
+
+    try:
+        left = tomllib.loads(after)
+    except tomllib.TOMLDecodeError:
+        return False
+    wanted = tomllib.loads(before)
+    table = wanted
+    for part in path[:-1]:
+        table = table[part]
+    del table[path[-1]]
+    return _without_empty(wanted) == _without_empty(left)
+
+
+def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
+    """`table` without tables that hold nothing: whether their header is left makes no difference."""
+    shrunk = {name: _without_empty(item) if isinstance(item, dict) else item for name, item in table.items()}
+    return {name: item for name, item in shrunk.items() if item != {}}
 
 
 def remove_table(paths: Paths, section: str, name: str) -> bool:
@@ -95,8 +153,10 @@ def _present_text(paths: Paths) -> str:
 
 
 def _known(key: str) -> tuple[Option, str, tuple[str, ...]]:
+    head, _, rest = key.partition(".")
+    name, _, inner = rest.partition(".")
     try:
-        return find_option(key)
+        return find_option(inner if head == PROFILES and name and inner else key)
     except UnknownKey as error:
         hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
         raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
@@ -116,26 +176,29 @@ def _checked(option: Option, key: str, text: str, *, has_path_inside: bool) -> A
 def edit(text: str, path: tuple[str, ...], value: str) -> str:
     """`text` with the assignment of `path` replaced or added in its section; comments stay.
 
-    Raises `ConfigError` when the present value spans several lines.
+    A profile is one table with dotted keys, unless the file has a table for the
+    section in it. Raises `ConfigError` when the present value spans several
+    lines.
     """
     lines = text.splitlines()
-    section, name = path[:-1], path[-1]
-    last_of_section: int | None = None
+    section = path[:-1]
+    last_of: dict[tuple[str, ...], int] = {}
     current: tuple[str, ...] = ()
     for number, found, is_header in assignments(text):
         if not is_header and found == path:
             lines[number - 1] = _replaced(lines[number - 1], value)
             return "\n".join(lines) + "\n"
         current = found if is_header else current
-        if current == section:
-            last_of_section = number
-    addition = f"{_bare(name)} = {value}"
-    if last_of_section is not None:
-        lines.insert(_end_of_value(lines, last_of_section), addition)
+        last_of[current] = number
+    if section not in last_of and path[0] == PROFILES:
+        section = path[:2]
+    addition = f"{_dotted(path[len(section) :])} = {value}"
+    if section in last_of:
+        lines.insert(_end_of_value(lines, last_of[section]), addition)
     else:
         if lines and lines[-1].strip():
             lines.append("")
-        lines += [f"[{'.'.join(_bare(part) for part in section)}]", addition]
+        lines += [f"[{_dotted(section)}]", addition]
     return "\n".join(lines) + "\n"
 
 
@@ -194,6 +257,10 @@ def _end_of_value(lines: list[str], start: int) -> int:
             continue
         return end
     return start
+
+
+def _dotted(path: tuple[str, ...]) -> str:
+    return ".".join(_bare(part) for part in path)
 
 
 def _bare(name: str) -> str:

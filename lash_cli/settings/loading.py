@@ -3,7 +3,7 @@
 Later layers win: built-in, user file, profile, project file, environment, `-c`.
 A mistake in any of them is `config_invalid` naming the place and the nearest
 key; a project file may set only harmless keys, and the rest of it is ignored
-with a warning.
+with a warning until the user trusts it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, NotFoundError
 from lash_cli.paths import Paths
 from lash_cli.settings.schema import LABELS, PROJECT_KEYS, UnknownKey, check_value, find_option, is_group, parse_text
 from lash_cli.settings.schema import loose_toml_value as loose
@@ -68,6 +68,63 @@ def check_document(text: str, path: str) -> Values:
     return values
 
 
+class Problem(NamedTuple):
+    """One mistake in a file. `key` None means that the text itself is none of TOML."""
+
+    file: str
+    line: int
+    key: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+def problems_in(text: str, path: str) -> list[Problem]:
+    """Every mistake in a configuration file, in the order of its lines; loading stops at the first."""
+    import tomllib
+
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        return [_syntax_problem(text, path, error)]
+    profiles = document.pop("profiles", {})
+    found = _problems(document, (), path, text)
+    if not _are_profiles(profiles):
+        found.append(_profiles_problem(text, path))
+    else:
+        for name, table in profiles.items():
+            found += _problems(table, ("profiles", name), path, text)
+    return sorted(found, key=lambda problem: problem.line)
+
+
+def _problems(document: dict[str, Any], prefix: tuple[str, ...], path: str, text: str) -> list[Problem]:
+    checked = (_check_leaf(parts, value, prefix, path, text) for parts, value in _walk(document))
+    return [problem for problem in checked if isinstance(problem, Problem)]
+
+
+def _check_leaf(parts: tuple[str, ...], value: Any, prefix: tuple[str, ...], path: str, text: str) -> Sourced | Problem:
+    """The value of a key with the line it is on as its origin, or what is wrong with it."""
+    key = ".".join(parts)
+    line = line_of(text, (*prefix, *parts))
+    try:
+        option, _, _ = find_option(key)
+        return Sourced(check_value(option, value), str(line))
+    except UnknownKey as error:
+        return Problem(path, line, key, f"unknown key {key}{_nearest(error)}")
+    except ValueError as error:
+        return Problem(path, line, key, f"{key}: {error}")
+
+
+def _are_profiles(profiles: Any) -> bool:
+    return isinstance(profiles, dict) and all(isinstance(table, dict) for table in profiles.values())
+
+
+def _profiles_problem(text: str, path: str) -> Problem:
+    line = line_of(text, ("profiles",))
+    return Problem(path, line, "profiles", "profiles: expected [profiles.NAME] tables")
+
+
 def _read(path: str) -> tuple[str, dict[str, Any]] | None:
     try:
         with open(path, "rb") as file:
@@ -89,10 +146,14 @@ def _parse(text: str, path: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        message = str(error)
-        place = _TOML_PLACE.search(message)
-        line = place[1] if place else str(text.count("\n") + 1)
-        raise ConfigError(f"{path}:{line}: {_TOML_PLACE.sub('', message).strip()}") from error
+        raise ConfigError(str(_syntax_problem(text, path, error))) from error
+
+
+def _syntax_problem(text: str, path: str, error: ValueError) -> Problem:
+    message = str(error)
+    place = _TOML_PLACE.search(message)
+    line = int(place[1]) if place else text.count("\n") + 1
+    return Problem(path, line, None, _TOML_PLACE.sub("", message).strip())
 
 
 def _walk(document: dict[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -108,22 +169,16 @@ def _walk(document: dict[str, Any], parents: tuple[str, ...] = ()) -> Iterator[t
 def _apply_document(values: Values, document: dict[str, Any], path: str, text: str, origin: str) -> None:
     prefix = ("profiles", origin.removeprefix("profile ")) if origin.startswith("profile ") else ()
     for parts, value in _walk(document):
-        key = ".".join(parts)
-        line = line_of(text, (*prefix, *parts))
-        try:
-            option, _, _ = find_option(key)
-            checked = check_value(option, value)
-        except UnknownKey as error:
-            raise ConfigError(f"{path}:{line}: unknown key {key}{_nearest(error)}") from error
-        except ValueError as error:
-            raise ConfigError(f"{path}:{line}: {key}: {error}") from error
-        values[key] = Sourced(checked, origin if prefix else f"{origin}:{line}")
+        checked = _check_leaf(parts, value, prefix, path, text)
+        if isinstance(checked, Problem):
+            raise ConfigError(str(checked))
+        values[".".join(parts)] = Sourced(checked.value, origin if prefix else f"{origin}:{checked.origin}")
 
 
 def _apply_profiles(values: Values, profiles: Any, chosen: str | None, path: str, text: str) -> None:
     """Check every profile, so that a mistake shows before it is needed; apply the chosen one."""
-    if not isinstance(profiles, dict) or not all(isinstance(table, dict) for table in profiles.values()):
-        raise ConfigError(f"{path}:{line_of(text, ('profiles',))}: profiles: expected [profiles.NAME] tables")
+    if not _are_profiles(profiles):
+        raise ConfigError(str(_profiles_problem(text, path)))
     for name, table in profiles.items():
         _apply_document(values if name == chosen else {}, table, path, text, f"profile {name}")
     if chosen is not None and chosen not in profiles:
@@ -143,17 +198,44 @@ def _apply_project(values: Values, cwd: str, paths: Paths, warnings: list[str]) 
     if loaded is None:
         return
     text, document = loaded
-    allowed: dict[str, Any] = {}
-    ignored: list[str] = []
-    for parts, value in _walk(document):
-        key = ".".join(parts)
-        if key in PROJECT_KEYS or parts[0] == LABELS:
-            _nest(allowed, parts, value)
-        else:
-            ignored.append(key)
-    if ignored:
-        warnings.append(f"{path}: ignored {', '.join(sorted(ignored))}: a project may not set these")
-    _apply_document(values, allowed, path, text, f"project {path}")
+    if document.pop("profiles", None) is not None:
+        warnings.append(f"{path}: ignored profiles: they are the user's own")
+    # The whole file is checked, trusted or not: a typo is a mistake, not something to be trusted.
+    found: Values = {}
+    _apply_document(found, document, path, text, f"project {path}")
+    restricted = restricted_keys(found)
+    if restricted:
+        from lash_cli.settings.trust import standing  # costs a hash, which few projects need
+
+        stands = standing(paths, path, text)
+        if stands != "trusted":
+            why = (
+                "it changed since you trusted it: look at it, then"
+                if stands == "changed"
+                else "until you trust it with"
+            )
+            directory = os.path.dirname(os.path.dirname(path))
+            warnings.append(f"{path}: ignored {', '.join(restricted)}; {why}: lash config trust {directory}")
+            for key in restricted:
+                del found[key]
+    values.update(found)
+
+
+def restricted_keys(values: Values) -> list[str]:
+    """The keys that a project file may set only when it is trusted, sorted."""
+    return sorted(key for key in values if key not in PROJECT_KEYS and not key.startswith(f"{LABELS}."))
+
+
+def read_project(path: str) -> tuple[str, Values]:
+    """The text of a project file and every value in it, trusted or not; raises `ConfigError`, `NotFoundError`."""
+    loaded = _read(path)
+    if loaded is None:
+        raise NotFoundError(f"there is no {path}", code="project_file_not_found", details={"path": path})
+    text, document = loaded
+    document.pop("profiles", None)
+    values: Values = {}
+    _apply_document(values, document, path, text, f"project {path}")
+    return text, values
 
 
 def find_project_file(cwd: str) -> str | None:

@@ -107,6 +107,203 @@ def test_a_project_file_cannot_redirect_a_key(lash, home, tmp_path):
     assert value_of(lash, "defaults.model", cwd=project)[0] == "m"
 
 
+def project_of(tmp_path: Path, text: str, name: str = "cloned") -> Path:
+    project = tmp_path / name
+    (project / ".lash").mkdir(parents=True, exist_ok=True)
+    (project / ".lash" / "config.toml").write_text(text)
+    return project
+
+
+REDIRECTING = '[defaults]\nmodel = "m"\n[providers.p]\nbase_url = "http://127.0.0.1:9/v1"\nkey = "cmd:pass show x"\n'
+
+
+def test_a_project_may_set_everything_once_it_is_trusted_and_until_it_changes(lash, home, tmp_path):
+    project = project_of(tmp_path, REDIRECTING)
+    inside = project / "deep"
+    inside.mkdir()
+    asked = lash("config", "trust", str(project), "-o", "json")
+    assert (asked.code, asked.out, asked.error["code"]) == (2, "", "confirmation_required")
+    assert "providers.p.base_url, providers.p.key" in asked.error["message"]
+    trusted = lash("config", "trust", "--yes", "-o", "json", cwd=inside)
+    assert (trusted.code, trusted.json["trusted"]) == (0, True)
+    assert trusted.json["keys"] == ["providers.p.base_url", "providers.p.key"]
+    shown = lash("config", "get", "providers.p.key", "-o", "json", cwd=inside)
+    assert (shown.json["value"], shown.err) == ("cmd:pass show x", "")
+    assert shown.json["origin"] == f"project {project / '.lash' / 'config.toml'}:5"
+    assert (home / "trusted.json").stat().st_mode & 0o777 == 0o600
+    # A pull brings another address: nothing of it is believed.
+    project_of(tmp_path, REDIRECTING.replace("127.0.0.1", "evil.example"))
+    changed = lash("config", "get", "providers.p.base_url", "-o", "json", cwd=inside)
+    assert changed.json["value"] is None and "it changed since you trusted it" in changed.err
+    assert [item["state"] for item in lash("config", "trust", "--list", "-o", "json").json["items"]] == ["changed"]
+    lash("config", "trust", str(project), "--yes")
+    assert lash("config", "get", "providers.p.base_url", cwd=project).out == "http://evil.example:9/v1\n"
+    assert lash("config", "trust", str(project), "--revoke", "-o", "json").json["trusted"] is False
+    assert lash("config", "get", "providers.p.base_url", cwd=project).out == ""
+    assert lash("config", "trust", "--list", "-o", "json").json["items"] == []
+
+
+def test_trust_is_for_one_file_and_a_copy_of_it_elsewhere_is_not_trusted(lash, tmp_path):
+    lash("config", "trust", str(project_of(tmp_path, REDIRECTING)), "--yes")
+    other = project_of(tmp_path, REDIRECTING, "another")
+    assert lash("config", "get", "providers.p.key", cwd=other).out == ""
+
+
+def test_a_list_of_trust_that_others_can_write_is_not_believed(lash, home, tmp_path):
+    project = project_of(tmp_path, REDIRECTING)
+    lash("config", "trust", str(project), "--yes")
+    (home / "trusted.json").chmod(0o666)
+    done = lash("config", "get", "providers.p.key", "-o", "json", cwd=project)
+    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
+
+
+def test_what_is_no_project_or_no_toml_is_not_trusted(lash, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for args in ((), (str(tmp_path / "empty"),)):
+        done = lash("config", "trust", *args, "-o", "json", cwd=tmp_path / "empty")
+        assert (done.code, done.out, done.error["code"]) == (3, "", "project_file_not_found")
+    broken = project_of(tmp_path, "[providers\n")
+    assert lash("config", "trust", str(broken), "--yes", "-o", "json").error["code"] == "config_invalid"
+
+
+def test_a_typo_in_a_project_file_is_a_mistake_and_not_something_to_trust(lash, tmp_path):
+    project = project_of(tmp_path, '[defaults]\nmodle = "m"\n')
+    done = lash("config", "show", "-o", "json", cwd=project)
+    assert (done.code, done.out) == (5, "")
+    assert (
+        f"{project / '.lash' / 'config.toml'}:2: unknown key defaults.modle; did you mean defaults.model?"
+        in (done.error["message"])
+    )
+
+
+def test_profiles_of_a_project_are_ignored(lash, tmp_path):
+    project = project_of(tmp_path, "[profiles.x]\ndefaults.model = 'm'\n")
+    done = lash("config", "get", "defaults.model", cwd=project)
+    assert (done.code, done.out) == (0, "") and "ignored profiles" in done.err
+
+
+def test_get_shows_the_value_in_force_and_where_it_came_from(lash, home):
+    path = write_config(home, '[providers.p]\noptions = { max_attempts = 3 }\n[tools]\nroots = ["/a"]\n')
+    assert lash("config", "get", "defaults.output").out == "text\n"
+    assert lash("config", "get", "tools.roots").out == '["/a"]\n'
+    assert lash("config", "get", "lease.ttl_ms", "--origin", "-c", "lease.ttl_ms=9").out == "9  (-c)\n"
+    document = lash("config", "get", "providers.p.options.max_attempts", "-o", "json").json
+    assert (document["kind"], document["value"], document["origin"]) == ("ConfigEntry", 3, f"user {path}:2")
+    unknown = lash("config", "get", "defaults.modle", "-o", "json")
+    assert (unknown.code, unknown.out, unknown.error["hint"]) == (2, "", "did you mean: defaults.model")
+
+
+def test_unset_takes_one_value_out_and_leaves_the_rest(lash, home):
+    path = write_config(
+        home,
+        '# mine\n[defaults]\nmodel = "m"  # why\nprovider = "loopback"\n\n[tools]\nroots = [\n  "/a",\n]\n'
+        '\n[models.q]\nid = "x"\nvariant = "low"\n',
+    )
+    assert lash("config", "unset", "defaults.model").code == 0
+    assert lash("config", "unset", "tools.roots").code == 0
+    assert lash("config", "unset", "models.q").code == 0
+    assert path.read_text() == '# mine\n[defaults]\nprovider = "loopback"\n\n[tools]\n'
+    assert path.stat().st_mode & 0o777 == 0o600
+    absent = lash("config", "unset", "defaults.model", "-o", "json")
+    assert (absent.code, absent.out, absent.error["code"]) == (3, "", "config_key_not_set")
+    assert lash("config", "unset", "defaults.modle").code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('defaults = { model = "m", provider = "loopback" }\n', "defaults.model"),
+        ("[providers.p]\noptions = { a = 1, b = 2 }\n", "providers.p.options.a"),
+    ],
+)
+def test_unset_does_not_touch_what_lines_cannot_be_taken_from(lash, home, text, key):
+    path = write_config(home, text)
+    done = lash("config", "unset", key, "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "config_invalid")
+    assert path.read_text() == text
+
+
+def test_set_and_unset_reach_into_profiles(lash, home):
+    assert lash("config", "set", "profiles.ci.defaults.output", "json").code == 0
+    assert lash("config", "set", "profiles.ci.defaults.if_busy", "wait=60s").code == 0
+    path = home / "config.toml"
+    assert path.read_text() == '[profiles.ci]\ndefaults.output = "json"\ndefaults.if_busy = "wait=60s"\n'
+    assert lash("config", "get", "defaults.if_busy", "--profile", "ci").json["value"] == "wait=60s"
+    assert lash("config", "get", "defaults.if_busy", env={"LASH_PROFILE": "ci"}).json["value"] == "wait=60s"
+    assert lash("config", "unset", "profiles.ci.defaults.if_busy").code == 0
+    assert path.read_text() == '[profiles.ci]\ndefaults.output = "json"\n'
+    assert lash("config", "unset", "profiles.ci").code == 0
+    assert path.read_text() == ""
+    write_config(home, "[profiles.ci.defaults]\nmodel = 'm'\n")
+    assert lash("config", "set", "profiles.ci.defaults.output", "json").code == 0
+    assert path.read_text() == "[profiles.ci.defaults]\nmodel = 'm'\noutput = \"json\"\n"
+
+
+def test_validate_names_every_mistake_with_its_line_and_the_nearest_key(lash, home, tmp_path):
+    assert lash("config", "validate", "-o", "json").json["files"][0]["exists"] is False
+    path = write_config(
+        home,
+        '[defaults]\nmodle = "x"\nif_busy = "maybe"\n\n[profiles.ci]\ndefaults.outptu = "json"\n[lease]\nttl_ms = 1\n',
+    )
+    done = lash("config", "validate", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "config_invalid")
+    assert [problem["line"] for problem in done.error["details"]["problems"]] == [2, 3, 6, 8]
+    for said in (
+        f"{path}:2: unknown key defaults.modle; did you mean defaults.model?",
+        f"{path}:3: defaults.if_busy: expected fail, enqueue, wait or wait=DURATION",
+        f"{path}:6: unknown key defaults.outptu; did you mean defaults.output?",
+    ):
+        assert said in done.error["message"] and said in lash("config", "validate").err
+    other = tmp_path / "other.toml"
+    other.write_text('[defaults]\nmodel = "x\n')
+    named = lash("config", "validate", str(other), "-o", "json")
+    assert named.code == 5 and f"{other}:2:" in named.error["message"]
+    other.write_text('[defaults]\nmodel = "x"\n')
+    assert lash("config", "validate", str(other), "-o", "json").json["files"][0]["role"] == "named"
+    assert lash("config", "validate", str(tmp_path / "none"), "-o", "json").error["code"] == "config_file_not_found"
+
+
+def test_validate_makes_what_the_files_describe_without_a_call(lash, home):
+    path = write_config(
+        home,
+        '[defaults]\nprovider = "nope"\n[providers.a]\nkind = "smoke"\n[providers.b]\nbase_url = "ftp://x"\n'
+        'key = "cmd:touch called"\n[repl.keys]\nsubmitt = ["enter"]\n[retention]\nmax_age = "1h"\n',
+    )
+    done = lash("config", "validate", "-o", "json")
+    assert done.code == 5
+    found = {problem["key"]: problem["line"] for problem in done.error["details"]["problems"]}
+    assert found == {
+        "defaults.provider": 2,
+        "providers.a": 4,
+        "providers.b": 6,
+        "repl.keys": 8,
+        "retention.max_age": 11,
+    }
+    assert f"{path}:8: repl.keys: " in done.error["message"] and "submit" in done.error["message"]
+    assert not (home.parent / "called").exists()
+
+
+def test_the_schema_accepts_what_loading_accepts_and_refuses_a_typo(lash):
+    import tomllib
+
+    import jsonschema_rs
+
+    schema = lash("config", "schema", "-o", "json").json
+    jsonschema_rs.meta.validate(schema)
+    check = jsonschema_rs.Draft202012Validator(schema).is_valid
+    good = (
+        '[defaults]\nmodel = "m"\nif_busy = "wait=60s"\n[providers.p]\nkey = "env:X"\noptions = { a = 1 }\n'
+        '[models.q.prices]\ninput = 1.5\n[labels]\na = "b"\n[retention]\nmax_age = "never"\nmin_age = "1d"\n'
+        '[profiles.ci]\ndefaults.output = "json"\n'
+    )
+    assert check(tomllib.loads(good))
+    for bad in (
+        '[defaults]\nmodle = "m"\n', '[profiles.ci]\ndefaults.modle = "m"\n', "[lease]\nttl_ms = 1\n",
+        '[providers.p]\nkey = "sk-itself"\n', "[models.q.prices]\ninputt = 1\n", '[retention]\nmax_age = "soon"\n',
+    ):  # fmt: skip
+        assert not check(tomllib.loads(bad)), bad
+
+
 def test_set_writes_a_private_file_and_keeps_comments(lash, home):
     path = write_config(
         home, '# mine\n[defaults]\nmodel = "old"  # the model\n# end of defaults\n\n[lease]\nttl_ms = 9000\n'
@@ -137,7 +334,8 @@ def test_set_makes_the_home_private(lash, home):
         ("approval.read", "maybe", "one of: ask, auto, never"),
         ("lease.ttl_ms", "soon", "whole number"),
         ("providers.x.key", "sk-verysecretvalue", "lash key set"),
-        ("profiles.x.defaults.model", "m", "edited in the file"),
+        ("profiles.x.defaults.modle", "m", "did you mean: defaults.model"),
+        ("profiles.x", "m", "unknown configuration key"),
     ],
 )
 def test_set_refuses_what_loading_would_refuse(lash, home, key, value, said):

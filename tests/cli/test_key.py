@@ -98,3 +98,23 @@ def test_the_hidden_prompt_never_echoes(home, tmp_path):
     assert child.exitstatus == 0
     assert b"very-private" not in child.before
     assert SECRET in (home / "keys.toml").read_text()
+
+
+def test_a_key_is_fetched_from_its_source_and_only_its_end_is_shown(lash, home, tmp_path):
+    assert lash("key", "path").out == f"{home / 'keys.toml'}\n"
+    lash("key", "set", "mine", "--stdin", input=SECRET + "\n")
+    script = tmp_path / "pass.sh"
+    script.write_text(f"#!/bin/sh\necho {SECRET}\n")
+    script.chmod(0o700)
+    lash("config", "set", "providers.p.key", f"cmd:{script}")
+    lash("config", "set", "providers.q.key", "env:NOT_THERE")
+    for name, source in (("mine", "keys:mine"), ("p", f"cmd:{script}")):
+        done = lash("key", "test", name, "-o", "json")
+        assert (done.code, done.json["source"], done.json["last_four"]) == (0, source, "…7f3a")
+        assert "very-private" not in done.out + done.err + lash("key", "test", name).out
+    absent = lash("key", "test", "q", "-o", "json")
+    assert (absent.code, absent.out, absent.error["code"]) == (5, "", "key_missing")
+    assert lash("key", "test", "loopback", "-o", "json").error["code"] == "key_missing"
+    unknown = lash("key", "test", SECRET, "-o", "json")
+    assert (unknown.code, unknown.out, unknown.error["code"]) == (3, "", "key_not_found")
+    assert "very-private" not in unknown.err

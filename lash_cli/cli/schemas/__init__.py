@@ -45,6 +45,10 @@ _DOCUMENTS: dict[str, Any] = {
     "ClaimAbandoned": queue.ClaimAbandoned,
     "CompletionInstalled": setup.CompletionInstalled,
     "Collection": database.Collection,
+    "ConfigCheck": setup.ConfigCheck,
+    "ConfigEdit": setup.ConfigEdit,
+    "ConfigEntry": setup.ConfigItem,
+    "ConfigRemoved": setup.ConfigRemoved,
     "ConfigValue": setup.ConfigValue,
     "DatabaseBackup": database.DatabaseBackup,
     "DatabaseCheck": database.DatabaseCheck,
@@ -57,6 +61,8 @@ _DOCUMENTS: dict[str, Any] = {
     "DatabaseVacuum": database.DatabaseVacuum,
     "Doctor": setup.Doctor,
     "Key": setup.Key,
+    "KeyPath": setup.KeyPath,
+    "KeyTest": setup.KeyTest,
     "Model": models.Model,
     "ModelAlias": models.ModelAlias,
     "ModelDefault": models.ModelDefault,
@@ -64,6 +70,7 @@ _DOCUMENTS: dict[str, Any] = {
     "Paths": setup.Paths,
     "PendingInput": queue.PendingInput,
     "Provider": models.Provider,
+    "ProjectTrust": setup.ProjectTrust,
     "ProviderTest": models.ProviderTest,
     "QueueEdit": queue.QueueEdit,
     "QueueHold": queue.QueueHold,
@@ -98,6 +105,7 @@ _LISTS: dict[str, Any] = {
     "SecretList": database.SecretItem,
     "SessionList": sessions.SessionItem,
     "TopicList": setup.TopicItem,
+    "TrustList": setup.TrustItem,
 }
 # What `-o jsonl` prints of a list, and the lines of a transcript: one per line, without an envelope.
 _ITEMS: dict[str, Any] = {

@@ -46,6 +46,57 @@ class ConfigValue(Shape):
     file: str
 
 
+class ConfigRemoved(Shape):
+    """A key or a table that was taken out of the user's file."""
+
+    id: str
+    key: str
+    file: str
+
+
+class ConfigEdit(Shape):
+    """The user's file after the editor ended."""
+
+    id: str
+    file: str
+    changed: bool
+
+
+class ConfigFile(Shape):
+    """A configuration file. `role`: user, project or named."""
+
+    path: str
+    role: str
+    exists: bool
+
+
+class ConfigCheck(Shape):
+    """The files that were checked. One with a mistake is an error instead, with every mistake in its details."""
+
+    id: str
+    valid: bool
+    files: list[ConfigFile]
+
+
+class ProjectTrust(Shape):
+    """Whether a project is trusted now, and which keys it may set because of that."""
+
+    id: str
+    directory: str
+    file: str
+    trusted: bool
+    keys: list[str]
+
+
+class TrustItem(Shape):
+    """A project that was trusted. `state`: trusted, changed (it says something else since) or absent."""
+
+    id: str
+    directory: str
+    file: str
+    state: str
+
+
 class Paths(Shape):
     """Where lash keeps its files, whether they exist or not."""
 
@@ -76,6 +127,23 @@ class KeyItem(Shape):
     name: str
     source: str
     last_four: str | None
+
+
+class KeyTest(Shape):
+    """A key that could be fetched; never the key."""
+
+    id: str
+    name: str
+    source: str
+    last_four: str
+
+
+class KeyPath(Shape):
+    """The file that stored keys are in."""
+
+    id: str
+    file: str
+    exists: bool
 
 
 class Version(Shape):
