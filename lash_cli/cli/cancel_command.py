@@ -36,7 +36,7 @@ def command(
 ) -> int:
     """Ask the running turn to stop and print the receipt."""
     wait_ms = duration_ms(wait) if wait is not None else None
-    document = run_async(_run(session, turn, reason, wait_ms))
+    document = run_async(request_cancel(session, turn, reason, wait_ms))
     text = f"{document['outcome']}: turn {document['turn_id']} of session {document['session']}"
     if document["terminal"] is not None:
         terminal = document["terminal"]
@@ -45,7 +45,11 @@ def command(
     return 0
 
 
-async def _run(reference: str | None, turn_id: str | None, reason: str | None, wait_ms: int | None) -> Document:
+async def request_cancel(
+    reference: str | None, turn_id: str | None, reason: str | None, wait_ms: int | None, *, origin: str = ORIGIN
+) -> Document:
+    """Ask the turn to stop and, with `wait_ms`, wait for its end; the CancelReceipt document. Raises `ConflictError`
+    (`completion_won`) and what `resolve_session` raises."""
     from lash_cli.cli.references import resolve_session
     from lash_cli.cli.show_command import find_turn
 
@@ -53,7 +57,7 @@ async def _run(reference: str | None, turn_id: str | None, reason: str | None, w
         session_id = (await resolve_session(core.store, reference)).session_id
         if turn_id is not None:
             await find_turn(core.store, session_id, turn_id)
-        receipt = await core.request_turn_cancel(session_id, turn_id=turn_id, origin=ORIGIN, reason=reason)
+        receipt = await core.request_turn_cancel(session_id, turn_id=turn_id, origin=origin, reason=reason)
         document = {**receipt_document(receipt), "terminal": None}
         if receipt.outcome == "completion_won":
             raise ConflictError(

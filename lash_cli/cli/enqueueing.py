@@ -47,12 +47,13 @@ class EnqueuePlan(NamedTuple):
 def submit(plan: EnqueuePlan) -> int:
     """Queue the text, print its receipt, return the exit status. Raises what the store raises, and the error of the
     turn that was waited for."""
-    document = run_at_once(_run(plan))
+    document = run_at_once(enqueue(plan))
     emit_one("PendingInput", document, text=receipt_text(document, clean=safe))
     return 0
 
 
-async def _run(plan: EnqueuePlan) -> Document:
+async def enqueue(plan: EnqueuePlan) -> Document:
+    """Queue the text, and wait for its use if the plan says so; the PendingInput document."""
     async with existing_store() as opened:
         store, session = await named_session(opened, plan.reference)
         queue = queue_of(store, session.meta.session_id)

@@ -79,6 +79,11 @@ def error_document(error: LashError) -> dict[str, Any]:
     }
 
 
+def failure_document(error: Exception) -> dict[str, Any]:
+    """The JSON form of whatever was raised; what nobody expected is `internal`, with its traceback in the log file."""
+    return error_document(error if isinstance(error, LashError) else _internal(error))
+
+
 def as_usage_error(error: Exception) -> UsageError | None:
     """The parser's own usage error as ours, None for any other exception.
 

@@ -108,10 +108,11 @@ def cancel_suffix(
     if (anchor is None) == (key is None):
         raise UsageError("one anchor is needed: ANCHOR or --key K", hint="see: lash queue ls SESSION")
     target = BySourceKey(source_key_of(key)) if key is not None else ByInputId(anchor or "")
-    return finish_cancel("CancelOutcomeList", run_at_once(_cancel_suffix(session, target)))
+    return finish_cancel("CancelOutcomeList", run_at_once(suffix_outcomes(session, target)))
 
 
-async def _cancel_suffix(reference: str, anchor: PendingTurnInputCancelTarget) -> list[Document]:
+async def suffix_outcomes(reference: str | None, anchor: PendingTurnInputCancelTarget) -> list[Document]:
+    """Cancel the suffix; what became of each row. Raises `NotFoundError` (`input_not_found`) without its anchor."""
     async with existing_store() as opened:
         store, session = await named_session(opened, reference)
         outcome = await queue_of(store, session.meta.session_id).cancel_suffix(anchor)

@@ -32,7 +32,7 @@ def command(
 ) -> int:
     """Show a session: head, policy, lease, queue, frames, usage and warnings."""
     if turn is not None:
-        _show_turn(run_inline(lambda: _read_turn(session, turn)))
+        _show_turn(run_inline(lambda: read_turn(session, turn)))
         return 0
     if not tools:
         return show_session(session, policy=policy, lease=lease)
@@ -60,7 +60,8 @@ async def _tools(session_id: str) -> list[Document]:
         return [tool_document(manifest) for manifest in handle.tools().active_manifests()]
 
 
-async def _read_turn(reference: str | None, turn_id: str) -> Document:
+async def read_turn(reference: str | None, turn_id: str) -> Document:
+    """The Turn document of one turn; raises `NotFoundError` (`turn_unknown`) and what `resolve_session` raises."""
     async with reading_store() as store:
         row = await read_session_row(store, reference)
         assert store is not None

@@ -196,6 +196,8 @@ COMMANDS: tuple[Entry, ...] = (
           "lash doctor -o json", "lash_cli.cli.doctor:command"),
     Entry("schema", "JSON Schema of everything lash prints as JSON", _SETUP,
           "lash schema Session", "lash_cli.cli.schema_command:command"),
+    Entry("serve", "let a program run turns, as JSON lines on stdin and stdout", _SETUP,
+          "lash serve --stdio", "lash_cli.cli.serve_command:command"),
     Entry("completion", "make your shell complete lash", _SETUP,
           "lash completion bash --install", "lash_cli.cli.completion_command:command"),
     Entry("help", "read the guide, topic by topic", _SETUP,

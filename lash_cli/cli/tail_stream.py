@@ -8,7 +8,7 @@ it makes a reader whole again, and both are written at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lash_cli.cli.documents import Document, message_document, usage_document
 from lash_cli.cli.invocation import current
@@ -29,7 +29,6 @@ from lash_cli.errors import LashError
 from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:
-    from lash_cli.cli.following import Following
     from lash_cli.cli.tail_watched import Watched
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
     from lash_cli.store.base import SessionRow
@@ -74,13 +73,21 @@ def snapshot_document(observation: SessionObservation) -> Document:
     }
 
 
+class LineTarget(Protocol):
+    """Takes the lines of a tail."""
+
+    async def write(self, text: str, /) -> None:
+        """Return when the reader has `text`."""
+        ...
+
+
 class JsonTail:
     """Writes the items of a tail as JSON lines."""
 
     shows_messages = False
 
-    def __init__(self, following: Following) -> None:
-        self._following = following
+    def __init__(self, target: LineTarget) -> None:
+        self._target = target
         self._text: list[str] = []
         clock = SystemClock()
         self._lines = StreamLines(self._text.append, now_ms=clock.now_ms, ascii_only=current().output.ascii)
@@ -146,7 +153,7 @@ class JsonTail:
         text = "".join(self._text)
         self._text.clear()
         if text:
-            await self._following.write(text)
+            await self._target.write(text)
 
     async def run(self) -> None:
         """Nothing to do between the items."""

@@ -35,6 +35,10 @@ from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
 TOOL = '!text looking\n!tool exec_command {"cmd":"echo hi"}\n!then\n!text done'
+SERVED = (
+    '{"id": 1, "method": "ping"}', '{"id": 2, "method": "tail", "params": {"session": "s", "follow": false}}',
+    '{"id": 3, "method": "shutdown", "params": {"drain": true}}',
+)  # fmt: skip
 # What an embedding program may leave in a live log and no verb of ours causes: every tail can meet it.
 RARE_EVENTS = [
     shown.ReasoningShown("hm"),
@@ -309,6 +313,10 @@ def _setup(lash: Printed) -> None:
     lash("model", "default", "loopback")
     lash("model", "alias", "quick", "--rm")
     lash("schema")
+    served = run_lash(["serve", "--stdio"], home=lash.home, input="".join(map("{}\n".format, SERVED)))
+    for line in map(json.loads, served.out.splitlines()):
+        if line["type"] == "response":
+            lash.keep(line["result"])
     lash("version")
     lash("doctor", status=None)
 

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from lash_cli.cli.schemas import database, events, history, models, queue, remote, sessions, setup, trace, transcripts
+from lash_cli.cli.schemas import (
+    database,
+    events,
+    history,
+    models,
+    queue,
+    remote,
+    serving,
+    sessions,
+    setup,
+    trace,
+    transcripts,
+)
 
 
 class Kind(NamedTuple):
@@ -76,6 +88,9 @@ _DOCUMENTS: dict[str, Any] = {
     "QueueHold": queue.QueueHold,
     "QueueItem": queue.PendingItem,
     "Rewind": history.Rewind,
+    "RpcPong": serving.RpcPong,
+    "RpcShutdown": serving.RpcShutdown,
+    "RpcTail": serving.RpcTail,
     "Session": sessions.Session,
     "SessionUsage": sessions.SessionUsage,
     "Topic": setup.Topic,
@@ -111,6 +126,10 @@ _LISTS: dict[str, Any] = {
 _ITEMS: dict[str, Any] = {
     "SessionItem": sessions.SessionItem,
     "MessageItem": transcripts.MessageItem,
+    "RpcEvent": serving.RpcEvent,
+    "RpcReady": serving.RpcReady,
+    "RpcRequest": serving.RpcRequest,
+    "RpcResponse": serving.RpcResponse,
 }
 _NOTICES: dict[str, Any] = {"Error": setup.Error, "Warning": setup.Warning}
 _EVENTS: dict[str, Any] = {

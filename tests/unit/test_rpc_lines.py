@@ -1,0 +1,82 @@
+"""Lines over descriptors: what is too long is skipped whole, a slow peer slows only itself (remote/lines.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from lash_cli.errors import LashError
+from lash_cli.remote.lines import LineReader, LineWriter
+
+
+async def read(data: bytes, limit: int = 8) -> list[bytes | str]:
+    """What a reader makes of `data`, which then ends; errors by their code."""
+    out, into = os.pipe()
+    try:
+        reader = LineReader(out, limit=limit)
+        writing = asyncio.to_thread(_write_and_close, into, data)
+        _, lines = await asyncio.gather(writing, _collect(reader))
+    finally:
+        os.close(out)
+    return lines
+
+
+def _write_and_close(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.close(descriptor)
+
+
+async def _collect(reader: LineReader) -> list[bytes | str]:
+    return [line.code if isinstance(line, LashError) else line async for line in reader.lines()]
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"a\nb\n", [b"a", b"b"]),
+        (b"a\n\nlast", [b"a", b"", b"last"]),
+        (b"12345678\n", [b"12345678"]),
+        (b"123456789\nb\n", ["request_too_large", b"b"]),
+        (b"a\n" + b"x" * 300_000 + b"\nb", [b"a", "request_too_large", b"b"]),
+        (b"x" * 300_000, ["request_too_large"]),
+        (b"".join(b"%d\n" % number for number in range(5000)), [b"%d" % number for number in range(5000)]),
+    ],
+)
+async def test_lines_come_whole_and_what_is_too_long_is_one_error(data: bytes, expected: list[bytes | str]) -> None:
+    assert await read(data) == expected
+
+
+async def test_a_stopped_reader_ends_though_its_peer_says_nothing() -> None:
+    out, into = os.pipe()
+    try:
+        reader = LineReader(out)
+        collecting = asyncio.ensure_future(_collect(reader))
+        await asyncio.sleep(0)
+        reader.stop()
+        assert await collecting == []
+    finally:
+        os.close(into)
+        os.close(out)
+
+
+async def test_a_writer_keeps_the_order_and_says_once_that_nobody_reads() -> None:
+    out, into = os.pipe()
+    closed = asyncio.Event()
+    writer = LineWriter(into, on_closed=closed.set)
+    for number in range(1000):
+        writer.write(f"{number}\n")
+    await writer.flush()
+    assert os.read(out, 65_536).split() == [b"%d" % number for number in range(1000)]
+    os.close(out)
+    writer.write("nobody\n")
+    await closed.wait()
+    assert writer.is_closed
+    writer.write("reads this\n")
+    await writer.flush()
+    await writer.close()
+    os.close(into)
