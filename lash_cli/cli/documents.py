@@ -381,25 +381,31 @@ def _part_document(part: Any) -> Document:
     return document
 
 
-def message_document(message: Message, *, at_ms: int | None = None, turn_id: str | None = None) -> Document:
+def message_document(
+    message: Message, *, at_ms: int | None = None, turn_id: str | None = None, frame_id: str | None = None
+) -> Document:
     """One message with its parts in order."""
     return {
         "id": message.id,
         "role": message.role.value,
         "at": rfc3339(at_ms),
         "turn_id": turn_id,
+        "frame": frame_id,
         "text": message_text(message),
         "origin": spelled_out(message.origin),
         "parts": [_part_document(part) for part in message.parts],
     }
 
 
-def transcript_document(row: SessionRow, messages: Sequence[Document], *, cursor: str | None = None) -> Document:
+def transcript_document(
+    row: SessionRow, messages: Sequence[Document], frames: Iterable[AgentFrame] = (), *, cursor: str | None = None
+) -> Document:
     """What `lash log -o json` prints; `cursor` is where to go on from, as far as it was looked up."""
     return {
         "session": row.meta.session_id,
         "session_name": row.meta.name,
         "head_revision": row.head_revision,
         "cursor": cursor,
+        "frames": [frame_document(frame) for frame in frames],
         "items": list(messages),
     }

@@ -18,12 +18,17 @@ ROOT = "root"
 
 def undo_command(move: HeadMove) -> str:
     """The exact command, for a shell, that moves the head back to where it stood."""
+    return rewind_command(move.session_id, move.previous_leaf_node_id)
+
+
+def rewind_command(session_id: str, node_id: str | None) -> str:
+    """The exact command, for a shell, that moves the head of a session to a node; None is before everything."""
     options = current().options
     words = ["lash"]
     for option, value in (("--home", options.home), ("--db", options.database), ("--profile", options.profile)):
         if value is not None:
             words += [option, value]
-    words += ["rewind", move.session_id, "--to", move.previous_leaf_node_id or ROOT]
+    words += ["rewind", session_id, "--to", node_id or ROOT]
     return shlex.join(words)
 
 

@@ -24,17 +24,20 @@ def command(
     role: Annotated[list[str] | None, typer.Option(metavar="ROLE", help="user, assistant, system or event.")] = None,
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Show reasoning too.")] = False,
     tools: Annotated[bool, typer.Option("--tools", help="Show tool calls and results in full.")] = False,
+    frames: Annotated[bool, typer.Option("--frames", help="The frames before the current one too.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is committed later.")] = False,
     since_cursor: Annotated[str | None, typer.Option(metavar="C", help="Only what was committed after it.")] = None,
 ) -> int:
-    """Print the committed transcript of a session.
+    """Print the committed transcript of a session: what the model sees, and with --frames what a compaction left out.
 
     As JSON: {"schema":"lash/1","kind":"Transcript","session":…,"items":[…]}. With -o jsonl one message per line.
     --follow goes on until a signal or the end of the session; with -o jsonl it is a stream whose message lines have
     the cursor to go on from. What a running turn shows is seen with lash tail.
     """
     choice = TextChoice(reasoning, tools, raw)
+    if frames and (follow or since_cursor is not None or turn is not None):
+        raise UsageError("--frames shows the whole path; it goes with neither --follow, --since-cursor nor --turn")
     if turn is not None and (follow or since_cursor is not None):
         raise UsageError("--turn names one turn; it goes with neither --follow nor --since-cursor")
     since = None
@@ -46,11 +49,14 @@ def command(
         from lash_cli.cli.log_follow import FollowChoice, follow_transcript
         from lash_cli.cli.reading import run_async
 
-        return run_async(follow_transcript(session, FollowChoice(since, _roles(role), last, choice)))
-    return show_transcript(session, turn_id=turn, roles=_roles(role), last=last, since=since, choice=choice)
+        return run_async(follow_transcript(session, FollowChoice(since, named_roles(role), last, choice)))
+    return show_transcript(
+        session, turn_id=turn, roles=named_roles(role), last=last, since=since, all_frames=frames, choice=choice
+    )
 
 
-def _roles(texts: Sequence[str] | None) -> frozenset[Role] | None:
+def named_roles(texts: Sequence[str] | None) -> frozenset[Role] | None:
+    """The roles of `--role` options, each of which may name several; None for none. Raises `UsageError`."""
     if not texts:
         return None
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]

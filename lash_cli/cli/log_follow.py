@@ -257,7 +257,9 @@ class _Lines:
             }
             self._lines.line("gap", self._session_id, None, payload)
         for place, entry in enumerate(entries, start=1):
-            document = message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id)
+            document = message_document(
+                entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id
+            )
             cursor = commit.cursor if place == len(entries) else None
             self._lines.line(
                 "message", self._session_id, entry.turn_id, {"message": document}, entry.at_ms, cursor=cursor

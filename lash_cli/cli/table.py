@@ -132,6 +132,8 @@ COMMANDS: tuple[Entry, ...] = (
           "lash rewind notes --to m_01", "lash_cli.cli.rewind_command:command"),
     Entry("tree", "every message of a session, branches included", _SESSIONS,
           "lash tree notes", "lash_cli.cli.tree_command:command"),
+    Entry("compact", "summarise what was said, to make room", _SESSIONS,
+          "lash compact notes 'the open questions'", "lash_cli.cli.compact_command:command"),
     Entry("park", "write everything down and release a session", _SESSIONS,
           "lash park notes", "lash_cli.cli.park_command:command"),
     Entry("resume", "reopen a parked or interrupted session", _SESSIONS,

@@ -7,7 +7,7 @@ live text of a running turn is never part of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.documents import Document, message_document, transcript_document
@@ -19,6 +19,7 @@ from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
 
 if TYPE_CHECKING:
+    from lash_cli.core.frames import AgentFrame
     from lash_cli.core.observation import SessionCursor
     from lash_cli.views.safe_text import Clean
 
@@ -26,11 +27,12 @@ TURNS_PER_PAGE = 500
 
 
 class CommittedMessage(NamedTuple):
-    """A message, when it was committed and which turn made it."""
+    """A message, when it was committed, which turn made it and in which agent frame it was said."""
 
     message: Message
     at_ms: int
     turn_id: str | None
+    frame_id: str | None = None
 
 
 class TextChoice(NamedTuple):
@@ -41,6 +43,14 @@ class TextChoice(NamedTuple):
     raw: bool = False
 
 
+class ReadTranscript(NamedTuple):
+    """The messages that were read, the session they belong to and all its frames."""
+
+    row: SessionRow
+    messages: Sequence[CommittedMessage]
+    frames: tuple[AgentFrame, ...] = ()
+
+
 def show_transcript(
     reference: str | None = None,
     *,
@@ -48,17 +58,20 @@ def show_transcript(
     roles: frozenset[Role] | None = None,
     last: int | None = None,
     since: SessionCursor | None = None,
+    all_frames: bool = False,
     choice: TextChoice = TextChoice(),  # noqa: B008 - immutable
 ) -> int:
     """Print the chosen messages of the session `reference` names; returns the exit status.
 
-    With `since` only what was committed after it, and the document has the cursor to go on from. Raises what
+    With `all_frames` those of the frames before the current one too. With `since` only what was committed after it, and
+    the document has the cursor to go on from. Raises what
     `read_session_row` raises, and `NotFoundError` (`turn_unknown`).
     """
     cursor: str | None = None
+    frames: tuple[AgentFrame, ...] = ()
     committed: Sequence[CommittedMessage]
     if since is None:
-        row, committed = run_inline(lambda: read_transcript(reference, turn_id))
+        row, committed, frames = run_inline(lambda: read_transcript(reference, turn_id, all_frames=all_frames))
     else:
         from lash_cli.cli.log_follow import read_since, warn_of_gap
 
@@ -72,38 +85,48 @@ def show_transcript(
     options = current().output
     is_whole = options.template is None and options.fields is None
     if options.format == "text" and is_whole:
-        text = transcript_lines(shown, choice, clean=str if choice.raw else safe)
+        text = transcript_lines(shown, choice, frames, clean=str if choice.raw else safe)
         write(text + "\n" if text else "")
         return 0
-    documents = [message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id) for entry in shown]
+    documents = [
+        message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id)
+        for entry in shown
+    ]
     if options.format == "jsonl" and is_whole:
         for document in documents:
             emit_line(document)
         return 0
-    _print_document(transcript_document(row, documents, cursor=cursor), shown, choice, documents)
+    _print_document(transcript_document(row, documents, frames, cursor=cursor), shown, choice, frames)
     return 0
 
 
 def _print_document(
-    document: Document, shown: list[CommittedMessage], choice: TextChoice, documents: list[Document]
+    document: Document, shown: list[CommittedMessage], choice: TextChoice, frames: tuple[AgentFrame, ...]
 ) -> None:
     emit_one(
         "Transcript",
         document,
-        text=None if current().output.is_machine else transcript_lines(shown, choice, clean=safe),
-        name="\n".join(item["id"] for item in documents),
+        text=None if current().output.is_machine else transcript_lines(shown, choice, frames, clean=safe),
+        name="\n".join(item["id"] for item in document["items"]),
     )
 
 
-def transcript_lines(shown: Sequence[CommittedMessage], choice: TextChoice, *, clean: Clean) -> str:
-    """The messages as people read them, without a final line feed."""
+def transcript_lines(
+    shown: Sequence[CommittedMessage], choice: TextChoice, frames: Iterable[AgentFrame] = (), *, clean: Clean
+) -> str:
+    """The messages as people read them, without a final line feed; frames are named by why they were opened."""
     from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
-    entries = [TranscriptEntry(*entry) for entry in shown]
+    names = {frame.frame_id: f"{frame.reason}  {frame.frame_id}" for frame in frames if frame.previous_frame_id}
+    entries = [
+        TranscriptEntry(entry.message, entry.at_ms, entry.turn_id, names.get(entry.frame_id or "")) for entry in shown
+    ]
     return transcript_text(entries, clean=clean, reasoning=choice.reasoning, tools=choice.tools)
 
 
-async def read_transcript(reference: str | None, turn_id: str | None) -> tuple[SessionRow, list[CommittedMessage]]:
+async def read_transcript(
+    reference: str | None, turn_id: str | None = None, *, all_frames: bool = False
+) -> ReadTranscript:
     """The session `reference` names and its messages in order, or those of one turn; raises as `show_transcript`."""
     async with reading_store() as store:
         row = await read_session_row(store, reference)
@@ -114,12 +137,14 @@ async def read_transcript(reference: str | None, turn_id: str | None) -> tuple[S
             from lash_cli.cli.session_detail import find_turn
 
             record = await find_turn(store, session_id, turn_id)
-        read = await store.load_session(session_id, ReadScope.ACTIVE_PATH)
+        read = await store.load_session(session_id, ReadScope.FULL_GRAPH if all_frames else ReadScope.ACTIVE_PATH)
         nodes = read.nodes if read is not None else ()
+        if read is not None and all_frames:
+            nodes = active_path(nodes, read.leaf_node_id)
         if record is not None:
             nodes = await _nodes_of_turn(store, record, nodes)
         owners = await turns_of_nodes(store, session_id, nodes)
-    return row, list(committed_messages(nodes, owners))
+    return ReadTranscript(row, committed_messages(nodes, owners), read.frames if read is not None else ())
 
 
 def committed_messages(nodes: Sequence[SessionNode], owners: Mapping[str, str]) -> tuple[CommittedMessage, ...]:
@@ -170,4 +195,4 @@ async def _nodes_of_turn(
 def _entry(node: SessionNode, turns: Mapping[str, str]) -> CommittedMessage | None:
     if not isinstance(node.payload, ConversationPayload) or node.payload.message.is_transient:
         return None
-    return CommittedMessage(node.payload.message, node.at_ms, turns.get(node.node_id))
+    return CommittedMessage(node.payload.message, node.at_ms, turns.get(node.node_id), node.agent_frame_id)

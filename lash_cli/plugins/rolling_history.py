@@ -169,8 +169,8 @@ def _request(messages: Sequence[Message], instructions: str | None) -> SummaryRe
     if any(_is_summary(message) for message in messages):
         task.append(UPDATE)
     if instructions:
-        task.append(f"Pay particular attention to this: {instructions}")
-    transcript = "\n\n".join(f"## {message.role.value}\n{_said(message)}" for message in messages)
+        task.append(f"Pay particular attention to this:\n{instructions}")
+    transcript = "\n\n".join(f"## {message.role.value}\n{_quoted(_said(message))}" for message in messages)
     return SummaryRequest(SYSTEM, "\n\n".join((*task, "# The conversation", transcript)))
 
 
@@ -193,6 +193,11 @@ def _said(message: Message) -> str:
                 if part.__struct_config__.tag != "reasoning":
                     lines.append(_shortened(part.content))
     return "\n".join(line for line in lines if line)
+
+
+def _quoted(text: str) -> str:
+    """Every line marked as something said earlier, so that none is taken for a task or a heading of ours."""
+    return "\n".join(f"> {line}" for line in text.splitlines())
 
 
 def _shortened(text: str) -> str:

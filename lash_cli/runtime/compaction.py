@@ -22,7 +22,7 @@ from lash_cli.core.context import CompactionContext, ContextMoment, SummaryReque
 from lash_cli.core.frames import open_frame
 from lash_cli.core.graph import ConversationPayload, NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
-from lash_cli.core.outcome import TurnIssue
+from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
 from lash_cli.core.prompt import NO_BUILTINS
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
@@ -43,8 +43,8 @@ REASON = "compaction"
 
 @dataclass(frozen=True, slots=True)
 class CompactionReport:
-    """What a compaction did. `frame_id` is the frame it opened, None when it opened none: then `reason` says why, and
-    `issues` what the model call behind it met, if there was one. `usage` is what that cost in any case."""
+    """What a compaction did. `frame_id` is the frame it opened, None when it opened none: then `reason` says why.
+    `turn` is how the model was asked for the summary, None when it was not, and `usage` what that cost."""
 
     session_id: str
     frame_id: str | None
@@ -55,7 +55,7 @@ class CompactionReport:
     usage: TokenUsage
     head_revision: int | None
     reason: Literal["nothing_to_compact", "no_summary"] | None = None
-    issues: tuple[TurnIssue, ...] = ()
+    turn: TurnResult | None = None
     summary: str | None = None
 
     @property
@@ -75,12 +75,10 @@ class _Summariser:
         self._turn_id = f"{scope}:rolling-history-compaction"
         self._token = token
         self.usage = TokenUsage()
-        self.issues: tuple[TurnIssue, ...] = ()
-        self.is_asked = False
+        self.turn: TurnResult | None = None
 
     async def ask(self, request: SummaryRequest) -> str | None:
         """The answer of the model; None when it gave none."""
-        self.is_asked = True
         child_id = f"{self._session.session_id}-compaction"
         policy: SessionPolicy = msgspec.structs.replace(
             self._session.policy, session_id=child_id, prompt=session_prompt(request.system), max_turns=1
@@ -92,8 +90,8 @@ class _Summariser:
         result = output.result
         if result is None:
             return None
+        self.turn = result
         self.usage = self.usage + result.total_usage()
-        self.issues = (*self.issues, *result.errors)
         return result.assistant_message()
 
 
@@ -261,7 +259,7 @@ class _Compaction:
         summary = next((message_text(message) for message in messages_on(nodes)), None)
         reason: Literal["nothing_to_compact", "no_summary"] | None = None
         if not nodes:
-            reason = "no_summary" if self._summariser.is_asked else "nothing_to_compact"
+            reason = "nothing_to_compact" if self._summariser.turn is None else "no_summary"
         return CompactionReport(
             self._session.session_id,
             self._frame_id if nodes else None,
@@ -272,6 +270,6 @@ class _Compaction:
             self._summariser.usage,
             self._session.head_revision,
             reason,
-            self._summariser.issues,
+            self._summariser.turn,
             summary,
         )

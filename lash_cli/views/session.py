@@ -135,5 +135,8 @@ def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
     if document["labels"]:
         rows.append(labelled("labels", clean(" ".join(f"{key}={value}" for key, value in document["labels"].items()))))
     if len(document["frames"]) > 1:
-        rows.append(labelled("frames", f"{len(document['frames'])}"))
+        for index, frame in enumerate(document["frames"]):
+            is_current = "current" if frame["status"] == "active" else frame["status"]
+            text = f"{clean(frame['reason'])}  {is_current}  {frame['created_at']}  {clean(frame['id'])}"
+            rows.append(labelled("" if index else "frames", text))
     return rows

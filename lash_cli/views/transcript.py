@@ -34,11 +34,12 @@ INDENT = "    "
 
 
 class TranscriptEntry(NamedTuple):
-    """A message, when it was committed and which turn made it."""
+    """A message, when it was committed, which turn made it and, unless that is the first one, the name of its frame."""
 
     message: Message
     at_ms: int | None = None
     turn_id: str | None = None
+    frame: str | None = None
 
 
 def transcript_text(
@@ -46,10 +47,15 @@ def transcript_text(
 ) -> str:
     """The whole transcript. Reasoning is left out unless asked for; tool calls are one line unless `tools`.
 
-    A message with nothing to show is left out. Returns "" for an empty transcript.
+    A message with nothing to show is left out. A line says where another frame begins. Returns "" for an empty
+    transcript.
     """
     blocks: list[str] = []
+    frame: str | None = None
     for entry in entries:
+        if entry.frame is not None and entry.frame != frame:
+            blocks.append(f"frame: {clean(entry.frame)}")
+        frame = entry.frame
         lines = [
             line
             for part in entry.message.parts

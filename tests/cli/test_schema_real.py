@@ -189,6 +189,8 @@ def _sessions(lash: Printed) -> None:
     lash("help", "glossary")
     lash("completion", "fish", "--install")
     lash("tree", "s")
+    lash("compact", "s", "!text the gist")
+    lash("log", "s", "--frames")
     fork = lash("fork", "s", "--at", "t_1", "--name", "branch")
     lash("rewind", fork["id"], "--to", "root")
     lash("park", "s")

@@ -51,7 +51,7 @@ async def test_a_compaction_opens_a_frame_with_a_summary_and_the_recent_turns(ma
     asked = caller.requests[2]
     assert is_summary_call(asked) and asked.tools == ()
     prompt = message_text(asked.messages[0])
-    assert "Pay particular attention to this: the numbers" in prompt
+    assert "Pay particular attention to this:\nthe numbers" in prompt
     assert "one" in prompt and "two" not in prompt.partition("# The conversation")[2]
     entry = next(entry for entry in session.usage_report().by_source_model if entry.source == "compaction")
     assert (entry.usage.input_tokens, entry.usage.output_tokens) == (70, 7)

@@ -61,6 +61,7 @@ _DOCUMENTS: dict[str, Any] = {
     "ConfigEdit": setup.ConfigEdit,
     "ConfigEntry": setup.ConfigItem,
     "ConfigRemoved": setup.ConfigRemoved,
+    "Compaction": history.Compaction,
     "ConfigValue": setup.ConfigValue,
     "DatabaseBackup": database.DatabaseBackup,
     "DatabaseCheck": database.DatabaseCheck,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lash_cli.cli.schemas.sessions import Frame
+from lash_cli.cli.schemas.sessions import Frame, Usage
 from lash_cli.cli.schemas.shape import Count, Shape, Time
 
 
@@ -19,6 +19,25 @@ class Rewind(Shape):
     previous_frame: str
     head_revision: Count
     undo: str
+
+
+class Compaction(Shape):
+    """What `lash compact` did. `frame` is the frame it opened, null when it opened none: `reason` says why. `usage` is
+    what the summary cost; `undo` is the command that moves the head back into the frame before, null without one."""
+
+    session: str
+    session_name: str
+    compacted: bool
+    reason: str | None
+    frame: str | None
+    previous_frame: str
+    previous_node: str | None
+    messages_before: Count
+    messages_after: Count
+    summary: str | None
+    usage: Usage
+    head_revision: int | None
+    undo: str | None
 
 
 class TreeItem(Shape):

@@ -5,6 +5,7 @@ What only the provider that made it understands is not part of them, and neither
 
 from __future__ import annotations
 
+from lash_cli.cli.schemas.sessions import Frame
 from lash_cli.cli.schemas.shape import Object, Shape, Time
 from lash_cli.core.content import ExternalUrl, ProviderFile, Stored
 
@@ -91,22 +92,26 @@ Part = (
 
 
 class MessageItem(Shape):
-    """A committed message. `role`: user, assistant, system or event; `text` is that of its parts."""
+    """A committed message. `role`: user, assistant, system or event; `text` is that of its parts, `frame` the agent
+    frame it was said in."""
 
     id: str
     role: str
     at: Time | None
     turn_id: str | None
+    frame: str | None
     text: str
     origin: Object | None
     parts: list[Part]
 
 
 class Transcript(Shape):
-    """The committed messages of a session (`lash log`); `cursor`, known with `--since-cursor`, is where to go on."""
+    """The committed messages of a session (`lash log`): those of the current frame, with `--frames` those of the frames
+    before it too. `cursor`, known with `--since-cursor`, is where to go on."""
 
     session: str
     session_name: str
     head_revision: int | None
     cursor: str | None
+    frames: list[Frame]
     items: list[MessageItem]
