@@ -42,7 +42,7 @@ def bindings(face: PromptFace) -> KeyBindings:
                  else face.buffer.complete_previous())
     )  # fmt: skip
     for letter in _LETTERS:
-        is_answer = Condition(lambda letter=letter: _answers(face, letter))  # type: ignore[misc]
+        is_answer = Condition(lambda letter=letter: face.questions.takes(letter))  # type: ignore[misc]
         table.add(letter, filter=typing & is_answer, eager=True)(_handler(_answering(face, letter)))
     return table
 
@@ -73,10 +73,5 @@ def _handler(act: Callable[[], object]) -> Callable[[KeyPressEvent], None]:
     return handle
 
 
-def _answers(face: PromptFace, letter: str) -> bool:
-    panel = face.panel
-    return panel is not None and letter in panel.choices and face.is_answerable
-
-
 def _answering(face: PromptFace, letter: str) -> Callable[[], None]:
-    return lambda: face.answer(letter)
+    return lambda: face.questions.answer(letter)

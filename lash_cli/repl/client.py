@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from lash_cli.api.core import LashCore
 from lash_cli.api.session import LashSession
-from lash_cli.core.ingress import ActiveTurn, NextTurn
 from lash_cli.core.outcome import TurnOutcome
 from lash_cli.errors import ConflictError, LashError, SessionExecutionBusy
 from lash_cli.repl import rules
@@ -23,7 +22,8 @@ from lash_cli.repl.desk import Desk, Face
 from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.rules import Do, Moment, TurnStanding
-from lash_cli.repl.watching import Waiting, Watch
+from lash_cli.repl.sending import Sending
+from lash_cli.repl.watching import Watch
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import safe_text
 
@@ -54,7 +54,7 @@ class ChatEnd:
     go_to: str | None = None
 
 
-class ChatClient:
+class ChatClient(Sending):
     """One chat of one opened session."""
 
     def __init__(
@@ -85,8 +85,7 @@ class ChatClient:
         self._interrupted_at = float("-inf")
         self._holds_for_cancel = False
         self._is_leaving = False
-        # A text that waits for another process's turn to end, and its key.
-        self._patient: tuple[str, str] | None = None
+        self._patient = None
         watch.on_turn_end = self._turn_ended
 
     @property
@@ -240,10 +239,6 @@ class ChatClient:
             own_next=len(self._own_next()),
         )
 
-    def _own_next(self) -> list[Waiting]:
-        own = set(self.outbox.draft.own)
-        return [waiting for waiting in self.watch.waiting if waiting.input_id in own and not waiting.is_now]
-
     @property
     def waiting_notice(self) -> str | None:
         """What can be done about a queue that nobody works on; None when there is nothing to say."""
@@ -251,122 +246,6 @@ class ChatClient:
         if self.turn_standing() != "none" or not waiting:
             return None
         return f"{waiting} queued: Enter send now · Alt-Q edit · /queue cut"
-
-    @property
-    def is_waiting_for_lane(self) -> bool:
-        """Whether a text waits for another process's turn to end."""
-        return self._patient is not None
-
-    # --- sending ------------------------------------------------------------------------------
-
-    def submit(self, text: str) -> None:
-        """Send `text`: as a turn, or into the one of ours that runs."""
-        self.call(self._submit(self.outbox.take(text), text))
-
-    async def _submit(self, key: str, text: str) -> None:
-        await self.turns.begun_or_over()
-        if self.turns.is_active:
-            await self._enqueue(key, text, into_running=True)
-        else:
-            self.turns.send(key, text)
-
-    def queue_next(self, text: str) -> None:
-        """Queue `text` for the next turn, whoever runs one."""
-        self.call(self._enqueue(self.outbox.take(text), text, into_running=False))
-
-    def inject(self, text: str) -> None:
-        """Put `text` into the turn that runs, whoever runs it."""
-        self.call(self._enqueue(self.outbox.take(text), text, into_running=True))
-
-    async def _enqueue(self, key: str, text: str, *, into_running: bool) -> None:
-        await self.turns.begun_or_over()
-        record = await self.core.running_turn(self.watch.session_id) if into_running else None
-        try:
-            await self.outbox.enqueue(key, text, NextTurn() if record is None else ActiveTurn(record.turn_id))
-        except LashError as error:
-            if not error.ambiguous:
-                self._text_came_back()
-            raise
-        await self.watch.look()
-        if self.turn_standing() == "none" and self.watch.row.meta.held_at_ms is None:
-            # The turn it was meant for ended meanwhile.
-            self.turns.drain()
-
-    def drain(self) -> None:
-        """Send what waits now."""
-        self.call(self._drain())
-
-    async def _drain(self) -> None:
-        await self._queue.release()
-        if not self.turns.is_active:
-            self.turns.drain()
-        await self.watch.look()
-
-    def finish_interrupted(self) -> None:
-        """Finish a turn that a crash cut off."""
-
-        async def finish() -> None:
-            if not self.turns.is_active:
-                self.turns.finish()
-
-        self.call(finish())
-
-    def wait_then_send(self, text: str) -> None:
-        """Send `text` when the turn of the other process ended."""
-        self._patient = (self.outbox.take(text), text)
-        self.tell("waiting for the other process's turn to end; Esc gives the text back")
-        self.call(self._send_patient())
-
-    def stop_waiting(self) -> bool:
-        """Give the text that waits back to the draft; False when none does."""
-        if self._patient is None:
-            return False
-        key, _ = self._patient
-        self._patient = None
-        self.outbox.refused(key)
-        self._text_came_back()
-        return True
-
-    async def _send_patient(self) -> None:
-        if self._patient is not None and self.turn_standing() in ("none", "stuck"):
-            (key, text), self._patient = self._patient, None
-            self.turns.send(key, text)
-
-    def _text_came_back(self) -> None:
-        self.face.set_text(self.outbox.draft.text)
-        for text in self.outbox.draft.stash[-1:]:
-            self.face.stash_changed(text)
-
-    # --- taking back --------------------------------------------------------------------------
-
-    def pull_back(self) -> None:
-        """Take the newest own next-turn input back into the draft, if nobody uses it."""
-        self.call(self._pull_back())
-
-    async def _pull_back(self) -> None:
-        own = self._own_next()
-        if not own:
-            self.tell("nothing of yours waits for the next turn")
-            return
-        newest = own[-1]
-        if newest.has_attachment:
-            self.tell(f"{newest.input_id} has an attachment: /queue cancel {newest.input_id} takes it out")
-            return
-        outcome = await self.outbox.pull_back(newest.input_id, newest.text)
-        if outcome == "cancelled":
-            self.face.set_text(self.outbox.draft.text)
-        else:
-            self.tell(f"{newest.input_id} was not taken back: {outcome}")
-        await self.watch.look()
-
-    def stash(self) -> None:
-        """Put the draft aside."""
-        text = self.outbox.draft.text
-        self.outbox.stash()
-        self.face.set_text("")
-        if text.strip():
-            self.face.stash_changed(text)
-            self.tell("draft put aside: ↑ brings it back")
 
     # --- cancelling ---------------------------------------------------------------------------
 

@@ -114,8 +114,13 @@ def _around(face: PromptFace) -> list[tuple[str, str]]:
         lines.append(("notice", f"  cancelling{glyphs.ellipsis}"))
     elif client.waiting_notice is not None:
         lines.append(("notice", f"  {client.waiting_notice}"))
-    if (panel := face.panel) is not None:
-        lines += [("panel", line) for line in panel_lines(panel, is_open=face.is_answerable)]
+    if (panel := face.questions.panel) is not None:
+        lines += [
+            ("panel", line)
+            for line in panel_lines(
+                panel, is_open=face.questions.is_answerable, has_draft=bool(face.buffer.text.strip())
+            )
+        ]
     return lines
 
 

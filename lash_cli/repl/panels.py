@@ -46,8 +46,10 @@ class Guard:
         return now - self._quiet_since >= GUARD_SECONDS
 
 
-def panel_lines(panel: Panel, *, is_open: bool) -> list[str]:
-    """The question and its answers; while the guard is closed the letters are not offered yet."""
+def panel_lines(panel: Panel, *, is_open: bool, has_draft: bool = False) -> list[str]:
+    """The question and its answers; while nothing answers the letters are not offered."""
+    if not is_open and has_draft and not panel.is_closable:
+        return [panel.title, "  Ctrl-C puts the draft aside; then it can be answered"]
     if not is_open:
         return [panel.title, "  …"]
     if panel.is_list:

@@ -35,18 +35,17 @@ from lash_cli.repl.client import ChatClient
 from lash_cli.repl.completion import ChatCompleter, files_below
 from lash_cli.repl.keymap import Action
 from lash_cli.repl.layout import chat_layout, chat_style
-from lash_cli.repl.panels import GUARD_SECONDS, Choice, Guard, Panel
+from lash_cli.repl.panels import Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
+from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
 from lash_cli.repl.spawning import private_copy, said_by, text_of
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
-from lash_cli.views.safe_text import ascii_text, preview, safe_text
-from lash_cli.views.turn_text import value_text
+from lash_cli.views.safe_text import ascii_text, safe_text
 
 AUTOSAVE_SECONDS = 0.1
-ARGS_CHARS = 1_000
 UNICODE_GLYPHS = ChatGlyphs()
 
 
@@ -109,11 +108,7 @@ class PromptFace:
         self._above: list[str] = []
         self._is_away = False
         self._has_ended = False
-        self._panels: list[Panel] = []
-        self._guard = Guard()
-        self._questions: list[tuple[Panel, asyncio.Future[str]]] = []
-        # The draft that waits while the reason of a refusal is typed, and the question it is for.
-        self._reason_for: tuple[asyncio.Future[str], str] | None = None
+        self.questions = Questions(self)
         self._save_timer: asyncio.TimerHandle | None = None
         self.buffer = Buffer(
             completer=ThreadedCompleter(ChatCompleter(lambda: files_below(options.directory))),
@@ -157,7 +152,7 @@ class PromptFace:
             raise
         finally:
             self._has_ended = True
-            self._save_now()
+            self.save_now()
             self._flush_above()
 
     def stop(self) -> None:
@@ -209,8 +204,7 @@ class PromptFace:
 
     def set_text(self, text: str) -> None:
         """See `Face`."""
-        if self._reason_for is not None:
-            self._reason_for = (self._reason_for[0], text)
+        if self.questions.keep_draft(text):
             return
         self.buffer.document = Document(text, len(text))
         self.refresh()
@@ -240,9 +234,8 @@ class PromptFace:
             finally:
                 self._is_away = False
         self._flush_above()
-        if self.panel is not None:
-            # It may have appeared meanwhile, unseen.
-            self._disturb()
+        # One may have appeared meanwhile, unseen.
+        self.questions.disturb()
 
     # --- the draft ----------------------------------------------------------------------------
 
@@ -252,15 +245,16 @@ class PromptFace:
         return expanded(self.buffer.text, self._pastes)
 
     def _text_changed(self, _: Buffer) -> None:
-        if self._reason_for is None and self._save_timer is None:
+        if not self.questions.is_reason and self._save_timer is None:
             with contextlib.suppress(RuntimeError):  # before the loop runs there is nothing typed
-                self._save_timer = asyncio.get_running_loop().call_later(AUTOSAVE_SECONDS, self._save_now)
+                self._save_timer = asyncio.get_running_loop().call_later(AUTOSAVE_SECONDS, self.save_now)
 
-    def _save_now(self) -> None:
+    def save_now(self) -> None:
+        """Write the draft down."""
         if self._save_timer is not None:
             self._save_timer.cancel()
             self._save_timer = None
-        if self._reason_for is None:
+        if not self.questions.is_reason:
             self.client.outbox.typed(self.text)
 
     def paste(self, text: str) -> None:
@@ -299,11 +293,8 @@ class PromptFace:
         """What the next decision depends on."""
         buffer = self.buffer
         has_popup = buffer.complete_state is not None or buffer.selection_state is not None
-        panel = self.panel
         return self.client.moment(
-            has_draft=bool(self.buffer.text.strip()),
-            has_popup=has_popup,
-            has_panel=self._reason_for is not None or (panel is not None and panel.is_closable),
+            has_draft=bool(buffer.text.strip()), has_popup=has_popup, has_panel=self.questions.is_closable
         )
 
     def act(self, do: Do) -> None:
@@ -313,7 +304,7 @@ class PromptFace:
                 self.buffer.cancel_completion()
                 self.buffer.exit_selection()
             case Do.CLOSE_PANEL:
-                self._close_panel()
+                self.questions.close()
             case Do.DELETE:
                 self.buffer.delete()
             case Do.HISTORY:
@@ -324,11 +315,11 @@ class PromptFace:
             case Do.ACCEPT:
                 self._accept_suggestion()
             case Do.ASK_LEAVE:
-                self._ask_leave()
+                self.questions.open(leaving_panel(self))
             case Do.SEND | Do.INJECT | Do.OFFER | Do.QUEUE_NEXT:
                 self._submit(do)
             case _:
-                self._save_now()
+                self.save_now()
                 self.client.carry_out(do, "")
         self.refresh()
 
@@ -347,7 +338,7 @@ class PromptFace:
         if self.client.turns.is_active:
             self.client.tell("suspended: the running turn stands still, and is lost to others when its lease runs out")
             self._flush_above()
-        self._save_now()
+        self.save_now()
         self.app.suspend_to_background()
 
     def pick_rewind(self) -> None:
@@ -364,11 +355,7 @@ class PromptFace:
 
     def submit(self) -> None:
         """Enter."""
-        if self._reason_for is not None:
-            self._give_reason()
-        elif (panel := self.panel) is not None and panel.default is not None:
-            self.answer(panel.default)
-        else:
+        if not self.questions.submit():
             self.act(rules.on_submit(self.moment()))
 
     def _submit(self, do: Do) -> None:
@@ -385,6 +372,14 @@ class PromptFace:
         self._cancel_save()
         self.client.carry_out(do, text)
         self._sent(text)
+
+    def send_draft(self, send: Callable[[str], None]) -> None:
+        """Hand the whole draft, if there is one, to `send`."""
+        text = self.text
+        if text.strip():
+            self._cancel_save()
+            send(text)
+            self._sent(text)
 
     def _has_line(self, text: str) -> bool:
         """Hand a command line on; False when it was refused and stays the draft."""
@@ -404,7 +399,7 @@ class PromptFace:
         self._history.append_string(text)
         self.buffer.reset()
         self._pastes.clear()
-        self._save_now()
+        self.save_now()
 
     def _cancel_save(self) -> None:
         if self._save_timer is not None:
@@ -421,156 +416,26 @@ class PromptFace:
     # --- questions ----------------------------------------------------------------------------
 
     @property
-    def panel(self) -> Panel | None:
-        """The question that is open."""
-        if self._panels:
-            return self._panels[-1]
-        return self._questions[0][0] if self._questions else None
-
-    @property
-    def is_answerable(self) -> bool:
-        """Whether a letter answers the open question."""
-        return self.panel is not None and self._reason_for is None and self._guard.is_open(self._now())
-
-    @property
     def prompt(self) -> str:
         """What stands before the draft."""
-        if self._reason_for is not None:
-            return f"reason {self.options.glyphs.prompt} "
-        return f"{safe_text(self.client.watch.row.meta.name)} {self.options.glyphs.prompt} "
+        name = "reason" if self.questions.is_reason else safe_text(self.client.watch.row.meta.name)
+        return f"{name} {self.options.glyphs.prompt} "
 
-    def answer(self, letter: str) -> None:
-        """Answer the open question."""
-        panel = self.panel
-        if panel is None:
-            return
-        choice = panel.choices[letter]
-        if self._panels:
-            self._panels.pop()
-        choice.act()
-        self.shrink()
+    def _key_pressed(self, _: object) -> None:
+        self.questions.disturb()
 
     def choose(self, panel: Panel) -> None:
         """See `Face`."""
-        self._panels.append(panel)
-        self._disturb()
-
-    def _close_panel(self) -> None:
-        if self._reason_for is not None:
-            self._end_reason()
-        elif self._panels:
-            self._panels.pop()
-        self.shrink()
-
-    def _disturb(self) -> None:
-        self._guard.disturbed(self._now())
-        asyncio.get_running_loop().call_later(GUARD_SECONDS + 0.02, self.refresh)
-        self.refresh()
-
-    def _key_pressed(self, _: object) -> None:
-        if self.panel is not None:
-            self._disturb()
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        self.questions.open(panel)
 
     def offer(self, text: str) -> None:
-        """See `Face`."""
-        who = self.client.desk.holder(self.client.watch.row) or "another process"
-        name = safe_text(self.client.watch.row.meta.name)
-
-        def sending(send: Callable[[str], None]) -> Callable[[], None]:
-            def act() -> None:
-                # What was typed while the question stood is part of the text.
-                present = self.text
-                if present.strip():
-                    self._cancel_save()
-                    send(present)
-                    self._sent(present)
-
-            return act
-
-        def cancel_theirs(present: str) -> None:
-            self.client.cancel("lash chat wants the session")
-            self.client.wait_then_send(present)
-
-        self.choose(
-            Panel(
-                f"{name} is busy: {safe_text(who)} runs a turn",
-                {
-                    "q": Choice("queue it (Enter)", sending(self.client.queue_next)),
-                    "i": Choice("into their turn", sending(self.client.inject)),
-                    "w": Choice("wait, then send", sending(self.client.wait_then_send)),
-                    "c": Choice("cancel theirs", sending(cancel_theirs)),
-                },
-                default="q",
-            )
-        )
-
-    def _ask_leave(self) -> None:
-        self.choose(
-            Panel(
-                "a turn of this chat runs",
-                {
-                    "l": Choice("leave it to a worker", lambda: self.client.stop("abandoned")),
-                    "c": Choice("cancel it and quit", lambda: self.client.stop("quit")),
-                    "s": Choice("stay (Enter)", lambda: None),
-                },
-                default="s",
-            )
-        )
+        """See `Face`: what is asked about is the draft as it stands when it is answered."""
+        self.questions.open(busy_panel(self))
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `Face`."""
-        if self.client.asks_nobody:
-            return "no"
-        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        def say(word: str) -> Callable[[], None]:
-            return lambda: None if answered.done() else answered.set_result(word)
-
-        args = safe_text(preview(value_text(call.args), ARGS_CHARS))
-        panel = Panel(
-            f"allow {safe_text(manifest.name)} ({manifest.approval})?  {args}",
-            {
-                "y": Choice("yes, once", say("once")),
-                "a": Choice("always in this session", say("always")),
-                "n": Choice("no", say("no")),
-                "e": Choice("no, because…", lambda: self._begin_reason(answered)),
-            },
-            is_closable=False,
-        )
-        entry = (panel, answered)
-        self._questions.append(entry)
-        self._disturb()
-        try:
-            return await answered
-        finally:
-            self._questions.remove(entry)
-            if self._reason_for is not None and self._reason_for[0] is answered:
-                self._end_reason()
-            self.shrink()
+        return "no" if self.client.asks_nobody else await self.questions.ask(manifest, call)
 
     def withdraw(self) -> None:
         """See `Face`."""
-        for _, answered in self._questions:
-            if not answered.done():
-                answered.set_result("no")
-
-    def _begin_reason(self, answered: asyncio.Future[str]) -> None:
-        self._save_now()
-        self._reason_for = (answered, self.buffer.text)
-        self.buffer.reset()
-
-    def _end_reason(self) -> None:
-        if self._reason_for is not None:
-            (_, draft), self._reason_for = self._reason_for, None
-            self.buffer.document = Document(draft, len(draft))
-
-    def _give_reason(self) -> None:
-        if self._reason_for is not None:
-            reason = self.buffer.text.strip()
-            answered = self._reason_for[0]
-            self._end_reason()
-            if not answered.done():
-                answered.set_result(reason or "no")
+        self.questions.withdraw()

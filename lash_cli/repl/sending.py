@@ -1,0 +1,160 @@
+"""How a text leaves a chat, and how it comes back (contract 08 §7.4).
+
+Every way out begins with `Outbox.take`, which writes down what leaves under its
+key, and is carried out in the order it was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from lash_cli.core.ingress import ActiveTurn, NextTurn
+from lash_cli.errors import LashError
+
+if TYPE_CHECKING:
+    from lash_cli.api.core import LashCore
+    from lash_cli.api.queue import SessionQueue
+    from lash_cli.repl.desk import Face
+    from lash_cli.repl.driving import OwnTurns
+    from lash_cli.repl.outbox import Outbox
+    from lash_cli.repl.rules import TurnStanding
+    from lash_cli.repl.watching import Waiting, Watch
+
+
+class Sending:
+    """The part of `ChatClient` that moves texts."""
+
+    core: LashCore
+    watch: Watch
+    outbox: Outbox
+    turns: OwnTurns
+    _queue: SessionQueue
+    # A text that waits for another process's turn to end, and its key.
+    _patient: tuple[str, str] | None
+
+    if TYPE_CHECKING:
+
+        @property
+        def face(self) -> Face: ...
+
+        def call(self, work: Coroutine[Any, Any, None]) -> None: ...
+
+        def tell(self, text: str) -> None: ...
+
+        def turn_standing(self) -> TurnStanding: ...
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def submit(self, text: str) -> None:
+        """Send `text`: as a turn, or into the one of ours that runs."""
+        self.call(self._submit(self.outbox.take(text), text))
+
+    async def _submit(self, key: str, text: str) -> None:
+        await self.turns.begun_or_over()
+        if self.turns.is_active:
+            await self._enqueue(key, text, into_running=True)
+        else:
+            self.turns.send(key, text)
+
+    def queue_next(self, text: str) -> None:
+        """Queue `text` for the next turn, whoever runs one."""
+        self.call(self._enqueue(self.outbox.take(text), text, into_running=False))
+
+    def inject(self, text: str) -> None:
+        """Put `text` into the turn that runs, whoever runs it."""
+        self.call(self._enqueue(self.outbox.take(text), text, into_running=True))
+
+    async def _enqueue(self, key: str, text: str, *, into_running: bool) -> None:
+        await self.turns.begun_or_over()
+        record = await self.core.running_turn(self.watch.session_id) if into_running else None
+        try:
+            await self.outbox.enqueue(key, text, NextTurn() if record is None else ActiveTurn(record.turn_id))
+        except LashError as error:
+            if not error.ambiguous:
+                self._text_came_back()
+            raise
+        await self.watch.look()
+        if self.turn_standing() == "none" and self.watch.row.meta.held_at_ms is None:
+            # The turn it was meant for ended meanwhile.
+            self.turns.drain()
+
+    def drain(self) -> None:
+        """Send what waits now."""
+        self.call(self._drain())
+
+    async def _drain(self) -> None:
+        await self._queue.release()
+        if not self.turns.is_active:
+            self.turns.drain()
+        await self.watch.look()
+
+    def finish_interrupted(self) -> None:
+        """Finish a turn that a crash cut off."""
+
+        async def finish() -> None:
+            if not self.turns.is_active:
+                self.turns.finish()
+
+        self.call(finish())
+
+    def wait_then_send(self, text: str) -> None:
+        """Send `text` when the turn of the other process ended."""
+        self._patient = (self.outbox.take(text), text)
+        self.tell("waiting for the other process's turn to end; Esc gives the text back")
+        self.call(self._send_patient())
+
+    def stop_waiting(self) -> bool:
+        """Give the text that waits back to the draft; False when none does."""
+        if self._patient is None:
+            return False
+        key, _ = self._patient
+        self._patient = None
+        self.outbox.refused(key)
+        self._text_came_back()
+        return True
+
+    async def _send_patient(self) -> None:
+        if self._patient is not None and self.turn_standing() in ("none", "stuck"):
+            (key, text), self._patient = self._patient, None
+            self.turns.send(key, text)
+
+    def _text_came_back(self) -> None:
+        self.face.set_text(self.outbox.draft.text)
+        for text in self.outbox.draft.stash[-1:]:
+            self.face.stash_changed(text)
+
+    # --- taking back --------------------------------------------------------------------------
+
+    def pull_back(self) -> None:
+        """Take the newest own next-turn input back into the draft, if nobody uses it."""
+        self.call(self._pull_back())
+
+    async def _pull_back(self) -> None:
+        own = self._own_next()
+        if not own:
+            self.tell("nothing of yours waits for the next turn")
+            return
+        newest = own[-1]
+        if newest.has_attachment:
+            self.tell(f"{newest.input_id} has an attachment: /queue cancel {newest.input_id} takes it out")
+            return
+        outcome = await self.outbox.pull_back(newest.input_id, newest.text)
+        if outcome == "cancelled":
+            self.face.set_text(self.outbox.draft.text)
+        else:
+            self.tell(f"{newest.input_id} was not taken back: {outcome}")
+        await self.watch.look()
+
+    def stash(self) -> None:
+        """Put the draft aside."""
+        text = self.outbox.draft.text
+        self.outbox.stash()
+        self.face.set_text("")
+        if text.strip():
+            self.face.stash_changed(text)
+            self.tell("draft put aside: ↑ brings it back")
+
+    def _own_next(self) -> list[Waiting]:
+        own = set(self.outbox.draft.own)
+        return [waiting for waiting in self.watch.waiting if waiting.input_id in own and not waiting.is_now]
