@@ -6,19 +6,23 @@ setting of the machine that runs the tests can reach the command.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.processes import start_process
+from support.warm import Warm, is_cold
 
 COMMAND = (sys.executable, "-m", "lash_cli")
 _ROOT = Path(__file__).resolve().parents[2]
+_WARM = Warm()
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,49 @@ def run_lash(
 ) -> Result:
     """Run one command to its end. Without `input` or `stdin`, stdin is /dev/null."""
     data = input.encode() if isinstance(input, str) else input
-    done = subprocess.run(
-        [*COMMAND, *args],
-        env=environment(home, env),
-        cwd=cwd or Path(home).parent,
-        capture_output=True,
-        timeout=timeout,
-        check=False,
-        **({"input": data} if data is not None else {"stdin": subprocess.DEVNULL if stdin is None else stdin}),
-    )
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    with contextlib.ExitStack() as open_until_done:
+        if data is not None:
+            # A pipe holds what fits into it without a reader; more comes from a process that feeds it.
+            stdin = open_until_done.enter_context(_piped(data))
+        elif stdin is None or stdin == subprocess.DEVNULL:
+            stdin = open_until_done.enter_context(open(os.devnull, "rb"))
+        seen, directory = environment(home, env), str(cwd or Path(home).parent)
+        done = None
+        if not is_cold(seen):
+            descriptor = stdin if isinstance(stdin, int) else stdin.fileno()
+            done = _WARM.run(args, seen, directory, descriptor, timeout)
+        if done is None:
+            cold = subprocess.run(
+                [*COMMAND, *args],
+                env=seen,
+                cwd=directory,
+                stdin=stdin,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+            )
+            done = (cold.returncode, cold.stdout, cold.stderr)
+    code, out, err = done
+    return Result(code, out.decode(), err.decode())
+
+
+@contextlib.contextmanager
+def _piped(data: bytes) -> Iterator[int]:
+    """The reading end of a pipe that holds `data` and then ends."""
+    reading, writing = os.pipe()
+
+    def feed() -> None:
+        # Whoever reads may go away before the end.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as sink:
+            sink.write(data)
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        feeder.join()
 
 
 def spawn_lash(
