@@ -38,7 +38,7 @@ def command(
         problem for one in files if one["exists"] for problem in problems_in(_text_of(one["path"]), one["path"])
     ]
     if file is None and not problems:
-        problems = _what_cannot_be_made(current().settings)
+        problems = what_cannot_be_made(current().settings)
     if problems:
         raise ConfigError(
             "\n".join(str(problem) for problem in problems),
@@ -75,7 +75,7 @@ def _text_of(path: str) -> str:
         raise ConfigError(f"{path}: not valid UTF-8 at byte {error.start}") from error
 
 
-def _what_cannot_be_made(settings: Settings) -> list[Problem]:
+def what_cannot_be_made(settings: Settings) -> list[Problem]:
     """The models, providers and key bindings that would fail when they are used."""
     from lash_cli.repl.keymap import key_table
     from lash_cli.settings.providers import LOOPBACK, require_provider

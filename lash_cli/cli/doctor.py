@@ -1,8 +1,9 @@
-"""`lash doctor`: look at everything, change nothing, say what is wrong and what to do (contract 08 §6.8).
+"""`lash doctor`: look at everything, say what is wrong and what to do about it (contract 08 §6.8).
 
-The report is data on stdout whatever it says; the exit status tells how bad it
-is: 9 when the database cannot be used, 5 when configuration or permissions are
-wrong, else 0, with warnings listed.
+Nothing is changed but modes, and those only with `--fix`. The report is data on
+stdout whatever it says; the exit status tells how bad it is: 9 when the
+database cannot be used, 5 when configuration or permissions are wrong, else 0,
+with warnings listed.
 """
 
 from __future__ import annotations
@@ -10,51 +11,52 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-import stat
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
+import typer
+
+from lash_cli.cli.doctor_places import Finding, places, repair
+from lash_cli.cli.doctor_settings import configuration
 from lash_cli.cli.doctor_store import StoreReport, inspect_store
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
-from lash_cli.errors import ConfigError, LashError, NotFoundError, StoreUnusable
-from lash_cli.paths import Paths, shared_bits
+from lash_cli.errors import LashError, NotFoundError, StoreUnusable
+from lash_cli.paths import Paths
 from lash_cli.settings.redact import redact
 from lash_cli.version import __version__
+from lash_cli.views.safe_text import safe_text
 from lash_cli.views.tables import columns, pairs
 from lash_cli.views.times import duration
 
 OLDEST_TRUSTED_SQLITE = (3, 37, 0)  # STRICT tables
 
 
-class Finding(NamedTuple):
-    """Something wrong. `exit_status` 0 is a warning."""
+def command(
+    fix: Annotated[bool, typer.Option("--fix", help="Make what others can read private.")] = False,
+) -> int:
+    """Check paths, permissions, configuration, the database, holders and what is unfinished.
 
-    code: str
-    message: str
-    hint: str | None
-    exit_status: int
-
-    @staticmethod
-    def of(error: LashError) -> Finding:
-        """The finding behind an error."""
-        return Finding(error.code, error.message, error.hint, error.exit_status)
-
-
-def command() -> int:
-    """Check paths, permissions, the database, lease holders and unfinished turns."""
+    Nothing is changed without --fix, and with it only the modes of your own
+    files. Read the whole database with: lash db check
+    """
     paths = current().paths
     findings: list[Finding] = []
-    places = _places(paths, findings)
-    configuration = _configuration(paths, findings)
+    fixed = repair(paths) if fix else []
+    looked_at = places(paths, findings)
+    if sqlite3.sqlite_version_info < OLDEST_TRUSTED_SQLITE:
+        message = f"SQLite {sqlite3.sqlite_version} is too old"
+        findings.append(Finding("sqlite_too_old", message, "3.37 or newer is needed", 5))
+    settings = configuration(paths, findings)
     database, inside = _database(paths, findings)
     document: Document = {
         "id": paths.database,
         "healthy": not findings,
         "versions": {"lash": __version__, "python": platform.python_version(), "sqlite": sqlite3.sqlite_version},
-        "paths": places,
-        "configuration": configuration,
+        "paths": looked_at,
+        "fixed": fixed,
+        "configuration": settings,
         "database": database,
         "lease_holders": inside.holders,
         "unfinished_turns": inside.unfinished,
@@ -73,73 +75,6 @@ def _severity(finding: Finding) -> str:
     return "error" if finding.exit_status else "warning"
 
 
-# --- paths and permissions --------------------------------------------------------------------
-
-
-def _places(paths: Paths, findings: list[Finding]) -> list[Document]:
-    wal = [(f"database{suffix}", paths.database + suffix) for suffix in ("-wal", "-shm")]
-    rows = [(name, place) for name, place in paths.rows().items() if place is not None and name != "home"]
-    items: list[Document] = []
-    directories = {paths.config_dir, paths.data_dir, paths.state_dir}
-    for name, place in [("config_dir", paths.config_dir), *rows, *wal]:
-        try:
-            mode: int | None = stat.S_IMODE(os.stat(place).st_mode)
-        except FileNotFoundError:
-            mode = None
-        except OSError as error:
-            mode = None
-            findings.append(Finding("permissions_unsafe", f"cannot look at {place}: {error.strerror}", None, 5))
-        items.append({"name": name, "path": place, "exists": mode is not None, "mode": _mode_text(mode)})
-    for place in sorted({item["path"] for item in items if item["exists"]}):
-        _check_place(place, place in directories, findings)
-    if sqlite3.sqlite_version_info < OLDEST_TRUSTED_SQLITE:
-        findings.append(
-            Finding("sqlite_too_old", f"SQLite {sqlite3.sqlite_version} is too old", "3.37 or newer is needed", 5)
-        )
-    return items
-
-
-def _mode_text(mode: int | None) -> str | None:
-    return None if mode is None else f"{mode:04o}"
-
-
-def _check_place(place: str, is_ours: bool, findings: list[Finding]) -> None:
-    """Files must be private; a directory must be private when it is one of ours and writable in any case."""
-    is_directory = os.path.isdir(place)
-    if shared_bits(place) and (is_ours or not is_directory):
-        wanted = "700" if is_directory else "600"
-        findings.append(Finding("permissions_unsafe", f"others can read {place}", f"chmod {wanted} {place}", 5))
-    if not os.access(place, os.W_OK):
-        findings.append(Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {place}", 5))
-
-
-# --- configuration ----------------------------------------------------------------------------
-
-
-def _configuration(paths: Paths, findings: list[Finding]) -> Document:
-    from lash_cli.settings.keys import read_keys
-    from lash_cli.settings.providers import default_provider, provider_names
-
-    report: Document = {"valid": True, "providers": [], "default_provider": None, "keys": []}
-    try:
-        report["keys"] = sorted(read_keys(paths))
-    except ConfigError as error:
-        if error.code != "permissions_unsafe":  # the places above already say so
-            findings.append(Finding.of(error))
-    try:
-        settings = current().settings
-    except ConfigError as error:
-        report["valid"] = False
-        findings.append(Finding.of(error))
-        return report
-    report["providers"] = provider_names(settings, os.environ)
-    report["default_provider"] = default_provider(settings, os.environ)
-    if report["default_provider"] not in report["providers"]:
-        message = f"the default provider {report['default_provider']!r} is not configured"
-        findings.append(Finding("provider_unconfigured", message, "lash config set defaults.provider NAME", 5))
-    return report
-
-
 # --- database ---------------------------------------------------------------------------------
 
 
@@ -152,6 +87,12 @@ def _database(paths: Paths, findings: list[Finding]) -> tuple[Document, StoreRep
         return report, StoreReport()
     try:
         _check_integrity(paths.database)
+        pending = _pending_migrations(paths)
+        if pending:
+            report["state"] = "schema_old"
+            message = f"the database has not had: {', '.join(pending)}"
+            findings.append(Finding("schema_old", message, "bring it up to date with: lash db migrate", 0))
+            return report, StoreReport()
         inside = inspect_store(paths)
     except NotFoundError:
         report["state"] = "absent"
@@ -178,6 +119,15 @@ def _waiting_for_somebody(inside: StoreReport) -> Iterator[Finding]:
     for batch in inside.dead:
         message = f"batch {batch['id']} of {batch['name']} failed {batch['attempts']} times: {batch['last_error']}"
         yield Finding("batch_dead", message, f"drop it with: lash queue cancel-batch {batch['id']}", 0)
+
+
+def _pending_migrations(paths: Paths) -> tuple[str, ...]:
+    from pathlib import Path
+
+    from lash_cli.store.sqlite.inspection import looking, pending_migrations, schema_version
+
+    with looking(Path(paths.database)) as connection:
+        return pending_migrations(schema_version(connection))
 
 
 def _check_integrity(path: str) -> None:
@@ -242,17 +192,21 @@ def _text(document: Document) -> str:
         turns = document["unfinished_turns"]
         rows = [(str(turn["name"]), turn["turn"], turn["started_at"], str(turn["holder"] or "-")) for turn in turns]
         blocks.append(columns(("UNFINISHED IN", "TURN", "STARTED", "HELD BY"), rows))
+    if document["fixed"]:
+        blocks.append(safe_text("\n".join(f"made private: {place}" for place in document["fixed"])))
     blocks.append(_findings_text(document["findings"]))
     return "\n\n".join(blocks)
 
 
 def _summary(document: Document) -> list[tuple[str, str]]:
     database, configuration = document["database"], document["configuration"]
+    project = configuration["project"]
     size = "" if database["bytes"] is None else f", {database['bytes']} bytes, {database['sessions'] or 0} sessions"
     return [
         ("database", f"{database['state']}{size}"),
         ("configuration", "valid" if configuration["valid"] else "invalid"),
         ("provider", f"{configuration['default_provider'] or '-'} of {', '.join(configuration['providers']) or '-'}"),
+        *([("project", f"{project['file']} ({project['state']})")] if project is not None else []),
     ]
 
 
@@ -263,8 +217,6 @@ def _holder_cells(holder: Document) -> tuple[str, ...]:
 
 
 def _findings_text(findings: list[Document]) -> str:
-    from lash_cli.views.safe_text import safe_text
-
     if not findings:
         return "nothing is wrong"
     lines = []

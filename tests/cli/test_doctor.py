@@ -134,3 +134,74 @@ def test_an_invalid_configuration_is_one_finding_among_the_others(lash, home):
     (finding,) = result.json["findings"]
     assert finding["code"] == "config_invalid"
     assert result.json["configuration"]["valid"] is False
+
+
+def codes(result) -> set[str]:
+    return {finding["code"] for finding in result.json["findings"]}
+
+
+def test_fix_makes_everything_private_and_says_what_it_changed(lash, home):
+    lash("open", "s")
+    lash("db", "backup")
+    script = home / "key.sh"
+    script.write_text("#!/bin/sh\n")
+    (home / "link").symlink_to("/etc/hostname")
+    (backup,) = (home / "backups").iterdir()
+    for path, mode in ((home, 0o755), (home / "lash.db", 0o644), (backup, 0o664), (script, 0o755)):
+        path.chmod(mode)
+    told = lash("doctor", "-o", "json")
+    assert told.code == 5 and told.json["fixed"] == []
+    hints = {finding["hint"] for finding in told.json["findings"]}
+    assert {f"chmod 600 {backup}", f"chmod 700 {script}", f"chmod 700 {home}"} <= hints
+    fixed = lash("doctor", "--fix", "-o", "json")
+    assert (fixed.code, fixed.json["findings"]) == (0, [])
+    # SQLite gives its log the mode of the database.
+    logs = {str(path) for path in home.glob("lash.db-*")}
+    assert set(fixed.json["fixed"]) - logs == {str(path) for path in (home, home / "lash.db", backup, script)}
+    assert [path.stat().st_mode & 0o777 for path in (home, home / "lash.db", backup, script)] == [
+        0o700, 0o600, 0o600, 0o700,
+    ]  # fmt: skip
+    assert "nothing is wrong" in lash("doctor", "--fix").out
+
+
+def test_an_old_database_is_a_warning_with_the_next_command(lash, home):
+    lash("open", "s")
+    with sqlite3.connect(home / "lash.db") as connection:
+        connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    result = lash("doctor", "-o", "json")
+    assert (result.code, result.json["database"]["state"]) == (0, "schema_old")
+    assert [finding["hint"] for finding in result.json["findings"]] == ["bring it up to date with: lash db migrate"]
+
+
+def test_every_model_and_provider_that_cannot_be_made_is_found(lash, home):
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(
+        '[providers.a]\nkind = "smoke"\n[providers.b]\nkind = "openai_chat"\nkey = "env:NOT_THERE"\n'
+        '[providers.c]\nkind = "openai_chat"\nkey = "file:/no/such/file"\n[repl.keys]\nsubmitt = ["enter"]\n'
+    )
+    (home / "config.toml").chmod(0o600)
+    result = lash("doctor", "-o", "json")
+    assert (result.code, result.json["configuration"]["valid"]) == (5, False)
+    messages = {finding["message"] for finding in result.json["findings"]}
+    assert any(f"{home / 'config.toml'}:2: providers.a" in message for message in messages)
+    assert any("submitt" in message for message in messages)
+    assert {"NOT_THERE", "/no/such/file"} <= {
+        message.split(" is in ")[1].split(",")[0] for message in messages if " is in " in message
+    }
+
+
+def test_the_project_file_and_whether_it_is_trusted_are_shown(lash, tmp_path):
+    project = tmp_path / "project"
+    (project / ".lash").mkdir(parents=True)
+    file = project / ".lash" / "config.toml"
+    file.write_text('[defaults]\nmodel = "m"\n')
+    assert lash("doctor", "-o", "json").json["configuration"]["project"] is None
+    shown = lash("doctor", "-o", "json", cwd=project).json["configuration"]["project"]
+    assert shown == {"file": str(file), "state": "harmless", "keys": []}
+    file.write_text('[defaults]\nprovider = "loopback"\n')
+    shown = lash("doctor", "-o", "json", cwd=project).json["configuration"]["project"]
+    assert shown == {"file": str(file), "state": "unknown", "keys": ["defaults.provider"]}
+    lash("config", "trust", str(project), "--yes")
+    result = lash("doctor", "-o", "json", cwd=project)
+    assert (result.code, result.json["configuration"]["project"]["state"]) == (0, "trusted")

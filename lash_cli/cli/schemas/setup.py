@@ -193,6 +193,15 @@ class Place(Shape):
     mode: str | None
 
 
+class ProjectFile(Shape):
+    """The project file of the directory. `state`: harmless, or how the keys that need trust stand: trusted, changed or
+    unknown."""
+
+    file: str
+    state: str
+    keys: list[str]
+
+
 class Configuration(Shape):
     """Whether the configuration holds, and what it names."""
 
@@ -200,10 +209,11 @@ class Configuration(Shape):
     providers: list[str]
     default_provider: str | None
     keys: list[str]
+    project: ProjectFile | None
 
 
 class Database(Shape):
-    """The database. `state`: ok, absent, or the code of what is wrong."""
+    """The database. `state`: ok, absent, schema_old, or the code of what is wrong."""
 
     path: str
     state: str
@@ -282,6 +292,7 @@ class Doctor(Shape):
     healthy: bool
     versions: Versions
     paths: list[Place]
+    fixed: list[str]
     configuration: Configuration
     database: Database
     lease_holders: list[LeaseHolder]

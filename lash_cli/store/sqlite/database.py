@@ -36,6 +36,7 @@ from lash_cli.store.sqlite.connections import (
     mapped_errors,
     patiently,
 )
+from lash_cli.store.sqlite.filesystem import refuse_network
 from lash_cli.store.sqlite.writer import Request, Writer
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _bring_up_to_date(path: Path, jitter: random.Random, lock_timeout_s: float) 
     connection = connect(path, WRITER_PRAGMAS)
     try:
         if not _is_wal(connection):
+            refuse_network(path)
             patiently(connection, _WAL, jitter, lock_timeout_s)
         connection.execute(FULL)
         patiently(connection, BEGIN_WRITE, jitter, lock_timeout_s)
@@ -189,10 +191,13 @@ class Database:
         """Open the file, creating and migrating it as needed (nothing of that with `read_only`).
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
-        when file or directory cannot be used, `StoreLocked` after `lock_timeout_s` of waiting for another process, and
-        `NotFoundError` (`store_not_found`) for a missing file with `read_only`.
+        when file or directory cannot be used (`network_filesystem`: it would be damaged there), `StoreLocked` after
+        `lock_timeout_s` of waiting for another process, and `NotFoundError` (`store_not_found`) for a missing file with
+        `read_only`.
         """
         if not read_only:
+            if not path.exists():
+                refuse_network(path)
             _create_file(path)
         elif not path.exists():
             raise NotFoundError(f"{path} does not exist", code="store_not_found")

@@ -1,0 +1,52 @@
+"""Where a database must not be kept: the longest mount decides, and nothing is created there (contract 08 §6.8)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lash_cli.errors import StoreReadOnly
+from lash_cli.store.sqlite import filesystem
+from lash_cli.store.sqlite.database import Database
+from lash_cli.system import SystemClock
+
+MOUNTS = """\
+22 1 8:1 / / rw - ext4 /dev/sda1 rw
+23 22 0:20 / /mnt/share rw shared:1 - nfs4 server:/x rw
+24 23 0:21 / /mnt/share/local rw - tmpfs tmpfs rw
+25 22 0:22 / /mnt/with\\040space rw - fuse.sshfs me@host:/ rw
+26 22 0:23 / /mnt/over rw - nfs server:/y rw
+27 22 0:24 / /mnt/over rw - ext4 /dev/sdb1 rw
+a line that is none
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/me/lash.db", None),
+        ("/mnt/share/lash.db", "nfs4"),
+        ("/mnt/shared/lash.db", None),
+        ("/mnt/share/local/lash.db", None),
+        ("/mnt/with space/deep/lash.db", "fuse.sshfs"),
+        ("/mnt/over/lash.db", None),
+    ],
+)
+def test_the_mount_that_is_nearest_decides(path, kind):
+    assert filesystem.network_filesystem(Path(path), mounts=MOUNTS) == kind
+
+
+def test_nothing_is_made_on_a_network_file_system(tmp_path, monkeypatch):
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"23 22 0:20 / {tmp_path} rw - nfs4 server:/x rw\n")
+    monkeypatch.setattr(filesystem, "_MOUNTS", mounts)
+    with pytest.raises(StoreReadOnly) as raised:
+        Database.open(tmp_path / "home" / "lash.db", clock=SystemClock())
+    assert raised.value.code == "network_filesystem" and "--db" in str(raised.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["mountinfo"]
+
+
+def test_what_the_system_does_not_tell_is_taken_for_local(tmp_path, monkeypatch):
+    monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "none")
+    Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
