@@ -27,6 +27,7 @@ class Action(StrEnum):
     EDIT_QUEUE = "edit_queue"
     EDITOR = "editor"
     EXPAND = "expand"
+    EXPAND_FULL = "expand_full"
     REWIND = "rewind"
     REDRAW = "redraw"
     SUSPEND = "suspend"
@@ -52,7 +53,8 @@ KEYMAP: dict[Action, Binding] = {
     Action.PULL_BACK: Binding(("m-up",), "take back your newest queued text", "the same; also ↑ on an empty draft"),
     Action.EDIT_QUEUE: Binding(("m-q",), "edit what waits in $EDITOR", "the same"),
     Action.EDITOR: Binding(("c-x c-e", "c-g"), "edit the draft in $EDITOR", "the same"),
-    Action.EXPAND: Binding(("c-o",), "expand folded pastes", "the same"),
+    Action.EXPAND: Binding(("c-o",), "expand folded pastes, else show what the last tool said", "the same"),
+    Action.EXPAND_FULL: Binding(("m-o",), "show all of what the last tool said", "the same"),
     Action.REWIND: Binding(("escape escape",), "go back to an earlier message", "as one Esc"),
     Action.REDRAW: Binding(("c-l",), "redraw", "the same"),
     Action.SUSPEND: Binding(("c-z",), "suspend", "suspend; the turn stands still meanwhile"),

@@ -46,6 +46,7 @@ from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_text, safe_text
 
 AUTOSAVE_SECONDS = 0.1
+TOOL_LINES = 20
 UNICODE_GLYPHS = ChatGlyphs()
 
 
@@ -129,6 +130,7 @@ class PromptFace:
             key_bindings=bindings(self),
             editing_mode=EditingMode.VI if options.is_vi else EditingMode.EMACS,
             color_depth=None if options.color else ColorDepth.DEPTH_1_BIT,
+            include_default_pygments_style=False,
             erase_when_done=True,
             min_redraw_interval=1 / 50,
             terminal_size_polling_interval=None,
@@ -266,10 +268,24 @@ class PromptFace:
             text = placeholder(number, text)
         self.buffer.insert_text(text)
 
-    def expand_pastes(self) -> None:
-        """Unfold every paste of the draft."""
+    def expand(self) -> None:
+        """Unfold every paste of the draft; without one show the beginning of what the last tool said."""
         text = self.text
-        self.buffer.document = Document(text, len(text))
+        if text != self.buffer.text:
+            self.buffer.document = Document(text, len(text))
+        else:
+            self.show_tool(TOOL_LINES)
+
+    def show_tool(self, limit: int | None) -> None:
+        """Show what the last tool said, at most `limit` lines of it."""
+        said = self.client.watch.last_tool
+        if said is None:
+            self.client.tell("no tool was called yet")
+            return
+        lines = said.rstrip("\n").split("\n")
+        if limit is not None and len(lines) > limit:
+            lines = [*lines[:limit], f"({len(lines) - limit} more lines: Alt-O shows all)"]
+        self.show([Block("tool", "\n".join(lines))])
 
     async def edit(self) -> None:
         """Edit the draft in the user's editor; when that fails the draft stays as it was."""

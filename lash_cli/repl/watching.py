@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from lash_cli.api.core import LashCore
-from lash_cli.core.activity import QueuedInputAccepted, TurnActivity, TurnFinished, TurnStarted
+from lash_cli.core.activity import QueuedInputAccepted, ToolCallCompleted, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.content import Message
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import (
@@ -29,7 +29,7 @@ from lash_cli.runtime.observing import ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
-from lash_cli.views.chat_picture import Block, ChatPicture, answer_of
+from lash_cli.views.chat_picture import Block, ChatPicture, answer_of, whole_tool
 from lash_cli.views.safe_text import safe_text
 
 KEPT_ANSWERS = 50
@@ -69,6 +69,8 @@ class Watch:
         self.cost: str | None = None
         # Finished answers, newest last, for the clipboard.
         self.answers: list[str] = []
+        # The newest tool call that ended, in full.
+        self.last_tool: str | None = None
         self.face: Face
         self.on_turn_end: OnTurnEnd
         self._observed = core.observe(self.session_id)
@@ -166,6 +168,8 @@ class Watch:
             await self._show_inputs(event.input_ids)
         elif isinstance(event, QueuedInputAccepted):
             await self._show_inputs(event.input_ids)
+        elif isinstance(event, ToolCallCompleted):
+            self.last_tool = whole_tool(event, safe_text)
         blocks = self.picture.fold(activity)
         if blocks:
             self.face.show(blocks)

@@ -47,7 +47,8 @@ def rich_block(block: Block, glyphs: ChatGlyphs, *, color: bool, width: int) -> 
     else:
         mark = f"  {glyphs.says} " if block.kind == "tool" else "  "
         said = f"error: {block.text}" if block.kind == "error" else block.text
-        console.print(Text("\n".join(mark + line for line in said.split("\n")), style=style))
+        first, *rest = said.split("\n")
+        console.print(Text("\n".join([mark + first, *(" " * len(mark) + line for line in rest)]), style=style))
     return file.getvalue()
 
 

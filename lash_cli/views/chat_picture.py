@@ -25,10 +25,11 @@ from lash_cli.core.activity import (
     TurnStarted,
 )
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, ToolValue, TurnOutcome
+from lash_cli.core.tools import ToolCancelled, ToolFailed
 from lash_cli.views.answer import CUT_OFF_LINE
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
-from lash_cli.views.turn_text import MarkdownBlocks, event_line, value_text
+from lash_cli.views.turn_text import MarkdownBlocks, event_line, status_word, value_text
 
 ARGS_CHARS = 60
 PROGRESS_CHARS = 60
@@ -172,6 +173,19 @@ class ChatPicture:
             said = f"  {tool.said}" if tool.said else ""
             shown.append(("tool", f"{tool.what}  {elapsed} running{said}"))
         return shown[-max(1, room) :]
+
+
+def whole_tool(event: ToolCallCompleted, clean: Clean) -> str:
+    """A call that ended with all of its arguments and all of its output."""
+    match event.output.outcome:
+        case ToolFailed(failure=failure):
+            said = failure.message
+        case ToolCancelled(cancellation=cancellation):
+            said = cancellation.message
+        case done:
+            said = value_text(done.value)
+    call = f"{event.name} {value_text(event.args)}"
+    return clean(f"{call}\n{status_word(event.output)} {duration(event.duration_ms)}\n{said}")
 
 
 def answer_of(outcome: TurnOutcome) -> str | None:

@@ -125,3 +125,18 @@ def test_no_escape_of_a_model_reaches_the_terminal(chat) -> None:
     one.press(' !text "a\\u001b]0;owned\\u0007b"\r')
     one.wait_for("\\x1b]0;owned")
     assert b"\x1b]0;owned" not in one.written
+
+
+def test_what_a_tool_said_is_shown_on_demand_and_more_of_it_on_more(chat, home: Path) -> None:
+    (home.parent / "long.txt").write_text("".join(f"row {number}\n" for number in range(60)))
+    one = chat()
+    one.press("\x0f")
+    one.wait_for("no tool was called yet")
+    one.press(' !tool read_file {"path":"long.txt"}\n!then\n!text read\r')
+    one.wait_for("▸ read_file  ")
+    one.wait_for("│ idle")
+    one.press("\x0f")
+    one.wait_for("more lines: Alt-O shows all")
+    assert "row 59" not in one.everything
+    one.press("\x1bo")
+    one.wait_for("row 59")

@@ -290,3 +290,9 @@ def test_looking_creates_nothing(home):
     for arguments in (["ls"], ["ls", "-o", "json"], ["doctor"], ["config", "show"], ["key", "ls"]):
         assert run_lash(arguments, home=home).code == 0
     assert not home.exists()
+
+
+def test_only_a_chat_at_a_terminal_imports_its_prompt(home):
+    for args, code in ((("chat", "--help"), 0), (("chat", "s"), 2)):
+        assert not imported(home, *args, code=code) & (HEAVY | {"asyncio"})
+    assert not home.exists()
