@@ -20,10 +20,11 @@ import typer
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.db_files import copy_place
 from lash_cli.cli.invocation import current
+from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import StoreUnusable
 from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path
-from lash_cli.settings.redact import MASK, find_secrets, remember
+from lash_cli.settings.redact import MASK, find_secrets
 from lash_cli.system import SystemClock
 from lash_cli.views.tables import columns
 from lash_cli.views.times import rfc3339
@@ -45,7 +46,7 @@ def scan() -> int:
     from lash_cli.store.sqlite.inspection import looking
     from lash_cli.store.sqlite.secrets import scan as look
 
-    _load_keys()
+    load_known_keys()
     with looking(Path(current().paths.database)) as connection:
         items = [_item(hit) for hit in look(connection, find_secrets)]
     emit_many("SecretList", items, columns=_COLUMNS, id_field="row")
@@ -71,7 +72,7 @@ def scrub(
     from lash_cli.store.sqlite.inspection import looking, migrate
     from lash_cli.store.sqlite.secrets import scan as look
 
-    _load_keys()
+    load_known_keys()
     place = Path(current().paths.database)
     with looking(place) as connection:
         found = sum(1 for _ in look(connection, find_secrets))
@@ -150,22 +151,6 @@ def _write_record(place: Path, copy: Path | None, taken: Sequence[Hit]) -> str:
     except OSError as error:
         raise unusable_path(path, error, "write") from error
     return path
-
-
-def _load_keys() -> None:
-    """Let every key this machine uses be found as it is. No command is run and no keyring asked."""
-    from lash_cli.settings.keys import read_keys
-    from lash_cli.settings.providers import WELL_KNOWN
-
-    invocation = current()
-    read_keys(invocation.paths)
-    variables = {known.key_variable for known in WELL_KNOWN.values()}
-    for name in invocation.settings.names("providers"):
-        scheme, _, variable = str(invocation.settings.get(f"providers.{name}.key") or "").partition(":")
-        if scheme == "env":
-            variables.add(variable.strip())
-    for variable in variables:
-        remember(invocation.environment.get(variable, "").strip())
 
 
 def _item(hit: Hit) -> Document:

@@ -1,4 +1,4 @@
-"""Durations as options take them, and options whose value may be left out (contract 08 §5.1).
+"""Durations and moments as options take them, and options whose value may be left out (contract 08 §5.1).
 
 `--wait` alone waits without limit, `--wait=30s` for half a minute. Typer has no
 optional option values, so a command of this class completes the bare form
@@ -31,6 +31,24 @@ def duration_ms(text: str) -> int:
     if match is None:
         raise UsageError(f"not a duration: {text!r}", hint="write it as 500ms, 30s, 2m or 1h")
     return round(float(match[1]) * _UNIT_MS[match[2]])
+
+
+def moment_ms(text: str | None, now_ms: int) -> int | None:
+    """Epoch milliseconds of a date, a time, or how long ago it was; None for None.
+
+    A date or time without an offset is local. Raises `UsageError`.
+    """
+    if text is None:
+        return None
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return now_ms - duration_ms(text)
+    if moment.tzinfo is None:
+        moment = moment.astimezone()
+    return round(moment.astimezone(UTC).timestamp() * 1000)
 
 
 class WaitCommand(TyperCommand):

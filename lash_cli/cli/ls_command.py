@@ -7,16 +7,17 @@ hands out stands exactly behind the last session that was looked at.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple
 
 import typer
 
 from lash_cli.cli.documents import STATUSES, Document, session_document, session_status
-from lash_cli.cli.durations import duration_ms
+from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import reading_store, run_inline
 from lash_cli.errors import UsageError
@@ -28,10 +29,12 @@ PAGE_ROWS = 200
 DEFAULT_LIMIT = 20
 COLUMNS = ("name", "status", "model", "turns", "last_activity_at", "id")
 _KNOWN_STATUSES = (*STATUSES, "waiting")
-_SORTS: dict[str, Callable[[SessionRow], object]] = {
-    "created": lambda row: -row.meta.created_at_ms,
-    "name": lambda row: row.meta.name,
-    "turns": lambda row: -row.turn_state.turn_index,
+SortKey = tuple[int | str, str]
+# The id breaks ties, so that a key names one place in the order.
+_SORTS: dict[str, Callable[[SessionRow], SortKey]] = {
+    "created": lambda row: (-row.meta.created_at_ms, row.meta.session_id),
+    "name": lambda row: (row.meta.name, row.meta.session_id),
+    "turns": lambda row: (-row.turn_state.turn_index, row.meta.session_id),
 }
 
 
@@ -88,8 +91,7 @@ def command(
     """
     if sort != "activity" and sort not in _SORTS:
         raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
-    if cursor is not None and sort != "activity":
-        raise UsageError("--cursor pages by activity only", hint="leave out --sort, or list all with -n 0")
+    after = None if cursor is None or sort == "activity" else _place(cursor, sort)
     now_ms = SystemClock().now_ms()
     wanted = Filter(
         statuses=_statuses(status),
@@ -97,15 +99,15 @@ def command(
         name=name,
         model=model,
         labels=tuple(_label(text) for text in label or ()),
-        since_ms=_moment(since, now_ms),
-        until_ms=_moment(until, now_ms),
+        since_ms=moment_ms(since, now_ms),
+        until_ms=moment_ms(until, now_ms),
     )
     if watch:
         if cursor is not None or sort != "activity":
             raise UsageError("--watch has its own order", hint="leave out --cursor and --sort")
         return _watch(wanted, parent, limit or 0)
     count = DEFAULT_LIMIT if limit is None else limit
-    rows, following = run_inline(lambda: _list(wanted, parent, count, cursor, sort, now_ms))
+    rows, following = run_inline(lambda: _list(wanted, parent, count, after or cursor, sort, now_ms))
     emit_many(
         "SessionList",
         [session_document(row, now_ms, is_definitely_dead) for row in rows],
@@ -139,17 +141,48 @@ async def _of_parent(store: RuntimePersistence, wanted: Filter, parent: str | No
 
 
 async def _list(
-    wanted: Filter, parent: str | None, limit: int, cursor: str | None, sort: str, now_ms: int
+    wanted: Filter, parent: str | None, limit: int, cursor: SortKey | str | None, sort: str, now_ms: int
 ) -> tuple[list[SessionRow], str | None]:
     async with reading_store() as store:
         if store is None:
             return [], None
         wanted = await _of_parent(store, wanted, parent)
-        if sort == "activity":
+        if not isinstance(cursor, tuple) and sort == "activity":
             return await _take(store, wanted, limit, cursor, now_ms)
         rows, _ = await _take(store, wanted, 0, None, now_ms)
-        rows.sort(key=_SORTS[sort])  # type: ignore[arg-type]
-        return (rows[:limit] if limit else rows), None
+        key = _SORTS[sort]
+        rows.sort(key=key)
+        if isinstance(cursor, tuple):
+            rows = [row for row in rows if key(row) > cursor]
+        if not limit or len(rows) <= limit:
+            return rows, None
+        return rows[:limit], _cursor(key(rows[limit - 1]), sort)
+
+
+def _cursor(key: SortKey, sort: str) -> str:
+    """Where a sorted page ends: its order and the key of its last session, in one word."""
+    import base64
+
+    return base64.urlsafe_b64encode(json.dumps([sort, *key], separators=(",", ":")).encode()).decode().rstrip("=")
+
+
+def _place(cursor: str, sort: str) -> SortKey:
+    """The key that `_cursor` wrote. Raises `UsageError` (`cursor_invalid`), also for a cursor of another order."""
+    import base64
+
+    try:
+        found = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError:
+        found = None
+    kind = str if sort == "name" else int
+    match found:
+        case [word, value, str(session_id)] if word == sort and type(value) is kind:
+            return value, session_id
+    raise UsageError(
+        f"{cursor!r} is not a cursor of this listing",
+        code="cursor_invalid",
+        hint=f"a cursor is what `next` of an earlier page with --sort {sort} says",
+    )
 
 
 async def _take(
@@ -200,16 +233,3 @@ def _label(text: str) -> tuple[str, str | None]:
     if not key:
         raise UsageError(f"a label filter is KEY or KEY=VALUE, got {text!r}")
     return key, value if equals else None
-
-
-def _moment(text: str | None, now_ms: int) -> int | None:
-    """Epoch milliseconds of a date, a time, or how long ago it was."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return now_ms - duration_ms(text)
-    if moment.tzinfo is None:
-        moment = moment.astimezone()
-    return round(moment.astimezone(UTC).timestamp() * 1000)

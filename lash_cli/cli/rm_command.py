@@ -15,25 +15,32 @@ from lash_cli.cli.bulk import COLUMNS, apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import read_session_row, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
-from lash_cli.store.base import SessionMeta
+from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 _NAMED_IN_QUESTION = 5
+_PAGE_ROWS = 500
 
 
 def command(
     sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or names.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+    with_children: Annotated[
+        bool, typer.Option("--with-children", help="And the sessions that have them as parent, and theirs.")
+    ] = False,
 ) -> int:
-    """Delete sessions with their transcripts. Asks first; --yes answers."""
+    """Delete sessions with their transcripts. Asks first; --yes answers.
+
+    Children, and forks are children, stay unless --with-children is given:
+    what they share with a deleted session remains theirs.
+    """
+    metas = run_async(_chosen(sessions, with_children))
     if dry_run:
-        metas = run_async(_resolve(sessions))
         rows = [{"id": meta.session_id, "name": meta.name, "outcome": "would_delete", "code": None} for meta in metas]
         emit_many("Deleted", rows, columns=COLUMNS)
         return 0
-    metas = run_async(_resolve(sessions))
     confirm(_question(metas))
     deleted, errors = run_async(_delete(metas))
     return finish("Deleted", deleted, errors)
@@ -45,12 +52,39 @@ def _question(metas: list[SessionMeta]) -> str:
     return f"delete {named}{more} for ever?"
 
 
-async def _resolve(references: list[str]) -> list[SessionMeta]:
-    store = writing_store()
-    try:
-        return await resolve_all(store, references)
-    finally:
-        await store.aclose()
+async def _chosen(references: list[str], with_children: bool) -> list[SessionMeta]:
+    """The sessions named; with their descendants, children before their parents, so that what is left after a failure
+    still has its parents."""
+    async with reading_store() as store:
+        if store is None:
+            await read_session_row(None, references[0])  # raises: without a database there is no session
+        assert store is not None
+        named = await resolve_all(store, references)
+        return await _with_descendants(store, named) if with_children else named
+
+
+async def _with_descendants(store: RuntimePersistence, named: list[SessionMeta]) -> list[SessionMeta]:
+    children: dict[str, list[SessionMeta]] = {}
+    cursor: str | None = None
+    while True:
+        rows, cursor = await store.list_sessions(limit=_PAGE_ROWS, cursor=cursor)
+        for row in rows:
+            if row.meta.parent_session_id is not None:
+                children.setdefault(row.meta.parent_session_id, []).append(row.meta)
+        if cursor is None:
+            break
+    ordered: list[SessionMeta] = []
+    seen: set[str] = set()
+    waiting = [(meta, False) for meta in reversed(named)]
+    while waiting:
+        meta, is_behind_children = waiting.pop()
+        if is_behind_children:
+            ordered.append(meta)
+        elif meta.session_id not in seen:
+            seen.add(meta.session_id)
+            waiting.append((meta, True))
+            waiting += [(child, False) for child in children.get(meta.session_id, ())]
+    return ordered
 
 
 async def _delete(metas: list[SessionMeta]) -> tuple[list[Document], list[LashError]]:

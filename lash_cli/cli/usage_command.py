@@ -1,4 +1,4 @@
-"""`lash usage`: what a session cost, and what happened for it (contract 08 §5.1, 06 §2).
+"""`lash usage`: what sessions cost, and what happened for it (contract 08 §5.1, 06 §2).
 
 The ledger by source and model is what was paid, failed attempts included; the
 attempts come from the records that were committed with each turn, so they tell
@@ -7,28 +7,60 @@ the same however often a turn had to be driven.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lash_cli.cli.documents import Document, usage_document, usage_report_document
+from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_one, safe
+from lash_cli.cli.output import emit_many, emit_one, safe, terminal_width
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.spending import cost_document, cost_of, grouped, parse_groups, spent_document
 from lash_cli.core.attempts import AttemptReport, attempt_report
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.usage import usage_report
+from lash_cli.errors import UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence
+from lash_cli.system import SystemClock
+
+if TYPE_CHECKING:
+    from lash_cli.providers.models import Prices
+    from lash_cli.store.shelf import UsageTotal
 
 TURNS_PER_PAGE = 500
+_COLUMN_OF = {"session": "session_name"}
+_FIGURES = ("input_tokens", "cache_read_input_tokens", "output_tokens", "total_tokens", "cost_micros", "currency")
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: Annotated[str | None, typer.Argument(metavar="[SESSION]", help="Id, name, @last or @any.")] = None,
+    by: Annotated[list[str] | None, typer.Option(metavar="WHAT", help="Group by day, model, session, source.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Spent since: 2h, 7d or a date.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All sessions, whatever LASH_SESSION says.")] = False,
 ) -> int:
-    """What a session cost: tokens by source and model, attempts that failed, and who really answered."""
-    document = run_inline(lambda: _read(session))
+    """What a session cost, or all of them: tokens, and money where the price of the model is known.
+
+    Of one session: tokens by source and model, attempts that failed, and who
+    really answered. Without SESSION, or with --by or --since: a row for each
+    day (of UTC), or whatever --by names, and its share as a bar on a terminal.
+    Prices are those of the catalogue and of [models.NAME.prices]; a cost of
+    which a part is not known is not told.
+    """
+    if everything and session is not None:
+        raise UsageError("--all and a SESSION exclude each other")
+    groups = parse_groups(by)
+    reference = session or (None if everything else current().environment.get("LASH_SESSION") or None)
+    if reference is not None and not groups and since is None:
+        return _show_session(session)
+    since_ms = moment_ms(since, SystemClock().now_ms())
+    totals = run_inline(lambda: _totals(session, reference is not None, since_ms))
+    return _show_rows(totals, groups or ("day",))
+
+
+def _show_session(reference: str | None) -> int:
+    document = run_inline(lambda: _read(reference))
     text = None
     if not current().output.is_machine:
         from lash_cli.views.turns import usage_report_text
@@ -38,6 +70,40 @@ def command(
     return 0
 
 
+def _show_rows(totals: Sequence[UsageTotal], groups: Sequence[str]) -> int:
+    rows = [spent_document(spent) for spent in grouped(totals, groups, _price_of)]
+    options = current().output
+    text = None
+    if options.format == "text":
+        from lash_cli.views.usage import usage_table
+
+        width = terminal_width()
+        (total,) = grouped(totals, (), _price_of) or (None,)
+        has_bars = width is not None and not options.plain
+        text = (
+            usage_table(rows, spent_document(total), width=width, bars=has_bars, ascii_only=options.ascii)
+            if total is not None
+            else ""
+        )
+    emit_many("UsageList", rows, columns=(*(_COLUMN_OF.get(group, group) for group in groups), *_FIGURES), text=text)
+    return 0
+
+
+def _price_of(model: str) -> Prices | None:
+    from lash_cli.wiring import known_model
+
+    return known_model(current().settings, model).prices
+
+
+async def _totals(reference: str | None, is_of_one: bool, since_ms: int | None) -> tuple[UsageTotal, ...]:
+    async with reading_store() as store:
+        if not is_of_one:
+            return () if store is None else await store.usage_totals(since_ms=since_ms)
+        row = await read_session_row(store, reference)
+        assert store is not None
+        return await store.usage_totals(session_id=row.meta.session_id, since_ms=since_ms)
+
+
 async def _read(reference: str | None) -> Document:
     async with reading_store() as store:
         row = await read_session_row(store, reference)
@@ -45,11 +111,13 @@ async def _read(reference: str | None) -> Document:
         session_id = row.meta.session_id
         read = await store.load_session(session_id, ReadScope.HEAD)
         calls = [call async for call in _calls(store, session_id)]
+        totals = await store.usage_totals(session_id=session_id)
     return {
         "session": session_id,
         "session_name": row.meta.name,
         "turns": row.turn_state.turn_index,
         **usage_report_document(usage_report(read.token_ledger if read is not None else ())),
+        **cost_document(cost_of(totals, _price_of)),
         "attempts": _attempts_document(attempt_report(calls)),
     }
 

@@ -89,6 +89,19 @@ class SessionArchive(Record):
     attachments: tuple[ArchivedAttachment, ...] = ()
 
 
+class ExportFile(Record):
+    """What `lash export --as json` writes and `lash import` reads. Nothing else has this shape: `schema` and `kind`
+    say what it is, `format` how it is written, `redacted` that it is not the session any more."""
+
+    schema: Literal["lash/1"]
+    kind: Literal["SessionExport"]
+    format: int
+    exported_at: str
+    version: str
+    redacted: bool
+    sessions: tuple[SessionArchive, ...]
+
+
 def stored_refs(archive: SessionArchive) -> set[str]:
     """References of the attachments that messages name."""
     return set() if archive.head is None else refs_of(archive.head.nodes)

@@ -121,8 +121,9 @@ class ShelfStore(Protocol):
         `MissingCheckpointComponent`."""
         ...
 
-    async def import_session(self, archive: SessionArchive, session_id: str, *, now_ms: int) -> SessionMeta:
-        """Make the session of an archive under `session_id`, in one transaction; its name if that is free.
+    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
+        """Make the session of an archive under `session_id`, in one transaction; its name if that is free. It is as old
+        as it was.
 
         Raises `UsageError` (`archive_invalid`), `ConflictError` (`session_exists`) and `SessionDeleted`; then nothing
         was changed.

@@ -11,6 +11,7 @@ from typing import Any
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.session import labelled, usage_text
 from lash_cli.views.times import duration
+from lash_cli.views.usage import money
 
 ANSWER_PREVIEW_CHARS = 400
 ERROR_PREVIEW_CHARS = 300
@@ -65,6 +66,9 @@ def usage_report_text(document: dict[str, Any], *, clean: Clean) -> str:
         "",
         labelled("total", usage_text(document)),
     ]
+    if document["cost_micros"] is not None:
+        cost = money(document["cost_micros"], document["currency"], is_estimate=document["cost_is_estimate"])
+        lines.append(labelled("cost", cost))
     for entry in document["by_source_model"]:
         lines.append(labelled("", f"{clean(entry['source'])} / {clean(entry['model'])}: {usage_text(entry)}"))
     lines.append(labelled("turns", str(document["turns"])))

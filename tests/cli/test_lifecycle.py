@@ -158,6 +158,31 @@ def test_rm_needs_a_yes_and_a_dry_run_only_tells(lash) -> None:
     assert lash("ls", "-o", "json").json["items"] == []
 
 
+def test_rm_takes_children_only_when_it_is_told_to_and_those_first(lash) -> None:
+    lash("open", "top")
+    for name, parent in (("left", "top"), ("right", "top"), ("deep", "left")):
+        lash("open", name, "--parent", parent)
+    lash("open", "apart")
+
+    def told(*arguments: str) -> list[str]:
+        return [item["id"] for item in lash("rm", *arguments, "--dry-run", "-o", "json").json["items"]]
+
+    assert told("top") == ["top"]
+    everything = told("top", "--with-children")
+    assert set(everything) == {"top", "left", "right", "deep"} and everything[-1] == "top"
+    assert everything.index("deep") < everything.index("left")
+    assert told("left", "top", "--with-children")[:2] == ["deep", "left"]
+    done = lash("rm", "left", "--with-children", "--yes", "-o", "json")
+    assert [item["id"] for item in done.json["items"]] == ["deep", "left"]
+    assert set(lash("ls", "-q").out.split()) == {"top", "right", "apart"}
+
+
+def test_a_dry_run_without_a_database_makes_none(lash, home: Path) -> None:
+    done = lash("rm", "s", "--dry-run", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (3, "", "session_not_found")
+    assert not home.exists()
+
+
 def test_a_deleted_id_is_never_used_again(lash) -> None:
     lash("open", "s")
     lash("rm", "s", "--yes")

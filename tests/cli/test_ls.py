@@ -103,7 +103,7 @@ def test_closed_and_parked_are_status_words(lash, sessions) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--status", "sleeping"), ("--sort", "colour"), ("--since", "yesterdayish"), ("--cursor", "x", "--sort", "name")],
+    [("--status", "sleeping"), ("--sort", "colour"), ("--since", "yesterdayish")],
 )
 def test_senseless_options_are_usage_errors(lash, options) -> None:
     done = lash("ls", *options, "-o", "json")
@@ -143,3 +143,21 @@ def test_a_damaged_database_is_exit_9(lash, home: Path) -> None:
     (home / "lash.db").write_bytes(b"this is not a database" * 100)
     done = lash("ls", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (9, "", "store_corrupt")
+
+
+def test_every_order_pages_by_cursor_and_refuses_the_cursor_of_another(lash, sessions) -> None:
+    for sort in ("created", "name", "turns"):
+        whole = ids(lash("ls", "-q", "--sort", sort))
+        paged: list[str] = []
+        cursor: tuple[str, ...] = ()
+        for _ in range(len(whole) + 1):
+            page = lash("ls", "-n", "1", "-o", "json", "--sort", sort, *cursor).json
+            paged += [item["id"] for item in page["items"]]
+            if page["next"] is None:
+                break
+            cursor = ("--cursor", page["next"])
+        assert paged == whole and len(whole) == 3
+        other = lash("ls", "--sort", "created" if sort == "name" else "name", *cursor, "-o", "json")
+        assert (other.code, other.out, other.error["code"]) == (2, "", "cursor_invalid")
+    for nonsense in ("é", "x", "W10", "bnVsbA"):
+        assert lash("ls", "--sort", "name", "--cursor", nonsense, "-o", "json").error["code"] == "cursor_invalid"

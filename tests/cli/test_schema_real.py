@@ -166,6 +166,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
     _queues(lash)
     _streams(lash)
     _setup(lash)
+    _shelf(lash)
     return lash
 
 
@@ -323,6 +324,17 @@ def _setup(lash: Printed) -> None:
     lash("doctor", status=None)
 
 
+def _shelf(lash: Printed) -> None:
+    lash("search", "looking", "--context", "1")
+    lash("usage", "--by", "day,model,session,source")
+    lash("set", "s", "max_steps=9")
+    lash("label", "s", "kind=test", "area-")
+    lash("rename", "s", "shelved")
+    file = lash.home.parent / "shelved.json"
+    lash("export", "s", "--as", "json", "--out", str(file))
+    lash("import", str(file), "--id", "imported")
+
+
 DOCUMENTS = [name for name, kind in KINDS.items() if kind.family in ("document", "list", "notice")]
 LINES = [name for name, kind in KINDS.items() if kind.family == "event"]
 
@@ -347,7 +359,15 @@ def test_nothing_is_printed_that_has_no_schema(printed: Printed) -> None:
     assert set(printed.documents) <= set(KINDS)
 
 
-@pytest.mark.parametrize(("arguments", "name"), [(("ls",), "SessionItem"), (("log", "s"), "MessageItem")])
+ITEMS = [
+    (("ls",), "SessionItem"),
+    (("log", "s"), "MessageItem"),
+    (("export", "s"), "ExportedMessage"),
+    (("export", "s", "--as", "json"), "SessionExport"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "name"), ITEMS)
 def test_an_item_by_itself_is_what_its_schema_says(printed: Printed, arguments: tuple[str, ...], name: str) -> None:
     lines = run_lash([*arguments, "-o", "jsonl"], home=printed.home).lines
     assert lines

@@ -19,6 +19,7 @@ from lash_cli.cli.schemas import (
     serving,
     sessions,
     setup,
+    shelf,
     trace,
     transcripts,
 )
@@ -34,7 +35,7 @@ class Kind(NamedTuple):
     @property
     def leaves_out(self) -> bool:
         """Whether what is absent is left out, instead of being there as null."""
-        return self.family in ("remote", "trace")
+        return self.family in ("remote", "trace", "file")
 
     @property
     def description(self) -> str:
@@ -55,8 +56,8 @@ _DOCUMENTS: dict[str, Any] = {
     "BatchCancel": queue.BatchCancel,
     "CancelReceipt": sessions.CancelReceipt,
     "ClaimAbandoned": queue.ClaimAbandoned,
-    "CompletionInstalled": setup.CompletionInstalled,
     "Collection": database.Collection,
+    "CompletionInstalled": setup.CompletionInstalled,
     "ConfigCheck": setup.ConfigCheck,
     "ConfigEdit": setup.ConfigEdit,
     "ConfigEntry": setup.ConfigItem,
@@ -73,6 +74,7 @@ _DOCUMENTS: dict[str, Any] = {
     "DatabaseScrub": database.DatabaseScrub,
     "DatabaseVacuum": database.DatabaseVacuum,
     "Doctor": setup.Doctor,
+    "Exported": shelf.Exported,
     "Key": setup.Key,
     "KeyPath": setup.KeyPath,
     "KeyTest": setup.KeyTest,
@@ -93,6 +95,7 @@ _DOCUMENTS: dict[str, Any] = {
     "RpcShutdown": serving.RpcShutdown,
     "RpcTail": serving.RpcTail,
     "Session": sessions.Session,
+    "SessionSettings": shelf.SessionSettings,
     "SessionUsage": sessions.SessionUsage,
     "Topic": setup.Topic,
     "TracePage": setup.TracePage,
@@ -112,6 +115,7 @@ _LISTS: dict[str, Any] = {
     "Closed": sessions.BulkItem,
     "ConfigList": setup.ConfigItem,
     "Deleted": sessions.BulkItem,
+    "Imported": sessions.BulkItem,
     "KeyList": setup.KeyItem,
     "ModelList": models.ModelItem,
     "ProviderList": models.ProviderItem,
@@ -119,7 +123,9 @@ _LISTS: dict[str, Any] = {
     "QueueList": queue.PendingItem,
     "SchemaList": setup.SchemaItem,
     "SecretList": database.SecretItem,
+    "SearchHitList": shelf.SearchHit,
     "SessionList": sessions.SessionItem,
+    "UsageList": shelf.UsageRow,
     "TopicList": setup.TopicItem,
     "TrustList": setup.TrustItem,
 }
@@ -127,6 +133,7 @@ _LISTS: dict[str, Any] = {
 _ITEMS: dict[str, Any] = {
     "SessionItem": sessions.SessionItem,
     "MessageItem": transcripts.MessageItem,
+    "ExportedMessage": shelf.ExportedMessage,
     "RpcEvent": serving.RpcEvent,
     "RpcReady": serving.RpcReady,
     "RpcRequest": serving.RpcRequest,
@@ -176,6 +183,7 @@ KINDS: dict[str, Kind] = {
         ("item", _ITEMS),
         ("event", _EVENTS),
         ("notice", _NOTICES),
+        ("file", shelf.FILES),
         ("remote", remote.KINDS),
         ("trace", trace.KINDS),
     )

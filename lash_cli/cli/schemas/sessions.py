@@ -277,11 +277,16 @@ class AttemptReport(Shape):
 
 
 class SessionUsage(UsageReport):
-    """What a session cost (`lash usage`): tokens by source and by the model asked for, failed attempts included."""
+    """What a session cost (`lash usage`): tokens by source and by the model asked for, failed attempts included.
+    `cost_micros` is null where a price is not known; it is an estimate where a request may have had the price of long
+    contexts."""
 
     session: str
     session_name: str
     turns: Count
+    cost_micros: Count | None
+    currency: str | None
+    cost_is_estimate: bool
     attempts: AttemptReport
 
 

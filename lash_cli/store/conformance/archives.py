@@ -63,7 +63,7 @@ class ArchiveLaws:
         totals = await store.usage_totals(session_id=S)
         assert await store.delete_session(S, 9)
         assert (await store.gc_unreachable()) is not None
-        meta = await store.import_session(archive, NEW, now_ms=11)
+        meta = await store.import_session(archive, NEW)
         assert (meta.session_id, meta.name, meta.cwd, meta.labels, meta.created_at_ms) == (
             NEW, "mine", "/work", {"a": "b"}, 3,
         )  # fmt: skip
@@ -92,7 +92,7 @@ class ArchiveLaws:
         store = open_store()
         await rich(store, clock)
         archive = await store.export_session(S)
-        await store.import_session(archive, NEW, now_ms=11)
+        await store.import_session(archive, NEW)
         fence = await make.fence_of(store, clock, session_id=NEW)
         delta = make.append(["n3"], parent="b2", frame_id=initial_frame_id(S))
         done = await store.commit_runtime_state(make.commit(fence, delta, expected=2))
@@ -113,14 +113,14 @@ class ArchiveLaws:
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1", "c2"], parent="m2", frame_id="second")
         await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=frames))
-        await store.import_session(await store.export_session(S), NEW, now_ms=11)
+        await store.import_session(await store.export_session(S), NEW)
         read = await store.load_session(NEW, ReadScope.CONVERSATION)
         assert read is not None and [message.id for message in read.messages] == ["c1", "c2"]
         frames, _ = open_frame(frames, "third", "compaction", 8)
         await store.commit_runtime_state(
             make.commit(fence, Unchanged("c2"), expected=2, with_frames=frames, release=True)
         )
-        await store.import_session(await store.export_session(S), "third", now_ms=11)
+        await store.import_session(await store.export_session(S), "third")
         read = await store.load_session("third", ReadScope.CONVERSATION)
         assert read is not None and read.messages == ()
 
@@ -131,7 +131,7 @@ class ArchiveLaws:
         archive = await store.export_session("fork")
         await store.delete_session("fork", 9)
         await store.delete_session(S, 9)
-        await store.import_session(archive, NEW, now_ms=11)
+        await store.import_session(archive, NEW)
         read = await store.load_session(NEW, ReadScope.CONVERSATION)
         assert read is not None and [message.id for message in read.messages] == ["m0", "b2"]
         (attachment,) = await store.list_attachments(NEW)
@@ -141,7 +141,7 @@ class ArchiveLaws:
         store = open_store()
         await make.create(store, clock)
         archive = await store.export_session(S)
-        await store.import_session(archive, NEW, now_ms=11)
+        await store.import_session(archive, NEW)
         assert await store.load_session(NEW, ReadScope.HEAD) is None
         row = await store.session_row(NEW)
         assert row is not None and (row.config, row.head_revision) == (make.CONFIG, None)
@@ -152,14 +152,14 @@ class ArchiveLaws:
         store = open_store()
         await rich(store, clock)
         archive = await store.export_session(S)
-        meta = await store.import_session(archive, NEW, now_ms=11)
+        meta = await store.import_session(archive, NEW)
         assert meta.name not in ("mine", "")
         with pytest.raises(ConflictError) as caught:
-            await store.import_session(archive, S, now_ms=11)
+            await store.import_session(archive, S)
         assert caught.value.code == "session_exists"
         await store.delete_session(S, 9)
         with pytest.raises(SessionDeleted):
-            await store.import_session(archive, S, now_ms=11)
+            await store.import_session(archive, S)
         with pytest.raises(NotFoundError):
             await store.export_session("absent")
 
@@ -188,6 +188,6 @@ class ArchiveLaws:
             replace(good, head=replace(head, head_revision=0)),
         ):
             with pytest.raises(UsageError) as caught:
-                await store.import_session(bad, NEW, now_ms=11)
+                await store.import_session(bad, NEW)
             assert caught.value.code == "archive_invalid"
             assert await store.session_row(NEW) is None

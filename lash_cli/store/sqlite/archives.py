@@ -185,9 +185,7 @@ def _attachments(
 # --- writing ------------------------------------------------------------------------------------
 
 
-def _import(
-    connection: sqlite3.Connection, archive: SessionArchive, session_id: str, now_ms: int, ids: Ids
-) -> SessionMeta:
+def _import(connection: sqlite3.Connection, archive: SessionArchive, session_id: str, ids: Ids) -> SessionMeta:
     if find_session(connection, session_id) is not None:
         raise ConflictError(
             f"session {session_id!r} exists",
@@ -211,7 +209,7 @@ def _import(
             encode(archive.labels).decode(),
             archive.closed_at_ms,
             archive.parked_at_ms,
-            now_ms,
+            archive.last_commit_at_ms or archive.created_at_ms,
             archive.last_commit_at_ms,
             encode(archive.config).decode(),
             None if head is None else head.head_revision,
@@ -324,9 +322,9 @@ class Archives:
         """See `shelf.ShelfStore.export_session`."""
         return await self._db.read_bulk(lambda connection: _export(connection, session_id))
 
-    async def import_session(self, archive: SessionArchive, session_id: str, *, now_ms: int) -> SessionMeta:
+    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
         """See `shelf.ShelfStore.import_session`. Synced before it returns."""
         check_archive(archive)
         return await self._db.write(
-            lambda connection: _import(connection, archive, session_id, now_ms, self._ids), durable=True
+            lambda connection: _import(connection, archive, session_id, self._ids), durable=True
         )

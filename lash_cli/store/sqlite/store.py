@@ -602,6 +602,6 @@ class SqliteStore:
         """See `shelf.ShelfStore`."""
         return await self._archives.export_session(session_id)
 
-    async def import_session(self, archive: SessionArchive, session_id: str, *, now_ms: int) -> SessionMeta:
+    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
         """See `shelf.ShelfStore`."""
-        return await self._archives.import_session(archive, session_id, now_ms=now_ms)
+        return await self._archives.import_session(archive, session_id)

@@ -1,0 +1,136 @@
+"""`lash export`: sessions as something to read, to work with, or to import again (contract 08 §5.1).
+
+Committed text only, as of one moment for each session. What is private stays
+private: files are written 0600, whole or not at all, and what was redacted and
+what not is said.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lash_cli.cli.bulk import resolve_all
+from lash_cli.cli.documents import Document
+from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
+from lash_cli.cli.invocation import current
+from lash_cli.cli.known_keys import load_known_keys
+from lash_cli.cli.output import emit_one, safe, say, warn, write
+from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.core.archive import SessionArchive
+from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.store.base import SessionRow
+from lash_cli.system import SystemClock
+
+FILE_MODE = 0o600
+STDOUT = "-"
+_BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json", ".jsonl": "jsonl"}
+
+
+def command(
+    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or names.")],
+    as_format: Annotated[str | None, typer.Option("--as", metavar="FORMAT", help="md, html, json or jsonl.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it there; - is stdout.")] = None,
+    redact: Annotated[
+        bool | None, typer.Option("--redact/--no-redact", help="Mask keys and passwords; on but for json.")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace FILE if it exists.")] = False,
+) -> int:
+    """Write sessions as Markdown, as a page, as JSON to import again, or as one JSON line for each message.
+
+    Without --as the ending of FILE decides, else it is md. json holds all of a
+    session, branches and attachments too: lash import makes the same session of
+    it. A redacted one cannot be imported. What waits in the queue is not part of it.
+    """
+    chosen = _format(as_format, out)
+    is_redacted = redacts_by_default(chosen) if redact is None else redact
+    rows, archives = run_inline(lambda: _read(sessions))
+    if is_redacted:
+        load_known_keys()
+    content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
+    _say_what_is_missing(rows)
+    _say_redaction(chosen, is_redacted)
+    if out is None or out == STDOUT:
+        write(safe(content) if chosen in ("md", "html") and sys.stdout.isatty() else content)
+        return 0
+    data = content.encode("utf-8", "backslashreplace")
+    _write(out, data, replace=replace)
+    emit_one("Exported", _document(out, chosen, is_redacted, archives, len(data)), text=out)
+    return 0
+
+
+def _format(named: str | None, out: str | None) -> str:
+    """The form asked for by name, by the ending of the file, or by `-o json` and `-o jsonl` when it goes to stdout."""
+    if named is not None:
+        if named not in FORMATS:
+            raise UsageError(f"unknown format {named!r}", hint=f"choose one of: {', '.join(FORMATS)}")
+        return named
+    if out is not None and out != STDOUT:
+        return _BY_SUFFIX.get(os.path.splitext(out)[1].lower(), "md")
+    asked = current().output.format
+    return asked if asked in ("json", "jsonl") else "md"
+
+
+async def _read(references: list[str]) -> tuple[list[SessionRow], list[SessionArchive]]:
+    async with reading_store() as store:
+        if store is None:
+            await read_session_row(None, references[0])  # raises: without a database there is no session
+        assert store is not None
+        metas = await resolve_all(store, references)
+        rows = [await read_session_row(store, meta.session_id) for meta in metas]
+        return rows, [await store.export_session(meta.session_id) for meta in metas]
+
+
+def _say_what_is_missing(rows: list[SessionRow]) -> None:
+    """What an export does not have must not be lost unnoticed when the session is deleted next."""
+    for row in rows:
+        waiting = row.pending_inputs + row.pending_batches
+        if waiting:
+            warn(f"{row.meta.name}: {waiting} waiting in the queue are not exported; see lash queue ls {row.meta.name}")
+        if row.running_turn_id is not None:
+            warn(f"{row.meta.name}: turn {row.running_turn_id} is not committed and not exported")
+
+
+def _say_redaction(chosen: str, is_redacted: bool) -> None:
+    if is_redacted:
+        say(
+            f"redaction: on, the default for {chosen}; --no-redact turns it off"
+            if chosen != "json"
+            else "redaction: on"
+        )
+    else:
+        say(f"redaction: off{', so that it can be imported' if chosen == 'json' else ''}; --redact turns it on")
+
+
+def _write(path: str, data: bytes, *, replace: bool) -> None:
+    """The whole file or none, readable by nobody else. Raises `UsageError` for one that exists."""
+    if os.path.lexists(path) and not replace:
+        raise UsageError(f"{path} exists", code="output_exists", hint="name another file, or give --replace")
+    temporary = f"{path}.{os.getpid()}.new"
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise LashRuntimeError(
+            "output_not_written", f"cannot write {path}: {error.strerror}", hint="name another file with --out FILE"
+        ) from error
+
+
+def _document(path: str, chosen: str, is_redacted: bool, archives: list[SessionArchive], size: int) -> Document:
+    return {
+        "id": path,
+        "file": path,
+        "format": chosen,
+        "redacted": is_redacted,
+        "bytes": size,
+        "sessions": [{"id": archive.session_id, "name": archive.name} for archive in archives],
+    }

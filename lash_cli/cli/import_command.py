@@ -1,0 +1,162 @@
+"""`lash import`: a session from what `lash export --as json` wrote (contract 08 §5.1).
+
+The file is read and checked to its end before anything is written: one that is
+cut off, damaged or somebody else's changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+
+from lash_cli.cli.bulk import COLUMNS
+from lash_cli.cli.documents import Document
+from lash_cli.cli.output import emit_many
+from lash_cli.cli.reading import reading_store, run_async
+from lash_cli.cli.running import writing_store
+from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive
+from lash_cli.core.codec import decode
+from lash_cli.core.ids import is_session_id
+from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
+from lash_cli.store.base import RuntimePersistence
+
+STDIN = "-"
+_ANOTHER_ID = "give it another id: lash import FILE --id NEW"
+
+
+class _Header(msgspec.Struct):
+    """What a file says it is; everything else in it is read afterwards."""
+
+    schema: str = ""
+    kind: str = ""
+    format: int = 0
+    redacted: bool = False
+
+
+def command(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What lash export --as json wrote; - is stdin.")],
+    new_id: Annotated[str | None, typer.Option("--id", metavar="NEW", help="Import it under this id.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be imported.")] = False,
+) -> int:
+    """Make the sessions of an export again: same transcript, branches, settings and costs.
+
+    They keep their ids. An id that is in use, or was deleted, needs another one
+    with --id. A name that is taken is replaced by a free one.
+    """
+    if new_id is not None and not is_session_id(new_id):
+        raise UsageError(
+            f"{new_id!r} cannot be a session id",
+            hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
+    archives = read_export(_read(file), file)
+    if new_id is not None and len(archives) != 1:
+        raise UsageError(f"--id is for one session, the file has {len(archives)}")
+    targets = [(archive, new_id or archive.session_id) for archive in archives]
+    if len({session_id for _, session_id in targets}) != len(targets):
+        raise _invalid(file, "a session occurs twice")
+    rows = run_async(_check(targets) if dry_run else _import(targets))
+    emit_many("Imported", rows, columns=COLUMNS, text=None)
+    return 0
+
+
+def read_export(data: bytes, name: str) -> tuple[SessionArchive, ...]:
+    """The sessions of an export file, every one of them checked.
+
+    Raises `UsageError`: `archive_invalid` for what is no whole export of ours,
+    `archive_too_new`, `archive_redacted`.
+    """
+    try:
+        header = msgspec.json.decode(data, type=_Header)
+    except msgspec.ValidationError as error:
+        raise _invalid(name, "it is no export of lash") from error
+    except msgspec.DecodeError as error:
+        raise _invalid(name, f"it is cut off or no JSON: {error}") from error
+    if (header.schema, header.kind) != ("lash/1", "SessionExport"):
+        raise _invalid(name, "it is no export of lash")
+    if header.format > ARCHIVE_FORMAT:
+        raise UsageError(
+            f"{name} has format {header.format}, this program knows {ARCHIVE_FORMAT}",
+            code="archive_too_new",
+            hint="update lash",
+        )
+    if header.redacted:
+        raise UsageError(
+            f"{name} was redacted: it is not the session any more",
+            code="archive_redacted",
+            hint="export it again without --redact",
+        )
+    try:
+        file = decode(data, ExportFile)
+    except msgspec.ValidationError as error:
+        raise _invalid(name, str(error)) from error
+    if not file.sessions:
+        raise _invalid(name, "it holds no session")
+    for archive in file.sessions:
+        check_archive(archive)
+    return file.sessions
+
+
+def _invalid(name: str, reason: str) -> UsageError:
+    return UsageError(
+        f"{name} cannot be imported: {reason}",
+        code="archive_invalid",
+        hint="it must be what lash export SESSION --as json wrote",
+    )
+
+
+def _read(path: str) -> bytes:
+    try:
+        if path == STDIN:
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}", code="archive_not_found") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or os.strerror(error.errno or 0)}") from error
+
+
+async def _check(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
+    async with reading_store() as store:
+        if store is not None:
+            await _require_free(store, targets)
+    return [_row(session_id, archive.name, "would_import") for archive, session_id in targets]
+
+
+async def _import(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
+    store = writing_store()
+    try:
+        await _require_free(store, targets)
+        rows = []
+        for archive, session_id in targets:
+            meta = await store.import_session(archive, session_id)
+            rows.append(_row(meta.session_id, meta.name, "imported"))
+        return rows
+    finally:
+        await store.aclose()
+
+
+async def _require_free(store: RuntimePersistence, targets: list[tuple[SessionArchive, str]]) -> None:
+    """Raise for the first id that is in use or was deleted, before anything is written."""
+    for _, session_id in targets:
+        try:
+            row = await store.session_row(session_id)
+        except SessionDeleted as error:
+            raise SessionDeleted(
+                f"session {session_id!r} was deleted, and an id is used once", hint=_ANOTHER_ID
+            ) from error
+        if row is not None:
+            raise ConflictError(
+                f"session {session_id!r} exists",
+                code="session_exists",
+                hint=_ANOTHER_ID,
+                details={"session": session_id, "name": row.meta.name},
+            )
+
+
+def _row(session_id: str, name: str, outcome: str) -> Document:
+    return {"id": session_id, "name": name, "outcome": outcome, "code": None}

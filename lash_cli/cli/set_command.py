@@ -1,0 +1,186 @@
+"""`lash set`, `lash rename`, `lash label`: what a session runs under and what it is called (contract 08 §5.1, 01 §4.6).
+
+Policy belongs to the head: it is committed before the command returns, and
+whoever holds the lane has to let go first. Names and labels belong to the
+shelf and change at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, NamedTuple
+
+import typer
+
+from lash_cli.cli.documents import Document
+from lash_cli.cli.names import require_name
+from lash_cli.cli.output import emit_one
+from lash_cli.cli.queue_access import existing_store, named_session
+from lash_cli.cli.reading import run_async
+from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
+from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionConfigPatch, SessionSpec
+from lash_cli.core.prompt import render_prompt
+from lash_cli.errors import ConflictError, UsageError
+from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
+from lash_cli.system import SystemClock
+
+POLICY_KEYS = ("model", "provider", "max_steps", "system")
+_NO_LIMIT = ("none", "")
+_OPEN_TIME = ("id", "parent", "cwd", "created_at")
+_ELSEWHERE = {"label": "lash label SESSION K=V", "labels": "lash label SESSION K=V"}
+
+
+class _Change(NamedTuple):
+    """What a command changes: the policy, the name, labels (None removes one)."""
+
+    spec: SessionSpec | None = None
+    name: str | None = None
+    labels: Mapping[str, str | None] = {}
+
+
+def set_values(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    settings: Annotated[list[str], typer.Argument(metavar="K=V...", help="model, provider, max_steps, system, name.")],
+) -> int:
+    """Change what a session runs under; its next turn does.
+
+    model is an id or an alias; a provider without a model brings its default
+    one. max_steps=none takes the limit away. system is TEXT or @FILE; empty
+    takes it away.
+    """
+    values = key_values(settings, "set")
+    _require_settable(values)
+    name = values.get("name")
+    require_name(name)
+    spec = None
+    if any(key in values for key in POLICY_KEYS):
+        from msgspec.structs import replace
+
+        spec = policy_options(
+            model=values.get("model"), provider=values.get("provider"), system=values.get("system") or None
+        )
+        if "max_steps" in values:
+            spec = replace(spec, max_turns=_max_steps(values["max_steps"]))
+        if values.get("system") == "":
+            spec = replace(spec, prompt=PromptLayer())
+    return _apply(session, _Change(spec, name))
+
+
+def rename(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
+) -> int:
+    """Give a session another name; its id stays."""
+    require_name(name)
+    return _apply(session, _Change(name=name))
+
+
+def label(
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    labels: Annotated[list[str], typer.Argument(metavar="K=V|K-...", help="Set K to V; K- takes K away.")],
+) -> int:
+    """Set labels of a session, or take them away. lash ls --label finds them."""
+    return _apply(session, _Change(labels=_labels(labels)))
+
+
+def _labels(texts: list[str]) -> dict[str, str | None]:
+    changes: dict[str, str | None] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            key, value = (text[:-1], "") if text.endswith("-") else ("", "")
+        if not key or not key.isprintable():
+            raise UsageError(
+                f"a label is KEY=VALUE, or KEY- to take it away, got {text!r}", hint="for example: area=billing old-"
+            )
+        changes[key] = value if equals else None
+    return changes
+
+
+def _require_settable(values: Mapping[str, str]) -> None:
+    known = (*POLICY_KEYS, "name")
+    for key in values:
+        if key in known:
+            continue
+        if key in _OPEN_TIME:
+            raise UsageError(
+                f"{key} is decided when a session is opened and never changes",
+                hint=f"these can be set: {', '.join(known)}",
+                details={"key": key},
+            )
+        import difflib
+
+        nearest = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"these can be set: {', '.join(known)}"
+        raise UsageError(f"there is no setting {key!r}", hint=_ELSEWHERE.get(key, hint), details={"key": key})
+
+
+def _max_steps(text: str) -> int | None:
+    if text in _NO_LIMIT:
+        return None
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise UsageError(f"max_steps is a whole number of at least 1, or none, got {text!r}")
+    return int(text)
+
+
+def _apply(reference: str, change: _Change) -> int:
+    document = run_async(_run(reference, change))
+    changed = document["changed"]
+    what = ", ".join(changed) if changed else "nothing"
+    emit_one("SessionSettings", document, text=f"{document['name']} ({document['id']}): changed {what}")
+    return 0
+
+
+async def _run(reference: str, change: _Change) -> Document:
+    async with existing_store() as store:
+        known, before = await named_session(store, reference)
+        await _require_free(known, before.meta, change.name)
+        meta = before.meta
+        # Policy first: it is what can be refused, because somebody works in the session.
+        if change.spec is not None:
+            await _configure(meta.session_id, change.spec)
+        if change.name is not None or change.labels:
+            await known.change_meta(
+                meta.session_id, name=change.name, labels=change.labels, now_ms=SystemClock().now_ms()
+            )
+        _, after = await named_session(known, meta.session_id)
+    return _document(before, after)
+
+
+async def _require_free(store: RuntimePersistence, meta: SessionMeta, name: str | None) -> None:
+    if name is None or name == meta.name:
+        return
+    if any(found.name == name for found in await store.find_sessions(name)):
+        raise ConflictError(
+            f"the name {name!r} belongs to another session",
+            code="session_name_taken",
+            hint="choose another name, or see who has it: lash ls",
+        )
+
+
+async def _configure(session_id: str, spec: SessionSpec) -> None:
+    async with opened_core(store=writing_store(), owner_label="set") as core:
+        stored = SessionSpec(inherit="stored")
+        async with await core.open_session(session_id, spec=stored, create=False) as session:
+            await session.configure(
+                SessionConfigPatch(
+                    provider_id=spec.provider_id, model=spec.model, max_turns=spec.max_turns, prompt=spec.prompt
+                )
+            )
+
+
+def _document(before: SessionRow, after: SessionRow) -> Document:
+    old, new = _settings(before), _settings(after)
+    return {"id": after.meta.session_id, **new, "changed": [key for key in new if new[key] != old[key]]}
+
+
+def _settings(row: SessionRow) -> Document:
+    config: PersistedSessionConfig = row.config
+    return {
+        "name": row.meta.name,
+        "labels": dict(row.meta.labels),
+        "provider": config.provider_id,
+        "model": config.model.id,
+        "max_steps": config.max_turns,
+        "system": render_prompt((config.prompt,)) or None if config.prompt is not None else None,
+    }

@@ -1,0 +1,217 @@
+"""`lash export` and `lash import` through the real command: nothing is lost on the way, and nothing that is no export
+of ours changes anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import run_lash
+from support.wire import ThreadedChatServer, text_reply, tool_calls_reply
+
+KEY = "sk-abcdefghijklmnop0123456789"
+PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
+
+
+def chat(server: ThreadedChatServer) -> dict[str, str]:
+    return {
+        "LASH_CFG__providers__chat__kind": "openai_chat",
+        "LASH_CFG__providers__chat__base_url": server.base_url,
+        "LASH_CFG__defaults__provider": "chat",
+        "LASH_CFG__defaults__model": "m-1",
+    }
+
+
+def exported(lash: Any, path: Path, session: str = "s", *options: str) -> Any:
+    done = lash("export", session, "--as", "json", "--out", str(path), *options)
+    assert done.code == 0, done.err
+    return json.loads(path.read_text())
+
+
+def test_export_then_rm_then_import_asks_the_model_the_same_next(lash: Any, home: Path, tmp_path: Path) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(PNG)
+    copy = tmp_path / "copy-home"
+    replies = [
+        tool_calls_reply([("glob", {"pattern": "*.none"})]),
+        text_reply("done"),
+        text_reply("2"),
+        text_reply("3"),
+    ]
+    with ThreadedChatServer([*replies, text_reply("3")]) as server:
+        env = chat(server)
+        lash("open", "s", "--name", "kept", "--system", "Be brief.", "--label", "a=b", env=env)
+        assert lash("turn", "s", "what is it", "-a", str(image), env=env).code == 0
+        assert lash("turn", "s", "and then", env=env).code == 0
+        file = tmp_path / "s.json"
+        exported(lash, file)
+        shutil.copytree(home, copy)
+        assert lash("rm", "s", "--yes").code == 0
+        done = lash("import", str(file), "--id", "again", "-o", "json", env=env)
+        assert (done.code, done.json["items"]) == (
+            0,
+            [{"id": "again", "name": "kept", "outcome": "imported", "code": None}],
+        )
+        assert run_lash(["turn", "s", "next"], home=copy, env=env).out == "3\n"
+        assert lash("turn", "again", "next", env=env).out == "3\n"
+        original, imported = server.requests[-2:]
+    assert imported.body == original.body
+    shown = lash("show", "again", "-o", "json").json
+    assert (shown["turns"], shown["labels"], shown["name"], shown["policy"]["system"]) == (
+        3, {"a": "b"}, "kept", "Be brief.",
+    )  # fmt: skip
+    assert len(lash("tree", "again", "-o", "json").json["items"]) == len(
+        json.loads(run_lash(["tree", "s", "-o", "json"], home=copy).out)["items"]
+    )
+
+
+def test_a_session_keeps_its_id_where_that_was_never_used(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s", "--name", "kept")
+    lash("turn", "s", "!text one")
+    exported(lash, tmp_path / "s.json")
+    other = tmp_path / "other-home"
+    done = run_lash(["import", str(tmp_path / "s.json"), "-o", "json"], home=other)
+    assert done.json["items"][0]["id"] == "s"
+    listed = json.loads(run_lash(["ls", "-o", "json"], home=other).out)["items"][0]
+    assert listed["last_activity_at"] == lash("ls", "-o", "json").json["items"][0]["last_activity_at"]
+    assert run_lash(["log", "s"], home=other).out == lash("log", "s").out
+
+
+def test_an_id_in_use_or_deleted_is_refused_and_a_dry_run_writes_nothing(lash: Any, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    file = str(tmp_path / "s.json")
+    exported(lash, Path(file))
+    taken = lash("import", file, "-o", "json")
+    assert (taken.code, taken.out, taken.error["code"]) == (4, "", "session_exists")
+    lash("rm", "s", "--yes")
+    deleted = lash("import", file, "-o", "json")
+    assert (deleted.code, deleted.error["code"]) == (3, "session_deleted") and "--id" in deleted.error["hint"]
+    dry = lash("import", file, "--id", "new", "--dry-run", "-o", "json")
+    assert dry.json["items"][0]["outcome"] == "would_import"
+    assert lash("ls", "-o", "json").json["items"] == []
+    nowhere = tmp_path / "nowhere"
+    assert run_lash(["import", file, "--dry-run"], home=nowhere).code == 0 and not nowhere.exists()
+
+
+def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    whole = exported(lash, tmp_path / "s.json")
+    lash("rm", "s", "--yes")
+    data = (tmp_path / "s.json").read_bytes()
+    bad = tmp_path / "bad.json"
+    session = whole["sessions"][0]
+    foreign: list[bytes] = [
+        b"", b"{}", b"[]", b"null", b"not json", b'{"schema":"lash/1","kind":"Transcript","items":[]}', PNG,
+        *(data[: len(data) * part // 7] for part in range(1, 7)), data[:-2], data.replace(b'"nodes"', b'"nodez"'),
+        json.dumps({**whole, "sessions": []}).encode(),
+        json.dumps({**whole, "sessions": [session, session]}).encode(),
+        json.dumps({**whole, "sessions": [{**session, "session_id": "../up"}]}).encode(),
+    ]  # fmt: skip
+    for content in foreign:
+        bad.write_bytes(content)
+        done = lash("import", str(bad), "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (2, "", "archive_invalid"), content[:60]
+    bad.write_text(json.dumps({**whole, "format": 99}))
+    assert lash("import", str(bad), "-o", "json").error["code"] == "archive_too_new"
+    assert lash("import", str(tmp_path / "absent.json"), "-o", "json").code == 3
+    assert lash("ls", "-o", "json").json["items"] == []
+
+
+def test_texts_are_redacted_but_for_json_and_what_was_done_is_said(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", f"my key is {KEY}\n!text I will not repeat {KEY}")
+    for chosen, is_redacted in (("md", True), ("html", True), ("jsonl", True), ("json", False)):
+        done = lash("export", "s", "--as", chosen)
+        assert done.code == 0 and (KEY in done.out) is not is_redacted, chosen
+        assert f"redaction: {'on' if is_redacted else 'off'}" in done.err
+        assert KEY in lash("export", "s", "--as", chosen, "--no-redact").out
+        assert KEY not in lash("export", "s", "--as", chosen, "--redact").out
+    off = {"LASH_CFG__privacy__redact_export": "false"}
+    assert KEY in lash("export", "s", "--as", "md", env=off).out
+    exported(lash, tmp_path / "r.json", "s", "--redact")
+    refused = lash("import", str(tmp_path / "r.json"), "--id", "n", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (2, "archive_redacted")
+
+
+def test_a_key_this_machine_uses_is_masked_whatever_it_looks_like(lash: Any) -> None:
+    env = {"OPENAI_API_KEY": "plain words as key"}
+    lash("open", "s")
+    lash("turn", "s", "it is plain words as key indeed\n!text ok")
+    assert "plain words as key" not in lash("export", "s", env=env).out
+
+
+def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "hello\n!text there")
+    page = tmp_path / "s.html"
+    old = os.umask(0o022)
+    try:
+        done = lash("export", "s", "--out", str(page), "-o", "json")
+    finally:
+        os.umask(old)
+    assert done.json == {
+        "schema": "lash/1", "kind": "Exported", "id": str(page), "file": str(page), "format": "html", "redacted": True,
+        "bytes": page.stat().st_size, "sessions": [{"id": "s", "name": lash("show", "s", "-o", "json").json["name"]}],
+    }  # fmt: skip
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    again = lash("export", "s", "--out", str(page), "-o", "json")
+    assert (again.code, again.error["code"]) == (2, "output_exists")
+    assert lash("export", "s", "--out", str(page), "--replace").code == 0
+    failed = lash("export", "s", "--out", str(tmp_path / "no" / "dir.md"), "-o", "json")
+    assert (failed.code, failed.error["code"]) == (1, "output_not_written")
+    assert sorted(path.name for path in tmp_path.glob("s.*")) == ["s.html"]
+
+
+def test_what_is_said_cannot_break_out_of_the_page_or_the_fence(lash: Any) -> None:
+    lash("open", "s", "--name", "<b>bold</b>")
+    tool = '!tool exec_command {"cmd":"printf \'```\\nout\\n```\'"}'
+    lash("turn", "s", f"<script>alert(1)</script>\n!text </p><img src=x onerror=alert(1)>\n{tool}\n!then\n!text done",
+         "--approve", "execute=auto")  # fmt: skip
+    page = lash("export", "s", "--as", "html", "--no-redact").out
+    assert "<script" not in page and "<img" not in page and "<b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page and "default-src 'none'" in page
+    text = lash("export", "s", "--as", "md").out
+    assert "````" in text
+
+
+def test_jsonl_has_a_line_for_each_message_of_each_session(lash: Any) -> None:
+    for name in ("a", "b"):
+        lash("open", name)
+        lash("turn", name, f"question {name}\n!text answer {name}")
+    lines = lash("export", "a", "b", "--as", "jsonl").lines
+    assert [(line["session"], line["role"]) for line in lines] == [
+        ("a", "user"), ("a", "assistant"), ("b", "user"), ("b", "assistant"),
+    ]  # fmt: skip
+    assert all(line["turn_id"] for line in lines)
+
+
+def test_several_sessions_travel_in_one_file(lash: Any, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        lash("open", name)
+        lash("turn", name, f"!text answer {name}")
+    file = tmp_path / "both.json"
+    assert lash("export", "a", "b", "--out", str(file)).code == 0
+    refused = lash("import", str(file), "--id", "one", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (2, "usage")
+    other = tmp_path / "other-home"
+    assert run_lash(["import", str(file), "-q"], home=other).out == "a\nb\n"
+
+
+def test_what_is_not_exported_is_warned_of(lash: Any) -> None:
+    lash("open", "s")
+    lash("enqueue", "s", "later")
+    assert "1 waiting in the queue" in lash("export", "s").err
+
+
+@pytest.mark.parametrize("arguments", [("s", "--as", "pdf"), ("nope",)])
+def test_a_wrong_export_prints_nothing(lash: Any, arguments: tuple[str, ...]) -> None:
+    lash("open", "s")
+    done = lash("export", *arguments, "-o", "json")
+    assert done.out == "" and done.code in (2, 3)

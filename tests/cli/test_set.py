@@ -1,0 +1,98 @@
+"""`lash set`, `lash rename` and `lash label` through the real command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import spawn_lash
+
+ALIAS = {"LASH_CFG__models__quick__id": "loopback-2"}
+
+
+def policy(lash: Any) -> dict[str, Any]:
+    shown = lash("show", "s", "-o", "json").json
+    return {**{key: shown["policy"][key] for key in ("provider", "max_steps", "system")}, "model": shown["model"]}
+
+
+def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s", "--name", "old", "--system", "Be long.")
+    done = lash("set", "s", "max_steps=3", "model=quick", "name=new", "-o", "json", env=ALIAS)
+    assert done.code == 0, done.err
+    assert (done.json["kind"], done.json["changed"]) == ("SessionSettings", ["name", "model", "max_steps"])
+    assert policy(lash) == {"provider": "loopback", "max_steps": 3, "system": "Be long.", "model": "loopback-2"}
+    assert lash("ls", "-o", "json").json["items"][0]["name"] == "new"
+    (tmp_path / "prompt").write_text("Be brief.\n")
+    assert lash("set", "new", f"system=@{tmp_path / 'prompt'}", "max_steps=none").code == 0
+    assert policy(lash) == {"provider": "loopback", "max_steps": None, "system": "Be brief.", "model": "loopback-2"}
+    assert lash("set", "s", "system=", "-o", "json").json["changed"] == ["system"]
+    assert lash("set", "s", "system=", "-o", "json").json["changed"] == []
+    assert policy(lash)["system"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("parent=other",), "never changes"),
+        (("cwd=/tmp",), "never changes"),
+        (("max_stepz=3",), "did you mean 'max_steps'?"),
+        (("max_steps=0",), "at least 1"),
+        (("max_steps=many",), "at least 1"),
+        (("label=a",), "lash label"),
+        (("nonsense",), "KEY=VALUE"),
+        (("name=@here",), "cannot be a session's name"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_and_nothing_is_changed(
+    lash: Any, arguments: tuple[str, ...], words: str
+) -> None:
+    lash("open", "s", "--name", "kept")
+    done = lash("set", "s", "max_steps=5", *arguments)
+    assert (done.code, done.out) == (2, "") and words in done.err
+    assert policy(lash)["max_steps"] is None and lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
+
+
+def test_an_unknown_provider_is_refused_before_anything_else(lash: Any) -> None:
+    lash("open", "s", "--name", "kept")
+    done = lash("set", "s", "provider=nobody", "name=other", "-o", "json")
+    assert (done.code, done.error["code"]) == (5, "provider_unconfigured")
+    assert lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
+
+
+def test_names_are_unique_and_a_taken_one_changes_nothing(lash: Any) -> None:
+    lash("open", "s", "--name", "mine")
+    lash("open", "other", "--name", "theirs")
+    for command in (("rename", "s", "theirs"), ("set", "s", "name=theirs", "max_steps=4")):
+        done = lash(*command, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (4, "", "session_name_taken")
+    assert policy(lash)["max_steps"] is None
+    assert lash("rename", "mine", "ours").code == 0
+    assert lash("show", "ours", "-o", "json").json["id"] == "s"
+    assert lash("show", "mine").code == 3
+    assert lash("rename", "s", "ours", "-o", "json").json["changed"] == []
+    assert lash("rename", "s", "-dash").code == 2
+
+
+def test_labels_come_and_go(lash: Any) -> None:
+    lash("open", "s", "--label", "old=1", "--label", "kept=2")
+    done = lash("label", "s", "area=billing", "old-", "eq=a=b", "-o", "json")
+    assert done.json["labels"] == {"kept": "2", "area": "billing", "eq": "a=b"} and done.json["changed"] == ["labels"]
+    assert lash("ls", "-q", "--label", "area=billing").out == "s\n"
+    for bad in ("=x", "plain", "-x-", ""):
+        assert lash("label", "s", "--", bad).code == (0 if bad == "-x-" else 2), bad
+    assert lash("label", "nope", "a=b").code == 3
+
+
+def test_names_and_labels_change_under_a_running_turn_and_the_policy_does_not(lash: Any, home: Path) -> None:
+    lash("open", "s")
+    turn = spawn_lash(["turn", "s", "!sleep 60"], home=home)
+    try:
+        while lash("show", "s", "-o", "json").json["running_turn"] is None:
+            pass
+        assert lash("rename", "s", "busy").code == 0 and lash("label", "s", "a=b").code == 0
+        done = lash("set", "s", "max_steps=2", "-o", "json")
+        assert (done.code, done.error["code"], done.error["retryable"]) == (75, "session_execution_busy", True)
+    finally:
+        turn.kill()
+        turn.communicate()
