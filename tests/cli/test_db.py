@@ -12,6 +12,7 @@ import pytest
 from support.cli import spawn_lash
 
 from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.errors import ConflictError
 from lash_cli.paths import resolve_paths
 from lash_cli.store.base import LaneRequest
 from lash_cli.system import SystemClock, this_process
@@ -354,3 +355,39 @@ def test_a_purge_wants_the_name_and_leaves_nothing_behind(lash, home):
     lash("open", "s")
     lash("turn", "s", "!text again")
     assert said(lash) == ["again"]
+
+
+def test_a_check_knows_forks_fresh_starts_and_sessions_that_are_gone(lash, home):
+    lash("open", "s")
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text {text}")
+    fork = lash("fork", "s", "--name", "branch", "-o", "json").json["id"]
+    lash("turn", fork, "!text three")
+    lash("open", "s", "--fresh", "--yes")
+    lash("turn", "s", "!text anew")
+    assert lash("db", "check", "-o", "json").json["broken"] == []
+    lash("rm", "s", "--yes")
+    lash("gc", "-c", "retention.min_age=0")
+    assert lash("db", "check", "-o", "json").json["broken"] == []
+    assert said(lash, fork) == ["one", "two", "three"]
+    change(home, "DELETE FROM nodes WHERE seq = 2")
+    assert {one["code"] for one in lash("db", "check", "-o", "json").json["broken"]} == {"path_broken"}
+
+
+def test_a_copy_goes_onto_a_file_system_without_links(tmp_path, monkeypatch):
+    import errno
+
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
+
+    def no_link(source, target):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    target = tmp_path / "copy.db"
+    assert backup.back_up(tmp_path / "lash.db", target).sessions == 0
+    with pytest.raises(ConflictError):
+        backup.back_up(tmp_path / "lash.db", target)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db") == ["copy.db", "lash.db"]

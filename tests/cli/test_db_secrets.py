@@ -54,6 +54,7 @@ def test_what_is_scrubbed_is_gone_from_the_file_and_recorded(lash, home):
     lash("turn", "s", f"!text before {KEY} after")
     lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': f'echo {KEY}'})}", "--approve", "execute=auto")
     lash("turn", "s", f"!text {json.dumps(PEM)}")
+    lash("open", "t", "--system", f"never show {KEY}", "--label", f"why={KEY}")
     # The words are in the index of the search as well.
     lash("search", "before")
     asked = lash("db", "scrub", "-o", "json")

@@ -10,7 +10,9 @@ the old content was set aside. Cursors of observers do not outlive that
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +35,7 @@ _INTEGRITY = "PRAGMA integrity_check(1)"
 _SESSIONS = "SELECT count(*) FROM sessions"
 # A cursor from before must not find positions that are given out again.
 _FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
@@ -224,7 +227,7 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
 def _publish(draft: Path, target: Path) -> None:
     """Give a finished file its name; raises `ConflictError` (`file_exists`) rather than replace one."""
     try:
-        os.link(draft, target)
+        _link(draft, target)
     except FileExistsError:
         raise ConflictError(
             f"{target} exists already", code="file_exists", hint="choose another name", details={"file": str(target)}
@@ -234,11 +237,34 @@ def _publish(draft: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def _link(draft: Path, target: Path) -> None:
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without links, as on a stick: the name is taken first, and then what took it is replaced.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE_MODE))
+        os.replace(draft, target)
+
+
 def _move_away(database: Path, aside: Path) -> None:
-    os.rename(database, aside)
-    for ending in _BESIDE:
-        with suppress(FileNotFoundError):
-            os.rename(database.with_name(database.name + ending), aside.with_name(aside.name + ending))
+    """Put what SQLite cannot open aside, byte for byte; raises `StoreReadOnly` with nothing lost."""
+    for ending in (*_BESIDE, ""):
+        part, kept = (path.with_name(path.name + ending) for path in (database, aside))
+        if not part.exists():
+            continue
+        try:
+            with (
+                open(part, "rb") as source,
+                open(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE_MODE), "wb") as copy,
+            ):
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+            part.unlink()
+        except OSError as error:
+            raise StoreReadOnly(f"cannot put {part} aside: {error.strerror}", details={"path": str(kept)}) from error
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,7 @@ finds them in a text. Every text and every blob of every table is looked at,
 JSON string by string, so that a match never crosses the border of a value.
 
 `scrub` writes only where nothing depends on the bytes: transcripts, settled
-inputs and batches, the results of turns, frames. A blob is named by its hash
+inputs and batches, the results of turns, frames, system prompts, labels. A blob is named by its hash
 and a pending input will still be said, so they are left and named. What was
 overwritten is zeroed in the file.
 """
@@ -22,6 +22,7 @@ from lash_cli.core.codec import decoder, encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import NodePayload
+from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.sqlite.maintenance import prune_journal
 
 # Kind, start and end of every secret in a text, in order, without overlaps.
@@ -117,6 +118,37 @@ _PLACES: Final[tuple[_Place, ...]] = (
         "SELECT result, session_key, turn_id FROM turns WHERE state = 'committed'",
         "UPDATE turns SET result = ? WHERE session_key = ? AND turn_id = ?",
         Any,
+    ),
+)
+# What people write about a session. A name and an id are what it is found by, and stay.
+_DESCRIBING: Final = (
+    _Place(
+        "sessions",
+        "config",
+        "SELECT config, session_key FROM sessions",
+        "UPDATE sessions SET config = ? WHERE session_key = ?",
+        PersistedSessionConfig,
+    ),
+    _Place(
+        "sessions",
+        "labels",
+        "SELECT labels, session_key FROM sessions",
+        "UPDATE sessions SET labels = ? WHERE session_key = ?",
+        dict[str, str],
+    ),
+    _Place(
+        "sessions",
+        "hold_reason",
+        "SELECT hold_reason, session_key FROM sessions",
+        "UPDATE sessions SET hold_reason = ? WHERE session_key = ?",
+        None,
+    ),
+    _Place(
+        "attachments",
+        "label",
+        "SELECT label, session_key, attachment_ref FROM attachments",
+        "UPDATE attachments SET label = ? WHERE session_key = ? AND attachment_ref = ?",
+        None,
     ),
 )
 # Previews are no history: an observer that comes back reads the state (contract 04 §10.2).
@@ -216,7 +248,7 @@ def scrub(connection: sqlite3.Connection, find: Finder, mask: str) -> Scrubbed:
     """
     connection.execute(_ZERO_WHAT_IS_OVERWRITTEN)
     before = list(scan(connection, find))
-    for place in _PLACES:
+    for place in (*_PLACES, *_DESCRIBING):
         _scrub_place(connection, place, find, mask)
     touched = {hit.table for hit in before}
     if "effects" in touched:
