@@ -20,7 +20,7 @@ from lash_cli.system import is_definitely_dead
 
 if TYPE_CHECKING:
     from lash_cli.cli.chat_command import ChatPlan
-    from lash_cli.core.content import TurnInput
+    from lash_cli.core.content import AttachmentItem, TurnInput
     from lash_cli.core.policy import ModelSpec, PromptLayer
     from lash_cli.core.tools import ToolCall, ToolManifest
     from lash_cli.core.usage import SessionUsageReport
@@ -131,6 +131,12 @@ class ChatDesk:
 
         message = await last_said(store, session_id)
         return message.id, TurnInput(items=items_of(message))
+
+    def attachments(self, references: Sequence[str]) -> tuple[AttachmentItem, ...]:
+        """See `Desk`."""
+        from lash_cli.cli.attaching import read_attachments
+
+        return read_attachments(references)
 
     def undo(self, move: HeadMove) -> str:
         """See `Desk`."""

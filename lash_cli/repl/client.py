@@ -86,6 +86,7 @@ class ChatClient(Sending):
         self._holds_for_cancel = False
         self._is_leaving = False
         self._patient = None
+        self.attachments = ()
         watch.on_turn_end = self._turn_ended
 
     @property
@@ -103,6 +104,7 @@ class ChatClient(Sending):
         await self.watch.begin(self.options.replay)
         self.outbox.on_failure = self.tell_error
         self._tell_beginning()
+        self._attach_again()
         if draft.text:
             face.set_text(draft.text)
         for text in draft.stash:

@@ -106,6 +106,11 @@ class Commands:
                 client.call(self._branching.retry())
             case "edit":
                 client.call(self._branching.edit())
+            case "attach":
+                self._attach_file(rest)
+            case "compact":
+                # What the summary is about is one argument, whatever it says.
+                client.call_aside(self._verb((*command.verb, *filter(None, [rest])), is_interactive=False))
             case "btw":
                 client.call_aside(self._aside(_required(command, rest)))
             case "model":
@@ -175,6 +180,18 @@ class Commands:
         await self._client.session.refresh()
         await self._client.session.tools().set_membership(name.strip(), word == "on")
         self._client.tell(f"tool {safe_text(name.strip())} is {word}")
+
+    def _attach_file(self, reference: str) -> None:
+        client = self._client
+        present = client.outbox.draft.attached
+        if reference == "none":
+            client.attach(())
+        elif reference:
+            is_address = reference.lower().startswith(("http://", "https://"))
+            path = reference if is_address else os.path.abspath(os.path.expanduser(reference.removeprefix("@")))
+            client.attach((*present, path))
+        names = ", ".join(os.path.basename(name) for name in client.outbox.draft.attached)
+        client.tell(f"goes with the next text: {names}" if names else "nothing goes with the next text")
 
     def _copy(self, rest: str) -> None:
         client = self._client

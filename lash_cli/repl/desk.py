@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from lash_cli.core.content import TurnInput
+from lash_cli.core.content import AttachmentItem, TurnInput
 from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.core.usage import SessionUsageReport
@@ -59,6 +59,10 @@ class Desk(Protocol):
     async def last_said(self, store: RuntimePersistence, session_id: str) -> tuple[str, TurnInput]:
         """The message the last turn began with: its node, and the input that says it again, attachments included.
         Raises `ConflictError` (`nothing_to_retry`)."""
+        ...
+
+    def attachments(self, references: Sequence[str]) -> tuple[AttachmentItem, ...]:
+        """What paths and addresses name, as `lash turn --attach` reads it; raises `UsageError`."""
         ...
 
     def undo(self, move: HeadMove) -> str:

@@ -25,6 +25,7 @@ class Leaving(Record):
 
     key: str
     text: str
+    attached: tuple[str, ...] = ()
 
 
 class Pulling(Record):
@@ -42,11 +43,13 @@ class Draft(Record):
     leaving: tuple[Leaving, ...] = ()
     pulling: tuple[Pulling, ...] = ()
     own: tuple[str, ...] = ()
+    # Paths and addresses of what goes with the text.
+    attached: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing would be lost with it."""
-        return not (self.text.strip() or self.stash or self.leaving or self.pulling)
+        return not (self.text.strip() or self.stash or self.leaving or self.pulling or self.attached)
 
 
 def typed(draft: Draft, text: str) -> Draft:
@@ -62,7 +65,13 @@ def stashed(draft: Draft) -> Draft:
 def sending(draft: Draft, key: str, text: str) -> Draft:
     """`text` leaves the draft for the store. A stashed copy of it was brought back and goes with it."""
     kept = tuple(other for other in draft.stash if other != text)
-    return msgspec.structs.replace(draft, text="", stash=kept, leaving=(*draft.leaving, Leaving(key, text)))
+    leaving = (*draft.leaving, Leaving(key, text, draft.attached))
+    return msgspec.structs.replace(draft, text="", stash=kept, leaving=leaving, attached=())
+
+
+def attached(draft: Draft, references: Iterable[str]) -> Draft:
+    """These, and no others, go with the text."""
+    return msgspec.structs.replace(draft, attached=tuple(references))
 
 
 def arrived(draft: Draft, key: str, input_id: str | None = None) -> Draft:
@@ -73,8 +82,10 @@ def arrived(draft: Draft, key: str, input_id: str | None = None) -> Draft:
 
 def refused(draft: Draft, key: str) -> Draft:
     """The store did not take the text: it is the draft again, or is put aside when another one was begun."""
-    text = next((leaving.text for leaving in draft.leaving if leaving.key == key), "")
-    return _given_back(msgspec.structs.replace(draft, leaving=_without(draft.leaving, key)), text)
+    gone = next((leaving for leaving in draft.leaving if leaving.key == key), Leaving(key, ""))
+    attached = _united(draft.attached, gone.attached)
+    draft = msgspec.structs.replace(draft, leaving=_without(draft.leaving, key), attached=attached)
+    return _given_back(draft, gone.text)
 
 
 def pulling(draft: Draft, input_id: str, text: str) -> Draft:
@@ -106,9 +117,14 @@ def recovered(drafts: Iterable[Draft], *, stored_keys: Collection[str], cancelle
         stash: Sequence[str] = result.stash
         for text in (*left.stash, result.text, *lost):
             stash = _put_aside(tuple(stash), text)
-        result = Draft(left.text, tuple(stash), own=(*result.own, *left.own)[-MAX_OWN:])
+        own = (*result.own, *left.own)[-MAX_OWN:]
+        attached = _united(result.attached, left.attached)
+        for leaving in left.leaving:
+            attached = _united(attached, leaving.attached if leaving.key not in stored_keys else ())
+        result = Draft(left.text, tuple(stash), own=own, attached=attached)
         if not result.text.strip() and lost:
-            result = Draft(lost[-1], tuple(text for text in stash if text != lost[-1]), own=result.own)
+            kept = tuple(text for text in stash if text != lost[-1])
+            result = Draft(lost[-1], kept, own=own, attached=attached)
     return result
 
 
@@ -122,6 +138,10 @@ def _put_aside(stash: tuple[str, ...], text: str) -> tuple[str, ...]:
     if not text.strip():
         return stash
     return (*(other for other in stash if other != text), text)[-MAX_STASHED:]
+
+
+def _united(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return (*some, *(other for other in others if other not in some))
 
 
 def _without(leaving: tuple[Leaving, ...], key: str) -> tuple[Leaving, ...]:

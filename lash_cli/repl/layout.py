@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ from prompt_toolkit.widgets import SearchToolbar
 
 from lash_cli.repl.panels import panel_lines
 from lash_cli.views.chat_lines import ToolbarStanding, Waits, toolbar_text, waiting_lines
-from lash_cli.views.safe_text import safe_text
+from lash_cli.views.safe_text import safe_line, safe_text
+from lash_cli.views.tables import truncate
 
 if TYPE_CHECKING:
     from lash_cli.repl.terminal import PromptFace
@@ -110,6 +112,9 @@ def _around(face: PromptFace) -> list[tuple[str, str]]:
     columns, _ = _size(face)
     waits = [Waits(waiting.is_now, waiting.text) for waiting in client.watch.waiting]
     lines = [("waits", line) for line in waiting_lines(waits, glyphs, safe_text, width=columns - 1)]
+    if client.attachments:
+        names = ", ".join(os.path.basename(name) for name in client.outbox.draft.attached)
+        lines.append(("waits", truncate(f"  + {safe_line(names)}", columns - 1, glyphs.ellipsis)))
     if client.is_cancelling:
         lines.append(("notice", f"  cancelling{glyphs.ellipsis}"))
     elif client.waiting_notice is not None:

@@ -6,9 +6,10 @@ finds out afterwards on which side the text is. Nothing here decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from lash_cli.api.queue import HOST_PREFIX, SessionQueue
+from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     AlreadyCancelled,
     AlreadyClaimed,
@@ -83,6 +84,10 @@ class Outbox:
         self._become(drafts.sending(self.draft, key, text))
         return key
 
+    def attach(self, references: Iterable[str]) -> None:
+        """These, and no others, go with the text."""
+        self._become(drafts.attached(self.draft, references))
+
     def arrived(self, key: str, input_id: str | None = None) -> None:
         """The store has the text."""
         self._become(drafts.arrived(self.draft, key, input_id))
@@ -91,11 +96,11 @@ class Outbox:
         """The store did not take the text: it is the draft again."""
         self._become(drafts.refused(self.draft, key))
 
-    async def enqueue(self, key: str, text: str, ingress: TurnInputIngress) -> str:
+    async def enqueue(self, key: str, content: TurnInput, ingress: TurnInputIngress) -> str:
         """Put a text that was taken into the queue; the id of its row. Raises what the store raises, and then the
         text is the draft again, unless it may have arrived: then the next chat asks the store."""
         try:
-            stored = await self._queue.enqueue(text, key=key, ingress=ingress)
+            stored = await self._queue.enqueue(content, key=key, ingress=ingress)
         except LashError as error:
             if not error.ambiguous:
                 self.refused(key)

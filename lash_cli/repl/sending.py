@@ -6,16 +6,17 @@ key, and is carried out in the order it was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
+from lash_cli.core.content import AttachmentItem, TextItem, TurnInput
 from lash_cli.core.ingress import ActiveTurn, NextTurn
 from lash_cli.errors import LashError
 
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore
     from lash_cli.api.queue import SessionQueue
-    from lash_cli.repl.desk import Face
+    from lash_cli.repl.desk import Desk, Face
     from lash_cli.repl.driving import OwnTurns
     from lash_cli.repl.outbox import Outbox
     from lash_cli.repl.rules import TurnStanding
@@ -28,10 +29,13 @@ class Sending:
     core: LashCore
     watch: Watch
     outbox: Outbox
+    desk: Desk
     turns: OwnTurns
     _queue: SessionQueue
     # A text that waits for another process's turn to end, and its key.
-    _patient: tuple[str, str] | None
+    _patient: tuple[str, TurnInput] | None
+    # What goes with the next text.
+    attachments: tuple[AttachmentItem, ...]
 
     if TYPE_CHECKING:
 
@@ -42,34 +46,44 @@ class Sending:
 
         def tell(self, text: str) -> None: ...
 
+        def tell_error(self, error: LashError) -> None: ...
+
         def turn_standing(self) -> TurnStanding: ...
 
     # --- sending ------------------------------------------------------------------------------
 
     def submit(self, text: str) -> None:
         """Send `text`: as a turn, or into the one of ours that runs."""
-        self.call(self._submit(self.outbox.take(text), text))
+        content = self._content(text)
+        self.call(self._submit(self.outbox.take(text), content))
 
-    async def _submit(self, key: str, text: str) -> None:
+    def _content(self, text: str) -> TurnInput:
+        """The text and what goes with it, which is none of the next text's."""
+        attachments, self.attachments = self.attachments, ()
+        return TurnInput(items=(TextItem(text), *attachments))
+
+    async def _submit(self, key: str, content: TurnInput) -> None:
         await self.turns.begun_or_over()
         if self.turns.is_active:
-            await self._enqueue(key, text, into_running=True)
+            await self._enqueue(key, content, into_running=True)
         else:
-            self.turns.send(key, text)
+            self.turns.send(key, content)
 
     def queue_next(self, text: str) -> None:
         """Queue `text` for the next turn, whoever runs one."""
-        self.call(self._enqueue(self.outbox.take(text), text, into_running=False))
+        content = self._content(text)
+        self.call(self._enqueue(self.outbox.take(text), content, into_running=False))
 
     def inject(self, text: str) -> None:
         """Put `text` into the turn that runs, whoever runs it."""
-        self.call(self._enqueue(self.outbox.take(text), text, into_running=True))
+        content = self._content(text)
+        self.call(self._enqueue(self.outbox.take(text), content, into_running=True))
 
-    async def _enqueue(self, key: str, text: str, *, into_running: bool) -> None:
+    async def _enqueue(self, key: str, content: TurnInput, *, into_running: bool) -> None:
         await self.turns.begun_or_over()
         record = await self.core.running_turn(self.watch.session_id) if into_running else None
         try:
-            await self.outbox.enqueue(key, text, NextTurn() if record is None else ActiveTurn(record.turn_id))
+            await self.outbox.enqueue(key, content, NextTurn() if record is None else ActiveTurn(record.turn_id))
         except LashError as error:
             if not error.ambiguous:
                 self._text_came_back()
@@ -100,7 +114,8 @@ class Sending:
 
     def wait_then_send(self, text: str) -> None:
         """Send `text` when the turn of the other process ended."""
-        self._patient = (self.outbox.take(text), text)
+        content = self._content(text)
+        self._patient = (self.outbox.take(text), content)
         self.tell("waiting for the other process's turn to end; Esc gives the text back")
         self.call(self._send_patient())
 
@@ -116,10 +131,25 @@ class Sending:
 
     async def _send_patient(self) -> None:
         if self._patient is not None and self.turn_standing() in ("none", "stuck"):
-            (key, text), self._patient = self._patient, None
-            self.turns.send(key, text)
+            (key, content), self._patient = self._patient, None
+            self.turns.send(key, content)
+
+    def attach(self, references: Iterable[str]) -> None:
+        """Have these, and no others, go with the next text. Raises `UsageError` for what cannot be attached."""
+        present = tuple(references)
+        self.attachments = self.desk.attachments(present)
+        self.outbox.attach(present)
+
+    def _attach_again(self) -> None:
+        """Read what goes with a text that came back; what cannot be read any more does not go with it."""
+        try:
+            self.attach(self.outbox.draft.attached)
+        except LashError as error:
+            self.attach(())
+            self.tell_error(error)
 
     def _text_came_back(self) -> None:
+        self._attach_again()
         self.face.set_text(self.outbox.draft.text)
         for text in self.outbox.draft.stash[-1:]:
             self.face.stash_changed(text)

@@ -54,6 +54,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("retry", "say your last message again, beside its answer"),
     Command("edit", "edit your last message and say it beside the old one"),
     Command("model", "show or change the model", arguments="[MODEL]"),
+    Command("attach", "send FILE or URL with the next text; none takes all away", True, "[FILE|URL|none]"),
+    Command(
+        "compact", "summarise the conversation and go on from that", arguments="[FOCUS]", verb=("compact", SESSION)
+    ),
     Command("system", "show or change the system prompt of this session", arguments="[TEXT]"),
     Command("tool", "switch a tool on or off", arguments="on|off NAME"),
     Command("park", "write everything down, release the session and leave", verb=("park", SESSION)),

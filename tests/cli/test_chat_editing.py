@@ -140,3 +140,27 @@ def test_what_a_tool_said_is_shown_on_demand_and_more_of_it_on_more(chat, home: 
     assert "row 59" not in one.everything
     one.press("\x1bo")
     one.wait_for("row 59")
+
+
+def test_an_attachment_goes_with_the_next_text_only_and_survives_the_chat(chat, home: Path) -> None:
+    (home.parent / "plan.txt").write_text("the plan")
+    one = chat()
+    one.press("/attach nothing.txt\r")
+    one.wait_for("cannot read the attachment")
+    one.press("\x05\x15/attach @plan.txt\r")
+    one.wait_for("+ plan.txt")
+    one.process.kill()
+    one.process.wait()
+    two = chat()
+    two.wait_for("+ plan.txt")
+    two.press("look at this\r")
+    two.wait_for("You said: look at this")
+    two.wait_for("│ idle")
+    two.press("and now\r")
+    two.wait_for("You said: and now")
+    two.wait_for("│ idle")
+    first, second = (
+        message["parts"] for message in two.lash("log", "s", "-o", "json").json["items"] if message["role"] == "user"
+    )
+    assert [part["kind"] for part in first] == ["text", "attachment"]
+    assert [part["kind"] for part in second] == ["text"] and "+ plan.txt" not in two.text
