@@ -14,7 +14,7 @@ from lash_cli.cli.documents import Document, message_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_json
 from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive
-from lash_cli.core.codec import encode, to_builtins
+from lash_cli.core.codec import to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.graph import ConversationPayload, active_path
 from lash_cli.settings.redact import redact
@@ -68,19 +68,22 @@ def _as_json(archives: Sequence[SessionArchive], choice: Choice, now_ms: int) ->
         choice.is_redacted,
         tuple(archives),
     )
-    if not choice.is_redacted:
-        return encode(file).decode() + "\n"
-    return to_json(_redacted(to_builtins(file))) + "\n"
+    document = to_builtins(file)
+    return to_json(_redacted(document, leaving_out=_OPAQUE_KEYS) if choice.is_redacted else document) + "\n"
 
 
-def _redacted(value: Any) -> Any:
-    """Plain JSON with every text redacted, keys of dictionaries too, and what is opaque left out."""
+def _redacted(value: Any, *, leaving_out: frozenset[str] = frozenset()) -> Any:
+    """Plain JSON with every text redacted, keys of dictionaries too, without the keys of `leaving_out`."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, list | tuple):
-        return [_redacted(item) for item in value]
+        return [_redacted(item, leaving_out=leaving_out) for item in value]
     if isinstance(value, dict):
-        return {redact(key): _redacted(item) for key, item in value.items() if key not in _OPAQUE_KEYS}
+        return {
+            redact(key): _redacted(item, leaving_out=leaving_out)
+            for key, item in value.items()
+            if key not in leaving_out
+        }
     return value
 
 

@@ -70,6 +70,18 @@ def test_export_then_rm_then_import_asks_the_model_the_same_next(lash: Any, home
     )
 
 
+def test_an_export_cannot_steer_the_terminal_and_is_the_same_in_ascii(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    said = "caf\u00e9 \u202egnihton\u202c \x9b2J \x1b[2J"
+    lash("turn", "s", f"{said}\n!text ok")
+    plain, ascii_only = lash("export", "s", "--as", "json"), lash("export", "s", "--as", "json", "--ascii")
+    assert not any(character in plain.out for character in "\x1b\x9b\u202e") and ascii_only.out.isascii()
+    assert plain.json["sessions"] == ascii_only.json["sessions"]
+    (tmp_path / "s.json").write_text(ascii_only.out)
+    assert lash("import", str(tmp_path / "s.json"), "--id", "n").code == 0
+    assert lash("log", "n", "-o", "json").json["items"][0]["text"].startswith(said)
+
+
 def test_a_session_keeps_its_id_where_that_was_never_used(lash: Any, tmp_path: Path) -> None:
     lash("open", "s", "--name", "kept")
     lash("turn", "s", "!text one")

@@ -121,7 +121,8 @@ def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -
         following += 1
     connection.executemany(_INSERT, rows)
     is_done = len(nodes) < limit
-    connection.execute(_MARK, (session_key, top if is_done else nodes[-1][0]))
+    if top:  # nothing of it is left when it was deleted meanwhile
+        connection.execute(_MARK, (session_key, top if is_done else nodes[-1][0]))
     return _Batch(len(rows), len(nodes), is_done)
 
 
