@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 
 ORDER = (
-    "quickstart", "scripting", "turns", "chat", "history", "queue", "durability", "tail", "serve", "embedding",
-    "providers", "loopback", "security", "trace", "architecture", "glossary",
+    "quickstart", "scripting", "answers", "queue", "tail", "chat", "history", "shelf", "durability", "serve",
+    "embedding", "providers", "configuration", "security", "trace", "loopback", "architecture", "glossary",
 )  # fmt: skip
 # Other words for a topic.
 ALIASES = {
     "python": "embedding", "cursors": "tail", "rpc": "serve", "words": "glossary", "models": "providers",
-    "keys": "providers", "start": "quickstart",
+    "keys": "providers", "start": "quickstart", "config": "configuration", "export": "shelf", "search": "shelf",
 }  # fmt: skip
 
 _DIRECTORY = os.path.dirname(__file__)

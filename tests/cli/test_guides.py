@@ -1,0 +1,136 @@
+"""Every example of every topic of `lash help` runs, in order, on one home per topic, as a reader would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.cli import run_lash
+
+from lash_cli import docs
+from lash_cli.cli.schemas import KINDS
+from lash_cli.cli.serving import Verbs
+from lash_cli.cli.table import COMMANDS
+from lash_cli.settings.loading import check_document
+
+ROOT = Path(__file__).parent.parent.parent
+# What one run of the examples is not enough for has a test of its own, which runs them too.
+ELSEWHERE = {
+    "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py", "queue": "test_queue_guide.py",
+    "tail": "test_tail.py",
+}  # fmt: skip
+HERE = [topic for topic in docs.names() if topic not in ELSEWHERE]
+
+
+def fenced(topic: str) -> list[tuple[str, str]]:
+    """Every block, with its language."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", docs.read(topic), flags=re.DOTALL | re.MULTILINE)
+
+
+def blocks(topic: str, language: str) -> list[str]:
+    return [text for name, text in fenced(topic) if name == language]
+
+
+def reader(place: Path) -> dict[str, str]:
+    """A reader's environment: `lash` and `python` on the path, a home of their own."""
+    programs = place / "bin"
+    programs.mkdir()
+    for name, command in (("lash", f'"{sys.executable}" -m lash_cli'), ("python", f'"{sys.executable}"')):
+        (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (programs / name).chmod(0o700)
+    return {
+        "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(place / "user"), "LASH_HOME": str(place / "home"),
+        "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("topic", [topic for topic in HERE if blocks(topic, "sh") or blocks(topic, "python")])
+def test_every_example_of_a_topic_runs(topic: str, tmp_path: Path) -> None:
+    environment = reader(tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    script = "\n".join(blocks(topic, "sh"))
+    if "jq " in script and shutil.which("jq") is None:
+        assert not os.environ.get("CI"), "no jq here; install it, for example: apt-get install jq"
+        pytest.skip("no jq here")
+    programs = blocks(topic, "python")
+    commands = [["bash", "-euo", "pipefail", "-c", script], *([sys.executable, "-c", program] for program in programs)]
+    for command in commands:
+        done = subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, timeout=170, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("topic", docs.names())
+def test_what_is_shown_as_data_is_data(topic: str) -> None:
+    for text in blocks(topic, "toml"):
+        assert tomllib.loads(text)
+        check_document(text, "config.toml")
+    for text in blocks(topic, "json"):
+        decoder, rest = json.JSONDecoder(), text.strip()
+        while rest:
+            document, end = decoder.raw_decode(rest)
+            assert document
+            rest = rest[end:].strip()
+
+
+def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
+    known = {"sh", "python", "toml", "json", ""}
+    for topic in docs.names():
+        assert docs.read(topic).count("```") == 2 * len(fenced(topic)), topic
+        assert {name for name, _ in fenced(topic)} <= known, topic
+        # What is not run is a picture; no command may hide in one.
+        for text in blocks(topic, ""):
+            assert not re.search(r"^lash ", text, flags=re.MULTILINE), (topic, text)
+    for topic, name in ELSEWHERE.items():
+        text = (Path(__file__).parent / name).read_text()
+        assert f'"{topic}.md"' in text and "sh" in text, topic
+
+
+def test_every_topic_is_listed_and_shown(home) -> None:
+    listed = run_lash(["help", "-o", "json"], home=home).json
+    assert [item["id"] for item in listed["items"]] == docs.names()
+    assert set(docs.ORDER) == set(docs.names()) and set(docs.ALIASES.values()) <= set(docs.names())
+    shown = run_lash(["help", "durability"], home=home)
+    assert (shown.code, shown.out) == (0, docs.read("durability"))
+    assert run_lash(["help", "python", "-o", "json"], home=home).json["id"] == "embedding"
+    assert run_lash(["help", "queue", "add"], home=home).out == run_lash(["queue", "add", "--help"], home=home).out
+    assert run_lash(["help", "show"], home=home).out == run_lash(["show", "--help"], home=home).out
+    unknown = run_lash(["help", "durabilty", "-o", "json"], home=home)
+    assert (unknown.code, unknown.out, unknown.error["code"]) == (3, "", "topic_not_found")
+    assert unknown.error["details"]["nearest"][0] == "durability"
+    assert not home.exists()
+
+
+def test_every_topic_a_text_sends_its_reader_to_exists() -> None:
+    texts = {topic: docs.read(topic) for topic in docs.names()} | {"README": (ROOT / "README.md").read_text()}
+    known = {*docs.names(), *docs.ALIASES}
+    for topic, text in texts.items():
+        for named in re.findall(r"`lash help (\w+)`", text):
+            assert named in known, (topic, named)
+
+
+def test_every_command_stands_in_some_topic() -> None:
+    everything = "\n".join(docs.read(topic) for topic in docs.names())
+    for entry in COMMANDS:
+        if entry.name != "version":
+            assert re.search(rf"\blash (?:-c \S+ )?{entry.name}\b", everything), entry.name
+
+
+def test_the_guide_to_the_server_names_every_method_parameter_and_result() -> None:
+    text = docs.read("serve")
+    for name, method in Verbs(None, {}, lambda _: None).methods().items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        for field in method.parameters.__struct_encode_fields__:
+            assert field == "session" or f"`{field}`" in row, (name, field)
+        for kind in re.findall(r"`([A-Z]\w+)`", row):
+            assert kind in KINDS, kind
