@@ -18,6 +18,11 @@ from lash_cli.core.tools import ToolCallRecord, cancelled
 _CANCEL_MESSAGE = "tool call cancelled"
 
 
+def own_message_id(turn_id: str, number: int) -> str:
+    """The id of a message a turn makes itself, counted from 1; what it is given has ids already."""
+    return f"{turn_id}.m{number}"
+
+
 class TurnTail:
     """The messages of one turn so far; `ValueError` if `opening` has a repeated or empty id or an open call."""
 
@@ -50,7 +55,7 @@ class TurnTail:
     def _new_id(self) -> str:
         while True:
             self._last_number += 1
-            message_id = f"{self._turn_id}.m{self._last_number}"
+            message_id = own_message_id(self._turn_id, self._last_number)
             if message_id not in self._ids:
                 return message_id
 

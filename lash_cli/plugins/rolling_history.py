@@ -36,9 +36,11 @@ TITLE: Final = "Compaction summary:"
 # From this part of the window on, attachments before the last turns are left out of what the model is shown.
 VIEW_FROM: Final = 0.6
 VIEW_KEPT_TURNS: Final = 2
-# A compaction is due when so many tokens are left, and keeps about so many of the newest.
+# A compaction is due when so many tokens are left, and keeps about so many of the newest; of a small window, a part.
 RESERVED_TOKENS: Final = 20_000
+RESERVED_PART: Final = 2
 KEPT_TOKENS: Final = 20_000
+KEPT_PART: Final = 4
 # Asked for by a person, it must free something in a short conversation too.
 KEPT_PART_ON_REQUEST: Final = 4
 KEPT_MESSAGES: Final = 200
@@ -82,13 +84,14 @@ class RollingHistory:
         ]
 
     def is_due(self, moment: ContextMoment) -> bool:
-        """Whether less than the reserve is left of the window."""
-        return moment.room is not None and moment.room <= RESERVED_TOKENS
+        """Whether no more than the reserve is left of the window."""
+        window, room = moment.limits.context_window_tokens, moment.room
+        return window is not None and room is not None and room <= min(RESERVED_TOKENS, window // RESERVED_PART)
 
     async def compact(self, context: CompactionContext) -> tuple[NodePayload, ...]:
         """A summary of everything before the recent turns, and those turns as they are."""
         messages = context.messages
-        cut = _cut(messages, is_requested=context.is_requested)
+        cut = _cut(messages, context)
         if all(_is_summary(message) for message in messages[:cut]):
             return ()
         text = await context.summarise(_request(messages[:cut], context.instructions))
@@ -117,14 +120,17 @@ def estimated_tokens(message: Message) -> int:
     return tokens + characters // CHARS_PER_TOKEN + 1
 
 
-def _cut(messages: Sequence[Message], *, is_requested: bool) -> int:
+def _cut(messages: Sequence[Message], context: CompactionContext) -> int:
     """How many messages are summarised: up to the oldest turn that still fits into what is kept.
 
     When not even the newest turn fits it is kept all the same, unless nothing but it is there: then it is summarised
     too.
     """
     sizes = [estimated_tokens(message) for message in messages]
-    budget = min(KEPT_TOKENS, sum(sizes) // KEPT_PART_ON_REQUEST) if is_requested else KEPT_TOKENS
+    window = context.moment.limits.context_window_tokens
+    budget = KEPT_TOKENS if window is None else min(KEPT_TOKENS, window // KEPT_PART)
+    if context.is_requested:
+        budget = min(budget, sum(sizes) // KEPT_PART_ON_REQUEST)
     first = next((index for index, message in enumerate(messages) if not _is_summary(message)), len(messages))
     starts = [index for index in range(first + 1, len(messages)) if is_user_input(messages[index])]
     if not starts:

@@ -29,7 +29,7 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ephemeral import EphemeralTurn, publish_state
-from lash_cli.runtime.history import require_no_unfinished_turn
+from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, claimed_lane
 from lash_cli.runtime.requests import TurnRequest
@@ -117,7 +117,7 @@ async def compact_context(
 
     The frame's id is a function of `operation_id`, or of the head without one,
     so a repeated operation opens no second frame. Raises
-    `SessionExecutionBusy`, `ConflictError` (`turn_unfinished`, and
+    `SessionExecutionBusy`, `SessionClosed`, `ConflictError` (`turn_unfinished`, and
     `agent_frame_reused` for an operation that led to an older frame),
     `SessionExecutionLeaseExpired`, and what resolving the provider raises.
     """
@@ -125,7 +125,7 @@ async def compact_context(
     if store is None:
         return await _Compaction(host, session, token, instructions, operation_id, is_requested=True).run(None, None)
     async with _held_lane(host, store, session, owner, token) as fence:
-        await require_no_unfinished_turn(store, session.session_id)
+        await require_movable(store, session.session_id)
         compaction = _Compaction(host, session, token, instructions, operation_id, is_requested=True)
         return await compaction.run(store, fence)
 

@@ -15,7 +15,7 @@ from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe
 from lash_cli.core.frames import current_frame, return_to_frame
 from lash_cli.core.graph import ConversationPayload, SessionNode
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.errors import ConflictError, NotFoundError
+from lash_cli.errors import ConflictError, NotFoundError, SessionClosed
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import claimed_lane
 from lash_cli.store.base import ReadScope, RuntimePersistence
@@ -35,11 +35,14 @@ class HeadMove:
     is_moved: bool
 
 
-async def require_no_unfinished_turn(store: RuntimePersistence, session_id: str) -> None:
-    """Raise `ConflictError` (`turn_unfinished`) while a turn that was cut off waits to be finished.
+async def require_movable(store: RuntimePersistence, session_id: str) -> None:
+    """Raise `SessionClosed`, or `ConflictError` (`turn_unfinished`) while a turn that was cut off waits to be finished.
 
     It would go on from the head as it finds it. The caller holds the lane, so no other turn can be running.
     """
+    row = await store.session_row(session_id)
+    if row is not None and row.meta.closed_at_ms is not None:
+        raise SessionClosed(f"session {session_id} is closed")
     unfinished = await store.unfinished_turns(session_id)
     if unfinished:
         raise ConflictError(
@@ -106,12 +109,12 @@ async def move_head(
 
     A node of an older frame makes that frame current again. Turns keep
     counting and cost stays booked; how full the context is is unknown until the
-    next model call. Raises `SessionExecutionBusy`, `NotFoundError`
-    (`session_not_found`, `node_not_found`) and `ConflictError`
+    next model call. Raises `SessionExecutionBusy`, `SessionClosed`,
+    `NotFoundError` (`session_not_found`, `node_not_found`) and `ConflictError`
     (`node_not_resumable`, `turn_unfinished`, `session_empty`).
     """
     async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session_id) as lease:
-        await require_no_unfinished_turn(store, session_id)
+        await require_movable(store, session_id)
         read = await store.load_session(session_id, ReadScope.HEAD)
         if read is None:
             raise ConflictError(f"nothing was said in session {session_id} yet", code="session_empty")

@@ -276,3 +276,21 @@ def test_a_tree_cannot_steer_the_terminal(lash) -> None:
     lash("turn", "s", "red \x1b[31m text")
     for options in ((), ("--plain",), ("-o", "json")):
         assert "\x1b" not in lash("tree", "s", *options).out
+
+
+def test_a_fork_can_be_talked_in_at_once(lash, home, talk) -> None:
+    terminal = Terminal(home, "fork", "s", "--name", "copy", "--open")
+    try:
+        terminal.wait_for("copy ❯")
+        terminal.press("\x04")
+        assert terminal.ended() == 0
+    finally:
+        terminal.close()
+    assert [row["name"] for row in lash("ls", "--parent", "s", "-o", "json").json["items"]] == ["copy"]
+
+
+def test_a_closed_session_is_forked_but_not_rewound(lash, talk) -> None:
+    lash("close", "s")
+    assert lash("rewind", "s", "--to", talk[0], "-o", "json").error["code"] == "session_closed"
+    assert lash("compact", "s", "-o", "json").error["code"] == "session_closed"
+    assert lash("turn", lash("fork", "s", "-q").out.strip(), "!text on").out == "on\n"

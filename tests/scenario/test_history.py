@@ -15,7 +15,7 @@ from lash_cli.api import FunctionToolProvider, tool
 from lash_cli.core.content import Message, Role
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.policy import ModelSpec, SessionConfigPatch
-from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionExecutionBusy
+from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionClosed, SessionExecutionBusy
 
 
 def echo() -> ScriptedCaller:
@@ -97,6 +97,10 @@ async def test_a_turn_id_of_the_origin_is_not_used_again_in_a_fork(make_core) ->
     with pytest.raises(ConflictError) as caught:
         await copy.turn("other", turn_id="t-1").run()
     assert caught.value.code == "turn_inherited"
+    await session.close()
+    await core.delete_session(S)
+    with pytest.raises(ConflictError):
+        await copy.turn("other", turn_id="t-1").run()
     # What the origin said after the fork is no history of it.
     output = await copy.turn("other", turn_id="t-2").run()
     assert output.result is not None and output.result.is_success
@@ -288,3 +292,17 @@ def test_messages_that_are_not_said_stay_out_of_the_tree() -> None:
     shown = [(entry.node_id, entry.parent_node_id, entry.branch, entry.is_active, entry.is_head) for entry in entries]
     assert shown == [("a", None, 0, True, True), ("b", "a", 1, False, False), ("c", "a", 1, False, False)]
     assert message_tree([], None) == ()
+
+
+async def test_the_history_of_a_closed_session_stays_as_it_is_and_can_be_forked(make_core) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    first = (await ids_of(session))[0]
+    await core.store.set_session_flags(S, closed_at_ms=1, parked_at_ms=None)
+    for change in (session.admin().branch_to_node(first), session.admin().compact_context()):
+        with pytest.raises(SessionClosed):
+            await change
+    meta = await core.fork_session(S)
+    copy = await core.open_session(meta.session_id, create=False)
+    assert (await copy.turn("two").run()).result is not None

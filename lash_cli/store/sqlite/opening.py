@@ -13,11 +13,13 @@ import sqlite3
 
 from lash_cli.core.ingress import InputState
 from lash_cli.core.lease import SessionExecutionLease
+from lash_cli.core.machine_tail import own_message_id
 from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed, UsageError
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import read_turn
+from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session, read_session_and
 
 # All the lane transaction has to know of a session before it takes the lane: its row, and whether a turn is unfinished.
@@ -29,11 +31,6 @@ _READ = (
 FROM sessions s WHERE s.session_id = ?
 """
 )
-# The nodes of a turn are named after it, and those of a fork's origin are among its own.
-_IS_INHERITED = """
-SELECT 1 FROM node_origins o JOIN turns t ON t.session_key = o.origin_key AND t.turn_id = ?2
-WHERE o.session_key = ?1 AND t.first_seq <= o.upto_seq
-"""
 
 
 def _committed(stored: StoredSession, turn: TurnRecord) -> LaneGranted:
@@ -48,7 +45,7 @@ def _already_done(
         turn = read_turn(connection, stored.key, request.turn_id)
         if turn is not None and turn.state == "committed":
             return _committed(stored, turn), None
-        if turn is None and connection.execute(_IS_INHERITED, (stored.key, request.turn_id)).fetchone() is not None:
+        if turn is None and _is_inherited(connection, stored, request.turn_id):
             raise ConflictError(
                 f"turn {request.turn_id!r} is one of the session this one was forked from",
                 code="turn_inherited",
@@ -70,6 +67,12 @@ def _already_done(
         code=f"input_{state.value}",
         details={"input_id": submitted.input.input_id},
     )
+
+
+def _is_inherited(connection: sqlite3.Connection, stored: StoredSession, turn_id: str) -> bool:
+    """Whether a fork shares the nodes of a turn of that id: its own would get the same names."""
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    return len(segments) > 1 and find_node(connection, segments, own_message_id(turn_id, 1)) is not None
 
 
 def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:
@@ -148,7 +151,8 @@ class Opening:
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError`: `turn_id_missing`,
-        `lane_request_ambiguous`, and `ConflictError`: `turn_inherited`, `input_exists`, `input_cancelled`, `input_claimed`."""
+        `lane_request_ambiguous`, and `ConflictError`: `turn_inherited`, `input_exists`, `input_cancelled`,
+        `input_claimed`."""
         _validate(request)
         if request.drain is not None:
             idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
