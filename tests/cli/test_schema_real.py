@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
 import signal
 import subprocess
 from collections import defaultdict
@@ -167,6 +169,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Printed:
     _streams(lash)
     _setup(lash)
     _shelf(lash)
+    _upkeep(lash)
     return lash
 
 
@@ -333,6 +336,47 @@ def _shelf(lash: Printed) -> None:
     file = lash.home.parent / "shelved.json"
     lash("export", "s", "--as", "json", "--out", str(file))
     lash("import", str(file), "--id", "imported")
+
+
+def _upkeep(lash: Printed) -> None:
+    """The configuration and the database."""
+    project = lash.home.parent / ".lash" / "config.toml"
+    project.parent.mkdir()
+    project.write_text("[lease]\nttl_ms = 9000\n")
+    lash("config", "trust", "--yes")
+    lash("doctor", status=None)
+    lash("config", "trust", "--list")
+    lash("config", "get", "lease.ttl_ms")
+    lash("config", "set", "defaults.max_steps", "50")
+    lash("config", "unset", "defaults.max_steps")
+    lash("config", "validate")
+    _edit_configuration(lash)
+    lash("key", "set", "spare", "--stdin", input="sk-test-0123456789abcdef\n")
+    lash("key", "test", "spare")
+    lash("key", "path")
+    for verb in ("path", "info", "check", "vacuum", "migrate"):
+        lash("db", verb, status=None)
+    lash("gc", "--dry-run", "-c", "retention.min_age=0", "-c", "retention.max_age=0")
+    # A session of this home is held for ever; what wants a database for itself gets another one.
+    other = ("--db", str(lash.home.parent / "other.db"))
+    lash("open", "s", *other)
+    lash("turn", "s", "!text the key is sk-abcdefghijklmnop1234", *other)
+    copy = lash("db", "backup", *other)["file"]
+    lash("db", "scan", *other)
+    lash("db", "scrub", "--yes", *other)
+    lash("db", "restore", copy, *other)
+    lash("db", "purge", "--confirm", "other.db", *other)
+
+
+def _edit_configuration(lash: Printed) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        process = spawn_lash(["config", "edit", "-o", "json"], home=lash.home, env={"VISUAL": "true"}, stdin=theirs,
+                             stderr=theirs)  # fmt: skip
+        lash.keep(json.loads(process.communicate(timeout=60)[0]))
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 DOCUMENTS = [name for name, kind in KINDS.items() if kind.family in ("document", "list", "notice")]
