@@ -89,3 +89,17 @@ def test_what_was_said_cannot_steer_the_terminal(lash: Any) -> None:
     for options in ((), ("--context", "2"), ("-o", "json"), ("-o", "table")):
         done = lash("search", "needle", *options)
         assert done.code == 0 and "\x1b" not in done.out and "\x07" not in done.out
+
+
+def test_after_a_vacuum_the_file_holds_no_word_of_a_deleted_session(lash: Any, home: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "zweckentfremdet\n!text ok")
+    lash("open", "kept")
+    lash("turn", "kept", "something else\n!text ok")
+    assert len(lash("search", "zweckentfremdet", "-q").out.splitlines()) == 1
+    lash("rm", "s", "--yes")
+    assert lash("search", "zweckentfremdet").out == ""
+    assert lash("db", "vacuum").code == 0
+    held = b"".join(path.read_bytes() for path in home.glob("lash.db*"))
+    assert b"entfremdet" not in held and b"something else" in held
+    assert lash("search", "something", "-q").out

@@ -20,6 +20,7 @@ from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import BEGIN_READ, FULL, busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.ownership import EMPTY_THE_LOG
+from lash_cli.store.sqlite.search_tables import forget_deleted_words
 
 _WAIT_SECONDS: Final = 15.0
 _READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
@@ -113,7 +114,7 @@ def migrate(database: Path, clock: Clock) -> None:
 
 
 def compact(database: Path) -> tuple[int, int]:
-    """Rewrite the file without its unused pages; its size before and after.
+    """Rewrite the file without its unused pages and what they held; its size before and after.
 
     Others may go on reading. Raises `StoreLocked` when one of them writes for
     too long, `StoreError` when there is no room for the second copy.
@@ -122,6 +123,7 @@ def compact(database: Path) -> tuple[int, int]:
     with mapped_errors(database):
         connection = connect(database, _WRITE)
         try:
+            forget_deleted_words(connection)
             connection.execute(_VACUUM)
             connection.execute(EMPTY_THE_LOG).fetchone()
         finally:

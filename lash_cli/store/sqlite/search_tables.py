@@ -79,6 +79,9 @@ END
 """,
 )
 
+_HAS_INDEX: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'message_text_fts'"
+_MERGE: Final = "INSERT INTO message_text_fts (message_text_fts) VALUES ('optimize')"
+
 
 def create_search_tables(connection: sqlite3.Connection) -> None:
     """Make the tables, their full-text index and what keeps it true to them."""
@@ -91,3 +94,10 @@ def create_search_tables(connection: sqlite3.Connection) -> None:
         *_NODE_TRIGGERS,
     ):
         connection.execute(statement)
+
+
+def forget_deleted_words(connection: sqlite3.Connection) -> None:
+    """Merge the parts of the index into one: until then it keeps the words of what was deleted, though nothing finds
+    them. Does nothing to a file that has no index yet."""
+    if connection.execute(_HAS_INDEX).fetchone() is not None:
+        connection.execute(_MERGE)
