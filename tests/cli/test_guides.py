@@ -23,8 +23,8 @@ from lash_cli.settings.loading import check_document
 ROOT = Path(__file__).parent.parent.parent
 # What one run of the examples is not enough for has a test of its own, which runs them too.
 ELSEWHERE = {
-    "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py", "queue": "test_queue_guide.py",
-    "tail": "test_tail.py",
+    "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py",
+    "queue": "test_queue_guide.py", "tail": "test_tail.py",
 }  # fmt: skip
 HERE = [topic for topic in docs.names() if topic not in ELSEWHERE]
 
@@ -115,7 +115,7 @@ def test_every_topic_a_text_sends_its_reader_to_exists() -> None:
     texts = {topic: docs.read(topic) for topic in docs.names()} | {"README": (ROOT / "README.md").read_text()}
     known = {*docs.names(), *docs.ALIASES}
     for topic, text in texts.items():
-        for named in re.findall(r"`lash help (\w+)`", text):
+        for named in re.findall(r"`lash help ([a-z]+)`", text):
             assert named in known, (topic, named)
 
 
