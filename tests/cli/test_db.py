@@ -391,3 +391,44 @@ def test_a_copy_goes_onto_a_file_system_without_links(tmp_path, monkeypatch):
     with pytest.raises(ConflictError):
         backup.back_up(tmp_path / "lash.db", target)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db") == ["copy.db", "lash.db"]
+
+
+def test_a_restore_that_is_killed_leaves_the_old_or_the_new_content_and_nothing_else(lash, home):
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    for index in range(4):
+        lash("enqueue", "s", f"{index} " + "x" * 400_000)
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    lash("turn", "s", "!text two", "--if-busy", "fail")
+    for delay in (0.1, 0.2, 0.25, 0.3, 0.35, 0.4):
+        with spawn_lash(["db", "restore", copy], home=home) as process:
+            time.sleep(delay)  # wherever that is: every moment must do
+            process.kill()
+            process.communicate()
+        assert said(lash) in (["one"], ["one", "two"])
+        assert lash("db", "check", "-o", "json").json["healthy"]
+    for draft in home.glob(".lash.db.*"):
+        os.utime(draft, (1, 1))
+    assert lash("db", "restore", copy).code == 0
+    assert said(lash) == ["one"] and not list(home.glob(".lash.db.*"))
+
+
+def test_everything_the_verbs_make_is_private_under_any_umask(lash, home, tmp_path):
+    project = tmp_path / ".lash"
+    project.mkdir()
+    (project / "config.toml").write_text("[lease]\nttl_ms = 9000\n")
+    before = os.umask(0)
+    try:
+        lash("config", "set", "defaults.max_steps", "9")
+        lash("config", "trust", "--yes")
+        lash("open", "s")
+        lash("turn", "s", "!text sk-abcdefghijklmnop1234")
+        copy = lash("db", "backup", "-o", "json").json["file"]
+        for verb in (("scrub", "--yes"), ("restore", copy), ("vacuum",), ("migrate",)):
+            assert lash("db", *verb).code == 0, verb
+        lash("gc")
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.rglob("*"))}
+    assert {path for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == set()
+    assert {"backups", "scrubs.jsonl", "trusted.json"} <= {path.name for path in modes}

@@ -11,9 +11,11 @@ the old content was set aside. Cursors of observers do not outlive that
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +30,9 @@ from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
 
 _FILE_MODE: Final = 0o600
 _WAIT_SECONDS: Final = 15.0
+# A file that was written to since may be of a process on another machine. File times are real, whatever clock records
+# follow.
+_ABANDONED_SECONDS: Final = 60.0
 _READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
 # One file that is whole by itself; a database that is opened for work goes back to WAL.
 _SINGLE_FILE = "PRAGMA journal_mode = DELETE"
@@ -211,6 +216,7 @@ def erase(database: Path, clock: Clock) -> None:
 @contextmanager
 def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""
+    _sweep(target, suffix)
     draft = target.with_name(f".{target.name}.{os.getpid()}.{suffix}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
@@ -222,6 +228,25 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
         for path in (draft, *(draft.with_name(draft.name + ending) for ending in _BESIDE)):
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def _sweep(target: Path, suffix: str) -> None:
+    """Remove what a process that was killed left beside `target`: whole copies of the database, under no name."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.{suffix}*"):
+        pid = path.name[len(target.name) + 2 :].partition(".")[0]
+        with suppress(OSError):  # another process may do the same
+            if pid.isdigit() and not _is_alive(int(pid)) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _publish(draft: Path, target: Path) -> None:
