@@ -12,6 +12,7 @@ from lash_cli.cli.head_moves import undo_command
 from lash_cli.cli.output import safe, say
 from lash_cli.core.content import AttachmentItem, AttachmentPart, InputItem, Message, TextItem, TextPart, is_user_input
 from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.policy import SessionSpec
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.history import find_node
 from lash_cli.store.base import ReadScope, RuntimePersistence
@@ -63,14 +64,15 @@ async def last_said(store: RuntimePersistence, session_id: str) -> Message:
     return first
 
 
-async def go_before(core: LashCore, session_id: str, node_id: str) -> None:
-    """Move the head to where `node_id` was said, and tell the way back.
+async def go_before(core: LashCore, session_id: str, node_id: str, spec: SessionSpec | None = None) -> None:
+    """Move the head to where `node_id` was said, and tell the way back; `spec` is what the turn there changes.
 
     A provider that cannot be called leaves everything as it is. Raises as `LashCore.branch_before_node`.
     """
     row = await core.store.session_row(session_id)
     if row is not None:
-        core.host.providers.resolve(row.config.provider_id)
+        policy = (spec or SessionSpec(inherit="stored")).resolve_against(core.policy, row.config)
+        core.host.providers.resolve(policy.provider_id)
     move = await core.branch_before_node(session_id, node_id)
     if move.is_moved:
         say(safe(f"the old branch is kept; back to it: {undo_command(move)}"))

@@ -283,8 +283,10 @@ async def _said_again(core: LashCore, session_id: str, plan: TurnPlan) -> TurnPl
     """The plan with the text of the last turn, and the head where that was said."""
     from lash_cli.cli.say_again import go_before, items_of, last_said
 
+    # Whatever stands against the turn is found before anything moves.
+    spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
     message = await last_said(core.store, session_id)
-    await go_before(core, session_id, message.id)
+    await go_before(core, session_id, message.id, spec)
     return replace(plan, items=items_of(message))
 
 
@@ -334,13 +336,12 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
     async def enqueue() -> Document:
         return await _enqueue_instead(core, session.session_id, plan)
 
-    store = core.host.store
     run = TurnRun(
         session,
         plan.showing,
         asker,
         enqueue=enqueue if plan.if_busy.enqueues else None,
-        live=store.live if store is not None else None,
+        store=core.host.store,
     )
     builder = session.turn(
         plan.content,

@@ -211,6 +211,19 @@ def test_a_retry_says_the_last_text_again_and_keeps_the_old_answer(lash, home, t
     assert [item["id"] for item in items(lash) if item["head"]] == [talk[3]]
 
 
+@pytest.mark.parametrize("options", [("--provider", "nowhere"), ("--model", "")])
+def test_a_retry_that_cannot_run_moves_nothing(lash, talk, options) -> None:
+    lash(
+        "provider", "add", "far", "--kind", "openai_chat", "--base-url", "https://far.invalid/v1", "--key", "env:NO_KEY"
+    )
+    before = lash("tree", "s", "-o", "json").out
+    assert lash("turn", "s", "--retry", *options, "-o", "json").code != 0
+    assert (
+        lash("turn", "s", "--retry", "--provider", "far", "--model", "m", "-o", "json").error["code"] == "key_missing"
+    )
+    assert lash("tree", "s", "-o", "json").out == before
+
+
 def test_a_turn_that_failed_is_retried_with_its_stdin_and_files(lash, home, tmp_path) -> None:
     (tmp_path / "a.txt").write_text("attached")
     lash("open", "s")
