@@ -26,6 +26,13 @@ _SHAPES = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 # What is found at rest may be taken out of what was said, so a word that only looks like a token must not match.
+# A key without an end goes as far as its lines do; in a text inside a text they are divided by an escape.
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"(?:(?:(?!-----BEGIN ).)*?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
+    r"|(?:(?:\r?\n|(?:\\r)?\\n)[A-Za-z0-9+/=]+(?=[\r\n\\\"]|\Z))+)",
+    re.DOTALL,
+)
 _LONG_BEARER = re.compile(r"(?i)\bbearer\s+((?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{16,})")
 _URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@", re.IGNORECASE)
@@ -72,8 +79,11 @@ def _candidates(text: str) -> Iterator[Secret]:
         while start >= 0:
             yield Secret("loaded_key", start, start + len(known))
             start = text.find(known, start + len(known))
+    for match in _PRIVATE_KEY.finditer(text):
+        yield Secret("private_key", *match.span())
     for match in _SHAPES.finditer(text):
-        yield Secret("private_key" if match[0].startswith("-----") else "api_key", *match.span())
+        if not match[0].startswith("-----"):
+            yield Secret("api_key", *match.span())
     for kind, pattern in (("bearer_token", _LONG_BEARER), ("url_password", _URL_PASSWORD)):
         for match in pattern.finditer(text):
             if MASK not in match[1]:

@@ -20,6 +20,18 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n----
         (f"use {KEY} now", [("api_key", KEY)]),
         (f"{KEY} and AKIAABCDEFGHIJKLMNOP", [("api_key", KEY), ("api_key", "AKIAABCDEFGHIJKLMNOP")]),
         (f"a\n{PEM}\nb", [("private_key", PEM)]),
+        ("the -----BEGIN PRIVATE KEY----- line is missing\nin it", []),
+        (
+            "-----BEGIN PRIVATE KEY-----\nMIIabc=\nMIIdef\nand so on",
+            [
+                ("private_key", "-----BEGIN PRIVATE KEY-----\nMIIabc=\nMIIdef"),
+            ],
+        ),
+        (json.dumps({"a": f"{PEM}", "b": "kept"}), [("private_key", json.dumps(PEM)[1:-1])]),
+        (
+            '{"a":"-----BEGIN PRIVATE KEY-----\\nMIIabc","b":"kept"}',
+            [("private_key", "-----BEGIN PRIVATE KEY-----\\nMIIabc")],
+        ),
         ("Authorization: Bearer abcdefgh12345678xyz", [("bearer_token", "abcdefgh12345678xyz")]),
         ("postgres://me:hunter2@host/db", [("url_password", "me:hunter2")]),
         ("the bearer authentication-of-everything is late", []),
