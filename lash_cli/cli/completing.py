@@ -28,7 +28,7 @@ _DESCRIPTION_LIMIT = 60
 # Kinds of values that are files of the user's.
 _PATHS = {"file": FILES, "dir": DIRECTORIES}
 # Kinds of which one word holds several, separated by commas.
-_LISTS = ("fields", "event", "status")
+_LISTS = ("fields", "event", "status", "by")
 
 
 def main(arguments: list[str]) -> int:

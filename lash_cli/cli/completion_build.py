@@ -27,14 +27,15 @@ SCRIPTS_DIRECTORY = Path(__file__).parent.parent.parent / "completions"
 _BY_METAVAR = {
     "SESSION": "session", "IN": "input", "ANCHOR": "input", "BATCH": "batch", "TURN": "turn", "NODE": "node",
     "FILE": "file", "FILE|-": "file", "PATH": "file", "PATH|URL|-": "file", "DIR": "dir", "DB": "file",
-    "SHELL": "shell", "TOPIC": "topic", "KIND": "schema", "K=V": "label", "K[=V]": "label", "CLASS=MODE": "approval",
+    "SHELL": "shell", "TOPIC": "topic", "KIND": "schema", "K=V": "label", "K[=V]": "label", "K=V|K-": "label",
+    "NODE|TURN": "node", "CLASS=MODE": "approval",
     "ROLE": "role", "CONDITION": "condition", "KEY": "config-key", "KEY=VALUE": "override",
 }  # fmt: skip
 # By the name of the option or argument, where the help has no name of its own for the value.
 _BY_OPTION = {
     "--model": "model", "--provider": "provider", "--profile": "profile", "--variant": "variant",
     "--if-busy": "if-busy", "--boundary": "boundary", "--on-failure": "on-failure", "--types": "event",
-    "--output": "format", "--color": "color", "--fields": "fields", "--in": "key-place", "--as": "export-format",
+    "--output": "format", "--color": "color", "--fields": "fields", "--as": "export-format", "--by": "by",
 }  # fmt: skip
 # Where one word means different things to different commands: by the path and the parameter.
 _BY_PLACE = {
@@ -44,23 +45,34 @@ _BY_PLACE = {
     ("provider add", "--kind"): "provider-kind", ("provider add", "name"): "well-known",
     ("provider add", "--key"): "key-source", ("provider test", "name"): "provider", ("provider rm", "name"): "provider",
     ("model show", "name"): "model", ("model default", "name"): "model", ("model alias", "name"): "",
-    ("model alias", "model"): "model", ("config set", "value"): "config-value", ("key set", "name"): "well-known",
-    ("key rm", "name"): "well-known",
+    ("model alias", "model"): "model", ("config set", "value"): "config-value", ("key set", "name"): "provider",
+    ("key rm", "name"): "provider", ("key test", "name"): "provider", ("set", "settings"): "setting",
 }  # fmt: skip
 # What a command prints, for `--fields`.
 _PRINTS = {
     "open": "Session", "ls": "SessionList", "show": "Session", "usage": "SessionUsage", "log": "Transcript",
+    "fork": "Session", "rewind": "Rewind", "tree": "Tree", "compact": "Compaction", "search": "SearchHitList",
+    "export": "Exported", "import": "Imported", "set": "SessionSettings", "rename": "SessionSettings",
+    "label": "SessionSettings", "park": "Parked", "resume": "Session", "close": "Closed", "rm": "Deleted",
     "turn": "TurnResult", "cancel": "CancelReceipt", "enqueue": "PendingInput", "work": "WorkReport", "wait": "Wait",
-    "park": "Parked", "close": "Closed", "rm": "Deleted", "cancel-suffix": "CancelOutcomeList", "doctor": "Doctor",
-    "version": "Version", "schema": "SchemaList", "queue add": "PendingInput", "queue ls": "QueueList",
-    "queue show": "QueueItem", "queue cancel": "CancelOutcomeList", "queue cancel-suffix": "CancelOutcomeList",
-    "queue edit": "QueueEdit", "queue hold": "QueueHold", "queue release": "QueueHold", "queue batches": "BatchList",
-    "queue cancel-batch": "BatchCancel", "queue wait-batch": "Batch", "queue abandon": "ClaimAbandoned",
-    "queue revoke-waits": "WaitsRevoked", "config show": "ConfigList", "config path": "Paths",
-    "config set": "ConfigValue", "provider ls": "ProviderList", "provider add": "Provider",
-    "provider test": "ProviderTest", "model ls": "ModelList", "model show": "Model", "model default": "ModelDefault",
-    "model alias": "ModelAlias", "key ls": "KeyList", "trace html": "TracePage", "search": "SearchList",
+    "cancel-suffix": "CancelOutcomeList", "gc": "Collection", "doctor": "Doctor", "version": "Version",
+    "schema": "SchemaList", "completion": "CompletionInstalled", "help": "TopicList", "queue add": "PendingInput",
+    "queue ls": "QueueList", "queue show": "QueueItem", "queue cancel": "CancelOutcomeList",
+    "queue cancel-suffix": "CancelOutcomeList", "queue edit": "QueueEdit", "queue hold": "QueueHold",
+    "queue release": "QueueHold", "queue batches": "BatchList", "queue cancel-batch": "BatchCancel",
+    "queue wait-batch": "Batch", "queue abandon": "ClaimAbandoned", "queue revoke-waits": "WaitsRevoked",
+    "config show": "ConfigList", "config get": "ConfigEntry", "config set": "ConfigValue",
+    "config unset": "ConfigRemoved", "config edit": "ConfigEdit", "config path": "Paths",
+    "config validate": "ConfigCheck", "config trust": "ProjectTrust", "provider ls": "ProviderList",
+    "provider add": "Provider", "provider test": "ProviderTest", "provider rm": "Provider", "model ls": "ModelList",
+    "model show": "Model", "model default": "ModelDefault", "model alias": "ModelAlias", "key set": "Key",
+    "key ls": "KeyList", "key test": "KeyTest", "key path": "KeyPath", "key rm": "Key", "trace html": "TracePage",
+    "db path": "DatabasePath", "db info": "DatabaseInfo", "db check": "DatabaseCheck", "db backup": "DatabaseBackup",
+    "db restore": "DatabaseRestore", "db vacuum": "DatabaseVacuum", "db migrate": "DatabaseMigration",
+    "db scan": "SecretList", "db scrub": "DatabaseScrub", "db purge": "DatabasePurge",
 }  # fmt: skip
+# What prints no document of which fields could be chosen.
+_PRINTS_NONE = frozenset({"tail", "chat", "serve", "config schema"})
 
 
 def words_text() -> str:
@@ -190,6 +202,8 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "key-source": tuple(f"{source}:" for source in KEY_SOURCES),
         "variant": ("low", "medium", "high"),
         "shell": SHELLS,
+        "by": ("day", "model", "session", "source"),
+        "setting": ("model=", "provider=", "max_steps=", "system=", "name="),
         "export-format": ("md", "html", "json", "jsonl"),
     }
     for kind, values in plain.items():
@@ -232,12 +246,23 @@ def _configuration_words() -> Iterator[tuple[str, ...]]:
         yield "config-key", "word", f"{section}.", "a table of yours"
 
 
+def paths() -> list[str]:
+    """Every command that can be called."""
+    return [f"{entry.name} {verb.name}" if entry.verbs else entry.name for entry in COMMANDS
+            for verb in entry.verbs or (entry,)]  # fmt: skip
+
+
+def unsaid() -> list[str]:
+    """Commands of which `_PRINTS` does not say what they print, and those it knows that are not there."""
+    return sorted(set(paths()) ^ (_PRINTS.keys() | _PRINTS_NONE))
+
+
 def _fields() -> Iterator[tuple[str, ...]]:
     from lash_cli.cli.schemas import KINDS
 
-    for path, kind in _PRINTS.items():
-        shape = KINDS.get(kind)
-        for field in () if shape is None else shape.shape.__struct_encode_fields__:
+    for path in paths():
+        kind = KINDS.get(_PRINTS.get(path, ""))
+        for field in () if kind is None else kind.shape.__struct_encode_fields__:
             yield f"fields of {path}", "word", field, ""
 
 

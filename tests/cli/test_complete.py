@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support.cli import environment, run_lash
 
-from lash_cli.cli import completion_build
+from lash_cli.cli import completion_build, completion_rows
+from lash_cli.cli.completing import WORDS_FILE
 from lash_cli.cli.completion_rows import _APPLICATION_ID, Sources
 from lash_cli.paths import resolve_paths
 from lash_cli.store.sqlite import schema
@@ -43,10 +44,18 @@ def shelf(home: Path, lash) -> Path:
     return home
 
 
+def rows() -> list[list[str]]:
+    return [line.split("\t") for line in Path(WORDS_FILE).read_text().splitlines()]
+
+
 def test_what_is_written_down_is_what_the_command_table_says():
     # After a change of a command: python -m lash_cli.cli.completion_build
     drifted = [path for path, text in completion_build.artefacts().items() if path.read_text() != text]
     assert not drifted
+    assert not completion_build.unsaid(), "say in completion_build what a command prints"
+    known = {kind for _, what, *rest in rows() if what in ("argument", "option") for kind in [rest[-2].lstrip("?")]}
+    words = {path for path, what, *_ in rows() if what == "word"}
+    assert known - words - completion_rows.KINDS.keys() - {"", "text", "file", "dir", "fields", "config-value"} == set()
 
 
 def test_verbs_options_and_fixed_values_need_no_database(home):
