@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from support.cli import spawn_lash
+
+from lash_cli.repl.panels import GUARD_SECONDS
 
 PROMPT = "fjord ❯"
 WRITE = ' !tool write {"path":"made.txt","content":"x"}\n!then\n!text written\r'
@@ -15,7 +19,8 @@ def test_only_an_answer_to_what_was_seen_allows_a_tool(chat, home) -> None:
     one.wait_for("allow ")
     one.wait_for("Ctrl-C puts the draft aside; then it can be answered")
     one.wait_for(f"{PROMPT} yes")
-    # Somebody who writes a text gives no answer with its letters.
+    # Somebody who writes a text gives no answer with its letters, however long the thought takes.
+    time.sleep(2 * GUARD_SECONDS)
     one.press("a")
     one.wait_for(f"{PROMPT} yes a")
     one.press("\x03")

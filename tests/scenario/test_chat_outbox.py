@@ -71,7 +71,7 @@ async def test_a_chat_that_died_at_any_step_leaves_a_text_on_one_side(chats: Ope
     await queue.enqueue(TurnInput.text("arrived"), key=arrived)
     second = chats()
     draft = await second.begin()
-    assert (draft.text, draft.leaving) == ("lost", ()) and lost != arrived
+    assert (draft.text, draft.stash, draft.leaving) == ("lost", (), ()) and lost != arrived
     # Written down, not yet cancelled: it is the queue's.
     row = await second.enqueue(second.take("lost"), TurnInput.text("lost"), NextTurn())
     second._become(_pulling(second, row))
