@@ -40,14 +40,21 @@ def items_of(message: Message, text: str | None = None) -> tuple[InputItem, ...]
 
 
 async def last_said(store: RuntimePersistence, session_id: str) -> Message:
-    """The message the last turn of the active path began with.
+    """The message the last turn began with: the newest one, when the head stands right before it, as a retry that was
+    cut off leaves it; else the last one on the active path.
 
     Raises `ConflictError` (`nothing_to_retry`) when no turn stands there, or one that no input began.
     """
     read = await store.load_session(session_id, ReadScope.CONVERSATION)
     messages = read.messages if read is not None else ()
     by_id = {message.id: message for message in messages}
-    for record in await store.turns(session_id, limit=TURNS_LOOKED_AT):
+    turns = await store.turns(session_id, limit=TURNS_LOOKED_AT)
+    if turns and turns[0].first_node_id is not None and turns[0].first_node_id not in by_id:
+        newest = await store.load_node(session_id, turns[0].first_node_id)
+        stands_before = newest is not None and read is not None and newest.parent_node_id == read.leaf_node_id
+        if newest is not None and stands_before and (said := message_of(newest)) is not None and is_user_input(said):
+            return said
+    for record in turns:
         first = by_id.get(record.first_node_id or "")
         if first is not None:
             break

@@ -211,6 +211,17 @@ def test_a_retry_says_the_last_text_again_and_keeps_the_old_answer(lash, home, t
     assert [item["id"] for item in items(lash) if item["head"]] == [talk[3]]
 
 
+def test_a_retry_that_was_cut_off_before_its_turn_is_retried_with_the_same_text(lash, talk) -> None:
+    lash("rewind", "s", "--to", talk[1])  # where a killed retry leaves the head
+    assert lash("turn", "s", "--retry").out == "two\n"
+    assert said(lash) == ["!text one", "one", "!text two", "two"]
+    lash("rewind", "s", "--to", talk[1])
+    lash("turn", "s", "!text three")
+    lash("rewind", "s", "--to", talk[1])
+    lash("rewind", "s", "--to", talk[3])
+    assert lash("turn", "s", "--retry").out == "two\n"
+
+
 @pytest.mark.parametrize("options", [("--provider", "nowhere"), ("--model", "")])
 def test_a_retry_that_cannot_run_moves_nothing(lash, talk, options) -> None:
     lash(
