@@ -56,7 +56,12 @@ async def _run(reference: str | None, focus: str | None) -> Document:
         session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
         count, provider = len(session.read_view().messages), session.policy_snapshot.provider_id
         say(f"summarising {meta.name}: {count} messages")
-        with turn_signals(lambda: session.cancel_running_turns(origin="signal")) as signals:
+        store = core.store
+
+        def stop() -> None:
+            session.cancel_running_turns(origin="signal")
+
+        with turn_signals(stop, before_stop=store.finish_writes if store is not None else None) as signals:
             report = await session.admin().compact_with_report(focus)
         session.close_handle()
     if report.reason == "no_summary":

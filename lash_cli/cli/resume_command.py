@@ -71,7 +71,7 @@ async def _run(plan: TurnPlan) -> int:
         if await core.store.unfinished_turns(meta.session_id):
             from lash_cli.cli.turn_run import TurnRun
 
-            run = TurnRun(session, plan.showing, asker, live=core.store.live)
+            run = TurnRun(session, plan.showing, asker, store=core.store)
             return await run.drive(session.redrive(busy_wait_ms=plan.if_busy.wait_ms), finishes_earlier=True)
         session.close_handle()
         await _show(core, meta.session_id)

@@ -3,7 +3,9 @@
 The first signal asks the turn to stop: it ends as cancelled, is committed, and
 the process exits with 128 plus the signal. A second one does not wait for that:
 the process dies of the signal, and the turn is left to recovery. A worker has
-one step more: its second signal ends it in order but at once. Outside of
+one step more: its second signal ends it in order but at once. Ctrl-Z stops a
+process that has finished writing: one that stood still inside a transaction
+would keep every other process out of the store until it goes on. Outside of
 `turn_signals` the usual handling is in force.
 """
 
@@ -33,10 +35,13 @@ class SignalState:
 
 @contextmanager
 def turn_signals(
-    on_cancel: Callable[[], object], on_second: Callable[[], object] | None = None
+    on_cancel: Callable[[], object],
+    on_second: Callable[[], object] | None = None,
+    *,
+    before_stop: Callable[[], object] | None = None,
 ) -> Iterator[SignalState]:
     """While inside, the first signal calls `on_cancel` on the running loop, the second one `on_second` if there is
-    one, and the next one kills.
+    one, and the next one kills. `before_stop` is called before a SIGTSTP stops the process.
 
     Call it from a coroutine. The handlers of before are back in force on exit.
     """
@@ -51,10 +56,19 @@ def turn_signals(
         else:
             die_of(number)
 
-    before = {number: signal.getsignal(number) for number in HANDLED}
-    handled = [number for number in HANDLED if before[number] != signal.SIG_IGN]  # nohup stays in force
+    def suspend(number: signal.Signals) -> None:
+        assert before_stop is not None
+        before_stop()
+        loop.remove_signal_handler(number)
+        die_of(number)
+        # Somebody let the process go on.
+        loop.add_signal_handler(number, suspend, number)
+
+    wanted = HANDLED if before_stop is None else (*HANDLED, signal.SIGTSTP)
+    before = {number: signal.getsignal(number) for number in wanted}
+    handled = [number for number in wanted if before[number] != signal.SIG_IGN]  # nohup stays in force
     for number in handled:
-        loop.add_signal_handler(number, handle, number)
+        loop.add_signal_handler(number, suspend if number == signal.SIGTSTP else handle, number)
     try:
         yield state
     finally:
@@ -64,6 +78,6 @@ def turn_signals(
 
 
 def die_of(number: signal.Signals) -> None:
-    """End this process as if it had never handled `number`, so that its parent sees the signal."""
+    """Let `number` do to this process what it does to one that does not handle it, so that its parent sees it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

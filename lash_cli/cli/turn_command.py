@@ -336,13 +336,12 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
     async def enqueue() -> Document:
         return await _enqueue_instead(core, session.session_id, plan)
 
-    store = core.host.store
     run = TurnRun(
         session,
         plan.showing,
         asker,
         enqueue=enqueue if plan.if_busy.enqueues else None,
-        live=store.live if store is not None else None,
+        store=core.host.store,
     )
     builder = session.turn(
         plan.content,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lash_cli.api import LashSession, TurnBuilder, TurnOutput
     from lash_cli.cli.asking import TerminalAsker
     from lash_cli.cli.documents import Document
-    from lash_cli.store.live import LiveStore
+    from lash_cli.store.base import RuntimePersistence
 
 TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
@@ -63,12 +63,13 @@ class TurnRun:
         showing: Showing,
         asker: TerminalAsker | None = None,
         enqueue: Callable[[], Awaitable[Document]] | None = None,
-        live: LiveStore | None = None,
+        store: RuntimePersistence | None = None,
     ) -> None:
         """`enqueue` queues the text when the session is busy and returns the receipt; without it busy is an error.
-        `live` is the log that the cursors of a JSONL stream are places in; without it they are null."""
+        `store` is where the session stands; without one the cursors of a JSONL stream are null."""
         self._session = session
-        self._cursors = TurnCursors(live, session.session_id)
+        self._store = store
+        self._cursors = TurnCursors(None if store is None else store.live, session.session_id)
         self._asker = asker
         self._enqueue = enqueue
         if asker is not None:
@@ -98,7 +99,8 @@ class TurnRun:
         self._asked_for = None if finishes_earlier else (turn_id or "")
         if self._lines is not None:
             self._lines.start("turn", await self._cursors.present())
-        with turn_signals(self._cancel_for_signal) as signals:
+        before_stop = None if self._store is None else self._store.finish_writes
+        with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals:
             try:
                 output = await self._stream_or_enqueue(builder)
                 error = self._error_of(output, signals) if output is not None else None

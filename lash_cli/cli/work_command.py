@@ -159,7 +159,7 @@ class Work:
         self._live = store.live
         self._log.start()
         try:
-            with turn_signals(self._stop, worker.abandon) as signals:
+            with turn_signals(self._stop, worker.abandon, before_stop=store.finish_writes) as signals:
                 report = await worker.run(session_ids)
         except LashError as error:
             await self._end("error", error)

@@ -607,6 +607,10 @@ class RuntimePersistence(
         """Candidates for an exact id, an exact name or an id prefix, best kind only."""
         ...
 
+    def finish_writes(self) -> None:
+        """Return once all that was handed over is committed, so that this process holds nobody up; blocks."""
+        ...
+
     async def change_mark(self) -> int:
         """A number that stays the same until anybody, in whatever process, commits; cheaper than any query."""
         ...

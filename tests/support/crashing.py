@@ -32,7 +32,7 @@ cores: list[lash_cli.api.core.LashCore] = []
 def leave_the_store_free() -> None:
     """Return when the thread that writes has nothing left to do; this one gives it nothing more."""
     for core in cores:
-        core.store.db.write_sync(lambda connection: None, durable=False)
+        core.store.finish_writes()
 
 
 def reach(point: str) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.cli import environment
-from support.processes import start_process
+from support.frozen import wait_until_frozen
+from support.processes import start_process, wait_until
 
 TURN = """
 import asyncio, sys
 from lash_cli.cli.signals import turn_signals
 async def turn():
     cancelled = asyncio.Event()
-    with turn_signals(cancelled.set) as state:
+    settle = lambda: print("settled", flush=True)
+    with turn_signals(cancelled.set, before_stop=settle) as state:
         print("ready", flush=True)
         await cancelled.wait()
         print("cancelled", flush=True)
@@ -32,6 +36,10 @@ def start(tmp_path, mode, **options):
     )
     assert process.stdout.readline() == b"ready\n"
     return process
+
+
+def state_of(process):
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -57,6 +65,24 @@ def test_nohup_stays_in_force(tmp_path):
 
     process = start(tmp_path, "quick", preexec_fn=ignore_hangup)
     process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert (out, process.returncode) == (b"cancelled\n", 130)
+
+
+def test_a_process_settles_its_writes_before_it_is_suspended_and_goes_on_afterwards(tmp_path):
+    def be_a_job():
+        # A group of its own with a parent outside of it, as a shell starts a job: others are never stopped by SIGTSTP.
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+
+    process = start(tmp_path, "quick", preexec_fn=be_a_job)
+    for _ in range(2):
+        process.send_signal(signal.SIGTSTP)
+        assert process.stdout.readline() == b"settled\n"
+        wait_until_frozen(process)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: state_of(process) == "S", process)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert (out, process.returncode) == (b"cancelled\n", 130)

@@ -211,6 +211,10 @@ class SqliteStore:
         """Commit what is queued and close every connection."""
         await self.db.aclose()
 
+    def finish_writes(self) -> None:
+        """See `RuntimePersistence.finish_writes`."""
+        self.db.write_sync(lambda connection: None, durable=False)
+
     def close(self) -> None:
         """`aclose` for callers without an event loop; blocks."""
         self.db.close()
