@@ -82,6 +82,7 @@ _HOMES = {
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
     "lash_cli.runtime.compaction": ("CompactionReport",),
+    "lash_cli.runtime.frame_opening": ("OpenAgentFrameRequest", "OpenAgentFrameResult"),
     "lash_cli.runtime.history": ("HeadMove",),
     "lash_cli.runtime.state": ("RuntimeSessionState", "SessionReadView"),
     "lash_cli.runtime.drivers": ("QueueDriver",),

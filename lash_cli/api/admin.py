@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lash_cli.core.history import TreeEntry
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.compaction import CompactionReport, compact_context
+from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, OpenAgentFrameResult, open_agent_frame
 from lash_cli.runtime.history import HeadMove, move_head
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import SessionMeta
@@ -83,6 +84,19 @@ class SessionAdmin:
                         operation_id=operation_id,
                     ),
                 )
+
+    async def open_agent_frame(self, request: OpenAgentFrameRequest) -> OpenAgentFrameResult:
+        """Go on in a new frame that begins with the given nodes; the id of the current one opens nothing.
+
+        Raises as `runtime.frame_opening.open_agent_frame`.
+        """
+        session = self._session
+        core, shared = session._core, session._shared
+        async with shared.lock:
+            state = session._state
+            return await core._beside_driver(
+                session.session_id, lambda: open_agent_frame(core.host, state, shared.owner, request)
+            )
 
     async def fork(
         self, *, session_id: str | None = None, at: str | None = None, name: str | None = None

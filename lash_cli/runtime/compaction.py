@@ -8,30 +8,26 @@ turn can begin in a frame that is about to be left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
 
 from lash_cli.core.activity import TurnActivity
-from lash_cli.core.commit import TurnState
-from lash_cli.core.content import Message, TurnInput, message_text
+from lash_cli.core.content import TurnInput, message_text
 from lash_cli.core.context import CompactionContext, ContextMoment, SummaryRequest
-from lash_cli.core.frames import open_frame
-from lash_cli.core.graph import ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.graph import NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
 from lash_cli.core.prompt import NO_BUILTINS
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
-from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.ephemeral import EphemeralTurn, publish_state
+from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.ephemeral import EphemeralTurn
+from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, PlannedFrame, commit_frame, held_lane, plan_frame
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard, claimed_lane
 from lash_cli.runtime.requests import TurnRequest
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import RuntimePersistence
@@ -124,7 +120,7 @@ async def compact_context(
     store = host.store
     if store is None:
         return await _Compaction(host, session, token, instructions, operation_id, is_requested=True).run(None, None)
-    async with _held_lane(host, store, session, owner, token) as fence:
+    async with held_lane(host, store, session, owner, token) as fence:
         await require_movable(store, session.session_id)
         compaction = _Compaction(host, session, token, instructions, operation_id, is_requested=True)
         return await compaction.run(store, fence)
@@ -138,30 +134,6 @@ async def make_room(
     if not session.messages or not any(plugin.is_due(moment) for plugin in host.context):
         return None
     return await _Compaction(host, session, token, None, None, is_requested=False).run(store, fence)
-
-
-@asynccontextmanager
-async def _held_lane(
-    host: RuntimeHost,
-    store: RuntimePersistence,
-    session: ResidentSession,
-    owner: LeaseOwnerIdentity,
-    token: CancelToken,
-) -> AsyncIterator[LeaseFence]:
-    """A lane that is renewed while a model answers; the session is up to date inside the block."""
-    async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session.session_id) as lease:
-        guard = LaneGuard(store, host.clock, host.timings, lease, lambda: _lose(token))
-        guard.start()
-        try:
-            if session.is_behind(await store.head_position(session.session_id)):
-                await session.refresh()
-            yield lease.fence()
-        finally:
-            await guard.stop()
-
-
-def _lose(token: CancelToken) -> None:
-    token.trip(CancelCause.LEASE_LOST)
 
 
 class _Compaction:
@@ -189,41 +161,18 @@ class _Compaction:
 
     async def run(self, store: RuntimePersistence | None, fence: LeaseFence | None) -> CompactionReport:
         """Ask the plugins and open the frame; `fence` is that of the lane, which stays held."""
-        session = self._session
-        frames, is_new = open_frame(session.frames, self._frame_id, REASON, self._host.clock.now_ms())
-        payloads = await self._payloads() if is_new and self._before else ()
-        nodes = self._nodes(payloads)
+        session, clock = self._session, self._host.clock
+        unchanged = PlannedFrame(session.frames, (), is_new=False)
+        # An id that opens nothing, or that was used before, is found out before the model is asked.
+        planned = plan_frame(session, OpenAgentFrameRequest(self._frame_id, REASON), clock.now_ms())
+        payloads = await self._payloads() if planned.is_new and self._before else ()
+        if payloads:
+            planned = plan_frame(session, OpenAgentFrameRequest(self._frame_id, REASON, payloads), clock.now_ms())
         usage = self._summariser.usage
         spent = (TokenLedgerEntry(USAGE_SOURCE, session.policy.model.id, usage),) if usage.total else ()
-        if not nodes and not spent:
-            return self._report(nodes)
-        state = session.turn_state
-        if nodes:
-            state = TurnState(state.turn_index, protocol_turn_options=state.protocol_turn_options)
-        if store is None or fence is None:
-            session.ledger = (*session.ledger, *spent)
-            session.turn_state = state
-            if nodes:
-                session.enter_frame(frames, messages_on(nodes))
-            publish_state(session)
-            return self._report(nodes)
-        commit = session.commit(
-            fence=fence,
-            now_ms=self._host.clock.now_ms(),
-            nodes=nodes,
-            turn_state=state,
-            usage_deltas=spent,
-            release_lease=False,
-        )
-        if nodes:
-            commit = msgspec.structs.replace(commit, frames=frames)
-        self._host.reach("before:compaction")
-        result = await store.commit_runtime_state(commit)
-        self._host.reach("after:compaction")
-        session.adopt_commit(commit, result, ())
-        if nodes:
-            session.enter_frame(frames, messages_on(nodes))
-        return self._report(nodes)
+        if payloads or spent:
+            await commit_frame(self._host, store, session, fence, planned if payloads else unchanged, spent)
+        return self._report(planned.nodes)
 
     async def _payloads(self) -> tuple[NodePayload, ...]:
         session = self._session
@@ -239,20 +188,6 @@ class _Compaction:
             if payloads:
                 return payloads
         return ()
-
-    def _nodes(self, payloads: Sequence[NodePayload]) -> tuple[SessionNode, ...]:
-        """Nodes one under another, below the leaf; they and their messages are named after the frame."""
-        nodes: list[SessionNode] = []
-        parent = self._session.leaf_node_id
-        now_ms = self._host.clock.now_ms()
-        for index, payload in enumerate(payloads):
-            node_id = f"{self._frame_id}.{index}"
-            if isinstance(payload, ConversationPayload):
-                message: Message = msgspec.structs.replace(payload.message, id=node_id)
-                payload = ConversationPayload(message)
-            nodes.append(SessionNode(node_id, parent, self._frame_id, now_ms, payload))
-            parent = node_id
-        return tuple(nodes)
 
     def _report(self, nodes: tuple[SessionNode, ...]) -> CompactionReport:
         frame_id, leaf = self._previous

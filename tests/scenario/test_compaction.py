@@ -163,7 +163,7 @@ async def test_a_turn_that_was_cut_off_is_finished_before_a_compaction(make_core
     assert caught.value.code == "turn_unfinished"
 
 
-@pytest.mark.parametrize("point", ["before:compaction", "after:compaction"])
+@pytest.mark.parametrize("point", ["before:frame", "after:frame"])
 async def test_a_crash_around_the_commit_leaves_one_frame_or_the_other(make_core, point: str) -> None:
     caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("gist again"), text("late")])
     core = make_core(caller, crash_point=CrashPoints(point))
@@ -173,7 +173,7 @@ async def test_a_crash_around_the_commit_leaves_one_frame_or_the_other(make_core
     other = make_core(caller)
     theirs = await other.open_session(S, create=False)
     frames = len(theirs.read_view().frames)
-    assert frames == (1 if point == "before:compaction" else 2)
+    assert frames == (1 if point == "before:frame" else 2)
     if frames == 1:
         assert await theirs.admin().compact_context()
     await theirs.turn("three").run()
@@ -205,7 +205,7 @@ async def test_a_turn_goes_on_uncompacted_when_no_summary_comes(make_core) -> No
     assert len(session.read_view().frames) == 1
 
 
-@pytest.mark.parametrize("point", ["before:compaction", "after:compaction", "before:commit"])
+@pytest.mark.parametrize("point", ["before:frame", "after:frame", "before:commit"])
 async def test_a_turn_that_crashed_around_its_compaction_is_finished(make_core, point: str) -> None:
     caller = ScriptedCaller(
         [text("ok"), text("ok", tokens=BIG_ANSWER), text("gist"), text("third"), text("third"), text("late")]

@@ -11,9 +11,10 @@ from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, calls, text
 from support.switching import SUMMARY, Switching, switch
 
-from lash_cli.api import FunctionToolProvider, tool
-from lash_cli.core.content import Message, Role
+from lash_cli.api import FunctionToolProvider, OpenAgentFrameRequest, tool
+from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
 from lash_cli.core.frames import FrameStatus
+from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode
 from lash_cli.core.policy import ModelSpec, SessionConfigPatch
 from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionClosed, SessionExecutionBusy
 
@@ -281,7 +282,6 @@ async def test_an_empty_session_forks_but_its_head_does_not_move(make_core) -> N
 
 
 def test_messages_that_are_not_said_stay_out_of_the_tree() -> None:
-    from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode
     from lash_cli.core.history import message_tree
 
     def message(node_id: str, parent: str | None) -> SessionNode:
@@ -306,3 +306,32 @@ async def test_the_history_of_a_closed_session_stays_as_it_is_and_can_be_forked(
     meta = await core.fork_session(S)
     copy = await core.open_session(meta.session_id, create=False)
     assert (await copy.turn("two").run()).result is not None
+
+
+# --- frames -------------------------------------------------------------------------------------
+
+
+async def test_a_frame_is_opened_once_and_begins_with_its_nodes(make_core) -> None:
+    caller = echo()
+    core = make_core(caller)
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    first = Message("any", Role.USER, (TextPart("start here"),))
+    request = OpenAgentFrameRequest("f2", "continue_as", (ConversationPayload(first),))
+    opened = await session.admin().open_agent_frame(request)
+    assert (opened.frame_id, opened.opened, opened.initial_node_ids) == ("f2", True, ("f2.0",))
+    again = await session.admin().open_agent_frame(request)
+    assert (again.frame_id, again.opened, again.initial_node_ids) == ("f2", False, ())
+    assert (await core.store.session_row(S)).lease.token is None
+    other = await make_core(caller).open_session(S, create=False)
+    await other.turn("two").run()
+    assert said(caller.requests[-1].messages) == ["start here", "two"]
+    await session.refresh()
+    with pytest.raises(ConflictError) as caught:
+        await session.admin().open_agent_frame(OpenAgentFrameRequest(f"{S}:frame:initial", "again"))
+    assert caught.value.code == "agent_frame_reused"
+    broken = Message("any", Role.ASSISTANT, (ToolCallPart("c1", "note", "{}"),))
+    with pytest.raises(ConflictError) as caught:
+        await session.admin().open_agent_frame(OpenAgentFrameRequest("f3", "x", (ConversationPayload(broken),)))
+    assert caught.value.code == "agent_frame_nodes_invalid"
+    assert len(session.read_view().frames) == 2
