@@ -103,8 +103,9 @@ def _size(face: PromptFace) -> tuple[int, int]:
 
 def _growing(face: PromptFace) -> list[tuple[str, str]]:
     _, rows = _size(face)
-    watch = face.client.watch
-    return watch.picture.lines(watch.now_ms(), room=max(1, rows // _GROWING_SHARE))
+    watch, mark = face.client.watch, face.options.glyphs.says
+    lines = watch.picture.lines(watch.now_ms(), room=max(1, rows // _GROWING_SHARE))
+    return [(style, f"  {mark} {line}" if style == "tool" else f"  {line}") for style, line in lines]
 
 
 def _around(face: PromptFace) -> list[tuple[str, str]]:

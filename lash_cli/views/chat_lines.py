@@ -73,26 +73,27 @@ def waiting_lines(waits: Sequence[Waits], glyphs: ChatGlyphs, clean: Clean, *, w
     return lines
 
 
+# What gives way first where not everything fits: the highest number.
+_GIVES_WAY = {"turn": 0, "queue": 1, "hint": 2, "model": 3, "ctx": 4, "lease": 5, "cost": 6}
+
+
 def toolbar_text(standing: ToolbarStanding, slots: Sequence[str], glyphs: ChatGlyphs, *, width: int) -> str:
-    """The slots in their order, then the turn and the hint; where they do not all fit, the last ones give way."""
+    """The slots in their order, the turn behind the first two, and the hint; what does not fit gives way."""
     made = {
         "model": standing.model,
         "ctx": _context(standing),
+        "turn": _turn(standing, glyphs),
         "queue": _queue(standing),
         "lease": _lease(standing),
         "cost": standing.cost,
+        "hint": standing.hint,
     }
-    chosen = [made[slot] for slot in slots if made.get(slot)]
-    texts = [*chosen[:2], _turn(standing, glyphs), *chosen[2:], standing.hint or None]
-    shown: list[str] = []
-    for text in texts:
-        if not text:
-            continue
-        joined = " " + glyphs.bar.join([*shown, safe_line(text)])
-        if shown and display_width(joined) > width:
-            break
-        shown.append(safe_line(text))
-    return truncate(" " + glyphs.bar.join(shown), max(1, width), glyphs.ellipsis)
+    shown = [name for name in (*slots[:2], "turn", *slots[2:], "hint") if made.get(name)]
+    while True:
+        text = " " + glyphs.bar.join(safe_line(made[name] or "") for name in shown)
+        if len(shown) <= 1 or display_width(text) <= width:
+            return truncate(text, max(1, width), glyphs.ellipsis)
+        shown.remove(max(shown, key=lambda name: _GIVES_WAY[name]))
 
 
 def _context(standing: ToolbarStanding) -> str | None:
