@@ -15,7 +15,8 @@ import typer
 
 from lash_cli.cli.bulk import COLUMNS
 from lash_cli.cli.documents import Document
-from lash_cli.cli.output import emit_many
+from lash_cli.cli.names import require_name
+from lash_cli.cli.output import emit_many, say
 from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import writing_store
 from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive
@@ -59,7 +60,10 @@ def command(
     if len({session_id for _, session_id in targets}) != len(targets):
         raise _invalid(file, "a session occurs twice")
     rows = run_async(_check(targets) if dry_run else _import(targets))
-    emit_many("Imported", rows, columns=COLUMNS, text=None)
+    emit_many("Imported", rows, columns=COLUMNS)
+    for archive, session_id in targets:
+        if archive.cwd is not None and archive.cwd != os.getcwd():
+            say(f"{session_id} works in {archive.cwd}")
     return 0
 
 
@@ -97,6 +101,10 @@ def read_export(data: bytes, name: str) -> tuple[SessionArchive, ...]:
         raise _invalid(name, "it holds no session")
     for archive in file.sessions:
         check_archive(archive)
+        try:
+            require_name(archive.name)
+        except UsageError as error:
+            raise _invalid(name, error.message) from error
     return file.sessions
 
 

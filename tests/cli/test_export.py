@@ -104,6 +104,8 @@ def test_an_id_in_use_or_deleted_is_refused_and_a_dry_run_writes_nothing(lash: A
     lash("rm", "s", "--yes")
     deleted = lash("import", file, "-o", "json")
     assert (deleted.code, deleted.error["code"]) == (3, "session_deleted") and "--id" in deleted.error["hint"]
+    elsewhere = run_lash(["import", file, "--id", "new", "--dry-run"], home=home, cwd="/")
+    assert f"new works in {home.parent}" in elsewhere.err
     dry = lash("import", file, "--id", "new", "--dry-run", "-o", "json")
     assert dry.json["items"][0]["outcome"] == "would_import"
     assert lash("ls", "-o", "json").json["items"] == []
@@ -125,6 +127,8 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
         json.dumps({**whole, "sessions": []}).encode(),
         json.dumps({**whole, "sessions": [session, session]}).encode(),
         json.dumps({**whole, "sessions": [{**session, "session_id": "../up"}]}).encode(),
+        json.dumps({**whole, "sessions": [{**session, "name": "@last"}]}).encode(),
+        json.dumps({**whole, "sessions": [{**session, "name": "a\x1b[2J"}]}).encode(),
     ]  # fmt: skip
     for content in foreign:
         bad.write_bytes(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from lash_cli.core.commit import Append, ReplaceFull, Unchanged
@@ -80,7 +82,9 @@ class SearchLaws:
         assert await found(store, 'near" or') == [three]
         for nothing in ("a:b", "tags:roleuser", "{tags}", "^none", "a + b", "x\0y", "NOT", "roleuser"):
             assert await found(store, nothing) == [], nothing
-        for empty in ("", '"', "( )", "-path", "*"):
+        assert await found(store, "separ* " + " ".join(["-x"] * 330)) == [two, one]
+        assert await found(store, " ".join("a" * 500)) == [two]
+        for empty in ("", '"', "( )", "-path", "*", "a" * 1001):
             with pytest.raises(UsageError):
                 parse_query(empty)
 
@@ -148,8 +152,8 @@ class SearchLaws:
         store, other = open_store(), open_store()
         for part in range(3):
             await say(store, clock, *(f"needle {part} {index}" for index in range(300)))
-        indexed = await store.index_messages()
-        assert indexed + await other.index_messages() == 900
+        assert sum(await asyncio.gather(store.index_messages(), other.index_messages())) == 900
+        assert await store.index_messages() == await other.index_messages() == 0
         ids = await found(store, "needle", limit=2000)
         assert len(ids) == len(set(ids)) == 900
 

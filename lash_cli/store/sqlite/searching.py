@@ -106,9 +106,9 @@ def match_expression(request: SearchRequest) -> str:
     """The FTS5 expression of a request. Every word is quoted, so none of them is read as an operator."""
     wanted = [_phrase(term) for term in request.terms if not term.is_excluded]
     expression = f"{{text}} : ({' AND '.join(wanted)})"
-    for term in request.terms:
-        if term.is_excluded:
-            expression = f"({expression}) NOT {{text}} : {_phrase(term)}"
+    unwanted = [_phrase(term) for term in request.terms if term.is_excluded]
+    if unwanted:
+        expression = f"({expression}) NOT {{text}} : ({' OR '.join(unwanted)})"
     tags = []
     if request.roles:
         tags.append(" OR ".join(f'"{role_tag(role)}"' for role in request.roles))
