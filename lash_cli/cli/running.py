@@ -76,11 +76,23 @@ async def opened_core(
 
 
 def writing_store() -> RuntimePersistence:
-    """The store opened for writing, created when missing; the caller closes it or hands it to a core."""
+    """The store opened for writing, created when missing; the caller closes it or hands it to a core.
+
+    One that others can read is worth a warning each time something is put into it.
+    """
+    from lash_cli.paths import shared_bits
     from lash_cli.wiring import open_store
 
     invocation = current()
-    return open_store(invocation.paths, synchronous=invocation.settings.synchronous)
+    store = open_store(invocation.paths, synchronous=invocation.settings.synchronous)
+    if shared_bits(invocation.paths.database):
+        from lash_cli.cli.output import warn
+
+        warn(
+            f"others can read {invocation.paths.database}; make it private with: lash doctor --fix",
+            "permissions_unsafe",
+        )
+    return store
 
 
 async def find_session(store: RuntimePersistence, reference: str | None) -> SessionMeta | None:

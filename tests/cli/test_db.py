@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.cli import spawn_lash
+from support.cli import COMMAND, environment, spawn_lash
 
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
@@ -432,3 +432,21 @@ def test_everything_the_verbs_make_is_private_under_any_umask(lash, home, tmp_pa
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.rglob("*"))}
     assert {path for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)} == set()
     assert {"backups", "scrubs.jsonl", "trusted.json"} <= {path.name for path in modes}
+
+
+@pytest.mark.parametrize(("typed", "code", "left"), [("lash", 2, ["one"]), ("yes", 2, ["one"]), ("lash.db", 0, None)])
+def test_at_a_terminal_the_name_is_typed(lash, home, typed, code, left):
+    import pexpect
+
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    child = pexpect.spawn(
+        COMMAND[0], [*COMMAND[1:], "db", "purge", "--yes"], env=environment(home), cwd=str(home.parent), timeout=60
+    )
+    child.expect("erases 1 session in .*type lash.db to go on: ")
+    child.sendline(typed)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == code
+    assert lash("ls", "-q").out == ("" if left is None else "s\n")
+    assert left is None or said(lash) == left

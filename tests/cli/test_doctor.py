@@ -205,3 +205,16 @@ def test_the_project_file_and_whether_it_is_trusted_are_shown(lash, tmp_path):
     lash("config", "trust", str(project), "--yes")
     result = lash("doctor", "-o", "json", cwd=project)
     assert (result.code, result.json["configuration"]["project"]["state"]) == (0, "trusted")
+
+
+def test_writing_into_a_database_that_others_can_read_is_warned_of_and_done(lash, home):
+    lash("open", "s")
+    assert "warning" not in lash("turn", "s", "!text one").err
+    (home / "lash.db").chmod(0o644)
+    done = lash("turn", "s", "!text two", "-o", "json")
+    assert done.code == 0
+    warning = done.error
+    assert (warning["kind"], warning["code"]) == ("Warning", "permissions_unsafe")
+    assert "lash doctor --fix" in warning["message"] and str(home / "lash.db") in warning["message"]
+    lash("doctor", "--fix")
+    assert "warning" not in lash("turn", "s", "!text three").err
