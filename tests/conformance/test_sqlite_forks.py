@@ -8,9 +8,11 @@ flat when SQLite's virtual machine takes no more steps for it.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -251,3 +253,32 @@ async def test_a_fork_and_a_move_of_the_head_cost_the_same_whatever_was_said(
     short = await cost(store, clock, "short", 10)
     long = await cost(store, clock, "long", 4_000)
     assert long == pytest.approx(short, rel=0.1)
+
+
+# --- files of before ----------------------------------------------------------------------------
+
+
+async def test_a_session_that_was_written_before_forks_could_share_is_read_and_forked(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2", "m3"])))
+    await store.commit_runtime_state(make.commit(fence, make.append(["b2", "b3"], parent="m1"), expected=1))
+    store.close()
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        for statement in (
+            "DROP TABLE node_origins",
+            "DROP INDEX nodes_branching",
+            "ALTER TABLE sessions DROP COLUMN leaf_key",
+            "DELETE FROM _sqlite_migrations WHERE name = '0005_shared_nodes'",
+            "PRAGMA user_version = 4",
+        ):
+            connection.execute(statement)
+    again = open_store()
+    read = await again.load_session(make.SESSION, ReadScope.CONVERSATION)
+    assert read is not None and [message.id for message in read.messages] == ["m1", "b2", "b3"]
+    await again.fork_session(SessionFork(make.SESSION, "fork", clock.now_ms(), "m3"))
+    forked = await again.load_session("fork", ReadScope.ACTIVE_PATH)
+    assert forked is not None and [node.node_id for node in forked.nodes] == ["m1", "m2", "m3"]
