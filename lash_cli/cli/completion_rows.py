@@ -27,13 +27,23 @@ _PREFIX = 4
 _LAST = "\U0010ffff"
 _MOST_SESSIONS_LOOKED_AT = 200
 
+# As `documents.session_status`, but a holder counts as alive until its lease ends. Every look is into an index that
+# holds only what is looked for, so a session with a long past costs no more than another.
 _STATUS = """
 CASE
-    WHEN EXISTS (SELECT 1 FROM turns t WHERE t.session_key = s.session_key AND t.state = 'running')
+    WHEN EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running
+        WHERE t.session_key = s.session_key AND t.state = 'running')
         THEN iif(s.lease_token IS NOT NULL AND :now < s.lease_expires_at_ms, 'running', 'stuck')
     WHEN s.closed_at_ms IS NOT NULL THEN 'closed'
-    WHEN EXISTS (SELECT 1 FROM inputs i WHERE i.session_key = s.session_key
-        AND i.state IN ('deferred_next_turn', 'pending_active') AND i.turn_id IS NULL) THEN 'queued'
+    WHEN EXISTS (SELECT 1 FROM inputs i INDEXED BY inputs_next
+            WHERE i.session_key = s.session_key AND i.state = 'deferred_next_turn' AND i.turn_id IS NULL)
+        OR EXISTS (SELECT 1 FROM inputs i INDEXED BY inputs_active
+            WHERE i.session_key = s.session_key AND i.state = 'pending_active' AND i.turn_id IS NULL)
+        OR EXISTS (SELECT 1 FROM queued_work q INDEXED BY queued_work_ready WHERE q.session_key = s.session_key
+            AND q.state = 'pending' AND q.turn_id IS NULL AND q.waits_until_ms IS NULL)
+        OR EXISTS (SELECT 1 FROM queued_work q INDEXED BY queued_work_waiting
+            WHERE q.session_key = s.session_key AND q.state = 'pending' AND q.waits_until_ms IS NOT NULL)
+        THEN 'queued'
     WHEN s.parked_at_ms IS NOT NULL THEN 'parked'
     ELSE 'idle'
 END
@@ -69,11 +79,20 @@ ORDER BY last_commit_at_ms IS NULL, last_activity_at_ms DESC, session_key DESC L
 """
 # What can still be cancelled, in the order of the queue.
 _INPUTS = """
-SELECT i.input_id, s.name, iif(:previews, substr(json_extract(i.input, '$.items[0].text'), 1, 80), NULL)
-FROM inputs i JOIN sessions s ON s.session_key = i.session_key
-WHERE i.session_key = :session AND i.state IN ('deferred_next_turn', 'pending_active') AND i.turn_id IS NULL
-    AND substr(i.input_id, 1, length(:typed)) = :typed
-ORDER BY i.enqueue_seq LIMIT :most
+SELECT w.input_id, (SELECT name FROM sessions WHERE session_key = :session),
+    iif(:previews, substr(json_extract(w.input, '$.items[0].text'), 1, 80), NULL)
+FROM (
+    SELECT * FROM (SELECT enqueue_seq, input_id, input FROM inputs INDEXED BY inputs_next
+        WHERE session_key = :session AND state = 'deferred_next_turn' AND turn_id IS NULL
+            AND substr(input_id, 1, length(:typed)) = :typed
+        ORDER BY enqueue_seq LIMIT :most)
+    UNION ALL
+    SELECT * FROM (SELECT enqueue_seq, input_id, input FROM inputs INDEXED BY inputs_active
+        WHERE session_key = :session AND state = 'pending_active' AND turn_id IS NULL
+            AND substr(input_id, 1, length(:typed)) = :typed
+        ORDER BY enqueue_seq LIMIT :most)
+) w
+ORDER BY w.enqueue_seq LIMIT :most
 """
 _BATCHES = """
 SELECT q.batch_id, s.name || ', ' || q.state || ', ' || q.work_class, NULL
@@ -101,11 +120,19 @@ SELECT turn_id, iif(state = 'running', 'running', 'committed') || ', turn ' || t
 WHERE session_key = :session AND substr(turn_id, 1, length(:typed)) = :typed
 ORDER BY turn_index DESC LIMIT :most
 """
+# Newest first; by the index of node ids when a part of one is given.
 _NODES = """
 SELECT node_id, coalesce(json_extract(body, '$.message.role'), json_extract(body, '$.kind'), '') FROM nodes
-WHERE session_key = :session AND tombstoned = 0 AND substr(node_id, 1, length(:typed)) = :typed
-ORDER BY seq DESC LIMIT :most
+WHERE session_key = :cluster AND seq <= :upto AND tombstoned = 0 ORDER BY seq DESC LIMIT :most
 """
+_NODES_BY_PREFIX = """
+SELECT node_id, coalesce(json_extract(body, '$.message.role'), json_extract(body, '$.kind'), '')
+FROM nodes INDEXED BY nodes_by_id
+WHERE session_key = :cluster AND node_id >= :typed AND node_id < :last AND tombstoned = 0 AND seq <= :upto LIMIT :most
+"""
+# A fork has its older nodes in the clusters of others; the newest cluster first.
+_CLUSTERS = "SELECT upto_seq, origin_key FROM node_origins WHERE session_key = :session ORDER BY upto_seq DESC"
+_NO_LIMIT = 1 << 62
 _LABELS = """
 SELECT DISTINCT l.key FROM (SELECT labels FROM sessions ORDER BY last_activity_at_ms DESC LIMIT :looked) s,
     json_each(s.labels) l
@@ -173,7 +200,8 @@ def _open(path: str) -> sqlite3.Connection | None:
     """The database for reading, None when there is none or it is not one of ours.
 
     A reader of a database that nobody has open would make the two files beside it that its users share. Without a
-    `-wal` file everything is in the database itself, and then it is read as one that does not change.
+    `-wal` file everything is in the database itself, and then it is read as one that does not change; where only the
+    second file is missing, there is no way to read without making it.
     """
     if not os.path.exists(path):
         return None
@@ -185,6 +213,8 @@ def _open(path: str) -> sqlite3.Connection | None:
     uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
     if not os.path.exists(path + "-wal"):
         uri += "&immutable=1"
+    elif not os.path.exists(path + "-shm"):
+        return None
     connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     return connection if application == _APPLICATION_ID else None
@@ -250,14 +280,29 @@ def _batches(sources: Sources, typed: str, session: str | None) -> list[Candidat
     return found[:MOST]
 
 
-def _of_session(statement: str) -> Callable[[Sources, str, str | None], list[Candidate]]:
-    def found(sources: Sources, typed: str, session: str | None) -> list[Candidate]:
-        key = sources.session_key(session or os.environ.get("LASH_SESSION", ""))
-        if key is None:
-            return []
-        return [(row[0], row[1]) for row in sources.rows(statement, session=key, typed=typed)]
+def _turns(sources: Sources, typed: str, session: str | None) -> list[Candidate]:
+    key = _named(sources, session)
+    return [] if key is None else [(row[0], row[1]) for row in sources.rows(_TURNS, session=key, typed=typed)]
 
-    return found
+
+def _nodes(sources: Sources, typed: str, session: str | None) -> list[Candidate]:
+    key = _named(sources, session)
+    if key is None:
+        return []
+    found: list[Candidate] = []
+    clusters = [(_NO_LIMIT, key), *sources.rows(_CLUSTERS, session=key)]
+    for upto, cluster in clusters:
+        statement = _NODES_BY_PREFIX if typed else _NODES
+        rows = sources.rows(statement, cluster=cluster, upto=upto, typed=typed, last=typed + _LAST)
+        found += [(row[0], row[1]) for row in rows]
+        if len(found) >= MOST:
+            break
+    return found[:MOST]
+
+
+def _named(sources: Sources, session: str | None) -> object | None:
+    """The session an id belongs to: the one on the line, else `LASH_SESSION`."""
+    return sources.session_key(session or os.environ.get("LASH_SESSION", ""))
 
 
 def _labels(sources: Sources, typed: str, _: str | None) -> list[Candidate]:
@@ -285,8 +330,8 @@ KINDS: dict[str, Callable[[Sources, str, str | None], list[Candidate]]] = {
     "session": _sessions,
     "input": _inputs,
     "batch": _batches,
-    "turn": _of_session(_TURNS),
-    "node": _of_session(_NODES),
+    "turn": _turns,
+    "node": _nodes,
     "label": _labels,
     "model": _configured("models"),
     "provider": _configured("providers"),

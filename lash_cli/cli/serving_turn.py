@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.documents import Document, turn_result_document
 from lash_cli.cli.enqueueing import receipt
 from lash_cli.cli.exit_status import turn_error
-from lash_cli.cli.failure import error_document
+from lash_cli.cli.failure import failure_document
 from lash_cli.cli.queue_access import queue_of
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
 from lash_cli.cli.turn_cursors import TurnCursors
@@ -23,7 +23,7 @@ from lash_cli.cli.turn_stream import EventLines
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ids import is_session_id
-from lash_cli.errors import LashError, NotFoundError, UsageError
+from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ class ServedTurn:
                 async for activity in stream:
                     await self._show(activity)
                 output = await stream.result()
-        except LashError as failure:
-            self._end("error", failure)
+        except Exception as failure:
+            document = failure_document(failure)
+            self._lines.end("error", document["exit"], document)
             raise
         result = output.result
         assert result is not None, "a turn that was given a text has a result"
@@ -120,9 +121,10 @@ class ServedTurn:
         provider = self._session.policy_snapshot.provider_id
         error = turn_error(result, {"turn": document}, provider=provider)
         self._lines.finish(result, replayed=output.replayed)
-        self._end("turn", error)
         if error is not None:
+            self._lines.end("turn", error.exit_status, failure_document(error))
             raise error
+        self._lines.end("turn", 0, None)
         return document
 
     async def _show(self, activity: TurnActivity) -> None:
@@ -133,10 +135,6 @@ class ServedTurn:
             self._lines.settle(await self._cursors.settled(activity.turn_id))
         if not isinstance(event, TurnFinished) or activity.turn_id in self._earlier_ids:
             self._lines.show(activity)
-
-    def _end(self, reason: str, error: LashError | None) -> None:
-        document = error_document(error) if error is not None else None
-        self._lines.end(reason, error.exit_status if error is not None else 0, document)
 
 
 def _nowhere(_: str) -> None:

@@ -157,6 +157,9 @@ class RpcServer:
 def _decoded(line: bytes) -> Document:
     try:
         request = json.loads(line)
+        if b"\\u" in line:
+            # JSON can name half of a character, which no store and no provider takes.
+            json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the line is not JSON: {error}", code="invalid_json") from error
     if not isinstance(request, dict):

@@ -105,6 +105,16 @@ def test_ids_of_a_session_are_those_of_the_session_that_was_named(shelf, lash):
     assert offered(shelf, "queue", "cancel", "")[0] == [], "only what can still be cancelled"
 
 
+def test_the_nodes_of_a_fork_are_offered_whoever_holds_them(shelf, lash):
+    assert lash("fork", "notes", "--name", "branch").code == 0
+    assert lash("turn", "branch", "its own", "-q").code == 0
+    tree = {entry["id"] for entry in lash("tree", "branch", "-o", "json").json["items"]}
+    assert set(offered(shelf, "rewind", "branch", "--to", "")[0]) == tree and len(tree) == 4
+    (one,) = offered(shelf, "rewind", "branch", "--to", min(tree))[0]
+    assert one == min(tree)
+    assert len(offered(shelf, "rewind", "notes", "--to", "")[0]) == 2
+
+
 def test_the_configuration_adds_its_names(shelf, lash):
     assert "loopback" in offered(shelf, "provider", "test", "")[0]
     assert lash("provider", "add", "mine", "--base-url", "http://127.0.0.1:9/v1").code == 0
@@ -152,6 +162,9 @@ def test_asking_creates_and_changes_nothing(shelf, home, tmp_path):
     finally:
         home.chmod(0o700)
     assert files() == before
+    (home / "lash.db-wal").touch()
+    assert offered(shelf, "show", "")[0] == [], "its second file would have to be made"
+    assert not (home / "lash.db-shm").exists()
     elsewhere = tmp_path / "nothing-here"
     assert offered(elsewhere, "show", "")[0] == [] and not elsewhere.exists()
 

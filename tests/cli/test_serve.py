@@ -265,6 +265,7 @@ def test_a_tail_ends_as_its_turn_did_or_when_its_time_is_up(peer, tmp_path, lash
 def test_what_cannot_be_understood_is_answered_and_changes_nothing(peer, lash):
     bad = (
         (b"{broken", "invalid_json"), (b"\xff\xfe", "invalid_json"), (b"[" * 100_000, "invalid_json"),
+        (b'{"id":1,"method":"prompt","params":{"session":"s","text":"half \\ud83d"}}', "invalid_json"),
         (b"[1]", "invalid_request"), (b'{"method":"ping"}', "invalid_request"),
         (b'{"id":true,"method":"ping"}', "invalid_request"), (b'{"id":1.5,"method":"ping"}', "invalid_request"),
     )  # fmt: skip

@@ -136,7 +136,6 @@ _ITEMS: dict[str, Any] = {
     "ExportedMessage": shelf.ExportedMessage,
     "RpcEvent": serving.RpcEvent,
     "RpcReady": serving.RpcReady,
-    "RpcRequest": serving.RpcRequest,
     "RpcResponse": serving.RpcResponse,
 }
 _NOTICES: dict[str, Any] = {"Error": setup.Error, "Warning": setup.Warning}

@@ -1,4 +1,4 @@
-"""Shapes of `lash serve --stdio`: what goes in, what comes out, and the results no other verb prints."""
+"""Shapes of `lash serve --stdio`: its lines, and the results that no other verb prints."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ class RpcReady(Shape):
     protocol_version: Count
     methods: list[str]
     version: str
-
-
-class RpcRequest(Shape):
-    """One request, a line of its own; `params` may be left out."""
-
-    id: str | int
-    method: str
-    params: Object
 
 
 class RpcEvent(Shape):
