@@ -32,7 +32,7 @@ from lash_cli.store.sqlite.lineage import Segment, is_on_path, key_at, segments_
 _SNIPPET_TOKENS: Final = 24
 _NEWEST: Final = 1 << 62
 
-# CROSS JOIN keeps the index outside: it is what gives the order.
+# CROSS JOIN keeps the index outside: it is what gives the order. What is hidden may be shown by a fork only.
 _FIND: Final = f"""
 SELECT f.rowid, t.session_key, t.seq, n.node_id, n.at_ms, n.tombstoned, n.body,
     snippet(message_text_fts, 0, char({ord(OPENING_MARK)}), char({ord(CLOSING_MARK)}), '…', {_SNIPPET_TOKENS})
@@ -40,6 +40,7 @@ FROM message_text_fts f
 CROSS JOIN message_text t ON t.id = f.rowid
 CROSS JOIN nodes n ON n.session_key = t.session_key AND n.seq = t.seq
 WHERE message_text_fts MATCH ? AND f.rowid < ? AND f.rowid >= ?
+  AND (n.tombstoned = 0 OR EXISTS (SELECT 1 FROM node_origins o WHERE o.origin_key = t.session_key))
 ORDER BY f.rowid DESC
 """
 _SESSION: Final = "SELECT session_key, session_id, name, cwd, leaf_seq, next_seq FROM sessions WHERE session_key = ?"
