@@ -12,9 +12,15 @@ from support.scripted import ScriptedCaller, error, text
 from lash_cli.api import LashCore
 from lash_cli.core.content import AttachmentItem, Inline, PluginOrigin, TextItem, TurnInput, message_text
 from lash_cli.core.frames import FrameStatus
+from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
 from lash_cli.core.policy import ModelLimits, ModelSpec, SessionPolicy
-from lash_cli.errors import ConflictError, SessionExecutionBusy, SessionStillInUse
+from lash_cli.errors import (
+    ConflictError,
+    SessionExecutionBusy,
+    SessionExecutionLeaseExpired,
+    SessionStillInUse,
+)
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.store.base import ReadScope
 
@@ -147,6 +153,54 @@ async def test_nothing_begins_in_a_frame_that_is_about_to_be_left(make_core) -> 
         await session.park()
     caller.gate.set()
     assert await asyncio.wait_for(compacting, 30)
+
+
+async def compacting_at_a_gate(make_core, caller: ScriptedCaller, **options):
+    """A session of two turns whose compaction waits for the model, and the task it runs in."""
+    core = make_core(caller, **options)
+    session = await talked(core, "one", "two")
+    caller.gate = asyncio.Event()
+    caller.entered.clear()
+    compacting = asyncio.create_task(session.admin().compact_context())
+    await asyncio.wait_for(caller.entered.wait(), 30)
+    return core, session, compacting
+
+
+async def test_the_lane_is_kept_however_long_the_model_takes(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist")])
+    core, _, compacting = await compacting_at_a_gate(make_core, caller, lease_timings=LeaseTimings.from_ttl(6_000))
+    first = now = (await core.store.session_row(S)).lease
+    for _ in range(600):
+        if now.expires_at_ms > first.expires_at_ms:
+            break
+        await asyncio.sleep(0.05)
+        now = (await core.store.session_row(S)).lease
+    assert now.expires_at_ms > first.expires_at_ms
+    assert (now.fencing_token, now.token) == (first.fencing_token, first.token)
+    caller.gate.set()
+    assert await asyncio.wait_for(compacting, 30)
+
+
+async def test_who_lost_the_lane_meanwhile_compacts_nothing(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok"), text("gist"), text("theirs")])
+    core, session, compacting = await compacting_at_a_gate(make_core, caller)
+    lease = (await core.store.session_row(S)).lease
+    taken = await core.store.reclaim_lease(
+        S,
+        LeaseOwnerIdentity("thief", "1"),
+        observed_fencing_token=lease.fencing_token,
+        ttl_ms=30_000,
+        now_ms=core.host.clock.now_ms(),
+        token="stolen",
+    )
+    caller.gate.set()
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await asyncio.wait_for(compacting, 30)
+    await core.store.release_lease(taken.fence())
+    assert said(session.read_view().messages) == ["one", "ok", "two", "ok"]
+    other = await make_core(caller).open_session(S, create=False)
+    await other.turn("three").run()
+    assert said(caller.requests[-1].messages) == ["one", "ok", "two", "ok", "three"]
 
 
 async def test_a_turn_that_was_cut_off_is_finished_before_a_compaction(make_core) -> None:
