@@ -108,6 +108,8 @@ class Commands:
                 client.call(self._branching.edit())
             case "attach":
                 self._attach_file(rest)
+            case "export":
+                client.call_aside(self._verb(slash.export_verb(rest), is_interactive=False))
             case "compact":
                 # What the summary is about is one argument, whatever it says.
                 client.call_aside(self._verb((*command.verb, *filter(None, [rest])), is_interactive=False))
@@ -120,7 +122,7 @@ class Commands:
             case "tool":
                 client.call(self._tool(command, rest))
             case _:
-                words = (*command.verb, *rest.split())
+                words = (*command.verb, *slash.words_of(rest))
                 client.call_aside(self._verb(words, is_interactive=command.is_interactive))
 
     # --- verbs --------------------------------------------------------------------------------

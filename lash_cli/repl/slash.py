@@ -9,6 +9,7 @@ with a slash is never sent to the model by accident. Pure.
 from __future__ import annotations
 
 import difflib
+import shlex
 from typing import NamedTuple
 
 from lash_cli.errors import UsageError
@@ -43,6 +44,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("btw", "ask something aside: no tools, nothing recorded", True, "QUESTION"),
     Command("log", "the committed transcript", True, "[OPTION…]", verb=("log", SESSION)),
     Command("ls", "all sessions", True, "[OPTION…]", verb=("ls",)),
+    Command("search", "find what was said, in every session", True, "WORDS", verb=("search",)),
+    Command("export", "write this session as Markdown, or as the ending of FILE says", True, "[FILE]"),
     Command("tail", "the live view of this session; q comes back", True, verb=("tail", SESSION), is_interactive=True),
     Command("copy", "copy the last answer, or the Nth last", True, "[N]"),
     Command("note", "write TEXT on this screen only", True, "TEXT"),
@@ -58,6 +61,9 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "compact", "summarise the conversation and go on from that", arguments="[FOCUS]", verb=("compact", SESSION)
     ),
+    Command("rename", "give this session another name", arguments="NAME", verb=("rename", SESSION)),
+    Command("set", "change what it runs under", arguments="K=V…", verb=("set", SESSION)),
+    Command("label", "set labels, or take them away", arguments="K=V…|K-…", verb=("label", SESSION)),
     Command("system", "show or change the system prompt of this session", arguments="[TEXT]"),
     Command("tool", "switch a tool on or off", arguments="on|off NAME"),
     Command("park", "write everything down, release the session and leave", verb=("park", SESSION)),
@@ -149,6 +155,23 @@ def queue_verb(rest: str, oldest_waiting: str | None) -> tuple[tuple[str, ...], 
     if word == "edit":
         return ("queue", "edit", target), True
     return (("queue", "cancel", target) if word == "cancel" else ("cancel-suffix", SESSION, target)), False
+
+
+def words_of(rest: str) -> tuple[str, ...]:
+    """What follows a command as arguments, quoted as in a shell; raises `UsageError` for a quote without its end."""
+    try:
+        return tuple(shlex.split(rest))
+    except ValueError as error:
+        hint = "close the quote, or put a backslash before it"
+        raise UsageError(f"cannot read {rest!r}: {error}", hint=hint) from error
+
+
+def export_verb(rest: str) -> tuple[str, ...]:
+    """The shell verb of `/export REST`: a file to write to, or the options of `lash export`."""
+    words = words_of(rest)
+    if words and not words[0].startswith("-"):
+        words = ("--out", *words)
+    return ("export", SESSION, *words)
 
 
 def help_text() -> str:

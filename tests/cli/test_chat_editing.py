@@ -60,12 +60,15 @@ def test_a_command_that_changes_the_session_waits_for_idle_and_keeps_the_draft(c
     one.wait_for(lambda text: "◇" not in text)
     one.press("/queue release\r/model other\r")
     one.wait_for("model other")
-    one.press("/status\r")
-    one.wait_for("fjord")
+    one.press('/search "and then" nothing\'s\r')
+    one.wait_for("No closing quotation")
+    one.press("\x05\x15/export out.md\r/rename reef\r")
+    one.wait_for("reef ❯")
     one.press("/nothing")
     one.press("\x15/exit\r")
     assert one.ended() == 0
     assert one.lash("show", "s", "-o", "json").json["model"] == "other"
+    assert "!then" in (one.home.parent / "out.md").read_text()
     assert [text for text in one.users() if text.startswith("/")] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 
 import pytest
@@ -215,3 +216,18 @@ def test_a_letter_answers_only_after_a_quiet_moment() -> None:
     assert not guard.is_open(10.0 + GUARD_SECONDS / 2) and guard.is_open(10.0 + GUARD_SECONDS)
     guard.disturbed(10.2)
     assert not guard.is_open(10.0 + GUARD_SECONDS)
+
+
+def test_the_guide_names_only_commands_and_actions_that_exist() -> None:
+    from lash_cli import docs
+
+    guide = docs.read("chat")
+    named = set(re.findall(r"`/([a-z]+)", guide))
+    assert named and all(slash.find(name) is not None for name in named), named
+    waiting = re.search(r"those that change the session \((.*?)\)", guide)
+    looking = re.search(r"Those that only look \((.*?)\)", guide)
+    assert waiting is not None and looking is not None
+    for match, any_time in ((waiting, False), (looking, True)):
+        for name in re.findall(r"/([a-z]+)", match[1]):
+            command = slash.find(name)
+            assert command is not None and command.any_time is any_time, name
