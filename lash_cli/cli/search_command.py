@@ -23,7 +23,7 @@ from lash_cli.cli.queue_access import existing_store
 from lash_cli.cli.reading import run_async
 from lash_cli.core.search import parse_query
 from lash_cli.errors import UsageError
-from lash_cli.store.shelf import FoundMessage, NearMessage, SearchPage, SearchRequest
+from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.system import SystemClock
 from lash_cli.views.times import rfc3339
 

@@ -17,7 +17,7 @@ from lash_cli.cli.documents import Document, usage_document
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import UsageError
 from lash_cli.providers.models import Prices
-from lash_cli.store.shelf import UsageTotal
+from lash_cli.store.shelf_records import UsageTotal
 
 GROUPS = ("day", "model", "session", "source")
 _DAY_SECONDS = 86_400

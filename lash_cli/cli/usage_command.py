@@ -27,7 +27,7 @@ from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:
     from lash_cli.providers.models import Prices
-    from lash_cli.store.shelf import UsageTotal
+    from lash_cli.store.shelf_records import UsageTotal
 
 TURNS_PER_PAGE = 500
 _COLUMN_OF = {"session": "session_name"}

@@ -27,7 +27,7 @@ from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.search import parse_query
 from lash_cli.store.base import SessionCreate
-from lash_cli.store.shelf import SearchRequest
+from lash_cli.store.shelf_records import SearchRequest
 from lash_cli.system import SystemClock, SystemIds
 
 _FIRST_AT_MS = 1_700_000_000_000

@@ -9,7 +9,7 @@ from lash_cli.core.search import split_marks
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import UsageError
 from lash_cli.providers.models import BucketPrices, Prices
-from lash_cli.store.shelf import UsageTotal
+from lash_cli.store.shelf_records import UsageTotal
 from lash_cli.views.usage import bar, money, usage_table
 
 CHEAP = Prices(BucketPrices(input=1_000_000, cache_read=100_000, output=2_000_000))

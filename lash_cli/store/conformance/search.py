@@ -15,7 +15,7 @@ from lash_cli.errors import UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
-from lash_cli.store.shelf import FoundMessage, SearchPage, SearchRequest
+from lash_cli.store.shelf_records import FoundMessage, SearchPage, SearchRequest
 
 S = make.SESSION
 

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Any, Final
 
 from lash_cli.core.usage import TokenUsage
-from lash_cli.store.shelf import UsageTotal
+from lash_cli.store.shelf_records import UsageTotal
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import key_of
 

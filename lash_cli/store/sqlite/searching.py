@@ -17,7 +17,7 @@ from lash_cli.core.codec import decoder
 from lash_cli.core.content import Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SearchTerm, searchable_text, split_marks
-from lash_cli.store.shelf import FoundMessage, NearMessage, SearchPage, SearchRequest
+from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.indexing import (
     CLOSING_MARK,

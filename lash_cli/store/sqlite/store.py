@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from lash_cli.core.archive import SessionArchive
-    from lash_cli.store.shelf import SearchPage, SearchRequest, UsageTotal
+    from lash_cli.store.shelf_records import SearchPage, SearchRequest, UsageTotal
     from lash_cli.store.sqlite.archives import Archives
     from lash_cli.store.sqlite.attachments import Attachments
     from lash_cli.store.sqlite.batches import Batches
