@@ -7,6 +7,7 @@ that somebody else changed meanwhile.
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 
@@ -22,6 +23,7 @@ _TEMPLATE = """\
 # [defaults]
 # model = "..."
 """
+_DRAFT, _SUFFIX = "config-", ".toml"
 _AGAIN = frozenset({"", "y", "yes"})
 
 
@@ -36,7 +38,8 @@ def command() -> int:
     paths = current().paths
     editor = editor_command(current().environment)
     before = _read(paths.config_file)
-    draft = os.path.join(paths.state_dir, f"config-{os.getpid()}.toml")
+    # A name of its own: one that was kept before is never overwritten.
+    draft = os.path.join(paths.state_dir, f"{_DRAFT}{os.urandom(4).hex()}{_SUFFIX}")
     write_private_file(draft, _TEMPLATE.encode() if before is None else before)
     with held_signals() as held:
         try:
@@ -46,6 +49,11 @@ def command() -> int:
     emit_one("ConfigEdit", {"id": paths.config_file, "file": paths.config_file, "changed": changed}, text="")
     say(f"{'wrote' if changed else 'nothing was changed in'} {paths.config_file}")
     return held.exit_status
+
+
+def kept_drafts() -> list[str]:
+    """Texts of edits that were not put in place, for `doctor`."""
+    return sorted(glob.glob(os.path.join(glob.escape(current().paths.state_dir), f"{_DRAFT}*{_SUFFIX}")))
 
 
 def _edit(editor: list[str], draft: str, before: bytes | None, held: HeldSignals) -> bool:

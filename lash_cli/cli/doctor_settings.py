@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from lash_cli.cli.config_edit import kept_drafts
 from lash_cli.cli.doctor_places import Finding
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document
@@ -28,6 +29,9 @@ def configuration(paths: Paths, findings: list[Finding]) -> Document:
         if error.code != "permissions_unsafe":  # the places already say so
             findings.append(Finding.of(error))
     report["project"] = _project(paths, findings)
+    for path in kept_drafts():
+        message = f"{path} holds an edit of the configuration that was not put in place"
+        findings.append(Finding("config_edit_kept", message, "delete it when done", 0))
     try:
         settings = current().settings
     except ConfigError as error:

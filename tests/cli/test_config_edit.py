@@ -78,12 +78,14 @@ def test_a_mistake_is_named_and_may_be_edited_again(home, config):
     assert config.read_text() == BEFORE.replace("old", "new") and not drafts(home)
 
 
-def test_a_mistake_that_is_left_is_kept_and_changes_nothing(home, config):
+def test_a_mistake_that_is_left_is_kept_and_changes_nothing(lash, home, config):
     status, seen = edit(home, "open(path, 'w').write(text.replace('model', 'modle'))", answers=("n",))
     assert status == 5 and config.read_text() == BEFORE
     (draft,) = drafts(home)
     assert draft.read_text() == BEFORE.replace("model", "modle") and draft.name in seen.replace("\r\n", "")
     assert stat.S_IMODE(draft.stat().st_mode) == 0o600
+    (finding,) = lash("doctor", "-o", "json").json["findings"]
+    assert finding["code"] == "config_edit_kept" and str(draft) in finding["message"]
 
 
 @pytest.mark.parametrize("saves", [True, False])

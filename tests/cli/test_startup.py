@@ -146,6 +146,20 @@ def test_no_light_command_imports_a_heavy_library(home, args):
     assert not imported(home, *args) & HEAVY
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["doctor"], ["gc", "--dry-run"], ["db", "path"], ["db", "check"], ["db", "backup"],
+        ["config", "get", "labels.a"], ["config", "set", "labels.a", "b"], ["config", "validate"],
+        ["config", "trust", "--list"], ["key", "path"],
+    ],
+)  # fmt: skip
+def test_only_verbs_that_look_into_tables_import_sqlite_utils(lash, home, args):
+    assert lash("open", "s").code == 0
+    assert not imported(home, *args) & (HEAVY - {"jsonschema_rs"})
+    assert "sqlite_utils" in imported(home, "db", "info")
+
+
 def without_moments(document):
     """A listing without what changes between two looks at it."""
     for item in document["items"]:
