@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Database as SqliteUtilsDatabase
+from sqlite_utils.migrations import Migrations
 
 from lash_cli.core.observation import GENESIS, MAX_AGE_MS, MAX_EVENTS, LiveReplayGapReason, QueueChanged, SessionCursor
 from lash_cli.errors import StoreLocked, StoreReadOnly
@@ -194,46 +196,52 @@ async def test_watching_needs_no_right_to_write(open_store: OpenStore, clock: Ma
     watcher.close()
 
 
+def of_version(path: Path, version: int) -> None:
+    """A file as an earlier release left it, with one session that was committed once."""
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path)
+    known = Migrations("lash")
+    for name, apply in schema.MIGRATIONS[:version]:
+        known(name=name)(lambda database, apply=apply: apply(database.conn))
+    known.apply(SqliteUtilsDatabase(connection))
+    connection.execute(
+        "INSERT INTO sessions (session_id, name, created_at_ms, last_activity_at_ms, config, head_revision)"
+        " VALUES (?, 'old-oak', 1, 1, ?, 1)",
+        (S, '{"provider_id":"p","model":{"id":"m"}}'),
+    )
+    connection.commit()
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.close()
+
+
+async def announced(store: SqliteStore, clock: ManualClock, event: QueueChanged) -> None:
+    await store.db.write(lambda connection: live.announce_in(connection, S, event, clock.now_ms()), durable=True)
+
+
 async def test_an_old_database_gets_its_log_and_keeps_everything_else(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
+    of_version(database_path, 2)
     store = open_store()
-    fence = await started(store, clock)
-    await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
-    store.close()
-    sql(database_path, "DROP TABLE live_row")
-    sql(database_path, "DROP TABLE live_log")
-    sql(database_path, "DELETE FROM _sqlite_migrations WHERE name >= '0003'")
-    sql(database_path, "PRAGMA user_version = 2")
-    again = open_store()
-    start = await cursor_of(again)
+    start = await cursor_of(store)
     assert (start.epoch, start.revision) == (GENESIS, 1)
-    await again.commit_runtime_state(make.commit(fence, make.append(["u2"], parent="u1"), expected=1))
-    (committed,) = await after(again, start)
-    assert committed.revision == 2
+    assert (await store.session_row(S)).meta.name == "old-oak"
+    await announced(store, clock, QueueChanged("enqueued", ("in_1",)))
+    (event,) = await after(store, start)
+    assert event.payload == QueueChanged("enqueued", ("in_1",))
 
 
 async def test_a_log_with_a_row_for_each_event_is_begun_anew(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
+    of_version(database_path, 3)
+    sql(database_path, "INSERT INTO live_log (session_key, epoch, stamp, tail) VALUES (1, 'before', 'x', 1)")
     store = open_store()
-    fence = await started(store, clock)
-    await show(store, clock, fence, [prose("a")])
-    before = await cursor_of(store)
-    store.close()
-    sql(database_path, "DROP TABLE live_row")
-    sql(database_path, "DROP TABLE live_log")
-    connection = sqlite3.connect(database_path)
-    schema.MIGRATIONS[2][1](connection)
-    connection.execute("INSERT INTO live_log (session_key, epoch, stamp, tail) VALUES (1, ?, 'x', 1)", (before.epoch,))
-    connection.execute("DELETE FROM _sqlite_migrations WHERE name >= '0004'")
-    connection.commit()
-    connection.execute("PRAGMA user_version = 3")
-    connection.close()
-    again = open_store()
-    assert await gap_of(again, before) is UNAVAILABLE
-    await show(again, clock, fence, [prose("b")])
-    assert texts(await after(again, START)) == ["b"]
+    assert await gap_of(store, SessionCursor("before", 1, 1, S)) is UNAVAILABLE
+    await announced(store, clock, QueueChanged("enqueued", ("in_1",)))
+    (event,) = await after(store, SessionCursor(GENESIS, 1, 0, S))
+    assert event.payload == QueueChanged("enqueued", ("in_1",))
 
 
 async def test_what_one_transaction_appends_is_one_row_and_can_be_read_from_its_middle(

@@ -9,7 +9,7 @@ import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, text
 
-from lash_cli.api import AttachmentItem, SessionSpec, Stopped, TextItem, TurnInput
+from lash_cli.api import AttachmentItem, LeaseTimings, SessionSpec, Stopped, TextItem, TurnInput
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
@@ -53,7 +53,10 @@ async def test_the_bytes_are_stored_before_the_input_that_names_them(make_core) 
 
 async def test_a_turn_that_was_cut_off_still_has_its_image(make_core) -> None:
     with pytest.raises(Crash):
-        crashed = make_core(ScriptedCaller([text("never")]), crash_point=CrashPoints("after:lane"))
+        timings = LeaseTimings(300, 100)
+        crashed = make_core(
+            ScriptedCaller([text("never")]), crash_point=CrashPoints("after:lane"), lease_timings=timings
+        )
         await (await crashed.open_session("s1")).turn(with_image()).run()
     rest = ScriptedCaller([text("a cat")])
     core = make_core(rest)

@@ -9,6 +9,7 @@ from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import (
     FunctionToolProvider,
+    LeaseTimings,
     PromptContribution,
     PromptLayer,
     SessionConfigPatch,
@@ -34,7 +35,12 @@ async def test_layers_stack_and_the_turns_own_is_for_one_turn(make_core) -> None
 async def test_a_turn_that_was_cut_off_is_finished_under_its_own_prompt(make_core) -> None:
     builtins = PromptBuiltins(main_agent_intro="old release")
     with pytest.raises(Crash):
-        core = make_core(ScriptedCaller([text("1")]), crash_point=CrashPoints("after:lane"), builtins=builtins)
+        core = make_core(
+            ScriptedCaller([text("1")]),
+            crash_point=CrashPoints("after:lane"),
+            builtins=builtins,
+            lease_timings=LeaseTimings(300, 100),
+        )
         session = await core.open_session("s1")
         await session.turn("a").prompt_contribution(PromptContribution("guidance", "just now")).run()
     caller = ScriptedCaller([text("1"), text("2")])

@@ -9,7 +9,7 @@ import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FinalValue, Finished, ModelSpec, SessionSpec, Stopped, TurnInput
+from lash_cli.api import FinalValue, Finished, LeaseTimings, ModelSpec, SessionSpec, Stopped, TurnInput
 from lash_cli.core import activity
 from lash_cli.core.content import ProtocolTurnOptions, Role, TextPart
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput
@@ -88,7 +88,8 @@ async def test_a_turn_that_was_cut_off_is_finished_under_the_same_schema(
     """The schema is stored with the input: who resumes does not know it, and journalled calls are found again."""
     answers = [text("Oslo"), text('{"city": "Oslo"}')]
     with pytest.raises(Crash):
-        session = await make_core(ScriptedCaller(answers), crash_point=CrashPoints(point)).open_session("s1")
+        core = make_core(ScriptedCaller(answers), crash_point=CrashPoints(point), lease_timings=LeaseTimings(300, 100))
+        session = await core.open_session("s1")
         await session.turn("where", output=SCHEMA).run()
     rest = ScriptedCaller([] if is_answered else answers)
     async with await make_core(rest).open_session("s1", spec=SessionSpec(inherit="stored")) as session:
