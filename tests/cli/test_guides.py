@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import run_lash
+from support.terminal import Terminal
 
 from lash_cli import docs
 from lash_cli.cli.schemas import KINDS
@@ -109,6 +110,25 @@ def test_every_topic_is_listed_and_shown(home) -> None:
     assert (unknown.code, unknown.out, unknown.error["code"]) == (3, "", "topic_not_found")
     assert unknown.error["details"]["nearest"][0] == "durability"
     assert not home.exists()
+
+
+def test_a_topic_is_set_for_a_terminal_and_a_long_one_waits_for_its_reader(home) -> None:
+    terminal = Terminal(home, "help", "durability", columns=90, rows=12)
+    try:
+        if shutil.which("less") is not None:
+            terminal.wait_for(lambda text: "Everything that lash tells you" in text)
+            assert "unfinished" not in terminal.text, "one screen at a time"
+            terminal.press("q")
+        assert terminal.ended() == 0
+        assert "# Durability" not in terminal.everything, "it is set, not raw"
+    finally:
+        terminal.close()
+    whole = Terminal(home, "help", "durability", "--no-pager", columns=90, rows=12)
+    try:
+        assert whole.ended() == 0
+        assert "Durability" in whole.everything and "One at a time" in whole.everything
+    finally:
+        whole.close()
 
 
 def test_every_topic_a_text_sends_its_reader_to_exists() -> None:
