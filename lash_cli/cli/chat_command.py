@@ -18,7 +18,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
-from lash_cli.errors import UsageError
+from lash_cli.errors import SessionClosed, UsageError
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -134,7 +134,9 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> Las
 
     spec = policy_options(model=plan.model, provider=None, system=None)
     if meta is not None:
-        if meta.parked_at_ms is not None or meta.closed_at_ms is not None:
+        if meta.closed_at_ms is not None:
+            raise SessionClosed(f"session {meta.name} is closed", hint=f"reopen it with: lash resume {meta.name}")
+        if meta.parked_at_ms is not None:
             await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
         return await core.open_session(meta.session_id, spec=spec, create=False)
     # A provider that cannot be used leaves no empty session behind.

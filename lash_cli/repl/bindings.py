@@ -37,10 +37,7 @@ def bindings(face: PromptFace) -> KeyBindings:
                     f"repl.keys.{action.value}: there is no key {' '.join(sequence)!r}", code="config_invalid"
                 ) from error
     table.add(Keys.BracketedPaste, filter=typing)(lambda event: face.paste(event.data))
-    table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(
-        _handler(lambda: face.act(rules.on_up(face.moment())) if face.buffer.complete_state is None
-                 else face.buffer.complete_previous())
-    )  # fmt: skip
+    table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(_handler(face.up))
     for letter in _LETTERS:
         is_answer = Condition(lambda letter=letter: face.questions.takes(letter))  # type: ignore[misc]
         table.add(letter, filter=typing & is_answer, eager=True)(_handler(_answering(face, letter)))

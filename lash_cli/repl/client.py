@@ -178,11 +178,17 @@ class ChatClient(Sending):
         """A lease runs down and a holder dies without a word."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.watch.running is not None or self.watch.row.running_turn_id is not None or self.watch.waiting:
+            if self.watch.running is None and self.watch.row.running_turn_id is None and not self.watch.waiting:
+                continue
+            try:
                 await self.watch.look()
-                if self.is_cancelling and self.turn_standing() in ("none", "stuck"):
-                    self._turn_is_over()
-                await self._send_patient()
+            except LashError as error:
+                if not error.retryable:
+                    raise
+                self.tell_error(error)
+            if self.is_cancelling and self.turn_standing() in ("none", "stuck"):
+                self._turn_is_over()
+            await self._send_patient()
 
     def call(self, work: Coroutine[Any, Any, None]) -> None:
         """Have `work` done after everything that was asked for before it."""
@@ -273,6 +279,9 @@ class ChatClient(Sending):
             self.is_cancelling = False
             self.tell("no turn runs that could be cancelled")
             return
+        except LashError:
+            self.is_cancelling = False
+            raise
         self.tell(f"cancel {receipt.outcome}: turn {receipt.address.turn_id}")
         if receipt.outcome == "completion_won":
             self.is_cancelling = False

@@ -67,7 +67,7 @@ def chat_layout(face: PromptFace) -> Layout:
             preview_search=True,
         ),
         wrap_lines=True,
-        height=lambda: Dimension(min=1 + MENU_ROWS if face.buffer.complete_state is not None else 1),
+        height=lambda: Dimension(min=1 + MENU_ROWS if face.has_suggestions else 1),
     )
     body = HSplit(
         [

@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import LashError
 from lash_cli.repl import rules
 from lash_cli.repl.client import ChatClient
-from lash_cli.repl.panels import GUARD_SECONDS, Panel
+from lash_cli.repl.panels import Choice, Panel
+from lash_cli.repl.questions import busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import private_copy, said_by, text_of
+from lash_cli.repl.spawning import at_terminal, private_copy, said_by, text_of
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_text, preview, safe_text
@@ -29,13 +28,6 @@ from lash_cli.views.turn_text import value_text
 
 READ_BYTES = 65_536
 ARGS_CHARS = 1_000
-_ONCE = {"y": "once", "yes": "once", "a": "always", "always": "always", "n": "no", "no": "no", "": "no"}
-
-
-class _Question(NamedTuple):
-    """What the next line answers."""
-
-    answer: Callable[[str], None]
 
 
 class PlainFace:
@@ -59,7 +51,9 @@ class PlainFace:
         self._begun: list[str] = []
         # A draft that is not being typed: what came back, or was left behind by an ended chat.
         self._kept = ""
-        self._questions: list[_Question] = []
+        self._panels: list[Panel] = []
+        # What follows the answer that is being given.
+        self._reason = ""
         self._answers: list[asyncio.Future[str]] = []
         self._told = ""
         self._reading = False
@@ -130,7 +124,7 @@ class PlainFace:
         """See `Face`."""
         if is_interactive:
             with self._without_keyboard():
-                return await asyncio.to_thread(subprocess.call, list(command))
+                return await at_terminal(command)
         said = await said_by(command)
         if said.text.strip():
             self.write(said.text)
@@ -138,34 +132,40 @@ class PlainFace:
 
     # --- questions ----------------------------------------------------------------------------
 
+    def choose(self, panel: Panel) -> None:
+        """See `Face`. An answer begins with a slash, so that no text is one by accident."""
+        self._panels.append(panel)
+        answers = "".join(f"answer: /{letter} {choice.label}\n" for letter, choice in panel.choices.items())
+        usual = f"note: an empty line is /{panel.default}\n" if panel.default is not None else ""
+        self.write(f"question: {panel.title}\n{answers}{usual}")
+
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
-        """See `Face`. What was typed before the question was seen is no answer."""
+        """See `Face`."""
         if self.client.asks_nobody:
             return "no"
         answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        def say(word: str) -> Callable[[], None]:
+            return lambda: None if answered.done() else answered.set_result(self._reason or word)
+
+        args = safe_text(preview(value_text(call.args), ARGS_CHARS))
+        panel = Panel(
+            f"allow {safe_text(manifest.name)} ({manifest.approval})? {args}",
+            {
+                "y": Choice("yes, once", say("once")),
+                "a": Choice("always in this session", say("always")),
+                "n": Choice("no; what follows is the reason", say("no")),
+            },
+            is_closable=False,
+        )
         self._answers.append(answered)
+        self.choose(panel)
         try:
-            await asyncio.sleep(GUARD_SECONDS)
-            self._discard_typed_ahead()
-            args = safe_text(preview(value_text(call.args), ARGS_CHARS))
-            self.write(
-                f"question: allow {safe_text(manifest.name)} ({manifest.approval})? {args}\n"
-                "answer: y once, a always in this session, n no, or a reason for no"
-            )
-
-            def answer(line: str) -> None:
-                if not answered.done():
-                    answered.set_result(_ONCE.get(line.strip().lower(), line.strip()))
-
-            question = _Question(answer)
-            self._questions.append(question)
-            try:
-                return await answered
-            finally:
-                if question in self._questions:
-                    self._questions.remove(question)
+            return await answered
         finally:
             self._answers.remove(answered)
+            if panel in self._panels:
+                self._panels.remove(panel)
 
     def withdraw(self) -> None:
         """See `Face`."""
@@ -175,42 +175,27 @@ class PlainFace:
 
     def offer(self, text: str) -> None:
         """See `Face`."""
-        client = self.client
-        who = client.desk.holder(client.watch.row) or "another process"
         self._kept = text
+        self.choose(busy_panel(self.client, self._send_kept))
 
-        def answer(line: str) -> None:
-            word = line.strip().lower()
-            acts: dict[str, Callable[[str], None]] = {
-                "": client.queue_next,
-                "q": client.queue_next,
-                "i": client.inject,
-                "w": client.wait_then_send,
-                "c": self._cancel_theirs,
-            }
-            if word not in acts:
-                self.write("note: not sent; an empty line asks again")
-                return
-            self._kept = ""
-            acts[word](text)
+    def _send_kept(self, send: Callable[[str], None]) -> None:
+        text, self._kept = self._kept, ""
+        if text.strip():
+            send(text)
 
-        self.write(
-            f"question: {safe_text(who)} runs a turn\n"
-            "answer: q queue it (the default), i into their turn, w wait and send, c cancel theirs; else keep the draft"
-        )
-        self._questions.append(_Question(answer))
-
-    def choose(self, panel: Panel) -> None:
-        """See `Face`."""
-        choices = "\n".join(f"answer {letter}: {choice.label}" for letter, choice in panel.choices.items())
-        self.write(f"question: {panel.title}\n{choices}\nnote: anything else is none of them")
-
-        def answer(line: str) -> None:
-            choice = panel.choices.get(line.strip().lower() or panel.default or "")
-            if choice is not None:
-                choice.act()
-
-        self._questions.append(_Question(answer))
+    def _is_answered(self, line: str) -> bool:
+        """Whether `line` answers the question that stands, and then it is answered."""
+        if not self._panels:
+            return False
+        panel = self._panels[-1]
+        word, _, rest = line.strip().partition(" ")
+        letter = word.removeprefix("/") if word.startswith("/") else panel.default if not word else None
+        if letter is None or letter not in panel.choices:
+            return False
+        self._panels.remove(panel)
+        self._reason = rest.strip() if letter == "n" else ""
+        panel.choices[letter].act()
+        return True
 
     async def edit_text(self, text: str) -> str | None:
         """See `Face`."""
@@ -222,27 +207,13 @@ class PlainFace:
         self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; nothing is changed")
         return None
 
-    def _cancel_theirs(self, text: str) -> None:
-        self.client.cancel("lash chat wants the session")
-        self.client.wait_then_send(text)
-
-    def _ask_leave(self) -> None:
-        def answer(line: str) -> None:
-            match line.strip().lower():
-                case "l":
-                    self.client.stop("abandoned")
-                case "c":
-                    self.client.stop("quit")
-
-        self.write(
-            "question: a turn of this chat runs\nanswer: l leave it to a worker, c cancel it and quit, else stay"
-        )
-        self._questions.append(_Question(answer))
-
     # --- typing -------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
         """Ctrl-C; another program that has the terminal takes it for itself."""
+        if self._over is None:
+            self.client.stop("signal", status=130)
+            return
         if not self._reading:
             return
         moment = self.client.moment(has_draft=bool(self._begun))
@@ -299,13 +270,12 @@ class PlainFace:
             return
         do = rules.on_leave(self.client.moment(has_draft=bool(self._begun)))
         if do is Do.ASK_LEAVE:
-            self._ask_leave()
+            self.choose(leaving_panel(self.client))
         elif do is Do.QUIT:
             self.client.carry_out(do, "")
 
     def _line(self, line: str) -> None:
-        if self._questions:
-            self._questions.pop(0).answer(line)
+        if not self._begun and self._is_answered(line):
             return
         if line.endswith("\\"):
             self._begun.append(line[:-1])
@@ -329,13 +299,6 @@ class PlainFace:
         if text.strip():
             self._remember(text)
         self.client.carry_out(do, text)
-
-    def _discard_typed_ahead(self) -> None:
-        import termios
-
-        self._unread = b""
-        with contextlib.suppress(termios.error):
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def _is_alive(descriptor: int) -> bool:

@@ -17,6 +17,7 @@ from lash_cli.views.safe_text import preview, safe_text
 from lash_cli.views.turn_text import value_text
 
 if TYPE_CHECKING:
+    from lash_cli.repl.client import ChatClient
     from lash_cli.repl.terminal import PromptFace
 
 ARGS_CHARS = 1_000
@@ -180,13 +181,13 @@ def _now() -> float:
 # --- the chat's own -----------------------------------------------------------------------------
 
 
-def busy_panel(face: PromptFace) -> Panel:
-    """Another process runs a turn: what becomes of what stands in the draft when this is answered."""
-    client = face.client
+def busy_panel(client: ChatClient, send_draft: Callable[[Callable[[str], None]], None]) -> Panel:
+    """Another process runs a turn: what becomes of the draft as it stands when this is answered. `send_draft` takes it
+    out of the face."""
     who = client.desk.holder(client.watch.row) or "another process"
 
     def sending(send: Callable[[str], None]) -> Callable[[], None]:
-        return lambda: face.send_draft(send)
+        return lambda: send_draft(send)
 
     def cancel_theirs(text: str) -> None:
         client.cancel("lash chat wants the session")
@@ -204,13 +205,13 @@ def busy_panel(face: PromptFace) -> Panel:
     )
 
 
-def leaving_panel(face: PromptFace) -> Panel:
+def leaving_panel(client: ChatClient) -> Panel:
     """A turn of this chat runs, and its person wants to leave."""
     return Panel(
         "a turn of this chat runs",
         {
-            "l": Choice("leave it to a worker", lambda: face.client.stop("abandoned")),
-            "c": Choice("cancel it and quit", lambda: face.client.stop("quit")),
+            "l": Choice("leave it to a worker", lambda: client.stop("abandoned")),
+            "c": Choice("cancel it and quit", lambda: client.stop("quit")),
             "s": Choice("stay (Enter)", lambda: None),
         },
         default="s",

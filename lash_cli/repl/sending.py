@@ -137,7 +137,7 @@ class Sending:
     def attach(self, references: Iterable[str]) -> None:
         """Have these, and no others, go with the next text. Raises `UsageError` for what cannot be attached."""
         present = tuple(references)
-        self.attachments = self.desk.attachments(present)
+        self.attachments = self.desk.attachments(present) if present else ()
         self.outbox.attach(present)
 
     def _attach_again(self) -> None:

@@ -42,6 +42,18 @@ async def said_by(command: Sequence[str]) -> Said:
     return Said(process.returncode or 0, safe_text(said.decode("utf-8", "replace")[:KEPT_CHARS]))
 
 
+async def at_terminal(command: Sequence[str]) -> int:
+    """Give the terminal to `command` and return its exit status; it is told to end when it is not waited for any
+    more."""
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
 @contextmanager
 def private_copy(text: str) -> Iterator[str]:
     """The path of a file with `text` that only its owner can read; it is removed at the end."""

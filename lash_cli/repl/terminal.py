@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from lash_cli.repl.panels import Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import private_copy, said_by, text_of
+from lash_cli.repl.spawning import at_terminal, private_copy, said_by, text_of
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
@@ -220,7 +219,7 @@ class PromptFace:
         """See `Face`."""
         if is_interactive:
             async with self._away():
-                return await asyncio.to_thread(subprocess.call, list(command))
+                return await at_terminal(command)
         said = await said_by(command)
         if said.text.strip():
             self.write_above(said.text)
@@ -308,10 +307,16 @@ class PromptFace:
     def moment(self) -> rules.Moment:
         """What the next decision depends on."""
         buffer = self.buffer
-        has_popup = buffer.complete_state is not None or buffer.selection_state is not None
+        has_popup = self.has_suggestions or buffer.selection_state is not None
         return self.client.moment(
             has_draft=bool(buffer.text.strip()), has_popup=has_popup, has_panel=self.questions.is_closable
         )
+
+    @property
+    def has_suggestions(self) -> bool:
+        """Whether suggestions are shown. While they are only being looked for, a key is not theirs."""
+        state = self.buffer.complete_state
+        return state is not None and bool(state.completions)
 
     def act(self, do: Do) -> None:
         """Carry out a decision."""
@@ -324,6 +329,7 @@ class PromptFace:
             case Do.DELETE:
                 self.buffer.delete()
             case Do.HISTORY:
+                self.buffer.complete_state = None
                 self.buffer.auto_up()
             case Do.HINT_EMPTY:
                 if self.client.turn_standing() != "none":
@@ -331,7 +337,7 @@ class PromptFace:
             case Do.ACCEPT:
                 self._accept_suggestion()
             case Do.ASK_LEAVE:
-                self.questions.open(leaving_panel(self))
+                self.questions.open(leaving_panel(self.client))
             case Do.SEND | Do.INJECT | Do.OFFER | Do.QUEUE_NEXT:
                 self._submit(do)
             case _:
@@ -341,8 +347,17 @@ class PromptFace:
 
     def interrupt(self) -> None:
         """Ctrl-C, or SIGINT from outside."""
-        if not self._is_away:
+        if not self.app.is_running:
+            self.client.stop("signal", status=130)
+        elif not self._is_away:
             self.act(rules.on_interrupt(self.moment(), self.client.options.ctrl_c))
+
+    def up(self) -> None:
+        """↑ in the first line of the draft."""
+        if self.has_suggestions:
+            self.buffer.complete_previous()
+        else:
+            self.act(rules.on_up(self.moment()))
 
     def redraw(self) -> None:
         """Ctrl-L."""
@@ -424,9 +439,7 @@ class PromptFace:
 
     def _accept_suggestion(self) -> None:
         state = self.buffer.complete_state
-        if state is None or not state.completions:
-            self.buffer.cancel_completion()
-            return
+        assert state is not None, "accepted only while suggestions are shown"
         self.buffer.apply_completion(state.current_completion or state.completions[0])
 
     # --- questions ----------------------------------------------------------------------------
@@ -446,7 +459,7 @@ class PromptFace:
 
     def offer(self, text: str) -> None:
         """See `Face`: what is asked about is the draft as it stands when it is answered."""
-        self.questions.open(busy_panel(self))
+        self.questions.open(busy_panel(self.client, self.send_draft))
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `Face`."""

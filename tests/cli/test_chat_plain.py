@@ -29,9 +29,14 @@ def test_a_terminal_without_redraw_gets_words_and_no_escape(chat, gate, args, en
 def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) -> None:
     one = chat("--plain", prompt="status: idle")
     one.press(' !tool write {"path":"made.txt","content":"x"}\\\n!then\\\n!text written\n')
-    one.wait_for("answer: y once")
-    one.press("n\n")
-    one.wait_for("assistant: written")
+    one.wait_for("answer: /y yes, once")
+    # A text is no answer, whatever it says: it goes into the turn.
+    one.press("y\n")
+    one.wait_for("queued: 1 for this turn")
+    one.press("/n not here\n")
+    one.wait_for("user: y")
+    one.wait_for(lambda text: text.rstrip().endswith("status: idle"))
+    assert "not here" in one.lash("log", "s", "--tools").out
     one.press("/nonsense\n")
     one.wait_for("unknown command /nonsense")
     one.process.send_signal(signal.SIGINT)
