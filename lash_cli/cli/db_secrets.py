@@ -24,13 +24,13 @@ from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import StoreUnusable
 from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path
-from lash_cli.settings.redact import MASK, find_secrets
+from lash_cli.settings.redact import MASK, find_secrets, may_hold_secret
 from lash_cli.system import SystemClock
 from lash_cli.views.tables import columns
 from lash_cli.views.times import rfc3339
 
 if TYPE_CHECKING:
-    from lash_cli.store.sqlite.secrets import Hit, Scrubbed
+    from lash_cli.store.sqlite.secrets import Finder, Hit, Scrubbed
 
 RECORD = "scrubs.jsonl"
 _COLUMNS = ("session", "table", "row", "kind", "times", "ends_with")
@@ -48,7 +48,7 @@ def scan() -> int:
 
     load_known_keys()
     with looking(Path(current().paths.database)) as connection:
-        items = [_item(hit) for hit in look(connection, find_secrets)]
+        items = [_item(hit) for hit in look(connection, _finder())]
     emit_many("SecretList", items, columns=_COLUMNS, id_field="row")
     if items:
         say("take them out with: lash db scrub")
@@ -75,7 +75,7 @@ def scrub(
     load_known_keys()
     place = Path(current().paths.database)
     with looking(place) as connection:
-        found = sum(1 for _ in look(connection, find_secrets))
+        found = sum(1 for _ in look(connection, _finder()))
     if not found:
         emit_one("DatabaseScrub", _document(place, dry_run, None, None, None), text="")
         say("no secret was found")
@@ -105,7 +105,7 @@ def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None
             write_copy(connection, copy)
         connection.execute(_BEGIN)
         try:
-            done = scrub(connection, find_secrets, MASK)
+            done = scrub(connection, _finder(), MASK)
             if not is_trial and done.taken:
                 _refuse_broken(connection)
                 record = _write_record(place, copy, done.taken)
@@ -151,6 +151,12 @@ def _write_record(place: Path, copy: Path | None, taken: Sequence[Hit]) -> str:
     except OSError as error:
         raise unusable_path(path, error, "write") from error
     return path
+
+
+def _finder() -> Finder:
+    from lash_cli.store.sqlite.secrets import Finder
+
+    return Finder(may_hold_secret, find_secrets)
 
 
 def _item(hit: Hit) -> Document:

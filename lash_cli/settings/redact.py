@@ -7,6 +7,7 @@ stay verbatim, so that a resumed session is the one that was left.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,6 +27,10 @@ _SHAPES = re.compile(
 )
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}")
 # What is found at rest may be taken out of what was said, so a word that only looks like a token must not match.
+# What every one of the shapes below has in it; none of these characters is ever escaped in our JSON.
+_HINTS = re.compile(
+    r"[srp]k-|AIza|gh[pousr]_|github_pat_|xox[abprs]-|AKIA|gsk[_-]|xai[_-]|hf[_-]|PRIVATE KEY-----|://|(?i:bearer)"
+)
 # A key without an end goes as far as its lines do; in a text inside a text they are divided by an escape.
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----"
@@ -53,6 +58,13 @@ def redact(text: str) -> str:
     text = _SHAPES.sub(MASK, text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     return _URL_CREDENTIALS.sub(rf"\1{MASK}@", text)
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether a text, or the JSON it is in, deserves `find_secrets`: one quick look that misses nothing of that."""
+    if _HINTS.search(text) is not None:
+        return True
+    return any(known in text or json.dumps(known)[1:-1] in text for known in _known)
 
 
 class Secret(NamedTuple):

@@ -25,8 +25,14 @@ from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.sqlite.maintenance import prune_journal
 
-# Kind, start and end of every secret in a text, in order, without overlaps.
-Finder = Callable[[str], Sequence[tuple[str, int, int]]]
+
+class Finder(NamedTuple):
+    """What a secret looks like. `find` gives kind, start and end of every one in a text, in order and without overlaps;
+    `suspects` says quickly of a text or of a JSON document as it is stored whether there may be any."""
+
+    suspects: Callable[[str], bool]
+    find: Callable[[str], Sequence[tuple[str, int, int]]]
+
 
 _TAIL_SHOWN: Final = 4
 _MINIMUM_TO_SHOW_TAIL: Final = 12
@@ -155,7 +161,7 @@ _DESCRIBING: Final = (
 _FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
 
 
-def scan(connection: sqlite3.Connection, find: Finder) -> Iterator[Hit]:
+def scan(connection: sqlite3.Connection, finder: Finder) -> Iterator[Hit]:
     """Every secret in the database, by table. The caller's read transaction keeps it one moment."""
     import sqlite_utils
 
@@ -163,7 +169,7 @@ def scan(connection: sqlite3.Connection, find: Finder) -> Iterator[Hit]:
     names = dict(connection.execute(_SESSION_NAMES).fetchall())
     for table in database.tables:
         if table.name not in _NEVER_LOOKED_AT and table.virtual_table_using is None:
-            yield from _scan_table(connection, _table_of(table), names, find)
+            yield from _scan_table(connection, _table_of(table), names, finder)
 
 
 class _Table(NamedTuple):
@@ -180,7 +186,7 @@ def _table_of(table: Any) -> _Table:
     return _Table(table.name, texts, tuple(table.pks), frozenset(column.name for column in table.columns))
 
 
-def _scan_table(connection: sqlite3.Connection, table: _Table, names: dict[int, str], find: Finder) -> Iterator[Hit]:
+def _scan_table(connection: sqlite3.Connection, table: _Table, names: dict[int, str], finder: Finder) -> Iterator[Hit]:
     keys = next(((name,) for name in _ROW_NAMES if name in table.columns), table.keys)
     owner = next((name for name in ("session_key", "session_id") if name in table.columns), None)
     wanted = dict.fromkeys((*table.texts, *keys, *((owner,) if owner else ())))
@@ -189,7 +195,7 @@ def _scan_table(connection: sqlite3.Connection, table: _Table, names: dict[int, 
     for values in connection.execute(statement):
         row = dict(zip(wanted, values, strict=True))
         for column in table.texts:
-            for kind, secrets in _by_kind(row[column], find).items():
+            for kind, secrets in _by_kind(row[column], finder).items():
                 session = row[owner] if owner == "session_id" else names.get(row[owner]) if owner else None
                 named = "/".join(str(row[key]) for key in keys)
                 yield Hit(table.name, column, session, named, kind, len(secrets), _tail(secrets[0]))
@@ -203,24 +209,27 @@ def _tail(secret: str) -> str:
     return f"…{secret[-_TAIL_SHOWN:]}" if len(secret) >= _MINIMUM_TO_SHOW_TAIL and "\n" not in secret else "…"
 
 
-def _by_kind(value: Any, find: Finder) -> dict[str, list[str]]:
+def _by_kind(value: Any, finder: Finder) -> dict[str, list[str]]:
     """The secrets in one stored value, by kind."""
     found: dict[str, list[str]] = {}
-    for text in _texts(value):
-        for kind, start, end in find(text):
+    for text in _texts(value, finder):
+        for kind, start, end in finder.find(text):
             found.setdefault(kind, []).append(text[start:end])
     return found
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a stored value: the strings of JSON, keys included, or the value as one text."""
+def _texts(value: Any, finder: Finder) -> Iterator[str]:
+    """Every text in a stored value that may hold a secret: the strings of JSON, keys included, or all of it as one."""
     if value is None or isinstance(value, int | float):
+        return
+    # Bytes that are no text still spell an ASCII key as it is.
+    stored = value if isinstance(value, str) else bytes(value).decode("latin-1")
+    if not finder.suspects(stored):
         return
     try:
         document = msgspec.json.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        # Bytes that are no text still spell an ASCII key as it is.
-        yield value if isinstance(value, str) else bytes(value).decode("latin-1")
+        yield stored
         return
     yield from _strings(document)
 
@@ -240,16 +249,16 @@ def _strings(document: Any) -> Iterator[str]:
 # --- taking them out --------------------------------------------------------------------------------
 
 
-def scrub(connection: sqlite3.Connection, find: Finder, mask: str) -> Scrubbed:
+def scrub(connection: sqlite3.Connection, finder: Finder, mask: str) -> Scrubbed:
     """Put `mask` in the place of every secret that may be changed, inside the caller's write transaction.
 
     Journal rows of committed turns and previews are removed instead, as `gc`
     and time would. A row that would not decode afterwards is left as it is.
     """
     connection.execute(_ZERO_WHAT_IS_OVERWRITTEN)
-    before = list(scan(connection, find))
+    before = list(scan(connection, finder))
     for place in (*_PLACES, *_DESCRIBING):
-        _scrub_place(connection, place, find, mask)
+        _scrub_place(connection, place, finder, mask)
     touched = {hit.table for hit in before}
     if "effects" in touched:
         prune_journal(connection)
@@ -257,7 +266,7 @@ def scrub(connection: sqlite3.Connection, find: Finder, mask: str) -> Scrubbed:
         for statement in _FORGET_OBSERVED:
             connection.execute(statement)
     _merge_indices(connection)
-    left = list(scan(connection, find))
+    left = list(scan(connection, finder))
     remaining = set(left)
     return Scrubbed(tuple(hit for hit in before if hit not in remaining), tuple(left))
 
@@ -278,42 +287,42 @@ def _merge_indices(connection: sqlite3.Connection) -> None:
             connection.execute(f"INSERT INTO {name} ({name}) VALUES ('optimize')")
 
 
-def _scrub_place(connection: sqlite3.Connection, place: _Place, find: Finder, mask: str) -> None:
+def _scrub_place(connection: sqlite3.Connection, place: _Place, finder: Finder, mask: str) -> None:
     for text, *keys in connection.execute(place.select).fetchall():
-        if text is None or not _by_kind(text, find):
+        if text is None or not _by_kind(text, finder):
             continue
-        after = _masked(text, place.kind, find, mask)
+        after = _masked(text, place.kind, finder, mask)
         if after is not None:
             connection.execute(place.update, (after, *keys))
 
 
-def _masked(text: str, kind: Any, find: Finder, mask: str) -> str | None:
+def _masked(text: str, kind: Any, finder: Finder, mask: str) -> str | None:
     """`text` with `mask` for every secret; None when it could not be read again afterwards."""
     if kind is None:
-        return _mask_text(text, find, mask)
+        return _mask_text(text, finder, mask)
     try:
-        after = encode(_mask_tree(msgspec.json.decode(text), find, mask)).decode()
+        after = encode(_mask_tree(msgspec.json.decode(text), finder, mask)).decode()
         if kind is not Any:
             decoder(kind).decode(after)
     except msgspec.DecodeError:
         return None
-    return after if not _by_kind(after, find) else None
+    return after if not _by_kind(after, finder) else None
 
 
-def _mask_tree(document: Any, find: Finder, mask: str) -> Any:
+def _mask_tree(document: Any, finder: Finder, mask: str) -> Any:
     if isinstance(document, str):
-        return _mask_text(document, find, mask)
+        return _mask_text(document, finder, mask)
     if isinstance(document, dict):
-        return {_mask_text(key, find, mask): _mask_tree(item, find, mask) for key, item in document.items()}
+        return {_mask_text(key, finder, mask): _mask_tree(item, finder, mask) for key, item in document.items()}
     if isinstance(document, list):
-        return [_mask_tree(item, find, mask) for item in document]
+        return [_mask_tree(item, finder, mask) for item in document]
     return document
 
 
-def _mask_text(text: str, find: Finder, mask: str) -> str:
+def _mask_text(text: str, finder: Finder, mask: str) -> str:
     parts: list[str] = []
     position = 0
-    for _, start, end in find(text):
+    for _, start, end in finder.find(text):
         parts += (text[position:start], mask)
         position = end
     return "".join((*parts, text[position:]))
