@@ -103,6 +103,7 @@ class ChatClient(Sending):
         draft = await self.outbox.begin()
         await self.watch.begin(self.options.replay)
         self.outbox.on_failure = self.tell_error
+        self.outbox.sync = face.save_now
         self._tell_beginning()
         self._attach_again()
         if draft.text:

@@ -97,6 +97,10 @@ class Face(Protocol):
         """The draft became `text` by something else than typing."""
         ...
 
+    def save_now(self) -> None:
+        """Hand what was typed to the outbox."""
+        ...
+
     def stash_changed(self, text: str) -> None:
         """`text` was put aside; the history brings it back first."""
         ...

@@ -39,6 +39,8 @@ class Outbox:
         # What kept the last step from being written down, and who is told when that begins.
         self.failure: LashError | None = None
         self.on_failure: Callable[[LashError], None] | None = None
+        # Has the face hand over what was typed since it last did, before something else becomes the draft.
+        self.sync: Callable[[], None] = lambda: None
 
     async def begin(self) -> Draft:
         """Take over what ended chats of this session left; what had reached the store is not brought back."""
@@ -76,6 +78,7 @@ class Outbox:
 
     def stash(self) -> None:
         """Put the draft aside."""
+        self.sync()
         self._become(drafts.stashed(self.draft))
 
     def take(self, text: str) -> str:
@@ -94,6 +97,7 @@ class Outbox:
 
     def refused(self, key: str) -> None:
         """The store did not take the text: it is the draft again."""
+        self.sync()
         self._become(drafts.refused(self.draft, key))
 
     async def enqueue(self, key: str, content: TurnInput, ingress: TurnInputIngress) -> str:
@@ -112,6 +116,7 @@ class Outbox:
         """Cancel an input of ours; the draft again only if that succeeded. The word of the outcome."""
         self._become(drafts.pulling(self.draft, input_id, text))
         outcome = await self._queue.cancel_input(input_id)
+        self.sync()
         self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
         return outcome_word(outcome)
 

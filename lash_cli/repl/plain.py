@@ -111,6 +111,9 @@ class PlainFace:
         if text.strip():
             self.write(f"draft: {safe_text(text)}\nnote: an empty line sends this draft")
 
+    def save_now(self) -> None:
+        """See `Face`. The line being typed is the terminal's; what was typed before it is handed over at once."""
+
     def stash_changed(self, text: str) -> None:
         """See `Face`."""
         self.write(f"put aside: {safe_text(preview(text, ARGS_CHARS))}")

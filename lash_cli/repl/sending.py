@@ -114,6 +114,10 @@ class Sending:
 
     def wait_then_send(self, text: str) -> None:
         """Send `text` when the turn of the other process ended."""
+        if self._patient is not None:
+            # One text waits already: the other stands behind it.
+            self.queue_next(text)
+            return
         content = self._content(text)
         self._patient = (self.outbox.take(text), content)
         self.tell("waiting for the other process's turn to end; Esc gives the text back")
@@ -178,6 +182,7 @@ class Sending:
 
     def stash(self) -> None:
         """Put the draft aside."""
+        self.face.save_now()
         text = self.outbox.draft.text
         self.outbox.stash()
         self.face.set_text("")

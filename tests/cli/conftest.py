@@ -34,7 +34,8 @@ def lash(home: Path) -> Runner:
 @pytest.fixture
 def chat(lash: Runner, home: Path) -> Iterator[Callable[..., Chat]]:
     """Opens chats in session `s`, which is called fjord."""
-    lash("open", "s", "--name", "fjord")
+    opened = lash("open", "s", "--name", "fjord")
+    assert opened.code == 0, opened.err
     made: list[Chat] = []
 
     def start(*args: str, prompt: str = "fjord ❯", **env: str) -> Chat:

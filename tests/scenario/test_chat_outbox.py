@@ -110,3 +110,17 @@ async def test_a_draft_that_cannot_be_written_down_is_told_once_and_kept(chats: 
     outbox.typed("one")
     outbox.typed("two")
     assert len(told) == 1 and outbox.draft.text == "two"
+
+
+async def test_what_is_typed_while_a_text_comes_back_is_not_overwritten(
+    chats: Open, queue: SessionQueue, store: RuntimePersistence
+) -> None:
+    outbox = chats()
+    await outbox.begin()
+    # A face hands keystrokes over a moment later; here one is still to be handed over.
+    outbox.sync = lambda: outbox.typed("typed meanwhile")
+    row = await outbox.enqueue(outbox.take("queued"), TurnInput.text("queued"), NextTurn())
+    await outbox.pull_back(row, "queued")
+    assert outbox.draft.text == "queued\ntyped meanwhile"
+    outbox.refused(outbox.take("refused"))
+    assert outbox.draft.text == "typed meanwhile" and outbox.draft.stash == ("refused",)
