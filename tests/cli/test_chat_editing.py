@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -167,3 +168,38 @@ def test_an_attachment_goes_with_the_next_text_only_and_survives_the_chat(chat, 
     )
     assert [part["kind"] for part in first] == ["text", "attachment"]
     assert [part["kind"] for part in second] == ["text"] and "+ plan.txt" not in two.text
+
+
+def test_what_waits_is_edited_in_the_editor_and_a_shell_line_is_run_and_attached(chat, gate, tmp_path: Path) -> None:
+    script = tmp_path / "edit.py"
+    script.write_text(
+        "import sys; p = sys.argv[1]; t = open(p).read(); open(p, 'w').write(t.replace('rough', 'polished'))\n"
+    )
+    one = chat(EDITOR=f"{sys.executable} {script}", SHELL="/bin/sh")
+    one.press("\x1bq")
+    one.wait_for("nothing waits in this queue")
+    one.gated(gate)
+    one.press("rough words\t")
+    one.wait_for("◇ queued for next turn · 1   ↳ rough words")
+    one.press("\x1bq")
+    one.wait_for("◇ queued for next turn · 1   ↳ polished words")
+    one.press("!echo from-$((40+2))\r")
+    one.wait_for("\nfrom-42")
+    one.press("!!\r")
+    one.wait_for(f"{PROMPT} $ echo from-$((40+2))\nfrom-42")
+    gate.touch()
+    one.wait_for("You said: polished words")
+    one.wait_for("│ idle")
+    assert one.users()[1:] == ["polished words"]
+
+
+def test_the_last_messages_are_shown_on_request_and_without_colour_where_there_is_none(chat, lash) -> None:
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text answer {text}")
+    one = chat("--replay", "2", NO_COLOR="1")
+    one.wait_for("2 earlier messages")
+    assert "answer two" in one.everything and "answer one" not in one.everything
+    one.press("three\r")
+    one.wait_for("You said: three")
+    one.wait_for("│ idle")
+    assert re.search(rb"\x1b\[[0-9;]*[34][0-7]m|[34]8;[25];", one.written) is None
