@@ -43,7 +43,6 @@ SELECT o.upto_seq, coalesce((SELECT max(b.upto_seq) FROM node_origins b
     WHERE b.session_key = o.session_key AND b.upto_seq < o.upto_seq), 0)
 FROM node_origins o INDEXED BY node_origins_by_origin WHERE o.origin_key = ?
 """
-_ALL_ORIGINS: Final = "SELECT DISTINCT origin_key FROM node_origins"
 
 
 class Segment(NamedTuple):
@@ -156,11 +155,6 @@ def disinherit(connection: sqlite3.Connection, session_key: int) -> tuple[int, .
     keys = tuple(origin_key for _, origin_key in connection.execute(_ORIGINS, (session_key,)))
     connection.execute(_DROP_ORIGINS, (session_key,))
     return keys
-
-
-def origin_keys(connection: sqlite3.Connection) -> tuple[int, ...]:
-    """Every cluster that forks read in."""
-    return tuple(key for (key,) in connection.execute(_ALL_ORIGINS))
 
 
 def shared_runs(connection: sqlite3.Connection, origin_key: int) -> list[Run]:
