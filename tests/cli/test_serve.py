@@ -29,6 +29,7 @@ class Peer:
     def __init__(self, home: Path, *arguments: str, **options: Any) -> None:
         self.process = spawn_lash(["serve", "--stdio", *arguments], home=home, stdin=subprocess.PIPE, **options)
         self.seen: list[Any] = []
+        self._unclaimed: list[Any] = []
         self.ready = self.read()
 
     def send(self, request_id: Any, method: str, **parameters: Any) -> None:
@@ -52,14 +53,18 @@ class Peer:
         document = json.loads(line)
         SHAPES[document["type"]].validate(document)
         self.seen.append(document)
+        if document["type"] == "response":
+            self._unclaimed.append(document)
         return document
 
     def response(self, request_id: Any) -> Any:
-        """The response to a request; what comes before it is kept."""
+        """The next response to a request; what comes before it is kept."""
         while True:
-            document = self.read()
-            if document["type"] == "response" and document["id"] == request_id:
-                return document
+            found = next((document for document in self._unclaimed if document["id"] == request_id), None)
+            if found is not None:
+                self._unclaimed.remove(found)
+                return found
+            self.read()
 
     def ask(self, request_id: Any, method: str, **parameters: Any) -> Any:
         """The result of a request that is to succeed."""
@@ -79,8 +84,8 @@ class Peer:
         """The next event of that type, of that request."""
         while True:
             document = self.read()
-            assert document["type"] == "event", document
-            if document["id"] == request_id and document["event"]["type"] == kind:
+            assert document["type"] == "event" or document["id"] != request_id, document
+            if document["type"] == "event" and document["id"] == request_id and document["event"]["type"] == kind:
                 return document["event"]
 
     def events(self, request_id: Any) -> list[Any]:
