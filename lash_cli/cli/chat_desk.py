@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lash_cli.core.content import AttachmentItem, TurnInput
     from lash_cli.core.policy import ModelSpec, PromptLayer
     from lash_cli.core.tools import ToolCall, ToolManifest
-    from lash_cli.core.usage import SessionUsageReport
     from lash_cli.repl.client import ChatClient
     from lash_cli.repl.commands import Commands
     from lash_cli.repl.desk import Face
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
-_MICROS = 1_000_000
 TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
 PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
 \\       at the end of a line: the text goes on in the next one
@@ -65,21 +63,19 @@ class ChatDesk:
         """See `Desk`."""
         return holder_words(row)
 
-    def cost(self, report: SessionUsageReport) -> str | None:
-        """See `Desk`. A sum over requests: those with a price of their own for long contexts are not told apart."""
+    async def cost(self, store: RuntimePersistence, session_id: str) -> str | None:
+        """See `Desk`. An estimate begins with a tilde."""
+        from lash_cli.cli.spending import cost_of
+        from lash_cli.views.usage import money
         from lash_cli.wiring import known_model
 
-        total = 0
-        currency = None
-        for model, usage in report.by_model.items():
-            prices = known_model(self._invocation.settings, model).prices
-            micros = prices.cost_micros(usage) if prices is not None else None
-            if prices is None or micros is None or (currency is not None and currency != prices.currency):
-                return None
-            total, currency = total + micros, prices.currency
-        if currency is None:
+        totals = await store.usage_totals(session_id=session_id)
+        try:
+            cost = cost_of(totals, lambda model: known_model(self._invocation.settings, model).prices)
+        except ConfigError:
+            # A table that cannot be read is told by what needs it; to a toolbar its price is not known.
             return None
-        return f"${total / _MICROS:.2f}" if currency == "USD" else f"{total / _MICROS:.2f} {currency}"
+        return None if cost.micros is None else money(cost.micros, cost.currency, is_estimate=cost.is_estimate)
 
     def verb(self, words: Sequence[str]) -> list[str]:
         """See `Desk`."""

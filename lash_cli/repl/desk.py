@@ -13,7 +13,6 @@ from typing import Protocol
 from lash_cli.core.content import AttachmentItem, TurnInput
 from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
-from lash_cli.core.usage import SessionUsageReport
 from lash_cli.errors import LashError
 from lash_cli.repl.panels import Panel
 from lash_cli.runtime.history import HeadMove
@@ -32,8 +31,8 @@ class Desk(Protocol):
         """Who holds the lane or left it behind; None for a free one."""
         ...
 
-    def cost(self, report: SessionUsageReport) -> str | None:
-        """What the session cost, None where a price is not known."""
+    async def cost(self, store: RuntimePersistence, session_id: str) -> str | None:
+        """What the session cost so far, None where a price is not known."""
         ...
 
     def verb(self, words: Sequence[str]) -> list[str]:

@@ -148,7 +148,7 @@ class Watch:
             self.running = None
         if row.head_revision != self._counted:
             self._counted = row.head_revision
-            self.cost = self._desk.cost(await self._observed.usage_report())
+            self.cost = await self._desk.cost(self._core.store, self.session_id)
         self.face.refresh()
 
     async def _event(self, event: SessionObservationEvent) -> None:

@@ -86,3 +86,16 @@ async def test_a_replay_shows_the_last_messages_and_says_what_it_left_out(core: 
     assert [kind for kind, _ in shown.said()] == ["note", "assistant", "user", "assistant"]
     assert shown.said()[0] == ("note", "1 earlier messages: /log shows them")
     session.close_handle()
+
+
+async def test_a_cost_is_told_when_the_price_of_the_model_is_known(core: LashCore, tmp_path: Path) -> None:
+    session = await core.open_session("s")
+    await session.turn("!usage 1000000 500000\n!text said").run()
+    desk = ChatDesk(Invocation(GlobalOptions(), {"LASH_HOME": str(tmp_path / "home")}))
+    assert await desk.cost(core.store, "s") is None
+    priced = Invocation(
+        GlobalOptions(),
+        {"LASH_HOME": str(tmp_path / "home"), "LASH_CFG__models__loopback__prices": "{input = 2, output = 4}"},
+    )
+    assert await ChatDesk(priced).cost(core.store, "s") == "$4.00"
+    session.close_handle()
