@@ -184,7 +184,8 @@ def test_what_waits_is_edited_in_the_editor_and_a_shell_line_is_run_and_attached
     one.press("\x1bq")
     one.wait_for("◇ queued for next turn · 1   ↳ polished words")
     one.press("!echo from-$((40+2))\r")
-    one.wait_for("\nfrom-42")
+    # What is typed before the prompt is back belongs to the terminal, as in every shell.
+    one.wait_for("\nfrom-42\n  ◇ queued for next turn · 1")
     one.press("!!\r")
     one.wait_for(f"{PROMPT} $ echo from-$((40+2))\nfrom-42")
     gate.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 
 import pytest
 
@@ -61,6 +62,10 @@ async def test_a_stopped_reader_ends_though_its_peer_says_nothing() -> None:
         assert await collecting == []
     finally:
         os.close(into)
+        # The thread may read from that number until it saw the end; then it can be given to somebody else.
+        for thread in threading.enumerate():
+            if thread.name == "lash-stdin":
+                await asyncio.to_thread(thread.join)
         os.close(out)
 
 
