@@ -61,29 +61,18 @@ SELECT place & {_LAST_POSITION} FROM live_row
 WHERE place BETWEEN (:key << {_POSITION_BITS}) AND (:key << {_POSITION_BITS}) + {_LAST_POSITION}
 ORDER BY place DESC LIMIT 1
 """
-# Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp.
-_APPEND = f"""
-INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms)
-SELECT (:key << {_POSITION_BITS}) + coalesce(({_TAIL}), hole) + :count,
-    :count, :revision, :turn_id, :committed, :body, :at_ms
-FROM live_log WHERE session_key = :key AND stamp = :stamp
-RETURNING place & {_LAST_POSITION}
+# Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp. Reading the end
+# and inserting behind it are two statements: one that does both copies its row through a temporary table.
+_END = f"SELECT hole, ({_TAIL}) FROM live_log WHERE session_key = :key AND stamp = :stamp"
+_INSERT = """
+INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-# A loss consumes one position before the events that follow it, and every cursor at or before it gaps.
-_APPEND_BEHIND_HOLE = f"""
-INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms)
-SELECT (:key << {_POSITION_BITS}) + hole + :count, :count, :revision, :turn_id, :committed, :body, :at_ms
-FROM live_log WHERE session_key = :key
-RETURNING place & {_LAST_POSITION}
-"""
-_LEAVE_HOLE = f"""
-UPDATE live_log SET hole = coalesce(({_TAIL}), hole) + 1 WHERE session_key = :key AND stamp = :stamp
-"""
+_LEAVE_HOLE = "UPDATE live_log SET hole = ? WHERE session_key = ?"
 # Contract 04 §10.2: the first event of a session, or the first one after the file changed its identity.
 _MINT = """
-INSERT INTO live_log (session_key, epoch, stamp, hole) VALUES (:key, :epoch, :stamp, :hole)
+INSERT INTO live_log (session_key, epoch, stamp) VALUES (?, ?, ?)
 ON CONFLICT (session_key) DO UPDATE SET epoch = excluded.epoch, stamp = excluded.stamp, generation = generation + 1,
-    floor = 0, hole = excluded.hole
+    floor = 0, hole = 0
 """
 # The first row young enough to keep; the walk over the old ones is paid for by their deletion.
 _FIRST_YOUNG = """
@@ -141,41 +130,32 @@ def append_in(
     Observers are woken after COMMIT. `connection` is the writer's own.
     """
     assert isinstance(connection, WriterConnection)
+    end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
+    if end is None:
+        mint_in(connection, session_key)
+        end = (0, None)
+    hole, newest = end
+    tail = hole if newest is None else newest
     loss = connection.lost.get(session_id)
     if loss is not None:
+        # A loss consumes one position before the events that follow it, and every cursor at or before it gaps.
         connection.holes[session_id] = loss
-        if connection.execute(_LEAVE_HOLE, {"key": session_key, "stamp": connection.stamp}).rowcount == 0:
-            mint_in(connection, session_key, hole=1)
-    statement = _APPEND if loss is None else _APPEND_BEHIND_HOLE
-    tail = 0
-    for packed in pack(events):
-        row = {
-            "key": session_key,
-            "stamp": connection.stamp,
-            "count": packed.size,
-            "revision": revision,
-            "turn_id": packed.turn_id,
-            "committed": packed.is_commit,
-            "body": packed.body,
-            "at_ms": now_ms,
-        }
-        appended = connection.execute(statement, row).fetchone()
-        if appended is None:
-            mint_in(connection, session_key)
-            appended = connection.execute(statement, row).fetchone()
-        statement = _APPEND
-        tail = int(appended[0])
-    if tail // _TRIM_EVERY != (tail - len(events)) // _TRIM_EVERY:
+        tail += 1
+        connection.execute(_LEAVE_HOLE, (tail, session_key))
+    before, first = tail, session_key << _POSITION_BITS
+    for size, turn_id, is_commit, body in pack(events):
+        tail += size
+        connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
+    if tail // _TRIM_EVERY != before // _TRIM_EVERY:
         _trim(connection, session_key, tail, now_ms)
     connection.tails[session_id] = tail
 
 
-def mint_in(connection: sqlite3.Connection, session_key: int, *, hole: int = 0) -> None:
-    """Start a new generation of a log, empty but for a `hole`: no cursor of before continues."""
+def mint_in(connection: sqlite3.Connection, session_key: int) -> None:
+    """Start a new generation of a log, which is empty: no cursor of before continues."""
     assert isinstance(connection, WriterConnection)
     connection.execute(_TRIM, _places(session_key))
-    new = {"key": session_key, "epoch": new_epoch(), "stamp": connection.stamp, "hole": hole}
-    connection.execute(_MINT, new)
+    connection.execute(_MINT, (session_key, new_epoch(), connection.stamp))
 
 
 def _trim(connection: sqlite3.Connection, session_key: int, tail: int, now_ms: int) -> int:
