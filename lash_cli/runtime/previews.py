@@ -1,6 +1,6 @@
 """What a turn shows goes into the live log here, off the turn's path (contract 04 §4, design D9).
 
-The turn only puts an activity into a queue in memory. What gathers within a few
+The turn only puts an activity into a queue in memory. What gathers within a dozen
 milliseconds is appended in one transaction by the thread that writes; a turn
 that is over sooner takes it along in front of its commit. So previews keep
 their order, precede the commit that settles them, and can neither delay nor
@@ -25,8 +25,9 @@ _log = logging.getLogger("lash.live")
 
 # A database that stays locked lets activities gather; beyond this they are dropped, which observers learn as a gap.
 MAX_WAITING: Final = 1024
-# How long previews gather. Nobody sees the difference, and a transaction for each would cost more than they do.
-GATHER_SECONDS: Final = 0.004
+# How long previews gather. Nobody sees the difference: a live view is drawn twelve times a second. A transaction and a
+# ring for each piece would cost more than the piece.
+GATHER_SECONDS: Final = 0.012
 # Text is joined up to this size, so that an event stays a piece of text and not a book.
 _JOINED_CHARS: Final = 4096
 
