@@ -58,6 +58,7 @@ def _actions(face: PromptFace) -> dict[Action, Callable[[], None]]:
         Action.EDITOR: lambda: client.call_aside(face.edit()),
         Action.EXPAND: face.expand,
         Action.EXPAND_FULL: lambda: face.show_tool(None),
+        Action.PAGER: lambda: client.call_aside(face.page()),
         Action.REWIND: face.pick_rewind,
         Action.REDRAW: face.redraw,
         Action.SUSPEND: face.suspend,

@@ -28,6 +28,7 @@ class Action(StrEnum):
     EDITOR = "editor"
     EXPAND = "expand"
     EXPAND_FULL = "expand_full"
+    PAGER = "pager"
     REWIND = "rewind"
     REDRAW = "redraw"
     SUSPEND = "suspend"
@@ -55,6 +56,7 @@ KEYMAP: dict[Action, Binding] = {
     Action.EDITOR: Binding(("c-x c-e", "c-g"), "edit the draft in $EDITOR", "the same"),
     Action.EXPAND: Binding(("c-o",), "expand folded pastes, else show what the last tool said", "the same"),
     Action.EXPAND_FULL: Binding(("m-o",), "show all of what the last tool said", "the same"),
+    Action.PAGER: Binding(("pageup",), "read what was said so far in $PAGER", "the same"),
     Action.REWIND: Binding(("escape escape",), "go back to an earlier message", "as one Esc"),
     Action.REDRAW: Binding(("c-l",), "redraw", "the same"),
     Action.SUSPEND: Binding(("c-z",), "suspend", "suspend; the turn stands still meanwhile"),

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ from lash_cli.views.safe_text import ascii_text, safe_text
 
 AUTOSAVE_SECONDS = 0.1
 TOOL_LINES = 20
+# Begins at the end, and leaves what was read in the scrollback.
+USUAL_PAGER = "less -FIRX +G"
 UNICODE_GLYPHS = ChatGlyphs()
 
 
@@ -285,6 +288,14 @@ class PromptFace:
         if limit is not None and len(lines) > limit:
             lines = [*lines[:limit], f"({len(lines) - limit} more lines: Alt-O shows all)"]
         self.show([Block("tool", "\n".join(lines))])
+
+    async def page(self) -> None:
+        """Show the committed transcript in the user's pager, from its end; the chat goes on below it."""
+        log = shlex.join(self.client.desk.verb(["log", self.client.watch.session_id]))
+        pager = os.environ.get("PAGER") or USUAL_PAGER
+        status = await self.run_verb(["sh", "-c", f"{log} | {pager}"], is_interactive=True)
+        if status != 0:
+            self.client.tell(f"the pager ended with status {status}: {pager}")
 
     async def edit(self) -> None:
         """Edit the draft in the user's editor; when that fails the draft stays as it was."""

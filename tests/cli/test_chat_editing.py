@@ -146,6 +146,26 @@ def test_what_a_tool_said_is_shown_on_demand_and_more_of_it_on_more(chat, home: 
     one.wait_for("row 59")
 
 
+def test_page_up_opens_the_transcript_in_the_pager_and_the_draft_stays(chat, tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\nsed 's/^/paged: /'\n")
+    pager.chmod(0o700)
+    one = chat(PAGER=str(pager))
+    one.press(" !text what was answered\r")
+    one.wait_for(lambda text: text.count("what was answered") == 2 and "│ idle" in text)
+    one.press("half a draft\x1b[5~")
+    one.wait_for("paged:     what was answered")
+    one.wait_for("fjord ❯ half a draft")
+    one.press("\x15" + "/keys\r")
+    one.wait_for("read what was said so far in $PAGER")
+
+
+def test_a_pager_that_fails_is_told(chat) -> None:
+    one = chat(PAGER="no-such-pager-here")
+    one.press("\x1b[5~")
+    one.wait_for("the pager ended with status 127: no-such-pager-here")
+
+
 def test_an_attachment_goes_with_the_next_text_only_and_survives_the_chat(chat, home: Path) -> None:
     (home.parent / "plan.txt").write_text("the plan")
     one = chat()
