@@ -38,7 +38,7 @@ def shelf(home: Path, lash) -> Path:
     for arguments in (
         ("open", "notes", "--name", "shopping list", "--label", "area=home"), ("open", "--name", "quick-lake"),
         ("turn", "notes", "the secret words", "-q"), ("enqueue", "notes", "more secret words", "-q"),
-        ("open", "done"), ("close", "done"),
+        ("open", "done", "--name", "over"), ("close", "done"),
     ):  # fmt: skip
         assert lash(*arguments).code == 0
     return home

@@ -90,7 +90,12 @@ class _Alive:
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_a_shell_completes_what_is_typed(name: str, home: Path, lash) -> None:
-    for arguments in (("open", "notes", "--name", "shopping"), ("open", "work:1"), ("open", "--name", DANGEROUS)):
+    # Every session has a name of its own: one that was made up might begin like what is typed below.
+    for arguments in (
+        ("open", "notes", "--name", "shopping"),
+        ("open", "work:1", "--name", "zebra"),
+        ("open", "--name", DANGEROUS),
+    ):
         assert lash(*arguments).code == 0
     waiting = lash("enqueue", "notes", "later", "-q").out.strip()
     (home.parent / "a trace.jsonl").touch()
