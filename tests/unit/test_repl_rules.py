@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lash_cli.core.lease import LocalProcess
 from lash_cli.errors import ConfigError, UsageError
-from lash_cli.repl import drafts, rules, slash
+from lash_cli.repl import drafts, keys, rules, slash
 from lash_cli.repl.drafts import Draft
 from lash_cli.repl.keymap import Action, key_table, keys_text
 from lash_cli.repl.memory import ReplMemory
@@ -231,3 +231,8 @@ def test_the_guide_names_only_commands_and_actions_that_exist() -> None:
         for name in re.findall(r"/([a-z]+)", match[1]):
             command = slash.find(name)
             assert command is not None and command.any_time is any_time, name
+
+
+def test_a_bare_esc_waits_for_a_longer_sequence_less_than_a_fifth_of_a_second() -> None:
+    """The library's own waits add up to one and a half seconds; no other part of a key's way waits at all."""
+    assert 0 < keys.SEQUENCE_SECONDS + keys.CHORD_SECONDS < 0.2
