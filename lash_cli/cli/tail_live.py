@@ -61,6 +61,8 @@ class LiveTail:
         self._unseen = ""
         self._now_ms = SystemClock().now_ms()
         self._changed = asyncio.Event()
+        # Set once it is decided where the tail begins: whoever sees a picture misses nothing from then on.
+        self._has_begun = asyncio.Event()
         # Writing waits for the terminal, so two of them could overlap.
         self._drawing = asyncio.Lock()
         self._has_ended = False
@@ -129,6 +131,7 @@ class LiveTail:
 
     async def flush(self) -> None:
         """What is settled is on the screen; the picture follows within a frame."""
+        self._has_begun.set()
         self._changed.set()
         if self._above:
             await self._draw()
@@ -164,6 +167,7 @@ class LiveTail:
         loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
         try:
             with terminal_keys(self._key, self._resumed):
+                await self._has_begun.wait()
                 while True:
                     self._changed.clear()
                     await self._draw()

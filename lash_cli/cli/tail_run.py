@@ -161,14 +161,17 @@ class Tail:
     async def _admit(self, session: Watched, row: SessionRow) -> None:
         """Show where a session stands and follow it."""
         is_resumed = session.session_id in self._plan.begin.cursors
+        from_start = self._plan.begin.word == START and not is_resumed
+        is_shown_from_now = self._sink.shows_messages and not is_resumed and not self._plan.is_all
+        # Where it begins is decided before anybody is told that it began: from then on nothing is missed.
+        observation = None
+        if from_start or is_shown_from_now:
+            observation = await session.observed.current_observation()
+            session.cursor = observation.cursor
         self._sink.introduce(session, row)
-        if self._plan.begin.word == START and not is_resumed:
-            observation = await session.observed.current_observation()
-            session.cursor = observation.cursor
+        if observation is not None and from_start:
             self._sink.snapshot(session, observation)
-        elif self._sink.shows_messages and not is_resumed and not self._plan.is_all:
-            observation = await session.observed.current_observation()
-            session.cursor = observation.cursor
+        elif observation is not None:
             session.know(observation.read_view)
         self._tell_death(session, row)
         await self._sink.flush()
