@@ -47,6 +47,18 @@ def decode_any(data: bytes | str, kind: Any) -> Any:
     return decoder(kind).decode(data)
 
 
+def decode_json(data: bytes | str) -> Any:
+    """JSON that somebody else wrote, as plain types.
+
+    Raises `msgspec.DecodeError` for everything that cannot be read: what is
+    broken, nested deeper than we follow, or holds half of a surrogate pair.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
 def to_builtins(value: Any) -> Any:
     """`value` as plain JSON types, for documents assembled by the faces."""
     return msgspec.to_builtins(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import to_builtins
+from lash_cli.core.codec import decode_json, to_builtins
 from lash_cli.core.content import (
     AttachmentPart,
     Message,
@@ -214,7 +214,7 @@ def record_of(call: ToolCallPart, output: ToolCallOutput) -> ToolCallRecord:
     """The record of a call the engine answers itself; arguments that do not parse stay text."""
     args: Any
     try:
-        args = msgspec.json.decode(call.input_json) if call.input_json.strip() else {}
+        args = decode_json(call.input_json) if call.input_json.strip() else {}
     except msgspec.DecodeError:
         args = call.input_json
     return ToolCallRecord(call.tool_call_id, call.tool_name, args, output)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -341,9 +341,9 @@ def _result_block(part: ToolResultPart) -> dict[str, Any]:
 def _arguments(raw: str) -> Any:
     """The arguments of a past call, which are an object on this wire; anything else is quoted in one."""
     try:
-        if isinstance(msgspec.json.decode(raw), dict):
+        if isinstance(decode_json(raw), dict):
             return msgspec.Raw(raw.encode())
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except msgspec.DecodeError:
         pass
     return {"invalid_arguments": raw}
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -286,7 +286,7 @@ def past_arguments(raw: str) -> str:
     call is sent back as an object that quotes what the model wrote.
     """
     try:
-        if isinstance(msgspec.json.decode(raw), dict):
+        if isinstance(decode_json(raw), dict):
             return raw
     except msgspec.DecodeError:
         pass

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from lash_cli.core.codec import decode_json
 from lash_cli.core.llm import LlmResponse, NormalizedError, TerminalReason
 from lash_cli.errors import LlmTransportError
 
@@ -23,6 +24,9 @@ _BEARER = re.compile(
     r"""(?i)\b(bearer|x-goog-api-key:?|x-api-key:?|api[-_]?key["']?\s*[=:]|[?&]key=)["'\s]*[^\s\"',;&]+"""
 )
 _KEY_SHAPED = re.compile(r"\b(?:(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}|AIza[A-Za-z0-9_-]{20,})")
+
+
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 
 
 class _Verdict(NamedTuple):
@@ -187,10 +191,10 @@ def classify_error_object(error: Any, *, secrets: tuple[str, ...] = ()) -> Norma
 def retry_after_ms(headers: Mapping[str, str], document: Any, *, now_ms: int) -> int | None:
     """What the provider asked us to wait, from `retry-after-ms`, `retry-after` (seconds or a date) or `retryDelay`."""
     exact = headers.get("retry-after-ms", "").strip()
-    if re.fullmatch(r"\d{1,12}(\.\d+)?", exact):
+    if _SECONDS.fullmatch(exact):
         return int(float(exact))
     text = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,12}(\.\d+)?", text):
+    if _SECONDS.fullmatch(text):
         return int(float(text) * 1000)
     if text:
         return _milliseconds_until(text, headers.get("date", ""), now_ms)
@@ -280,8 +284,8 @@ def _by_status(status: int) -> _Verdict:
 
 def _json_or_none(body: str) -> Any:
     try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+        return decode_json(body)
+    except msgspec.DecodeError:
         return None
 
 
@@ -346,7 +350,7 @@ def _date_ms(text: str) -> int | None:
 
     try:
         moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -365,6 +369,6 @@ def _retry_delay(document: Any) -> int | None:
         value = place.get("retryDelay") if isinstance(place, dict) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12:
             return int(value)
-        if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)(ms|s)", value.strip())):
+        if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)(ms|s)", value.strip())):
             return int(float(match[1]) * (1 if match[2] == "ms" else 1000))
     return None

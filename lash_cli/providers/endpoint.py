@@ -11,6 +11,7 @@ endpoint. Error texts never contain a secret this provider was given.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from lash_cli.core.codec import decode_json
 from lash_cli.core.content import AttachmentSource, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
     DeliberateStop,
@@ -40,6 +42,7 @@ from lash_cli.providers.sse import SseDecoder
 MAX_ERROR_BODY_BYTES = 64 * 1024
 MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
 DRAIN_SECONDS = 0.05
+ERROR_BODY_SECONDS = 10.0
 DONE = "[DONE]"
 OUTPUT_STARTED = "output_started"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
@@ -319,15 +322,15 @@ class HttpProvider:
         await self._transport.aclose()
 
     async def _refusal(self, response: HttpResponse) -> LlmTransportError:
-        """The error of an answer that is not a 200; a body that cannot be read does not hide the status."""
+        """The error of an answer that is not a 200; a body that cannot be read, or never ends, does not hide the
+        status."""
         body = bytearray()
-        try:
-            async for chunk in response.body:
-                body += chunk
-                if len(body) >= MAX_ERROR_BODY_BYTES:
-                    break
-        except LlmTransportError:
-            pass
+        with contextlib.suppress(TimeoutError, LlmTransportError):
+            async with asyncio.timeout(ERROR_BODY_SECONDS):
+                async for chunk in response.body:
+                    body += chunk
+                    if len(body) >= MAX_ERROR_BODY_BYTES:
+                        break
         text = bytes(body[:MAX_ERROR_BODY_BYTES]).decode("utf-8", errors="replace")
         verdict = classify_http(
             response.status, response.headers, text, now_ms=self._clock.now_ms(), secrets=self.secrets
@@ -424,8 +427,8 @@ class _AnswerReader:
     async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
         """Feed one JSON document: a chunk, a whole answer or an error."""
         try:
-            document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError) as error:
+            document = decode_json(text)
+        except msgspec.DecodeError as error:
             raise self._stream_error(code, f"{problem}: {error}") from error
         if not isinstance(document, dict):
             raise self._stream_error(code, f"{problem}: expected an object")
@@ -492,7 +495,7 @@ class _AnswerReader:
 def _is_whole(call: ToolCallPart) -> bool:
     """Whether the arguments of a call are complete JSON."""
     try:
-        msgspec.json.decode(call.input_json)
+        decode_json(call.input_json)
     except msgspec.DecodeError:
         return False
     return True

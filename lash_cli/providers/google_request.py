@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -230,7 +230,7 @@ def _thinking_words(intent: Intent) -> dict[str, Any]:
 def _call(part: ToolCallPart) -> dict[str, Any]:
     """A past call. Its arguments keep their bytes; what is no object is quoted in one."""
     try:
-        is_object = isinstance(msgspec.json.decode(part.input_json), dict)
+        is_object = isinstance(decode_json(part.input_json), dict)
     except msgspec.DecodeError:
         is_object = False
     arguments = msgspec.Raw(part.input_json.encode()) if is_object else {"invalid_arguments": part.input_json}

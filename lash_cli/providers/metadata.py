@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, encode
+from lash_cli.core.codec import Record, decode_json, encode
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import redact
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport
@@ -158,8 +158,8 @@ class _Pointers:
 
     def _look_in(self, text: str | bytes) -> None:
         try:
-            document = msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError):
+            document = decode_json(text)
+        except msgspec.DecodeError:
             return  # not a document, such as the mark at the end of a stream
         for entry, steps in self._pointers:
             found = _resolved(document, steps)
@@ -180,7 +180,7 @@ def _resolved(document: Any, steps: tuple[str, ...]) -> Any:
     for step in steps:
         if isinstance(here, Mapping):
             here = here.get(step)
-        elif isinstance(here, list) and step.isdigit() and int(step) < len(here):
+        elif isinstance(here, list) and step.isdecimal() and int(step) < len(here):
             here = here[int(step)]
         else:
             return None

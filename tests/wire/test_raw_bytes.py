@@ -17,6 +17,7 @@ from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmScope
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import EventSink
+from lash_cli.providers import endpoint
 from lash_cli.providers.catalog import KINDS, ProviderSettings, build_caller
 
 HTTP_KINDS = sorted(KINDS.keys() - {"loopback"})
@@ -141,3 +142,44 @@ async def test_an_answer_without_a_body_is_judged_by_its_status(kind: str, statu
     async with raw_server([b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % status]) as address:
         result = await call(kind, address)
     assert (result.error.kind, result.error.status, result.error.retryable) == ("http", status, status >= 500)
+
+
+DEEP = b'{"a":' * 50_000
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_an_event_nested_deeper_than_anybody_follows_is_a_stream_failure(kind: str) -> None:
+    async with raw_server([EVENTS + b"connection: close\r\n\r\n", b"data: " + DEEP + b"\n\n"]) as address:
+        result = await call(kind, address)
+    assert (result.error.kind, result.error.code, result.error.retryable) == ("stream", "invalid_sse_json", True)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"", DEEP),
+        (b"retry-after: Wed, 99999999999999999999 Jan 2026 00:00:00 GMT\r\n", b""),
+        (b"retry-after: Thu, 26 Nov 2026 07:00:00 +99999999999999\r\n", b""),
+        (b"retry-after: 3\r\ndate: Wed, 99999999999999999999 Jan 2026 00:00:00 GMT\r\n", b""),
+        (b"retry-after: " + "\u00b2\u0663".encode() + b"\r\n", b""),
+    ],
+)
+async def test_nonsense_in_a_refusal_does_not_hide_its_status(kind: str, headers: bytes, body: bytes) -> None:
+    head = b"HTTP/1.1 429 X\r\nconnection: close\r\n" + headers + b"\r\n"
+    async with raw_server([head, body]) as address:
+        result = await call(kind, address, throttle_wait_budget_ms=0)
+    assert (result.error.kind, result.error.status, result.error.retryable) == ("quota", 429, True)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize("how", ["drips", "hangs"])
+async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(
+    kind: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "ERROR_BODY_SECONDS", 0.2)
+    head = b"HTTP/1.1 429 X\r\nretry-after: 3\r\ncontent-length: 60000\r\n\r\n"
+    pieces = itertools.chain([head], itertools.repeat(b"x") if how == "drips" else [])
+    async with raw_server(pieces, ending="hang") as address:
+        result = await call(kind, address, throttle_wait_budget_ms=0, chunk_timeout_seconds=30)
+    assert (result.error.kind, result.error.status, result.error.retry_after_ms) == ("quota", 429, 3_000)
