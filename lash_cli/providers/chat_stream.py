@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from lash_cli.core.codec import encode
+import msgspec
+
+from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
     ExecutionEvidence,
@@ -61,6 +63,15 @@ class _Call:
         self.name = ""
         self.arguments: list[str] = []
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the arguments can be read as they are."""
+        try:
+            decode_json("".join(self.arguments))
+        except msgspec.DecodeError:
+            return False
+        return True
+
 
 class ChatAssembler:
     """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
@@ -70,7 +81,8 @@ class ChatAssembler:
         self._route = route
         self._provider_request_id = provider_request_id
         self._pieces: list[_Run | _Call] = []
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
         self._refusal: list[str] = []
         self._usage = TokenUsage()
         self._reasoning_tokens: int | None = None
@@ -152,9 +164,9 @@ class ChatAssembler:
         if refusal:
             self._refusal.append(refusal)
         calls = delta.get("tool_calls")
-        for call in calls if isinstance(calls, list) else ():
+        for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):
-                self._take_call(call)
+                self._take_call(call, position)
         return events
 
     def _take_detail(self, detail: dict[str, Any]) -> None:
@@ -164,11 +176,15 @@ class ChatAssembler:
         if signature or data:
             self._run(is_reasoning=True).replay = ReasoningReplay(self._route, identity, data, signature)
 
-    def _take_call(self, delta: dict[str, Any]) -> None:
+    def _take_call(self, delta: dict[str, Any], position: int) -> None:
         raw = delta.get("function")
         function: dict[str, Any] = raw if isinstance(raw, dict) else {}
         identity, name = _text(delta.get("id")), _text(function.get("name"))
-        call = self._slot(delta.get("index"), identity, name)
+        index = delta.get("index")
+        if isinstance(index, int):
+            call = self._numbered(index, identity, name)
+        else:
+            call = self._unnumbered(identity, name, position)
         call.id = call.id or identity
         call.name = call.name or name
         arguments = function.get("arguments")
@@ -177,23 +193,43 @@ class ChatAssembler:
         elif isinstance(arguments, dict):
             call.arguments.append(encode(arguments).decode())
 
-    def _slot(self, index: Any, identity: str, name: str) -> _Call:
-        """The call a delta belongs to.
+    def _numbered(self, index: int, identity: str, name: str) -> _Call:
+        """The call of an index.
 
-        Without an index it is the call of that id, else a new one when it
-        brings another id, else the last one. Some endpoints number every call
-        0: a delta with another id and a name of its own opens a new call.
+        Some endpoints number every call 0: a delta with another id and a name
+        of its own opens a call, which has the number from then on. Others draw
+        an id for every delta, so that an id alone opens nothing.
         """
-        if not isinstance(index, int):
-            same = next((key for key, call in self._calls.items() if identity and call.id == identity), None)
-            index = max(self._calls, default=0) if same is None else same
-        known = self._calls.get(index)
-        if known is not None and identity and name and known.id and known.id != identity:
-            index, known = max(self._calls) + 1, None
-        if known is None:
-            known = self._calls[index] = _Call()
-            self._pieces.append(known)
-        return known
+        call = self._by_index.get(index)
+        if call is None:
+            call = self._by_index[index] = self._opened()
+        elif identity and call.id and call.id != identity:
+            same = self._of_id(identity)
+            if same is None and name:
+                same = self._by_index[index] = self._opened()
+            call = same or call
+        return call
+
+    def _unnumbered(self, identity: str, name: str, position: int) -> _Call:
+        """The call of a delta without an index: the one of its id, else a new one where it brings another id or names
+        a call while the last one is named and complete, else the last one."""
+        last = self._calls[-1] if self._calls else None
+        if last is None:
+            return self._opened()
+        if identity and last.id:
+            same = self._of_id(identity)
+            return same or (self._opened() if name else last)
+        is_another = name and last.name and (position > 0 or last.is_complete)
+        return self._opened() if is_another else last
+
+    def _of_id(self, identity: str) -> _Call | None:
+        return next((call for call in reversed(self._calls) if call.id == identity), None)
+
+    def _opened(self) -> _Call:
+        call = _Call()
+        self._calls.append(call)
+        self._pieces.append(call)
+        return call
 
     def _run(self, *, is_reasoning: bool) -> _Run:
         """The text or reasoning that grows; what follows a signature or encrypted data is another piece."""

@@ -130,6 +130,61 @@ async def test_calls_all_numbered_zero_are_told_apart_by_their_ids() -> None:
     assert response.terminal_reason is TerminalReason.TOOL_USE
 
 
+def call_delta(arguments: Any, *, index: int | None = None, id: str | None = None, name: str | None = None) -> Any:
+    function = {"arguments": arguments} | ({"name": name} if name else {})
+    return {"function": function} | ({"index": index} if index is not None else {}) | ({"id": id} if id else {})
+
+
+async def told(*deltas: list[Any]) -> list[tuple[str, str, str]]:
+    """Ids, names and arguments of the calls that these deltas make."""
+    chunks = [chunk({"tool_calls": calls}) for calls in deltas]
+    response, _ = await ask(stream_reply(*chunks, chunk(finish_reason="tool_calls")))
+    return [(call.tool_call_id, call.tool_name, call.input_json) for call in response.tool_calls]
+
+
+async def test_pieces_of_calls_all_numbered_zero_go_to_the_call_that_was_opened_last() -> None:
+    calls = await told(
+        [call_delta("", index=0, id="a", name="ls")],
+        [call_delta('{"x":', index=0)],
+        [call_delta("1}", index=0)],
+        [call_delta("", index=0, id="b", name="cat")],
+        [call_delta('{"y":', index=0)],
+        [call_delta("2", index=0, id="b")],
+        [call_delta("}", index=0, id="b", name="cat")],
+    )
+    assert calls == [("a", "ls", '{"x":1}'), ("b", "cat", '{"y":2}')]
+
+
+async def test_a_piece_that_names_its_call_reaches_it_whatever_was_opened_since() -> None:
+    calls = await told(
+        [call_delta("", index=0, id="a", name="ls"), call_delta("", index=0, id="b", name="cat")],
+        [call_delta('{"x":1}', index=0, id="a"), call_delta('{"y":2}', index=0, id="b")],
+    )
+    assert calls == [("a", "ls", '{"x":1}'), ("b", "cat", '{"y":2}')]
+
+
+async def test_a_call_whose_every_piece_has_another_id_is_one_call() -> None:
+    calls = await told(
+        [call_delta("", index=0, id="a1", name="ls")],
+        [call_delta('{"x":', index=0, id="a2")],
+        [call_delta("1}", index=0, id="a3")],
+    )
+    assert calls == [("a1", "ls", '{"x":1}')]
+
+
+@pytest.mark.parametrize("arguments", ["{}", '{"x":1}'])
+async def test_calls_without_a_number_and_an_id_are_told_apart_by_their_names(arguments: str) -> None:
+    first, second = call_delta(arguments, name="ls"), call_delta(arguments, name="cat")
+    for deltas in ([[first], [second]], [[first, second]]):
+        assert [(name, said) for _, name, said in await told(*deltas)] == [("ls", arguments), ("cat", arguments)]
+    assert len(await told([call_delta("", name="ls"), call_delta("", name="ls")])) == 2
+
+
+async def test_a_name_that_is_repeated_with_every_piece_opens_no_call() -> None:
+    calls = await told([call_delta('{"x":', name="ls")], [call_delta("1}", name="ls")])
+    assert [(name, said) for _, name, said in calls] == [("ls", '{"x":1}')]
+
+
 async def test_missing_and_repeated_call_ids_get_stable_distinct_ones() -> None:
     def reply() -> Reply:
         calls = [{"index": i, "id": identity, "function": {"name": "ls"}} for i, identity in enumerate(["", "x", "x"])]
