@@ -8,10 +8,8 @@ only all four together prove that a holder is dead.
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import time
-import uuid
 from functools import cache
 
 from lash_cli.core.ids import sortable_id
@@ -70,7 +68,7 @@ class SystemIds:
 
     def bits(self, count: int) -> int:
         """`count` random bits."""
-        return secrets.randbits(count)
+        return int.from_bytes(os.urandom((count + 7) // 8), "big") >> (-count % 8)
 
 
 def _read(path: str) -> str | None:
@@ -84,7 +82,11 @@ def _read(path: str) -> str | None:
 @cache
 def host_id() -> str:
     """A name for this PID namespace: machine id plus, where known, the namespace's own identity."""
-    machine = _read("/etc/machine-id") or f"node-{uuid.getnode():x}"
+    machine = _read("/etc/machine-id")
+    if not machine:
+        import uuid  # only where a machine has no id of its own
+
+        machine = f"node-{uuid.getnode():x}"
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:

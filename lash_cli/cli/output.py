@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -168,6 +167,8 @@ def terminal_width() -> int | None:
     """The columns of the terminal stdout is, None when it is none (then nothing is ever cut)."""
     if not sys.stdout.isatty():
         return None
+    import shutil  # and with it every compressor; a pipe never needs it (design D16)
+
     width = shutil.get_terminal_size().columns
     return width if width > 0 else None
 

@@ -8,7 +8,6 @@ unknown enum values raise at decode instead of turning into defaults.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
@@ -71,6 +70,8 @@ def from_builtins(value: Any, kind: Any) -> Any:
 
 def sha256_hex(data: bytes) -> str:
     """SHA-256 of `data` as 64 lower-case hexadecimal digits."""
+    import hashlib  # loads a cryptographic library; who only reads hashes nothing (design D16)
+
     return hashlib.sha256(data).hexdigest()
 
 

@@ -10,33 +10,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 
 # Makes what came from a model, a tool or a user harmless; the identity where nothing can obey it.
 Clean = Callable[[str], str]
 
+# What a terminal obeys is never a printable character, so most text needs no pattern; the patterns are made when the
+# first text does, because making one costs a short command more than all it prints (design D16).
 # C0 except tab and line feed, DEL and C1, zero-width marks that reorder text, and lone surrogates.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_UNSAFE_IN_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_UNSAFE_IN_LINE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # In JSON text these can only stand inside strings, where an escape means the same character.
-_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_UNSAFE_IN_JSON = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
+@cache
+def _pattern(characters: str) -> re.Pattern[str]:
+    return re.compile(characters)
 
 
 def safe_text(text: str) -> str:
     """`text` with every unsafe character as `\\xNN` or `\\uNNNN`; a carriage return before a line feed is dropped."""
+    if text.isprintable():
+        return text
     if "\r" in text:
         text = text.replace("\r\n", "\n")
-    return _UNSAFE.sub(_visible, text)
+    return _pattern(_UNSAFE).sub(_visible, text)
 
 
 def safe_line(text: str) -> str:
     """Like `safe_text`, for one line of a list: line feeds and tabs become visible too."""
-    return _UNSAFE_IN_LINE.sub(_visible, text)
+    return text if text.isprintable() else _pattern(_UNSAFE_IN_LINE).sub(_visible, text)
 
 
 def safe_json(text: str) -> str:
     """JSON text that decodes to the same value and holds no character a terminal obeys."""
-    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    if text.isprintable():
+        return text
+    return _pattern(_UNSAFE_IN_JSON).sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def preview(text: str, limit: int) -> str:

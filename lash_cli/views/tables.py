@@ -8,7 +8,6 @@ one line; in a pipe every cell is complete.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from unicodedata import combining, east_asian_width
 
 from lash_cli.views.safe_text import safe_line
 
@@ -21,6 +20,8 @@ def display_width(text: str) -> int:
     """How many terminal cells `text` takes: wide characters take two, combining marks none."""
     if text.isascii():
         return len(text)
+    from unicodedata import combining, east_asian_width  # a library of its own; most text does without (design D16)
+
     return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 

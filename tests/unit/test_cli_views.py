@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +38,12 @@ def test_safe_json_decodes_to_the_same_value(text):
     shown = safe_json(json.dumps(text, ensure_ascii=False))
     assert json.loads(shown) == text
     assert not set(shown) & BIDI
+
+
+@pytest.mark.parametrize("make_safe", [safe_text, safe_line, safe_json])
+def test_a_character_is_shown_alone_as_it_is_among_others(make_safe):
+    every = [chr(code) for code in range(sys.maxunicode + 1)]
+    assert make_safe("".join(every)) == "".join(make_safe(character) for character in every)
 
 
 def test_escape_sequences_become_visible():
