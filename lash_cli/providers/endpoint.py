@@ -15,7 +15,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
@@ -48,6 +48,8 @@ OUTPUT_STARTED = "output_started"
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
 _SECRET_PARAMETER = re.compile(r"key|token|secret|password|\b(?:auth|sig|signature)\b")
 _HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile("[\t -~]*")
+_FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 Termination = Literal["require", "tolerate_eof"]
@@ -180,15 +182,24 @@ class Access(NamedTuple):
         endings: tuple[str, ...] = (),
     ) -> Access:
         """Checked and normalised access. Raises `ConfigError`."""
-        lowered = {name.lower(): value for name, value in (headers or {}).items()}
         base_url = checked_base_url(base_url, endings=endings)
-        return cls(base_url, checked_key(key), lowered, _checked_query(query or {}), _checked_key_header(key_header))
+        return cls(
+            base_url,
+            checked_key(key),
+            _checked_headers(headers or {}),
+            _checked_query(query or {}),
+            _checked_key_header(key_header),
+        )
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The key, and the value of every header that looks like one."""
-        secret_headers = (value for name, value in self.headers.items() if _SECRET_HEADER.search(name))
-        return (*((self.key,) if self.key else ()), *secret_headers)
+        """The key and the value of every header that looks like one, also behind the word for its scheme, and each as
+        an address would hold it."""
+        plain = [self.key] if self.key else []
+        for name, value in self.headers.items():
+            if _SECRET_HEADER.search(name):
+                plain += [value, value.partition(" ")[2].strip()]
+        return tuple(dict.fromkeys(text for secret in plain if secret for text in (secret, quote(secret, safe=""))))
 
     @property
     def authentication(self) -> dict[str, str]:
@@ -212,6 +223,21 @@ def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:
                 f"the query parameter {name!r} looks like a credential; give it as the key or as a header"
             )
     return dict(query)
+
+
+def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """`headers` by their names in lower case; raises `ConfigError`, which never repeats a value."""
+    checked = {}
+    for name, value in headers.items():
+        lowered = name.strip().lower()
+        if not _HEADER_NAME.fullmatch(lowered):
+            raise ConfigError(f"{name!r} under headers is not the name of a header")
+        if lowered in _FRAMING_HEADERS:
+            raise ConfigError(f"the header {name!r} cannot be configured: every request has its own")
+        if not _HEADER_VALUE.fullmatch(value.strip()):
+            raise ConfigError(f"the value of the header {name!r} holds characters that cannot be sent")
+        checked[lowered] = value.strip()
+    return checked
 
 
 def _checked_key_header(name: str | None) -> str | None:

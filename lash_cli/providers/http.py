@@ -9,6 +9,7 @@ library into an `LlmTransportError`, so nothing above it catches foreign errors.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import httpx2
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+MAX_IDLE_CONNECTIONS = 20
 
 
 class Timeouts(Record):
@@ -118,16 +120,35 @@ class Httpx2Transport:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             timeouts = self._timeouts
+            try:
+                # How many calls run at a time is the limiter's to say: a pool of its own would fail those that wait.
+                self._client = httpx2.AsyncClient(
+                    http2=False,
+                    follow_redirects=False,
+                    trust_env=True,
+                    limits=httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
+                    timeout=httpx2.Timeout(timeouts.chunk, connect=timeouts.connect),
+                )
+            except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
+                # Without the cause, whose text may hold the password of a proxy.
+                raise LlmTransportError(
+                    _unusable_environment(error), kind="validation", code="network_setup_invalid"
+                ) from None
             self._loop = loop
-            self._client = httpx2.AsyncClient(
-                http2=False,
-                follow_redirects=False,
-                trust_env=True,
-                timeout=httpx2.Timeout(
-                    connect=timeouts.connect, read=timeouts.chunk, write=timeouts.chunk, pool=timeouts.connect
-                ),
-            )
         return self._client
+
+
+def _unusable_environment(error: Exception) -> str:
+    """What of the environment the network cannot be set up with; names variables and no value."""
+    names: tuple[str, ...] = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+    problem = "the address of a proxy cannot be used"
+    if isinstance(error, ImportError):
+        problem = "the proxy is a SOCKS proxy, which needs another package (pip install socksio)"
+    elif isinstance(error, OSError):
+        names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+        problem = "the certificates cannot be read"
+    present = [name for name in names if os.environ.get(name) or os.environ.get(name.lower())]
+    return f"the network cannot be set up: {problem}; check {' and '.join(present or names)}"
 
 
 async def _body(response: httpx2.Response) -> AsyncGenerator[bytes, None]:

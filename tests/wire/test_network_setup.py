@@ -1,0 +1,129 @@
+"""What a call makes of the environment and of the headers it is configured with (contract 06 §11, 08 §6.6)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from support.clock import ManualCancel, ManualClock
+from support.wire import ChatServer, error_reply, text_reply
+
+from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.llm import DeliberateStop, LlmCallResult, LlmRequest, LlmScope
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.protocols import EventSink
+from lash_cli.errors import ConfigError
+from lash_cli.providers.catalog import ProviderSettings, build_caller
+
+REQUEST = LlmRequest(
+    model=ModelSpec("test-model"),
+    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
+    scope=LlmScope("s", "s:turn:t:llm:0"),
+)
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+async def call(address: str, **options: object) -> LlmCallResult:
+    settings = ProviderSettings("p", "openai_chat", address, None, {"max_attempts": 1} | options)
+    caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+    try:
+        return await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+    finally:
+        await caller.aclose()
+
+
+async def _nothing(event: object) -> None: ...
+
+
+_ignored: EventSink = _nothing
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HTTP_PROXY", "ftp://user:proxypassword@proxy.test:1"),
+        ("HTTP_PROXY", "http://user:proxypassword@[::bad"),
+        ("https_proxy", "http://user:proxypassword/x@proxy.test:3128"),
+        ("ALL_PROXY", "socks5://user:proxypassword@127.0.0.1:9"),
+        ("SSL_CERT_FILE", "/nowhere/at/all.pem"),
+        ("SSL_CERT_FILE", str(Path(__file__))),
+    ],
+)
+async def test_an_environment_the_network_cannot_be_set_up_with_is_named_and_its_values_are_not(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    result = await call("http://127.0.0.1:9/v1")
+    assert result.error is not None
+    assert (result.error.kind, result.error.code, result.error.retryable) == (
+        "validation", "network_setup_invalid", False,
+    )  # fmt: skip
+    assert variable.upper() in result.error.message
+    assert "proxypassword" not in repr(result) and "user" not in result.error.message
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X Bad": "1"},
+        {"": "1"},
+        {"a:b": "1"},
+        {"X-Title": "naïve ☃"},
+        {"X-Title": "two\nlines"},
+        {"X-Title": "nul\0"},
+        {"Content-Length": "5"},
+        {"transfer-encoding": "chunked"},
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused_when_the_provider_is_built(headers: dict[str, str]) -> None:
+    settings = ProviderSettings("p", "openai_chat", "http://127.0.0.1:9/v1", None, {"headers": headers})
+    with pytest.raises(ConfigError) as refused:
+        build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+    (name, value), *_ = headers.items()
+    assert repr(name) in refused.value.message and (len(value) < 4 or value not in refused.value.message)
+
+
+@pytest.mark.parametrize(
+    ("written", "echoed"),
+    [
+        ("Bearer headersecret+81c5/07=", "headersecret+81c5/07="),
+        ("Basic  aGVhZGVyc2VjcmV0", "aGVhZGVyc2VjcmV0"),
+        ("Bearer headersecret+81c5/07=", "headersecret%2B81c5%2F07%3D"),
+        ("Bearer headersecret+81c5/07=", "Bearer%20headersecret%2B81c5%2F07%3D"),
+    ],
+)
+async def test_a_secret_header_is_a_secret_without_its_scheme_and_inside_an_address(written: str, echoed: str) -> None:
+    async with ChatServer([error_reply(500, {"error": {"message": f"bad {echoed}", "code": echoed}})]) as server:
+        result = await call(server.base_url, headers={"Authorization": written})
+        assert server.requests[0].headers["authorization"] == written
+    assert "[redacted]" in result.error.message and echoed not in repr(result)
+
+
+async def test_any_number_of_calls_run_at_a_time() -> None:
+    count = 130
+    everybody = asyncio.Barrier(count + 1)
+    async with ChatServer(default=text_reply("hello")) as server, asyncio.TaskGroup() as group:
+        settings = ProviderSettings("p", "openai_chat", server.base_url, None, {"max_attempts": 1})
+        caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+
+        async def wait_for_all(event: object) -> None:
+            await everybody.wait()
+            raise DeliberateStop
+
+        async def one() -> LlmCallResult:
+            return await caller.call(REQUEST, sink=wait_for_all, cancel=ManualCancel())
+
+        tasks = [group.create_task(one()) for _ in range(count)]
+        async with asyncio.timeout(30):
+            await everybody.wait()
+        results = await asyncio.gather(*tasks)
+        await caller.aclose()
+    assert all(result.response is not None for result in results)
