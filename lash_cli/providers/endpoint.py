@@ -361,7 +361,14 @@ class HttpProvider:
         verdict = classify_http(
             response.status, response.headers, text, now_ms=self._clock.now_ms(), secrets=self.secrets
         )
-        return to_exception(verdict, raw=presentable(text, self.secrets))
+        request_id = _request_id(response.headers)
+        named = LlmResponse(evidence=ExecutionEvidence(provider_request_id=request_id)) if request_id else None
+        return to_exception(verdict, raw=presentable(text, self.secrets), partial=named)
+
+
+def _request_id(headers: Mapping[str, str]) -> str | None:
+    """What the provider calls the request, which is what its support asks for."""
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
 
 
 def _quiet(sink: EventSink) -> EventSink:
@@ -401,8 +408,7 @@ class _AnswerReader:
         """The proved answer; raises `LlmTransportError` with the partial one otherwise."""
         self.position = "response_observed"
         headers = response.headers
-        request_id = next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
-        self._assembler = self._wire.assembler(self._request, request_id)
+        self._assembler = self._wire.assembler(self._request, _request_id(headers))
         decoder = SseDecoder()
         try:
             async for chunk in response.body:
@@ -487,6 +493,7 @@ class _AnswerReader:
             code="unexpected_html" if is_page else "unexpected_content_type",
             status=200,
             protocol_position=self.position,
+            partial=self.partial(),
             raw=presentable(body[:400].decode("utf-8", errors="replace"), self._wire.secrets),
         )
 

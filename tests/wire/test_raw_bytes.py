@@ -183,3 +183,23 @@ async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(
     async with raw_server(pieces, ending="hang") as address:
         result = await call(kind, address, throttle_wait_budget_ms=0, chunk_timeout_seconds=30)
     assert (result.error.kind, result.error.status, result.error.retry_after_ms) == ("quota", 429, 3_000)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize(
+    ("name", "head", "body"),
+    [
+        ("request-id", b"HTTP/1.1 529 Overloaded\r\n", b""),
+        ("x-request-id", b"HTTP/1.1 401 Unauthorized\r\n", b'{"error": {"message": "no"}}'),
+        ("x-request-id", b"HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n", b"<html></html>"),
+    ],
+)
+async def test_a_refused_attempt_keeps_what_the_provider_calls_it(
+    kind: str, name: str, head: bytes, body: bytes
+) -> None:
+    named = f"connection: close\r\n{name}: req_from_{KEY}_1\r\n\r\n".encode()
+    async with raw_server([head + named + body]) as address:
+        result = await call(kind, address)
+    (attempt,) = result.record.attempts
+    assert attempt.outcome == "failed" and attempt.protocol_position == "response_observed"
+    assert attempt.evidence.provider_request_id == "req_from_[redacted]_1"
