@@ -133,10 +133,11 @@ def test_a_hanging_provider_ends_by_the_limit_of_the_caller(tmp_path: Path, repl
 
 
 def test_the_ladder_does_not_outlive_the_limit_of_the_caller(tmp_path: Path) -> None:
-    options = "{max_attempts = 4, base_delay_ms = 60000, max_delay_ms = 60000}"
+    # Jitter may make any wait short; and a busy machine may come to the limit before the first request.
+    options = "{max_attempts = 4, base_delay_ms = 60000, max_delay_ms = 60000, jitter = 0.0}"
     with served(tmp_path, default=refusal(503), options=options) as (world, server):
         world.stopped((*TURN, "--timeout", "1500ms"), 124, "wait_timeout")
-        assert len(server.requests) == 1
+        assert len(server.requests) <= 1
 
 
 # --- tool calls that are not sound --------------------------------------------------------------
