@@ -10,11 +10,12 @@ a session that need not be opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.core.attachments import AttachmentPolicy, has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
+    HOST_PREFIX,
     ByInputId,
     InputDraft,
     NextTurn,
@@ -26,7 +27,6 @@ from lash_cli.core.ingress import (
     TurnInputClaim,
     TurnInputIngress,
 )
-from lash_cli.core.protocols import Clock, Ids
 from lash_cli.core.queued_work import (
     BatchState,
     QueuedWorkBatch,
@@ -39,9 +39,11 @@ from lash_cli.core.queued_work import (
     command_source_key,
 )
 from lash_cli.errors import LashRuntimeError, UsageError
-from lash_cli.store.base import RuntimePersistence
 
-HOST_PREFIX = "host:"
+if TYPE_CHECKING:
+    from lash_cli.core.protocols import Clock, Ids
+    from lash_cli.store.base import RuntimePersistence
+
 BATCH_POLL_FIRST_S = 0.025
 BATCH_POLL_MAX_S = 0.4
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lash_cli.cli.documents import Document, is_lease_live, outcome_document, receipt_document
+from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.cli.turn_documents import outcome_document, receipt_document
 from lash_cli.errors import ConflictError
 from lash_cli.system import SystemClock, is_definitely_dead
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lash_cli.api.queue import SessionQueue, source_key_of
-from lash_cli.cli.documents import Document, is_lease_live, outcome_document
+from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.queue_access import existing_store, named_session, queue_of
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
@@ -195,8 +195,8 @@ async def _await_use(store: RuntimePersistence, session: SessionRow, document: D
 
 async def _with_outcome(store: RuntimePersistence, document: Document) -> Document:
     """The receipt of a used input with the outcome of its turn; raises the error that outcome stands for."""
-    from lash_cli.cli.documents import turn_result_document
     from lash_cli.cli.exit_status import turn_error
+    from lash_cli.cli.turn_documents import outcome_document, turn_result_document
     from lash_cli.cli.turn_results import stored_result
 
     if document["turn_id"] is None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lash_cli.api.queue import SessionQueue
 from lash_cli.cli.invocation import current
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES
 from lash_cli.cli.reading import read_session_row
-from lash_cli.core.ingress import PendingTurnInput
 from lash_cli.core.lease import is_row_live
-from lash_cli.core.queued_work import QueuedWorkBatch
 from lash_cli.errors import NotFoundError
-from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import SystemClock, SystemIds
+
+if TYPE_CHECKING:
+    from lash_cli.api.queue import SessionQueue
+    from lash_cli.core.ingress import PendingTurnInput
+    from lash_cli.core.queued_work import QueuedWorkBatch
+    from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 
 
 class FoundInput(NamedTuple):
@@ -65,6 +67,8 @@ def _has_database() -> bool:
 
 def queue_of(store: RuntimePersistence, session_id: str) -> SessionQueue:
     """The queue of a session."""
+    from lash_cli.api.queue import SessionQueue  # who only looks at a queue reads the store (design D16)
+
     return SessionQueue(store, SystemClock(), SystemIds(), session_id)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lash_cli.api.queue import HOST_PREFIX
 from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.core.content import AttachmentSource, TextItem
 from lash_cli.core.ingress import (
+    HOST_PREFIX,
     ActiveTurn,
     AlreadyClaimed,
     InputState,

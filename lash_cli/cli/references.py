@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
+
+if TYPE_CHECKING:
+    from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 
 MINIMUM_PREFIX = 4
 _PAGE = 100

@@ -12,13 +12,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from lash_cli.cli.documents import Document, turn_result_document
+from lash_cli.cli.documents import Document
 from lash_cli.cli.enqueueing import receipt
 from lash_cli.cli.exit_status import turn_error
 from lash_cli.cli.failure import failure_document
 from lash_cli.cli.queue_access import queue_of
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
 from lash_cli.cli.turn_cursors import TurnCursors
+from lash_cli.cli.turn_documents import turn_result_document
 from lash_cli.cli.turn_stream import EventLines
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.content import TurnInput

@@ -7,17 +7,9 @@ what it shows is the committed state plus who is working on the next one.
 
 from __future__ import annotations
 
-from lash_cli.cli.documents import (
-    Document,
-    frame_document,
-    policy_document,
-    session_document,
-    turn_document,
-    usage_report_document,
-)
+from lash_cli.cli.documents import Document, frame_document, policy_document, session_document, usage_report_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
-from lash_cli.cli.queue_documents import batch_document, input_item
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.frames import current_frame
 from lash_cli.core.policy import PromptLayer, SessionPolicy
@@ -69,9 +61,7 @@ async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document
     now_ms = SystemClock().now_ms()
     session_id = row.meta.session_id
     read = await store.load_session(session_id, ReadScope.HEAD)
-    unfinished = await store.unfinished_turns(session_id)
-    waiting = await store.inputs(session_id, pending_only=True) if row.pending_inputs else ()
-    batches = await store.queued_work(session_id, pending_only=True) if row.pending_batches else ()
+    unfinished = await store.unfinished_turns(session_id) if row.running_turn_id is not None else ()
     frame_id = current_frame(read.frames).frame_id if read is not None else None
     document = session_document(row, now_ms, is_definitely_dead)
     document.update(
@@ -79,13 +69,41 @@ async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document
         head={"revision": row.head_revision, "leaf_node": row.leaf_node_id, "frame": frame_id},
         frames=[frame_document(frame) for frame in read.frames] if read else [],
         usage=usage_report_document(usage_report(read.token_ledger if read else ())),
-        queue=[input_item(item, row.meta, turn_id=None, running_turn_id=row.running_turn_id) for item in waiting],
-        batches=[batch_document(batch) for batch in batches],
-        unfinished_turn=turn_document(unfinished[0], None) if unfinished else None,
+        queue=await _waiting_inputs(store, row),
+        batches=await _waiting_batches(store, row),
+        unfinished_turn=_unfinished_document(unfinished),
         warnings=_warnings(document, unfinished),
         tools=None,
     )
     return document
+
+
+# Most sessions are idle, and what the records of turns and queues cost is a good part of a look (design D16).
+
+
+async def _waiting_inputs(store: RuntimePersistence, row: SessionRow) -> list[Document]:
+    if not row.pending_inputs:
+        return []
+    from lash_cli.cli.queue_documents import input_item
+
+    waiting = await store.inputs(row.meta.session_id, pending_only=True)
+    return [input_item(item, row.meta, turn_id=None, running_turn_id=row.running_turn_id) for item in waiting]
+
+
+async def _waiting_batches(store: RuntimePersistence, row: SessionRow) -> list[Document]:
+    if not row.pending_batches:
+        return []
+    from lash_cli.cli.queue_documents import batch_document
+
+    return [batch_document(batch) for batch in await store.queued_work(row.meta.session_id, pending_only=True)]
+
+
+def _unfinished_document(unfinished: tuple[TurnRecord, ...]) -> Document | None:
+    if not unfinished:
+        return None
+    from lash_cli.cli.turn_documents import turn_document
+
+    return turn_document(unfinished[0], None)
 
 
 def _policy(row: SessionRow) -> SessionPolicy:

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.documents import Document, attempts_document, tool_document, turn_document
+from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.session_detail import find_turn as find_turn  # `cancel` looks a turn up in the same way
 from lash_cli.cli.session_detail import print_session, read_session_detail, show_session
+from lash_cli.cli.turn_documents import attempts_document, turn_document
 from lash_cli.core.codec import decode_any
 from lash_cli.core.content import message_text
 from lash_cli.core.effect import EffectOutcome, LlmCallOutcome, TurnScope, scope_key

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from lash_cli.cli.documents import turn_result_document, turn_usage_document
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
 from lash_cli.cli.signals import SignalState, turn_signals
 from lash_cli.cli.turn_cursors import TurnCursors
+from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
 from lash_cli.cli.turn_stream import EventLines, OutputPump
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.outcome import Stopped, TurnResult

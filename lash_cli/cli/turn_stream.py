@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from lash_cli.cli.documents import Document, issue_document, outcome_document, spelled_out, turn_result_document
+from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.documents import usage_document as _usage
+from lash_cli.cli.turn_documents import issue_document, outcome_document, turn_result_document
 from lash_cli.core.activity import (
     AssistantProseDelta,
     ChildUsage,

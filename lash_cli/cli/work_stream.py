@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lash_cli.cli.documents import Document, outcome_document
+from lash_cli.cli.documents import Document
 from lash_cli.cli.output import say, warn
+from lash_cli.cli.turn_documents import outcome_document
 from lash_cli.cli.turn_stream import Settled, StreamLines, queue_document
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished
 from lash_cli.core.observation import SessionCursor

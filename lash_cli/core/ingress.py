@@ -17,6 +17,9 @@ from lash_cli.core.content import TurnInput
 
 MAX_CLAIMED_INPUTS = 64
 
+# What the key of a caller is stored behind; keys that lash makes itself begin otherwise.
+HOST_PREFIX = "host:"
+
 Boundary = Literal["after_work", "before_completion"]
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from lash_cli.api.queue import HOST_PREFIX, SessionQueue
+from lash_cli.api.queue import SessionQueue
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
+    HOST_PREFIX,
     AlreadyCancelled,
     AlreadyClaimed,
     AlreadyCompleted,

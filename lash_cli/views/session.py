@@ -11,7 +11,6 @@ from typing import Any
 
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
-from lash_cli.views.turn_text import value_text
 
 LABEL_WIDTH = 12
 
@@ -49,6 +48,8 @@ def usage_text(usage: dict[str, Any]) -> str:
 
 def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
     """The effective policy, one field per line."""
+    from lash_cli.views.turn_text import value_text  # with every event of a turn, of which a session's text has none
+
     model = policy["model"]
     rows = [
         labelled("provider", clean(policy["provider"])),

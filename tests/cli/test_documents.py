@@ -7,16 +7,10 @@ import json
 import msgspec
 import pytest
 
-from lash_cli.cli.documents import (
-    message_document,
-    outcome_document,
-    session_document,
-    session_status,
-    spelled_out,
-    turn_result_document,
-)
+from lash_cli.cli.documents import message_document, session_document, session_status, spelled_out
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.exit_status import interrupted_error, turn_error
+from lash_cli.cli.turn_documents import outcome_document, turn_result_document
 from lash_cli.core.content import AttachmentPart, Inline, Message, ReasoningPart, ReasoningReplay, Role, ToolCallPart
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, LocalProcess
 from lash_cli.core.outcome import (

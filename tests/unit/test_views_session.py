@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lash_cli.cli.documents import policy_document, session_document, turn_document, usage_report_document
+from lash_cli.cli.documents import policy_document, session_document, usage_report_document
+from lash_cli.cli.turn_documents import turn_document
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, LocalProcess
 from lash_cli.core.policy import ModelSpec, PersistedSessionConfig, SessionPolicy, session_prompt
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, usage_report
