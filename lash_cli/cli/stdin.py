@@ -9,7 +9,6 @@ a hang nor a silent drop. Only an explicit `-` waits as long as it takes.
 from __future__ import annotations
 
 import os
-import select
 import stat
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -156,6 +155,8 @@ def _read_all(kind: StdinKind, wait_seconds: float | None, *, has_prompt: bool) 
 
 def _await_first_byte(wait_seconds: float, *, has_prompt: bool) -> None:
     """Return once the pipe has a byte or its end; raises `stdin_timeout` after `wait_seconds`."""
+    import select
+
     poller = select.poll()
     poller.register(_STDIN, select.POLLIN | select.POLLHUP)
     if poller.poll(max(0, int(wait_seconds * 1000))):

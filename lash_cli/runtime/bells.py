@@ -12,20 +12,16 @@ be too long, the observer polls.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import secrets
-import socket
 import stat
 import time
+from binascii import crc32
 from collections.abc import Mapping
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-
-_log = logging.getLogger("lash.live")
+    import socket
 
 # An observer looks this often even when nobody rings: a writer may die between COMMIT and ring.
 BACKSTOP_SECONDS: Final = 0.25
@@ -33,9 +29,10 @@ BACKSTOP_SECONDS: Final = 0.25
 POLL_BUSY_SECONDS: Final = 0.005
 POLL_IDLE_SECONDS: Final = 0.1
 
+# Where there are no users, no socket can be kept from others.
+_HAS_USERS: Final = hasattr(os, "getuid")
 # What fits into a socket address with its final zero: 104 bytes on macOS, 108 on Linux.
 _LONGEST_PATH: Final = 103
-_NAME_DIGITS: Final = 8
 _PRIVATE: Final = 0o700
 _TEMPORARY: Final = "/tmp"
 _DRAIN_BYTES: Final = 64
@@ -70,7 +67,8 @@ def bell_directory(root: str, store_name: str, session_id: str) -> str:
 
 
 def _short(name: str) -> str:
-    return sha256(name.encode()).hexdigest()[:_NAME_DIGITS]
+    # Two names that come out alike share a directory, and a ring too many only costs a look.
+    return f"{crc32(name.encode()):08x}"
 
 
 # --- ringing ------------------------------------------------------------------------------------
@@ -84,7 +82,7 @@ class BellRinger:
 
     def __init__(self, store_name: str) -> None:
         self._store_name = store_name
-        self._root = bell_root() if _has_unix_sockets() else None
+        self._root = bell_root() if _HAS_USERS else None
         self._directories: dict[str, str] = {}
         self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._socket: socket.socket | None = None
@@ -128,6 +126,8 @@ class BellRinger:
 
     def _send(self, address: str, message: bytes) -> None:
         if self._socket is None:
+            import socket  # most commands find nobody to ring for (design D16)
+
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
         try:
@@ -140,11 +140,13 @@ class BellRinger:
             # The observer has rings waiting that it did not look at yet; one more would tell it nothing.
             return
         except OSError as error:
-            _log.debug("a bell could not be rung at %s: %s", address, error)
+            _debug("a bell could not be rung at %s: %s", address, error)
 
 
-def _has_unix_sockets() -> bool:
-    return hasattr(socket, "AF_UNIX") and hasattr(os, "getuid")
+def _debug(message: str, *arguments: object) -> None:
+    import logging  # which costs a command that says nothing more than its ring (design D16)
+
+    logging.getLogger("lash.live").debug(message, *arguments)
 
 
 # --- listening ----------------------------------------------------------------------------------
@@ -231,11 +233,13 @@ class SocketBell:
 
 def hang_bell(store_name: str, session_id: str) -> Bell:
     """A bell for one observer of a session, in the running loop; polls where no socket can be had."""
-    root = bell_root() if _has_unix_sockets() else None
+    import socket
+
+    root = bell_root() if _HAS_USERS and hasattr(socket, "AF_UNIX") else None
     if root is None:
         return PollingBell()
     directory = bell_directory(root, store_name, session_id)
-    address = os.path.join(directory, f"{os.getpid()}-{secrets.token_hex(3)}")
+    address = os.path.join(directory, f"{os.getpid()}-{os.urandom(3).hex()}")
     if len(os.fsencode(address)) > _LONGEST_PATH:
         return PollingBell()
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -247,7 +251,7 @@ def hang_bell(store_name: str, session_id: str) -> Bell:
         listening.close()
         with contextlib.suppress(OSError):
             os.unlink(address)
-        _log.debug("no bell at %s, polling instead: %s", address, error)
+        _debug("no bell at %s, polling instead: %s", address, error)
         return PollingBell()
 
 
