@@ -10,13 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.anthropic_request import (
-    DEFAULT_MAX_OUTPUT_TOKENS,
-    AnthropicEncoder,
-    AttachmentBytes,
-    PrefixMismatch,
-)
+from lash_cli.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, AnthropicEncoder, PrefixMismatch
 from lash_cli.providers.anthropic_stream import AnthropicAssembler
+from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.caching import CacheRetention
 from lash_cli.providers.endpoint import Access, Termination
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import msgspec
-
-from lash_cli.core.codec import decode_json, encode
+from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -42,16 +40,16 @@ from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolCho
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
 from lash_cli.providers.schemas import project
 
 DEFAULT_MAX_OUTPUT_TOKENS = 32_768
 
-AttachmentBytes = Callable[[Stored], bytes]
 PrefixMismatch = Literal["drop_block", "error"]
 
 _FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assistant"}', "user": b'],"role":"user"}'})
@@ -191,8 +189,8 @@ class AnthropicEncoder:
             case ToolCallPart():
                 return {
                     "id": wire_call_id(part.tool_call_id),
-                    "input": _arguments(part.input_json),
-                    "name": part.tool_name,
+                    "input": past_object(part.input_json),
+                    "name": past_name(part.tool_name),
                     "type": "tool_use",
                 }
             case _:
@@ -314,8 +312,8 @@ def _readable_block(part: Part) -> dict[str, Any] | None:
             return _readable(text if label is None else f"[{label}]\n{text}")
         case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
             return _readable(text)
-        case CodePart(content=text, language=language):
-            return _text_block(f"```{language}\n{text}\n```")
+        case CodePart():
+            return _text_block(fenced(part))
         case _:
             return None
 
@@ -336,16 +334,6 @@ def _result_block(part: ToolResultPart) -> dict[str, Any]:
     if part.status != "success":
         block["is_error"] = True
     return block
-
-
-def _arguments(raw: str) -> Any:
-    """The arguments of a past call, which are an object on this wire; anything else is quoted in one."""
-    try:
-        if isinstance(decode_json(raw), dict):
-            return msgspec.Raw(raw.encode())
-    except msgspec.DecodeError:
-        pass
-    return {"invalid_arguments": raw}
 
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:

@@ -9,12 +9,16 @@ carry is refused before anything is read or sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, NoReturn, Protocol
 
 from lash_cli.core.content import AttachmentPart, AttachmentSource, ExternalUrl, ProviderFile, Stored
 from lash_cli.core.llm import LlmRequest, MessageSequence
 from lash_cli.core.media import is_text
 from lash_cli.errors import LashError, LlmTransportError
+
+#: Reads the bytes of a stored attachment, or says that they are needed first.
+AttachmentBytes = Callable[[Stored], bytes]
 
 NOT_RESOLVED = "stored_attachment_not_resolved"
 UNSUPPORTED = "unsupported_attachment_capability"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import decode_json, encode
+from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -38,15 +38,17 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
-from lash_cli.providers.caching import CacheMarks, dialect_of, marked_last, marks_of
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+from lash_cli.providers.past import fenced, past_arguments, past_name
 from lash_cli.providers.prefix import Piece, PrefixCache
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
-AttachmentBytes = Callable[[Stored], bytes]
+#: What OpenAI takes as the id of a call on this wire.
+MAX_ID_CHARS = 40
 MAX_ROUTES = 4
 _CARRIED = CARRIED["openai_chat"]
 
@@ -199,8 +201,8 @@ class _MessageEncoder:
         text = "".join(_texts(message.parts))
         calls = [
             {
-                "function": {"arguments": past_arguments(part.input_json), "name": part.tool_name},
-                "id": part.tool_call_id,
+                "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
+                "id": fitted(part.tool_call_id, MAX_ID_CHARS),
                 "type": "function",
             }
             for part in message.parts
@@ -226,7 +228,12 @@ class _MessageEncoder:
 
     def _user(self, message: Message) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = [
-            {"content": part.content, "name": part.tool_name, "role": "tool", "tool_call_id": part.tool_call_id}
+            {
+                "content": part.content,
+                "name": past_name(part.tool_name),
+                "role": "tool",
+                "tool_call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
+            }
             for part in message.parts
             if isinstance(part, ToolResultPart)
         ]
@@ -278,21 +285,6 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     return content or []
 
 
-def past_arguments(raw: str) -> str:
-    """The arguments of a past call as servers accept them back.
-
-    vLLM and llama.cpp parse them for their templates and refuse the whole
-    conversation, for ever, over one call that was not a JSON object. Such a
-    call is sent back as an object that quotes what the model wrote.
-    """
-    try:
-        if isinstance(decode_json(raw), dict):
-            return raw
-    except msgspec.DecodeError:
-        pass
-    return encode({"invalid_arguments": raw}).decode("utf-8")
-
-
 def _texts(parts: tuple[Part, ...]) -> list[str]:
     """The readable parts of a system or assistant message."""
     texts = []
@@ -302,11 +294,6 @@ def _texts(parts: tuple[Part, ...]) -> list[str]:
         elif isinstance(part, CodePart):
             texts.append(fenced(part))
     return texts
-
-
-def fenced(part: CodePart) -> str:
-    """A program as text of a message."""
-    return f"```{part.language}\n{part.content}\n```"
 
 
 def _text_block(text: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.google_request import GoogleEncoder
 from lash_cli.providers.google_stream import GoogleAssembler, unwrapped

@@ -14,9 +14,7 @@ import base64
 import re
 from typing import Any
 
-import msgspec
-
-from lash_cli.core.codec import decode_json, encode
+from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -38,8 +36,8 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
-from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
@@ -162,7 +160,7 @@ class GoogleEncoder:
                     needs_placeholder = False  # only the first call of an answer is looked at
                     parts.append({"functionCall": _call(part), **_signed(signature)})
                 case CodePart():
-                    parts.append({"text": _fenced(part)})
+                    parts.append({"text": fenced(part)})
                 case (
                     TextPart(content=text)
                     | ProsePart(content=text)
@@ -196,7 +194,7 @@ class GoogleEncoder:
             case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
                 return {"text": text}
             case CodePart():
-                return {"text": _fenced(part)}
+                return {"text": fenced(part)}
             case AttachmentPart(attachment=source):
                 return self._attachment(source)
             case _:
@@ -228,18 +226,13 @@ def _thinking_words(intent: Intent) -> dict[str, Any]:
 
 
 def _call(part: ToolCallPart) -> dict[str, Any]:
-    """A past call. Its arguments keep their bytes; what is no object is quoted in one."""
-    try:
-        is_object = isinstance(decode_json(part.input_json), dict)
-    except msgspec.DecodeError:
-        is_object = False
-    arguments = msgspec.Raw(part.input_json.encode()) if is_object else {"invalid_arguments": part.input_json}
-    return {"args": arguments, "name": part.tool_name, **_identified(part.tool_call_id)}
+    name, arguments = past_name(part.tool_name), past_object(part.input_json)
+    return {"args": arguments, "name": name, **_identified(part.tool_call_id)}
 
 
 def _result(part: ToolResultPart) -> dict[str, Any]:
     member = "output" if part.status == "success" else "error"
-    response = {"name": part.tool_name, "response": {member: part.content}, **_identified(part.tool_call_id)}
+    response = {"name": past_name(part.tool_name), "response": {member: part.content}, **_identified(part.tool_call_id)}
     return {"functionResponse": response}
 
 
@@ -250,10 +243,6 @@ def _identified(identity: str) -> dict[str, str]:
 
 def _signed(signature: str) -> dict[str, str]:
     return {"thoughtSignature": signature} if signature else {}
-
-
-def _fenced(part: CodePart) -> str:
-    return f"```{part.language}\n{part.content}\n```"
 
 
 def _bytes_part(media_type: str, data: bytes, name: str) -> dict[str, Any]:

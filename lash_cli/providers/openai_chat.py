@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.chat_request import AttachmentBytes, ChatEncoder, OutputCapField
+from lash_cli.providers.attachments import AttachmentBytes
+from lash_cli.providers.chat_request import ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.llm import LlmRequest
-from lash_cli.providers.chat_request import AttachmentBytes
+from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.responses_request import ResponsesEncoder

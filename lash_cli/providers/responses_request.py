@@ -36,10 +36,10 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
 from lash_cli.core.media import is_text
-from lash_cli.providers.attachments import CARRIED, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
 from lash_cli.providers.caching import fitted, prompt_cache_fields
-from lash_cli.providers.chat_request import AttachmentBytes, fenced, past_arguments
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+from lash_cli.providers.past import fenced, past_arguments, past_name
 from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
@@ -337,7 +337,7 @@ def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
         "arguments": past_arguments(part.input_json),
         "call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
         **named,
-        "name": part.tool_name,
+        "name": past_name(part.tool_name),
         "status": "completed",
         "type": "function_call",
     }
