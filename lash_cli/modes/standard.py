@@ -43,7 +43,7 @@ EMPTY_RESPONSE = "empty_response"
 class StandardProtocol:
     """The driver of the standard mode. Stateless: one instance serves every turn.
 
-    `has_grace` grants the model one iteration without tools at the turn limit;
+    `has_grace` grants the model one iteration without calls at the turn limit;
     without it the turn stops there (the default). With an `output` the turn
     finishes with a value that `judge` accepts: an answer it does not accept is
     given back once, and the second ends the turn.
@@ -66,7 +66,7 @@ class StandardProtocol:
         return ()
 
     def begin_iteration(self, turn: TurnView) -> Sequence[ProtocolAction]:
-        """Call the model, with tools unless this is the grace iteration."""
+        """Call the model, which may call tools unless this is the grace iteration."""
         return (StartLlm(tools_allowed=not turn.is_grace),)
 
     def model_answered(self, turn: TurnView, response: LlmResponse) -> Sequence[ProtocolAction]:

@@ -153,7 +153,7 @@ class ModelCall:
             messages=conversation.with_tail(tail),
             scope=LlmScope(session.session_id, f"{session.session_id}:{turn_id}:llm:{iteration}", session.frame_id),
             system=environment.system,
-            tools=environment.tools if tools_allowed else (),
+            tools=environment.tools,
             tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,
             output_token_cap=policy.model.limits.output_token_capacity,
             output_spec=output,

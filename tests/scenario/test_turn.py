@@ -22,6 +22,7 @@ from lash_cli.api import (
 )
 from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompleted, ToolCallStarted, TurnFinished
 from lash_cli.core.content import Role, ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.llm import ToolChoice
 from lash_cli.errors import (
     ConflictError,
     EffectError,
@@ -33,6 +34,8 @@ from lash_cli.errors import (
     SessionStillInUse,
     UsageError,
 )
+from lash_cli.modes.standard import StandardProtocol
+from lash_cli.runtime import drive
 from lash_cli.store.base import ReadScope
 
 
@@ -355,6 +358,18 @@ async def test_the_iteration_limit_stops_the_turn_with_a_valid_transcript(make_c
         assert output.result.outcome == Stopped("max_turns")
         assert len(caller.requests) == 3
         assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_the_one_call_beyond_the_limit_is_told_the_tools_it_may_not_call(make_core, monkeypatch) -> None:
+    """Without them the provider would read the whole prompt anew, and thinking that is bound to them would be lost."""
+    monkeypatch.setattr(drive, "StandardProtocol", lambda: StandardProtocol(has_grace=True))
+    caller = ScriptedCaller([calls(("c1", "double", '{"value": 1}')), text("two, and no more")])
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("double", max_turns=1).run()
+    assert output.result.assistant_output.raw_text == "two, and no more"
+    first, last = caller.requests
+    assert (first.tool_choice, last.tool_choice) == (ToolChoice.AUTO, ToolChoice.NONE)
+    assert [tool.name for tool in first.tools] == ["double"] and last.tools == first.tools
 
 
 async def test_a_streamed_turn_ends_with_its_commit_and_its_outcome(make_core) -> None:

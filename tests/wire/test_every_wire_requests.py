@@ -10,6 +10,7 @@ import pytest
 from support.sent import HTTP_KINDS, assistant, request, sent, user
 
 from lash_cli.core.content import Message, Role, ToolCallPart, ToolResultPart
+from lash_cli.core.llm import LlmToolSpec, ToolChoice
 
 TAKEN = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -96,3 +97,23 @@ async def test_an_id_longer_than_the_wire_takes_is_cut_alike_for_call_and_result
     assert ids == [result["id"] for result in results]
     assert len(set(ids)) == 4 and max(map(len, ids)) <= limit
     assert ids[-1] == fits.tool_call_id
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("openai_chat", ("tool_choice", "none")),
+        ("openai_responses", ("tool_choice", "none")),
+        ("anthropic", ("tool_choice", {"type": "none"})),
+        ("google", ("toolConfig", {"functionCallingConfig": {"mode": "NONE"}})),
+    ],
+)
+async def test_a_model_that_may_call_nothing_is_told_the_same_tools_and_that(kind: str, said: tuple[str, Any]) -> None:
+    tools = (LlmToolSpec("ls", "lists", {"type": "object", "properties": {}}),)
+    free = (await sent(kind, request(user("hi"), tools=tools))).body
+    bound = (await sent(kind, request(user("hi"), tools=tools, tool_choice=ToolChoice.NONE))).body
+    name, value = said
+    assert bound[name] == value and bound["tools"] == free["tools"]
+    assert {**bound, name: None} == {**free, name: None}
+    without = (await sent(kind, request(user("hi"), tool_choice=ToolChoice.NONE))).body
+    assert "tools" not in without and name not in without
