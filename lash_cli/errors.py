@@ -47,7 +47,9 @@ class LashError(Exception):
     """Root of every error lash raises on purpose.
 
     `message` is for people and may change; `code` is the contract. `details`
-    must be JSON-able and must never hold a key or a prompt.
+    must be JSON-able and must never hold a key or a prompt. SESSION in a
+    default hint becomes the id that `details["session"]` tells, so that the
+    command it names can be typed as it stands.
     """
 
     default_code: ClassVar[str] = "internal"
@@ -68,8 +70,14 @@ class LashError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
-        self.hint = hint if hint is not None else self.default_hint
         self.details: dict[str, Any] = details or {}
+        self.hint = hint if hint is not None else self._default_hint()
+
+    def _default_hint(self) -> str | None:
+        session = self.details.get("session")
+        if self.default_hint is None or not isinstance(session, str):
+            return self.default_hint
+        return self.default_hint.replace("SESSION", session)
 
 
 class UsageError(LashError):
@@ -320,7 +328,7 @@ class StoreUnusable(StoreError):
     exit_status = 9
     ambiguous = False
     terminal = True
-    default_hint = "inspect it with: lash doctor"
+    default_hint = "read all of it and see what is wrong: lash db check"
 
 
 class StoreLocked(StoreError):
@@ -410,7 +418,7 @@ class SessionExecutionBusy(BusyError):
     """Another owner holds the session's lane (contract 01 §5.4 step 2). `details["holder"]` names it."""
 
     default_code = "session_execution_busy"
-    default_hint = "wait for it with --if-busy wait=30s, or stop it with: lash cancel SESSION"
+    default_hint = "wait for its end: lash wait SESSION, or stop it: lash cancel SESSION --wait"
 
 
 class SessionStillInUse(BusyError):

@@ -19,6 +19,7 @@ from lash_cli.cli.output import say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
 from lash_cli.errors import SessionClosed, UsageError
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -135,7 +136,9 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> Las
     spec = policy_options(model=plan.model, provider=None, system=None)
     if meta is not None:
         if meta.closed_at_ms is not None:
-            raise SessionClosed(f"session {meta.name} is closed", hint=f"reopen it with: lash resume {meta.name}")
+            raise SessionClosed(
+                f"session {meta.name} is closed", hint=f"reopen it with: lash resume {shell_word(meta.name)}"
+            )
         if meta.parked_at_ms is not None:
             await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
         return await core.open_session(meta.session_id, spec=spec, create=False)
@@ -207,4 +210,4 @@ async def _hint(core: LashCore, session: LashSession) -> None:
         f"session {row.meta.name} ({row.meta.session_id}): {row.turn_state.turn_index} turns, {shown} tokens, "
         f"queue {row.pending_inputs + row.pending_batches}"
     )
-    say(f"resume: lash chat {row.meta.name}")
+    say(f"resume: lash chat {shell_word(row.meta.name)}")

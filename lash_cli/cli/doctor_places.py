@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lash_cli.cli.output import Document
 from lash_cli.errors import LashError
 from lash_cli.paths import Paths
+from lash_cli.views.shell_words import shell_word
 
 # Below this a turn may end with a full disk.
 LOW_SPACE_BYTES = 64 * 1024 * 1024
@@ -57,7 +58,7 @@ def places(paths: Paths, findings: list[Finding]) -> list[Document]:
         _check_place(place, _directories(paths), findings)
     for place in sorted(known):
         if not os.access(place, os.W_OK):
-            findings.append(Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {place}", 5))
+            findings.append(Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {shell_word(place)}", 5))
     findings.extend(_about_the_disk(paths))
     return items
 
@@ -116,7 +117,7 @@ def _shared(place: str, ours: set[str]) -> int | None:
 def _check_place(place: str, ours: set[str], findings: list[Finding]) -> None:
     wanted = _shared(place, ours)
     if wanted is not None:
-        hint = f"chmod {wanted:o} {place}"
+        hint = f"chmod {wanted:o} {shell_word(place)}"
         findings.append(Finding("permissions_unsafe", f"others can read {place}", hint, 5))
 
 

@@ -15,6 +15,7 @@ from lash_cli.errors import ConfigError, LashError
 from lash_cli.paths import Paths, shared_bits
 from lash_cli.settings import Settings
 from lash_cli.settings.loading import find_project_file, read_project, restricted_keys
+from lash_cli.views.shell_words import shell_word
 
 
 def configuration(paths: Paths, findings: list[Finding]) -> Document:
@@ -96,4 +97,6 @@ def _key_sources(settings: Settings, findings: list[Finding]) -> None:
                 message = f"the key of provider {name} is in {file}, which does not exist"
                 findings.append(Finding("key_missing", message, f"lash config set providers.{name}.key SOURCE", 0))
             elif shared_bits(file):
-                findings.append(Finding("permissions_unsafe", f"others can read {file}", f"chmod 600 {file}", 5))
+                findings.append(
+                    Finding("permissions_unsafe", f"others can read {file}", f"chmod 600 {shell_word(file)}", 5)
+                )

@@ -29,6 +29,7 @@ from lash_cli.errors import (
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
 from lash_cli.views.queue import receipt_text
+from lash_cli.views.shell_words import shell_word
 
 
 class EnqueuePlan(NamedTuple):
@@ -149,11 +150,11 @@ def _tell_next(session: SessionRow, document: Document) -> None:
         return
     if document["delivery"] == "this_turn":
         if not is_lease_live(session.lease, SystemClock().now_ms(), is_definitely_dead):
-            say(f"nobody runs that turn; it takes the text when it is finished: lash resume {name}")
+            say(f"nobody runs that turn; it takes the text when it is finished: lash resume {shell_word(name)}")
     elif session.meta.held_at_ms is not None:
-        say(f"the queue of {name} is held; let it go on with: lash queue release {name}")
+        say(f"the queue of {name} is held; let it go on with: lash queue release {shell_word(name)}")
     else:
-        say(f"drain it with: lash work {name} --until-empty")
+        say(f"drain it with: lash work {shell_word(name)} --until-empty")
 
 
 # --- waiting ------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from lash_cli.core.archive import SessionArchive
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
+from lash_cli.views.shell_words import shell_word
 
 FILE_MODE = 0o600
 STDOUT = "-"
@@ -89,7 +90,8 @@ def _say_what_is_missing(rows: list[SessionRow]) -> None:
     for row in rows:
         waiting = row.pending_inputs + row.pending_batches
         if waiting:
-            warn(f"{row.meta.name}: {waiting} waiting in the queue are not exported; see lash queue ls {row.meta.name}")
+            see = f"lash queue ls {shell_word(row.meta.name)}"
+            warn(f"{row.meta.name}: {waiting} waiting in the queue are not exported; see {see}")
         if row.running_turn_id is not None:
             warn(f"{row.meta.name}: turn {row.running_turn_id} is not committed and not exported")
 

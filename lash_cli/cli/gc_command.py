@@ -116,7 +116,10 @@ async def _delete(expired: list[SessionRow], idle_since_ms: int) -> None:
 async def _refuse_used(store: RuntimePersistence, row: SessionRow, idle_since_ms: int) -> None:
     now = await store.session_row(row.meta.session_id)
     if now is not None and not _is_expired(now, idle_since_ms, SystemClock().now_ms()):
-        raise SessionStillInUse(f"session {row.meta.name} ({row.meta.session_id}) was used meanwhile")
+        raise SessionStillInUse(
+            f"session {row.meta.name} ({row.meta.session_id}) was used meanwhile",
+            details={"session": row.meta.session_id},
+        )
 
 
 async def _collect(cutoff_ms: int, *, is_trial: bool) -> Collected:

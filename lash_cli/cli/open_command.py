@@ -23,6 +23,7 @@ from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -147,7 +148,7 @@ def _check_reopening(plan: OpenPlan, existing: SessionRow, parent: str | None) -
     if plan.starts_over and existing.head_revision is not None:
         from lash_cli.cli.asking import confirm
 
-        say(f"what it holds can be saved first: lash log {meta.session_id} -o json > {meta.name}.json")
+        say(f"what it holds can be saved first: lash log {meta.session_id} -o json > {shell_word(meta.name + '.json')}")
         confirm(f"start over in {meta.name} ({meta.session_id}) and drop {existing.turn_state.turn_index} turns?")
 
 

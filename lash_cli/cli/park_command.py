@@ -17,6 +17,7 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import NotFoundError, SessionClosed, SessionStillInUse, WaitTimeout
 from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import rfc3339
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ async def _run(reference: str | None, wait_ms: int) -> Document:
         meta = await resolve_session(core.store, reference)
         row = await idle_row(core.store, meta.session_id, wait_ms)
         if row.meta.closed_at_ms is not None:
-            raise SessionClosed(f"session {meta.name} ({meta.session_id}) is closed")
+            raise SessionClosed(
+                f"session {meta.name} ({meta.session_id}) is closed", details={"session": meta.session_id}
+            )
         if row.running_turn_id is not None:
-            warn(f"turn {row.running_turn_id} was interrupted; lash resume {meta.name} finishes it")
+            warn(f"turn {row.running_turn_id} was interrupted; lash resume {shell_word(meta.name)} finishes it")
         return await _park(core, row)
 
 

@@ -20,6 +20,7 @@ from lash_cli.core.queued_work import BatchState, QueuedWorkBatch, QueuedWorkCla
 from lash_cli.errors import ConflictError, NotFoundError, WaitTimeout
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 # --- waiting for a batch ------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ def _require_dead(session: SessionRow, claim: TurnInputClaim | QueuedWorkClaim) 
         raise ConflictError(
             f"claim {claim.claim_id} is in use",
             code="claim_is_live",
-            hint=f"stop the turn with: lash cancel {session.meta.name} --wait",
+            hint=f"stop the turn with: lash cancel {shell_word(session.meta.name)} --wait",
             details={
                 "claim": claim.claim_id,
                 "session": claim.session_id,

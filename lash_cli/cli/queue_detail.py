@@ -24,6 +24,7 @@ from lash_cli.cli.reading import reading_store, run_inline
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.queue import batches_cells, item_text, queue_text
+from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import rfc3339
 
 QUEUE_COLUMNS = ("id", "type", "delivery", "state", "enqueued_at", "preview")
@@ -62,7 +63,8 @@ def _tell(read: QueueRead) -> None:
         say(f"nothing waits in {meta.name}")
     if meta.held_at_ms is not None:
         reason = f": {meta.hold_reason}" if meta.hold_reason else ""
-        say(f"held since {rfc3339(meta.held_at_ms)}{reason}; let it go on with: lash queue release {meta.name}")
+        release = f"lash queue release {shell_word(meta.name)}"
+        say(f"held since {rfc3339(meta.held_at_ms)}{reason}; let it go on with: {release}")
     edits = [edit for edit in unfinished_edits() if edit.session_id == meta.session_id]
     if edits:
         say("an edit of this queue was cut off; put its texts back with: lash queue edit --recover")

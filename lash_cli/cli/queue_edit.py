@@ -228,7 +228,7 @@ async def _begin(store: RuntimePersistence, found: FoundInput) -> Edit:
     session = found.session
     session_id, anchor = session.meta.session_id, found.row.enqueue_seq
     if session.meta.closed_at_ms is not None:
-        raise SessionClosed(f"session {session.meta.name} is closed; nothing was done")
+        raise SessionClosed(f"session {session.meta.name} is closed; nothing was done", details={"session": session_id})
     queue = queue_of(store, session_id)
     free = {row.input_id: row for row in await queue.pending_inputs() if row.enqueue_seq >= anchor}
     every = [row for row in await store.inputs(session_id, pending_only=False) if row.enqueue_seq >= anchor]

@@ -17,6 +17,7 @@ from lash_cli.core.usage import usage_report
 from lash_cli.errors import NotFoundError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
 from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 
 def show_session(reference: str | None = None, *, policy: bool = False, lease: bool = False) -> int:
@@ -124,7 +125,7 @@ def _warnings(document: Document, unfinished: tuple[TurnRecord, ...]) -> list[st
     turn = unfinished[0]
     return [
         f"turn {turn.turn_id} was interrupted; what it had finished is kept, and the next turn of this session"
-        f" finishes it first: lash resume {document['name']}"
+        f" finishes it first: lash resume {shell_word(document['name'])}"
     ]
 
 

@@ -10,6 +10,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import turn_error
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.errors import ConflictError, LashError, TurnCancelledError, TurnStoppedError
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.cli.tail_cursor import Begin, CursorFile
@@ -106,7 +107,7 @@ def gap_error(watched: Watched, item: ObservedGap) -> ConflictError:
     return ConflictError(
         f"events of session {watched.name} were missed ({gap.reason.value})",
         code="observation_gap",
-        hint=f"go on from the committed state: lash tail {watched.name} --from start",
+        hint=f"go on from the committed state: lash tail {shell_word(watched.name)} --from start",
         details={
             "session": watched.session_id,
             "reason": gap.reason.value,

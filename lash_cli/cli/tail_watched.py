@@ -22,6 +22,7 @@ from lash_cli.runtime.observing import Replayed, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 _LOOK_SECONDS: Final = 1.0
 
@@ -129,7 +130,8 @@ class Watched:
             return None
         self._told_dead = row.running_turn_id
         who = holder_words(row) or "whoever ran it"
-        return f"{who} is gone; turn {row.running_turn_id} of {self.name} is unfinished: lash resume {self.name}"
+        resume = f"lash resume {shell_word(self.name)}"
+        return f"{who} is gone; turn {row.running_turn_id} of {self.name} is unfinished: {resume}"
 
 
 def holder_words(row: SessionRow) -> str | None:

@@ -31,6 +31,7 @@ from lash_cli.system import SystemClock
 from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
 from lash_cli.views.queue import receipt_text
 from lash_cli.views.safe_text import ascii_text
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashSession, TurnBuilder, TurnOutput
@@ -129,8 +130,11 @@ class TurnRun:
         """The turn's output; None when the session was busy and the text waits for its next turn."""
         try:
             return await self._stream(builder)
-        except SessionExecutionBusy:
+        except SessionExecutionBusy as busy:
             if self._enqueue is None:
+                busy.hint = (
+                    f"wait for it with --if-busy wait=30s, or stop it with: lash cancel {self._session.session_id}"
+                )
                 raise
         document = await self._enqueue()
         if self._lines is not None:
@@ -234,7 +238,7 @@ class TurnRun:
     def _hint(self) -> None:
         if self._has_begun and not self._showing.is_ephemeral:
             say(f"session {self._name} ({self._session.session_id})")
-            say(f'resume: lash turn {self._name} "…"')
+            say(f'resume: lash turn {shell_word(self._name)} "…"')
 
     # --- where it is shown --------------------------------------------------------------------
 

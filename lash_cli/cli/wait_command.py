@@ -24,6 +24,7 @@ from lash_cli.core.ingress import InputState
 from lash_cli.errors import NotFoundError, UsageError, WaitTimeout
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 KINDS = ("idle", "queue-empty", "turn", "input")
 _NAMING = frozenset({"turn", "input"})
@@ -107,9 +108,9 @@ async def _run(
 def _tell_if_stuck(session: SessionRow, conditions: Sequence[Condition]) -> None:
     """A turn that nobody drives ends no wait by itself."""
     if session_status(session, SystemClock().now_ms(), is_definitely_dead) == "stuck":
-        say(f"turn {session.running_turn_id} was interrupted; lash resume {session.meta.name} finishes it")
+        say(f"turn {session.running_turn_id} was interrupted; lash resume {shell_word(session.meta.name)} finishes it")
     elif session.meta.held_at_ms is not None and any(condition.kind != "turn" for condition in conditions):
-        say(f"the queue is held; let it go on with: lash queue release {session.meta.name}")
+        say(f"the queue is held; let it go on with: lash queue release {shell_word(session.meta.name)}")
 
 
 async def _timed_out(
@@ -121,7 +122,7 @@ async def _timed_out(
     lease = lease_document(row.lease, now_ms, is_definitely_dead) if row is not None else None
     return WaitTimeout(
         f"not within {timeout_text}: {open_ones}",
-        hint=f"see who works on it with: lash show {document['session_name']}",
+        hint=f"see who works on it with: lash show {shell_word(document['session_name'])}",
         details={"wait": document, "lease": lease},
     )
 

@@ -30,6 +30,7 @@ from lash_cli.core.activity import Committed, TurnActivity
 from lash_cli.errors import LashError, LashRuntimeError, NotFoundError, PartialOutcomeError, UsageError
 from lash_cli.runtime.work_events import ActivityShown, WorkEvent, WorkOptions, WorkReport
 from lash_cli.system import SystemClock
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -271,7 +272,7 @@ class Work:
         if report.failed or report.errors:
             hint = "see what waits with: lash queue ls SESSION"
             if report.held:
-                hint = f"held queues wait for you: lash queue release {self._name_of(report.held[0])}"
+                hint = f"held queues wait for you: lash queue release {shell_word(self._name_of(report.held[0]))}"
             return PartialOutcomeError(report_text(report), hint=hint, details=details)
         return None
 

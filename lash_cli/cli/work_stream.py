@@ -26,6 +26,7 @@ from lash_cli.runtime.work_events import (
     WorkEvent,
     WorkReport,
 )
+from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import duration
 
 NameOf = Callable[[str], str]
@@ -74,7 +75,8 @@ class WorkLog:
             case QueuePaused(session_id=session_id, reason=reason):
                 name = self._name_of(session_id)
                 warn(
-                    f"the queue of {name} is held ({reason}); go on with: lash queue release {name}", code="queue_held"
+                    f"the queue of {name} is held ({reason}); go on with: lash queue release {shell_word(name)}",
+                    code="queue_held",
                 )
             case LaneGivenUp(session_id=session_id):
                 say(f"{self._name_of(session_id)}  is busy; left to its holder")

@@ -42,7 +42,7 @@ async def require_movable(store: RuntimePersistence, session_id: str) -> None:
     """
     row = await store.session_row(session_id)
     if row is not None and row.meta.closed_at_ms is not None:
-        raise SessionClosed(f"session {session_id} is closed")
+        raise SessionClosed(f"session {session_id} is closed", details={"session": session_id})
     unfinished = await store.unfinished_turns(session_id)
     if unfinished:
         raise ConflictError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lash_cli.views.safe_text import Clean, preview
+from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import duration
 
 LABEL_WIDTH = 12
@@ -101,9 +102,9 @@ def _queue(document: dict[str, Any], clean: Clean) -> str:
 def _next_command(document: dict[str, Any], clean: Clean) -> str | None:
     """The command that gets the queue going; None when nothing waits for one."""
     if document["held_at"] is not None:
-        return f"lash queue release {clean(document['name'])}"
+        return f"lash queue release {shell_word(clean(document['name']))}"
     is_waiting = document["status"] == "queued"
-    return f"lash work {clean(document['name'])} --until-empty" if is_waiting else None
+    return f"lash work {shell_word(clean(document['name']))} --until-empty" if is_waiting else None
 
 
 def _head(document: dict[str, Any]) -> str:

@@ -136,6 +136,7 @@ def test_a_running_turn_is_not_moved_away_from(lash, home, gate, talk) -> None:
         gate.touch()
         process.communicate()
     assert (refused.code, refused.error["code"]) == (75, "session_execution_busy")
+    assert refused.error["hint"] == "wait for its end: lash wait s, or stop it: lash cancel s --wait"
     assert said(lash, forked.out.strip())[-1] == "two"
     assert said(lash)[-1] == "late"
 

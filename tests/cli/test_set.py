@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +97,21 @@ def test_names_and_labels_change_under_a_running_turn_and_the_policy_does_not(la
     finally:
         turn.kill()
         turn.communicate()
+
+
+def test_a_command_that_is_shown_means_this_session_in_a_shell_whatever_its_name_is(lash, home, tmp_path) -> None:
+    """A name may come with an import: what is pasted from the screen must not run it."""
+    name = "x y; touch 'pwned' $(touch pwned) #"
+    lash("open", "s", "--name", name)
+    shown = [
+        lash("turn", "s", "hello").err,
+        lash("enqueue", "s", "later").err,
+        lash("queue", "hold", "s").out,
+        lash("queue", "ls", "s").err,
+        lash("show", "s").out,
+        lash("export", "s").err,
+    ]
+    commands = [text[text.index("lash ") :].splitlines()[0] for text in shown]
+    for command in commands:
+        words = shlex.split(command.partition(" --")[0])
+        assert name in words, command
