@@ -199,7 +199,10 @@ def serve(options: GlobalOptions, rest: list[str]) -> str | None:
     if len(rows) > limit:
         rows = rows[:limit]
         following = rows[-1].cursor
-    return _render(options, rows, now_ms, following)
+    try:
+        return _render(options, rows, now_ms, following)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None  # a damaged record: the real command says which code and what to do
 
 
 def _plain_limit(options: GlobalOptions, rest: list[str]) -> int | None:

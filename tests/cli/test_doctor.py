@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+import pytest
+
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -218,3 +220,19 @@ def test_writing_into_a_database_that_others_can_read_is_warned_of_and_done(lash
     assert "lash doctor --fix" in warning["message"] and str(home / "lash.db") in warning["message"]
     lash("doctor", "--fix")
     assert "warning" not in lash("turn", "s", "!text three").err
+
+
+@pytest.mark.parametrize("column", ["config", "turn_state", "labels"])
+async def test_a_record_that_does_not_decode_is_damage_and_the_way_to_find_it_is_named(lash, home, column):
+    store = await make_database(home)
+    await store.aclose()
+    with sqlite3.connect(home / "lash.db") as connection:
+        connection.execute(f"UPDATE sessions SET {column} = 'x'")
+    connection.close()
+    result = lash("doctor", "-o", "json")
+    assert (result.code, codes(result)) == (9, {"store_corrupt"})
+    for command in ("ls", "show s_1", "log s_1", "export s_1"):
+        refused = lash(*command.split(), "-o", "json")
+        assert (refused.code, refused.out, refused.error["code"]) == (9, "", "store_corrupt")
+        assert "lash db check" in refused.error["hint"]
+    assert lash("db", "check").code == 9

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
@@ -70,11 +72,13 @@ def map_error(error: sqlite3.Error, path: Path) -> LashError:
 
 @contextlib.contextmanager
 def mapped_errors(path: Path) -> Iterator[None]:
-    """Raise lash errors for the SQLite errors of the block."""
+    """Raise lash errors for the SQLite errors of the block, and for records in which it found no record."""
     try:
         yield
     except sqlite3.Error as error:
         raise map_error(error, path) from error
+    except msgspec.DecodeError as error:
+        raise StoreUnusable(f"a record in {path} does not decode: {error}") from error
 
 
 def _is_locked(error: sqlite3.Error) -> bool:

@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decode_any, decoder, sha256_hex
-from lash_cli.core.commit import TurnState
+from lash_cli.core.commit import RuntimeCommitResult, TurnState, TurnSummary
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
-from lash_cli.core.graph import NodePayload
+from lash_cli.core.graph import CausalRef, NodePayload
+from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.lineage import runs_to_root, segments_of
@@ -67,6 +68,10 @@ WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.hash = substr(a.attachment_ref, 
 """
 _BLOBS = "SELECT hash, content FROM blobs"
 _HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
+_OF_TURNS = """
+SELECT s.session_id, t.turn_id, t.{column} FROM turns t JOIN sessions s ON s.session_key = t.session_key
+WHERE t.{column} IS NOT NULL
+"""
 # Records that must decode: what they are read as, and how they are found.
 _RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
     (
@@ -87,6 +92,20 @@ _RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
     ),
     ("configuration", PersistedSessionConfig, "SELECT session_id, session_id, config FROM sessions"),
     ("turn state", TurnState, "SELECT session_id, session_id, turn_state FROM sessions"),
+    ("labels", dict[str, str], "SELECT session_id, session_id, labels FROM sessions"),
+    (
+        "lease owner",
+        LeaseOwnerIdentity,
+        "SELECT session_id, session_id, lease_owner FROM sessions WHERE lease_owner IS NOT NULL",
+    ),
+    ("summary of turn", TurnSummary, _OF_TURNS.format(column="summary")),
+    ("result of turn", RuntimeCommitResult, _OF_TURNS.format(column="result")),
+    (
+        "cause of node",
+        CausalRef,
+        "SELECT coalesce(s.session_id, '-'), n.node_id, n.caused_by FROM nodes n"
+        " LEFT JOIN sessions s ON s.session_key = n.session_key WHERE n.caused_by IS NOT NULL",
+    ),
 )
 
 
