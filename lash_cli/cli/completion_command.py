@@ -27,6 +27,7 @@ def command(
     source <(lash completion bash). A file that lash did not write is never
     replaced.
     """
+    current().stand_alone()
     if shell not in SHELLS:
         said = "a SHELL is needed" if shell is None else f"there is no completion for {shell!r}"
         raise UsageError(said, hint=f"choose one of: {', '.join(SHELLS)}")

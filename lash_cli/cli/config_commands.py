@@ -96,6 +96,7 @@ def unset(
 
 def schema() -> int:
     """Print the JSON Schema of the configuration file, for editors that check TOML with one."""
+    current().stand_alone()
     import json
 
     from lash_cli.cli.output import to_json, write_line
@@ -111,6 +112,7 @@ def schema() -> int:
 
 def path() -> int:
     """Show where lash keeps its files, whether they exist or not."""
+    current().stand_alone()
     emit_one("Paths", {"id": current().paths.config_file, **current().paths.rows()}, text=_paths_text())
     return 0
 

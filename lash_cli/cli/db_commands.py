@@ -23,6 +23,7 @@ EXIT_DAMAGED = StoreUnusable.exit_status
 
 def path() -> int:
     """Print where the database is, whether it exists or not."""
+    current().stand_alone()
     place = current().paths.database
     emit_one("DatabasePath", {"id": place, "path": place, "exists": os.path.exists(place)}, text=place)
     return 0
@@ -30,6 +31,7 @@ def path() -> int:
 
 def info() -> int:
     """Show how large the database is, which schema it has, and what is in its tables."""
+    current().stand_alone()
     from lash_cli.store.sqlite import schema
     from lash_cli.store.sqlite.inspection import facts, looking, pending_migrations
 
@@ -77,6 +79,7 @@ def check() -> int:
     whose hash it is, every record can be read. Nothing is changed. Exits with 9
     when something is wrong.
     """
+    current().stand_alone()
     from lash_cli.store.sqlite import schema
     from lash_cli.store.sqlite.inspection import looking, schema_version
     from lash_cli.store.sqlite.invariants import broken_rules, integrity

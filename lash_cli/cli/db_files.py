@@ -20,6 +20,7 @@ from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.errors import UsageError
 from lash_cli.paths import ensure_private_directory
 from lash_cli.system import SystemClock
+from lash_cli.views.shell_words import shell_word
 from lash_cli.views.tables import pairs
 
 COPIES = "backups"
@@ -49,6 +50,7 @@ def backup(
     Sessions may go on meanwhile: the copy is one moment of all of them.
     Attachments are in it; the configuration and keys are not.
     """
+    current().stand_alone()
     from lash_cli.store.sqlite.backup import back_up
     from lash_cli.store.sqlite.inspection import looking
 
@@ -64,7 +66,7 @@ def backup(
         "sessions": copy.sessions,
     }
     emit_one("DatabaseBackup", document, text=str(copy.file))
-    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: lash db restore {copy.file}")
+    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: lash db restore {shell_word(str(copy.file))}")
     return 0
 
 
@@ -87,7 +89,7 @@ def restore(
     emit_one("DatabaseRestore", document, text="")
     say(f"restored {counted(done.copy.sessions)} from {done.copy.file}")
     if kept is not None:
-        say(f"as it was before: {kept}; undo with: lash db restore {kept}")
+        say(f"as it was before: {kept}; undo with: lash db restore {shell_word(kept)}")
     return 0
 
 

@@ -41,6 +41,7 @@ def command(
     Nothing is changed without --fix, and with it only the modes of your own
     files. Read the whole database with: lash db check
     """
+    current().stand_alone()
     paths = current().paths
     findings: list[Finding] = []
     fixed = repair(paths) if fix else []

@@ -32,6 +32,7 @@ def command(
     On a terminal a long text opens in a pager; elsewhere it is Markdown as it
     is written. With the name of a command it prints what --help of it prints.
     """
+    current().stand_alone()
     words = topic or []
     if not words:
         items = [{"id": name, "title": title} for name, title in topics().items()]

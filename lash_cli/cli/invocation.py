@@ -72,6 +72,7 @@ class Invocation:
         self.yes = options.yes
         self.debug = options.debug
         self.request_id = "r_" + os.urandom(8).hex()
+        self._stands_alone = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -92,10 +93,14 @@ class Invocation:
             warn(warning)
         return settings
 
+    def stand_alone(self) -> None:
+        """Let a broken configuration not stop this command: it is one that explains or mends it."""
+        self._stands_alone = True
+
     @cached_property
     def output(self) -> OutputOptions:
         """How to show results: `-o`, then settings (which include `LASH_OUTPUT`), then text."""
-        chosen = self.options.output or self.settings.output
+        chosen = self.notice_format if self._stands_alone else self.options.output or self.settings.output
         return OutputOptions(self.options, cast(Format, chosen), self.environment)
 
     @property

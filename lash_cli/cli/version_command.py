@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import sqlite3
 
+from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one
 from lash_cli.version import __version__
 
 
 def command() -> int:
     """Print the versions of lash, Python and SQLite."""
+    current().stand_alone()
     document = {
         "id": __version__,
         "version": __version__,

@@ -86,6 +86,25 @@ def test_a_broken_file_does_not_stop_commands_that_need_none(lash, home):
     assert lash("doctor", "-o", "json").code == 5
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["config path", "config schema", "help", "help quickstart", "version", "db path", "completion bash"],
+)
+def test_what_explains_or_mends_works_with_a_broken_file_without_o_too(lash, home, command):
+    write_config(home, "nonsense = [")
+    result = lash(*command.split())
+    assert result.code == 0 and result.out
+
+
+@pytest.mark.parametrize("content", [b"nonsense = [", b"[defaults]\nmodle = 1\n", b"\xff\xfe"])
+def test_doctor_reports_a_broken_file_in_words_too_and_the_rest_with_it(lash, home, content):
+    write_config(home, "")
+    (home / "config.toml").write_bytes(content)
+    result = lash("doctor")
+    assert (result.code, result.err) == (5, "")
+    assert "config.toml" in result.out and "database" in result.out
+
+
 def test_a_key_itself_in_the_file_is_refused_and_not_repeated(lash, home):
     write_config(home, '[providers.x]\nkey = "sk-verysecretvalue"\n')
     result = lash("config", "show")
