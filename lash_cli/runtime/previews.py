@@ -2,7 +2,7 @@
 
 The turn only puts an activity into a queue in memory. What gathers within a dozen
 milliseconds is appended in one transaction by the thread that writes; a turn
-that is over sooner takes it along in front of its commit. So previews keep
+that is over sooner has its commit take it along. So previews keep
 their order, precede the commit that settles them, and can neither delay nor
 fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 """
@@ -10,9 +10,10 @@ fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -76,20 +77,39 @@ class PreviewPublisher:
             self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
 
     def flush(self) -> None:
-        """Put everything in front of the write that follows."""
+        """Append everything now."""
         if self._timer is not None:
             self._timer.cancel()
-            self._append(precedes_commit=True)
+            self._append()
 
-    def _append(self, *, precedes_commit: bool = False) -> None:
+    @contextlib.contextmanager
+    def taken_along(self) -> Iterator[Sequence[TurnActivity]]:
+        """What waits, for the commit in the block to take along. It waits again when the commit was refused, and is
+        lost, which observers learn as a gap, when nobody knows what became of the commit."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        taken = self._take()
+        try:
+            yield taken
+        except BaseException as error:
+            if isinstance(error, LashError) and not error.ambiguous:
+                self._wait_again(taken)
+            elif taken:
+                self._live.lose_previews(self._session_id)
+            raise
+
+    def _wait_again(self, taken: Sequence[TurnActivity]) -> None:
+        with self._lock:
+            self._waiting[:0] = taken
+        if self._waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
+
+    def _append(self) -> None:
         self._timer = None
         try:
             self._live.append_previews(
-                self._session_id,
-                self._take,
-                generation=self._generation,
-                on_failed=self._failed,
-                precedes_commit=precedes_commit,
+                self._session_id, self._take, generation=self._generation, on_failed=self._failed
             )
         except LashError as error:
             self._live.lose_previews(self._session_id)

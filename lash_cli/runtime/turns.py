@@ -344,15 +344,15 @@ class DurableTurn(TurnDriver):
                 now_ms=self.host.clock.now_ms(),
             )
         self.host.reach("before:commit")
+        assert self.previews is not None, "a drive that commits has shown that it started"
         try:
-            if self.previews is not None:
-                self.previews.flush()
             with (
                 in_phase(probe, TurnPhase.PERSIST_TURN),
                 in_phase(probe, TurnPhase.FINAL_COMMIT),
                 drive.effects.superseded(),
+                self.previews.taken_along() as shown,
             ):
-                result = await self.store.commit_runtime_state(terminal.commit)
+                result = await self.store.commit_runtime_state(terminal.commit, shown=shown)
         except TurnCancelWon as won:
             if evidence is not None and evidence == _evidence_of(won):
                 raise

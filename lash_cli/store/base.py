@@ -35,6 +35,7 @@ from lash_cli.store.shelf import ShelfStore
 if TYPE_CHECKING:
     import asyncio
 
+    from lash_cli.core.activity import TurnActivity
     from lash_cli.store.live import LiveStore
 
 DurabilityTier = Literal["inline", "durable"]
@@ -362,8 +363,13 @@ class SessionStore(Protocol):
         """The head without its content."""
         ...
 
-    async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
+    async def commit_runtime_state(
+        self, commit: RuntimeCommit, *, shown: Sequence[TurnActivity] = ()
+    ) -> RuntimeCommitResult:
         """Apply one commit in one transaction in the order of contract 01 §9.2.
+
+        `shown` is what the turn has shown and nobody wrote yet: it goes into the live log in the same transaction, in
+        front of what the commit announces. A commit that was applied before adds nothing.
 
         Raises `SessionBindingMismatch`, `RuntimeTurnCommitConflict`,
         `SessionExecutionLeaseExpired`, `HeadRevisionConflict`,

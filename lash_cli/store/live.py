@@ -73,10 +73,9 @@ class LiveStore(LiveReading, Protocol):
         *,
         generation: int,
         on_failed: Callable[[BaseException], None],
-        precedes_commit: bool = False,
     ) -> None:
         """Have the activities that `take` returns in the log at once; it is called by the thread that writes, right
-        before. `precedes_commit` says that another write follows, whose transaction may take them along.
+        before.
 
         Order is kept against every other write of this store, so a commit queued later comes later. What a holder
         appends that lost its lane is dropped. Raises `StoreError` when nothing could be queued; a later failure

@@ -120,7 +120,6 @@ async def test_previews_beside_a_job_that_fails_are_written_all_the_same(
         lambda: batches.pop() if batches else [],
         generation=fence.fencing_token,
         on_failed=pytest.fail,
-        precedes_commit=True,
     )
     with pytest.raises(ValueError, match="another job"):
         await store.db.write(broken, durable=True)

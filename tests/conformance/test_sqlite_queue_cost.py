@@ -256,13 +256,20 @@ class Writes:
 
     def __init__(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[bool] = []
-        write = store.db.write
+        write, write_brief = store.db.write, store.db.write_brief
 
         async def noted(job: Callable[[sqlite3.Connection], Any], *, durable: bool) -> Any:
             self.seen.append(durable)
             return await write(job, durable=durable)
 
+        async def noted_brief(job: Callable[[sqlite3.Connection], Any]) -> Any:
+            seen_before = len(self.seen)
+            result = await write_brief(job)
+            self.seen[seen_before:] = [False]
+            return result
+
         monkeypatch.setattr(store.db, "write", noted)
+        monkeypatch.setattr(store.db, "write_brief", noted_brief)
 
     async def of(self, call: Awaitable[Any]) -> list[bool]:
         self.seen.clear()

@@ -282,6 +282,56 @@ async def test_writes_of_one_pass_of_the_loop_are_committed_together_in_order(
     await database.aclose()
 
 
+async def test_a_brief_write_is_done_at_once_behind_everything_that_was_asked_for_before(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    threads: list[tuple[str, int]] = []
+
+    def job(name: str) -> Callable[[sqlite3.Connection], str]:
+        def run(connection: sqlite3.Connection) -> str:
+            threads.append((name, threading.get_ident()))
+            return name
+
+        return run
+
+    def failing(connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, ("undone",))
+        raise ValueError("the job's own")
+
+    here = threading.get_ident()
+    assert await database.write(job("first"), durable=False) == "first"
+    assert await database.write_brief(job("alone")) == "alone"
+    assert [thread == here for _, thread in threads] == [False, True]
+    threads.clear()
+    lazy = database.write_later(job("lazy"))
+    assert await database.write_brief(job("behind it")) == "behind it"
+    assert [name for name, _ in threads] == ["lazy", "behind it"] and await lazy == "lazy"
+    with pytest.raises(ValueError, match="the job's own"):
+        await database.write_brief(failing)
+    assert database.read(lambda connection: connection.execute("SELECT * FROM deleted_sessions").fetchall()) == []
+    await database.aclose()
+
+
+async def test_a_brief_write_that_must_wait_for_another_process_holds_up_no_task(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    await database.write(lambda connection: None, durable=False)
+    other = sqlite3.connect(database_path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.ensure_future(
+        database.write_brief(lambda connection: connection.execute(_INSERT, ("late",)).rowcount)
+    )
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    other.execute("COMMIT")
+    other.close()
+    assert await waiting == 1
+    await database.aclose()
+
+
 async def test_the_log_is_begun_again_while_writes_go_on(database_path: Path, clock: ManualClock) -> None:
     database = Database.open(database_path, clock=clock)
     log = database_path.with_name(f"{database_path.name}-wal")

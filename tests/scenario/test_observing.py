@@ -352,14 +352,22 @@ async def test_a_change_of_the_queue_behind_a_gap_is_replayed_from_its_cursor(ma
 async def test_a_turn_whose_previews_are_all_lost_commits_and_a_cursor_from_before_it_gaps_while_all_is_quiet(
     make_core, watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = await opened(make_core, text("x"))
+    caller = ScriptedCaller([text("x")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
     start = (await watcher.current_observation()).cursor
+    refused = asyncio.Event()
 
     def refuse(self: object, *args: object, **options: object) -> None:
+        refused.set()
         raise StoreError("the log takes nothing")
 
     monkeypatch.setattr(live.LiveEvents, "append_previews", refuse)
-    output = await session.turn("hi").run()
+    turn = asyncio.ensure_future(session.turn("hi").run())
+    async with asyncio.timeout(PATIENCE_S):
+        await refused.wait()
+    caller.gate.set()
+    output = await turn
     assert output.result.assistant_message() == "x"
     gap = await watcher.resume_from_cursor(start)
     assert isinstance(gap, ObservedGap) and gap.gap.reason is LiveReplayGapReason.UNAVAILABLE

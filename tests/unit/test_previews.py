@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from lash_cli.core.activity import (
     TurnFinished,
 )
 from lash_cli.core.outcome import AssistantMessage, Finished
-from lash_cli.errors import StoreError, StoreLocked
+from lash_cli.errors import HeadRevisionConflict, StoreError, StoreLocked
 from lash_cli.runtime.previews import MAX_WAITING, PreviewPublisher
 
 
@@ -29,16 +30,14 @@ class FakeLive:
         self.on_failed: list[Callable[[BaseException], None]] = []
         self.appended: list[TurnActivity] = []
         self.lost: list[str] = []
-        self.in_front: list[bool] = []
         self.is_scheduled = asyncio.Event()
         self.refusal: StoreError | None = None
 
-    def append_previews(self, session_id, take, *, generation, on_failed, precedes_commit=False):
+    def append_previews(self, session_id, take, *, generation, on_failed):
         if self.refusal is not None:
             raise self.refusal
         self.scheduled.append(take)
         self.is_scheduled.set()
-        self.in_front.append(precedes_commit)
         self.on_failed.append(on_failed)
 
     def lose_previews(self, session_id):
@@ -75,20 +74,52 @@ async def test_what_gathers_is_appended_at_once_after_a_moment():
         AssistantProseDelta,
         AssistantProseDelta,
     ]
-    assert live.in_front == [False]
     target.flush()
 
 
-async def test_a_flush_puts_everything_in_front_of_what_is_written_next_and_is_nothing_when_all_is_written():
+async def test_a_flush_appends_everything_and_is_nothing_when_all_is_written():
     live = FakeLive()
     target = publisher(live)
     target.flush()
     target.publish(said("a"))
     target.flush()
     target.flush()
-    assert live.in_front == [True]
+    assert len(live.scheduled) == 1
     live.write()
     assert [activity.event.text for activity in live.appended] == ["a"]
+
+
+async def test_a_commit_takes_along_what_waits_and_nothing_of_it_is_appended_again():
+    live = FakeLive()
+    target = publisher(live)
+    target.publish(said("a"))
+    with target.taken_along() as shown:
+        assert [activity.event.text for activity in shown] == ["a"]
+    target.flush()
+    assert live.scheduled == [] and live.lost == []
+
+
+async def test_what_a_refused_commit_took_along_waits_again_in_front_of_what_came_since():
+    live = FakeLive()
+    target = publisher(live)
+    target.publish(said("a"))
+    with pytest.raises(HeadRevisionConflict), target.taken_along():
+        target.publish(said("b", row="other"))
+        raise HeadRevisionConflict(1, 2)
+    await asyncio.wait_for(live.is_scheduled.wait(), 10)
+    live.write()
+    assert [activity.event.text for activity in live.appended] == ["a", "b"] and live.lost == []
+
+
+@pytest.mark.parametrize("error", [StoreError("disk"), asyncio.CancelledError()])
+async def test_what_went_with_a_commit_of_unknown_outcome_is_known_as_lost_and_never_shown_twice(error):
+    live = FakeLive()
+    target = publisher(live)
+    target.publish(said("a"))
+    with pytest.raises(type(error)), target.taken_along():
+        raise error
+    target.flush()
+    assert live.scheduled == [] and live.lost == ["s"]
 
 
 rows = st.sampled_from(["p1", "p2"])

@@ -165,6 +165,40 @@ class LiveLaws(LogLaws):
         await show(again, clock, fence, [prose("c")])
         assert texts(await after(again, start)) == ["b", "c"]
 
+    async def test_a_commit_takes_along_what_its_turn_has_shown_in_front_of_what_it_announces(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
+        start = await cursor_of(store)
+        rings: list[int] = []
+        store.live.ring_with(lambda tails: rings.append(tails[make.SESSION]))
+        shown = [prose("a"), prose("b")]
+        commit = make.commit(fence, make.append(["u2"], parent="u1"), expected=1, turn=make.stamp())
+        await store.commit_runtime_state(commit, shown=shown)
+        told = await after(store, start)
+        assert texts(told) == ["a", "b"]
+        assert [event.revision for event in told] == [1, 1, 2, 2]
+        assert [event.cursor.position for event in told] == [start.position + place for place in range(1, 5)]
+        assert rings == [start.position + 4]
+        again = await store.commit_runtime_state(commit, shown=shown)
+        assert again.replayed and len(await after(store, start)) == 4
+
+    async def test_a_commit_that_is_refused_shows_nothing_of_what_it_would_have_taken_along(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        start = await cursor_of(store)
+        with pytest.raises(ConflictError):
+            await store.commit_runtime_state(
+                make.commit(fence, make.append(["u1"], parent="nobody")), shown=[prose("a")]
+            )
+        assert await after(store, start) == ()
+        await show(store, clock, fence, [prose("b")])
+        assert texts(await after(store, start)) == ["b"]
+
     async def test_a_commit_answered_from_its_stamp_announces_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

@@ -14,14 +14,14 @@ from typing import get_args
 
 from lash_cli.core.effect import TurnScope, scope_key
 from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, Boundary, TurnInputClaim, admits
-from lash_cli.core.lease import LeaseFence
+from lash_cli.core.lease import LeaseFence, is_fence_live
 from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkBatch, QueuedWorkClaim, QueuedWorkClaimBoundary
 from lash_cli.errors import NotFoundError
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
 from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import StoredSession, read_session
+from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session
 
 _RUNNING = """
 SELECT turn_id FROM turns INDEXED BY turns_running
@@ -50,6 +50,21 @@ _TOKEN_OF_WORK = (
     "SELECT claim_token FROM queued_work WHERE session_key = ? AND claim_id = ? AND state = 'pending' LIMIT 1"
 )
 
+# Contract 01 §9: what a plain turn pays at a checkpoint. The lease, and whether anything is there that a checkpoint
+# could take, or took under this claim id; never 0 when there is.
+_AT_CHECKPOINT = """
+SELECT s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
+    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
+        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
+        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_claimed WHERE claim_id = ?2 AND session_key = s.session_key)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_claimed
+        WHERE claim_id = ?2 AND session_key = s.session_key)
+FROM sessions s WHERE s.session_id = ?1
+"""
 
 # Whether there may be something to take, and taking it; with the session and the time the fence was judged by.
 Look = Callable[[sqlite3.Connection, StoredSession, int], bool]
@@ -274,6 +289,8 @@ class Claims:
 
     async def claim_checkpoint_work(self, fence: LeaseFence, request: CheckpointRequest) -> CheckpointClaims:
         """See `queueing.TurnInputStore.claim_checkpoint_work`; nothing for a turn that does not run."""
+        if self._is_quiet(fence, request.claim_id):
+            return CheckpointClaims()
         generation = fence.fencing_token
 
         def look(connection: sqlite3.Connection, session: StoredSession, now_ms: int) -> bool:
@@ -283,6 +300,15 @@ class Claims:
             return _take_at_checkpoint(connection, session, request, generation, now_ms)
 
         return await self._take(fence, look, take, CheckpointClaims())
+
+    def _is_quiet(self, fence: LeaseFence, claim_id: str) -> bool:
+        """Whether one cheap look proves that a checkpoint under a live fence finds nothing; any doubt is for `_take`,
+        which also raises what there is to raise."""
+        found = self._db.peek(_AT_CHECKPOINT, (fence.session_id, claim_id))
+        if not found:
+            return False
+        *lease, is_anything = found[0]
+        return not is_anything and is_fence_live(lease_row(*lease), fence, self._db.clock.now_ms())
 
     async def claim_leading_session_command(self, fence: LeaseFence, *, claim_token: str) -> QueuedWorkClaim | None:
         """See `queueing.QueuedWorkStore.claim_leading_session_command`."""

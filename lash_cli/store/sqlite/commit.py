@@ -10,7 +10,8 @@ inside is proportional to the delta, never to the transcript.
 from __future__ import annotations
 
 import sqlite3
-from typing import Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -38,6 +39,9 @@ from lash_cli.errors import (
 from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, Addressee, StoredSession, read_session_and
+
+if TYPE_CHECKING:
+    from lash_cli.core.activity import TurnActivity
 
 # All that a commit is checked against, in one lookup: the row of the session, the id of its frame, and, of the
 # turn, its row, the request at its cancel gate and whether it owns attachments.
@@ -124,8 +128,8 @@ class _Graph(msgspec.Struct, frozen=True):
     last_seq: int | None = None
 
 
-def prepare(commit: RuntimeCommit) -> _Prepared:
-    """Encode a commit and check its size and binding before any transaction.
+def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepared:
+    """Encode a commit, and what its turn has shown, and check its size and binding before any transaction.
 
     Raises `ConflictError` (`commit_too_large`), `InvalidQueuedWorkBatch` and `SessionBindingMismatch`.
     """
@@ -157,7 +161,7 @@ def prepare(commit: RuntimeCommit) -> _Prepared:
         bodies,
         None if commit.turn is None else encode(commit.turn.summary).decode(),
         tuple(validate_draft(draft) for draft in commit.outbox),
-        live_commits.prepare_commit(commit),
+        live_commits.prepare_commit(commit, shown),
     )
 
 
@@ -426,10 +430,12 @@ class Commits:
         self._db = db
         self._ids = ids
 
-    async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
+    async def commit_runtime_state(
+        self, commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()
+    ) -> RuntimeCommitResult:
         """See `base.SessionStore.commit_runtime_state`. Also raises `ConflictError`: `commit_too_large`,
         `node_unknown`, `node_exists`, `agent_frame_unknown`, `agent_frame_missing`. Synced before it returns."""
-        prepared = prepare(commit)
+        prepared = prepare(commit, shown)
         return await self._db.write(
             lambda connection: apply(connection, prepared, self._db.clock.now_ms(), self._ids), durable=True
         )

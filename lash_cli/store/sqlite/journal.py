@@ -14,12 +14,12 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from lash_cli.core.codec import decode
 from lash_cli.core.effect import CanonicalEnvelope
-from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, is_fence_live
+from lash_cli.core.lease import LeaseFence, is_fence_live
 from lash_cli.errors import SessionExecutionLeaseExpired, StoreUnusable
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRecording, JournalRow
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.sessions import lease_row
 
 if TYPE_CHECKING:
     import asyncio
@@ -126,9 +126,8 @@ def require_fence(connection: sqlite3.Connection, fence: LeaseFence, now_ms: int
     """The key of the fenced session; raises `SessionExecutionLeaseExpired` unless the fence holds the lane now."""
     row = connection.execute(_FENCED_SESSION, (fence.session_id,)).fetchone()
     if row is not None:
-        session_key, fencing_token, token, owner, claimed_at_ms, expires_at_ms = row
-        holder = None if owner is None else decode(owner, LeaseOwnerIdentity)
-        if is_fence_live(LeaseRow(fencing_token, token, holder, claimed_at_ms, expires_at_ms), fence, now_ms):
+        session_key, *lease = row
+        if is_fence_live(lease_row(*lease), fence, now_ms):
             return int(session_key)
     raise SessionExecutionLeaseExpired(f"the lane of session {fence.session_id} is no longer ours")
 

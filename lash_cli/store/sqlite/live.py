@@ -129,6 +129,18 @@ def append_in(
 
     Observers are woken after COMMIT. `connection` is the writer's own.
     """
+    append_groups_in(connection, session_key, session_id, ((revision, events),), now_ms=now_ms)
+
+
+def append_groups_in(
+    connection: sqlite3.Connection,
+    session_key: int,
+    session_id: str,
+    groups: Sequence[tuple[int, Sequence[PreparedEvent]]],
+    *,
+    now_ms: int,
+) -> None:
+    """`append_in` for events of several revisions, each group under its own."""
     assert isinstance(connection, WriterConnection)
     end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
     if end is None:
@@ -143,9 +155,10 @@ def append_in(
         tail += 1
         connection.execute(_LEAVE_HOLE, (tail, session_key))
     before, first = tail, session_key << _POSITION_BITS
-    for size, turn_id, is_commit, body in pack(events):
-        tail += size
-        connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
+    for revision, events in groups:
+        for size, turn_id, is_commit, body in pack(events):
+            tail += size
+            connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
     if tail // _TRIM_EVERY != before // _TRIM_EVERY:
         _trim(connection, session_key, tail, now_ms)
     connection.tails[session_id] = tail
@@ -302,9 +315,8 @@ class LiveEvents:
         *,
         generation: int,
         on_failed: Callable[[BaseException], None],
-        precedes_commit: bool = False,
     ) -> None:
-        """See `LiveStore.append_previews`: one small transaction that is not synced, or part of the next one."""
+        """See `LiveStore.append_previews`: one small transaction that is not synced."""
         lost = self._db.writer.lost_previews
         taken: Sequence[TurnActivity] | None = None
 
@@ -329,7 +341,7 @@ class LiveEvents:
                 lost[session_id] = object()
                 on_failed(error)
 
-        self._db.write_later(job, waits_for_company=precedes_commit).add_done_callback(settle)
+        self._db.write_later(job, waits_for_company=False).add_done_callback(settle)
 
     def lose_previews(self, session_id: str) -> None:
         """See `LiveStore.lose_previews`."""

@@ -158,6 +158,4 @@ class Opening:
             idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
             if idle is not None:
                 return idle
-        return await self._db.write(
-            lambda connection: _open(connection, request, self._db.clock.now_ms()), durable=False
-        )
+        return await self._db.write_brief(lambda connection: _open(connection, request, self._db.clock.now_ms()))

@@ -141,10 +141,10 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
 
     def lease(self) -> LeaseRow:
         """The lease part of the row."""
-        return LeaseRow(
+        return lease_row(
             self.lease_fencing_token,
             self.lease_token,
-            None if self.lease_owner is None else _owner_of(self.lease_owner),
+            self.lease_owner,
             self.lease_claimed_at_ms,
             self.lease_expires_at_ms,
         )
@@ -166,6 +166,13 @@ _WIDTH: Final = len(StoredSession.__struct_fields__)
 def _owner_of(record: str) -> LeaseOwnerIdentity:
     """The owner of a lease; the few that use a file at a time are read again and again."""
     return decode(record, LeaseOwnerIdentity)
+
+
+def lease_row(
+    fencing_token: int, token: str | None, owner: str | None, claimed_at_ms: int, expires_at_ms: int
+) -> LeaseRow:
+    """The lease that the `lease_…` columns of a session say."""
+    return LeaseRow(fencing_token, token, None if owner is None else _owner_of(owner), claimed_at_ms, expires_at_ms)
 
 
 def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSession | None:

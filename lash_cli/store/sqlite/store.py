@@ -67,6 +67,7 @@ from lash_cli.store.sqlite.sessions import SessionTable
 if TYPE_CHECKING:
     import asyncio
 
+    from lash_cli.core.activity import TurnActivity
     from lash_cli.core.archive import SessionArchive
     from lash_cli.store.shelf_records import SearchPage, SearchRequest, UsageTotal
     from lash_cli.store.sqlite.archives import Archives
@@ -254,9 +255,11 @@ class SqliteStore:
         """See `base.SessionStore`."""
         return await self._sessions.head_position(session_id)
 
-    async def commit_runtime_state(self, commit: RuntimeCommit) -> RuntimeCommitResult:
+    async def commit_runtime_state(
+        self, commit: RuntimeCommit, *, shown: Sequence[TurnActivity] = ()
+    ) -> RuntimeCommitResult:
         """See `base.SessionStore` and `commit.Commits` for the errors of malformed deltas."""
-        return await self._commits.commit_runtime_state(commit)
+        return await self._commits.commit_runtime_state(commit, shown)
 
     async def delete_session(self, session_id: str, now_ms: int) -> bool:
         """See `base.SessionStore`."""

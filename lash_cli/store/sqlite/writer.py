@@ -12,6 +12,9 @@ the commit itself runs at `synchronous=NORMAL` and the write-ahead log is synced
 right behind it. What is acknowledged is as durable as at FULL, one sync per
 group, but the lock that other processes wait for is free meanwhile, and their
 syncs overlap with ours.
+
+A write that is brief and not synced may be done by the caller's own thread
+while this one has nothing to do: then there is still one writer at a time.
 """
 
 from __future__ import annotations
@@ -103,6 +106,8 @@ class Writer:
         self._later_loop: asyncio.AbstractEventLoop | None = None
         # How many writes came together of late: the last group, or half of what it was before.
         self._crowd = 0
+        # Whether the thread has done all it was handed.
+        self._is_idle = True
         self._is_closed = False
         self._thread: threading.Thread | None = None
         # Of the thread, once there is one; until then of whoever writes here.
@@ -136,6 +141,23 @@ class Writer:
             if self._thread is not None or self._arrived:
                 return False
             self._write([request])
+        return True
+
+    def write_now(self, request: Request) -> bool:
+        """Write on the calling thread, which is that of an event loop, when nobody has to wait for it: the writing
+        thread is idle and no other process holds the lock. False, and nothing done, otherwise.
+
+        For a brief write that is not synced: handing it to the other thread and back costs as much as the transaction.
+        While writes come in company they go together instead, and a log that has grown is left to the next write of
+        the thread, because that may have to wait. Raises `StoreError` once closed.
+        """
+        assert not request.durable
+        with self._lock:
+            self._refuse_if_closed()
+            connection = self._connection
+            if connection is None or not self._is_idle or self._arrived or self._crowd > 1 or not _begins(connection):
+                return False
+            self._write([request], is_begun=True)
         return True
 
     def submit_later(self, request: Request) -> None:
@@ -177,6 +199,7 @@ class Writer:
             self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
             self._thread.start()
         for start in range(0, len(arrived), _MAX_GROUP):
+            self._is_idle = False
             self._queue.put(arrived[start : start + _MAX_GROUP])
 
     def _pass_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -196,22 +219,30 @@ class Writer:
         try:
             while is_open:
                 group, is_open = self._next_group()
-                if not group:
-                    continue
-                self._crowd = max(len(group), self._crowd // 2)
-                self._write(group)
+                if group:
+                    self._crowd = max(len(group), self._crowd // 2)
+                    self._write(group)
+                with self._lock:
+                    self._is_idle = self._queue.empty()
                 self._deliver(group)
         finally:
             self._let_go()
 
-    def _write(self, group: list[Request]) -> None:
-        """Commit a group and leave with each request what became of it; never raises."""
+    def _write(self, group: list[Request], *, is_begun: bool = False) -> None:
+        """Commit a group and leave with each request what became of it; never raises.
+
+        `is_begun` says that a transaction is open already, and that nothing may be waited for.
+        """
         try:
             if self._connection is None:
                 from lash_cli.store.sqlite.announcing import open_writing
 
                 self._connection = open_writing(self._path, self.lost_previews)
+            if not is_begun:
+                patiently(self._connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
             self._commit_group(self._connection, group)
+            if not is_begun:
+                self._checkpointer.look()
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
             failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
             for request in group:
@@ -242,7 +273,7 @@ class Writer:
         return group, False
 
     def _commit_group(self, connection: WriterConnection, group: list[Request]) -> None:
-        patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
+        """Run and commit a group in the transaction that is open."""
         if len(group) == 1:
             self._run_alone(connection, group[0])
         elif not self._run_together(connection, group):
@@ -255,7 +286,6 @@ class Writer:
             connection.announce(self.ring, is_whole=all(request.error is None for request in group))
             if not self._always_normal and any(request.durable for request in group):
                 self._log.sync()
-            self._checkpointer.look()
         else:
             connection.forget()
 
@@ -305,6 +335,15 @@ class Writer:
             # A loop that was closed meanwhile has nobody left to tell.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_settle_all, requests)
+
+
+def _begins(connection: WriterConnection) -> bool:
+    """Begin a write transaction; False when that is not possible at once. Whoever then waits for it learns why."""
+    try:
+        connection.execute(BEGIN_WRITE)
+    except sqlite3.Error:
+        return False
+    return True
 
 
 def _settle_all(requests: list[Request]) -> None:
