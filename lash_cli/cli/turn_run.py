@@ -98,10 +98,12 @@ class TurnRun:
         Raises the error the outcome stands for, after everything was written.
         """
         self._asked_for = None if finishes_earlier else (turn_id or "")
-        if self._lines is not None:
-            self._lines.start("turn", await self._cursors.present())
+        begun_at = await self._cursors.present() if self._lines is not None else None
         before_stop = None if self._store is None else self._store.finish_writes
         with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals:
+            if self._lines is not None:
+                # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
+                self._lines.start("turn", begun_at)
             try:
                 output = await self._stream_or_enqueue(builder)
                 error = self._error_of(output, signals) if output is not None else None

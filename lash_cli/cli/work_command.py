@@ -158,9 +158,10 @@ class Work:
         worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
         self._worker = worker
         self._live = store.live
-        self._log.start()
         try:
             with turn_signals(self._stop, worker.abandon, before_stop=store.finish_writes) as signals:
+                # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
+                self._log.start()
                 report = await worker.run(session_ids)
         except LashError as error:
             await self._end("error", error)

@@ -146,7 +146,9 @@ class QueueWorker:
         return most is not None and self._turns + self._passes_under_way >= most
 
     def _start(self, session_ids: Sequence[str]) -> None:
-        """Begin to drain as many as there are slots, in the order given."""
+        """Begin to drain as many as there are slots, in the order given; none when it was stopped while it looked."""
+        if self._is_stopping:
+            return
         for session_id in session_ids[: max(1, self._options.concurrency) - len(self._tasks)]:
             task = asyncio.get_running_loop().create_task(self._work(session_id))
             self._tasks[session_id] = task

@@ -226,6 +226,17 @@ def test_a_signal_lets_running_turns_finish_and_takes_nothing_new(
     assert len(world.lash("queue", "batches", "s", "-o", "name").out.split()) == 1
 
 
+def test_a_signal_after_the_beginning_of_a_stream_is_told_at_its_end(world: QueuedHome) -> None:
+    for arguments in (("work", "--all"), ("turn", "s", "!sleep 60")):
+        process = world.spawn(*arguments, "-o", "jsonl")
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        done = world.ended(process)
+        end = json.loads(done.out.splitlines()[-1])
+        assert (done.code, end["type"], end["reason"], end["exit"]) == (143, "stream_end", "signal", 143), done.err
+
+
 def test_a_turn_that_outlasts_the_grace_is_cancelled_and_committed(world: QueuedHome, tmp_path: Path) -> None:
     worker, _ = start_gated(world, tmp_path, "--grace", "100ms")
     worker.send_signal(signal.SIGTERM)

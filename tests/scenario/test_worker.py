@@ -163,6 +163,25 @@ async def test_stopping_lets_running_turns_finish_and_takes_nothing_new(make_cor
     assert sum([len(await core.queue(name).pending_inputs()) for name in "ab"]) == 1
 
 
+async def test_a_worker_that_is_stopped_while_it_looks_for_work_takes_nothing(make_core) -> None:
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("hello")
+    told = Telling()
+    worker = worker_of(core, told)
+    look = core.store.change_mark
+
+    async def meanwhile() -> int:
+        mark = await look()
+        worker.stop(30)
+        return mark
+
+    core.store.change_mark = meanwhile
+    report = await worker.run()
+    assert (report.turns, report.stopped_by, told.events) == (0, "stopped", [])
+    assert len(await core.queue(S).pending_inputs()) == 1
+
+
 async def test_after_the_grace_running_turns_are_cancelled_and_committed(make_core) -> None:
     caller = answering()
     caller.gate = asyncio.Event()
