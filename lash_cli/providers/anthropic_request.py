@@ -40,7 +40,7 @@ from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolCho
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.past import fenced, past_name, past_object
@@ -212,7 +212,9 @@ class AnthropicEncoder:
         return _readable_block(part)
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
-        check_carried(source, _CARRIED, provider="anthropic", credential_scope=self._credential_scope)
+        scope = self._credential_scope
+        if carrying_refusal(source, _CARRIED, provider="anthropic", credential_scope=scope) is not None:
+            return _text_block(stand_in(source))
         match source:
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_block(media_type, data, label)
@@ -224,7 +226,7 @@ class AnthropicEncoder:
                 self._has_files = True
                 return {"source": {"file_id": file_id, "type": "file"}, "type": "document"}
             case _:
-                refuse_attachment(f"the attachment {source!r:.200}")
+                refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def wire_call_id(call_id: str) -> str:

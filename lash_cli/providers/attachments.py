@@ -9,10 +9,10 @@ carry is refused before anything is read or sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 
-from lash_cli.core.content import AttachmentPart, AttachmentSource, ExternalUrl, ProviderFile, Stored
+from lash_cli.core.content import AttachmentPart, AttachmentSource, ExternalUrl, Message, ProviderFile, Stored
 from lash_cli.core.llm import LlmRequest, MessageSequence
 from lash_cli.core.media import is_text
 from lash_cli.errors import LashError, LlmTransportError
@@ -26,13 +26,29 @@ UNSUPPORTED = "unsupported_attachment_capability"
 IMAGES = ("image/gif", "image/jpeg", "image/png", "image/webp")
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 
+_OPENAI_FILES = (
+    "application/pdf",
+    "application/json",
+    "application/msword",
+    _OFFICE + "wordprocessingml.document",
+    "application/vnd.ms-excel",
+    _OFFICE + "spreadsheetml.sheet",
+    "application/vnd.ms-powerpoint",
+    _OFFICE + "presentationml.presentation",
+    "text/csv",
+    "text/html",
+    "text/markdown",
+    "text/plain",
+)
+
 
 class Carried(NamedTuple):
-    """What one wire carries. A media type that ends in `/` stands for its whole family."""
+    """What one wire carries, as bytes and by its address. A media type of bytes that ends in `/` stands for its whole
+    family."""
 
     images: tuple[str, ...] = IMAGES
     files: tuple[str, ...] = ()
-    urls: bool = False
+    by_address: tuple[str, ...] = ()
     provider_files: bool = False
 
     def takes(self, media_type: str) -> bool:
@@ -44,26 +60,13 @@ class Carried(NamedTuple):
 #: By kind of provider. Text is no file here: every wire carries it as words.
 CARRIED: dict[str, Carried] = {
     "openai_responses": Carried(
-        files=(
-            "application/pdf",
-            "application/json",
-            "application/msword",
-            _OFFICE + "wordprocessingml.document",
-            "application/vnd.ms-excel",
-            _OFFICE + "spreadsheetml.sheet",
-            "application/vnd.ms-powerpoint",
-            _OFFICE + "presentationml.presentation",
-            "text/csv",
-            "text/html",
-            "text/markdown",
-            "text/plain",
-        ),
-        urls=True,
+        files=_OPENAI_FILES,
+        by_address=(*IMAGES, *_OPENAI_FILES),
         provider_files=True,
     ),
     # Contract 06 §7 has no files here; OpenAI and OpenRouter have taken PDF since, and who does not says so.
-    "openai_chat": Carried(files=("application/pdf",), urls=True),
-    "anthropic": Carried(files=("application/pdf",), urls=True, provider_files=True),
+    "openai_chat": Carried(files=("application/pdf",), by_address=IMAGES),
+    "anthropic": Carried(files=("application/pdf",), by_address=(*IMAGES, "application/pdf"), provider_files=True),
     "google": Carried(
         images=("image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"),
         files=("application/pdf", "audio/", "video/", "text/"),
@@ -72,29 +75,70 @@ CARRIED: dict[str, Carried] = {
 }
 
 
-def refuse_attachment(what: str) -> NoReturn:
+def refuse_attachment(refusal: str) -> NoReturn:
     """Raise the error of an attachment that a wire cannot carry."""
-    raise LlmTransportError(f"this provider cannot be sent {what}", kind="unsupported", code=UNSUPPORTED)
+    raise LlmTransportError(refusal, kind="unsupported", code=UNSUPPORTED)
 
 
-def check_carried(
+def carrying_refusal(
     source: AttachmentSource, carried: Carried, *, provider: str = "", credential_scope: str = ""
-) -> None:
-    """Raise `LlmTransportError` (`unsupported_attachment_capability`) unless the wire carries `source`.
+) -> str | None:
+    """Why the wire does not carry `source`; None when it does.
 
     A file of a provider goes only to that provider, under the credential scope
     it was uploaded in. Text that is at hand is always carried, as words.
     """
     match source:
         case ProviderFile():
-            if not carried.provider_files or (source.provider, source.credential_scope) != (provider, credential_scope):
-                refuse_attachment(f"the file {source.id} of {source.provider} ({source.credential_scope})")
+            is_ours = (source.provider, source.credential_scope) == (provider, credential_scope)
+            if not carried.provider_files or not is_ours:
+                owner = f"{source.provider} ({source.credential_scope})"
+                return f"this provider cannot be sent the file {source.id} of {owner}"
         case ExternalUrl(media_type=media_type):
-            if not carried.urls or not carried.takes(media_type):
-                refuse_attachment(f"{media_type} attachments by address")
+            if media_type not in carried.by_address:
+                return f"this provider cannot be sent {media_type} attachments by address"
         case _:
             if not carried.takes(source.media_type) and not is_text(source.media_type):
-                refuse_attachment(f"{source.media_type} attachments")
+                return f"this provider cannot be sent {source.media_type} attachments"
+    return None
+
+
+def check_own(request: LlmRequest, kind: str, credential_scope: str) -> None:
+    """Raise `LlmTransportError` (`unsupported_attachment_capability`) for what the turn itself attaches and the wire
+    of `kind` does not carry.
+
+    What is committed already is not refused: a session that goes on with
+    another provider could never run again. Encoders write `stand_in` there.
+    """
+    carried = CARRIED.get(kind)
+    if carried is None:
+        return
+    for source in _attached(_own_messages(request)):
+        refusal = carrying_refusal(source, carried, provider=kind, credential_scope=credential_scope)
+        if refusal is not None:
+            refuse_attachment(refusal)
+
+
+def stand_in(source: AttachmentSource) -> str:
+    """What a model is told in place of an earlier attachment that its wire does not carry."""
+    match source:
+        case ProviderFile(provider=provider, id=identity):
+            what = f"the file {identity} of {provider}"
+        case ExternalUrl(url=url, media_type=media_type):
+            what = f"{url} ({media_type})"
+        case _:
+            what = f"{source.label or 'an attachment'} ({source.media_type})"
+    return f"[{what}: it cannot be shown to this model]"
+
+
+def _own_messages(request: LlmRequest) -> Sequence[Message]:
+    """The messages of the turn; all of a request that belongs to none."""
+    messages = request.messages
+    return messages.tail if isinstance(messages, MessageSequence) else messages
+
+
+def _attached(messages: Iterable[Message]) -> Iterator[AttachmentSource]:
+    return (part.attachment for message in messages for part in message.parts if isinstance(part, AttachmentPart))
 
 
 class StoredAttachmentNeeded(LlmTransportError):
@@ -156,12 +200,7 @@ def _stored_in_tail(request: LlmRequest) -> list[Stored]:
     """The stored attachments of the turn's own messages, which are written together."""
     if not isinstance(request.messages, MessageSequence):
         return []
-    return [
-        part.attachment
-        for message in request.messages.tail
-        for part in message.parts
-        if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored)
-    ]
+    return [source for source in _attached(request.messages.tail) if isinstance(source, Stored)]
 
 
 async def _read(request: LlmRequest, source: Stored) -> bytes:

@@ -38,7 +38,7 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
@@ -258,15 +258,16 @@ class _MessageEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
-        check_carried(source, _CARRIED)
+        if carrying_refusal(source, _CARRIED) is not None:
+            return _text_block(stand_in(source))
         match source:
-            case ExternalUrl(media_type=media_type, url=url) if media_type in _CARRIED.images:
+            case ExternalUrl(url=url):
                 return {"image_url": {"url": url}, "type": "image_url"}
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_block(media_type, data, label or "attachment")
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
-        refuse_attachment(f"the attachment {source!r:.200}")
+        refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:

@@ -34,7 +34,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
-from lash_cli.providers.attachments import CARRIED, RequestAttachments, check_carried
+from lash_cli.providers.attachments import CARRIED, RequestAttachments, carrying_refusal, check_own
 from lash_cli.providers.classify import classify_error_object, classify_http, presentable, to_exception
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, Timeouts
 from lash_cli.providers.sse import SseDecoder
@@ -289,6 +289,7 @@ class HttpProvider:
         """Run one attempt; see `core.protocols.Provider.complete`."""
         wire = self._wire
         # First: what is refused is refused, and what it holds may have to be announced.
+        check_own(request, self.kind, self._credential_scope)
         body = await self._attachments.body(wire, request)
         headers = {
             "accept": "text/event-stream, application/json",
@@ -337,11 +338,7 @@ class HttpProvider:
         carried = CARRIED.get(self.kind)
         if carried is None:
             return None
-        try:
-            check_carried(source, carried, provider=self.kind, credential_scope=self._credential_scope)
-        except LlmTransportError as refused:
-            return refused.message
-        return None
+        return carrying_refusal(source, carried, provider=self.kind, credential_scope=self._credential_scope)
 
     async def aclose(self) -> None:
         """Close the transport."""

@@ -36,7 +36,7 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
@@ -201,7 +201,9 @@ class GoogleEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
-        check_carried(source, _CARRIED, provider="google", credential_scope=self._credential_scope)
+        scope = self._credential_scope
+        if carrying_refusal(source, _CARRIED, provider="google", credential_scope=scope) is not None:
+            return {"text": stand_in(source)}
         match source:
             case ProviderFile(id=uri):
                 return {"fileData": {"fileUri": uri}}
@@ -209,7 +211,7 @@ class GoogleEncoder:
                 return _bytes_part(media_type, data, label or "attachment")
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_part(media_type, self._attachment_bytes(source), label or source.attachment_ref)
-        refuse_attachment(f"the attachment {source!r:.200}")
+        refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def _thinking_words(intent: Intent) -> dict[str, Any]:

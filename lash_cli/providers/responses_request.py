@@ -36,7 +36,7 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
 from lash_cli.core.media import is_text
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, check_carried, refuse_attachment
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
@@ -272,7 +272,9 @@ class _ItemEncoder:
                 return None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
-        check_carried(source, _CARRIED, provider="openai_responses", credential_scope=self._credential_scope)
+        scope = self._credential_scope
+        if carrying_refusal(source, _CARRIED, provider="openai_responses", credential_scope=scope) is not None:
+            return _input_text(stand_in(source))
         match source:
             case ExternalUrl(media_type=media_type, url=url) if media_type in _CARRIED.images:
                 return {"detail": "auto", "image_url": url, "type": "input_image"}
@@ -285,7 +287,7 @@ class _ItemEncoder:
             case ProviderFile(id=file_id):
                 return {"file_id": file_id, "type": "input_file"}
             case _:
-                refuse_attachment(f"the attachment {source!r:.200}")
+                refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:

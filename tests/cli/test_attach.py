@@ -98,6 +98,22 @@ def test_a_file_of_a_tool_that_the_provider_cannot_be_sent_is_a_failed_result(la
     assert last["role"] == "tool" and "image/bmp" in last["content"]
 
 
+def test_a_session_goes_on_with_a_provider_that_cannot_be_sent_what_it_holds(lash: Any, tmp_path: Path) -> None:
+    (tmp_path / "song.mp3").write_bytes(b"ID3\x04\x00")
+    assert lash("turn", "--or-open", "s", "listen", "-a", "song.mp3", cwd=tmp_path).code == 0  # loopback takes it
+    with ThreadedChatServer(default=text_reply("I cannot hear it")) as server:
+        for _ in range(2):
+            done = lash("turn", "s", "and?", "--provider", "chat", "--model", "m-1", env=openai(server))
+            assert (done.code, done.out) == (0, "I cannot hear it\n"), done.err
+        assert server.requests[0].json["messages"][0]["content"] == [
+            {"text": "listen", "type": "text"},
+            {"text": "[song.mp3 (audio/mpeg): it cannot be shown to this model]", "type": "text"},
+        ]
+        refused = lash("turn", "s", "hear", "-a", "song.mp3", env=openai(server), cwd=tmp_path)
+        assert refused.code != 0 and "audio/mpeg" in refused.err and len(server.requests) == 2
+        assert lash("turn", "s", "never mind", env=openai(server)).code == 0
+
+
 def test_a_killed_turn_still_has_its_image(lash: Any, home: Path, image: str) -> None:
     with ThreadedChatServer([hang_reply(), text_reply("a cat")]) as server:
         lash("open", "s", env=openai(server))

@@ -28,7 +28,7 @@ def assistant(*parts: Part, identity: str = "a") -> Message:
 
 
 def request(*messages: Message, **fields: Any) -> LlmRequest:
-    """A request over `messages`; any field may be given by its name."""
+    """A request over `messages`; any field may be given by its name, a sequence of messages too."""
     scope = LlmScope("s", "s:turn:t:llm:0", "f")
     return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": scope} | fields)
 

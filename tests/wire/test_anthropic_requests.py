@@ -538,7 +538,9 @@ async def sent_headers(
     key: str | None, *messages: Message, model: ModelSpec | None = None, **options: Any
 ) -> dict[str, str]:
     transport = ScriptedTransport(whole_reply(text("ok")))
-    provider = HttpProvider(AnthropicWire(f"{ROUTE}/", key, **options), transport, clock=ManualClock())
+    scope = options.get("credential_scope", "")
+    wire = AnthropicWire(f"{ROUTE}/", key, **options)
+    provider = HttpProvider(wire, transport, clock=ManualClock(), credential_scope=scope)
 
     async def sink(event: object) -> None: ...
 

@@ -7,10 +7,25 @@ import re
 from typing import Any
 
 import pytest
-from support.sent import HTTP_KINDS, assistant, request, sent, user
+from support.clock import ManualClock
+from support.sent import BASE, HTTP_KINDS, Sent, assistant, request, sent, sent_or_refused, user
 
-from lash_cli.core.content import Message, Role, ToolCallPart, ToolResultPart
-from lash_cli.core.llm import LlmToolSpec, ToolChoice
+from lash_cli.core.content import (
+    AttachmentPart,
+    AttachmentSource,
+    ExternalUrl,
+    Inline,
+    Message,
+    ProviderFile,
+    Role,
+    Stored,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from lash_cli.core.llm import LlmToolSpec, MessageSequence, NormalizedError, ToolChoice
+from lash_cli.core.protocols import JudgesAttachments
+from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 TAKEN = re.compile("[A-Za-z0-9_-]{1,64}")
 
@@ -117,3 +132,44 @@ async def test_a_model_that_may_call_nothing_is_told_the_same_tools_and_that(kin
     assert {**bound, name: None} == {**free, name: None}
     without = (await sent(kind, request(user("hi"), tool_choice=ToolChoice.NONE))).body
     assert "tools" not in without and name not in without
+
+
+NOT_CARRIED: dict[str, AttachmentSource] = {
+    "openai_chat": Stored("sha256:1", "video/mp4", 9, "clip.mp4"),
+    "openai_responses": Inline("audio/mpeg", b"ID3", "song.mp3"),
+    "anthropic": ProviderFile("openai_responses", "p", "file_1"),
+    "google": ExternalUrl("image/png", "https://example.org/photo.png"),
+}
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_what_the_turn_attaches_and_the_wire_does_not_carry_is_refused_before_sending(kind: str) -> None:
+    attaching = Message("u", Role.USER, (TextPart("see"), AttachmentPart(NOT_CARRIED[kind])))
+    for messages in ((attaching,), MessageSequence([user("before")], 1, (attaching,))):
+        refused = await sent_or_refused(kind, request(messages=messages))
+        assert isinstance(refused, NormalizedError)
+        assert (refused.code, refused.retryable) == ("unsupported_attachment_capability", False)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_what_was_attached_before_and_the_wire_does_not_carry_is_told_in_words(kind: str) -> None:
+    """A session that goes on with another provider, or whose turn was stopped for what it attached, still runs."""
+    attached = Message("u", Role.USER, (TextPart("see"), AttachmentPart(NOT_CARRIED[kind])))
+    body = (await sent(kind, request(messages=MessageSequence([attached], 1, (user("and now?", "u2"),))))).body
+    told = json.dumps(body)
+    name = {"anthropic": "file_1 of openai_responses", "google": "https://example.org/photo.png (image/png)"}
+    assert f"{name.get(kind) or NOT_CARRIED[kind].label}" in told
+    assert "cannot be shown to this model" in told and '"see"' in told
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_an_address_is_accepted_for_a_turn_exactly_where_it_can_be_sent(kind: str) -> None:
+    for media_type in ("image/png", "application/pdf", "text/plain", "audio/mpeg", "image/tiff"):
+        source = ExternalUrl(media_type, "https://example.org/x")
+        outcome = await sent_or_refused(kind, request(Message("u", Role.USER, (AttachmentPart(source),))))
+        settings = ProviderSettings("p", kind, BASE, None, {})
+        caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+        assert isinstance(caller, JudgesAttachments)
+        refusal = caller.attachment_refusal(source)
+        assert isinstance(outcome, Sent) == (refusal is None), media_type
+        assert refusal is not None or "https://example.org/x" in json.dumps(outcome.body)
