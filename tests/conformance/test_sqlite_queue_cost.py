@@ -301,6 +301,32 @@ async def test_a_look_that_finds_nothing_opens_no_write_transaction(
     assert await writes.of(store.open_lane(make.drain_request(clock, session_id="s2"))) == []
 
 
+async def test_what_may_take_long_is_never_written_by_the_event_loop(
+    open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    brief: list[str] = []
+    write_brief = store.db.write_brief
+
+    async def noted(job: Callable[[sqlite3.Connection], Any]) -> Any:
+        brief.append("brief")
+        return await write_brief(job)
+
+    monkeypatch.setattr(store.db, "write_brief", noted)
+    for session_id, text, expected in (("short", "x" * 65_536, 1), ("long", "x" * 65_537, 0)):
+        await make.create(store, clock, session_id)
+        brief.clear()
+        make.granted(
+            await store.open_lane(make.lane_request(clock, session_id=session_id, turn_id=session_id, text=text))
+        )
+        assert len(brief) == expected
+    await make.create(store, clock, "drained")
+    await make.enqueue(store, "i1", session_id="drained")
+    brief.clear()
+    make.granted(await store.open_lane(make.drain_request(clock, session_id="drained")))
+    assert not brief
+
+
 async def test_what_is_acknowledged_is_synced_and_what_only_holds_is_not(
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

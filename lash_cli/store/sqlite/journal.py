@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 COMPRESS_FROM_BYTES: Final = 512
 # Above this, compressing takes milliseconds and would hold up the event loop.
 COMPRESS_ELSEWHERE_FROM_BYTES: Final = 128 * 1024
+# A longer result takes milliseconds to write.
+BRIEF_BYTES: Final = 64 * 1024
 _COMPRESSION_LEVEL: Final = 1
 _WINDOW_BITS: Final = 10
 _MEMORY_LEVEL: Final = 1
@@ -199,7 +201,7 @@ class Journal:
     async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:
         """Find or claim a row. Raises `SessionExecutionLeaseExpired` when `claim.fence` is dead."""
         clock = self._database.clock
-        return await self._database.write(lambda connection: prepare(connection, claim, clock.now_ms()), durable=False)
+        return await self._database.write_brief(lambda connection: prepare(connection, claim, clock.now_ms()))
 
     async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
         """Insert a finished row that was never claimed; False when the key has a row already.
@@ -280,6 +282,9 @@ class Journal:
             )
             return finished.rowcount == 1
 
+        size = len(stored_outcome or stored_error or b"")
+        if size <= BRIEF_BYTES:
+            return await self._database.write_brief(finish)
         return await self._database.write(finish, durable=False)
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:

@@ -10,7 +10,9 @@ written.
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
 
+from lash_cli.core.content import TextItem
 from lash_cli.core.ingress import InputState
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.machine_tail import own_message_id
@@ -31,6 +33,9 @@ _READ = (
 FROM sessions s WHERE s.session_id = ?
 """
 )
+
+# A longer text takes milliseconds to encode and to write, during which the event loop is to serve others.
+_BRIEF_CHARS: Final = 64 * 1024
 
 
 def _committed(stored: StoredSession, turn: TurnRecord) -> LaneGranted:
@@ -130,6 +135,14 @@ def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     return done or drain.look(connection, stored, request, request.drain, now_ms)
 
 
+def _is_brief(request: LaneRequest) -> bool:
+    """Whether the transaction is certain to be short: a drain may claim any amount of text."""
+    if request.draft is None:
+        return request.drain is None
+    texts = (len(item.text) for item in request.draft.input.items if isinstance(item, TextItem))
+    return sum(texts) <= _BRIEF_CHARS
+
+
 def _validate(request: LaneRequest) -> None:
     if request.draft is None and request.drain is None:
         return
@@ -158,4 +171,8 @@ class Opening:
             idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
             if idle is not None:
                 return idle
-        return await self._db.write_brief(lambda connection: _open(connection, request, self._db.clock.now_ms()))
+
+        def job(connection: sqlite3.Connection) -> LaneOutcome:
+            return _open(connection, request, self._db.clock.now_ms())
+
+        return await (self._db.write_brief(job) if _is_brief(request) else self._db.write(job, durable=False))

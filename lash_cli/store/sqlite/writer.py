@@ -104,7 +104,7 @@ class Writer:
         self._arrived: list[Request] = []
         self._soon_loop: asyncio.AbstractEventLoop | None = None
         self._later_loop: asyncio.AbstractEventLoop | None = None
-        # How many writes came together of late: the last group, or half of what it was before.
+        # How many writes that somebody waits for came together of late: the last group, or half of what it was before.
         self._crowd = 0
         # Whether the thread has done all it was handed.
         self._is_idle = True
@@ -220,7 +220,7 @@ class Writer:
             while is_open:
                 group, is_open = self._next_group()
                 if group:
-                    self._crowd = max(len(group), self._crowd // 2)
+                    self._crowd = max(sum(not request.is_unwatched for request in group), self._crowd // 2)
                     self._write(group)
                 with self._lock:
                     self._is_idle = self._queue.empty()
