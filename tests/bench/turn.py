@@ -39,9 +39,13 @@ from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.commit import Append
 from lash_cli.core.content import Message, ProsePart, Role, TextPart
 from lash_cli.core.graph import chain
+from lash_cli.core.observation import MAX_EVENTS
 from lash_cli.core.protocols import ModelCaller, ToolContext
 from lash_cli.system import SystemClock, SystemIds
 from lash_cli.tools.function import FunctionToolProvider, tool
+
+# More than the live log keeps of one session, at four events a turn.
+FILLING_TURNS = MAX_EVENTS // 4 + 50
 
 RAW_STATEMENTS = (
     "UPDATE sessions SET lease_fencing_token = lease_fencing_token + 1, lease_token = ?, lease_expires_at_ms = ?"
@@ -211,25 +215,36 @@ async def many_sessions(directory: Path, sessions: int, turns: int) -> None:
 
 
 async def bytes_kept(directory: Path, turns: int) -> None:
+    """What a turn adds for good: measured once the live log, which keeps a fixed number of events, is full."""
     core, _ = new_core(directory)
     session = await core.open_session("s")
-    await session.turn(user_text(0)).run()
+    for index in range(FILLING_TURNS):
+        await session.turn(user_text(index)).run()
     await session.close()
     await core.aclose()
-    before = store_bytes(directory / "lash.db")
+    path = directory / "lash.db"
+    emit("live_log_bytes", live_log_bytes(path), "B", events=MAX_EVENTS)
+    before = store_bytes(path)
     core, _ = new_core(directory)
     session = await core.open_session("s")
     for index in range(turns):
         await session.turn(user_text(index)).run()
     await session.close()
     await core.aclose()
-    path = directory / "lash.db"
     emit("bytes_kept_per_turn", (store_bytes(path) - before) / turns, "B", payload=1_000)
     core, store = new_core(directory)
     await store.gc_unreachable()
     await store.vacuum(None)
     await core.aclose()
     emit("bytes_kept_per_turn_swept", (used_bytes(path) - before) / turns, "B", payload=1_000)
+
+
+def live_log_bytes(path: Path) -> int:
+    """The size of the events a session keeps for those who watch it."""
+    connection = sqlite3.connect(path)
+    (size,) = connection.execute("SELECT coalesce(sum(length(body)), 0) FROM live_row").fetchone()
+    connection.close()
+    return int(size)
 
 
 def used_bytes(path: Path) -> int:
