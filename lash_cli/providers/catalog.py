@@ -66,6 +66,21 @@ KINDS: dict[str, ProviderKind] = {
 }
 
 
+_OPENAI = ("openai_chat", "openai_responses")
+#: The options that not every kind has words for, and the kinds that have.
+SPOKEN_BY: dict[str, tuple[str, ...]] = {
+    "output_cap_field": ("openai_chat",),
+    "max_output_tokens": ("anthropic",),
+    "thinking_prefix_mismatch": ("anthropic",),
+    "cache_retention": ("anthropic", *_OPENAI),
+    "cache_control": ("openai_chat",),
+    "cache_session_affinity": _OPENAI,
+    "reasoning_dialect": _OPENAI,
+    "replay_reasoning": _OPENAI,
+    "strict_tools": _OPENAI,
+}
+
+
 class ProviderSettings(Record):
     """One configured provider, its key already resolved."""
 
@@ -277,8 +292,12 @@ def _wire(
                 base_url,
                 settings.key,
                 headers=options.headers,
+                query=options.query,
+                key_header=options.key_header,
                 expose_thinking=options.expose_thinking,
                 credential_scope=settings.name,
+                extra_body=options.extra_body,
+                omit_body=options.omit_body,
                 attachment_bytes=attachment_bytes,
             )
         case unknown:
@@ -330,4 +349,10 @@ def _options(settings: ProviderSettings, kind: ProviderKind) -> ProviderOptions:
         options: ProviderOptions = from_builtins(known | settings.options, ProviderOptions)
     except msgspec.ValidationError as error:
         raise ConfigError(f"provider {settings.name!r} has bad options: {error}") from error
+    for name in settings.options:
+        if settings.kind not in SPOKEN_BY.get(name, (settings.kind,)):
+            kinds = " and ".join(SPOKEN_BY[name])
+            raise ConfigError(
+                f"provider {settings.name!r}: {name} is an option of {kinds}, and says nothing to {settings.kind}"
+            )
     return options

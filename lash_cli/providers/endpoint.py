@@ -210,9 +210,10 @@ class Access(NamedTuple):
             return {"authorization": f"Bearer {self.key}"}
         return {self.key_header: self.key}
 
-    def url(self, path: str) -> str:
-        """The address of `path`, with the configured query."""
-        return self.base_url + path + (f"?{urlencode(sorted(self.query.items()))}" if self.query else "")
+    def url(self, path: str, **query: str) -> str:
+        """The address of `path`, with the configured query and what the wire itself says there."""
+        asked = {**self.query, **query}
+        return self.base_url + path + (f"?{urlencode(sorted(asked.items()))}" if asked else "")
 
 
 def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:

@@ -13,7 +13,9 @@ from typing import Any
 
 from lash_cli.errors import ConfigError
 
-OF_THE_CALL = frozenset({"model", "messages", "input", "instructions", "system", "tools", "stream"})
+OF_THE_CALL = frozenset(
+    {"model", "messages", "input", "instructions", "system", "tools", "stream", "contents", "systemInstruction"}
+)
 
 
 def checked_extra_body(extra: Mapping[str, Any], omitted: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,7 +8,7 @@ travels in a header and never in the address. Requests are written by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -20,8 +20,7 @@ from lash_cli.providers.google_stream import GoogleAssembler, unwrapped
 
 WHOLE = ":generateContent"
 STREAMED = ":streamGenerateContent"
-#: Without it the API streams a JSON array instead of events.
-_AS_EVENTS = "alt=sse"
+KEY_HEADER = "x-goog-api-key"
 
 
 class GoogleWire:
@@ -38,16 +37,27 @@ class GoogleWire:
         api_key: str | None,
         *,
         headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str] | None = None,
+        key_header: str | None = None,
         expose_thinking: bool = False,
         credential_scope: str = "",
+        extra_body: Mapping[str, Any] | None = None,
+        omit_body: Sequence[str] = (),
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        """See `google_request.GoogleEncoder`. Raises `ConfigError` for an address or a key that cannot be used."""
-        self._access = Access.checked(base_url, api_key, headers, endings=(WHOLE, STREAMED))
+        """Options are those of `Access` and `GoogleEncoder`; the key goes into `x-goog-api-key` unless told otherwise.
+
+        Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used.
+        """
+        self._access = Access.checked(
+            base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(WHOLE, STREAMED)
+        )
         self._encoder = GoogleEncoder(
             self._access.base_url,
             expose_thinking=expose_thinking,
             credential_scope=credential_scope,
+            extra_body=extra_body,
+            omit_body=omit_body,
             attachment_bytes=attachment_bytes,
         )
 
@@ -60,13 +70,14 @@ class GoogleWire:
         """The method of the model's resource; an id with a slash is a resource name itself (`tunedModels/…`)."""
         identity = quote(request.model.id, safe="/@")
         resource = identity if "/" in identity else f"models/{identity}"
-        method = f"{STREAMED}?{_AS_EVENTS}" if request.stream else WHOLE
-        return f"{self._access.base_url}/{resource}{method}"
+        if not request.stream:
+            return self._access.url(f"/{resource}{WHOLE}")
+        # Without it the API streams a JSON array instead of events.
+        return self._access.url(f"/{resource}{STREAMED}", alt="sse")
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
         """The key, if there is one, and the configured headers."""
-        key = {"x-goog-api-key": self._access.key} if self._access.key else {}
-        return {**key, **self._access.headers}
+        return {**self._access.authentication, **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
         """See `endpoint.Wire.body`."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lash_cli.core.codec import encode
@@ -37,6 +38,7 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
+from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
@@ -58,13 +60,19 @@ class GoogleEncoder:
         *,
         expose_thinking: bool = False,
         credential_scope: str = "",
+        extra_body: Mapping[str, Any] | None = None,
+        omit_body: Sequence[str] = (),
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """`expose_thinking` asks for thought summaries; `credential_scope` names the credential whose uploaded files
-        may be referred to."""
+        may be referred to; `extra_body` is laid over every body, and what `omit_body` names is left out.
+
+        Raises `ConfigError` when they touch what a call is about.
+        """
         self._route = route
         self._credential_scope = credential_scope
         self._expose_thinking = expose_thinking
+        self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
         self._caches = {
             False: PrefixCache(lambda message: self._encode(message, needs_signatures=False)),
@@ -78,7 +86,7 @@ class GoogleEncoder:
         for a reasoning selection, an attachment or a schema this wire cannot
         carry.
         """
-        options = encode(self._options(request))
+        options = encode(overlaid(self._options(request), self._extra_body))
         foot = b"]" + (b"," + options[1:] if options != b"{}" else b"}")
         capability = request.model.capability
         needs_signatures = capability is not None and capability.thought_signatures == "required"

@@ -15,7 +15,7 @@ from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import LlmRequest, LlmScope, StreamEvent
 from lash_cli.core.policy import ModelSpec
 from lash_cli.errors import ConfigError
-from lash_cli.providers.catalog import ProviderSettings, build_caller
+from lash_cli.providers.catalog import KINDS, SPOKEN_BY, ProviderSettings, build_caller
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,3 +106,20 @@ def test_building_a_caller_imports_no_http_client() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize(("option", "kinds"), SPOKEN_BY.items())
+def test_an_option_that_a_kind_has_no_words_for_is_refused_and_not_dropped(
+    option: str, kinds: tuple[str, ...], kind: str
+) -> None:
+    value = {"max_output_tokens": 99, "thinking_prefix_mismatch": "error", "output_cap_field": "max_tokens"} | {
+        "cache_retention": "long", "cache_control": "anthropic", "reasoning_dialect": "openai",
+    }  # fmt: skip
+    settings = ProviderSettings("p", kind, "http://test.invalid", None, {option: value.get(option, True)})
+    if kind in kinds:
+        build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+        return
+    with pytest.raises(ConfigError) as refused:
+        build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+    assert option in refused.value.message and all(name in refused.value.message for name in kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.clock import ManualClock
@@ -25,6 +26,7 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import LlmToolSpec, MessageSequence, NormalizedError, ToolChoice
 from lash_cli.core.protocols import JudgesAttachments
+from lash_cli.errors import ConfigError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 TAKEN = re.compile("[A-Za-z0-9_-]{1,64}")
@@ -173,3 +175,39 @@ async def test_an_address_is_accepted_for_a_turn_exactly_where_it_can_be_sent(ki
         refusal = caller.attachment_refusal(source)
         assert isinstance(outcome, Sent) == (refusal is None), media_type
         assert refusal is not None or "https://example.org/x" in json.dumps(outcome.body)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_fields_queries_and_key_headers_of_the_host_reach_every_wire(kind: str) -> None:
+    plain = await sent(kind, request(user("hi")), key="key-1")
+    outgoing = await sent(
+        kind,
+        request(user("hi")),
+        key="key-1",
+        query={"api-version": "7"},
+        key_header="X-Gate",
+        extra_body={"serviceTier": "flex", "labels": {"team": "blue"}},
+        omit_body=["labels.team"],
+    )
+    assert outgoing.body == plain.body | {"serviceTier": "flex", "labels": {}}
+    assert outgoing.headers["x-gate"] == "key-1" and list(outgoing.headers.values()).count("key-1") == 1
+    assert parse_qs(urlsplit(outgoing.url).query) == {"api-version": ["7"], **parse_qs(urlsplit(plain.url).query)}
+    bearer = await sent(kind, request(user("hi")), key="key-1", key_header="Authorization")
+    assert bearer.headers["authorization"] == "Bearer key-1" and "key-1" not in bearer.headers.values()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("openai_chat", ["messages", "tools"]),
+        ("openai_responses", ["input", "instructions"]),
+        ("anthropic", ["messages", "system"]),
+        ("google", ["contents", "systemInstruction", "tools"]),
+    ],
+)
+def test_fields_of_the_host_never_change_what_a_call_is_about(kind: str, fields: list[str]) -> None:
+    for field in fields:
+        for options in ({"extra_body": {field: []}}, {"omit_body": [field]}):
+            settings = ProviderSettings("p", kind, BASE, None, options)
+            with pytest.raises(ConfigError):
+                build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)

@@ -328,7 +328,6 @@ def test_what_a_server_does_not_know_is_left_out_by_its_path() -> None:
 @pytest.mark.parametrize("kind", ["openai_chat", "openai_responses"])
 async def test_every_part_of_a_dialect_can_be_configured(kind: str) -> None:
     options = {
-        "cache_control": "anthropic",
         "cache_session_affinity": True,
         "extra_body": {"provider": {"only": ["a"]}},
         "key_header": "api-key",
