@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 
 SETTLE_STEPS = 50
+# A time-out that no machine reaches by being busy; where one is to run out, a test moves the time of the loop past it.
+LIMIT_S = 30.0
 
 
 async def settle() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from support.anthropic import calls_reply, cut_reply, error_document, start, stream_reply, text_block, text_reply
-from support.clock import ManualCancel, ManualClock
+from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
 from support.wire import ChatServer, Reply, error_reply
 
 from lash_cli.core.content import Message, Role, TextPart
@@ -34,10 +36,13 @@ class Called:
         self.clock = ManualClock(auto_advance=True)
         self.events: list[StreamEvent] = []
         self.requests: list[Any] = []
+        self.heard = asyncio.Event()
         self.result: LlmCallResult
 
     async def sink(self, event: StreamEvent) -> None:
         self.events.append(event)
+        if isinstance(event, TextDelta):
+            self.heard.set()
 
     @property
     def visible(self) -> str:
@@ -51,7 +56,8 @@ class Called:
         return text
 
 
-async def call(*replies: Reply, **options: Any) -> Called:
+async def call(*replies: Reply, silence: Callable[[], None] | None = None, **options: Any) -> Called:
+    """Call once; `silence` is called when the first text was shown and nothing else came."""
     called = Called()
     async with ChatServer(replies) as server:
         base_url = server.base_url.removesuffix("/v1")
@@ -59,7 +65,12 @@ async def call(*replies: Reply, **options: Any) -> Called:
         settings = ProviderSettings("test", "anthropic", base_url, "key-0001", known | options)
         caller = build_caller(settings, clock=called.clock, ids_bits=lambda _: 0)
         try:
-            called.result = await caller.call(REQUEST, sink=called.sink, cancel=ManualCancel())
+            calling = asyncio.ensure_future(caller.call(REQUEST, sink=called.sink, cancel=ManualCancel()))
+            if silence is not None:
+                await called.heard.wait()
+                await settle()
+                silence()
+            called.result = await calling
         finally:
             await caller.aclose()
         called.requests = server.requests
@@ -110,9 +121,9 @@ async def test_a_stream_cut_before_its_proof_is_retracted_asked_again_and_paid_f
     assert called.result.record.usage == TokenUsage(20, 6)
 
 
-async def test_silence_in_the_middle_is_a_timeout_and_is_asked_again() -> None:
+async def test_silence_in_the_middle_is_a_timeout_and_is_asked_again(pass_time: Callable[[], None]) -> None:
     silent = stream_reply(start(), *text_block(0, "half")[:2], ending="hang")
-    called = await call(silent, text_reply("late"), chunk_timeout_seconds=0.2)
+    called = await call(silent, text_reply("late"), silence=pass_time, chunk_timeout_seconds=LIMIT_S)
     failed, _ = called.result.record.attempts
     assert (failed.error.kind, failed.error.code) == ("timeout", "read_timeout")
     assert called.visible == "late"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.clock import ManualCancel, ManualClock
+from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
 from support.gemini import KEY, call, document, streamed, text, usage_of
 from support.wire import ChatServer, Reply, error_reply, hang_reply
 
@@ -33,13 +35,23 @@ def ending(reply: Reply, how: Any, framing: Any = "chunked") -> Reply:
     return Reply(reply.chunks, reply.status, reply.headers, how, framing)
 
 
-async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, str, ChatServer]:
-    """Call once: the result, the text a terminal would show in the end, and the server."""
+async def run(
+    *replies: Reply,
+    meanwhile: Callable[[ChatServer, asyncio.Event], Awaitable[None]] | None = None,
+    **options: Any,
+) -> tuple[LlmCallResult, str, ChatServer]:
+    """Call once: the result, the text a terminal would show in the end, and the server.
+
+    `meanwhile` runs beside the call; its event is set when the first text was shown.
+    """
     shown: list[StreamEvent] = []
+    heard = asyncio.Event()
 
     async def sink(event: StreamEvent) -> None:
         if isinstance(event, AttemptReset):
             shown.clear()
+        elif isinstance(event, TextDelta):
+            heard.set()
         shown.append(event)
 
     async with ChatServer(replies) as server:
@@ -47,7 +59,10 @@ async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, str, Chat
         settings = ProviderSettings("gemini", "google", base_url, KEY, {"retry_after_output": "reset"} | options)
         caller = build_caller(settings, clock=ManualClock(auto_advance=True), ids_bits=lambda _: 0)
         try:
-            result = await caller.call(REQUEST, sink=sink, cancel=ManualCancel())
+            calling = asyncio.ensure_future(caller.call(REQUEST, sink=sink, cancel=ManualCancel()))
+            if meanwhile is not None:
+                await meanwhile(server, heard)
+            result = await calling
         finally:
             await caller.aclose()
     return result, "".join(event.text for event in shown if isinstance(event, TextDelta)), server
@@ -101,8 +116,17 @@ async def test_a_break_after_the_finish_reason_is_an_answer(how: str) -> None:
     assert len(result.record.attempts) == 1
 
 
-async def test_silence_is_a_timeout_and_is_asked_again() -> None:
-    result, shown, _ = await run(hang_reply(), ending(HALF, "hang"), ANSWER, chunk_timeout_seconds=0.2)
+async def test_silence_is_a_timeout_and_is_asked_again(pass_time: Callable[[], None]) -> None:
+    async def meanwhile(server: ChatServer, heard: asyncio.Event) -> None:
+        await server.wait_for_requests(1)
+        await settle()
+        pass_time()
+        await heard.wait()
+        await settle()
+        pass_time()
+
+    replies = (hang_reply(), ending(HALF, "hang"), ANSWER)
+    result, shown, _ = await run(*replies, meanwhile=meanwhile, chunk_timeout_seconds=LIMIT_S)
     assert [attempt.error and attempt.error.code for attempt in result.record.attempts] == [
         "response_start_timeout",
         "read_timeout",

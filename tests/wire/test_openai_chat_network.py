@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.clock import ManualCancel, ManualClock, settle
+from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
 from support.wire import (
     ChatServer,
     Reply,
@@ -44,7 +44,6 @@ REQUEST = LlmRequest(
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
     scope=LlmScope("s", "s:turn:t:llm:0"),
 )
-LIMIT_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -163,23 +162,6 @@ async def test_a_reset_after_the_proof_is_an_answer() -> None:
     result, _, _ = await run(Reply((reply.body[:proof_end],), ending="reset"))
     assert result.response.full_text == "done"
     assert len(result.record.attempts) == 1
-
-
-@pytest.fixture
-async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Called, it takes the event loop past every time-out of `LIMIT_S` that runs.
-
-    None runs out before, and one that begins afterwards has all its time, however busy the machine is.
-    """
-    loop = asyncio.get_running_loop()
-    real, passed = loop.time, 0.0
-
-    def skip() -> None:
-        nonlocal passed
-        passed += LIMIT_S + 1
-
-    monkeypatch.setattr(loop, "time", lambda: real() + passed)
-    return skip
 
 
 @pytest.mark.parametrize(
