@@ -2,7 +2,9 @@
 
 Nothing is opened until it is asked for: the store when a verb needs it, a
 provider (and its key) when the first model call resolves it. Which providers
-there are, and which one is meant, says `settings.providers`.
+there are, and which one is meant, says `settings.providers`. A look at a
+session comes through here for its store alone, so this module imports neither
+settings nor providers (design D16).
 """
 
 from __future__ import annotations
@@ -10,21 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import Paths, ensure_private_directory
-from lash_cli.settings import ModelEntry, Settings
-from lash_cli.settings.providers import (
-    AvailableProvider,
-    available_provider,
-    default_model,
-    default_provider,
-    require_provider,
-)
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -33,6 +26,8 @@ if TYPE_CHECKING:
     from lash_cli.providers.models import KnownModel
     from lash_cli.runtime.host import ProviderResolver
     from lash_cli.runtime.tracing import Tracer
+    from lash_cli.settings import ModelEntry, Settings
+    from lash_cli.settings.providers import AvailableProvider
     from lash_cli.store.base import RuntimePersistence
     from lash_cli.tools.approval import Asker
 
@@ -57,7 +52,7 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
     if not read_only:
         ensure_private_directory(os.path.dirname(paths.database))
     store = SqliteStore.open(
-        Path(paths.database),
+        paths.database,
         clock=SystemClock(),
         ids=SystemIds(),
         read_only=read_only,
@@ -154,6 +149,7 @@ def host_policy(
     `provider_unconfigured` for an explicit provider that is not configured.
     """
     from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
+    from lash_cli.settings.providers import default_model, default_provider, require_provider
 
     chosen = default_provider(settings, environment) if provider is None else provider
     if provider is not None or needs_model:
@@ -222,6 +218,8 @@ class ConfiguredProviders:
             self._tracer.close()
 
     def _build(self, name: str) -> ModelCaller:
+        from lash_cli.settings.providers import available_provider
+
         on_request = partial(self._tracer.provider_request, name) if self._tracer is not None else None
         provider = available_provider(self._settings, self._environment, name)
         return build_provider(
@@ -265,6 +263,8 @@ def standard_tools(
     settings: Settings, paths: Paths, cwd: str, clock: Clock, *, trace_file: str | None = None
 ) -> ToolProvider:
     """The built-in tools, kept inside the configured roots and out of everything lash itself stores."""
+    from pathlib import Path
+
     from lash_cli.tools.builtin import builtin_tools
     from lash_cli.tools.policy import FilePolicy
 
@@ -332,6 +332,7 @@ def open_providers(
 
     What they trace goes where the settings say. Raises what `open_tracer` raises.
     """
+    from lash_cli.settings.providers import default_provider
     from lash_cli.system import SystemClock, SystemIds
 
     surroundings = os.environ if environment is None else environment

@@ -1,7 +1,9 @@
-"""Where a database must not be kept: the longest mount decides, and nothing is created there (contract 08 §6.8)."""
+"""Where a database is kept, by whatever name, and where it must not be: the longest mount decides, and nothing is
+created there (contract 08 §6.7, §6.8)."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from lash_cli.errors import StoreReadOnly
 from lash_cli.store.sqlite import filesystem
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.listing import first_page
 from lash_cli.system import SystemClock
 
 MOUNTS = """\
@@ -50,3 +53,14 @@ def test_nothing_is_made_on_a_network_file_system(tmp_path, monkeypatch):
 def test_what_the_system_does_not_tell_is_taken_for_local(tmp_path, monkeypatch):
     monkeypatch.setattr(filesystem, "_MOUNTS", tmp_path / "none")
     Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
+
+
+@pytest.mark.parametrize("name", ["a?mode=memory", "b#c", "d%41", "e f", "é\udcff", "g/../h"])
+def test_a_database_is_the_file_of_its_name_whatever_a_uri_makes_of_that(tmp_path, monkeypatch, name):
+    (tmp_path / "g").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (f"{tmp_path}/{name}/lash.db", f"/{tmp_path}/{name}/lash.db", f"{name}/lash.db"):
+        Database.open(path, clock=SystemClock()).close()
+        assert first_page(path, limit=1, now_ms=1) == []
+        Database.open(path, clock=SystemClock(), read_only=True).close()
+    assert [str(found) for found in tmp_path.rglob("lash.db")] == [os.path.normpath(f"{tmp_path}/{name}/lash.db")]

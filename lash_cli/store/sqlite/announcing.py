@@ -14,9 +14,9 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from lash_cli.store.sqlite.connections import WRITER_PRAGMAS, connect
+from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.system import boot_id
 
 _log = logging.getLogger("lash.live")
@@ -27,7 +27,7 @@ _EPOCH_BYTES = 8
 Ring = Callable[[Mapping[str, int]], None]
 
 
-def store_stamp(path: Path) -> str:
+def store_stamp(path: StrPath) -> str:
     """The boot and the file: what changes when a database is copied, restored or survives a power cut."""
     status = os.stat(path)
     return f"{boot_id()}:{status.st_dev}:{status.st_ino}"
@@ -81,7 +81,7 @@ class WriterConnection(sqlite3.Connection):
         self.tails.clear()
 
 
-def open_writing(path: Path, lost: dict[str, object]) -> WriterConnection:
+def open_writing(path: StrPath, lost: dict[str, object]) -> WriterConnection:
     """The connection of the writer thread."""
     connection = connect(path, WRITER_PRAGMAS, factory=WriterConnection)
     assert isinstance(connection, WriterConnection)

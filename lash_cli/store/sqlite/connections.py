@@ -8,16 +8,16 @@ clock, which is for records.
 from __future__ import annotations
 
 import contextlib
-import random
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
+from lash_cli.store.sqlite.file_names import StrPath, file_uri
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
 _FIRST_RETRY_SECONDS: Final = 0.0001
@@ -57,7 +57,7 @@ PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
 CHECKPOINTER_PRAGMAS = (PATIENT_CHECKPOINT, NORMAL, "PRAGMA fullfsync = ON")
 
 
-def map_error(error: sqlite3.Error, path: Path) -> LashError:
+def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     """The lash error of a SQLite error; the only place that knows SQLite's codes."""
     code = getattr(error, "sqlite_errorcode", None)
     primary = code & 0xFF if isinstance(code, int) else None
@@ -71,7 +71,7 @@ def map_error(error: sqlite3.Error, path: Path) -> LashError:
 
 
 @contextlib.contextmanager
-def mapped_errors(path: Path) -> Iterator[None]:
+def mapped_errors(path: StrPath) -> Iterator[None]:
     """Raise lash errors for the SQLite errors of the block, and for records in which it found no record."""
     try:
         yield
@@ -86,9 +86,7 @@ def _is_locked(error: sqlite3.Error) -> bool:
     return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
 
 
-def patiently(
-    connection: sqlite3.Connection, statement: str, jitter: random.Random, lock_timeout_s: float = LOCK_TIMEOUT_SECONDS
-) -> Any:
+def patiently(connection: sqlite3.Connection, statement: str, lock_timeout_s: float = LOCK_TIMEOUT_SECONDS) -> Any:
     """Run a statement that takes a lock, waiting for other processes up to `lock_timeout_s`.
 
     The busy handler of SQLite sleeps in steps that are long against a commit and is not called at all for a change
@@ -102,8 +100,13 @@ def patiently(
         except sqlite3.OperationalError as error:
             if not _is_locked(error) or time.monotonic() >= deadline:
                 raise
-        time.sleep(pause * (0.5 + jitter.random()))
+        time.sleep(_about(pause))
         pause = min(pause * 2, _LONGEST_RETRY_SECONDS)
+
+
+def _about(seconds: float) -> float:
+    """Between half and one and a half of `seconds`: those who wait for one lock do not come back together."""
+    return seconds * (0.5 + int.from_bytes(os.urandom(2), "big") / 0x10000)
 
 
 def busy_timeout(lock_timeout_s: float) -> str:
@@ -112,14 +115,14 @@ def busy_timeout(lock_timeout_s: float) -> str:
 
 
 def connect(
-    path: Path,
+    path: StrPath,
     pragmas: tuple[str, ...],
     *,
     read_only: bool = False,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, transactions under our own control."""
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    uri = f"{file_uri(path)}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(
         uri,
         uri=True,

@@ -10,12 +10,10 @@ schema up to date under any number of processes doing the same.
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 from lash_cli.core.protocols import Clock
@@ -36,7 +34,7 @@ from lash_cli.store.sqlite.connections import (
     mapped_errors,
     patiently,
 )
-from lash_cli.store.sqlite.filesystem import refuse_network
+from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.store.sqlite.writer import Request, Writer
 
 if TYPE_CHECKING:
@@ -54,19 +52,21 @@ _DATA_VERSION = "PRAGMA data_version"
 _JOURNAL_MODE = "PRAGMA journal_mode"
 
 
-def _create_file(path: Path) -> None:
+def _create_file(path: StrPath) -> None:
     """Make the directory and the empty file with modes nobody else can read, before SQLite could make them."""
+    directory = os.path.dirname(path)
     try:
-        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        if directory:
+            os.makedirs(directory, mode=_DIRECTORY_MODE, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except FileExistsError:
-        if not path.parent.is_dir() or path.is_dir():
+        if (directory and not os.path.isdir(directory)) or os.path.isdir(path):
             raise StoreReadOnly(f"{path} is in the way of the database") from None
     except OSError as error:
         raise StoreReadOnly(f"{path} cannot be created: {error.strerror}") from error
 
 
-def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
+def _is_current(connection: sqlite3.Connection, path: StrPath) -> bool:
     """Whether the file has today's schema; raises `StoreUnusable` when it is newer or not ours. Writes nothing."""
     (version,) = connection.execute(schema.READ_USER_VERSION).fetchone()
     (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
@@ -90,15 +90,21 @@ def _is_wal(connection: sqlite3.Connection) -> bool:
     return bool(mode == "wal")
 
 
-def _bring_up_to_date(path: Path, jitter: random.Random, lock_timeout_s: float) -> None:
+def _refuse_network(path: StrPath) -> None:
+    from lash_cli.store.sqlite.filesystem import refuse_network  # asked of a new file, and of one without a log
+
+    refuse_network(path)
+
+
+def _bring_up_to_date(path: StrPath, lock_timeout_s: float) -> None:
     """Switch to WAL and apply the pending migrations, once, however many processes try at the same time."""
     connection = connect(path, WRITER_PRAGMAS)
     try:
         if not _is_wal(connection):
-            refuse_network(path)
-            patiently(connection, _WAL, jitter, lock_timeout_s)
+            _refuse_network(path)
+            patiently(connection, _WAL, lock_timeout_s)
         connection.execute(FULL)
-        patiently(connection, BEGIN_WRITE, jitter, lock_timeout_s)
+        patiently(connection, BEGIN_WRITE, lock_timeout_s)
         try:
             if not _is_current(connection, path):
                 schema.migrate(connection)
@@ -113,7 +119,7 @@ def _bring_up_to_date(path: Path, jitter: random.Random, lock_timeout_s: float) 
 class _Reader:
     """A read connection and its lock, opened at first use."""
 
-    def __init__(self, path: Path, *, read_only: bool, lock_timeout_s: float) -> None:
+    def __init__(self, path: StrPath, *, read_only: bool, lock_timeout_s: float) -> None:
         self._path = path
         self._read_only = read_only
         self._pragmas = (busy_timeout(lock_timeout_s), *READER_PRAGMAS)
@@ -162,7 +168,7 @@ class Database:
     """One SQLite file as the store's table families see it. Use from any thread or event loop."""
 
     def __init__(
-        self, path: Path, *, clock: Clock, read_only: bool, synchronous: Synchronous, lock_timeout_s: float
+        self, path: StrPath, *, clock: Clock, read_only: bool, synchronous: Synchronous, lock_timeout_s: float
     ) -> None:
         self.path = path
         self.clock = clock
@@ -170,18 +176,18 @@ class Database:
         self._reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         self._bulk_reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
-        self.writer = Writer(path, always_normal=is_normal, jitter=random.Random(), lock_timeout_s=lock_timeout_s)
+        self.writer = Writer(path, always_normal=is_normal, lock_timeout_s=lock_timeout_s)
 
     @property
     def identity(self) -> str:
         """The file itself, whatever path it was opened by."""
-        status = self.path.stat()
+        status = os.stat(self.path)
         return f"{status.st_dev:x}.{status.st_ino:x}"
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: StrPath,
         *,
         clock: Clock,
         read_only: bool = False,
@@ -196,10 +202,10 @@ class Database:
         `read_only`.
         """
         if not read_only:
-            if not path.exists():
-                refuse_network(path)
+            if not os.path.exists(path):
+                _refuse_network(path)
             _create_file(path)
-        elif not path.exists():
+        elif not os.path.exists(path):
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
         database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)
         try:
@@ -208,7 +214,7 @@ class Database:
                 raise StoreReadOnly(f"{path} needs a migration and was opened read-only")
             if not read_only and not (is_current and is_wal):
                 with mapped_errors(path):
-                    _bring_up_to_date(path, random.Random(), lock_timeout_s)
+                    _bring_up_to_date(path, lock_timeout_s)
         except BaseException:
             database.close()
             raise

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from lash_cli.errors import StoreReadOnly
+from lash_cli.store.sqlite.file_names import StrPath
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _NETWORK: Final = frozenset(
@@ -46,9 +47,9 @@ def network_filesystem(path: Path, *, mounts: str | None = None) -> str | None:
     return kind if kind in _NETWORK or kind in _NETWORK_FUSE else None
 
 
-def refuse_network(path: Path) -> None:
+def refuse_network(path: StrPath) -> None:
     """Raise `StoreReadOnly` (`network_filesystem`) for a place where a database cannot be kept."""
-    kind = network_filesystem(path)
+    kind = network_filesystem(Path(path))
     if kind is not None:
         raise StoreReadOnly(
             f"{path} is on a network file system ({kind}), where SQLite would damage it",

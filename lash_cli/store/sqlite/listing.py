@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import sqlite3
 from typing import Final, NamedTuple
-from urllib.parse import quote
 
 from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite.file_names import file_uri
 
 # Whoever asks this way has another way to ask, so nobody waits here for a lock.
 _BUSY_SECONDS: Final = 0.15
@@ -85,9 +85,7 @@ def first_page(path: str, *, limit: int, now_ms: int) -> list[ListedSession] | N
     None when the file cannot answer at once: it is locked, damaged, no database of ours or of another schema.
     """
     try:
-        connection = sqlite3.connect(
-            f"file:{quote(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
-        )
+        connection = sqlite3.connect(f"{file_uri(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
             (version,) = connection.execute(schema.READ_USER_VERSION).fetchone()

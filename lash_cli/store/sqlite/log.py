@@ -12,7 +12,6 @@ import sqlite3
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Final
 
 from lash_cli.errors import StoreError
@@ -23,6 +22,7 @@ from lash_cli.store.sqlite.connections import (
     WAL_KEPT_BYTES,
     connect,
 )
+from lash_cli.store.sqlite.file_names import StrPath
 
 # Past this size the log is copied back and begun again from its start: writing over blocks that are allocated makes a
 # sync half as dear as appending. When that fails it is tried again after as much growth, not at every commit.
@@ -44,7 +44,7 @@ class Log:
     and closing the log here cannot drop one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         self._path = f"{path}-wal"
         self._descriptor: int | None = None
 
@@ -77,7 +77,7 @@ def _sync(descriptor: int) -> None:
 class Checkpointer:
     """Copies the WAL back into the database on a thread and connection of its own, on request."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: StrPath) -> None:
         self._path = path
         self._wal = f"{path}-wal"
         self._wanted = threading.Event()

@@ -10,7 +10,6 @@ process would not notice.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +45,7 @@ def sole_connection(path: Path, *, patience_s: float = PATIENCE_SECONDS) -> Iter
     try:
         connection = connect(path, _PRAGMAS)
         try:
-            patiently(connection, _BEGIN_EXCLUSIVE, random.Random(), patience_s)
+            patiently(connection, _BEGIN_EXCLUSIVE, patience_s)
             connection.execute(ROLLBACK)
             _refuse_foreign(connection, path)
             yield connection

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
@@ -58,6 +57,7 @@ from lash_cli.store.base import (
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, SessionDemand
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database, Synchronous
+from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.store.sqlite.graph import GraphTable
 from lash_cli.store.sqlite.lanes import Lanes
 from lash_cli.store.sqlite.leases import Leases
@@ -194,7 +194,7 @@ class SqliteStore:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: StrPath,
         clock: Clock,
         ids: Ids,
         *,

@@ -20,11 +20,9 @@ while this one has nothing to do: then there is still one writer at a time.
 from __future__ import annotations
 
 import contextlib
-import random
 import sqlite3
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +36,7 @@ from lash_cli.store.sqlite.connections import (
     map_error,
     patiently,
 )
+from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.store.sqlite.log import Checkpointer, Log
 
 if TYPE_CHECKING:
@@ -88,10 +87,9 @@ class Request(msgspec.Struct, eq=False):
 class Writer:
     """The one thread that writes. Requests are taken in the order they arrive."""
 
-    def __init__(self, path: Path, *, always_normal: bool, jitter: random.Random, lock_timeout_s: float) -> None:
+    def __init__(self, path: StrPath, *, always_normal: bool, lock_timeout_s: float) -> None:
         self._path = path
         self._always_normal = always_normal
-        self._jitter = jitter
         self._lock_timeout_s = lock_timeout_s
         self._queue: SimpleQueue[list[Request] | None] = SimpleQueue()
         self._checkpointer = Checkpointer(path)
@@ -239,7 +237,7 @@ class Writer:
 
                 self._connection = open_writing(self._path, self.lost_previews)
             if not is_begun:
-                patiently(self._connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
+                patiently(self._connection, BEGIN_WRITE, self._lock_timeout_s)
             self._commit_group(self._connection, group)
             if not is_begun:
                 self._checkpointer.look()
@@ -277,7 +275,7 @@ class Writer:
         if len(group) == 1:
             self._run_alone(connection, group[0])
         elif not self._run_together(connection, group):
-            patiently(connection, BEGIN_WRITE, self._jitter, self._lock_timeout_s)
+            patiently(connection, BEGIN_WRITE, self._lock_timeout_s)
             for request in group:
                 self._run_in_savepoint(connection, request)
         if connection.in_transaction:
