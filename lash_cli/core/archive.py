@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Literal
 
 from lash_cli.core.codec import Record, sha256_hex
-from lash_cli.core.commit import RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.content import AttachmentPart, Stored
 from lash_cli.core.frames import AgentFrame, FrameStatus
 from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry

@@ -9,32 +9,27 @@ the same content is recognised and another content is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.codec import Record, canonical_hash
-from lash_cli.core.content import ProtocolTurnOptions, Role
+from lash_cli.core.content import Role
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import ConversationPayload, SessionNode
-from lash_cli.core.ingress import TurnInputCompletion
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue, TurnOutcome
 from lash_cli.core.policy import PersistedSessionConfig
-from lash_cli.core.queued_work import QueuedWorkBatchDraft, QueuedWorkCompletion
-from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import UnsettledQueuedWorkClaim, UnsettledTurnInputClaim
+
+if TYPE_CHECKING:
+    # A commit is made and never decoded, so its record needs these for the type checker only (design D16).
+    from lash_cli.core.ingress import TurnInputCompletion
+    from lash_cli.core.queued_work import QueuedWorkBatchDraft, QueuedWorkCompletion
 
 MAX_COMMIT_NODES = 512
 MAX_COMMIT_BYTES = 64 * 1024 * 1024
-
-
-class TurnState(Record):
-    """The small part of the checkpoint that changes with every turn; stored with the head."""
-
-    turn_index: int = 0
-    token_usage: TokenUsage = TokenUsage()
-    last_prompt_usage: PromptUsage | None = None
-    protocol_turn_options: ProtocolTurnOptions = ProtocolTurnOptions()
 
 
 class CheckpointComponent(Record):

@@ -15,8 +15,6 @@ from typing import Literal
 from lash_cli.core.codec import Record, encode
 from lash_cli.core.content import TurnInput
 
-MAX_CLAIMED_INPUTS = 64
-
 # What the key of a caller is stored behind; keys that lash makes itself begin otherwise.
 HOST_PREFIX = "host:"
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
 from lash_cli.core.codec import Record
 from lash_cli.core.content import ProtocolTurnOptions
 from lash_cli.errors import InvalidQueuedWorkBatch
 
-MAX_CLAIMED_BATCHES = 64
 # Candidates read beyond `max_batches`, so that a claim sees where its group ends.
 SCAN_MARGIN = 32
 

@@ -17,7 +17,6 @@ from typing import Protocol
 import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnEvent
-from lash_cli.core.commit import TurnState
 from lash_cli.core.content import (
     AttachmentItem,
     AttachmentSource,
@@ -38,6 +37,7 @@ from lash_cli.core.effect import (
     TurnScope,
     turn_replay_key,
 )
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.llm import LlmCallResult, OutputSpec
 from lash_cli.core.machine import (
     CheckpointDelivery,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lash_cli.core.commit import TurnState
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.errors import ConflictError

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lash_cli.core.commit import Checkpoint, RuntimeCommit, TurnState, Unchanged
+from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe_to_resume
 from lash_cli.core.frames import current_frame, return_to_frame
 from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError, NotFoundError, SessionClosed
 from lash_cli.runtime.host import RuntimeHost

@@ -20,12 +20,12 @@ from lash_cli.core.commit import (
     ReplaceFull,
     RuntimeCommit,
     RuntimeCommitResult,
-    TurnState,
     Unchanged,
 )
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy
 from lash_cli.core.graph import SessionNode, messages_on
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
 from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy, persisted_config

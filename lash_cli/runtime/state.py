@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.commit import TurnState
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import SessionNode
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState

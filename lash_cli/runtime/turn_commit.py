@@ -14,13 +14,13 @@ from lash_cli.core.commit import (
     RuntimeCommit,
     RuntimeCommitResult,
     TurnStamp,
-    TurnState,
     TurnSummary,
     require_settled,
     turn_content_hash,
 )
 from lash_cli.core.content import Message, Stored
 from lash_cli.core.graph import ConversationPayload, SessionNode, chain, messages_on
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine import DoneEffect
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnCancellationEvidence, TurnIssue, TurnOutcome

@@ -4,7 +4,9 @@ One object implements all of these protocols over one transactional domain that
 holds many sessions. Every method names its session; every time is passed in or
 comes from the store's injected clock, in epoch milliseconds. All errors are
 classes of `lash_cli.errors`. A store applies rules, it does not invent them:
-the judgements live in `core`.
+the judgements live in `core`. A store makes the records here from its rows and
+never decodes one, so most of their types are imported for the type checker
+only: a look at a session loads what it shows (design D16).
 """
 
 from __future__ import annotations
@@ -15,19 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.core.codec import Record
-from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnState, TurnSummary
-from lash_cli.core.content import Message
-from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
-from lash_cli.core.frames import AgentFrame
-from lash_cli.core.graph import SessionNode
-from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, InputDraft, TurnInputClaim
-from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, LocalProcess, SessionExecutionLease
-from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
-from lash_cli.core.policy import PersistedSessionConfig
-from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkClaim
-from lash_cli.core.usage import TokenLedgerEntry
-from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+from lash_cli.core.head_state import TurnState
+from lash_cli.core.lease import LocalProcess
 from lash_cli.errors import SessionExecutionBusy
 from lash_cli.store.queueing import QueuedWorkStore, TurnInputStore
 from lash_cli.store.shelf import ShelfStore
@@ -36,6 +29,18 @@ if TYPE_CHECKING:
     import asyncio
 
     from lash_cli.core.activity import TurnActivity
+    from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnSummary
+    from lash_cli.core.content import Message
+    from lash_cli.core.effect import CanonicalEnvelope, ExecutionScope
+    from lash_cli.core.frames import AgentFrame
+    from lash_cli.core.graph import SessionNode
+    from lash_cli.core.ingress import InputDraft, TurnInputClaim
+    from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, LeaseRow, SessionExecutionLease
+    from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
+    from lash_cli.core.policy import PersistedSessionConfig
+    from lash_cli.core.queued_work import QueuedWorkClaim
+    from lash_cli.core.usage import TokenLedgerEntry
+    from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
     from lash_cli.store.live import LiveStore
 
 DurabilityTier = Literal["inline", "durable"]

@@ -8,30 +8,31 @@ row it reads there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.core.codec import Record
-from lash_cli.core.ingress import (
-    MAX_CLAIMED_INPUTS,
-    Boundary,
-    InputDraft,
-    PendingTurnInput,
-    PendingTurnInputCancelResult,
-    PendingTurnInputCancelTarget,
-    PendingTurnInputSuffixCancelOutcome,
-    TurnInputClaim,
-)
-from lash_cli.core.lease import LeaseFence, LeaseRow
-from lash_cli.core.queued_work import (
-    MAX_CLAIMED_BATCHES,
-    QueuedWorkBatch,
-    QueuedWorkBatchDraft,
-    QueuedWorkClaim,
-    QueuedWorkClaimBoundary,
-    QueuedWorkReceipt,
-)
+
+if TYPE_CHECKING:
+    from lash_cli.core.ingress import (
+        Boundary,
+        InputDraft,
+        PendingTurnInput,
+        PendingTurnInputCancelResult,
+        PendingTurnInputCancelTarget,
+        PendingTurnInputSuffixCancelOutcome,
+        TurnInputClaim,
+    )
+    from lash_cli.core.lease import LeaseFence, LeaseRow
+    from lash_cli.core.queued_work import (
+        QueuedWorkBatch,
+        QueuedWorkBatchDraft,
+        QueuedWorkClaim,
+        QueuedWorkClaimBoundary,
+        QueuedWorkReceipt,
+    )
 
 
 class CheckpointClaims(Record):

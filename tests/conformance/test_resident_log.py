@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from lash_cli.core.activity import TurnActivity, TurnFinished
-from lash_cli.core.commit import TurnState
 from lash_cli.core.frames import open_frame
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.observation import (
     GENESIS,
     MAX_EVENTS,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lash_cli.core.commit import Checkpoint, RuntimeCommit, TurnState, Unchanged, require_settled, turn_content_hash
+from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged, require_settled, turn_content_hash
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.outcome import AssistantMessage, Finished

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
 from lash_cli.core.codec import decode_any, encode, to_builtins
 from lash_cli.core.queued_work import (
     FIRST_RETRY_MS,
     LONGEST_RETRY_MS,
     MAX_ATTEMPTS,
-    MAX_CLAIMED_BATCHES,
     AgentFrameTask,
     Candidate,
     CommandWork,

@@ -17,12 +17,12 @@ from lash_cli.core.commit import (
     GraphDelta,
     RuntimeCommit,
     TurnStamp,
-    TurnState,
     TurnSummary,
 )
 from lash_cli.core.content import Message, Role, TextItem, TextPart, TurnInput
 from lash_cli.core.frames import AgentFrame, initial_frame, initial_frame_id
 from lash_cli.core.graph import SessionNode, chain
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import (
     Boundary,
     InputDraft,

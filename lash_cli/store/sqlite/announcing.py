@@ -9,17 +9,13 @@ that only reads does not pay for it (design D16).
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
 
 from lash_cli.store.sqlite.connections import WRITER_PRAGMAS, connect
 from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.system import boot_id
-
-_log = logging.getLogger("lash.live")
 
 _EPOCH_BYTES = 8
 
@@ -35,7 +31,7 @@ def store_stamp(path: StrPath) -> str:
 
 def new_epoch() -> str:
     """A random name for a generation of a log."""
-    return secrets.token_hex(_EPOCH_BYTES)
+    return os.urandom(_EPOCH_BYTES).hex()
 
 
 class WriterConnection(sqlite3.Connection):
@@ -72,8 +68,10 @@ class WriterConnection(sqlite3.Connection):
             return
         try:
             ring(tails)
-        except Exception:  # noqa: BLE001 - the commit stands, and a tail that is not woken looks by itself
-            _log.info("observers could not be woken", exc_info=True)
+        except Exception:
+            import logging  # which costs a command that says nothing more than its commit (design D16)
+
+            logging.getLogger("lash.live").info("observers could not be woken", exc_info=True)
 
     def forget(self) -> None:
         """The transaction was undone."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from lash_cli.core.codec import canonical_hash, decode_any, encode
 from lash_cli.core.ingress import is_held
-from lash_cli.core.protocols import Ids
 from lash_cli.core.queued_work import (
     BatchState,
     Candidate,
@@ -39,6 +38,9 @@ from lash_cli.errors import ConflictError, QueuedWorkClaimSuperseded, StoreUnusa
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.queue_announcing import Observed, announce
 from lash_cli.store.sqlite.sessions import addressee, key_of, live_generation, read_session
+
+if TYPE_CHECKING:
+    from lash_cli.core.protocols import Ids
 
 _ID_ATTEMPTS: Final = 32
 

@@ -12,10 +12,11 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.core.effect import TurnScope, scope_key
-from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, Boundary, TurnInputClaim, admits
+from lash_cli.core.ingress import Boundary, TurnInputClaim, admits
 from lash_cli.core.lease import LeaseFence, is_fence_live
-from lash_cli.core.queued_work import MAX_CLAIMED_BATCHES, QueuedWorkBatch, QueuedWorkClaim, QueuedWorkClaimBoundary
+from lash_cli.core.queued_work import QueuedWorkBatch, QueuedWorkClaim, QueuedWorkClaimBoundary
 from lash_cli.errors import NotFoundError
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line

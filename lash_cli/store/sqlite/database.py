@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
-from lash_cli.core.protocols import Clock
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
@@ -39,6 +38,8 @@ from lash_cli.store.sqlite.writer import Request, Writer
 
 if TYPE_CHECKING:
     import asyncio
+
+    from lash_cli.core.protocols import Clock
 
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], T]

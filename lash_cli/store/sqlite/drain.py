@@ -13,7 +13,8 @@ import sqlite3
 
 import msgspec
 
-from lash_cli.core.ingress import MAX_CLAIMED_INPUTS, PendingTurnInput
+from lash_cli.core.claim_limits import MAX_CLAIMED_INPUTS
+from lash_cli.core.ingress import PendingTurnInput
 from lash_cli.core.lease import ClaimVerdict
 from lash_cli.core.queued_work import ProcessWake, QueuedWorkBatch
 from lash_cli.store.base import DrainSelection, LaneBusy, LaneGranted, LaneIdle, LaneOutcome, LaneRequest

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decode, encode
-from lash_cli.core.commit import TurnState
 from lash_cli.core.frames import AgentFrame, FrameStatus
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.protocols import Ids
 from lash_cli.errors import ConflictError, CorruptNode
 from lash_cli.store.base import SessionFork, SessionMeta

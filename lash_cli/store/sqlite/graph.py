@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import msgspec
 
 from lash_cli.core.codec import decode, decoder, encode
-from lash_cli.core.commit import TurnState
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, NotFoundError

@@ -15,10 +15,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decode_any, decoder, sha256_hex
-from lash_cli.core.commit import RuntimeCommitResult, TurnState, TurnSummary
+from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, NodePayload
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode

@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
 from lash_cli.core.queued_work import (
-    MAX_CLAIMED_BATCHES,
     SCAN_MARGIN,
     BatchState,
     Candidate,

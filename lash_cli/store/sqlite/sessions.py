@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from lash_cli.core.codec import decode, decode_any, encode
-from lash_cli.core.commit import TurnState
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ids import readable_name
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
 from lash_cli.core.policy import PersistedSessionConfig
-from lash_cli.core.protocols import Ids
 from lash_cli.errors import (
     ConflictError,
     NotFoundError,
@@ -29,7 +28,9 @@ from lash_cli.errors import (
 )
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.queue_announcing import announce_standing
+
+if TYPE_CHECKING:
+    from lash_cli.core.protocols import Ids
 
 _NAME_BITS: Final = 64
 _NAME_ATTEMPTS: Final = 32
@@ -308,6 +309,8 @@ def _set_flags(
     connection.execute(_SET_FLAGS, (closed_at_ms, parked_at_ms, session_id))
     was = (stored.closed_at_ms is None, stored.parked_at_ms is None)
     if was != (closed_at_ms is None, parked_at_ms is None):
+        from lash_cli.store.sqlite.queue_announcing import announce_standing
+
         announce_standing(connection, session_id, now_ms)
 
 

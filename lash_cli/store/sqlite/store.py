@@ -1,9 +1,9 @@
 """`SqliteStore`: every table family behind the protocols of `store.base`, over one `Database` (design D1).
 
 Delegation only. Each family owns its statements; this class says which family
-answers which method, in the order of the protocols. The families that only a
-turn or an administrator needs are imported when they are first asked, so that a
-look at a session does not wait for them (design D16).
+answers which method, in the order of the protocols. A family is imported when
+it is first asked, sessions apart, which everybody asks: a look at one family
+does not wait for the others (design D16).
 """
 
 from __future__ import annotations
@@ -12,56 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
-from lash_cli.core.effect import ExecutionScope
-from lash_cli.core.graph import SessionNode
-from lash_cli.core.ingress import (
-    MAX_CLAIMED_INPUTS,
-    InputDraft,
-    PendingTurnInput,
-    PendingTurnInputCancelResult,
-    PendingTurnInputCancelTarget,
-    PendingTurnInputSuffixCancelOutcome,
-    TurnInputClaim,
-)
-from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
-from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
-from lash_cli.core.protocols import Clock, Ids
-from lash_cli.core.queued_work import (
-    MAX_CLAIMED_BATCHES,
-    QueuedWorkBatch,
-    QueuedWorkBatchDraft,
-    QueuedWorkClaim,
-    QueuedWorkClaimBoundary,
-    QueuedWorkReceipt,
-)
-from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
-from lash_cli.store.base import (
-    DurabilityTier,
-    HeadPosition,
-    JournalClaim,
-    JournalPrepared,
-    JournalRecording,
-    JournalRow,
-    LaneBusy,
-    LaneOutcome,
-    LaneRequest,
-    PersistedSessionRead,
-    ReadScope,
-    SessionCreate,
-    SessionFork,
-    SessionMeta,
-    SessionRow,
-    TurnRecord,
-)
-from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, SessionDemand
+from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
-from lash_cli.store.sqlite.database import Database, Synchronous
-from lash_cli.store.sqlite.file_names import StrPath
-from lash_cli.store.sqlite.graph import GraphTable
-from lash_cli.store.sqlite.lanes import Lanes
-from lash_cli.store.sqlite.leases import Leases
-from lash_cli.store.sqlite.pending_inputs import PendingInputs
+from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import SessionTable
 
 if TYPE_CHECKING:
@@ -69,20 +22,67 @@ if TYPE_CHECKING:
 
     from lash_cli.core.activity import TurnActivity
     from lash_cli.core.archive import SessionArchive
+    from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult
+    from lash_cli.core.effect import ExecutionScope
+    from lash_cli.core.graph import SessionNode
+    from lash_cli.core.ingress import (
+        InputDraft,
+        PendingTurnInput,
+        PendingTurnInputCancelResult,
+        PendingTurnInputCancelTarget,
+        PendingTurnInputSuffixCancelOutcome,
+        TurnInputClaim,
+    )
+    from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
+    from lash_cli.core.outcome import CancelGate, TurnCancellationEvidence
+    from lash_cli.core.protocols import Clock, Ids
+    from lash_cli.core.queued_work import (
+        QueuedWorkBatch,
+        QueuedWorkBatchDraft,
+        QueuedWorkClaim,
+        QueuedWorkClaimBoundary,
+        QueuedWorkReceipt,
+    )
+    from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+    from lash_cli.store.base import (
+        DurabilityTier,
+        HeadPosition,
+        JournalClaim,
+        JournalPrepared,
+        JournalRecording,
+        JournalRow,
+        LaneBusy,
+        LaneOutcome,
+        LaneRequest,
+        PersistedSessionRead,
+        ReadScope,
+        SessionCreate,
+        SessionFork,
+        SessionMeta,
+        SessionRow,
+        TurnRecord,
+    )
+    from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, SessionDemand
     from lash_cli.store.shelf_records import SearchPage, SearchRequest, UsageTotal
     from lash_cli.store.sqlite.archives import Archives
     from lash_cli.store.sqlite.attachments import Attachments
     from lash_cli.store.sqlite.batches import Batches
     from lash_cli.store.sqlite.claims import Claims
     from lash_cli.store.sqlite.commit import Commits
+    from lash_cli.store.sqlite.database import Synchronous
     from lash_cli.store.sqlite.demand import Demand
+    from lash_cli.store.sqlite.file_names import StrPath
     from lash_cli.store.sqlite.forking import Forks
+    from lash_cli.store.sqlite.graph import GraphTable
     from lash_cli.store.sqlite.journal import Journal
+    from lash_cli.store.sqlite.lanes import Lanes
+    from lash_cli.store.sqlite.leases import Leases
     from lash_cli.store.sqlite.ledger import Ledger
     from lash_cli.store.sqlite.live import LiveEvents
     from lash_cli.store.sqlite.maintenance import Maintenance
     from lash_cli.store.sqlite.naming import Naming
     from lash_cli.store.sqlite.opening import Opening
+    from lash_cli.store.sqlite.pending_inputs import PendingInputs
     from lash_cli.store.sqlite.searching import MessageSearch
     from lash_cli.store.sqlite.waits import Waits
 
@@ -94,11 +94,31 @@ class SqliteStore:
     def __init__(self, db: Database, ids: Ids) -> None:
         self.db = db
         self._sessions = SessionTable(db, ids)
-        self._graph = GraphTable(db)
         self._ids = ids
-        self._lanes = Lanes(db)
-        self._leases = Leases(db)
-        self._inputs = PendingInputs(db)
+
+    @cached_property
+    def _graph(self) -> GraphTable:
+        from lash_cli.store.sqlite.graph import GraphTable
+
+        return GraphTable(self.db)
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        from lash_cli.store.sqlite.lanes import Lanes
+
+        return Lanes(self.db)
+
+    @cached_property
+    def _leases(self) -> Leases:
+        from lash_cli.store.sqlite.leases import Leases
+
+        return Leases(self.db)
+
+    @cached_property
+    def _inputs(self) -> PendingInputs:
+        from lash_cli.store.sqlite.pending_inputs import PendingInputs
+
+        return PendingInputs(self.db)
 
     @cached_property
     def _commits(self) -> Commits:

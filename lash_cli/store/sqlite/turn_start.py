@@ -11,7 +11,7 @@ import sqlite3
 from typing import Literal
 
 from lash_cli.core.codec import decode
-from lash_cli.core.commit import TurnState
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import TurnInputClaim
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.queued_work import QueuedWorkClaim
