@@ -7,10 +7,9 @@ shell and do nothing else.
 
 from __future__ import annotations
 
-import string
 from typing import Final
 
-_PLAIN: Final = frozenset(string.ascii_letters + string.digits + "@%+=:,./_-")
+_PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789@%+=:,./_-")
 
 
 def shell_word(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 from support.cli import environment, run_lash
@@ -29,12 +30,12 @@ from lash_cli.__main__ import main
 sys.argv[0] = "lash"
 code = main(sys.argv[1:])
 sys.stdout.flush()
-print("\\n" + " ".join(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+print("\\n" + " ".join(sorted(sys.modules)), file=sys.stderr)
 sys.exit(code)
 """
 
 
-def imported(home, *args, code=0):
+def loaded(home, *args, code=0):
     """The modules a command loaded; `code` None takes any exit status."""
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *args], env=environment(home), capture_output=True, timeout=60, check=False,
@@ -42,6 +43,11 @@ def imported(home, *args, code=0):
     )  # fmt: skip
     assert code is None or done.returncode == code, done.stderr
     return set(done.stderr.decode().splitlines()[-1].split())
+
+
+def imported(home, *args, code=0):
+    """The packages a command loaded."""
+    return {name.partition(".")[0] for name in loaded(home, *args, code=code)}
 
 
 async def fill(home):
@@ -118,6 +124,75 @@ def test_a_look_at_one_session_imports_no_parser_and_no_event_loop(lash, home, a
 def test_putting_text_into_a_queue_imports_no_parser_and_no_event_loop(lash, home, args):
     assert lash("open", "s", "--name", "work").code == 0
     assert not imported(home, *args) & (HEAVY | {"typer", "click", "asyncio", "typing_extensions"})
+
+
+# What the commands that programs ask many times may load of lash. Whoever adds a name adds its price to every status
+# bar: import it where it is needed instead, or say here why each of these commands needs it.
+FOR_ALL = """
+    . __main__ cli cli.fast cli.globals errors paths store store.sqlite store.sqlite.file_names store.sqlite.schema
+    views views.safe_text views.times
+"""
+FOR_A_SESSION = """
+    cli.documents cli.failure cli.invocation cli.output cli.reading cli.references core core.claim_limits core.codec
+    core.content core.head_state core.ids core.lease core.policy core.prompt core.usage store.base store.queueing
+    store.shelf store.sqlite.connections store.sqlite.database store.sqlite.log store.sqlite.sessions
+    store.sqlite.store store.sqlite.writer system views.tables wiring
+"""
+OF_A_GRAPH = "core.frames core.graph store.sqlite.graph store.sqlite.lineage"
+OF_A_QUEUE = """
+    cli.queue_access cli.queue_documents core.ingress core.queued_work store.sqlite.inputs store.sqlite.pending_inputs
+    store.sqlite.queue_announcing views.queue views.shell_words
+"""
+OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tools"
+# Text asks the settings whether it is what is wanted.
+FOR_TEXT = "settings settings.loading settings.schema settings.values"
+LIST_LIBRARIES = "__future__ contextlib errno gc json sqlite3 typing"
+LIBRARIES = f"{LIST_LIBRARIES} msgspec queue threading"
+LOOKS = {
+    "ls -o json": (LIST_LIBRARIES, FOR_ALL, "store.sqlite.listing"),
+    "show s -o json": (LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, "cli.session_detail views.shell_words"),
+    "show s": (
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT, "cli.session_detail views.session views.shell_words",
+    ),
+    "log s -o json": (
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_TURNS, "cli.transcript_detail store.sqlite.lanes",
+    ),
+    "log s": (
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_TURNS, FOR_TEXT,
+        "cli.transcript_detail store.sqlite.lanes views.transcript",
+    ),
+    "queue ls s -o json": (
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_QUEUE, "cli.queue_detail store.sqlite.batches",
+    ),
+    "enqueue s hello -q": (
+        f"{LIBRARIES} binascii importlib", FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_A_QUEUE, OF_TURNS, FOR_TEXT,
+        "api api.queue cli.enqueueing cli.running cli.stdin core.activity core.attachments core.observation runtime",
+        "runtime.bells store.live store.sqlite.announcing store.sqlite.answers store.sqlite.live",
+        "store.sqlite.live_rows",
+    ),
+}  # fmt: skip
+
+
+@cache
+def loaded_by(libraries):
+    """What these libraries load themselves, which is theirs to say; msgspec is content without typing_extensions."""
+    program = (
+        "import sys\nsys.modules['typing_extensions'] = None\n"
+        f"import {', '.join(libraries.split())}\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    return frozenset(done.stdout.split()) - {"typing_extensions"}
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_what_programs_ask_many_times_loads_what_is_listed_and_nothing_else(lash, home, command):
+    assert lash("open", "s").code == lash("turn", "s", "hello", "-q").code == 0
+    libraries, *groups = LOOKS[command]
+    listed = {f"lash_cli.{name}".removesuffix("..") for name in " ".join(groups).split()}
+    modules = loaded(home, *command.split()) - loaded_by(libraries)
+    newcomers, leavers = sorted(modules - listed), sorted(listed - modules)
+    assert not newcomers, f"import inside the function that needs it: {', '.join(newcomers)}"
+    assert not leavers, f"no longer loaded, take off the list: {', '.join(leavers)}"
 
 
 @pytest.mark.parametrize(
