@@ -74,6 +74,7 @@ SPOKEN_BY: dict[str, tuple[str, ...]] = {
     "thinking_prefix_mismatch": ("anthropic",),
     "cache_retention": ("anthropic", *_OPENAI),
     "cache_control": ("openai_chat",),
+    "reasoning_text_field": ("openai_chat",),
     "cache_session_affinity": _OPENAI,
     "reasoning_dialect": _OPENAI,
     "replay_reasoning": _OPENAI,
@@ -123,6 +124,7 @@ class ProviderOptions(Record):
     cache_session_affinity: bool = False
     reasoning_dialect: Literal["openai", "openrouter"] = "openai"
     replay_reasoning: bool = True
+    reasoning_text_field: Annotated[str, msgspec.Meta(pattern="^[a-z_]+$")] | None = None
     strict_tools: bool = False
     extra_body: dict[str, Any] = {}
     omit_body: tuple[str, ...] = ()
@@ -314,6 +316,7 @@ def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
         cache_control=options.cache_control,
         cache_session_affinity=options.cache_session_affinity,
         replay_reasoning=options.replay_reasoning,
+        reasoning_text_field=options.reasoning_text_field,
         extra_body=options.extra_body,
         omit_body=options.omit_body,
     )

@@ -99,7 +99,7 @@ class ChatEncoder:
         found = self._caches.get(key)
         if found is None:
             route = key[0] if self._dialect.replay_reasoning else None
-            messages = _MessageEncoder(route, is_marked, self._attachment_bytes)
+            messages = _MessageEncoder(route, is_marked, self._attachment_bytes, self._dialect.reasoning_text_field)
             found = self._caches[key] = PrefixCache(messages.encode_message)
             if len(self._caches) > MAX_ROUTES:
                 self._caches.popitem(last=False)
@@ -156,16 +156,25 @@ class ChatEncoder:
 
 
 class _MessageEncoder:
-    """Messages as this wire has them, for one route; without one no reasoning goes back.
+    """Messages as this wire has them, for one route; without one no signed or encrypted reasoning goes back.
 
     With `is_marked` every text is a block of its own, because only a block can
-    carry a mark; the places of the last ones are noted for `prefix`.
+    carry a mark; the places of the last ones are noted for `prefix`. Where the
+    words of reasoning are wanted back they are nobody's secret: they go
+    whoever thought them.
     """
 
-    def __init__(self, route: str | None, is_marked: bool, attachment_bytes: AttachmentBytes | None) -> None:
+    def __init__(
+        self,
+        route: str | None,
+        is_marked: bool,
+        attachment_bytes: AttachmentBytes | None,
+        reasoning_text_field: str | None = None,
+    ) -> None:
         self._route = route
         self._is_marked = is_marked
         self._attachment_bytes = attachment_bytes
+        self._reasoning_text_field = reasoning_text_field
 
     def encode_message(self, message: Message) -> Piece:
         """The wire messages of one message, each behind a comma."""
@@ -224,6 +233,10 @@ class _MessageEncoder:
             item["tool_calls"] = calls
         if replayed:
             item["reasoning_details"] = replayed
+        if self._reasoning_text_field is not None:
+            thought = "".join(part.content for part in message.parts if isinstance(part, ReasoningPart))
+            if thought or calls:  # such servers refuse a call without it, be it empty
+                item[self._reasoning_text_field] = thought
         return [item]
 
     def _user(self, message: Message) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ class OpenAiDialect(NamedTuple):
     for arguments that are sure to fit. `cache_control` is the dialect of cache
     marks it reads, if any. `cache_session_affinity` tells it which calls belong
     together. `replay_reasoning` is off for an address whose machines cannot read
-    each other's encrypted reasoning. `extra_body` is laid over every body, and what `omit_body` names by
-    dotted paths is left out of it.
+    each other's encrypted reasoning. `reasoning_text_field` is where a Chat Completions server wants the words of
+    earlier reasoning back. `extra_body` is laid over every body, and what `omit_body` names by dotted paths is left
+    out of it.
     """
 
     reasoning: ReasoningDialect = "openai"
@@ -35,6 +36,7 @@ class OpenAiDialect(NamedTuple):
     cache_control: CacheDialect | None = None
     cache_session_affinity: bool = False
     replay_reasoning: bool = True
+    reasoning_text_field: str | None = None
     extra_body: Mapping[str, Any] = {}
     omit_body: tuple[str, ...] = ()
 

@@ -65,6 +65,7 @@ def test_every_block_runs_and_every_server_is_called_as_documented(ran: list[Rec
         ("/v1/chat/completions", "llama3.2"),
         ("/v1/chat/completions", "default"),
         ("/v1/chat/completions", "Qwen/Qwen3-8B"),
+        ("/v1/chat/completions", "deepseek-flash"),
         ("/api/v1/chat/completions", "vendor/model"),
         ("/openai/v1/chat/completions", "my-deployment"),
         ("/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21", "my-deployment"),
@@ -72,9 +73,10 @@ def test_every_block_runs_and_every_server_is_called_as_documented(ran: list[Rec
 
 
 def test_keys_travel_as_each_server_wants_them(ran: list[RecordedRequest]) -> None:
-    *local, openrouter, azure, dated = ran
+    *local, deepseek, openrouter, azure, dated = ran
     for request in local:
         assert "authorization" not in request.headers
+    assert deepseek.headers["authorization"] == "Bearer sk-ds-example-0123456789"
     assert openrouter.headers["authorization"] == "Bearer sk-or-example-0123456789"
     assert openrouter.headers["x-title"] == "mine"
     for request in (azure, dated):

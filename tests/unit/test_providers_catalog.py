@@ -113,9 +113,15 @@ def test_building_a_caller_imports_no_http_client() -> None:
 def test_an_option_that_a_kind_has_no_words_for_is_refused_and_not_dropped(
     option: str, kinds: tuple[str, ...], kind: str
 ) -> None:
-    value = {"max_output_tokens": 99, "thinking_prefix_mismatch": "error", "output_cap_field": "max_tokens"} | {
-        "cache_retention": "long", "cache_control": "anthropic", "reasoning_dialect": "openai",
-    }  # fmt: skip
+    value = {
+        "max_output_tokens": 99,
+        "thinking_prefix_mismatch": "error",
+        "output_cap_field": "max_tokens",
+        "cache_retention": "long",
+        "cache_control": "anthropic",
+        "reasoning_dialect": "openai",
+        "reasoning_text_field": "reasoning_content",
+    }
     settings = ProviderSettings("p", kind, "http://test.invalid", None, {option: value.get(option, True)})
     if kind in kinds:
         build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualCancel, ManualClock
+from support.sent import assistant, sent
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
 
 from lash_cli.core.content import (
@@ -357,3 +358,23 @@ async def test_a_routing_object_that_would_change_the_call_is_a_configuration_er
     settings = ProviderSettings("p", "openai_chat", BASE, "abc", {"extra_body": {"messages": []}})
     with pytest.raises(ConfigError, match="messages"):
         build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+
+
+async def test_a_server_that_wants_the_words_of_reasoning_back_gets_them_in_its_field() -> None:
+    """DeepSeek refuses a past call whose reasoning is missing, also where there was none."""
+    conversation = (
+        user("go"),
+        assistant(ReasoningPart("let me "), ReasoningPart("look"), ToolCallPart("c1", "ls", "{}")),
+        Message("r1", Role.USER, (ToolResultPart("c1", "ls", "a"),)),
+        assistant(ToolCallPart("c2", "ls", "{}"), identity="a2"),
+        Message("r2", Role.USER, (ToolResultPart("c2", "ls", "a"),)),
+        assistant(ReasoningPart("", ReasoningReplay("elsewhere", signature="s")), ProsePart("done"), identity="a3"),
+        user("and?", "u2"),
+        assistant(ReasoningPart("hm", ReasoningReplay("elsewhere", signature="s")), ProsePart("so"), identity="a4"),
+        user("more", "u3"),
+    )
+    plain = (await sent("openai_chat", request(*conversation))).body["messages"]
+    asked = await sent("openai_chat", request(*conversation), reasoning_text_field="reasoning_content")
+    told = [message.pop("reasoning_content", None) for message in asked.body["messages"]]
+    assert told == [None, "let me look", None, "", None, None, None, "hm", None]
+    assert asked.body["messages"] == plain
