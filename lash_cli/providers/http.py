@@ -177,12 +177,15 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from error
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise LlmTransportError(
-            f"the connection to the provider failed: {error or type(error).__name__}",
+            f"the connection to the provider failed: {str(error) or _UNSAID.get(type(error).__name__, 'it broke off')}",
             kind="transport",
             code=_snake(error),
             retryable=True,
             protocol_position=position,
         ) from error
+
+
+_UNSAID = {"ReadError": "it broke off in the answer", "WriteError": "it broke off in the request"}
 
 
 def _timeout_text(error: Exception) -> str:

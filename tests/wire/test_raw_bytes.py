@@ -115,6 +115,7 @@ async def test_a_broken_connection_is_a_retryable_transport_failure(kind: str, h
         result = await call(kind, address)
     assert result.response is None
     assert (result.error.kind, result.error.retryable) == ("transport", True)
+    assert not result.error.message.rstrip().endswith(":"), "a library that gives no reason is not quoted"
     (attempt,) = result.record.attempts
     assert attempt.protocol_position == ("no_response" if how in BEFORE_AN_ANSWER else "response_observed")
     assert KEY not in repr(result)
