@@ -3,13 +3,15 @@ and never across sessions (contract 01 §9.7, 05 §1.5, 06 §7)."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.driving import Crash, CrashPoints
+from support.frozen import cut_lease
 from support.scripted import ScriptedCaller, text
 
-from lash_cli.api import AttachmentItem, LeaseTimings, SessionSpec, Stopped, TextItem, TurnInput
+from lash_cli.api import AttachmentItem, SessionSpec, Stopped, TextItem, TurnInput
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
@@ -51,13 +53,11 @@ async def test_the_bytes_are_stored_before_the_input_that_names_them(make_core) 
         await core.store.get_attachment("s1", REF)
 
 
-async def test_a_turn_that_was_cut_off_still_has_its_image(make_core) -> None:
+async def test_a_turn_that_was_cut_off_still_has_its_image(make_core, tmp_path: Path) -> None:
     with pytest.raises(Crash):
-        timings = LeaseTimings(300, 100)
-        crashed = make_core(
-            ScriptedCaller([text("never")]), crash_point=CrashPoints("after:lane"), lease_timings=timings
-        )
+        crashed = make_core(ScriptedCaller([text("never")]), crash_point=CrashPoints("after:lane"))
         await (await crashed.open_session("s1")).turn(with_image()).run()
+    cut_lease(tmp_path / "home" / "lash.db", "s1", left_ms=0)
     rest = ScriptedCaller([text("a cat")])
     core = make_core(rest)
     assert await core.store.forget_aged_uncommitted(2**60) == 0

@@ -230,7 +230,8 @@ async def test_an_injected_attachment_that_cannot_be_used_costs_its_bytes_and_no
 async def test_a_stalled_turn_keeps_what_it_took_over_any_number_of_renewals(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two")])
     caller.gate = asyncio.Event()
-    core = make_core(caller, lease_timings=LeaseTimings(90, 30))
+    # Renewed often, and long enough for a busy machine.
+    core = make_core(caller, lease_timings=LeaseTimings(60_000, 10))
     session = await core.open_session(S)
     running = asyncio.create_task(session.turn("go", turn_id="t1").run())
     await caller.entered.wait()

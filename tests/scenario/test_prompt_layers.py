@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from support.driving import Crash, CrashPoints
+from support.frozen import cut_lease
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import (
     FunctionToolProvider,
-    LeaseTimings,
     PromptContribution,
     PromptLayer,
     SessionConfigPatch,
@@ -32,17 +34,17 @@ async def test_layers_stack_and_the_turns_own_is_for_one_turn(make_core) -> None
     assert [request.system for request in caller.requests] == [WHOLE, "turn\n\n## Guidance\n\nsession", WHOLE]
 
 
-async def test_a_turn_that_was_cut_off_is_finished_under_its_own_prompt(make_core) -> None:
+async def test_a_turn_that_was_cut_off_is_finished_under_its_own_prompt(make_core, tmp_path: Path) -> None:
     builtins = PromptBuiltins(main_agent_intro="old release")
     with pytest.raises(Crash):
         core = make_core(
             ScriptedCaller([text("1")]),
             crash_point=CrashPoints("after:lane"),
             builtins=builtins,
-            lease_timings=LeaseTimings(300, 100),
         )
         session = await core.open_session("s1")
         await session.turn("a").prompt_contribution(PromptContribution("guidance", "just now")).run()
+    cut_lease(tmp_path / "home" / "lash.db", "s1", left_ms=0)
     caller = ScriptedCaller([text("1"), text("2")])
     core = make_core(caller, builtins=PromptBuiltins(main_agent_intro="new release"))
     async with await core.open_session("s1", spec=SessionSpec(inherit="stored")) as session:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.driving import Crash, CrashPoints
+from support.frozen import cut_lease
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FinalValue, Finished, LeaseTimings, ModelSpec, SessionSpec, Stopped, TurnInput
+from lash_cli.api import FinalValue, Finished, ModelSpec, SessionSpec, Stopped, TurnInput
 from lash_cli.core import activity
 from lash_cli.core.content import ProtocolTurnOptions, Role, TextPart
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput
@@ -83,14 +85,16 @@ async def test_any_object_will_do_where_only_an_object_is_asked_for(make_core) -
 
 @pytest.mark.parametrize(("point", "is_answered"), [("after:lane", False), ("before:commit", True)])
 async def test_a_turn_that_was_cut_off_is_finished_under_the_same_schema(
-    make_core, point: str, is_answered: bool
+    make_core, tmp_path: Path, point: str, is_answered: bool
 ) -> None:
     """The schema is stored with the input: who resumes does not know it, and journalled calls are found again."""
     answers = [text("Oslo"), text('{"city": "Oslo"}')]
     with pytest.raises(Crash):
-        core = make_core(ScriptedCaller(answers), crash_point=CrashPoints(point), lease_timings=LeaseTimings(300, 100))
+        core = make_core(ScriptedCaller(answers), crash_point=CrashPoints(point))
         session = await core.open_session("s1")
         await session.turn("where", output=SCHEMA).run()
+    if point == "after:lane":  # there it ends with the lane in its hand
+        cut_lease(tmp_path / "home" / "lash.db", "s1", left_ms=0)
     rest = ScriptedCaller([] if is_answered else answers)
     async with await make_core(rest).open_session("s1", spec=SessionSpec(inherit="stored")) as session:
         output = await session.redrive(busy_wait_ms=120_000).run()
