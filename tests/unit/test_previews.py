@@ -66,7 +66,7 @@ async def test_what_gathers_is_appended_at_once_after_a_moment():
     target.publish(TurnActivity("s", "t", "1", ModelRequestStarted(0)))
     target.publish(said("a"))
     assert live.scheduled == []
-    await asyncio.wait_for(live.is_scheduled.wait(), 10)
+    await asyncio.wait_for(live.is_scheduled.wait(), 30)
     target.publish(said("b", row="other"))
     live.write()
     assert [type(activity.event) for activity in live.appended] == [
@@ -106,7 +106,7 @@ async def test_what_a_refused_commit_took_along_waits_again_in_front_of_what_cam
     with pytest.raises(HeadRevisionConflict), target.taken_along():
         target.publish(said("b", row="other"))
         raise HeadRevisionConflict(1, 2)
-    await asyncio.wait_for(live.is_scheduled.wait(), 10)
+    await asyncio.wait_for(live.is_scheduled.wait(), 30)
     live.write()
     assert [activity.event.text for activity in live.appended] == ["a", "b"] and live.lost == []
 
