@@ -43,8 +43,8 @@ def command(
     """Write sessions as Markdown, as a page, as JSON to import again, or as one JSON line for each message.
 
     Without --as the ending of FILE decides, else it is md. json holds all of a
-    session, branches and attachments too: lash import makes the same session of
-    it. A redacted one cannot be imported. What waits in the queue is not part of it.
+    session, branches, attachments and what waits in the queue too: lash import
+    makes the same session of it. A redacted one cannot be imported.
     """
     chosen = _format(as_format, out)
     is_redacted = redacts_by_default(chosen) if redact is None else redact
@@ -52,7 +52,7 @@ def command(
     if is_redacted:
         load_known_keys()
     content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
-    _say_what_is_missing(rows)
+    _say_what_is_missing(rows, chosen)
     _say_redaction(chosen, is_redacted)
     if out is None or out == STDOUT:
         write(safe(content) if chosen in ("md", "html") and sys.stdout.isatty() else content)
@@ -85,15 +85,17 @@ async def _read(references: list[str]) -> tuple[list[SessionRow], list[SessionAr
         return rows, [await store.export_session(meta.session_id) for meta in metas]
 
 
-def _say_what_is_missing(rows: list[SessionRow]) -> None:
+def _say_what_is_missing(rows: list[SessionRow], chosen: str) -> None:
     """What an export does not have must not be lost unnoticed when the session is deleted next."""
     for row in rows:
-        waiting = row.pending_inputs + row.pending_batches
+        waiting = row.pending_batches + (0 if chosen == "json" else row.pending_inputs)
         if waiting:
             see = f"lash queue ls {shell_word(row.meta.name)}"
+            see += f", lash queue batches {shell_word(row.meta.name)}" if row.pending_batches else ""
             warn(f"{row.meta.name}: {waiting} waiting in the queue are not exported; see {see}")
         if row.running_turn_id is not None:
-            warn(f"{row.meta.name}: turn {row.running_turn_id} is not committed and not exported")
+            kept = "only what it was asked is exported, as waiting" if chosen == "json" else "not exported"
+            warn(f"{row.meta.name}: turn {row.running_turn_id} is not committed: {kept}")
 
 
 def _say_redaction(chosen: str, is_redacted: bool) -> None:

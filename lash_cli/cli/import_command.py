@@ -26,6 +26,7 @@ from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageE
 from lash_cli.store.base import RuntimePersistence
 
 STDIN = "-"
+OLDEST_FORMAT = 1
 _ANOTHER_ID = "give it another id: lash import FILE --id NEW"
 
 
@@ -46,7 +47,8 @@ def command(
     """Make the sessions of an export again: same transcript, branches, settings and costs.
 
     They keep their ids. An id that is in use, or was deleted, needs another one
-    with --id. A name that is taken is replaced by a free one.
+    with --id. A name that is taken is replaced by a free one. What waited in
+    the queue waits again, and the queue is held until you release it.
     """
     if new_id is not None and not is_session_id(new_id):
         raise UsageError(
@@ -64,6 +66,8 @@ def command(
     for archive, session_id in targets:
         if archive.cwd is not None and archive.cwd != os.getcwd():
             say(f"{session_id} works in {archive.cwd}")
+        if archive.inputs:
+            say(f"{len(archive.inputs)} wait in its queue, which is held: lash queue release {session_id}")
     return 0
 
 
@@ -81,6 +85,8 @@ def read_export(data: bytes, name: str) -> tuple[SessionArchive, ...]:
         raise _invalid(name, f"it is cut off or no JSON: {error}") from error
     if (header.schema, header.kind) != ("lash/1", "SessionExport"):
         raise _invalid(name, "it is no export of lash")
+    if header.format < OLDEST_FORMAT:
+        raise _invalid(name, f"no lash wrote format {header.format}")
     if header.format > ARCHIVE_FORMAT:
         raise UsageError(
             f"{name} has format {header.format}, this program knows {ARCHIVE_FORMAT}",

@@ -1,8 +1,9 @@
-"""A session as one value: everything that was committed, enough to go on from it elsewhere (contract 08 §5.1 `export`).
+"""A session as one value: what was committed and what waits, enough to go on elsewhere (contract 08 §5.1 `export`).
 
 What only means something where it happened is not part of it: leases, claims,
-what waits in the queue, the journal of a turn that runs. `check_archive` is
-what a store asks before it writes a single row.
+work that lash queued for itself, the journal of a turn that runs. The text such
+a turn was given waits in the archive, as it was not answered yet.
+`check_archive` is what a store asks before it writes a single row.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from typing import Literal
 
 from lash_cli.core.codec import Record, sha256_hex
 from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
-from lash_cli.core.content import AttachmentPart, Stored
+from lash_cli.core.content import AttachmentItem, AttachmentPart, Stored, TurnInput
 from lash_cli.core.frames import AgentFrame, FrameStatus
 from lash_cli.core.graph import ConversationPayload, SessionNode
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.ids import is_session_id
+from lash_cli.core.ingress import NextTurn, TurnInputIngress
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.errors import UsageError
 
-ARCHIVE_FORMAT = 1
+# 2 has the queue; what an older program wrote is read as it stands.
+ARCHIVE_FORMAT = 2
 
 
 class ArchivedTurn(Record):
@@ -59,6 +62,17 @@ class ArchivedAttachment(Record):
     data: bytes | None = None
 
 
+class ArchivedInput(Record):
+    """A text that was accepted and not answered. `submitted` is what it was enqueued for, which is part of what its key
+    stands for; wherever it is imported it waits for the next turn."""
+
+    input_id: str
+    enqueued_at_ms: int
+    input: TurnInput
+    source_key: str | None = None
+    submitted: TurnInputIngress = NextTurn()
+
+
 class ArchivedHead(Record):
     """The committed state of a session. `blobs` holds what components and frames refer to by hash."""
 
@@ -88,6 +102,7 @@ class SessionArchive(Record):
     turns: tuple[ArchivedTurn, ...] = ()
     usage: tuple[ArchivedUsage, ...] = ()
     attachments: tuple[ArchivedAttachment, ...] = ()
+    inputs: tuple[ArchivedInput, ...] = ()
 
 
 class ExportFile(Record):
@@ -104,8 +119,8 @@ class ExportFile(Record):
 
 
 def stored_refs(archive: SessionArchive) -> set[str]:
-    """References of the attachments that messages name."""
-    return set() if archive.head is None else refs_of(archive.head.nodes)
+    """References of the attachments that messages and waiting inputs name."""
+    return (set() if archive.head is None else refs_of(archive.head.nodes)) | input_refs(archive.inputs)
 
 
 def refs_of(nodes: tuple[SessionNode, ...]) -> set[str]:
@@ -116,6 +131,16 @@ def refs_of(nodes: tuple[SessionNode, ...]) -> set[str]:
         if isinstance(node.payload, ConversationPayload)
         for part in node.payload.message.parts
         if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored)
+    }
+
+
+def input_refs(inputs: tuple[ArchivedInput, ...]) -> set[str]:
+    """References of the stored attachments that `inputs` bring."""
+    return {
+        item.attachment.attachment_ref
+        for waiting in inputs
+        for item in waiting.input.items
+        if isinstance(item, AttachmentItem) and isinstance(item.attachment, Stored)
     }
 
 
@@ -140,6 +165,9 @@ def check_archive(archive: SessionArchive) -> None:
             raise _invalid(f"turn {turn.turn_id!r} names a node that is missing")
     if len({turn.turn_id for turn in archive.turns}) != len(archive.turns):
         raise _invalid("a turn occurs twice")
+    keys = [waiting.source_key for waiting in archive.inputs if waiting.source_key is not None]
+    if len({waiting.input_id for waiting in archive.inputs}) != len(archive.inputs) or len({*keys}) != len(keys):
+        raise _invalid("an input that waits occurs twice")
     given = set()
     for attachment in archive.attachments:
         if attachment.data is None:

@@ -224,6 +224,46 @@ def test_what_is_not_exported_is_warned_of(lash: Any) -> None:
     lash("open", "s")
     lash("enqueue", "s", "later")
     assert "1 waiting in the queue" in lash("export", "s").err
+    assert "waiting in the queue" not in lash("export", "s", "--as", "json").err
+
+
+def test_what_waits_moves_with_its_session_and_runs_when_it_is_released(lash: Any, tmp_path: Path) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(PNG)
+    lash("open", "s")
+    lash("enqueue", "s", "first", "-a", str(image), "--key", "k")
+    lash("enqueue", "s", "second")
+    exported(lash, tmp_path / "s.json")
+    other = tmp_path / "other-home"
+    done = run_lash(["import", str(tmp_path / "s.json")], home=other)
+    assert "lash queue release s" in done.err
+    assert run_lash(["work", "s", "--until-empty", "-o", "json"], home=other).error["code"] == "queue_held"
+    assert run_lash(["enqueue", "s", "first", "-a", str(image), "--key", "k", "-o", "json"], home=other).json[
+        "replayed"
+    ]
+    assert run_lash(["queue", "release", "s"], home=other).code == 0
+    assert run_lash(["work", "s", "--until-empty"], home=other).code == 0
+    items = run_lash(["log", "s", "-o", "json"], home=other).json["items"]
+    users = [item for item in items if item["role"] == "user"]
+    assert "first" in users[0]["text"] and "second" in "".join(item["text"] for item in users)
+
+
+def test_what_waits_is_redacted_like_everything_else(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("enqueue", "s", f"use {KEY}")
+    assert KEY not in json.dumps(exported(lash, tmp_path / "s.json", "s", "--redact"))
+
+
+def test_an_export_of_an_older_lash_is_imported_and_one_of_none_is_not(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "hello")
+    file = tmp_path / "s.json"
+    document = exported(lash, file)
+    assert document["format"] == 2
+    for number, code, status in ((1, None, 0), (0, "archive_invalid", 2), (3, "archive_too_new", 2)):
+        file.write_text(json.dumps({**document, "format": number}))
+        done = lash("import", str(file), "--id", f"s{number}", "-o", "json")
+        assert (done.code, done.error["code"] if code else None) == (status, code)
 
 
 @pytest.mark.parametrize("arguments", [("s", "--as", "pdf"), ("nope",)])

@@ -6,12 +6,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from lash_cli.core.archive import SessionArchive
+from lash_cli.core.archive import ArchivedInput, SessionArchive
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.commit import Append, CheckpointComponent, Unchanged
-from lash_cli.core.content import AttachmentPart, Message, Role, Stored
+from lash_cli.core.content import AttachmentItem, AttachmentPart, Message, Role, Stored, TurnInput
 from lash_cli.core.frames import AgentFrame, initial_frame_id, open_frame
 from lash_cli.core.graph import chain
+from lash_cli.core.ingress import ActiveTurn, InputDraft, InputState, NextTurn
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
@@ -163,6 +164,41 @@ class ArchiveLaws:
         with pytest.raises(NotFoundError):
             await store.export_session("absent")
 
+    async def test_what_waits_goes_along_in_its_order_and_waits_until_somebody_releases_it(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = make.granted(await store.open_lane(make.lane_request(clock, text="running", key="host:k")))
+        steered = InputDraft(S, "in-now", TurnInput.text("steered"), ActiveTurn("t1"))
+        later = InputDraft(S, "in-later", TurnInput.text("later"), source_key="host:later")
+        for draft in (steered, later):
+            await store.enqueue_turn_input(draft)
+        archive = decode(encode(await store.export_session(S)), SessionArchive)
+        await store.import_session(archive, NEW)
+        (copy,) = [row for row in (await store.list_sessions(limit=9))[0] if row.meta.session_id == NEW]
+        assert (copy.meta.held_at_ms, copy.meta.hold_reason) == (clock.now_ms(), "imported")
+        waiting = await store.inputs(NEW, pending_only=True)
+        assert [row.input for row in waiting] == [TurnInput.text(text) for text in ("running", "steered", "later")]
+        assert {(row.state, row.ingress) for row in waiting} == {(InputState.DEFERRED_NEXT_TURN, NextTurn())}
+        assert {row.input_id for row in waiting}.isdisjoint({"in-t1", "in-now", "in-later"}), "in use by the source"
+        # A key stands for the same submission as before, in both.
+        again = await store.enqueue_turn_input(msgspec.structs.replace(later, session_id=NEW, input_id="in-other"))
+        assert again.input_id == waiting[-1].input_id
+        # The source goes on with what is its own.
+        done = make.commit(
+            make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1", release=True
+        )
+        await store.commit_runtime_state(done)
+        assert len(await store.inputs(S, pending_only=True)) == 2
+        assert len(await store.inputs(NEW, pending_only=True)) == 3
+        # Where the ids are free they stay; what is settled stays behind.
+        await store.delete_session(NEW, 9)
+        await store.delete_session(S, 9)
+        await store.import_session(archive, "third")
+        moved = await store.inputs("third", pending_only=False)
+        assert [row.input_id for row in moved] == [item.input_id for item in archive.inputs]
+
     async def test_what_is_no_session_changes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await rich(store, clock)
@@ -170,6 +206,8 @@ class ArchiveLaws:
         head = good.head
         assert head is not None
         replace = msgspec.structs.replace
+        waiting = ArchivedInput("in-1", 5, TurnInput.text("later"), "host:k")
+        missing = Stored("sha256:" + "0" * 64, "image/png", 7)
         for bad in (
             replace(good, session_id="no id!"),
             replace(good, head=None),
@@ -186,6 +224,9 @@ class ArchiveLaws:
             replace(good, head=replace(head, blobs={})),
             replace(good, head=replace(head, blobs=dict.fromkeys(head.blobs, b"other"))),
             replace(good, head=replace(head, head_revision=0)),
+            replace(good, inputs=(waiting, waiting)),
+            replace(good, inputs=(waiting, replace(waiting, input_id="other"))),
+            replace(good, inputs=(replace(waiting, input=TurnInput((AttachmentItem(missing),))),)),
         ):
             with pytest.raises(UsageError) as caught:
                 await store.import_session(bad, NEW)

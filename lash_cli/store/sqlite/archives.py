@@ -16,11 +16,13 @@ import msgspec
 from lash_cli.core.archive import (
     ArchivedAttachment,
     ArchivedHead,
+    ArchivedInput,
     ArchivedTurn,
     ArchivedUsage,
     SessionArchive,
     blob_refs,
     check_archive,
+    input_refs,
     refs_of,
 )
 from lash_cli.core.codec import decode, encode
@@ -32,6 +34,7 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import ConflictError, MissingCheckpointComponent
 from lash_cli.store.base import ReadScope, SessionMeta
 from lash_cli.store.sqlite import graph
+from lash_cli.store.sqlite.archived_queue import read_queue, write_queue
 from lash_cli.store.sqlite.commit import checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import segments_of
@@ -92,6 +95,7 @@ def _export(connection: sqlite3.Connection, session_id: str) -> SessionArchive:
     stored = read_session(connection, session_id)
     meta = stored.meta()
     head = _head(connection, stored)
+    inputs = read_queue(connection, stored.key)
     return SessionArchive(
         session_id=meta.session_id,
         name=meta.name,
@@ -106,7 +110,8 @@ def _export(connection: sqlite3.Connection, session_id: str) -> SessionArchive:
         last_commit_at_ms=stored.last_commit_at_ms,
         turns=() if head is None else _turns(connection, stored.key, head),
         usage=_usage(connection, stored.key),
-        attachments=_attachments(connection, stored, head),
+        attachments=_attachments(connection, stored, head, inputs),
+        inputs=inputs,
     )
 
 
@@ -165,12 +170,13 @@ def _usage(connection: sqlite3.Connection, session_key: int) -> tuple[ArchivedUs
 
 
 def _attachments(
-    connection: sqlite3.Connection, stored: StoredSession, head: ArchivedHead | None
+    connection: sqlite3.Connection, stored: StoredSession, head: ArchivedHead | None, inputs: tuple[ArchivedInput, ...]
 ) -> tuple[ArchivedAttachment, ...]:
-    """What the session has committed, and whatever its messages name that can be found."""
+    """What the session has committed, and whatever its messages and its queue name that can be found."""
     rows = {row[0]: row for row in connection.execute(_ATTACHMENTS, (stored.key,))}
     keys = [segment.key for segment in segments_of(connection, stored.key, stored.next_seq)]
-    for ref in sorted(refs_of(() if head is None else head.nodes) - rows.keys()):
+    named = refs_of(() if head is None else head.nodes) | input_refs(inputs)
+    for ref in sorted(named - rows.keys()):
         for key in keys:
             row = connection.execute(_ATTACHMENT, (key, ref)).fetchone()
             if row is not None:
@@ -185,7 +191,9 @@ def _attachments(
 # --- writing ------------------------------------------------------------------------------------
 
 
-def _import(connection: sqlite3.Connection, archive: SessionArchive, session_id: str, ids: Ids) -> SessionMeta:
+def _import(
+    connection: sqlite3.Connection, archive: SessionArchive, session_id: str, ids: Ids, now_ms: int
+) -> SessionMeta:
     if find_session(connection, session_id) is not None:
         raise ConflictError(
             f"session {session_id!r} exists",
@@ -230,6 +238,7 @@ def _import(connection: sqlite3.Connection, archive: SessionArchive, session_id:
     for attachment in archive.attachments:
         assert attachment.data is not None, "check_archive refuses one without its bytes"
         _write_attachment(connection, key, attachment, attachment.data)
+    write_queue(connection, key, archive.inputs, ids, now_ms)
     return read_session(connection, session_id).meta()
 
 
@@ -326,5 +335,6 @@ class Archives:
         """See `shelf.ShelfStore.import_session`. Synced before it returns."""
         check_archive(archive)
         return await self._db.write(
-            lambda connection: _import(connection, archive, session_id, self._ids), durable=True
+            lambda connection: _import(connection, archive, session_id, self._ids, self._db.clock.now_ms()),
+            durable=True,
         )
