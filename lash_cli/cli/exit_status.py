@@ -28,6 +28,8 @@ CLOSED_STDOUT_EXIT = SIGNAL_EXIT_BASE + 13
 # the turn is committed, so for a script this is a provider that failed.
 OUTPUT_STARTED = "unsafe_retry_after_output_started"
 _UNREACHABLE = frozenset({"transport", "timeout"})
+# The codes of answers that come from somewhere else than an API.
+WRONG_ADDRESS = frozenset({"unexpected_html", "unexpected_content_type", "unexpected_redirect"})
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
 
@@ -55,7 +57,8 @@ def turn_error(result: TurnResult, details: dict[str, Any], *, provider: str | N
     return TurnStoppedError(
         _stop_message(result.outcome, issue),
         code=f"turn_stopped:{reason}",
-        hint=f"look at it with: lash show {result.session_id} --turn {result.turn_id}",
+        hint=_next_step(result, issue, provider)
+        or f"look at it with: lash show {result.session_id} --turn {result.turn_id}",
         details=details,
     )
 
@@ -94,6 +97,23 @@ def _provider_error(
         return ProviderUnavailable(issue.message, hint=hint, details=details)
     if kind in _UNREACHABLE or (kind in _TRANSIENT and issue.retryable):
         return ProviderUnavailable(issue.message, hint=f"run it again: {again}", details=details)
+    return None
+
+
+def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None) -> str | None:
+    """What helps where the provider's word for the failure says it; None where one has to look."""
+    if issue is None:
+        return None
+    again = f"lash turn {result.session_id} '…'"
+    if issue.terminal_reason == "context_overflow":
+        shorter = f"lash compact {result.session_id}"
+        return f"make it shorter with: {shorter}, or ask a model with a larger window: {again} --model ID"
+    if issue.terminal_reason == "output_limit":
+        return f"let it go on: {again}, or allow a longer answer by max_output_tokens of the model"
+    if issue.code == "model_not_found":
+        return f"name a model that the provider has: {again} --model ID"
+    if issue.code in WRONG_ADDRESS:
+        return f"check the address and the kind of the provider with: lash provider test {provider or 'NAME'}"
     return None
 
 

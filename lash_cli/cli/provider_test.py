@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lash_cli.cli.exit_status import WRONG_ADDRESS
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
 from lash_cli.cli.provider_commands import shown_address
@@ -203,7 +204,7 @@ def _unreachable_hint(provider: AvailableProvider) -> str:
 
 
 def _refusal_hint(provider: AvailableProvider, error: NormalizedError) -> str:
-    if error.status in (404, 405) or error.code in ("unexpected_html", "unexpected_content_type"):
+    if error.status in (404, 405) or error.code in WRONG_ADDRESS:
         return (
             f"check the address {shown_address(provider)} (most end in /v1) and the kind {provider.kind}:"
             f" lash config set providers.{provider.name}.base_url URL"

@@ -104,9 +104,10 @@ def terminal_issue(reason: TerminalReason, diagnostic: str | None) -> TurnIssue 
 
 def provider_issue(error: NormalizedError) -> TurnIssue:
     """The issue of a call whose attempts all failed."""
+    wait = error.retry_after_ms
     return TurnIssue(
         LLM_ISSUE,
-        error.message,
+        error.message if wait is None else f"{error.message} (it asks to wait {-(-wait // 1000)} s)",
         code=error.code or error.kind,
         terminal_reason=error.terminal_reason.value,
         retryable=error.retryable,

@@ -26,6 +26,8 @@ _BEARER = re.compile(
 _KEY_SHAPED = re.compile(r"\b(?:(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}|AIza[A-Za-z0-9_-]{20,})")
 
 
+# What may stand as a code: anything else a server says there is no word for programs.
+_CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 
 
@@ -157,7 +159,10 @@ def classify_http(
     verdict, code = _judge(codes, "" if is_page else message or body, status, hint)
     if not message:
         message = _describe_body(body, headers)
+    if is_page and status < 500:
+        code = code or "unexpected_html"
     if 300 <= status < 400:
+        code = "unexpected_redirect"
         message = f"the endpoint redirects to {headers.get('location', 'elsewhere')}; set base_url to the final address"
     return NormalizedError(
         kind=verdict.kind,
@@ -301,7 +306,8 @@ def _message_and_codes(document: Any) -> tuple[str, tuple[str, ...]]:
     if not isinstance(error, dict):
         return "", ()
     text = next((error[name] for name in ("message", "detail", "msg") if isinstance(error.get(name), str)), "")
-    codes = tuple(error[name] for name in ("code", "type", "status") if isinstance(error.get(name), str))
+    said = (error.get(name) for name in ("code", "type", "status"))
+    codes = tuple(code for code in said if isinstance(code, str) and _CODE.fullmatch(code))
     return text, (*_detail_reasons(error), *codes)
 
 

@@ -138,6 +138,24 @@ def test_provider_failures_map_to_their_own_exit_statuses(issue, code, status) -
     assert error.retryable == (status == 75) and error.details == {"turn": {}}
 
 
+@pytest.mark.parametrize(
+    ("issue", "hint"),
+    [
+        ({"terminal_reason": "context_overflow"}, "lash compact "),
+        ({"terminal_reason": "output_limit"}, "let it go on"),
+        ({"code": "model_not_found"}, "--model ID"),
+        ({"code": "unexpected_html"}, "lash provider test mine"),
+        ({"code": "unexpected_redirect"}, "lash provider test mine"),
+        ({"code": "whatever"}, "lash show "),
+        ({"provider_failure_kind": "quota"}, "--provider NAME"),
+    ],
+)
+def test_a_failure_that_says_what_helps_gets_the_next_step_as_its_hint(issue, hint) -> None:
+    stopped = result(Stopped("provider_error"), errors=(TurnIssue("llm", "no", **issue),))
+    error = turn_error(stopped, {}, provider="mine")
+    assert error is not None and hint in (error.hint or "")
+
+
 def test_only_stopped_turns_are_errors_and_a_cancelled_one_is_7() -> None:
     assert turn_error(result(Finished(AssistantMessage("hi"))), {}) is None
     assert turn_error(result(AgentFrameSwitch("f", "x")), {}) is None

@@ -55,6 +55,7 @@ from lash_cli.core.machine import (
     TurnMachine,
     TurnState,
 )
+from lash_cli.core.machine_rules import provider_issue
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LashRuntimeError
@@ -246,6 +247,8 @@ def test_a_provider_error_stops_without_a_checkpoint_and_leaves_no_history() -> 
     issue = run.done.issues[0]
     assert (issue.kind, issue.code, issue.retryable) == ("llm_provider", "insufficient_quota", True)
     assert issue.provider_failure_kind == "quota"
+    told_to_wait = provider_issue(NormalizedError("quota", "HTTP 429: slow", retry_after_ms=86_399_001))
+    assert told_to_wait.message == "HTTP 429: slow (it asks to wait 86400 s)"
     assert issue.terminal_reason == "provider_error"
 
 

@@ -202,3 +202,15 @@ def test_anything_shaped_like_a_credential_is_removed(text: str) -> None:
 
 def test_a_secret_that_begins_like_another_leaves_no_rest() -> None:
     assert presentable("it was secretpart-two", ("secret", "secretpart-two")) == "it was [redacted]"
+
+
+@pytest.mark.parametrize("code", ["", "x" * 2000, "two words", 'a"b', "line\nbreak", "\x1b[31m", "é", 7, None, {}])
+def test_a_code_no_program_could_test_for_is_none(code: object) -> None:
+    assert judge(400, {"error": {"message": "no", "code": code}}).code is None
+
+
+def test_a_page_and_a_redirect_have_codes_of_their_own() -> None:
+    page = "<html><title>Welcome</title></html>"
+    assert judge(404, page).code == "unexpected_html"
+    assert judge(502, page).code is None
+    assert judge(302, page, {"location": "/login"}).code == "unexpected_redirect"
