@@ -231,7 +231,7 @@ async def test_a_record_that_does_not_decode_is_damage_and_the_way_to_find_it_is
     connection.close()
     result = lash("doctor", "-o", "json")
     assert (result.code, codes(result)) == (9, {"store_corrupt"})
-    for command in ("ls", "show s_1", "log s_1", "export s_1"):
+    for command in ("ls", "show s_1", "log s_1", "export s_1", "fork s_1", "turn s_1 hi", "enqueue s_1 hi"):
         refused = lash(*command.split(), "-o", "json")
         assert (refused.code, refused.out, refused.error["code"]) == (9, "", "store_corrupt")
         assert "lash db check" in refused.error["hint"]

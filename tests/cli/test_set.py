@@ -115,3 +115,13 @@ def test_a_command_that_is_shown_means_this_session_in_a_shell_whatever_its_name
     for command in commands:
         words = shlex.split(command.partition(" --")[0])
         assert name in words, command
+
+
+def test_a_name_that_is_the_id_of_another_session_would_never_mean_its_own(lash) -> None:
+    lash("open", "other")
+    lash("open", "s", "--name", "mine")
+    for command in ("rename s other", "set s name=other", "open new --name other", "fork s --name other"):
+        refused = lash(*command.split(), "-o", "json")
+        assert (refused.code, refused.out, refused.error["code"]) == (4, "", "session_name_taken"), command
+    assert lash("rename", "s", "s").code == 0, "its own id is no other's"
+    assert lash("show", "s", "-o", "json").json["id"] == "s"

@@ -57,6 +57,15 @@ PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
 CHECKPOINTER_PRAGMAS = (PATIENT_CHECKPOINT, NORMAL, "PRAGMA fullfsync = ON")
 
 
+def told_error(error: BaseException, path: StrPath) -> BaseException:
+    """What a caller is told for what went wrong in its job: errors of SQLite, and records that are none, as ours."""
+    if isinstance(error, sqlite3.Error):
+        return map_error(error, path)
+    if isinstance(error, msgspec.DecodeError):
+        return StoreUnusable(f"a record in {path} does not decode: {error}")
+    return error
+
+
 def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     """The lash error of a SQLite error; the only place that knows SQLite's codes."""
     code = getattr(error, "sqlite_errorcode", None)
@@ -75,10 +84,8 @@ def mapped_errors(path: StrPath) -> Iterator[None]:
     """Raise lash errors for the SQLite errors of the block, and for records in which it found no record."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise map_error(error, path) from error
-    except msgspec.DecodeError as error:
-        raise StoreUnusable(f"a record in {path} does not decode: {error}") from error
+    except (sqlite3.Error, msgspec.DecodeError) as error:
+        raise told_error(error, path) from error
 
 
 def _is_locked(error: sqlite3.Error) -> bool:

@@ -16,7 +16,7 @@ from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.queue_announcing import announce_standing
 from lash_cli.store.sqlite.sessions import read_session
 
-_NAME_OF_ANOTHER: Final = "SELECT 1 FROM sessions WHERE name = ? AND session_key <> ?"
+_NAME_OF_ANOTHER: Final = "SELECT 1 FROM sessions WHERE (name = ?1 OR session_id = ?1) AND session_key <> ?2"
 _CHANGE: Final = "UPDATE sessions SET name = ?, labels = ? WHERE session_key = ?"
 
 
@@ -37,7 +37,8 @@ def _change(
     )
     if changed == meta:
         return meta
-    if connection.execute(_NAME_OF_ANOTHER, (changed.name, stored.key)).fetchone() is not None:
+    is_new = changed.name != meta.name
+    if is_new and connection.execute(_NAME_OF_ANOTHER, (changed.name, stored.key)).fetchone() is not None:
         raise ConflictError(
             f"the name {changed.name!r} belongs to another session",
             code="session_name_taken",

@@ -91,7 +91,7 @@ def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecut
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
     stored, (has_unfinished,) = read_session_and(connection, _READ, (request.session_id,), request.session_id)
     if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed")
+        raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
     done, submitted = _already_done(connection, stored, request)
     if done is not None:
         return done
@@ -130,7 +130,7 @@ def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     assert request.drain is not None
     stored = read_session(connection, request.session_id)
     if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed")
+        raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
     done, _ = _already_done(connection, stored, request)
     return done or drain.look(connection, stored, request, request.drain, now_ms)
 

@@ -66,7 +66,8 @@ _KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
 _ADDRESSEE = "SELECT session_key, session_id, head_revision, closed_at_ms FROM sessions WHERE session_id = ?"
 # D7: an id is used once.
 _IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
-_NAME_IS_TAKEN = "SELECT 1 FROM sessions WHERE name = ?"
+# An id is found before a name: a name that is the id of another session would never mean its own.
+_NAME_IS_TAKEN = "SELECT 1 FROM sessions WHERE name = ?1 OR session_id = ?1"
 _INSERT = """
 INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, labels, last_activity_at_ms, config)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -230,7 +231,7 @@ def addressee(connection: sqlite3.Connection, session_id: str) -> Addressee:
         stored = read_session(connection, session_id)
         return Addressee(stored.key, session_id, stored.head_revision)
     if row[3] is not None:
-        raise SessionClosed(f"session {session_id!r} is closed")
+        raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
     return Addressee(*row[:3])
 
 
@@ -290,7 +291,7 @@ def usable_name(connection: sqlite3.Connection, ids: Ids, wanted: str | None) ->
 
 
 def name_is_taken(connection: sqlite3.Connection, name: str) -> bool:
-    """Whether a session has that name."""
+    """Whether a session has that name, or that id."""
     return connection.execute(_NAME_IS_TAKEN, (name,)).fetchone() is not None
 
 

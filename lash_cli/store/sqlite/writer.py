@@ -33,8 +33,8 @@ from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
     COMMIT,
     ROLLBACK,
-    map_error,
     patiently,
+    told_error,
 )
 from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.store.sqlite.log import Checkpointer, Log
@@ -242,7 +242,7 @@ class Writer:
             if not is_begun:
                 self._checkpointer.look()
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
-            failure = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            failure = told_error(error, self._path)
             for request in group:
                 request.error = failure
             if self._connection is not None:
@@ -305,7 +305,7 @@ class Writer:
         try:
             request.result = request.job(connection)
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
-            request.error = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            request.error = told_error(error, self._path)
             if connection.in_transaction:
                 connection.execute(ROLLBACK)
 
@@ -318,7 +318,7 @@ class Writer:
                 # The error (disk full, I/O) ended the whole transaction: every job of the group is undone.
                 raise
             connection.execute(_UNDO_SAVEPOINT)
-            request.error = map_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            request.error = told_error(error, self._path)
         connection.execute(_RELEASE_SAVEPOINT)
 
     def _deliver(self, group: list[Request]) -> None:
