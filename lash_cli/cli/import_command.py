@@ -27,6 +27,7 @@ from lash_cli.store.base import RuntimePersistence
 
 STDIN = "-"
 OLDEST_FORMAT = 1
+_MAKE_ONE = "write one with: lash export SESSION --as json --out FILE"
 _ANOTHER_ID = "give it another id: lash import FILE --id NEW"
 
 
@@ -129,9 +130,10 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {path}", code="archive_not_found") from error
+        raise NotFoundError(f"there is no file {path}", code="archive_not_found", hint=_MAKE_ONE) from error
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or os.strerror(error.errno or 0)}") from error
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise UsageError(f"cannot read {path}: {reason}", hint=_MAKE_ONE) from error
 
 
 async def _check(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
@@ -145,11 +147,8 @@ async def _import(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
     store = writing_store()
     try:
         await _require_free(store, targets)
-        rows = []
-        for archive, session_id in targets:
-            meta = await store.import_session(archive, session_id)
-            rows.append(_row(meta.session_id, meta.name, "imported"))
-        return rows
+        made = await store.import_sessions(targets)
+        return [_row(meta.session_id, meta.name, "imported") for meta in made]
     finally:
         await store.aclose()
 

@@ -5,7 +5,7 @@ Part of `store.base.RuntimePersistence`; nothing of it is on the way of a turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -63,4 +63,9 @@ class ShelfStore(Protocol):
         Raises `UsageError` (`archive_invalid`), `ConflictError` (`session_exists`) and `SessionDeleted`; then nothing
         was changed.
         """
+        ...
+
+    async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
+        """Make the session of every archive under the id beside it, all in one transaction: an import that was cut off
+        made all of them or none. Raises as `import_session`."""
         ...

@@ -220,6 +220,13 @@ def test_several_sessions_travel_in_one_file(lash: Any, tmp_path: Path) -> None:
     assert run_lash(["import", str(file), "-q"], home=other).out == "a\nb\n"
 
 
+@pytest.mark.parametrize(("name", "status"), [("absent.json", 3), (".", 2)])
+def test_a_file_that_cannot_be_read_says_how_one_is_made(lash: Any, home: Path, name: str, status: int) -> None:
+    done = lash("import", name, "-o", "json")
+    assert (done.code, done.out) == (status, "") and "lash export" in done.error["hint"]
+    assert not home.exists()
+
+
 def test_what_is_not_exported_is_warned_of(lash: Any) -> None:
     lash("open", "s")
     lash("enqueue", "s", "later")

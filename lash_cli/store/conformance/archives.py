@@ -199,6 +199,19 @@ class ArchiveLaws:
         moved = await store.inputs("third", pending_only=False)
         assert [row.input_id for row in moved] == [item.input_id for item in archive.inputs]
 
+    async def test_several_sessions_are_made_together_or_not_at_all(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await rich(store, clock)
+        archive = await store.export_session(S)
+        with pytest.raises(ConflictError):
+            await store.import_sessions([(archive, NEW), (archive, S)])
+        assert await store.session_row(NEW) is None
+        made = await store.import_sessions([(archive, NEW), (archive, "third")])
+        assert [meta.session_id for meta in made] == [NEW, "third"]
+        assert made[0].name != made[1].name
+
     async def test_what_is_no_session_changes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await rich(store, clock)

@@ -9,6 +9,7 @@ frames are told so.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -333,8 +334,17 @@ class Archives:
 
     async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
         """See `shelf.ShelfStore.import_session`. Synced before it returns."""
-        check_archive(archive)
+        (meta,) = await self.import_sessions([(archive, session_id)])
+        return meta
+
+    async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
+        """See `shelf.ShelfStore.import_sessions`. Synced before it returns."""
+        for archive, _ in archives:
+            check_archive(archive)
+        now_ms = self._db.clock.now_ms()
         return await self._db.write(
-            lambda connection: _import(connection, archive, session_id, self._ids, self._db.clock.now_ms()),
+            lambda connection: tuple(
+                _import(connection, archive, session_id, self._ids, now_ms) for archive, session_id in archives
+            ),
             durable=True,
         )

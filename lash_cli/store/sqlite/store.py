@@ -632,3 +632,7 @@ class SqliteStore:
     async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
         """See `shelf.ShelfStore`."""
         return await self._archives.import_session(archive, session_id)
+
+    async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
+        """See `shelf.ShelfStore`."""
+        return await self._archives.import_sessions(archives)
