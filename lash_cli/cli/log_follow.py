@@ -29,7 +29,7 @@ from lash_cli.core.graph import SessionNode
 from lash_cli.core.observation import GENESIS, LiveReplayGapReason, SessionCursor
 from lash_cli.errors import LashError
 from lash_cli.runtime.bells import hang_bell
-from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnSpan
 
 _TURNS_PER_PAGE = 64
 # A commit of more messages than this is read with the whole path instead of node by node.
@@ -97,12 +97,12 @@ class CommittedLog:
             node_id = node.parent_node_id
         return tuple(reversed(found))
 
-    async def _turns_after(self, revision: int) -> list[TurnRecord]:
+    async def _turns_after(self, revision: int) -> list[TurnSpan]:
         """The turns that were committed after `revision`, and possibly some before."""
-        turns: list[TurnRecord] = []
+        turns: list[TurnSpan] = []
         before: int | None = None
         while True:
-            page = await self._store.turns(self._session_id, limit=_TURNS_PER_PAGE, before=before)
+            page = await self._store.turn_spans(self._session_id, limit=_TURNS_PER_PAGE, before=before)
             turns += page
             if len(page) < _TURNS_PER_PAGE or any((turn.head_revision or 0) <= revision for turn in page[-1:]):
                 return turns
@@ -117,7 +117,7 @@ class CommittedLog:
         places = {node.node_id: place for place, node in enumerate(nodes)}
         before: int | None = None
         while True:
-            page = await self._store.turns(self._session_id, limit=_TURNS_PER_PAGE, before=before)
+            page = await self._store.turn_spans(self._session_id, limit=_TURNS_PER_PAGE, before=before)
             for turn in page:
                 is_included = turn.head_revision is not None and turn.head_revision <= revision
                 if is_included and turn.last_node_id in places:

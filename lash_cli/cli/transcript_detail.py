@@ -16,7 +16,7 @@ from lash_cli.cli.output import emit_line, emit_one, safe, write
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
-from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord
+from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord, TurnSpan
 
 if TYPE_CHECKING:
     from lash_cli.core.frames import AgentFrame
@@ -156,21 +156,21 @@ async def turns_of_nodes(store: RuntimePersistence, session_id: str, nodes: tupl
     """Which turn committed each node, as far as a turn did: a turn's nodes stand together on the path."""
     if not nodes:
         return {}
-    starts: dict[str, TurnRecord] = {}
+    starts: dict[str, TurnSpan] = {}
     before: int | None = None
     while nodes[0].node_id not in starts:
-        page = await store.turns(session_id, limit=TURNS_PER_PAGE, before=before)
-        starts.update((record.first_node_id, record) for record in page if record.first_node_id is not None)
+        page = await store.turn_spans(session_id, limit=TURNS_PER_PAGE, before=before)
+        starts.update((span.first_node_id, span) for span in page if span.first_node_id is not None)
         if len(page) < TURNS_PER_PAGE:
             break
         before = page[-1].turn_index
     return owners_of(nodes, starts)
 
 
-def owners_of(nodes: Sequence[SessionNode], starts: Mapping[str, TurnRecord]) -> dict[str, str]:
+def owners_of(nodes: Sequence[SessionNode], starts: Mapping[str, TurnSpan]) -> dict[str, str]:
     """The turn of each node that a turn committed; `starts` tells which turns begin where."""
     owners: dict[str, str] = {}
-    running: TurnRecord | None = None
+    running: TurnSpan | None = None
     for node in nodes:
         running = starts.get(node.node_id, running)
         if running is not None:

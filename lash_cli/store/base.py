@@ -164,6 +164,16 @@ class TurnRecord(Record):
     plan: bytes | None = None
 
 
+class TurnSpan(Record):
+    """Which nodes a turn committed, first and last; None while it committed none, or none that is stored any more."""
+
+    turn_id: str
+    turn_index: int
+    head_revision: int | None
+    first_node_id: str | None
+    last_node_id: str | None
+
+
 class LaneGranted(Record, tag="granted", tag_field="kind"):
     """The lane is ours and the turn's text is safe: from here no crash can lose it.
 
@@ -453,6 +463,10 @@ class LaneStore(Protocol):
 
     async def turns(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnRecord, ...]:
         """Newest first, by turn index."""
+        ...
+
+    async def turn_spans(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnSpan, ...]:
+        """As `turns`, of each only which nodes it committed: what a transcript needs."""
         ...
 
     async def unfinished_turns(self, session_id: str | None = None) -> tuple[TurnRecord, ...]:

@@ -155,11 +155,11 @@ LOOKS = {
         LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT, "cli.session_detail views.session views.shell_words",
     ),
     "log s -o json": (
-        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_TURNS, "cli.transcript_detail store.sqlite.lanes",
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, "cli.transcript_detail store.sqlite.turn_spans",
     ),
     "log s": (
-        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_TURNS, FOR_TEXT,
-        "cli.transcript_detail store.sqlite.lanes views.transcript",
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT,
+        "cli.transcript_detail store.sqlite.turn_spans views.transcript",
     ),
     "queue ls s -o json": (
         LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_QUEUE, "cli.queue_detail store.sqlite.batches",

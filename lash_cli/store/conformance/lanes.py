@@ -9,6 +9,7 @@ import pytest
 from lash_cli.core.ingress import InputState
 from lash_cli.errors import (
     ConflictError,
+    NotFoundError,
     PendingTurnInputSourceKeyConflict,
     SessionBindingMismatch,
     SessionExecutionLeaseExpired,
@@ -94,6 +95,39 @@ class LaneLaws:
         assert following.turn is not None and following.turn.turn_index == 2
         assert [turn.turn_id for turn in await store.turns(S, limit=5)] == ["t2", "t1"]
         assert [turn.turn_id for turn in await store.turns(S, limit=5, before=2)] == ["t1"]
+
+    async def test_spans_are_the_turns_with_nothing_but_their_nodes(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        for number in (1, 2):
+            turn_id = f"t{number}"
+            lane = make.granted(await store.open_lane(make.lane_request(clock, turn_id=turn_id)))
+            await store.commit_runtime_state(
+                make.commit(
+                    make.fence_of_lane(lane),
+                    make.append([f"m{number}", f"n{number}"], parent=None if number == 1 else "n1"),
+                    expected=None if number == 1 else 1,
+                    turn=make.stamp(turn_id),
+                    turn_index=number,
+                    claim=lane.claim,
+                    release=True,
+                )
+            )
+        make.granted(await store.open_lane(make.lane_request(clock, turn_id="t3")))
+        spans = await store.turn_spans(S, limit=5)
+        assert [(span.turn_id, span.first_node_id, span.last_node_id) for span in spans] == [
+            ("t3", None, None),
+            ("t2", "m2", "n2"),
+            ("t1", "m1", "n1"),
+        ]
+        for turn, span in zip(await store.turns(S, limit=5), spans, strict=True):
+            assert (turn.turn_index, turn.head_revision) == (span.turn_index, span.head_revision)
+        assert await store.turn_spans(S, limit=1) == spans[:1]
+        assert await store.turn_spans(S, limit=5, before=2) == spans[2:]
+        with pytest.raises(NotFoundError):
+            await store.turn_spans("s-none", limit=5)
 
     @pytest.mark.parametrize("how", ["expiry", "proof"])
     async def test_whoever_takes_the_lane_of_a_dead_turn_finishes_that_turn_first(

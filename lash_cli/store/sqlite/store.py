@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         SessionMeta,
         SessionRow,
         TurnRecord,
+        TurnSpan,
     )
     from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, SessionDemand
     from lash_cli.store.shelf_records import SearchPage, SearchRequest, UsageTotal
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.opening import Opening
     from lash_cli.store.sqlite.pending_inputs import PendingInputs
     from lash_cli.store.sqlite.searching import MessageSearch
+    from lash_cli.store.sqlite.turn_spans import TurnSpans
     from lash_cli.store.sqlite.waits import Waits
 
 
@@ -107,6 +109,12 @@ class SqliteStore:
         from lash_cli.store.sqlite.lanes import Lanes
 
         return Lanes(self.db)
+
+    @cached_property
+    def _spans(self) -> TurnSpans:
+        from lash_cli.store.sqlite.turn_spans import TurnSpans
+
+        return TurnSpans(self.db)
 
     @cached_property
     def _leases(self) -> Leases:
@@ -357,6 +365,10 @@ class SqliteStore:
     async def turns(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnRecord, ...]:
         """See `base.LaneStore`."""
         return await self._lanes.turns(session_id, limit=limit, before=before)
+
+    async def turn_spans(self, session_id: str, *, limit: int, before: int | None = None) -> tuple[TurnSpan, ...]:
+        """See `base.LaneStore`."""
+        return await self._spans.turn_spans(session_id, limit=limit, before=before)
 
     async def unfinished_turns(self, session_id: str | None = None) -> tuple[TurnRecord, ...]:
         """See `base.LaneStore`."""
