@@ -4,7 +4,9 @@
     python tests/bench/startup.py --check    also fail when a figure is over its budget
 
 Ratios of the minimum of many runs, taken in turn with the bare interpreter, so
-that the load of the machine falls on both sides alike.
+that the load of the machine falls on both sides alike. `ratio` is of the time
+that passes, which budgets are about; `cpu_ratio` is of processor time, which
+hardly changes with what else the machine does.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 RUNS = 20
 TOLERANCE = 1.5
@@ -27,21 +31,23 @@ UNINSTALLED = [sys.executable, "-c", "import sys; from lash_cli.__main__ import 
 # The one session that has turns.
 TALK = "talk"
 TURNS = 5
+# The design allows looks six times the interpreter; what they came down to is held here, with the noise of a quiet
+# machine on top.
 BUDGETS = (
     (("--version",), 2.0, 0),
     (("__complete", "--", "show", ""), 2.0, 0),
     (("__complete", "--", "show", ""), 2.0, 10_000),
     (("__complete", "--", "queue", "cancel", ""), 2.0, 10_000),
-    (("ls", "-o", "json"), 6.0, 10),
-    (("ls", "-o", "json"), 6.0, 10_000),
-    (("show", TALK, "-o", "json"), 6.0, 10),
-    (("show", TALK, "-o", "json"), 6.0, 10_000),
-    (("show", TALK), 6.0, 10),
-    (("log", TALK, "-o", "json"), 6.0, 10),
-    (("log", TALK, "-o", "json"), 6.0, 10_000),
-    (("queue", "ls", TALK, "-o", "json"), 6.5, 10),
-    (("enqueue", TALK, "next", "-q"), 9.0, 10),
-    (("enqueue", TALK, "next", "-q"), 9.0, 10_000),
+    (("ls", "-o", "json"), 4.0, 10),
+    (("ls", "-o", "json"), 4.0, 10_000),
+    (("show", TALK, "-o", "json"), 5.0, 10),
+    (("show", TALK, "-o", "json"), 5.0, 10_000),
+    (("show", TALK), 5.5, 10),
+    (("log", TALK, "-o", "json"), 5.5, 10),
+    (("log", TALK, "-o", "json"), 5.5, 10_000),
+    (("queue", "ls", TALK, "-o", "json"), 5.5, 10),
+    (("enqueue", TALK, "next", "-q"), 7.5, 10),
+    (("enqueue", TALK, "next", "-q"), 7.5, 10_000),
 )
 
 
@@ -51,11 +57,24 @@ def lash_command() -> list[str]:
     return [str(script)] if script.exists() else UNINSTALLED
 
 
-def elapsed(command: list[str], environment: dict[str, str]) -> float:
-    """Seconds of one run; raises when it fails."""
-    start = time.perf_counter()
+class Spent(NamedTuple):
+    """The seconds one run took, and those of a processor."""
+
+    elapsed: float
+    processor: float
+
+
+def spent(command: list[str], environment: dict[str, str]) -> Spent:
+    """What one run took; raises when it fails."""
+    before, start = _processor_seconds(), time.perf_counter()
     subprocess.run(command, env=environment, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
+    return Spent(time.perf_counter() - start, _processor_seconds() - before)
+
+
+def _processor_seconds() -> float:
+    """What all ended children have used."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def make_sessions(home: Path, count: int) -> None:
@@ -89,7 +108,7 @@ def talk(home: Path) -> None:
     """Add the session with a few turns, by the command itself."""
     environment = environment_of(home)
     for arguments in (["open", TALK, "-q"], *(["turn", TALK, f"question {number}", "-q"] for number in range(TURNS))):
-        elapsed([*lash_command(), *arguments], environment)
+        spent([*lash_command(), *arguments], environment)
 
 
 def environment_of(home: Path) -> dict[str, str]:
@@ -100,13 +119,17 @@ def environment_of(home: Path) -> dict[str, str]:
     return environment
 
 
-def measure(arguments: tuple[str, ...], home: Path, runs: int) -> tuple[float, float]:
-    """Best seconds of the command and of the bare interpreter."""
+def measure(arguments: tuple[str, ...], home: Path, runs: int) -> tuple[Spent, Spent]:
+    """The least that the command and the bare interpreter took."""
     environment = environment_of(home)
     ours = [*lash_command(), *arguments]
-    elapsed(ours, environment)
-    pairs = [(elapsed(ours, environment), elapsed(BARE, environment)) for _ in range(runs)]
-    return min(ours for ours, _ in pairs), min(bare for _, bare in pairs)
+    spent(ours, environment)
+    pairs = [(spent(ours, environment), spent(BARE, environment)) for _ in range(runs)]
+    return _least([ours for ours, _ in pairs]), _least([bare for _, bare in pairs])
+
+
+def _least(runs: list[Spent]) -> Spent:
+    return Spent(min(run.elapsed for run in runs), min(run.processor for run in runs))
 
 
 def main() -> int:
@@ -126,15 +149,16 @@ def main() -> int:
             ours, bare = measure(arguments, directory, options.runs)
         finally:
             shutil.rmtree(directory)
-        ratio = ours / bare
+        ratio = ours.elapsed / bare.elapsed
         is_over = ratio > budget * TOLERANCE
         failed = failed or is_over
         figure = {
             "command": "lash " + " ".join(arguments),
             "sessions": sessions,
-            "ms": round(ours * 1000, 1),
-            "bare_ms": round(bare * 1000, 1),
+            "ms": round(ours.elapsed * 1000, 1),
+            "bare_ms": round(bare.elapsed * 1000, 1),
             "ratio": round(ratio, 2),
+            "cpu_ratio": round(ours.processor / bare.processor, 2),
             "budget": budget,
             "limit": budget * TOLERANCE,
             "ok": not is_over,
