@@ -22,10 +22,9 @@ from lash_cli.core.llm import (
     StreamEvent,
     TerminalReason,
     TextDelta,
-    UsageReported,
 )
-from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.reported_usage import ReportedUsage, anthropic_usage
 
 _TERMINAL_REASONS = {
     "end_turn": TerminalReason.STOP,
@@ -91,8 +90,7 @@ class AnthropicAssembler:
         self._is_stopped = False
         self._stop_reason = ""
         self._refusal = ""
-        self._usage = TokenUsage()
-        self._reasoning_tokens: int | None = None
+        self._reported = ReportedUsage(anthropic_usage)
         self._served_model: str | None = None
         self._response_id: str | None = None
 
@@ -123,7 +121,7 @@ class AnthropicAssembler:
                 return self._take_delta(document.get("index"), _object(document.get("delta")))
             case "message_delta":
                 self._take_stop(_object(document.get("delta")))
-                return self._take_usage(document.get("usage"))
+                return self._reported.take(document.get("usage"))
             case "message_stop":
                 self._is_stopped = self._has_started
             case "message":
@@ -139,11 +137,11 @@ class AnthropicAssembler:
         if reason in (TerminalReason.STOP, TerminalReason.TOOL_USE):
             has_calls = any(isinstance(part, ToolCallPart) for part in parts)
             reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
-        return LlmResponse(parts, self._usage, reason, self._diagnostic(reason), self._evidence())
+        return LlmResponse(parts, self._reported.usage, reason, self._diagnostic(reason), self._evidence())
 
     def partial(self) -> LlmResponse:
         """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_message(self, message: dict[str, Any]) -> list[StreamEvent]:
         """The head of a streamed message, or a whole one."""
@@ -154,7 +152,7 @@ class AnthropicAssembler:
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else ()):
             events += self._open(index, _object(block))
-        return events + self._take_usage(message.get("usage"))
+        return events + self._reported.take(message.get("usage"))
 
     def _open(self, index: Any, content: dict[str, Any]) -> list[StreamEvent]:
         block = self._new_block(index, _text(content.get("type")))
@@ -209,23 +207,6 @@ class AnthropicAssembler:
         self._stop_reason = _text(delta.get("stop_reason")) or self._stop_reason
         self._refusal = _text(_object(delta.get("stop_details")).get("explanation")) or self._refusal
 
-    def _take_usage(self, usage: Any) -> list[StreamEvent]:
-        if not isinstance(usage, dict):
-            return []
-        reasoning = _count(_object(usage.get("output_tokens_details")), "thinking_tokens")
-        if reasoning is not None:
-            self._reasoning_tokens = reasoning
-        self._usage = self._usage.merged_with(
-            TokenUsage(
-                input_tokens=_count(usage, "input_tokens") or 0,
-                output_tokens=_count(usage, "output_tokens") or 0,
-                cache_read_input_tokens=_count(usage, "cache_read_input_tokens") or 0,
-                cache_write_input_tokens=_count(usage, "cache_creation_input_tokens") or 0,
-                reasoning_output_tokens=reasoning or 0,
-            )
-        )
-        return [UsageReported(self._usage)]
-
     def _diagnostic(self, reason: TerminalReason) -> str | None:
         if reason is TerminalReason.CONTENT_FILTER:
             return f"the model refused: {self._refusal}" if self._refusal else "the model refused"
@@ -266,7 +247,7 @@ class AnthropicAssembler:
             served_model=self._served_model,
             provider_response_id=self._response_id,
             provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reasoning_tokens,
+            reasoning_output_tokens=self._reported.reasoning_tokens,
             provider_finish_reason=self._stop_reason or None,
         )
 
@@ -277,8 +258,3 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _count(holder: dict[str, Any], name: str) -> int | None:
-    value = holder.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -23,9 +23,8 @@ from lash_cli.core.llm import (
     StreamEvent,
     TerminalReason,
     TextDelta,
-    UsageReported,
 )
-from lash_cli.core.usage import TokenUsage
+from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 #: The kinds of reasoning details, and where each has readable text; encrypted ones have none.
@@ -84,8 +83,7 @@ class ChatAssembler:
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._refusal: list[str] = []
-        self._usage = TokenUsage()
-        self._reasoning_tokens: int | None = None
+        self._reported = ReportedUsage(openai_usage)
         self._served_model: str | None = None
         self._response_id: str | None = None
         self.finish_reason = ""
@@ -109,7 +107,7 @@ class ChatAssembler:
         """Take one chunk (or a whole answer) and return what it shows."""
         self._served_model = _text(chunk.get("model")) or self._served_model
         self._response_id = _text(chunk.get("id")) or self._response_id
-        events = self._take_usage(chunk.get("usage"))
+        events = self._reported.take(chunk.get("usage"))
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
@@ -130,14 +128,14 @@ class ChatAssembler:
             reason, diagnostic = TerminalReason.CONTENT_FILTER, f"the model refused: {refusal}"
         elif reason is TerminalReason.PROVIDER_ERROR:
             diagnostic = f"the provider ended the answer with finish_reason {self.finish_reason!r}"
-        return LlmResponse(parts, self._usage, reason, diagnostic, self._evidence())
+        return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
 
     def partial(self) -> LlmResponse:
         """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_choice(self, choice: dict[str, Any]) -> list[StreamEvent]:
-        events = self._take_usage(choice.get("usage"))
+        events = self._reported.take(choice.get("usage"))
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             delta = choice.get("message")
@@ -240,14 +238,6 @@ class ChatAssembler:
         self._pieces.append(run)
         return run
 
-    def _take_usage(self, usage: Any) -> list[StreamEvent]:
-        if not isinstance(usage, dict):
-            return []
-        reported, reasoning = normalized_usage(usage)
-        self._usage = self._usage.merged_with(reported)
-        self._reasoning_tokens = reasoning if reasoning is not None else self._reasoning_tokens
-        return [UsageReported(self._usage)]
-
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
         used: set[str] = set()
@@ -268,37 +258,9 @@ class ChatAssembler:
             served_model=self._served_model,
             provider_response_id=self._response_id,
             provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reasoning_tokens,
+            reasoning_output_tokens=self._reported.reasoning_tokens,
             provider_finish_reason=self.finish_reason or None,
         )
-
-
-def normalized_usage(usage: dict[str, Any]) -> tuple[TokenUsage, int | None]:
-    """Disjoint token buckets of a usage object, and the reasoning tokens if it reports them (contract 06 §1)."""
-    prompt_details = _first_object(usage, "prompt_tokens_details", "input_tokens_details")
-    output_details = _first_object(usage, "completion_tokens_details", "output_tokens_details")
-    read = (
-        _count(prompt_details, "cached_tokens")
-        or _count(usage, "cached_tokens")
-        or _count(usage, "prompt_cache_hit_tokens")
-        or 0
-    )
-    write = _count(prompt_details, "cache_write_tokens") or _count(usage, "cache_write_tokens") or 0
-    prompt = _count(usage, "prompt_tokens") or _count(usage, "input_tokens") or 0
-    output = _count(usage, "completion_tokens") or _count(usage, "output_tokens") or 0
-    reasoning = _count(usage, "reasoning_tokens")
-    if reasoning is None:
-        reasoning = _count(output_details, "reasoning_tokens")
-    return TokenUsage(max(0, prompt - read - write), output, read, write, reasoning or 0), reasoning
-
-
-def _first_object(holder: dict[str, Any], *names: str) -> dict[str, Any]:
-    return next((value for name in names if isinstance(value := holder.get(name), dict)), {})
-
-
-def _count(holder: dict[str, Any], name: str) -> int | None:
-    value = holder.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _text(value: Any) -> str:

@@ -22,10 +22,9 @@ from lash_cli.core.llm import (
     StreamEvent,
     TerminalReason,
     TextDelta,
-    UsageReported,
 )
-from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.reported_usage import ReportedUsage, google_usage
 
 _TERMINAL_REASONS = {
     "STOP": TerminalReason.STOP,
@@ -75,8 +74,7 @@ class GoogleAssembler:
         self._route = route
         self._provider_request_id = provider_request_id
         self._pieces: list[_Run | _Call] = []
-        self._usage = TokenUsage()
-        self._reasoning_tokens: int | None = None
+        self._reported = ReportedUsage(google_usage)
         self._served_model: str | None = None
         self._response_id: str | None = None
         self._finish_message = ""
@@ -111,7 +109,7 @@ class GoogleAssembler:
         for candidate in candidates if isinstance(candidates, list) else ():
             if isinstance(candidate, dict) and candidate.get("index", 0) in (0, None):
                 events += self._take_candidate(candidate)
-        return events + self._take_usage(document.get("usageMetadata"))
+        return events + self._reported.take(document.get("usageMetadata"))
 
     def response(self) -> LlmResponse:
         """The complete answer; without a finish reason, what a tolerated end of the stream makes of it."""
@@ -125,11 +123,11 @@ class GoogleAssembler:
         elif reason in (TerminalReason.CONTENT_FILTER, TerminalReason.PROVIDER_ERROR):
             said = f": {self._finish_message}" if self._finish_message else ""
             diagnostic = f"the provider ended the answer with finishReason {self.finish_reason!r}{said}"
-        return LlmResponse(parts, self._usage, reason, diagnostic, self._evidence())
+        return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
 
     def partial(self) -> LlmResponse:
         """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_candidate(self, candidate: dict[str, Any]) -> list[StreamEvent]:
         self.finish_reason = _text(candidate.get("finishReason")) or self.finish_reason
@@ -169,14 +167,6 @@ class GoogleAssembler:
         self._pieces.append(run)
         return run
 
-    def _take_usage(self, usage: Any) -> list[StreamEvent]:
-        if not isinstance(usage, dict):
-            return []
-        reported, reasoning = normalized_usage(usage)
-        self._usage = self._usage.merged_with(reported)
-        self._reasoning_tokens = reasoning if reasoning is not None else self._reasoning_tokens
-        return [UsageReported(self._usage)] if reported.total else []
-
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
         used: set[str] = set()
@@ -206,26 +196,9 @@ class GoogleAssembler:
             served_model=self._served_model,
             provider_response_id=self._response_id,
             provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reasoning_tokens,
+            reasoning_output_tokens=self._reported.reasoning_tokens,
             provider_finish_reason=self.finish_reason or self._block_reason or None,
         )
-
-
-def normalized_usage(usage: dict[str, Any]) -> tuple[TokenUsage, int | None]:
-    """Disjoint token buckets of a `usageMetadata`, and the thought tokens if it reports them (contract 06 §1).
-
-    What a tool of the provider put into the prompt is counted beside the prompt.
-    """
-    read = _count(usage, "cachedContentTokenCount") or 0
-    prompt = (_count(usage, "promptTokenCount") or 0) + (_count(usage, "toolUsePromptTokenCount") or 0)
-    thoughts = _count(usage, "thoughtsTokenCount")
-    output = (_count(usage, "candidatesTokenCount") or 0) + (thoughts or 0)
-    return TokenUsage(max(0, prompt - read), output, read, 0, thoughts or 0), thoughts
-
-
-def _count(holder: dict[str, Any], name: str) -> int | None:
-    value = holder.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _text(value: Any) -> str:

@@ -20,10 +20,9 @@ from lash_cli.core.llm import (
     StreamEvent,
     TerminalReason,
     TextDelta,
-    UsageReported,
 )
-from lash_cli.core.usage import TokenUsage
-from lash_cli.providers.chat_stream import normalized_usage, synthetic_call_id
+from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
 from lash_cli.providers.responses_items import (
     ITEM_KINDS,
     CallItem,
@@ -56,8 +55,7 @@ class ResponsesAssembler:
         self._items: list[OutputItem] = []
         self._by_index: dict[int, OutputItem] = {}
         self._has_content = False
-        self._usage = TokenUsage()
-        self._reasoning_tokens: int | None = None
+        self._reported = ReportedUsage(openai_usage)
         self._served_model: str | None = None
         self._response_id: str | None = None
         self._status = ""
@@ -94,11 +92,11 @@ class ResponsesAssembler:
         """The complete answer; unproved, what a tolerated end of the stream makes of it."""
         parts = self._parts()
         reason, diagnostic = self._ending(any(isinstance(part, ToolCallPart) for part in parts))
-        return LlmResponse(parts, self._usage, reason, diagnostic, self._evidence())
+        return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
 
     def partial(self) -> LlmResponse:
         """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -284,13 +282,7 @@ class ResponsesAssembler:
     def _note(self, response: dict[str, Any]) -> list[StreamEvent]:
         self._served_model = text_of(response.get("model")) or self._served_model
         self._response_id = text_of(response.get("id")) or self._response_id
-        usage = response.get("usage")
-        if not isinstance(usage, dict):
-            return []
-        reported, reasoning = normalized_usage(usage)
-        self._usage = self._usage.merged_with(reported)
-        self._reasoning_tokens = reasoning if reasoning is not None else self._reasoning_tokens
-        return [UsageReported(self._usage)]
+        return self._reported.take(response.get("usage"))
 
     def _ending(self, has_calls: bool) -> tuple[TerminalReason, str | None]:
         """Why the answer ended, and words for it where the reason alone says too little."""
@@ -346,7 +338,7 @@ class ResponsesAssembler:
             served_model=self._served_model,
             provider_response_id=self._response_id,
             provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reasoning_tokens,
+            reasoning_output_tokens=self._reported.reasoning_tokens,
             provider_finish_reason=self._status or None,
         )
 
