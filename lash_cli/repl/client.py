@@ -349,7 +349,8 @@ class ChatClient(Sending):
         if then == "hold" and not is_held:
             await self._queue.hold(f"a turn {ending} in lash chat")
             await self.watch.look()
-        elif then == "drain" and not is_held:
+        elif then == "drain" and not is_held and not self.turns.is_active:
+            # While it was looked around, the end may have been seen on the stream too, or somebody pressed Enter.
             self.turns.drain()
 
     async def _own_turn_failed(self, error: LashError, key: str | None) -> None:

@@ -109,16 +109,19 @@ class OwnTurns:
                     self._on_taken(key)
                 begun.set()
 
+        output: TurnOutput | None = None
+        failure: LashError | None = None
         try:
             output = await run(note)
         except LashError as error:
-            self._is_running = False
-            begun.set()
-            await self._on_error(error, None if is_taken else key)
-            return
+            failure = error
         finally:
+            # Before anybody is told, and never again: whoever is told may begin the next turn.
             self._is_running = False
             begun.set()
+        if failure is not None:
+            await self._on_error(failure, None if is_taken else key)
+            return
         if key is not None and not is_taken:
             self._on_taken(key)
         turns = output.turns if output is not None else ()
