@@ -42,7 +42,7 @@ class Branching:
     async def rewind_to(self, message: Message) -> None:
         """Go back to before `message`, which becomes the draft; what was typed is put aside."""
         client = self._client
-        move = await client.core.branch_before_node(client.watch.session_id, message.id)
+        move = await self._move_before(message.id)
         client.stash()
         text = message_text(message)
         client.outbox.typed(text)
@@ -56,7 +56,7 @@ class Branching:
         """Say the last message again, beside its answer."""
         client = self._client
         node_id, content = await client.desk.last_said(client.core.store, client.watch.session_id)
-        move = await client.core.branch_before_node(client.watch.session_id, node_id)
+        move = await self._move_before(node_id)
         self._tell_move(move)
         if not client.turns.is_active:
             client.turns.send(None, content)
@@ -73,7 +73,7 @@ class Branching:
             return
         key = client.outbox.take(text)
         try:
-            move = await client.core.branch_before_node(client.watch.session_id, said[-1].id)
+            move = await self._move_before(said[-1].id)
         except LashError:
             client.outbox.refused(key)
             client.face.set_text(client.outbox.draft.text)
@@ -95,6 +95,11 @@ class Branching:
             for number, message in enumerate(reversed(said), start=1)
         }
         self._client.face.choose(Panel("go back to before which of your messages?", choices, is_list=True))
+
+    async def _move_before(self, node_id: str) -> HeadMove:
+        watch = self._client.watch
+        async with watch.own_move():
+            return await self._client.core.branch_before_node(watch.session_id, node_id)
 
     async def _said(self) -> list[Message]:
         """The messages of the person on the present branch, newest last."""

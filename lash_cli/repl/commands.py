@@ -20,6 +20,7 @@ from lash_cli.errors import ConflictError, UsageError
 from lash_cli.repl import slash
 from lash_cli.repl.branching import Branching
 from lash_cli.repl.client import ChatClient
+from lash_cli.repl.questions import leaving_panel
 from lash_cli.repl.slash import SESSION, Call, Command, Shell
 from lash_cli.repl.spawning import said_by
 from lash_cli.views.safe_text import safe_text
@@ -93,7 +94,7 @@ class Commands:
             case "copy":
                 self._copy(rest)
             case "exit":
-                client.stop("quit")
+                self._leave()
             case "new":
                 client.stop("switched", go_to="")
             case "switch":
@@ -131,10 +132,17 @@ class Commands:
         client = self._client
         session_id = client.watch.session_id
         named = [session_id if word == SESSION else word for word in words]
-        status = await client.face.run_verb(client.desk.verb(named), is_interactive=is_interactive)
-        await client.watch.look()
+        async with client.watch.own_move():
+            status = await client.face.run_verb(client.desk.verb(named), is_interactive=is_interactive)
         if status == 0 and words[0] in _ENDING_VERBS:
             client.stop("quit")
+
+    def _leave(self) -> None:
+        """As Ctrl-D: what becomes of a turn of this chat is asked first."""
+        if self._client.turn_standing() == "own":
+            self._client.face.choose(leaving_panel(self._client))
+        else:
+            self._client.stop("quit")
 
     # --- the session --------------------------------------------------------------------------
 

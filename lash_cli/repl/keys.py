@@ -13,6 +13,7 @@ import re
 
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.input.base import Input
+from prompt_toolkit.input.posix_utils import PosixStdinReader
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.input.vt100_parser import _IS_PREFIX_OF_LONGER_MATCH_CACHE, Vt100Parser
 from prompt_toolkit.keys import Keys
@@ -48,7 +49,12 @@ class QuietParser(Vt100Parser):
 
 
 def listen_quietly(source: Input) -> None:
-    """Have `source` parse with `QuietParser`, where it is a terminal that sends such sequences."""
+    """Have `source` parse with `QuietParser`, where it is a terminal that sends such sequences.
+
+    Bytes that are no text of the terminal's encoding become U+FFFD: left as
+    they are they would be in a draft that can be neither stored nor sent.
+    """
     know_modified_enter()
     if isinstance(source, Vt100Input):
+        source.stdin_reader = PosixStdinReader(source.fileno(), errors="replace", encoding=source.stdin.encoding)
         source.vt100_parser = QuietParser(source.vt100_parser.feed_key_callback)

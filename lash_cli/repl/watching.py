@@ -7,15 +7,18 @@ printed twice and nothing only because it was typed here. Reads only.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from lash_cli.api.core import LashCore
 from lash_cli.core.activity import QueuedInputAccepted, ToolCallCompleted, TurnActivity, TurnFinished, TurnStarted
-from lash_cli.core.content import Message
+from lash_cli.core.content import Message, message_text
+from lash_cli.core.frames import current_frame
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import (
     ActivityObserved,
+    AgentFrameSwitched,
     QueueChanged,
     ResidentChanged,
     SessionCursor,
@@ -30,7 +33,7 @@ from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
 from lash_cli.views.chat_picture import Block, ChatPicture, answer_of, whole_tool
-from lash_cli.views.safe_text import safe_text
+from lash_cli.views.safe_text import preview, safe_text
 
 KEPT_ANSWERS = 50
 
@@ -77,6 +80,8 @@ class Watch:
         self._cursor: SessionCursor | None = None
         self._last_node_id: str | None = None
         self._counted: int | None = None
+        self._own_moves = 0
+        self._has_switched = False
 
     @property
     def status(self) -> str:
@@ -124,6 +129,16 @@ class Watch:
         """The committed transcript of the present branch."""
         return await self._observed.read_view()
 
+    @asynccontextmanager
+    async def own_move(self) -> AsyncIterator[None]:
+        """The head is moved by this chat inside the block, which says so itself."""
+        self._own_moves += 1
+        try:
+            yield
+            await self.look()
+        finally:
+            self._own_moves -= 1
+
     async def look(self) -> None:
         """Read who works on the session and what waits. Raises `NotFoundError` for a session that is gone."""
         row = await self._core.store.session_row(self.session_id)
@@ -155,7 +170,15 @@ class Watch:
         payload = event.payload
         if isinstance(payload, ActivityObserved):
             await self._activity(payload.activity)
-        elif isinstance(payload, QueueChanged | StateCommitted | ResidentChanged):
+        elif isinstance(payload, AgentFrameSwitched):
+            self._has_switched = True
+        elif isinstance(payload, StateCommitted):
+            before, has_switched = self.row.leaf_node_id, self._has_switched
+            self._has_switched = False
+            await self.look()
+            if event.turn_id is None and self.row.leaf_node_id != before and not self._own_moves:
+                await self._tell_move(has_switched)
+        elif isinstance(payload, QueueChanged | ResidentChanged):
             await self.look()
 
     async def _activity(self, activity: TurnActivity) -> None:
@@ -194,6 +217,18 @@ class Watch:
             found = await self._core.store.turn_input(self.session_id, input_id)
             if found is not None:
                 self.face.show([user_block(input_text(found[0].input), safe_text)])
+
+    async def _tell_move(self, has_switched: bool) -> None:
+        """No turn and nobody here moved the head: what stands on the screen is not what the next text follows."""
+        view = await self.read_view()
+        last = next((message for message in reversed(view.messages) if message_text(message).strip()), None)
+        if has_switched and current_frame(view.frames).reason == "compaction":
+            said = f"the conversation was compacted: {len(view.messages)} messages are left of it"
+        elif last is None:
+            said = "the head was moved: what is said next stands at the beginning"
+        else:
+            said = f"the head was moved: what is said next follows {last.role}: {preview(message_text(last), 60)}"
+        self.face.show([Block("note", safe_text(said))])
 
     async def _resync(self, observation: SessionObservation, reason: str) -> None:
         """Live events were missed: what they said stands in the transcript."""

@@ -81,7 +81,7 @@ def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -
     one.wait_for("[l] leave it to a worker")
     one.press("\r")
     one.wait_for(lambda text: "a turn of this chat runs" not in text)
-    one.press("\x04")
+    one.press("/exit\r")
     one.wait_for("[l] leave it to a worker")
     one.press("l")
     assert one.ended() == 0

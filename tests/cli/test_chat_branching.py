@@ -65,3 +65,31 @@ def test_a_side_question_is_answered_while_a_turn_runs_and_recorded_nowhere(chat
     gate.touch()
     one.wait_for("│ idle")
     assert len(one.users()) == 1
+
+
+def test_a_head_that_others_move_is_told_and_one_of_ones_own_once(chat, lash) -> None:
+    for text in ("one", "two", "three"):
+        lash("turn", "s", f"!text {text}")
+    one = chat()
+    nodes = lash("tree", "s", "-o", "json").json["items"]
+    lash("rewind", "s", "--to", nodes[1]["id"])
+    one.wait_for("the head was moved: what is said next follows assistant: one")
+    lash("rewind", "s", "--to", nodes[-1]["id"])
+    one.wait_for("follows assistant: three")
+    lash("compact", "s")
+    one.wait_for("the conversation was compacted")
+    nodes = lash("tree", "s", "-o", "json").json["items"]
+    lash("rewind", "s", "--to", nodes[-2]["id"])
+    one.wait_for("follows user: !text three")
+    told = one.everything.count("the head was moved"), one.everything.count("was compacted:")
+    for text in ("four", "five"):
+        lash("turn", "s", f"!text {text}")
+        one.wait_for(f"assistant ▸\n  {text}")
+    one.press("/compact\r")
+    one.wait_for("undo: lash rewind")
+    one.press("/rewind\r")
+    one.wait_for("the old branch is kept")
+    one.press("\x15")
+    one.press("/note done\r")
+    one.wait_for(lambda text: "  done" in text)
+    assert (one.everything.count("the head was moved"), one.everything.count("was compacted:")) == told == (3, 1)

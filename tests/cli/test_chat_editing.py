@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -224,3 +225,13 @@ def test_the_last_messages_are_shown_on_request_and_without_colour_where_there_i
     one.wait_for("You said: three")
     one.wait_for("│ idle")
     assert re.search(rb"\x1b\[[0-9;]*[34][0-7]m|[34]8;[25];", one.written) is None
+
+
+def test_bytes_that_are_no_text_are_seen_as_such_and_sent(chat) -> None:
+    one = chat()
+    os.write(one._master, b"!text caf\xe9 ok\x01 ")  # Latin-1 from an old clipboard; Ctrl-A and a space before it
+    one.wait_for("caf\ufffd ok")
+    one.press("\r")
+    one.wait_for("assistant ▸")
+    one.wait_for("│ idle")
+    assert one.users() == ["!text caf\ufffd ok"]
