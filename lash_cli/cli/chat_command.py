@@ -18,13 +18,15 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
-from lash_cli.errors import SessionClosed, UsageError
+from lash_cli.errors import LashError, NotFoundError, SessionClosed, UsageError
 from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
-    from lash_cli.repl.client import ChatEnd, ChatOptions
+    from lash_cli.repl.client import ChatClient, ChatEnd, ChatOptions
+    from lash_cli.repl.desk import Face
+    from lash_cli.repl.outbox import Outbox
     from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 
 LABEL = "chat"
@@ -174,7 +176,7 @@ async def _talk(
         face, interrupt = desk.face(client, memory, plan)
         asker.face = face
         with hang_up_signals(client, interrupt):
-            end = await client.run(face)
+            end = await _until_left(client, face, outbox, options)
         await _hint(core, session)
         _let_go_of_terminal()
         if end.reason == "abandoned":
@@ -183,6 +185,16 @@ async def _talk(
         return end
     finally:
         memory.close()
+
+
+async def _until_left(client: ChatClient, face: Face, outbox: Outbox, options: ChatOptions) -> ChatEnd:
+    try:
+        return await client.run(face)
+    except LashError as error:
+        # Somebody deleted the session: a draft of it would wait for a chat that never comes.
+        if error.exit_status == NotFoundError.exit_status and outbox.put_into_history(options.cwd, options.history):
+            say("what you had typed and not sent is in the history: ↑ or Ctrl-R in another chat")
+        raise
 
 
 def _options(plan: ChatPlan, cwd: str) -> ChatOptions:

@@ -121,6 +121,15 @@ class Outbox:
         self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
         return outcome_word(outcome)
 
+    def put_into_history(self, cwd: str, limit: int) -> bool:
+        """Keep what was typed and not sent where every chat finds it: no other chat of this session will come. False
+        when there is nothing to keep."""
+        texts = (*self.draft.stash, *(leaving.text for leaving in self.draft.leaving), self.draft.text)
+        unsent = [text for text in texts if text.strip()]
+        for text in unsent:
+            self._memory.remember(text, cwd, limit)
+        return bool(unsent)
+
     def leave(self) -> None:
         """The chat ends; what was not sent waits for the next one."""
         self._memory.leave(self.draft)

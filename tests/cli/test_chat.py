@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import stat
 from pathlib import Path
 
 import pytest
+from support.chat import Chat
 
 PROMPT = "fjord ❯"
 
@@ -208,3 +210,19 @@ def test_a_queue_that_goes_on_after_a_cancel_is_delivered_once(chat, gate) -> No
     one.wait_for("You said: go on with this")
     one.wait_for(lambda text: "│ idle" in text and "◇" not in text)
     assert one.users()[1:] == ["go on with this"]
+
+
+def test_a_draft_outlives_its_session_in_the_history(chat, lash, home) -> None:
+    one = chat()
+    one.press("words of mine\x03and a draft")
+    one.wait_for(f"{PROMPT} and a draft")
+    assert lash("rm", "s", "--yes").code == 0
+    assert one.ended() == 3
+    assert "was deleted" in one.text and "is in the history" in one.text and one.is_cooked
+    lash("open", "other", "--name", "next")
+    with contextlib.closing(Chat(home, "other")) as two:
+        two.wait_for("next ❯")
+        two.press("\x1b[A")
+        two.wait_for("next ❯ and a draft")
+        two.press("\x1b[A")
+        two.wait_for("next ❯ words of mine")
