@@ -67,8 +67,8 @@ def test_the_live_view_shows_who_works_what_happens_and_what_waits(
     assert '"then write the changelog"' in terminal.text
     (tmp_path / "gate").touch()
     terminal.wait_for("loopback  queued")
-    # The words may be seen as a preview first; once they are settled the picture is empty of their turn.
-    terminal.wait_for(lambda text: not any("glob" in row for row in picture(text.splitlines())))
+    # The words may be seen as a preview first; once they are settled there is a picture, empty of their turn.
+    terminal.wait_for(lambda text: bool(shown := picture(text.splitlines())) and "glob" not in "".join(shown))
     assert terminal.everything.count("assistant all is well") == 1
     assert terminal.interrupt() == 130
     assert "all is well" in terminal.everything and "usage" not in terminal.text and "fjord  s" not in terminal.text

@@ -18,6 +18,8 @@ from support.cli import COMMAND, environment
 from support.processes import start_process
 
 PATIENCE_S = 40
+QUIET_S = 0.002
+LARGEST_PICTURE_BYTES = 65_536
 
 
 class Terminal:
@@ -53,10 +55,19 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def _feed(self) -> bool:
-        """Show what arrives within a moment; False when nothing came and the command has ended."""
-        if not select.select([self._master], [], [], 0.05)[0]:
-            return self.process.poll() is None
-        data = os.read(self._master, 65_536)
+        """Show what arrives within a moment; False when nothing came and the command has ended.
+
+        A picture is written in one piece and arrives in several; what follows at once belongs to it.
+        """
+        data = b""
+        while select.select([self._master], [], [], QUIET_S if data else 0.05)[0]:
+            piece = os.read(self._master, 65_536)
+            data += piece
+            if not piece or len(data) > LARGEST_PICTURE_BYTES:
+                break
+        else:
+            if not data:
+                return self.process.poll() is None
         self.written += data
         self._stream.feed(data)
         return True
