@@ -279,6 +279,7 @@ class ChatClient(Sending):
         except ConflictError:
             self.is_cancelling = False
             self.tell("no turn runs that could be cancelled")
+            await self._let_go_of_hold()
             return
         except LashError:
             self.is_cancelling = False
@@ -286,6 +287,13 @@ class ChatClient(Sending):
         self.tell(f"cancel {receipt.outcome}: turn {receipt.address.turn_id}")
         if receipt.outcome == "completion_won":
             self.is_cancelling = False
+            await self._let_go_of_hold()
+
+    async def _let_go_of_hold(self) -> None:
+        """What waits was held for a cancel, and the turn was over before it: go on as after any turn."""
+        if self._holds_for_cancel and not self.turns.is_active:
+            self._holds_for_cancel = False
+            await self._drain()
 
     def insist(self) -> None:
         """Ctrl-C again while a turn is being cancelled: say what one more does."""

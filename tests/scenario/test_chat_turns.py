@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lash_cli.api import LashCore
+from lash_cli.api import LashCore, LashSession
 from lash_cli.cli.chat_desk import ChatDesk
 from lash_cli.cli.globals import GlobalOptions
 from lash_cli.cli.invocation import Invocation
@@ -24,7 +24,7 @@ from lash_cli.repl.memory import ReplMemory
 from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.watching import Watch
 from lash_cli.settings import load_settings
-from lash_cli.store.base import RuntimePersistence
+from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemIds
 from lash_cli.wiring import open_core
 
@@ -60,38 +60,76 @@ async def core(tmp_path: Path) -> AsyncIterator[LashCore]:
         yield core
 
 
-async def test_an_end_that_is_seen_while_the_chat_looks_around_begins_the_next_turn_once(
-    core: LashCore, tmp_path: Path
-) -> None:
+class OpenChat:
+    """A chat of session `s` whose keys a test presses; its stream is not followed."""
+
+    def __init__(self, core: LashCore, session: LashSession, row: SessionRow, directory: Path) -> None:
+        self.session = session
+        self.desk = SlowDesk(Invocation(GlobalOptions(), {"LASH_HOME": str(directory / "home")}))
+        self.memory = ReplMemory(str(directory / "state"), "s")
+        self.watch = Watch(core, row, self.desk)
+        self.outbox = Outbox(core.store, core.queue("s"), self.memory, SystemIds())
+        self.client = ChatClient(core, session, self.watch, self.outbox, self.desk, ChatOptions())
+        face: Any = SilentFace()
+        self.client._face = self.watch.face = face
+
+    async def queue(self, text: str) -> None:
+        """Queue a text for the next turn."""
+        await self.outbox.enqueue(self.outbox.take(text), TurnInput.text(text), NextTurn())
+        await self.watch.look()
+
+    async def users(self) -> list[str]:
+        """What was said and answered, once every turn is over."""
+        await self.client.turns.join()
+        await asyncio.sleep(0)
+        assert self.client._calls.empty(), "something failed"
+        await self.session.refresh()
+        return [message_text(item) for item in self.session.read_view().messages if item.role is Role.USER]
+
+
+@pytest.fixture
+async def chat(core: LashCore, tmp_path: Path) -> AsyncIterator[OpenChat]:
     session = await core.open_session("s")
     row = await core.store.session_row("s")
     assert row is not None
-    desk = SlowDesk(Invocation(GlobalOptions(), {"LASH_HOME": str(tmp_path / "home")}))
-    memory = ReplMemory(str(tmp_path / "state"), "s")
-    watch, outbox = Watch(core, row, desk), Outbox(core.store, core.queue("s"), memory, SystemIds())
-    client = ChatClient(core, session, watch, outbox, desk, ChatOptions())
-    face: Any = SilentFace()
-    client._face = watch.face = face
-    await outbox.begin()
-    await watch.begin(replay=0)
-    await outbox.enqueue(outbox.take("!text two"), TurnInput.text("!text two"), NextTurn())
-    await watch.look()
-    desk.is_asked.clear()
-    desk.may_answer.clear()
-    client.turns.send(None, "!text one")
-    # Its driver is told first and looks what the session cost; the stream tells of the same end meanwhile.
-    await desk.is_asked.wait()
-    await client._turn_ended("t_1", Finished(AssistantMessage("one")))
-    assert client.turns.is_active
-    desk.may_answer.set()
-    await client.turns.join()
-    await asyncio.sleep(0)
-    assert client._calls.empty(), "nothing failed"
-    await session.refresh()
-    said = [message_text(message) for message in session.read_view().messages if message.role is Role.USER]
-    assert said == ["!text one", "!text two"]
+    chat = OpenChat(core, session, row, tmp_path)
+    await chat.outbox.begin()
+    await chat.watch.begin(replay=0)
+    yield chat
     session.close_handle()
-    memory.close()
+    chat.memory.close()
+
+
+async def test_an_end_that_is_seen_while_the_chat_looks_around_begins_the_next_turn_once(chat: OpenChat) -> None:
+    await chat.queue("!text two")
+    chat.desk.is_asked.clear()
+    chat.desk.may_answer.clear()
+    chat.client.turns.send(None, "!text one")
+    # Its driver is told first and looks what the session cost; the stream tells of the same end meanwhile.
+    await chat.desk.is_asked.wait()
+    await chat.client._turn_ended("t_1", Finished(AssistantMessage("one")))
+    assert chat.client.turns.is_active
+    chat.desk.may_answer.set()
+    assert await chat.users() == ["!text one", "!text two"]
+
+
+async def test_what_was_held_for_a_cancel_that_came_too_late_goes_on(chat: OpenChat, tmp_path: Path) -> None:
+    await chat.queue("!text two")
+    chat.client.turns.send(None, f"!wait-file {tmp_path / 'gate'}\n!text one")
+    hold = chat.client._queue.hold
+
+    async def late(reason: str) -> bool:
+        (tmp_path / "gate").touch()
+        # The turn ends while what waits is being held.
+        held = await hold(reason)
+        await chat.client.turns.join()
+        return held
+
+    queue: Any = chat.client._queue
+    queue.hold = late
+    await chat.client._cancel(None)
+    assert [text.split("\n")[-1] for text in await chat.users()] == ["!text one", "!text two"]
+    assert chat.watch.row.meta.held_at_ms is None
 
 
 async def test_a_turn_that_begins_while_a_failure_is_told_is_known_to_run() -> None:
