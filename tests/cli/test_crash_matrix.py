@@ -8,7 +8,6 @@ message stands once, and every call has exactly one result.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Result, environment, run_lash
 from support.frozen import cut_lease, wait_until_frozen
 from support.processes import start_process
 from support.wire import RecordedRequest, Reply, ThreadedChatServer, text_reply, tool_calls_reply
@@ -47,11 +47,9 @@ class Bench:
     work: Path
     server: ThreadedChatServer
 
-    def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    def variables(self) -> dict[str, str]:
+        """What every command of the test finds in its environment."""
         return {
-            **kept,
-            "LASH_HOME": str(self.home),
             "OPENAI_BASE_URL": self.server.base_url,
             "OPENAI_API_KEY": "canary-key",
             "OPENAI_MODEL": "m",
@@ -59,35 +57,27 @@ class Bench:
             "LASH_NO_STDIN": "1",
         }
 
-    def run(self, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.work,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def lash(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-m", "lash_cli", *arguments)
+    def lash(self, *arguments: str) -> Result:
+        """Run a command to its end, as whoever comes after the crash."""
+        return run_lash(arguments, home=self.home, env=self.variables(), cwd=self.work, timeout=120)
 
     def document(self, *arguments: str) -> Any:
         done = self.lash(*arguments, "-o", "json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert done.code == 0, done.err
+        return done.json
 
     def crash(self, point: str, *arguments: str) -> None:
-        done = self.run(str(CRASHING), point, *arguments)
-        assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)
+        """Run a command that kills itself at `point`."""
+        with self.start(point, *arguments) as process:
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == -signal.SIGKILL, (process.returncode, err)
 
     def start(self, point: str, *arguments: str) -> subprocess.Popen[str]:
         """A command that will be cut off at `point`. End it with `communicate`."""
         return start_process(
             [sys.executable, str(CRASHING), point, *arguments],
             cwd=self.work,
-            env=self.environment(),
+            env=environment(self.home, self.variables()),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -144,10 +134,10 @@ def test_a_killed_turn_is_finished_once(bench: Bench, point: str, recovery: str)
     bench.crash(point, "turn", "s1", "please work", "--turn-id", "t_first")
     if point == "before:lane":
         assert bench.document("log", "s1")["items"] == []
-        assert bench.lash("turn", "s1", "please work", "--turn-id", "t_first").returncode == 0
+        assert bench.lash("turn", "s1", "please work", "--turn-id", "t_first").code == 0
     command = ("resume", "s1") if recovery == "resume" else ("turn", "s1", "and again")
     done = bench.lash(*command)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     log = bench.document("log", "s1")
     users = [item["text"] for item in log["items"] if item["role"] == "user" and item["text"]]
     assert users == ["please work"] + (["and again"] if recovery == "turn" else [])
@@ -177,7 +167,7 @@ def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Pa
         bench = Bench(tmp_path / "home", tmp_path / "work", server)
         bench.lash("open", "s1")
         bench.crash(point, "turn", "s1", "please work")
-        assert bench.lash("resume", "s1").returncode == 0
+        assert bench.lash("resume", "s1").code == 0
         assert bench.effects() == effects
         text = result_text(bench.document("log", "s1"), "call_exec")
         assert "interrupted" in text and "unknown" in text
@@ -200,13 +190,13 @@ def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: 
     try:
         wait_until_frozen(owner)
         busy = bench.lash("turn", "s1", "and again", "-o", "json")
-        assert busy.returncode == 75, busy.stderr
-        refusal = json.loads(busy.stderr)
+        assert busy.code == 75, busy.err
+        refusal = json.loads(busy.err)
         assert refusal["code"] == "session_execution_busy", refusal
         assert refusal["details"]["holder"]["pid"] == owner.pid
         cut_lease(bench.home / "lash.db", "s1")
         taken = bench.lash("turn", "s1", "and again", "--if-busy", "wait=60s")
-        assert taken.returncode == 0, taken.stderr
+        assert taken.code == 0, taken.err
         before = bench.document("log", "s1")["items"]
         owner.send_signal(signal.SIGCONT)
         _, errors = owner.communicate(timeout=60)
