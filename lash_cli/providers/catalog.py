@@ -77,7 +77,7 @@ SPOKEN_BY: dict[str, tuple[str, ...]] = {
     "reasoning_text_field": ("openai_chat",),
     "cache_session_affinity": _OPENAI,
     "reasoning_dialect": _OPENAI,
-    "replay_reasoning": _OPENAI,
+    "replay_reasoning": (*_OPENAI, "google"),
     "strict_tools": _OPENAI,
 }
 
@@ -297,6 +297,7 @@ def _wire(
                 query=options.query,
                 key_header=options.key_header,
                 expose_thinking=options.expose_thinking,
+                replay_reasoning=options.replay_reasoning,
                 credential_scope=settings.name,
                 extra_body=options.extra_body,
                 omit_body=options.omit_body,

@@ -9,8 +9,7 @@ route that made it.
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -42,14 +41,13 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
-from lash_cli.providers.prefix import Piece, PrefixCache
+from lash_cli.providers.prefix import Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 #: What OpenAI takes as the id of a call on this wire.
 MAX_ID_CHARS = 40
-MAX_ROUTES = 4
 _CARRIED = CARRIED["openai_chat"]
 
 
@@ -69,7 +67,7 @@ class ChatEncoder:
         self._output_cap_field = output_cap_field
         self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._caches: OrderedDict[tuple[str, bool], PrefixCache] = OrderedDict()
+        self._caches = PrefixCaches(self._encoding)
 
     def route(self, model: str) -> str:
         """Who can read encrypted or signed reasoning again: one model behind one endpoint of this wire."""
@@ -90,21 +88,15 @@ class ChatEncoder:
             head += b'{"content":[' + block + b'],"role":"system"}'
         elif request.system:
             head += encode({"content": request.system, "role": "system"})
-        cache = self._cache(request.model.id, is_marked)
+        cache = self._caches.of((self.route(request.model.id), is_marked))
         return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
 
-    def _cache(self, model: str, is_marked: bool) -> PrefixCache:
-        """The encoding for one route, with or without places for marks; another model is another route."""
-        key = (self.route(model), is_marked)
-        found = self._caches.get(key)
-        if found is None:
-            route = key[0] if self._dialect.replay_reasoning else None
-            messages = _MessageEncoder(route, is_marked, self._attachment_bytes, self._dialect.reasoning_text_field)
-            found = self._caches[key] = PrefixCache(messages.encode_message)
-            if len(self._caches) > MAX_ROUTES:
-                self._caches.popitem(last=False)
-        self._caches.move_to_end(key)
-        return found
+    def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], Piece]:
+        """How messages are written for one route, with or without places for marks."""
+        route, is_marked = way
+        replayed = route if self._dialect.replay_reasoning else None
+        field = self._dialect.reasoning_text_field
+        return _MessageEncoder(replayed, is_marked, self._attachment_bytes, field).encode_message
 
     def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
         options: dict[str, Any] = {"model": request.model.id, "stream": request.stream}

@@ -40,6 +40,7 @@ class GoogleWire:
         query: Mapping[str, str] | None = None,
         key_header: str | None = None,
         expose_thinking: bool = False,
+        replay_reasoning: bool = True,
         credential_scope: str = "",
         extra_body: Mapping[str, Any] | None = None,
         omit_body: Sequence[str] = (),
@@ -55,6 +56,7 @@ class GoogleWire:
         self._encoder = GoogleEncoder(
             self._access.base_url,
             expose_thinking=expose_thinking,
+            replay_reasoning=replay_reasoning,
             credential_scope=credential_scope,
             extra_body=extra_body,
             omit_body=omit_body,
@@ -85,7 +87,8 @@ class GoogleWire:
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> GoogleAssembler:
         """See `endpoint.Wire.assembler`."""
-        return GoogleAssembler(request.scope.request_id, self._access.base_url, provider_request_id)
+        route = self._encoder.route(request.model.id)
+        return GoogleAssembler(request.scope.request_id, route, provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:
         """An `error` member, whatever else the document holds."""

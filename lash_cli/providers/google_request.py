@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lash_cli.core.codec import encode
@@ -40,7 +40,7 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.past import fenced, past_name, past_object
-from lash_cli.providers.prefix import PrefixCache
+from lash_cli.providers.prefix import PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
 
@@ -52,32 +52,37 @@ _MADE_UP_ID = re.compile(r"call_\d+_[0-9a-f]{8}")
 
 
 class GoogleEncoder:
-    """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
+    """Builds request bodies for one endpoint; holds the encoding of the conversations it has seen."""
 
     def __init__(
         self,
-        route: str,
+        endpoint: str,
         *,
         expose_thinking: bool = False,
+        replay_reasoning: bool = True,
         credential_scope: str = "",
         extra_body: Mapping[str, Any] | None = None,
         omit_body: Sequence[str] = (),
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
-        """`expose_thinking` asks for thought summaries; `credential_scope` names the credential whose uploaded files
-        may be referred to; `extra_body` is laid over every body, and what `omit_body` names is left out.
+        """`expose_thinking` asks for thought summaries, and without `replay_reasoning` no signature goes back.
 
-        Raises `ConfigError` when they touch what a call is about.
+        `credential_scope` names the credential whose uploaded files may be
+        referred to. `extra_body` is laid over every body, and what `omit_body`
+        names is left out. Raises `ConfigError` when they touch what a call is
+        about.
         """
-        self._route = route
+        self._endpoint = endpoint
         self._credential_scope = credential_scope
         self._expose_thinking = expose_thinking
+        self._replays_reasoning = replay_reasoning
         self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
-        self._caches = {
-            False: PrefixCache(lambda message: self._encode(message, needs_signatures=False)),
-            True: PrefixCache(lambda message: self._encode(message, needs_signatures=True)),
-        }
+        self._caches = PrefixCaches(self._encoding)
+
+    def route(self, model: str) -> str:
+        """Who takes a signature back: one model behind one endpoint. Others refuse the request for it."""
+        return f"{self._endpoint} {model}"
 
     def body(self, request: LlmRequest) -> bytes:
         """The request body.
@@ -90,7 +95,16 @@ class GoogleEncoder:
         foot = b"]" + (b"," + options[1:] if options != b"{}" else b"}")
         capability = request.model.capability
         needs_signatures = capability is not None and capability.thought_signatures == "required"
-        return self._caches[needs_signatures].join(b'{"contents":[', request.messages, foot)
+        cache = self._caches.of((self.route(request.model.id), needs_signatures))
+        return cache.join(b'{"contents":[', request.messages, foot)
+
+    def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], bytes]:
+        """How messages are written for one route, to a model that demands signatures or does not."""
+        route, needs_signatures = way
+        replayed = route if self._replays_reasoning else None
+        return _ContentEncoder(
+            replayed, needs_signatures, self._credential_scope, self._attachment_bytes
+        ).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {}
@@ -142,13 +156,30 @@ class GoogleEncoder:
             thinking["includeThoughts"] = True
         return thinking
 
-    def _encode(self, message: Message, *, needs_signatures: bool) -> bytes:
-        return b"".join(b"," + encode(content) for content in self._contents(message, needs_signatures))
 
-    def _contents(self, message: Message, needs_signatures: bool) -> list[dict[str, Any]]:
+class _ContentEncoder:
+    """Messages as contents of one route; without one no signature goes back."""
+
+    def __init__(
+        self,
+        route: str | None,
+        needs_signatures: bool,
+        credential_scope: str,
+        attachment_bytes: AttachmentBytes | None,
+    ) -> None:
+        self._route = route
+        self._needs_signatures = needs_signatures
+        self._credential_scope = credential_scope
+        self._attachment_bytes = attachment_bytes
+
+    def encode_message(self, message: Message) -> bytes:
+        """The contents of one message, each behind a comma."""
+        return b"".join(b"," + encode(content) for content in self._contents(message))
+
+    def _contents(self, message: Message) -> list[dict[str, Any]]:
         """One message becomes none, one or, where results and other parts meet, two."""
         if message.role is Role.ASSISTANT:
-            parts = self._said(message, needs_signatures)
+            parts = self._said(message)
             return [{"parts": parts, "role": "model"}] if parts else []
         results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
@@ -156,9 +187,9 @@ class GoogleEncoder:
         contents = [{"parts": parts, "role": "user"} for parts in (results, blocks) if parts]
         return contents or [{"parts": [{"text": ""}], "role": "user"}]
 
-    def _said(self, message: Message, needs_signatures: bool) -> list[dict[str, Any]]:
+    def _said(self, message: Message) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
-        needs_placeholder = needs_signatures
+        needs_placeholder = self._needs_signatures
         for part in message.parts:
             match part:
                 case ReasoningPart(content=text, replay=replay):
@@ -193,7 +224,8 @@ class GoogleEncoder:
 
     def _signature(self, replay: ReasoningReplay | None) -> str:
         """The signature of `replay`, empty when another route made it."""
-        return (replay.signature or "") if replay is not None and replay.provider == self._route else ""
+        is_ours = replay is not None and self._route is not None and replay.provider == self._route
+        return (replay.signature or "") if replay is not None and is_ours else ""
 
     def _block(self, part: Part) -> dict[str, Any] | None:
         match part:

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from lash_cli.core.content import Message
 from lash_cli.core.llm import MessageSequence
 
 MAX_CONVERSATIONS = 8
+MAX_ENCODINGS = 4
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Piece(NamedTuple):
@@ -188,6 +191,25 @@ class PrefixCache:
             shift + piece.block_end if piece.block_end else state.block_end,
             piece.role,
         )
+
+
+class PrefixCaches(Generic[Key]):
+    """A `PrefixCache` for each way in which an encoder writes messages, such as for one route; the one that was used
+    least lately goes."""
+
+    def __init__(self, encoding: Callable[[Key], Callable[[Message], Piece | bytes]]) -> None:
+        self._encoding = encoding
+        self._caches: OrderedDict[Key, PrefixCache] = OrderedDict()
+
+    def of(self, key: Key) -> PrefixCache:
+        """The cache of one way."""
+        found = self._caches.get(key)
+        if found is None:
+            found = self._caches[key] = PrefixCache(self._encoding(key))
+            if len(self._caches) > MAX_ENCODINGS:
+                self._caches.popitem(last=False)
+        self._caches.move_to_end(key)
+        return found
 
 
 def _splices(state: _State, marks: Marks) -> list[tuple[int, bytes]]:

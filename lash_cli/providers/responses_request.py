@@ -10,8 +10,7 @@ here, before anything is sent.
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lash_cli.core.codec import encode, sha256_hex
@@ -40,13 +39,12 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
-from lash_cli.providers.prefix import PrefixCache
+from lash_cli.providers.prefix import PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
 #: What the API takes as the id of an item or of a call.
 MAX_ID_CHARS = 64
-MAX_ROUTES = 4
 _DIGEST_CHARS = 16
 _CARRIED = CARRIED["openai_responses"]
 #: The kinds of file the wire takes, and the ending that names one without a name.
@@ -87,7 +85,7 @@ class ResponsesEncoder:
         self._expose_thinking = expose_thinking
         self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._caches: OrderedDict[str, PrefixCache] = OrderedDict()
+        self._caches = PrefixCaches(self._encoding)
 
     def route(self, model: str) -> str:
         """Who can read encrypted reasoning again: one model behind one endpoint of this wire."""
@@ -100,19 +98,13 @@ class ResponsesEncoder:
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
         options = self._dialect.encoded(self._options(request), request)
-        return self._cache(request.model.id).join(b'{"input":[', request.messages, b"]," + options[1:])
+        cache = self._caches.of(self.route(request.model.id))
+        return cache.join(b'{"input":[', request.messages, b"]," + options[1:])
 
-    def _cache(self, model: str) -> PrefixCache:
-        """The encoding for one route; a session that changes its model starts a new one."""
-        route = self.route(model)
-        found = self._caches.get(route)
-        if found is None:
-            items = _ItemEncoder(route, self._dialect.replay_reasoning, self._credential_scope, self._attachment_bytes)
-            found = self._caches[route] = PrefixCache(items.encode_message)
-            if len(self._caches) > MAX_ROUTES:
-                self._caches.popitem(last=False)
-        self._caches.move_to_end(route)
-        return found
+    def _encoding(self, route: str) -> Callable[[Message], bytes]:
+        """How messages are written for one route; a session that changes its model starts a new one."""
+        replays = self._dialect.replay_reasoning
+        return _ItemEncoder(route, replays, self._credential_scope, self._attachment_bytes).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {

@@ -15,7 +15,8 @@ from lash_cli.errors import LlmTransportError
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.google import GoogleWire
 
-ROUTE = "http://test.invalid/v1beta"
+BASE = "http://test.invalid/v1beta"
+ROUTE = f"{BASE} test-model"
 KEY = "top-secret-key-0001"
 
 
@@ -73,7 +74,7 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    provider = HttpProvider(GoogleWire(ROUTE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
+    provider = HttpProvider(GoogleWire(BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
-from support.gemini import KEY, ROUTE, ask, call, document, request, streamed, text
+from support.gemini import BASE, KEY, ROUTE, ask, call, document, request, streamed, text
 from support.wire import ScriptedTransport
 
 from lash_cli.core.content import (
@@ -37,6 +37,7 @@ from lash_cli.core.policy import (
     ReasoningSelection,
 )
 from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.providers import google_request
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.google import GoogleWire
 from lash_cli.providers.google_request import SIGNATURE_PLACEHOLDER, GoogleEncoder
@@ -49,7 +50,7 @@ def user(content: str, identity: str = "u") -> Message:
 
 
 def body(*messages: Message, expose_thinking: bool = False, **fields: Any) -> dict[str, Any]:
-    encoder = GoogleEncoder(ROUTE, expose_thinking=expose_thinking)
+    encoder = GoogleEncoder(BASE, expose_thinking=expose_thinking)
     return json.loads(encoder.body(request(**fields | {"messages": messages})))
 
 
@@ -79,7 +80,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def test_the_body_of_a_tool_conversation() -> None:
-    raw = GoogleEncoder(ROUTE).body(request(*CONVERSATION, **OPTIONS))
+    raw = GoogleEncoder(BASE).body(request(*CONVERSATION, **OPTIONS))
     assert json.loads(raw) == {
         "contents": [
             {"role": "user", "parts": [{"text": "list"}]},
@@ -212,6 +213,18 @@ def test_replay_data_of_another_route_is_dropped() -> None:
     assert sent["contents"][0]["parts"] == [{"text": "hi"}, {"functionCall": {"name": "ls", "args": {}, "id": "c"}}]
 
 
+def test_signatures_go_to_the_model_that_made_them_and_only_where_they_are_wanted() -> None:
+    """Another model, and the same one behind another key, refuses a signature as corrupted."""
+    answer = said(ReasoningPart("hm", ReasoningReplay(provider=ROUTE, signature="T")), signed_call("c", "B"))
+    other = ModelSpec("other-model", capability=SIGNED.capability)
+    for sent in (
+        body(answer, model=other),
+        json.loads(GoogleEncoder(BASE, replay_reasoning=False).body(request(answer, model=SIGNED))),
+    ):
+        (part,) = sent["contents"][0]["parts"]
+        assert part["thoughtSignature"] == SIGNATURE_PLACEHOLDER
+
+
 def test_a_model_that_demands_signatures_gets_a_placeholder_on_the_first_call_of_each_answer() -> None:
     messages = (
         said(signed_call("a"), signed_call("b")),
@@ -225,7 +238,7 @@ def test_a_model_that_demands_signatures_gets_a_placeholder_on_the_first_call_of
 
 
 def test_one_conversation_with_two_models_is_written_for_each() -> None:
-    encoder = GoogleEncoder(ROUTE)
+    encoder = GoogleEncoder(BASE)
     shared = [said(signed_call("a"))]
     plain = encoder.body(request(messages=MessageSequence(shared, 1)))
     signed = encoder.body(request(messages=MessageSequence(shared, 1), model=SIGNED))
@@ -241,19 +254,19 @@ def test_a_renamed_model_changes_nothing_in_the_body() -> None:
 def test_equal_requests_have_equal_bytes_whoever_encodes_them() -> None:
     tools = (LlmToolSpec("t", "d", {"type": "object", "properties": {"b": {}, "a": {}}}),)
     again = (LlmToolSpec("t", "d", {"properties": {"a": {}, "b": {}}, "type": "object"}),)
-    assert GoogleEncoder(ROUTE).body(request(tools=tools)) == GoogleEncoder(ROUTE).body(request(tools=again))
+    assert GoogleEncoder(BASE).body(request(tools=tools)) == GoogleEncoder(BASE).body(request(tools=again))
 
 
 def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = GoogleEncoder(ROUTE)
+    encoder = GoogleEncoder(BASE)
     encoded: list[str] = []
-    original = GoogleEncoder._contents
+    original = google_request._ContentEncoder.encode_message
 
-    def counting(self: GoogleEncoder, message: Message, needs_signatures: bool) -> list[dict[str, Any]]:
+    def counting(self: Any, message: Message) -> bytes:
         encoded.append(message.id)
-        return original(self, message, needs_signatures)
+        return original(self, message)
 
-    monkeypatch.setattr(GoogleEncoder, "_contents", counting)
+    monkeypatch.setattr(google_request._ContentEncoder, "encode_message", counting)
     shared = [user(f"text {i}", f"m{i}") for i in range(1000)]
     tail = (user("new", "tail"),)
     first = encoder.body(request(messages=MessageSequence(shared, 1000, tail), system="sys"))
@@ -308,7 +321,7 @@ def test_tool_choice_is_a_calling_mode(choice: ToolChoice, mode: str) -> None:
     ],
 )
 def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: dict[str, Any]) -> None:
-    encoder = GoogleEncoder(ROUTE, credential_scope="work", attachment_bytes=lambda stored: b"\x00")
+    encoder = GoogleEncoder(BASE, credential_scope="work", attachment_bytes=lambda stored: b"\x00")
     message = Message("u", Role.USER, (TextPart("see"), AttachmentPart(attachment)))
     assert json.loads(encoder.body(request(message)))["contents"][0]["parts"][1] == part
 
@@ -385,7 +398,7 @@ async def test_a_reasoning_selection_the_model_does_not_allow_is_refused_before_
 
 async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     transport = ScriptedTransport(streamed(document(text("never"), finish="STOP")))
-    provider = HttpProvider(GoogleWire(ROUTE, None), transport, clock=ManualClock())
+    provider = HttpProvider(GoogleWire(BASE, None), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -400,7 +413,7 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
 
 async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fields: Any) -> Any:
     transport = ScriptedTransport(streamed(document(text("ok"), finish="STOP")))
-    provider = HttpProvider(GoogleWire(f"{ROUTE}/", key, headers=headers), transport, clock=ManualClock())
+    provider = HttpProvider(GoogleWire(f"{BASE}/", key, headers=headers), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -411,11 +424,11 @@ async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fiel
 @pytest.mark.parametrize(
     ("model", "stream", "url"),
     [
-        ("gemini-x", True, f"{ROUTE}/models/gemini-x:streamGenerateContent?alt=sse"),
-        ("gemini-x", False, f"{ROUTE}/models/gemini-x:generateContent"),
-        ("models/gemini-x", True, f"{ROUTE}/models/gemini-x:streamGenerateContent?alt=sse"),
-        ("tunedModels/mine", False, f"{ROUTE}/tunedModels/mine:generateContent"),
-        ("a:b?key=x#y", False, f"{ROUTE}/models/a%3Ab%3Fkey%3Dx%23y:generateContent"),
+        ("gemini-x", True, f"{BASE}/models/gemini-x:streamGenerateContent?alt=sse"),
+        ("gemini-x", False, f"{BASE}/models/gemini-x:generateContent"),
+        ("models/gemini-x", True, f"{BASE}/models/gemini-x:streamGenerateContent?alt=sse"),
+        ("tunedModels/mine", False, f"{BASE}/tunedModels/mine:generateContent"),
+        ("a:b?key=x#y", False, f"{BASE}/models/a%3Ab%3Fkey%3Dx%23y:generateContent"),
     ],
 )
 async def test_the_address_names_the_model_and_nothing_else(model: str, stream: bool, url: str) -> None:
