@@ -214,3 +214,23 @@ def test_a_page_and_a_redirect_have_codes_of_their_own() -> None:
     assert judge(404, page).code == "unexpected_html"
     assert judge(502, page).code is None
     assert judge(302, page, {"location": "/login"}).code == "unexpected_redirect"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "retryable"),
+    [
+        ("image_too_large", TerminalReason.PROVIDER_ERROR, False),
+        ("image_file_not_found", TerminalReason.PROVIDER_ERROR, False),
+        ("data_residency_mismatch", TerminalReason.PROVIDER_ERROR, False),
+        ("image_content_policy_violation", TerminalReason.CONTENT_FILTER, False),
+        ("bio_policy", TerminalReason.CONTENT_FILTER, False),
+        ("vector_store_timeout", TerminalReason.PROVIDER_ERROR, True),
+        ("failed_to_download_image", TerminalReason.PROVIDER_ERROR, True),
+        ("a_code_of_next_year", TerminalReason.PROVIDER_ERROR, True),
+    ],
+)
+def test_what_a_failed_response_says_of_the_request_is_not_asked_again(
+    code: str, reason: TerminalReason, retryable: bool
+) -> None:
+    verdict = classify_error_object({"code": code, "message": "no"})
+    assert (verdict.code, verdict.terminal_reason, verdict.retryable) == (code, reason, retryable)
