@@ -3,6 +3,10 @@
 A query is plain words that must all occur. `"two words"` is a phrase, `word*`
 any word that begins so, `-word` excludes. Nothing else has a meaning, so no
 text is a broken query: a store turns the terms into whatever it searches with.
+
+Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese do not put a space
+between words, or not between all of them. There every character counts as a
+word, in texts and in queries, so that a word is found inside a sentence.
 """
 
 from __future__ import annotations
@@ -15,6 +19,13 @@ from lash_cli.core.content import Message, message_text
 from lash_cli.errors import UsageError
 
 MAX_QUERY_CHARS = 1000
+# Stands between characters that count as words; no text that is searched has it.
+SEPARATOR = "\x04"
+# Thai and Lao, Burmese, Khmer, kana, Han with its compatibility forms and later planes, Hangul.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
 _TERM = re.compile(r'(?P<no>-)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))')
 
 
@@ -53,15 +64,20 @@ def searchable_text(message: Message) -> str:
     return message_text(message)
 
 
+def separated(text: str) -> str:
+    """`text` with `SEPARATOR` around every character that counts as a word by itself."""
+    return text if text.isascii() else _UNSPACED.sub(f"{SEPARATOR}\\g<0>{SEPARATOR}", text)
+
+
 def split_marks(marked: str, opening: str, closing: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """A text without its marks, and where they stood: pairs of character positions, the second exclusive.
+    """A text without separators and marks, and where these stood: pairs of character positions, the second exclusive.
 
     `opening` and `closing` are single characters that alternate.
     """
     plain: list[str] = []
     spans: list[tuple[int, int]] = []
     position = start = 0
-    for piece in _pieces(marked, opening + closing):
+    for piece in _pieces(marked.replace(SEPARATOR, ""), opening + closing):
         if piece == opening:
             start = position
         elif piece == closing:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 from lash_cli.core.frames import open_frame
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.archives import ArchiveLaws
 from lash_cli.store.conformance.clock import ManualClock
-from lash_cli.store.conformance.search import SearchLaws
+from lash_cli.store.conformance.search import SearchLaws, found, say
 from lash_cli.store.conformance.shelf import ShelfLaws
 from lash_cli.store.sqlite.store import SqliteStore
 
@@ -44,3 +46,24 @@ async def test_an_imported_frame_is_read_from_where_it_begins(
 
     original, imported = store.db.read(beginnings)
     assert imported == original == [(1, 1), (2, 3)]
+
+
+async def test_a_file_that_was_searched_by_an_older_lash_is_indexed_again(
+    open_store: Callable[[], SqliteStore], clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    sentence, plain = await say(store, clock, "今日は天気がいい", "plain words")
+    assert await found(store, "天気") == [sentence]
+    store.close()
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        for statement in (
+            "UPDATE message_text SET text = replace(text, char(4), '')",  # as the older one indexed it
+            "DELETE FROM _sqlite_migrations WHERE name = '0007_search_inside_sentences'",
+            "PRAGMA user_version = 6",
+        ):
+            connection.execute(statement)
+    again = open_store()
+    assert await found(again, "天気") == [sentence]
+    assert await found(again, "plain") == [plain]
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        connection.execute("INSERT INTO message_text_fts (message_text_fts) VALUES ('integrity-check')")

@@ -65,6 +65,26 @@ def marked(hit: FoundMessage) -> list[str]:
 class SearchLaws:
     """Subclass with the fixtures of `factory`."""
 
+    @pytest.mark.parametrize(
+        ("text", "query", "other"),
+        [
+            ("今日は天気がいいですね", "天気", "気天"),
+            ("我们明天去北京开会", "北京", "京北"),
+            ("학교에서 만나요", "학교", "교학"),
+            ("ฉันรักประเทศไทยมาก", "ประเทศ", "เทศประ"),
+        ],
+    )
+    async def test_a_word_is_found_inside_a_sentence_that_has_no_spaces(
+        self, open_store: OpenStore, clock: MovableClock, text: str, query: str, other: str
+    ) -> None:
+        store = open_store()
+        mixed, _ = await say(store, clock, f"see path.py: {text} (ok)", "something else")
+        (hit,) = (await search(store, query)).found
+        assert hit.node_id == mixed and text in hit.snippet and marked(hit) == [query]
+        assert await found(store, text) == await found(store, f"path.py {query}") == [mixed]
+        assert await found(store, other) == await found(store, f"path.py -{query}") == []
+        assert await found(store, f"{query}*") == [mixed]
+
     async def test_words_phrases_beginnings_and_exclusions(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         one, two, three = await say(

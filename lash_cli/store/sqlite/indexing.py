@@ -16,7 +16,7 @@ import msgspec
 from lash_cli.core.codec import decoder, sha256_hex
 from lash_cli.core.content import Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
-from lash_cli.core.search import searchable_text
+from lash_cli.core.search import SEPARATOR, searchable_text, separated
 from lash_cli.store.sqlite.database import Database
 
 # About 20 ms of indexing.
@@ -26,7 +26,7 @@ _PAUSE_SECONDS: Final = 0.002
 # What `snippet` is asked to put around a match; no indexed text has them.
 OPENING_MARK: Final = "\x02"
 CLOSING_MARK: Final = "\x03"
-_WITHOUT_MARKS: Final = str.maketrans({OPENING_MARK: " ", CLOSING_MARK: " ", "\0": " "})
+_WITHOUT_MARKS: Final = str.maketrans({OPENING_MARK: " ", CLOSING_MARK: " ", SEPARATOR: " ", "\0": " "})
 
 _COUNT_BITS: Final = 20
 _MAX_AT_MS: Final = 1 << 42
@@ -99,7 +99,7 @@ def _text_of(seq: int, at_ms: int, body: str) -> _Text | None:
     if not isinstance(payload, ConversationPayload):
         return None
     text = searchable_text(payload.message).translate(_WITHOUT_MARKS)
-    return _Text(seq, at_ms, payload.message.role, text) if text.strip() else None
+    return _Text(seq, at_ms, payload.message.role, separated(text)) if text.strip() else None
 
 
 def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -> _Batch:

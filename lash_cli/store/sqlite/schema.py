@@ -384,6 +384,12 @@ def _search(connection: sqlite3.Connection) -> None:
     create_search_tables(connection)
 
 
+def _search_inside_sentences(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.search_tables import empty_search_tables
+
+    empty_search_tables(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -392,6 +398,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0004_live_rows", _live_rows),
     ("0005_shared_nodes", _shared_nodes),
     ("0006_search", _search),
+    ("0007_search_inside_sentences", _search_inside_sentences),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

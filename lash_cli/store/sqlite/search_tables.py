@@ -32,18 +32,19 @@ CREATE VIRTUAL TABLE "message_text_fts" USING FTS5 (
     "text", "tags", tokenize='unicode61 remove_diacritics 2', content="message_text"
 )
 """
+_FTS_DELETE_TRIGGER: Final = """
+CREATE TRIGGER "message_text_ad" AFTER DELETE ON "message_text" BEGIN
+    INSERT INTO "message_text_fts" ("message_text_fts", rowid, "text", "tags")
+        VALUES ('delete', old.rowid, old."text", old."tags");
+END
+"""
 _FTS_TRIGGERS: Final = (
     """
 CREATE TRIGGER "message_text_ai" AFTER INSERT ON "message_text" BEGIN
     INSERT INTO "message_text_fts" (rowid, "text", "tags") VALUES (new.rowid, new."text", new."tags");
 END
 """,
-    """
-CREATE TRIGGER "message_text_ad" AFTER DELETE ON "message_text" BEGIN
-    INSERT INTO "message_text_fts" ("message_text_fts", rowid, "text", "tags")
-        VALUES ('delete', old.rowid, old."text", old."tags");
-END
-""",
+    _FTS_DELETE_TRIGGER,
     """
 CREATE TRIGGER "message_text_au" AFTER UPDATE ON "message_text" BEGIN
     INSERT INTO "message_text_fts" ("message_text_fts", rowid, "text", "tags")
@@ -80,6 +81,10 @@ END
 )
 
 _HAS_INDEX: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'message_text_fts'"
+_NO_DELETE_TRIGGER: Final = 'DROP TRIGGER "message_text_ad"'
+_FORGET_WORDS: Final = "INSERT INTO message_text_fts (message_text_fts) VALUES ('delete-all')"
+_FORGET_TEXTS: Final = "DELETE FROM message_text"
+_FORGET_MARKS: Final = "DELETE FROM search_marks"
 _MERGE: Final = "INSERT INTO message_text_fts (message_text_fts) VALUES ('optimize')"
 
 
@@ -93,6 +98,13 @@ def create_search_tables(connection: sqlite3.Connection) -> None:
         _SEARCH_MARKS,
         *_NODE_TRIGGERS,
     ):
+        connection.execute(statement)
+
+
+def empty_search_tables(connection: sqlite3.Connection) -> None:
+    """Have everything indexed again by whoever searches next, because what is put into the index has changed."""
+    # The trigger would take every word out by itself.
+    for statement in (_NO_DELETE_TRIGGER, _FORGET_WORDS, _FORGET_TEXTS, _FORGET_MARKS, _FTS_DELETE_TRIGGER):
         connection.execute(statement)
 
 

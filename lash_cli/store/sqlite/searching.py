@@ -16,7 +16,7 @@ import msgspec
 from lash_cli.core.codec import decoder
 from lash_cli.core.content import Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
-from lash_cli.core.search import SearchTerm, searchable_text, split_marks
+from lash_cli.core.search import SearchTerm, searchable_text, separated, split_marks
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.indexing import (
@@ -121,7 +121,7 @@ def match_expression(request: SearchRequest) -> str:
 
 
 def _phrase(term: SearchTerm) -> str:
-    quoted = '"' + term.words.replace('"', '""') + '"'
+    quoted = '"' + separated(term.words).replace('"', '""') + '"'
     return quoted + "*" if term.is_prefix else quoted
 
 
