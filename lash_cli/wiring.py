@@ -89,23 +89,31 @@ def model_spec(settings: Settings, name: str) -> ModelSpec:
     about they are absent, never guessed. Naming a variant of such a model is the
     user's word that it takes that effort. Raises `ConfigError`.
     """
-    from lash_cli.core.policy import ModelCapability, ModelLimits, ModelSpec, ReasoningCapability, ReasoningEffort
+    from lash_cli.core.policy import ModelLimits, ModelSpec
 
     entry = settings.model(name)
-    variant_name = entry.variant if entry is not None else None
     known = known_model(settings, name)
-    capability = known.capability
-    variant = _variant(variant_name)
-    if isinstance(variant, ReasoningEffort):
-        if capability is None or capability.reasoning is None:
-            reasoning = ReasoningCapability(efforts=(variant.effort,))
-            capability = msgspec.structs.replace(capability or ModelCapability(), reasoning=reasoning)
-        _check_effort(name, variant.effort, capability)
     try:
         limits = ModelLimits(known.context_window_tokens, _output_cap(entry, known))
-        return ModelSpec(known.id, variant, limits, capability)
+        model = ModelSpec(known.id, limits=limits, capability=known.capability)
     except ValueError as error:
         raise ConfigError(f"model {name!r}: {error}") from error
+    return model if entry is None or entry.variant is None else with_variant(model, entry.variant, name=name)
+
+
+def with_variant(model: ModelSpec, variant: str, *, name: str | None = None) -> ModelSpec:
+    """`model` at an effort, at `off` or at `default`; `name` is what the user calls it. Raises `ConfigError`
+    (`unsupported_effort`) for an effort that is known not to be one of its."""
+    from lash_cli.core.policy import ModelCapability, ReasoningCapability, ReasoningEffort
+
+    selection = _variant(variant)
+    capability = model.capability
+    if isinstance(selection, ReasoningEffort):
+        if capability is None or capability.reasoning is None:
+            reasoning = ReasoningCapability(efforts=(selection.effort,))
+            capability = msgspec.structs.replace(capability or ModelCapability(), reasoning=reasoning)
+        _check_effort(name or model.id, selection.effort, capability)
+    return msgspec.structs.replace(model, variant=selection, capability=capability)
 
 
 def _output_cap(entry: ModelEntry | None, known: KnownModel) -> int | None:

@@ -18,34 +18,45 @@ from lash_cli.cli.output import emit_one
 from lash_cli.cli.queue_access import existing_store, named_session
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
-from lash_cli.core.policy import PersistedSessionConfig, PromptLayer, SessionConfigPatch, SessionSpec
+from lash_cli.core.policy import (
+    PersistedSessionConfig,
+    PromptLayer,
+    ReasoningDisabled,
+    ReasoningEffort,
+    SessionConfigPatch,
+    SessionSpec,
+)
 from lash_cli.core.prompt import render_prompt
 from lash_cli.errors import ConflictError, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import SystemClock
 
-POLICY_KEYS = ("model", "provider", "max_steps", "system")
+POLICY_KEYS = ("model", "variant", "provider", "max_steps", "system")
 _NO_LIMIT = ("none", "")
 _OPEN_TIME = ("id", "parent", "cwd", "created_at")
 _ELSEWHERE = {"label": "lash label SESSION K=V", "labels": "lash label SESSION K=V"}
 
 
 class _Change(NamedTuple):
-    """What a command changes: the policy, the name, labels (None removes one)."""
+    """What a command changes: the policy, the effort of its model, the name, labels (None removes one)."""
 
     spec: SessionSpec | None = None
+    variant: str | None = None
     name: str | None = None
     labels: Mapping[str, str | None] = {}
 
 
 def set_values(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
-    settings: Annotated[list[str], typer.Argument(metavar="K=V...", help="model, provider, max_steps, system, name.")],
+    settings: Annotated[
+        list[str], typer.Argument(metavar="K=V...", help="model, variant, provider, max_steps, system, name.")
+    ],
 ) -> int:
     """Change what a session runs under; its next turn does.
 
     model is an id or an alias; a provider without a model brings its default
-    one. max_steps=none takes the limit away. system is TEXT or @FILE; empty
+    one. variant is the effort of the model: low or what else it has, off, or
+    default. max_steps=none takes the limit away. system is TEXT or @FILE; empty
     takes it away.
     """
     values = key_values(settings, "set")
@@ -63,7 +74,7 @@ def set_values(
             spec = replace(spec, max_turns=_max_steps(values["max_steps"]))
         if values.get("system") == "":
             spec = replace(spec, prompt=PromptLayer())
-    return _apply(session, _Change(spec, name))
+    return _apply(session, _Change(spec, _variant(values), name))
 
 
 def rename(
@@ -115,6 +126,13 @@ def _require_settable(values: Mapping[str, str]) -> None:
         raise UsageError(f"there is no setting {key!r}", hint=_ELSEWHERE.get(key, hint), details={"key": key})
 
 
+def _variant(values: Mapping[str, str]) -> str | None:
+    text = values.get("variant")
+    if text is not None and (not text or not text.isprintable() or any(map(str.isspace, text))):
+        raise UsageError(f"variant is an effort such as low, or off or default, got {text!r}")
+    return text
+
+
 def _max_steps(text: str) -> int | None:
     if text in _NO_LIMIT:
         return None
@@ -138,7 +156,7 @@ async def _run(reference: str, change: _Change) -> Document:
         meta = before.meta
         # Policy first: it is what can be refused, because somebody works in the session.
         if change.spec is not None:
-            await _configure(meta.session_id, change.spec)
+            await _configure(meta.session_id, change.spec, change.variant)
         if change.name is not None or change.labels:
             await known.change_meta(
                 meta.session_id, name=change.name, labels=change.labels, now_ms=SystemClock().now_ms()
@@ -150,7 +168,7 @@ async def _run(reference: str, change: _Change) -> Document:
 async def _require_free(store: RuntimePersistence, meta: SessionMeta, name: str | None) -> None:
     if name is None or name == meta.name:
         return
-    if any(found.name == name for found in await store.find_sessions(name)):
+    if any(name in (found.name, found.session_id) and found != meta for found in await store.find_sessions(name)):
         raise ConflictError(
             f"the name {name!r} belongs to another session",
             code="session_name_taken",
@@ -158,13 +176,20 @@ async def _require_free(store: RuntimePersistence, meta: SessionMeta, name: str 
         )
 
 
-async def _configure(session_id: str, spec: SessionSpec) -> None:
+async def _configure(session_id: str, spec: SessionSpec, variant: str | None) -> None:
+    from msgspec import UNSET
+
+    from lash_cli.wiring import with_variant
+
     async with opened_core(store=writing_store(), owner_label="set") as core:
         stored = SessionSpec(inherit="stored")
         async with await core.open_session(session_id, spec=stored, create=False) as session:
+            model = spec.model
+            if variant is not None:
+                model = with_variant(session.policy_snapshot.model if model is UNSET else model, variant)
             await session.configure(
                 SessionConfigPatch(
-                    provider_id=spec.provider_id, model=spec.model, max_turns=spec.max_turns, prompt=spec.prompt
+                    provider_id=spec.provider_id, model=model, max_turns=spec.max_turns, prompt=spec.prompt
                 )
             )
 
@@ -181,6 +206,15 @@ def _settings(row: SessionRow) -> Document:
         "labels": dict(row.meta.labels),
         "provider": config.provider_id,
         "model": config.model.id,
+        "variant": _variant_word(config),
         "max_steps": config.max_turns,
         "system": render_prompt((config.prompt,)) or None if config.prompt is not None else None,
     }
+
+
+def _variant_word(config: PersistedSessionConfig) -> str | None:
+    """The effort its model was set to, `off`, or None for what the provider does by itself."""
+    selection = config.model.variant
+    if isinstance(selection, ReasoningEffort):
+        return selection.effort
+    return "off" if isinstance(selection, ReasoningDisabled) else None

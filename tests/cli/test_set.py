@@ -41,6 +41,7 @@ def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path
         (("max_steps=0",), "at least 1"),
         (("max_steps=many",), "at least 1"),
         (("label=a",), "lash label"),
+        (("variant=",), "such as low"),
         (("nonsense",), "KEY=VALUE"),
         (("name=@here",), "cannot be a session's name"),
     ],
@@ -52,6 +53,25 @@ def test_what_cannot_be_set_is_refused_and_nothing_is_changed(
     done = lash("set", "s", "max_steps=5", *arguments)
     assert (done.code, done.out) == (2, "") and words in done.err
     assert policy(lash)["max_steps"] is None and lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
+
+
+def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any) -> None:
+    lash("open", "s", "--name", "kept")
+
+    def variant() -> Any:
+        return lash("show", "s", "-o", "json").json["policy"]["model"]["variant"]
+
+    assert lash("set", "s", "variant=high", "-o", "json").json["changed"] == ["variant"]
+    assert variant() == {"kind": "effort", "effort": "high"}
+    done = lash("set", "s", "model=quick", "variant=off", "-o", "json", env=ALIAS).json
+    assert (done["model"], done["variant"], done["changed"]) == ("loopback-2", "off", ["model", "variant"])
+    assert variant() == {"kind": "disabled"}
+    assert lash("set", "s", "variant=default", "-o", "json").json["variant"] is None
+    assert variant() == {"kind": "provider_default"}
+    refused = lash("set", "s", "model=gpt-5.4-mini", "variant=enormous", "name=other", "-o", "json")
+    assert (refused.code, refused.out, refused.error["code"]) == (5, "", "unsupported_effort")
+    assert "has: " in refused.error["message"]
+    assert lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
 
 
 def test_an_unknown_provider_is_refused_before_anything_else(lash: Any) -> None:
@@ -123,5 +143,7 @@ def test_a_name_that_is_the_id_of_another_session_would_never_mean_its_own(lash)
     for command in ("rename s other", "set s name=other", "open new --name other", "fork s --name other"):
         refused = lash(*command.split(), "-o", "json")
         assert (refused.code, refused.out, refused.error["code"]) == (4, "", "session_name_taken"), command
+    refused = lash("set", "s", "max_steps=9", "name=other")
+    assert (refused.code, policy(lash)["max_steps"]) == (4, None), "all of it or nothing"
     assert lash("rename", "s", "s").code == 0, "its own id is no other's"
     assert lash("show", "s", "-o", "json").json["id"] == "s"

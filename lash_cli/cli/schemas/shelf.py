@@ -51,13 +51,14 @@ class UsageRow(Usage):
 
 class SessionSettings(Shape):
     """What a session is called and runs under (`lash set`, `rename`, `label`); `changed` names what is other than it
-    was."""
+    was. `variant` is the effort its model was set to, or `off`; null is what the provider does by itself."""
 
     id: str
     name: str
     labels: dict[str, str]
     provider: str
     model: str
+    variant: str | None
     max_steps: int | None
     system: str | None
     changed: list[str]
