@@ -187,6 +187,7 @@ def test_turns_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) 
 
         assert lash("open", "s1").code == 0
         killed = 0
+        longest_s = LONGEST_DELAY_S
         for number in range(ROUNDS):
             turn = ("turn", "s1", f"msg {number}", "--key", f"k_{number}")
             for _ in range(chance.choice((1, 1, 2))):
@@ -195,11 +196,14 @@ def test_turns_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) 
                 def at_first_request(process: subprocess.Popen[bytes], seen: int = seen) -> None:
                     wait_until(lambda: len(server.requests) > seen, process)
 
-                moment, longest = chance.choice(((at_start, LONGEST_DELAY_S), (at_first_request, LONGEST_DELAY_S / 2)))
+                moment, longest = chance.choice(((at_start, longest_s), (at_first_request, longest_s / 2)))
                 process = spawn_lash(turn, home=home, env=variables, cwd=work)
                 killed += kill_at(process, moment, chance.uniform(0, longest))
+            started = time.monotonic()
             done = lash(*turn)
             assert done.code == 0, (number, done.err)
+            # A machine may be done with a turn sooner than that: then the kills must fall sooner too.
+            longest_s = min(longest_s, time.monotonic() - started)
         assert killed > ROUNDS // 2, "the kills came too late to prove anything"
         shown = lash("show", "s1", "-o", "json").json
 
