@@ -9,7 +9,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import UsageError
-from lash_cli.settings.redact import MASK, redact
+from lash_cli.settings.redact import masked
 
 
 def show(
@@ -30,17 +30,7 @@ def show(
 
 def _shown(key: str, value: Any) -> Any:
     """A value as it may be shown: whole headers are masked, since they carry credentials."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, dict):
-        return {name: _shown_option(name, item) for name, item in value.items()}
-    return value
-
-
-def _shown_option(name: str, value: Any) -> Any:
-    if name == "headers" and isinstance(value, dict):
-        return dict.fromkeys(value, MASK)
-    return _shown(name, value)
+    return masked(value)
 
 
 def get(
@@ -56,7 +46,7 @@ def get(
     except UnknownKey as error:
         hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
         raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
-    value = _shown_option(base.rpartition(".")[2], settings.get(base))
+    value = _shown(base, settings.get(base))
     for name in inside:
         value = value.get(name) if isinstance(value, dict) else None
     document = {"id": key, "key": key, "value": value, "origin": settings.origin(base)}

@@ -6,7 +6,6 @@ anything. A key itself never comes in as an argument: only where it is kept.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,14 +24,13 @@ from lash_cli.settings.providers import (
     default_provider,
     provider_names,
 )
-from lash_cli.settings.redact import MASK, redact
+from lash_cli.settings.redact import is_credential, masked, redact
 
 if TYPE_CHECKING:
     from lash_cli.settings import Settings
 
 command_class = KeylessCommand
 
-_SECRET = re.compile("auth|key|token|cookie|secret|sig")
 _COLUMNS = ("name", "provider_kind", "base_url", "key", "default")
 
 
@@ -211,7 +209,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
         parts = path.strip().split(".")
         if not equals or not all(parts):
             raise UsageError("--option needs NAME=VALUE", hint="for example: --option max_attempts=2")
-        if len(parts) == 2 and parts[0] in ("headers", "query") and _SECRET.search(parts[1].lower()):
+        if is_credential(parts):
             raise UsageError(
                 f"--option {path.strip()}: a credential is never given as an argument",
                 hint="keep the key itself with --key, --stdin or --ask-key, and say with key_header how it travels",
@@ -263,15 +261,13 @@ def _document(
     added: bool | None = None,
     removed: bool | None = None,
 ) -> Document:
-    headers = options.get("headers")
-    shown = {**options, "headers": dict.fromkeys(headers, MASK)} if isinstance(headers, dict) else options
     return {
         "id": name,
         "name": name,
         "provider_kind": kind,
         "base_url": base_url,
         "key": None if key is None else redact(key),
-        "options": shown,
+        "options": masked(options),
         "default": is_default,
         "file": current().paths.config_file,
         "added": added,

@@ -16,6 +16,7 @@ from typing import Any
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, write_private_file
 from lash_cli.settings.loading import assignments, check_document
+from lash_cli.settings.redact import is_credential
 from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
 
 PROFILES = "profiles"
@@ -29,6 +30,11 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
     be edited by line, `StoreReadOnly` when it cannot be written.
     """
     option, _, inside = _known(key)
+    if is_credential(inside):
+        raise UsageError(
+            f"{key}: a credential is never given as an argument: others can see it in the process list",
+            hint="keep the key of a provider with: lash key set NAME, or write the file with: lash config edit",
+        )
     value = _checked(option, key, text, has_path_inside=bool(inside))
     set_values(paths, {key: value})
     return value

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
-from lash_cli.settings.redact import remember
+from lash_cli.settings.redact import redact, remember
 
 KEY_COMMAND_TIMEOUT_SECONDS = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -145,8 +145,12 @@ def _write(paths: Paths, in_file: Mapping[str, str], in_keyring: Collection[str]
 
 def check_name(name: str) -> None:
     """Raises `UsageError` unless `name` may name a key. The text is not repeated: it may be the key itself."""
+    hint = "for example: lash key set openai"
     if _NAME.fullmatch(name) is None:
-        raise UsageError("a key name is 1 to 64 letters, digits, - or _", hint="for example: lash key set openai")
+        raise UsageError("a key name is 1 to 64 letters, digits, - or _", hint=hint)
+    if redact(name) != name:
+        remember(name)
+        raise UsageError("that looks like the key itself; what is wanted is a name for it", hint=hint)
 
 
 def last_four(value: str) -> str:

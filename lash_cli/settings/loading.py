@@ -262,6 +262,14 @@ def _apply_environment(values: Values, environment: Mapping[str, str]) -> None:
             _apply_text(values, key, environment[variable], f"env {variable}", variable)
 
 
+def _refuse_credential(inside: tuple[str, ...]) -> None:
+    """Raises `ValueError` for an option whose value must not stand on a command line."""
+    from lash_cli.settings.redact import is_credential  # commands asked often never get here
+
+    if is_credential(inside):
+        raise ValueError("a credential is never given as an argument: others can see it in the process list")
+
+
 def _apply_text(values: Values, key: str, text: str, origin: str, place: str) -> None:
     try:
         text.encode("utf-8")
@@ -269,6 +277,8 @@ def _apply_text(values: Values, key: str, text: str, origin: str, place: str) ->
         raise ConfigError(f"{place}: the value is not valid UTF-8") from error
     try:
         option, base, inside = find_option(key)
+        if origin == "-c" and inside:
+            _refuse_credential(inside)
         value = loose(text) if inside else parse_text(option, text)
     except UnknownKey as error:
         raise ConfigError(f"{place}: unknown key {key}{_nearest(error)}") from error

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 MASK = "[redacted]"
 _MINIMUM_SECRET_LENGTH = 6  # shorter values would mask ordinary words
@@ -42,6 +42,14 @@ _LONG_BEARER = re.compile(r"(?i)\bbearer\s+((?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+
 _URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@", re.IGNORECASE)
 _URL_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@", re.IGNORECASE)
 
+_HEADER_OF_CREDENTIALS = re.compile("auth|key|token|cookie|secret|sig", re.IGNORECASE)
+# Elsewhere `token` and `key` are ordinary words: `max_tokens` is no secret.
+_FIELD_OF_CREDENTIALS = re.compile(
+    r"(?:^|[-_])(?:api[-_]?key|secret(?:[-_]key)?|password|passwd|authorization|credentials?"
+    r"|(?:access|auth|bearer|refresh)[-_]?token)$",
+    re.IGNORECASE,
+)
+
 _known: set[str] = set()
 
 
@@ -58,6 +66,24 @@ def redact(text: str) -> str:
     text = _SHAPES.sub(MASK, text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     return _URL_CREDENTIALS.sub(rf"\1{MASK}@", text)
+
+
+def is_credential(path: Sequence[str]) -> bool:
+    """Whether a path inside a provider's options, such as `headers.Authorization`, is the place of a credential."""
+    if len(path) > 1 and path[0] in ("headers", "query") and _HEADER_OF_CREDENTIALS.search(path[-1]):
+        return True
+    return any(_FIELD_OF_CREDENTIALS.search(part) for part in path)
+
+
+def masked(options: Any, path: Sequence[str] = ()) -> Any:
+    """A provider's options, or a part of them, as they may be shown: without headers and without credentials."""
+    if isinstance(options, dict):
+        return {name: masked(value, (*path, name)) for name, value in options.items()}
+    if isinstance(options, list):
+        return [masked(value, path) for value in options]
+    if path and (path[0] == "headers" or is_credential(path)):
+        return MASK
+    return redact(options) if isinstance(options, str) else options
 
 
 def may_hold_secret(text: str) -> bool:

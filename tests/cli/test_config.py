@@ -353,6 +353,9 @@ def test_set_makes_the_home_private(lash, home):
         ("approval.read", "maybe", "one of: ask, auto, never"),
         ("lease.ttl_ms", "soon", "whole number"),
         ("providers.x.key", "sk-verysecretvalue", "lash key set"),
+        ("providers.x.options.headers.Authorization", "Bearer verysecret", "lash config edit"),
+        ("providers.x.options.extra_body.metadata.api_key", "verysecret", "lash config edit"),
+        ("profiles.p.providers.x.options.headers.X-Token", "verysecret", "lash config edit"),
         ("profiles.x.defaults.modle", "m", "did you mean: defaults.model"),
         ("profiles.x", "m", "unknown configuration key"),
     ],
@@ -370,6 +373,27 @@ def test_set_accepts_where_a_key_is_kept_and_options_of_a_provider(lash):
     assert lash("config", "set", "providers.mine.options.max_attempts", "2").code == 0
     assert value_of(lash, "providers.mine.key")[0] == "env:MINE"
     assert value_of(lash, "providers.mine.options")[0] == {"max_attempts": 2}
+
+
+def test_a_credential_in_the_options_of_a_provider_is_no_argument_and_is_never_shown(lash, home):
+    for name in ("headers.Authorization", "headers.x-api-key", "extra_body.user.access_token", "query.sig"):
+        refused = lash("-c", f"providers.x.options.{name}=verysecret", "provider", "ls")
+        assert (refused.code, refused.out) == (5, "") and "verysecret" not in refused.err
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(
+        "[providers.x]\nkind = 'openai_chat'\nbase_url = 'http://127.0.0.1:9/v1'\n[providers.x.options]\n"
+        "headers = {Authorization = 'Bearer verysecret', X-Team = 'verysecret'}\n"
+        "extra_body = {max_tokens = 7, metadata = {api_key = 'verysecret', tags = ['blue']}}\n"
+    )
+    (home / "config.toml").chmod(0o600)
+    shown = [
+        lash("config", "show"),
+        lash("config", "get", "providers.x.options"),
+        lash("config", "get", "providers.x.options.extra_body.metadata.api_key"),
+        lash("provider", "rm", "x", "-o", "json"),
+    ]
+    assert all(done.code == 0 and "verysecret" not in done.out + done.err for done in shown)
+    assert "blue" in shown[0].out and '"max_tokens":7' in shown[0].out.replace(" ", "")
 
 
 def test_set_leaves_a_broken_file_alone(lash, home):

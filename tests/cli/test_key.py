@@ -30,6 +30,14 @@ def test_a_key_as_an_argument_is_refused_and_not_repeated(lash, home):
     assert not home.exists()
 
 
+def test_a_key_in_place_of_its_name_is_refused_and_not_repeated(lash, home):
+    pasted = "sk-verysecretvalue-0123456789"
+    result = lash("key", "set", pasted, "--stdin", input="another-key-0123456789\n")
+    assert (result.code, result.out) == (2, "")
+    assert "a name for it" in result.err and "verysecret" not in result.err
+    assert not home.exists()
+
+
 def test_no_option_takes_a_key(lash):
     result = lash("key", "set", "openai", f"--value={SECRET}")
     assert result.code == 2
