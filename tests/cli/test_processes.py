@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.cli import run_lash
 from support.processes import start_process
 from support.wire import ThreadedChatServer, hang_reply, text_reply
 
@@ -54,13 +55,19 @@ def lash(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     return spawn(home, "-m", "lash_cli", *arguments, **more)
 
 
+def run(home: Path, *arguments: str, **more: str) -> tuple[int, str, str]:
+    """A command while no other of the test matters."""
+    done = run_lash(arguments, home=home, env={"LASH_NO_STDIN": "1", **more})
+    return done.code, done.out, done.err
+
+
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def items(home: Path, session: str) -> list[dict[str, object]]:
-    code, out, err = finished(lash(home, "log", session, "-o", "json"))
+    code, out, err = run(home, "log", session, "-o", "json")
     assert code == 0, err
     listed: list[dict[str, object]] = json.loads(out)["items"]
     return listed
@@ -71,7 +78,7 @@ def test_twelve_processes_that_open_a_home_which_does_not_exist_all_succeed(tmp_
     processes = [lash(home, "turn", f"s{index}", "--or-open", "hello", "-q") for index in range(12)]
     results = [finished(process) for process in processes]
     assert [code for code, _, _ in results] == [0] * 12, results
-    code, out, _ = finished(lash(home, "ls", "-o", "name"))
+    code, out, _ = run(home, "ls", "-o", "name")
     assert code == 0
     assert sorted(out.split()) == sorted(f"s{index}" for index in range(12))
 
@@ -104,7 +111,7 @@ def hanging() -> Iterator[ThreadedChatServer]:
 
 
 def start_hanging_turn(home: Path, server: ThreadedChatServer) -> subprocess.Popen[str]:
-    code, _, err = finished(lash(home, "open", "s1", "--provider", "openai", **openai(server)))
+    code, _, err = run(home, "open", "s1", "--provider", "openai", **openai(server))
     assert code == 0, err
     owner = lash(home, "turn", "s1", "wait for it", **openai(server))
     server.wait_for_requests(1)
@@ -120,12 +127,12 @@ def test_a_cancel_from_another_process_commits_a_cancelled_turn_and_the_next_one
 ) -> None:
     home = tmp_path / "home"
     owner = start_hanging_turn(home, hanging)
-    code, out, err = finished(lash(home, "cancel", "s1", "--wait", "--reason", "enough", "-o", "json"))
+    code, out, err = run(home, "cancel", "s1", "--wait", "--reason", "enough", "-o", "json")
     assert code == 0, err
     assert json.loads(out)["outcome"] == "requested"
     assert finished(owner)[0] == 7
     assert [item["role"] for item in items(home, "s1")] == ["user"]
-    code, out, err = finished(lash(home, "turn", "s1", "go on", **openai(hanging)))
+    code, out, err = run(home, "turn", "s1", "go on", **openai(hanging))
     assert (code, out.strip()) == (0, "fine"), err
 
 
@@ -139,7 +146,7 @@ def test_a_signal_commits_a_cancelled_turn(
     code, _, err = finished(owner)
     assert code == status, err
     assert "Traceback" not in err
-    code, out, _ = finished(lash(home, "show", "s1", "-o", "json"))
+    code, out, _ = run(home, "show", "s1", "-o", "json")
     assert code == 0 and json.loads(out)["unfinished_turn"] is None
     assert [item["role"] for item in items(home, "s1")] == ["user"]
 
@@ -147,13 +154,13 @@ def test_a_signal_commits_a_cancelled_turn(
 def test_one_of_two_processes_turns_and_the_other_names_the_holder(tmp_path: Path, hanging: ThreadedChatServer) -> None:
     home = tmp_path / "home"
     owner = start_hanging_turn(home, hanging)
-    code, out, err = finished(lash(home, "turn", "s1", "me too", "-o", "json", **openai(hanging)))
+    code, out, err = run(home, "turn", "s1", "me too", "-o", "json", **openai(hanging))
     assert (code, out) == (75, "")
     refusal = json.loads(err)
     assert refusal["code"] == "session_execution_busy" and refusal["retryable"]
     assert refusal["details"]["holder"]["pid"] == owner.pid
     waiting = lash(home, "turn", "s1", "me too", "--if-busy", "wait=30s", **openai(hanging))
-    assert finished(lash(home, "cancel", "s1"))[0] == 0
+    assert run(home, "cancel", "s1")[0] == 0
     assert finished(owner)[0] == 7
     code, out, err = finished(waiting)
     assert (code, out.strip()) == (0, "fine"), err
@@ -164,6 +171,6 @@ def test_a_killed_holder_on_this_host_is_taken_over_at_once(tmp_path: Path, hang
     owner = start_hanging_turn(home, hanging)
     owner.kill()
     assert finished(owner)[0] == -signal.SIGKILL
-    code, _, err = finished(lash(home, "resume", "s1", **openai(hanging)))
+    code, _, err = run(home, "resume", "s1", **openai(hanging))
     assert code == 0, err
     assert [item["text"] for item in items(home, "s1")] == ["wait for it", "fine"]

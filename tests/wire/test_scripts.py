@@ -59,7 +59,9 @@ async def test_a_provider_makes_of_a_script_what_it_expects(path: Path) -> None:
     expect(script_of(path), await play(script_of(path)))
 
 
+# Few for each of many scripts; every single cut of an answer is tried in the tests of its wire.
 @every_script
+@settings(max_examples=25)
 @given(data=st.data())
 async def test_chunking_does_not_change_what_a_provider_makes_of_a_script(path: Path, data: st.DataObject) -> None:
     script = script_of(path)
