@@ -16,7 +16,7 @@ from typing import Any
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, write_private_file
 from lash_cli.settings.loading import assignments, check_document
-from lash_cli.settings.redact import is_credential
+from lash_cli.settings.redact import is_credential, redact
 from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
 
 PROFILES = "profiles"
@@ -29,8 +29,8 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
     secret among them), `ConfigError` when the present file is broken or cannot
     be edited by line, `StoreReadOnly` when it cannot be written.
     """
-    option, _, inside = _known(key)
-    if is_credential(inside):
+    option, base, inside = _known(key)
+    if is_credential(inside) or (base.endswith(".base_url") and redact(text) != text):
         raise UsageError(
             f"{key}: a credential is never given as an argument: others can see it in the process list",
             hint="keep the key of a provider with: lash key set NAME, or write the file with: lash config edit",

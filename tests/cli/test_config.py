@@ -355,6 +355,7 @@ def test_set_makes_the_home_private(lash, home):
         ("providers.x.key", "sk-verysecretvalue", "lash key set"),
         ("providers.x.options.headers.Authorization", "Bearer verysecret", "lash config edit"),
         ("providers.x.options.extra_body.metadata.api_key", "verysecret", "lash config edit"),
+        ("providers.x.base_url", "https://me:verysecret@example.org/v1", "lash key set"),
         ("profiles.p.providers.x.options.headers.X-Token", "verysecret", "lash config edit"),
         ("profiles.x.defaults.modle", "m", "did you mean: defaults.model"),
         ("profiles.x", "m", "unknown configuration key"),
