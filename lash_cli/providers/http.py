@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_IDLE_CONNECTIONS = 20
+_PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Timeouts(Record):
@@ -140,15 +143,20 @@ class Httpx2Transport:
 
 def _unusable_environment(error: Exception) -> str:
     """What of the environment the network cannot be set up with; names variables and no value."""
-    names: tuple[str, ...] = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+    names: tuple[str, ...] = _PROXIES
     problem = "the address of a proxy cannot be used"
     if isinstance(error, ImportError):
         problem = "the proxy is a SOCKS proxy, which needs another package (pip install socksio)"
     elif isinstance(error, OSError):
-        names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+        names = _CERTIFICATES
         problem = "the certificates cannot be read"
+    return f"the network cannot be set up: {problem}; check {_set_names(names)}"
+
+
+def _set_names(names: tuple[str, ...]) -> str:
+    """Those of the variables that are set, in words; all of them when none is."""
     present = [name for name in names if os.environ.get(name) or os.environ.get(name.lower())]
-    return f"the network cannot be set up: {problem}; check {' and '.join(present or names)}"
+    return " and ".join(present or names)
 
 
 async def _body(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
@@ -175,6 +183,16 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         raise LlmTransportError(
             _timeout_text(error), kind="timeout", code=_snake(error), retryable=True, protocol_position=position
         ) from error
+    except httpx2.ProxyError as error:
+        # Only the number: the words are the proxy's own, and it knows a password that nobody here would recognise.
+        status = re.match("[0-9]{3}", str(error))
+        raise LlmTransportError(
+            f"the proxy refused to connect{f' ({status[0]})' if status else ''}; check {_set_names(_PROXIES)}",
+            kind="transport",
+            code="proxy_error",
+            retryable=True,
+            protocol_position=position,
+        ) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise LlmTransportError(
             f"the connection to the provider failed: {str(error) or _UNSAID.get(type(error).__name__, 'it broke off')}",

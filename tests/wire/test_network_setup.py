@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from support import wire
 from support.clock import ManualCancel, ManualClock
-from support.wire import ChatServer, error_reply, text_reply
+from support.wire import ChatServer, Reply, error_reply, text_reply
 
 from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import DeliberateStop, LlmCallResult, LlmRequest, LlmScope
@@ -68,6 +69,18 @@ async def test_an_environment_the_network_cannot_be_set_up_with_is_named_and_its
     )  # fmt: skip
     assert variable.upper() in result.error.message
     assert "proxypassword" not in repr(result) and "user" not in result.error.message
+
+
+async def test_a_proxy_that_refuses_is_named_by_its_number_and_its_words_are_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ChatServer(default=Reply((), 407)) as proxy:
+        host = proxy.base_url.removeprefix("http://").removesuffix("/v1")
+        monkeypatch.setitem(wire._REASONS, 407, "Authentication of me:proxypassword failed")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:proxypassword@{host}")
+        result = await call("https://provider.invalid/v1")
+    assert (result.error.kind, result.error.code, result.error.retryable) == ("transport", "proxy_error", True)
+    assert result.error.message == "the proxy refused to connect (407); check HTTPS_PROXY"
 
 
 @pytest.mark.parametrize(
