@@ -83,11 +83,12 @@ class ChatEncoder:
         is_marked = dialect_of(request.model, self._dialect.cache_control) is not None
         options = self._dialect.encoded(self._options(request, marks), request)
         head = b'{"messages":['
-        if request.system and is_marked:
-            block = marked_last([encode(_text_block(request.system))], marks.system)
+        system = _system_text(request)
+        if system and is_marked:
+            block = marked_last([encode(_text_block(system))], marks.system)
             head += b'{"content":[' + block + b'],"role":"system"}'
-        elif request.system:
-            head += encode({"content": request.system, "role": "system"})
+        elif system:
+            head += encode({"content": system, "role": "system"})
         cache = self._caches.of((self.route(request.model.id), is_marked))
         return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
 
@@ -186,17 +187,17 @@ class _MessageEncoder:
                     block_end = len(data) - 1
                     text_end = text_end if item["role"] == "tool" else block_end
             data += b"]," + rest[1:]
-        return Piece(bytes(data), text_end, block_end)
+        return Piece(bytes(data), text_end, block_end, told_apart=message.role is Role.SYSTEM)
 
     def _wire_messages(self, message: Message) -> list[dict[str, Any]]:
-        """One message becomes none, one or, with tool results, several."""
-        match message.role:
-            case Role.ASSISTANT:
-                return self._assistant(message)
-            case Role.SYSTEM:
-                return [{"content": "\n\n".join(_texts(message.parts)), "role": "system"}]
-            case Role.USER | Role.EVENT:
-                return self._user(message)
+        """One message becomes none, one or, with tool results, several.
+
+        What the system says later is the user's: the templates of many models
+        refuse a conversation, for ever, with a system message inside it.
+        """
+        if message.role is Role.ASSISTANT:
+            return self._assistant(message)
+        return self._user(message)
 
     def _assistant(self, message: Message) -> list[dict[str, Any]]:
         text = "".join(_texts(message.parts))
@@ -273,6 +274,16 @@ class _MessageEncoder:
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
+
+
+def _system_text(request: LlmRequest) -> str:
+    """The system prompt and the system messages the conversation begins with, in the one place for them."""
+    texts = [request.system]
+    for message in request.messages:
+        if message.role is not Role.SYSTEM:
+            break
+        texts += _texts(message.parts)
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:

@@ -39,6 +39,7 @@ from lash_cli.providers import chat_request
 from lash_cli.providers.chat_request import ChatEncoder
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_chat import OpenAiChatWire
+from lash_cli.providers.openai_dialect import OpenAiDialect
 
 ROUTE = "http://test.invalid/v1"
 SCOPE = LlmScope("s", "s:turn:t:llm:0")
@@ -125,6 +126,37 @@ def test_labelled_text_is_a_block_of_its_own_that_names_its_source() -> None:
 def test_results_precede_what_the_user_added_to_them() -> None:
     sent = body(Message("u", Role.USER, (TextPart("also this"), ToolResultPart("c", "ls", "x"))))
     assert [item["role"] for item in sent["messages"]] == ["tool", "user"]
+
+
+@pytest.mark.parametrize("dialect", [OpenAiDialect(), OpenAiDialect(cache_control="anthropic")])
+def test_there_is_one_system_message_and_it_comes_first(dialect: OpenAiDialect) -> None:
+    """The templates of many models refuse every request with another one, for as long as the session lives."""
+
+    def system(content: str, identity: str) -> Message:
+        return Message(identity, Role.SYSTEM, (TextPart(content),))
+
+    def sent(*messages: Message) -> list[tuple[str, str]]:
+        encoder = ChatEncoder(ROUTE, dialect=dialect)
+        views = [
+            encoder.body(request(messages, system="be kind")),
+            encoder.body(request(MessageSequence(list(messages), len(messages)), system="be kind")),
+        ]
+        assert views[0] == views[1]
+        told = json.loads(views[0])["messages"]
+        blocks = [content if isinstance(content := item["content"], str) else content[0]["text"] for item in told]
+        return [(item["role"], text) for item, text in zip(told, blocks, strict=True)]
+
+    limit = system("Turn limit reached (3).", "s")
+    assert sent(user("a"), limit, user("b", "b")) == [
+        ("system", "be kind"),
+        ("user", "a"),
+        ("user", "Turn limit reached (3)."),
+        ("user", "b"),
+    ]
+    assert sent(system("first", "s1"), system("second", "s2"), user("a")) == [
+        ("system", "be kind\n\nfirst\n\nsecond"),
+        ("user", "a"),
+    ]
 
 
 def test_programs_and_events_are_sent_as_text() -> None:
