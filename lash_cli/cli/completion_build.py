@@ -203,7 +203,7 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "variant": ("low", "medium", "high"),
         "shell": SHELLS,
         "by": ("day", "model", "session", "source"),
-        "setting": ("model=", "provider=", "max_steps=", "system=", "name="),
+        "setting": ("model=", "variant=", "provider=", "max_steps=", "system=", "name="),
         "export-format": ("md", "html", "json", "jsonl"),
     }
     for kind, values in plain.items():
