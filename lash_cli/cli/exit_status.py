@@ -28,6 +28,8 @@ CLOSED_STDOUT_EXIT = SIGNAL_EXIT_BASE + 13
 # the turn is committed, so for a script this is a provider that failed.
 OUTPUT_STARTED = "unsafe_retry_after_output_started"
 _UNREACHABLE = frozenset({"transport", "timeout"})
+# What of the environment nothing can be sent with, such as the address of a proxy.
+NO_NETWORK = "network_setup_invalid"
 # The codes of answers that come from somewhere else than an API.
 WRONG_ADDRESS = frozenset({"unexpected_html", "unexpected_content_type", "unexpected_redirect"})
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
@@ -112,6 +114,8 @@ def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None
         return f"let it go on: {again}, or allow a longer answer by max_output_tokens of the model"
     if issue.code == "model_not_found":
         return f"name a model that the provider has: {again} --model ID"
+    if issue.code == NO_NETWORK:
+        return f"set that right or unset it, then: {again}"
     if issue.code in WRONG_ADDRESS:
         return f"check the address and the kind of the provider with: lash provider test {provider or 'NAME'}"
     return None

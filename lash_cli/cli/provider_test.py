@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lash_cli.cli.exit_status import WRONG_ADDRESS
+from lash_cli.cli.exit_status import NO_NETWORK, WRONG_ADDRESS
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
 from lash_cli.cli.provider_commands import shown_address
@@ -209,4 +209,6 @@ def _refusal_hint(provider: AvailableProvider, error: NormalizedError) -> str:
             f"check the address {shown_address(provider)} (most end in /v1) and the kind {provider.kind}:"
             f" lash config set providers.{provider.name}.base_url URL"
         )
+    if error.code == NO_NETWORK:
+        return f"set that right or unset it, then: lash provider test {provider.name}"
     return "the provider refused the request itself; see the message, and try another model with --model ID"

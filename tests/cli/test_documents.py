@@ -146,6 +146,7 @@ def test_provider_failures_map_to_their_own_exit_statuses(issue, code, status) -
         ({"code": "model_not_found"}, "--model ID"),
         ({"code": "unexpected_html"}, "lash provider test mine"),
         ({"code": "unexpected_redirect"}, "lash provider test mine"),
+        ({"code": "network_setup_invalid"}, "unset it"),
         ({"code": "whatever"}, "lash show "),
         ({"provider_failure_kind": "quota"}, "--provider NAME"),
     ],

@@ -310,6 +310,18 @@ def test_a_server_that_is_not_there_names_its_address(lash, no_proxy):
     assert done.error["details"]["failure"] == "transport"
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HTTPS_PROXY", "ftp://me:secretword@proxy.test:1"), ("SSL_CERT_FILE", "/nowhere/at/all.pem")],
+)
+def test_an_environment_nothing_can_be_sent_from_is_named(lash, no_proxy, variable, value):
+    env = {**no_proxy, variable: value, "LASH_CFG__providers__mine__base_url": "http://127.0.0.1:9/v1"}
+    done = lash("provider", "test", "mine", "--model", "x", "-o", "json", env=env)
+    assert (done.code, done.error["code"]) == (6, "network_setup_invalid")
+    assert variable in done.error["message"] and "unset it" in done.error["hint"]
+    assert "secretword" not in done.out + done.err
+
+
 def test_a_server_that_says_nothing_is_given_up(lash, no_proxy):
     with ThreadedChatServer([hang_reply()]) as server:
         done = call(
