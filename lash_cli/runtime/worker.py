@@ -169,7 +169,7 @@ class QueueWorker:
     def _end_of_idle(self, look: Look) -> StoppedBy | None:
         """Why the worker ends after this look; None when it goes on."""
         options = self._options
-        if self._tasks:
+        if self._tasks or self._is_stopping:
             return None
         if (options.once or options.until_empty) and not look.is_worth_waiting:
             return "once" if options.once else "empty"

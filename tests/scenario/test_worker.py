@@ -163,12 +163,13 @@ async def test_stopping_lets_running_turns_finish_and_takes_nothing_new(make_cor
     assert sum([len(await core.queue(name).pending_inputs()) for name in "ab"]) == 1
 
 
-async def test_a_worker_that_is_stopped_while_it_looks_for_work_takes_nothing(make_core) -> None:
+@pytest.mark.parametrize("until_empty", [False, True])
+async def test_a_worker_that_is_stopped_while_it_looks_for_work_takes_nothing(make_core, until_empty: bool) -> None:
     core = make_core(answering())
     await sessions(core, S)
     await core.queue(S).enqueue("hello")
     told = Telling()
-    worker = worker_of(core, told)
+    worker = worker_of(core, told, until_empty=until_empty)
     look = core.store.change_mark
 
     async def meanwhile() -> int:
