@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from support.clock import ManualCancel, ManualClock
@@ -17,6 +18,7 @@ from lash_cli.providers.catalog import KINDS, ProviderSettings, build_caller
 
 HTTP_KINDS = sorted(KINDS.keys() - {"loopback"})
 BASE = "http://test.invalid/base"
+SCOPE = LlmScope("s", "s:turn:t:llm:0", "f")
 
 
 def user(text: str, identity: str = "u") -> Message:
@@ -29,8 +31,12 @@ def assistant(*parts: Part, identity: str = "a") -> Message:
 
 def request(*messages: Message, **fields: Any) -> LlmRequest:
     """A request over `messages`; any field may be given by its name, a sequence of messages too."""
-    scope = LlmScope("s", "s:turn:t:llm:0", "f")
-    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": scope} | fields)
+    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": SCOPE} | fields)
+
+
+def request_over(messages: Sequence[Message], **fields: Any) -> LlmRequest:
+    """`request` over a sequence of messages, such as a view of a longer conversation."""
+    return request(**{"messages": messages} | fields)
 
 
 class Sent(NamedTuple):

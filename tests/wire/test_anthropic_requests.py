@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from support.anthropic import whole_reply
 from support.clock import ManualCancel, ManualClock
+from support.sent import assistant, user
+from support.sent import request_over as request
 from support.wire import Reply, ScriptedTransport
 
 from lash_cli.core.content import (
@@ -18,7 +20,6 @@ from lash_cli.core.content import (
     ExternalUrl,
     Inline,
     Message,
-    Part,
     ProsePart,
     ProviderFile,
     ReasoningPart,
@@ -32,8 +33,6 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import (
     JsonObjectOutput,
     JsonSchemaOutput,
-    LlmRequest,
-    LlmScope,
     LlmToolSpec,
     MessageSequence,
     ToolChoice,
@@ -54,20 +53,7 @@ from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.endpoint import HttpProvider
 
 ROUTE = "http://test.invalid"
-SCOPE = LlmScope("s", "s:turn:t:llm:0")
 LS = LlmToolSpec("ls", "lists", {"type": "object", "properties": {"path": {"type": "string"}}})
-
-
-def user(text: str, identity: str = "u") -> Message:
-    return Message(identity, Role.USER, (TextPart(text),))
-
-
-def assistant(*parts: Part) -> Message:
-    return Message("a", Role.ASSISTANT, parts)
-
-
-def request(messages: Any, **fields: Any) -> LlmRequest:
-    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": SCOPE} | fields)
 
 
 def encoder(**options: Any) -> AnthropicEncoder:

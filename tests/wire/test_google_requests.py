@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.gemini import BASE, KEY, ROUTE, ask, call, document, request, streamed, text
+from support.sent import user
 from support.wire import ScriptedTransport
 
 from lash_cli.core.content import (
@@ -43,10 +44,6 @@ from lash_cli.providers.google import GoogleWire
 from lash_cli.providers.google_request import SIGNATURE_PLACEHOLDER, GoogleEncoder
 
 SIGNED = ModelSpec("test-model", capability=ModelCapability(thought_signatures="required"))
-
-
-def user(content: str, identity: str = "u") -> Message:
-    return Message(identity, Role.USER, (TextPart(content),))
 
 
 def body(*messages: Message, expose_thinking: bool = False, **fields: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualCancel, ManualClock
-from support.sent import assistant, sent
+from support.sent import assistant, sent, user
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
 
 from lash_cli.core.content import (
@@ -19,7 +19,6 @@ from lash_cli.core.content import (
     ReasoningPart,
     ReasoningReplay,
     Role,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -56,10 +55,6 @@ BUDGETS = ModelCapability(
 )
 OPENROUTER = OpenAiDialect(reasoning="openrouter")
 MARK = {"type": "ephemeral"}
-
-
-def user(text: str, identity: str = "u") -> Message:
-    return Message(identity, Role.USER, (TextPart(text),))
 
 
 def request(*messages: Message, **fields: Any) -> LlmRequest:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 from support.clock import ManualClock
+from support.sent import request_over as request
+from support.sent import user
 from support.wire import ScriptedTransport, text_reply
 
 from lash_cli.core.content import (
@@ -25,7 +27,7 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import LlmRequest, LlmScope, LlmToolSpec, MessageSequence, ToolChoice
+from lash_cli.core.llm import LlmToolSpec, MessageSequence, ToolChoice
 from lash_cli.core.policy import (
     ModelCapability,
     ModelSpec,
@@ -42,15 +44,6 @@ from lash_cli.providers.openai_chat import OpenAiChatWire
 from lash_cli.providers.openai_dialect import OpenAiDialect
 
 ROUTE = "http://test.invalid/v1"
-SCOPE = LlmScope("s", "s:turn:t:llm:0")
-
-
-def user(text: str, identity: str = "u") -> Message:
-    return Message(identity, Role.USER, (TextPart(text),))
-
-
-def request(messages: Any, **fields: Any) -> LlmRequest:
-    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": SCOPE} | fields)
 
 
 def body(*messages: Message, **fields: Any) -> dict[str, Any]:

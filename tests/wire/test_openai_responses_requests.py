@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.responses import Answer, call, message, reasoning
+from support.sent import assistant, user
+from support.sent import request_over as request
 from support.wire import ScriptedTransport
 
 from lash_cli.core.content import (
@@ -31,7 +33,6 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import (
     JsonObjectOutput,
     JsonSchemaOutput,
-    LlmRequest,
     LlmScope,
     LlmToolSpec,
     MessageSequence,
@@ -53,24 +54,11 @@ from lash_cli.providers.responses_request import ResponsesEncoder
 
 BASE = "http://test.invalid/v1"
 ROUTE = f"{BASE}/responses test-model"
-SCOPE = LlmScope("s", "s:turn:t:llm:0", "f")
 LS = LlmToolSpec("ls", "lists", {"type": "object", "properties": {"path": {"type": "string"}}})
 REASONS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
 BUDGETS = ModelCapability(
     ReasoningCapability(("low",), encoding="budget", budgets={"low": 512}, disable="toggle_false")
 )
-
-
-def user(text: str, identity: str = "u") -> Message:
-    return Message(identity, Role.USER, (TextPart(text),))
-
-
-def assistant(*parts: Part, identity: str = "a") -> Message:
-    return Message(identity, Role.ASSISTANT, parts)
-
-
-def request(messages: Any, **fields: Any) -> LlmRequest:
-    return LlmRequest(**{"model": ModelSpec("test-model"), "messages": messages, "scope": SCOPE} | fields)
 
 
 def body(*messages: Message, options: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
