@@ -32,6 +32,14 @@ _UNREACHABLE = frozenset({"transport", "timeout"})
 NO_NETWORK = "network_setup_invalid"
 # The codes of answers that come from somewhere else than an API.
 WRONG_ADDRESS = frozenset({"unexpected_html", "unexpected_content_type", "unexpected_redirect"})
+# Refusals of our own, before anything is sent: they are for how a model is asked, and nothing said is at fault.
+_REFUSED_HERE = frozenset(
+    {
+        "schema_unrepresentable", "effort_not_configurable", "effort_required", "unsupported_effort",
+        "malformed_capability", "reasoning_encoding_unrepresentable", "stored_attachment_not_resolved",
+        "empty_conversation", "invalid_request",
+    }
+)  # fmt: skip
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
 
@@ -118,6 +126,9 @@ def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None
         return f"set that right or unset it, then: {again}"
     if issue.code in WRONG_ADDRESS:
         return f"check the address and the kind of the provider with: lash provider test {provider or 'NAME'}"
+    if issue.provider_failure_kind == "validation" and issue.code not in _REFUSED_HERE:
+        back = f"lash tree {result.session_id}, then: lash rewind {result.session_id} --to ID"
+        return f"if it is for what was said or attached last, which every request repeats, go back before it: {back}"
     return None
 
 

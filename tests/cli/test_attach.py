@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 from support.cli import spawn_lash
-from support.wire import ThreadedChatServer, hang_reply, text_reply, tool_calls_reply
+from support.wire import (
+    RecordedRequest,
+    Reply,
+    ThreadedChatServer,
+    error_reply,
+    hang_reply,
+    text_reply,
+    tool_calls_reply,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 DATA_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -112,6 +120,22 @@ def test_a_session_goes_on_with_a_provider_that_cannot_be_sent_what_it_holds(las
         refused = lash("turn", "s", "hear", "-a", "song.mp3", env=openai(server), cwd=tmp_path)
         assert refused.code != 0 and "audio/mpeg" in refused.err and len(server.requests) == 2
         assert lash("turn", "s", "never mind", env=openai(server)).code == 0
+
+
+def test_a_session_whose_image_a_provider_refuses_is_told_the_way_back(lash: Any, image: str) -> None:
+    def answer(request: RecordedRequest) -> Reply:
+        has_image = "image_url" in request.body.decode()
+        return error_reply(400, {"error": {"message": "bad image"}}) if has_image else text_reply("fine")
+
+    with ThreadedChatServer(default=answer) as server:
+        env = openai(server)
+        assert lash("turn", "--or-open", "s", "hello", env=env).code == 0
+        good = lash("log", "s", "-o", "json").json["items"][-1]["id"]
+        for arguments in (("look", "-a", image), ("and now?",)):
+            refused = lash("turn", "s", *arguments, "-o", "json", env=env)
+            assert refused.code == 6 and "lash rewind s --to" in refused.error["hint"]
+        assert lash("rewind", "s", "--to", good).code == 0
+        assert lash("turn", "s", "and now?", env=env).out == "fine\n"
 
 
 def test_a_killed_turn_still_has_its_image(lash: Any, home: Path, image: str) -> None:
