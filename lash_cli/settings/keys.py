@@ -12,14 +12,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
 from lash_cli.settings.redact import redact, remember
 
+if TYPE_CHECKING:
+    import subprocess
+
 KEY_COMMAND_TIMEOUT_SECONDS = 10.0
+_LONGEST_KEY_BYTES = 64 * 1024
+_POLL_SECONDS = 0.05
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TAIL_SHOWN = 4
 _MINIMUM_TO_SHOW_TAIL = 12
@@ -215,22 +220,50 @@ def _from_command(command: str, wanted_by: str) -> str | None:
     import subprocess
 
     try:
-        done = subprocess.run(
-            shlex.split(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=KEY_COMMAND_TIMEOUT_SECONDS,
-            check=False,
-        )
+        with subprocess.Popen(
+            shlex.split(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                line, status = _first_line(process)
+            except BaseException:
+                process.kill()
+                raise
     except subprocess.TimeoutExpired:
         hint = f"the command took longer than {KEY_COMMAND_TIMEOUT_SECONDS:g} s"
         raise _missing(wanted_by, "the key command", hint) from None
     except (OSError, ValueError) as error:
         raise _missing(wanted_by, "the key command", f"it cannot be run: {type(error).__name__}") from None
-    if done.returncode != 0:
-        raise _missing(wanted_by, "the key command", f"it ended with status {done.returncode}")
-    return done.stdout.decode("utf-8", "replace").partition("\n")[0]
+    if status != 0:
+        raise _missing(wanted_by, "the key command", f"it ended with status {status}")
+    return line.decode("utf-8", "replace")
+
+
+def _first_line(process: subprocess.Popen[bytes]) -> tuple[bytes, int]:
+    """The first line of a program, cut where no key is that long, and its exit status.
+
+    What follows is read and forgotten, so that a program that prints more does
+    not fail; and a helper it leaves running, which may hold the pipe open, is
+    not waited for. Raises `subprocess.TimeoutExpired`.
+    """
+    import select
+    import time
+
+    assert process.stdout is not None
+    deadline = time.monotonic() + KEY_COMMAND_TIMEOUT_SECONDS
+    pipe, kept = process.stdout.fileno(), b""
+    while time.monotonic() < deadline:
+        has_ended = process.poll() is not None
+        if select.select([pipe], [], [], 0 if has_ended else _POLL_SECONDS)[0]:
+            chunk = os.read(pipe, _LONGEST_KEY_BYTES)
+            if b"\n" not in kept and len(kept) < _LONGEST_KEY_BYTES:
+                kept += chunk
+            if chunk:
+                continue
+            break
+        if has_ended:
+            break
+    status = process.wait(max(0.0, deadline - time.monotonic()))
+    return kept.partition(b"\n")[0], status
 
 
 def _from_keyring(name: str, wanted_by: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_command_that_hangs_is_killed(paths, monkeypatch):
         fetch("cmd:sleep 60", paths)
     assert caught.value.code == "key_missing"
     assert "longer than" in caught.value.hint
+
+
+def test_a_command_that_leaves_a_helper_with_its_pipe_is_not_waited_for(paths, tmp_path):
+    """An agent that a password manager starts inherits its output."""
+    pid_file = tmp_path / "pid"
+    try:
+        source = f"cmd:sh -c 'sleep 60 & echo $! > {pid_file}; echo a-key-from-a-manager; echo url: example.org'"
+        assert fetch(source, paths) == "a-key-from-a-manager"
+    finally:
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+
+def test_what_a_command_prints_beyond_a_key_is_read_and_not_kept(paths):
+    assert fetch("cmd:sh -c 'yes a-line-that-repeats | head -c 20000000'", paths) == "a-line-that-repeats"
+    endless = fetch("cmd:sh -c 'yes | tr -d \"\\n\" | head -c 20000000'", paths)
+    assert 0 < len(endless) <= 2 * 64 * 1024
 
 
 def test_the_output_of_a_failing_command_is_never_shown(paths, capfd):
