@@ -18,6 +18,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
+from lash_cli.cli.out_files import is_stream, write_out
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive
@@ -26,7 +27,6 @@ from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.shell_words import shell_word
 
-FILE_MODE = 0o600
 STDOUT = "-"
 _BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", ".json": "json", ".jsonl": "jsonl"}
 
@@ -111,19 +111,11 @@ def _say_redaction(chosen: str, is_redacted: bool) -> None:
 
 def _write(path: str, data: bytes, *, replace: bool) -> None:
     """The whole file or none, readable by nobody else. Raises `UsageError` for one that exists."""
-    if os.path.lexists(path) and not replace:
+    if os.path.lexists(path) and not replace and not is_stream(path):
         raise UsageError(f"{path} exists", code="output_exists", hint="name another file, or give --replace")
-    temporary = f"{path}.{os.getpid()}.new"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_out(path, data)
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise LashRuntimeError(
             "output_not_written", f"cannot write {path}: {error.strerror}", hint="name another file with --out FILE"
         ) from error

@@ -12,11 +12,10 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.out_files import write_out
 from lash_cli.cli.output import emit_one
 from lash_cli.core.trace_limits import encodable
 from lash_cli.errors import LashRuntimeError, NotFoundError, UsageError
-
-PAGE_MODE = 0o600
 
 
 def html(
@@ -63,15 +62,9 @@ def _read(path: str) -> bytes:
 
 def _write(path: str, page: str) -> None:
     """Replace `path` by the page, whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.new"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PAGE_MODE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page)
-        os.replace(temporary, path)
+        write_out(path, page.encode())
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise LashRuntimeError(
             "output_not_written", f"cannot write {path}: {error.strerror}", hint="name another file with --out FILE"
         ) from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
+from lash_cli.cli.out_files import write_out
 from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
 from lash_cli.cli.signals import SignalState, turn_signals
 from lash_cli.cli.turn_cursors import TurnCursors
@@ -346,14 +347,9 @@ def check_writable(path: str) -> None:
 
 def _write_file(path: str, text: str) -> None:
     """Replace `path` by `text`, whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.new"
     try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        write_out(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
         raise LashRuntimeError(
             "output_not_written", f"the turn is committed, but {path} could not be written: {error.strerror}"
         ) from error

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,36 @@ def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, tmp_path:
     failed = lash("export", "s", "--out", str(tmp_path / "no" / "dir.md"), "-o", "json")
     assert (failed.code, failed.error["code"]) == (1, "output_not_written")
     assert sorted(path.name for path in tmp_path.glob("s.*")) == ["s.html"]
+
+
+def test_only_a_file_is_ever_replaced(lash: Any, tmp_path: Path) -> None:
+    """A pipe is written to and a link is followed, by whatever writes a file: none is put in their place."""
+    lash("open", "s")
+    lash("turn", "s", "!text the answer", "--trace", str(tmp_path / "trace.jsonl"))
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.md", tmp_path / "kept" / "target.md"
+    os.mkfifo(pipe)
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for arguments in (
+        ("export", "s", "--as", "md", "--out"),
+        ("turn", "s", "!text the answer", "--out"),
+        ("trace", "html", str(tmp_path / "trace.jsonl"), "--out"),
+    ):
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda into=got: into.append(pipe.read_bytes()), daemon=True)
+        reader.start()
+        done = lash(*arguments, str(pipe))
+        assert done.code == 0, done.err
+        reader.join(60)
+        assert b"the answer" in got[0]
+        assert stat.S_ISFIFO(pipe.stat().st_mode)
+        target.write_text("old")
+        refused = lash(*arguments, str(link))
+        replacing = ("--replace",) if arguments[0] == "export" else ()
+        assert refused.code == (2 if replacing else 0)
+        assert lash(*arguments, str(link), *replacing).code == 0
+        assert link.is_symlink() and "the answer" in target.read_text() and stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [path.name for path in target.parent.iterdir()] == ["target.md"]
 
 
 def test_what_is_said_cannot_break_out_of_the_page_or_the_fence(lash: Any) -> None:

@@ -61,7 +61,7 @@ def _create_file(path: StrPath) -> None:
             os.makedirs(directory, mode=_DIRECTORY_MODE, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except FileExistsError:
-        if (directory and not os.path.isdir(directory)) or os.path.isdir(path):
+        if (directory and not os.path.isdir(directory)) or not os.path.isfile(path):
             raise StoreReadOnly(f"{path} is in the way of the database") from None
     except OSError as error:
         raise StoreReadOnly(f"{path} cannot be created: {error.strerror}") from error

@@ -1,0 +1,53 @@
+"""Files a command was told to write: the whole file or none, and nothing but a file is ever replaced.
+
+What is no regular file — a device, a pipe, a descriptor of this process — is
+written to, as a shell's redirection would; a link is followed, so that what it
+points to is replaced and the link stays.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Final
+
+_FILE_MODE: Final = 0o600
+# A descriptor may lead to a regular file, which belongs to whoever opened it.
+_STREAM_PLACES: Final = ("/dev", "/dev/fd")
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` is something to write to rather than a file to make or replace."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if directory in _STREAM_PLACES or directory.startswith("/proc/"):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def write_out(path: str, data: bytes) -> None:
+    """Write `data` to a stream, or as the whole content of a file that only its owner can read. Raises `OSError`, and
+    then a file is as it was."""
+    if is_stream(path):
+        _write(os.open(path, os.O_WRONLY | os.O_APPEND), data)
+        return
+    target = os.path.realpath(path)
+    temporary = f"{target}.{os.getpid()}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+    try:
+        _write(descriptor, data, syncs=True)
+        os.replace(temporary, target)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def _write(descriptor: int, data: bytes, *, syncs: bool = False) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        if syncs:
+            file.flush()
+            os.fsync(file.fileno())
