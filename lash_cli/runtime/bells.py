@@ -1,6 +1,7 @@
 """The doorbell: how a commit wakes whoever watches a session, in any process (contract 04 §10.4).
 
-SQLite is the truth, a ring is only a hint to look. Every observer owns one Unix
+SQLite is the truth, a ring is a hint to look; it may carry what it rings for,
+and its hearer judges by itself whether that is what comes next. Every observer owns one Unix
 datagram socket in a directory of the session it watches; whoever committed
 sends a datagram to each socket there. No registry, no connection, no daemon: an
 address whose owner died is removed by the first ring that finds nobody. A ring
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import asyncio
     import socket
 
+    from lash_cli.runtime.waking import PromptWait
+    from lash_cli.store.live import LiveNews
+
 # An observer looks this often even when nobody rings: a writer may die between COMMIT and ring.
 BACKSTOP_SECONDS: Final = 0.25
 # Without sockets: how often to look while somebody holds the lane, and while nobody does.
@@ -35,7 +39,11 @@ _HAS_USERS: Final = hasattr(os, "getuid")
 _LONGEST_PATH: Final = 103
 _PRIVATE: Final = 0o700
 _TEMPORARY: Final = "/tmp"
-_DRAIN_BYTES: Final = 64
+# Longer than any message of a ring.
+_DRAIN_BYTES: Final = 1024
+_UNREAD_BYTES: Final = 1024 * 1024
+# Who waited this long before it rang had read everything.
+_CALM_SECONDS: Final = 0.001
 _BIND_ATTEMPTS: Final = 8
 _KNOWN_DIRECTORIES: Final = 1024
 # A listing taken this soon after the directory changed may have missed a change of the same clock tick.
@@ -87,18 +95,21 @@ class BellRinger:
         self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._socket: socket.socket | None = None
 
-    def __call__(self, tails: Mapping[str, int]) -> None:
-        """Ring for every session in `tails`."""
+    def __call__(self, news: Mapping[str, LiveNews]) -> None:
+        """Ring for every session in `news`."""
         if self._root is None:
             return
-        for session_id, tail in tails.items():
+        for session_id, appended in news.items():
             directory = self._directories.get(session_id)
             if directory is None:
                 if len(self._directories) >= _KNOWN_DIRECTORIES:
                     self._directories.clear()
                 directory = self._directories[session_id] = bell_directory(self._root, self._store_name, session_id)
-            for address in self._listed(directory):
-                self._send(address, b"%d" % tail)
+            addresses = self._listed(directory)
+            if addresses:
+                message = appended.message()
+                for address in addresses:
+                    self._send(address, message)
 
     def close(self) -> None:
         """Give the socket back. A later ring takes another one."""
@@ -130,6 +141,8 @@ class BellRinger:
 
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.setblocking(False)
+            # What observers that were stopped left unread counts against the sender: as much of it as is allowed.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         try:
             self._socket.sendto(message, address)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -155,9 +168,9 @@ def _debug(message: str, *arguments: object) -> None:
 class Bell(Protocol):
     """What an observer waits on. Arm it, look, and only then wait: a ring in between is kept."""
 
-    async def wait(self, *, is_busy: bool) -> None:
-        """Return when there may be something new. `is_busy` says that somebody works on the session. Cancelling
-        loses no ring."""
+    async def wait(self, *, is_busy: bool) -> bytes | None:
+        """Return when there may be something new: the message of the ring if it was the only one since the last
+        wait, else None. `is_busy` says that somebody works on the session. Cancelling loses no ring."""
         ...
 
     def close(self) -> None:
@@ -185,36 +198,71 @@ class SocketBell:
         self._socket = listening
         self.address = address
         self._has_rung = False
+        self._message: bytes | None = None
         import asyncio
 
-        self._waiter: asyncio.Future[None] | None = None
+        from lash_cli.runtime.waking import PromptWait
+
+        self._new_wait = PromptWait
+        self._waiter: PromptWait | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listening, self._take)
+        # One timer for many waits: it is put off when it comes due, not at every ring.
+        self._backstop: asyncio.TimerHandle | None = None
+        self._waits_since = 0.0
 
     def _take(self) -> None:
-        """Empty the socket: however often it rang, one look answers all of it."""
+        """Take what rang, and let who waits go on."""
+        waiter = self._waiter
         try:
+            message: bytes | None = self._socket.recv(_DRAIN_BYTES)
+            if waiter is None or time.monotonic() - self._waits_since < _CALM_SECONDS:
+                message = self._drained(message)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = None
+        self._message = message
+        self._has_rung = True
+        if waiter is not None:
+            waiter.end_now()
+
+    def _drained(self, message: bytes | None) -> bytes | None:
+        """Empty the socket: of several rings none is kept. It may have been full, and what was refused then is found
+        by a look, which answers all of them. After a calm wait nothing of this is asked, because there was room."""
+        if self._has_rung:
+            message = None
+        with contextlib.suppress(BlockingIOError):
             while True:
                 self._socket.recv(_DRAIN_BYTES)
-        except OSError:
-            self._has_rung = True
-            self._wake()
+                message = None
+        return message
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _backstop_is_due(self) -> None:
+        self._backstop = None
+        waiter = self._waiter
+        if waiter is None:
+            return
+        left_s = self._waits_since + BACKSTOP_SECONDS - time.monotonic()
+        if left_s > 0:
+            self._backstop = self._loop.call_later(left_s, self._backstop_is_due)
+        else:
+            waiter.end_now()
 
-    async def wait(self, *, is_busy: bool) -> None:
+    async def wait(self, *, is_busy: bool) -> bytes | None:
         """See `Bell.wait`; returns after `BACKSTOP_SECONDS` at the latest."""
         if not self._has_rung:
-            self._waiter = self._loop.create_future()
-            backstop = self._loop.call_later(BACKSTOP_SECONDS, self._wake)
+            waiter = self._waiter = self._new_wait(self._loop)
+            self._waits_since = time.monotonic()
+            if self._backstop is None:
+                self._backstop = self._loop.call_later(BACKSTOP_SECONDS, self._backstop_is_due)
             try:
-                await self._waiter
+                await waiter
             finally:
-                backstop.cancel()
                 self._waiter = None
+        message, self._message = self._message, None
         self._has_rung = False
+        return message
 
     def close(self) -> None:
         """See `Bell.close`; the address is removed, and its directory with the last one."""
@@ -223,7 +271,13 @@ class SocketBell:
         if not self._loop.is_closed():
             self._loop.remove_reader(self._socket)
         self._socket.close()
-        self._wake()
+        if self._backstop is not None:
+            self._backstop.cancel()
+            self._backstop = None
+        # Who waits is woken to end, not to be given one more.
+        self._message = None
+        if self._waiter is not None:
+            self._waiter.end_soon()
         with contextlib.suppress(OSError):
             os.unlink(self.address)
             session_directory = os.path.dirname(self.address)

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from lash_cli.core.frames import current_frame, initial_frame
 from lash_cli.core.graph import messages_on
 from lash_cli.core.observation import (
@@ -39,8 +41,7 @@ class SessionObservation:
     cursor: SessionCursor
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedEvent:
+class ObservedEvent(msgspec.Struct, frozen=True, gc=False):
     """The next event of a stream."""
 
     event: SessionObservationEvent
@@ -97,6 +98,7 @@ class SessionReader:
         """`policy` is the host's, for a session that has none of its own yet; `hang_bell` makes what a subscription
         waits on."""
         self.session_id = session_id
+        self.carried = live.carried
         self._live = live
         self._policy = policy
         self._hang_bell = hang_bell
@@ -212,8 +214,12 @@ class LiveSubscription:
             if self._is_done:
                 raise StopAsyncIteration
             if self._must_wait:
-                await self._bell.wait(is_busy=self._is_lane_held)
-                self._must_wait = False
+                ring = await self._bell.wait(is_busy=self._is_lane_held)
+                carried = None if ring is None else self._reader.carried(ring, self._cursor)
+                if carried is None:
+                    self._must_wait = False
+                else:
+                    self._events.extend(carried)
                 continue
             await self._read()
         event = self._events.popleft()

@@ -28,7 +28,7 @@ class ResidentBell:
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, *, is_busy: bool) -> None:
-        """Return when it has rung since the last wait. Cancelling loses no ring."""
+        """Return when it has rung since the last wait; it carries nothing. Cancelling loses no ring."""
         await self._event.wait()
         self._event.clear()
 

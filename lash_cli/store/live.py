@@ -42,6 +42,20 @@ class LiveReplay(msgspec.Struct, frozen=True):
     is_lane_held: bool = False
 
 
+class LiveNews(Protocol):
+    """What one transaction appended to a session's log, for those who are woken by it."""
+
+    @property
+    def tail(self) -> int:
+        """Where the log ends now; 0 when the session was deleted."""
+        ...
+
+    def message(self) -> bytes:
+        """What a ring tells, at most 640 bytes: the events themselves where they are few (see `LiveReading.carried`),
+        else that there is something to look for."""
+        ...
+
+
 class LiveReading(Protocol):
     """What watching needs of a live log, whoever holds it."""
 
@@ -53,6 +67,11 @@ class LiveReading(Protocol):
         """Up to 256 events after `cursor`, as of one moment. Raises `SessionDeleted`."""
         ...
 
+    def carried(self, ring: bytes, cursor: SessionCursor) -> tuple[SessionObservationEvent, ...] | None:
+        """The events in the message of a ring, exactly as `replay` would hand them over; None when nothing proves that
+        they are the next after `cursor`, or there are none: then look."""
+        ...
+
 
 class LiveStore(LiveReading, Protocol):
     """The live logs of a store's sessions. Every read is one read transaction."""
@@ -62,8 +81,8 @@ class LiveStore(LiveReading, Protocol):
         """A short name of this store's file, equal for every process that opens it."""
         ...
 
-    def ring_with(self, ring: Callable[[Mapping[str, int]], None]) -> None:
-        """Have `ring` called after every commit with the new tails by session id, on whatever thread commits."""
+    def ring_with(self, ring: Callable[[Mapping[str, LiveNews]], None]) -> None:
+        """Have `ring` called after every commit with what it appended by session id, on whatever thread commits."""
         ...
 
     def append_previews(

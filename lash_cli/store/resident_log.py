@@ -211,6 +211,9 @@ class ResidentLog:
                 return LiveReplay(gap=gap, missed=max(0, self._tail - position))
             return LiveReplay(tuple(kept.event for kept in following[:REPLAY_BATCH]))
 
+    def carried(self, ring: bytes, cursor: SessionCursor) -> None:
+        """See `LiveReading.carried`: what rings here carries nothing, because a look costs nothing."""
+
     async def load_component(self, ref: str) -> bytes:
         """The tool surface, by the ref that a cut names; raises `StoreError` for one that is not there any more."""
         state = self._state

@@ -16,6 +16,7 @@ import pytest
 
 from lash_cli.runtime import bells
 from lash_cli.runtime.bells import BellRinger, PollingBell, SocketBell, bell_directory, bell_root, hang_bell
+from lash_cli.store.sqlite.announcing import Appended
 
 STORE, SESSION = "store", "s1"
 PATIENCE_S = 30
@@ -52,20 +53,55 @@ def directory() -> Path:
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_a_ring_is_heard_whether_it_came_before_or_while_waiting(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
-    ring({SESSION: 1})
+    ring({SESSION: Appended(1)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     waiting = asyncio.ensure_future(bell.wait(is_busy=False))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    ring({SESSION: 2})
+    ring({SESSION: Appended(2)})
     await asyncio.wait_for(waiting, PATIENCE_S)
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_a_ring_that_came_alone_is_handed_over_and_of_several_none_is(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    for calm_s in (0, 0.05):
+        waiting = asyncio.ensure_future(bell.wait(is_busy=False))
+        await asyncio.sleep(calm_s)
+        ring({SESSION: Appended(7)})
+        assert await asyncio.wait_for(waiting, PATIENCE_S) == b"7"
+    ring({SESSION: Appended(8)})
+    await asyncio.sleep(0.01)
+    ring({SESSION: Appended(9)})
+    await asyncio.sleep(0.01)
+    assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) is None
+    ring({SESSION: Appended(10)})
+    ring({SESSION: Appended(11)})
+    await asyncio.sleep(0.01)
+    assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) is None
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_who_was_rung_more_often_than_a_socket_holds_is_told_to_look_in_the_end(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    waiting = asyncio.ensure_future(bell.wait(is_busy=False))
+    await asyncio.sleep(0.05)
+    for tail in range(1, 2_000):
+        ring({SESSION: Appended(tail)})
+    messages = [await asyncio.wait_for(waiting, PATIENCE_S)]
+    while messages[-1] is not None:
+        messages.append(await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S))
+    # One more may be handed over for each time that this process was held up between waiting and reading.
+    assert messages == [*(b"%d" % tail for tail in range(1, len(messages))), None]
     bell.close()
 
 
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_every_observer_is_rung_and_only_those_of_the_session(ring: BellRinger) -> None:
     ours, ours_too, theirs = hang_bell(STORE, SESSION), hang_bell(STORE, SESSION), hang_bell(STORE, "s2")
-    ring({SESSION: 1})
+    ring({SESSION: Appended(1)})
     await asyncio.wait_for(asyncio.gather(ours.wait(is_busy=False), ours_too.wait(is_busy=False)), PATIENCE_S)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(theirs.wait(is_busy=False), 0.05)
@@ -79,11 +115,11 @@ async def test_an_observer_that_came_within_one_tick_of_the_listing_is_rung_too(
     # However long the machine takes, this moment is not past.
     moment_ns = time.time_ns() + 3_600 * 10**9
     os.utime(directory(), ns=(moment_ns, moment_ns))
-    ring({SESSION: 1})
+    ring({SESSION: Appended(1)})
     second = hang_bell(STORE, SESSION)
     # As if the file system had given both changes the same time.
     os.utime(directory(), ns=(moment_ns, moment_ns))
-    ring({SESSION: 2})
+    ring({SESSION: Appended(2)})
     await asyncio.wait_for(second.wait(is_busy=False), PATIENCE_S)
     first.close()
     second.close()
@@ -101,7 +137,7 @@ async def test_a_cancelled_wait_keeps_the_ring(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(bell.wait(is_busy=False), 0.01)
-    ring({SESSION: 1})
+    ring({SESSION: Appended(1)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     bell.close()
 
@@ -114,7 +150,7 @@ async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: B
     abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     abandoned.bind(str(dead))
     abandoned.close()
-    ring({SESSION: 1})
+    ring({SESSION: Appended(1)})
     assert os.listdir(directory()) == [os.path.basename(bell.address)]
     bell.close()
 
@@ -123,7 +159,7 @@ async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: B
 async def test_an_observer_that_does_not_listen_holds_nobody_up(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
     for tail in range(1_000):
-        ring({SESSION: tail})
+        ring({SESSION: Appended(tail)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     bell.close()
 
@@ -147,7 +183,7 @@ async def test_too_long_a_path_falls_back_to_polling(monkeypatch: pytest.MonkeyP
     bell = hang_bell(STORE, SESSION)
     assert isinstance(bell, PollingBell)
     await asyncio.wait_for(bell.wait(is_busy=True), PATIENCE_S)
-    BellRinger(STORE)({SESSION: 1})
+    BellRinger(STORE)({SESSION: Appended(1)})
     assert list(long.iterdir()) == []
 
 
@@ -155,7 +191,7 @@ async def test_too_long_a_path_falls_back_to_polling(monkeypatch: pytest.MonkeyP
 async def test_a_system_without_unix_sockets_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_UNIX")
     assert isinstance(hang_bell(STORE, SESSION), PollingBell)
-    BellRinger(STORE)({SESSION: 1})
+    BellRinger(STORE)({SESSION: Appended(1)})
 
 
 async def test_a_place_that_others_can_write_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -175,6 +211,6 @@ async def test_a_place_that_others_can_write_is_not_used(monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("runtime_dir")
 def test_ringing_for_a_session_nobody_watches_creates_nothing() -> None:
-    BellRinger(STORE)({SESSION: 1})
+    BellRinger(STORE)({SESSION: Appended(1)})
     root = bell_root()
     assert root is not None and not os.path.exists(root)

@@ -34,7 +34,7 @@ from lash_cli.store.conformance.live_log import (
     prose,
     texts,
 )
-from lash_cli.store.live import LiveStore
+from lash_cli.store.live import LiveNews, LiveStore
 
 
 async def show(
@@ -127,7 +127,7 @@ class StoredLog:
 
     def on_ring(self, ring: Callable[[], None]) -> None:
         """See `LogUnderTest.on_ring`."""
-        self._store.live.ring_with(lambda tails: ring())
+        self._store.live.ring_with(lambda news: ring())
 
     async def end(self) -> None:
         """See `LogUnderTest.end`."""
@@ -173,7 +173,7 @@ class LiveLaws(LogLaws):
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         start = await cursor_of(store)
         rings: list[int] = []
-        store.live.ring_with(lambda tails: rings.append(tails[make.SESSION]))
+        store.live.ring_with(lambda news: rings.append(news[make.SESSION].tail))
         shown = [prose("a"), prose("b")]
         commit = make.commit(fence, make.append(["u2"], parent="u1"), expected=1, turn=make.stamp())
         await store.commit_runtime_state(commit, shown=shown)
@@ -276,13 +276,13 @@ class LiveLaws(LogLaws):
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store, reader = open_store(), open_store()
-        rung: list[dict[str, int]] = []
-        store.live.ring_with(lambda tails: rung.append(dict(tails)))
+        rung: list[dict[str, LiveNews]] = []
+        store.live.ring_with(lambda news: rung.append(dict(news)))
         fence = await started(store, clock)
         assert rung == []
         await show(store, clock, fence, [prose("a"), prose("b")])
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(make.commit(fence, make.append(["u1"], parent="nobody")))
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
-        assert [sorted(tails) for tails in rung] == [[make.SESSION]] * len(rung)
-        assert rung[-1][make.SESSION] == (await cursor_of(reader)).position == 3
+        assert [sorted(news) for news in rung] == [[make.SESSION]] * len(rung)
+        assert rung[-1][make.SESSION].tail == (await cursor_of(reader)).position == 3

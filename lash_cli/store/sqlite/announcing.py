@@ -11,16 +11,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
+from lash_cli.core.codec import encode
 from lash_cli.store.sqlite.connections import WRITER_PRAGMAS, connect
 from lash_cli.store.sqlite.file_names import StrPath
 from lash_cli.system import boot_id
 
+if TYPE_CHECKING:
+    from lash_cli.store.sqlite.live_rows import PackedRow
+
 _EPOCH_BYTES = 8
 
-# Tells observers that something was committed: the new tail of each session, by session id.
-Ring = Callable[[Mapping[str, int]], None]
+# Shorter than the smallest limit of a datagram (2 KiB on macOS), and with what Linux adds to each still within one
+# kibibyte of the sender's allowance, which observers that were stopped use up.
+LONGEST_RING: Final = 640
+# How a message begins that carries something; nothing else begins so.
+RING_OF_ACTIVITIES: Final = b"[1,"
+RING_OF_CHANGES: Final = b"[2,"
 
 
 def store_stamp(path: StrPath) -> str:
@@ -32,6 +41,49 @@ def store_stamp(path: StrPath) -> str:
 def new_epoch() -> str:
     """A random name for a generation of a log."""
     return os.urandom(_EPOCH_BYTES).hex()
+
+
+class Appended:
+    """What one transaction appended to one session's log; implements `store.live.LiveNews`.
+
+    `rows`, each with its revision, begin right behind the position `before`; none when they must not be told.
+    """
+
+    __slots__ = ("_at_ms", "_before", "_epoch", "_rows", "tail")
+
+    def __init__(
+        self,
+        tail: int,
+        epoch: str = "",
+        before: int = 0,
+        at_ms: int = 0,
+        rows: Sequence[tuple[int, PackedRow]] = (),
+    ) -> None:
+        self.tail = tail
+        self._epoch = epoch
+        self._before = before
+        self._at_ms = at_ms
+        self._rows = rows
+
+    def message(self) -> bytes:
+        """See `LiveNews.message`."""
+        told = self._told()
+        return b"%d" % self.tail if told is None or len(told) > LONGEST_RING else told
+
+    def _told(self) -> bytes | None:
+        # Of one transaction that is no commit, all rows are of one turn or of none, at one revision.
+        kinds = {(revision, row.turn_id is not None) for revision, row in self._rows}
+        is_long = sum(len(row.body) for _, row in self._rows) > LONGEST_RING
+        if is_long or len(kinds) != 1 or any(row.is_commit for _, row in self._rows):
+            return None
+        ((revision, are_activities),) = kinds
+        begin = RING_OF_ACTIVITIES if are_activities else RING_OF_CHANGES
+        bodies = ",".join(f"[{encode(row.turn_id).decode()},{row.body}]" for _, row in self._rows)
+        return begin + f'"{self._epoch}",{self._before},{revision},{self._at_ms},[{bodies}]]'.encode()
+
+
+# Tells observers that something was committed, by session id.
+Ring = Callable[[Mapping[str, Appended]], None]
 
 
 class WriterConnection(sqlite3.Connection):
@@ -46,7 +98,7 @@ class WriterConnection(sqlite3.Connection):
 
     stamp: str
     lost: dict[str, object]
-    tails: dict[str, int]
+    news: dict[str, Appended]
     holes: dict[str, object]
 
     def announce(self, ring: Ring | None, *, is_whole: bool) -> None:
@@ -61,13 +113,16 @@ class WriterConnection(sqlite3.Connection):
                 if latest is not loss:
                     self.lost.setdefault(session_id, latest)
         self.holes.clear()
-        if not self.tails:
+        if not self.news:
             return
-        tails, self.tails = self.tails, {}
+        news, self.news = self.news, {}
         if ring is None:
             return
+        if not is_whole:
+            # Some of it may have been undone: that something is there is told, and what it is must be read.
+            news = {session_id: Appended(appended.tail) for session_id, appended in news.items()}
         try:
-            ring(tails)
+            ring(news)
         except Exception:
             import logging  # which costs a command that says nothing more than its commit (design D16)
 
@@ -76,7 +131,7 @@ class WriterConnection(sqlite3.Connection):
     def forget(self) -> None:
         """The transaction was undone."""
         self.holes.clear()
-        self.tails.clear()
+        self.news.clear()
 
 
 def open_writing(path: StrPath, lost: dict[str, object]) -> WriterConnection:
@@ -85,6 +140,6 @@ def open_writing(path: StrPath, lost: dict[str, object]) -> WriterConnection:
     assert isinstance(connection, WriterConnection)
     connection.stamp = store_stamp(path)
     connection.lost = lost
-    connection.tails = {}
+    connection.news = {}
     connection.holes = {}
     return connection

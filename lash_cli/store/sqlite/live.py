@@ -12,14 +12,14 @@ deleted every 64 events, but the newest one stays.
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnFinished
+from lash_cli.core.activity import ModelAttemptReset, TurnActivity, TurnFinished
 from lash_cli.core.codec import decode
 from lash_cli.core.observation import (
     GENESIS,
@@ -39,12 +39,12 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.base import ReadScope
-from lash_cli.store.live import LiveCut, LiveReplay
+from lash_cli.store.live import LiveCut, LiveNews, LiveReplay
 from lash_cli.store.sqlite import graph
-from lash_cli.store.sqlite.announcing import WriterConnection, new_epoch
+from lash_cli.store.sqlite.announcing import Appended, WriterConnection, new_epoch
 from lash_cli.store.sqlite.answers import outcome_of
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.live_rows import PreparedEvent, activities_of, pack, payloads_of, prepare_event
+from lash_cli.store.sqlite.live_rows import PreparedEvent, pack, payloads_of, prepare_event, standing_text
 from lash_cli.store.sqlite.sessions import find_session
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ ORDER BY place DESC LIMIT 1
 """
 # Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp. Reading the end
 # and inserting behind it are two statements: one that does both copies its row through a temporary table.
-_END = f"SELECT hole, ({_TAIL}) FROM live_log WHERE session_key = :key AND stamp = :stamp"
+_END = f"SELECT epoch, hole, ({_TAIL}) FROM live_log WHERE session_key = :key AND stamp = :stamp"
 _INSERT = """
 INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
@@ -84,22 +84,28 @@ _RAISE_FLOOR = "UPDATE live_log SET floor = max(floor, ?) WHERE session_key = ?"
 _DELETE_LOG = "DELETE FROM live_log WHERE session_key = ?"
 # Who may append previews: only the generation that holds the lane, or held it last.
 _SESSION = "SELECT session_key, coalesce(head_revision, 0), lease_fencing_token FROM sessions WHERE session_id = ?"
-# One look of a tail: head, lane and log in one row.
-_LOOK = """
+# One look of a tail: head, lane, log and the end of it in one row.
+_LOOK = f"""
 SELECT s.session_key, coalesce(s.head_revision, 0), s.lease_token IS NOT NULL AND ? < s.lease_expires_at_ms,
-    l.epoch, l.floor, l.hole, l.generation = 1
+    l.epoch, l.floor, l.hole, l.generation = 1, (
+        SELECT place & {_LAST_POSITION} FROM live_row
+        WHERE place BETWEEN (s.session_key << {_POSITION_BITS})
+            AND (s.session_key << {_POSITION_BITS}) + {_LAST_POSITION}
+        ORDER BY place DESC LIMIT 1
+    )
 FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key WHERE s.session_id = ?
 """
 _LOG = "SELECT epoch, hole FROM live_log WHERE session_key = ?"
 _SUFFIX = """
-SELECT place, count, revision, turn_id, body, at_ms FROM live_row WHERE place > ? AND place <= ? ORDER BY place LIMIT ?
+SELECT place, count, revision, turn_id, committed, body, at_ms FROM live_row
+WHERE place > ? AND place <= ? ORDER BY place LIMIT ?
 """
 # Contract 04 §4: only a `committed` proves that no commit was missed.
 _NEWEST_COMMITTED = "SELECT max(revision) FROM live_row WHERE place > ? AND place <= ? AND committed"
 # Contract 04 §10.3: what a turn has shown and not taken back.
 _SHOWN_BY_TURN = "SELECT body FROM live_row WHERE place BETWEEN ? AND ? AND turn_id = ? ORDER BY place"
 
-_Row = tuple[int, int, int, str | None, str, int]
+_Row = tuple[int, int, int, str | None, int, str, int]
 
 
 def _places(session_key: int) -> tuple[int, int]:
@@ -144,9 +150,8 @@ def append_groups_in(
     assert isinstance(connection, WriterConnection)
     end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
     if end is None:
-        mint_in(connection, session_key)
-        end = (0, None)
-    hole, newest = end
+        end = (mint_in(connection, session_key), 0, None)
+    epoch, hole, newest = end
     tail = hole if newest is None else newest
     loss = connection.lost.get(session_id)
     if loss is not None:
@@ -155,20 +160,24 @@ def append_groups_in(
         tail += 1
         connection.execute(_LEAVE_HOLE, (tail, session_key))
     before, first = tail, session_key << _POSITION_BITS
-    for revision, events in groups:
-        for size, turn_id, is_commit, body in pack(events):
-            tail += size
-            connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
+    rows = [(revision, row) for revision, events in groups for row in pack(events)]
+    for revision, (size, turn_id, is_commit, body) in rows:
+        tail += size
+        connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
     if tail // _TRIM_EVERY != before // _TRIM_EVERY:
         _trim(connection, session_key, tail, now_ms)
-    connection.tails[session_id] = tail
+    # What stands behind a hole, or behind something else of this transaction, is nothing that a ring can prove.
+    is_next = loss is None and session_id not in connection.news
+    connection.news[session_id] = Appended(tail, epoch, before, now_ms, rows if is_next else ())
 
 
-def mint_in(connection: sqlite3.Connection, session_key: int) -> None:
-    """Start a new generation of a log, which is empty: no cursor of before continues."""
+def mint_in(connection: sqlite3.Connection, session_key: int) -> str:
+    """Start a new generation of a log, which is empty: no cursor of before continues. Its epoch."""
     assert isinstance(connection, WriterConnection)
+    epoch = new_epoch()
     connection.execute(_TRIM, _places(session_key))
-    connection.execute(_MINT, (session_key, new_epoch(), connection.stamp))
+    connection.execute(_MINT, (session_key, epoch, connection.stamp))
+    return epoch
 
 
 def _trim(connection: sqlite3.Connection, session_key: int, tail: int, now_ms: int) -> int:
@@ -203,7 +212,7 @@ def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str)
     assert isinstance(connection, WriterConnection)
     connection.execute(_TRIM, _places(session_key))
     connection.execute(_DELETE_LOG, (session_key,))
-    connection.tails[session_id] = 0
+    connection.news[session_id] = Appended(0)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -215,23 +224,30 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
     if row is None:
         find_session(connection, session_id)
         return LiveReplay(gap=judge_position(cursor.epoch, position, None, None, now_ms))
-    key, head_revision, is_lane_held, epoch, floor, hole, is_first_epoch = row
-    tail = 0 if epoch is None else _tail_of(connection, key, hole)
+    key, head_revision, is_lane_held, epoch, floor, hole, is_first_epoch, newest = row
+    tail = 0 if epoch is None else hole if newest is None else newest
     log = None if epoch is None else LogBounds(epoch, tail, floor, hole, bool(is_first_epoch))
     first, last = _places(key)
     # A position no log has ever had is the end of this one, whatever number was made up for it.
     place = first + min(position, _LAST_POSITION)
-    rows = []
+    rows: list[_Row] = []
     if position < tail:
         rows = connection.execute(_SUFFIX, (place, last, REPLAY_BATCH)).fetchall()
-    next_at_ms = rows[0][5] if rows and rows[0][0] - rows[0][1] <= place else None
+    next_at_ms = rows[0][-1] if rows and rows[0][0] - rows[0][1] <= place else None
     gap = judge_position(cursor.epoch, position, log, next_at_ms, now_ms)
     if gap is None and cursor.revision != head_revision:
-        (committed,) = connection.execute(_NEWEST_COMMITTED, (place, last)).fetchone()
-        gap = judge_revision(cursor.revision, head_revision, committed)
+        gap = judge_revision(cursor.revision, head_revision, _newest_committed(connection, rows, place, first + tail))
     if gap is not None:
         return LiveReplay(gap=gap, missed=max(0, tail - position), is_lane_held=bool(is_lane_held))
     return LiveReplay(_events(connection, key, session_id, epoch, place, rows), is_lane_held=bool(is_lane_held))
+
+
+def _newest_committed(connection: sqlite3.Connection, rows: Sequence[_Row], place: int, end: int) -> int | None:
+    """The newest revision that is announced behind `place`, out of the rows if they reach the end of the log."""
+    if rows and rows[-1][0] != end:
+        newest: tuple[int | None] = connection.execute(_NEWEST_COMMITTED, (place, end)).fetchone()
+        return newest[0]
+    return max((row[2] for row in rows if row[4]), default=None)
 
 
 def _events(
@@ -240,7 +256,7 @@ def _events(
     """Up to `REPLAY_BATCH` events behind the place `after`, out of the rows that hold them."""
     first_place, _ = _places(key)
     events: list[SessionObservationEvent] = []
-    for place, count, revision, turn_id, body, at_ms in rows:
+    for place, count, revision, turn_id, _, body, at_ms in rows:
         before = max(place - count, after)
         skipped = before - (place - count)
         for position, payload in enumerate(payloads_of(session_id, turn_id, body, skipped), before - first_place + 1):
@@ -272,22 +288,12 @@ def _cut(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> L
     return LiveCut(cursor, decode(stored.config, PersistedSessionConfig), graph.load_in(connection, session_id, scope))
 
 
-def _standing_text(bodies: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Correlation ids of prose and of reasoning that were shown and not retracted since, in order."""
-    prose: dict[str, None] = {}
-    reasoning: dict[str, None] = {}
-    for stored in itertools.chain.from_iterable(map(activities_of, bodies)):
-        match stored.event:
-            case AssistantProseDelta():
-                prose[stored.correlation_id] = None
-            case ReasoningShown():
-                reasoning[stored.correlation_id] = None
-            case ModelAttemptReset(assistant_prose_correlation_ids=gone, reasoning_correlation_ids=gone_reasoning):
-                for correlation_id in gone:
-                    prose.pop(correlation_id, None)
-                for correlation_id in gone_reasoning:
-                    reasoning.pop(correlation_id, None)
-    return tuple(prose), tuple(reasoning)
+@cache
+def _carried_after() -> Callable[[bytes, SessionCursor], tuple[SessionObservationEvent, ...] | None]:
+    """Loaded by whoever watches (design D16), and found again without asking the import system at every ring."""
+    from lash_cli.store.sqlite.carried import carried_after
+
+    return carried_after
 
 
 # --- the face -----------------------------------------------------------------------------------
@@ -304,7 +310,7 @@ class LiveEvents:
         """See `LiveStore.bell_name`: the file's device and inode, so links to it share one name."""
         return self._db.identity
 
-    def ring_with(self, ring: Callable[[Mapping[str, int]], None]) -> None:
+    def ring_with(self, ring: Callable[[Mapping[str, LiveNews]], None]) -> None:
         """See `LiveStore.ring_with`."""
         self._db.writer.ring = ring
 
@@ -356,7 +362,7 @@ class LiveEvents:
                 return False
             key, revision, _ = row
             bodies = [body for (body,) in connection.execute(_SHOWN_BY_TURN, (*_places(key), turn_id))]
-            prose, reasoning = _standing_text(bodies)
+            prose, reasoning = standing_text(bodies)
             if not prose and not reasoning:
                 return False
             now_ms = self._db.clock.now_ms()
@@ -379,6 +385,10 @@ class LiveEvents:
     async def replay(self, cursor: SessionCursor) -> LiveReplay:
         """See `LiveStore.replay`; a look is short and done inline."""
         return self._db.read(lambda connection: _replay(connection, cursor, self._db.clock.now_ms()))
+
+    def carried(self, ring: bytes, cursor: SessionCursor) -> tuple[SessionObservationEvent, ...] | None:
+        """See `LiveReading.carried`."""
+        return _carried_after()(ring, cursor)
 
     async def trim_session(self, session_id: str) -> int:
         """See `LiveStore.trim_session`."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.activity import TurnActivity, TurnEvent
-from lash_cli.core.codec import decode_any, encode
+from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnEvent
+from lash_cli.core.codec import decoder, encode
 from lash_cli.core.observation import ActivityObserved, ObservationPayload, payload_type
 
 ACTIVITY: Final = "turn_activity"
@@ -48,6 +49,11 @@ class ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbi
     at_ms: int
     event: TurnEvent
 
+    def whole(self, session_id: str, turn_id: str) -> ActivityObserved:
+        """The activity with its session and turn."""
+        activity = TurnActivity(session_id, turn_id, self.correlation_id, self.event, self.at_ms, self.id)
+        return ActivityObserved(activity)
+
 
 _StoredEvents = tuple[tuple[str, msgspec.Raw], ...]
 
@@ -77,23 +83,54 @@ def payloads_of(session_id: str, turn_id: str | None, body: str, skip: int = 0) 
     return [_payload_of(session_id, turn_id, kind, raw) for kind, raw in _stored(body)[skip:]]
 
 
-def activities_of(body: str) -> Iterator[ActivityBody]:
+def _activities_of(body: str) -> Iterator[ActivityBody]:
     """The activities of a row."""
     for kind, raw in _stored(body):
         if kind == ACTIVITY:
-            yield decode_any(raw, ActivityBody)
+            yield _activity_decoder().decode(raw)
+
+
+def standing_text(bodies: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Correlation ids of prose and of reasoning that were shown and not retracted since, in order."""
+    prose: dict[str, None] = {}
+    reasoning: dict[str, None] = {}
+    for stored in itertools.chain.from_iterable(map(_activities_of, bodies)):
+        match stored.event:
+            case AssistantProseDelta():
+                prose[stored.correlation_id] = None
+            case ReasoningShown():
+                reasoning[stored.correlation_id] = None
+            case ModelAttemptReset(assistant_prose_correlation_ids=gone, reasoning_correlation_ids=gone_reasoning):
+                for correlation_id in gone:
+                    prose.pop(correlation_id, None)
+                for correlation_id in gone_reasoning:
+                    reasoning.pop(correlation_id, None)
+    return tuple(prose), tuple(reasoning)
 
 
 def _stored(body: str) -> _StoredEvents:
-    stored: _StoredEvents = decode_any(body, _StoredEvents)
+    stored: _StoredEvents = _events_decoder().decode(body)
     return stored
+
+
+# Made at first use, and kept by name: to find one by its type costs as much as a short event does.
+@cache
+def _events_decoder() -> msgspec.json.Decoder[_StoredEvents]:
+    return decoder(_StoredEvents)
+
+
+@cache
+def _payload_decoder() -> msgspec.json.Decoder[ObservationPayload]:
+    return decoder(ObservationPayload)
+
+
+@cache
+def _activity_decoder() -> msgspec.json.Decoder[ActivityBody]:
+    return decoder(ActivityBody)
 
 
 def _payload_of(session_id: str, turn_id: str | None, kind: str, raw: msgspec.Raw) -> ObservationPayload:
     if kind != ACTIVITY:
-        payload: ObservationPayload = decode_any(raw, ObservationPayload)
+        payload: ObservationPayload = _payload_decoder().decode(raw)
         return payload
-    stored: ActivityBody = decode_any(raw, ActivityBody)
-    return ActivityObserved(
-        TurnActivity(session_id, turn_id or "", stored.correlation_id, stored.event, stored.at_ms, stored.id)
-    )
+    return _activity_decoder().decode(raw).whole(session_id, turn_id or "")
