@@ -59,13 +59,13 @@ class Following:
         self.stop()
 
     async def write(self, text: str) -> None:
-        """Write `text` and return as `drained` does."""
-        self.put(text)
-        await self.drained()
+        """Write `text` and return as `drained` does. A reader that keeps up costs no change of thread."""
+        if not self._pump.write_at_once(_shown(text)):
+            await self.drained()
 
     def put(self, text: str) -> None:
         """Queue `text`."""
-        self._pump.write(ascii_text(text) if current().output.ascii and not text.isascii() else text)
+        self._pump.write(_shown(text))
 
     async def drained(self) -> None:
         """Return when everything queued was written, or nobody reads it any more; raises the `OSError` of a failed
@@ -88,6 +88,10 @@ class Following:
     async def rest(self, seconds: float) -> None:
         """Do nothing for `seconds`, or until the command is over."""
         await self.until(asyncio.sleep(seconds))
+
+
+def _shown(text: str) -> str:
+    return ascii_text(text) if current().output.ascii and not text.isascii() else text
 
 
 class FollowLines:

@@ -19,7 +19,7 @@ from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_cursor import CURSOR, START, require_sessions
 from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, ended_error, gap_error
 from lash_cli.cli.tail_stream import JsonTail, observed_document
-from lash_cli.cli.tail_watched import Watched
+from lash_cli.cli.tail_watched import HOLDER_SECONDS, Watched
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import GENESIS, ActivityObserved, SessionCursor, SessionObservationEvent
 from lash_cli.errors import LashError, LiveReplayClosed, NotFoundError, SessionDeleted
@@ -206,6 +206,28 @@ class Tail:
     async def _follow(self, session: Watched) -> None:
         """Show everything of one session, in order, until the tail ends."""
         stream = session.observed.subscribe_and_recover(session.cursor)
+        try:
+            await (self._show_until_idle if self._ends_when_idle else self._show_all)(session, stream)
+        except (LiveReplayClosed, SessionDeleted) as error:
+            await self._gone(session, error)
+        except StopAsyncIteration:
+            # Closed by ourselves: the tail ends.
+            return
+        finally:
+            await stream.aclose()
+
+    async def _show_all(self, session: Watched, stream: RecoveringStream) -> None:
+        """Show item after item. Nothing is done for one but to show it: a wait of its own for each would take longer
+        than the item takes to come."""
+        looking = self._spawn(self._look_after(session))
+        try:
+            while not self._over.is_set():
+                await self._pass_on(session, stream, await stream.__anext__())
+        finally:
+            looking.cancel()
+
+    async def _show_until_idle(self, session: Watched, stream: RecoveringStream) -> None:
+        """Show item after item, and judge whenever there is none whether that is the end."""
         pull: asyncio.Task[Any] | None = None
         seconds = 0.0
         try:
@@ -217,20 +239,18 @@ class Tail:
                     seconds = _LOOK_SECONDS
                     continue
                 item, pull, seconds = pull.result(), None, 0.0
-                await self._sink.ready()
-                async with self._turnstile:
-                    if not self._over.is_set():
-                        await self._show(session, stream, item)
-        except (LiveReplayClosed, SessionDeleted) as error:
-            await self._gone(session, error)
-        except StopAsyncIteration:
-            # Closed by ourselves: the tail ends.
-            return
+                await self._pass_on(session, stream, item)
         finally:
             if pull is not None:
                 pull.cancel()
                 await asyncio.gather(pull, return_exceptions=True)
-            await stream.aclose()
+
+    async def _pass_on(self, session: Watched, stream: RecoveringStream, item: Any) -> None:
+        """Show one item once the sink is ready for it and no other session's is being shown."""
+        await self._sink.ready()
+        async with self._turnstile:
+            if not self._over.is_set():
+                await self._show(session, stream, item)
 
     async def _show(self, session: Watched, stream: RecoveringStream, item: Any) -> None:
         """Show one item and keep its cursor. Called by one task at a time."""
@@ -258,11 +278,18 @@ class Tail:
 
     async def _rest(self, session: Watched) -> None:
         """Nothing is there to be shown: judge whether that is the end, and whether a writer died."""
-        if self._ends_when_idle:
-            session.is_idle = await (session.is_at_rest() if self._plan.follows else session.is_caught_up())
-            self._end_if_all_idle()
-        if not session.is_look_due():
-            return
+        session.is_idle = await (session.is_at_rest() if self._plan.follows else session.is_caught_up())
+        self._end_if_all_idle()
+        if session.is_look_due():
+            await self._judge_holder(session)
+
+    async def _look_after(self, session: Watched) -> None:
+        """Notice while items come or do not come that a writer died."""
+        while True:
+            await asyncio.sleep(HOLDER_SECONDS)
+            await self._judge_holder(session)
+
+    async def _judge_holder(self, session: Watched) -> None:
         row = await session.row()
         if row is not None and session.is_death_news(row):
             async with self._turnstile:
@@ -312,10 +339,11 @@ class Tail:
 
     # --- ending -------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -24,7 +24,8 @@ from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 
-_LOOK_SECONDS: Final = 1.0
+# How often to ask whether the holder of a lane still lives: it dies without a word.
+HOLDER_SECONDS: Final = 1.0
 
 
 class Watched:
@@ -112,9 +113,9 @@ class Watched:
     # --- holders ------------------------------------------------------------------------------
 
     def is_look_due(self) -> bool:
-        """Whether a second has passed since this was last answered with yes: a holder dies without a word."""
+        """Whether `HOLDER_SECONDS` have passed since this was last answered with yes."""
         now = time.monotonic()
-        if now - self._looked_at < _LOOK_SECONDS:
+        if now - self._looked_at < HOLDER_SECONDS:
             return False
         self._looked_at = now
         return True

@@ -8,9 +8,11 @@ cannot end the turn. Every line of the stream has all of its keys; the first is
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -54,7 +56,8 @@ Tell = Callable[[str], None]
 
 
 class OutputPump:
-    """The single writer of one stdout: takes text from the event loop, writes it from a thread of its own.
+    """The single writer of one stdout: takes text from the event loop, writes it from a thread of its own, or at once
+    where that cannot have to wait.
 
     `is_closed` becomes true when the reader went away; what follows is dropped.
     """
@@ -65,15 +68,47 @@ class OutputPump:
         self._thread: threading.Thread | None = None
         self.is_closed = False
         self.failure: OSError | None = None
+        self._is_file: bool | None = None
+        self._can_write_at_once = hasattr(os, "RWF_NOWAIT")
 
     def write(self, text: str) -> None:
         """Queue `text`; never blocks."""
-        if not text:
-            return
+        if text:
+            self._queue(text.encode("utf-8", "backslashreplace"))
+
+    def _queue(self, chunk: bytes) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
             self._thread.start()
-        self._chunks.put(text.encode("utf-8", "backslashreplace"))
+        self._chunks.put(chunk)
+
+    def write_at_once(self, text: str) -> bool:
+        """Write `text` here and now; False where that might have to wait, and then the rest of it is queued. Never
+        blocks."""
+        rest = text.encode("utf-8", "backslashreplace")
+        if self._thread is None and self.failure is None and not self.is_closed:
+            try:
+                rest = rest[self._write_without_waiting(rest) :]
+            except BrokenPipeError:
+                self.is_closed = True
+            except OSError as error:
+                # What is wrong with it is found again by the thread, which may wait.
+                self._can_write_at_once = error.errno == errno.EAGAIN
+        if not rest or self.is_closed:
+            return True
+        self._queue(rest)
+        return False
+
+    def _write_without_waiting(self, data: bytes) -> int:
+        """How much was written: of a file everything, of a pipe what its reader has room for, else nothing."""
+        if self._is_file is None:
+            self._is_file = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        if self._is_file:
+            return os.write(self._descriptor, data)
+        if not self._can_write_at_once:
+            return 0
+        # The descriptor is shared with whoever started this command, so that it must stay blocking for them.
+        return os.pwritev(self._descriptor, [data], -1, os.RWF_NOWAIT)
 
     def drain(self) -> None:
         """Return once everything queued was written or dropped; raises the `OSError` of a failed write."""
