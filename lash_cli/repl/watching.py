@@ -175,8 +175,10 @@ class Watch:
         elif isinstance(payload, StateCommitted):
             before, has_switched = self.row.leaf_node_id, self._has_switched
             self._has_switched = False
+            # Asked before the look: the move may be over when it is done.
+            is_ours = event.turn_id is not None or self._own_moves > 0
             await self.look()
-            if event.turn_id is None and self.row.leaf_node_id != before and not self._own_moves:
+            if not is_ours and self.row.leaf_node_id != before:
                 await self._tell_move(has_switched)
         elif isinstance(payload, QueueChanged | ResidentChanged):
             await self.look()
