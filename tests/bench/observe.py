@@ -39,6 +39,7 @@ from lash_cli.system import SystemClock, SystemIds
 
 S = "s"
 RATE_S = 0.01
+SETTLE_S = 1.0
 PIECES = tuple(f"token {number} " for number in range(1_000))
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -139,6 +140,8 @@ async def latency(directory: Path, tails: int, events: int) -> None:
         await store.db.write(job, durable=False)
         rings.append(time.perf_counter() - started)
         await asyncio.sleep(max(0.0, RATE_S - rings[-1]))
+    # A tail that is behind must not be told first that there is nothing to watch any more.
+    await asyncio.sleep(SETTLE_S)
     await core.delete_session(S)
     seen = watching.end()
     await core.aclose()
