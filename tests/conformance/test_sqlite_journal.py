@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from support.clock import ManualClock
 
 from lash_cli.errors import StoreUnusable
-from lash_cli.store.conformance.journal import JournalLaws, claim_of, create_session, take_lane
-from lash_cli.store.sqlite.journal import COMPRESS_FROM_BYTES, pack, unpack
+from lash_cli.store.base import JournalClaim, JournalPrepared
+from lash_cli.store.conformance.journal import JournalLaws, claim_of, create_session, envelope_of, take_lane
+from lash_cli.store.sqlite import journal
+from lash_cli.store.sqlite.journal import BRIEF_BYTES, COMPRESS_FROM_BYTES, pack, prepare, unpack
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemIds
 
@@ -40,6 +43,25 @@ def open_store(tmp_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
 
 class TestSqliteJournal(JournalLaws):
     """SQLite keeps every law."""
+
+
+async def test_only_a_brief_claim_is_written_on_the_thread_of_the_event_loop(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def noted(connection: sqlite3.Connection, claim: JournalClaim, now_ms: int) -> JournalPrepared:
+        threads.append(threading.get_ident())
+        return prepare(connection, claim, now_ms)
+
+    monkeypatch.setattr(journal, "prepare", noted)
+    store = SqliteStore.open(tmp_path / "lash.db", clock, SystemIds())
+    await create_session(store, clock)
+    await store.journal_prepare(claim_of(clock, "a", replay_key="brief"))
+    long = envelope_of(b'"%s"' % (b"x" * BRIEF_BYTES))
+    await store.journal_prepare(claim_of(clock, "a", replay_key="long", envelope=long))
+    await store.aclose()
+    assert [thread == threading.get_ident() for thread in threads] == [True, False]
 
 
 @given(st.binary(max_size=4 * COMPRESS_FROM_BYTES))

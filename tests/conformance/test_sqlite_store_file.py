@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from support.processes import start_process
@@ -24,6 +25,7 @@ from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.store.sqlite.writer import Writer
 
 OpenStore = Callable[[], SqliteStore]
 _INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
@@ -329,6 +331,27 @@ async def test_a_brief_write_that_must_wait_for_another_process_holds_up_no_task
     other.execute("COMMIT")
     other.close()
     assert await waiting == 1
+    await database.aclose()
+
+
+async def test_a_brief_write_that_is_interrupted_holds_no_lock(database_path: Path, clock: ManualClock) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    await database.write(lambda connection: None, durable=False)
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code is Writer._write.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        await database.write_brief(lambda connection: connection.execute(_INSERT, ("interrupted",)))
+    assert sys.getprofile() is None, "the interrupt came between the beginning of the transaction and its work"
+    other = sqlite3.connect(database_path, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ROLLBACK")
+    other.close()
+    assert await database.write(lambda connection: connection.execute(_INSERT, ("next",)).rowcount, durable=True) == 1
     await database.aclose()
 
 

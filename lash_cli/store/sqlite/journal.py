@@ -200,8 +200,14 @@ class Journal:
 
     async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:
         """Find or claim a row. Raises `SessionExecutionLeaseExpired` when `claim.fence` is dead."""
-        clock = self._database.clock
-        return await self._database.write_brief(lambda connection: prepare(connection, claim, clock.now_ms()))
+        database = self._database
+
+        def claimed(connection: sqlite3.Connection) -> JournalPrepared:
+            return prepare(connection, claim, database.clock.now_ms())
+
+        if len(claim.envelope.json) <= BRIEF_BYTES:
+            return await database.write_brief(claimed)
+        return await database.write(claimed, durable=False)
 
     async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
         """Insert a finished row that was never claimed; False when the key has a row already.

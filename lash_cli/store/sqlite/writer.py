@@ -153,9 +153,16 @@ class Writer:
         with self._lock:
             self._refuse_if_closed()
             connection = self._connection
-            if connection is None or not self._is_idle or self._arrived or self._crowd > 1 or not _begins(connection):
+            if connection is None or not self._is_idle or self._arrived or self._crowd > 1:
                 return False
-            self._write([request], is_begun=True)
+            try:
+                if not _begins(connection):
+                    return False
+                self._write([request], is_begun=True)
+            except BaseException:
+                # Ctrl-C between two steps: every other process would wait for a transaction that nobody ends.
+                _take_back(connection)
+                raise
         return True
 
     def submit_later(self, request: Request) -> None:
@@ -246,9 +253,7 @@ class Writer:
             for request in group:
                 request.error = failure
             if self._connection is not None:
-                if self._connection.in_transaction:
-                    self._connection.execute(ROLLBACK)
-                self._connection.forget()
+                _take_back(self._connection)
 
     def _let_go(self) -> None:
         self._log.close()
@@ -293,9 +298,7 @@ class Writer:
             for request in group:
                 request.result = request.job(connection)
         except BaseException:  # noqa: BLE001 - whoever raised does so again in its savepoint, and is told there
-            if connection.in_transaction:
-                connection.execute(ROLLBACK)
-            connection.forget()
+            _take_back(connection)
             for request in group:
                 request.result = None
             return False
@@ -342,6 +345,13 @@ def _begins(connection: WriterConnection) -> bool:
     except sqlite3.Error:
         return False
     return True
+
+
+def _take_back(connection: WriterConnection) -> None:
+    """Undo the transaction that may be open, and what it was going to tell."""
+    if connection.in_transaction:
+        connection.execute(ROLLBACK)
+    connection.forget()
 
 
 def _settle_all(requests: list[Request]) -> None:
