@@ -12,10 +12,30 @@ import os
 import stat
 from collections.abc import Mapping
 
-from lash_cli.errors import StoreReadOnly
+from lash_cli.errors import ConfigError, StoreReadOnly
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+
+
+def current_directory() -> str:
+    """The current directory; raises `ConfigError` (`working_directory_missing`) when it was removed under us."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "the current directory does not exist any more",
+            code="working_directory_missing",
+            hint="go to one that does, for example: cd",
+        ) from error
+
+
+def current_directory_or_root() -> str:
+    """The current directory; the root when it was removed under us, where no project is."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.sep
 
 
 class Paths:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from lash_cli.errors import ConfigError, UsageError
-from lash_cli.paths import Paths, ensure_private_directory
+from lash_cli.paths import Paths, current_directory, ensure_private_directory
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -400,8 +400,9 @@ def open_core(
     tracer = open_tracer(traced, settings.trace_level, clock, ids) if traced is not None else None
     if store is None and not is_ephemeral:
         store = open_store(paths, synchronous=settings.synchronous)
-    directory = cwd or os.getcwd()
-    tools = (standard_tools(settings, paths, directory, clock, trace_file=traced),) if with_tools else ()
+    tools: tuple[ToolProvider, ...] = ()
+    if with_tools:
+        tools = (standard_tools(settings, paths, cwd or current_directory(), clock, trace_file=traced),)
     return LashCore(
         store=store,
         providers=providers

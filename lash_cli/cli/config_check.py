@@ -17,6 +17,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, warn
 from lash_cli.errors import ConfigError, LashError, NotFoundError
+from lash_cli.paths import current_directory
 from lash_cli.settings.loading import Problem, find_project_file, problems_in
 from lash_cli.settings.values import Settings
 
@@ -59,7 +60,7 @@ def _named(path: str) -> Document:
 def _in_force() -> list[Document]:
     user = current().paths.config_file
     files: list[Document] = [{"path": user, "role": "user", "exists": os.path.isfile(user)}]
-    project = find_project_file(os.getcwd())
+    project = find_project_file(current_directory())
     if project is not None and os.path.realpath(project) != os.path.realpath(user):
         files.append({"path": project, "role": "project", "exists": True})
     return files

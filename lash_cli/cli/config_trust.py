@@ -15,6 +15,7 @@ from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.paths import current_directory
 from lash_cli.settings.loading import PROJECT_FILE, find_project_file, read_project, restricted_keys
 
 
@@ -66,7 +67,7 @@ def _trust(file: str) -> int:
 def _project_file(directory: str | None) -> str:
     """The project file meant; it need not be there any more when its directory is named."""
     if directory is None:
-        found = find_project_file(os.getcwd())
+        found = find_project_file(current_directory())
         if found is None:
             raise NotFoundError(
                 f"there is no {PROJECT_FILE} in this directory or above it",

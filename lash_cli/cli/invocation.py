@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 from lash_cli.cli.globals import FORMATS, GlobalOptions, is_set
 from lash_cli.errors import LashError
-from lash_cli.paths import Paths, resolve_paths
+from lash_cli.paths import Paths, current_directory_or_root, resolve_paths
 
 if TYPE_CHECKING:
     from lash_cli.settings import Settings
@@ -82,7 +82,7 @@ class Invocation:
         settings = load_settings(
             self.paths,
             environment=self.environment,
-            cwd=_directory(),
+            cwd=current_directory_or_root(),
             overrides=tuple(self.options.overrides),
             profile=self.options.profile or self.environment.get("LASH_PROFILE"),
         )
@@ -118,14 +118,6 @@ class Invocation:
     def can_ask(self) -> bool:
         """Whether a question may be put to a person: a terminal on both sides and no `--no-input`."""
         return not self.no_input and sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
-
-
-def _directory() -> str:
-    """The current directory; the root when it was removed under us, where no project file can be."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return os.sep
 
 
 _current: Invocation | None = None

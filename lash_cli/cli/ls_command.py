@@ -8,7 +8,6 @@ hands out stands exactly behind the last session that was looked at.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import reading_store, run_inline
 from lash_cli.errors import UsageError
+from lash_cli.paths import current_directory
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.times import age
@@ -95,7 +95,7 @@ def command(
     now_ms = SystemClock().now_ms()
     wanted = Filter(
         statuses=_statuses(status),
-        cwd=os.getcwd() if here else None,
+        cwd=current_directory() if here else None,
         name=name,
         model=model,
         labels=tuple(_label(text) for text in label or ()),

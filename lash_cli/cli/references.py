@@ -9,7 +9,6 @@ matches, never silently a new one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.paths import current_directory
 
 if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
@@ -42,7 +42,7 @@ async def resolve_session(store: RuntimePersistence, reference: str | None) -> S
         say(f"session {meta.name} ({meta.session_id}) from LASH_SESSION")
         return meta
     if reference == "@last":
-        return await _newest(store, os.getcwd())
+        return await _newest(store, current_directory())
     if reference == "@any":
         return await _newest(store, None)
     candidates = _long_enough(await store.find_sessions(reference), reference)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
 from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.paths import current_directory
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def working_directory(meta: SessionMeta | None) -> str:
     """Where the session's tools work: its own directory while that exists, else this one."""
     if meta is not None and meta.cwd is not None and os.path.isdir(meta.cwd):
         return meta.cwd
-    return os.getcwd()
+    return current_directory()
 
 
 def policy_options(

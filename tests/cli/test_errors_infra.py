@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
 
 import pytest
+from support.cli import COMMAND, Result, environment
 
 WRITES = ["open", "demo"]
 READS = (["ls"], ["show", "demo"], ["log", "demo"])
@@ -160,3 +162,26 @@ def test_every_file_is_private_under_a_permissive_umask(lash, home):
         for name in files:
             assert os.stat(os.path.join(root, name)).st_mode & 0o777 == 0o600, name
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_path):
+    """What a shell in a removed directory can still do: look and enqueue; and why it cannot do the rest."""
+    assert lash("open", "s").code == 0
+    elsewhere = {"LASH_NO_STDIN": "1"}
+
+    def from_nowhere(*arguments):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        script = f'rmdir "$PWD"; exec {shlex.join([*COMMAND, *arguments])}'
+        with open(os.devnull, "rb") as nothing:
+            done = subprocess.run(
+                ["sh", "-c", script], cwd=gone, env=environment(home, elsewhere), stdin=nothing,
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    for arguments in (("ls",), ("log", "s"), ("enqueue", "s", "later"), ("queue", "ls", "s"), ("doctor",)):
+        assert from_nowhere(*arguments).code == 0, arguments
+    for arguments in (("open", "t"), ("turn", "t", "--or-open", "hi"), ("cancel", "s"), ("ls", "--here")):
+        failed(from_nowhere(*arguments, "-o", "json"), "working_directory_missing", 5)
+    assert lash("ls", "-o", "name").out == "s\n"
