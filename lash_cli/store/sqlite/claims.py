@@ -51,8 +51,8 @@ _TOKEN_OF_WORK = (
     "SELECT claim_token FROM queued_work WHERE session_key = ? AND claim_id = ? AND state = 'pending' LIMIT 1"
 )
 
-# Contract 01 §9: what a plain turn pays at a checkpoint. The lease, and whether anything is there that a checkpoint
-# could take, or took under this claim id; never 0 when there is.
+# What a plain turn pays at a checkpoint (contract 02 §1.5, decision 0008): the lease, and whether anything is there
+# that a checkpoint could take, or took under this claim id; never 0 when there is.
 _AT_CHECKPOINT = """
 SELECT s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
     EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active

@@ -222,8 +222,11 @@ class Database:
         return database
 
     async def write_brief(self, job: Job[T]) -> T:
-        """`write` without a sync for a `job` of well under a millisecond: done at once, on this thread, where nobody
-        has to be waited for."""
+        """`write` without a sync for a `job` of well under a millisecond, in its place in the order of writes.
+
+        Done at once, on this thread, where nobody has to be waited for (decision 0013); a write that goes on another
+        thread is in the file by then, but its caller may be told later than this one. Raises what the job raises.
+        """
         if is_in_event_loop():
             self._refuse_if_read_only()
             request = Request(job, False, None, None, None)
