@@ -6,7 +6,7 @@ turn and waiting for its end, deletion.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from lash_cli.api.queue import Notify, SessionQueue, require_key
 from lash_cli.core.content import TurnInput
@@ -33,8 +33,7 @@ TERMINAL_POLL_MAX_S = 0.25
 INJECTION_PREFIX = "injection:"
 
 
-@dataclass(frozen=True, slots=True)
-class SessionDeleteReport:
+class SessionDeleteReport(msgspec.Struct, frozen=True):
     """What a deletion did; `existed` is False for an id that was never used."""
 
     session_id: str

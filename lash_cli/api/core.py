@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
@@ -53,13 +52,16 @@ OpenMode = Literal["load", "fresh"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedSession:
+class ParkedSession(msgspec.Struct, frozen=True):
     """A quiesced session: enough to resume it, and under 2 KiB."""
 
     session_id: str
-    store: RuntimePersistence = field(repr=False)
-    policy: SessionPolicy = field(repr=False)
+    store: RuntimePersistence
+    policy: SessionPolicy
+
+    def __repr__(self) -> str:
+        """Only the id: a store and a policy are no reading matter."""
+        return f"ParkedSession(session_id={self.session_id!r})"
 
 
 class LashCore(SessionHistories):

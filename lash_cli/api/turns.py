@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
@@ -50,7 +51,7 @@ class TurnBuilder:
         return self._with_prompt(self._request.prompt.clear_prompt_slot(slot))
 
     def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
-        self._request = replace(self._request, prompt=prompt)
+        self._request = msgspec.structs.replace(self._request, prompt=prompt)
         return self
 
     def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
@@ -65,7 +66,7 @@ class TurnBuilder:
             activities.append(activity)
 
         output = await self.stream_to(collect)
-        return replace(output, activities=tuple(activities))
+        return msgspec.structs.replace(output, activities=tuple(activities))
 
     async def stream_to(self, sink: TurnActivitySink) -> TurnOutput:
         """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""

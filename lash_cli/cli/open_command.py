@@ -7,9 +7,9 @@ confirmed first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from lash_cli.cli.documents import bare_session_document
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from lash_cli.core.policy import SessionSpec
 
 
-@dataclass(frozen=True, slots=True)
-class OpenPlan:
+class OpenPlan(msgspec.Struct, frozen=True):
     """A validated `lash open`."""
 
     reference: str | None

@@ -6,9 +6,9 @@ then the session is looked up, the text is made safe and the turn runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import msgspec
 import typer
 
 from lash_cli.cli.durations import FOREVER_MS, duration_ms
@@ -44,8 +44,7 @@ class IfBusy(NamedTuple):
 FAIL_IF_BUSY = IfBusy()
 
 
-@dataclass(frozen=True, slots=True)
-class TurnPlan:
+class TurnPlan(msgspec.Struct, frozen=True):
     """A validated `lash turn`."""
 
     reference: str | None
@@ -287,7 +286,7 @@ async def _said_again(core: LashCore, session_id: str, plan: TurnPlan) -> TurnPl
     spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
     message = await last_said(core.store, session_id)
     await go_before(core, session_id, message.id, spec)
-    return replace(plan, items=items_of(message))
+    return msgspec.structs.replace(plan, items=items_of(message))
 
 
 async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:

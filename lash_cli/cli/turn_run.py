@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
+
+import msgspec
 
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
@@ -44,8 +45,7 @@ TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
 
 
-@dataclass(frozen=True, slots=True)
-class Showing:
+class Showing(msgspec.Struct, frozen=True):
     """How a turn is shown: where the answer goes and what else is written."""
 
     out: str | None = None

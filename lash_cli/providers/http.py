@@ -13,8 +13,9 @@ import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.errors import LlmTransportError
@@ -41,8 +42,7 @@ class Timeouts(Record):
         return self.chunk if self.request is None else min(self.request, self.chunk)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(msgspec.Struct, frozen=True):
     """One request, complete: the body is bytes so that it can be compared and replayed."""
 
     method: str
@@ -51,8 +51,7 @@ class HttpRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(msgspec.Struct, frozen=True):
     """An answer whose body is still on the wire. Header names are lower case. Always `aclose` it."""
 
     status: int

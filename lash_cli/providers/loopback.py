@@ -13,7 +13,6 @@ import asyncio
 import math
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -75,13 +74,12 @@ FAILURES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass
-class Round:
+class Round(msgspec.Struct):
     """What one model call of a scripted turn does, in the order of its lines."""
 
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    waits: list[tuple[str, str]] = field(default_factory=list)
-    failures: list[tuple[str, float]] = field(default_factory=list)
+    calls: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    waits: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    failures: list[tuple[str, float]] = msgspec.field(default_factory=list)
     text: str | None = None
     chunks: int | None = None
     chunk_delay: float = 0.0
@@ -195,8 +193,7 @@ _DIRECTIVES = {
 }
 
 
-@dataclass
-class _Turn:
+class _Turn(msgspec.Struct):
     """The part of a conversation that matters: the user's message and what followed it."""
 
     user: Message | None

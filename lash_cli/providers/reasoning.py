@@ -7,29 +7,27 @@ and refuses an intent it has no words for.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from lash_cli.core.policy import ModelSpec, ProviderDefault, ReasoningCapability, ReasoningDisabled, ReasoningEffort
 from lash_cli.errors import LlmTransportError
 
 
-@dataclass(frozen=True, slots=True)
-class Effort:
+class Effort(msgspec.Struct, frozen=True):
     """Ask for an effort by its name on the wire."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """Ask for at most this many reasoning tokens."""
 
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class ToggleOff:
+class ToggleOff(msgspec.Struct, frozen=True):
     """Say that there is to be no reasoning."""
 
 

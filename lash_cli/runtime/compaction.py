@@ -8,7 +8,6 @@ turn can begin in a frame that is about to be left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -37,8 +36,7 @@ USAGE_SOURCE = "compaction"
 REASON = "compaction"
 
 
-@dataclass(frozen=True, slots=True)
-class CompactionReport:
+class CompactionReport(msgspec.Struct, frozen=True):
     """What a compaction did. `frame_id` is the frame it opened, None when it opened none: then `reason` says why.
     `turn` is how the model was asked for the summary, None when it was not, and `usage` what that cost."""
 
@@ -64,7 +62,7 @@ class _Summariser:
     """Asks the session's model, in a session of its own that lives in memory and has no tools (contract 05 §5.2)."""
 
     def __init__(self, host: RuntimeHost, session: ResidentSession, scope: str, token: CancelToken) -> None:
-        self._host = replace(
+        self._host = msgspec.structs.replace(
             host, store=None, effects=InlineEffectHost(host.clock, host.ids), builtins=NO_BUILTINS, crash_point=None
         )
         self._session = session

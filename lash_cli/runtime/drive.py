@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -85,8 +84,7 @@ UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 USAGE_SOURCE = "turn"
 
 
-@dataclass(frozen=True, slots=True)
-class Drive:
+class Drive(msgspec.Struct, frozen=True):
     """One physical drive of one turn: everything about it that does not change while it runs, and what it took."""
 
     turn_id: str

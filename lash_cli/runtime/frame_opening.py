@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,8 +29,7 @@ from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import RuntimePersistence
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAgentFrameRequest:
+class OpenAgentFrameRequest(msgspec.Struct, frozen=True):
     """A frame to open. Conversation nodes get ids of their own, whatever their messages are called."""
 
     frame_id: str
@@ -40,8 +38,7 @@ class OpenAgentFrameRequest:
     caused_by: CausalRef | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAgentFrameResult:
+class OpenAgentFrameResult(msgspec.Struct, frozen=True):
     """What became of a request; without `opened` nothing changed."""
 
     frame_id: str

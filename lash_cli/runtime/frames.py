@@ -7,7 +7,6 @@ follows is started from that task, so a crash in between leaves ordinary work.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -29,8 +28,7 @@ NODES_CODE = "agent_frame_nodes_invalid"
 REASON = "continue_as"
 
 
-@dataclass(frozen=True, slots=True)
-class FrameChain:
+class FrameChain(msgspec.Struct, frozen=True):
     """Where a physical turn stands in its logical one: the turn that began it, and how many switches led here."""
 
     root_turn_id: str
@@ -50,8 +48,7 @@ def chain_of(turn_id: str, work: QueuedWorkClaim | None) -> FrameChain:
     return FrameChain(task.root_turn_id, task.switches)
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHandoff:
+class FrameHandoff(msgspec.Struct, frozen=True):
     """A planned switch: the session's frames after it, the first nodes of the frame, and the task. `is_opened` is
     False when the task goes on in the current frame."""
 

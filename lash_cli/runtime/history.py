@@ -8,7 +8,7 @@ a long session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe_to_resume
@@ -22,8 +22,7 @@ from lash_cli.runtime.lane import claimed_lane
 from lash_cli.store.base import ReadScope, RuntimePersistence
 
 
-@dataclass(frozen=True, slots=True)
-class HeadMove:
+class HeadMove(msgspec.Struct, frozen=True):
     """Where the head stands after a move and where it stood; None is before everything that was said. `is_moved` is
     False when it stood there already, and then nothing was written."""
 

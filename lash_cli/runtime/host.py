@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin
@@ -70,8 +71,7 @@ class SingleProvider:
         await self._caller.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeHost:
+class RuntimeHost(msgspec.Struct, frozen=True):
     """The shared wiring. `store` None means sessions live in memory only."""
 
     store: RuntimePersistence | None

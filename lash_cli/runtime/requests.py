@@ -8,8 +8,9 @@ is an exception.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import TurnInput
@@ -23,8 +24,7 @@ Sink = Callable[[TurnActivity], Awaitable[None]]
 DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
 
 
-@dataclass(frozen=True, slots=True)
-class TurnRequest:
+class TurnRequest(msgspec.Struct, frozen=True):
     """What a caller wants: a turn from `input`, one pass over the queue (`drain`), or with neither only an unfinished
     turn to be finished. `drain_id` begins the id of a turn that the pass starts. `prompt` is the prompt's
     layer of the turn that is started, over those of the core and the session."""
@@ -40,8 +40,7 @@ class TurnRequest:
     prompt: PromptLayer = NO_LAYER
 
 
-@dataclass(frozen=True, slots=True)
-class TurnOutput:
+class TurnOutput(msgspec.Struct, frozen=True):
     """What became of a request. `result` is None when nothing was run; for a pass over the queue `idle` says why.
 
     `replayed` says the turn had been committed before; `redriven` holds the

@@ -6,7 +6,6 @@ All of them are immutable pictures; `runtime.session` holds the state they are t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -36,8 +35,7 @@ class TurnPlan(Record):
     builtins: PromptBuiltins = NO_BUILTINS
 
 
-@dataclass(frozen=True, slots=True)
-class SessionReadView:
+class SessionReadView(msgspec.Struct, frozen=True):
     """An immutable picture of the current frame's active path (contract 04 §8)."""
 
     session_id: str

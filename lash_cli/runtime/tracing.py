@@ -14,7 +14,6 @@ import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,8 +48,7 @@ _log = logging.getLogger("lash.trace")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(msgspec.Struct):
     """The model call under way in this task."""
 
     context: TraceContext
@@ -172,15 +170,14 @@ class Tracer:
         )
 
 
-@dataclass(slots=True)
-class _Turn:
+class _Turn(msgspec.Struct):
     """What is known of a turn between its start and its end."""
 
     context: TraceContext
     started: float
     input_ids: tuple[str, ...] = ()
     batch_ids: tuple[str, ...] = ()
-    errors: list[Any] = field(default_factory=list)
+    errors: list[Any] = msgspec.field(default_factory=list)
     prompt: traced.PromptBuilt | None = None
     call: TraceContext | None = None
     shown: int = 0

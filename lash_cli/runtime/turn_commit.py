@@ -6,8 +6,6 @@ that fails leaves no trace in memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from lash_cli.core.commit import (
@@ -32,8 +30,7 @@ from lash_cli.runtime.results import summarise
 from lash_cli.runtime.session import ResidentSession
 
 
-@dataclass(frozen=True, slots=True)
-class TerminalCommit:
+class TerminalCommit(msgspec.Struct, frozen=True):
     """A commit ready for the store, and what the session adopts once it stands: the messages it adds to the current
     frame, and the frame it opens."""
 

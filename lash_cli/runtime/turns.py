@@ -10,7 +10,7 @@ the task it left in the queue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
 
 from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.attachments import has_bytes
@@ -70,8 +70,7 @@ async def run_turn(
     return await EphemeralTurn(host, session, request, token, sink).run_traced()
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
+class _Ended(msgspec.Struct, frozen=True):
     """A physical turn that committed: its result, and the batch that hands on to the next one."""
 
     result: TurnResult
@@ -170,9 +169,9 @@ class DurableTurn(TurnDriver):
         """What a pass over the queue answers when it starts no turn."""
         nothing = self._output(None)
         if isinstance(outcome, LaneBusy):
-            return replace(nothing, idle="lane_busy", busy_until_ms=outcome.expires_at_ms)
+            return msgspec.structs.replace(nothing, idle="lane_busy", busy_until_ms=outcome.expires_at_ms)
         reason: DrainReason = "commands_only" if nothing.commands and outcome.reason == "empty" else outcome.reason
-        return replace(nothing, idle=reason, available_at_ms=outcome.available_at_ms)
+        return msgspec.structs.replace(nothing, idle=reason, available_at_ms=outcome.available_at_ms)
 
     # --- driving ------------------------------------------------------------------------------
 

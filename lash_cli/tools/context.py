@@ -7,7 +7,8 @@ session and the turn and nothing else (contract 08 §6.6).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from lash_cli.core.protocols import CancelSignal, ProgressSink
 
@@ -15,8 +16,7 @@ SESSION_VARIABLE = "LASH_SESSION"
 TURN_VARIABLE = "LASH_TURN"
 
 
-@dataclass(frozen=True, slots=True)
-class SimpleToolContext:
+class SimpleToolContext(msgspec.Struct, frozen=True):
     """Implements `core.protocols.ToolContext` with values given by the dispatcher."""
 
     session_id: str

@@ -13,8 +13,9 @@ import codecs
 import difflib
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
+
+import msgspec
 
 from lash_cli.tools.faults import ToolFault, invalid
 
@@ -34,16 +35,14 @@ _LOOKALIKES = str.maketrans(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Replacement:
+class Replacement(msgspec.Struct, frozen=True):
     """One edit as the model asked for it."""
 
     old: str
     new: str
 
 
-@dataclass(frozen=True, slots=True)
-class Edited:
+class Edited(msgspec.Struct, frozen=True):
     """The new content and what changed; `diff` is capped for reading, `patch` is complete."""
 
     content: bytes
@@ -52,8 +51,7 @@ class Edited:
     first_changed_line: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
+class _Span(msgspec.Struct, frozen=True):
     """A replaced stretch of the text (in characters) and what comes in its place."""
 
     start: int

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 import msgspec
@@ -36,8 +35,7 @@ from lash_cli.tools.faults import ToolFault
 ToolFunction = Callable[[Any, ToolContext], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionTool:
+class FunctionTool(msgspec.Struct, frozen=True):
     """One function with its manifest, its contract and the type of its arguments."""
 
     manifest: ToolManifest

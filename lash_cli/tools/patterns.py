@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from lash_cli.tools.faults import invalid
 
@@ -88,8 +89,7 @@ def _translate_component(component: str) -> str:
 # --- .gitignore ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoreRule:
+class IgnoreRule(msgspec.Struct, frozen=True):
     """One line of an ignore file, to be matched against paths relative to the file's directory."""
 
     pattern: re.Pattern[str]
@@ -97,8 +97,7 @@ class IgnoreRule:
     only_directories: bool
 
 
-@dataclass(frozen=True, slots=True)
-class IgnoreFile:
+class IgnoreFile(msgspec.Struct, frozen=True):
     """The rules of one .gitignore; `base` is its directory relative to the repository root, "" or ending in `/`."""
 
     base: str

@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
@@ -24,8 +25,7 @@ NEW_DIRECTORY_MODE = 0o755
 ALWAYS_DENIED = (Path("/proc"),)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
+class _Rule(msgspec.Struct, frozen=True):
     directory: Path
     identity: tuple[int, int] | None
 

@@ -10,7 +10,8 @@ registered adopts the generation of the snapshot it is restored from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.protocols import ToolProvider
@@ -29,8 +30,7 @@ from lash_cli.tools.surface import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedTool:
+class ResolvedTool(msgspec.Struct, frozen=True):
     """A callable tool and the provider that runs it."""
 
     manifest: ToolManifest
@@ -129,7 +129,9 @@ class ToolRegistry:
         surface = self._surface
         self._check_generation(state.generation)
         entries = apply_entries(state, surface.live, self._hidden)
-        self._swap(replace(surface, generation=checked_generation(surface.generation + 1), entries=entries))
+        self._swap(
+            msgspec.structs.replace(surface, generation=checked_generation(surface.generation + 1), entries=entries)
+        )
         self._is_cold = False
         return self.generation
 
@@ -147,7 +149,7 @@ class ToolRegistry:
             known[tool_id] = Entry(stated.manifest, None, stated.member)
         entries = rebuild(surface.live, known, self._hidden, keep_gone=True)
         generation = self._restored_generation(snapshot, entries)
-        self._swap(replace(surface, generation=checked_generation(generation), entries=entries))
+        self._swap(msgspec.structs.replace(surface, generation=checked_generation(generation), entries=entries))
         self._is_cold = False
         return ToolRestoreReport(
             generation=generation,

@@ -13,7 +13,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,8 +67,7 @@ class GrepArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=GREP_LIMIT, description="Most lines to return.")] = DEFAULT_LIMIT
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """One file or link of a walk; `relative` is the path below the walk's base, with `/`."""
 
     relative: str

@@ -13,7 +13,6 @@ demands; and an edited name gives way to a source that now uses it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -25,16 +24,14 @@ MAX_GENERATION = 2**64 - 1
 CONTEXT_SOURCE = "context"
 
 
-@dataclass(frozen=True, slots=True)
-class LiveTool:
+class LiveTool(msgspec.Struct, frozen=True):
     """A tool some live source offers right now."""
 
     manifest: ToolManifest
     source_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One known tool. `live` is None for an orphan; `manifest` may carry edits over the source's own."""
 
     manifest: ToolManifest
@@ -46,14 +43,13 @@ class Entry:
         return self.manifest.name in hidden or (self.live is not None and self.live.manifest.name in hidden)
 
 
-@dataclass(frozen=True, slots=True)
-class Surface:
+class Surface(msgspec.Struct, frozen=True):
     """The whole registry at one instant."""
 
     generation: int = 0
-    sources: Mapping[str, ToolProvider] = field(default_factory=dict)
-    live: Mapping[str, LiveTool] = field(default_factory=dict)
-    entries: Mapping[str, Entry] = field(default_factory=dict)
+    sources: Mapping[str, ToolProvider] = msgspec.field(default_factory=dict)
+    live: Mapping[str, LiveTool] = msgspec.field(default_factory=dict)
+    entries: Mapping[str, Entry] = msgspec.field(default_factory=dict)
 
 
 def collect_live(offers: Mapping[str, Iterable[ToolManifest]]) -> dict[str, LiveTool]:
@@ -113,7 +109,7 @@ def rebuild(
             entries[tool_id] = Entry(held.manifest, None, held.member)
             names.add(held.manifest.name)
     return {
-        tool_id: replace(entry, member=False) if entry.is_hidden(hidden) else entry
+        tool_id: msgspec.structs.replace(entry, member=False) if entry.is_hidden(hidden) else entry
         for tool_id, entry in entries.items()
     }
 
@@ -136,7 +132,7 @@ def _undo_clashing_edits(entries: dict[str, Entry]) -> None:
             edited = tool_id if entry.live and entry.manifest.name != entry.live.manifest.name else other
             live = entries[edited].live
             if live is not None:
-                entries[edited] = replace(entries[edited], manifest=live.manifest)
+                entries[edited] = msgspec.structs.replace(entries[edited], manifest=live.manifest)
             break
         else:
             return
