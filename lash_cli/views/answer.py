@@ -126,16 +126,16 @@ class PipeView:
         self._write = write
         self._tell = tell
         self._clean = clean
-        # The prose of each model call by correlation id, in order.
-        self._calls: list[dict[str, str]] = [{}]
+        # The pieces of prose of each model call by correlation id, in order. They are joined once, at the end: joining
+        # each to what came before would cost the square of a long answer.
+        self._calls: list[dict[str, list[str]]] = [{}]
 
     def show(self, activity: TurnActivity) -> None:
         """Collect prose; tell every other event."""
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
-                call = self._calls[-1]
-                call[activity.correlation_id] = call.get(activity.correlation_id, "") + text
+                self._calls[-1].setdefault(activity.correlation_id, []).append(text)
             case ModelAttemptReset(assistant_prose_correlation_ids=ids):
                 for correlation_id in ids:
                     self._calls[-1].pop(correlation_id, None)
@@ -153,21 +153,26 @@ class PipeView:
         if _is_final_value(result):
             self._calls = [{}]  # the prose was that value in the model's spelling, or one that did not fit
         if answer is not None:
-            if "".join(self._calls[-1].values()).strip() == answer.strip():
+            if _prose(self._calls[-1]).strip() == answer.strip():
                 self._calls.pop()
-            self._calls.append({"": answer})
+            self._calls.append({"": [answer]})
         self.settle()
 
     def settle(self) -> None:
         """Write what was collected, whatever becomes of the turn."""
         for call in self._calls:
-            text = "".join(call.values())
+            text = _prose(call)
             if text.strip():
                 self._write(as_line(self._clean(text)))
         self._calls = [{}]
 
     def leave(self) -> None:
         """Nothing to give back."""
+
+
+def _prose(call: dict[str, list[str]]) -> str:
+    """The prose of one model call."""
+    return "".join(piece for pieces in call.values() for piece in pieces)
 
 
 class PlainTerminalView:
@@ -177,7 +182,7 @@ class PlainTerminalView:
         self._write = write
         self._tell = tell
         self._clean = clean
-        self._call_text = ""
+        self._pieces: list[str] = []  # the prose of this model call
         self._at_line_start = True
 
     def show(self, activity: TurnActivity) -> None:
@@ -185,14 +190,14 @@ class PlainTerminalView:
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
-                self._call_text += text
+                self._pieces.append(text)
                 self._stream(self._clean(text))
-            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._call_text:
-                self._call_text = ""
+            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._pieces:
+                self._pieces = []
                 self._end_line()
                 self._tell(CUT_OFF_LINE)
             case ModelRequestStarted():
-                self._call_text = ""
+                self._pieces = []
                 self._end_line()
         line = event_line(event, self._clean)
         if line is not None:
@@ -202,11 +207,12 @@ class PlainTerminalView:
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """What of the answer was not streamed."""
         answer = answer_text(result)
-        if answer is not None and answer.strip() != self._call_text.strip():
-            is_extension = bool(self._call_text) and answer.startswith(self._call_text)
+        shown = "".join(self._pieces)
+        if answer is not None and answer.strip() != shown.strip():
+            is_extension = bool(shown) and answer.startswith(shown)
             if not is_extension:
                 self._end_line()
-            self._stream(self._clean(answer[len(self._call_text) :] if is_extension else answer))
+            self._stream(self._clean(answer[len(shown) :] if is_extension else answer))
         self._end_line()
 
     def leave(self) -> None:
@@ -235,7 +241,7 @@ class MarkdownTerminalView:
         self._tell = tell
         self._clean = clean
         self._blocks = MarkdownBlocks()
-        self._call_text = ""
+        self._pieces: list[str] = []  # the prose of this model call
         self._live: Any = None
         self._drawn_at = 0.0
         self._has_block_above = False
@@ -245,14 +251,14 @@ class MarkdownTerminalView:
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
-                self._call_text += text
+                self._pieces.append(text)
                 self._print(self._blocks.feed(self._clean(text)))
                 self._redraw()
-            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._call_text:
+            case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._pieces:
                 self._retract()
             case ModelRequestStarted():
                 self._settle()
-                self._call_text = ""
+                self._pieces = []
             case ToolCallStarted():
                 self._settle()
         line = event_line(event, self._clean)
@@ -264,7 +270,7 @@ class MarkdownTerminalView:
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Print the rest of the answer: all of it when nothing was streamed."""
         answer = answer_text(result)
-        is_shown = answer is None or answer.strip() == self._call_text.strip()
+        is_shown = answer is None or answer.strip() == "".join(self._pieces).strip()
         self._settle()
         if answer is not None and not is_shown:
             self._print(self._clean(answer))
@@ -277,9 +283,9 @@ class MarkdownTerminalView:
 
     def _retract(self) -> None:
         """Take back the text of a failed attempt; what was printed already can only be disowned."""
-        is_printed = bool(self._clean(self._call_text)[: -len(self._blocks.tail) or None].strip())
+        is_printed = bool(self._clean("".join(self._pieces))[: -len(self._blocks.tail) or None].strip())
         self._blocks.finish()
-        self._call_text = ""
+        self._pieces = []
         self.leave()
         if is_printed:
             self._tell(CUT_OFF_LINE)

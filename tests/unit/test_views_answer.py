@@ -154,3 +154,20 @@ def test_a_terminal_cannot_be_steered_by_the_model() -> None:
         written = screen.text + screen.file.getvalue()
         assert "\x1b]" not in written and "\x07" not in written and "\u202e" not in written
         assert "\\x1b]0;owned\\x07" in written
+
+
+class Piece(str):
+    """Text that will not be joined to other text by a `+`, which copies all that came before."""
+
+    def __radd__(self, earlier: str) -> str:
+        raise AssertionError(f"{len(earlier)} characters were copied for one more piece")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "plain"])
+def test_a_long_answer_is_not_copied_again_for_each_of_its_pieces(kind: str) -> None:
+    screen = Screen(kind)
+    screen.view.show(activity(ModelRequestStarted(1)))
+    for word in ("one ", "two ", "three"):
+        screen.view.show(activity(AssistantProseDelta(Piece(word))))
+    screen.view.finish(answered("one two three"), replayed=False)
+    assert screen.text == "one two three\n"
