@@ -16,6 +16,7 @@ _HOMES = {
     "lash_cli.api.admin": ("SessionAdmin",),
     "lash_cli.api.core": ("LashCore", "ParkedSession"),
     "lash_cli.api.observable": ("ObservableSession",),
+    "lash_cli.api.provider": ("provider",),
     "lash_cli.api.queue": ("BatchSettlement", "SessionQueue"),
     "lash_cli.api.session": ("LashSession",),
     "lash_cli.api.tools": ("AdvancedToolAdmin", "ToolAdmin", "ToolSourceHandle"),

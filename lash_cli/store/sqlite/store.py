@@ -16,6 +16,7 @@ from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import SessionTable
+from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
     import asyncio
@@ -223,14 +224,16 @@ class SqliteStore:
     def open(
         cls,
         path: StrPath,
-        clock: Clock,
-        ids: Ids,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
         *,
         synchronous: Synchronous = "full",
         read_only: bool = False,
         lock_timeout_s: float = LOCK_TIMEOUT_SECONDS,
     ) -> SqliteStore:
-        """Open or create the file; raises like `Database.open`."""
+        """Open or create the file, with the clock and the ids of the machine unless given; raises like
+        `Database.open`."""
+        clock, ids = clock or SystemClock(), ids or SystemIds()
         database = Database.open(
             path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s
         )

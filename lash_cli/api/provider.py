@@ -1,0 +1,35 @@
+"""The provider of a program that embeds lash, from a few words (contract 06 §3.1).
+
+The command reads providers from its configuration (`wiring`); a program names
+one here. Nothing is read from the environment or from a file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lash_cli.core.protocols import Clock, Ids, ModelCaller
+from lash_cli.providers.catalog import ProviderSettings, build_caller
+from lash_cli.system import SystemClock, SystemIds
+
+
+def provider(
+    kind: str,
+    *,
+    name: str | None = None,
+    base_url: str | None = None,
+    key: str | None = None,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    **options: Any,
+) -> ModelCaller:
+    """A model provider behind its retry ladder, for `LashCore(provider=...)`. Opens nothing.
+
+    `kind` is one of those of `lash help providers`: `anthropic`, `google`, `loopback`, `openai_chat` (any server that
+    speaks that wire, by its `base_url`) or `openai_responses`. `name` is what sessions remember it by, the kind unless
+    given. `options` are the options of a configured provider, under the same names, such as `max_attempts`. `clock` and
+    `ids` are those of the machine unless given. Raises `ConfigError`: `config_invalid` for an unknown kind or
+    option, `invalid_provider_endpoint`, and `key_missing` for an address that answers nobody without a key.
+    """
+    settings = ProviderSettings(name or kind, kind, base_url, key, options)
+    return build_caller(settings, clock=clock or SystemClock(), ids_bits=(ids or SystemIds()).bits)

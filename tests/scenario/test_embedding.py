@@ -1,0 +1,60 @@
+"""What a program that embeds lash writes first: a provider and a store in a few words, a turn over a socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lash_cli import LashCore, ModelSpec, SqliteStore, Stopped, provider
+from lash_cli.errors import ConfigError
+from tests.support.wire import ChatServer, text_reply
+
+KEY = "sk-embedded-0001"
+
+
+async def test_a_provider_named_in_one_call_answers_over_http_and_is_remembered_by_its_name(tmp_path: Path) -> None:
+    async with ChatServer([text_reply("forty two")]) as server:
+        caller = provider("openai_chat", name="local", base_url=server.base_url, key=KEY, max_attempts=1)
+        store = SqliteStore.open(str(tmp_path / "notes.db"))
+        async with (
+            LashCore(provider=caller, model=ModelSpec("any"), store=store) as core,
+            await core.open_session("notes") as session,
+        ):
+            output = await session.turn("How many?").run()
+            assert output.result is not None
+            assert output.result.assistant_message() == "forty two"
+            assert session.policy_snapshot.provider_id == "local"
+        (request,) = server.requests
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert KEY not in repr(caller)
+    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())  # noqa: ASYNC240 - over
+
+
+async def test_an_option_of_a_named_provider_is_its_retry_ladder(tmp_path: Path) -> None:
+    async with ChatServer() as server:
+        caller = provider("openai_chat", base_url=server.base_url, max_attempts=1)
+        async with (
+            LashCore(provider=caller, model=ModelSpec("any")) as core,
+            await core.open_session("notes") as session,
+        ):
+            output = await session.turn("How many?").run()
+        assert output.result is not None and isinstance(output.result.outcome, Stopped)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "code"),
+    [
+        ("nothing", {}, "config_invalid"),
+        ("loopback", {"no_such_option": 1}, "config_invalid"),
+        ("openai_chat", {}, "key_missing"),
+        ("openai_chat", {"base_url": "not an address"}, "invalid_provider_endpoint"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_anything_is_sent(
+    kind: str, options: dict[str, object], code: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        provider(kind, **options)
+    assert refused.value.code == code
