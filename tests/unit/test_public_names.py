@@ -1,0 +1,75 @@
+"""What a program needs to embed lash comes from `lash_cli`, and from nowhere deeper."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import lash_cli
+from lash_cli import api
+
+# What a host builds itself; the rest is handed out, and its construction is nobody's business.
+BUILT = ("FunctionToolProvider", "LashCore", "QueueWorker", "RetryPolicy", "WorkOptions")
+HANDED_OUT = (
+    "AdvancedToolAdmin",
+    "LashSession",
+    "ObservableSession",
+    "QueuedTurnBuilder",
+    "RecoveringStream",
+    "SessionAdmin",
+    "SessionCommands",
+    "SessionQueue",
+    "ToolAdmin",
+    "ToolSourceHandle",
+    "TurnBuilder",
+    "TurnOutput",
+    "TurnResult",
+    "TurnStream",
+)
+# Names of the language, and what only lash's own tests and its command hand in.
+ELSEWHERE = {"Any", "Awaitable", "Callable", "ForwardRef", "Iterable", "Literal", "Mapping", "None", "Path", "Sequence"}
+INTERNAL = {"CrashPoint", "ResidentLog"}
+
+
+def annotations_of(name: str) -> Iterator[tuple[str, str]]:
+    """Every annotation of the public members and fields of a class, with the member's name."""
+    for field, annotation in getattr(getattr(api, name), "__annotations__", {}).items():
+        if not field.startswith("_"):
+            yield f"{name}.{field}", str(annotation)
+    for member, value in inspect.getmembers(getattr(api, name)):
+        if member.startswith("_") and not (member == "__init__" and name in BUILT):
+            continue
+        function = value.fget if isinstance(value, property) else value
+        for annotation in getattr(function, "__annotations__", {}).values():
+            yield f"{name}.{member}", str(annotation)
+
+
+@pytest.mark.parametrize("name", [*BUILT, *HANDED_OUT])
+def test_what_a_public_signature_names_is_public(name: str) -> None:
+    known = {*api.__all__, *ELSEWHERE, *INTERNAL}
+    found = list(annotations_of(name))
+    assert found
+    missing = {
+        (member, word)
+        for member, annotation in found
+        for word in re.findall(r"\b[A-Z][A-Za-z]+\b", annotation)
+        if word not in known
+    }
+    assert not missing
+
+
+@pytest.mark.parametrize("name", api.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(lash_cli, name) is getattr(api, name)
+    assert name in dir(lash_cli)
+
+
+def test_the_package_itself_costs_nothing_until_a_name_is_used() -> None:
+    program = "import sys, lash_cli; print(*(name for name in sys.modules if name.startswith('lash_cli')))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["lash_cli"]
