@@ -8,6 +8,7 @@ good when it only searches.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
@@ -299,6 +300,25 @@ async def test_a_look_that_finds_nothing_opens_no_write_transaction(
         assert await writes.of(call) == []
     await make.create(store, clock, "s2")
     assert await writes.of(store.open_lane(make.drain_request(clock, session_id="s2"))) == []
+
+
+async def test_no_commit_asks_when_the_log_was_written_last(
+    open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    asked: list[str] = []
+    stat = os.stat
+
+    def noted(path: Any, **options: Any) -> os.stat_result:
+        asked.append(str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", noted)
+    for number in range(8):
+        await make.enqueue(store, f"i{number}")
+    monkeypatch.undo()
+    assert f"{store.db.path}-wal" not in asked, "a kernel that was asked makes the next sync dearer"
 
 
 async def test_what_may_take_long_is_never_written_by_the_event_loop(

@@ -92,8 +92,8 @@ class Writer:
         self._always_normal = always_normal
         self._lock_timeout_s = lock_timeout_s
         self._queue: SimpleQueue[list[Request] | None] = SimpleQueue()
-        self._checkpointer = Checkpointer(path)
         self._log = Log(path)
+        self._checkpointer = Checkpointer(path, self._log)
         self.ring: Ring | None = None
         # Sessions that lost a live preview; see `announcing.WriterConnection`.
         self.lost_previews: dict[str, object] = {}
