@@ -33,7 +33,7 @@ def command(
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
     turn: Annotated[str | None, typer.Option(metavar="TURN", help="That turn, not whichever runs.")] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept with the turn.")] = None,
-    wait: Annotated[str | None, typer.Option(metavar="[DUR]", help="Wait until it ended (exit 124 if not).")] = None,
+    wait: Annotated[str | None, typer.Option(metavar="[=DUR]", help="Wait until it ended (exit 124 if not).")] = None,
 ) -> int:
     """Ask the running turn to stop and print the receipt."""
     wait_ms = duration_ms(wait) if wait is not None else None

@@ -16,12 +16,14 @@ from lash_cli.errors import UsageError
 
 FOREVER = "forever"
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
+# Longer than anybody waits, and short enough for every clock and column that it is added up in: 10 000 years.
+_LONGEST_MS = 1_000 * FOREVER_MS
 _UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 
 
 def duration_ms(text: str) -> int:
-    """Milliseconds of `500ms`, `30s`, `2m`, `1.5h`, `7d`, a bare number of seconds, or `forever`.
+    """Milliseconds of `500ms`, `30s`, `2m`, `1.5h`, `7d`, a bare number of seconds, or `forever`; 10 000 years at most.
 
     Raises `UsageError` for anything else.
     """
@@ -30,7 +32,7 @@ def duration_ms(text: str) -> int:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"not a duration: {text!r}", hint="write it as 500ms, 30s, 2m or 1h")
-    return round(float(match[1]) * _UNIT_MS[match[2]])
+    return round(min(float(match[1]) * _UNIT_MS[match[2]], _LONGEST_MS))
 
 
 def moment_ms(text: str | None, now_ms: int) -> int | None:

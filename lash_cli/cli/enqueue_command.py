@@ -37,7 +37,7 @@ def command(
     ] = None,
     or_next: Annotated[bool, typer.Option("--or-next", help="With --now: else into the next turn.")] = False,
     wait: Annotated[
-        str | None, typer.Option(metavar="[DUR]", help="Wait until it was used; exit as its turn does (124: not yet).")
+        str | None, typer.Option(metavar="[=DUR]", help="Wait until it was used; exit as its turn does (124: not yet).")
     ] = None,
 ) -> int:
     """Put text into a session's queue and print its receipt.

@@ -31,7 +31,7 @@ command_class = WaitCommand
 
 def command(
     session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
-    wait: Annotated[str | None, typer.Option(metavar="[DUR]", help="Let a running turn finish first.")] = None,
+    wait: Annotated[str | None, typer.Option(metavar="[=DUR]", help="Let a running turn finish first.")] = None,
 ) -> int:
     """Write everything down and release a session until lash resume."""
     wait_ms = duration_ms(wait) if wait is not None else 0

@@ -193,3 +193,9 @@ def test_durations_have_units_and_nothing_else_is_one() -> None:
     for text in ("", "soon", "-1s", "1y"):
         with pytest.raises(UsageError):
             duration_ms(text)
+
+
+def test_a_duration_longer_than_any_clock_is_the_longest_there_is() -> None:
+    longest = duration_ms("9" * 30 + "d")
+    assert duration_ms("9" * 400) == longest == duration_ms("3652000000d")
+    assert longest < 2**63 - NOW
