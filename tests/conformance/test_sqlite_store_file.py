@@ -160,6 +160,46 @@ async def test_a_damaged_node_is_named_and_never_skipped(
         assert caught.value.details["node_id"] == "m2"
 
 
+_TWO_IN_ONE = """
+UPDATE nodes SET body = (SELECT body FROM nodes WHERE node_id = 'm40') || ',' || body WHERE node_id = 'm41'
+"""
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("UPDATE nodes SET body = 'null' WHERE node_id = 'm41'", {"node_id": "m41"}),
+        (_TWO_IN_ONE, {"node_id": "m41"}),
+        ("DELETE FROM nodes WHERE node_id = 'm41'", {"seq": 42}),
+        ("UPDATE nodes SET tombstoned = 1 WHERE node_id = 'm41'", {"node_id": "m41"}),
+    ],
+    ids=["no record", "two records in a row", "a gap", "hidden"],
+)
+async def test_a_damaged_path_is_refused_however_many_rows_are_decoded_at_once(
+    open_store: OpenStore, clock: ManualClock, damage: str, told: dict[str, object]
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append([f"m{index}" for index in range(100)])))
+    await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
+    with pytest.raises(StoreUnusable) as caught:
+        await store.load_session(make.SESSION, ReadScope.CONVERSATION)
+    assert caught.value.details == told
+
+
+async def test_a_message_stored_twice_is_said_once(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append([f"m{index}" for index in range(100)])))
+    repeat = "UPDATE nodes SET body = (SELECT body FROM nodes WHERE node_id = 'm7') WHERE node_id = 'm90'"
+    await store.db.write(lambda connection: connection.execute(repeat).rowcount, durable=True)
+    read = await store.load_session(make.SESSION, ReadScope.CONVERSATION)
+    assert read is not None
+    assert [message.id for message in read.messages] == [f"m{index}" for index in range(100) if index != 90]
+
+
 async def test_an_undecodable_head_aborts_the_sweep(open_store: OpenStore, clock: ManualClock) -> None:
     store = open_store()
     await make.create(store, clock)

@@ -51,6 +51,8 @@ READER_PRAGMAS = (
     "PRAGMA cache_size = -8000",
     "PRAGMA query_only = ON",
 )
+# Who reads many rows reads each once: a cache of that size would only fill memory that was never touched before.
+BULK_READER_PRAGMAS = (*READER_PRAGMAS, "PRAGMA cache_size = -512")
 BRISK_CHECKPOINT = "PRAGMA busy_timeout = 25"
 PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
 # The size limit is the connection's that restarts the log.

@@ -21,6 +21,7 @@ from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
     BEGIN_WRITE,
+    BULK_READER_PRAGMAS,
     COMMIT,
     FULL,
     LOCK_TIMEOUT_SECONDS,
@@ -120,10 +121,10 @@ def _bring_up_to_date(path: StrPath, lock_timeout_s: float) -> None:
 class _Reader:
     """A read connection and its lock, opened at first use."""
 
-    def __init__(self, path: StrPath, *, read_only: bool, lock_timeout_s: float) -> None:
+    def __init__(self, path: StrPath, pragmas: tuple[str, ...], *, read_only: bool, lock_timeout_s: float) -> None:
         self._path = path
         self._read_only = read_only
-        self._pragmas = (busy_timeout(lock_timeout_s), *READER_PRAGMAS)
+        self._pragmas = (busy_timeout(lock_timeout_s), *pragmas)
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
@@ -174,8 +175,8 @@ class Database:
         self.path = path
         self.clock = clock
         self.read_only = read_only
-        self._reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
-        self._bulk_reader = _Reader(path, read_only=read_only, lock_timeout_s=lock_timeout_s)
+        self._reader = _Reader(path, READER_PRAGMAS, read_only=read_only, lock_timeout_s=lock_timeout_s)
+        self._bulk_reader = _Reader(path, BULK_READER_PRAGMAS, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
         self.writer = Writer(path, always_normal=is_normal, lock_timeout_s=lock_timeout_s)
 

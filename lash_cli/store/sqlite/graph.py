@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -42,9 +43,9 @@ _RUN = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
 WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq
 """
-# The same for a session that goes on: only what has to be looked at.
+# The same for a session that goes on: only what has to be looked at, as the bytes that are stored.
 _RUN_BODIES = """
-SELECT seq, body FROM nodes
+SELECT CAST(body AS BLOB) FROM nodes
 WHERE session_key = ? AND seq >= ? AND seq <= ? AND frame_ordinal = ? AND tombstoned <= ? ORDER BY seq
 """
 # Every live node in insertion order.
@@ -75,6 +76,13 @@ FROM usage_deltas WHERE session_key = ? GROUP BY source, model ORDER BY source, 
 """
 _BLOB = "SELECT content FROM blobs WHERE hash = ?"
 _HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
+
+# Few enough that their bytes are decoded while they are in the processor's cache, which halves the time; one array
+# costs less to decode than its elements one by one.
+_ROWS_AT_ONCE = 32
+
+_ID_OF = attrgetter("id")
+_ORIGIN_OF = attrgetter("origin")
 
 NodeRow = tuple[int, str, int | None, int, int, str | None, str, int]
 
@@ -171,24 +179,26 @@ def _conversation(
 ) -> tuple[Message, ...] | None:
     """The messages of the current frame's path, for `runs` leaf first; None for a path that is not an ordinary one."""
     messages: list[Message] = []
-    # Row by row: what is decoded while it is in the cache costs half of decoding all of it together.
-    decode_body = decoder(NodePayload).decode
+    decode_bodies = decoder(list[NodePayload]).decode
     for run in reversed(runs):
-        expected = run.low
         hidden = 0 if run.key == stored.key else 1
-        for seq, body in connection.execute(_RUN_BODIES, (run.key, run.low, run.high, stored.frame_ordinal, hidden)):
-            if seq != expected:
-                return None
-            expected += 1
+        bodies = connection.execute(_RUN_BODIES, (run.key, run.low, run.high, stored.frame_ordinal, hidden))
+        found = 0
+        while rows := bodies.fetchmany(_ROWS_AT_ONCE):
             try:
-                payload = decode_body(body)
+                payloads = decode_bodies(b"[%b]" % b",".join([body for (body,) in rows]))
             except msgspec.DecodeError:
                 return None
-            if type(payload) is ConversationPayload:
-                messages.append(payload.message)
-        if expected != run.high + 1:
+            if len(payloads) != len(rows):
+                return None
+            found += len(rows)
+            messages.extend([payload.message for payload in payloads if type(payload) is ConversationPayload])
+        # Each row of a run has a seq of its own, so as many rows as numbers are all of them.
+        if found != run.high - run.low + 1:
             return None
-    if any(message.is_transient for message in messages) or len({message.id for message in messages}) != len(messages):
+    if any(map(_ORIGIN_OF, messages)) and any(message.is_transient for message in messages):
+        return None
+    if len(set(map(_ID_OF, messages))) != len(messages):
         return None
     return tuple(messages)
 
