@@ -1,0 +1,163 @@
+"""Cancelling at every step the event loop takes: the store stays consistent, and the session goes on (contract 01 §6.6).
+
+The steps of every task are counted, so a run is cancelled before its first
+step, before its second, and so on until a run ends before its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import FunctionToolProvider, LashCore, LashSession, tool
+from lash_cli.core.content import Message, Role, ToolCallPart, ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.llm import LlmRequest, LlmResponse
+
+MOST_STEPS = 2_000
+PROMPT = "call it twice"
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
+
+@tool(name="look")
+async def look(args: Nothing, context: object) -> str:
+    """Something to wait for."""
+    await asyncio.sleep(0)
+    return "seen"
+
+
+class _Counted(Coroutine[Any, Any, Any]):
+    """A coroutine that reports each of its steps before it takes it."""
+
+    def __init__(self, inner: Coroutine[Any, Any, Any], step: Callable[[], None]) -> None:
+        self._inner = inner
+        self._step = step
+
+    def send(self, value: Any) -> Any:
+        self._step()
+        return self._inner.send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        self._step()
+        return self._inner.throw(*raised)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Any:
+        return self._inner.__await__()
+
+
+@contextmanager
+def _steps(step: Callable[[], None]) -> Iterator[None]:
+    """Within the block every new task reports its steps."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, inner, **named: asyncio.Task(_Counted(inner, step), loop=loop, **named))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        loop.set_task_factory(None)
+
+
+async def _cancelled_at(work: Awaitable[Any], at: frozenset[int], *, every_task: bool) -> bool:
+    """Run `work`, cancelling it (or every task but the caller's) before the steps `at`; whether all of them came."""
+    caller = asyncio.current_task()
+    taken = 0
+
+    def step() -> None:
+        nonlocal taken
+        taken += 1
+        if taken not in at:
+            return
+        for task in asyncio.all_tasks() if every_task else {running}:
+            if task is not caller:
+                task.cancel()
+
+    with _steps(step):
+        running = asyncio.ensure_future(work)
+        await asyncio.wait({running}, timeout=30)
+    assert running.done(), f"a run cancelled at step {sorted(at)} never ended"
+    if not running.cancelled() and running.exception() is not None:
+        raise running.exception() or AssertionError
+    return taken >= max(at)
+
+
+async def _settle() -> None:
+    """Wait for what a cancelled run left behind to end by itself."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=30)
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def _answer(request: LlmRequest) -> LlmResponse:
+    """What the model says by what stands last, so that a call that is made again is answered alike."""
+    last = request.messages[-1]
+    if any(isinstance(part, ToolResultPart) for part in last.parts):
+        return text("seen twice")
+    return text("after") if message_text(last) == "go on" else calls(("c1", "look", "{}"), ("c2", "look", "{}"))
+
+
+def _is_answered(messages: tuple[Message, ...]) -> bool:
+    parts = [part for message in messages for part in message.parts]
+    made = [part.tool_call_id for part in parts if isinstance(part, ToolCallPart)]
+    return made == [part.tool_call_id for part in parts if isinstance(part, ToolResultPart)]
+
+
+async def _run_turn(session: LashSession) -> None:
+    await session.turn(PROMPT).run()
+
+
+async def _stream_turn(session: LashSession) -> None:
+    async with session.turn(PROMPT).stream() as stream:
+        async for _ in stream:
+            pass
+        await stream.result()
+
+
+async def _queue_turn(session: LashSession) -> None:
+    await session.enqueue(PROMPT, id="once")
+    await session.queued_turn().run()
+
+
+async def _change_tools(session: LashSession) -> None:
+    await session.tools().set_membership("look", False)
+    await session.tools().set_membership("look", True)
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+@pytest.mark.parametrize("every_task", [False, True], ids=["caller", "every-task"])
+@pytest.mark.parametrize("work", [_run_turn, _stream_turn, _queue_turn, _change_tools])
+async def test_a_cancel_at_any_step_leaves_a_whole_session_that_goes_on(make_core, work, every_task, times) -> None:
+    caller = ScriptedCaller([_answer], repeat=True)
+    core: LashCore = make_core(caller, tools=[FunctionToolProvider([look])])
+    reader: LashCore = make_core(ScriptedCaller([]))
+    for step in range(1, MOST_STEPS):
+        session = await core.open_session(f"s{step}")
+        at = frozenset(range(step, step + times))
+        was_reached = await _cancelled_at(work(session), at, every_task=every_task)
+        await _settle()
+        if session.tools().active_manifests() == ():
+            await session.tools().set_membership("look", True)
+        output = await asyncio.wait_for(session.turn("go on").run(), 30)
+        assert output.result is not None and output.result.assistant_message() == "after", step
+        await session.close()
+
+        read = await reader.open_session(f"s{step}")
+        messages = read.read_view().messages
+        said = [message_text(message) for message in messages if message.role is Role.USER]
+        assert said.count(PROMPT) <= 1 and said.count("go on") == 1, step
+        assert is_safe_to_resume(messages) and _is_answered(messages), step
+        assert (await read.redrive().run()).result is None, step
+        await read.close()
+        if not was_reached:
+            return
+    raise AssertionError(f"more than {MOST_STEPS} steps")
