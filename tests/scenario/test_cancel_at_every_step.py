@@ -1,4 +1,4 @@
-"""Cancelling at every step the event loop takes: the store stays consistent, and the session goes on (contract 01 §6.6).
+"""Cancelling at every step of the event loop: the store stays whole, and the session goes on (contract 01 §6.6).
 
 The steps of every task are counted, so a run is cancelled before its first
 step, before its second, and so on until a run ends before its turn comes.
