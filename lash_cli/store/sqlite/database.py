@@ -278,11 +278,11 @@ class Database:
     def write_sync(self, job: Job[T], *, durable: bool) -> T:
         """`write` for callers without an event loop; blocks."""
         self._refuse_if_read_only()
-        request = Request(job, durable, None, None, threading.Event())
+        request = Request(job, durable, None, None, None)
         if not self.writer.write_here(request):
+            done = request.done = threading.Event()
             self.writer.submit(request)
-            assert request.done is not None
-            request.done.wait()
+            done.wait()
         if request.error is not None:
             raise request.error
         return cast(T, request.result)

@@ -13,8 +13,10 @@ right behind it. What is acknowledged is as durable as at FULL, one sync per
 group, but the lock that other processes wait for is free meanwhile, and their
 syncs overlap with ours.
 
-A write that is brief and not synced may be done by the caller's own thread
-while this one has nothing to do: then there is still one writer at a time.
+While this thread has nothing to do, a caller may write on its own: who has no
+event loop any write, because it would only wait; an event loop what is brief and
+not synced. The pen is what one writes with: there is one, so there is still one
+writer at a time.
 """
 
 from __future__ import annotations
@@ -97,7 +99,10 @@ class Writer:
         self.ring: Ring | None = None
         # Sessions that lost a live preview; see `announcing.WriterConnection`.
         self.lost_previews: dict[str, object] = {}
+        # Held for moments only: whoever waits for the pen does so without it.
         self._lock = threading.Lock()
+        # Held by whoever writes, from the beginning of its transaction until it is synced.
+        self._pen = threading.Lock()
         # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
         self._arrived: list[Request] = []
         self._soon_loop: asyncio.AbstractEventLoop | None = None
@@ -108,7 +113,7 @@ class Writer:
         self._is_idle = True
         self._is_closed = False
         self._thread: threading.Thread | None = None
-        # Of the thread, once there is one; until then of whoever writes here.
+        # Of whoever holds the pen.
         self._connection: WriterConnection | None = None
 
     def submit(self, request: Request) -> None:
@@ -129,17 +134,27 @@ class Writer:
                 loop.call_soon(self._pass_is_over, loop)
 
     def write_here(self, request: Request) -> bool:
-        """Write on the calling thread; False, and nothing done, once the writing thread was needed.
+        """Write on the calling thread, which has no event loop; False, and nothing done, while another one writes.
 
-        Who has no event loop would only wait for that thread, and the two changes of thread cost as much as the
-        transaction. Meanwhile `submit` waits. Raises `StoreError` once closed.
+        Who has no event loop would only wait for the writing thread, and the two changes of thread cost as much as the
+        transaction. What arrives meanwhile goes to that thread, which waits for the pen. Raises `StoreError` once
+        closed.
         """
-        with self._lock:
-            self._refuse_if_closed()
-            if self._thread is not None or self._arrived:
-                return False
+        has_pen = False
+        try:
+            with self._lock:
+                self._refuse_if_closed()
+                if not self._is_idle or self._arrived or self._pen.locked():
+                    return False
+                # While there is nothing to do nobody takes it without the lock. Known before it is taken, so that
+                # Ctrl-C right behind finds what to give back.
+                has_pen = True
+                self._pen.acquire()
             self._write([request])
-        return True
+            return True
+        finally:
+            if has_pen:
+                self._pen.release()
 
     def write_now(self, request: Request) -> bool:
         """Write on the calling thread, which is that of an event loop, when nobody has to wait for it: the writing
@@ -153,16 +168,17 @@ class Writer:
         with self._lock:
             self._refuse_if_closed()
             connection = self._connection
-            if connection is None or not self._is_idle or self._arrived or self._crowd > 1:
+            if connection is None or not self._is_idle or self._arrived or self._crowd > 1 or self._pen.locked():
                 return False
-            try:
-                if not _begins(connection):
-                    return False
-                self._write([request], is_begun=True)
-            except BaseException:
-                # Ctrl-C between two steps: every other process would wait for a transaction that nobody ends.
-                _take_back(connection)
-                raise
+            with self._pen:
+                try:
+                    if not _begins(connection):
+                        return False
+                    self._write([request], is_begun=True)
+                except BaseException:
+                    # Ctrl-C between two steps: every other process would wait for a transaction that nobody ends.
+                    _take_back(connection)
+                    raise
         return True
 
     def submit_later(self, request: Request) -> None:
@@ -226,7 +242,8 @@ class Writer:
                 group, is_open = self._next_group()
                 if group:
                     self._crowd = max(sum(not request.is_unwatched for request in group), self._crowd // 2)
-                    self._write(group)
+                    with self._pen:
+                        self._write(group)
                 with self._lock:
                     self._is_idle = self._queue.empty()
                 self._deliver(group)
@@ -256,10 +273,11 @@ class Writer:
                 _take_back(self._connection)
 
     def _let_go(self) -> None:
-        self._log.close()
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._pen:
+            self._log.close()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _next_group(self) -> tuple[list[Request], bool]:
         """Wait for a request, then take all that queued up; the flag is False after the closing mark."""

@@ -1,0 +1,158 @@
+"""Who writes, and on which thread: one at a time, whoever asks (design D10, decision 0013)."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.writer import Writer
+
+_INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
+WAIT_S = 30
+
+
+def insert(name: str) -> Callable[[sqlite3.Connection], int]:
+    """A job that writes one row and says on which thread."""
+
+    def job(connection: sqlite3.Connection) -> int:
+        connection.execute(_INSERT, (name,))
+        return threading.get_ident()
+
+    return job
+
+
+class Held:
+    """A job that stays in its transaction until it is let go."""
+
+    def __init__(self) -> None:
+        self.has_begun = threading.Event()
+        self.may_end = threading.Event()
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, ("held",))
+        self.has_begun.set()
+        assert self.may_end.wait(WAIT_S)
+
+
+def names(database: Database) -> set[str]:
+    return {name for (name,) in database.peek("SELECT session_id FROM deleted_sessions", ())}
+
+
+def test_who_has_no_event_loop_writes_on_its_own_thread_also_when_there_is_a_writing_thread(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    here = threading.get_ident()
+    assert database.write_sync(insert("before"), durable=True) == here
+    assert asyncio.run(database.write(insert("from a loop"), durable=True)) != here
+    assert database.write_sync(insert("after"), durable=True) == here
+    assert names(database) == {"before", "from a loop", "after"}
+    database.close()
+
+
+async def test_a_thread_that_writes_for_itself_holds_up_no_event_loop_and_keeps_its_place(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    held = Held()
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[[sqlite3.Connection], None]:
+        return lambda connection: order.append(name)
+
+    blocking = asyncio.create_task(asyncio.to_thread(database.write_sync, held, durable=True))
+    assert await asyncio.to_thread(held.has_begun.wait, WAIT_S)
+    writes = [
+        asyncio.create_task(database.write(noted("durable"), durable=True)),
+        asyncio.create_task(database.write_brief(noted("brief"))),
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not order and not any(write.done() for write in writes)
+    held.may_end.set()
+    await asyncio.gather(blocking, *writes)
+    assert order == ["durable", "brief"]
+    await database.aclose()
+
+
+def test_of_many_threads_that_write_none_is_left_out_and_each_is_told_its_own_result(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    told: dict[str, int] = {}
+    running = [0]
+
+    def job(name: str) -> Callable[[sqlite3.Connection], str]:
+        def run(connection: sqlite3.Connection) -> str:
+            running[0] += 1
+            assert running[0] == 1, "two write at the same time"
+            connection.execute(_INSERT, (name,))
+            running[0] -= 1
+            return name
+
+        return run
+
+    def write_many(first: int) -> None:
+        for index in range(first, first + 25):
+            assert database.write_sync(job(f"{index}"), durable=True) == f"{index}"
+            told[f"{index}"] = index
+
+    threads = [threading.Thread(target=write_many, args=(number * 25,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert names(database) == set(told) == {f"{index}" for index in range(400)}
+    database.close()
+
+
+def test_closing_waits_for_whoever_writes_for_itself(database_path: Path, clock: ManualClock) -> None:
+    database = Database.open(database_path, clock=clock)
+    held = Held()
+    writing = threading.Thread(target=database.write_sync, args=(held,), kwargs={"durable": True})
+    writing.start()
+    assert held.has_begun.wait(WAIT_S)
+    closing = threading.Thread(target=database.close)
+    closing.start()
+    held.may_end.set()
+    for thread in (writing, closing):
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    with sqlite3.connect(database_path) as other:
+        assert other.execute("SELECT session_id FROM deleted_sessions").fetchall() == [("held",)]
+    other.close()
+
+
+@pytest.mark.parametrize("event", ["call", "return"])
+def test_an_interrupt_inside_a_blocking_write_leaves_the_pen_and_the_lock_to_others(
+    database_path: Path, clock: ManualClock, event: str
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    database.write_sync(insert("first"), durable=True)
+    code = Writer._commit_group.__code__
+
+    def interrupt(frame: FrameType, seen: str, argument: object) -> None:
+        if seen == event and frame.f_code is code:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        database.write_sync(insert("interrupted"), durable=True)
+    assert sys.getprofile() is None, "the interrupt came inside the write"
+    other = sqlite3.connect(database_path, isolation_level=None, timeout=0)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("ROLLBACK")
+    other.close()
+    assert database.write_sync(insert("next"), durable=True) == threading.get_ident()
+    assert {"first", "next"} <= names(database)
+    database.close()
