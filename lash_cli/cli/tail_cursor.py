@@ -3,15 +3,18 @@
 A cursor is opaque: it is read, kept and handed back as one token. The file holds
 one token per watched session and is replaced as a whole after each item that
 was shown, so a tail that is killed goes on with the item it may not have shown,
-and never behind one.
+and never behind one. Only a regular file is ever read or replaced; a link to
+one stays a link.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection
 from typing import NamedTuple
 
+from lash_cli.cli.out_files import is_stream
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
 
@@ -59,23 +62,27 @@ class CursorFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._target = os.path.realpath(path)
         self._tokens: dict[str, str] = {}
 
     def load(self, *, is_wanted: bool) -> Begin | None:
         """What the file holds; None when there is none, or when it is not wanted and will only be replaced.
 
-        Raises `UsageError` for a file that cannot be read or could not be
-        replaced, and `SessionCursorMalformed`.
+        A place that was read is kept until a newer one of its session is
+        saved. Raises `UsageError` for a file that cannot be read or could not
+        be replaced, and `SessionCursorMalformed`.
         """
-        directory = os.path.dirname(os.path.abspath(self._path))
-        if os.path.isdir(self._path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
+        directory = os.path.dirname(self._target)
+        is_no_file = os.path.isdir(self._target) or is_stream(self._path) or is_stream(self._target)
+        if not self._path or is_no_file or not os.access(directory, os.W_OK | os.X_OK):
             raise UsageError(
-                f"cannot keep a cursor in {self._path}", hint="name a file in a directory that exists and is yours"
+                f"cannot keep a cursor in {self._path or 'a file without a name'}",
+                hint="name a file in a directory that exists and is yours",
             )
         if not is_wanted:
             return None
         try:
-            with open(self._path, "rb") as file:
+            with open(self._target, "rb") as file:
                 text = file.read(_MAX_BYTES).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
@@ -90,7 +97,13 @@ class CursorFile:
                 f"the cursor file {self._path} is damaged: {error.message}",
                 hint="remove it, or say where to begin with --from",
             ) from error
+        # A tail of many that ends before it has begun with the last of them keeps the places of all.
+        self._tokens = {cursor.session_id: str(cursor) for cursor in cursors}
         return Begin(CURSOR, {cursor.session_id: cursor for cursor in cursors})
+
+    def keep_only(self, session_ids: Collection[str]) -> None:
+        """The sessions there are: what was read of others is left out from the next save on."""
+        self._tokens = {name: token for name, token in self._tokens.items() if name in session_ids}
 
     def save(self, cursor: SessionCursor) -> None:
         """Keep where a session's tail got to. Raises `LashRuntimeError` (`cursor_not_saved`)."""
@@ -103,13 +116,15 @@ class CursorFile:
             self._replace()
 
     def _replace(self) -> None:
-        temporary = f"{self._path}.{os.getpid()}.new"
+        temporary = f"{self._target}.{os.getpid()}.new"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _PRIVATE)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.writelines(f"{token}\n" for token in self._tokens.values())
-            os.replace(temporary, self._path)
+            os.replace(temporary, self._target)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
             raise LashRuntimeError(
                 "cursor_not_saved", f"the cursor could not be kept in {self._path}: {error.strerror}"
             ) from error

@@ -109,6 +109,8 @@ class Tail:
             # Before the listing: what is committed meanwhile is looked for again.
             self._listed_at = await opened.change_mark()
             rows.update(await self._newest(opened))
+            if self._plan.cursor_file is not None:
+                self._plan.cursor_file.keep_only(rows.keys() | self._left_out)
         for reference in self._plan.references:
             row = await read_session_row(opened, reference)
             rows.setdefault(row.meta.session_id, row)

@@ -6,8 +6,11 @@ import json
 import os
 import random
 import re
+import resource
+import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -19,6 +22,9 @@ from typing import Any
 import pytest
 from support.cli import environment, spawn_lash
 from support.frozen import freeze
+
+from lash_cli.cli.tail_cursor import CursorFile
+from lash_cli.errors import LashRuntimeError
 
 PATIENCE_S = 60
 KILLS = 4
@@ -447,6 +453,81 @@ def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(lash, tmp_pat
     assert place.read_text() == content
     assert lash("tail", "s", "--save-cursor", str(place), "--from", "now", "--no-follow").code == 0
     assert place.read_text().startswith("lashsc2:")
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "descriptor", "nameless"])
+def test_a_place_is_kept_in_nothing_but_a_file(lash, tmp_path: Path, kind: str) -> None:
+    lash("open", "s")
+    place = tmp_path / "place"
+    if kind == "device":
+        place.symlink_to("/dev/null")
+    elif kind == "pipe":
+        os.mkfifo(place)
+    before = os.lstat(place).st_mode if kind in ("device", "pipe") else None
+    named = {"descriptor": "/dev/fd/1", "nameless": ""}.get(kind, str(place))
+    for begin in ((), ("--from", "now")):
+        result = lash("tail", "s", "--save-cursor", named, "--no-follow", *begin, "-o", "jsonl")
+        assert (result.code, result.out, result.error["code"]) == (2, "", "usage")
+    if before is not None:
+        assert os.lstat(place).st_mode == before and stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_link_to_a_cursor_file_stays_a_link(lash, tmp_path: Path) -> None:
+    lash("open", "s")
+    place, link = tmp_path / "place", tmp_path / "link"
+    link.symlink_to(place)
+    for _ in range(2):
+        assert lash("tail", "s", "--save-cursor", str(link), "--no-follow").code == 0
+        assert link.is_symlink() and place.read_text().startswith("lashsc2:")
+
+
+def test_a_place_that_cannot_be_kept_is_told(lash, tailing, tmp_path: Path) -> None:
+    lash("open", "s")
+    directory = tmp_path / "places"
+    directory.mkdir()
+    tail = tailing("s", "--save-cursor", str(directory / "place"))
+    lash("enqueue", "s", "first")
+    tail.until("queue_changed")
+    shutil.rmtree(directory)
+    lash("enqueue", "s", "news")
+    end = tail.rest()[-1]
+    assert (end["type"], end["reason"], end["exit"], tail.process.returncode) == ("stream_end", "error", 1, 1)
+    assert end["error"]["code"] == "cursor_not_saved"
+
+
+def test_a_full_disk_leaves_the_place_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.write_text(f"lashsc2:{GENESIS}:0:0:s\n")
+    cursors = CursorFile(str(place))
+    begin = cursors.load(is_wanted=True)
+    assert begin is not None
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(LashRuntimeError) as refused:
+            cursors.save(begin.cursors["s"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.code == "cursor_not_saved"
+    assert place.read_text() == f"lashsc2:{GENESIS}:0:0:s\n" and os.listdir(tmp_path) == ["place"]
+
+
+def test_a_tail_of_all_that_is_killed_early_loses_no_place(lash, home: Path, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        lash("open", name)
+    place = tmp_path / "places"
+    lash("tail", "--all", "--save-cursor", str(place), "--no-follow")
+    kept = set(place.read_text().splitlines())
+    assert len(kept) == 3
+    cursors = CursorFile(str(place))
+    begin = cursors.load(is_wanted=True)
+    assert begin is not None
+    # As far as a tail comes that is killed behind the first session it begins with.
+    cursors.save(begin.cursors["two"])
+    assert set(place.read_text().splitlines()) == kept
+    lash("rm", "one", "--yes")
+    lash("tail", "--all", "--save-cursor", str(place), "--no-follow")
+    assert {line.rpartition(":")[2] for line in place.read_text().splitlines()} == {"two", "three"}
 
 
 @pytest.mark.parametrize("form", [["-o", "json"], ["-o", "name"], ["--fields", "type"], ["--format", "{type}"]])
