@@ -28,7 +28,7 @@ from lash_cli.errors import LashError
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, Standing, TailPicture, gap_row
 from lash_cli.views.tail_region import Region
-from lash_cli.views.tail_text import Row, message_row, outcome_words, row_line
+from lash_cli.views.tail_text import Row, message_row, outcome_words, row_line, turn_end_row
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
 if TYPE_CHECKING:
@@ -108,9 +108,8 @@ class LiveTail:
             if is_wanted:
                 self._messages(news, event.at_ms)
         elif kind == "turn_finished":
-            words = outcome_words(document["outcome"])
-            if is_wanted and words != "finished":
-                self._print(event.at_ms, Row("turn", f"{event.turn_id} {words}"), "yellow")
+            if is_wanted and outcome_words(document["outcome"]) != "finished":
+                self._print(event.at_ms, turn_end_row(event.turn_id, document), "yellow")
         elif is_wanted:
             key = str(event.cursor)
             if isinstance(event.payload, ActivityObserved):

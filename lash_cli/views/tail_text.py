@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart
-from lash_cli.views.safe_text import Clean, preview
+from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.times import duration
 from lash_cli.views.transcript import INDENT, TranscriptEntry, transcript_text
 from lash_cli.views.turn_text import ARGS_PREVIEW_CHARS, MESSAGE_PREVIEW_CHARS, value_text
@@ -55,9 +55,9 @@ def event_row(kind: str, document: dict[str, Any], turn_id: str | None, clean: C
     match kind:
         case "turn_started":
             how = "resumed" if document["redriven"] else "started"
-            return Row("turn", f"{turn_id} {how} ({document['origin']})")
+            return Row("turn", f"{_ids(turn_id)} {how} ({document['origin']})")
         case "turn_finished":
-            return Row("turn", f"{turn_id} {outcome_words(document['outcome'])}")
+            return turn_end_row(turn_id, document)
         case "tool_started" | "tool_completed" | "tool_progress":
             return Row("tool", tool_words(kind, document, clean))
         case "text_delta":
@@ -71,15 +71,15 @@ def event_row(kind: str, document: dict[str, Any], turn_id: str | None, clean: C
             wait = f"in {duration(document['wait_ms'])} · attempt {document['attempt']}/{document['max']}"
             return Row("retry", f"{wait} · {clean(document['reason'])}")
         case "input_accepted":
-            return Row("input", f"accepted {', '.join(document['input_ids'])}")
+            return Row("input", f"accepted {_ids(*document['input_ids'])}")
         case "work_started":
-            return Row("work", f"started {', '.join(document['batch_ids'])}")
+            return Row("work", f"started {_ids(*document['batch_ids'])}")
         case "queue_changed":
-            return Row("queue", f"{document['kind']} {', '.join(document['ids'])}".rstrip())
+            return Row("queue", f"{document['kind']} {_ids(*document['ids'])}".rstrip())
         case "process_changed":
-            return Row("process", f"{document['kind']} {', '.join(document['ids'])}".rstrip())
+            return Row("process", f"{document['kind']} {_ids(*document['ids'])}".rstrip())
         case "frame_switched":
-            return Row("frame", f"now {document['frame_id']}")
+            return Row("frame", f"now {_ids(document['frame_id'])}")
         case "committed":
             return Row("committed", f"revision {document['revision']}")
         case "error":
@@ -88,6 +88,16 @@ def event_row(kind: str, document: dict[str, Any], turn_id: str | None, clean: C
             usage = document["cumulative"]
             return Row("usage", f"in {usage['input_tokens']} out {usage['output_tokens']}")
     return Row(kind, clean(preview(msgspec.json.encode(document).decode(), MESSAGE_PREVIEW_CHARS)))
+
+
+def turn_end_row(turn_id: str | None, document: dict[str, Any]) -> Row:
+    """How a turn ended."""
+    return Row("turn", f"{_ids(turn_id)} {outcome_words(document['outcome'])}")
+
+
+def _ids(*ids: str | None) -> str:
+    """Ids on one line. Commands check theirs, but an embedding application or an imported file may have made these."""
+    return ", ".join(safe_line(str(name)) for name in ids)
 
 
 def outcome_words(outcome: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -186,3 +186,29 @@ def test_every_event_of_the_log_has_a_type_that_can_be_asked_for_and_a_line() ->
         assert event_row(kind, document, event.turn_id, safe_text).text
         seen.add(kind)
     assert seen == set(EVENT_TYPES)
+
+
+HOSTILE = "\x1b]0;gone\x07\x1b[2J\r\u202e\x85"
+
+
+def test_no_id_and_no_text_of_an_event_steers_the_terminal() -> None:
+    for event in events():
+        kind, document = observed_document(event)
+        row = event_row(kind, spoilt(document), f"t_1{HOSTILE}", safe_text)
+        assert row_line(AT, row).replace("\n", "").isprintable(), kind
+
+
+def spoilt(value: Any) -> Any:
+    """A document whose every text ends in what a terminal obeys."""
+    match value:
+        case str():
+            return value + HOSTILE
+        case dict():
+            return {key: item if key in CLOSED else spoilt(item) for key, item in value.items()}
+        case list() | tuple():
+            return [spoilt(item) for item in value]
+    return value
+
+
+# Words of a closed set: nobody can make one up.
+CLOSED = ("kind", "origin", "outcome", "status")
