@@ -24,7 +24,6 @@ from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, Usag
 from lash_cli.runtime.drivers import Driver
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import free_dead_lane
-from lash_cli.runtime.results import replayed_outcome
 from lash_cli.store.base import RuntimePersistence, TurnRecord
 from lash_cli.system import this_process
 
@@ -136,7 +135,12 @@ class AcrossProcesses:
                 return TurnCancelReceipt(address, "completion_won", "durable")
 
     async def await_terminal(self, address: TurnAddress, *, timeout_ms: int | None = None) -> TurnTerminal:
-        """Wait until a turn has ended, wherever it runs. Raises `WaitTimeout`, and `NotFoundError` (`turn_unknown`)."""
+        """Wait until a turn has ended, wherever it runs; its outcome has the text of the answer.
+
+        Raises `WaitTimeout`, and `NotFoundError` (`turn_unknown`).
+        """
+        from lash_cli.runtime.stored_turns import stored_outcome  # only whoever waits needs it (design D16)
+
         deadline = None if timeout_ms is None else self.host.clock.monotonic() + timeout_ms / 1000
         delay = TERMINAL_POLL_FIRST_S
         while True:
@@ -144,7 +148,7 @@ class AcrossProcesses:
             if turn is None:
                 raise NotFoundError(f"there is no turn {address.turn_id!r}", code="turn_unknown")
             if turn.state == "committed" and turn.summary is not None:
-                outcome = replayed_outcome(turn.summary, None)
+                outcome = await stored_outcome(self.store, address.session_id, turn.summary)
                 return TerminalCommitted(outcome, turn.summary.cancellation, turn.head_revision)
             if deadline is not None and self.host.clock.monotonic() >= deadline:
                 raise WaitTimeout(

@@ -198,7 +198,7 @@ async def _with_outcome(store: RuntimePersistence, document: Document) -> Docume
     """The receipt of a used input with the outcome of its turn; raises the error that outcome stands for."""
     from lash_cli.cli.exit_status import turn_error
     from lash_cli.cli.turn_documents import outcome_document, turn_result_document
-    from lash_cli.cli.turn_results import stored_result
+    from lash_cli.runtime.stored_turns import stored_result
 
     if document["turn_id"] is None:
         return document

@@ -14,7 +14,6 @@ from lash_cli.cli.documents import Document, message_document, usage_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.tail_cursor import START
-from lash_cli.cli.turn_results import stored_result
 from lash_cli.cli.turn_stream import StreamLines, event_document, finish_document
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import (
@@ -26,6 +25,7 @@ from lash_cli.core.observation import (
     StateCommitted,
 )
 from lash_cli.errors import LashError
+from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:

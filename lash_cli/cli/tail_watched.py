@@ -11,7 +11,6 @@ from typing import Final
 
 from lash_cli.api.observable import ObservableSession
 from lash_cli.cli.documents import is_lease_live, session_status
-from lash_cli.cli.turn_results import stored_result
 from lash_cli.core.content import Message
 from lash_cli.core.lease import LocalProcess
 from lash_cli.core.observation import SessionCursor
@@ -20,6 +19,7 @@ from lash_cli.core.policy import SessionPolicy
 from lash_cli.errors import SessionDeleted
 from lash_cli.runtime.observing import Replayed, SessionObservation
 from lash_cli.runtime.state import SessionReadView
+from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word

@@ -16,6 +16,7 @@ from lash_cli.core.outcome import (
     CompletionSealed,
     Finished,
     TerminalCommitted,
+    TurnAddress,
     TurnCancellationEvidence,
 )
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
@@ -52,6 +53,15 @@ async def test_waiters_of_another_core_learn_completion_and_answer_from_the_comm
     assert await asyncio.gather(*waiting) == [ok(CompletionSealed()), ok(ended)]
     late = await watcher.host.effects.resolve_await_event(gate, ok(CancelRequested(EVIDENCE)))
     assert (late.kind, late.terminal) == ("already_resolved", ok(CompletionSealed()))
+
+
+async def test_whoever_awaits_a_turn_through_its_core_is_told_the_words_of_its_answer(make_core) -> None:
+    async with await make_core(ScriptedCaller([text("hello there")])).open_session("s1") as session:
+        output = await session.turn("hi", turn_id="t1").run()
+    elsewhere = make_core(ScriptedCaller([]))
+    ended = TerminalCommitted(output.result.outcome, None, output.result.head_revision)
+    assert ended.outcome == Finished(AssistantMessage("hello there"))
+    assert await elsewhere.await_terminal(TurnAddress("s1", "t1")) == ended
 
 
 async def test_a_request_put_at_the_gate_stops_the_turn_and_is_what_every_waiter_learns(make_core) -> None:
