@@ -33,6 +33,7 @@ from lash_cli.core.queued_work import (
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.commands import apply_command
 from lash_cli.runtime.drains import run_next_command
+from lash_cli.runtime.ephemeral import publish_commit
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.store.base import DrainSelection
 
@@ -150,6 +151,7 @@ class QueueVerbs:
         source_key = command_source_key(command, require_command_key(key))
         async with self._shared.lock:
             apply_command(self._state, command, self._core.host.clock.now_ms())
+            publish_commit(self._state)
         return SessionCommandReceipt(self.session_id, f"inline-command:{self._core.host.ids.token()}", source_key)
 
     async def drain_next_session_command(self, fence: LeaseFence | None = None) -> SessionCommandReceipt | None:

@@ -47,16 +47,19 @@ from lash_cli.store.resident_log import ResidentLog, ResidentState
 def publish_state(
     session: ResidentSession, payloads: Sequence[ObservationPayload] = (), *, turn_id: str | None = None
 ) -> None:
-    """Make what the session is now what its observers read, and tell them `payloads`."""
+    """Make what the session is now what its observers read, and tell them `payloads`. A `StateCommitted` among them
+    moves the revision, which begins with the turns the session was opened with."""
     log = session.log
     if log is None:
         return
     ref = f"{TOOL_STATE}:{session.registry.generation}"
     known = log.state
+    is_commit = any(isinstance(payload, StateCommitted) for payload in payloads)
+    revision = session.turn_state.turn_index if known is None else known.read.head_revision + is_commit
     tools = known.tools if known is not None and known.tools[0] == ref else (ref, session.registry.export_state())
     read = PersistedSessionRead(
         session.session_id,
-        session.turn_state.turn_index,
+        revision,
         persisted_config(session.policy),
         session.frames,
         nodes=(),
@@ -67,6 +70,11 @@ def publish_state(
         token_ledger=session.ledger,
     )
     log.publish(payloads, turn_id=turn_id, state=ResidentState(read, session.conversation(), tools))
+
+
+def publish_commit(session: ResidentSession, payloads: Sequence[ObservationPayload] = ()) -> None:
+    """Tell observers of what a stored session would commit outside of a turn: `payloads`, then that it stands."""
+    publish_state(session, (*payloads, StateCommitted()))
 
 
 def publish_change(session: ResidentSession) -> None:

@@ -17,10 +17,11 @@ from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
+from lash_cli.core.observation import AgentFrameSwitched
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.ephemeral import publish_state
+from lash_cli.runtime.ephemeral import publish_commit
 from lash_cli.runtime.frames import NODES_CODE
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
@@ -103,7 +104,7 @@ async def commit_frame(
         session.turn_state = state
         if planned.is_new:
             session.enter_frame(planned.frames, messages_on(planned.nodes))
-        publish_state(session)
+        publish_commit(session, (AgentFrameSwitched(session.frame_id),) if planned.is_new else ())
         return
     commit = session.commit(
         fence=fence,

@@ -17,6 +17,7 @@ from lash_cli.api import (
     ModelSpec,
     ObservedEvent,
     ObservedGap,
+    OpenAgentFrameRequest,
     Replayed,
     SessionConfigPatch,
     SessionCursor,
@@ -25,12 +26,14 @@ from lash_cli.api import (
     tool,
 )
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, TurnFinished
-from lash_cli.core.content import message_text
+from lash_cli.core.content import Message, Role, TextPart, message_text
+from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.llm import LlmCallResult, LlmRequest, TextDelta
 from lash_cli.core.observation import (
     MAX_AGE_MS,
     MAX_EVENTS,
     ActivityObserved,
+    AgentFrameSwitched,
     LiveReplayGapReason,
     ResidentChanged,
     StateCommitted,
@@ -151,6 +154,36 @@ async def test_a_change_between_turns_is_a_resident_change_and_no_commit() -> No
         assert (await observed.read_view()).policy.model.id == "model-2"
         assert await observed.active_tool_manifests() == ()
         assert before.read_view.policy.model.id == "model-1"
+
+
+async def test_a_session_command_that_is_applied_at_once_is_told_to_those_who_watch() -> None:
+    async with memory_core(text("x")) as core:
+        session = await core.open_session("s1")
+        await session.turn("hi").run()
+        observed = session.observe()
+        before = await observed.current_observation()
+        await session.commands().reset("start over", "key-1")
+        replayed = await observed.resume_from_cursor(before.cursor)
+        assert isinstance(replayed, Replayed)
+        assert [(event.payload, event.revision) for event in replayed.events] == [(StateCommitted(), 2)]
+        assert list((await observed.read_view()).messages) == list(session.read_view().messages) == []
+
+
+async def test_a_frame_that_is_opened_between_turns_is_told_and_shown_to_those_who_watch() -> None:
+    async with memory_core(text("x")) as core:
+        session = await core.open_session("s1")
+        await session.turn("hi").run()
+        observed = session.observe()
+        before = await observed.current_observation()
+        note = ConversationPayload(Message("", Role.USER, (TextPart("go on from here"),)))
+        await session.admin().open_agent_frame(OpenAgentFrameRequest("f2", "continue_as", (note,)))
+        replayed = await observed.resume_from_cursor(before.cursor)
+        assert isinstance(replayed, Replayed)
+        assert [(event.payload, event.revision) for event in replayed.events] == [
+            (AgentFrameSwitched("f2"), 2),
+            (StateCommitted(), 2),
+        ]
+        assert [message_text(message) for message in (await observed.read_view()).messages] == ["go on from here"]
 
 
 class Breaking(ScriptedCaller):
