@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from lash_cli.api.queue import Notify, SessionQueue, require_key
+from lash_cli.core.attachments import has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import ActiveTurn, InputDraft, PendingTurnInput
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -77,16 +78,13 @@ class AcrossProcesses:
         """Early injection: an input for a running turn, taken at its next checkpoint, or by the next turn when it
         comes too late (contract 02 §1.2). Idempotent by `id`.
 
-        Raises as `SessionQueue.enqueue`.
+        Raises as `SessionQueue.enqueue` and `SessionQueue.stored`.
         """
         content = TurnInput.text(message) if isinstance(message, str) else message
-        draft = InputDraft(
-            session_id,
-            self.host.ids.new("in"),
-            content,
-            ActiveTurn(turn_id),
-            INJECTION_PREFIX + require_key(id),
-        )
+        key = INJECTION_PREFIX + require_key(id)
+        if has_bytes(content):
+            content = await self.queue(session_id).stored(content)
+        draft = InputDraft(session_id, self.host.ids.new("in"), content, ActiveTurn(turn_id), key)
         return await self.store.enqueue_turn_input(draft)
 
     async def running_turn(self, session_id: str) -> TurnRecord | None:

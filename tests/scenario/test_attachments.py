@@ -79,6 +79,14 @@ async def test_a_waiting_input_keeps_its_attachment_however_old_it_gets(make_cor
         assert attached(session.read_view().messages) == [Stored(REF, "image/png", len(PNG), "cat.png")]
 
 
+async def test_an_injected_input_holds_a_reference_and_no_bytes(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    async with await core.open_session("s1"):
+        stored = await core.inject_turn_input("s1", "t1", "k", with_image())
+        assert [item.attachment for item in stored.input.items[1:]] == [Stored(REF, "image/png", len(PNG), "cat.png")]
+        assert await core.store.get_attachment("s1", REF) == PNG
+
+
 async def test_an_input_that_was_cancelled_lets_its_attachment_go(make_core) -> None:
     core = make_core(ScriptedCaller([]))
     async with await core.open_session("s1") as session:
