@@ -141,7 +141,7 @@ FOR_A_SESSION = """
 OF_A_GRAPH = "core.frames core.graph store.sqlite.graph store.sqlite.lineage"
 OF_A_QUEUE = """
     cli.queue_access cli.queue_documents core.ingress core.queued_work store.sqlite.inputs store.sqlite.pending_inputs
-    store.sqlite.queue_announcing views.queue views.shell_words
+    views.queue views.shell_words
 """
 OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tools"
 # Text asks the settings whether it is what is wanted.
@@ -162,13 +162,14 @@ LOOKS = {
         "cli.transcript_detail store.sqlite.turn_spans views.transcript",
     ),
     "queue ls s -o json": (
-        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_QUEUE, "cli.queue_detail store.sqlite.batches",
+        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_QUEUE,
+        "cli.queue_detail store.sqlite.batches store.sqlite.queue_announcing",
     ),
     "enqueue s hello -q": (
         f"{LIBRARIES} binascii importlib", FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_A_QUEUE, OF_TURNS, FOR_TEXT,
         "api api.queue cli.enqueueing cli.running cli.stdin core.activity core.attachments core.observation runtime",
         "runtime.bells store.live store.sqlite.announcing store.sqlite.answers store.sqlite.live",
-        "store.sqlite.live_rows",
+        "store.sqlite.enqueueing store.sqlite.live_rows",
     ),
 }  # fmt: skip
 

@@ -28,6 +28,7 @@ from lash_cli.store.sqlite import (
     claims,
     demand,
     drain,
+    enqueueing,
     inputs,
     lanes,
     line,
@@ -35,7 +36,6 @@ from lash_cli.store.sqlite import (
     pending_inputs,
     turn_start,
 )
-from lash_cli.store.sqlite.sessions import addressee
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -46,7 +46,7 @@ FEW, MANY = 20, 4_000
 # --- plans --------------------------------------------------------------------------------------
 
 # Statements that are made of others, and parts that are none.
-FRAGMENTS = {"COLUMNS", "_TURN_COLUMNS", "SESSION_COLUMNS"}
+FRAGMENTS = {"COLUMNS", "NEWEST", "_TURN_COLUMNS", "SESSION_COLUMNS"}
 # Listings for people, whose answer is as long as what they look at.
 LISTINGS = {"_TURNS", "_UNFINISHED", "_ALL_UNFINISHED"}
 # The look at every cancel gate walks the index of running turns, which holds one row per turn under way and no other.
@@ -63,6 +63,7 @@ def statements() -> Iterator[tuple[str, str]]:
         claims,
         demand,
         drain,
+        enqueueing,
         inputs,
         lanes,
         line,
@@ -147,7 +148,7 @@ async def fill(store: SqliteStore, clock: ManualClock, count: int, session_id: s
     soon = clock.now_ms() + 3_600_000
 
     def job(connection: sqlite3.Connection) -> None:
-        session = addressee(connection, session_id)
+        session, _ = enqueueing.addressee(connection, session_id)
         for index in range(count):
             for kind, ingress in (
                 ("next", NextTurn()),

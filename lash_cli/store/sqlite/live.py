@@ -44,7 +44,18 @@ from lash_cli.store.sqlite import graph
 from lash_cli.store.sqlite.announcing import Appended, WriterConnection, new_epoch
 from lash_cli.store.sqlite.answers import outcome_of
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.live_rows import PreparedEvent, pack, payloads_of, prepare_event, standing_text
+from lash_cli.store.sqlite.live_rows import (
+    LAST_POSITION,
+    NEWEST,
+    POSITION_BITS,
+    LogEnd,
+    PreparedEvent,
+    pack,
+    payloads_of,
+    places,
+    prepare_event,
+    standing_text,
+)
 from lash_cli.store.sqlite.sessions import find_session
 
 if TYPE_CHECKING:
@@ -52,13 +63,10 @@ if TYPE_CHECKING:
 
 _TRIM_EVERY: Final = 64
 
-_POSITION_BITS: Final = 40
-_LAST_POSITION: Final = (1 << _POSITION_BITS) - 1
-
 # Where the newest row of a session ends; nothing while it has none.
 _TAIL = f"""
-SELECT place & {_LAST_POSITION} FROM live_row
-WHERE place BETWEEN (:key << {_POSITION_BITS}) AND (:key << {_POSITION_BITS}) + {_LAST_POSITION}
+SELECT place & {LAST_POSITION} FROM live_row
+WHERE place BETWEEN (:key << {POSITION_BITS}) AND (:key << {POSITION_BITS}) + {LAST_POSITION}
 ORDER BY place DESC LIMIT 1
 """
 # Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp. Reading the end
@@ -87,12 +95,7 @@ _SESSION = "SELECT session_key, coalesce(head_revision, 0), lease_fencing_token 
 # One look of a tail: head, lane, log and the end of it in one row.
 _LOOK = f"""
 SELECT s.session_key, coalesce(s.head_revision, 0), s.lease_token IS NOT NULL AND ? < s.lease_expires_at_ms,
-    l.epoch, l.floor, l.hole, l.generation = 1, (
-        SELECT place & {_LAST_POSITION} FROM live_row
-        WHERE place BETWEEN (s.session_key << {_POSITION_BITS})
-            AND (s.session_key << {_POSITION_BITS}) + {_LAST_POSITION}
-        ORDER BY place DESC LIMIT 1
-    )
+    l.epoch, l.floor, l.hole, l.generation = 1, ({NEWEST})
 FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key WHERE s.session_id = ?
 """
 _LOG = "SELECT epoch, hole FROM live_log WHERE session_key = ?"
@@ -106,12 +109,6 @@ _NEWEST_COMMITTED = "SELECT max(revision) FROM live_row WHERE place > ? AND plac
 _SHOWN_BY_TURN = "SELECT body FROM live_row WHERE place BETWEEN ? AND ? AND turn_id = ? ORDER BY place"
 
 _Row = tuple[int, int, int, str | None, int, str, int]
-
-
-def _places(session_key: int) -> tuple[int, int]:
-    """The first and the last place of a session's rows."""
-    first = session_key << _POSITION_BITS
-    return first, first + _LAST_POSITION
 
 
 def _tail_of(connection: sqlite3.Connection, session_key: int, hole: int) -> int:
@@ -149,9 +146,21 @@ def append_groups_in(
     """`append_in` for events of several revisions, each group under its own."""
     assert isinstance(connection, WriterConnection)
     end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
-    if end is None:
-        end = (mint_in(connection, session_key), 0, None)
-    epoch, hole, newest = end
+    append_behind(connection, session_key, session_id, end and LogEnd(*end), groups, now_ms=now_ms)
+
+
+def append_behind(
+    connection: WriterConnection,
+    session_key: int,
+    session_id: str,
+    end: LogEnd | None,
+    groups: Sequence[tuple[int, Sequence[PreparedEvent]]],
+    *,
+    now_ms: int,
+) -> None:
+    """`append_groups_in` behind the end of the log, which was read in this transaction and under the connection's
+    stamp; None begins a new generation."""
+    epoch, hole, newest = end or (mint_in(connection, session_key), 0, None)
     tail = hole if newest is None else newest
     loss = connection.lost.get(session_id)
     if loss is not None:
@@ -159,7 +168,7 @@ def append_groups_in(
         connection.holes[session_id] = loss
         tail += 1
         connection.execute(_LEAVE_HOLE, (tail, session_key))
-    before, first = tail, session_key << _POSITION_BITS
+    before, first = tail, session_key << POSITION_BITS
     rows = [(revision, row) for revision, events in groups for row in pack(events)]
     for revision, (size, turn_id, is_commit, body) in rows:
         tail += size
@@ -175,14 +184,14 @@ def mint_in(connection: sqlite3.Connection, session_key: int) -> str:
     """Start a new generation of a log, which is empty: no cursor of before continues. Its epoch."""
     assert isinstance(connection, WriterConnection)
     epoch = new_epoch()
-    connection.execute(_TRIM, _places(session_key))
+    connection.execute(_TRIM, places(session_key))
     connection.execute(_MINT, (session_key, epoch, connection.stamp))
     return epoch
 
 
 def _trim(connection: sqlite3.Connection, session_key: int, tail: int, now_ms: int) -> int:
     """Delete rows outside the bounds, but not the newest one: it is where the next position comes from; how many."""
-    first, last = _places(session_key)
+    first, last = places(session_key)
     young = connection.execute(_FIRST_YOUNG, (first, last, now_ms - MAX_AGE_MS)).fetchone()
     bound = min(first + tail - 1, max(first + tail - MAX_EVENTS, first + tail if young is None else young[0]))
     (floor,) = connection.execute(_LAST_TO_GO, (first, bound)).fetchone()
@@ -210,7 +219,7 @@ def announce_in(
 def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str) -> None:
     """Remove the log of a session inside the transaction that deletes it; observers learn that it is closed."""
     assert isinstance(connection, WriterConnection)
-    connection.execute(_TRIM, _places(session_key))
+    connection.execute(_TRIM, places(session_key))
     connection.execute(_DELETE_LOG, (session_key,))
     connection.news[session_id] = Appended(0)
 
@@ -227,9 +236,9 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
     key, head_revision, is_lane_held, epoch, floor, hole, is_first_epoch, newest = row
     tail = 0 if epoch is None else hole if newest is None else newest
     log = None if epoch is None else LogBounds(epoch, tail, floor, hole, bool(is_first_epoch))
-    first, last = _places(key)
+    first, last = places(key)
     # A position no log has ever had is the end of this one, whatever number was made up for it.
-    place = first + min(position, _LAST_POSITION)
+    place = first + min(position, LAST_POSITION)
     rows: list[_Row] = []
     if position < tail:
         rows = connection.execute(_SUFFIX, (place, last, REPLAY_BATCH)).fetchall()
@@ -254,7 +263,7 @@ def _events(
     connection: sqlite3.Connection, key: int, session_id: str, epoch: str, after: int, rows: Sequence[_Row]
 ) -> tuple[SessionObservationEvent, ...]:
     """Up to `REPLAY_BATCH` events behind the place `after`, out of the rows that hold them."""
-    first_place, _ = _places(key)
+    first_place, _ = places(key)
     events: list[SessionObservationEvent] = []
     for place, count, revision, turn_id, _, body, at_ms in rows:
         before = max(place - count, after)
@@ -361,7 +370,7 @@ class LiveEvents:
             if row is None or row[2] != generation:
                 return False
             key, revision, _ = row
-            bodies = [body for (body,) in connection.execute(_SHOWN_BY_TURN, (*_places(key), turn_id))]
+            bodies = [body for (body,) in connection.execute(_SHOWN_BY_TURN, (*places(key), turn_id))]
             prose, reasoning = standing_text(bodies)
             if not prose and not reasoning:
                 return False

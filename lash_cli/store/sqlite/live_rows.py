@@ -2,7 +2,8 @@
 
 A row holds the events at `pos - count + 1 … pos` as one JSON list of pairs of
 type and body. An activity leaves out what its row says anyway, because most of
-them are a few characters of text.
+them are a few characters of text. A row's place is the session key above 40 bits
+of position.
 """
 
 from __future__ import annotations
@@ -20,6 +21,16 @@ from lash_cli.core.observation import ActivityObserved, ObservationPayload, payl
 
 ACTIVITY: Final = "turn_activity"
 _COMMITTED: Final = "committed"
+POSITION_BITS: Final = 40
+LAST_POSITION: Final = (1 << POSITION_BITS) - 1
+
+# Where the newest row of the session `s` ends, in a statement that reads `sessions s`; NULL while it has none.
+NEWEST: Final = f"""
+SELECT place & {LAST_POSITION} FROM live_row
+WHERE place BETWEEN (s.session_key << {POSITION_BITS}) AND (s.session_key << {POSITION_BITS}) + {LAST_POSITION}
+ORDER BY place DESC LIMIT 1
+"""
+
 # One row stays a few pages long, so that reading a piece of the log decodes little else.
 _MAX_ROW_EVENTS: Final = 64
 
@@ -41,6 +52,15 @@ class PackedRow(NamedTuple):
     body: str
 
 
+class LogEnd(NamedTuple):
+    """Behind what the next event is appended: the generation of the log, the last position lost in it, and the end of
+    its newest row, None when it has no row."""
+
+    epoch: str
+    hole: int
+    newest: int | None
+
+
 class ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """An activity without session and turn."""
 
@@ -58,6 +78,12 @@ class ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbi
 _StoredEvents = tuple[tuple[str, msgspec.Raw], ...]
 
 
+def places(session_key: int) -> tuple[int, int]:
+    """The first and the last place of a session's rows."""
+    first = session_key << POSITION_BITS
+    return first, first + LAST_POSITION
+
+
 def prepare_event(payload: ObservationPayload, turn_id: str | None = None) -> PreparedEvent:
     """The stored form of a payload; `turn_id` is that of its activity, or the turn a commit settles."""
     kind = payload_type(payload)
@@ -70,6 +96,10 @@ def prepare_event(payload: ObservationPayload, turn_id: str | None = None) -> Pr
 
 def pack(events: Sequence[PreparedEvent]) -> Iterator[PackedRow]:
     """The rows of `events` in order: one for each turn in a row of them, and for each 64."""
+    if len(events) == 1:
+        (event,) = events
+        yield PackedRow(1, event.turn_id, event.type == _COMMITTED, f"[{event.body}]")
+        return
     for turn_id, group in itertools.groupby(events, key=lambda event: event.turn_id):
         run = list(group)
         for start in range(0, len(run), _MAX_ROW_EVENTS):

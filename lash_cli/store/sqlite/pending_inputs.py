@@ -37,8 +37,7 @@ from lash_cli.core.ingress import (
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.inputs import COLUMNS, NO_LIMIT, legible_input
-from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import addressee, key_of, live_generation, read_session
+from lash_cli.store.sqlite.sessions import key_of, live_generation, read_session
 
 _BY_ID = COLUMNS + "WHERE input_id = ? AND session_key = ?"
 _SESSION_OF = """
@@ -80,16 +79,6 @@ def _judge(connection: sqlite3.Connection, session_id: str, row: Any, generation
     return Cancelled(msgspec.structs.replace(stored, state=InputState.CANCELLED))
 
 
-def _enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    session = addressee(connection, draft.session_id)
-    submitted = inputs.find_submitted(connection, session.key, draft)
-    if submitted is not None:
-        return submitted.input
-    stored = inputs.insert(connection, session.key, draft, now_ms)
-    announce(connection, session, "enqueued", [stored.input_id], now_ms)
-    return stored
-
-
 def _cancelled_ids(outcomes: Iterable[PendingTurnInputCancelOutcome]) -> list[str]:
     return [outcome.input.input_id for outcome in outcomes if isinstance(outcome, Cancelled)]
 
@@ -107,9 +96,10 @@ class PendingInputs:
 
     async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
         """See `queueing.TurnInputStore.enqueue_turn_input`."""
-        return await self._db.write(
-            lambda connection: _enqueue(connection, draft, self._db.clock.now_ms()), durable=True
-        )
+        from lash_cli.store.sqlite.enqueueing import enqueue  # who only looks at a queue does without the live log
+
+        clock = self._db.clock
+        return await self._db.write(lambda connection: enqueue(connection, draft, clock.now_ms()), durable=True)
 
     async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
         """See `queueing.TurnInputStore.turn_input`."""
@@ -155,6 +145,7 @@ class PendingInputs:
         self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
     ) -> tuple[PendingTurnInputCancelResult, ...]:
         """See `queueing.TurnInputStore.cancel_turn_inputs`."""
+        from lash_cli.store.sqlite.queue_announcing import announce  # who enqueues announces without it
 
         def job(connection: sqlite3.Connection) -> tuple[PendingTurnInputCancelResult, ...]:
             session = read_session(connection, session_id)
@@ -175,6 +166,7 @@ class PendingInputs:
         self, session_id: str, anchor: PendingTurnInputCancelTarget
     ) -> PendingTurnInputSuffixCancelOutcome:
         """See `queueing.TurnInputStore.cancel_turn_input_suffix`."""
+        from lash_cli.store.sqlite.queue_announcing import announce
 
         def job(connection: sqlite3.Connection) -> PendingTurnInputSuffixCancelOutcome:
             session = read_session(connection, session_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -22,7 +22,6 @@ from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import (
     ConflictError,
     NotFoundError,
-    SessionClosed,
     SessionDeleted,
     UsageError,
 )
@@ -63,7 +62,6 @@ _BY_PREFIX = (
     + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
 )
 _KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
-_ADDRESSEE = "SELECT session_key, session_id, head_revision, closed_at_ms FROM sessions WHERE session_id = ?"
 # D7: an id is used once.
 _IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
 # An id is found before a name: a name that is the id of another session would never mean its own.
@@ -192,6 +190,12 @@ def refuse_deleted(connection: sqlite3.Connection, session_id: str) -> None:
         raise SessionDeleted(f"session {session_id!r} was deleted")
 
 
+def refuse_missing(connection: sqlite3.Connection, session_id: str) -> NoReturn:
+    """Raise `SessionDeleted` for a tombstoned id and `NotFoundError` (`session_not_found`) for one that never was."""
+    refuse_deleted(connection, session_id)
+    raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
+
+
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
     """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
     return read_session_and(connection, _READ, (session_id,), session_id)[0]
@@ -203,8 +207,7 @@ def read_session_and(
     """The row of a session and what `statement` selects after `SESSION_COLUMNS`; raises like `read_session`."""
     row = connection.execute(statement, values).fetchone()
     if row is None:
-        refuse_deleted(connection, session_id)
-        raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
+        refuse_missing(connection, session_id)
     return StoredSession(*row[:_WIDTH]), row[_WIDTH:]
 
 
@@ -222,17 +225,6 @@ class Addressee(NamedTuple):
     key: int
     session_id: str
     head_revision: int | None
-
-
-def addressee(connection: sqlite3.Connection, session_id: str) -> Addressee:
-    """A session that takes new rows; raises like `read_session`, and `SessionClosed`."""
-    row = connection.execute(_ADDRESSEE, (session_id,)).fetchone()
-    if row is None:
-        stored = read_session(connection, session_id)
-        return Addressee(stored.key, session_id, stored.head_revision)
-    if row[3] is not None:
-        raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
-    return Addressee(*row[:3])
 
 
 def live_generation(lease: LeaseRow, now_ms: int) -> int:

@@ -1,0 +1,55 @@
+"""The transaction of an enqueue: who takes new rows, the row, and its event (contract 02 §1.2, §1.3; design D9, D22).
+
+Two statements read and two write. Loaded by whoever enqueues and by nobody who
+only looks at a queue, because the live log comes with it (design D16).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from lash_cli.core.ingress import InputDraft, PendingTurnInput
+from lash_cli.core.observation import QueueChanged
+from lash_cli.errors import SessionClosed
+from lash_cli.store.sqlite import inputs
+from lash_cli.store.sqlite.announcing import WriterConnection
+from lash_cli.store.sqlite.live import append_behind
+from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, prepare_event
+from lash_cli.store.sqlite.sessions import Addressee, refuse_missing
+
+# The session that a row enters, and behind what its event is appended, in one look.
+_ADDRESSEE: Final = f"""
+SELECT s.session_key, s.head_revision, s.closed_at_ms, l.epoch, l.hole, ({NEWEST})
+FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ? WHERE s.session_id = ?
+"""
+
+
+def addressee(connection: sqlite3.Connection, session_id: str) -> tuple[Addressee, LogEnd | None]:
+    """A session that takes new rows, and the end of its log, None for one that has yet to begin.
+
+    Raises like `read_session`, and `SessionClosed`. `connection` is the writer's.
+    """
+    assert isinstance(connection, WriterConnection)
+    row = connection.execute(_ADDRESSEE, (connection.stamp, session_id)).fetchone()
+    if row is None:
+        refuse_missing(connection, session_id)
+    key, head_revision, closed_at_ms, epoch, hole, newest = row
+    if closed_at_ms is not None:
+        raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
+    end = None if epoch is None else LogEnd(epoch, hole, newest)
+    return Addressee(key, session_id, head_revision), end
+
+
+def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
+    """Store a draft that waits and announce it, or answer with what stands under its source key."""
+    assert isinstance(connection, WriterConnection)
+    session, log_end = addressee(connection, draft.session_id)
+    submitted = inputs.find_submitted(connection, session.key, draft)
+    if submitted is not None:
+        return submitted.input
+    stored = inputs.insert(connection, session.key, draft, now_ms)
+    event = prepare_event(QueueChanged("enqueued", (draft.input_id,)))
+    groups = ((session.head_revision or 0, (event,)),)
+    append_behind(connection, session.key, session.session_id, log_end, groups, now_ms=now_ms)
+    return stored
