@@ -57,16 +57,21 @@ def bell_root() -> str | None:
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isdir(runtime):
-        return os.path.join(runtime, "lash")
-    root = os.path.join(os.environ.get("TMPDIR") or _TEMPORARY, f"lash-{os.getuid()}")
+        root = os.path.join(runtime, "lash")
+    else:
+        root = os.path.join(os.environ.get("TMPDIR") or _TEMPORARY, f"lash-{os.getuid()}")
     try:
-        status = os.lstat(root)
+        return root if _is_ours(root) else None
     except FileNotFoundError:
         return root
     except OSError:
         return None
-    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
-    return root if is_ours else None
+
+
+def _is_ours(root: str) -> bool:
+    """Whether nobody else can put anything into `root`, such as an address to send to or a link to follow."""
+    status = os.lstat(root)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def bell_directory(root: str, store_name: str, session_id: str) -> str:
@@ -124,6 +129,9 @@ class BellRinger:
             known = self._listings.get(directory)
             if known is not None and known[0] == changed_ns:
                 return known[1]
+            if self._root is None or not _is_ours(self._root):
+                # Made by somebody else since we began: what lies there is not to be told anything, nor removed.
+                return ()
             is_racy = time.time_ns() - changed_ns < _RACY_NS
             addresses = tuple(entry.path for entry in os.scandir(directory))
         except OSError:
@@ -252,6 +260,9 @@ class SocketBell:
     async def wait(self, *, is_busy: bool) -> bytes | None:
         """See `Bell.wait`; returns after `BACKSTOP_SECONDS` at the latest."""
         if not self._has_rung:
+            if self._waiter is not None:
+                # One of the two would never go on.
+                raise RuntimeError("another task is waiting on this stream; every observer needs a stream of its own")
             waiter = self._waiter = self._new_wait(self._loop)
             self._waits_since = time.monotonic()
             if self._backstop is None:
@@ -296,7 +307,11 @@ def hang_bell(store_name: str, session_id: str) -> Bell:
     address = os.path.join(directory, f"{os.getpid()}-{os.urandom(3).hex()}")
     if len(os.fsencode(address)) > _LONGEST_PATH:
         return PollingBell()
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError as error:
+        _debug("no socket for a bell, polling instead: %s", error)
+        return PollingBell()
     listening.setblocking(False)
     try:
         _bind(listening, address, directory, root)

@@ -299,6 +299,9 @@ class RecoveringStream:
                 self._subscription = None
             except StopAsyncIteration:
                 self._is_done = True
+            except RuntimeError:
+                # Two tasks on one stream, or another loop: an error of the caller, which ends nothing for others.
+                raise
             except Exception:
                 await self.aclose()
                 raise

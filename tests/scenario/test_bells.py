@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import socket
 import stat
@@ -207,6 +208,57 @@ async def test_a_place_that_others_can_write_is_not_used(monkeypatch: pytest.Mon
     os.rmdir(root)
     os.symlink(tmp_path, root)
     assert bell_root() is None
+
+
+async def test_a_runtime_directory_of_others_is_not_used(runtime_dir: Path) -> None:
+    (runtime_dir / "lash").mkdir(mode=0o755)
+    assert bell_root() is None
+    assert isinstance(hang_bell(STORE, SESSION), PollingBell)
+
+
+def test_what_others_have_put_where_the_bells_were_to_be_is_neither_told_nor_removed(
+    runtime_dir: Path, tmp_path: Path
+) -> None:
+    ringer = BellRinger(STORE)
+    # As somebody else could who may write the directory above: a place they own, with a way to our files.
+    place = Path(bell_directory(str(runtime_dir / "lash"), STORE, SESSION))
+    place.parent.mkdir(parents=True)
+    (runtime_dir / "lash").chmod(0o777)
+    (tmp_path / "letter").write_text("kept")
+    place.symlink_to(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+        stranger.bind(str(runtime_dir / "s"))
+        (tmp_path / "told").symlink_to(runtime_dir / "s")
+        stranger.setblocking(False)
+        ringer({SESSION: Appended(1)})
+        with pytest.raises(BlockingIOError):
+            stranger.recv(1024)
+    ringer.close()
+    assert (tmp_path / "letter").read_text() == "kept"
+
+
+@pytest.mark.usefixtures("runtime_dir")
+async def test_who_has_no_descriptor_left_for_a_socket_polls() -> None:
+    hang_bell(STORE, "s0").close()  # what a bell imports is read before there is nothing left
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        bell = hang_bell(STORE, SESSION)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert isinstance(bell, PollingBell)
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_a_second_task_on_one_bell_is_refused_and_the_first_goes_on(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    first = asyncio.ensure_future(bell.wait(is_busy=False))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="another task"):
+        await bell.wait(is_busy=False)
+    ring({SESSION: Appended(1)})
+    await asyncio.wait_for(first, PATIENCE_S)
+    bell.close()
 
 
 @pytest.mark.usefixtures("runtime_dir")
