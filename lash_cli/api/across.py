@@ -6,9 +6,10 @@ turn and waiting for its end, deletion.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from lash_cli.api.queue import Notify, SessionQueue, require_key
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import ActiveTurn, InputDraft, PendingTurnInput
@@ -27,6 +28,9 @@ from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import free_dead_lane
 from lash_cli.store.base import RuntimePersistence, TurnRecord
 from lash_cli.system import this_process
+
+if TYPE_CHECKING:
+    from lash_cli.api.queue import Notify, SessionQueue
 
 TERMINAL_POLL_FIRST_S = 0.025
 TERMINAL_POLL_MAX_S = 0.25
@@ -70,6 +74,8 @@ class AcrossProcesses:
 
         Raises `LashRuntimeError` for a core without a store.
         """
+        from lash_cli.api.queue import SessionQueue
+
         return SessionQueue(self.store, self.host.clock, self.host.ids, session_id, self._notify, self.host.attachments)
 
     async def inject_turn_input(
@@ -80,6 +86,8 @@ class AcrossProcesses:
 
         Raises as `SessionQueue.enqueue` and `SessionQueue.stored`.
         """
+        from lash_cli.api.queue import require_key
+
         content = TurnInput.text(message) if isinstance(message, str) else message
         key = INJECTION_PREFIX + require_key(id)
         if has_bytes(content):

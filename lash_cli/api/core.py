@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import msgspec
 
 from lash_cli.api.history import SessionHistories
-from lash_cli.api.queue import Notify
 from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
@@ -32,19 +31,19 @@ from lash_cli.errors import (
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
-from lash_cli.runtime.ephemeral import publish_state
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
-from lash_cli.store.resident_log import ResidentLog
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
     from lash_cli.api.observable import ObservableSession
+    from lash_cli.api.queue import Notify
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.tracing import Tracer
+    from lash_cli.store.resident_log import ResidentLog
 
 DRIVER_LABEL = "driver"
 
@@ -215,6 +214,8 @@ class LashCore(SessionHistories):
     def _log_of(self, session_id: str, *, to_open: bool = False) -> ResidentLog:
         """The log of a session without a store: of the one that was opened last, or of the one that will be opened
         next."""
+        from lash_cli.store.resident_log import ResidentLog
+
         log = self._logs.get(session_id)
         if log is None or log.is_closed or (to_open and log.state is not None):
             log = self._logs[session_id] = ResidentLog(session_id, self.host.clock, self.host.ids.token())
@@ -316,6 +317,8 @@ class LashCore(SessionHistories):
         elif store is not None:
             await self._load(resident, store, spec, base)
         if store is None:
+            from lash_cli.runtime.ephemeral import publish_state
+
             log = resident.log = self._log_of(session_id, to_open=True)
             publish_state(resident)
             # A session that nobody closes is let go with its last handle.

@@ -6,12 +6,16 @@ shares what was said, a moved head leaves its branch where it was.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lash_cli.api.across import AcrossProcesses
-from lash_cli.core.history import TreeEntry, message_tree
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import NotFoundError
-from lash_cli.runtime.history import HeadMove, find_node, move_head, require_resumable
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionFork, SessionMeta
+
+if TYPE_CHECKING:
+    from lash_cli.core.history import TreeEntry
+    from lash_cli.runtime.history import HeadMove
 
 
 class SessionHistories(AcrossProcesses):
@@ -41,6 +45,8 @@ class SessionHistories(AcrossProcesses):
         store = self.store
         node_id = None if at is None else await self._node_at(store, source_session_id, at)
         if node_id is not None:
+            from lash_cli.runtime.history import find_node, require_resumable
+
             await require_resumable(store, await find_node(store, source_session_id, node_id), source_session_id)
         request = SessionFork(
             source_session_id,
@@ -74,6 +80,8 @@ class SessionHistories(AcrossProcesses):
 
         What is said next makes a branch there. Raises as `runtime.history.move_head`.
         """
+        from lash_cli.runtime.history import move_head
+
         return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id)
 
     async def branch_before_node(
@@ -83,9 +91,13 @@ class SessionHistories(AcrossProcesses):
 
         Raises as `runtime.history.move_head`.
         """
+        from lash_cli.runtime.history import move_head
+
         return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id, is_before=True)
 
     async def message_tree(self, session_id: str) -> tuple[TreeEntry, ...]:
         """Every message of a session, those of other branches and frames included; empty when nothing was said."""
+        from lash_cli.core.history import message_tree
+
         read = await self.store.load_session(session_id, ReadScope.FULL_GRAPH)
         return () if read is None else message_tree(read.nodes, read.leaf_node_id)

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lash_cli.api.queue import Notify
-from lash_cli.api.tools import ToolAdmin
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
@@ -28,18 +26,18 @@ from lash_cli.core.protocols import EffectHost
 from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
 from lash_cli.errors import DirectCompletionError, LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
-from lash_cli.runtime.ephemeral import publish_change
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.requests import TurnOutput, TurnRequest
 from lash_cli.runtime.session import Dirty, ResidentSession, Undo
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
-from lash_cli.runtime.turns import run_turn
 from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
     from lash_cli.api.admin import SessionAdmin
     from lash_cli.api.core import LashCore, ParkedSession
     from lash_cli.api.observable import ObservableSession
+    from lash_cli.api.queue import Notify
+    from lash_cli.api.tools import ToolAdmin
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.phases import TurnPhaseProbe
 
@@ -150,6 +148,8 @@ class LashSession(QueueVerbs):
 
     def tools(self) -> ToolAdmin:
         """The tool surface."""
+        from lash_cli.api.tools import ToolAdmin
+
         self._check_open()
         return ToolAdmin(self)
 
@@ -225,6 +225,8 @@ class LashSession(QueueVerbs):
         return await self._run(TurnRequest(None, drain=DrainSelection()), CancelToken(), sink)
 
     async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
+        from lash_cli.runtime.turns import run_turn  # who only looks at a session drives nothing
+
         self._check_open()
         shared = self._shared
         with shared.in_use(token):
@@ -335,6 +337,8 @@ class LashSession(QueueVerbs):
         async with self._shared.lock:
             if self._core.host.store is None:
                 if change(self._state) is not None:
+                    from lash_cli.runtime.ephemeral import publish_change
+
                     self._state.ledger = (*self._state.ledger, *usage)
                     publish_change(self._state)
             else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lash_cli.api.queue import SessionQueue, require_command_key
 from lash_cli.api.turns import QueuedTurnBuilder
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
@@ -31,16 +30,13 @@ from lash_cli.core.queued_work import (
     command_source_key,
 )
 from lash_cli.errors import LashRuntimeError, UsageError
-from lash_cli.runtime.commands import apply_command
-from lash_cli.runtime.drains import run_next_command
-from lash_cli.runtime.ephemeral import publish_commit
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
     from lash_cli.api.commands import SessionCommands
     from lash_cli.api.core import LashCore
-    from lash_cli.api.queue import BatchSettlement
+    from lash_cli.api.queue import BatchSettlement, SessionQueue
     from lash_cli.api.session import _Shared
     from lash_cli.core.lease import LeaseFence
     from lash_cli.runtime.cancellation import CancelToken
@@ -69,6 +65,8 @@ class QueueVerbs:
         async def _run(self, request: TurnRequest, token: CancelToken, sink: Sink) -> TurnOutput: ...
 
     def _queue(self) -> SessionQueue:
+        from lash_cli.api.queue import SessionQueue  # a session that only takes turns needs none of it
+
         self._check_open()
         host = self._core.host
         if host.store is None:
@@ -148,6 +146,10 @@ class QueueVerbs:
         """
         if self._core.host.store is not None:
             return await self._queue().submit_command(command, key)
+        from lash_cli.api.queue import require_command_key
+        from lash_cli.runtime.commands import apply_command
+        from lash_cli.runtime.ephemeral import publish_commit
+
         source_key = command_source_key(command, require_command_key(key))
         async with self._shared.lock:
             apply_command(self._state, command, self._core.host.clock.now_ms())
@@ -163,6 +165,8 @@ class QueueVerbs:
         `SessionExecutionBusy` while another owner holds it.
         """
         self._check_open()
+        from lash_cli.runtime.drains import run_next_command
+
         host, shared = self._core.host, self._shared
         store, state = host.store, self._state
         if store is None:

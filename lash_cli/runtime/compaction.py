@@ -14,7 +14,7 @@ import msgspec
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import TurnInput, message_text
-from lash_cli.core.context import CompactionContext, ContextMoment, SummaryRequest
+from lash_cli.core.context import CompactionContext, SummaryRequest
 from lash_cli.core.graph import NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnResult
@@ -23,6 +23,7 @@ from lash_cli.core.prompt import NO_BUILTINS
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.context import moment_of
 from lash_cli.runtime.ephemeral import EphemeralTurn
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, PlannedFrame, commit_frame, held_lane, plan_frame
 from lash_cli.runtime.history import require_movable
@@ -93,11 +94,6 @@ async def _unseen(activity: TurnActivity) -> None:
     """Nobody watches a summary being written."""
 
 
-def moment_of(session: ResidentSession) -> ContextMoment:
-    """How full the context of a session is."""
-    return ContextMoment(session.policy.model.limits, session.turn_state.last_prompt_usage)
-
-
 async def compact_context(
     host: RuntimeHost,
     session: ResidentSession,
@@ -126,11 +122,8 @@ async def compact_context(
 
 async def make_room(
     host: RuntimeHost, store: RuntimePersistence, session: ResidentSession, fence: LeaseFence, token: CancelToken
-) -> CompactionReport | None:
-    """Compact before a turn begins, under its lane, when a plugin says that it is due; None when none does."""
-    moment = moment_of(session)
-    if not session.messages or not any(plugin.is_due(moment) for plugin in host.context):
-        return None
+) -> CompactionReport:
+    """Compact before a turn begins, under its lane: what a caller does when `context.is_room_due`."""
     return await _Compaction(host, session, token, None, None, is_requested=False).run(store, fence)
 
 
@@ -176,7 +169,7 @@ class _Compaction:
         session = self._session
         context = CompactionContext(
             session.conversation(),
-            moment_of(session),
+            moment_of(session, session.policy),
             self._summariser.ask,
             self._instructions,
             self._is_requested,

@@ -28,10 +28,23 @@ class ShownConversation(NamedTuple):
     digest: str = ""
 
 
+def moment_of(session: ResidentSession, policy: SessionPolicy) -> ContextMoment:
+    """How full the context of a session is for a turn under `policy`."""
+    return ContextMoment(policy.model.limits, session.turn_state.last_prompt_usage)
+
+
+def is_room_due(host: RuntimeHost, session: ResidentSession) -> bool:
+    """Whether a plugin says that the session must be compacted before its next turn."""
+    if not session.messages:
+        return False
+    moment = moment_of(session, session.policy)
+    return any(plugin.is_due(moment) for plugin in host.context)
+
+
 def shown_conversation(host: RuntimeHost, session: ResidentSession, policy: SessionPolicy) -> ShownConversation:
     """What the context plugins make of the current frame for a turn under `policy`."""
     whole = session.conversation()
-    moment = ContextMoment(policy.model.limits, session.turn_state.last_prompt_usage)
+    moment = moment_of(session, policy)
     shown = prepared(host.context, whole, moment)
     if shown is whole:
         return ShownConversation(whole)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -72,13 +72,15 @@ from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.attachments import put_inline, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
-from lash_cli.runtime.dispatch import ToolDispatcher
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
 from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.dispatch import ToolDispatcher
 
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 USAGE_SOURCE = "turn"
@@ -208,17 +210,7 @@ class TurnDriver(ABC):
         async def emit(event: TurnEvent, correlation: str) -> None:
             await self.emit(drive, event, correlation)
 
-        dispatcher = ToolDispatcher(
-            registry=self.session.registry,
-            approval=self.host.approval,
-            effects=drive.effects,
-            clock=self.host.clock,
-            scope=scope,
-            turn_index=drive.turn_index,
-            cancel=self.token,
-            emit=emit,
-            store_attachment=lambda source: self.stored(source, drive),
-        )
+        dispatcher: ToolDispatcher | None = None
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
         output = output_of(drive.options)
         machine = TurnMachine(config, self._protocol(output), opening)
@@ -239,6 +231,8 @@ class TurnDriver(ABC):
                         effect_id, LlmComplete(await self._call_model(drive, environment, effect, output, shown))
                     )
                 case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
+                    if dispatcher is None:
+                        dispatcher = self._dispatcher(drive, scope, emit)
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
                 case CheckpointEffect(effect_id=effect_id):
@@ -251,6 +245,24 @@ class TurnDriver(ABC):
                     pass
                 case None:
                     raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+
+    def _dispatcher(
+        self, drive: Drive, scope: TurnScope, emit: Callable[[TurnEvent, str], Awaitable[None]]
+    ) -> ToolDispatcher:
+        """What runs the tools of a turn; many a turn calls none."""
+        from lash_cli.runtime.dispatch import ToolDispatcher
+
+        return ToolDispatcher(
+            registry=self.session.registry,
+            approval=self.host.approval,
+            effects=drive.effects,
+            clock=self.host.clock,
+            scope=scope,
+            turn_index=drive.turn_index,
+            cancel=self.token,
+            emit=emit,
+            store_attachment=lambda source: self.stored(source, drive),
+        )
 
     def _protocol(self, output: OutputSpec | None) -> StandardProtocol:
         if output is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.commit import (
@@ -41,8 +42,10 @@ from lash_cli.errors import StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, TurnPlan
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
-from lash_cli.store.resident_log import ResidentLog
 from lash_cli.tools.registry import ToolRegistry
+
+if TYPE_CHECKING:
+    from lash_cli.store.resident_log import ResidentLog
 
 TOOL_STATE = "tool_state"
 

@@ -28,10 +28,9 @@ from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionD
 from lash_cli.runtime.attachments import stored_input
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.checkpoints import Checkpoints
-from lash_cli.runtime.compaction import make_room
+from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
 from lash_cli.runtime.entering import LaneEntry
-from lash_cli.runtime.ephemeral import EphemeralTurn
 from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import GateWatch
 from lash_cli.runtime.host import RuntimeHost
@@ -67,6 +66,8 @@ async def run_turn(
         return await DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
     if request.drain is not None:
         return TurnOutput(None, idle="no_store")
+    from lash_cli.runtime.ephemeral import EphemeralTurn  # with a store nobody asks for it
+
     return await EphemeralTurn(host, session, request, token, sink).run_traced()
 
 
@@ -263,6 +264,10 @@ class DurableTurn(TurnDriver):
     async def _make_room(self, guard: LaneGuard) -> None:
         """Compact the context first when there is hardly room for another turn. A re-drive must see what its journal
         saw, so only a turn that begins does."""
+        if not is_room_due(self.host, self.session):
+            return
+        from lash_cli.runtime.compaction import make_room  # hardly any turn of a session needs it
+
         try:
             await make_room(self.host, self.store, self.session, guard.fence, self.token)
         except LashError as error:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import msgspec
 
@@ -137,6 +136,8 @@ def _resolve(reference: str, root: dict[str, Any]) -> Any:
 
     A dangling pointer is left to the compiler to report.
     """
+    from urllib.parse import unquote  # few schemas refer to anything
+
     pointer = unquote(reference[1:])
     if pointer and not pointer.startswith("/"):
         return None

@@ -189,11 +189,87 @@ def loaded_by(libraries):
 def test_what_programs_ask_many_times_loads_what_is_listed_and_nothing_else(lash, home, command):
     assert lash("open", "s").code == lash("turn", "s", "hello", "-q").code == 0
     libraries, *groups = LOOKS[command]
-    listed = {f"lash_cli.{name}".removesuffix("..") for name in " ".join(groups).split()}
+    listed = lash_modules(" ".join(groups))
     modules = loaded(home, *command.split()) - loaded_by(libraries)
     newcomers, leavers = sorted(modules - listed), sorted(listed - modules)
     assert not newcomers, f"import inside the function that needs it: {', '.join(newcomers)}"
     assert not leavers, f"no longer loaded, take off the list: {', '.join(leavers)}"
+
+
+# A program that embeds lash and opens a session, and what its first turn adds.
+EMBEDDED = """
+import asyncio, sys
+from lash_cli.api import LashCore, SqliteStore
+from lash_cli.core.content import ProsePart
+from lash_cli.core.llm import AttemptRecord, LlmCallRecord, LlmCallResult, LlmResponse
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.usage import TokenUsage
+
+class Instant:
+    provider_id = "instant"
+
+    async def call(self, request, *, sink, cancel):
+        attempt = AttemptRecord(1, 0, 0, "completed", "terminal_observed")
+        return LlmCallResult(
+            LlmCallRecord(request.scope.request_id, (attempt,)), response=LlmResponse((ProsePart("hi"),), TokenUsage())
+        )
+
+    async def aclose(self):
+        pass
+
+async def main():
+    core = LashCore(provider=Instant(), model=ModelSpec("instant"), store=SqliteStore.open(sys.argv[1]))
+    session = await core.open_session("s")
+    before = len(session.read_view().messages)
+    opened = set(sys.modules)
+    await session.turn("hello").run()
+    assert len(session.read_view().messages) == before + 2
+    await session.close()
+    await core.aclose()
+    print(*opened)
+    print(*set(sys.modules) - opened)
+
+asyncio.run(main())
+"""
+TO_OPEN = """
+    . api api.across api.core api.history api.session api.turns api.verbs core core.activity core.attachments
+    core.claim_limits core.codec core.commit core.content core.context core.effect core.frames core.graph
+    core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.prompt
+    core.protocols core.queued_work core.schemas core.tools core.usage core.wait effects effects.host effects.journal
+    effects.renewal effects.resolver errors plugins plugins.rolling_history runtime runtime.alarms runtime.bells
+    runtime.cancellation runtime.demand runtime.drivers runtime.host runtime.lane runtime.phases runtime.requests
+    runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
+    store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database store.sqlite.demand
+    store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
+    store.sqlite.log store.sqlite.queue_announcing store.sqlite.schema store.sqlite.sessions store.sqlite.store
+    store.sqlite.writer system tools tools.registry tools.surface
+"""
+# A turn that calls no tool, compacts nothing and has a store needs none of them.
+ONLY_IN_SOME_TURNS = """
+    api.queue api.tools core.history effects.inline runtime.compaction runtime.dispatch
+    runtime.ephemeral runtime.frame_opening runtime.history runtime.structured runtime.tracing store.resident_log
+    tools.context tools.function tools.schema
+"""
+
+
+def lash_modules(names):
+    return {f"lash_cli.{name}".removesuffix("..") for name in names.split()}
+
+
+def test_a_program_that_opens_a_session_loads_what_is_listed_and_nothing_else(home):
+    home.mkdir(parents=True, exist_ok=True)
+    program = [sys.executable, "-c", EMBEDDED, str(home / "lash.db")]
+    for _ in range(2):  # the first of them makes the file
+        done = subprocess.run(program, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+    opened, by_turn = (set(line.split()) for line in done.stdout.splitlines())
+    # A library hides nothing from msgspec, which takes names from typing_extensions where that is installed.
+    opened -= loaded_by(f"asyncio concurrent.futures.thread {LIBRARIES}") | {"typing_extensions"}
+    newcomers, leavers = sorted(opened - lash_modules(TO_OPEN)), sorted(lash_modules(TO_OPEN) - opened)
+    assert not newcomers, f"import inside the function that needs it: {', '.join(newcomers)}"
+    assert not leavers, f"no longer loaded, take off the list: {', '.join(leavers)}"
+    assert "lash_cli.runtime.turns" in by_turn
+    assert not by_turn & (HEAVY | {"dataclasses", "pathlib", "urllib.parse"} | lash_modules(ONLY_IN_SOME_TURNS))
 
 
 @pytest.mark.parametrize(
