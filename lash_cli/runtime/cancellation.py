@@ -8,6 +8,8 @@ arbitrates.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
 from lash_cli.core.outcome import TurnCancellationEvidence
@@ -24,10 +26,11 @@ class CancelCause(StrEnum):
 class CancelToken:
     """A one-way flag with its first cause. Not thread-safe: trip it on the loop that waits on it."""
 
-    __slots__ = ("_event", "cause", "evidence", "origin", "reason")
+    __slots__ = ("_calls", "_event", "cause", "evidence", "origin", "reason")
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
+        self._calls: list[Callable[[], object]] = []
         self.cause: CancelCause | None = None
         self.evidence: TurnCancellationEvidence | None = None
         self.origin: str | None = None
@@ -61,6 +64,8 @@ class CancelToken:
         self.cause, self.evidence, self.origin, self.reason = cause, evidence, origin, reason
         if self._event is not None:
             self._event.set()
+        for call in self._calls:
+            call()
         return True
 
     async def wait(self) -> None:
@@ -70,6 +75,18 @@ class CancelToken:
         if self._event is None:
             self._event = asyncio.Event()
         await self._event.wait()
+
+    @contextmanager
+    def telling(self, call: Callable[[], object]) -> Iterator[None]:
+        """Make `call`, which must not raise, when the token is tripped inside the block, or has been: `wait` for who
+        waits for something else as well and needs no task for it."""
+        if self.cause is not None:
+            call()
+        self._calls.append(call)
+        try:
+            yield
+        finally:
+            self._calls.remove(call)
 
     def forget_request(self) -> None:
         """Arm the token again after a request that was addressed to another turn of the same call."""

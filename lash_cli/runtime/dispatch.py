@@ -47,6 +47,7 @@ from lash_cli.core.tools import (
     interrupted,
 )
 from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
+from lash_cli.runtime.alarms import alarm_after
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
@@ -97,6 +98,11 @@ class ToolDispatcher:
         divergences; everything a tool does wrong is a failed record.
         """
         parent = turn_replay_key(self._scope, self._turn_index, iteration, "tool_batch", effect_id)
+        if len(calls) == 1:
+            # Nothing runs beside it, so it needs no task of its own.
+            (call,) = calls
+            key = child_replay_key(parent, f"child:0:{call.tool_call_id}")
+            return (await self._run_call(call, self._registry.resolve(call.tool_name), key, None),)
         work: list[asyncio.Task[ToolCallRecord]] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -228,17 +234,12 @@ class ToolDispatcher:
             on_progress=lambda text: self._show_progress(call.call_id, text),
         )
         task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(_guarded(resolved, call, context))
-        watcher = asyncio.ensure_future(self._cancel.wait())
         limit_ms = resolved.manifest.timeout_ms
         try:
-            done, _ = await asyncio.wait(
-                {task, watcher},
-                timeout=None if limit_ms is None else limit_ms / 1000,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if task in done:
+            await self._until_over(task, limit_ms)
+            if task.done():
                 return task.result()
-            if watcher in done:
+            if self._cancel.is_set:
                 await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
                 if self._cancel.cause is CancelCause.LEASE_LOST:
                     raise SessionExecutionLeaseExpired(f"the lane of session {self._scope.session_id} was lost")
@@ -246,8 +247,25 @@ class ToolDispatcher:
             text = f"{call.tool_name} did not finish within {limit_ms} ms."
             return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime")
         finally:
-            watcher.cancel()
             await _end(task, call.tool_name)
+
+    async def _until_over(self, task: asyncio.Task[ToolCallOutput], limit_ms: int | None) -> None:
+        """Return when the task is done, the turn is cancelled, or the time is up."""
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def end(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        task.add_done_callback(end)
+        alarm = None if limit_ms is None else alarm_after(limit_ms / 1000, end)
+        try:
+            with self._cancel.telling(end):
+                await over
+        finally:
+            task.remove_done_callback(end)
+            if alarm is not None:
+                alarm.cancel()
 
     async def _back_off(self, key: str, call_id: str, attempt: int, delay_ms: int) -> bool:
         """Sleep before the next attempt, as an effect of its own; False when the turn was cancelled meanwhile."""
