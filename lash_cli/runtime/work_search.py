@@ -1,13 +1,15 @@
 """Where a worker looks for work, and what it remembers of the sessions it has seen (contract 02 §6.3, 08 §5.2).
 
 One look answers: which sessions can be drained now, what keeps the others, and
-when it is worth looking again. It never claims anything.
+when it is worth looking again. It never claims anything. What a look costs does
+not grow with the sessions that wait or were drained: it ends at the first page
+on which something is due, and only what still matters is remembered.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -20,7 +22,10 @@ from lash_cli.store.queueing import QueuedWorkStore, SessionDemand
 
 # A session whose passes fail for good is looked at again after this long.
 ASIDE_MS = 60_000
+# How many sessions one page of a look holds.
 LOOK_LIMIT = 64
+# How long what a look found due is worth starting without another look.
+FRESH_S = 0.05
 
 
 @dataclass(slots=True)
@@ -67,6 +72,8 @@ class WorkSearch:
         self._named = named
         self._seen: dict[str, SeenSession] = {}
         self._shares = 0
+        self._due: list[str] = []
+        self._fresh_until = 0.0
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -87,27 +94,42 @@ class WorkSearch:
                 raise QueueHeld(f"the queue of session {session_id!r} is held", details=details)
 
     async def look(self, running: Collection[str]) -> Look:
-        """Look once; sessions that are being drained already are left out."""
+        """Look once; sessions that are being drained already are left out. What is due is also there to `take`."""
         look = Look()
         now_ms = self._clock.now_ms()
-        for demand in await self._demands(len(running)):
+        async for demand in self._demands(look):
             if demand.session_id not in running:
                 self._judge(demand, look, now_ms)
-        look.due.sort(key=lambda session_id: self.seen(session_id).shares)
+        look.due.sort(key=self._shares_of)
+        self._due, self._fresh_until = list(look.due), self._clock.monotonic() + FRESH_S
         return look
 
-    async def _demands(self, running: int) -> list[SessionDemand]:
-        if not self._named:
-            aside = sum(seen.not_before_ms > 0 or seen.is_served for seen in self._seen.values())
-            return list(await self._store.sessions_with_demand(limit=LOOK_LIMIT + running + aside))
-        demands: list[SessionDemand] = []
-        for session_id in self._named:
-            with contextlib.suppress(NotFoundError):
-                demands.append(await self._store.demand(session_id))
-        return demands
+    def take(self, count: int) -> list[str]:
+        """At most `count` sessions the last look found due, each once; none when that look is too long ago."""
+        if self._clock.monotonic() > self._fresh_until:
+            self._due.clear()
+        taken, self._due = self._due[:count], self._due[count:]
+        return taken
+
+    async def _demands(self, look: Look) -> AsyncIterator[SessionDemand]:
+        """The sessions to judge. Of all there are only the page that made something due, or every page, each once."""
+        if self._named:
+            for session_id in self._named:
+                with contextlib.suppress(NotFoundError):
+                    yield await self._store.demand(session_id)
+            return
+        met: set[str] = set()
+        while True:
+            page = await self._store.sessions_with_demand(limit=LOOK_LIMIT)
+            fresh = [demand for demand in page if demand.session_id not in met]
+            met.update(demand.session_id for demand in fresh)
+            for demand in fresh:
+                yield demand
+            if look.due or len(fresh) < LOOK_LIMIT:
+                return
 
     def _judge(self, demand: SessionDemand, look: Look, now_ms: int) -> None:
-        seen = self.seen(demand.session_id)
+        seen = self._seen.get(demand.session_id, SeenSession())
         standing = standing_of(demand, now_ms)
         if demand.available_at_ms is not None and not (demand.is_held or demand.is_closed):
             look.again_at(demand.available_at_ms)
@@ -115,7 +137,7 @@ class WorkSearch:
             look.holders.append(demand.lease.owner)
             look.again_at(demand.lease.expires_at_ms)
         if standing is Standing.CONTENDED:
-            self._judge_contended(demand.session_id, seen, look, now_ms)
+            self._judge_contended(demand.session_id, self._remembered(demand.session_id), look, now_ms)
             return
         seen.busy_since_ms, seen.is_given_up = None, False
         if standing is Standing.NOTHING or seen.is_served:
@@ -143,23 +165,28 @@ class WorkSearch:
 
     # --- remembering --------------------------------------------------------------------------
 
-    def seen(self, session_id: str) -> SeenSession:
-        """What is remembered of a session."""
+    def _remembered(self, session_id: str) -> SeenSession:
         return self._seen.setdefault(session_id, SeenSession())
+
+    def _shares_of(self, session_id: str) -> int:
+        return self._seen[session_id].shares if session_id in self._seen else 0
 
     def progressed(self, session_id: str) -> None:
         """A pass ended well: earlier failures do not count any more."""
-        self._seen[session_id] = SeenSession(is_served=self._options.once)
+        if self._options.once:
+            self._seen[session_id] = SeenSession(is_served=True)
+        else:
+            self._seen.pop(session_id, None)
 
     def had_its_share(self, session_id: str) -> None:
         """A session that was drained for a while and is not empty yet: the next slots are for others."""
         self._shares += 1
-        self.seen(session_id).shares = self._shares
+        self._remembered(session_id).shares = self._shares
 
     def postpone(self, session_id: str) -> int | None:
         """Let a session rest after a pass that came to nothing; for how many milliseconds, None when it has had all
         its attempts and was set aside."""
-        seen = self.seen(session_id)
+        seen = self._remembered(session_id)
         seen.attempts += 1
         if seen.attempts >= MAX_ATTEMPTS:
             self.set_aside(session_id)
@@ -170,7 +197,7 @@ class WorkSearch:
 
     def set_aside(self, session_id: str) -> None:
         """Leave a session alone for a good while; nobody waits for it."""
-        seen = self.seen(session_id)
+        seen = self._remembered(session_id)
         seen.attempts = 0
         seen.is_aside = True
         seen.is_served = self._options.once

@@ -130,11 +130,13 @@ class QueueWorker:
                     return "max_turns"
                 await self._bell.wait()
                 continue
+            if self._start():
+                continue
             mark = await self._store.change_mark()
             look = await self._search.look(self._tasks.keys())
             for session_id in look.given_up:
                 await self._tell(LaneGivenUp(session_id))
-            self._start(look.due)
+            self._start()
             ended = self._end_of_idle(look)
             if ended is not None:
                 return ended
@@ -145,14 +147,17 @@ class QueueWorker:
         most = self._options.max_turns
         return most is not None and self._turns + self._passes_under_way >= most
 
-    def _start(self, session_ids: Sequence[str]) -> None:
-        """Begin to drain as many as there are slots, in the order given; none when it was stopped while it looked."""
+    def _start(self) -> bool:
+        """Begin to drain what was found due, as much as there are slots; whether there was any. Nothing is begun by a
+        worker that was stopped while it looked."""
         if self._is_stopping:
-            return
-        for session_id in session_ids[: max(1, self._options.concurrency) - len(self._tasks)]:
+            return False
+        session_ids = self._search.take(max(1, self._options.concurrency) - len(self._tasks))
+        for session_id in session_ids:
             task = asyncio.get_running_loop().create_task(self._work(session_id))
             self._tasks[session_id] = task
             task.add_done_callback(partial(self._ended, session_id))
+        return bool(session_ids)
 
     def _ended(self, session_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[session_id]
@@ -248,7 +253,7 @@ class QueueWorker:
         async def show(activity: TurnActivity) -> None:
             await self._tell(ActivityShown(session_id, activity))
 
-        for _ in range(PASSES_IN_A_ROW):
+        for number in range(PASSES_IN_A_ROW):
             if self._is_stopping or self._is_at_limit:
                 return
             self._passes_under_way += 1
@@ -258,7 +263,8 @@ class QueueWorker:
             finally:
                 self._passes_under_way -= 1
             if not output.turns and not output.commands:
-                self._search.postpone(session_id)
+                if number == 0:  # what a look saw was not there; after a turn it is the end of the queue
+                    self._search.postpone(session_id)
                 return
             self._search.progressed(session_id)
             self._worked[session_id] = None

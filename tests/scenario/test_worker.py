@@ -419,3 +419,36 @@ async def test_several_workers_use_every_input_once(make_core) -> None:
         session = await core.open_session(name)
         assert len(session.read_view().messages) == 16
         session.close_handle()
+
+
+class Counted:
+    """A store that counts how many sessions its looks for work return."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+        self.seen = 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._store, name)
+
+    async def sessions_with_demand(self, *, limit: int):
+        found = await self._store.sessions_with_demand(limit=limit)
+        self.seen += len(found)
+        return found
+
+
+@pytest.mark.parametrize("options", [{"until_empty": True}, {"once": True}])
+async def test_what_a_worker_looks_at_grows_with_the_sessions_and_not_with_their_square(make_core, options) -> None:
+    core = make_core(answering())
+    looked_at = []
+    for round_, count in enumerate((100, 300)):
+        names = [f"r{round_}n{number}" for number in range(count)]
+        await sessions(core, *names)
+        for name in names:
+            await core.queue(name).enqueue("hello")
+        store = Counted(core.store)
+        report = await QueueWorker(store, SystemClock(), opener(core), WorkOptions(**options)).run()
+        assert (report.turns, len(report.sessions)) == (count, count)
+        looked_at.append(store.seen / count)
+    # Seventy sessions a look and a look for every session is what a worker may need on a slow machine.
+    assert looked_at[1] <= max(looked_at[0] * 1.5, 75), looked_at
