@@ -17,15 +17,15 @@ LashError
 │   ├── HeadRevisionConflict, RuntimeTurnCommitConflict, PendingTurnInputSourceKeyConflict
 │   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, QueueHeld, ReconfigureError
 ├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
+│   └── StoreReadOnly       5   permissions_unsafe
 ├── TurnStoppedError        6   turn_stopped:{…}
 ├── ProviderFailed          6   quota_exhausted, model_not_found, …: a provider's own no, outside of a turn
 ├── TurnCancelledError      7   turn_cancelled
 ├── PartialOutcomeError     8   partial_outcome
 ├── StoreError              1   store_commit_failed (ambiguous)
-│   ├── StoreUnusable       9   store_corrupt, schema_too_new
+│   ├── StoreUnusable       9   store_corrupt, schema_too_new: CorruptNode, MissingCheckpointComponent
 │   ├── StoreLocked         75  store_locked
-│   ├── CorruptNode, MissingCheckpointComponent, RecordSchemaVersion, UnsupportedReadScope
-│   └── QueuedWorkClaimSuperseded, TurnInputClaimSuperseded, Unsettled*Claim
+│   └── QueuedWorkClaimSuperseded, TurnInputClaimSuperseded, Unsettled*Claim, TurnCancelWon
 ├── BusyError               75  retry is safe
 │   ├── SessionExecutionBusy, SessionStillInUse
 │   └── ProviderUnavailable, ProviderRateLimited
@@ -35,6 +35,7 @@ LashError
 │   ├── DirectCompletionError 1 invalid_request, invalid_structured_output, or the provider's code
 │   └── LiveReplayError     1   live_replay: SubscriberLagged, LiveReplayClosed (3 when the session was deleted)
 ├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
+│   └── JournalFault        1   the journal itself failed; never recorded
 └── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
 """
 
@@ -353,18 +354,6 @@ class CorruptNode(StoreUnusable):
 
 class MissingCheckpointComponent(StoreUnusable):
     """A checkpoint names a blob that is absent (contract 01 §14)."""
-
-
-class RecordSchemaVersion(StoreUnusable):
-    """A stored record has a missing, invalid or unsupported schema version (contract 01 §14)."""
-
-    default_code = "schema_too_new"
-
-
-class UnsupportedReadScope(StoreError):
-    """The store cannot load the requested scope."""
-
-    ambiguous = False
 
 
 class QueuedWorkClaimSuperseded(StoreError):

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 DIRECT_SOURCE = "direct"
 OUTPUT_NAME = "answer"
-NO_QUEUE = "queued turn input requires a persistent runtime store"
 
 
 def _answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> TurnInput:

@@ -115,9 +115,7 @@ def working_directory(meta: SessionMeta | None) -> str:
     return current_directory()
 
 
-def policy_options(
-    *, model: str | None, provider: str | None, system: str | None, max_turns: int | None = None
-) -> SessionSpec:
+def policy_options(*, model: str | None, provider: str | None, system: str | None) -> SessionSpec:
     """What the options of a command change about a session's stored policy.
 
     A provider named without a model brings its own default model. Raises
@@ -141,7 +139,6 @@ def policy_options(
         inherit="stored",
         provider_id=UNSET if provider is None else provider,
         model=UNSET if model is None else model_spec(settings, model),
-        max_turns=UNSET if max_turns is None else max_turns,
         prompt=UNSET if system is None else session_prompt(system_text(system)),
     )
 

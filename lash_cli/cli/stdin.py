@@ -33,17 +33,17 @@ class StdinKind(StrEnum):
     CLOSED = "closed"
 
 
-def stdin_kind(descriptor: int = _STDIN) -> StdinKind:
-    """Classify a descriptor without reading from it."""
+def stdin_kind() -> StdinKind:
+    """What stdin is, without reading from it."""
     try:
-        mode = os.fstat(descriptor).st_mode
+        mode = os.fstat(_STDIN).st_mode
     except OSError:
         return StdinKind.CLOSED
     if stat.S_ISREG(mode):
         return StdinKind.FILE
     if stat.S_ISFIFO(mode):
         return StdinKind.FIFO
-    if stat.S_ISCHR(mode) and os.isatty(descriptor):
+    if stat.S_ISCHR(mode) and os.isatty(_STDIN):
         return StdinKind.TERMINAL
     return StdinKind.NEVER_READ
 

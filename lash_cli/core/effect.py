@@ -212,11 +212,6 @@ def child_replay_key(parent: str, suffix: str) -> str:
     return f"{parent}:{suffix}"
 
 
-def attempt_replay_suffix(call_id: str, attempt: int) -> str:
-    """The suffix of one tool attempt."""
-    return f"{call_id}:attempt:{attempt}"
-
-
 def validate_envelope(envelope: EffectEnvelope) -> None:
     """Raise `EffectError` with the contract's code when the envelope cannot be journalled (contract 03 §2.2)."""
     invocation = envelope.invocation

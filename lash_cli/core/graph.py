@@ -56,13 +56,6 @@ class SessionNode(Record):
     caused_by: CausalRef | None = None
 
 
-class SessionGraph(Record):
-    """Nodes in insertion order and the leaf of the active path."""
-
-    nodes: tuple[SessionNode, ...] = ()
-    leaf_node_id: str | None = None
-
-
 def active_path(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> tuple[SessionNode, ...]:
     """The nodes from the root to `leaf_node_id`.
 

@@ -8,12 +8,6 @@ bits of milliseconds, then 80 random bits, so ids of one kind sort by age.
 from __future__ import annotations
 
 import re
-from typing import NewType
-
-SessionId = NewType("SessionId", str)
-TurnId = NewType("TurnId", str)
-InputId = NewType("InputId", str)
-NodeId = NewType("NodeId", str)
 
 SESSION_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _SESSION_ID = re.compile(SESSION_ID_PATTERN)

@@ -1,7 +1,7 @@
 """Who may write: the session execution lease and its fence (contract 01 §13, 02 §4).
 
 Pure judgement over one row. The fence decides, never the holder's belief: a
-store applies `judge_claim`, `judge_reclaim` and `is_live` inside the same
+store applies `judge_claim`, `judge_reclaim` and `is_fence_live` inside the same
 transaction as the write they guard. Fencing tokens only ever grow.
 """
 
@@ -152,13 +152,4 @@ def is_fence_live(row: LeaseRow, fence: LeaseFence, now_ms: int) -> bool:
         and row.owner is not None
         and row.owner.owner_id == fence.owner_id
         and row.owner.incarnation_id == fence.incarnation_id
-    )
-
-
-def lease_of(session_id: str, row: LeaseRow) -> SessionExecutionLease | None:
-    """The lease a held row describes, or None when it is released."""
-    if row.token is None or row.owner is None:
-        return None
-    return SessionExecutionLease(
-        session_id, row.owner, row.token, row.fencing_token, row.claimed_at_ms, row.expires_at_ms
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -299,6 +299,3 @@ class EffectHost(AwaitEventResolver, Protocol):
         """Effects of one scope. `fence` says the caller holds the session lane; `fresh` that it starts a turn whose
         journal is known to be empty. Raises `EffectError` (`missing_execution_scope_id`)."""
         ...
-
-
-JsonObject = dict[str, Any]

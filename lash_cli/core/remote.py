@@ -51,9 +51,7 @@ _COUNTERS: Final = (
 )
 # Kinds that only mean something to the host they come from travel under one type.
 _DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
-_DIAGNOSTIC_KINDS: Final = frozenset(
-    {"queued_work_started", "plugin_runtime", "queued_input_accepted", "queued_messages_committed"}
-)
+_DIAGNOSTIC_KINDS: Final = frozenset({"queued_work_started", "plugin_runtime", "queued_input_accepted"})
 _OBSERVATION_TYPES: Final = frozenset(
     {
         "turn_activity",

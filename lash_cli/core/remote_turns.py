@@ -207,14 +207,13 @@ def _outcome_of(document: Mapping[str, Any]) -> TurnOutcome:
 
 
 def _call_document(record: ToolCallRecord) -> dict[str, Any]:
-    document = {
+    return {
         "call_id": record.call_id,
         "tool_name": record.tool,
         "args": plain(record.args),
         "outcome": output_document(record.output)["outcome"],
         "duration_ms": record.duration_ms,
     }
-    return {key: value for key, value in document.items() if key != "call_id" or value is not None}
 
 
 def _issue_document(issue: TurnIssue) -> dict[str, Any]:

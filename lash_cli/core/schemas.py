@@ -45,7 +45,7 @@ AUTO = SchemaProjection()
 MAX_DEPTH = 200
 
 
-def without_absent(value: Any, schema: Any, root: dict[str, Any] | None = None) -> Any:
+def without_absent(value: Any, schema: Any) -> Any:
     """`value` without the null members that stand for "absent" under a strict projection.
 
     A member is dropped when it is null and the canonical `schema` neither
@@ -55,7 +55,7 @@ def without_absent(value: Any, schema: Any, root: dict[str, Any] | None = None) 
     value is valid as it stands. Returns `value` itself when nothing is dropped;
     never changes it in place.
     """
-    return _Absence(schema if root is None else root).strip(value, schema, 0)
+    return _Absence(schema).strip(value, schema, 0)
 
 
 class _Absence:

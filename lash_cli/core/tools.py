@@ -77,13 +77,6 @@ class ToolContract(Record):
     projection: SchemaProjection = AUTO
 
 
-class ToolDefinition(msgspec.Struct, frozen=True):
-    """A manifest and its contract."""
-
-    manifest: ToolManifest
-    contract: ToolContract
-
-
 # --- membership ---------------------------------------------------------------------------------
 
 

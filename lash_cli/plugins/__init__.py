@@ -1,4 +1,1 @@
-"""Extension points for code outside this package (contract 05 §4).
-
-The hook host and the standard plugins live here.
-"""
+"""The standard plugins, one module each, behind the protocols of `core` (contract 05 §4, §5)."""

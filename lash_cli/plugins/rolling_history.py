@@ -1,6 +1,6 @@
 """Rolling history: old attachments leave the view, old messages become a summary (contract 05 §5.2).
 
-The view elides attachments once the context is more than half full; the
+The view elides attachments once the context is three fifths full; the
 compaction keeps the recent turns word for word and has the model summarise
 what came before them, for a frame that begins with that summary. Which turns
 are kept is decided by estimates, so nothing here needs a tokenizer.

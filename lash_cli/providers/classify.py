@@ -174,7 +174,7 @@ def classify_http(
     is_page = body.lstrip().startswith("<")
     verdict, code = _judge(codes, "" if is_page else message or body, status, hint)
     if not message:
-        message = _describe_body(body, headers)
+        message = _describe_body(body)
     if is_page and status < 500:
         code = code or "unexpected_html"
     if 300 <= status < 400:
@@ -345,7 +345,7 @@ def _embedded_status(error: Any) -> int | None:
     return None
 
 
-def _describe_body(body: str, headers: Mapping[str, str]) -> str:
+def _describe_body(body: str) -> str:
     """One line about a body that is not an error document."""
     text = " ".join(body.split())
     if not text:

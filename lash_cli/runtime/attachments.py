@@ -31,20 +31,20 @@ async def stored_input(
     for item in turn_input.items:
         if isinstance(item, AttachmentItem) and isinstance(item.attachment, Inline):
             policy.check(item.attachment)
-            item = AttachmentItem(await put_inline(store, session_id, item.attachment, owner=None, now_ms=now_ms))
+            item = AttachmentItem(await put_inline(store, session_id, item.attachment, turn_id=None, now_ms=now_ms))
         items.append(item)
     return msgspec.structs.replace(turn_input, items=tuple(items))
 
 
 async def put_inline(
-    store: AttachmentStore, session_id: str, source: Inline, *, owner: tuple[str, str] | None, now_ms: int
+    store: AttachmentStore, session_id: str, source: Inline, *, turn_id: str | None, now_ms: int
 ) -> Stored:
-    """Store the bytes of one attachment; `owner` is `("turn", id)` for what a running turn makes."""
+    """Store the bytes of one attachment; `turn_id` is the running turn that makes it, None for what a user brings."""
     reference = await store.put_attachment(
         session_id,
         source.data,
         media_type=source.media_type,
-        owner=owner,  # type: ignore[arg-type]
+        owner=None if turn_id is None else ("turn", turn_id),
         now_ms=now_ms,
         label=source.label,
     )

@@ -187,8 +187,8 @@ class TurnDriver(ABC):
         if isinstance(source, Inline):
             if store is None:
                 return source
-            owner, now_ms = ("turn", drive.turn_id), self.host.clock.now_ms()
-            return await put_inline(store, self.session.session_id, source, owner=owner, now_ms=now_ms)
+            now_ms = self.host.clock.now_ms()
+            return await put_inline(store, self.session.session_id, source, turn_id=drive.turn_id, now_ms=now_ms)
         if isinstance(source, Stored) and store is not None:
             await store.get_attachment(self.session.session_id, source.attachment_ref)
         return source

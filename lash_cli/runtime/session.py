@@ -25,7 +25,7 @@ from lash_cli.core.commit import (
 )
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy
-from lash_cli.core.graph import SessionNode, messages_on
+from lash_cli.core.graph import SessionNode, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
@@ -134,8 +134,6 @@ class ResidentSession:
 
     def export_state(self) -> RuntimeSessionState:
         """The portable state; nodes of the current frame are rebuilt from its messages."""
-        from lash_cli.core.graph import chain
-
         nodes = chain(self.messages, parent_node_id=None, agent_frame_id=self.frame_id, at_ms=0)
         return RuntimeSessionState(
             self.session_id,

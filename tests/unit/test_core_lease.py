@@ -8,12 +8,12 @@ from lash_cli.core.lease import (
     LeaseOwnerIdentity,
     LeaseRow,
     LeaseTimings,
+    SessionExecutionLease,
     granted_row,
     is_fence_live,
     is_row_live,
     judge_claim,
     judge_reclaim,
-    lease_of,
 )
 
 ME = LeaseOwnerIdentity("me", "i1")
@@ -68,18 +68,12 @@ def test_a_grant_is_a_new_generation_with_a_new_expiry() -> None:
 
 
 def test_a_fence_is_alive_only_while_every_part_of_it_is_the_rows() -> None:
-    lease = lease_of("s", HELD)
-    assert lease is not None
-    fence = lease.fence()
+    fence = SessionExecutionLease("s", ME, "tok", 4, 0, 100).fence()
     assert is_fence_live(HELD, fence, 99)
     assert not is_fence_live(HELD, fence, 100)
     assert not is_fence_live(FREE, fence, 0)
     for name, value in {"owner_id": "x", "incarnation_id": "x", "lease_token": "x", "fencing_token": 5}.items():
         assert not is_fence_live(HELD, msgspec.structs.replace(fence, **{name: value}), 99), name
-
-
-def test_a_released_row_describes_no_lease() -> None:
-    assert lease_of("s", FREE) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 # "lash" in ASCII, so a foreign database is told apart by `PRAGMA application_id`.
 APPLICATION_ID: Final = 0x6C617368
@@ -427,7 +427,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _bound(apply: Callable[[sqlite3.Connection], None]) -> Callable[..., None]:
-    def run(database: object, /) -> None:
-        apply(database.conn)  # type: ignore[attr-defined]
+    def run(database: Any, /) -> None:
+        apply(database.conn)
 
     return run
