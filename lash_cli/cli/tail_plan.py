@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import turn_error
 from lash_cli.core.outcome import Stopped, TurnResult
-from lash_cli.errors import ConflictError, LashError, TurnCancelledError, TurnStoppedError
+from lash_cli.errors import (
+    ConflictError,
+    LashError,
+    SessionExecutionLeaseExpired,
+    TurnCancelledError,
+    TurnStoppedError,
+)
 from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -99,6 +105,15 @@ def ended_error(result: TurnResult) -> LashError | None:
     if error is None or error.exit_status in _TURN_STATUSES or not isinstance(result.outcome, Stopped):
         return error
     return TurnStoppedError(error.message, code=f"turn_stopped:{result.outcome.reason}", hint=error.hint)
+
+
+def abandoned_error(watched: Watched, turn_id: str) -> SessionExecutionLeaseExpired:
+    """The error of `--until idle` where a turn is unfinished and nobody works on it."""
+    return SessionExecutionLeaseExpired(
+        f"turn {turn_id} of session {watched.name} is unfinished and nobody works on it",
+        hint=f"finish it: lash resume {shell_word(watched.name)}",
+        details={"session": watched.session_id, "turn_id": turn_id},
+    )
 
 
 def gap_error(watched: Watched, item: ObservedGap) -> ConflictError:

@@ -17,7 +17,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_cursor import CURSOR, START, require_sessions
-from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, ended_error, gap_error
+from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, abandoned_error, ended_error, gap_error
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import HOLDER_SECONDS, Watched
 from lash_cli.core.activity import TurnFinished
@@ -368,6 +368,8 @@ class Tail:
         for session in self._watched.values():
             if self._reason == UNTIL_TURN and session.ended_turn_id is None:
                 continue
+            if self._reason == UNTIL_IDLE and session.abandoned_turn_id is not None:
+                return abandoned_error(session, session.abandoned_turn_id)
             result = await session.ended_result()
             error = ended_error(result) if result is not None else None
             if error is not None:

@@ -26,6 +26,8 @@ from lash_cli.views.shell_words import shell_word
 
 # How often to ask whether the holder of a lane still lives: it dies without a word.
 HOLDER_SECONDS: Final = 1.0
+# Whoever is there to take over an unfinished turn, a worker or a chat, does so well within this time.
+ABANDONED_SECONDS: Final = 3.0
 
 
 class Watched:
@@ -42,6 +44,9 @@ class Watched:
         # The newest turn before this tail, and the one whose end ended it.
         self.first_turn_id: str | None = None
         self.ended_turn_id: str | None = None
+        # The unfinished turn that nobody works on any more, and since when that is known.
+        self.abandoned_turn_id: str | None = None
+        self._abandoned_at: float | None = None
         self._told_dead: str | None = None
         self._looked_at = 0.0
         # The messages shown or known so far; None while it is not known what came before the cursor.
@@ -64,15 +69,21 @@ class Watched:
         return isinstance(found, Replayed) and not found.events
 
     async def is_at_rest(self) -> bool:
-        """Whether nobody works on the session, no turn is unfinished, and all of it was shown.
+        """Whether nobody works on the session, and all of it was shown.
 
-        The row is read first, so that what was committed before it is among what is looked for.
+        A turn that is unfinished has `ABANDONED_SECONDS` to be taken over. The row is read first, so that what was
+        committed before it is among what is looked for.
         """
         row = await self.row()
-        if row is None or row.running_turn_id is not None:
+        if row is None or is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead):
+            self._abandoned_at = None
             return False
-        if is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead):
-            return False
+        if row.running_turn_id is not None:
+            now = time.monotonic()
+            self._abandoned_at = self._abandoned_at or now
+            if now - self._abandoned_at < ABANDONED_SECONDS:
+                return False
+        self.abandoned_turn_id = row.running_turn_id
         return await self.is_caught_up()
 
     async def last_turn_id(self) -> str | None:

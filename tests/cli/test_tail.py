@@ -355,6 +355,23 @@ def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
     assert tail.rest()[-1]["exit"] == tail.process.returncode == 3
 
 
+def test_until_idle_does_not_wait_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path) -> None:
+    lash("open", "s")
+    begun = tailing("s")
+    first = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'go'}"], home=home)
+    turn_id = begun.until("model_request_started")["turn"]
+    tail = tailing("s", "--until", "idle")
+    first.kill()
+    first.communicate()
+    end = tail.rest()[-1]
+    assert (end["reason"], end["exit"], tail.process.returncode) == ("idle", 75, 75)
+    assert (end["error"]["code"], end["error"]["ambiguous"]) == ("session_execution_lease_lost", True)
+    assert turn_id in end["error"]["message"] and "lash resume" in end["error"]["hint"]
+    (tmp_path / "go").touch()
+    assert lash("resume", "s").code == 0
+    assert lash("tail", "s", "--until", "idle").code == 0
+
+
 def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -> None:
     lash("open", "s")
     tail = tailing("s")
