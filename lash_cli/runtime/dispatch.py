@@ -330,7 +330,9 @@ async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolCo
         return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
     except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
         _log.exception("tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, str(error))
+        # A file name that is no UTF-8 comes as text that cannot be stored; its bytes are shown as escapes.
+        text = str(error).encode("utf-8", "backslashreplace").decode()
+        return _panicked(call.tool_name, type(error).__name__, text)
 
 
 def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:

@@ -22,7 +22,7 @@ from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOut
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
-from lash_cli.tools.policy import FilePolicy, require_regular
+from lash_cli.tools.policy import FilePolicy, printable, require_regular
 from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
 
 LINE_BYTES = 2000
@@ -134,7 +134,7 @@ class FileTools:
             is_new = not real.exists()
             await run_to_end(lambda: replace_file(self._policy, real, content))
         summary = f"{'Created' if is_new else 'Replaced'} {arguments.path} ({len(content)} bytes)"
-        return success({"summary": summary, "path": str(real), "bytes": len(content)})
+        return success({"summary": summary, "path": printable(str(real)), "bytes": len(content)})
 
     async def edit(self, arguments: EditArguments, context: ToolContext) -> ToolCallOutput:
         """Apply all edits to one file, or none."""
@@ -147,7 +147,7 @@ class FileTools:
         return success(
             {
                 "summary": f"Edited {arguments.path} ({count} replacement{'' if count == 1 else 's'})",
-                "path": str(real),
+                "path": printable(str(real)),
                 "diff": edited.diff,
                 "patch": edited.patch,
                 "firstChangedLine": edited.first_changed_line,
@@ -207,7 +207,7 @@ def list_directory(descriptor: int, arguments: ReadArguments) -> str:
     shown = names[first : first + arguments.limit]
     if not shown:
         raise _past_end(arguments, len(names), "entries")
-    lines = "\n".join(shown).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    lines = printable("\n".join(shown))
     rest = len(names) - first - len(shown)
     return lines + (f"\n({rest} more; continue with offset={first + len(shown) + 1})" if rest else "")
 

@@ -48,6 +48,11 @@ def _depth(path: Path, rules: tuple[_Rule, ...]) -> int:
     return max((len(rule.directory.parts) for rule in rules if path.is_relative_to(rule.directory)), default=0)
 
 
+def printable(path: str) -> str:
+    """`path` as text: bytes that are no UTF-8 are shown as replacement characters."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+
+
 class FilePolicy:
     """Allows the trees under `roots` and refuses everything under `denied`, whatever the path looks like."""
 

@@ -10,6 +10,7 @@ a file that is itself a link is never read.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancell
 from lash_cli.tools.faults import ToolFault, invalid
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
-from lash_cli.tools.policy import FilePolicy
+from lash_cli.tools.policy import FilePolicy, printable
 from lash_cli.tools.process_group import ProcessGroups
 
 WALKED_ENTRIES = 200_000
@@ -198,7 +199,7 @@ class SearchTools:
         if context.cancel.is_set:
             return cancelled()
         shown = paths if limit is None else paths[: int(limit)]
-        result: dict[str, Any] = {"paths": [_printable(path) for path in shown]}
+        result: dict[str, Any] = {"paths": [printable(path) for path in shown]}
         if len(shown) < len(paths):
             result["truncated"] = {"shown": len(shown), "total": len(paths), "omitted": len(paths) - len(shown)}
         if not walk.is_complete:
@@ -224,7 +225,7 @@ class SearchTools:
             "file_bytes": GREP_FILE_BYTES,
             "line_chars": GREP_LINE_CHARS,
         }
-        output = await self._run_worker(msgspec.json.encode(request), context)
+        output = await self._run_worker(json.dumps(request).encode(), context)  # passes names that are no UTF-8
         return cancelled() if output is None else success(_grep_result(output, complete))
 
     def _directory(self, path: str) -> Path:
@@ -269,12 +270,7 @@ def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> l
         for found in walk.files()
         if not found.is_link and (pattern is None or pattern.fullmatch(found.relative))
     )
-    # Names that are not UTF-8 cannot be passed as JSON.
-    return [(path, str(base / path)) for path in relatives if _printable(path) == path and base / path not in denied]
-
-
-def _printable(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return [(printable(path), str(base / path)) for path in relatives if base / path not in denied]
 
 
 def _grep_result(output: bytes, complete: bool) -> Any:

@@ -149,5 +149,21 @@ async def test_names_that_are_not_utf8_do_not_break_the_search(bench: Workbench)
     with open(os.fsencode(bench.root) + b"/\xff.txt", "wb") as file:  # noqa: ASYNC230
         file.write(b"x")
     bench.write("good", "x")
-    assert value_of(await bench.call("grep", pattern="x")) == "good:1: x"
+    assert value_of(await bench.call("grep", pattern="x")) == "good:1: x\n\ufffd.txt:1: x"
     assert await found(bench, "*") == ["good", "\ufffd.txt"]
+
+
+async def test_every_file_tool_works_below_a_directory_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    base = tmp_path / os.fsdecode(b"w\xff")
+    base.mkdir()
+    bench = Workbench(base)
+    made = value_of(await bench.call("write", path="a.txt", content="needle\n"))
+    assert made["path"].endswith("/w\ufffd/project/a.txt")
+    edit = {"oldText": "needle", "newText": "needles"}
+    assert value_of(await bench.call("edit", path="a.txt", edits=[edit]))["path"] == made["path"]
+    assert value_of(await bench.call("grep", pattern="needle")) == "a.txt:1: needles"
+    assert await found(bench, "*") == ["a.txt"]
+    assert value_of(await bench.call("read_file", path="a.txt")) == "1: needles"
+    shown = value_of(await bench.call("exec_command", cmd="pwd"))
+    assert shown["output"].endswith("/w\ufffd/project\n")
+    await bench.provider.aclose()

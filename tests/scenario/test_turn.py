@@ -124,6 +124,20 @@ async def test_a_tool_that_raises_leaves_its_siblings_and_the_turn_intact(make_c
     assert second.output.outcome.value == 4
 
 
+async def test_a_crash_whose_text_cannot_be_stored_is_a_failed_result_all_the_same(make_core) -> None:
+    @tool(name="look")
+    async def look(args: Number, context: object) -> str:
+        """Look at a file whose name is no UTF-8."""
+        with open(os.fsdecode(b"/gone/\xff")) as file:  # noqa: ASYNC230
+            return file.read()
+
+    caller = ScriptedCaller([calls(("c1", "look", '{"value": 1}')), text("done")])
+    session = await make_core(caller, tools=[FunctionToolProvider([look])]).open_session("s1")
+    result = (await session.turn("go").run()).result
+    assert result.assistant_message() == "done"
+    assert "/gone/\\udcff" in result.tool_calls[0].output.outcome.failure.message
+
+
 async def test_a_provider_failure_is_an_outcome_and_keeps_the_users_text(make_core) -> None:
     caller = ScriptedCaller([error("auth"), text("better")])
     async with await make_core(caller).open_session("s1") as session:
