@@ -150,6 +150,8 @@ class LashCore(SessionHistories):
             # Whatever this core commits wakes those who watch, in any process (contract 04 §10.4).
             self._ringer = BellRinger(store.live.bell_name)
             store.live.ring_with(self._ringer)
+        # What was opened and is still in somebody's hands: closing the core stops its turns.
+        self._opened_sessions: weakref.WeakSet[_Shared] = weakref.WeakSet()
         self._tools = tuple(tools)
         self._owner_label = owner_label
         self._owns_resources = owns_resources
@@ -325,9 +327,11 @@ class LashCore(SessionHistories):
             weakref.finalize(resident, log.close).atexit = False
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
+        shared = _Shared(resident, owner or self._new_owner(), notify)
+        self._opened_sessions.add(shared)
         return LashSession(
             self,
-            _Shared(resident, owner or self._new_owner(), notify),
+            shared,
             parent_session_id=meta.parent_session_id if meta is not None else parent,
             name=meta.name if meta is not None else name,
         )
@@ -385,9 +389,12 @@ class LashCore(SessionHistories):
             self.host.tracer.flush()
 
     async def aclose(self) -> None:
-        """Stop driving, end what tools still run, and release the providers and the store unless a host shares them."""
+        """Stop driving, cancel the turns that run and wait for their commits, end what tools still run, and release the
+        providers and the store unless a host shares them. Every handle is closed afterwards."""
         if self._driver is not None:
             await self._driver.aclose()
+        for shared in tuple(self._opened_sessions):
+            await shared.stop("core closed")
         for provider in self._tools:
             await provider.aclose()
         if self.host.tracer is not None:

@@ -63,19 +63,64 @@ def _as_it_is(state: ResidentSession) -> Undo:
 
 
 class _Shared:
-    """What all handles of one opened session share."""
+    """What all handles of one opened session share. It belongs to one event loop at a time."""
 
-    __slots__ = ("cancels", "handles", "is_gone", "lock", "notify", "owner", "state", "waiting")
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_loop",
+        "cancels",
+        "handles",
+        "is_gone",
+        "notify",
+        "owner",
+        "state",
+        "waiting",
+    )
 
     def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity, notify: Notify | None = None) -> None:
         self.state = state
         self.owner = owner
         self.notify = notify
-        self.lock = asyncio.Lock()
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.cancels = TurnCancelRegistry()
         self.handles = 1
         self.waiting = 0
         self.is_gone = False
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a turn or a change is under way."""
+        return self._lock.locked()
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """The writer's lock, for the running loop. Raises `LashRuntimeError` (`session_in_another_loop`) while another
+        loop holds it: who waited there would never be woken here."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._lock.locked() and self._loop is not None and not self._loop.is_closed():
+                raise LashRuntimeError(
+                    "session_in_another_loop",
+                    f"session {self.state.session_id} is being used in another event loop",
+                    hint="open the session once in each loop; one of them then turns it at a time",
+                )
+            self._lock, self._loop = asyncio.Lock(), loop
+        return self._lock
+
+    async def stop(self, reason: str) -> None:
+        """Cancel every turn, wait until all of them and every change have committed, and let the session go. What runs
+        in another loop is left to it."""
+        self.is_gone = True
+        self.cancels.cancel_all(reason=reason)
+        while self.is_locked or self.waiting:
+            if self._loop is not asyncio.get_running_loop():
+                break
+            async with self.lock:
+                pass  # whoever came before us is done
+            await asyncio.sleep(0)
+        self.let_go()
 
     @contextlib.contextmanager
     def in_use(self, token: CancelToken) -> Iterator[None]:
@@ -393,7 +438,7 @@ class LashSession(QueueVerbs):
         """Raise `SessionStillInUse` while another handle or a turn shares the runtime; this handle stays usable."""
         self._check_open()
         shared = self._shared
-        if shared.handles > 1 or shared.waiting > 0 or shared.lock.locked():
+        if shared.handles > 1 or shared.waiting > 0 or shared.is_locked:
             raise SessionStillInUse(
                 f"session {self.session_id} is still in use",
                 details={"other_handles": shared.handles - 1, "running_turns": shared.waiting},

@@ -1,0 +1,78 @@
+"""What a host may do wrong with a core and its sessions: each is told by name or made good, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import Stopped
+from lash_cli.core.content import message_text
+from lash_cli.errors import LashRuntimeError, SessionClosed
+
+
+async def test_closing_the_core_stops_its_running_turns_and_waits_for_their_commits(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session("s1")
+    first = asyncio.create_task(session.turn("first").run())
+    await caller.entered.wait()
+    second = asyncio.create_task(session.clone().turn("second").run())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(core.aclose(), 30)
+    outcome = (await first).result.outcome
+    assert isinstance(outcome, Stopped) and outcome.reason == "cancelled"
+    with pytest.raises(SessionClosed):
+        await second  # it had not begun, and wrote nothing
+    with pytest.raises(SessionClosed):
+        session.turn("third")
+
+    other = await make_core(ScriptedCaller([text("here")])).open_session("s1")
+    assert (await other.turn("after").run()).result.assistant_message() == "here"
+    assert [message_text(message) for message in other.read_view().messages] == ["first", "after", "here"]
+
+
+async def test_a_second_event_loop_is_refused_while_a_turn_of_the_first_runs_and_served_after_it(make_core) -> None:
+    caller = ScriptedCaller([text("mine"), text("theirs")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("here").run())
+    await caller.entered.wait()
+
+    def elsewhere() -> object:
+        async def turn() -> object:
+            return (await session.turn("there").run()).result
+
+        return asyncio.run(asyncio.wait_for(turn(), 30))
+
+    with pytest.raises(LashRuntimeError) as raised:
+        await asyncio.to_thread(elsewhere)
+    assert raised.value.code == "session_in_another_loop"
+    caller.gate.set()
+    assert (await running).result.assistant_message() == "mine"
+    caller.gate = None
+    result = await asyncio.to_thread(elsewhere)
+    assert result.assistant_message() == "theirs"  # type: ignore[attr-defined]
+
+
+def test_a_session_goes_on_in_the_loop_that_runs_now_also_when_turns_wait_for_one_another(tmp_path) -> None:
+    from lash_cli.api import LashCore, ModelSpec, SqliteStore
+
+    caller = ScriptedCaller([text("said")], repeat=True)
+    core = LashCore(
+        provider=caller, model=ModelSpec("m"), store=SqliteStore.open(tmp_path / "lash.db"), queue_driver="none"
+    )
+
+    async def two_at_once(session):
+        session = session or await core.open_session("s1")
+        await asyncio.gather(session.turn("a").run(), session.turn("b").run())
+        return session
+
+    session = asyncio.run(two_at_once(None))
+    session = asyncio.run(two_at_once(session))
+    assert session.read_view().turn_index == 4
+    asyncio.run(core.aclose())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lash")]
