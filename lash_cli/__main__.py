@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    if argv is None:
+        _speak_utf8()
     os.umask(0o077)
     if sys.stdin is None or sys.stdout is None or sys.stderr is None:
         from lash_cli.cli.streams import replace_closed
@@ -40,6 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     if was_plain and status == 0 and argv is None:
         _leave()
     return status
+
+
+def _speak_utf8() -> None:
+    """Text is UTF-8 for us wherever we run, as Python itself has it from 3.15 on: prompts, names, files, answers."""
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    if sys.stdout is not None and sys.stdout.errors == "strict":
+        # A path is printed as the bytes it is; what somebody's own choice of an encoding lacks becomes an escape.
+        errors = "surrogateescape" if sys.stdout.encoding.lower() in ("utf-8", "utf8") else "backslashreplace"
+        sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
 
 
 def _answer(text: str) -> int:

@@ -30,6 +30,19 @@ def current_directory() -> str:
         ) from error
 
 
+def current_place() -> str:
+    """The current directory as sessions remember where they belong: bytes that are no UTF-8 are visible escapes.
+
+    Raises as `current_directory`.
+    """
+    return path_text(current_directory())
+
+
+def path_text(path: str) -> str:
+    """`path` as text that can be stored and sent, whatever bytes it has and whatever the locale is."""
+    return path if path.isascii() else os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def current_directory_or_root() -> str:
     """The current directory; the root when it was removed under us, where no project is."""
     try:
@@ -73,7 +86,10 @@ def resolve_paths(
     database: str | None = None,
     log_file: str | None = None,
 ) -> Paths:
-    """The paths of this invocation: options first, then `LASH_HOME`, `LASH_DB`, `LASH_CONFIG`, `LASH_LOG_FILE`."""
+    """The paths of this invocation: options first, then `LASH_HOME`, `LASH_DB`, `LASH_CONFIG`, `LASH_LOG_FILE`.
+
+    Raises `ConfigError` (`home_unknown`) when the system's own places are wanted and the user has no home directory.
+    """
     root = home or environment.get("LASH_HOME") or None
     if root is not None:
         root = os.path.abspath(os.path.expanduser(root))
@@ -95,12 +111,27 @@ def resolve_paths(
 def _system_paths(environment: Mapping[str, str]) -> Paths:
     import platformdirs  # costs more than everything else here, and LASH_HOME does without it
 
-    state_dir = platformdirs.user_state_dir("lash")
+    try:
+        places = (
+            platformdirs.user_config_dir("lash"),
+            platformdirs.user_data_dir("lash"),
+            platformdirs.user_state_dir("lash"),
+        )
+    except RuntimeError:
+        places = ("~", "~", "~")
+    if not all(os.path.isabs(place) for place in places):
+        # As in a container that runs under a number no user has.
+        raise ConfigError(
+            "no home directory is known: HOME is not set and this user has none",
+            code="home_unknown",
+            hint="set HOME, or say where everything is to live with --home DIR or LASH_HOME",
+        )
+    config_dir, data_dir, state_dir = places
     # Without a runtime directory of the system's own, a shared place such as /tmp is no substitute.
     runtime = environment.get("XDG_RUNTIME_DIR")
     return Paths(
-        config_dir=platformdirs.user_config_dir("lash"),
-        data_dir=platformdirs.user_data_dir("lash"),
+        config_dir=config_dir,
+        data_dir=data_dir,
         state_dir=state_dir,
         runtime_dir=os.path.join(runtime, "lash") if runtime else os.path.join(state_dir, "run"),
         home=None,

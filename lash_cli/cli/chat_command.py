@@ -19,7 +19,7 @@ from lash_cli.cli.output import say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
 from lash_cli.errors import LashError, NotFoundError, SessionClosed, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> Las
     # A provider that cannot be used leaves no empty session behind.
     core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
     labels = current().settings.labels or None
-    session = await core.open_session(SystemIds().new("s"), spec=spec, cwd=current_directory(), labels=labels)
+    session = await core.open_session(SystemIds().new("s"), spec=spec, cwd=current_place(), labels=labels)
     say(f"opened session {session.name} ({session.session_id})")
     return session
 

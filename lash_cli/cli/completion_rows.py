@@ -188,12 +188,22 @@ class Sources:
     def session_key(self, reference: str) -> object | None:
         """The key of the session a reference names, as `references.resolve_session` finds it; None for none."""
         if reference in ("@last", "@any"):
-            found = self.rows(_NEWEST, cwd=os.getcwd() if reference == "@last" else None)
+            found = self.rows(_NEWEST, cwd=_here() if reference == "@last" else None)
         else:
             found = self.rows(_SESSION_OF, reference=reference)
             if not found and len(reference) >= _PREFIX:
                 found = self.rows(_SESSIONS_OF_PREFIX, typed=reference, last=reference + _LAST)
         return found[0][0] if len(found) == 1 else None
+
+
+def _here() -> str:
+    """The current directory as sessions remember it."""
+    here = os.getcwd()
+    if here.isascii():
+        return here
+    from lash_cli.paths import path_text
+
+    return path_text(here)
 
 
 def _open(path: str) -> sqlite3.Connection | None:

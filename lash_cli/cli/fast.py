@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.globals import GlobalOptions
+from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
@@ -183,7 +184,10 @@ def serve(options: GlobalOptions, rest: list[str]) -> str | None:
     limit = _plain_limit(options, rest)
     if limit is None:
         return None
-    paths = resolve_paths(os.environ, home=options.home, database=options.database, log_file=options.log_file)
+    try:
+        paths = resolve_paths(os.environ, home=options.home, database=options.database, log_file=options.log_file)
+    except ConfigError:
+        return None
     now_ms = time.time_ns() // 1_000_000
     rows: list[ListedSession] | None = []
     if os.path.exists(paths.database):

@@ -23,7 +23,7 @@ from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, ch
 from lash_cli.core.codec import decode
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
-from lash_cli.paths import current_directory_or_root
+from lash_cli.paths import current_directory_or_root, path_text
 from lash_cli.store.base import RuntimePersistence
 
 STDIN = "-"
@@ -66,7 +66,7 @@ def command(
     rows = run_async(_check(targets) if dry_run else _import(targets))
     emit_many("Imported", rows, columns=COLUMNS)
     for archive, session_id in targets:
-        if archive.cwd is not None and archive.cwd != current_directory_or_root():
+        if archive.cwd is not None and archive.cwd != path_text(current_directory_or_root()):
             say(f"{session_id} works in {archive.cwd}")
         if archive.inputs:
             say(f"{len(archive.inputs)} wait in its queue, which is held: lash queue release {session_id}")

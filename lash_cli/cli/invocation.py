@@ -64,15 +64,18 @@ class Invocation:
     def __init__(self, options: GlobalOptions, environment: Mapping[str, str]) -> None:
         self.options = options
         self.environment = environment
-        self.paths: Paths = resolve_paths(
-            environment, home=options.home, database=options.database, log_file=options.log_file
-        )
         self.no_input = options.no_input or is_set(environment, "LASH_NO_INPUT")
         self.no_stdin = options.no_stdin or is_set(environment, "LASH_NO_STDIN")
         self.yes = options.yes
         self.debug = options.debug
         self.request_id = "r_" + os.urandom(8).hex()
         self._stands_alone = False
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Where everything lives; raises as `resolve_paths`."""
+        options = self.options
+        return resolve_paths(self.environment, home=options.home, database=options.database, log_file=options.log_file)
 
     @cached_property
     def settings(self) -> Settings:

@@ -20,7 +20,7 @@ from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import reading_store, run_inline
 from lash_cli.errors import UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.times import age
@@ -95,7 +95,7 @@ def command(
     now_ms = SystemClock().now_ms()
     wanted = Filter(
         statuses=_statuses(status),
-        cwd=current_directory() if here else None,
+        cwd=current_place() if here else None,
         name=name,
         model=model,
         labels=tuple(_label(text) for text in label or ()),

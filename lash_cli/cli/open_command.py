@@ -20,7 +20,7 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
@@ -156,7 +156,7 @@ async def _create(core: LashCore, plan: OpenPlan, parent: str | None) -> str:
         plan.reference or SystemIds().new("s"),
         spec=plan.spec,
         name=plan.name,
-        cwd=current_directory(),
+        cwd=current_place(),
         parent=parent,
         labels={**current().settings.labels, **plan.labels},
         must_be_new=plan.must_be_new,

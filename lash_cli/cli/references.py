@@ -16,7 +16,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place, path_text
 
 if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
@@ -42,9 +42,11 @@ async def resolve_session(store: RuntimePersistence, reference: str | None) -> S
         say(f"session {meta.name} ({meta.session_id}) from LASH_SESSION")
         return meta
     if reference == "@last":
-        return await _newest(store, current_directory())
+        return await _newest(store, current_place())
     if reference == "@any":
         return await _newest(store, None)
+    if not reference.isascii() and path_text(reference) != reference:
+        raise UsageError(f"{path_text(reference)!r} is not valid UTF-8, and no session is named so")
     candidates = _long_enough(await store.find_sessions(reference), reference)
     if len(candidates) == 1:
         return candidates[0]

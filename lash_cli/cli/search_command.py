@@ -22,7 +22,7 @@ from lash_cli.cli.queue_access import existing_store
 from lash_cli.cli.reading import run_async
 from lash_cli.core.search import parse_query
 from lash_cli.errors import UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.system import SystemClock
 from lash_cli.views.times import rfc3339
@@ -54,7 +54,7 @@ def command(
         parse_query(" ".join(query)),
         limit,
         roles=tuple(sorted(named_roles(role) or ())),
-        cwd=current_directory() if here else None,
+        cwd=current_place() if here else None,
         since_ms=moment_ms(since, now_ms),
         before=_position(cursor),
         context=context,

@@ -24,7 +24,7 @@ from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnSt
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ async def _opened(
         raise NotFoundError("no session was named")
     # A provider that cannot be used leaves no empty session behind.
     core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
-    return await core.open_session(reference, spec=spec, cwd=current_directory())
+    return await core.open_session(reference, spec=spec, cwd=current_place())
 
 
 class ServedTurn:

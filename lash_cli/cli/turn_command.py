@@ -20,7 +20,7 @@ from lash_cli.cli.stdin import read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_place
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -312,7 +312,7 @@ async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> Las
     # A provider that cannot be used leaves no empty session behind.
     core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
     session = await core.open_session(
-        plan.reference, spec=spec, cwd=current_directory(), labels=current().settings.labels or None
+        plan.reference, spec=spec, cwd=current_place(), labels=current().settings.labels or None
     )
     say(f"opened session {session.name} ({session.session_id})")
     return session

@@ -21,7 +21,7 @@ Clean = Callable[[str], str]
 _UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 _UNSAFE_IN_LINE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 # In JSON text these can only stand inside strings, where an escape means the same character.
-_UNSAFE_IN_JSON = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+_UNSAFE_IN_JSON = "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 _NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -45,7 +45,7 @@ def safe_line(text: str) -> str:
 
 
 def safe_json(text: str) -> str:
-    """JSON text that decodes to the same value and holds no character a terminal obeys."""
+    """JSON text that decodes to the same value, has a UTF-8 form, and holds no character a terminal obeys."""
     if text.isprintable():
         return text
     return _pattern(_UNSAFE_IN_JSON).sub(lambda match: f"\\u{ord(match.group()):04x}", text)

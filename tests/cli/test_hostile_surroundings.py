@@ -1,0 +1,85 @@
+"""Places and locales a person may find themselves in: every command works there, or says by name why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from support.cli import COMMAND, environment, run_lash
+
+# What Python would make UTF-8 by itself is switched off: what is left is an ASCII locale.
+ASCII = {"LC_ALL": "POSIX", "LANG": "", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LASH_TEST_COLD": "1"}
+TEXT = "grüße 漢字 😀"
+
+
+def test_text_is_utf8_in_a_locale_that_is_not(lash, tmp_path) -> None:
+    named = tmp_path / "größe"
+    named.mkdir()
+    assert lash("turn", "s", "--or-open", f"!text {TEXT}", env=ASCII, cwd=named).out == TEXT + "\n"
+    assert TEXT in lash("log", "s", env=ASCII).out
+    document = lash("log", "s", "-o", "json", env=ASCII).json
+    assert document["items"][-1]["text"] == TEXT
+    assert lash("open", "t", "--name", "größe", "--label", "ort=köln", env=ASCII).code == 0
+    shown = lash("show", "größe", "-o", "json").json
+    assert (shown["name"], shown["labels"]) == ("größe", {"ort": "köln"})
+    assert lash("ls", "--here", "-o", "name", cwd=named).out == "s\n"
+    unknown = lash("show", "nöpe", "-o", "json", env=ASCII)
+    assert (unknown.code, unknown.error["message"]) == (3, "no session 'nöpe'")
+
+
+def test_a_directory_whose_name_is_not_utf8_has_sessions_like_any_other(lash, tmp_path) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
+    os.mkdir(place)
+    assert lash("turn", "s", "--or-open", "!text hello", cwd=place).out == "hello\n"
+    assert lash("show", "@last", "-o", "json", cwd=place).json["cwd"].endswith("/d\\xff")
+    assert lash("ls", "--here", "-o", "name", cwd=place).out == "s\n"
+    made = lash("turn", "@last", '!tool write {"path": "a", "content": "x"}', "--approve", "write=auto", cwd=place)
+    assert made.code == 0, made.err
+    assert os.path.exists(os.path.join(place, "a"))
+
+
+def test_a_home_whose_name_is_not_utf8_is_looked_after(tmp_path) -> None:
+    home = os.fsdecode(os.fsencode(tmp_path) + b"/h\xff")
+    assert run_lash(("turn", "s", "--or-open", "!text hello"), home=home, cwd=tmp_path).out == "hello\n"
+    for arguments in (("doctor",), ("config", "path"), ("db", "check")):
+        done = run_lash(arguments, home=home, cwd=tmp_path)
+        assert done.code == 0, done.err
+    for arguments in (("doctor", "-o", "json"), ("config", "path", "-o", "json"), ("db", "path", "-o", "json")):
+        done = run_lash(arguments, home=home, cwd=tmp_path)
+        assert done.code == 0 and "\\udcff" in done.out, done.err
+    for chosen in ({}, {"PYTHONIOENCODING": "utf-8:strict"}):
+        env = environment(home, chosen)
+        path = subprocess.check_output([*COMMAND, "db", "path"], env=env, cwd=tmp_path, timeout=60)
+        assert path.removesuffix(b"\n") == os.fsencode(home) + b"/lash.db"
+
+
+def test_a_session_of_the_environment_that_is_no_text_is_refused(lash) -> None:
+    lash("open", "s")
+    refused = lash("show", "-o", "json", env={"LASH_SESSION": os.fsdecode(b"\xff")})
+    assert (refused.code, refused.out, refused.error["code"]) == (2, "", "usage")
+
+
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path, monkeypatch) -> None:
+    # A user that no table knows, as a container may be run under; only the tables are looked at here.
+    script = (
+        "import os, pwd, sys\n"
+        "def nobody(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = nobody\n"
+        "os.environ.pop('HOME', None)\n"
+        "from lash_cli.__main__ import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LASH", "XDG", "HOME"))}
+    for arguments in (("ls",), ("ls", "-o", "json"), ("turn", "s", "--or-open", "hi"), ("show", "s", "-o", "json")):
+        done = subprocess.run(
+            [COMMAND[0], "-c", script, *arguments],
+            env={**environment, "PYTHONPATH": os.pathsep.join(__import__("sys").path)},
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (5, b""), done.stderr
+        assert b"no home directory is known" in done.stderr and b"Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == []
