@@ -1,14 +1,17 @@
 """The durable queue beside other queues on SQLite: enqueue, claim and settle, with one and with four processes.
 
     pip install huey litequeue persist-queue        # the peers; whichever is missing is left out
-    python tests/bench/queues.py [--items N] [--backlogs 10 1000 100000]
+    python tests/bench/queues.py [--items N] [--rounds N] [--only WORD] [--backlogs 10 1000 100000]
 
-Ours is measured through the store that every turn uses: an enqueue is synced
-when it returns, a drain is the lane transaction that claims up to 64 inputs for
+Every comparison is a heat: each queue in processes of its own (`queue_contender`)
+that work in short turns, forwards and backwards, so that whatever else the
+machine does falls on all of them. A rate is the median of the rounds. Ours is
+measured through the store that every turn uses: an enqueue is synced when it
+returns, a drain is the lane transaction that claims up to `per_claim` inputs for
 a turn, and one synced terminal commit settles them with the head, the turn's
-stamp and the release of the lane. `per_claim` 1 is the same with one input to
-a turn. Every figure of a peer stands beside ours of the same run; `durability`
-says what a returned call has survived.
+stamp and the release of the lane. Others may use as many threads as they like;
+`ratio` is the best of ours to the best of the libraries, and to rows by hand, at
+the same durability.
 """
 
 from __future__ import annotations
@@ -16,163 +19,179 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from measuring import clock, emit, note, user_text
+from queue_contender import OURS, Drain, fill, open_store
 from queue_peers import PEERS, body, is_installed
 
 from lash_cli.api.queue import SessionQueue
-from lash_cli.core.commit import Unchanged
-from lash_cli.core.content import TurnInput
-from lash_cli.core.ingress import InputDraft
-from lash_cli.store.base import DrainSelection, LaneGranted, LaneRequest
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
 PROCESSES = 4
-IN_FLIGHT = 64
 DEEP_OPERATIONS = 200
-OURS = "lash"
 DURABILITY = "FULL"
+BY_HAND = "by_hand_full"
+_CONTENDER = Path(__file__).with_name("queue_contender.py")
 
 
-class Drain:
-    """Drains one session turn by turn, saying nothing: what a queue costs without a model."""
+class Entry(NamedTuple):
+    """A queue as one heat calls it."""
 
-    def __init__(self, store: SqliteStore, session_id: str, per_claim: int) -> None:
-        self._store = store
-        self._session_id = session_id
-        self._selection = DrainSelection(max_inputs=per_claim)
-        self._ids = SystemIds()
-        self._owner = make.owner(self._ids.token())
-        self._revision: int | None = None
-
-    async def once(self) -> int:
-        """One turn; how many inputs it settled."""
-        now_ms = SystemClock().now_ms()
-        request = LaneRequest(
-            session_id=self._session_id,
-            owner=self._owner,
-            ttl_ms=make.TTL_MS,
-            now_ms=now_ms,
-            lease_token=self._ids.token(),
-            claim_token=self._ids.token(),
-            turn_id=self._ids.new("t"),
-            drain=self._selection,
-            is_new_turn=True,
-        )
-        granted = await self._store.open_lane(request)
-        if not isinstance(granted, LaneGranted):
-            return 0
-        assert granted.turn is not None and granted.claim is not None and granted.lease is not None
-        commit = make.commit(
-            granted.lease.fence(),
-            Unchanged(None),
-            expected=granted.head.head_revision,
-            turn=make.stamp(granted.turn.turn_id),
-            claim=granted.claim,
-            release=True,
-            now_ms=now_ms,
-        )
-        await self._store.commit_runtime_state(commit)
-        return len(granted.claim.inputs)
+    name: str
+    durability: str
+    style: str
+    width: int
 
 
-def open_store(directory: Path) -> SqliteStore:
-    """The store of a directory, at FULL."""
-    return SqliteStore.open(directory / "lash.db", clock=SystemClock(), ids=SystemIds())
+class Heat(NamedTuple):
+    """What is compared: `is_claiming` whether to claim and settle, or else to enqueue; `items` a round."""
 
+    name: str
+    processes: int
+    is_claiming: bool
+    items: int
+    ours: tuple[tuple[str, int], ...]
+    others: tuple[tuple[str, int], ...]
 
-async def fill(store: SqliteStore, session_id: str, count: int) -> None:
-    """Put `count` inputs into a queue, as many at once as the writer takes."""
-    for first in range(0, count, 1_000):
-        drafts = [
-            InputDraft(session_id, f"in_{session_id}_{index}", TurnInput.text(user_text(index)))
-            for index in range(first, min(first + 1_000, count))
+    @property
+    def figure(self) -> str:
+        """What a round says."""
+        return "claim_settle_per_second" if self.is_claiming else "enqueue_per_second"
+
+    def entries(self) -> list[Entry]:
+        """Everyone who takes part."""
+        return [Entry(OURS, DURABILITY, style, width) for style, width in self.ours] + [
+            Entry(name, durability, style, width)
+            for name, durability, library, _, _ in PEERS
+            if is_installed(library)
+            for style, width in self.others
         ]
-        await asyncio.gather(*(store.enqueue_turn_input(draft) for draft in drafts))
 
 
-# --- ours ---------------------------------------------------------------------------------------
-
-
-async def our_enqueue(directory: Path, items: int) -> None:
-    store = open_store(directory)
-    await make.create(store, SystemClock(), "s")
-    queue = SessionQueue(store, SystemClock(), SystemIds(), "s")
-    started = clock()
-    for index in range(items):
-        await queue.enqueue(user_text(index))
-    emit("enqueue_per_second", items / (clock() - started), "1/s", peer=OURS, durability=DURABILITY, in_flight=1)
-
-    many = items * 8
-
-    async def producer(first: int) -> None:
-        for index in range(first, many, IN_FLIGHT):
-            await queue.enqueue(user_text(index))
-
-    started = clock()
-    await asyncio.gather(*(producer(first) for first in range(IN_FLIGHT)))
-    emit("enqueue_per_second", many / (clock() - started), "1/s", peer=OURS, durability=DURABILITY, in_flight=IN_FLIGHT)
-    await store.aclose()
-
-
-def our_blocking_enqueue(directory: Path, items: int) -> None:
-    """From a program without an event loop, as `lash enqueue` does it."""
-    store = open_store(directory)
-    _finish(make.create(store, SystemClock(), "b"))
-    queue = SessionQueue(store, SystemClock(), SystemIds(), "b")
-    started = clock()
-    for index in range(items):
-        _finish(queue.enqueue(user_text(index)))
-    emit(
-        "enqueue_per_second", items / (clock() - started), "1/s", peer=OURS, durability=DURABILITY, in_flight="blocking"
+def heats(items: int) -> tuple[Heat, ...]:
+    """All comparisons, `items` small pieces of work to a round and process."""
+    many = items * 4
+    one = (("blocking", 1),)
+    return (
+        Heat("enqueue, blocking, one at a time", 1, False, items, one, one),
+        Heat("enqueue, from an event loop, one at a time", 1, False, items, (("loop", 1),), (("loop", 1),)),
+        Heat(
+            "enqueue, 64 in flight",
+            1,
+            False,
+            many,
+            (("loop", 64), ("blocking", 64)),
+            (("blocking", 8), ("blocking", 64)),
+        ),
+        Heat("enqueue, blocking, one at a time in each", PROCESSES, False, items, one, one),
+        Heat("enqueue, 16 in flight in each", PROCESSES, False, many, (("loop", 16),), (*one, ("blocking", 16))),
+        Heat("claim and settle, as many as a turn takes", 1, True, many, (("loop", 64),), one),
+        Heat("claim and settle, one to a turn", 1, True, items, (("loop", 1), ("blocking", 1)), one),
+        Heat("claim and settle, as many as a turn takes", PROCESSES, True, many, (("loop", 64),), one),
+        Heat("claim and settle, one to a turn", PROCESSES, True, items, (("loop", 1), ("blocking", 1)), one),
     )
-    store.close()
 
 
-def _finish(work: object) -> None:
-    """Run a coroutine that never suspends."""
-    try:
-        work.send(None)  # type: ignore[attr-defined]
-    except StopIteration:
-        return
-    raise AssertionError("it waited")
+# --- heats --------------------------------------------------------------------------------------
 
 
-async def our_drain(directory: Path, items: int, per_claim: int) -> None:
-    store = open_store(directory)
-    await make.create(store, SystemClock(), "s")
-    await fill(store, "s", items)
-    drain = Drain(store, "s", per_claim)
-    settled = 0
-    started = clock()
-    while count := await drain.once():
-        settled += count
-    seconds = clock() - started
-    await store.aclose()
-    emit("claim_settle_per_second", settled / seconds, "1/s", peer=OURS, durability=DURABILITY, processes=1,
-         per_claim=per_claim, lost=items - settled)  # fmt: skip
+class Team:
+    """The processes of one entry, which work on one file at the same time."""
+
+    def __init__(self, entry: Entry, heat: Heat, running: list[subprocess.Popen[str]]) -> None:
+        self.entry = entry
+        self._heat = heat
+        self._running = running
+        self.rates: list[float] = []
+        self.lost = 0
+        for process in running:
+            self._answer(process)
+
+    @staticmethod
+    def _answer(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline()
+
+    def _tell(self, order: str) -> list[dict[str, float]]:
+        for process in self._running:
+            assert process.stdin is not None
+            process.stdin.write(order + "\n")
+            process.stdin.flush()
+        return [json.loads(self._answer(process)) for process in self._running]
+
+    def work(self) -> None:
+        """One round."""
+        heat = self._heat
+        if heat.is_claiming:
+            self._tell(f"fill {heat.items}")
+        done = self._tell("drain" if heat.is_claiming else f"put {heat.items}")
+        items = sum(int(one["items"]) for one in done)
+        self.lost += heat.items * len(done) - items
+        self.rates.append(items / max(one["seconds"] for one in done))
+
+    def rate(self) -> float:
+        """The median of all rounds but the first."""
+        return statistics.median(self.rates[1:] or self.rates)
 
 
-async def our_worker(directory: Path, session_id: str, per_claim: int) -> None:
-    """One of several processes; drains its session once it is told to begin."""
-    store = open_store(directory)
-    drain = Drain(store, session_id, per_claim)
-    await store.session_row(session_id)
-    print("ready", flush=True)
-    await asyncio.to_thread(sys.stdin.readline)
-    settled = 0
-    started = clock()
-    while count := await drain.once():
-        settled += count
-    print(json.dumps({"settled": settled, "seconds": clock() - started}), flush=True)
-    await store.aclose()
+@contextmanager
+def team(entry: Entry, heat: Heat) -> Iterator[Team]:
+    """Start the processes of an entry, and end them."""
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        running = []
+        for index in range(heat.processes):
+            command = [sys.executable, str(_CONTENDER), entry.name, entry.style, str(entry.width), directory]
+            process = subprocess.Popen(
+                [*command, f"s{index}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            running.append(stack.enter_context(process))
+        yield Team(entry, heat, running)
+        for process in running:
+            process.communicate(timeout=60)
+
+
+def run_heat(heat: Heat, rounds: int) -> None:
+    """All entries in turns, then their figures and what ours is of the best of the others."""
+    with ExitStack() as stack:
+        teams = [stack.enter_context(team(entry, heat)) for entry in heat.entries()]
+        for number in range(rounds + 1):
+            for one in teams if number % 2 else reversed(teams):
+                one.work()
+        for one in teams:
+            emit(
+                heat.figure, one.rate(), "1/s", heat=heat.name, processes=heat.processes, peer=one.entry.name,
+                durability=one.entry.durability, style=one.entry.style,
+                **{"per_claim" if heat.is_claiming else "in_flight": one.entry.width, "lost": one.lost},
+            )  # fmt: skip
+
+    def best(belongs: Callable[[Entry], bool]) -> Team | None:
+        members = [one for one in teams if belongs(one.entry)]
+        return max(members, key=Team.rate) if members else None
+
+    ours = best(lambda entry: entry.name == OURS)
+    assert ours is not None
+    for against in (
+        best(lambda entry: entry.durability == DURABILITY and entry.name not in (OURS, BY_HAND)),
+        best(lambda entry: entry.name == BY_HAND),
+    ):
+        if against is not None:
+            emit(
+                f"{heat.figure.removesuffix('_per_second')}_ratio", ours.rate() / against.rate(), "ratio",
+                heat=heat.name, processes=heat.processes, peer=against.entry.name, width_of_peer=against.entry.width,
+            )  # fmt: skip
+
+
+# --- a deep backlog -----------------------------------------------------------------------------
 
 
 async def our_backlog(directory: Path, backlog: int) -> float:
@@ -196,77 +215,6 @@ async def our_backlog(directory: Path, backlog: int) -> float:
     return took
 
 
-# --- several processes --------------------------------------------------------------------------
-
-
-def race(commands: list[list[str]], parameters: dict[str, object], items: int) -> None:
-    """Start every command, let all begin together, and add up what they settled."""
-    running = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for command in commands
-    ]
-    for process in running:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    reports = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
-    settled = sum(report["settled"] for report in reports)
-    seconds = max(report["seconds"] for report in reports)
-    emit("claim_settle_per_second", settled / seconds, "1/s", processes=len(commands), lost=items - settled,
-         **parameters)  # fmt: skip
-
-
-async def our_processes(directory: Path, items: int, per_claim: int) -> None:
-    store = open_store(directory)
-    share = items // PROCESSES
-    for index in range(PROCESSES):
-        await make.create(store, SystemClock(), f"s{index}")
-        await fill(store, f"s{index}", share)
-    await store.aclose()
-    commands = [
-        [sys.executable, __file__, "--worker", OURS, str(directory), f"s{index}", str(per_claim)]
-        for index in range(PROCESSES)
-    ]
-    parameters = {"peer": OURS, "durability": DURABILITY, "per_claim": per_claim}
-    race(commands, parameters, share * PROCESSES)
-
-
-def peer_worker(name: str, directory: Path) -> None:
-    make_peer = next(peer[3] for peer in PEERS if peer[0] == name)
-    queue = make_peer(directory)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    settled = 0
-    started = clock()
-    while queue.take():
-        settled += 1
-    print(json.dumps({"settled": settled, "seconds": clock() - started}), flush=True)
-    queue.close()
-
-
-def measure_peer(name: str, durability: str, make_peer: Callable[[Path], object], items: int) -> None:
-    text = [body(index, user_text(index)) for index in range(items)]
-    with tempfile.TemporaryDirectory() as directory:
-        queue = make_peer(Path(directory))
-        started = clock()
-        for item in text:
-            queue.put(item)  # type: ignore[attr-defined]
-        emit("enqueue_per_second", items / (clock() - started), "1/s", peer=name, durability=durability, in_flight=1)
-        started = clock()
-        settled = 0
-        while queue.take():  # type: ignore[attr-defined]
-            settled += 1
-        emit("claim_settle_per_second", settled / (clock() - started), "1/s", peer=name, durability=durability,
-             processes=1, per_claim=1, lost=items - settled)  # fmt: skip
-        for item in text:
-            queue.put(item)  # type: ignore[attr-defined]
-        queue.close()  # type: ignore[attr-defined]
-        command = [sys.executable, __file__, "--worker", name, directory, "", "1"]
-        race([command] * PROCESSES, {"peer": name, "durability": durability, "per_claim": 1}, items)
-
-
 def peer_backlog(name: str, durability: str, make_peer: Callable[[Path], object], backlog: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         queue = make_peer(Path(directory))
@@ -281,32 +229,17 @@ def peer_backlog(name: str, durability: str, make_peer: Callable[[Path], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=1_000)
+    parser.add_argument("--items", type=int, default=100, help="a round and process")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", help="heats whose name has this word")
     parser.add_argument("--backlogs", type=int, nargs="*", default=[10, 1_000, 100_000])
-    parser.add_argument("--worker", nargs=4, metavar=("PEER", "DIRECTORY", "SESSION", "PER_CLAIM"))
     options = parser.parse_args()
-    if options.worker is not None:
-        name, directory, session_id, per_claim = options.worker
-        if name == OURS:
-            asyncio.run(our_worker(Path(directory), session_id, int(per_claim)))
-        else:
-            peer_worker(name, Path(directory))
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        our_blocking_enqueue(Path(directory), options.items)
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(our_enqueue(Path(directory), options.items))
-    for per_claim in (64, 1):
-        count = options.items * (8 if per_claim > 1 else 1)
-        with tempfile.TemporaryDirectory() as directory:
-            asyncio.run(our_drain(Path(directory), count, per_claim))
-        with tempfile.TemporaryDirectory() as directory:
-            asyncio.run(our_processes(Path(directory), count, per_claim))
-    for name, durability, library, make_peer, _ in PEERS:
-        if is_installed(library):
-            measure_peer(name, durability, make_peer, options.items)
-        else:
+    for name, _, library, _, _ in PEERS:
+        if not is_installed(library):
             note(f"{name} is not installed")
+    for heat in heats(options.items):
+        if options.only in heat.name:
+            run_heat(heat, options.rounds)
     base: float | None = None
     for backlog in options.backlogs:
         with tempfile.TemporaryDirectory() as directory:
