@@ -507,8 +507,8 @@ class JournalStore(Protocol):
     def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
         """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds.
 
-        `recording` is called on another thread when the row is written. Cancelling the future before that withdraws the
-        row; afterwards it changes nothing.
+        `recording` is called when the row is written, on whatever thread writes it. Cancelling the future before that
+        withdraws the row; afterwards it changes nothing.
         """
         ...
 

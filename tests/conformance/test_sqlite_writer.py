@@ -138,7 +138,7 @@ def test_an_interrupt_inside_a_blocking_write_leaves_the_pen_and_the_lock_to_oth
 ) -> None:
     database = Database.open(database_path, clock=clock)
     database.write_sync(insert("first"), durable=True)
-    code = Writer._commit_group.__code__
+    code = Writer._commit.__code__
 
     def interrupt(frame: FrameType, seen: str, argument: object) -> None:
         if seen == event and frame.f_code is code:
@@ -156,3 +156,73 @@ def test_an_interrupt_inside_a_blocking_write_leaves_the_pen_and_the_lock_to_oth
     assert database.write_sync(insert("next"), durable=True) == threading.get_ident()
     assert {"first", "next"} <= names(database)
     database.close()
+
+
+async def opened(database_path: Path, clock: ManualClock) -> Database:
+    """A database whose writing thread has begun and is idle."""
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    await database.write(lambda connection: None, durable=False)
+    return database
+
+
+async def test_a_brief_write_takes_along_what_its_loop_put_off(database_path: Path, clock: ManualClock) -> None:
+    database = await opened(database_path, clock)
+    here = threading.get_ident()
+    dropped = database.write_later(insert("dropped"), is_brief=lambda: True)
+    dropped.cancel()
+    lazy = database.write_later(insert("lazy"), is_brief=lambda: True)
+    statements: list[str] = []
+    connection = database.writer._connection
+    assert connection is not None
+    connection.set_trace_callback(statements.append)
+    assert await database.write_brief(insert("brief")) == here
+    assert lazy.done() and lazy.result() == here
+    assert [statement.partition(" ")[0] for statement in statements] == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    assert names(database) == {"lazy", "brief"}
+    await database.aclose()
+
+
+@pytest.mark.parametrize("is_brief", [None, lambda: False], ids=["never asked", "too long"])
+async def test_what_is_not_brief_is_not_written_by_the_loop_and_keeps_its_place(
+    database_path: Path, clock: ManualClock, is_brief: Callable[[], bool] | None
+) -> None:
+    database = await opened(database_path, clock)
+    here = threading.get_ident()
+    first = database.write_later(insert("first"), is_brief=lambda: True)
+    long = database.write_later(insert("long"), is_brief=is_brief)
+    assert await database.write_brief(insert("brief")) != here
+    assert await first != here and await long != here
+    await database.aclose()
+
+
+async def test_one_of_those_taken_along_that_raises_is_undone_alone(database_path: Path, clock: ManualClock) -> None:
+    database = await opened(database_path, clock)
+
+    def failing(connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, ("undone",))
+        raise ValueError("the job's own")
+
+    good = database.write_later(insert("good"), is_brief=lambda: True)
+    bad = database.write_later(failing, is_brief=lambda: True)
+    await database.write_brief(insert("brief"))
+    await good
+    with pytest.raises(ValueError, match="the job's own"):
+        await bad
+    assert names(database) == {"good", "brief"}
+    await database.aclose()
+
+
+def test_what_another_loop_put_off_is_not_touched(database_path: Path, clock: ManualClock) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    asyncio.run(database.write(lambda connection: None, durable=False))
+    others = asyncio.new_event_loop()
+
+    async def put_off() -> asyncio.Future[int]:
+        return database.write_later(insert("theirs"), is_brief=lambda: True)
+
+    theirs = others.run_until_complete(put_off())
+    assert asyncio.run(database.write_brief(insert("ours"))) != threading.get_ident()
+    assert others.run_until_complete(theirs) != threading.get_ident()
+    others.close()
+    database.close()
+    assert not theirs.cancelled()

@@ -230,7 +230,9 @@ class Database:
         """
         if is_in_event_loop():
             self._refuse_if_read_only()
-            request = Request(job, False, None, None, None)
+            import asyncio
+
+            request = Request(job, False, asyncio.get_running_loop(), None, None)
             if self.writer.write_now(request):
                 if request.error is not None:
                     raise request.error
@@ -255,10 +257,13 @@ class Database:
         self.writer.submit(Request(job, durable, loop, future, None))
         return await future
 
-    def write_later(self, job: Job[T], *, waits_for_company: bool = True) -> asyncio.Future[T]:
+    def write_later(
+        self, job: Job[T], *, waits_for_company: bool = True, is_brief: Callable[[], bool] | None = None
+    ) -> asyncio.Future[T]:
         """Queue a `job` nobody waits for: within 5 ms, or in the transaction of whatever is written before that.
 
-        Without `waits_for_company` it is written as soon as the writer is free.
+        Without `waits_for_company` it is written as soon as the writer is free. `is_brief` is asked when a
+        `write_brief` comes before that, whether both may be done on the thread of the event loop.
         Writes keep their order, so once a later write was awaited this one is settled too. Not synced by itself. A
         failure nobody asks for is not reported by the event loop. Cancelling the future before the job began drops it,
         and then it cost next to nothing.
@@ -268,7 +273,7 @@ class Database:
         self._refuse_if_read_only()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        request = Request(job, False, loop, future, None, is_unwatched=True)
+        request = Request(job, False, loop, future, None, is_unwatched=True, is_brief=is_brief)
         if waits_for_company:
             self.writer.submit_later(request)
         else:

@@ -223,15 +223,29 @@ class Journal:
     def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
         """`journal_record` for a caller that goes on; in order with every other write, within milliseconds.
 
-        What is recorded is made, and compressed, by the writer: a row that is withdrawn costs nothing.
+        What is recorded is made, and compressed, by whoever writes: a row that is withdrawn costs nothing.
         """
+        made: JournalRecording | None = None
+
+        def recorded() -> JournalRecording:
+            nonlocal made
+            if made is None:
+                made = recording()
+            return made
 
         def record(connection: sqlite3.Connection) -> bool:
-            made = recording()
-            status = _status(made.outcome, made.error)
-            return self._insert(connection, made.claim, status, _packed_here(made.outcome), _packed_here(made.error))
+            row = recorded()
+            status = _status(row.outcome, row.error)
+            return self._insert(connection, row.claim, status, _packed_here(row.outcome), _packed_here(row.error))
 
-        return self._database.write_later(record)
+        def is_brief() -> bool:
+            try:
+                row = recorded()
+            except Exception:  # noqa: BLE001 - raised again where the row is written, for whoever asks for that
+                return False
+            return len(row.claim.envelope.json) + len(row.outcome or row.error or b"") <= BRIEF_BYTES
+
+        return self._database.write_later(record, is_brief=is_brief)
 
     def _insert(
         self,

@@ -64,6 +64,8 @@ class Request(msgspec.Struct, eq=False):
     future: asyncio.Future[Any] | None
     done: threading.Event | None
     is_unwatched: bool = False
+    # Asked when an event loop would write it together with a brief write of its own; None for never.
+    is_brief: Callable[[], bool] | None = None
     result: Any = None
     error: BaseException | None = None
 
@@ -161,24 +163,31 @@ class Writer:
         thread is idle and no other process holds the lock. False, and nothing done, otherwise.
 
         For a brief write that is not synced: handing it to the other thread and back costs as much as the transaction.
-        While writes come in company they go together instead, and a log that has grown is left to the next write of
-        the thread, because that may have to wait. Raises `StoreError` once closed.
+        What this loop put off goes before it, in the same transaction, when it is brief too; should one of them raise,
+        the thread finds out which. While writes come in company they go together instead, and a log that has grown is
+        left to the next write of the thread, because that may have to wait. Raises `StoreError` once closed.
         """
         assert not request.durable
         with self._lock:
             self._refuse_if_closed()
             connection = self._connection
-            if connection is None or not self._is_idle or self._arrived or self._crowd > 1 or self._pen.locked():
+            if connection is None or not self._is_idle or self._crowd > 1 or self._pen.locked():
                 return False
+            put_off = [waiting for waiting in self._arrived if not waiting.is_abandoned]
+            if not all(_is_brief_of(waiting, request.loop) for waiting in put_off):
+                return False
+            group = [*put_off, request]
             with self._pen:
                 try:
-                    if not _begins(connection):
+                    if not _begins(connection) or (put_off and not self._run_together(connection, group)):
                         return False
-                    self._write([request], is_begun=True)
+                    self._write(group, is_begun=True, is_run=bool(put_off))
                 except BaseException:
                     # Ctrl-C between two steps: every other process would wait for a transaction that nobody ends.
                     _take_back(connection)
                     raise
+            self._arrived.clear()
+        _settle_all(put_off)
         return True
 
     def submit_later(self, request: Request) -> None:
@@ -250,10 +259,11 @@ class Writer:
         finally:
             self._let_go()
 
-    def _write(self, group: list[Request], *, is_begun: bool = False) -> None:
+    def _write(self, group: list[Request], *, is_begun: bool = False, is_run: bool = False) -> None:
         """Commit a group and leave with each request what became of it; never raises.
 
-        `is_begun` says that a transaction is open already, and that nothing may be waited for.
+        `is_begun` says that a transaction is open already, and that nothing may be waited for; `is_run` that the jobs
+        were done in it.
         """
         try:
             if self._connection is None:
@@ -262,7 +272,9 @@ class Writer:
                 self._connection = open_writing(self._path, self.lost_previews)
             if not is_begun:
                 patiently(self._connection, BEGIN_WRITE, self._lock_timeout_s)
-            self._commit_group(self._connection, group)
+            if not is_run:
+                self._run_group(self._connection, group)
+            self._commit(self._connection, group)
             if not is_begun:
                 self._checkpointer.look()
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
@@ -293,14 +305,17 @@ class Writer:
                 return group, True
         return group, False
 
-    def _commit_group(self, connection: WriterConnection, group: list[Request]) -> None:
-        """Run and commit a group in the transaction that is open."""
+    def _run_group(self, connection: WriterConnection, group: list[Request]) -> None:
+        """Run a group in the transaction that is open."""
         if len(group) == 1:
             self._run_alone(connection, group[0])
         elif not self._run_together(connection, group):
             patiently(connection, BEGIN_WRITE, self._lock_timeout_s)
             for request in group:
                 self._run_in_savepoint(connection, request)
+
+    def _commit(self, connection: WriterConnection, group: list[Request]) -> None:
+        """Commit what a group did, tell who watches, and sync it if one of them asked for that."""
         if connection.in_transaction:
             connection.execute(COMMIT)
             # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
@@ -370,6 +385,11 @@ def _take_back(connection: WriterConnection) -> None:
     if connection.in_transaction:
         connection.execute(ROLLBACK)
     connection.forget()
+
+
+def _is_brief_of(request: Request, loop: asyncio.AbstractEventLoop | None) -> bool:
+    """Whether `loop` may write what it put off itself."""
+    return request.is_brief is not None and request.loop is loop and request.is_brief()
 
 
 def _settle_all(requests: list[Request]) -> None:
