@@ -7,14 +7,17 @@ answers read by `anthropic_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.access import Access
 from lash_cli.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, AnthropicEncoder, PrefixMismatch
 from lash_cli.providers.anthropic_stream import AnthropicAssembler
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.caching import CacheRetention
-from lash_cli.providers.endpoint import Access, Termination
+
+if TYPE_CHECKING:
+    from lash_cli.providers.wire import Termination
 
 PATH = "/v1/messages"
 KEY_HEADER = "x-api-key"
@@ -26,7 +29,7 @@ FILES = "files-api-2025-04-14"
 
 
 class AnthropicWire:
-    """A Messages endpoint; implements `endpoint.Wire`."""
+    """A Messages endpoint; implements `wire.Wire`."""
 
     kind = "anthropic"
     answer_name = "a message"
@@ -72,11 +75,11 @@ class AnthropicWire:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """See `endpoint.Wire.secrets`."""
+        """See `wire.Wire.secrets`."""
         return self._access.secrets
 
     def url(self, request: LlmRequest) -> str:
-        """See `endpoint.Wire.url`."""
+        """See `wire.Wire.url`."""
         return self._access.url(PATH)
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
@@ -93,11 +96,11 @@ class AnthropicWire:
         return {**self._access.authentication, **own, **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
-        """See `endpoint.Wire.body`."""
+        """See `wire.Wire.body`."""
         return self._encoder.body(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> AnthropicAssembler:
-        """See `endpoint.Wire.assembler`."""
+        """See `wire.Wire.assembler`."""
         return AnthropicAssembler(request.scope.request_id, self._route, provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:

@@ -18,11 +18,11 @@ from lash_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from lash_cli.core.content import Stored
-    from lash_cli.providers.endpoint import Wire
     from lash_cli.providers.http import HttpTransport
     from lash_cli.providers.limiter import RateLimiter
     from lash_cli.providers.metadata import AllowList
     from lash_cli.providers.openai_dialect import OpenAiDialect
+    from lash_cli.providers.wire import Wire
 
 
 class ProviderKind(Record):

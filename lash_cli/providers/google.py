@@ -9,14 +9,17 @@ travels in a header and never in the address. Requests are written by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
-from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.google_request import GoogleEncoder
 from lash_cli.providers.google_stream import GoogleAssembler, unwrapped
+
+if TYPE_CHECKING:
+    from lash_cli.providers.wire import Termination
 
 WHOLE = ":generateContent"
 STREAMED = ":streamGenerateContent"
@@ -24,7 +27,7 @@ KEY_HEADER = "x-goog-api-key"
 
 
 class GoogleWire:
-    """A Gemini endpoint; implements `endpoint.Wire`."""
+    """A Gemini endpoint; implements `wire.Wire`."""
 
     kind = "google"
     answer_name = "a generated content"
@@ -65,7 +68,7 @@ class GoogleWire:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """See `endpoint.Wire.secrets`."""
+        """See `wire.Wire.secrets`."""
         return self._access.secrets
 
     def url(self, request: LlmRequest) -> str:
@@ -82,11 +85,11 @@ class GoogleWire:
         return {**self._access.authentication, **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
-        """See `endpoint.Wire.body`."""
+        """See `wire.Wire.body`."""
         return self._encoder.body(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> GoogleAssembler:
-        """See `endpoint.Wire.assembler`."""
+        """See `wire.Wire.assembler`."""
         route = self._encoder.route(request.model.id)
         return GoogleAssembler(request.scope.request_id, route, provider_request_id)
 

@@ -7,20 +7,23 @@ by `chat_request`, answers read by `chat_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.chat_request import ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
-from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+
+if TYPE_CHECKING:
+    from lash_cli.providers.wire import Termination
 
 PATH = "/chat/completions"
 
 
 class OpenAiChatWire:
-    """A Chat Completions endpoint; implements `endpoint.Wire`."""
+    """A Chat Completions endpoint; implements `wire.Wire`."""
 
     kind = "openai_chat"
     answer_name = "a chat completion"
@@ -51,11 +54,11 @@ class OpenAiChatWire:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """See `endpoint.Wire.secrets`."""
+        """See `wire.Wire.secrets`."""
         return self._access.secrets
 
     def url(self, request: LlmRequest) -> str:
-        """See `endpoint.Wire.url`."""
+        """See `wire.Wire.url`."""
         return self._access.url(PATH)
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
@@ -63,11 +66,11 @@ class OpenAiChatWire:
         return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
-        """See `endpoint.Wire.body`."""
+        """See `wire.Wire.body`."""
         return self._encoder.body(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ChatAssembler:
-        """See `endpoint.Wire.assembler`."""
+        """See `wire.Wire.assembler`."""
         return ChatAssembler(request.scope.request_id, self._encoder.route(request.model.id), provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:

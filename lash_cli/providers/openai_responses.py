@@ -7,20 +7,23 @@ answers read by `responses_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.llm import LlmRequest
+from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
-from lash_cli.providers.endpoint import Access, Termination
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.responses_request import ResponsesEncoder
 from lash_cli.providers.responses_stream import ResponsesAssembler
+
+if TYPE_CHECKING:
+    from lash_cli.providers.wire import Termination
 
 PATH = "/responses"
 
 
 class OpenAiResponsesWire:
-    """A Responses endpoint; implements `endpoint.Wire`."""
+    """A Responses endpoint; implements `wire.Wire`."""
 
     kind = "openai_responses"
     answer_name = "a response"
@@ -53,11 +56,11 @@ class OpenAiResponsesWire:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """See `endpoint.Wire.secrets`."""
+        """See `wire.Wire.secrets`."""
         return self._access.secrets
 
     def url(self, request: LlmRequest) -> str:
-        """See `endpoint.Wire.url`."""
+        """See `wire.Wire.url`."""
         return self._access.url(PATH)
 
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
@@ -65,11 +68,11 @@ class OpenAiResponsesWire:
         return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
 
     def body(self, request: LlmRequest) -> bytes:
-        """See `endpoint.Wire.body`."""
+        """See `wire.Wire.body`."""
         return self._encoder.body(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ResponsesAssembler:
-        """See `endpoint.Wire.assembler`."""
+        """See `wire.Wire.assembler`."""
         route = self._encoder.route(request.model.id)
         return ResponsesAssembler(request.scope.request_id, route, provider_request_id)
 

@@ -1,0 +1,206 @@
+"""Reading the body of one answer, streamed or whole, up to its proof (contract 06 §5, §9).
+
+An answer counts only with the wire's terminal proof, unless the end of the
+stream is accepted in its place by data of the model or the endpoint. What had
+arrived of one that failed goes with the error as evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lash_cli.core.codec import decode_json
+from lash_cli.core.content import ToolCallPart, ToolResultPart
+from lash_cli.core.llm import LlmRequest, LlmResponse, ReasoningDelta, TerminalReason, TextDelta
+from lash_cli.core.protocols import EventSink
+from lash_cli.errors import LlmTransportError
+from lash_cli.providers.classify import classify_error_object, presentable, to_exception
+from lash_cli.providers.http import HttpResponse
+from lash_cli.providers.sse import SseDecoder
+
+if TYPE_CHECKING:
+    from lash_cli.providers.wire import Termination, Wire
+
+MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
+DRAIN_SECONDS = 0.05
+DONE = "[DONE]"
+OUTPUT_STARTED = "output_started"
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """What the provider calls the request, which is what its support asks for."""
+    return next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
+
+
+class AnswerReader:
+    """Reads the body of one 200 answer, streamed or whole."""
+
+    def __init__(self, request: LlmRequest, wire: Wire, termination: Termination, sink: EventSink) -> None:
+        self._request = request
+        self._wire = wire
+        self._tolerates_eof = termination == "tolerate_eof"
+        self._sink = sink
+        self._assembler = wire.assembler(request, None)
+        self._has_event = False
+        self._is_done = False
+        self._unframed = bytearray()
+        self.position = "no_response"
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the provider said that its answer is complete; what fails after that does not matter."""
+        return self._assembler.is_proved
+
+    def partial(self) -> LlmResponse:
+        """What arrived so far."""
+        return self._assembler.partial()
+
+    async def read(self, response: HttpResponse) -> LlmResponse:
+        """The proved answer; raises `LlmTransportError` with the partial one otherwise."""
+        self.position = "response_observed"
+        headers = response.headers
+        self._assembler = self._wire.assembler(self._request, request_id_of(headers))
+        decoder = SseDecoder()
+        try:
+            async for chunk in response.body:
+                await self._take_chunk(chunk, decoder)
+                if self._is_done:
+                    await _drain(response.body)
+                    break
+        except LlmTransportError as error:
+            if error.kind not in ("transport", "timeout"):
+                raise
+            await self._take_tail(decoder)
+            if not self.is_proved:
+                error.partial = self.partial()
+                error.protocol_position = self.position
+                raise
+        else:
+            await self._take_tail(decoder)
+        if not self._has_event:
+            await self._take_whole(headers)
+        return self.conclude()
+
+    async def _take_tail(self, decoder: SseDecoder) -> None:
+        """The event left open at the end; when it was cut in the middle, the missing proof says it better."""
+        try:
+            await self._take_events(decoder.flush())
+        except LlmTransportError as error:
+            if error.code != "invalid_sse_json":
+                raise
+
+    async def _take_chunk(self, chunk: bytes, decoder: SseDecoder) -> None:
+        if not self._has_event and len(self._unframed) < MAX_WHOLE_ANSWER_BYTES:
+            self._unframed += chunk
+        await self._take_events(decoder.feed(chunk))
+
+    async def _take_events(self, events: list[str]) -> None:
+        for data in events:
+            text = data.strip()
+            if not text or self._is_done:
+                continue
+            self._has_event = True
+            self._unframed.clear()
+            if text == DONE:
+                self._is_done = True
+                continue
+            await self._take_json(text, "invalid_sse_json", "the stream holds an event that is not JSON")
+            self._is_done = self._assembler.is_finished
+
+    async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
+        """Feed one JSON document: a chunk, a whole answer or an error."""
+        try:
+            document = decode_json(text)
+        except msgspec.DecodeError as error:
+            raise self._stream_error(code, f"{problem}: {error}") from error
+        if not isinstance(document, dict):
+            raise self._stream_error(code, f"{problem}: expected an object")
+        failure = self._wire.failure_in(document)
+        if failure:
+            self._assembler.feed(document)  # ids and usage beside the error are evidence of the failed attempt
+            verdict = classify_error_object(failure, secrets=self._wire.secrets)
+            raise to_exception(verdict, protocol_position=self.position, partial=self.partial())
+        for event in self._assembler.feed(document):
+            if self.position != OUTPUT_STARTED and (
+                isinstance(event, ReasoningDelta | TextDelta) or not self._assembler.is_empty
+            ):
+                self.position = OUTPUT_STARTED
+            await self._sink(event)
+
+    async def _take_whole(self, headers: Mapping[str, str]) -> None:
+        """A body without events: an answer to a request that did not stream, or not our wire at all."""
+        body = bytes(self._unframed).strip().removeprefix(b"\xef\xbb\xbf")
+        if body.startswith(b"{"):
+            await self._take_json(body, "invalid_json", "the answer is not valid JSON")
+            return
+        media_type = headers.get("content-type", "no content type").partition(";")[0]
+        is_page = body.startswith(b"<")
+        if not body or (media_type == "text/event-stream" and not is_page):
+            return  # a stream that broke before its first event: the missing proof says so
+        what = "an HTML page" if is_page else f"{media_type} that is neither an event stream nor JSON"
+        raise LlmTransportError(
+            f"the endpoint answered with {what} instead of {self._wire.answer_name}; check base_url",
+            kind="http",
+            code="unexpected_html" if is_page else "unexpected_content_type",
+            status=200,
+            protocol_position=self.position,
+            partial=self.partial(),
+            raw=presentable(body[:400].decode("utf-8", errors="replace"), self._wire.secrets),
+        )
+
+    def conclude(self) -> LlmResponse:
+        """The answer; raises `LlmTransportError` when it is unproved, or empty where it must not be."""
+        response = self._assembler.response() if self.is_proved else self._tolerated()
+        is_plain_end = response.terminal_reason in (TerminalReason.STOP, TerminalReason.TOOL_USE)
+        if self._assembler.is_empty and is_plain_end and not _answers_tool_results(self._request):
+            raise self._stream_error("empty_response", "the provider returned an empty answer")
+        return response
+
+    def _tolerated(self) -> LlmResponse:
+        """An unproved answer where the end of the stream may stand for its proof, unless it was cut inside a call."""
+        response = self._assembler.response() if self._tolerates_eof and not self._assembler.is_empty else None
+        if response is None or not all(_is_whole(call) for call in response.tool_calls):
+            raise self._stream_error(
+                self._wire.unproved_code, "the answer ended before the provider said it was complete"
+            )
+        return response
+
+    def _stream_error(self, code: str, message: str) -> LlmTransportError:
+        return LlmTransportError(
+            message,
+            kind="stream",
+            code=code,
+            retryable=True,
+            protocol_position=self.position,
+            partial=self.partial(),
+        )
+
+
+def _is_whole(call: ToolCallPart) -> bool:
+    """Whether the arguments of a call are complete JSON."""
+    try:
+        decode_json(call.input_json)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _answers_tool_results(request: LlmRequest) -> bool:
+    """Whether the conversation ends with tool results: then nothing more to say is an answer."""
+    messages = request.messages
+    return bool(messages) and any(isinstance(part, ToolResultPart) for part in messages[-1].parts)
+
+
+async def _drain(body: AsyncIterator[bytes]) -> None:
+    """Read the end of a finished body, so that its connection can be used again; give up soon."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            async for _ in body:
+                pass
+    except (TimeoutError, LlmTransportError):
+        pass
