@@ -14,7 +14,7 @@ from lash_cli.cli.documents import Document, message_document, usage_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.tail_cursor import START
-from lash_cli.cli.turn_stream import StreamLines, event_document, finish_document
+from lash_cli.cli.turn_stream import StreamLines, event_document, finish_document, queue_document
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import (
     ActivityObserved,
@@ -55,7 +55,7 @@ def observed_document(event: SessionObservationEvent) -> tuple[str, Document]:
         case AgentFrameSwitched(frame_id=frame_id):
             return "frame_switched", {"frame_id": frame_id}
         case QueueChanged(kind=kind, batch_ids=ids):
-            return "queue_changed", {"kind": kind, "ids": list(ids), "input": None}
+            return "queue_changed", queue_document(kind, ids)
         case ProcessChanged(kind=kind, process_ids=ids):
             return "process_changed", {"kind": kind, "ids": list(ids)}
     return "resident_changed", {}

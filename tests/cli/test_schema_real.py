@@ -263,6 +263,7 @@ def _rare(lash: Printed) -> None:
     asyncio.run(put_rare(lash.home, "rare"))
     lash.lines("tail", "rare", "--from", beginning + "rare", "--no-follow")
     lash("open", "held")
+    lash("enqueue", "held", "waits")
     lash("queue", "hold", "held")
     lash.lines("tail", "held", "--from", beginning + "held", "--no-follow")
     lash("open", "task")
