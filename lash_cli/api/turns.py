@@ -127,7 +127,9 @@ class QueuedTurnBuilder:
 class TurnStream:
     """A running turn. Iterate it for activities, then await `result`.
 
-    Leaving the block early cancels the turn and waits for its commit.
+    Leaving the block early cancels the turn and waits for its commit. What the
+    turn raised is raised once, where it is looked for first: at the end of the
+    iteration, by `result`, or as the block is left.
     """
 
     def __init__(self, builder: TurnBuilder) -> None:
@@ -135,6 +137,7 @@ class TurnStream:
         self._queue: asyncio.Queue[TurnActivity | None] = asyncio.Queue(STREAM_QUEUE_ITEMS)
         self._task: asyncio.Task[TurnOutput] | None = None
         self._is_draining = False
+        self._is_told = False
 
     async def __aenter__(self) -> TurnStream:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -168,26 +171,41 @@ class TurnStream:
         activity = await self._queue.get()
         if activity is None:
             self._is_draining = True
+            await asyncio.wait({self._task})
+            self._raise_failure(self._task)
             raise StopAsyncIteration
         return activity
+
+    def _raise_failure(self, task: asyncio.Task[TurnOutput]) -> None:
+        """Raise what the turn raised, unless somebody was told."""
+        if not self._is_told and not task.cancelled() and (failure := task.exception()) is not None:
+            self._is_told = True
+            raise failure
 
     async def result(self) -> TurnOutput:
         """The turn's output; activities not yet read are dropped. Raises what the turn raised."""
         if self._task is None:
             raise LashRuntimeError("turn_stream_join", "the stream was not entered")
         self._drain()
+        self._is_told = True
         return await asyncio.shield(self._task)
 
     def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
         """Ask the running turn to stop."""
         return self._builder.cancel(origin=origin, reason=reason)
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._task is None or self._task.done():
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._task is None:
             return
-        self.cancel(reason="stream closed")
-        self._drain()
-        await asyncio.wait({self._task})
+        if not self._task.done():
+            self.cancel(reason="stream closed")
+            self._drain()
+            await asyncio.wait({self._task})
+        if kind is not None:
+            self._is_told = True
+            if not self._task.cancelled():
+                self._task.exception()  # seen: the exception of the block goes first
+        self._raise_failure(self._task)
 
 
 __all__ = ["QueuedTurnBuilder", "Sink", "TurnActivitySink", "TurnBuilder", "TurnOutput", "TurnStream"]

@@ -622,6 +622,30 @@ async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core)
     assert other.policy_snapshot.model.id == "chosen-again"
 
 
+async def test_a_stream_raises_what_its_turn_raised_wherever_it_is_looked_for_first(make_core) -> None:
+    caller = ScriptedCaller([text("first")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await caller.entered.wait()
+    second = await make_core(ScriptedCaller([])).open_session("s1")
+    with pytest.raises(SessionExecutionBusy):
+        async with second.turn("y").stream() as stream:
+            async for _ in stream:
+                raise AssertionError
+    with pytest.raises(SessionExecutionBusy):
+        async with second.turn("y").stream():
+            pass
+    with pytest.raises(SessionExecutionBusy):
+        async with second.turn("y").stream() as stream:
+            await stream.result()
+    with pytest.raises(ZeroDivisionError):
+        async with second.turn("y").stream():
+            raise ZeroDivisionError
+    caller.gate.set()
+    assert (await running).result.assistant_message() == "first"
+
+
 async def test_a_stream_that_was_not_entered_says_so_instead_of_waiting_for_ever(make_core) -> None:
     async with await make_core(ScriptedCaller([])).open_session("s1") as session:
         with pytest.raises(LashRuntimeError) as caught:
