@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import Record
+from lash_cli.errors import UsageError
 
 
 class Inline(Record, tag="inline", tag_field="source"):
@@ -81,7 +82,17 @@ class TurnInput(Record):
 
     @staticmethod
     def text(text: str) -> TurnInput:
-        """A plain text submission."""
+        """A plain text submission. Raises `UsageError` (`prompt_not_utf8`) for half of a surrogate pair, which has no
+        UTF-8 and can be neither stored nor sent."""
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    f"the text is not valid Unicode at character {error.start}; nothing was sent",
+                    code="prompt_not_utf8",
+                    details={"character_offset": error.start},
+                ) from error
         return TurnInput(items=(TextItem(text),))
 
 

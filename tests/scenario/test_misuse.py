@@ -10,7 +10,7 @@ from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import Stopped
 from lash_cli.core.content import message_text
-from lash_cli.errors import LashRuntimeError, SessionClosed
+from lash_cli.errors import LashRuntimeError, SessionClosed, UsageError
 
 
 async def test_closing_the_core_stops_its_running_turns_and_waits_for_their_commits(make_core) -> None:
@@ -76,3 +76,14 @@ def test_a_session_goes_on_in_the_loop_that_runs_now_also_when_turns_wait_for_on
     assert session.read_view().turn_index == 4
     asyncio.run(core.aclose())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lash")]
+
+
+async def test_text_that_has_no_utf8_is_refused_before_anything_is_written(make_core) -> None:
+    session = await make_core(ScriptedCaller([text("fine")])).open_session("s1")
+    with pytest.raises(UsageError) as turned:
+        session.turn("half \ud800")
+    with pytest.raises(UsageError) as queued:
+        await session.enqueue("half \ud800")
+    assert {turned.value.code, queued.value.code} == {"prompt_not_utf8"}
+    assert await session.pending_turn_inputs() == ()
+    assert (await session.turn("whole 😀").run()).result.assistant_message() == "fine"
