@@ -101,12 +101,13 @@ def patiently(connection: sqlite3.Connection, statement: str, lock_timeout_s: fl
     The busy handler of SQLite sleeps in steps that are long against a commit and is not called at all for a change
     of the journal mode, hence the ladder of our own. Raises `sqlite3.OperationalError` when time is up.
     """
-    pause = _FIRST_RETRY_SECONDS
-    deadline = time.monotonic() + lock_timeout_s
+    pause, deadline = _FIRST_RETRY_SECONDS, 0.0
     while True:
         try:
             return connection.execute(statement).fetchone()
         except sqlite3.OperationalError as error:
+            # Mostly nobody is in the way, and then nobody asks for the time.
+            deadline = deadline or time.monotonic() + lock_timeout_s
             if not _is_locked(error) or time.monotonic() >= deadline:
                 raise
         time.sleep(_about(pause))

@@ -25,7 +25,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -297,12 +297,9 @@ class Writer:
         batch = self._queue.get()
         while batch is not None:
             group += [request for request in batch if not request.is_abandoned]
-            if len(group) >= _MAX_GROUP:
+            if len(group) >= _MAX_GROUP or self._queue.empty():
                 return group, True
-            try:
-                batch = self._queue.get_nowait()
-            except Empty:
-                return group, True
+            batch = self._queue.get()
         return group, False
 
     def _run_group(self, connection: WriterConnection, group: list[Request]) -> None:
