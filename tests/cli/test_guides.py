@@ -6,13 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from support.cli import run_lash
+from support.guides import ROOT, blocks, fenced, reader, run, run_shell
 from support.terminal import Terminal
 
 from lash_cli import docs
@@ -21,35 +21,12 @@ from lash_cli.cli.serving import Verbs
 from lash_cli.cli.table import COMMANDS
 from lash_cli.settings.loading import check_document
 
-ROOT = Path(__file__).parent.parent.parent
 # What one run of the examples is not enough for has a test of its own, which runs them too.
 ELSEWHERE = {
     "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py",
     "queue": "test_queue_guide.py", "tail": "test_tail.py",
 }  # fmt: skip
 HERE = [topic for topic in docs.names() if topic not in ELSEWHERE]
-
-
-def fenced(topic: str) -> list[tuple[str, str]]:
-    """Every block, with its language."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", docs.read(topic), flags=re.DOTALL | re.MULTILINE)
-
-
-def blocks(topic: str, language: str) -> list[str]:
-    return [text for name, text in fenced(topic) if name == language]
-
-
-def reader(place: Path) -> dict[str, str]:
-    """A reader's environment: `lash` and `python` on the path, a home of their own."""
-    programs = place / "bin"
-    programs.mkdir()
-    for name, command in (("lash", f'"{sys.executable}" -m lash_cli'), ("python", f'"{sys.executable}"')):
-        (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (programs / name).chmod(0o700)
-    return {
-        "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(place / "user"), "LASH_HOME": str(place / "home"),
-        "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("topic", [topic for topic in HERE if blocks(topic, "sh") or blocks(topic, "python")])
@@ -61,14 +38,9 @@ def test_every_example_of_a_topic_runs(topic: str, tmp_path: Path) -> None:
     if "jq " in script and shutil.which("jq") is None:
         assert not os.environ.get("CI"), "no jq here; install it, for example: apt-get install jq"
         pytest.skip("no jq here")
-    programs = blocks(topic, "python")
-    commands = [["bash", "-euo", "pipefail", "-c", script], *([sys.executable, "-c", program] for program in programs)]
-    for command in commands:
-        done = subprocess.run(
-            command, cwd=work, env=environment, capture_output=True, text=True, timeout=170, stdin=subprocess.DEVNULL
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        assert "Traceback" not in done.stderr
+    run_shell(script, work, environment)
+    for program in blocks(topic, "python"):
+        run([sys.executable, "-c", program], work, environment)
 
 
 @pytest.mark.parametrize("topic", docs.names())
@@ -94,7 +66,7 @@ def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
             assert not re.search(r"^lash ", text, flags=re.MULTILINE), (topic, text)
     for topic, name in ELSEWHERE.items():
         text = (Path(__file__).parent / name).read_text()
-        assert f'"{topic}.md"' in text and "sh" in text, topic
+        assert f'blocks("{topic}", "sh")' in text and "run_shell(" in text, topic
 
 
 def test_every_topic_is_listed_and_shown(home) -> None:

@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from support.guides import blocks, reader, run_shell
 from support.wire import RecordedRequest, ThreadedChatServer, text_reply
 
+from lash_cli import docs
 from lash_cli.providers.catalog import KINDS, ProviderOptions
 from lash_cli.settings.loading import check_document
 from lash_cli.settings.providers import WELL_KNOWN
 from lash_cli.settings.schema import KEY_SOURCES, NAMED_SECTIONS
 
-ROOT = Path(__file__).parent.parent.parent
-GUIDE = (ROOT / "lash_cli" / "docs" / "providers.md").read_text()
+GUIDE = docs.read("providers")
 _ADDRESS = re.compile(r"https?://[a-z0-9.:-]+(?=/)")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRequest]:
     """What the server was asked while every block ran, in order, on one home."""
     place = tmp_path_factory.mktemp("guide")
-    lash = place / "lash"
-    lash.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lash_cli "$@"\n')
-    lash.chmod(0o700)
+    environment = reader(place)
     (place / "key.txt").write_text("sk-from-a-file-0123456789\n")
     with ThreadedChatServer(default=text_reply("an answer")) as server:
         root = server.base_url.removesuffix("/v1")
         # The documented addresses differ in their host only, so the paths stay what a reader types.
-        script = _ADDRESS.sub(root, "\n".join(blocks("sh")))
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=place,
-            env={
-                "PATH": f"{place}:{os.environ['PATH']}",
-                "HOME": str(place),
-                "LASH_HOME": str(place / "home"),
-                "PYTHONPATH": str(ROOT),
-                "NO_PROXY": "127.0.0.1",
-            },
-            capture_output=True,
-            text=True,
-            timeout=170,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == 0, done.stderr
+        script = _ADDRESS.sub(root, "\n".join(blocks("providers", "sh")))
+        done = run_shell(script, place, environment)
         assert "example-0123456789" not in done.stdout + done.stderr, "a key is never shown"
         return server.requests
 
@@ -84,7 +60,7 @@ def test_keys_travel_as_each_server_wants_them(ran: list[RecordedRequest]) -> No
         assert "authorization" not in request.headers
 
 
-@pytest.mark.parametrize("text", blocks("toml"))
+@pytest.mark.parametrize("text", blocks("providers", "toml"))
 def test_every_table_of_the_guide_loads(text: str) -> None:
     assert tomllib.loads(text)
     check_document(text, "config.toml")

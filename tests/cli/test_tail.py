@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
 import sqlite3
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import environment, spawn_lash
+from support.cli import spawn_lash
 from support.frozen import freeze
+from support.guides import blocks, reader, run_shell
 
 from lash_cli.cli.tail_cursor import CursorFile
 from lash_cli.errors import LashRuntimeError
@@ -559,20 +558,5 @@ def test_the_help_begins_with_an_example(lash) -> None:
 
 
 def test_every_block_of_the_guide_runs(tmp_path: Path) -> None:
-    root = Path(__file__).parent.parent.parent
-    program = tmp_path / "lash"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lash_cli "$@"\n')
-    program.chmod(0o700)
-    guide = (root / "lash_cli" / "docs" / "tail.md").read_text()
-    script = "\n".join(re.findall(r"^```sh\n(.*?)^```", guide, flags=re.DOTALL | re.MULTILINE))
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        cwd=tmp_path,
-        env=environment(tmp_path / "home", {"PATH": f"{tmp_path}:{os.environ['PATH']}"}),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_shell("\n".join(blocks("tail", "sh")), tmp_path, reader(tmp_path))
     assert done.stdout.count('"queue_changed"') == 1, "the second tail goes on where the first one ended"
