@@ -12,7 +12,6 @@ from typing import Literal
 
 import msgspec
 
-from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import TurnInput, message_text
 from lash_cli.core.context import CompactionContext, SummaryRequest
 from lash_cli.core.graph import NodePayload, SessionNode, messages_on
@@ -28,7 +27,7 @@ from lash_cli.runtime.ephemeral import EphemeralTurn
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, PlannedFrame, commit_frame, held_lane, plan_frame
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.requests import TurnRequest
+from lash_cli.runtime.requests import TurnRequest, unseen
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.tools.registry import ToolRegistry
@@ -81,17 +80,13 @@ class _Summariser:
         core_policy = msgspec.structs.replace(policy, prompt=PromptLayer())
         child = ResidentSession(child_id, policy, core_policy, ToolRegistry(), None, self._host.clock.now_ms())
         wanted = TurnRequest(TurnInput.text(request.text), self._turn_id, max_turns=1)
-        output = await EphemeralTurn(self._host, child, wanted, self._token, _unseen).run_traced()
+        output = await EphemeralTurn(self._host, child, wanted, self._token, unseen).run_traced()
         result = output.result
         if result is None:
             return None
         self.turn = result
         self.usage = self.usage + result.total_usage()
         return result.assistant_message()
-
-
-async def _unseen(activity: TurnActivity) -> None:
-    """Nobody watches a summary being written."""
 
 
 async def compact_context(

@@ -6,14 +6,13 @@ again over the conversation it began with, so it comes first.
 
 from __future__ import annotations
 
-from lash_cli.core.activity import TurnActivity
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.commands import CommandRunner
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
-from lash_cli.runtime.requests import TurnRequest
+from lash_cli.runtime.requests import TurnRequest, unseen
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.turns import run_turn
 from lash_cli.store.base import RuntimePersistence
@@ -36,7 +35,7 @@ async def run_next_command(
     if fence is not None:
         return await _run(host, store, session, fence)
     while True:
-        await run_turn(host, session, owner, TurnRequest(None), CancelToken(), _unseen)
+        await run_turn(host, session, owner, TurnRequest(None), CancelToken(), unseen)
         async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as own:
             if not await store.unfinished_turns(session.session_id):
                 return await _run(host, store, session, own)
@@ -47,7 +46,3 @@ async def _run(
 ) -> SessionCommandReceipt | None:
     ran = await CommandRunner(store, host.clock, host.ids, session, fence).run_next()
     return ran[0] if ran is not None and ran[1] else None
-
-
-async def _unseen(activity: TurnActivity) -> None:
-    """Nobody watches the turn that comes first."""

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Protocol
 
-from lash_cli.core.activity import TurnActivity
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import LashError, NotFoundError, SessionClosed
 from lash_cli.runtime.demand import (
@@ -29,6 +28,7 @@ from lash_cli.runtime.demand import (
     is_passing,
     standing_of,
 )
+from lash_cli.runtime.requests import unseen
 from lash_cli.store.queueing import QueuedWorkStore
 
 _log = logging.getLogger("lash.driver")
@@ -241,7 +241,7 @@ class QueueDriver:
             await self._resumed.wait_for(lambda: not self._paused[session_id])
             self._passes[session_id] = ended = asyncio.Event()
         try:
-            output = await session.drain_once(_unseen)
+            output = await session.drain_once(unseen)
         finally:
             del self._passes[session_id]
             ended.set()
@@ -273,7 +273,3 @@ class QueueDriver:
             sleep.cancel()
             signal.cancel()
             await asyncio.gather(sleep, signal, return_exceptions=True)
-
-
-async def _unseen(activity: TurnActivity) -> None:
-    """Nobody watches a driven turn; it is read from the store."""

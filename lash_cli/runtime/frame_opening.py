@@ -7,14 +7,14 @@ so a retried opening makes the same ones.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import msgspec
 
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, open_frame
-from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
+from lash_cli.core.graph import CausalRef, NodePayload, SessionNode, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.observation import AgentFrameSwitched
@@ -22,7 +22,7 @@ from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ephemeral import publish_commit
-from lash_cli.runtime.frames import NODES_CODE
+from lash_cli.runtime.frames import NODES_CODE, first_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, claimed_lane
@@ -64,24 +64,16 @@ def plan_frame(session: ResidentSession, request: OpenAgentFrameRequest, now_ms:
     frames, is_new = open_frame(session.frames, request.frame_id, request.reason, now_ms, request.caused_by)
     if not is_new:
         return PlannedFrame(session.frames, (), is_new=False)
-    nodes = _nodes(request.initial_nodes, request.frame_id, session.leaf_node_id, now_ms)
+    nodes = first_nodes(
+        request.initial_nodes,
+        name=f"{request.frame_id}.",
+        parent=session.leaf_node_id,
+        frame_id=request.frame_id,
+        now_ms=now_ms,
+    )
     if not is_safe_to_resume(messages_on(nodes)):
         raise ConflictError("the first nodes of an agent frame leave tool calls without a result", code=NODES_CODE)
     return PlannedFrame(frames, nodes, is_new=True)
-
-
-def _nodes(payloads: Sequence[NodePayload], frame_id: str, parent: str | None, now_ms: int) -> tuple[SessionNode, ...]:
-    """Nodes one under another below `parent`; they and their messages are named after the frame."""
-    nodes: list[SessionNode] = []
-    for index, payload in enumerate(payloads):
-        node_id = f"{frame_id}.{index}"
-        if isinstance(payload, ConversationPayload):
-            if payload.message.is_transient:
-                continue
-            payload = ConversationPayload(msgspec.structs.replace(payload.message, id=node_id))
-        nodes.append(SessionNode(node_id, parent, frame_id, now_ms, payload))
-        parent = node_id
-    return tuple(nodes)
 
 
 async def commit_frame(

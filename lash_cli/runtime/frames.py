@@ -7,6 +7,7 @@ follows is started from that task, so a crash in between leaves ordinary work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -86,7 +87,7 @@ def plan_handoff(
         text = f"the first nodes of an agent frame are not usable: {error}"
         return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
     frame_id = current_frame(after).frame_id
-    nodes = _nodes(payloads, turn_id=turn_id, parent=leaf_node_id, frame_id=frame_id, now_ms=now_ms)
+    nodes = first_nodes(payloads, name=f"{turn_id}.f", parent=leaf_node_id, frame_id=frame_id, now_ms=now_ms)
     if not is_safe_to_resume(messages_on(nodes)):
         text = "the first nodes of an agent frame leave tool calls without a result"
         return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
@@ -101,13 +102,16 @@ def _payloads(initial_nodes: tuple[Any, ...]) -> tuple[NodePayload, ...]:
     return tuple(from_builtins(to_builtins(node), NodePayload) for node in initial_nodes)
 
 
-def _nodes(
-    payloads: tuple[NodePayload, ...], *, turn_id: str, parent: str | None, frame_id: str, now_ms: int
+def first_nodes(
+    payloads: Sequence[NodePayload], *, name: str, parent: str | None, frame_id: str, now_ms: int
 ) -> tuple[SessionNode, ...]:
-    """Nodes one under another. Their ids, and those of their messages, are functions of the turn and the place."""
+    """The nodes a frame begins with, one under another below `parent`; transient messages are left out.
+
+    Ids of nodes and of their messages are `name` and the place, so whoever opens the frame again makes the same ones.
+    """
     nodes: list[SessionNode] = []
     for index, payload in enumerate(payloads):
-        node_id = f"{turn_id}.f{index}"
+        node_id = f"{name}{index}"
         if isinstance(payload, ConversationPayload):
             if payload.message.is_transient:
                 continue

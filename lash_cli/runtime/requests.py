@@ -21,6 +21,7 @@ from lash_cli.store.base import DrainSelection, IdleReason
 
 Sink = Callable[[TurnActivity], Awaitable[None]]
 
+
 DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
 
 
@@ -68,3 +69,7 @@ class TurnOutput(msgspec.Struct, frozen=True):
         """Every turn that ended in this call, in order; a replayed one ended before."""
         own = () if self.result is None or self.replayed else (self.result,)
         return (*self.redriven, *self.frames, *own)
+
+
+async def unseen(activity: TurnActivity) -> None:
+    """The sink of a turn that nobody watches here; whoever wants to reads the store."""
