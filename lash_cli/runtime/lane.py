@@ -70,12 +70,19 @@ async def free_dead_lane(
 async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneOutcome:
     """Open the lane, taking it over at once from a holder on this host that is provably dead.
 
-    Waits up to `busy_wait_ms` for a live holder to finish, then answers `LaneBusy`, having written nothing.
+    Waits up to `busy_wait_ms` for a live holder to finish, then answers `LaneBusy`, having written nothing. When the
+    task is cancelled meanwhile, no lane is left held.
     """
     deadline = clock.monotonic() + busy_wait_ms / 1000
     delay = BUSY_POLL_FIRST_S
     while True:
-        outcome = await store.open_lane(request)
+        try:
+            outcome = await store.open_lane(request)
+        except asyncio.CancelledError:
+            await _free_unseen_lane(
+                store, request.session_id, request.owner, clock, ttl_ms=request.ttl_ms, token=request.lease_token
+            )
+            raise
         if not isinstance(outcome, LaneBusy):
             return outcome
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
@@ -88,6 +95,29 @@ async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, bus
         await clock.sleep(min(delay, remaining))
         delay = min(delay * 2, BUSY_POLL_MAX_S)
         request = msgspec.structs.replace(request, now_ms=clock.now_ms())
+
+
+async def _free_unseen_lane(
+    store: LaneStore, session_id: str, owner: LeaseOwnerIdentity, clock: Clock, *, ttl_ms: int, token: str
+) -> None:
+    """Give back a lane that `owner` may have been granted without being told, because its task was cancelled.
+
+    Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
+    the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
+    """
+    with contextlib.suppress(LashError):
+        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+        if not isinstance(claimed, LaneBusy):
+            await store.release_lease(claimed.fence())
+
+
+async def _release(store: LaneStore, fence: LeaseFence) -> None:
+    """Give a lane back, also when the task is cancelled before the write began: releasing twice does no harm."""
+    try:
+        await store.release_lease(fence)
+    except asyncio.CancelledError:
+        await store.release_lease(fence)
+        raise
 
 
 class LaneGuard:
@@ -176,7 +206,7 @@ class LaneGuard:
         await self.stop()
         if not self.is_released and not self.is_lost:
             self.is_released = True
-            await self._store.release_lease(self.fence)
+            await _release(self._store, self.fence)
 
 
 class LaneHolder:
@@ -217,24 +247,29 @@ async def claimed_lane(
 
     Whatever happens inside the block, the lease is not left held; a commit that releases it first is welcome.
     """
-    claimed = await store.try_claim_lease(
-        session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=ids.token()
-    )
-    if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
-        claimed = await store.reclaim_lease(
-            session_id,
-            owner,
-            observed_fencing_token=claimed.fencing_token,
-            ttl_ms=timings.ttl_ms,
-            now_ms=clock.now_ms(),
-            token=ids.token(),
+    token = ids.token()
+    try:
+        claimed = await store.try_claim_lease(
+            session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=token
         )
+        if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
+            claimed = await store.reclaim_lease(
+                session_id,
+                owner,
+                observed_fencing_token=claimed.fencing_token,
+                ttl_ms=timings.ttl_ms,
+                now_ms=clock.now_ms(),
+                token=token,
+            )
+    except asyncio.CancelledError:
+        await _free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
+        raise
     if isinstance(claimed, LaneBusy):
         raise busy_error(session_id, claimed)
     try:
         yield claimed
     finally:
-        await store.release_lease(claimed.fence())
+        await _release(store, claimed.fence())
 
 
 @contextlib.asynccontextmanager
