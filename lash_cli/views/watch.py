@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from lash_cli.views.tables import columns
+from lash_cli.views.tables import columns, truncate
 from lash_cli.views.times import age
 
 HEADER = ("STATUS", "NAME", "MODEL", "TURNS", "QUEUE", "ACTIVE", "ID")
@@ -21,6 +21,8 @@ ORDER = ("waiting", "stuck", "running", "queued", "idle", "parked", "closed")
 
 _COLOURS = {"waiting": "33", "stuck": "31", "running": "32", "queued": "36", "closed": "2", "parked": "2"}
 _LINES_AROUND = 3  # the summary, an empty line, the header
+# A lower terminal shows the summary and rows without a header.
+_LOWEST_TABLE = 5
 
 Session = dict[str, Any]
 
@@ -46,17 +48,21 @@ def watch_lines(
     ascii_only: bool = False,
 ) -> list[str]:
     """The screen. `items` are sorted, `total` counts those that were left out too; without `height` all are shown."""
-    room = len(items) if height is None else max(1, height - _LINES_AROUND)
-    if len(items) > room or total > len(items):
-        room = max(1, room - 1) if height is not None else room
+    is_low = height is not None and height < _LOWEST_TABLE
+    room = len(items) if height is None else max(0, height - (1 if is_low else _LINES_AROUND))
+    if height is not None and (len(items) > room or total > len(items)):
+        room = max(0, room - 1)
     shown = items[:room]
-    lines = [_cut(_summary(items, total), width), ""]
+    lines = [_cut(_summary(items, total), width)]
+    if not is_low:
+        lines.append("")
     if shown:
         table = columns(HEADER, [_cells(item, now_ms) for item in shown], width=width, ascii_only=ascii_only)
-        head, *rows = table.split("\n")
-        lines.append(head)
+        head, *rows = (_cut(line, width) for line in table.split("\n"))
+        if not is_low:
+            lines.append(head)
         lines += [_coloured(row, item["status"]) if color else row for row, item in zip(rows, shown, strict=True)]
-    if total > len(shown):
+    if total > len(shown) and len(lines) != height:
         lines.append(_cut(f"and {total - len(shown)} more", width))
     return lines
 
@@ -91,4 +97,5 @@ def _coloured(row: str, status: str) -> str:
 
 
 def _cut(line: str, width: int | None) -> str:
-    return line if width is None else line[:width]
+    # A table is as narrow as it can be read, which may be wider than the terminal.
+    return line if width is None else truncate(line, width, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -14,6 +15,7 @@ import pyte
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
 
+from lash_cli.views.tables import display_width
 from lash_cli.views.watch import in_order, watch_lines
 
 NOW = 1_700_000_000_000
@@ -230,11 +232,12 @@ def test_who_needs_somebody_comes_first_and_within_a_status_the_newest() -> None
 
 
 def test_a_picture_fits_its_terminal_and_escapes_in_a_name_are_harmless() -> None:
-    items = [item(f"n{number}\x1b[31m", "idle") for number in range(30)]
-    for height in range(1, 40):
-        lines = watch_lines(items, total=30, now_ms=NOW, width=40, height=height)
-        assert len(lines) <= max(height, 5) and all(len(line) <= 40 for line in lines)
+    items = [item(f"n{number}中\x1b[31m", "idle") for number in range(30)]
+    for height, width in itertools.product(range(1, 40), (1, 2, 5, 10, 20, 40, 200)):
+        lines = watch_lines(items, total=30, now_ms=NOW, width=width, height=height)
+        assert len(lines) <= height and all(display_width(line) <= width for line in lines)
         assert "\x1b" not in "".join(lines)
+    assert watch_lines(items[:2], total=2, now_ms=NOW, width=40, height=3)[1].startswith("idle")
     assert watch_lines(items, total=30, now_ms=NOW, width=40, height=10)[-1] == "and 24 more"
     assert len(watch_lines(items, total=30, now_ms=NOW, width=None, height=None)) == 33
     assert watch_lines([], total=0, now_ms=NOW, width=40, height=10) == ["0 sessions", ""]
