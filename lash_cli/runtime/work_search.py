@@ -9,6 +9,7 @@ on which something is due, and only what still matters is remembered.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ from lash_cli.runtime.work_events import WorkOptions
 from lash_cli.store.queueing import QueuedWorkStore, SessionDemand
 
 # A session whose passes fail for good is looked at again after this long.
-ASIDE_MS = 60_000
+ASIDE_S = 60.0
 # How many sessions one page of a look holds.
 LOOK_LIMIT = 64
 # How long what a look found due is worth starting without another look.
@@ -30,12 +31,13 @@ FRESH_S = 0.05
 
 @dataclass(slots=True)
 class SeenSession:
-    """What a worker remembers of a session while that matters."""
+    """What a worker remembers of a session while that matters. Its own waits are monotonic seconds, so that a wall
+    clock that is set back prolongs none."""
 
     attempts: int = 0
-    not_before_ms: int = 0
+    not_before: float = 0.0
     is_aside: bool = False
-    busy_since_ms: int | None = None
+    busy_since: float | None = None
     is_given_up: bool = False
     is_served: bool = False
     shares: int = 0
@@ -49,15 +51,20 @@ class Look:
     given_up: list[str] = field(default_factory=list)
     is_worth_waiting: bool = False
     next_at_ms: int | None = None
+    next_at: float = math.inf
     holders: list[LeaseOwnerIdentity] = field(default_factory=list)
 
-    def again_at(self, at_ms: int) -> None:
-        """Look again at `at_ms`, if not before."""
+    def again_at_ms(self, at_ms: int) -> None:
+        """Look again at the stored moment `at_ms`, if not before."""
         self.next_at_ms = at_ms if self.next_at_ms is None else min(self.next_at_ms, at_ms)
 
-    def is_out_of_date(self, now_ms: int) -> bool:
+    def again_at(self, at: float) -> None:
+        """Look again at `at` by the monotonic clock, if not before."""
+        self.next_at = min(self.next_at, at)
+
+    def is_out_of_date(self, clock: Clock) -> bool:
         """Whether a moment this look waited for has come, or the holder of a lane has died since."""
-        if self.next_at_ms is not None and now_ms >= self.next_at_ms:
+        if clock.monotonic() >= self.next_at or (self.next_at_ms is not None and clock.now_ms() >= self.next_at_ms):
             return True
         return any(is_provably_dead(holder) for holder in self.holders)
 
@@ -132,33 +139,34 @@ class WorkSearch:
         seen = self._seen.get(demand.session_id, SeenSession())
         standing = standing_of(demand, now_ms)
         if demand.available_at_ms is not None and not (demand.is_held or demand.is_closed):
-            look.again_at(demand.available_at_ms)
+            look.again_at_ms(demand.available_at_ms)
         if demand.lease.owner is not None and is_lane_taken(demand, now_ms):
             look.holders.append(demand.lease.owner)
-            look.again_at(demand.lease.expires_at_ms)
+            look.again_at_ms(demand.lease.expires_at_ms)
         if standing is Standing.CONTENDED:
-            self._judge_contended(demand.session_id, self._remembered(demand.session_id), look, now_ms)
+            self._judge_contended(demand.session_id, self._remembered(demand.session_id), look)
             return
-        seen.busy_since_ms, seen.is_given_up = None, False
+        seen.busy_since, seen.is_given_up = None, False
         if standing is Standing.NOTHING or seen.is_served:
             return
-        if now_ms < seen.not_before_ms:
-            look.again_at(seen.not_before_ms)
+        if self._clock.monotonic() < seen.not_before:
+            look.again_at(seen.not_before)
             look.is_worth_waiting |= not seen.is_aside
         else:
             look.due.append(demand.session_id)
 
-    def _judge_contended(self, session_id: str, seen: SeenSession, look: Look, now_ms: int) -> None:
+    def _judge_contended(self, session_id: str, seen: SeenSession, look: Look) -> None:
         if seen.is_served or seen.is_given_up:
             return
-        if seen.busy_since_ms is None:
-            seen.busy_since_ms = now_ms
+        now = self._clock.monotonic()
+        if seen.busy_since is None:
+            seen.busy_since = now
         wait_ms = self._options.lease_wait_ms
         if wait_ms is None:
             look.is_worth_waiting = True
-        elif now_ms < seen.busy_since_ms + wait_ms:
+        elif now < (until := seen.busy_since + wait_ms / 1000):
             look.is_worth_waiting = True
-            look.again_at(seen.busy_since_ms + wait_ms)
+            look.again_at(until)
         else:
             seen.is_given_up = True
             look.given_up.append(session_id)
@@ -191,9 +199,9 @@ class WorkSearch:
         if seen.attempts >= MAX_ATTEMPTS:
             self.set_aside(session_id)
             return None
-        rest_ms = round(backoff_s(seen.attempts) * 1000)
-        seen.not_before_ms = self._clock.now_ms() + rest_ms
-        return rest_ms
+        rest_s = backoff_s(seen.attempts)
+        seen.not_before = self._clock.monotonic() + rest_s
+        return round(rest_s * 1000)
 
     def set_aside(self, session_id: str) -> None:
         """Leave a session alone for a good while; nobody waits for it."""
@@ -201,4 +209,4 @@ class WorkSearch:
         seen.attempts = 0
         seen.is_aside = True
         seen.is_served = self._options.once
-        seen.not_before_ms = self._clock.now_ms() + ASIDE_MS
+        seen.not_before = self._clock.monotonic() + ASIDE_S

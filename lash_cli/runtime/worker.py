@@ -193,7 +193,7 @@ class QueueWorker:
         try:
             while not ringing.done():
                 await self._sleep(POLL_S, ringing)
-                if look.is_out_of_date(self._clock.now_ms()) or await self._store.change_mark() != mark:
+                if look.is_out_of_date(self._clock) or await self._store.change_mark() != mark:
                     return
                 if self._has_idled_enough:
                     return

@@ -305,6 +305,37 @@ async def test_a_store_that_stays_locked_is_tried_again_and_holds_no_queue(make_
     assert len(await core.queue(S).pending_inputs()) == 1
 
 
+class SetBack(SystemClock):
+    """A wall clock that somebody sets back by an hour."""
+
+    offset_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.offset_ms
+
+
+async def test_a_clock_that_is_set_back_does_not_prolong_a_workers_rest(make_core) -> None:
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("hello")
+    clock, good, failures = SetBack(), opener(core), [StoreLocked("busy")]
+
+    def locked(session_id: str):
+        if failures:
+            raise failures.pop()
+        return good(session_id)
+
+    class Watching(Telling):
+        async def __call__(self, event: object) -> None:
+            await super().__call__(event)
+            if isinstance(event, PassFailed):
+                clock.offset_ms = -3_600_000
+
+    worker = QueueWorker(core.store, clock, locked, WorkOptions(until_empty=True), on_event=Watching())
+    async with asyncio.timeout(30):
+        assert (await worker.run()).turns == 1
+
+
 async def test_a_lane_somebody_holds_is_waited_for(make_core) -> None:
     caller = answering()
     caller.gate = asyncio.Event()
