@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -213,12 +214,10 @@ class ToolDispatcher:
     async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
         """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn."""
         deciding = asyncio.ensure_future(approval.decide(resolved.manifest, call))
-        stopped = asyncio.ensure_future(self._cancel.wait())
         try:
-            await asyncio.wait({deciding, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await self._until_over(deciding, None)
             return deciding.result() if deciding.done() else None
         finally:
-            stopped.cancel()
             deciding.cancel()
 
     async def _execute(self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int) -> ToolCallOutput:
@@ -249,7 +248,7 @@ class ToolDispatcher:
         finally:
             await _end(task, call.tool_name)
 
-    async def _until_over(self, task: asyncio.Task[ToolCallOutput], limit_ms: int | None) -> None:
+    async def _until_over(self, task: asyncio.Task[Any], limit_ms: int | None) -> None:
         """Return when the task is done, the turn is cancelled, or the time is up."""
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

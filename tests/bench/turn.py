@@ -167,8 +167,31 @@ async def one_length(directory: Path, length: int, turns: int) -> tuple[float, f
     return median_us(ours), median_us(theirs)
 
 
+async def processor_us(directory: Path, caller: ModelCaller | None, turns: int) -> float:
+    """Processor time of a turn in a session of its own."""
+    core, _ = new_core(directory, caller)
+    session = await core.open_session("s")
+    for index in range(20):
+        await session.turn(user_text(index)).run()
+    before = time.process_time()
+    for index in range(turns):
+        await session.turn(user_text(index)).run()
+    spent = (time.process_time() - before) / turns * 1e6
+    await session.close()
+    await core.aclose()
+    return spent
+
+
 async def tool_turn(directory: Path, turns: int) -> None:
     """A turn whose model asks for one tool that answers at once: two model calls, one attempt, four messages."""
+    spent: dict[str, list[float]] = {"plain": [], "tool": []}
+    for attempt in range(4):
+        for name, caller in (("plain", None), ("tool", ToolCaller())):
+            where = directory / f"{name}{attempt}"
+            where.mkdir()
+            spent[name].append(await processor_us(where, caller, turns))
+    emit("tool_turn_processor_us", min(spent["tool"]), "us")
+    emit("tool_turn_to_plain_turn_processor", min(spent["tool"]) / min(spent["plain"]), "ratio")
     core, _ = new_core(directory, ToolCaller())
     session = await core.open_session("s")
     (directory / "raw").mkdir()

@@ -1,0 +1,135 @@
+"""One attempt of one call: its time limit, its cancellation, and what runs beside it (contract 05 §3)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import FunctionToolProvider, Stopped, tool
+from lash_cli.core.content import is_safe_to_resume
+
+
+class Number(msgspec.Struct):
+    """A number to work on."""
+
+    value: int
+
+
+ONE = calls(("a", "work", '{"value":1}'))
+TWO = calls(("a", "work", '{"value":1}'), ("b", "work", '{"value":2}'))
+
+
+@pytest.mark.parametrize("answer", [ONE, TWO], ids=["one call", "two calls"])
+async def test_a_tool_beyond_its_time_limit_is_ended_and_told_as_a_timeout(make_core, answer) -> None:
+    ended: list[int] = []
+
+    @tool(name="work", timeout_s=0.02)
+    async def work(args: Number, context: object) -> int:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(args.value)
+        return 1
+
+    caller = ScriptedCaller([answer, text("too slow")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert output.result.assistant_message() == "too slow"
+    failures = [record.output.outcome.failure for record in output.result.tool_calls]
+    assert {(failure.code, failure.message) for failure in failures} == {
+        ("tool_timeout", "work did not finish within 20 ms.")
+    }
+    assert sorted(ended) == list(range(1, len(failures) + 1))
+
+
+async def test_a_tool_within_its_time_limit_answers(make_core) -> None:
+    @tool(name="work", timeout_s=30.0)
+    async def work(args: Number, context: object) -> int:
+        await asyncio.sleep(0)
+        return args.value * 2
+
+    caller = ScriptedCaller([ONE, text("done")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert output.result.tool_calls[0].output.outcome.value == 2
+
+
+@pytest.mark.parametrize("answer", [ONE, TWO], ids=["one call", "two calls"])
+@pytest.mark.parametrize("gives_up", [False, True], ids=["hangs", "looks at the token"])
+async def test_a_cancelled_attempt_may_still_answer_and_is_ended_otherwise(make_core, answer, gives_up) -> None:
+    started, ended = asyncio.Event(), list[int]()
+
+    @tool(name="work")
+    async def work(args: Number, context: object) -> int:
+        started.set()
+        try:
+            await (context.cancel.wait() if gives_up else asyncio.Event().wait())
+        finally:
+            ended.append(args.value)
+        return args.value
+
+    caller = ScriptedCaller([answer, text("never")])
+    session = await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await started.wait()
+    session.cancel_running_turns()
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    answered = [record.output.outcome for record in output.result.tool_calls]
+    assert sorted(ended) == list(range(1, len(answered) + 1))
+    if gives_up:
+        assert [outcome.value for outcome in answered] == sorted(ended)
+    assert is_safe_to_resume(list(session.read_view().messages))
+    await session.close()
+
+
+async def test_a_turn_whose_task_is_cancelled_ends_the_tool_it_waits_for(make_core) -> None:
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    @tool(name="work")
+    async def work(args: Number, context: object) -> int:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return 1
+
+    caller = ScriptedCaller([ONE, text("never")])
+    session = await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+    assert is_safe_to_resume(list(session.read_view().messages))
+    await session.close()
+
+
+async def test_the_calls_of_an_exclusive_group_run_one_after_another_and_others_beside_them(make_core) -> None:
+    said: list[str] = []
+    both_begun = asyncio.Event()
+
+    @tool(name="work", exclusive_group="one at a time")
+    async def work(args: Number, context: object) -> int:
+        said.append(f"begin {args.value}")
+        if args.value == 1:
+            await both_begun.wait()
+        said.append(f"end {args.value}")
+        return args.value
+
+    @tool(name="other")
+    async def other(args: Number, context: object) -> int:
+        both_begun.set()
+        return args.value
+
+    answer = calls(("a", "work", '{"value":1}'), ("b", "work", '{"value":2}'), ("c", "other", '{"value":3}'))
+    caller = ScriptedCaller([answer, text("done")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work, other])]).open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert said == ["begin 1", "end 1", "begin 2", "end 2"]
+    assert [record.output.outcome.value for record in output.result.tool_calls] == [1, 2, 3]
