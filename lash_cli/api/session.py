@@ -234,7 +234,8 @@ class LashSession(QueueVerbs):
         whole `OutputSpec`, the turn finishes with a value that fits it
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
         Raises `UsageError` for a blank turn id or key, a limit below 1, or a
-        schema that cannot be used (`schema_invalid`).
+        schema that cannot be used (`schema_invalid`), and `LashRuntimeError`
+        (`execution_scope_turn_id_mismatch`) for an input that names another turn.
         """
         self._check_open()
         if turn_id is not None and not turn_id.strip():

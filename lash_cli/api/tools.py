@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.core.protocols import ToolProvider
 from lash_cli.core.tools import ToolManifest, ToolState
-from lash_cli.errors import ReconfigureError
 from lash_cli.tools.registry import ToolRegistry, ToolRestoreReport
 
 if TYPE_CHECKING:
@@ -47,17 +46,12 @@ class ToolAdmin:
         return await self.set_membership_many([(name, present)])
 
     async def set_membership_many(self, changes: Iterable[tuple[str, bool]]) -> int:
-        """Several changes by tool name, all or nothing, committed together."""
+        """Several changes by tool name, all or nothing, committed together; the new generation.
+
+        Raises `ReconfigureError` (`tool_unknown`).
+        """
         wanted = dict(changes)
-
-        def change() -> None:
-            ids = {entry.manifest.name: tool_id for tool_id, entry in self._registry.export_state().tools.items()}
-            unknown = [name for name in wanted if name not in ids]
-            if unknown:
-                raise ReconfigureError(f"unknown tool `{unknown[0]}`", code="tool_unknown")
-            self._registry.set_membership({ids[name]: present for name, present in wanted.items()})
-
-        await self._edit(change)
+        await self._edit(lambda: self._registry.set_tool_membership(wanted))
         return self._registry.generation
 
     async def add_provider(self, provider: ToolProvider) -> ToolSourceHandle:

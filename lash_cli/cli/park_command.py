@@ -78,7 +78,7 @@ async def idle_row(store: RuntimePersistence, session_id: str, wait_ms: int = 0)
     """The row of a session that nobody alive works on.
 
     Raises `SessionStillInUse` naming the holder, or `WaitTimeout` when it is
-    still in use after `wait_ms`.
+    still in use after `wait_ms`; `NotFoundError` and `SessionDeleted` when it is gone.
     """
     import asyncio
 

@@ -101,7 +101,7 @@ async def find_input(store: RuntimePersistence | None, input_id: str, reference:
 
 
 async def find_batch(store: RuntimePersistence | None, batch_id: str, reference: str | None) -> FoundBatch:
-    """As `find_input`, for a batch (`batch_not_found`)."""
+    """As `find_input`, for a batch; raises `NotFoundError` (`batch_not_found`)."""
     batch: QueuedWorkBatch | None = None
     if store is not None and reference is not None:
         session = await read_session_row(store, reference)

@@ -143,7 +143,8 @@ def _nowhere(_: str) -> None:
 
 
 async def enqueue_instead(core: LashCore, session_id: str, text: TurnInput, key: str | None) -> Document:
-    """Queue a text whose session is busy; the PendingInput document."""
+    """Queue a text whose session is busy; the PendingInput document. Raises as `SessionQueue.enqueue`, and
+    `NotFoundError` when the session is deleted meanwhile."""
     queue = queue_of(core.store, session_id)
     input_id = SystemIds().new("in")
     stored = await queue.enqueue(text, key=key, input_id=input_id)

@@ -337,7 +337,7 @@ def _stdout_descriptor() -> int:
 
 
 def check_writable(path: str) -> None:
-    """Raise `LashError` before the turn runs if its output could not be written to `path` afterwards."""
+    """Raise `UsageError` before the turn runs if its output could not be written to `path` afterwards."""
     directory = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
         from lash_cli.errors import UsageError

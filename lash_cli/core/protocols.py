@@ -128,13 +128,19 @@ class ToolContext(Protocol):
     """What a running tool may see (contract 05 §1.6); all of it bound to one session."""
 
     @property
-    def session_id(self) -> str: ...
+    def session_id(self) -> str:
+        """The session the call is made in."""
+        ...
 
     @property
-    def turn_id(self) -> str: ...
+    def turn_id(self) -> str:
+        """The turn the call is made in."""
+        ...
 
     @property
-    def call_id(self) -> str: ...
+    def call_id(self) -> str:
+        """The call; unique in its turn."""
+        ...
 
     @property
     def attempt(self) -> int:
@@ -142,7 +148,9 @@ class ToolContext(Protocol):
         ...
 
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int:
+        """The most attempts the tool's policy allows, at least 1."""
+        ...
 
     @property
     def replay_key(self) -> str:
@@ -150,7 +158,9 @@ class ToolContext(Protocol):
         ...
 
     @property
-    def cancel(self) -> CancelSignal: ...
+    def cancel(self) -> CancelSignal:
+        """Set once the turn is to stop; who goes on after that is soon abandoned."""
+        ...
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -210,10 +220,14 @@ class ScopedEffects(Protocol):
     """Runs the effects of one scope, each at most once as far as anybody can observe (contract 03 §2)."""
 
     @property
-    def scope(self) -> ExecutionScope: ...
+    def scope(self) -> ExecutionScope:
+        """What the effects belong to."""
+        ...
 
     @property
-    def durability_tier(self) -> Literal["inline", "durable"]: ...
+    def durability_tier(self) -> Literal["inline", "durable"]:
+        """Whether outcomes outlive this process."""
+        ...
 
     @property
     def supports_concurrent_effects(self) -> bool:
@@ -257,7 +271,9 @@ class AwaitEventResolver(Protocol):
     """Promises with one terminal each, the first (contract 03 §3)."""
 
     @property
-    def durability_tier(self) -> Literal["inline", "durable"]: ...
+    def durability_tier(self) -> Literal["inline", "durable"]:
+        """Whether promises outlive this process."""
+        ...
 
     @property
     def allows_process_lifetime_completion_keys(self) -> bool:

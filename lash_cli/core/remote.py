@@ -114,7 +114,11 @@ class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 def require_version(type_name: str, document: Mapping[str, Any]) -> None:
-    """Raise unless `document` says that it speaks our version; the rest of it is not looked at."""
+    """Check that `document` speaks our version; the rest of it is not looked at.
+
+    Raises `UnsupportedProtocolVersion`, `MissingRequiredField` without a version, `InvalidEnvelope` for one that is no
+    number.
+    """
     version = document.get("protocol_version")
     if version is None:
         raise MissingRequiredField(type_name, "protocol_version")

@@ -76,7 +76,7 @@ CARRIED: dict[str, Carried] = {
 
 
 def refuse_attachment(refusal: str) -> NoReturn:
-    """Raise the error of an attachment that a wire cannot carry."""
+    """Raise the `LlmTransportError` (unsupported) of an attachment that a wire cannot carry."""
     raise LlmTransportError(refusal, kind="unsupported", code=UNSUPPORTED)
 
 

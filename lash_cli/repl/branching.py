@@ -33,7 +33,10 @@ class Branching:
         client.tell(f"forked into {meta.name} ({meta.session_id}): go there with /switch {meta.name}")
 
     async def rewind(self, steps: int) -> None:
-        """Go back to before the `steps`-th last message of the person, which becomes the draft."""
+        """Go back to before the `steps`-th last message of the person, which becomes the draft.
+
+        Raises `UsageError` when there are fewer.
+        """
         said = await self._said()
         if steps > len(said):
             raise UsageError(f"/rewind {steps} goes back too far", hint=f"there are {len(said)} messages of yours")
@@ -62,7 +65,10 @@ class Branching:
             client.turns.send(None, content)
 
     async def edit(self) -> None:
-        """Edit the last message and say it beside the old one; until the editor ended well nothing is moved."""
+        """Edit the last message and say it beside the old one; until the editor ended well nothing is moved.
+
+        Raises `ConflictError` (`nothing_to_retry`) when nothing was said yet.
+        """
         client = self._client
         said = await self._said()
         if not said:

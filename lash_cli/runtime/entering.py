@@ -60,7 +60,7 @@ class LaneEntry:
 
     @property
     def guard(self) -> LaneGuard:
-        """The guard of the lane that was granted last."""
+        """The guard of the lane granted last; raises `LashRuntimeError` (`lane_without_lease`) while none was."""
         if self._guard is None:
             raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
         return self._guard

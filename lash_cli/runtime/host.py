@@ -56,7 +56,7 @@ class SingleProvider:
         return self._caller.provider_id
 
     def resolve(self, provider_id: str) -> ModelCaller:
-        """The caller, if it is the one the session recorded."""
+        """The caller, if it is the one the session recorded; raises `LashRuntimeError` (`llm_provider`) otherwise."""
         if provider_id != self._caller.provider_id:
             raise LashRuntimeError(
                 "llm_provider",

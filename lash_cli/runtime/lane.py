@@ -220,7 +220,10 @@ class LaneHolder:
         self._guard: LaneGuard | None = None
 
     async def take(self, lease: SessionExecutionLease | None) -> LaneGuard:
-        """The guard of a granted lease; the one before goes on when the lease is still the same."""
+        """The guard of a granted lease; the one before goes on when the lease is still the same.
+
+        Raises `LashRuntimeError` (`lane_without_lease`) for a grant that brings none: a fault of the store.
+        """
         if lease is None:
             raise LashRuntimeError("lane_without_lease", "the store granted a lane without a lease")
         guard = self._guard

@@ -171,7 +171,10 @@ class ResidentSession:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
-        """Take over a head read as a conversation. With `keep_policy` the host's policy stays on the current frame."""
+        """Take over a head read as a conversation. With `keep_policy` the host's policy stays on the current frame.
+
+        Raises `StoreSessionMismatch` for the head of another session, and what reading its tools raises.
+        """
         if read.session_id != self.session_id:
             raise StoreSessionMismatch(
                 f"loaded session {read.session_id}, requested {self.session_id}",
@@ -211,7 +214,10 @@ class ResidentSession:
             self.dirty.add(Dirty.TOOLS)
 
     def adopt_state(self, state: RuntimeSessionState) -> None:
-        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3)."""
+        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3).
+
+        Raises `StoreSessionMismatch` for the state of another session.
+        """
         if state.session_id != self.session_id:
             raise StoreSessionMismatch(
                 f"state belongs to session {state.session_id}, requested {self.session_id}",

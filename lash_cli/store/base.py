@@ -341,7 +341,9 @@ class SessionStore(Protocol):
     """Sessions, heads and graphs (contract 01 §9.1, §9.2, §9.6, §9.8)."""
 
     @property
-    def durability_tier(self) -> DurabilityTier: ...
+    def durability_tier(self) -> DurabilityTier:
+        """Whether what is acknowledged outlives this process."""
+        ...
 
     async def create_session(self, request: SessionCreate) -> SessionMeta:
         """Create, or return the existing meta of the same id. Raises `SessionDeleted` for a tombstoned id and

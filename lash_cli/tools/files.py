@@ -198,7 +198,10 @@ def _too_large(path: str, limit: int) -> ToolFault:
 
 
 def list_directory(descriptor: int, arguments: ReadArguments) -> str:
-    """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`."""
+    """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`.
+
+    Raises `ToolFault` for an offset past the end.
+    """
     with os.scandir(descriptor) as entries:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
     if not names:
@@ -213,7 +216,7 @@ def list_directory(descriptor: int, arguments: ReadArguments) -> str:
 
 
 def numbered_lines(file: BinaryIO, arguments: ReadArguments) -> str:
-    """Lines as `N: text` from `offset`, within the line, size and count limits."""
+    """Lines as `N: text` from `offset`, within the line, size and count limits; raises `ToolFault` past the end."""
     shown: list[str] = []
     held = 0
     number = 0

@@ -100,7 +100,10 @@ class ToolRegistry:
         return self._surface.sources.get(source_id)
 
     def upsert_source(self, source_id: str, provider: ToolProvider) -> int:
-        """Register or replace a source; returns the generation, moved only if the surface changed."""
+        """Register or replace a source; returns the generation, moved only if the surface changed.
+
+        Raises `ReconfigureError` for a blank id and for tools that clash with those of another source.
+        """
         if not source_id.strip():
             raise ReconfigureError("a tool source needs a non-blank id")
         return self._refresh({**self._surface.sources, source_id: provider})
@@ -172,9 +175,7 @@ class ToolRegistry:
             state = state.set_membership(tool_id, present)
         return self.apply_state(state)
 
-    def set_tool_membership(
-        self, names: Iterable[str], present: bool, *, expected_generation: int | None = None
-    ) -> int:
+    def set_tool_membership(self, wanted: Mapping[str, bool], *, expected_generation: int | None = None) -> int:
         """Set membership by tool name, all or nothing; hidden names are unknown. See `set_membership`."""
         surface = self._surface
         ids = {
@@ -183,7 +184,7 @@ class ToolRegistry:
             if not entry.is_hidden(self._hidden)
         }
         changes: dict[str, bool] = {}
-        for name in names:
+        for name, present in wanted.items():
             if name not in ids:
                 raise ReconfigureError(f"unknown tool `{name}`", code="tool_unknown")
             changes[ids[name]] = present

@@ -215,7 +215,10 @@ class ShellTools:
 
 
 def spill(directory: Path, content: bytes) -> Path:
-    """Write output to a private file named after its content, so that writing it again gives the same file."""
+    """Write output to a private file named after its content, so that writing it again gives the same file.
+
+    Raises `ToolFault` when it cannot be written.
+    """
     path = directory / f"exec_command-{sha256_hex(content)[:12]}.txt"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

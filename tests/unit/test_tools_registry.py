@@ -84,7 +84,7 @@ def test_refreshing_a_source_keeps_membership() -> None:
     source = NamedTools(("t.a", "a"), ("t.b", "b"))
     made = ToolRegistry()
     made.upsert_source("plugins", source)
-    made.set_tool_membership(["a"], False)
+    made.set_tool_membership({"a": False})
     source.offered.append(ToolManifest("t.c", "c", ""))
     assert made.refresh_sources() == 3
     assert names(made) == ["b", "c"]
@@ -110,7 +110,7 @@ def test_removing_a_source_drops_its_tools_and_always_moves_the_generation() -> 
 def test_apply_with_an_old_generation_is_refused_and_changes_nothing() -> None:
     made = registry(("t.a", "a"))
     stale = made.export_state()
-    made.set_tool_membership(["a"], False)
+    made.set_tool_membership({"a": False})
     current = made.export_state()
     with pytest.raises(GenerationMismatch) as caught:
         made.apply_state(stale)
@@ -121,9 +121,9 @@ def test_apply_with_an_old_generation_is_refused_and_changes_nothing() -> None:
 def test_of_two_setters_on_one_generation_one_wins_and_the_other_gets_a_mismatch() -> None:
     made = registry(("t.a", "a"), ("t.b", "b"))
     seen = made.generation
-    made.set_tool_membership(["a"], False, expected_generation=seen)
+    made.set_tool_membership({"a": False}, expected_generation=seen)
     with pytest.raises(GenerationMismatch):
-        made.set_tool_membership(["b"], False, expected_generation=seen)
+        made.set_tool_membership({"b": False}, expected_generation=seen)
     assert names(made) == ["b"]
 
 
@@ -164,7 +164,7 @@ def test_the_generation_cannot_overflow() -> None:
     state = msgspec.structs.replace(made.export_state(), generation=MAX_GENERATION)
     made.restore_state(state)
     with pytest.raises(ReconfigureError):
-        made.set_tool_membership(["a"], False)
+        made.set_tool_membership({"a": False})
     assert names(made) == ["a"]
 
 
@@ -174,7 +174,7 @@ def test_the_generation_cannot_overflow() -> None:
 def test_one_unknown_name_among_many_changes_nothing() -> None:
     made = registry(("t.a", "a"))
     with pytest.raises(ReconfigureError, match="unknown tool `nope`") as caught:
-        made.set_tool_membership(["a", "nope"], False)
+        made.set_tool_membership({"a": False, "nope": True})
     assert caught.value.code == "tool_unknown"
     assert (names(made), made.generation) == (["a"], 1)
     with pytest.raises(ReconfigureError, match=r"unknown tool id `t\.nope`"):
@@ -187,7 +187,7 @@ def test_a_removed_tool_is_unreachable_by_name_and_id() -> None:
     made.set_membership({"t.a": False})
     assert made.resolve("a") is None
     assert made.resolve_id("t.a") is None
-    made.set_tool_membership(["a"], True)
+    made.set_tool_membership({"a": True})
     assert made.resolve("a") is not None
 
 
@@ -198,7 +198,7 @@ def test_hidden_tools_cannot_be_reached_by_name_id_membership_or_rebuild() -> No
     for name in ("secret", "disguised"):
         assert made.resolve(name) is None
         with pytest.raises(ReconfigureError):
-            made.set_tool_membership([name], True)
+            made.set_tool_membership({name: True})
     assert made.resolve_id("t.s") is None
     with pytest.raises(ReconfigureError):
         made.set_membership({"t.s": True})
@@ -221,7 +221,7 @@ def test_resolving_asks_no_provider_and_a_contract_is_asked_for_one_tool_only() 
 
 def test_cold_restore_of_its_own_snapshot_adopts_the_generation_and_reports_no_change() -> None:
     saved = registry(("t.a", "a"), ("t.b", "b"))
-    saved.set_tool_membership(["b"], False)
+    saved.set_tool_membership({"b": False})
     reopened = registry(("t.a", "a"), ("t.b", "b"))
     report = reopened.restore_state(saved.export_state())
     assert (report.generation, report.orphaned, report.changed) == (2, (), False)
@@ -277,7 +277,7 @@ def test_a_warm_restore_never_moves_the_generation_back() -> None:
     made = registry(("t.a", "a"))
     snapshot = made.export_state()
     for present in (False, True, False):
-        made.set_tool_membership(["a"], present)
+        made.set_tool_membership({"a": present})
     assert made.restore_state(snapshot).generation == 5
     assert made.restore_state(snapshot).generation == 5
 
@@ -293,11 +293,11 @@ def test_a_malformed_snapshot_is_refused_and_changes_nothing() -> None:
 
 def test_a_child_gets_the_state_the_sources_and_at_least_the_hidden_names() -> None:
     parent = registry(("t.a", "a"), ("t.b", "b"), ("t.c", "c"), hidden=("c",))
-    parent.set_tool_membership(["a"], False)
+    parent.set_tool_membership({"a": False})
     child = parent.fork_with_state(parent.export_state(), hidden_names=["b"])
     assert names(child) == []
     assert names(parent) == ["b"]
-    child.set_tool_membership(["a"], True)
+    child.set_tool_membership({"a": True})
     assert names(parent) == ["b"]
 
 

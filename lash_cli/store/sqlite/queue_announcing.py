@@ -16,13 +16,19 @@ class Observed(Protocol):
     """The session row as it was read in the transaction: who is told, and at which revision."""
 
     @property
-    def key(self) -> int: ...
+    def key(self) -> int:
+        """The integer key of its rows."""
+        ...
 
     @property
-    def session_id(self) -> str: ...
+    def session_id(self) -> str:
+        """Its id."""
+        ...
 
     @property
-    def head_revision(self) -> int | None: ...
+    def head_revision(self) -> int | None:
+        """The revision of its head, None while nothing was committed."""
+        ...
 
 
 def announce(
