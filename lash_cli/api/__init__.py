@@ -18,6 +18,7 @@ _HOMES = {
     "lash_cli.api.observable": (
         "ObservableSession",
         "RemoteGap",
+        "RemoteSessionObservationEventStream",
         "RemoteSessionObservationStream",
         "RemoteSubscribed",
     ),
@@ -25,7 +26,13 @@ _HOMES = {
     "lash_cli.api.queue": ("BatchSettlement", "SessionQueue"),
     "lash_cli.api.session": ("LashSession",),
     "lash_cli.api.tools": ("AdvancedToolAdmin", "ToolAdmin", "ToolSourceHandle"),
-    "lash_cli.api.turns": ("QueuedTurnBuilder", "TurnActivitySink", "TurnBuilder", "TurnStream"),
+    "lash_cli.api.turns": (
+        "QueuedTurnBuilder",
+        "TurnActivityFanout",
+        "TurnActivitySink",
+        "TurnBuilder",
+        "TurnStream",
+    ),
     "lash_cli.core.activity": (
         "AssistantProseDelta",
         "ChildUsage",
@@ -188,8 +195,19 @@ _HOMES = {
     "lash_cli.runtime.host": ("ProviderResolver",),
     "lash_cli.tools.registry": ("ToolRestoreReport",),
     "lash_cli.core.remote": (
+        "REMOTE_PROTOCOL_VERSION",
+        "RemoteLiveReplayGap",
         "RemoteSessionCursor",
         "RemoteSessionObservation",
+        "RemoteSessionObservationEvent",
+        "RemoteTurnActivity",
+    ),
+    "lash_cli.core.remote_input": ("RemoteTurnInput",),
+    "lash_cli.core.remote_turns": (
+        "RemoteTurnCancelReceipt",
+        "RemoteTurnCancelRequest",
+        "RemoteTurnRequest",
+        "RemoteTurnResult",
     ),
     "lash_cli.store.base": (
         "RuntimePersistence",

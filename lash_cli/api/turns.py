@@ -8,7 +8,7 @@ turn cancels the turn, lets it commit, and then re-raises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
@@ -24,6 +24,19 @@ STREAM_QUEUE_ITEMS = 256
 TurnActivitySink = Callable[[TurnActivity], Awaitable[None]]
 # How a session runs a request: under its writer lock, until the turn's commit.
 RunRequest = Callable[[TurnRequest, CancelToken, Sink], Coroutine[Any, Any, TurnOutput]]
+
+
+class TurnActivityFanout:
+    """A sink of several sinks: each gets every activity, in their order, one after the other (contract 04 §7). A slow
+    one holds up those behind it and the turn; what one raises goes to the turn."""
+
+    def __init__(self, sinks: Iterable[TurnActivitySink]) -> None:
+        self._sinks = tuple(sinks)
+
+    async def __call__(self, activity: TurnActivity) -> None:
+        """Hand `activity` to every sink."""
+        for sink in self._sinks:
+            await sink(activity)
 
 
 class TurnBuilder:
@@ -208,4 +221,12 @@ class TurnStream:
         self._raise_failure(self._task)
 
 
-__all__ = ["QueuedTurnBuilder", "Sink", "TurnActivitySink", "TurnBuilder", "TurnOutput", "TurnStream"]
+__all__ = [
+    "QueuedTurnBuilder",
+    "Sink",
+    "TurnActivityFanout",
+    "TurnActivitySink",
+    "TurnBuilder",
+    "TurnOutput",
+    "TurnStream",
+]

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from lash_cli import LashCore, ModelSpec, SqliteStore, Stopped, provider
+from lash_cli import (
+    LashCore,
+    ModelSpec,
+    SqliteStore,
+    Stopped,
+    TurnActivity,
+    TurnActivityFanout,
+    TurnActivitySink,
+    provider,
+)
 from lash_cli.errors import ConfigError
 from tests.support.wire import ChatServer, text_reply
 
@@ -58,3 +67,21 @@ def test_what_cannot_be_called_is_refused_before_anything_is_sent(
     with pytest.raises(ConfigError) as refused:
         provider(kind, **options)
     assert refused.value.code == code
+
+
+async def test_a_fanout_hands_every_activity_to_each_sink_in_their_order() -> None:
+    seen: list[tuple[str, str]] = []
+
+    def sink(name: str) -> TurnActivitySink:
+        async def take(activity: TurnActivity) -> None:
+            seen.append((name, activity.id))
+
+        return take
+
+    async with (
+        LashCore(provider=provider("loopback"), model=ModelSpec("loopback")) as core,
+        await core.open_session("notes") as session,
+    ):
+        await session.turn("!text hello").stream_to(TurnActivityFanout([sink("first"), sink("second")]))
+    ids = [activity_id for name, activity_id in seen if name == "first"]
+    assert ids and seen == [(name, activity_id) for activity_id in ids for name in ("first", "second")]

@@ -21,6 +21,8 @@ HANDED_OUT = (
     "ObservableSession",
     "QueuedTurnBuilder",
     "RecoveringStream",
+    "RemoteSessionObservationEventStream",
+    "RemoteSessionObservationStream",
     "SessionAdmin",
     "SessionCommands",
     "SessionQueue",
@@ -73,3 +75,24 @@ def test_the_package_itself_costs_nothing_until_a_name_is_used() -> None:
     program = "import sys, lash_cli; print(*(name for name in sys.modules if name.startswith('lash_cli')))"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["lash_cli"]
+
+
+WATCHING = (
+    "SessionCursor", "SessionObservation", "SessionObservationEvent", "LiveReplayGap", "ObservableSession",
+    "RemoteSessionCursor", "RemoteSessionObservation", "RemoteSessionObservationEvent", "RemoteLiveReplayGap",
+    "RemoteSessionObservationEventStream", "RemoteSessionObservationStream",
+)  # fmt: skip
+OBSERVABLE = (
+    "current_observation", "current_remote_observation", "resume_from_cursor", "subscribe_from_cursor",
+    "subscribe_from_remote_cursor", "subscribe_and_recover", "subscribe_and_recover_remote", "session_id",
+    "policy_snapshot", "read_view", "usage_report", "tool_state", "active_tool_manifests", "list_process_handles",
+    "list_all_process_handles", "process_scope",
+)  # fmt: skip
+
+
+def test_every_founding_name_of_watching_is_public() -> None:
+    """Contract 04: what is marked as named by the seed."""
+    assert set(WATCHING) <= set(api.__all__)
+    assert all(hasattr(api.ObservableSession, name) for name in OBSERVABLE)
+    assert all(hasattr(api.LashSession, name) for name in ("observe", "read_view", "usage_report"))
+    assert inspect.iscoroutinefunction(api.LashSession.set_turn_phase_probe)
