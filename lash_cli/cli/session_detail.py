@@ -25,7 +25,11 @@ def show_session(reference: str | None = None, *, policy: bool = False, lease: b
 
     Raises what `read_session_row` raises.
     """
-    print_session(run_inline(lambda: read_session_detail(reference)), policy=policy, lease=lease)
+    # The text tells how much waits and not what, and a queue may hold a hundred thousand texts.
+    output = current().output
+    with_queue = output.format != "text" or output.fields is not None or output.template is not None
+    document = run_inline(lambda: read_session_detail(reference, with_queue=with_queue))
+    print_session(document, policy=policy, lease=lease)
     return 0
 
 
@@ -49,16 +53,19 @@ def _text(document: Document, *, policy: bool, tools: bool, lease: bool) -> str:
     return "\n\n".join(sections) if sections else session_text(document, clean=safe)
 
 
-async def read_session_detail(reference: str | None) -> Document:
-    """The whole Session document of the session `reference` names; raises what `read_session_row` raises."""
+async def read_session_detail(reference: str | None, *, with_queue: bool = True) -> Document:
+    """The Session document of the session `reference` names, without `with_queue` lacking what its queue holds.
+
+    Raises what `read_session_row` raises.
+    """
     async with reading_store() as store:
         row = await read_session_row(store, reference)
         assert store is not None
-        return await session_detail(store, row)
+        return await session_detail(store, row, with_queue=with_queue)
 
 
-async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document:
-    """The whole Session document of `row`; `tools` stays null, because tools need a runtime."""
+async def session_detail(store: RuntimePersistence, row: SessionRow, *, with_queue: bool) -> Document:
+    """The Session document of `row`; `tools` stays null, because tools need a runtime."""
     now_ms = SystemClock().now_ms()
     session_id = row.meta.session_id
     read = await store.load_session(session_id, ReadScope.HEAD)
@@ -70,8 +77,8 @@ async def session_detail(store: RuntimePersistence, row: SessionRow) -> Document
         head={"revision": row.head_revision, "leaf_node": row.leaf_node_id, "frame": frame_id},
         frames=[frame_document(frame) for frame in read.frames] if read else [],
         usage=usage_report_document(usage_report(read.token_ledger if read else ())),
-        queue=await _waiting_inputs(store, row),
-        batches=await _waiting_batches(store, row),
+        queue=await _waiting_inputs(store, row) if with_queue else None,
+        batches=await _waiting_batches(store, row) if with_queue else None,
         unfinished_turn=_unfinished_document(unfinished),
         warnings=_warnings(document, unfinished),
         tools=None,

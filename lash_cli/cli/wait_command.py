@@ -82,14 +82,16 @@ async def _run(
     async with reading_store() as opened:
         store, session = await named_session(opened, reference)
         session_id = session.meta.session_id
-        _tell_if_stuck(session, conditions)
-        started_at_ms = SystemClock().now_ms()
+        _tell_if_held(session, conditions)
+        started_at = SystemClock().monotonic()
         latest: list[Document] = []
+        told_stuck: set[str] = set()
 
         async def look() -> list[Document] | None:
             row = await store.session_row(session_id)
             if row is None:
                 raise NotFoundError(f"session {session_id} was deleted meanwhile")
+            _tell_if_stuck(row, told_stuck)
             latest[:] = [await _judge(store, row, condition) for condition in conditions]
             return latest if all(item["met"] for item in latest) else None
 
@@ -98,18 +100,26 @@ async def _run(
             "id": session_id,
             "session_name": session.meta.name,
             "conditions": list(latest),
-            "waited_ms": SystemClock().now_ms() - started_at_ms,
+            "waited_ms": round((SystemClock().monotonic() - started_at) * 1000),
         }
         if met is None:
             raise await _timed_out(store, session_id, document, timeout_text)
         return document
 
 
-def _tell_if_stuck(session: SessionRow, conditions: Sequence[Condition]) -> None:
-    """A turn that nobody drives ends no wait by itself."""
+def _tell_if_stuck(session: SessionRow, told: set[str]) -> None:
+    """A turn that nobody drives ends no wait by itself; said once of each, whenever its driver died."""
+    turn_id = session.running_turn_id
+    if turn_id is None or turn_id in told:
+        return
     if session_status(session, SystemClock().now_ms(), is_definitely_dead) == "stuck":
-        say(f"turn {session.running_turn_id} was interrupted; lash resume {shell_word(session.meta.name)} finishes it")
-    elif session.meta.held_at_ms is not None and any(condition.kind != "turn" for condition in conditions):
+        told.add(turn_id)
+        say(f"turn {turn_id} was interrupted; lash resume {shell_word(session.meta.name)} finishes it")
+
+
+def _tell_if_held(session: SessionRow, conditions: Sequence[Condition]) -> None:
+    """What a held queue keeps ends no wait by itself."""
+    if session.meta.held_at_ms is not None and any(condition.kind != "turn" for condition in conditions):
         say(f"the queue is held; let it go on with: lash queue release {shell_word(session.meta.name)}")
 
 

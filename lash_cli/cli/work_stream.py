@@ -47,7 +47,8 @@ def report_document(report: WorkReport) -> Document:
 def report_text(report: WorkReport) -> str:
     """The report in one line."""
     failed = f", {report.failed} failed" if report.failed else ""
-    errors = f", {report.errors} passes without a commit" if report.errors else ""
+    passes = "pass" if report.errors == 1 else "passes"
+    errors = f", {report.errors} {passes} without a commit" if report.errors else ""
     held = f", queues held: {len(report.held)}" if report.held else ""
     sessions = len(report.sessions)
     where = f"{sessions} session{'' if sessions == 1 else 's'}"

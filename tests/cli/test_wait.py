@@ -56,6 +56,19 @@ def test_a_turn_nobody_drives_is_not_idle_and_that_is_said(world: QueuedHome) ->
     assert done.code == 124 and "t_1 was interrupted" in done.err
 
 
+def test_a_driver_that_dies_during_a_wait_is_told_once(world: QueuedHome, tmp_path: Path) -> None:
+    gate, turn = gated(world, tmp_path)
+    with world.spawn("wait", "s", "--for", "idle", "--for", "turn=t_1") as waiting:
+        turn.kill()
+        turn.communicate()
+        assert waiting.stderr is not None
+        assert b"turn t_1 was interrupted; lash resume work finishes it" in waiting.stderr.readline()
+        gate.touch()
+        assert world.lash("resume", "s").code == 0
+        assert waiting.communicate()[1] == b""
+        assert waiting.returncode == 0
+
+
 def test_an_empty_queue_is_one_from_which_nothing_could_be_taken(world: QueuedHome) -> None:
     one = world.add("x")
     batch = world.add_task()
