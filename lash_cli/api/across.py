@@ -12,7 +12,7 @@ import msgspec
 
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.content import TurnInput
-from lash_cli.core.ingress import ActiveTurn, InputDraft, PendingTurnInput
+from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.outcome import (
     CancelRequested,
@@ -77,6 +77,17 @@ class AcrossProcesses:
         from lash_cli.api.queue import SessionQueue
 
         return SessionQueue(self.store, self.host.clock, self.host.ids, session_id, self._notify, self.host.attachments)
+
+    async def enqueue_turn_input(
+        self,
+        session_id: str,
+        turn_input: TurnInput | str,
+        ingress: TurnInputIngress = NextTurn(),  # noqa: B008 - an immutable record
+        id: str | None = None,
+    ) -> PendingTurnInput:
+        """`LashSession.enqueue` for a session that is not opened here, so that nobody competes for its writer lock
+        (contract 02 §1.2). Raises as `SessionQueue.enqueue`."""
+        return await self.queue(session_id).enqueue(turn_input, key=id, ingress=ingress)
 
     async def inject_turn_input(
         self, session_id: str, turn_id: str, id: str, message: TurnInput | str

@@ -56,6 +56,22 @@ async def test_waiting_inputs_become_one_turn_in_their_order(make_core) -> None:
     assert await session.queued_turn().run() is None
 
 
+async def test_a_core_enqueues_for_a_session_it_has_not_opened(make_core) -> None:
+    """The seed's name for it (contract 02 §1.2): the key, the ingress and the receipt are those of a session's own."""
+    core = make_core(ScriptedCaller([text("done")]))
+    (session := await core.open_session(S)).close_handle()
+    stored = await core.enqueue_turn_input(S, "one", NextTurn(), "k")
+    assert stored == await core.enqueue_turn_input(S, TurnInput.text("one"), id="k")
+    assert (stored.source_key, stored.ingress) == ("host:k", NextTurn())
+    active = await core.enqueue_turn_input(S, "two", ActiveTurn("t9"))
+    assert active.state is InputState.PENDING_ACTIVE
+    session = await core.open_session(S)
+    assert await session.pending_turn_inputs() == (stored, active)
+    with pytest.raises(LashRuntimeError) as raised:
+        await LashCore(provider=ScriptedCaller([]), model=ModelSpec("m")).enqueue_turn_input(S, "no store")
+    assert raised.value.code == "missing_session_store_factory"
+
+
 async def test_more_than_one_turn_can_hold_wait_for_the_next(make_core) -> None:
     session = await make_core(ScriptedCaller([text("a"), text("b")])).open_session(S)
     for number in range(70):
