@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.cli.stdin import STDIN_MARK, read_stdin_bytes
+from lash_cli.core.codec import decode_json
 from lash_cli.core.llm import JsonSchemaOutput
 from lash_cli.errors import UsageError
 
@@ -40,8 +41,8 @@ def _read(path: str) -> bytes:
 
 def _parsed(data: bytes, path: str) -> dict[str, Any]:
     try:
-        schema = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+        schema = decode_json(data)
+    except msgspec.DecodeError as error:
         raise UsageError(f"the schema {path} is not JSON: {error}; nothing was sent", code=CODE) from error
     if not isinstance(schema, dict):
         raise UsageError(f"the schema {path} is not a JSON object; nothing was sent", code=CODE)

@@ -80,7 +80,7 @@ def read_export(data: bytes, name: str) -> tuple[SessionArchive, ...]:
     `archive_too_new`, `archive_redacted`.
     """
     try:
-        header = msgspec.json.decode(data, type=_Header)
+        header = decode(data, _Header)
     except msgspec.ValidationError as error:
         raise _invalid(name, "it is no export of lash") from error
     except msgspec.DecodeError as error:
@@ -103,7 +103,7 @@ def read_export(data: bytes, name: str) -> tuple[SessionArchive, ...]:
         )
     try:
         file = decode(data, ExportFile)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise _invalid(name, str(error)) from error
     if not file.sessions:
         raise _invalid(name, "it holds no session")

@@ -113,7 +113,7 @@ class _Keyboard:
             return
         self._loop.remove_reader(self._descriptor)
         if self._is_in_foreground():
-            with contextlib.suppress(termios.error):
+            with contextlib.suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
 
     def _is_in_foreground(self) -> bool:

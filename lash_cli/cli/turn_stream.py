@@ -45,7 +45,7 @@ from lash_cli.core.activity import (
     ValueShown,
 )
 from lash_cli.core.observation import SessionCursor
-from lash_cli.core.outcome import TurnResult
+from lash_cli.core.outcome import AssistantMessage, Finished, TurnResult
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
 from lash_cli.views.turn_text import status_word
@@ -293,7 +293,8 @@ FINISHED_KEYS = (
 def finish_document(event: TurnFinished, turn_id: str | None = None) -> Document:
     """How a turn ended, as far as its last activity says it."""
     outcome = outcome_document(event.outcome)
-    text = event.outcome.finish.text if outcome["finish"] == "assistant_message" else None  # type: ignore[union-attr]
+    finish = event.outcome.finish if isinstance(event.outcome, Finished) else None
+    text = finish.text if isinstance(finish, AssistantMessage) else None
     document: Document = dict.fromkeys(FINISHED_KEYS)
     document.update(turn_id=turn_id, ok=outcome["type"] != "stopped", outcome=outcome, text=text)
     return document

@@ -23,6 +23,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 encode = _encoder.encode
+_plain_decoder = msgspec.json.Decoder()
 
 
 @cache
@@ -34,8 +35,10 @@ def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 def decode(data: bytes | str, kind: type[T]) -> T:
     """Decode canonical JSON into `kind`.
 
-    Raises `msgspec.DecodeError` (bad JSON) or `msgspec.ValidationError` (wrong
-    shape, unknown field, unknown enum value).
+    Raises `msgspec.DecodeError` for everything that cannot be read: what is no
+    JSON or no UTF-8, nested deeper than we follow, or holds half of a surrogate
+    pair; and of these `msgspec.ValidationError` for a wrong shape, an unknown
+    field or an unknown enum value.
     """
     result: T = decode_any(data, kind)
     return result
@@ -43,18 +46,17 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 def decode_any(data: bytes | str, kind: Any) -> Any:
     """Like `decode` for types a `type[T]` cannot express, such as tagged unions and tuples."""
-    return decoder(kind).decode(data)
+    try:
+        return decoder(kind).decode(data)
+    except (RecursionError, UnicodeError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def decode_json(data: bytes | str) -> Any:
-    """JSON that somebody else wrote, as plain types.
-
-    Raises `msgspec.DecodeError` for everything that cannot be read: what is
-    broken, nested deeper than we follow, or holds half of a surrogate pair.
-    """
+    """JSON that somebody else wrote, as plain types; raises `msgspec.DecodeError` as `decode`."""
     try:
-        return msgspec.json.decode(data)
-    except (RecursionError, UnicodeEncodeError) as error:
+        return _plain_decoder.decode(data)
+    except (RecursionError, UnicodeError) as error:
         raise msgspec.DecodeError(str(error)) from error
 
 

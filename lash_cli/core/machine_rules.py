@@ -211,14 +211,17 @@ def unanswered_calls(messages: Iterable[Message]) -> tuple[ToolCallPart, ...]:
     return tuple(call for call in calls if call.tool_call_id not in answered)
 
 
-def record_of(call: ToolCallPart, output: ToolCallOutput) -> ToolCallRecord:
-    """The record of a call the engine answers itself; arguments that do not parse stay text."""
-    args: Any
+def shown_arguments(call: ToolCallPart) -> Any:
+    """The arguments of a call as JSON where they parse, else the text the model sent."""
     try:
-        args = decode_json(call.input_json) if call.input_json.strip() else {}
+        return decode_json(call.input_json) if call.input_json.strip() else {}
     except msgspec.DecodeError:
-        args = call.input_json
-    return ToolCallRecord(call.tool_call_id, call.tool_name, args, output)
+        return call.input_json
+
+
+def record_of(call: ToolCallPart, output: ToolCallOutput) -> ToolCallRecord:
+    """The record of a call the engine answers itself."""
+    return ToolCallRecord(call.tool_call_id, call.tool_name, shown_arguments(call), output)
 
 
 def ordered_results(

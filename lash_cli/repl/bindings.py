@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prompt_toolkit.filters import Condition, FilterOrBool, has_focus, vi_insert_mode
@@ -39,7 +40,7 @@ def bindings(face: PromptFace) -> KeyBindings:
     table.add(Keys.BracketedPaste, filter=typing)(lambda event: face.paste(event.data))
     table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(_handler(face.up))
     for letter in _LETTERS:
-        is_answer = Condition(lambda letter=letter: face.questions.takes(letter))  # type: ignore[misc]
+        is_answer = Condition(partial(face.questions.takes, letter))
         table.add(letter, filter=typing & is_answer, eager=True)(_handler(_answering(face, letter)))
     return table
 

@@ -363,7 +363,7 @@ class ChatClient(Sending):
 
     async def _own_turn_failed(self, error: LashError, key: str | None) -> None:
         self._turn_is_over()
-        with contextlib.suppress(LashError):
+        with contextlib.suppress(LashError):  # what failed is told below, and the stream looks again
             await self.watch.look()
         text = next((leaving.text for leaving in self.outbox.draft.leaving if leaving.key == key), None)
         if key is None or text is None or error.ambiguous:

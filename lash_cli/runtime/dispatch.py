@@ -33,6 +33,7 @@ from lash_cli.core.effect import (
     child_replay_key,
     turn_replay_key,
 )
+from lash_cli.core.machine_rules import shown_arguments
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectContext, ScopedEffects
 from lash_cli.core.tools import (
     FailureClass,
@@ -135,7 +136,7 @@ class ToolDispatcher:
         if after is not None:
             await asyncio.wait({after})
         row = f"tool:{part.tool_call_id}"
-        args = _shown_arguments(part)
+        args = shown_arguments(part)
         await self._emit(ToolCallStarted(part.tool_call_id, part.tool_name, args), row)
         output, duration_ms = await self._answer(part, resolved, key)
         record = ToolCallRecord(part.tool_call_id, part.tool_name, args, output, duration_ms)
@@ -355,14 +356,6 @@ def _exhausted(output: ToolCallOutput, outcome: ToolFailed, attempts: int) -> To
         return output
     spent = msgspec.structs.replace(outcome.failure, retry=RetryHint("exhausted", attempts=attempts))
     return ToolCallOutput(ToolFailed(spent), output.control)
-
-
-def _shown_arguments(part: ToolCallPart) -> object:
-    """The arguments as JSON where they parse, else the text the model sent."""
-    try:
-        return msgspec.json.decode(part.input_json) if part.input_json.strip() else {}
-    except (msgspec.DecodeError, RecursionError):
-        return part.input_json
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -58,7 +58,7 @@ class _Keeper:
             self._look = self._loop.create_task(self._look_at_all())
 
     async def _look_at_all(self) -> None:
-        with contextlib.suppress(LashError):
+        with contextlib.suppress(LashError):  # the next tick looks again, and the commit asks the gate in any case
             for session_id, turn_id, evidence in await self.store.cancel_requests():
                 token = self.tokens.get((session_id, turn_id))
                 if token is not None:

@@ -21,7 +21,7 @@ import msgspec
 
 from lash_cli.core import activity as shown
 from lash_cli.core import trace_events as traced
-from lash_cli.core.codec import sha256_hex, to_builtins
+from lash_cli.core.codec import decode_json, sha256_hex, to_builtins
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, LlmCallOutcome
 from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
@@ -328,8 +328,8 @@ def _embedded(body: bytes) -> tuple[Any, Any]:
     if len(body) > MAX_BODY_BYTES:
         return None, "size_limit"
     try:
-        return msgspec.json.decode(body), None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decode_json(body), None
+    except msgspec.DecodeError:
         return None, "invalid_json"
 
 

@@ -17,10 +17,12 @@ threads, the second reaches the direct child only.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,17 +67,16 @@ done
 
 def kill_session(session: int, number: signal.Signals) -> None:
     """Signal the process group `session` and, where /proc exists, every process of that session."""
-    _signal(lambda: os.killpg(session, number))
+    _signal(partial(os.killpg, session, number))
     for pid in session_members(session):
         if pid != os.getpid():
-            _signal(lambda pid=pid: os.kill(pid, number))  # type: ignore[misc]
+            _signal(partial(os.kill, pid, number))
 
 
 def _signal(send: Callable[[], None]) -> None:
-    try:
+    """Send; there may be nobody any more, or somebody we may not signal."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         send()
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def session_members(session: int) -> tuple[int, ...]:
@@ -309,10 +310,8 @@ class ProcessGroups:
     def _forget(self, session: int) -> None:
         self._live.pop(session, None)
         if self._guard is not None:
-            try:
+            with contextlib.suppress(OSError):  # a guard that is gone has nothing left to guard
                 self._tell(self._guard, f"-{session}\n")
-            except OSError:
-                pass
 
     def _tell(self, guard: subprocess.Popen[bytes], line: str) -> None:
         assert guard.stdin is not None
@@ -321,10 +320,8 @@ class ProcessGroups:
 
 def _dismiss(guard: subprocess.Popen[bytes]) -> None:
     if guard.stdin is not None:
-        try:
+        with contextlib.suppress(OSError):  # gone before it was dismissed
             guard.stdin.close()
-        except OSError:
-            pass
     try:
         guard.wait(GUARD_EXIT_SECONDS)
     except subprocess.TimeoutExpired:

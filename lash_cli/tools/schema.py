@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lash_cli.core.codec import encode, sha256_hex
+from lash_cli.core.codec import decode_json, encode, sha256_hex
 from lash_cli.core.schemas import without_absent
 from lash_cli.errors import ConfigError, UsageError
 
@@ -248,19 +248,20 @@ def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentsInvalid("the arguments are empty, but these fields are required: " + _required(schema))
     else:
         try:
-            value = msgspec.json.decode(input_json)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+            value = decode_json(input_json)
+        except msgspec.DecodeError as error:
             raise ArgumentsInvalid(f"the arguments are not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ArgumentsInvalid(f"the arguments must be a JSON object, not {_json_kind(value)}")
     try:
         validate_arguments(value, schema)
     except ArgumentsInvalid:
-        present = without_absent(value, schema)  # a strict projection asks for null where a member may be absent
+        # A strict projection asks for null where a member may be absent.
+        present: dict[str, Any] = without_absent(value, schema)
         if present is value:
             raise
         validate_arguments(present, schema)
-        return present  # type: ignore[no-any-return]
+        return present
     return value
 
 

@@ -8,6 +8,7 @@ replaced by a file of its own, as rename does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import stat
@@ -111,10 +112,8 @@ def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
     if existing is None:
         os.fchmod(descriptor, NEW_FILE_MODE)
         return
-    try:
+    with contextlib.suppress(PermissionError):  # only root gives a file to another owner
         os.fchown(descriptor, existing.st_uid, existing.st_gid)
-    except PermissionError:
-        pass
     os.fchmod(descriptor, stat.S_IMODE(existing.st_mode))
 
 

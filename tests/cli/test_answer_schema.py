@@ -125,6 +125,7 @@ def test_a_busy_session_queues_the_text_with_its_schema(lash: Any, home: Path, s
     ("content", "message"),
     [
         ("{", "is not JSON"),
+        ('{"title":"\udcff"}', "is not JSON"),
         ("[]", "is not a JSON object"),
         ('{"type": "nonsense"}', "invalid"),
         ('{"$ref": "https://example.org/s"}', "local references"),
@@ -134,7 +135,7 @@ def test_a_file_that_is_no_schema_is_a_usage_error_and_nothing_is_sent(
     lash: Any, tmp_path: Path, content: str, message: str
 ) -> None:
     path = tmp_path / "bad.json"
-    path.write_text(content)
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
     done = lash("turn", "--or-open", "s", "x", "--schema", str(path), "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (2, "", "schema_invalid")
     assert message in done.error["message"]

@@ -123,7 +123,8 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
     bad = tmp_path / "bad.json"
     session = whole["sessions"][0]
     foreign: list[bytes] = [
-        b"", b"{}", b"[]", b"null", b"not json", b'{"schema":"lash/1","kind":"Transcript","items":[]}', PNG,
+        b"", b"{}", b"[]", b"null", b"not json", b"[" * 100_000, b'{"kind":' + b"[" * 100_000, b'{"kind":"\xff"}',
+        data.replace(b'"s"', b'"\xff"', 1), b'{"schema":"lash/1","kind":"Transcript","items":[]}', PNG,
         *(data[: len(data) * part // 7] for part in range(1, 7)), data[:-2], data.replace(b'"nodes"', b'"nodez"'),
         json.dumps({**whole, "sessions": []}).encode(),
         json.dumps({**whole, "sessions": [session, session]}).encode(),

@@ -226,7 +226,7 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
         yield draft
     finally:
         for path in (draft, *(draft.with_name(draft.name + ending) for ending in _BESIDE)):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # what was finished goes by its own name
                 path.unlink()
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.codec import decoder, encode
+from lash_cli.core.codec import decode_json, decoder, encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import NodePayload
@@ -227,8 +227,8 @@ def _texts(value: Any, finder: Finder) -> Iterator[str]:
     if not finder.suspects(stored):
         return
     try:
-        document = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = decode_json(value)
+    except msgspec.DecodeError:
         yield stored
         return
     yield from _strings(document)
@@ -301,7 +301,7 @@ def _masked(text: str, kind: Any, finder: Finder, mask: str) -> str | None:
     if kind is None:
         return _mask_text(text, finder, mask)
     try:
-        after = encode(_mask_tree(msgspec.json.decode(text), finder, mask)).decode()
+        after = encode(_mask_tree(decode_json(text), finder, mask)).decode()
         if kind is not Any:
             decoder(kind).decode(after)
     except msgspec.DecodeError:

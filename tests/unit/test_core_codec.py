@@ -1,0 +1,24 @@
+"""The codec: whatever cannot be read is one kind of error, for our records and for what others wrote (design D2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from lash_cli.core.codec import decode, decode_any, decode_json
+from lash_cli.core.content import TurnInput
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"\xff", b'{"items":[],"x":"\xff"}', DEEP, b'{"items":' + DEEP + b"}", b'"\\udc00"', '"\ud800"'],
+    ids=["empty", "open", "no text", "no UTF-8", "deep", "deep inside", "half a pair", "half a pair as text"],
+)
+def test_what_cannot_be_read_is_a_decode_error_whoever_asks(data: bytes | str) -> None:
+    for read in (decode_json, lambda text: decode(text, TurnInput), lambda text: decode_any(text, tuple[Any, ...])):
+        with pytest.raises(msgspec.DecodeError):
+            read(data)
