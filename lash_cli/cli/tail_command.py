@@ -44,8 +44,8 @@ def command(
     """
     from lash_cli.cli.following import require_stream_format
     from lash_cli.cli.tail_cursor import NOW, Begin, CursorFile, parse_from
-    from lash_cli.cli.tail_plan import TailPlan
-    from lash_cli.cli.tail_run import Tail, is_terminal
+    from lash_cli.cli.tail_plan import TailPlan, is_terminal
+    from lash_cli.cli.tail_run import Tail
 
     is_json = require_stream_format("lash tail")
     references: tuple[str | None, ...] = tuple(sessions or ())

@@ -105,9 +105,17 @@ class CursorFile:
         """The sessions there are: what was read of others is left out from the next save on."""
         self._tokens = {name: token for name, token in self._tokens.items() if name in session_ids}
 
+    def note(self, cursor: SessionCursor) -> None:
+        """Keep a place with the next one that is saved, or with `write`."""
+        self._tokens[cursor.session_id] = str(cursor)
+
+    def write(self) -> None:
+        """Write what was noted. Raises as `save`."""
+        self._replace()
+
     def save(self, cursor: SessionCursor) -> None:
         """Keep where a session's tail got to. Raises `LashRuntimeError` (`cursor_not_saved`)."""
-        self._tokens[cursor.session_id] = str(cursor)
+        self.note(cursor)
         self._replace()
 
     def forget(self, session_id: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import turn_error
+from lash_cli.cli.invocation import current
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.errors import (
     ConflictError,
@@ -130,3 +131,10 @@ def gap_error(watched: Watched, item: ObservedGap) -> ConflictError:
             "latest_cursor": str(gap.latest_cursor),
         },
     )
+
+
+def is_terminal() -> bool:
+    """Whether stdout can show a live picture: a terminal that moves its cursor, and nobody asked for plain text."""
+    import sys
+
+    return sys.stdout.isatty() and not current().output.plain

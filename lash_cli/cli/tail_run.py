@@ -9,13 +9,13 @@ takes a lane or needs a key.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from lash_cli.cli.following import Following, following
-from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
+from lash_cli.cli.tail_crowd import MAX_WATCHED, Crowd, ids_of
 from lash_cli.cli.tail_cursor import CURSOR, START, require_sessions
 from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, abandoned_error, ended_error, gap_error
 from lash_cli.cli.tail_stream import JsonTail, observed_document
@@ -26,9 +26,6 @@ from lash_cli.errors import LashError, LiveReplayClosed, NotFoundError, SessionD
 from lash_cli.runtime.observing import ObservedGap, RecoveringStream
 from lash_cli.store.base import RuntimePersistence, SessionRow
 
-# How many sessions `--all` watches at the same time: each has a socket of its own.
-MAX_WATCHED = 128
-_PAGE = 100
 _LOOK_SECONDS = 0.25
 _DISCOVER_SECONDS = 1.0
 
@@ -40,9 +37,9 @@ class Tail:
         self._plan = plan
         self._is_json = is_json
         self._is_live = is_live
-        self._watched: dict[str, Watched] = {}
-        self._left_out: set[str] = set()
-        self._listed_at = 0
+        self._crowd = Crowd(follows=plan.follows)
+        self._introduced: set[str] = set()
+        self._has_begun = False
         self._turnstile = asyncio.Lock()
         self._over = asyncio.Event()
         self._reason = "signal"
@@ -54,7 +51,7 @@ class Tail:
         """Watch until the end and return the exit status; raises what the end stands for when that is an error."""
         async with reading_store() as opened:
             store, rows = await self._sessions(opened)
-            begun = [(row, await self._beginning(store, row)) for row in rows]
+            begun = [(row, session) for row in rows if (session := await self._beginning(store, row)) is not None]
             async with following() as state:
                 self._sink = self._make_sink(state, begun)
                 return await self._watch(store, begun, state)
@@ -106,11 +103,10 @@ class Tail:
         if self._plan.is_all:
             if opened is None:
                 raise NotFoundError("there is no session yet", hint="make one with: lash open")
-            # Before the listing: what is committed meanwhile is looked for again.
-            self._listed_at = await opened.change_mark()
-            rows.update(await self._newest(opened))
+            listed = await self._crowd.all(opened)
+            rows.update((row.meta.session_id, row) for row in listed)
             if self._plan.cursor_file is not None:
-                self._plan.cursor_file.keep_only(rows.keys() | self._left_out)
+                self._plan.cursor_file.keep_only(ids_of(listed))
         for reference in self._plan.references:
             row = await read_session_row(opened, reference)
             rows.setdefault(row.meta.session_id, row)
@@ -119,46 +115,73 @@ class Tail:
             require_sessions(self._plan.begin, rows.keys())
         return opened, list(rows.values())
 
-    async def _newest(self, store: RuntimePersistence) -> dict[str, SessionRow]:
-        rows: dict[str, SessionRow] = {}
-        cursor: str | None = None
-        while True:
-            page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-            for row in page:
-                if len(rows) < MAX_WATCHED:
-                    rows[row.meta.session_id] = row
-                else:
-                    self._left_out.add(row.meta.session_id)
-            if cursor is None:
-                break
-        if self._left_out:
-            warn(
-                f"the {MAX_WATCHED} sessions with the newest activity are watched, and each other one from its next "
-                "commit on"
-            )
-        return rows
-
-    async def _beginning(self, store: RuntimePersistence, row: SessionRow) -> Watched:
-        """A session and the cursor it begins with."""
+    async def _beginning(self, store: RuntimePersistence, row: SessionRow) -> Watched | None:
+        """A session and the cursor it begins with; None for one of all that was deleted since it was listed."""
         begin = self._plan.begin
         cursor = begin.cursors.get(row.meta.session_id)
         session = Watched(store, row, cursor or SessionCursor(GENESIS, 0, 0, row.meta.session_id))
-        session.first_turn_id = await session.last_turn_id()
-        if cursor is None and not (self._plan.is_all and begin.word == CURSOR):
-            # Of a session that was made while nobody watched, nothing was shown yet.
-            session.cursor = await session.head_cursor()
+        try:
+            session.first_turn_id = await session.last_turn_id()
+            if cursor is None and not (self._plan.is_all and begin.word == CURSOR):
+                # Of a session that was made while nobody watched, nothing was shown yet.
+                session.cursor = await session.head_cursor()
+        except SessionDeleted:
+            if self._plan.is_all:
+                return None
+            raise
         return session
 
     async def _begin(self, store: RuntimePersistence, begun: Sequence[tuple[SessionRow, Watched]]) -> None:
-        self._watched.update((session.session_id, session) for _, session in begun)
+        if not self._plan.is_all:
+            # Known from the beginning, so that the end of one does not seem to be the end of all.
+            for _, session in begun:
+                self._crowd.take(session)
+        elif self._plan.follows and len(begun) > MAX_WATCHED:
+            warn(
+                f"{MAX_WATCHED} of {len(begun)} sessions are watched at a time: what the others commit is shown within "
+                "a second or two"
+            )
         for row, session in begun:
-            async with self._turnstile:
-                if self._over.is_set():
-                    return
-                await self._admit(session, row)
+            if self._plan.is_all and self._crowd.is_full and await self._is_nothing_to_show(session):
+                self._leave_out(session)
+            else:
+                await self._take_in(session, row, self._admit)
+            if self._over.is_set():
+                return
+        if self._plan.cursor_file is not None:
+            self._plan.cursor_file.write()
+        self._has_begun = True
         self._end_if_all_idle()
         if self._plan.is_all:
             await self._discover(store)
+
+    async def _is_nothing_to_show(self, session: Watched) -> bool:
+        """Whether a session may be left out until it commits something."""
+        try:
+            return self._plan.begin.word != START and await session.is_caught_up()
+        except LiveReplayClosed:
+            return False
+
+    def _leave_out(self, session: Watched) -> None:
+        self._crowd.leave_out(session)
+        if self._plan.cursor_file is not None:
+            self._plan.cursor_file.note(session.cursor)
+
+    async def _take_in(
+        self, session: Watched, row: SessionRow, begin: Callable[[Watched, SessionRow], Awaitable[None]]
+    ) -> None:
+        """Begin to show a session, once there is room for it, and follow it."""
+        if self._plan.is_all:
+            await self._crowd.make_room(self._turnstile)
+        try:
+            async with self._turnstile:
+                if self._over.is_set():
+                    return
+                self._crowd.take(session)
+                await begin(session, row)
+                self._crowd.followed_by(session, self._spawn(self._follow(session)))
+        except (LiveReplayClosed, SessionDeleted) as error:
+            await self._gone(session, error)
 
     async def _admit(self, session: Watched, row: SessionRow) -> None:
         """Show where a session stands and follow it."""
@@ -170,7 +193,7 @@ class Tail:
         if from_start or is_shown_from_now:
             observation = await session.observed.current_observation()
             session.cursor = observation.cursor
-        self._sink.introduce(session, row)
+        await self._introduce(session, row)
         if observation is not None and from_start:
             self._sink.snapshot(session, observation)
         elif observation is not None:
@@ -178,30 +201,21 @@ class Tail:
         self._tell_death(session, row)
         await self._sink.flush()
         self._save(session)
-        self._spawn(self._follow(session))
 
     async def _discover(self, store: RuntimePersistence) -> None:
         """Take in sessions that are new, and those that were left out and committed something."""
         while True:
             await asyncio.sleep(_DISCOVER_SECONDS)
-            present = await store.change_mark()
-            if present == self._listed_at:
-                continue
-            self._listed_at = present
-            rows, _ = await store.list_sessions(limit=_PAGE)
-            for row in rows:
+            for row in await self._crowd.news(store):
                 session_id = row.meta.session_id
-                if session_id in self._watched or len(self._watched) >= MAX_WATCHED * 2:
-                    continue
-                # Everything of a new session is news; one that was left out begins with what it says now.
-                session = Watched(store, row, SessionCursor(GENESIS, 0, 0, session_id))
-                if session_id in self._left_out:
-                    session.cursor = await session.head_cursor()
-                async with self._turnstile:
-                    if not self._over.is_set():
-                        self._watched[session_id] = session
-                        self._sink.introduce(session, row)
-                        self._spawn(self._follow(session))
+                session = Watched(store, row, self._crowd.place_of(session_id))
+                await self._take_in(session, row, self._introduce)
+
+    async def _introduce(self, session: Watched, row: SessionRow) -> None:
+        """Say that the session is watched, once."""
+        if session.session_id not in self._introduced:
+            self._introduced.add(session.session_id)
+            self._sink.introduce(session, row)
 
     # --- following ----------------------------------------------------------------------------
 
@@ -257,6 +271,7 @@ class Tail:
     async def _show(self, session: Watched, stream: RecoveringStream, item: Any) -> None:
         """Show one item and keep its cursor. Called by one task at a time."""
         session.is_idle = False
+        self._crowd.shown(session)
         is_end = False
         if isinstance(item, ObservedGap):
             self._sink.gap(session, item)
@@ -304,7 +319,8 @@ class Tail:
         return not self._plan.follows or self._plan.until == UNTIL_IDLE
 
     def _end_if_all_idle(self) -> None:
-        if self._ends_when_idle and all(session.is_idle for session in self._watched.values()):
+        watched = self._crowd.watched.values()
+        if self._ends_when_idle and self._has_begun and all(session.is_idle for session in watched):
             self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
 
     async def _has_new_turn(self, session: Watched) -> bool:
@@ -323,12 +339,12 @@ class Tail:
     async def _gone(self, session: Watched, error: LiveReplayClosed | SessionDeleted) -> None:
         """A session is deleted: the end of a tail of it alone, a line among several."""
         is_deleted = isinstance(error, SessionDeleted) or bool(error.details.get("deleted"))
-        if not is_deleted or (len(self._watched) == 1 and not self._plan.is_all):
+        if not is_deleted or (len(self._crowd.watched) == 1 and not self._plan.is_all):
             raise error
         async with self._turnstile:
             if self._over.is_set():
                 return
-            del self._watched[session.session_id]
+            self._crowd.forget(session.session_id)
             self._sink.deleted(session)
             await self._sink.flush()
             if self._plan.cursor_file is not None:
@@ -365,7 +381,7 @@ class Tail:
 
     async def _outcome_error(self) -> LashError | None:
         """What the last turn of a watched session stands for; of several, the first that is not success."""
-        for session in self._watched.values():
+        for session in self._crowd.watched.values():
             if self._reason == UNTIL_TURN and session.ended_turn_id is None:
                 continue
             if self._reason == UNTIL_IDLE and session.abandoned_turn_id is not None:
@@ -393,10 +409,3 @@ class Tail:
 
 def _is_turn_end(event: SessionObservationEvent) -> bool:
     return isinstance(event.payload, ActivityObserved) and isinstance(event.payload.activity.event, TurnFinished)
-
-
-def is_terminal() -> bool:
-    """Whether stdout can show a live picture: a terminal that moves its cursor, and nobody asked for plain text."""
-    import sys
-
-    return sys.stdout.isatty() and not current().output.plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -21,9 +22,12 @@ import pytest
 from support.cli import spawn_lash
 from support.frozen import freeze
 from support.guides import blocks, reader, run_shell
+from support.watching import StreamingCaller
 
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
 from lash_cli.cli.tail_cursor import CursorFile
 from lash_cli.errors import LashRuntimeError
+from lash_cli.system import SystemClock, SystemIds
 
 PATIENCE_S = 60
 KILLS = 4
@@ -122,7 +126,7 @@ def test_an_enqueue_of_a_third_process_is_seen(lash, tailing) -> None:
     lash("open", "s")
     tail = tailing("s")
     receipt = lash("enqueue", "s", "later", "-q").out.strip()
-    assert payload(tail.until("queue_changed")) == {"kind": "enqueued", "ids": [receipt], "input": None}
+    assert payload(tail.until("queue_changed")) == {"kind": "enqueued", "ids": [receipt], "input": None, "reason": None}
     assert tail.end() == 143
 
 
@@ -191,6 +195,51 @@ def test_all_takes_in_a_session_that_is_made_later(lash, tailing) -> None:
     assert started["session"] == "later"
     assert tail.until("turn_finished")["text"] == "hello"
     assert tail.end() == 143
+
+
+MANY = 135  # more than a tail watches at the same time
+
+
+async def one_turn_each(home: Path) -> None:
+    store = SqliteStore.open(home / "lash.db", SystemClock(), SystemIds())
+    async with LashCore(provider=StreamingCaller(("well",), pause_s=0), model=ModelSpec("m"), store=store) as core:
+        for number in range(MANY):
+            async with await core.open_session(f"s{number}") as session:
+                await session.turn("hi").run()
+
+
+def places(lines: list[Any]) -> dict[str, list[int]]:
+    """The positions that were told, by session, in the order they came."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if line["type"] not in ("stream_start", "stream_end"):
+            found.setdefault(line["session"], []).append(int(line["cursor"].split(":")[3]))
+    return found
+
+
+def test_all_misses_and_repeats_nothing_of_more_sessions_than_are_watched_at_a_time(
+    lash, home: Path, tailing, tmp_path: Path
+) -> None:
+    lash("open", "s0")
+    place = str(tmp_path / "places")
+    tail = tailing("--all", "--save-cursor", place)
+    asyncio.run(one_turn_each(home))
+    ended = 0
+    while ended < MANY:
+        ended += tail.next()["type"] == "turn_finished"
+    first = places(tail.lines)
+    tail.process.kill()
+    assert len(Path(place).read_text().splitlines()) == MANY
+    asyncio.run(one_turn_each(home))
+    resumed = lash("tail", "--all", "--save-cursor", place, "--no-follow", "-o", "jsonl")
+    second = places(resumed.lines)
+    assert len(first) == len(second) == MANY
+    for session, told in second.items():
+        # The item that was under way when the tail was killed may be told once more.
+        told = told[1:] if told[0] == first[session][-1] else told
+        whole = first[session] + told
+        assert whole == list(range(1, whole[-1] + 1)), session
+    assert [line["type"] for line in resumed.lines].count("turn_finished") >= MANY
 
 
 # --- going on -----------------------------------------------------------------------------------
