@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from lash_cli.alarms import Alarm, alarm_after
 from lash_cli.core.effect import EffectOutcome
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor
@@ -16,8 +17,8 @@ from lash_cli.store.base import JournalClaim, JournalStore
 class Renewal:
     """Keeps one claim alive while its effect runs, and cuts the effect off when the claim is lost.
 
-    Nothing is started for an effect that ends within the renew interval: the
-    event loop's timer is armed (about a microsecond) and disarmed again. The
+    Nothing is started for an effect that ends within the renew interval: an
+    alarm is set (about a microsecond) and taken back. The
     effect runs in the caller's task, as `asyncio.timeout` does it.
     """
 
@@ -45,7 +46,7 @@ class Renewal:
         self._effect = asyncio.current_task()
         assert self._effect is not None
         already_cancelling = self._effect.cancelling()
-        alarm = asyncio.get_running_loop().call_later(self._interval_s, self._start)
+        alarm = alarm_after(self._interval_s, self._start)
         try:
             outcome = await run(context)
         except BaseException as error:
@@ -60,7 +61,7 @@ class Renewal:
             raise self._lost()
         return outcome
 
-    async def _stop(self, alarm: asyncio.TimerHandle) -> None:
+    async def _stop(self, alarm: Alarm) -> None:
         alarm.cancel()
         if self._renewer is not None:
             self._renewer.cancel()

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
 from lash_cli.core.codec import encode
@@ -49,7 +50,6 @@ from lash_cli.core.tools import (
     interrupted,
 )
 from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
-from lash_cli.runtime.alarms import alarm_after
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from lash_cli.alarms import Alarm, alarm_after
 from lash_cli.core.lease import (
     LeaseFence,
     LeaseOwnerIdentity,
@@ -26,7 +27,6 @@ from lash_cli.core.lease import (
 )
 from lash_cli.core.protocols import Clock, Ids
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
-from lash_cli.runtime.alarms import Alarm, alarm_after
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
 from lash_cli.system import is_definitely_dead

@@ -9,7 +9,6 @@ fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import threading
@@ -18,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from lash_cli.alarms import Alarm, alarm_after
 from lash_cli.core.activity import AssistantProseDelta, Committed, ReasoningShown, TurnActivity, TurnFinished
 from lash_cli.errors import LashError
 from lash_cli.store.live import LiveStore
@@ -54,7 +54,7 @@ class PreviewPublisher:
         self._generation = generation
         self._lock = threading.Lock()
         self._waiting: list[TurnActivity] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
 
     async def take_over(self, turn_id: str, activity_id: str) -> None:
         """Retract what a dead attempt of the turn left standing, before this drive shows anything."""
@@ -74,7 +74,7 @@ class PreviewPublisher:
         with self._lock:
             self._add(activity)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
+            self._timer = alarm_after(GATHER_SECONDS, self._append)
 
     def flush(self) -> None:
         """Append everything now."""
@@ -103,7 +103,7 @@ class PreviewPublisher:
         with self._lock:
             self._waiting[:0] = taken
         if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self._append)
+            self._timer = alarm_after(GATHER_SECONDS, self._append)
 
     def _append(self) -> None:
         self._timer = None

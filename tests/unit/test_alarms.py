@@ -1,10 +1,10 @@
-"""Alarms: a timer per delay instead of a timer per turn (runtime.alarms)."""
+"""Alarms: a timer per delay instead of a timer per turn (alarms)."""
 
 from __future__ import annotations
 
 import asyncio
 
-from lash_cli.runtime.alarms import alarm_after
+from lash_cli.alarms import alarm_after
 
 SOON_S = 0.002
 
