@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 IsDead = Callable[[LocalProcess], bool]
 
-STATUSES = ("running", "stuck", "closed", "queued", "parked", "idle")
+STATUSES = ("running", "waiting", "stuck", "closed", "queued", "parked", "idle")
 
 
 # --- plain values -------------------------------------------------------------------------------
@@ -89,9 +89,12 @@ def is_lease_live(lease: LeaseRow, now_ms: int, is_dead: IsDead) -> bool:
 
 
 def session_status(row: SessionRow, now_ms: int, is_dead: IsDead) -> str:
-    """One of `STATUSES`, derived from rows: a running turn whose lane nobody holds is `stuck`."""
+    """One of `STATUSES`, derived from rows: a running turn whose lane nobody holds is `stuck`, and one that waits for
+    a promise which somebody outside is to keep is `waiting`."""
     if row.running_turn_id is not None:
-        return "running" if is_lease_live(row.lease, now_ms, is_dead) else "stuck"
+        if not is_lease_live(row.lease, now_ms, is_dead):
+            return "stuck"
+        return "waiting" if row.is_waiting else "running"
     if row.meta.closed_at_ms is not None:
         return "closed"
     if row.pending_inputs or row.pending_batches:

@@ -274,7 +274,9 @@ def _document(row: ListedSession, now_ms: int) -> dict[str, object]:
 
 def _status(row: ListedSession, lease: dict[str, object] | None) -> str:
     if row.running_turn_id is not None:
-        return "running" if lease is not None and lease["live"] else "stuck"
+        if lease is None or not lease["live"]:
+            return "stuck"
+        return "waiting" if row.is_waiting else "running"
     if row.closed_at_ms is not None:
         return "closed"
     if row.pending_inputs or row.pending_batches:

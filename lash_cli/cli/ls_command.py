@@ -28,7 +28,6 @@ from lash_cli.views.times import age
 PAGE_ROWS = 200
 DEFAULT_LIMIT = 20
 COLUMNS = ("name", "status", "model", "turns", "last_activity_at", "id")
-_KNOWN_STATUSES = (*STATUSES, "waiting")
 SortKey = tuple[int | str, str]
 # The id breaks ties, so that a key names one place in the order.
 _SORTS: dict[str, Callable[[SessionRow], SortKey]] = {
@@ -84,10 +83,11 @@ def command(
 ) -> int:
     """List sessions, newest activity first.
 
-    A session is running, stuck (a turn was interrupted and nobody runs it),
-    closed, queued, parked or idle. The last activity is the last commit.
-    --watch draws them again whenever something changed, what needs somebody
-    first; without a terminal it prints JSON lines of what changed.
+    A session is running, waiting (its turn waits for somebody outside), stuck
+    (a turn was interrupted and nobody runs it), closed, queued, parked or idle.
+    The last activity is the last commit. --watch draws them again whenever
+    something changed, what needs somebody first; without a terminal it prints
+    JSON lines of what changed.
     """
     if sort != "activity" and sort not in _SORTS:
         raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
@@ -223,8 +223,8 @@ def _statuses(texts: list[str] | None) -> frozenset[str] | None:
         return None
     words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     for word in words:
-        if word not in _KNOWN_STATUSES:
-            raise UsageError(f"unknown status {word!r}", hint=f"choose from: {', '.join(_KNOWN_STATUSES)}")
+        if word not in STATUSES:
+            raise UsageError(f"unknown status {word!r}", hint=f"choose from: {', '.join(STATUSES)}")
     return frozenset(words)
 
 

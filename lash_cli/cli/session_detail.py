@@ -127,7 +127,7 @@ def _policy(row: SessionRow) -> SessionPolicy:
 
 def _warnings(document: Document, unfinished: tuple[TurnRecord, ...]) -> list[str]:
     """What a person should know before the next turn."""
-    if not unfinished or document["status"] == "running":
+    if not unfinished or document["status"] != "stuck":
         return []
     turn = unfinished[0]
     return [

@@ -108,7 +108,7 @@ class Watch:
             self.face.show(blocks)
         await self.look()
         running = await self._core.running_turn(self.session_id)
-        if running is not None and self.status == "running":
+        if running is not None and self.status in ("running", "waiting"):
             self.running = Running(running.turn_id, running.turn_index, running.started_at_ms)
 
     async def follow(self) -> None:

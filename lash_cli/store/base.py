@@ -109,6 +109,8 @@ class SessionRow(Record):
     running_turn_id: str | None = None
     pending_inputs: int = 0
     pending_batches: int = 0
+    # Whether the running turn waits for something outside: for a promise of its own that is not kept yet.
+    is_waiting: bool = False
 
 
 class ReadScope(StrEnum):

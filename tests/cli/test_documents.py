@@ -51,6 +51,8 @@ def result(outcome, **changes) -> TurnResult:
         ({}, False, "idle"),
         ({"lease": HELD, "running_turn_id": "t"}, False, "running"),
         ({"lease": HELD, "running_turn_id": "t"}, True, "stuck"),
+        ({"lease": HELD, "running_turn_id": "t", "is_waiting": True}, False, "waiting"),
+        ({"lease": HELD, "running_turn_id": "t", "is_waiting": True}, True, "stuck"),
         ({"lease": LeaseRow(3, "token", HOLDER, 0, NOW), "running_turn_id": "t"}, False, "stuck"),
         ({"lease": LeaseRow(3), "running_turn_id": "t"}, False, "stuck"),
         ({"pending_inputs": 2}, False, "queued"),

@@ -316,6 +316,33 @@ def test_revoking_ends_every_open_wait_and_leaves_the_session_usable(world: Queu
     assert world.lash("turn", "s", "still here", "-q").code == 0
 
 
+def test_a_session_is_waiting_while_its_turn_waits_for_somebody_outside(world: QueuedHome) -> None:
+    def statuses() -> tuple[str, str, str, str]:
+        listed = world.lash("ls", "-o", "json").json["items"]
+        filtered = world.lash("ls", "--status", "waiting", "-o", "json").json["items"]
+        shown = world.lash("show", "s", "-o", "json").json["status"]
+        return listed[0]["status"], " ".join(item["id"] for item in filtered), shown, world.lash("ls", "--here").out
+
+    def register(turn_id: str) -> None:
+        async def work(store):
+            key = await store.wait_key(TurnScope("s", turn_id), CustomWait("k"))
+            await store.register_wait(key, None, SystemClock().now_ms())
+
+        world.store(work)
+
+    register("t_1")
+    register("t_2")
+    assert statuses()[:3] == ("idle", "", "idle"), "no turn waits"
+    world.add("x")
+    world.take(turn_id="t_3")
+    assert statuses()[:3] == ("running", "", "running"), "what earlier turns waited for is not its matter"
+    register("t_3")
+    listed, filtered, shown, text = statuses()
+    assert (listed, filtered, shown) == ("waiting", "s", "waiting") and "waiting" in text
+    assert world.lash("queue", "revoke-waits", "s", "--yes", "-q").code == 0
+    assert statuses()[:3] == ("running", "", "running")
+
+
 def test_a_claim_made_outside_of_a_turn_hides_its_text_while_its_owner_holds_the_lane(world: QueuedHome) -> None:
     one = world.add("taken by a host")
 

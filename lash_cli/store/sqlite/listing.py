@@ -18,8 +18,8 @@ from lash_cli.store.sqlite.file_names import file_uri
 # Whoever asks this way has another way to ask, so nobody waits here for a lock.
 _BUSY_SECONDS: Final = 0.15
 
-# As `sessions._PAGE`, `_RUNNING_TURN` and `_PENDING_COUNTS` together: the running turn by its partial index, and what
-# waits without being held.
+# As `sessions._PAGE`, `_RUNNING_TURN`, `_PENDING_COUNTS` and `_IS_WAITING` together: the running turn by its partial
+# index, what waits without being held, and whether that turn waits itself.
 _FIRST_PAGE = """
 SELECT s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.turn_state,
@@ -40,7 +40,11 @@ SELECT s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_ses
                 THEN s.lease_fencing_token ELSE -1 END))
     + (SELECT count(*) FROM queued_work q INDEXED BY queued_work_waiting
         WHERE q.session_key = s.session_key AND q.state = 'pending' AND q.waits_until_ms IS NOT NULL),
-    s.held_at_ms, s.hold_reason
+    s.held_at_ms, s.hold_reason,
+    EXISTS (SELECT 1 FROM waits w INDEXED BY waits_by_session CROSS JOIN turns t INDEXED BY turns_running
+        WHERE w.session_id = s.session_id AND w.state = 'pending'
+        AND t.session_key = s.session_key AND t.state = 'running'
+        AND json_extract(w.scope, '$.turn_id') = t.turn_id)
 FROM sessions s ORDER BY s.last_activity_at_ms DESC, s.session_key DESC LIMIT :limit
 """
 
@@ -72,6 +76,7 @@ class ListedSession(NamedTuple):
     pending_batches: int
     held_at_ms: int | None
     hold_reason: str | None
+    is_waiting: int
 
     @property
     def cursor(self) -> str:

@@ -76,6 +76,11 @@ _RUNNING_TURN = """
 SELECT turn_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
+# Contract 03 §3: a promise somebody waits for, made for this turn. Most sessions have none, and the index says so.
+_IS_WAITING = """
+SELECT EXISTS (SELECT 1 FROM waits INDEXED BY waits_by_session
+    WHERE session_id = ? AND state = 'pending' AND json_extract(scope, '$.turn_id') = ?)
+"""
 # Contract 02 §1.7, §3.4: waiting means pending, not taken by an unfinished turn and not under a live claim.
 _PENDING_COUNTS = """
 SELECT
@@ -235,7 +240,11 @@ def live_generation(lease: LeaseRow, now_ms: int) -> int:
 def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) -> SessionRow:
     lease = stored.lease()
     running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
-    pending = connection.execute(_PENDING_COUNTS, (stored.key, live_generation(lease, now_ms))).fetchone()
+    values = (stored.key, live_generation(lease, now_ms))
+    pending_inputs, pending_batches = connection.execute(_PENDING_COUNTS, values).fetchone()
+    is_waiting = False
+    if running is not None:
+        is_waiting = bool(connection.execute(_IS_WAITING, (stored.session_id, running[0])).fetchone()[0])
     return SessionRow(
         stored.meta(),
         decode(stored.config, PersistedSessionConfig),
@@ -245,7 +254,9 @@ def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) 
         decode(stored.turn_state, TurnState),
         stored.last_commit_at_ms,
         None if running is None else running[0],
-        *pending,
+        pending_inputs,
+        pending_batches,
+        is_waiting,
     )
 
 
