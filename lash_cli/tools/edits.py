@@ -12,6 +12,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
@@ -21,8 +22,6 @@ from lash_cli.tools.faults import ToolFault, invalid
 
 DIFF_LINES = 240
 DIFF_CONTEXT = 3
-# Beyond this many changed lines the line matcher, which is quadratic, is replaced by one big hunk.
-MATCHED_LINES = 4000
 
 _LOOKALIKES = str.maketrans(
     {
@@ -68,11 +67,11 @@ def apply_edits(content: bytes, replacements: Sequence[Replacement], path: str) 
     for before, after in pairwise(spans):
         if after.start < before.end:
             raise invalid("edit_overlap", "two edits touch the same text; merge them into one. Nothing was written")
-    result = _splice(text, origins, [part for span in spans for part in _changed_parts(flat, span)])
+    parts = [part for span in spans for part in _changed_parts(flat, span)]
+    result = _splice(text, origins, parts)
     if result == text:
         raise invalid("edit_no_change", "the edits change nothing; the file already has this content")
-    after_flat = result.replace("\r\n", "\n")
-    lines, first = _diff(_lines(flat), _lines(after_flat))
+    lines, first = _diff(flat, parts)
     shown = lines
     if len(lines) > DIFF_LINES:
         shown = [*lines[:DIFF_LINES], f"... {len(lines) - DIFF_LINES} more lines"]
@@ -90,10 +89,10 @@ def _decode(content: bytes, path: str) -> tuple[str, bytes]:
         raise invalid("not_utf8", f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
-def _flatten(text: str) -> tuple[str, list[int]]:
+def _flatten(text: str) -> tuple[str, Sequence[int]]:
     """The text with CRLF as LF, and for each of its positions (and its end) the position in the original."""
     if "\r\n" not in text:
-        return text, list(range(len(text) + 1))
+        return text, range(len(text) + 1)
     origins: list[int] = []
     pieces: list[str] = []
     position = 0
@@ -207,7 +206,7 @@ def _lines(text: str) -> list[str]:
     return [f"{line}\n" for line in full] + ([last] if last else [])
 
 
-def _splice(text: str, origins: list[int], spans: Sequence[_Span]) -> str:
+def _splice(text: str, origins: Sequence[int], spans: Sequence[_Span]) -> str:
     crlf = text.count("\r\n")
     default = "\r\n" if crlf > text.count("\n") - crlf else "\n"
     pieces: list[str] = []
@@ -224,34 +223,88 @@ def _splice(text: str, origins: list[int], spans: Sequence[_Span]) -> str:
 # --- the diff -----------------------------------------------------------------------------------
 
 
-def _diff(before: list[str], after: list[str]) -> tuple[list[str], int]:
-    """Unified hunks without file headers, and the first changed line of the new text, from 1."""
-    head = 0
-    shortest = min(len(before), len(after))
-    while head < shortest and before[head] == after[head]:
-        head += 1
-    tail = 0
-    while tail < shortest - head and before[-1 - tail] == after[-1 - tail]:
-        tail += 1
-    offset = max(0, head - DIFF_CONTEXT)
-    old = before[offset : len(before) - max(0, tail - DIFF_CONTEXT)]
-    new = after[offset : len(after) - max(0, tail - DIFF_CONTEXT)]
+class _Change(msgspec.Struct, frozen=True):
+    """Whole lines in the place of the lines `first` up to `last`, counted from 0 and without `last`."""
+
+    first: int
+    last: int
+    new: list[str]
+
+
+def _diff(flat: str, parts: Sequence[_Span]) -> tuple[list[str], int]:
+    """Unified hunks without file headers, and the first changed line of the new text, from 1.
+
+    Made from what is replaced, not by comparing the texts: a matcher of lines
+    takes minutes over a file of many equal lines.
+    """
+    before = _lines(flat)
+    changes = _changes(flat, before, parts)
     lines: list[str] = []
-    for group in _hunks(old, new):
-        old_range = _range(offset, group[0][1], group[-1][2])
-        new_range = _range(offset, group[0][3], group[-1][4])
-        lines.append(f"@@ -{old_range} +{new_range} @@")
-        for tag, old_from, old_to, new_from, new_to in group:
-            if tag == "equal":
-                lines += _marked(" ", old[old_from:old_to])
-            else:
-                lines += [*_marked("-", old[old_from:old_to]), *_marked("+", new[new_from:new_to])]
-    return lines, max(1, min(head + 1, len(after)))
+    shift = 0
+    for group in _grouped(changes):
+        start = max(0, group[0].first - DIFF_CONTEXT)
+        end = min(len(before), group[-1].last + DIFF_CONTEXT)
+        growth = sum(len(change.new) - (change.last - change.first) for change in group)
+        lines.append(f"@@ -{_range(start, end - start)} +{_range(start + shift, end - start + growth)} @@")
+        shift += growth
+        position = start
+        for change in group:
+            lines += _marked(" ", before[position : change.first])
+            lines += [*_marked("-", before[change.first : change.last]), *_marked("+", change.new)]
+            position = change.last
+        lines += _marked(" ", before[position:end])
+    first = changes[0].first + 1 if changes else 1
+    return lines, max(1, min(first, len(before) + shift))
 
 
-def _range(offset: int, start: int, end: int) -> str:
+def _changes(flat: str, before: Sequence[str], parts: Sequence[_Span]) -> list[_Change]:
+    """The replaced stretches widened to whole lines; those of one line together, without lines that stay equal."""
+    starts = list(accumulate((len(line) for line in before), initial=0))
+    # First line, end of the last stretch, line behind it, and the new text from the start of the first line on.
+    blocks: list[tuple[int, int, int, str]] = []
+    for part in parts:
+        # The end of a text without a last line feed is no line of its own.
+        first = min(bisect_right(starts, part.start) - 1, len(before) - (not flat.endswith("\n")))
+        begin, text = starts[first], ""
+        if blocks and first < blocks[-1][2]:
+            first, begin, _, text = blocks.pop()
+        text += flat[begin : part.start] + part.new
+        last = bisect_left(starts, part.end)
+        if starts[last] == part.end and text and not text.endswith("\n"):
+            last = min(last + 1, len(before))  # the next line is joined to this one
+        blocks.append((first, part.end, last, text))
+    changes = [
+        _without_equal_ends(before, _Change(first, last, _lines(text + flat[end : starts[last]])))
+        for first, end, last, text in blocks
+    ]
+    return [change for change in changes if change.new or change.first < change.last]
+
+
+def _without_equal_ends(before: Sequence[str], change: _Change) -> _Change:
+    old, new = before[change.first : change.last], change.new
+    shortest = min(len(old), len(new))
+    head = tail = 0
+    while head < shortest and old[head] == new[head]:
+        head += 1
+    while tail < shortest - head and old[-1 - tail] == new[-1 - tail]:
+        tail += 1
+    return _Change(change.first + head, change.last - tail, new[head : len(new) - tail])
+
+
+def _grouped(changes: Sequence[_Change]) -> list[list[_Change]]:
+    """Changes whose contexts touch, for one hunk each."""
+    groups: list[list[_Change]] = []
+    for change in changes:
+        if groups and change.first - groups[-1][-1].last <= 2 * DIFF_CONTEXT:
+            groups[-1].append(change)
+        else:
+            groups.append([change])
+    return groups
+
+
+def _range(start: int, count: int) -> str:
     """A range of a hunk header; an empty one is named by the line before it."""
-    return f"{offset + start + (end > start)},{end - start}"
+    return f"{start + (count > 0)},{count}"
 
 
 def _marked(mark: str, lines: Sequence[str]) -> Iterator[str]:
@@ -259,10 +312,3 @@ def _marked(mark: str, lines: Sequence[str]) -> Iterator[str]:
         yield mark + line.removesuffix("\n")
         if not line.endswith("\n"):
             yield "\\ No newline at end of file"
-
-
-def _hunks(old: list[str], new: list[str]) -> list[list[tuple[str, int, int, int, int]]]:
-    if max(len(old), len(new)) > MATCHED_LINES:
-        return [[("replace", 0, len(old), 0, len(new))]]
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    return [list(group) for group in matcher.get_grouped_opcodes(DIFF_CONTEXT)]

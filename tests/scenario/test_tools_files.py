@@ -240,7 +240,7 @@ async def test_edits_all_apply_to_the_original_and_the_diff_shows_them(bench: Wo
     value = value_of(await edit(bench, "a.txt", ("three", "two"), ("two", "2")))
     assert path.read_text() == "one\n2\ntwo\n"
     assert value["firstChangedLine"] == 2
-    assert value["diff"] == "@@ -1,3 +1,3 @@\n one\n+2\n two\n-three"
+    assert value["diff"] == "@@ -1,3 +1,3 @@\n one\n-two\n+2\n-three\n+two"
     assert value["patch"].startswith("--- a/a.txt\n+++ b/a.txt\n@@ ")
 
 

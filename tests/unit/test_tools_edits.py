@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lash_cli.tools.edits import DIFF_LINES, Replacement, apply_edits
@@ -115,3 +116,54 @@ def test_replacing_one_unique_line_changes_nothing_else(content: list[str], endi
     result = edited(f"{before}<unique>{after}", ("<unique>", "<x>\n<y>"))
     default = ending if before + after else "\n"
     assert result == f"{before}<x>{default}<y>{after}"
+
+
+def patched(before: str, patch: str) -> str:
+    """`before` after the hunks of `patch`, every line and number of which must fit."""
+    old = before.splitlines(keepends=True)
+    rows: list[str] = []
+    for row in patch.split("\n")[2:]:
+        if row.startswith("\\"):
+            rows[-1] = rows[-1].removesuffix("\n")
+        else:
+            rows.append(f"{row}\n")
+    result: list[str] = []
+    position = 0
+    for row in rows:
+        mark, line = row[0], row[1:]
+        if mark == "@":
+            (old_start, old_count), (new_start, new_count) = (
+                map(int, part[1:].split(",")) for part in row.split()[1:3]
+            )
+            start = old_start - (old_count > 0)
+            result += old[position:start]
+            position = start
+            assert len(result) == new_start - (new_count > 0)
+            continue
+        if mark in " -":
+            assert old[position] == line
+            position += 1
+        if mark in " +":
+            result.append(line)
+    return "".join([*result, *old[position:]])
+
+
+pieces = st.text(alphabet="ab\n", max_size=6)
+
+
+@given(st.lists(st.tuples(pieces, st.text(alphabet="xy\n", min_size=1, max_size=6)), min_size=1, max_size=4), st.data())
+def test_the_patch_says_exactly_what_was_written(stretches: list[tuple[str, str]], data: st.DataObject) -> None:
+    before = "".join(kept + replaced for kept, replaced in stretches) + data.draw(pieces)
+    replacements = [Replacement(replaced, data.draw(pieces)) for _, replaced in stretches]
+    try:
+        result = apply_edits(before.encode(), replacements, "f")
+    except ToolFault:
+        assume(False)  # not unique, overlapping or without effect
+    assert patched(before, result.patch) == result.content.decode()
+
+
+def test_a_file_of_many_equal_lines_is_edited_at_once() -> None:
+    before = "".join(f'{{\n"a": {n}\n}},\n' for n in range(1200))
+    started = time.process_time()
+    apply_edits(before.encode(), [Replacement(before, before.replace('"a"', '"b"'))], "f")
+    assert time.process_time() - started < 5  # comparing line by line took minutes
