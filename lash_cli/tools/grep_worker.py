@@ -4,7 +4,7 @@ Python's matcher holds the interpreter lock and cannot be interrupted, so a
 pattern that backtracks without end would freeze the whole runtime. In a child
 process it is simply killed. Input (JSON on stdin): `pattern`, `files` as
 [shown, real] pairs, `limit`, `file_bytes`, `line_chars`. Output: one JSON line
-per match `[shown, line, text]`, then one object with the totals or an `error`.
+per match `[shown, line, text]`, then one object: `is_cut` or an `error`.
 """
 
 from __future__ import annotations
@@ -49,19 +49,18 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
     except (re.error, OverflowError, RecursionError) as error:
         yield {"error": str(error)}
         return
-    found = skipped = 0
+    found = 0
     for shown, real in request["files"]:
         text = read_text(real, request["file_bytes"])
         if text is None:
-            skipped += 1
             continue
         for number, line in matches(text, pattern):
             found += 1
             if found > request["limit"]:
-                yield {"is_cut": True, "skipped": skipped}
+                yield {"is_cut": True}
                 return
             yield [shown, number, line[: request["line_chars"]]]
-    yield {"is_cut": False, "skipped": skipped}
+    yield {"is_cut": False}
 
 
 def main() -> None:

@@ -273,17 +273,25 @@ def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> l
     return [(printable(path), str(base / path)) for path in relatives if base / path not in denied]
 
 
+class _Summary(msgspec.Struct, frozen=True):
+    """The last line of the worker: how the search ended, or why there was none."""
+
+    is_cut: bool = False
+    error: str | None = None
+
+
 def _grep_result(output: bytes, complete: bool) -> Any:
     try:
-        items = [msgspec.json.decode(line) for line in output.splitlines()]
-        totals = items.pop()
-        if "error" in totals:
-            raise invalid("bad_pattern", f"the regular expression cannot be read: {totals['error']}")
-        lines = [f"{path}:{number}: {text}" for path, number, text in items]
-    except (msgspec.DecodeError, IndexError, TypeError, ValueError) as error:
+        *matches, last = output.splitlines()
+        summary = msgspec.json.decode(last, type=_Summary)
+        items = [msgspec.json.decode(line, type=tuple[str, int, str]) for line in matches]
+    except (msgspec.DecodeError, ValueError) as error:  # ValueError also for no line at all
         shown = output.decode("utf-8", "replace")[-500:]
         raise ToolFault(FailureClass.INTERNAL, "grep_failed", f"the search failed: {shown}") from error
-    if totals["is_cut"]:
+    if summary.error is not None:
+        raise invalid("bad_pattern", f"the regular expression cannot be read: {summary.error}")
+    lines = [f"{path}:{number}: {text}" for path, number, text in items]
+    if summary.is_cut:
         lines.append(f"(more matches follow; only the first {len(items)} are shown)")
     if not complete:
         lines.append(f"(incomplete: stopped after {WALKED_ENTRIES} entries; search a smaller directory)")

@@ -131,6 +131,17 @@ async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
     assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
 
 
+async def test_a_search_that_died_half_way_is_a_failure(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("a", "needle")
+    worker = tmp_path / "worker.py"
+    worker.write_text("""print('["a", 1, "needle"]')""")
+    monkeypatch.setattr(search, "_WORKER", worker)
+    fault = failure_of(await bench.call("grep", pattern="needle"))
+    assert (fault.failure_class, fault.code) == (FailureClass.INTERNAL, "grep_failed")
+
+
 async def test_an_endless_expression_neither_freezes_us_nor_survives(bench: Workbench) -> None:
     import asyncio
 
