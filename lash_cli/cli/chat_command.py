@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+import msgspec
 import typer
 
 from lash_cli.cli.invocation import current
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 LABEL = "chat"
 
 
-@dataclass(frozen=True, slots=True)
-class ChatPlan:
+class ChatPlan(msgspec.Struct, frozen=True):
     """A validated `lash chat`. `reference` None begins a new session."""
 
     reference: str | None

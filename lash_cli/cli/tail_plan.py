@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import turn_error
@@ -31,8 +32,7 @@ UNTIL_TURN = "turn"
 _TURN_STATUSES = (TurnStoppedError.exit_status, TurnCancelledError.exit_status)
 
 
-@dataclass(frozen=True, slots=True)
-class TailPlan:
+class TailPlan(msgspec.Struct, frozen=True):
     """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time."""
 
     references: tuple[str | None, ...]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+import msgspec
 import typer
 
 from lash_cli.cli.durations import duration_ms
@@ -44,8 +44,7 @@ ON_FAILURE = ("pause", "continue")
 OWNER_LABEL = "work"
 
 
-@dataclass(frozen=True, slots=True)
-class WorkPlan:
+class WorkPlan(msgspec.Struct, frozen=True):
     """A validated `lash work`; no references means every session."""
 
     references: tuple[str, ...]

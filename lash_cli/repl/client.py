@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from lash_cli.api.core import LashCore
 from lash_cli.api.session import LashSession
@@ -34,8 +35,7 @@ FACE_SECONDS = 5.0
 EndReason = Literal["quit", "abandoned", "switched", "signal"]
 
 
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
+class ChatOptions(msgspec.Struct, frozen=True):
     """How a chat behaves; the settings of `[repl]` under the options of the command."""
 
     replay: int = 20
@@ -45,8 +45,7 @@ class ChatOptions:
     after_interrupt: Literal["hold", "continue"] = "hold"
 
 
-@dataclass(slots=True)
-class ChatEnd:
+class ChatEnd(msgspec.Struct):
     """Why a chat ended; `go_to` is the session to go on in, "" for a new one."""
 
     reason: EndReason = "quit"

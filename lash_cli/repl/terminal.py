@@ -15,8 +15,8 @@ import os
 import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from prompt_toolkit.application import Application, in_terminal
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import ThreadedCompleter
@@ -52,8 +52,7 @@ USUAL_PAGER = "less -FIRX +G"
 UNICODE_GLYPHS = ChatGlyphs()
 
 
-@dataclass(frozen=True, slots=True)
-class FaceOptions:
+class FaceOptions(msgspec.Struct, frozen=True):
     """How the terminal looks and is typed at."""
 
     keys: dict[Action, tuple[tuple[str, ...], ...]]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -33,8 +32,7 @@ from lash_cli.store.base import PersistedSessionRead, ReadScope
 from lash_cli.store.live import LiveCut, LiveReading, LiveReplay
 
 
-@dataclass(frozen=True, slots=True)
-class SessionObservation:
+class SessionObservation(msgspec.Struct, frozen=True):
     """What is committed and where to go on from: one consistent cut."""
 
     read_view: SessionReadView
@@ -47,23 +45,20 @@ class ObservedEvent(msgspec.Struct, frozen=True, gc=False):
     event: SessionObservationEvent
 
 
-@dataclass(frozen=True, slots=True)
-class ObservedGap:
+class ObservedGap(msgspec.Struct, frozen=True):
     """Events may be missing: replace the view by `observation` and go on from `gap.latest_cursor`."""
 
     observation: SessionObservation
     gap: LiveReplayGap
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
+class Replayed(msgspec.Struct, frozen=True):
     """Everything after the cursor, in order, each event once."""
 
     events: tuple[SessionObservationEvent, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Subscribed:
+class Subscribed(msgspec.Struct, frozen=True):
     """A stream that begins right after the cursor."""
 
     subscription: LiveSubscription

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.outcome import TurnResult
@@ -15,8 +16,7 @@ OnFailure = Literal["pause", "continue"]
 StoppedBy = Literal["once", "empty", "max_turns", "idle", "stopped", "abandoned"]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkOptions:
+class WorkOptions(msgspec.Struct, frozen=True):
     """How long and how a worker works.
 
     `once` gives each session at most one pass; it and `until_empty` end the
@@ -37,30 +37,26 @@ class WorkOptions:
     lease_wait_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SessionTaken:
+class SessionTaken(msgspec.Struct, frozen=True):
     """The worker opened a session to drain it."""
 
     session_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class SessionLeft:
+class SessionLeft(msgspec.Struct, frozen=True):
     """The worker closed a session again."""
 
     session_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityShown:
+class ActivityShown(msgspec.Struct, frozen=True):
     """What a running turn shows; `TurnStarted` and `TurnFinished` are among it."""
 
     session_id: str
     activity: TurnActivity
 
 
-@dataclass(frozen=True, slots=True)
-class TurnEnded:
+class TurnEnded(msgspec.Struct, frozen=True):
     """A turn was committed. `is_failure` says that it stopped short without having been cancelled."""
 
     session_id: str
@@ -68,16 +64,14 @@ class TurnEnded:
     is_failure: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CommandsApplied:
+class CommandsApplied(msgspec.Struct, frozen=True):
     """Session commands were applied."""
 
     session_id: str
     receipts: tuple[SessionCommandReceipt, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PassFailed:
+class PassFailed(msgspec.Struct, frozen=True):
     """A pass ended without a commit. It is tried again after `retry_in_ms`; None: its session is left alone for a good
     while, unless its queue is held."""
 
@@ -86,16 +80,14 @@ class PassFailed:
     retry_in_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePaused:
+class QueuePaused(msgspec.Struct, frozen=True):
     """The queue of a session was held after a failure; it goes on once it is released."""
 
     session_id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LaneGivenUp:
+class LaneGivenUp(msgspec.Struct, frozen=True):
     """A lane stayed busy longer than the worker waits; its session is left to its holder."""
 
     session_id: str
@@ -107,8 +99,7 @@ WorkEvent = (
 OnWorkEvent = Callable[[WorkEvent], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class WorkReport:
+class WorkReport(msgspec.Struct, frozen=True):
     """What a worker did: turns it committed, how many of them failed, passes that ended without a commit for good, the
     sessions it worked on and those it held, in order, and why it ended."""
 

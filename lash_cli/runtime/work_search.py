@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.protocols import Clock
@@ -29,8 +30,7 @@ LOOK_LIMIT = 64
 FRESH_S = 0.05
 
 
-@dataclass(slots=True)
-class SeenSession:
+class SeenSession(msgspec.Struct):
     """What a worker remembers of a session while that matters. Its own waits are monotonic seconds, so that a wall
     clock that is set back prolongs none."""
 
@@ -43,16 +43,15 @@ class SeenSession:
     shares: int = 0
 
 
-@dataclass(slots=True)
-class Look:
+class Look(msgspec.Struct):
     """What one look came to. `is_worth_waiting` says that something can be drained soon, though not now."""
 
-    due: list[str] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
+    due: list[str] = msgspec.field(default_factory=list)
+    given_up: list[str] = msgspec.field(default_factory=list)
     is_worth_waiting: bool = False
     next_at_ms: int | None = None
     next_at: float = math.inf
-    holders: list[LeaseOwnerIdentity] = field(default_factory=list)
+    holders: list[LeaseOwnerIdentity] = msgspec.field(default_factory=list)
 
     def again_at_ms(self, at_ms: int) -> None:
         """Look again at the stored moment `at_ms`, if not before."""
