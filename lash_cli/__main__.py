@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     if first in ("--version", "-V") and len(arguments) == 1:
         from lash_cli.version import __version__
 
-        return _answer(f"lash {__version__}\n")
+        try:
+            return _answer(f"lash {__version__}\n")
+        except OSError as error:
+            from lash_cli.cli.globals import GlobalOptions
+
+            return _unwritable(GlobalOptions(), error)
     if first == "__complete":
         from lash_cli.cli.completing import main as complete
 

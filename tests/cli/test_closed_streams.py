@@ -80,3 +80,13 @@ def test_with_every_stream_closed_the_store_is_still_sound(lash, home: Path) -> 
     shown = lash("show", "s", "-o", "json").json
     assert (shown["turns"], shown["unfinished_turn"]) == (1, None)
     assert lash("doctor", "-o", "json").code == 0
+
+
+@pytest.mark.parametrize("arguments", ["--version", "version", "--help", "ls", "ls -o json", "show s", "log s -o json"])
+def test_an_answer_that_finds_no_room_is_told_without_a_traceback(lash, home: Path, arguments: str) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    lash("open", "s")
+    done = closed(home, arguments, ">/dev/full")
+    assert done.code == 1 and "No space left on device" in done.err
+    assert "Traceback" not in done.err and "Exception" not in done.err
