@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,13 +142,18 @@ class Walk:
 
     def _ignore_file(self, directory: Path, base: str) -> IgnoreFile | None:
         path = directory / ".gitignore"
-        if not self._policy.permits_read(path) or path.is_symlink():
+        if not self._policy.permits_read(path):
             return None
         try:
-            with path.open("rb") as file:
-                return parse_ignore_file(file.read(IGNORE_FILE_BYTES).decode("utf-8", "replace"), base)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            data = os.read(descriptor, IGNORE_FILE_BYTES) if is_file else b""
+        finally:
+            os.close(descriptor)
+        return parse_ignore_file(data.decode("utf-8", "replace"), base)
 
 
 class SearchTools:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -178,3 +179,24 @@ async def test_every_file_tool_works_below_a_directory_whose_name_is_not_utf8(tm
     shown = value_of(await bench.call("exec_command", cmd="pwd"))
     assert shown["output"].endswith("/w\ufffd/project\n")
     await bench.provider.aclose()
+
+
+async def test_a_tree_deeper_than_a_path_can_say_is_searched_as_far_as_it_can_be(bench: Workbench) -> None:
+    bench.write("near", "needle")
+    here = os.open(bench.root, os.O_RDONLY)
+    try:
+        for _ in range(60):  # each level by its own name: together they are longer than any path
+            os.mkdir("d" * 100, dir_fd=here)
+            below = os.open("d" * 100, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+    finally:
+        os.close(here)
+    assert await found(bench, "**") == ["near"]
+    assert value_of(await bench.call("grep", pattern="needle")) == "near:1: needle"
+
+
+async def test_an_ignore_file_that_is_a_pipe_is_not_waited_for(bench: Workbench) -> None:
+    os.mkfifo(bench.root / ".gitignore")
+    bench.write("near", "needle")
+    assert await asyncio.wait_for(found(bench, "**"), 30) == ["near"]
