@@ -77,6 +77,20 @@ def test_a_database_that_cannot_be_used_is_told_by_every_verb_and_left_alone(
         assert world.database.read_bytes() == before, arguments
 
 
+@pytest.mark.parametrize("table", ["inputs", "nodes", "queued_work"])
+def test_a_database_that_lost_a_table_is_corrupt_and_nothing_to_try_again(world: ErrorWorld, table: str) -> None:
+    with closing(sqlite3.connect(world.database)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(f"DROP TABLE {table}")
+    for arguments in (*READS[1:], *WRITES[:2], ("park", "demo"), ("enqueue", "demo", "hi"), ("doctor",)):
+        done = world.lash(*arguments, "-o", "json")
+        if arguments == ("doctor",):
+            assert done.code == 9 and done.json["findings"][0]["code"] == "store_corrupt"
+        else:
+            error = told(done, 9, "store_corrupt")
+            assert table in error["message"] and error["hint"] and not error["ambiguous"]
+
+
 def test_doctor_reports_a_damaged_database_and_does_not_touch_it(world: ErrorWorld) -> None:
     damage(world.database, "noise")
     before = world.database.read_bytes()

@@ -28,6 +28,8 @@ _STATEMENT_CACHE: Final = 256
 _LOCKED_CODES: Final = {5, 6}
 _READ_ONLY_CODES: Final = {3, 8, 14, 23}
 _CORRUPT_CODES: Final = {11, 26}
+# Our statements are tested against our schema: what they do not find was taken out of the file.
+_MISSING_PARTS: Final = ("no such table", "no such column", "vtable constructor failed")
 
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 BEGIN_READ = "BEGIN"
@@ -76,7 +78,7 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
         return StoreLocked(f"{path} stayed locked by another process")
     if primary in _READ_ONLY_CODES:
         return StoreReadOnly(f"{path} cannot be opened or written: {error}")
-    if primary in _CORRUPT_CODES:
+    if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
         return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
     return StoreError(f"{path}: {error}")
 
