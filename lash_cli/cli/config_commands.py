@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -113,6 +114,16 @@ def _paths_text() -> str:
     return pairs([(name, place or "-") for name, place in current().paths.rows().items()])
 
 
+def _check_of(key: str) -> Callable[[Any], None] | None:
+    """What judges the value of a key of the chat before it is written; None for every other setting."""
+    *_, section, table, action = ("", "", *key.split("."))
+    if (section, table) != ("repl", "keys"):
+        return None
+    from lash_cli.repl.bindings import check_keys
+
+    return lambda keys: check_keys({action: keys})
+
+
 def set_value(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Such as defaults.model.")],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="A text, number, true, false or [list].")],
@@ -125,7 +136,7 @@ def set_value(
     """
     from lash_cli.settings import editing
 
-    stored = editing.set_value(current().paths, key, value)
+    stored = editing.set_value(current().paths, key, value, check=_check_of(key))
     document = {"id": key, "key": key, "value": _shown(key, stored), "file": current().paths.config_file}
     emit_one("ConfigValue", document, text="")
     say(f"set {key} in {current().paths.config_file}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit.filters import Condition, FilterOrBool, has_focus, vi_insert_mode
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -12,12 +12,39 @@ from prompt_toolkit.keys import Keys
 
 from lash_cli.errors import ConfigError
 from lash_cli.repl import rules
-from lash_cli.repl.keymap import Action
+from lash_cli.repl.keymap import Action, key_table
 
 if TYPE_CHECKING:
     from lash_cli.repl.terminal import PromptFace
 
 _LETTERS = "aceilnqswy123456789"
+
+
+def check_keys(configured: Mapping[str, Any]) -> None:
+    """Raise what `key_table` raises, and `ConfigError` (`config_invalid`) for a key that does not exist."""
+    table = KeyBindings()
+    for action, sequences in key_table(configured).items():
+        for sequence in sequences:
+            _bind(table, action, sequence, _nothing, True)
+
+
+def _nothing(event: KeyPressEvent) -> None:
+    """What a key does that is only looked at."""
+
+
+def _bind(
+    table: KeyBindings,
+    action: Action,
+    sequence: tuple[str, ...],
+    handler: Callable[[KeyPressEvent], None],
+    where: FilterOrBool,
+) -> None:
+    try:
+        table.add(*sequence, filter=where)(handler)
+    except ValueError as error:
+        raise ConfigError(
+            f"repl.keys.{action.value}: there is no key {' '.join(sequence)!r}", code="config_invalid"
+        ) from error
 
 
 def bindings(face: PromptFace) -> KeyBindings:
@@ -31,12 +58,7 @@ def bindings(face: PromptFace) -> KeyBindings:
             # In vi's insert mode Esc leaves that mode first.
             where = typing & ~vi_insert_mode
         for sequence in sequences:
-            try:
-                table.add(*sequence, filter=where)(_handler(actions[action]))
-            except ValueError as error:
-                raise ConfigError(
-                    f"repl.keys.{action.value}: there is no key {' '.join(sequence)!r}", code="config_invalid"
-                ) from error
+            _bind(table, action, sequence, _handler(actions[action]), where)
     table.add(Keys.BracketedPaste, filter=typing)(lambda event: face.paste(event.data))
     table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(_handler(face.up))
     for letter in _LETTERS:

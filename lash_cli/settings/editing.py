@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
@@ -22,12 +22,13 @@ from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_op
 PROFILES = "profiles"
 
 
-def set_value(paths: Paths, key: str, text: str) -> Any:
+def set_value(paths: Paths, key: str, text: str, *, check: Callable[[Any], None] | None = None) -> Any:
     """Write `key = text` into the user's configuration file and return the value as it will be read.
 
     Raises `UsageError` for an unknown key or a value it cannot hold (a literal
     secret among them), `ConfigError` when the present file is broken or cannot
-    be edited by line, `StoreReadOnly` when it cannot be written.
+    be edited by line, `StoreReadOnly` when it cannot be written, and whatever
+    `check` raises for a value only its reader can judge.
     """
     option, base, inside = _known(key)
     if is_credential(inside) or (base.endswith(".base_url") and redact(text) != text):
@@ -36,6 +37,8 @@ def set_value(paths: Paths, key: str, text: str) -> Any:
             hint="keep the key of a provider with: lash key set NAME, or write the file with: lash config edit",
         )
     value = _checked(option, key, text, has_path_inside=bool(inside))
+    if check is not None:
+        check(value)
     set_values(paths, {key: value})
     return value
 

@@ -109,3 +109,18 @@ def test_without_a_terminal_nothing_is_started(lash, home):
     done = lash("config", "edit", "-o", "json", env={"VISUAL": "false"})
     assert (done.code, done.out, done.error["code"]) == (2, "", "not_a_tty")
     assert not os.path.exists(home)
+
+
+def test_a_key_of_the_chat_that_does_nothing_is_refused_before_it_is_written(lash, home):
+    for name, keys, told in (
+        ("repl.keys.nothing", '["c-x"]', "no action 'nothing'"),
+        ("repl.keys.newline", '["zzz"]', "there is no key 'zzz'"),
+        ("profiles.p.repl.keys.newline", '["zzz"]', "there is no key 'zzz'"),
+    ):
+        refused = lash("config", "set", name, keys, "-o", "json")
+        assert (refused.code, refused.out, refused.error["code"]) == (5, "", "config_invalid"), refused.err
+        assert told in refused.error["message"]
+    assert not (home / "config.toml").exists()
+    assert lash("config", "set", "repl.keys.newline", '["c-j"]').code == 0
+    (home / "config.toml").write_text('[repl.keys]\nnewline = ["zzz"]\n')
+    assert "there is no key 'zzz'" in lash("config", "validate", "-o", "json").err
