@@ -18,6 +18,7 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.cli.turn_documents import outcome_document, receipt_document
 from lash_cli.errors import ConflictError
+from lash_cli.paths import current_directory_or_root
 from lash_cli.system import SystemClock, is_definitely_dead
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def request_cancel(
     from lash_cli.cli.references import resolve_session
     from lash_cli.cli.show_command import find_turn
 
-    async with opened_core(store=writing_store(), owner_label="cancel") as core:
+    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="cancel") as core:
         session_id = (await resolve_session(core.store, reference)).session_id
         if turn_id is not None:
             await find_turn(core.store, session_id, turn_id)

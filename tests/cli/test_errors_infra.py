@@ -182,6 +182,9 @@ def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_
 
     for arguments in (("ls",), ("log", "s"), ("enqueue", "s", "later"), ("queue", "ls", "s"), ("doctor",)):
         assert from_nowhere(*arguments).code == 0, arguments
-    for arguments in (("open", "t"), ("turn", "t", "--or-open", "hi"), ("cancel", "s"), ("ls", "--here")):
+    for arguments in (("open", "t"), ("turn", "t", "--or-open", "hi"), ("ls", "--here")):
         failed(from_nowhere(*arguments, "-o", "json"), "working_directory_missing", 5)
     assert lash("ls", "-o", "name").out == "s\n"
+    failed(from_nowhere("cancel", "s", "-o", "json"), "no_active_turn", 4)
+    for arguments in (("park", "s"), ("fork", "s"), ("rm", "s", "--yes")):
+        assert from_nowhere(*arguments).code == 0, arguments
