@@ -84,8 +84,8 @@ async def _one_session(store: RuntimePersistence | None, cut: Cut) -> SessionRow
         return session
     if store is None:
         return None
-    found = [await store.find_input(input_id) for input_id in cut.input_ids]
-    ids = {row[0].session_id for row in found if row is not None}
+    # Whatever the text is like: one that does not decode is what a person wants to be rid of.
+    ids = {found for input_id in cut.input_ids if (found := await store.session_of_input(input_id)) is not None}
     if len(ids) > 1:
         raise UsageError(
             f"these inputs belong to {len(ids)} sessions, and a set is cancelled in one",

@@ -231,8 +231,8 @@ async def _begin(store: RuntimePersistence, found: FoundInput) -> Edit:
         raise SessionClosed(f"session {session.meta.name} is closed; nothing was done", details={"session": session_id})
     queue = queue_of(store, session_id)
     free = {row.input_id: row for row in await queue.pending_inputs() if row.enqueue_seq >= anchor}
-    every = [row for row in await store.inputs(session_id, pending_only=False) if row.enqueue_seq >= anchor]
-    in_use = [row for row in every if row.state in PENDING_INPUT_STATES and row.input_id not in free]
+    unsettled = await store.unsettled_inputs(session_id, from_seq=anchor)
+    in_use = [row for row in unsettled if row.input_id not in free]
     if not free:
         raise _nothing_to_edit(found)
     plan = Planned(SystemIds().new("qe"), session_id, session.meta.name, tuple(free.values()))

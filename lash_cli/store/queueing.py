@@ -76,12 +76,20 @@ class TurnInputStore(Protocol):
         """As `turn_input`, in whichever session it is: for a caller that names nothing but the input."""
         ...
 
+    async def session_of_input(self, input_id: str) -> str | None:
+        """The session an input belongs to, also when its text does not decode."""
+        ...
+
     async def input_of_key(self, session_id: str, source_key: str) -> str | None:
         """The id of the input that stands under a source key of the session, in whatever state."""
         ...
 
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
         """Input rows by `enqueue_seq`; `pending_only` hides settled and held ones."""
+        ...
+
+    async def unsettled_inputs(self, session_id: str, *, from_seq: int) -> tuple[PendingTurnInput, ...]:
+        """What is neither used nor cancelled, held or not, from a place in the line on."""
         ...
 
     async def cancel_turn_inputs(

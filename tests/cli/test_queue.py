@@ -231,10 +231,7 @@ def spoil(world: QueuedHome, batch_id: str) -> None:
 
 def test_a_look_at_a_session_counts_what_waits_and_reads_it_only_for_who_asks(world: QueuedHome) -> None:
     one = world.add("x")
-    connection = sqlite3.connect(world.home / "lash.db")
-    with connection:
-        connection.execute("UPDATE inputs SET input = '[]' WHERE input_id = ?", (one,))
-    connection.close()
+    world.garble(one)
     assert "1 input waiting" in world.lash("show", "s").out
     for asked in (("-o", "json"), ("--fields", "queue"), ("--format", "{queue}")):
         error = world.lash("show", "s", *asked, env={"LASH_OUTPUT": "text"})

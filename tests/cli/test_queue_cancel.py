@@ -194,3 +194,15 @@ def test_what_enters_a_running_turn_is_part_of_the_suffix(world: QueuedHome) -> 
     following = world.add("next")
     done = world.lash("cancel-suffix", "s", now, "-o", "json")
     assert outcomes(done) == [(now, "cancelled"), (following, "cancelled")]
+
+
+def test_a_text_that_does_not_decode_is_cancelled_as_its_error_says(world: QueuedHome) -> None:
+    one, two = world.add("x"), world.add("y")
+    world.garble(one)
+    failed = world.lash("queue", "ls", "s")
+    assert failed.code == 9
+    hint = failed.err.splitlines()[-1]
+    assert hint == f"hint: take it out of the queue with: lash queue cancel {one}"
+    done = world.lash(*hint.rpartition("lash ")[2].split(), "-o", "json")
+    assert (done.code, [item["outcome"] for item in done.json["items"]]) == (0, ["cancelled"])
+    assert world.lash("queue", "ls", "s", "-o", "name").out.split() == [two]

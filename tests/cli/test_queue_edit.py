@@ -317,6 +317,15 @@ def test_a_file_with_blocks_is_what_an_editor_would_have_left(world: QueuedHome,
     assert world.waiting() == ["b", "added"]
 
 
+def test_a_used_text_that_does_not_decode_keeps_nobody_from_an_edit(world: QueuedHome, tmp_path: Path) -> None:
+    used = world.add("used")
+    assert world.lash("work", "s", "--until-empty").code == 0
+    world.garble(used)
+    (tmp_path / "new").write_text("changed")
+    assert world.lash("queue", "edit", world.add("first"), "--file", str(tmp_path / "new")).code == 0
+    assert world.waiting() == ["changed"]
+
+
 def test_what_cannot_be_edited_is_refused_and_nothing_changes(world: QueuedHome, tmp_path: Path) -> None:
     new, empty, binary = tmp_path / "new", tmp_path / "empty", tmp_path / "binary"
     new.write_text("changed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -119,6 +120,14 @@ class QueuedHome:
             return claim.claim_id
 
         return self.store(take)
+
+    def garble(self, input_id: str) -> None:
+        """Make the text of an input undecodable, as a damaged file or a newer program might leave it."""
+        connection = sqlite3.connect(self.home / "lash.db")
+        with connection:
+            changed = connection.execute("UPDATE inputs SET input = '[]' WHERE input_id = ?", (input_id,))
+            assert changed.rowcount == 1
+        connection.close()
 
     def add_wake(self, sequence: int = 1, *, session: str = "s") -> str:
         """Queue the wake of a process; its batch id."""

@@ -87,6 +87,7 @@ class IngressLaws:
         assert (stored.state, stored.enqueued_at_ms) == (InputState.PENDING_ACTIVE, clock.now_ms())
         assert await open_store().turn_input(S, "i1") == (stored, None)
         assert await store.find_input("i1") == (stored, None)
+        assert await store.session_of_input("i1") == S
         assert await store.input_of_key(S, "host:k") == "i1"
         assert await store.inputs(S, pending_only=True) == (stored,)
 
@@ -97,7 +98,27 @@ class IngressLaws:
         await make.enqueue(store, "i1", key="k")
         assert await store.turn_input("s2", "i1") is None
         assert await store.find_input("nothing") is None
+        assert await store.session_of_input("nothing") is None
         assert await store.input_of_key("s2", "k") is None
+
+    async def test_what_is_unsettled_is_listed_from_a_place_on_whoever_holds_it(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        await make.enqueue(store, "used")
+        await settle(store, clock)
+        await make.enqueue(store, "dropped")
+        await store.cancel_turn_inputs(S, [ByInputId("dropped")])
+        await make.enqueue(store, "taken")
+        make.granted(await store.open_lane(make.drain_request(clock, turn_id="t2")))
+        free = await make.enqueue(store, "free")
+        await make.enqueue(store, "foreign", session_id="s2")
+        taken = await store.turn_input(S, "taken")
+        assert taken is not None and taken[1] == "t2"
+        assert await store.unsettled_inputs(S, from_seq=0) == (taken[0], free)
+        assert await store.unsettled_inputs(S, from_seq=free.enqueue_seq) == (free,)
 
     async def test_a_replayed_key_returns_the_row_with_its_present_state(
         self, open_store: OpenStore, clock: MovableClock

@@ -45,6 +45,11 @@ SELECT s.session_id FROM inputs i JOIN sessions s ON s.session_key = i.session_k
 """
 _ID_OF_KEY = "SELECT input_id FROM inputs WHERE session_key = ? AND source_key = ?"
 _ALL = COLUMNS + "WHERE session_key = ? ORDER BY enqueue_seq"
+_UNSETTLED = (
+    COLUMNS
+    + """INDEXED BY inputs_by_session
+WHERE session_key = ? AND enqueue_seq >= ? AND state IN ('pending_active', 'deferred_next_turn') ORDER BY enqueue_seq"""
+)
 # Contract 02 §1.7: what waits for named turns, in the order of the turns.
 _PENDING_ACTIVE = (
     COLUMNS + "INDEXED BY inputs_active WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL"
@@ -88,6 +93,11 @@ def _read(connection: sqlite3.Connection, session_id: str, input_id: str) -> tup
     return None if row is None else (inputs.input_of(session_id, row), row[7])
 
 
+def _session_of(connection: sqlite3.Connection, input_id: str) -> str | None:
+    row = connection.execute(_SESSION_OF, (input_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 class PendingInputs:
     """The async face of this module. Enqueue and cancel are synced before they answer."""
 
@@ -110,10 +120,14 @@ class PendingInputs:
         """See `queueing.TurnInputStore.find_input`."""
 
         def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, str | None] | None:
-            row = connection.execute(_SESSION_OF, (input_id,)).fetchone()
-            return None if row is None else _read(connection, row[0], input_id)
+            session_id = _session_of(connection, input_id)
+            return None if session_id is None else _read(connection, session_id, input_id)
 
         return self._db.read(job)
+
+    async def session_of_input(self, input_id: str) -> str | None:
+        """See `queueing.TurnInputStore.session_of_input`."""
+        return self._db.read(lambda connection: _session_of(connection, input_id))
 
     async def input_of_key(self, session_id: str, source_key: str) -> str | None:
         """See `queueing.TurnInputStore.input_of_key`."""
@@ -137,6 +151,15 @@ class PendingInputs:
                 rows.sort()
             else:
                 rows = connection.execute(_ALL, (stored.key,)).fetchall()
+            return inputs.inputs_of(session_id, rows)
+
+        return self._db.read(job)
+
+    async def unsettled_inputs(self, session_id: str, *, from_seq: int) -> tuple[PendingTurnInput, ...]:
+        """See `queueing.TurnInputStore.unsettled_inputs`."""
+
+        def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, ...]:
+            rows = connection.execute(_UNSETTLED, (key_of(connection, session_id), from_seq)).fetchall()
             return inputs.inputs_of(session_id, rows)
 
         return self._db.read(job)

@@ -405,6 +405,10 @@ class SqliteStore:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.find_input(input_id)
 
+    async def session_of_input(self, input_id: str) -> str | None:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.session_of_input(input_id)
+
     async def input_of_key(self, session_id: str, source_key: str) -> str | None:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.input_of_key(session_id, source_key)
@@ -412,6 +416,10 @@ class SqliteStore:
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.inputs(session_id, pending_only=pending_only)
+
+    async def unsettled_inputs(self, session_id: str, *, from_seq: int) -> tuple[PendingTurnInput, ...]:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.unsettled_inputs(session_id, from_seq=from_seq)
 
     async def cancel_turn_inputs(
         self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
