@@ -32,8 +32,9 @@ from lash_cli.runtime.observing import ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
-from lash_cli.views.chat_picture import Block, ChatPicture, answer_of, whole_tool
+from lash_cli.views.chat_picture import Block, ChatPicture, whole_tool
 from lash_cli.views.safe_text import preview, safe_text
+from lash_cli.views.turn_text import answer_of
 
 KEPT_ANSWERS = 50
 

@@ -20,9 +20,9 @@ from lash_cli.core.activity import (
     ToolCallStarted,
     TurnActivity,
 )
-from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, ToolValue, TurnResult
+from lash_cli.core.outcome import FinalValue, Finished, ToolValue, TurnResult
 from lash_cli.views.safe_text import Clean, safe_json
-from lash_cli.views.turn_text import MarkdownBlocks, event_line, value_text
+from lash_cli.views.turn_text import MarkdownBlocks, answer_of, event_line
 
 Tell = Callable[[str], None]
 Write = Callable[[str], None]
@@ -45,16 +45,6 @@ class TurnView(Protocol):
     def leave(self) -> None:
         """Give the terminal back for a moment or for good; may be called at any time."""
         ...
-
-
-def answer_text(result: TurnResult) -> str | None:
-    """What stdout gets as the answer of a finished turn; None when it has none."""
-    match result.outcome:
-        case Finished(finish=AssistantMessage(text=text)):
-            return text
-        case Finished(finish=FinalValue(value=value) | ToolValue(value=value)):
-            return value_text(value)
-    return None
 
 
 def _is_json(result: TurnResult) -> bool:
@@ -89,7 +79,7 @@ class QuietView:
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """The answer."""
-        answer = answer_text(result)
+        answer = answer_of(result.outcome)
         if self._write is not None and answer is not None:
             self._write(as_line(self._clean(safe_json(answer) if _is_json(result) else answer)))
 
@@ -149,7 +139,7 @@ class PipeView:
         """Everything the model said, its last word being the answer; nothing for a turn that stopped."""
         if not result.is_success:
             return
-        answer = answer_text(result)
+        answer = answer_of(result.outcome)
         if _is_final_value(result):
             self._calls = [{}]  # the prose was that value in the model's spelling, or one that did not fit
         if answer is not None:
@@ -206,7 +196,7 @@ class PlainTerminalView:
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """What of the answer was not streamed."""
-        answer = answer_text(result)
+        answer = answer_of(result.outcome)
         shown = "".join(self._pieces)
         if answer is not None and answer.strip() != shown.strip():
             is_extension = bool(shown) and answer.startswith(shown)
@@ -269,7 +259,7 @@ class MarkdownTerminalView:
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Print the rest of the answer: all of it when nothing was streamed."""
-        answer = answer_text(result)
+        answer = answer_of(result.outcome)
         is_shown = answer is None or answer.strip() == "".join(self._pieces).strip()
         self._settle()
         if answer is not None and not is_shown:
@@ -306,7 +296,7 @@ class MarkdownTerminalView:
 
     def _redraw(self) -> None:
         now = time.monotonic()
-        if not self._blocks.tail.strip() or now - self._drawn_at < 1 / REDRAWS_PER_SECOND:
+        if now - self._drawn_at < 1 / REDRAWS_PER_SECOND or not self._blocks.tail.strip():
             return
         self._drawn_at = now
         from rich.live import Live

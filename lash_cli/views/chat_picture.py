@@ -24,12 +24,12 @@ from lash_cli.core.activity import (
     TurnFinished,
     TurnStarted,
 )
-from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, ToolValue, TurnOutcome
+from lash_cli.core.outcome import Stopped, TurnOutcome
 from lash_cli.core.tools import ToolCancelled, ToolFailed
 from lash_cli.views.answer import CUT_OFF_LINE
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
-from lash_cli.views.turn_text import MarkdownBlocks, event_line, status_word, value_text
+from lash_cli.views.turn_text import MarkdownBlocks, answer_of, event_line, status_word, value_text
 
 ARGS_CHARS = 60
 PROGRESS_CHARS = 60
@@ -186,13 +186,3 @@ def whole_tool(event: ToolCallCompleted, clean: Clean) -> str:
             said = value_text(done.value)
     call = f"{event.name} {value_text(event.args)}"
     return clean(f"{call}\n{status_word(event.output)} {duration(event.duration_ms)}\n{said}")
-
-
-def answer_of(outcome: TurnOutcome) -> str | None:
-    """What a finished turn answered; None for any other."""
-    match outcome:
-        case Finished(finish=AssistantMessage(text=text)):
-            return text
-        case Finished(finish=FinalValue(value=value) | ToolValue(value=value)):
-            return value_text(value)
-    return None

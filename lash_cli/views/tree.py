@@ -8,7 +8,7 @@ branch. Every text passes `clean`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lash_cli.views.safe_text import Clean, preview
@@ -30,6 +30,7 @@ INDENT = "  "
 def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False) -> str:
     """The tree without lines or colours: two blanks for each level, words for the marks."""
     lines = [_title(document, clean)]
+    reasons = _frame_reasons(document)
     levels: dict[str, int] = {}
     for stretch in _stretches(document["items"]):
         level = levels.get(stretch[0]["parent"], 0) + 1
@@ -38,7 +39,7 @@ def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False)
             if isinstance(entry, int):
                 lines.append(f"{blanks}... {_messages(entry)}")
                 continue
-            words = [clean(entry["id"]), *_marks(document, entry), _said(entry, clean)]
+            words = [clean(entry["id"]), *_marks(entry, reasons), _said(entry, clean)]
             lines.append(f"{blanks}{' '.join(words)}".rstrip())
         levels[stretch[-1]["id"]] = level + (len(stretch) > 1 and _is_branch(stretch))
     lines.extend(f"{INDENT}{note}" for note in _notes(document))
@@ -51,6 +52,7 @@ def tree_picture(document: dict[str, Any], *, clean: Clean, is_whole: bool = Fal
     from rich.tree import Tree
 
     root = Tree(Text(_title(document, clean)))
+    reasons = _frame_reasons(document)
     # Where the branches below the last message of a stretch hang.
     places: dict[str, Tree] = {}
     for stretch in _stretches(document["items"]):
@@ -60,7 +62,7 @@ def tree_picture(document: dict[str, Any], *, clean: Clean, is_whole: bool = Fal
             if isinstance(entry, int):
                 place.add(Text(f"… {_messages(entry)}", style="dim"))
                 continue
-            last = place.add(_label(document, entry, clean))
+            last = place.add(_label(entry, reasons, clean))
             if index == 0 and _is_branch(stretch):
                 place = last
         places[stretch[-1]["id"]] = last
@@ -74,12 +76,12 @@ def _is_branch(stretch: Sequence[Item]) -> bool:
     return bool(stretch[0]["branch"])
 
 
-def _label(document: dict[str, Any], item: Item, clean: Clean) -> Text:
+def _label(item: Item, reasons: Mapping[str, str], clean: Clean) -> Text:
     from rich.text import Text
 
     text = Text(style="" if item["active"] else "dim", no_wrap=True, overflow="ellipsis")
     text.append(clean(item["id"]), style="cyan" if item["active"] else "")
-    for mark in _marks(document, item):
+    for mark in _marks(item, reasons):
         text.append(f" {mark}", style="bold green" if mark == HEAD_MARK else "yellow")
     text.append(f" {_said(item, clean)}")
     return text
@@ -88,19 +90,21 @@ def _label(document: dict[str, Any], item: Item, clean: Clean) -> Text:
 HEAD_MARK = "(head)"
 
 
-def _marks(document: dict[str, Any], item: Item) -> list[str]:
+def _marks(item: Item, reasons: Mapping[str, str]) -> list[str]:
     marks = [HEAD_MARK] if item["head"] else []
-    if item["id"] in _frame_starts(document):
-        reason = next((frame["reason"] for frame in document["frames"] if frame["id"] == item["frame"]), "other")
-        marks.append(f"({reason} frame)")
+    if item["id"] in reasons:
+        marks.append(f"({reasons[item['id']]} frame)")
     return marks
 
 
-def _frame_starts(document: dict[str, Any]) -> set[str]:
-    """The messages before which another frame was opened."""
+def _frame_reasons(document: dict[str, Any]) -> dict[str, str]:
+    """By message before which another frame was opened: why it was."""
     frames = {item["id"]: item["frame"] for item in document["items"]}
+    reasons = {frame["id"]: frame["reason"] for frame in document["frames"]}
     return {
-        item["id"] for item in document["items"] if item["parent"] in frames and frames[item["parent"]] != item["frame"]
+        item["id"]: reasons.get(item["frame"], "other")
+        for item in document["items"]
+        if item["parent"] in frames and frames[item["parent"]] != item["frame"]
     }
 
 

@@ -22,6 +22,7 @@ from lash_cli.core.activity import (
     ToolProgress,
     TurnEvent,
 )
+from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, ToolValue, TurnOutcome
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
@@ -41,6 +42,16 @@ def status_word(output: ToolCallOutput) -> str:
 def value_text(value: Any) -> str:
     """A value as an answer: text verbatim, anything else as compact JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def answer_of(outcome: TurnOutcome) -> str | None:
+    """What a finished turn answered; None for any other."""
+    match outcome:
+        case Finished(finish=AssistantMessage(text=text)):
+            return text
+        case Finished(finish=FinalValue(value=value) | ToolValue(value=value)):
+            return value_text(value)
+    return None
 
 
 def event_line(event: TurnEvent, clean: Clean) -> str | None:
@@ -78,11 +89,15 @@ def _completed_line(event: ToolCallCompleted, clean: Clean) -> str:
 class MarkdownBlocks:
     """Cuts a growing Markdown text into blocks that are complete and a tail that may still change.
 
-    A block ends at a blank line outside of a code fence.
+    A block ends at a blank line outside of a code fence. Every line is looked
+    at once, however small the pieces and however long the block.
     """
 
     def __init__(self) -> None:
         self._text = ""
+        self._judged = 0  # where the first line begins that was not complete yet
+        self._fence: str | None = None
+        self._is_blank = True  # nothing but blank lines among those judged since the last cut
 
     @property
     def tail(self) -> str:
@@ -92,25 +107,28 @@ class MarkdownBlocks:
     def feed(self, delta: str) -> str:
         """Add `delta`; returns the newly settled text, "" when no block was completed."""
         self._text += delta
-        cut = self._settled_length()
+        cut = self._judge_lines()
         settled, self._text = self._text[:cut], self._text[cut:]
+        self._judged -= cut
         return settled
 
     def finish(self) -> str:
         """The tail, which is settled now."""
         settled, self._text = self._text, ""
+        self._judged, self._fence, self._is_blank = 0, None, True
         return settled
 
-    def _settled_length(self) -> int:
-        position = cut = 0
-        fence: str | None = None
-        while (end := self._text.find("\n", position)) >= 0:
-            line = self._text[position:end].strip()
-            position = end + 1
-            if fence is not None:
-                fence = None if line.startswith(fence) else fence
-            elif line.startswith(_FENCES):
-                fence = line[:3]
-            elif not line and self._text[:position].strip():
-                cut = position
+    def _judge_lines(self) -> int:
+        """Look at the lines that are complete now; where the last complete block ends, 0 when none does."""
+        cut = 0
+        while (end := self._text.find("\n", self._judged)) >= 0:
+            line = self._text[self._judged : end].strip()
+            self._judged = end + 1
+            if self._fence is not None:
+                self._fence = None if line.startswith(self._fence) else self._fence
+            elif line:
+                self._fence = line[:3] if line.startswith(_FENCES) else None
+                self._is_blank = False
+            elif not self._is_blank:
+                cut, self._is_blank = self._judged, True
         return cut
