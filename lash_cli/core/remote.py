@@ -23,9 +23,14 @@ from lash_cli.core.activity import (
 from lash_cli.core.codec import decode_any, encode
 from lash_cli.core.observation import (
     ActivityObserved,
+    AgentFrameSwitched,
     LiveReplayGap,
+    ProcessChanged,
+    QueueChanged,
+    ResidentChanged,
     SessionCursor,
     SessionObservationEvent,
+    StateCommitted,
     payload_type,
 )
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed, ToolSuccess
@@ -52,16 +57,15 @@ _COUNTERS: Final = (
 # Kinds that only mean something to the host they come from travel under one type.
 _DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
 _DIAGNOSTIC_KINDS: Final = frozenset({"queued_work_started", "plugin_runtime", "queued_input_accepted"})
-_OBSERVATION_TYPES: Final = frozenset(
-    {
-        "turn_activity",
-        "committed",
-        "resident_changed",
-        "agent_frame_switched",
-        "queue_changed",
-        "process_changed",
-    }
-)
+# What an event of each type brings beside it; an activity has an envelope of its own.
+_OBSERVATION_PAYLOADS: Final[Mapping[str, type[msgspec.Struct] | None]] = {
+    "turn_activity": None,
+    "committed": StateCommitted,
+    "resident_changed": ResidentChanged,
+    "agent_frame_switched": AgentFrameSwitched,
+    "queue_changed": QueueChanged,
+    "process_changed": ProcessChanged,
+}
 
 
 class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -135,6 +139,13 @@ def require_text(envelope: RemoteEnvelope, *fields: str) -> None:
             raise MissingRequiredField(type(envelope).__name__, field)
 
 
+def require_counts(envelope: RemoteEnvelope, *fields: str) -> None:
+    """Raise `InvalidEnvelope` for a number below zero."""
+    for field in fields:
+        if getattr(envelope, field) < 0:
+            raise InvalidEnvelope(type(envelope).__name__, f"{field} is negative")
+
+
 class RemoteSessionCursor(RemoteEnvelope, frozen=True, kw_only=True):
     """A cursor. Its token is checked where it is used, not here."""
 
@@ -159,6 +170,7 @@ class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
 
     def _validate_fields(self) -> None:
         require_text(self, "session_id", "cursor")
+        require_counts(self, "turn_index")
         for counter in _COUNTERS:
             if counter not in self.usage:
                 raise MissingRequiredField("RemoteUsage", counter)
@@ -212,11 +224,14 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
 
     def _validate_fields(self) -> None:
         require_text(self, "session_id", "cursor")
-        if self.type not in _OBSERVATION_TYPES:
+        require_counts(self, "revision")
+        if self.type not in _OBSERVATION_PAYLOADS:
             raise InvalidEnvelope(type(self).__name__, f"unknown type {self.type!r}")
-        activity = self.fields.get("activity")
-        if self.type != "turn_activity":
+        payload = _OBSERVATION_PAYLOADS[self.type]
+        if payload is not None:
+            self._validate_payload(payload)
             return
+        activity = self.fields.get("activity")
         if not isinstance(activity, Mapping):
             raise MissingRequiredField(type(self).__name__, "activity")
         child = activity.get("protocol_version")
@@ -225,6 +240,16 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
                 type(self).__name__, "RemoteTurnActivity", self.protocol_version, child
             )
         RemoteTurnActivity.from_document(activity)
+
+    def _validate_payload(self, payload: type[msgspec.Struct]) -> None:
+        known = {field.name: field for field in msgspec.structs.fields(payload)}
+        for name, field in known.items():
+            if field.required and name not in self.fields:
+                raise MissingRequiredField(type(self).__name__, name)
+        try:
+            msgspec.convert({name: self.fields[name] for name in known if name in self.fields}, payload)
+        except msgspec.ValidationError as error:
+            raise InvalidEnvelope(type(self).__name__, str(error)) from error
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
@@ -264,6 +289,7 @@ class RemoteLiveReplayGap(RemoteEnvelope, frozen=True, kw_only=True):
 
     def _validate_fields(self) -> None:
         require_text(self, "session_id", "requested_cursor", "latest_cursor")
+        require_counts(self, "latest_revision")
         if self.reason not in ("trimmed", "unavailable"):
             raise InvalidEnvelope(type(self).__name__, f"unknown reason {self.reason!r}")
 

@@ -156,6 +156,23 @@ def test_an_event_has_its_pinned_shape_and_survives_the_wire(payload, fields):
     assert RemoteSessionObservationEvent.from_json(envelope.to_json()) == envelope
 
 
+@pytest.mark.parametrize(
+    ("spoilt", "error"),
+    [
+        ({"type": "queue_changed", "kind": "grown", "batch_ids": []}, InvalidEnvelope),
+        ({"type": "queue_changed", "kind": "enqueued", "batch_ids": [5]}, InvalidEnvelope),
+        ({"type": "queue_changed", "batch_ids": []}, MissingRequiredField),
+        ({"type": "process_changed", "kind": "completed", "process_ids": []}, InvalidEnvelope),
+        ({"type": "agent_frame_switched"}, MissingRequiredField),
+        ({"type": "committed", "revision": -1}, InvalidEnvelope),
+    ],
+)
+def test_an_event_that_says_what_no_session_does_is_refused(spoilt, error):
+    whole = RemoteSessionObservationEvent.of(observed(StateCommitted()), 0).document()
+    with pytest.raises(error):
+        RemoteSessionObservationEvent.from_document({**whole, **spoilt})
+
+
 def test_an_activity_inside_an_event_survives_the_wire_with_its_turn():
     event = observed(ActivityObserved(activity(AssistantProseDelta("x"))), "t1")
     envelope = RemoteSessionObservationEvent.of(event, 8)
