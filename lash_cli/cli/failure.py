@@ -19,6 +19,8 @@ from lash_cli.cli.output import SCHEMA, to_notice
 from lash_cli.errors import LashError, UsageError
 from lash_cli.views.safe_text import safe_text
 
+# A message that quotes what it was given stays readable whatever that was; the middle is left out.
+MESSAGE_CHARS = 2_000
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
 
@@ -69,7 +71,7 @@ def error_document(error: LashError) -> dict[str, Any]:
         "schema": SCHEMA,
         "kind": "Error",
         "code": error.code,
-        "message": _redact(error.message),
+        "message": _shortened(_redact(error.message)),
         "exit": error.exit_status,
         "retryable": error.retryable,
         "ambiguous": error.ambiguous,
@@ -140,6 +142,11 @@ def _log_traceback(error: Exception) -> str | None:
     except (OSError, LashError):
         return None
     return path
+
+
+def _shortened(text: str) -> str:
+    half = MESSAGE_CHARS // 2
+    return text if len(text) <= MESSAGE_CHARS else f"{text[:half]} … {text[-half:]}"
 
 
 def _redact(text: str) -> str:

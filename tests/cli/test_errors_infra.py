@@ -188,3 +188,11 @@ def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_
     failed(from_nowhere("cancel", "s", "-o", "json"), "no_active_turn", 4)
     for arguments in (("park", "s"), ("fork", "s"), ("rm", "s", "--yes")):
         assert from_nowhere(*arguments).code == 0, arguments
+
+
+def test_a_message_that_quotes_a_long_argument_stays_short(lash):
+    lash("open", "s")
+    for arguments in (("turn", "s", "hi", "--turn-id", "k" * 50_000), ("show", "n" * 50_000), ("open", "x" * 50_000)):
+        refused = lash(*arguments, "-o", "json")
+        assert refused.out == "" and len(refused.error["message"]) < 2_500, arguments[0]
+        assert len(lash(*arguments).err) < 3_000
