@@ -229,7 +229,7 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
             raise InvalidEnvelope(type(self).__name__, f"unknown type {self.type!r}")
         payload = _OBSERVATION_PAYLOADS[self.type]
         if payload is not None:
-            self._validate_payload(payload)
+            _require_payload(self, payload)
             return
         activity = self.fields.get("activity")
         if not isinstance(activity, Mapping):
@@ -240,16 +240,6 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
                 type(self).__name__, "RemoteTurnActivity", self.protocol_version, child
             )
         RemoteTurnActivity.from_document(activity)
-
-    def _validate_payload(self, payload: type[msgspec.Struct]) -> None:
-        known = {field.name: field for field in msgspec.structs.fields(payload)}
-        for name, field in known.items():
-            if field.required and name not in self.fields:
-                raise MissingRequiredField(type(self).__name__, name)
-        try:
-            msgspec.convert({name: self.fields[name] for name in known if name in self.fields}, payload)
-        except msgspec.ValidationError as error:
-            raise InvalidEnvelope(type(self).__name__, str(error)) from error
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
@@ -276,6 +266,19 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
             turn_id=event.turn_id,
             fields=fields,
         )
+
+
+def _require_payload(event: RemoteSessionObservationEvent, payload: type[msgspec.Struct]) -> None:
+    """Raise `MissingRequiredField` or `InvalidEnvelope` unless the fields of `event` make a `payload`; others may stand
+    beside them."""
+    known = {field.name: field for field in msgspec.structs.fields(payload)}
+    for name, field in known.items():
+        if field.required and name not in event.fields:
+            raise MissingRequiredField(type(event).__name__, name)
+    try:
+        msgspec.convert({name: event.fields[name] for name in known if name in event.fields}, payload)
+    except msgspec.ValidationError as error:
+        raise InvalidEnvelope(type(event).__name__, str(error)) from error
 
 
 class RemoteLiveReplayGap(RemoteEnvelope, frozen=True, kw_only=True):
