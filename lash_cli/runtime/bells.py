@@ -4,7 +4,8 @@ SQLite is the truth, a ring is a hint to look; it may carry what it rings for,
 and its hearer judges by itself whether that is what comes next. Every observer owns one Unix
 datagram socket in a directory of the session it watches; whoever committed
 sends a datagram to each socket there. No registry, no connection, no daemon: an
-address whose owner died is removed by the first ring that finds nobody. A ring
+address whose owner died is removed by the first ring that finds nobody, or by
+the next observer. A ring
 that cannot be delivered changes nothing, because observers look by themselves
 four times a second. Where there are no such sockets, or the path to one would
 be too long, the observer polls.
@@ -45,6 +46,8 @@ _UNREAD_BYTES: Final = 1024 * 1024
 # Who waited this long before it rang had read everything.
 _CALM_SECONDS: Final = 0.001
 _BIND_ATTEMPTS: Final = 8
+# An address stands a moment before somebody can be reached at it.
+_SWEPT_AFTER_NS: Final = 5_000_000_000
 _KNOWN_DIRECTORIES: Final = 1024
 # A listing taken this soon after the directory changed may have missed a change of the same clock tick.
 _RACY_NS: Final = 50_000_000
@@ -315,6 +318,7 @@ def hang_bell(store_name: str, session_id: str) -> Bell:
     listening.setblocking(False)
     try:
         _bind(listening, address, directory, root)
+        _sweep(directory)
         return SocketBell(listening, address)
     except (OSError, NotImplementedError) as error:
         listening.close()
@@ -338,3 +342,21 @@ def _bind(listening: socket.socket, address: str, directory: str, root: str) -> 
         except FileNotFoundError:
             if attempt == _BIND_ATTEMPTS - 1:
                 raise
+
+
+def _sweep(directory: str) -> None:
+    """Remove the addresses in `directory` that nobody is behind: of a session that nobody writes to no ring would, and
+    who watches it again and again and is killed each time would fill the place."""
+    import socket
+
+    with contextlib.suppress(OSError):
+        newest_ns = time.time_ns() - _SWEPT_AFTER_NS
+        for entry in os.scandir(directory):
+            if entry.stat(follow_symlinks=False).st_mtime_ns > newest_ns:
+                continue
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+                probe.setblocking(False)
+                try:
+                    probe.connect(entry.path)
+                except ConnectionRefusedError:
+                    os.unlink(entry.path)

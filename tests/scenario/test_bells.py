@@ -156,6 +156,26 @@ async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: B
     bell.close()
 
 
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_the_next_observer_removes_the_sockets_of_dead_ones_and_no_other(ring: BellRinger) -> None:
+    alive = hang_bell(STORE, SESSION)
+    assert isinstance(alive, SocketBell)
+    dead, new = directory() / "999999-abcdef", directory() / "999999-fedcba"
+    for address in (dead, new):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as abandoned:
+            abandoned.bind(str(address))
+    for address in (dead, alive.address):
+        os.utime(address, (0, 0))
+    bell = hang_bell(STORE, SESSION)
+    assert isinstance(bell, SocketBell)
+    left = {os.path.basename(address) for address in (alive.address, bell.address, new)}
+    assert set(os.listdir(directory())) == left
+    ring({SESSION: Appended(1)})
+    await asyncio.wait_for(asyncio.gather(alive.wait(is_busy=False), bell.wait(is_busy=False)), PATIENCE_S)
+    alive.close()
+    bell.close()
+
+
 @pytest.mark.usefixtures("runtime_dir")
 async def test_an_observer_that_does_not_listen_holds_nobody_up(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
