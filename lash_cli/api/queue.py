@@ -157,11 +157,12 @@ class SessionQueue:
         return result.outcome
 
     async def cancel_inputs(
-        self, targets: Sequence[PendingTurnInputCancelTarget]
+        self, targets: Sequence[PendingTurnInputCancelTarget], *, by: str | None = None
     ) -> tuple[PendingTurnInputCancelResult, ...]:
         """Cancel a set: no reader ever sees half of it. One result per target, in order; a repeated target was
-        cancelled already the second time."""
-        return await self._store.cancel_turn_inputs(self.session_id, targets) if targets else ()
+        cancelled already the second time. With `by`, who was killed before the answer can tell its own work from
+        that of others (`TurnInputStore.inputs_cancelled_by`)."""
+        return await self._store.cancel_turn_inputs(self.session_id, targets, by=by) if targets else ()
 
     async def cancel_suffix(self, anchor: PendingTurnInputCancelTarget) -> PendingTurnInputSuffixCancelOutcome:
         """Cancel everything from the anchor on, the anchor included."""

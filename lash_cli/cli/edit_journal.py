@@ -30,16 +30,17 @@ _NEW = ".new"
 
 
 class Planned(Record, tag="planned", tag_field="step"):
-    """The rows an edit is about to cancel, with their texts."""
+    """The rows an edit is about to cancel, with their texts. With `is_signed` it cancels them under its own id."""
 
     edit_id: str
     session_id: str
     session_name: str
     rows: tuple[PendingTurnInput, ...]
+    is_signed: bool = False
 
 
 class Taken(Record, tag="taken", tag_field="step"):
-    """The rows it did cancel; without this line what is cancelled now counts."""
+    """The rows it did cancel; without this line the store tells."""
 
     input_ids: tuple[str, ...]
 

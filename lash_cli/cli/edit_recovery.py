@@ -2,7 +2,7 @@
 
 Every journal that nobody holds is finished: what had been decided is queued
 under its old keys, which does nothing for what is there already; where nothing
-had been decided, the original texts that are cancelled now go back. What the
+had been decided, the original texts that the edit cancelled go back. What the
 editor had saved meanwhile is kept beside them.
 """
 
@@ -104,10 +104,16 @@ async def _session(store: RuntimePersistence | None, session_id: str) -> Session
 
 
 async def _missing(store: RuntimePersistence, journal: EditJournal) -> list[PendingTurnInput]:
-    """The rows the edit took out. Without its word for it: those of its plan that are cancelled now."""
+    """The rows the edit took out, by its own word or by that of the store.
+
+    An edit that did not sign what it cancelled is of an older program: of its plan, what is cancelled now counts.
+    """
     rows = journal.plan.rows
     if journal.taken is not None:
         return [row for row in rows if row.input_id in journal.taken.input_ids]
+    if journal.plan.is_signed:
+        own = await store.inputs_cancelled_by(journal.plan.session_id, journal.plan.edit_id)
+        return [row for row in rows if row.input_id in own]
     missing = []
     for row in rows:
         found = await store.turn_input(row.session_id, row.input_id)

@@ -235,10 +235,10 @@ async def _begin(store: RuntimePersistence, found: FoundInput) -> Edit:
     in_use = [row for row in unsettled if row.input_id not in free]
     if not free:
         raise _nothing_to_edit(found)
-    plan = Planned(SystemIds().new("qe"), session_id, session.meta.name, tuple(free.values()))
+    plan = Planned(SystemIds().new("qe"), session_id, session.meta.name, tuple(free.values()), is_signed=True)
     journal = EditJournal.create(plan)
     try:
-        results = await queue.cancel_inputs([ByInputId(input_id) for input_id in free])
+        results = await queue.cancel_inputs([ByInputId(input_id) for input_id in free], by=plan.edit_id)
         gone = {result.outcome.input.input_id for result in results if isinstance(result.outcome, Cancelled)}
         journal.record_taken(tuple(gone))
     except LashError as error:

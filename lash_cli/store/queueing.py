@@ -93,9 +93,13 @@ class TurnInputStore(Protocol):
         ...
 
     async def cancel_turn_inputs(
-        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
+        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget], *, by: str | None = None
     ) -> tuple[PendingTurnInputCancelResult, ...]:
-        """Judge every target in one transaction; results in the order given."""
+        """Judge every target in one transaction; results in the order given. `by` is kept with what this cancels."""
+        ...
+
+    async def inputs_cancelled_by(self, session_id: str, by: str) -> frozenset[str]:
+        """Ids of the inputs that a cancel under the name `by` took out and `vacuum` has not removed since."""
         ...
 
     async def cancel_turn_input_suffix(

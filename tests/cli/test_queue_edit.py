@@ -468,3 +468,40 @@ def test_an_edit_killed_before_its_cancel_puts_nothing_back(world: QueuedHome, t
     assert killed.returncode == -signal.SIGKILL
     (row,) = world.lash("queue", "edit", "--recover", "-o", "json").json["items"]
     assert row["inputs"] == [] and world.waiting() == ["a"]
+
+
+@pytest.mark.parametrize("other", ["cancel", "edit"])
+def test_what_others_take_out_after_an_edit_was_killed_before_its_cancel_stays_theirs(
+    world: QueuedHome, tmp_path: Path, other: str
+) -> None:
+    one = world.add("a")
+    (tmp_path / "new").write_text("changed")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "before-cancel", str(tmp_path / "new"), one],
+        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    if other == "cancel":
+        assert world.lash("queue", "cancel", one).code == 0
+    else:
+        assert world.lash("queue", "edit", one, "--file", str(tmp_path / "new")).code == 0
+    expected = [] if other == "cancel" else ["changed"]
+    (row,) = world.lash("queue", "edit", "--recover", "-o", "json").json["items"]
+    assert row["inputs"] == [] and world.waiting() == expected
+
+
+def test_the_journal_of_an_older_program_puts_back_what_is_cancelled(world: QueuedHome, tmp_path: Path) -> None:
+    one = world.add("a")
+    (tmp_path / "new").write_text("changed")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, "before-cancel", str(tmp_path / "new"), one],
+        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL
+    (journal,) = (path for path in (world.home / "edits").iterdir() if path.suffix == ".journal")
+    text = journal.read_text()
+    assert ',"is_signed":true' in text
+    journal.write_text(text.replace(',"is_signed":true', ""))
+    assert world.lash("queue", "cancel", one).code == 0
+    assert world.lash("queue", "edit", "--recover").code == 0
+    assert world.waiting() == ["a"]

@@ -292,6 +292,24 @@ class IngressLaws:
         assert held.claim is not None and lane.claim is not None
         assert (held.claim.claim_id, held.claim.generation, held.claim.turn_id) == (lane.claim.claim_id, 1, "d1")
 
+    async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.create(store, clock, "s2")
+        for name in ("a", "b", "c"):
+            await make.enqueue(store, name)
+        await make.enqueue(store, "foreign", session_id="s2")
+        await store.cancel_turn_inputs(S, [ByInputId("a")])
+        await store.cancel_turn_inputs(S, [ByInputId("a"), ByInputId("b")], by="me")
+        await store.cancel_turn_inputs("s2", [ByInputId("foreign")], by="me")
+        await store.cancel_turn_inputs(S, [ByInputId("b"), ByInputId("c")], by="another")
+        assert await open_store().inputs_cancelled_by(S, "me") == {"b"}
+        assert await store.inputs_cancelled_by(S, "another") == {"c"}
+        assert await store.inputs_cancelled_by(S, "nobody") == set()
+        assert await store.find_claim("me") is None
+
     async def test_a_cancelled_input_enters_no_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)

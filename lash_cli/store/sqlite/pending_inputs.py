@@ -57,10 +57,14 @@ _PENDING_ACTIVE = (
 _BY_SOURCE = COLUMNS + "WHERE source_key = ? AND session_key = ?"
 # Contract 02 §2: the suffix is every row from the anchor on, whatever its state and kind.
 _SUFFIX = COLUMNS + "INDEXED BY inputs_by_session WHERE session_key = ? AND enqueue_seq >= ? ORDER BY enqueue_seq"
-# The row stays as a tombstone, its ingress as evidence of what it was for.
+# The row stays as a tombstone, its ingress as evidence of what it was for. Nobody claims it any more, so where the
+# claim stood is who cancelled it, if that was said.
 _CANCEL = """
-UPDATE inputs SET state = 'cancelled', claim_id = NULL, claim_token = NULL, claim_generation = NULL
+UPDATE inputs SET state = 'cancelled', claim_id = ?, claim_token = NULL, claim_generation = NULL
 WHERE enqueue_seq = ?
+"""
+_CANCELLED_BY = """
+SELECT input_id FROM inputs INDEXED BY inputs_claimed WHERE claim_id = ? AND session_key = ? AND state = 'cancelled'
 """
 
 
@@ -69,7 +73,9 @@ def _find(connection: sqlite3.Connection, session_key: int, target: PendingTurnI
     return connection.execute(statement, (target.value, session_key)).fetchone()
 
 
-def _judge(connection: sqlite3.Connection, session_id: str, row: Any, generation: int) -> PendingTurnInputCancelOutcome:
+def _judge(
+    connection: sqlite3.Connection, session_id: str, row: Any, generation: int, by: str | None = None
+) -> PendingTurnInputCancelOutcome:
     """Apply the common rule to a row just read in this transaction."""
     *_, turn_id, claim_id, claim_generation, _ = row
     stored = legible_input(session_id, row)
@@ -80,7 +86,7 @@ def _judge(connection: sqlite3.Connection, session_id: str, row: Any, generation
         return AlreadyCancelled(stored)
     if verdict is CancelVerdict.CLAIMED:
         return AlreadyClaimed(stored, ClaimDiagnostics(claim_id, claim_generation, turn_id))
-    connection.execute(_CANCEL, (stored.enqueue_seq,))
+    connection.execute(_CANCEL, (by, stored.enqueue_seq))
     return Cancelled(msgspec.structs.replace(stored, state=InputState.CANCELLED))
 
 
@@ -165,7 +171,7 @@ class PendingInputs:
         return self._db.read(job)
 
     async def cancel_turn_inputs(
-        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
+        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget], *, by: str | None = None
     ) -> tuple[PendingTurnInputCancelResult, ...]:
         """See `queueing.TurnInputStore.cancel_turn_inputs`."""
         from lash_cli.store.sqlite.queue_announcing import announce  # who enqueues announces without it
@@ -177,13 +183,22 @@ class PendingInputs:
             results = []
             for target in targets:
                 row = _find(connection, session.key, target)
-                outcome = InputNotFound() if row is None else _judge(connection, session_id, row, generation)
+                outcome = InputNotFound() if row is None else _judge(connection, session_id, row, generation, by)
                 results.append(PendingTurnInputCancelResult(target, outcome))
             cancelled = _cancelled_ids(result.outcome for result in results)
             announce(connection, session, "cancelled", cancelled, now_ms)
             return tuple(results)
 
         return await self._db.write(job, durable=True)
+
+    async def inputs_cancelled_by(self, session_id: str, by: str) -> frozenset[str]:
+        """See `queueing.TurnInputStore.inputs_cancelled_by`."""
+
+        def job(connection: sqlite3.Connection) -> frozenset[str]:
+            found = connection.execute(_CANCELLED_BY, (by, key_of(connection, session_id)))
+            return frozenset(input_id for (input_id,) in found)
+
+        return self._db.read(job)
 
     async def cancel_turn_input_suffix(
         self, session_id: str, anchor: PendingTurnInputCancelTarget

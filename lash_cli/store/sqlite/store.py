@@ -422,10 +422,14 @@ class SqliteStore:
         return await self._inputs.unsettled_inputs(session_id, from_seq=from_seq)
 
     async def cancel_turn_inputs(
-        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget]
+        self, session_id: str, targets: Sequence[PendingTurnInputCancelTarget], *, by: str | None = None
     ) -> tuple[PendingTurnInputCancelResult, ...]:
         """See `queueing.TurnInputStore`."""
-        return await self._inputs.cancel_turn_inputs(session_id, targets)
+        return await self._inputs.cancel_turn_inputs(session_id, targets, by=by)
+
+    async def inputs_cancelled_by(self, session_id: str, by: str) -> frozenset[str]:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.inputs_cancelled_by(session_id, by)
 
     async def cancel_turn_input_suffix(
         self, session_id: str, anchor: PendingTurnInputCancelTarget
