@@ -67,6 +67,23 @@ async def test_a_copied_file_continues_no_cursor_of_the_original(
     restored.close()
 
 
+async def test_an_event_that_does_not_decode_is_a_gap_behind_which_watching_goes_on(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("a")])
+    before = await cursor_of(store)
+    await show(store, clock, fence, [prose("b")])
+    newer = '[["turn_activity",["id","c",1,{"type":"kind_of_a_later_version"}]]]'
+    sql(database_path, "UPDATE live_row SET body = ? WHERE place = (SELECT max(place) FROM live_row)", newer)
+    assert await gap_of(store, before) is UNAVAILABLE
+    assert await gap_of(store, START) is UNAVAILABLE
+    behind = await cursor_of(store)
+    await show(store, clock, fence, [prose("c")])
+    assert texts(await after(store, behind)) == ["c"]
+
+
 async def test_a_preview_that_cannot_be_written_is_reported_and_leaves_a_hole(
     clock: ManualClock, database_path: Path
 ) -> None:

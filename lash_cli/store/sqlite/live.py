@@ -27,6 +27,7 @@ from lash_cli.core.observation import (
     MAX_EVENTS,
     REPLAY_BATCH,
     ActivityObserved,
+    LiveReplayGapReason,
     LogBounds,
     ObservationPayload,
     ProcessChanged,
@@ -246,9 +247,21 @@ def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) 
     gap = judge_position(cursor.epoch, position, log, next_at_ms, now_ms)
     if gap is None and cursor.revision != head_revision:
         gap = judge_revision(cursor.revision, head_revision, _newest_committed(connection, rows, place, first + tail))
-    if gap is not None:
-        return LiveReplay(gap=gap, missed=max(0, tail - position), is_lane_held=bool(is_lane_held))
-    return LiveReplay(_events(connection, key, session_id, epoch, place, rows), is_lane_held=bool(is_lane_held))
+    if gap is None:
+        try:
+            events = _events(connection, key, session_id, epoch, place, rows)
+            return LiveReplay(events, is_lane_held=bool(is_lane_held))
+        except msgspec.DecodeError as error:
+            # Damaged, or written by a newer version of this program beside us: what it says is not known here.
+            _log_undecodable(session_id, error)
+            gap = LiveReplayGapReason.UNAVAILABLE
+    return LiveReplay(gap=gap, missed=max(0, tail - position), is_lane_held=bool(is_lane_held))
+
+
+def _log_undecodable(session_id: str, error: msgspec.DecodeError) -> None:
+    import logging  # which most commands need for nothing (design D16)
+
+    logging.getLogger("lash.live").info("a live event of session %s does not decode: %s", session_id, error)
 
 
 def _newest_committed(connection: sqlite3.Connection, rows: Sequence[_Row], place: int, end: int) -> int | None:
