@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lash_cli.core.content import AttachmentPart, Message, is_user_input, message_text
+from lash_cli.core.content import AttachmentPart, Message, TurnInput, is_user_input, message_text
 from lash_cli.errors import ConflictError, LashError, UsageError
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.panels import Choice, Panel
@@ -61,7 +61,9 @@ class Branching:
         node_id, content = await client.desk.last_said(client.core.store, client.watch.session_id)
         move = await self._move_before(node_id)
         self._tell_move(move)
-        if not client.turns.is_active:
+        if client.turns.is_active:
+            client.tell("another turn of this chat began first; /retry says the message when it ended")
+        else:
             client.turns.send(None, content)
 
     async def edit(self) -> None:
@@ -73,7 +75,7 @@ class Branching:
         said = await self._said()
         if not said:
             raise ConflictError("nothing was said yet that could be edited", code="nothing_to_retry")
-        text = await client.face.edit_text(message_text(said[-1]))
+        text = await client.edit_text(message_text(said[-1]))
         if text is None or not text.strip():
             client.tell("nothing was changed")
             return
@@ -85,7 +87,7 @@ class Branching:
             client.face.set_text(client.outbox.draft.text)
             raise
         self._tell_move(move)
-        client.turns.send(key, text)
+        await client.send_taken(key, TurnInput.text(text))
 
     async def pick(self) -> None:
         """Ask which message to go back to."""

@@ -79,6 +79,8 @@ class ChatClient(Sending):
         self._calls: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         # What may take long and needs no order with what is sent: shell verbs, the editor.
         self._asides: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        # What does not wait its turn; the loop alone keeps no task alive.
+        self._spawned: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
         self._interrupts = 0
         self._interrupted_at = float("-inf")
@@ -318,6 +320,8 @@ class ChatClient(Sending):
                 self.tell_error(error)
 
         task = asyncio.get_running_loop().create_task(guarded())
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
         task.add_done_callback(_raise_unexpected(self))
 
     # --- ends of turns ------------------------------------------------------------------------

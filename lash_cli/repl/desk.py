@@ -105,7 +105,7 @@ class Face(Protocol):
         ...
 
     async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
-        """Run a command and show what it says; its exit status."""
+        """Run a command and show what it says; its exit status. Raises `LashRuntimeError` (`command_not_started`)."""
         ...
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
@@ -114,11 +114,6 @@ class Face(Protocol):
 
     def withdraw(self) -> None:
         """A question that is open is answered with no."""
-        ...
-
-    async def edit_text(self, text: str) -> str | None:
-        """Let the person edit `text` in their editor; None when it failed, which was told. Raises `ConfigError`
-        (`editor_missing`)."""
         ...
 
     def choose(self, panel: Panel) -> None:

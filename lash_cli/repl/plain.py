@@ -20,7 +20,7 @@ from lash_cli.repl.client import ChatClient
 from lash_cli.repl.panels import Choice, Panel
 from lash_cli.repl.questions import busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import at_terminal, private_copy, said_by, text_of
+from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_text, preview, safe_text
@@ -199,16 +199,6 @@ class PlainFace:
         self._reason = rest.strip() if letter == "n" else ""
         panel.choices[letter].act()
         return True
-
-    async def edit_text(self, text: str) -> str | None:
-        """See `Face`."""
-        command = self.client.desk.editor()
-        with private_copy(text) as path:
-            status = await self.run_verb([*command, path], is_interactive=True)
-            if status == 0:
-                return text_of(path)
-        self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; nothing is changed")
-        return None
 
     # --- typing -------------------------------------------------------------------------------
 

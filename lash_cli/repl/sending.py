@@ -6,12 +6,14 @@ key, and is carried out in the order it was asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.content import AttachmentItem, TextItem, TurnInput
 from lash_cli.core.ingress import ActiveTurn, NextTurn
 from lash_cli.errors import LashError
+from lash_cli.repl.spawning import private_copy, text_of
 
 if TYPE_CHECKING:
     from lash_cli.api.core import LashCore
@@ -55,14 +57,15 @@ class Sending:
     def submit(self, text: str) -> None:
         """Send `text`: as a turn, or into the one of ours that runs."""
         content = self._content(text)
-        self.call(self._submit(self.outbox.take(text), content))
+        self.call(self.send_taken(self.outbox.take(text), content))
 
     def _content(self, text: str) -> TurnInput:
         """The text and what goes with it, which is none of the next text's."""
         attachments, self.attachments = self.attachments, ()
         return TurnInput(items=(TextItem(text), *attachments))
 
-    async def _submit(self, key: str, content: TurnInput) -> None:
+    async def send_taken(self, key: str, content: TurnInput) -> None:
+        """Send what was taken out of the draft under `key`: as a turn, or into the one of ours that runs."""
         await self.turns.begun_or_over()
         if self.turns.is_active:
             await self._enqueue(key, content, into_running=True)
@@ -157,6 +160,19 @@ class Sending:
         self.face.set_text(self.outbox.draft.text)
         for text in self.outbox.draft.stash[-1:]:
             self.face.stash_changed(text)
+
+    async def edit_text(self, text: str) -> str | None:
+        """Let the person edit `text` in their editor; None when that failed, which is told.
+
+        Raises `ConfigError` (`editor_missing`) and `LashRuntimeError` (`command_not_started`).
+        """
+        command = self.desk.editor()
+        with private_copy(text) as path:
+            status = await self.face.run_verb([*command, path], is_interactive=True)
+            edited = text_of(path) if status == 0 else None
+        if edited is None:
+            self.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
+        return edited
 
     # --- taking back --------------------------------------------------------------------------
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from lash_cli.errors import LashRuntimeError
 from lash_cli.views.safe_text import safe_text
 
 SECONDS = 600.0
 KEPT_CHARS = 200_000
+# How long a program that has the terminal may take to give it back.
+END_SECONDS = 5.0
 
 
 class Said(NamedTuple):
@@ -23,13 +27,11 @@ class Said(NamedTuple):
 
 
 async def said_by(command: Sequence[str]) -> Said:
-    """Run `command` without a keyboard; it is killed when it takes too long or is not waited for any more."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    """Run `command` without a keyboard; it is killed when it takes too long or is not waited for any more.
+
+    Raises `LashRuntimeError` (`command_not_started`).
+    """
+    process = await _started(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT)
     try:
         async with asyncio.timeout(SECONDS):
             said, _ = await process.communicate()
@@ -39,19 +41,36 @@ async def said_by(command: Sequence[str]) -> Said:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return Said(process.returncode or 0, safe_text(said.decode("utf-8", "replace")[:KEPT_CHARS]))
+    text = safe_text(said.decode("utf-8", "replace"))
+    if len(text) > KEPT_CHARS:
+        text = f"{text[:KEPT_CHARS]}\n({len(text) - KEPT_CHARS} more characters are not shown)\n"
+    return Said(process.returncode or 0, text)
 
 
 async def at_terminal(command: Sequence[str]) -> int:
-    """Give the terminal to `command` and return its exit status; it is told to end when it is not waited for any
-    more."""
-    process = await asyncio.create_subprocess_exec(*command)
+    """Give the terminal to `command` and return its exit status; when it is not waited for any more it is told to
+    end, and killed when it does not. Raises `LashRuntimeError` (`command_not_started`)."""
+    process = await _started(command)
     try:
         return await process.wait()
     finally:
         if process.returncode is None:
             process.terminate()
-            await process.wait()
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _started(
+    command: Sequence[str], *, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
+) -> Process:
+    try:
+        return await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=stdout, stderr=stderr)
+    except (OSError, ValueError) as error:
+        raise LashRuntimeError("command_not_started", f"cannot start {command[0]}: {error}") from error
 
 
 @contextmanager
@@ -63,10 +82,14 @@ def private_copy(text: str) -> Iterator[str]:
             file.write(text)
         yield path
     finally:
-        os.unlink(path)
+        with suppress(FileNotFoundError):  # an editor may have taken it away
+            os.unlink(path)
 
 
-def text_of(path: str) -> str:
-    """What an editor left in a file, without the line feed that editors add."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read().removesuffix("\n")
+def text_of(path: str) -> str | None:
+    """What an editor left in a file, without the line feed that editors add; None when it left no file."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().removesuffix("\n")
+    except FileNotFoundError:
+        return None

@@ -39,7 +39,7 @@ from lash_cli.repl.panels import Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
-from lash_cli.repl.spawning import at_terminal, private_copy, said_by, text_of
+from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
@@ -298,19 +298,9 @@ class PromptFace:
 
     async def edit(self) -> None:
         """Edit the draft in the user's editor; when that fails the draft stays as it was."""
-        edited = await self.edit_text(self.text)
+        edited = await self.client.edit_text(self.text)
         if edited is not None:
             self.buffer.document = Document(edited, len(edited))
-
-    async def edit_text(self, text: str) -> str | None:
-        """See `Face`."""
-        command = self.client.desk.editor()
-        with private_copy(text) as path:
-            status = await self.run_verb([*command, path], is_interactive=True)
-            if status == 0:
-                return text_of(path)
-        self.client.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
-        return None
 
     # --- keys ---------------------------------------------------------------------------------
 
