@@ -106,18 +106,18 @@ async def _session(store: RuntimePersistence | None, session_id: str) -> Session
 async def _missing(store: RuntimePersistence, journal: EditJournal) -> list[PendingTurnInput]:
     """The rows the edit took out, by its own word or by that of the store.
 
-    An edit that did not sign what it cancelled is of an older program: of its plan, what is cancelled now counts.
+    An edit that did not sign what it cancelled is of an older program: of its plan, what is cancelled now counts. A
+    row that was vacuumed since tells nothing any more, and a text rather stands twice than nowhere.
     """
-    rows = journal.plan.rows
+    plan = journal.plan
     if journal.taken is not None:
-        return [row for row in rows if row.input_id in journal.taken.input_ids]
-    if journal.plan.is_signed:
-        own = await store.inputs_cancelled_by(journal.plan.session_id, journal.plan.edit_id)
-        return [row for row in rows if row.input_id in own]
+        return [row for row in plan.rows if row.input_id in journal.taken.input_ids]
+    own = await store.inputs_cancelled_by(plan.session_id, plan.edit_id)
     missing = []
-    for row in rows:
+    for row in plan.rows:
         found = await store.turn_input(row.session_id, row.input_id)
-        if found is not None and found[0].state is InputState.CANCELLED:
+        is_cancelled = found is not None and found[0].state is InputState.CANCELLED
+        if found is None or row.input_id in own or (is_cancelled and not plan.is_signed):
             missing.append(row)
     return missing
 

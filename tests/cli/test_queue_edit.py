@@ -410,15 +410,20 @@ POINTS = {
 }
 
 
+def kill_edit(world: QueuedHome, tmp_path: Path, point: str, input_id: str) -> None:
+    """Edit from the file `new` and die at `point`."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, point, str(tmp_path / "new"), input_id],
+        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_at_any_point_loses_no_text_and_doubles_none(world: QueuedHome, tmp_path: Path, point: str) -> None:
     one, two, three = (world.add(text) for text in ("a", "b", "c"))
     (tmp_path / "new").write_text(f"--- {three} ---\nc\n--- {two} ---\nB\n--- {one} ---\na\n")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, point, str(tmp_path / "new"), one],
-        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    kill_edit(world, tmp_path, point, one)
     if point not in ("before-journal", "after-forgetting"):
         shown = world.lash("queue", "ls", "s")
         assert "lash queue edit --recover" in shown.err
@@ -461,11 +466,7 @@ def test_an_edit_that_somebody_is_busy_with_is_not_recovered(world: QueuedHome, 
 def test_an_edit_killed_before_its_cancel_puts_nothing_back(world: QueuedHome, tmp_path: Path) -> None:
     one = world.add("a")
     (tmp_path / "new").write_text("changed")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "before-cancel", str(tmp_path / "new"), one],
-        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL
+    kill_edit(world, tmp_path, "before-cancel", one)
     (row,) = world.lash("queue", "edit", "--recover", "-o", "json").json["items"]
     assert row["inputs"] == [] and world.waiting() == ["a"]
 
@@ -476,11 +477,7 @@ def test_what_others_take_out_after_an_edit_was_killed_before_its_cancel_stays_t
 ) -> None:
     one = world.add("a")
     (tmp_path / "new").write_text("changed")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "before-cancel", str(tmp_path / "new"), one],
-        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL
+    kill_edit(world, tmp_path, "before-cancel", one)
     if other == "cancel":
         assert world.lash("queue", "cancel", one).code == 0
     else:
@@ -493,15 +490,23 @@ def test_what_others_take_out_after_an_edit_was_killed_before_its_cancel_stays_t
 def test_the_journal_of_an_older_program_puts_back_what_is_cancelled(world: QueuedHome, tmp_path: Path) -> None:
     one = world.add("a")
     (tmp_path / "new").write_text("changed")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "before-cancel", str(tmp_path / "new"), one],
-        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL
+    kill_edit(world, tmp_path, "before-cancel", one)
     (journal,) = (path for path in (world.home / "edits").iterdir() if path.suffix == ".journal")
     text = journal.read_text()
     assert ',"is_signed":true' in text
     journal.write_text(text.replace(',"is_signed":true', ""))
     assert world.lash("queue", "cancel", one).code == 0
+    assert world.lash("queue", "edit", "--recover").code == 0
+    assert world.waiting() == ["a"]
+
+
+def test_a_text_whose_cancelled_row_was_vacuumed_before_the_recovery_goes_back(
+    world: QueuedHome, tmp_path: Path
+) -> None:
+    one = world.add("a")
+    (tmp_path / "new").write_text("changed")
+    kill_edit(world, tmp_path, "after-cancel", one)
+    world.store(lambda store: store.vacuum("s"))
+    assert world.states() == {}
     assert world.lash("queue", "edit", "--recover").code == 0
     assert world.waiting() == ["a"]
