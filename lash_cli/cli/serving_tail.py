@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lash_cli.cli.documents import Document
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_cursor import START, parse_from, require_sessions
-from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, ended_error, gap_error
+from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, abandoned_error, ended_error, gap_error
 from lash_cli.cli.tail_stream import EVENT_TYPES, JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.core.activity import TurnFinished
@@ -204,5 +204,7 @@ class _Tail:
         """What the turn stands for that the tail was to wait for."""
         if self._asked.until is None or reason not in (UNTIL_IDLE, UNTIL_TURN):
             return None
+        if reason == UNTIL_IDLE and self._session.abandoned_turn_id is not None:
+            return abandoned_error(self._session, self._session.abandoned_turn_id)
         result = await self._session.ended_result()
         return ended_error(result) if result is not None else None
