@@ -78,7 +78,6 @@ def _text_of(path: str) -> str:
 
 def what_cannot_be_made(settings: Settings) -> list[Problem]:
     """The models, providers and key bindings that would fail when they are used."""
-    from lash_cli.repl.bindings import check_keys
     from lash_cli.settings.providers import LOOPBACK, require_provider
     from lash_cli.wiring import model_spec
 
@@ -99,7 +98,11 @@ def what_cannot_be_made(settings: Settings) -> list[Problem]:
             attempt(f"providers.{name}", partial(_make_provider, settings, name))
     if settings.default_provider is not None:
         attempt("defaults.provider", partial(require_provider, settings, environment, settings.default_provider))
-    attempt("repl.keys", partial(check_keys, settings.get("repl.keys") or {}))
+    keys = settings.get("repl.keys")
+    if keys:
+        from lash_cli.repl.bindings import check_keys  # only then: it knows the keys of a terminal (design D16)
+
+        attempt("repl.keys", partial(check_keys, keys))
     if settings.retention_max_age is not None and settings.retention_max_age < settings.retention_min_age:
         found.append(_problem(settings, "retention.max_age", "retention.max_age: it is less than retention.min_age"))
     return found
