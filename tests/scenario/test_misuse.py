@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -87,3 +90,59 @@ async def test_text_that_has_no_utf8_is_refused_before_anything_is_written(make_
     assert {turned.value.code, queued.value.code} == {"prompt_not_utf8"}
     assert await session.pending_turn_inputs() == ()
     assert (await session.turn("whole 😀").run()).result.assistant_message() == "fine"
+
+
+def test_a_store_that_was_opened_before_a_fork_is_refused_in_the_child_and_stays_the_parents(tmp_path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(_FORKS)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "lash.db")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["turn:store_forked", "open:store_forked", "own:1", "0", "parent:2"], done.stderr
+
+
+_FORKS = """
+import asyncio, os, sys
+
+from lash_cli import LashCore, ModelSpec, SqliteStore, provider
+from lash_cli.errors import LashError
+
+def made():
+    model = ModelSpec("loopback")
+    store = SqliteStore.open(sys.argv[1])
+    return LashCore(provider=provider("loopback"), model=model, store=store, queue_driver="none")
+
+async def turn(core, name):
+    session = await core.open_session(name)
+    await session.turn("hi").run()
+    return session
+
+async def in_child(core, session):
+    for what, asked in (("turn", lambda: session.turn("no").run()), ("open", lambda: core.open_session("t"))):
+        try:
+            await asyncio.wait_for(asked(), 20)
+        except LashError as error:
+            print(f"{what}:{error.code}", flush=True)
+    await asyncio.wait_for(core.aclose(), 20)
+    async with made() as own:
+        print(f"own:{(await turn(own, 'child')).read_view().turn_index}", flush=True)
+
+core = made()
+session = asyncio.run(turn(core, "s"))
+child = os.fork()
+if child == 0:
+    asyncio.run(in_child(core, session))
+    os._exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+
+async def in_parent():
+    print(f"parent:{(await turn(core, 's')).read_view().turn_index}", flush=True)
+    await core.aclose()
+
+asyncio.run(in_parent())
+"""

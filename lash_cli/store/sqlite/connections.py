@@ -61,6 +61,17 @@ PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
 CHECKPOINTER_PRAGMAS = (PATIENT_CHECKPOINT, NORMAL, "PRAGMA fullfsync = ON")
 
 
+def closed_error(path: StrPath, *, is_forked: bool) -> StoreError:
+    """What a store that can be used no more says."""
+    if is_forked:
+        return StoreError(
+            f"{path} was opened before this process was forked",
+            code="store_forked",
+            hint="open the store again in the new process, or start it by spawn instead of fork",
+        )
+    return StoreError(f"{path} was closed", code="store_closed")
+
+
 def told_error(error: BaseException, path: StrPath) -> BaseException:
     """What a caller is told for what went wrong in its job: errors of SQLite, and records that are none, as ours."""
     if isinstance(error, sqlite3.Error):

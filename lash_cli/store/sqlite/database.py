@@ -13,10 +13,11 @@ import os
 import sqlite3
 import sys
 import threading
+from _weakrefset import WeakSet  # by `threading` anyway; `weakref` itself would be one import more (design D16)
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
-from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
+from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
@@ -29,6 +30,7 @@ from lash_cli.store.sqlite.connections import (
     ROLLBACK,
     WRITER_PRAGMAS,
     busy_timeout,
+    closed_error,
     connect,
     map_error,
     mapped_errors,
@@ -118,6 +120,12 @@ def _bring_up_to_date(path: StrPath, lock_timeout_s: float) -> None:
         connection.close()
 
 
+# Every open database of this process; and in the child of a fork the connections of its parent, which are neither used
+# nor closed there.
+_OPEN: WeakSet[Database] = WeakSet()
+_OF_PARENT: list[sqlite3.Connection] = []
+
+
 class _Reader:
     """A read connection and its lock, opened at first use."""
 
@@ -128,6 +136,7 @@ class _Reader:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
+        self._is_forked = False
 
     def run(self, job: Job[T]) -> T:
         """Run `job` in one read transaction."""
@@ -151,11 +160,18 @@ class _Reader:
 
     def _opened(self) -> sqlite3.Connection:
         if self._is_closed:
-            raise StoreError(f"{self._path} was closed", code="store_closed")
+            raise closed_error(self._path, is_forked=self._is_forked)
         if self._connection is None:
             with mapped_errors(self._path):
                 self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
         return self._connection
+
+    def lose(self) -> sqlite3.Connection | None:
+        """Be closed in the child of a fork; its connection, which is the parent's."""
+        self._lock = threading.Lock()
+        self._is_closed = self._is_forked = True
+        connection, self._connection = self._connection, None
+        return connection
 
     def close(self) -> None:
         """Wait for the read under way and close."""
@@ -164,6 +180,15 @@ class _Reader:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+
+def _lose_all() -> None:
+    """After a fork: what the parent opened is the parent's.
+
+    Its locks do not hold in the child, whose use of them would damage the file; nor may they be closed there.
+    """
+    for database in tuple(_OPEN):
+        database.lose()
 
 
 class Database:
@@ -220,6 +245,7 @@ class Database:
         except BaseException:
             database.close()
             raise
+        _OPEN.add(database)
         return database
 
     async def write_brief(self, job: Job[T]) -> T:
@@ -331,6 +357,11 @@ class Database:
         self._bulk_reader.close()
         self._reader.close()
 
+    def lose(self) -> None:
+        """Refuse everything from now on with `store_forked`; called in the child of a fork."""
+        parts = (self.writer, self._bulk_reader, self._reader)
+        _OF_PARENT.extend(connection for part in parts if (connection := part.lose()) is not None)
+
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
             raise StoreReadOnly(f"{self.path} was opened read-only")
@@ -350,3 +381,7 @@ def is_in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lose_all)

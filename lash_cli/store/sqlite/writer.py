@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from lash_cli.errors import StoreError
 from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
     COMMIT,
     ROLLBACK,
+    closed_error,
     patiently,
     told_error,
 )
@@ -114,6 +114,7 @@ class Writer:
         # Whether the thread has done all it was handed.
         self._is_idle = True
         self._is_closed = False
+        self._is_forked = False
         self._thread: threading.Thread | None = None
         # Of whoever holds the pen.
         self._connection: WriterConnection | None = None
@@ -218,9 +219,17 @@ class Writer:
             self._let_go()
         self._checkpointer.close()
 
+    def lose(self) -> sqlite3.Connection | None:
+        """Be closed in the child of a fork, where the thread does not run and whoever held a lock is not; its
+        connection, which is the parent's."""
+        self._lock, self._pen = threading.Lock(), threading.Lock()
+        self._is_closed = self._is_forked = True
+        self._thread, connection, self._connection = None, self._connection, None
+        return connection
+
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
-            raise StoreError(f"{self._path} was closed", code="store_closed")
+            raise closed_error(self._path, is_forked=self._is_forked)
 
     def _hand_over(self) -> None:
         arrived = [request for request in self._arrived if not request.is_abandoned]
