@@ -62,6 +62,7 @@ async def enqueue(plan: EnqueuePlan) -> Document:
         document = await _receipt(queue, session, stored, is_replay=is_replay)
         if plan.wait_ms is not None:
             say(f"{document['id']} is queued; waiting until it was used")
+            _tell_what_keeps_it(session, document)
             return await _await_use(store, session, document, plan)
         _tell_next(session, document)
         return document
@@ -145,16 +146,25 @@ def receipt(session: SessionRow, stored: PendingTurnInput, *, turn_id: str | Non
 
 def _tell_next(session: SessionRow, document: Document) -> None:
     """Say what becomes of it, or what has to be done first."""
+    is_kept = _tell_what_keeps_it(session, document)
+    if not is_kept and document["state"] in PENDING_INPUT_STATES and document["delivery"] != "this_turn":
+        say(f"drain it with: lash work {shell_word(session.meta.name)} --until-empty")
+
+
+def _tell_what_keeps_it(session: SessionRow, document: Document) -> bool:
+    """Say what has to be done before anybody can use the text; whether there was anything."""
     name = session.meta.name
     if document["state"] not in PENDING_INPUT_STATES:
-        return
+        return False
     if document["delivery"] == "this_turn":
-        if not is_lease_live(session.lease, SystemClock().now_ms(), is_definitely_dead):
-            say(f"nobody runs that turn; it takes the text when it is finished: lash resume {shell_word(name)}")
-    elif session.meta.held_at_ms is not None:
-        say(f"the queue of {name} is held; let it go on with: lash queue release {shell_word(name)}")
-    else:
-        say(f"drain it with: lash work {shell_word(name)} --until-empty")
+        if is_lease_live(session.lease, SystemClock().now_ms(), is_definitely_dead):
+            return False
+        say(f"nobody runs that turn; it takes the text when it is finished: lash resume {shell_word(name)}")
+        return True
+    if session.meta.held_at_ms is None:
+        return False
+    say(f"the queue of {name} is held; let it go on with: lash queue release {shell_word(name)}")
+    return True
 
 
 # --- waiting ------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def test_a_held_queue_takes_text_and_says_that_it_is_held(world: QueuedHome) -> 
     done = world.lash("enqueue", "s", "later")
     assert done.code == 0 and "lash queue release work" in done.err
     assert world.waiting() == ["later"]
+    waited = world.lash("enqueue", "s", "and wait", "--wait=10ms")
+    assert waited.code == 124 and "lash queue release work" in waited.err
 
 
 def test_closed_deleted_and_unknown_sessions_take_nothing(world: QueuedHome) -> None:
