@@ -36,6 +36,8 @@ _log = logging.getLogger("lash.lane")
 BUSY_POLL_FIRST_S = 0.025
 BUSY_POLL_MAX_S = 0.25
 RENEW_RETRY_S = 0.5
+# How long a cancelled task cleans up behind itself; where the store is locked for longer the lease runs out instead.
+CLEANING_S = 1.0
 
 
 def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:
@@ -105,10 +107,11 @@ async def _free_unseen_lane(
     Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
     the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
     """
-    with contextlib.suppress(LashError):
-        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
-        if not isinstance(claimed, LaneBusy):
-            await store.release_lease(claimed.fence())
+    with contextlib.suppress(LashError, TimeoutError):
+        async with asyncio.timeout(CLEANING_S):
+            claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+            if not isinstance(claimed, LaneBusy):
+                await store.release_lease(claimed.fence())
 
 
 async def _release(store: LaneStore, fence: LeaseFence) -> None:
@@ -116,7 +119,9 @@ async def _release(store: LaneStore, fence: LeaseFence) -> None:
     try:
         await store.release_lease(fence)
     except asyncio.CancelledError:
-        await store.release_lease(fence)
+        with contextlib.suppress(LashError, TimeoutError):
+            async with asyncio.timeout(CLEANING_S):
+                await store.release_lease(fence)
         raise
 
 

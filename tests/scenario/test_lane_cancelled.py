@@ -15,6 +15,7 @@ from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, LashSession, LeaseTimings, SessionConfigPatch
 from lash_cli.core.ingress import BySourceKey
+from lash_cli.runtime import lane
 
 
 class AnswerLost:
@@ -79,3 +80,28 @@ async def test_a_cancelled_task_leaves_no_lane_held(
     other = await make_core(ScriptedCaller([text("said")], repeat=True)).open_session(S)
     await other.queued_turn().run()
     assert await other.pending_turn_inputs() == ()
+
+
+@pytest.mark.parametrize(("work", "names"), [(a_pass, ["open_lane", "try_claim_lease"]), (a_change, ["release_lease"])])
+async def test_a_cancelled_task_ends_although_the_store_answers_nobody(
+    make_core, monkeypatch, work: Callable[[LashSession], Awaitable[None]], names: list[str]
+) -> None:
+    monkeypatch.setattr(lane, "CLEANING_S", 0.01)
+    core = make_core(ScriptedCaller([text("said")], repeat=True))
+    session = await core.open_session(S)
+    await session.enqueue("hello")
+    reached = asyncio.Event()
+
+    async def never(*arguments: Any, **options: Any) -> Any:
+        reached.set()
+        await asyncio.Event().wait()
+
+    for name in names:
+        monkeypatch.setattr(core.store, name, never)
+    task = asyncio.create_task(work(session))
+    await reached.wait()
+    task.cancel()
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    monkeypatch.undo()
