@@ -90,7 +90,7 @@ def heats(items: int) -> tuple[Heat, ...]:
             False,
             many,
             (("loop", 64), ("blocking", 64)),
-            (("blocking", 8), ("blocking", 64)),
+            (*one, ("blocking", 8), ("blocking", 64)),
         ),
         Heat("enqueue, blocking, one at a time in each", PROCESSES, False, items, one, one),
         Heat("enqueue, 16 in flight in each", PROCESSES, False, many, (("loop", 16),), (*one, ("blocking", 16))),
