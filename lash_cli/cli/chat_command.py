@@ -17,9 +17,15 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
+from lash_cli.cli.running import (
+    open_to_work,
+    opened_core,
+    policy_options,
+    session_or_new,
+    working_directory,
+    writing_store,
+)
 from lash_cli.errors import LashError, NotFoundError, SessionClosed, UsageError
-from lash_cli.paths import current_place
 from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     from lash_cli.repl.client import ChatClient, ChatEnd, ChatOptions
     from lash_cli.repl.desk import Face
     from lash_cli.repl.outbox import Outbox
-    from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
+    from lash_cli.store.base import SessionMeta, SessionRow
 
 LABEL = "chat"
 
@@ -102,7 +108,7 @@ async def _chat(plan: ChatPlan) -> ChatEnd:
 
     store = writing_store()
     try:
-        meta = await _locate(store, plan)
+        meta = await session_or_new(store, plan.reference) if plan.reference is not None else None
     except BaseException:
         await store.aclose()
         raise
@@ -120,35 +126,17 @@ async def _chat(plan: ChatPlan) -> ChatEnd:
             session.close_handle()
 
 
-async def _locate(store: RuntimePersistence, plan: ChatPlan) -> SessionMeta | None:
-    """The session of the plan; None means a new one. A session that was named and is missing is an error."""
-    if plan.reference is None:
-        return None
-    meta = await find_session(store, plan.reference)
-    if meta is not None:
-        return meta
-    from lash_cli.cli.references import resolve_session
-
-    return await resolve_session(store, plan.reference)  # raises with the nearest matches
-
-
 async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> LashSession:
     from lash_cli.system import SystemIds
 
+    if meta is not None and meta.closed_at_ms is not None:
+        raise SessionClosed(
+            f"session {meta.name} is closed", hint=f"reopen it with: lash resume {shell_word(meta.name)}"
+        )
     spec = policy_options(model=plan.model, provider=None, system=None)
-    if meta is not None:
-        if meta.closed_at_ms is not None:
-            raise SessionClosed(
-                f"session {meta.name} is closed", hint=f"reopen it with: lash resume {shell_word(meta.name)}"
-            )
-        if meta.parked_at_ms is not None:
-            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
-        return await core.open_session(meta.session_id, spec=spec, create=False)
-    # A provider that cannot be used leaves no empty session behind.
-    core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
-    labels = current().settings.labels or None
-    session = await core.open_session(SystemIds().new("s"), spec=spec, cwd=current_place(), labels=labels)
-    say(f"opened session {session.name} ({session.session_id})")
+    session = await open_to_work(core, meta, SystemIds().new("s"), spec)
+    if meta is None:
+        say(f"opened session {session.name} ({session.session_id})")
     return session
 
 

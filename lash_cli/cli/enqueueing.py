@@ -136,6 +136,20 @@ async def _receipt(queue: SessionQueue, session: SessionRow, stored: PendingTurn
     return receipt(session, stored, turn_id=found[1] if found is not None else None, is_replay=is_replay)
 
 
+async def enqueue_instead(store: RuntimePersistence, session_id: str, content: TurnInput, key: str | None) -> Document:
+    """Queue the text of a turn whose session is busy, under the turn's key; the PendingInput document.
+
+    Raises as `SessionQueue.enqueue`, and `NotFoundError` when the session is deleted meanwhile.
+    """
+    queue = queue_of(store, session_id)
+    input_id = SystemIds().new("in")
+    stored = await queue.enqueue(content, key=key, input_id=input_id)
+    row, found = await store.session_row(session_id), await queue.find_input(stored.input_id)
+    if row is None or found is None:
+        raise NotFoundError(f"session {session_id} was deleted meanwhile")
+    return receipt(row, found[0], turn_id=found[1], is_replay=stored.input_id != input_id)
+
+
 def receipt(session: SessionRow, stored: PendingTurnInput, *, turn_id: str | None, is_replay: bool) -> Document:
     """The PendingInput document: what `enqueue` and `turn --if-busy enqueue` print."""
     is_taken = turn_id is not None and stored.state in PENDING_INPUT_STATES

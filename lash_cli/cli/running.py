@@ -12,12 +12,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
+from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_directory, current_place
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
-    from lash_cli.api import LashCore
+    from lash_cli.api import LashCore, LashSession
     from lash_cli.core.policy import SessionSpec
     from lash_cli.tools.approval import Asker
 
@@ -96,16 +97,39 @@ def writing_store() -> RuntimePersistence:
     return store
 
 
-async def find_session(store: RuntimePersistence, reference: str | None) -> SessionMeta | None:
-    """The session `reference` names, None when there is none; other failures of `resolve_session` are raised."""
+async def session_or_new(
+    store: RuntimePersistence, reference: str | None, *, or_open: bool = False
+) -> SessionMeta | None:
+    """The session `reference` names; None means that it is to be created, which only `or_open` allows.
+
+    Raises as `resolve_session`, and `UsageError` for what cannot be the id of a new session.
+    """
     from lash_cli.cli.references import resolve_session
 
     try:
         return await resolve_session(store, reference)
     except NotFoundError as error:
-        if error.code != NotFoundError.default_code or reference is None or reference.startswith("@"):
+        is_unknown = error.code == NotFoundError.default_code
+        if not or_open or not is_unknown or reference is None or reference.startswith("@"):
             raise
+        if not is_session_id(reference):
+            hint = "letters, digits and . _ : -"
+            raise UsageError(f"{reference!r} cannot be a session id", hint=hint) from None
         return None
+
+
+async def open_to_work(core: LashCore, meta: SessionMeta | None, new_id: str, spec: SessionSpec) -> LashSession:
+    """Open the session of `meta`, which is parked no more; without one create `new_id` here, with the usual labels.
+
+    Raises as `LashCore.open_session`; a provider that cannot be used leaves no empty session behind.
+    """
+    if meta is not None:
+        if meta.parked_at_ms is not None and meta.closed_at_ms is None:
+            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
+        return await core.open_session(meta.session_id, spec=spec, create=False)
+    core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
+    labels = current().settings.labels or None
+    return await core.open_session(new_id, spec=spec, cwd=current_place(), labels=labels)
 
 
 def working_directory(meta: SessionMeta | None) -> str:

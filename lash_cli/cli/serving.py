@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.api.queue import source_key_of
 from lash_cli.cli.documents import Document
-from lash_cli.cli.enqueueing import EnqueuePlan, enqueue
+from lash_cli.cli.enqueueing import EnqueuePlan, enqueue, enqueue_instead
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA
 from lash_cli.cli.reading import run_at_once
@@ -30,7 +30,7 @@ from lash_cli.cli.serving_parameters import (
     TailParameters,
 )
 from lash_cli.cli.serving_tail import Tails
-from lash_cli.cli.serving_turn import ServedTurn, enqueue_instead, opened_session
+from lash_cli.cli.serving_turn import ServedTurn, opened_session
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import ByInputId, BySourceKey
@@ -110,7 +110,7 @@ class Verbs:
             except SessionExecutionBusy:
                 if not if_busy.enqueues:
                     raise
-                return _of("PendingInput", await enqueue_instead(core, session.session_id, text, asked.key))
+                return _of("PendingInput", await enqueue_instead(core.store, session.session_id, text, asked.key))
             finally:
                 self._opened.discard(session)
 

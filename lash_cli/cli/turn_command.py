@@ -15,12 +15,18 @@ from lash_cli.cli.durations import FOREVER_MS, duration_ms
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import find_session, opened_core, policy_options, working_directory, writing_store
+from lash_cli.cli.running import (
+    open_to_work,
+    opened_core,
+    policy_options,
+    session_or_new,
+    working_directory,
+    writing_store,
+)
 from lash_cli.cli.stdin import read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
 from lash_cli.core.ids import is_session_id
-from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_place
+from lash_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
     from lash_cli.core.llm import OutputSpec
-    from lash_cli.store.base import RuntimePersistence, SessionMeta
+    from lash_cli.store.base import SessionMeta
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
 APPROVAL_MODES = ("ask", "auto", "never")
@@ -257,7 +263,7 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
 async def _run_stored(plan: TurnPlan) -> int:
     store = writing_store()
     try:
-        meta = await _locate(store, plan)
+        meta = await session_or_new(store, plan.reference, or_open=plan.or_open)
     except BaseException:
         await store.aclose()
         raise
@@ -289,32 +295,11 @@ async def _said_again(core: LashCore, session_id: str, plan: TurnPlan) -> TurnPl
     return msgspec.structs.replace(plan, items=items_of(message))
 
 
-async def _locate(store: RuntimePersistence, plan: TurnPlan) -> SessionMeta | None:
-    """The session of the plan; None means that it is to be created."""
-    meta = await find_session(store, plan.reference)
-    if meta is None and not plan.or_open:
-        from lash_cli.cli.references import resolve_session
-
-        return await resolve_session(store, plan.reference)  # raises with the nearest matches
-    if meta is None and not is_session_id(plan.reference or ""):
-        raise UsageError(f"{plan.reference!r} cannot be a session id", hint="letters, digits and . _ : -")
-    return meta
-
-
 async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> LashSession:
     spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
-    if meta is not None:
-        if meta.parked_at_ms is not None and meta.closed_at_ms is None:
-            await core.store.set_session_flags(meta.session_id, closed_at_ms=None, parked_at_ms=None)
-        return await core.open_session(meta.session_id, spec=spec, create=False)
-    if plan.reference is None:
-        raise NotFoundError("no session was named")
-    # A provider that cannot be used leaves no empty session behind.
-    core.host.providers.resolve(spec.resolve_against(core.policy).provider_id)
-    session = await core.open_session(
-        plan.reference, spec=spec, cwd=current_place(), labels=current().settings.labels or None
-    )
-    say(f"opened session {session.name} ({session.session_id})")
+    session = await open_to_work(core, meta, plan.reference or "", spec)
+    if meta is None:
+        say(f"opened session {session.name} ({session.session_id})")
     return session
 
 
@@ -333,7 +318,12 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
     from lash_cli.cli.turn_run import TurnRun
 
     async def enqueue() -> Document:
-        return await _enqueue_instead(core, session.session_id, plan)
+        from lash_cli.cli.enqueueing import enqueue_instead
+
+        receipt = await enqueue_instead(core.store, session.session_id, plan.content, plan.key)
+        if plan.own_options:
+            warn(f"the text was queued without {', '.join(plan.own_options)}, which are for a turn that runs now")
+        return receipt
 
     run = TurnRun(
         session,
@@ -354,21 +344,3 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
         return await run.drive(builder, turn_id=plan.turn_id)
     finally:
         session.close_handle()
-
-
-async def _enqueue_instead(core: LashCore, session_id: str, plan: TurnPlan) -> Document:
-    """Queue the text of a turn whose session is busy, under the same key; the PendingInput document."""
-    from lash_cli.cli.enqueueing import receipt
-    from lash_cli.cli.queue_access import queue_of
-    from lash_cli.system import SystemIds
-
-    queue = queue_of(core.store, session_id)
-    input_id = SystemIds().new("in")
-    stored = await queue.enqueue(plan.content, key=plan.key, input_id=input_id)
-    if plan.own_options:
-        warn(f"the text was queued without {', '.join(plan.own_options)}, which are for a turn that runs now")
-    row = await core.store.session_row(session_id)
-    found = await queue.find_input(stored.input_id)
-    if row is None or found is None:
-        raise NotFoundError(f"session {session_id} was deleted meanwhile")
-    return receipt(row, found[0], turn_id=found[1], is_replay=stored.input_id != input_id)

@@ -28,7 +28,7 @@ from lash_cli.cli.turn_documents import turn_result_document, turn_usage_documen
 from lash_cli.cli.turn_stream import EventLines, OutputPump
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.outcome import Stopped, TurnResult
-from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, UsageError
 from lash_cli.system import SystemClock
 from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
 from lash_cli.views.queue import receipt_text
@@ -340,8 +340,6 @@ def check_writable(path: str) -> None:
     """Raise `UsageError` before the turn runs if its output could not be written to `path` afterwards."""
     directory = os.path.dirname(os.path.abspath(path))
     if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
-        from lash_cli.errors import UsageError
-
         raise UsageError(f"cannot write {path}", hint="name a file in a directory that exists; nothing was sent")
 
 

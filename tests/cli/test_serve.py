@@ -155,6 +155,17 @@ def test_a_turn_that_stopped_is_the_error_of_the_command(peer):
     assert peer.refused(5, "prompt", session="s", text="x", provider="nobody")["code"] == "provider_unconfigured"
 
 
+def test_a_session_that_is_opened_for_a_prompt_is_as_the_command_opens_one(home, lash):
+    config = home / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text('[labels]\nteam = "a"\n')
+    config.chmod(0o600)
+    Peer(home).ask(1, "prompt", session="served", text="x", or_open=True)
+    assert lash("turn", "turned", "x", "--or-open").code == 0
+    labels = {name: lash("show", name, "-o", "json").json["labels"] for name in ("served", "turned")}
+    assert labels == {"served": {"team": "a"}, "turned": {"team": "a"}}
+
+
 def test_a_session_may_be_named_once_for_all_requests(home, lash):
     assert lash("open", "s").code == 0
     peer = Peer(home, "s")
