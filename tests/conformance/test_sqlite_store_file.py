@@ -17,13 +17,17 @@ from types import FrameType
 import pytest
 from support.processes import start_process
 
+from lash_cli.core.commit import Append
+from lash_cli.core.frames import initial_frame_id
+from lash_cli.core.graph import chain
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
-from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite import graph, schema
 from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.lineage import segments_of
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.store.sqlite.writer import Writer
 
@@ -186,6 +190,36 @@ async def test_a_damaged_path_is_refused_however_many_rows_are_decoded_at_once(
     with pytest.raises(StoreUnusable) as caught:
         await store.load_session(make.SESSION, ReadScope.CONVERSATION)
     assert caught.value.details == told
+
+
+@pytest.mark.parametrize(
+    ("count", "chars", "is_inline"),
+    [(64, 1, True), (65, 1, False), (3, 40_000, True), (3, 50_000, False)],
+    ids=["few", "many", "short", "long"],
+)
+async def test_only_a_short_conversation_is_read_on_the_thread_of_the_event_loop(
+    open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, count: int, chars: int, is_inline: bool
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    nodes = chain(
+        [make.message(f"m{index}", "x" * chars) for index in range(count)],
+        parent_node_id=None,
+        agent_frame_id=initial_frame_id(make.SESSION),
+        at_ms=1,
+    )
+    await store.commit_runtime_state(make.commit(fence, Append(nodes, nodes[-1].node_id)))
+    threads: list[int] = []
+
+    def watched(connection: sqlite3.Connection, session_key: int, next_seq: int) -> object:
+        threads.append(threading.get_ident())
+        return segments_of(connection, session_key, next_seq)
+
+    monkeypatch.setattr(graph, "segments_of", watched)
+    read = await store.load_session(make.SESSION, ReadScope.CONVERSATION)
+    assert read is not None and len(read.messages) == count
+    assert [thread == threading.get_ident() for thread in threads] == ([True] if is_inline else [True, False])
 
 
 async def test_a_message_stored_twice_is_said_once(open_store: OpenStore, clock: ManualClock) -> None:

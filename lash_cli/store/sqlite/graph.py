@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import attrgetter
 
 import msgspec
@@ -81,10 +82,18 @@ _HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
 # costs less to decode than its elements one by one.
 _ROWS_AT_ONCE = 32
 
+# A conversation of at most so many nodes and bytes is read where it is asked for: a worker thread costs more.
+_BRIEF_NODES = 64
+_BRIEF_BYTES = 128 * 1024
+
 _ID_OF = attrgetter("id")
 _ORIGIN_OF = attrgetter("origin")
 
 NodeRow = tuple[int, str, int | None, int, int, str | None, str, int]
+
+
+class _NotBrief(Exception):
+    """A conversation is too long to be read on the thread of an event loop."""
 
 
 class PreparedNode(msgspec.Struct, frozen=True, gc=False):
@@ -175,9 +184,15 @@ def has_blob(connection: sqlite3.Connection, blob_hash: str) -> bool:
 
 
 def _conversation(
-    connection: sqlite3.Connection, stored: StoredSession, runs: Sequence[Run]
+    connection: sqlite3.Connection, stored: StoredSession, runs: Sequence[Run], *, is_brief: bool
 ) -> tuple[Message, ...] | None:
-    """The messages of the current frame's path, for `runs` leaf first; None for a path that is not an ordinary one."""
+    """The messages of the current frame's path, for `runs` leaf first; None for a path that is not an ordinary one.
+
+    Raises `_NotBrief` for a longer one than `is_brief` allows.
+    """
+    if is_brief and sum(run.high - run.low + 1 for run in runs) > _BRIEF_NODES:
+        raise _NotBrief
+    size = 0
     messages: list[Message] = []
     decode_bodies = decoder(list[NodePayload]).decode
     for run in reversed(runs):
@@ -185,8 +200,12 @@ def _conversation(
         bodies = connection.execute(_RUN_BODIES, (run.key, run.low, run.high, stored.frame_ordinal, hidden))
         found = 0
         while rows := bodies.fetchmany(_ROWS_AT_ONCE):
+            together = b"[%b]" % b",".join([body for (body,) in rows])
+            size += len(together)
+            if is_brief and size > _BRIEF_BYTES:
+                raise _NotBrief
             try:
-                payloads = decode_bodies(b"[%b]" % b",".join([body for (body,) in rows]))
+                payloads = decode_bodies(together)
             except msgspec.DecodeError:
                 return None
             if len(payloads) != len(rows):
@@ -279,8 +298,10 @@ def _whole_graph(
     return _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
 
 
-def load_in(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
-    """`SessionStore.load_session` inside the caller's read transaction."""
+def load_in(
+    connection: sqlite3.Connection, session_id: str, scope: ReadScope, *, is_brief: bool = False
+) -> PersistedSessionRead | None:
+    """`SessionStore.load_session` inside the caller's read transaction; see `_conversation` for `is_brief`."""
     stored = find_session(connection, session_id)
     if stored is None or stored.head_revision is None or stored.checkpoint_ref is None:
         return None
@@ -295,7 +316,9 @@ def load_in(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -
             nodes = _whole_graph(connection, stored, segments, frame_ids)
         else:
             runs = tuple(runs_to_root(connection, segments, stored.leaf_seq, first_seq))
-            said = _conversation(connection, stored, runs) if scope is ReadScope.CONVERSATION else None
+            said = (
+                _conversation(connection, stored, runs, is_brief=is_brief) if scope is ReadScope.CONVERSATION else None
+            )
             if said is None:
                 nodes = _frame_path(connection, stored, segments, runs, frame_ids)
             if scope is ReadScope.CONVERSATION:
@@ -388,10 +411,11 @@ class GraphTable:
     async def load_session(self, session_id: str, scope: ReadScope) -> PersistedSessionRead | None:
         """See `base.SessionStore.load_session`. Raises `SessionDeleted` for a tombstoned id.
 
-        The head alone is a handful of rows and is read inline.
+        The head alone is a handful of rows and is read inline, and so is a short conversation.
         """
-        if scope is ReadScope.HEAD:
-            return self._db.read(lambda connection: load_in(connection, session_id, scope))
+        if scope in (ReadScope.HEAD, ReadScope.CONVERSATION):
+            with suppress(_NotBrief):
+                return self._db.read(lambda connection: load_in(connection, session_id, scope, is_brief=True))
         return await self._db.read_bulk(lambda connection: load_in(connection, session_id, scope))
 
     async def load_node(self, session_id: str, node_id: str) -> SessionNode | None:
