@@ -14,7 +14,7 @@ import contextlib
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -72,7 +72,7 @@ class Following:
         write."""
         await asyncio.to_thread(self._pump.drain)
 
-    async def until(self, event: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
+    async def until(self, event: Awaitable[Any], seconds: float | None = None) -> None:
         """Wait for `event`, at most `seconds`; returns at once when the command is over, and `event` is given up then.
         Raises what `event` raises."""
         awaited, over = asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())

@@ -35,16 +35,13 @@ _MAX_NUMBER: Final = (1 << 63) - 1
 # --- cursors ------------------------------------------------------------------------------------
 
 
-class SessionCursor:
+class SessionCursor(msgspec.Struct, frozen=True, gc=False):
     """One place in a session's live log. Opaque: compare for equality, print with `str`, and hand it back."""
 
-    __slots__ = ("epoch", "position", "revision", "session_id")
-
-    def __init__(self, epoch: str, revision: int, position: int, session_id: str) -> None:
-        self.epoch = epoch
-        self.revision = revision
-        self.position = position
-        self.session_id = session_id
+    epoch: str
+    revision: int
+    position: int
+    session_id: str
 
     @classmethod
     def from_store_token(cls, token: str) -> SessionCursor:
@@ -66,15 +63,6 @@ class SessionCursor:
         """Raise `SessionCursorWrongSession` unless the cursor is one of `session_id`."""
         if self.session_id != session_id:
             raise SessionCursorWrongSession(session_id, self.session_id)
-
-    def _key(self) -> tuple[str, int, int, str]:
-        return (self.epoch, self.revision, self.position, self.session_id)
-
-    def __eq__(self, other: object) -> bool:
-        return self._key() == other._key() if isinstance(other, SessionCursor) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._key())
 
     def __str__(self) -> str:
         return f"{_PREFIX}:{self.epoch}:{self.revision}:{self.position}:{self.session_id}"

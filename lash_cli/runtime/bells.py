@@ -18,7 +18,7 @@ import os
 import stat
 import time
 from binascii import crc32
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -179,9 +179,10 @@ def _debug(message: str, *arguments: object) -> None:
 class Bell(Protocol):
     """What an observer waits on. Arm it, look, and only then wait: a ring in between is kept."""
 
-    async def wait(self, *, is_busy: bool) -> bytes | None:
-        """Return when there may be something new: the message of the ring if it was the only one since the last
-        wait, else None. `is_busy` says that somebody works on the session. Cancelling loses no ring."""
+    def wait(self, *, is_busy: bool) -> Awaitable[bytes | None]:
+        """Awaited, it returns when there may be something new: the message of the ring if it was the only one since
+        the last wait, else None. `is_busy` says that somebody works on the session. Await it at once and from one
+        task; cancelling that loses no ring."""
         ...
 
     def close(self) -> None:
@@ -215,7 +216,7 @@ class SocketBell:
         from lash_cli.runtime.waking import PromptWait
 
         self._new_wait = PromptWait
-        self._waiter: PromptWait | None = None
+        self._waiter: PromptWait[bytes | None] | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listening, self._take)
         # One timer for many waits: it is put off when it comes due, not at every ring.
@@ -223,8 +224,11 @@ class SocketBell:
         self._waits_since = 0.0
 
     def _take(self) -> None:
-        """Take what rang, and let who waits go on."""
+        """Take what rang, and hand it to who waits."""
         waiter = self._waiter
+        if waiter is not None and not waiter.is_awaited:
+            # Its task was cancelled and did not hear of it yet: what rings meanwhile is kept for the next wait.
+            waiter = None
         try:
             message: bytes | None = self._socket.recv(_DRAIN_BYTES)
             if waiter is None or time.monotonic() - self._waits_since < _CALM_SECONDS:
@@ -233,10 +237,12 @@ class SocketBell:
             return
         except OSError:
             message = None
-        self._message = message
-        self._has_rung = True
-        if waiter is not None:
-            waiter.end_now()
+        if waiter is None:
+            self._message = message
+            self._has_rung = True
+        else:
+            self._waiter = None
+            waiter.end_now(message)
 
     def _drained(self, message: bytes | None) -> bytes | None:
         """Empty the socket: of several rings none is kept. It may have been full, and what was refused then is found
@@ -252,31 +258,31 @@ class SocketBell:
     def _backstop_is_due(self) -> None:
         self._backstop = None
         waiter = self._waiter
-        if waiter is None:
+        if waiter is None or not waiter.is_awaited:
             return
         left_s = self._waits_since + BACKSTOP_SECONDS - time.monotonic()
         if left_s > 0:
             self._backstop = self._loop.call_later(left_s, self._backstop_is_due)
         else:
-            waiter.end_now()
+            self._waiter = None
+            waiter.end_now(None)
 
-    async def wait(self, *, is_busy: bool) -> bytes | None:
+    def wait(self, *, is_busy: bool) -> PromptWait[bytes | None]:
         """See `Bell.wait`; returns after `BACKSTOP_SECONDS` at the latest."""
-        if not self._has_rung:
-            if self._waiter is not None:
-                # One of the two would never go on.
-                raise RuntimeError("another task is waiting on this stream; every observer needs a stream of its own")
-            waiter = self._waiter = self._new_wait(self._loop)
-            self._waits_since = time.monotonic()
-            if self._backstop is None:
-                self._backstop = self._loop.call_later(BACKSTOP_SECONDS, self._backstop_is_due)
-            try:
-                await waiter
-            finally:
-                self._waiter = None
-        message, self._message = self._message, None
-        self._has_rung = False
-        return message
+        waiter: PromptWait[bytes | None] = self._new_wait(loop=self._loop)
+        if self._has_rung:
+            waiter.set_result(self._message)
+            self._message = None
+            self._has_rung = False
+            return waiter
+        if self._waiter is not None and self._waiter.is_awaited:
+            # One of the two would never go on.
+            raise RuntimeError("another task is waiting on this stream; every observer needs a stream of its own")
+        self._waiter = waiter
+        self._waits_since = time.monotonic()
+        if self._backstop is None:
+            self._backstop = self._loop.call_later(BACKSTOP_SECONDS, self._backstop_is_due)
+        return waiter
 
     def close(self) -> None:
         """See `Bell.close`; the address is removed, and its directory with the last one."""
@@ -290,8 +296,9 @@ class SocketBell:
             self._backstop = None
         # Who waits is woken to end, not to be given one more.
         self._message = None
-        if self._waiter is not None:
-            self._waiter.end_soon()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.end_soon(None)
         with contextlib.suppress(OSError):
             os.unlink(self.address)
             session_directory = os.path.dirname(self.address)

@@ -10,7 +10,7 @@ generators: a pull that is cancelled (`asyncio.wait_for`) loses no event.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -29,7 +29,7 @@ from lash_cli.errors import LiveReplayClosed, LiveReplayError, SessionDeleted, S
 from lash_cli.runtime.bells import Bell
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import PersistedSessionRead, ReadScope
-from lash_cli.store.live import LiveCut, LiveReading, LiveReplay
+from lash_cli.store.live import Carried, LiveCut, LiveReading, LiveReplay
 
 
 class SessionObservation(msgspec.Struct, frozen=True):
@@ -93,7 +93,6 @@ class SessionReader:
         """`policy` is the host's, for a session that has none of its own yet; `hang_bell` makes what a subscription
         waits on."""
         self.session_id = session_id
-        self.carried = live.carried
         self._live = live
         self._policy = policy
         self._hang_bell = hang_bell
@@ -164,7 +163,7 @@ class SessionReader:
         try:
             found = await self.look(cursor)
             if found.gap is None:
-                return Subscribed(LiveSubscription(self, cursor, bell, found))
+                return Subscribed(LiveSubscription(self, cursor, bell, self._live.carried, found))
         except BaseException:
             bell.close()
             raise
@@ -187,10 +186,13 @@ class LiveSubscription:
     and ends: what is missing is learnt by subscribing again from `cursor`.
     """
 
-    def __init__(self, reader: SessionReader, cursor: SessionCursor, bell: Bell, first: LiveReplay) -> None:
+    def __init__(
+        self, reader: SessionReader, cursor: SessionCursor, bell: Bell, carried: Carried, first: LiveReplay
+    ) -> None:
         self._reader = reader
         self._cursor = cursor
         self._bell = bell
+        self._carried = carried
         self._events = deque(first.events)
         self._is_lane_held = first.is_lane_held
         self._must_wait = len(first.events) < REPLAY_BATCH
@@ -205,18 +207,39 @@ class LiveSubscription:
         return self
 
     async def __anext__(self) -> SessionObservationEvent:
-        while not self._events:
-            if self._is_done:
-                raise StopAsyncIteration
-            if self._must_wait:
-                ring = await self._bell.wait(is_busy=self._is_lane_held)
-                carried = None if ring is None else self._reader.carried(ring, self._cursor)
-                if carried is None:
-                    self._must_wait = False
-                else:
-                    self._events.extend(carried)
-                continue
-            await self._read()
+        while not self._is_done:
+            ring = self.ring()
+            if ring is not None:
+                event = self.heard(await ring)
+            else:
+                if not self._events:
+                    await self._read()
+                event = self._taken()
+            if event is not None:
+                return event
+        raise StopAsyncIteration
+
+    # What a pull consists of, for a stream that is to spend no step of its own on it: a process that wakes for a single
+    # event runs cold, and every function of its way costs several times what it costs elsewhere.
+
+    def ring(self) -> Awaitable[bytes | None] | None:
+        """What to await and to hand to `heard`; None when there is something to do without it."""
+        if self._must_wait and not self._events and not self._is_done:
+            return self._bell.wait(is_busy=self._is_lane_held)
+        return None
+
+    def heard(self, message: bytes | None) -> SessionObservationEvent | None:
+        """The event that a ring carried; None when it must be looked for."""
+        carried = None if message is None else self._carried(message, self._cursor)
+        if carried is None:
+            self._must_wait = False
+            return None
+        self._events.extend(carried)
+        return self._taken()
+
+    def _taken(self) -> SessionObservationEvent | None:
+        if not self._events:
+            return None
         event = self._events.popleft()
         self._cursor = event.cursor
         return event
@@ -288,7 +311,11 @@ class RecoveringStream:
                         self._cursor = begun.gap.latest_cursor
                         return begun
                     self._subscription = begun.subscription
-                event = await self._subscription.__anext__()
+                subscription = self._subscription
+                ring = subscription.ring()
+                event = None if ring is None else subscription.heard(await ring)
+                if event is None:
+                    event = await subscription.__anext__()
             except SubscriberLagged:
                 # Not told to the consumer: the old cursor replays what is missing, or reports the gap.
                 self._subscription = None

@@ -56,6 +56,11 @@ class LiveNews(Protocol):
         ...
 
 
+# The events in the message of a ring, exactly as `LiveReading.replay` would hand them over; None when nothing proves
+# that they are the next after the cursor, or there are none: then look.
+Carried = Callable[[bytes, SessionCursor], tuple[SessionObservationEvent, ...] | None]
+
+
 class LiveReading(Protocol):
     """What watching needs of a live log, whoever holds it."""
 
@@ -67,9 +72,9 @@ class LiveReading(Protocol):
         """Up to 256 events after `cursor`, as of one moment. Raises `SessionDeleted`."""
         ...
 
-    def carried(self, ring: bytes, cursor: SessionCursor) -> tuple[SessionObservationEvent, ...] | None:
-        """The events in the message of a ring, exactly as `replay` would hand them over; None when nothing proves that
-        they are the next after `cursor`, or there are none: then look."""
+    @property
+    def carried(self) -> Carried:
+        """How to read what a ring carries; asked for once by each observer."""
         ...
 
 

@@ -12,18 +12,18 @@ from lash_cli.runtime.waking import PromptWait
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
 
-def waiting(told: list[str]) -> tuple[PromptWait, asyncio.Task[None]]:
+def waiting(told: list[str]) -> tuple[PromptWait[str], asyncio.Task[None]]:
     """A task that waits, and says when it goes on."""
-    wait = PromptWait(asyncio.get_running_loop())
+    wait: PromptWait[str] = PromptWait(loop=asyncio.get_running_loop())
 
     async def go() -> None:
         who.set("the task")
         try:
-            await wait
+            brought = await wait
         except asyncio.CancelledError:
             told.append("cancelled")
             raise
-        told.append(f"went on as {who.get()}")
+        told.append(f"went on as {who.get()} with {brought}")
 
     return wait, asyncio.ensure_future(go())
 
@@ -33,31 +33,31 @@ async def test_the_task_goes_on_before_anything_else_the_loop_has_to_do_and_in_i
     wait, task = waiting(told)
     await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
-    loop.call_soon(wait.end_now)
+    loop.call_soon(wait.end_now, "news")
     loop.call_soon(told.append, "something else")
     await task
     await asyncio.sleep(0)
-    assert told == ["went on as the task", "something else"]
+    assert told == ["went on as the task with news", "something else"]
 
 
 async def test_a_running_task_ends_the_wait_of_another_in_the_next_pass() -> None:
     told: list[str] = []
     wait, task = waiting(told)
     await asyncio.sleep(0)
-    wait.end_soon()
-    wait.end_soon()
+    wait.end_soon("news")
+    wait.end_soon("news")
     assert told == []
     await task
-    assert told == ["went on as the task"]
+    assert told == ["went on as the task with news"]
 
 
 @pytest.mark.parametrize("end", [PromptWait.end_now, PromptWait.end_soon])
 async def test_what_is_over_is_not_waited_for(end) -> None:
     told: list[str] = []
     wait, task = waiting(told)
-    end(wait)
+    end(wait, "news")
     await task
-    assert told == ["went on as the task"]
+    assert told == ["went on as the task with news"]
 
 
 @pytest.mark.parametrize("ends_too", [False, True])
@@ -67,8 +67,8 @@ async def test_a_cancelled_task_is_cancelled_once_whatever_ends_its_wait_meanwhi
     await asyncio.sleep(0)
     task.cancel()
     if ends_too:
-        wait.end_soon()
-        asyncio.get_running_loop().call_soon(wait.end_now)
+        wait.end_soon("news")
+        asyncio.get_running_loop().call_soon(wait.end_now, "news")
     with pytest.raises(asyncio.CancelledError):
         await task
     assert told == ["cancelled"]
@@ -78,22 +78,22 @@ async def test_a_task_cancelled_after_its_wait_ended_goes_on_and_is_cancelled_at
     told: list[str] = []
     wait, task = waiting(told)
     await asyncio.sleep(0)
-    wait.end_soon()
+    wait.end_soon("news")
     assert not wait.cancel()
     await task
-    assert told == ["went on as the task"]
+    assert told == ["went on as the task with news"]
 
 
 async def test_a_time_out_ends_the_wait_and_nothing_of_it_is_left() -> None:
-    wait = PromptWait(asyncio.get_running_loop())
+    wait: PromptWait[str] = PromptWait(loop=asyncio.get_running_loop())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await wait
-    wait.end_now()
+    wait.end_now("news")
 
 
 async def test_what_the_task_raises_is_the_tasks() -> None:
-    wait = PromptWait(asyncio.get_running_loop())
+    wait: PromptWait[str] = PromptWait(loop=asyncio.get_running_loop())
 
     async def go() -> None:
         await wait
@@ -101,6 +101,25 @@ async def test_what_the_task_raises_is_the_tasks() -> None:
 
     task = asyncio.ensure_future(go())
     await asyncio.sleep(0)
-    asyncio.get_running_loop().call_soon(wait.end_now)
+    asyncio.get_running_loop().call_soon(wait.end_now, "news")
     with pytest.raises(ValueError, match="mine"):
         await task
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_it_is_waited_for_with_everything_asyncio_waits_with(is_over: bool) -> None:
+    for wait_for_it in (
+        lambda wait: asyncio.wait_for(wait, 30),
+        lambda wait: asyncio.wait((wait,)),
+        lambda wait: asyncio.gather(wait),
+        asyncio.shield,
+    ):
+        wait: PromptWait[str] = PromptWait(loop=asyncio.get_running_loop())
+        end = asyncio.get_running_loop().call_soon
+        if is_over:
+            wait.end_now("news")
+        else:
+            end(end, wait.end_now, "news")
+        async with asyncio.timeout(30):
+            await wait_for_it(wait)
+        assert wait.result() == "news"

@@ -10,7 +10,6 @@ head it moved and the answer it stored.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Literal
 
 import msgspec
@@ -39,38 +38,33 @@ class _Changes(_Message, frozen=True, gc=False, array_like=True, forbid_unknown_
     rows: tuple[tuple[None, tuple[tuple[str, ObservationPayload], ...]], ...]
 
 
-# Made at first use, and kept by name: to find one by its type costs as much as an event does.
-@cache
-def _activities_decoder() -> msgspec.json.Decoder[_Activities]:
-    return decoder(_Activities)
-
-
-@cache
-def _changes_decoder() -> msgspec.json.Decoder[_Changes]:
-    return decoder(_Changes)
+# By name, because to find one by its type costs as much as an event does.
+_activities_in = decoder(_Activities).decode
+_changes_in = decoder(_Changes).decode
 
 
 def carried_after(message: bytes, cursor: SessionCursor) -> tuple[SessionObservationEvent, ...] | None:
     """See `LiveReading.carried`."""
+    told: _Activities | _Changes
     try:
-        told = _decoded(message)
+        if message.startswith(RING_OF_ACTIVITIES):
+            told = _activities_in(message)
+        elif message.startswith(RING_OF_CHANGES):
+            told = _changes_in(message)
+        else:
+            return None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         # Of another version of this program; the store speaks for both.
         return None
-    if told is None or told.before != cursor.position or told.epoch != cursor.epoch or told.revision != cursor.revision:
+    epoch, position, revision = told.epoch, told.before, told.revision
+    if position != cursor.position or epoch != cursor.epoch or revision != cursor.revision:
         return None
-    session_id, position = cursor.session_id, told.before
+    session_id, at_ms = cursor.session_id, told.at_ms
     events: list[SessionObservationEvent] = []
     for turn_id, row in told.rows:
         for _, stored in row:
             position += 1
-            place = SessionCursor(told.epoch, told.revision, position, session_id)
+            place = SessionCursor(epoch, revision, position, session_id)
             payload = stored.whole(session_id, turn_id or "") if isinstance(stored, ActivityBody) else stored
-            events.append(SessionObservationEvent(session_id, told.revision, place, payload, turn_id, told.at_ms))
+            events.append(SessionObservationEvent(session_id, revision, place, payload, turn_id, at_ms))
     return tuple(events) or None
-
-
-def _decoded(message: bytes) -> _Activities | _Changes | None:
-    if message.startswith(RING_OF_ACTIVITIES):
-        return _activities_decoder().decode(message)
-    return _changes_decoder().decode(message) if message.startswith(RING_OF_CHANGES) else None

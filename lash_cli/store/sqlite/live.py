@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -40,7 +39,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.base import ReadScope
-from lash_cli.store.live import LiveCut, LiveNews, LiveReplay
+from lash_cli.store.live import Carried, LiveCut, LiveNews, LiveReplay
 from lash_cli.store.sqlite import graph
 from lash_cli.store.sqlite.announcing import Appended, WriterConnection, new_epoch
 from lash_cli.store.sqlite.answers import outcome_of
@@ -310,14 +309,6 @@ def _cut(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> L
     return LiveCut(cursor, decode(stored.config, PersistedSessionConfig), graph.load_in(connection, session_id, scope))
 
 
-@cache
-def _carried_after() -> Callable[[bytes, SessionCursor], tuple[SessionObservationEvent, ...] | None]:
-    """Loaded by whoever watches (design D16), and found again without asking the import system at every ring."""
-    from lash_cli.store.sqlite.carried import carried_after
-
-    return carried_after
-
-
 # --- the face -----------------------------------------------------------------------------------
 
 
@@ -408,9 +399,12 @@ class LiveEvents:
         """See `LiveStore.replay`; a look is short and done inline."""
         return self._db.read(lambda connection: _replay(connection, cursor, self._db.clock.now_ms()))
 
-    def carried(self, ring: bytes, cursor: SessionCursor) -> tuple[SessionObservationEvent, ...] | None:
+    @property
+    def carried(self) -> Carried:
         """See `LiveReading.carried`."""
-        return _carried_after()(ring, cursor)
+        from lash_cli.store.sqlite.carried import carried_after  # only who watches needs it (design D16)
+
+        return carried_after
 
     async def trim_session(self, session_id: str) -> int:
         """See `LiveStore.trim_session`."""
