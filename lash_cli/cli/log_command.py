@@ -47,9 +47,9 @@ def command(
         since = SessionCursor.from_store_token(since_cursor)
     if follow:
         from lash_cli.cli.log_follow import FollowChoice, follow_transcript
-        from lash_cli.cli.reading import run_async
+        from lash_cli.cli.reading import run_watching
 
-        return run_async(follow_transcript(session, FollowChoice(since, named_roles(role), last, choice)))
+        return run_watching(follow_transcript(session, FollowChoice(since, named_roles(role), last, choice)))
     return show_transcript(
         session, turn_id=turn, roles=named_roles(role), last=last, since=since, all_frames=frames, choice=choice
     )

@@ -121,14 +121,14 @@ def command(
 def _watch(wanted: Filter, parent: str | None, limit: int) -> int:
     """Show the admitted sessions until told to stop."""
     from lash_cli.cli.ls_watch import watch_sessions
-    from lash_cli.cli.reading import run_async
+    from lash_cli.cli.reading import run_watching
 
     async def listing(store: RuntimePersistence) -> list[Document]:
         now_ms = SystemClock().now_ms()
         rows, _ = await _take(store, await _of_parent(store, wanted, parent), 0, None, now_ms)
         return [session_document(row, now_ms, is_definitely_dead) for row in rows]
 
-    return run_async(watch_sessions(listing, limit))
+    return run_watching(watch_sessions(listing, limit))
 
 
 async def _of_parent(store: RuntimePersistence, wanted: Filter, parent: str | None) -> Filter:

@@ -8,25 +8,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.cli.invocation import current
 from lash_cli.errors import NotFoundError, StoreReadOnly
 from lash_cli.store.base import RuntimePersistence, SessionRow
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 T = TypeVar("T")
 
 NO_STORE_CODE = "store_not_found"
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` on an event loop of its own; what is logged meanwhile goes to the log file."""
+def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEventLoop] | None = None) -> T:
+    """Run `work` on an event loop of its own, asyncio's unless `new_loop` makes another; what is logged meanwhile goes
+    to the log file."""
     import asyncio
 
     from lash_cli.cli.logs import log_to_file
 
     log_to_file()
-    return asyncio.run(work)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(work)
+
+
+def run_watching(work: Coroutine[Any, Any, T]) -> T:
+    """`run_async` for a command that goes on until it is told to stop and does nothing but watch."""
+    from lash_cli.cli.watching_loop import new_watching_loop
+
+    return run_async(work, new_watching_loop)
 
 
 def run_inline(make_work: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lash_cli.cli.durations import duration_ms
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import run_watching
 from lash_cli.errors import UsageError
 
 
@@ -73,7 +73,7 @@ def command(
         follows=not no_follow,
         raw=raw,
     )
-    return run_async(Tail(plan, is_json=is_json, is_live=not is_json and is_terminal()).run())
+    return run_watching(Tail(plan, is_json=is_json, is_live=not is_json and is_terminal()).run())
 
 
 def _until(text: str | None) -> tuple[str | None, float | None]:

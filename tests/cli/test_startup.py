@@ -23,7 +23,9 @@ from lash_cli.store.sqlite import listing
 from lash_cli.system import SystemClock, this_process
 from lash_cli.wiring import open_store
 
-HEAVY = {"rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "lupa", "pluggy"}
+HEAVY = {
+    "rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "lupa", "pluggy", "uvloop",
+}  # fmt: skip
 REPORT = """
 import sys
 from lash_cli.__main__ import main

@@ -51,6 +51,11 @@ class Terminal:
         both = termios.ICANON | termios.ECHO
         return bool(termios.tcgetattr(self._slave)[3] & both == both)
 
+    @property
+    def is_blocking(self) -> bool:
+        """Whether everybody who has this terminal open waits for it, as programs expect."""
+        return os.get_blocking(self._slave)
+
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 

@@ -1,0 +1,26 @@
+"""The event loop of commands that watch: `tail`, `log --follow`, `ls --watch` (docs/decisions/0014).
+
+They wake for single events, many of them at once on few cores, and most of what
+a wake-up costs is the loop itself; uvloop's costs a third of asyncio's less.
+Every other command runs on asyncio's loop, which it has anyway: loading another
+takes 4 ms. The rule is that of the dependency in pyproject.toml, so uvloop is
+there wherever this asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Final
+
+# uvloop is made for CPython, on systems that are not Windows.
+_HAS_UVLOOP: Final = sys.platform != "win32" and sys.implementation.name == "cpython"
+
+
+def new_watching_loop() -> asyncio.AbstractEventLoop:
+    """A loop for a process that watches; hand it to `run_async` or `asyncio.Runner`."""
+    if _HAS_UVLOOP:
+        from lash_cli.cli.uv_watching import WatchingLoop
+
+        return WatchingLoop()
+    return asyncio.new_event_loop()
