@@ -272,12 +272,25 @@ async def test_who_has_no_descriptor_left_for_a_socket_polls() -> None:
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_a_second_task_on_one_bell_is_refused_and_the_first_goes_on(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
-    first = asyncio.ensure_future(bell.wait(is_busy=False))
+
+    async def wait() -> bytes | None:
+        return await bell.wait(is_busy=False)
+
+    first = asyncio.create_task(wait())
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="another task"):
         await bell.wait(is_busy=False)
     ring({SESSION: Appended(1)})
     await asyncio.wait_for(first, PATIENCE_S)
+    bell.close()
+
+
+@pytest.mark.usefixtures("runtime_dir", "patient")
+async def test_a_wait_that_nobody_awaited_hinders_no_other(ring: BellRinger) -> None:
+    bell = hang_bell(STORE, SESSION)
+    bell.wait(is_busy=False)
+    asyncio.get_running_loop().call_soon(ring, {SESSION: Appended(7)})
+    assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) == b"7"
     bell.close()
 
 
