@@ -24,7 +24,8 @@ from lash_cli.system import SystemClock, this_process
 from lash_cli.wiring import open_store
 
 HEAVY = {
-    "rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "lupa", "pluggy", "uvloop",
+    "rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "lupa", "pluggy",
+    "uvloop",
 }  # fmt: skip
 REPORT = """
 import sys

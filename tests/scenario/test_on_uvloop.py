@@ -85,17 +85,20 @@ def test_a_turn_runs_and_streams(tmp_path: Path, on_uvloop) -> None:
 
 def test_what_is_watched_is_the_log_although_pulls_are_cut_off(tmp_path: Path, on_uvloop) -> None:
     async def work() -> None:
-        async with core_on(tmp_path) as core, core_on(tmp_path, queue_driver="none") as other:
-            async with await core.open_session(S) as session:
-                observed = other.observe(S)
-                cursor = (await observed.current_observation()).cursor
-                watching = asyncio.create_task(until_turns_ended(observed, cursor, 3))
-                for text in ("!stream 20", "!text two", "!text three"):
-                    await session.turn(text).run()
-                seen = await watching
-                found = await observed.resume_from_cursor(cursor)
-                assert not isinstance(found, ObservedGap)
-                assert tuple(seen) == found.events
+        async with (
+            core_on(tmp_path) as core,
+            core_on(tmp_path, queue_driver="none") as other,
+            await core.open_session(S) as session,
+        ):
+            observed = other.observe(S)
+            cursor = (await observed.current_observation()).cursor
+            watching = asyncio.create_task(until_turns_ended(observed, cursor, 3))
+            for text in ("!stream 20", "!text two", "!text three"):
+                await session.turn(text).run()
+            seen = await watching
+            found = await observed.resume_from_cursor(cursor)
+            assert not isinstance(found, ObservedGap)
+            assert tuple(seen) == found.events
 
     on_uvloop(work())
 
