@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,8 +97,11 @@ class _Shared:
 
     @property
     def lock(self) -> asyncio.Lock:
-        """The writer's lock, for the running loop. Raises `LashRuntimeError` (`session_in_another_loop`) while another
-        loop holds it: who waited there would never be woken here."""
+        """The writer's lock, for the running loop. Raises `LashRuntimeError` where waiting for it would have no end:
+        `session_in_another_loop` while another loop holds it, which would not wake anybody here, and `session_in_turn`
+        for what a turn itself does, such as a tool of it."""
+        if self._lock.locked():
+            self._refuse_within_a_turn()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             if self._lock.locked() and self._loop is not None and not self._loop.is_closed():
@@ -117,10 +121,32 @@ class _Shared:
         while self.is_locked or self.waiting:
             if self._loop is not asyncio.get_running_loop():
                 break
-            async with self.lock:
+            async with self._lock:
                 pass  # whoever came before us is done
             await asyncio.sleep(0)
         self.let_go()
+
+    def _refuse_within_a_turn(self) -> None:
+        within = _WITHIN.get()
+        while within is not None:
+            if within.shared is self and not within.is_over:
+                raise LashRuntimeError(
+                    "session_in_turn",
+                    f"session {self.state.session_id} is in the turn this was called from, which would wait for itself",
+                    hint="enqueue what is to follow: it is run after the turn",
+                )
+            within = within.outer
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """While a turn runs: what it calls, and the tasks that are started by that, belong to it."""
+        within = _Within(self, _WITHIN.get())
+        token = _WITHIN.set(within)
+        try:
+            yield
+        finally:
+            within.is_over = True
+            _WITHIN.reset(token)
 
     @contextlib.contextmanager
     def in_use(self, token: CancelToken) -> Iterator[None]:
@@ -138,6 +164,21 @@ class _Shared:
         self.is_gone = True
         if self.state.log is not None:
             self.state.log.close()
+
+
+class _Within:
+    """A running turn, as whatever it calls finds it, and the turn that was called from, as that of a session whose tool
+    runs a turn of another."""
+
+    __slots__ = ("is_over", "outer", "shared")
+
+    def __init__(self, shared: _Shared, outer: _Within | None) -> None:
+        self.shared = shared
+        self.outer = outer
+        self.is_over = False
+
+
+_WITHIN: ContextVar[_Within | None] = ContextVar("lash_turn", default=None)
 
 
 class LashSession(QueueVerbs):
@@ -277,10 +318,11 @@ class LashSession(QueueVerbs):
         with shared.in_use(token):
             async with shared.lock:
                 state = self._state
-                output = await self._core._beside_driver(
-                    self.session_id,
-                    lambda: run_turn(self._core.host, state, shared.owner, request, token, sink),
-                )
+                with shared.in_turn():
+                    output = await self._core._beside_driver(
+                        self.session_id,
+                        lambda: run_turn(self._core.host, state, shared.owner, request, token, sink),
+                    )
         if output.has_waiting:
             self._wake("turn_completed")
         return output

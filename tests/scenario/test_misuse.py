@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import Stopped
+from lash_cli.api import FunctionToolProvider, Stopped, tool
 from lash_cli.core.content import message_text
 from lash_cli.errors import LashRuntimeError, SessionClosed, UsageError
 
@@ -90,6 +91,61 @@ async def test_text_that_has_no_utf8_is_refused_before_anything_is_written(make_
     assert {turned.value.code, queued.value.code} == {"prompt_not_utf8"}
     assert await session.pending_turn_inputs() == ()
     assert (await session.turn("whole 😀").run()).result.assistant_message() == "fine"
+
+
+class Way(msgspec.Struct):
+    """How a tool calls its own session."""
+
+    name: str
+
+
+async def test_a_turn_that_would_wait_for_itself_is_refused_where_it_is_asked_for(make_core) -> None:
+    ways = ("turn", "clone", "other session", "queued", "refresh", "tools", "afterwards")
+    later: list[asyncio.Task[object]] = []
+
+    @tool(name="again")
+    async def again(way: Way, context: object) -> str:
+        """Call the session this tool runs in."""
+        match way.name:
+            case "turn":
+                await session.turn("inner").run()
+            case "clone":
+                await session.clone().turn("inner").run()
+            case "other session":
+                await outer.turn("!inner").run()
+            case "queued":
+                await asyncio.wait_for(session.queued_turn().run(), 30)
+            case "refresh":
+                await session.refresh()
+            case "tools":
+                await session.tools().set_membership("again", False)
+            case "afterwards":
+                later.append(asyncio.ensure_future(after_this_turn()))
+        return "done"
+
+    async def after_this_turn() -> object:
+        await over.wait()
+        return (await session.turn("afterwards").run()).result
+
+    @tool(name="through")
+    async def through(way: Way, context: object) -> str:
+        """Run a turn of the other session, whose tool comes back."""
+        return str((await session.turn("x").run()).result)
+
+    over = asyncio.Event()
+    asked = [calls((f"c{n}", "again", f'{{"name": "{way}"}}')) for n, way in enumerate(ways)]
+    steps = [step for pair in zip(asked, [text("over")] * len(ways), strict=True) for step in pair]
+    provider = FunctionToolProvider([again, through])
+    session = await make_core(ScriptedCaller([*steps, text("run")]), tools=[provider]).open_session("s1")
+    outer_script = [calls(("o1", "through", '{"name": ""}')), text("outer over")]
+    outer = await make_core(ScriptedCaller(outer_script), tools=[provider]).open_session("s2")
+    for way in ways:
+        started = outer if way == "other session" else session
+        result = (await asyncio.wait_for(started.turn("go").run(), 30)).result
+        is_refused = "the turn this was called from" in str(result.tool_calls[0].output)
+        assert result.is_success and is_refused is (way != "afterwards"), way
+    over.set()
+    assert (await asyncio.wait_for(later[0], 30)).assistant_message() == "run"  # type: ignore[attr-defined]
 
 
 def test_a_store_that_was_opened_before_a_fork_is_refused_in_the_child_and_stays_the_parents(tmp_path) -> None:
