@@ -8,7 +8,7 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import say, warn
@@ -30,6 +30,7 @@ from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import duration
 
 NameOf = Callable[[str], str]
+MOST_IDS_IN_LINE = 3
 
 
 def report_document(report: WorkReport) -> Document:
@@ -70,7 +71,8 @@ class WorkLog:
             case CommandsApplied(session_id=session_id, receipts=receipts):
                 say(f"{self._name_of(session_id)}  applied {', '.join(receipt.source_key for receipt in receipts)}")
             case PassFailed(session_id=session_id, error=error, retry_in_ms=None):
-                warn(f"{self._name_of(session_id)}: {error.message}", code=error.code)
+                hint = f"; {error.hint}" if error.hint else ""
+                warn(f"{self._name_of(session_id)}: {error.message}{hint}", code=error.code)
             case PassFailed(session_id=session_id, error=error, retry_in_ms=int(rest_ms)):
                 say(f"{self._name_of(session_id)}  {error.code}; again in {duration(rest_ms)}")
             case QueuePaused(session_id=session_id, reason=reason):
@@ -88,7 +90,7 @@ class WorkLog:
         words = [
             self._name_of(event.session_id),
             result.turn_id,
-            ",".join(result.input_ids) or "-",
+            _ids_in_words(result.input_ids),
             outcome["reason"] or outcome["type"],
             duration(result.execution.duration_ms),
         ]
@@ -99,6 +101,13 @@ class WorkLog:
 
     def end(self, reason: str, exit_status: int, error: Document | None) -> None:
         """The report or the error says how it ended."""
+
+
+def _ids_in_words(ids: Sequence[str]) -> str:
+    """A few ids as they are, of many the first, the last and how many: one turn may take dozens."""
+    if len(ids) <= MOST_IDS_IN_LINE:
+        return ",".join(ids) or "-"
+    return f"{ids[0]}…{ids[-1]} ({len(ids)} inputs)"
 
 
 class WorkLines:

@@ -60,6 +60,22 @@ def test_until_empty_drains_every_session_and_ends(world: QueuedHome) -> None:
     assert world.lash("work", "s", "--until-empty", "-q").out == "s\n"
 
 
+def test_a_turn_of_many_texts_is_one_short_line(world: QueuedHome) -> None:
+    ids = [world.add(f"text {number}") for number in range(5)]
+    done = world.lash("work", "s", "--until-empty")
+    (line,) = [line for line in done.err.splitlines() if line.startswith("work  t_")]
+    assert f"  {ids[0]}…{ids[-1]} (5 inputs)  finished  " in line
+
+
+def test_a_session_whose_provider_is_gone_is_told_with_the_way_to_it(world: QueuedHome) -> None:
+    key = {"OPENAI_API_KEY": "sk-for-open"}
+    assert world.lash("open", "far", "--provider", "openai", "--model", "m", env=key).code == 0
+    world.add("x", session="far")
+    done = world.lash("work", "--all", "--until-empty")
+    assert done.code == 8 and "set OPENAI_API_KEY" in done.err
+    assert world.waiting("far") == ["x"]
+
+
 def test_once_is_one_pass_over_each_session(world: QueuedHome) -> None:
     world.add("text first")
     batch = world.add_task("!text task done")
