@@ -167,9 +167,21 @@ def test_a_read_only_database_is_permissions_unsafe_and_unchanged(
     rows, before = world.dump(), files(world.home)
     with nothing_writable(world.home):
         error = told(as_nobody_special(world, *arguments, "-o", "json"), 5, "permissions_unsafe")
-        assert str(world.database) in error["message"]
+        assert str(world.database) in error["message"] and error["hint"]
     assert files(world.home) == before
     assert world.dump() == rows
+
+
+def test_what_lies_on_a_read_only_place_can_be_read_from_a_copy_as_the_hint_says(
+    world: ErrorWorld, tmp_path: Path
+) -> None:
+    with nothing_writable(world.home):
+        refused = told(as_nobody_special(world, "log", "demo", "-o", "json"), 5, "permissions_unsafe")
+        assert "--db FILE" in refused["hint"]
+        copy = tmp_path / "copy" / "lash.db"
+        copy.parent.mkdir()
+        copy.write_bytes(world.database.read_bytes())
+        assert as_nobody_special(world, "log", "demo", "-o", "json", "--db", str(copy)).code == 0
 
 
 def test_a_read_only_home_keeps_its_configuration_and_keys(world: ErrorWorld) -> None:
