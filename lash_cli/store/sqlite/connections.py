@@ -90,7 +90,7 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary in _READ_ONLY_CODES:
         return StoreReadOnly(
             f"{path} cannot be opened or written: {error}",
-            hint="even reading needs a directory that can be written: copy the database to one and name it with --db FILE",
+            hint="even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE",
         )
     if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
         return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
