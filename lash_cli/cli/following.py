@@ -22,7 +22,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document
 from lash_cli.cli.invocation import current
-from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.errors import LashError, UsageError
 from lash_cli.system import SystemClock
@@ -122,6 +122,7 @@ async def following() -> AsyncIterator[Following]:
     descriptor = sys.stdout.fileno()
     state = Following(OutputPump(descriptor))
     with turn_signals(state.stop) as state.signals, _watched_reader(descriptor, state):
+        await interrupted_before()
         try:
             yield state
         finally:

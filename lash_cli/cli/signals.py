@@ -77,6 +77,15 @@ def turn_signals(
             signal.signal(number, before[number])
 
 
+async def interrupted_before() -> None:
+    """Let a Ctrl-C from before the handlers stood end the command here; call it inside of `turn_signals`, first.
+
+    `asyncio.run` makes a cancellation of it that waits for the first pause, which may come when a stream was begun
+    that would then have no end.
+    """
+    await asyncio.sleep(0)
+
+
 def die_of(number: signal.Signals) -> None:
     """Let `number` do to this process what it does to one that does not handle it, so that its parent sees it."""
     signal.signal(number, signal.SIG_DFL)

@@ -22,7 +22,7 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, time
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import write_out
 from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
-from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
 from lash_cli.cli.turn_stream import EventLines, OutputPump
@@ -102,6 +102,7 @@ class TurnRun:
         begun_at = await self._cursors.present() if self._lines is not None else None
         before_stop = None if self._store is None else self._store.finish_writes
         with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals:
+            await interrupted_before()
             if self._lines is not None:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._lines.start("turn", begun_at)

@@ -21,7 +21,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import working_directory, writing_store
-from lash_cli.cli.signals import SignalState, turn_signals
+from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
@@ -159,6 +159,7 @@ class Work:
         self._live = store.live
         try:
             with turn_signals(self._stop, worker.abandon, before_stop=store.finish_writes) as signals:
+                await interrupted_before()
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._log.start()
                 report = await worker.run(session_ids)
