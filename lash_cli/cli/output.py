@@ -45,7 +45,7 @@ def emit_one(kind: str, document: Document, *, text: Any = None, name: str | Non
         chosen = _select(document, options.fields) if options.fields else document
         write_line(to_json({"schema": SCHEMA, "kind": kind, **chosen}))
     elif options.format == "name" or (options.quiet and options.fields is None):
-        write_line(str(name if name is not None else document.get("id", "")))
+        write_line(_name(name if name is not None else document.get("id", "")))
     elif options.fields:
         write(tables.pairs([(field, _cell(_lookup(document, field))) for field in options.fields]) + "\n")
     elif text is None:
@@ -88,7 +88,7 @@ def emit_many(
             write_line(to_json({"schema": SCHEMA, "kind": kind, "items": chosen, "next": next_cursor}))
         return
     if options.format == "name" or (options.quiet and options.fields is None):
-        write_lines(str(item.get(id_field, "")) for item in items)
+        write_lines(_name(item.get(id_field, "")) for item in items)
         return
     if text is not None and options.format == "text" and options.fields is None:
         write(text + "\n" if text else "")
@@ -161,6 +161,11 @@ def _note(line: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
         return
+
+
+def _name(value: object) -> str:
+    """A name exactly as it is for a program, and harmless for a terminal."""
+    return safe_text(str(value)) if sys.stdout.isatty() else str(value)
 
 
 def terminal_width() -> int | None:

@@ -8,6 +8,7 @@ a turn was given waits in the archive, as it was not answered yet.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from lash_cli.core.codec import Record, sha256_hex
@@ -24,6 +25,8 @@ from lash_cli.errors import UsageError
 
 # 2 has the queue; what an older program wrote is read as it stands.
 ARCHIVE_FORMAT = 2
+# The last millisecond of the year 9999: a later one has no RFC 3339 form.
+LATEST_MS = 253_402_300_799_999
 
 
 class ArchivedTurn(Record):
@@ -153,60 +156,79 @@ def blob_refs(components: dict[str, str], frames: tuple[AgentFrame, ...]) -> lis
 def check_archive(archive: SessionArchive) -> None:
     """Raise `UsageError` (`archive_invalid`) unless a session can be made of it that loads and goes on."""
     if not is_session_id(archive.session_id):
-        raise _invalid(f"{archive.session_id!r} is no session id")
+        raise invalid_archive(f"{archive.session_id!r} is no session id")
+    for moment_ms in _moments(archive):
+        if moment_ms is not None and not 0 <= moment_ms <= LATEST_MS:
+            raise invalid_archive(f"{moment_ms} ms is no moment before the year 10000")
     if archive.head is None:
         if archive.turns or archive.usage:
-            raise _invalid("it has turns or costs, but nothing that was committed")
+            raise invalid_archive("it has turns or costs, but nothing that was committed")
     else:
         _check_head(archive.head)
     known = {None} if archive.head is None else {None, *(node.node_id for node in archive.head.nodes)}
     for turn in archive.turns:
         if turn.first_node_id not in known or turn.last_node_id not in known:
-            raise _invalid(f"turn {turn.turn_id!r} names a node that is missing")
+            raise invalid_archive(f"turn {turn.turn_id!r} names a node that is missing")
     if len({turn.turn_id for turn in archive.turns}) != len(archive.turns):
-        raise _invalid("a turn occurs twice")
+        raise invalid_archive("a turn occurs twice")
     keys = [waiting.source_key for waiting in archive.inputs if waiting.source_key is not None]
     if len({waiting.input_id for waiting in archive.inputs}) != len(archive.inputs) or len({*keys}) != len(keys):
-        raise _invalid("an input that waits occurs twice")
+        raise invalid_archive("an input that waits occurs twice")
     given = set()
     for attachment in archive.attachments:
         if attachment.data is None:
-            raise _invalid(f"the bytes of {attachment.attachment_ref} were left out")
+            raise invalid_archive(f"the bytes of {attachment.attachment_ref} were left out")
         if attachment.attachment_ref != f"sha256:{sha256_hex(attachment.data)}":
-            raise _invalid(f"the bytes of {attachment.attachment_ref} are others")
+            raise invalid_archive(f"the bytes of {attachment.attachment_ref} are others")
         given.add(attachment.attachment_ref)
     missing = stored_refs(archive) - given
     if missing:
-        raise _invalid(f"the attachment {min(missing)} is missing")
+        raise invalid_archive(f"the attachment {min(missing)} is missing")
+
+
+def _moments(archive: SessionArchive) -> Iterator[int | None]:
+    """Every time of an archive that is shown or sorted by, in epoch milliseconds."""
+    yield from (archive.created_at_ms, archive.closed_at_ms, archive.parked_at_ms, archive.last_commit_at_ms)
+    for turn in archive.turns:
+        yield from (turn.started_at_ms, turn.committed_at_ms, turn.summary.started_at_ms)
+        for call in turn.summary.llm_calls:
+            yield from (attempt.started_at_ms for attempt in call.attempts)
+    yield from (booked.at_ms for booked in archive.usage)
+    yield from (attachment.at_ms for attachment in archive.attachments)
+    yield from (waiting.enqueued_at_ms for waiting in archive.inputs)
+    if archive.head is not None:
+        yield from (node.at_ms for node in archive.head.nodes)
+        yield from (frame.created_at_ms for frame in archive.head.frames)
 
 
 def _check_head(head: ArchivedHead) -> None:
     frames = {frame.frame_id for frame in head.frames}
     active = [frame for frame in head.frames if frame.status is FrameStatus.ACTIVE]
     if len(frames) != len(head.frames) or len(active) != 1:
-        raise _invalid("it needs frames of different ids, exactly one of them active")
+        raise invalid_archive("it needs frames of different ids, exactly one of them active")
     seen: set[str | None] = {None}
     for node in head.nodes:
         if node.node_id in seen:
-            raise _invalid(f"node {node.node_id!r} occurs twice")
+            raise invalid_archive(f"node {node.node_id!r} occurs twice")
         if node.parent_node_id not in seen:
-            raise _invalid(f"node {node.node_id!r} hangs below a node that is missing or comes later")
+            raise invalid_archive(f"node {node.node_id!r} hangs below a node that is missing or comes later")
         if node.agent_frame_id not in frames:
-            raise _invalid(f"node {node.node_id!r} belongs to a frame that is missing")
+            raise invalid_archive(f"node {node.node_id!r} belongs to a frame that is missing")
         seen.add(node.node_id)
     if head.leaf_node_id not in seen:
-        raise _invalid(f"the head {head.leaf_node_id!r} is missing")
+        raise invalid_archive(f"the head {head.leaf_node_id!r} is missing")
     if head.head_revision < 1:
-        raise _invalid("its head has no revision")
+        raise invalid_archive("its head has no revision")
     for ref in blob_refs(head.components, head.frames):
         if ref not in head.blobs:
-            raise _invalid(f"the state {ref} is missing")
+            raise invalid_archive(f"the state {ref} is missing")
     for ref, data in head.blobs.items():
         if ref != sha256_hex(data):
-            raise _invalid(f"the state {ref} is another")
+            raise invalid_archive(f"the state {ref} is another")
 
 
-def _invalid(reason: str) -> UsageError:
+def invalid_archive(reason: str) -> UsageError:
+    """The error for a file of which no session can be made."""
     return UsageError(
         f"this is not a session that can be imported: {reason}",
         code="archive_invalid",

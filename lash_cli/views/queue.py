@@ -29,13 +29,13 @@ def receipt_text(document: Document, *, clean: Clean) -> str:
     name = clean(document["session_name"])
     state = document["state"]
     if state in ("cancelled", "completed", "accepted"):
-        what = _state_words(document)
+        what = clean(_state_words(document))
     elif document["delivery"] == "this_turn":
-        what = f"enters turn {document['ingress']['turn_id']} of {name}"
+        what = f"enters turn {clean(document['ingress']['turn_id'])} of {name}"
     else:
         what = f"queued for the next turn of {name}"
     before = " (queued before)" if document["replayed"] else ""
-    return f"{document['id']}  {what}{before}"
+    return f"{clean(document['id'])}  {what}{before}"
 
 
 def _state_words(document: Document) -> str:
@@ -53,6 +53,7 @@ def _state_words(document: Document) -> str:
 def queue_text(items: Sequence[Document], *, running_turn: str | None, now_ms: int, clean: Clean) -> str:
     """The sections of a queue that have something in them; "" for an empty one."""
     waiting = [item for item in items if item["state"] in _WAITING]
+    running_turn = clean(running_turn) if running_turn is not None else None
     sections = [
         (f"enters turn {running_turn}, which runs", _of(waiting, "this_turn")),
         ("next turn", _of(waiting, "next_turn")),
@@ -80,7 +81,7 @@ def _in_state(items: Iterable[Document], states: tuple[str, ...]) -> list[Docume
 def _rows(items: Sequence[Document], *, now_ms: int, clean: Clean, with_state: bool) -> list[str]:
     """Aligned lines: id, age, state where it differs, what it says."""
     cells = [
-        (item["id"], age(_epoch_ms(item["enqueued_at"]), now_ms), *((item["state"],) if with_state else ()))
+        (clean(item["id"]), age(_epoch_ms(item["enqueued_at"]), now_ms), *((item["state"],) if with_state else ()))
         for item in items
     ]
     widths = [max(display_width(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -115,15 +116,15 @@ def item_text(item: Document, *, clean: Clean) -> str:
     """One input in full: what is known about it, then its text."""
     where = "the turn that runs" if item["delivery"] == "this_turn" else "the next turn"
     rows = [
-        ("session", f"{clean(item['session_name'])}  {item['session']}"),
+        ("session", f"{clean(item['session_name'])}  {clean(item['session'])}"),
         ("state", item["state"]),
         ("for", where if item["state"] in _WAITING else None),
-        ("turn", item["turn_id"]),
+        ("turn", clean(item["turn_id"]) if item["turn_id"] else None),
         ("key", clean(item["key"]) if item["key"] else None),
         ("enqueued", item["enqueued_at"]),
     ]
     head = [f"{label:<10}{value}" for label, value in rows if value is not None]
-    return "\n".join((item["id"], *head, "", *(_item_lines(part, clean) for part in item["items"])))
+    return "\n".join((clean(item["id"]), *head, "", *(_item_lines(part, clean) for part in item["items"])))
 
 
 def _item_lines(part: Document, clean: Clean) -> str:

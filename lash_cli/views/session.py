@@ -19,17 +19,17 @@ LABEL_WIDTH = 12
 def session_text(document: dict[str, Any], *, clean: Clean) -> str:
     """The text of a Session document."""
     lines = [
-        f"{clean(document['name'])}  {document['id']}  {document['status']}",
+        f"{clean(document['name'])}  {clean(document['id'])}  {document['status']}",
         "",
         labelled("provider", f"{clean(document['provider'])}  model {clean(document['model'])}"),
         labelled("turns", f"{document['turns']}  last activity {document['last_activity_at']}"),
-        labelled("head", _head(document)),
-        labelled("lease", _lease(document["lease"])),
+        labelled("head", clean(_head(document))),
+        labelled("lease", lease_text(document["lease"], clean=clean)),
         labelled("queue", _queue(document, clean)),
         labelled("usage", usage_text(document["usage"])),
     ]
     for entry in document["usage"]["by_source_model"]:
-        lines.append(labelled("", f"{entry['source']} / {clean(entry['model'])}: {usage_text(entry)}"))
+        lines.append(labelled("", f"{clean(entry['source'])} / {clean(entry['model'])}: {usage_text(entry)}"))
     lines.extend(_optional_rows(document, clean))
     lines.extend(f"warning: {clean(warning)}" for warning in document["warnings"])
     return "\n".join(lines)
@@ -133,7 +133,7 @@ def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
     if document["cwd"]:
         rows.append(labelled("directory", clean(document["cwd"])))
     if document["parent"]:
-        rows.append(labelled("parent", document["parent"]))
+        rows.append(labelled("parent", clean(document["parent"])))
     if document["labels"]:
         rows.append(labelled("labels", clean(" ".join(f"{key}={value}" for key, value in document["labels"].items()))))
     if len(document["frames"]) > 1:

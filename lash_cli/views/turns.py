@@ -28,7 +28,7 @@ def turn_text(turn: dict[str, Any], *, clean: Clean) -> str:
     """One stored turn."""
     outcome = turn["outcome"]
     ended = "running" if outcome is None else " ".join(filter(None, (outcome["type"], outcome["reason"])))
-    rows = [f"{turn['id']}  turn {turn['index']}  {ended}", "", labelled("started", f"{turn['started_at']}")]
+    rows = [f"{clean(turn['id'])}  turn {turn['index']}  {ended}", "", labelled("started", f"{turn['started_at']}")]
     if turn["duration_ms"] is not None:
         rows.append(labelled("took", duration(turn["duration_ms"])))
     if turn["usage"] is not None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,19 @@ def test_an_id_in_use_or_deleted_is_refused_and_a_dry_run_writes_nothing(lash: A
     assert run_lash(["import", file, "--dry-run"], home=nowhere).code == 0 and not nowhere.exists()
 
 
+def with_moments(value: Any, moment: int) -> Iterator[Any]:
+    """`value` once for each time in it, which is another one there."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if key.endswith("at_ms") and isinstance(part, int):
+                yield {**value, key: moment}
+            yield from ({**value, key: changed} for changed in with_moments(part, moment))
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            for changed in with_moments(part, moment):
+                yield [*value[:place], changed, *value[place + 1 :]]
+
+
 def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_path: Path) -> None:
     lash("open", "s")
     lash("turn", "s", "!text one")
@@ -122,6 +136,7 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
     data = (tmp_path / "s.json").read_bytes()
     bad = tmp_path / "bad.json"
     session = whole["sessions"][0]
+    too_great = {**session, "session_id": "n", "head": {**session["head"], "head_revision": 2**63}}
     foreign: list[bytes] = [
         b"", b"{}", b"[]", b"null", b"not json", b"[" * 100_000, b'{"kind":' + b"[" * 100_000, b'{"kind":"\xff"}',
         data.replace(b'"s"', b'"\xff"', 1), b'{"schema":"lash/1","kind":"Transcript","items":[]}', PNG,
@@ -130,6 +145,10 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
         json.dumps({**whole, "sessions": [session, session]}).encode(),
         json.dumps({**whole, "sessions": [{**session, "session_id": "../up"}]}).encode(),
         json.dumps({**whole, "sessions": [{**session, "name": "@last"}]}).encode(),
+        json.dumps({**whole, "sessions": [too_great]}).encode(),
+        # A moment no listing could show would keep every listing of the store from being shown.
+        *(json.dumps(changed).encode() for changed in with_moments(whole, 5 * 10**15)),
+        *(json.dumps(changed).encode() for changed in with_moments(whole, -1)),
         json.dumps({**whole, "sessions": [{**session, "name": "a\x1b[2J"}]}).encode(),
     ]  # fmt: skip
     for content in foreign:
@@ -310,3 +329,36 @@ def test_a_wrong_export_prints_nothing(lash: Any, arguments: tuple[str, ...]) ->
     lash("open", "s")
     done = lash("export", *arguments, "-o", "json")
     assert done.out == "" and done.code in (2, 3)
+
+
+def test_no_name_in_an_imported_file_can_steer_the_terminal(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    lash("turn", "s", "!text two")
+    lash("enqueue", "s", "later")
+    text = json.dumps(exported(lash, tmp_path / "s.json"))
+    (session,) = json.loads(text)["sessions"]
+    nodes = [node["node_id"] for node in session["head"]["nodes"]]
+    turns = [turn["turn_id"] for turn in session["turns"]]
+    inputs = [one["input_id"] for one in session["inputs"]]
+    for name in (*nodes, *turns, *inputs, *(frame["frame_id"] for frame in session["head"]["frames"])):
+        text = text.replace(json.dumps(name), json.dumps(f"{name}\x1b[2J"))
+    hostile = json.loads(text)
+    (session,) = hostile["sessions"]
+    session.update(parent_session_id="p\x1b[2J", labels={"k\x1b[2J": "v\x1b[2J"}, cwd="/x\x1b[2J")
+    session["config"]["provider_id"] = session["config"]["model"]["id"] = "m\x1b[2J"
+    for booked in session["usage"]:
+        booked["entry"].update(source="s\x1b[2J", model="m\x1b[2J")
+    (tmp_path / "hostile.json").write_text(json.dumps(hostile))
+    assert lash("import", str(tmp_path / "hostile.json"), "--id", "far").code == 0
+    node, turn, waiting = (f"{name}\x1b[2J" for name in (nodes[0], turns[0], inputs[0]))
+    for command in (
+        ["ls"], ["show", "far"], ["show", "far", "--policy", "--tools", "--lease"], ["show", "far", "--turn", turn],
+        ["log", "far", "--frames"], ["tree", "far"], ["tree", "far", "--ascii"], ["search", "two"],
+        ["usage", "far"], ["usage", "--by", "model,source"], ["queue", "ls", "far", "--all"],
+        ["queue", "show", waiting], ["tail", "far", "--from", "start", "--no-follow"], ["fork", "far", "--at", node],
+        ["rewind", "far", "--to", node], ["queue", "cancel", waiting], ["queue", "show", waiting], ["doctor"],
+    ):  # fmt: skip
+        done = lash(*command)
+        assert "\x1b" not in done.out + done.err, command
+        assert done.code == 0, (command, done.err)

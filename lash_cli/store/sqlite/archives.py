@@ -24,6 +24,7 @@ from lash_cli.core.archive import (
     blob_refs,
     check_archive,
     input_refs,
+    invalid_archive,
     refs_of,
 )
 from lash_cli.core.codec import decode, encode
@@ -342,9 +343,12 @@ class Archives:
         for archive, _ in archives:
             check_archive(archive)
         now_ms = self._db.clock.now_ms()
-        return await self._db.write(
-            lambda connection: tuple(
-                _import(connection, archive, session_id, self._ids, now_ms) for archive, session_id in archives
-            ),
-            durable=True,
-        )
+        try:
+            return await self._db.write(
+                lambda connection: tuple(
+                    _import(connection, archive, session_id, self._ids, now_ms) for archive, session_id in archives
+                ),
+                durable=True,
+            )
+        except OverflowError as error:
+            raise invalid_archive("a number in it is greater than any of ours") from error
