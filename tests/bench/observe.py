@@ -6,7 +6,8 @@ Prints commit → observer at 100 events a second with 1 and 16 tails, the CPU a
 idle tail takes, what a streamed answer of 1 000 pieces costs its writer with
 and without a live log, unobserved and observed, and the same with a tail that
 was stopped. Latency is from the return of COMMIT on the writer's thread to the
-event being delivered by the stream, on the system-wide monotonic clock.
+event being delivered by the stream, on the system-wide monotonic clock. A tail
+is a process of its own on the loop that `lash tail` runs on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.watching import StreamingCaller
 
 from lash_cli.api import LashCore, LashSession, SessionCursor, SqliteStore
+from lash_cli.cli.watching_loop import new_watching_loop
 from lash_cli.core.observation import GENESIS, QueueChanged
 from lash_cli.errors import LiveReplayClosed
 from lash_cli.runtime.previews import PreviewPublisher
@@ -266,4 +268,8 @@ if __name__ == "__main__":
     parser.add_argument("--idle", type=float, default=20.0)
     parser.add_argument("--tail", nargs=2, metavar=("DATABASE", "FILE"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    asyncio.run(tail(*chosen.tail) if chosen.tail else main(chosen))
+    if chosen.tail:
+        with asyncio.Runner(loop_factory=new_watching_loop) as runner:
+            runner.run(tail(*chosen.tail))
+    else:
+        asyncio.run(main(chosen))
