@@ -24,7 +24,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.core.tools import FailureClass
@@ -226,6 +226,9 @@ class ProcessGroups:
         Raises `ToolFault` when it cannot be started.
         """
         self._refuse_when_closed()
+        if any("\0" in argument for argument in arguments):
+            # asyncio's loop says so; another one may cut the command off there and run what is left of it.
+            raise invalid("command_not_started", "the command could not be started: it contains a null byte")
         guard = self._live_guard()
         launcher = _LAUNCHER if stdin is None else _LAUNCHER_WITH_INPUT
         loop = asyncio.get_running_loop()
@@ -256,8 +259,9 @@ class ProcessGroups:
             raise ToolFault(
                 FailureClass.UNAVAILABLE, "command_not_started", "the process guard is gone; try again"
             ) from None
-        pipe = transport.get_pipe_transport(0)
-        if isinstance(pipe, asyncio.WriteTransport) and not pipe.is_closing():
+        # By what it is for and not by its class: the transports of other event loops do not share asyncio's.
+        pipe = cast(asyncio.WriteTransport | None, transport.get_pipe_transport(0))
+        if pipe is not None and not pipe.is_closing():
             pipe.write(b"go\n" + (stdin or b""))
             pipe.write_eof()
         return process

@@ -1,4 +1,4 @@
-"""The library in a program that runs on uvloop: turns, watching and the queue are the same there (design §3)."""
+"""The library in a program that runs on uvloop: turns, tools, watching and the queue are the same there (design §3)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tools import Workbench, failure_of, value_of
 
 from lash_cli import LashCore, ModelSpec, ObservedEvent, ObservedGap, SqliteStore, provider
 from lash_cli.api import ObservableSession, SessionCursor
@@ -136,5 +137,15 @@ def test_a_cancelled_task_ends_its_turn_as_cancelled(tmp_path: Path, on_uvloop) 
                 and isinstance(event.payload.activity.event, TurnFinished)
             ]
             assert isinstance(ended.outcome, Stopped)
+
+    on_uvloop(work())
+
+
+def test_a_command_gets_its_go_and_what_cannot_be_one_is_not_started_in_part(tmp_path: Path, on_uvloop) -> None:
+    async def work() -> None:
+        bench = Workbench(tmp_path)
+        assert value_of(await bench.call("exec_command", cmd="echo out; exit 3"))["output"] == "out\n"
+        assert failure_of(await bench.call("exec_command", cmd="echo a\0b")).code == "command_not_started"
+        await bench.provider.aclose()
 
     on_uvloop(work())
