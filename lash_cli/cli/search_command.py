@@ -104,8 +104,8 @@ async def _patience() -> AsyncIterator[None]:
         yield
     finally:
         explaining.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await explaining
+        # Gathered, so that a cancellation of the search itself is not taken for that of its note.
+        await asyncio.gather(explaining, return_exceptions=True)
 
 
 def _document(hit: FoundMessage) -> Document:
