@@ -152,6 +152,7 @@ _HOMES = {
     "lash_cli.core.trace": ("TraceContext", "TraceLevel", "TraceRecord", "TraceSink"),
     "lash_cli.core.usage": ("SessionUsageReport", "TokenLedgerEntry", "TokenUsage"),
     "lash_cli.providers.retry": ("RetryingCaller", "RetryPolicy"),
+    "lash_cli.runtime.appending": ("AppendSessionNodesRequest", "Appended", "SessionAppendNode", "StaleBranch"),
     "lash_cli.runtime.compaction": ("CompactionReport",),
     "lash_cli.runtime.frame_opening": ("OpenAgentFrameRequest", "OpenAgentFrameResult"),
     "lash_cli.runtime.history": ("HeadMove",),

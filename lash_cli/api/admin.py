@@ -7,9 +7,19 @@ another process sees the same as this one (contract 01 §10).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from lash_cli.core.content import Message
+from lash_cli.core.graph import ConversationPayload, PluginPayload
 from lash_cli.core.history import TreeEntry
+from lash_cli.runtime.appending import (
+    Appended,
+    AppendSessionNodesRequest,
+    SessionAppendNode,
+    StaleBranch,
+    append_session_nodes,
+)
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.compaction import CompactionReport, compact_context
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, OpenAgentFrameResult, open_agent_frame
@@ -97,6 +107,36 @@ class SessionAdmin:
             return await core._beside_driver(
                 session.session_id, lambda: open_agent_frame(core.host, state, shared.owner, request)
             )
+
+    async def append_session_nodes(self, request: AppendSessionNodesRequest) -> Appended | StaleBranch:
+        """Add messages, events of a protocol and records of plugins below the head, in one commit.
+
+        Nothing is written for a branch that is not the current one any more, and nothing twice for one operation.
+        Raises as `runtime.appending.append_session_nodes`.
+        """
+        session = self._session
+        core, shared = session._core, session._shared
+        store = core.store
+        async with shared.lock:
+            state = session._state
+            return await core._beside_driver(
+                session.session_id, lambda: append_session_nodes(core.host, store, state, shared.owner, request)
+            )
+
+    async def append_messages(self, messages: Sequence[Message], *, operation_id: str | None = None) -> Appended:
+        """Add messages below the head, whatever it is; raises as `append_session_nodes`."""
+        return await self._appended(
+            tuple(SessionAppendNode(ConversationPayload(message)) for message in messages), operation_id
+        )
+
+    async def append_plugin_body(self, plugin_type: str, body: Any, *, operation_id: str | None = None) -> Appended:
+        """Add a record of a plugin, JSON in `body`, that no model is shown; raises as `append_session_nodes`."""
+        return await self._appended((SessionAppendNode(PluginPayload(plugin_type, body)),), operation_id)
+
+    async def _appended(self, nodes: tuple[SessionAppendNode, ...], operation_id: str | None) -> Appended:
+        done = await self.append_session_nodes(AppendSessionNodesRequest(nodes, operation_id=operation_id))
+        assert isinstance(done, Appended), "no ancestor was required"
+        return done
 
     async def fork(
         self, *, session_id: str | None = None, at: str | None = None, name: str | None = None
