@@ -36,9 +36,6 @@ DEFAULT_OUTPUT_TOKENS = 32_768
 _NO_REASONING = frozenset({"none", "off", "disabled"})
 
 
-# --- store ------------------------------------------------------------------------------------
-
-
 def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "full") -> RuntimePersistence:
     """The SQLite store at `paths.database`.
 
@@ -63,9 +60,6 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
 
         store.live.ring_with(BellRinger(store.live.bell_name))
     return store
-
-
-# --- providers and models ---------------------------------------------------------------------
 
 
 def known_model(settings: Settings, name: str) -> KnownModel:
@@ -264,9 +258,6 @@ def build_provider(
     return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request)
 
 
-# --- tools ------------------------------------------------------------------------------------
-
-
 def standard_tools(
     settings: Settings, paths: Paths, cwd: str, clock: Clock, *, trace_file: str | None = None
 ) -> ToolProvider:
@@ -298,9 +289,6 @@ def standard_tools(
     return builtin_tools(policy, Path(cwd), Path(paths.state_dir) / "spill", clock)
 
 
-# --- the trace --------------------------------------------------------------------------------
-
-
 def trace_path(settings: Settings, named: str | None) -> str | None:
     """The absolute path of the trace file: the one named, else the configured one; None when nothing is traced.
 
@@ -328,9 +316,6 @@ def open_tracer(path: str, level: str, clock: Clock, ids: Ids) -> Tracer:
             details={"path": path},
         ) from error
     return Tracer(sink, clock=clock, ids=ids, redact=redact, level=TraceLevel(level))
-
-
-# --- the whole --------------------------------------------------------------------------------
 
 
 def open_providers(

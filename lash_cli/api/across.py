@@ -67,8 +67,6 @@ class AcrossProcesses:
         token = self.host.ids.token()
         return LeaseOwnerIdentity(token, token, this_process(), self._owner_label)
 
-    # --- queues -------------------------------------------------------------------------------
-
     def queue(self, session_id: str) -> SessionQueue:
         """The durable queue of a session, which need not be opened. What enters it is driven by this core's driver.
 
@@ -111,8 +109,6 @@ class AcrossProcesses:
         there is none. An input addressed to it is used by it or by the turn after it."""
         unfinished = await self.store.unfinished_turns(session_id)
         return unfinished[-1] if unfinished else None
-
-    # --- across processes ---------------------------------------------------------------------
 
     async def request_turn_cancel(
         self,

@@ -198,8 +198,6 @@ class LashCore(SessionHistories):
         async with driver.paused(session_id):
             return await work()
 
-    # --- watching -----------------------------------------------------------------------------
-
     def observe(self, session_id: str) -> ObservableSession:
         """A read-only handle on any session, opened or not, existing or not (yet). A core without a store shows the
         sessions of its own. Raises `UsageError` for an id of the wrong shape."""
@@ -229,8 +227,6 @@ class LashCore(SessionHistories):
         from lash_cli.runtime.direct import complete_directly
 
         return await complete_directly(self.host, request, model=self.policy.model, provider_id=self.policy.provider_id)
-
-    # --- opening ------------------------------------------------------------------------------
 
     async def open_session(
         self,

@@ -89,8 +89,6 @@ class ObservableSession:
         reader = SessionReader(log, log.session_id, policy, lambda: ResidentBell(log.listen))
         return cls(reader, log.load_component)
 
-    # --- what is -------------------------------------------------------------------------------
-
     @property
     def session_id(self) -> str:
         """The session's id."""
@@ -137,8 +135,6 @@ class ObservableSession:
         state = await self.tool_state()
         return () if state is None else state.tool_manifests()
 
-    # --- processes -----------------------------------------------------------------------------
-
     async def list_process_handles(self) -> tuple[dict[str, Any], ...]:
         """Live background processes this session may see; without a process registry there are none."""
         return ()
@@ -150,8 +146,6 @@ class ObservableSession:
     def process_scope(self) -> dict[str, str]:
         """The root scope of the session, in which its processes are listed."""
         return {"session_id": self.session_id}
-
-    # --- what happens --------------------------------------------------------------------------
 
     async def resume_from_cursor(self, cursor: SessionCursor) -> Replayed | ObservedGap:
         """What happened after `cursor`, or the gap that forbids to say.

@@ -100,8 +100,6 @@ class SessionQueue:
         if self._notify is not None:
             self._notify(self.session_id, reason)
 
-    # --- inputs -------------------------------------------------------------------------------
-
     async def enqueue(
         self,
         turn_input: TurnInput | str,
@@ -175,8 +173,6 @@ class SessionQueue:
             self._wake("abandoned_claim")
         return ids
 
-    # --- queued work --------------------------------------------------------------------------
-
     async def enqueue_work(self, draft: QueuedWorkBatchDraft, *, reason: str = "queued_work") -> QueuedWorkReceipt:
         """Store a batch durably. Raises `InvalidQueuedWorkBatch`, and `UsageError` for a draft of another session."""
         if draft.session_id != self.session_id:
@@ -227,8 +223,6 @@ class SessionQueue:
         if ids:
             self._wake("abandoned_claim")
         return ids
-
-    # --- holding ------------------------------------------------------------------------------
 
     async def hold(self, reason: str | None = None) -> bool:
         """Let nothing be taken from this queue until it is released; False when it was held before."""

@@ -193,8 +193,6 @@ class LashSession(QueueVerbs):
         self.parent_session_id = parent_session_id
         self.name = name
 
-    # --- looking ------------------------------------------------------------------------------
-
     @property
     def _state(self) -> ResidentSession:
         self._check_open()
@@ -254,8 +252,6 @@ class LashSession(QueueVerbs):
         """Have `probe` told about the phases of every later turn of this session; waits for a running one."""
         async with self._shared.lock:
             self._state.phase_probe = probe
-
-    # --- turns --------------------------------------------------------------------------------
 
     def turn(
         self,
@@ -382,8 +378,6 @@ class LashSession(QueueVerbs):
         source = request.caused_by or DIRECT_SOURCE
         await self._change(_as_it_is, (TokenLedgerEntry(source, request.model.id, usage),))
 
-    # --- changing -----------------------------------------------------------------------------
-
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.
 
@@ -468,8 +462,6 @@ class LashSession(QueueVerbs):
         """Commit what is dirty under a lane of its own."""
         if self._core.host.store is not None and self._state.is_dirty:
             await self._core._beside_driver(self.session_id, lambda: self._commit_change(_as_it_is))
-
-    # --- handles ------------------------------------------------------------------------------
 
     def clone(self) -> LashSession:
         """Another handle on the same runtime. Each handle is closed on its own."""

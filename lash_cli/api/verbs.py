@@ -73,8 +73,6 @@ class QueueVerbs:
             raise LashRuntimeError("store_commit_failed", NO_QUEUE)
         return SessionQueue(host.store, host.clock, host.ids, self.session_id, self._shared.notify, host.attachments)
 
-    # --- inputs -------------------------------------------------------------------------------
-
     async def enqueue(
         self,
         turn_input: TurnInput | str,
@@ -110,8 +108,6 @@ class QueueVerbs:
         """Give back what a claim still owns; the ids given back."""
         return await self._queue().abandon_inputs(claim)
 
-    # --- queued work --------------------------------------------------------------------------
-
     async def queued_work(self) -> tuple[QueuedWorkBatch, ...]:
         """Batches that nobody holds, oldest first, those not yet available included."""
         return await self._queue().pending_batches()
@@ -127,8 +123,6 @@ class QueueVerbs:
     async def await_queued_work_batch(self, batch_id: str) -> BatchSettlement:
         """Wait until a batch is settled or parked as dead, whoever drains it; at once for one that never was."""
         return await self._queue().await_batch(batch_id)
-
-    # --- session commands ---------------------------------------------------------------------
 
     def commands(self) -> SessionCommands:
         """Session commands by name."""
@@ -175,8 +169,6 @@ class QueueVerbs:
             return await self._core._beside_driver(
                 self.session_id, lambda: run_next_command(host, store, state, shared.owner, fence)
             )
-
-    # --- driving ------------------------------------------------------------------------------
 
     def queued_turn(
         self,

@@ -81,9 +81,6 @@ def words_text() -> str:
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-# --- commands -----------------------------------------------------------------------------------
-
-
 def _verbs(path: str, entries: tuple[Entry, ...]) -> Iterator[tuple[str, ...]]:
     for entry in entries:
         yield path, "verb", entry.name, ",".join(entry.aliases), entry.summary
@@ -164,9 +161,6 @@ def _help_row(spellings: list[str]) -> tuple[str, str]:
             texts = text.split("; ")
             return texts[min(parts.index(named[0]), len(texts) - 1)] if len(texts) == len(parts) else text, metavar
     return next(text for heading, text in global_options.HELP_ROWS if spellings[0] in f"{heading} {text}"), ""
-
-
-# --- fixed words --------------------------------------------------------------------------------
 
 
 def _fixed_words() -> Iterator[tuple[str, ...]]:
@@ -264,9 +258,6 @@ def _fields() -> Iterator[tuple[str, ...]]:
         kind = KINDS.get(_PRINTS.get(path, ""))
         for field in () if kind is None else kind.shape.__struct_encode_fields__:
             yield f"fields of {path}", "word", field, ""
-
-
-# --- writing ------------------------------------------------------------------------------------
 
 
 def artefacts() -> dict[Path, str]:

@@ -242,9 +242,6 @@ def _system_directories(environment: Mapping[str, str]) -> tuple[str, str]:
     return platformdirs.user_data_dir("lash"), platformdirs.user_config_dir("lash")
 
 
-# --- kinds --------------------------------------------------------------------------------------
-
-
 def _sessions(sources: Sources, typed: str, _: str | None) -> list[Candidate]:
     special = [("@last", "the newest of this directory"), ("@any", "the newest of all")]
     if typed.startswith("@"):

@@ -76,9 +76,6 @@ def _severity(finding: Finding) -> str:
     return "error" if finding.exit_status else "warning"
 
 
-# --- database ---------------------------------------------------------------------------------
-
-
 def _database(paths: Paths, findings: list[Finding]) -> tuple[Document, StoreReport]:
     report: Document = {"path": paths.database, "state": "ok", "bytes": None, "sessions": None}
     try:
@@ -171,9 +168,6 @@ def _unfinished_edits(findings: list[Finding]) -> list[Document]:
         {"id": edit.edit_id, "session": edit.session_id, "name": edit.session_name, "inputs": edit.texts}
         for edit in edits
     ]
-
-
-# --- text -------------------------------------------------------------------------------------
 
 
 def _text(document: Document) -> str:

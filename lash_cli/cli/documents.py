@@ -35,9 +35,6 @@ IsDead = Callable[[LocalProcess], bool]
 STATUSES = ("running", "waiting", "stuck", "closed", "queued", "parked", "idle")
 
 
-# --- plain values -------------------------------------------------------------------------------
-
-
 def spelled_out(value: Any) -> Any:
     """`value` as plain JSON types with every field of every record present, defaults included."""
     if isinstance(value, msgspec.Struct):
@@ -75,9 +72,6 @@ def usage_report_document(report: SessionUsageReport) -> Document:
         "by_model": {name: usage_document(usage) for name, usage in report.by_model.items()},
         "by_source_model": ledger_document(report.by_source_model),
     }
-
-
-# --- sessions -----------------------------------------------------------------------------------
 
 
 def is_lease_live(lease: LeaseRow, now_ms: int, is_dead: IsDead) -> bool:
@@ -205,9 +199,6 @@ def tool_document(manifest: ToolManifest) -> Document:
         "retry": spelled_out(manifest.retry_policy)["type"],
         "timeout_ms": manifest.timeout_ms,
     }
-
-
-# --- transcripts --------------------------------------------------------------------------------
 
 
 def _part_document(part: Any) -> Document:

@@ -68,9 +68,6 @@ async def enqueue(plan: EnqueuePlan) -> Document:
         return document
 
 
-# --- submitting ---------------------------------------------------------------------------------
-
-
 async def _submit(
     store: RuntimePersistence, queue: SessionQueue, session: SessionRow, plan: EnqueuePlan
 ) -> tuple[PendingTurnInput, bool]:
@@ -179,9 +176,6 @@ def _tell_what_keeps_it(session: SessionRow, document: Document) -> bool:
         return False
     say(f"the queue of {name} is held; let it go on with: lash queue release {shell_word(name)}")
     return True
-
-
-# --- waiting ------------------------------------------------------------------------------------
 
 
 async def _await_use(store: RuntimePersistence, session: SessionRow, document: Document, plan: EnqueuePlan) -> Document:

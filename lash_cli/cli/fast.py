@@ -34,9 +34,6 @@ _MAX_DIGITS = 9
 _FORMATS = ("json", "jsonl", "name")
 
 
-# --- one session ----------------------------------------------------------------------------------
-
-
 def plain_run(rest: list[str]) -> Callable[[], int] | None:
     """What a plain `show`, `log`, `queue ls` or `enqueue` does, None when `rest` says more than that.
 
@@ -174,9 +171,6 @@ def _count(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS:
         return None
     return int(text) or None
-
-
-# --- ls -----------------------------------------------------------------------------------------
 
 
 def serve(options: GlobalOptions, rest: list[str]) -> str | None:

@@ -145,9 +145,6 @@ def warn_of_gap() -> None:
     warn("the cursor is not known to belong to this history: the whole transcript follows", code="gap")
 
 
-# --- following ------------------------------------------------------------------------------------
-
-
 class FollowChoice(NamedTuple):
     """What of a followed transcript is shown. `last` limits only what was there at the beginning."""
 

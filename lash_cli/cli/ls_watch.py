@@ -93,9 +93,6 @@ async def _watch_store(state: Following, listing: ListSessions, limit: int, show
             shown.touched.clear()
 
 
-# --- how it is shown ------------------------------------------------------------------------------
-
-
 class _Plain:
     """A terminal that is not to be steered: the table again whenever it changed."""
 

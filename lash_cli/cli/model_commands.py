@@ -31,9 +31,6 @@ _COLUMNS = (
 _BUCKETS = ("input", "cache_read", "cache_write", "output")
 
 
-# --- ls and show ----------------------------------------------------------------------------------
-
-
 def list_models() -> int:
     """List the user's aliases and the models of the shipped catalogue, with limits and prices.
 
@@ -197,9 +194,6 @@ def _text(document: Document) -> str:
     return pairs(rows)
 
 
-# --- default --------------------------------------------------------------------------------------
-
-
 def default(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="An alias or an id; none shows it.")] = None,
 ) -> int:
@@ -251,9 +245,6 @@ def _default_document(name: str | None, file: str | None) -> Document:
         "origin": file or origin,
         "changed": file is not None,
     }
-
-
-# --- alias ----------------------------------------------------------------------------------------
 
 
 def alias(

@@ -34,9 +34,6 @@ command_class = KeylessCommand
 _COLUMNS = ("name", "provider_kind", "base_url", "key", "default")
 
 
-# --- ls -----------------------------------------------------------------------------------------
-
-
 def list_providers() -> int:
     """List the providers a session may name, and where their keys come from.
 
@@ -73,9 +70,6 @@ def shown_address(provider: AvailableProvider) -> str | None:
     kind = KINDS.get(provider.kind)
     address = provider.base_url or (kind.default_base_url if kind is not None else None)
     return None if address is None else redact(address)
-
-
-# --- add ----------------------------------------------------------------------------------------
 
 
 def add(
@@ -273,9 +267,6 @@ def _document(
         "added": added,
         "removed": removed,
     }
-
-
-# --- rm -----------------------------------------------------------------------------------------
 
 
 def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="As `lash provider ls` shows it.")]) -> int:

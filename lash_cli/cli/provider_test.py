@@ -147,9 +147,6 @@ def _text(document: Document) -> str:
     return pairs(rows)
 
 
-# --- what a failure means -------------------------------------------------------------------------
-
-
 def explained(provider: AvailableProvider, model: str, error: NormalizedError, duration_ms: int) -> LashError:
     """The error of a failed test call, with the next step as its hint."""
     details: dict[str, Any] = {

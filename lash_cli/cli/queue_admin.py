@@ -22,8 +22,6 @@ from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 
-# --- waiting for a batch ------------------------------------------------------------------------
-
 
 def wait_batch(
     batch: Annotated[str, typer.Argument(metavar="BATCH", help="The id of a batch.")],
@@ -62,9 +60,6 @@ async def _wait_batch(batch_id: str, reference: str | None, timeout_ms: int | No
             details={"batch": batch_document(ended)},
         )
     return batch_document(ended)
-
-
-# --- claims -------------------------------------------------------------------------------------
 
 
 def abandon(claim: Annotated[str, typer.Argument(metavar="CLAIM", help="The id of a claim.")]) -> int:
@@ -137,9 +132,6 @@ async def _dropped_turn(
         return None
     still = {turn.turn_id for turn in await store.unfinished_turns(claim.session_id)}
     return claim.turn_id if claim.turn_id not in still else None
-
-
-# --- durable waits ------------------------------------------------------------------------------
 
 
 def revoke_waits(session: SessionArgument = None) -> int:

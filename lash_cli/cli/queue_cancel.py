@@ -48,9 +48,6 @@ class Cut(NamedTuple):
         return [*map(ByInputId, self.input_ids), *(BySourceKey(source_key_of(key)) for key in self.keys)]
 
 
-# --- inputs -------------------------------------------------------------------------------------
-
-
 def cancel(
     inputs: Annotated[list[str] | None, typer.Argument(metavar="[IN...]", help="Ids of inputs.")] = None,
     key: Annotated[list[str] | None, typer.Option("--key", metavar="K", help="By key; repeatable.")] = None,
@@ -128,9 +125,6 @@ def _suffix_item(outcome: PendingTurnInputCancelOutcome, meta: SessionMeta) -> D
     return outcome_item(ByInputId(outcome.input.input_id), outcome, meta)
 
 
-# --- what a cancel ends with --------------------------------------------------------------------
-
-
 def finish_cancel(kind: str, items: Sequence[Document]) -> int:
     """Print the rows of a cancel, or raise what they add up to."""
     error = cancel_error(items)
@@ -182,9 +176,6 @@ def _count(outcomes: Sequence[str]) -> str:
         if outcome not in _DONE:
             counts[outcome] = counts.get(outcome, 0) + 1
     return ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-
-
-# --- batches ------------------------------------------------------------------------------------
 
 
 def cancel_batch(

@@ -38,9 +38,6 @@ class QueueRead(NamedTuple):
     items: list[Document]
 
 
-# --- one queue ----------------------------------------------------------------------------------
-
-
 def show_queue(reference: str | None = None, *, with_all: bool = False) -> int:
     """Print the queue of the session `reference` names; returns the exit status. Raises what `resolve_session` does."""
     read = run_inline(lambda: _read_queue(reference, with_all=with_all))
@@ -104,9 +101,6 @@ async def _batch_items(store: RuntimePersistence, session: SessionRow, with_all:
     return [batch_item(batch, session.meta, is_held=batch.batch_id in held) for batch in unsettled]
 
 
-# --- one input ----------------------------------------------------------------------------------
-
-
 def show_input(input_id: str, reference: str | None = None) -> int:
     """Print one input in whatever state; returns the exit status. Raises what `find_input` raises."""
     document = run_inline(lambda: _read_input(input_id, reference))
@@ -125,9 +119,6 @@ async def _read_input(input_id: str, reference: str | None) -> Document:
             running_turn_id=found.session.running_turn_id,
             is_held=await is_input_held(store, found),
         )
-
-
-# --- batches ------------------------------------------------------------------------------------
 
 
 def show_batches(reference: str | None = None, *, with_all: bool = False) -> int:

@@ -148,9 +148,6 @@ def held_batch_ids(all_batches: Iterable[QueuedWorkBatch], free: Iterable[Queued
     )
 
 
-# --- cancelling ---------------------------------------------------------------------------------
-
-
 def outcome_item(
     target: PendingTurnInputCancelTarget, outcome: PendingTurnInputCancelOutcome, meta: SessionMeta | None
 ) -> Document:

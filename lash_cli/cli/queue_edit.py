@@ -84,9 +84,6 @@ def _read_file(path: str) -> str:
     return text
 
 
-# --- the two ways -------------------------------------------------------------------------------
-
-
 def _edit_from(text: str, input_id: str, reference: str | None) -> int:
     """With the new text at hand: blocks as an editor would leave them, or the one text of the named input."""
     blocks = parse_blocks(text)
@@ -150,9 +147,6 @@ def _show(document: Document) -> None:
     emit_one("QueueEdit", document, text=text)
     counts = f"{len(document['items'])} back in the queue, {len(document['dropped'])} dropped"
     say(counts if document["changed"] else "nothing was changed; everything is back in the queue")
-
-
-# --- one edit -----------------------------------------------------------------------------------
 
 
 class Edit:

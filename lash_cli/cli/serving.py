@@ -82,8 +82,6 @@ class Verbs:
             for session in self._opened:
                 session.cancel_running_turns(origin=ORIGIN, reason=self._why_over)
 
-    # --- turns --------------------------------------------------------------------------------
-
     async def prompt(self, asked: PromptParameters, call: Call) -> Document:
         """Run one turn; the result is its TurnResult, or the PendingInput of a text that was queued instead."""
         from lash_cli.cli.turn_command import busy_policy
@@ -122,8 +120,6 @@ class Verbs:
             "CancelReceipt", await request_cancel(self._named(asked), asked.turn, asked.reason, None, origin=ORIGIN)
         )
 
-    # --- the queue ----------------------------------------------------------------------------
-
     async def enqueue(self, asked: EnqueueParameters, _: Call) -> Document:
         """Put text into a queue; the PendingInput."""
         is_now = asked.now or asked.turn is not None
@@ -153,8 +149,6 @@ class Verbs:
         if error is not None:
             raise error
         return _of("CancelOutcomeList", {"items": items, "next": None})
-
-    # --- looking ------------------------------------------------------------------------------
 
     async def show(self, asked: ShowParameters, _: Call) -> Document:
         """A Session, or one Turn of it."""

@@ -41,8 +41,6 @@ class Crowd:
         self._change_mark: int | None = None
         self._listed_until_ms = 0
 
-    # --- listing ------------------------------------------------------------------------------
-
     async def all(self, store: RuntimePersistence) -> list[SessionRow]:
         """Every session, those that somebody works on first, then the newest activity."""
         # The mark is read before the listing: what is committed meanwhile is looked for again.
@@ -74,8 +72,6 @@ class Crowd:
         session_id = row.meta.session_id
         place = self._places.get(session_id)
         return session_id not in self.watched and (place is None or place.revision != (row.head_revision or 0))
-
-    # --- who is watched -----------------------------------------------------------------------
 
     @property
     def is_full(self) -> bool:

@@ -73,8 +73,6 @@ class LiveTail:
         # The revision whose cost is known.
         self._counted: int | None = None
 
-    # --- items --------------------------------------------------------------------------------
-
     def start(self, watched: Sequence[Watched], begun: str) -> None:
         """The picture says what is watched."""
 
@@ -157,8 +155,6 @@ class LiveTail:
             found = await self._watched.store.turn_input(self._watched.session_id, input_id)
             if found is not None:
                 self._picture.show_input(input_id, input_preview(found[0]), at_ms, is_accepted=is_accepted)
-
-    # --- drawing ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Draw when something changed, and once a second; take keys meanwhile."""

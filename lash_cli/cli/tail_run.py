@@ -95,8 +95,6 @@ class Tail:
             raise failure
         return state.exit_status
 
-    # --- who is watched -----------------------------------------------------------------------
-
     async def _sessions(self, opened: RuntimePersistence | None) -> tuple[RuntimePersistence, list[SessionRow]]:
         """The sessions to begin with; raises for the first that is not found, before anything is shown."""
         rows: dict[str, SessionRow] = {}
@@ -216,8 +214,6 @@ class Tail:
         if session.session_id not in self._introduced:
             self._introduced.add(session.session_id)
             self._sink.introduce(session, row)
-
-    # --- following ----------------------------------------------------------------------------
 
     async def _follow(self, session: Watched) -> None:
         """Show everything of one session, in order, until the tail ends."""
@@ -354,8 +350,6 @@ class Tail:
     def _save(self, session: Watched) -> None:
         if self._plan.cursor_file is not None:
             self._plan.cursor_file.save(session.cursor)
-
-    # --- ending -------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

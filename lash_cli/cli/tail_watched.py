@@ -96,8 +96,6 @@ class Watched:
         turn_id = self.ended_turn_id or await self.last_turn_id()
         return None if turn_id is None else await stored_result(self.store, self.session_id, turn_id)
 
-    # --- messages -----------------------------------------------------------------------------
-
     def know(self, view: SessionReadView) -> None:
         """Everything of `view` was shown, or is not to be shown."""
         self._known = {message.id for message in view.messages}
@@ -120,8 +118,6 @@ class Watched:
             first = record.first_node_id if record is not None else None
             self._known = set(ids[: ids.index(first)] if first in ids else ids)
         return self.unknown_in(view)
-
-    # --- holders ------------------------------------------------------------------------------
 
     def is_look_due(self) -> bool:
         """Whether `HOLDER_SECONDS` have passed since this was last answered with yes."""

@@ -89,8 +89,6 @@ class TurnRun:
         # The id asked for, "" for any new turn, None when the interrupted turn is what was asked for.
         self._asked_for: str | None = ""
 
-    # --- the turn -----------------------------------------------------------------------------
-
     async def drive(self, builder: TurnBuilder, *, turn_id: str | None = None, finishes_earlier: bool = False) -> int:
         """Run the turn and return the exit status of the command.
 
@@ -184,8 +182,6 @@ class TurnRun:
         if self._asker is not None:
             self._asker.withdraw()
 
-    # --- its end ------------------------------------------------------------------------------
-
     def _error_of(self, output: TurnOutput, signals: SignalState) -> LashError | None:
         result = _result_of(output)
         if result is None:
@@ -243,8 +239,6 @@ class TurnRun:
         if self._has_begun and not self._showing.is_ephemeral:
             say(f"session {self._name} ({self._session.session_id})")
             say(f'resume: lash turn {shell_word(self._name)} "…"')
-
-    # --- where it is shown --------------------------------------------------------------------
 
     @property
     def _is_document(self) -> bool:

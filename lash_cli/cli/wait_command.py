@@ -137,9 +137,6 @@ async def _timed_out(
     )
 
 
-# --- judging ------------------------------------------------------------------------------------
-
-
 async def _judge(store: RuntimePersistence, row: SessionRow, condition: Condition) -> Document:
     """Whether a condition holds now, and what is known about its subject.
 

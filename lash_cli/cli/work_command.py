@@ -215,8 +215,6 @@ class Work:
         self._names[session_id] = row.meta.name
         return row.meta
 
-    # --- telling ------------------------------------------------------------------------------
-
     def _make_log(self) -> WorkLog | WorkLines:
         import sys
 

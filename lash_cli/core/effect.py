@@ -25,9 +25,6 @@ MAX_DIVERGENT_PATHS = 8
 DIVERGED_HINT = "the turn cannot be finished as it was begun; end it with: lash cancel SESSION --wait"
 
 
-# --- scopes -------------------------------------------------------------------------------------
-
-
 class TurnScope(Record, tag="turn", tag_field="type"):
     """One turn of one session."""
 
@@ -85,9 +82,6 @@ def scope_key(scope: ExecutionScope) -> str:
     """The journal identity of a scope: canonical JSON of all of it, so equal turn ids of two sessions differ."""
     validate_scope(scope)
     return encode(scope).decode()
-
-
-# --- commands and outcomes ----------------------------------------------------------------------
 
 
 class LlmCallCommand(Record, tag="llm_call", tag_field="kind"):

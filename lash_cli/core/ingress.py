@@ -67,9 +67,6 @@ class InputDraft(Record):
     source_key: str | None = None
 
 
-# --- claims -------------------------------------------------------------------------------------
-
-
 class TurnInputClaim(Record):
     """A claim on inputs under one lease generation; `turn_id` is the turn it was made for, None outside of one.
 
@@ -114,9 +111,6 @@ def is_held(turn_id: str | None, claim_generation: int | None, live_generation: 
     that names a turn names an unfinished one.
     """
     return turn_id is not None or claim_generation == live_generation
-
-
-# --- cancelling ---------------------------------------------------------------------------------
 
 
 class ByInputId(Record, tag="input_id", tag_field="kind"):
@@ -205,9 +199,6 @@ def judge_cancel(state: InputState, *, is_held: bool) -> CancelVerdict:
     if state is InputState.COMPLETED:
         return CancelVerdict.COMPLETED
     return CancelVerdict.CLAIMED if is_held else CancelVerdict.CANCEL
-
-
-# --- rules --------------------------------------------------------------------------------------
 
 
 def initial_state(ingress: TurnInputIngress) -> InputState:

@@ -240,9 +240,6 @@ class LlmCallResult(Record):
     text_streamed: bool = False
 
 
-# --- what streams while a call runs -------------------------------------------------------------
-
-
 class TextDelta(Record, tag="text_delta", tag_field="type"):
     """Visible text; never empty."""
 

@@ -155,8 +155,6 @@ class TurnMachine:
         self._usage = TokenUsage()
         self._last_usage = TokenUsage()
 
-    # --- what a caller sees ---
-
     @property
     def state(self) -> TurnState:
         """What the turn is waiting for."""
@@ -221,8 +219,6 @@ class TurnMachine:
         """
         if not self.finished:
             self._finish(Stopped("cancelled"), cancel_reason=reason)
-
-    # --- steps ---
 
     def _prepare(self) -> None:
         self._apply(self._driver.prepare(self._view()))
@@ -321,8 +317,6 @@ class TurnMachine:
         else:
             self._advance()
 
-    # --- decisions of the protocol ---
-
     def _decide(self, actions: Sequence[ProtocolAction]) -> None:
         """Apply a batch that must lead somewhere: into a wait, to another iteration or to the end."""
         before = self._iteration
@@ -370,8 +364,6 @@ class TurnMachine:
         self._await(MachineEvent.CHECKPOINT_REQUESTED, effect)
         self._checkpoint = action
 
-    # --- iterations ---
-
     def _is_beyond_limit(self, iteration: int) -> bool:
         limit = self._config.max_turns
         return limit is not None and iteration >= self._config.run_offset + limit
@@ -397,8 +389,6 @@ class TurnMachine:
         else:
             self._finish(Stopped("max_turns"))
 
-    # --- bookkeeping ---
-
     def _view(self) -> TurnView:
         return TurnView(self._config.turn_id, self._iteration, self.messages, self._is_grace)
 
@@ -415,8 +405,6 @@ class TurnMachine:
 
     def _emit(self, event: TurnEvent) -> None:
         self._queue.append(EmitEffect(event))
-
-    # --- the end ---
 
     def _fail(self, code: str, text: str) -> None:
         """End the turn for a fault of the engine: an outcome, so that its claims are settled."""

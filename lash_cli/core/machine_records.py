@@ -43,9 +43,6 @@ class MachineConfig(Record):
     run_offset: int = 0
 
 
-# --- effects ------------------------------------------------------------------------------------
-
-
 class LlmCallEffect(Record):
     """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
 
@@ -124,9 +121,6 @@ MachineEffect = AwaitedEffect | EmitEffect | ProgressEffect | DoneEffect
 AWAITED_KINDS: Final = frozenset(get_args(AwaitedEffect))
 
 
-# --- responses ----------------------------------------------------------------------------------
-
-
 class EnvironmentSynced(Record):
     """The environment is current, or `error` says why it cannot be."""
 
@@ -166,9 +160,6 @@ class CheckpointDelivery(Record):
 
 
 MachineResponse = EnvironmentSynced | LlmComplete | ToolResults | ExecCompleted | CheckpointDelivery
-
-
-# --- what a protocol decides --------------------------------------------------------------------
 
 
 class Append(Record):

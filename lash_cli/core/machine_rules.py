@@ -63,9 +63,6 @@ _DEFAULT_DIAGNOSTIC: dict[TerminalReason, str] = {
 }
 
 
-# --- terminal reasons ---------------------------------------------------------------------------
-
-
 def effective_reason(response: LlmResponse, context_window_tokens: int | None) -> TerminalReason:
     """The reason a response ended, with the zero-output rule applied.
 
@@ -129,9 +126,6 @@ def truncated_message(response: LlmResponse) -> Message | None:
     return Message("", Role.ASSISTANT, parts) if parts else None
 
 
-# --- answers ------------------------------------------------------------------------------------
-
-
 def substantial_parts(parts: Iterable[LlmPart]) -> tuple[LlmPart, ...]:
     """The parts that say something, in wire order: blank prose and empty reasoning without replay data dropped."""
     return tuple(part for part in parts if _is_substantial(part))
@@ -177,9 +171,6 @@ def without_calls(response: LlmResponse) -> LlmResponse:
     """The response without calls: the answer to a request that allowed none."""
     kept = tuple(part for part in response.parts if not isinstance(part, ToolCallPart))
     return msgspec.structs.replace(response, parts=kept)
-
-
-# --- tool results -------------------------------------------------------------------------------
 
 
 def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequence[str] = ()) -> Message:
@@ -258,9 +249,6 @@ def control_outcome(records: Iterable[ToolCallRecord]) -> TurnOutcome | None:
                     return AgentFrameSwitch(frame_id, task, nodes)
                 return Stopped("tool_error", "an agent frame switch needs a frame id and a task", record.tool)
     return None
-
-
-# --- the iteration limit ------------------------------------------------------------------------
 
 
 def turn_limit_message(max_turns: int, *, is_grace: bool) -> Message:

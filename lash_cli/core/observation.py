@@ -32,9 +32,6 @@ _PREFIX: Final = "lashsc2"
 _MAX_NUMBER: Final = (1 << 63) - 1
 
 
-# --- cursors ------------------------------------------------------------------------------------
-
-
 class SessionCursor(msgspec.Struct, frozen=True, gc=False):
     """One place in a session's live log. Opaque: compare for equality, print with `str`, and hand it back."""
 
@@ -75,9 +72,6 @@ def _number(text: str, part: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > _MAX_NUMBER:
         raise SessionCursorMalformed(f"the {part} of a session cursor is not an unsigned number")
     return int(text)
-
-
-# --- events -------------------------------------------------------------------------------------
 
 
 class ActivityObserved(Record, tag="turn_activity", tag_field="type"):
@@ -139,9 +133,6 @@ class SessionObservationEvent(msgspec.Struct, frozen=True, gc=False):
     def replay_incarnation_id(self) -> str:
         """The generation of the log this event belongs to."""
         return self.cursor.epoch
-
-
-# --- gaps ---------------------------------------------------------------------------------------
 
 
 class LiveReplayGapReason(StrEnum):

@@ -26,9 +26,6 @@ FIRST_RETRY_MS = 1_000
 LONGEST_RETRY_MS = 60_000
 
 
-# --- payloads -----------------------------------------------------------------------------------
-
-
 class RefreshToolCatalog(Record, tag="refresh_tool_catalog", tag_field="kind"):
     """Recompute the tool surface from its live sources."""
 
@@ -123,9 +120,6 @@ MergeKey = NeverMerge | PayloadDefault | MergeGroup
 QueuedWorkClaimBoundary = Literal["active_turn_checkpoint", "idle"]
 
 
-# --- batches and claims -------------------------------------------------------------------------
-
-
 class BatchState(StrEnum):
     """Stored state of a batch. `dead` failed too often and waits for a person; settled rows wait for `vacuum`."""
 
@@ -207,9 +201,6 @@ def work_completion_of(claim: QueuedWorkClaim) -> QueuedWorkCompletion:
     return QueuedWorkCompletion(claim.claim_id, claim.claim_token, tuple(batch.batch_id for batch in claim.batches))
 
 
-# --- admission ----------------------------------------------------------------------------------
-
-
 def class_of(payloads: Sequence[QueuedWorkPayload]) -> QueuedWorkClass:
     """The class all payloads share; raises `InvalidQueuedWorkBatch` when there are none or they differ."""
     classes = {
@@ -271,9 +262,6 @@ def frame_task_draft(session_id: str, turn_id: str, task: AgentFrameTask) -> Que
         SlotPolicy.EXCLUSIVE,
         source_key=f"agent-frame-handoff:{turn_id}",
     )
-
-
-# --- selection (contract 02 §3.3) ---------------------------------------------------------------
 
 
 class Candidate(Record):
@@ -365,9 +353,6 @@ def select_named(
         and all(_joins(found[0], candidate) for candidate in found[1:])
     )
     return Selected(ids) if is_group else Refused("unclaimable_together")
-
-
-# --- failing ------------------------------------------------------------------------------------
 
 
 def retry_at_ms(attempts: int, now_ms: int) -> int | None:

@@ -327,9 +327,6 @@ def remote_usage(usage: TokenUsage) -> dict[str, int]:
     return {counter: getattr(usage, counter) for counter in _COUNTERS}
 
 
-# --- shapes -------------------------------------------------------------------------------------
-
-
 def plain(value: Any) -> Any:
     """`value` as what JSON gives back: lists, not tuples."""
     return decode_any(encode(value), Any)

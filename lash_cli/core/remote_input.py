@@ -36,9 +36,6 @@ class RemotePart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of what stands inside an envelope."""
 
 
-# --- input --------------------------------------------------------------------------------------
-
-
 class RemoteInline(RemotePart, frozen=True, kw_only=True, tag="inline", tag_field="source"):
     """Bytes as base64."""
 

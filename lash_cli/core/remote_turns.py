@@ -73,9 +73,6 @@ class RemoteTurnRequest(RemoteEnvelope, frozen=True, kw_only=True):
         self.input.validate()
 
 
-# --- result -------------------------------------------------------------------------------------
-
-
 class RemoteCancellation(RemotePart, frozen=True, kw_only=True):
     """The request that cancelled a turn."""
 
@@ -219,9 +216,6 @@ def _call_document(record: ToolCallRecord) -> dict[str, Any]:
 def _issue_document(issue: TurnIssue) -> dict[str, Any]:
     fields = ("kind", "code", "terminal_reason", "message", "retryable", "provider_failure_kind")
     return {name: value for name in fields if (value := getattr(issue, name)) is not None}
-
-
-# --- cancel -------------------------------------------------------------------------------------
 
 
 class RemoteTurnCancelRequest(RemoteEnvelope, frozen=True, kw_only=True):

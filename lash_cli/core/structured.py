@@ -56,9 +56,6 @@ def output_of(options: ProtocolTurnOptions | None) -> OutputSpec | None:
     return wanted
 
 
-# --- a wrong answer -----------------------------------------------------------------------------
-
-
 def repair_message(output: OutputSpec, problem: str) -> Message:
     """What the model is told about an answer that does not fit, without an id."""
     match output:

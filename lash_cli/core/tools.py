@@ -77,9 +77,6 @@ class ToolContract(Record):
     projection: SchemaProjection = AUTO
 
 
-# --- membership ---------------------------------------------------------------------------------
-
-
 class ToolStateEntry(Record):
     """One known tool: its manifest, whether it is a member, whether its source is gone."""
 
@@ -107,9 +104,6 @@ class ToolState(Record):
         entry = self.tools[tool_id]
         changed = msgspec.structs.replace(entry, member=present)
         return msgspec.structs.replace(self, tools={**self.tools, tool_id: changed})
-
-
-# --- outcomes -----------------------------------------------------------------------------------
 
 
 class FailureClass(StrEnum):

@@ -133,9 +133,6 @@ def moment(epoch_ms: int) -> str:
     return (_EPOCH + timedelta(milliseconds=epoch_ms)).isoformat(timespec="milliseconds") + "Z"
 
 
-# --- span identity ------------------------------------------------------------------------------
-
-
 def session_node(session_id: str) -> str:
     """The span of an opened session."""
     return f"session:{session_id}"

@@ -122,9 +122,6 @@ async def first_of(*waits: Awaitable[Any] | None) -> None:
         task.result()
 
 
-# --- executors of the built-in commands ---------------------------------------------------------
-
-
 def sleep_executor(clock: Clock, cancel: CancelSignal | None = None) -> EffectExecutor:
     """Sleep until the recorded due time, so that a resumed sleep does not start over.
 

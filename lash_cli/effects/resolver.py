@@ -143,9 +143,6 @@ async def _give_up(board: WaitBoard, key: AwaitEventKey, terminal: ResolvedCance
             raise unknown_or_revoked()
 
 
-# --- over a store -------------------------------------------------------------------------------
-
-
 class StoreResolver:
     """Promises kept by a store: any process that opens it can resolve or await them."""
 
@@ -204,9 +201,6 @@ class StoreResolver:
         """See `AwaitEventResolver`."""
         await self._waits.revoke_session_waits(session_id, self._clock.now_ms())
         self._bells.ring_all()
-
-
-# --- in memory ----------------------------------------------------------------------------------
 
 
 class _Promise(msgspec.Struct):

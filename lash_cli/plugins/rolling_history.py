@@ -103,9 +103,6 @@ class RollingHistory:
         return tuple(ConversationPayload(message) for message in (summary, *messages[cut:]))
 
 
-# --- the cut ------------------------------------------------------------------------------------
-
-
 def estimated_tokens(message: Message) -> int:
     """About how many tokens a message takes."""
     characters = 0
@@ -147,9 +144,6 @@ def _is_summary(message: Message) -> bool:
     return isinstance(message.origin, PluginOrigin) and message.origin.plugin_id == PLUGIN_ID
 
 
-# --- the view -----------------------------------------------------------------------------------
-
-
 def _has_attachment(message: Message) -> bool:
     return any(isinstance(part, AttachmentPart) for part in message.parts)
 
@@ -165,9 +159,6 @@ def _placeholder(part: AttachmentPart) -> str:
     source = part.attachment
     label = source.label or source.media_type if isinstance(source, Stored) else "attachment"
     return f"[{label}: left out to save room]"
-
-
-# --- what the model is asked --------------------------------------------------------------------
 
 
 def _request(messages: Sequence[Message], instructions: str | None) -> SummaryRequest:

@@ -150,9 +150,6 @@ def micros(amount: float | str) -> int:
     return round(float(amount) * MICROS)
 
 
-# --- the entries ----------------------------------------------------------------------------------
-
-
 def _rates(input: str, cache_read: str, cache_write: str | None, output: str) -> BucketPrices:
     return BucketPrices(
         micros(input), micros(cache_read), None if cache_write is None else micros(cache_write), micros(output)

@@ -98,8 +98,6 @@ class ResponsesAssembler:
         """What arrived of an answer that was not proved; evidence only."""
         return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
-    # --- events ---------------------------------------------------------------------------------
-
     def _noted(self, event: dict[str, Any]) -> list[StreamEvent]:
         """`response.created` and its kin: who answers."""
         return self._note(object_of(event.get("response")))
@@ -216,8 +214,6 @@ class ResponsesAssembler:
         "response.failed": _terminal,
     }
 
-    # --- items ----------------------------------------------------------------------------------
-
     def _slot(self, event: dict[str, Any], kind: type[Item]) -> Item:
         """The item an event belongs to, opened by the first event that names it.
 
@@ -276,8 +272,6 @@ class ResponsesAssembler:
     def _at(self, index: int, kind: type[OutputItem]) -> OutputItem | None:
         known = self._by_index.get(index)
         return known if isinstance(known, kind) else None
-
-    # --- the answer -----------------------------------------------------------------------------
 
     def _note(self, response: dict[str, Any]) -> list[StreamEvent]:
         self._served_model = text_of(response.get("model")) or self._served_model

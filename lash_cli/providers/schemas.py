@@ -130,9 +130,6 @@ def _child(path: str, *tokens: object) -> str:
     return path + "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
-# --- saying less --------------------------------------------------------------------------------
-
-
 class _Walk:
     """Rebuilds a schema node by node; `root` resolves references, `path` names places in the given schema."""
 
@@ -230,9 +227,6 @@ def _is_object(schema: dict[str, Any]) -> bool:
     kind = schema.get("type")
     kinds = kind if isinstance(kind, list) else [kind]
     return "object" in kinds or (kind is None and "properties" in schema)
-
-
-# --- OpenAI strict ------------------------------------------------------------------------------
 
 
 class _Strict(_Walk):

@@ -104,8 +104,6 @@ class RpcServer:
             await asyncio.wait(self._running.values(), timeout=seconds)
         return not self._running
 
-    # --- one request --------------------------------------------------------------------------
-
     async def _receive(self, line: bytes) -> None:
         request_id: RequestId | None = None
         try:
@@ -149,9 +147,6 @@ class RpcServer:
 
     def _line(self, document: Document) -> None:
         self._write(_json(document) + "\n")
-
-
-# --- requests -----------------------------------------------------------------------------------
 
 
 def _decoded(line: bytes) -> Document:

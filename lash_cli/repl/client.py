@@ -96,8 +96,6 @@ class ChatClient(Sending):
         assert self._face is not None, "attached before the chat runs"
         return self._face
 
-    # --- running ------------------------------------------------------------------------------
-
     async def run(self, face: Face) -> ChatEnd:
         """Chat until the person leaves, the terminal goes away, or something fails; raises what failed."""
         self._face = self.watch.face = face
@@ -217,8 +215,6 @@ class ChatClient(Sending):
                 "and so does your next message"
             )
 
-    # --- deciding -----------------------------------------------------------------------------
-
     def turn_standing(self) -> TurnStanding:
         """Who runs a turn."""
         if self.turns.is_active:
@@ -256,8 +252,6 @@ class ChatClient(Sending):
         if self.turn_standing() != "none" or not waiting:
             return None
         return f"{waiting} queued: Enter send now · Alt-Q edit · /queue cut"
-
-    # --- cancelling ---------------------------------------------------------------------------
 
     def cancel(self, reason: str | None = None) -> None:
         """Ask the running turn to stop, whoever runs it; what waits is held first if the settings say so."""
@@ -324,8 +318,6 @@ class ChatClient(Sending):
         task.add_done_callback(self._spawned.discard)
         task.add_done_callback(_raise_unexpected(self))
 
-    # --- ends of turns ------------------------------------------------------------------------
-
     def _turn_is_over(self) -> None:
         self.is_cancelling = False
         self._interrupts = 0
@@ -378,8 +370,6 @@ class ChatClient(Sending):
             self.face.offer(text)
         else:
             self.tell_error(error)
-
-    # --- carrying decisions out ---------------------------------------------------------------
 
     def carry_out(self, do: Do, text: str) -> bool:
         """Do what a key decided, as far as it is not the face's own matter; False when it is."""

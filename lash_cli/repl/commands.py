@@ -126,8 +126,6 @@ class Commands:
                 words = (*command.verb, *slash.words_of(rest))
                 client.call_aside(self._verb(words, is_interactive=command.is_interactive))
 
-    # --- verbs --------------------------------------------------------------------------------
-
     async def _verb(self, words: Sequence[str], *, is_interactive: bool) -> None:
         client = self._client
         session_id = client.watch.session_id
@@ -143,8 +141,6 @@ class Commands:
             self._client.face.choose(leaving_panel(self._client))
         else:
             self._client.stop("quit")
-
-    # --- the session --------------------------------------------------------------------------
 
     async def _aside(self, question: str) -> None:
         """Ask the model beside the conversation. While a turn holds the lane the cost cannot be booked to the session
@@ -214,8 +210,6 @@ class Commands:
             raise ConflictError("the clipboard is switched off by LASH_NO_OSC52", code="clipboard_forbidden")
         self._write(sequence)
         client.tell("copied")
-
-    # --- the local shell ----------------------------------------------------------------------
 
     def _shell(self, shell: Shell) -> None:
         line = self._last_shell if shell.line is None else shell.line

@@ -100,8 +100,6 @@ class ReplMemory:
                 details={"path": self._path},
             ) from error
 
-    # --- history ------------------------------------------------------------------------------
-
     def remember(self, line: str, cwd: str, limit: int) -> None:
         """Keep a sent line as the newest of at most `limit`; one that begins with a space is not kept."""
         if not line.strip() or line.startswith(" ") or limit < 1:
@@ -114,8 +112,6 @@ class ReplMemory:
     def lines(self, limit: int) -> list[str]:
         """The newest lines, newest first."""
         return [line for (line,) in self._database.execute(_LINES, (limit,))]
-
-    # --- drafts -------------------------------------------------------------------------------
 
     def left_behind(self) -> Adopted:
         """What ended chats of this session left. They stay until `take_over`; living chats keep theirs."""

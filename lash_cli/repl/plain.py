@@ -58,8 +58,6 @@ class PlainFace:
         self._told = ""
         self._reading = False
 
-    # --- Face ---------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """See `Face`. Raises `EOFError` when the terminal is gone."""
         self._over = asyncio.get_running_loop().create_future()
@@ -133,8 +131,6 @@ class PlainFace:
             self.write(said.text)
         return said.status
 
-    # --- questions ----------------------------------------------------------------------------
-
     def choose(self, panel: Panel) -> None:
         """See `Face`. An answer begins with a slash, so that no text is one by accident."""
         self._panels.append(panel)
@@ -199,8 +195,6 @@ class PlainFace:
         self._reason = rest.strip() if letter == "n" else ""
         panel.choices[letter].act()
         return True
-
-    # --- typing -------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
         """Ctrl-C; another program that has the terminal takes it for itself."""

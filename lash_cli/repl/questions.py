@@ -34,8 +34,6 @@ class Questions:
         # The question whose refusal is being given a reason, and the draft that waits meanwhile.
         self._reason_for: tuple[asyncio.Future[str], str] | None = None
 
-    # --- standing -----------------------------------------------------------------------------
-
     @property
     def panel(self) -> Panel | None:
         """The question that stands."""
@@ -74,8 +72,6 @@ class Questions:
             asyncio.get_running_loop().call_later(GUARD_SECONDS + 0.02, self._face.refresh)
             self._face.refresh()
 
-    # --- answering ----------------------------------------------------------------------------
-
     def open(self, panel: Panel) -> None:
         """Ask something of the chat's own."""
         self._panels.append(panel)
@@ -110,8 +106,6 @@ class Questions:
         elif self._panels:
             self._panels.pop()
         self._face.shrink()
-
-    # --- tools --------------------------------------------------------------------------------
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `desk.Face.ask`."""
@@ -176,9 +170,6 @@ class Questions:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-# --- the chat's own -----------------------------------------------------------------------------
 
 
 def busy_panel(client: ChatClient, send_draft: Callable[[Callable[[str], None]], None]) -> Panel:

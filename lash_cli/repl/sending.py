@@ -52,8 +52,6 @@ class Sending:
 
         def turn_standing(self) -> TurnStanding: ...
 
-    # --- sending ------------------------------------------------------------------------------
-
     def submit(self, text: str) -> None:
         """Send `text`: as a turn, or into the one of ours that runs."""
         content = self._content(text)
@@ -173,8 +171,6 @@ class Sending:
         if edited is None:
             self.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
         return edited
-
-    # --- taking back --------------------------------------------------------------------------
 
     def pull_back(self) -> None:
         """Take the newest own next-turn input back into the draft, if nobody uses it."""

@@ -142,8 +142,6 @@ class PromptFace:
         self.app.timeoutlen = keys.CHORD_SECONDS
         self.app.key_processor.after_key_press += self._key_pressed
 
-    # --- Face ---------------------------------------------------------------------------------
-
     async def run(self) -> None:
         """See `Face`. Raises `EOFError` when the terminal is gone."""
         self._flush_above()
@@ -240,8 +238,6 @@ class PromptFace:
         # One may have appeared meanwhile, unseen.
         self.questions.disturb()
 
-    # --- the draft ----------------------------------------------------------------------------
-
     @property
     def text(self) -> str:
         """The draft with every paste in full."""
@@ -301,8 +297,6 @@ class PromptFace:
         edited = await self.client.edit_text(self.text)
         if edited is not None:
             self.buffer.document = Document(edited, len(edited))
-
-    # --- keys ---------------------------------------------------------------------------------
 
     def moment(self) -> rules.Moment:
         """What the next decision depends on."""
@@ -441,8 +435,6 @@ class PromptFace:
         state = self.buffer.complete_state
         assert state is not None, "accepted only while suggestions are shown"
         self.buffer.apply_completion(state.current_completion or state.completions[0])
-
-    # --- questions ----------------------------------------------------------------------------
 
     @property
     def prompt(self) -> str:

@@ -93,8 +93,6 @@ class Watch:
         """The present, in epoch milliseconds."""
         return self._core.host.clock.now_ms()
 
-    # --- following ----------------------------------------------------------------------------
-
     async def begin(self, replay: int) -> None:
         """Show the last `replay` messages and remember where the stream goes on."""
         observation = await self._observed.current_observation()

@@ -87,9 +87,6 @@ def _short(name: str) -> str:
     return f"{crc32(name.encode()):08x}"
 
 
-# --- ringing ------------------------------------------------------------------------------------
-
-
 class BellRinger:
     """Wakes the observers of a store's sessions; called after COMMIT, by one thread at a time.
 
@@ -171,9 +168,6 @@ def _debug(message: str, *arguments: object) -> None:
     import logging  # which costs a command that says nothing more than its ring (design D16)
 
     logging.getLogger("lash.live").debug(message, *arguments)
-
-
-# --- listening ----------------------------------------------------------------------------------
 
 
 class Bell(Protocol):

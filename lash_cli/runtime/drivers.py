@@ -148,8 +148,6 @@ class QueueDriver:
             async with self._resumed:
                 self._resumed.notify_all()
 
-    # --- one session --------------------------------------------------------------------------
-
     async def _drive(self, session_id: str, wake: _Wake) -> None:
         try:
             while True:

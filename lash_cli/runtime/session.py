@@ -108,8 +108,6 @@ class ResidentSession:
         # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
         self.model_environment: object = None
 
-    # --- reading ------------------------------------------------------------------------------
-
     def conversation(self) -> MessageSequence:
         """The messages of the current frame as an immutable view that costs nothing to take."""
         return MessageSequence(self.messages, len(self.messages))
@@ -155,8 +153,6 @@ class ResidentSession:
             self.leaf_node_id,
             self.checkpoint_ref,
         )
-
-    # --- adopting -----------------------------------------------------------------------------
 
     async def refresh(self) -> None:
         """Load the stored head of the current frame's path and adopt it.
@@ -244,8 +240,6 @@ class ResidentSession:
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES}
         return True
 
-    # --- session commands ---------------------------------------------------------------------
-
     def refresh_tools(self) -> Undo:
         """Ask every tool source again what it offers. Whatever a source raises passes through; then nothing changed."""
         surface, dirty = self.registry.surface, set(self.dirty)
@@ -290,8 +284,6 @@ class ResidentSession:
         self.frames = frames
         self.frame_id = current_frame(frames).frame_id
         self.messages = list(messages)
-
-    # --- writing ------------------------------------------------------------------------------
 
     def graph_delta(self, nodes: tuple[SessionNode, ...]) -> GraphDelta:
         """The delta that appends `nodes`, or replaces the graph for a fresh open."""

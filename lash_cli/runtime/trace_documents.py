@@ -38,9 +38,6 @@ MAX_MESSAGE_CHARS = MAX_RECORD_CHARS // 2
 _HASH_CHARS = 32
 
 
-# --- what a model is asked ----------------------------------------------------------------------
-
-
 def prompt_built(request: LlmRequest, *layers: PromptLayer) -> traced.PromptBuilt:
     """The hashes and sizes of the system prompt, of what it was put together from, and of the tools."""
     components: list[traced.PromptComponent] = []
@@ -105,9 +102,6 @@ def _plain(value: Any) -> Any:
     return msgspec.to_builtins(value, builtin_types=(bytes,))
 
 
-# --- what it answers ----------------------------------------------------------------------------
-
-
 def ended_call(
     result: LlmCallResult | object, duration_ms: int, replayed: bool
 ) -> traced.LlmCallCompleted | traced.LlmCallFailed:
@@ -157,9 +151,6 @@ def _broken(error: object) -> traced.LlmErrorShown:
     if isinstance(error, LashError):
         return traced.LlmErrorShown(error.message, error.retryable, code=error.code)
     return traced.LlmErrorShown(str(error), False, code=_code(error))
-
-
-# --- tools, the stream and the end --------------------------------------------------------------
 
 
 def shown_output(output: ToolCallOutput) -> dict[str, Any]:

@@ -152,8 +152,6 @@ class DurableTurn(TurnDriver):
             policy=self.host.attachments,
         )
 
-    # --- answers ------------------------------------------------------------------------------
-
     def _output(
         self, result: TurnResult | None, *, frames: tuple[TurnResult, ...] = (), replayed: bool = False
     ) -> TurnOutput:
@@ -173,8 +171,6 @@ class DurableTurn(TurnDriver):
             return msgspec.structs.replace(nothing, idle="lane_busy", busy_until_ms=outcome.expires_at_ms)
         reason: DrainReason = "commands_only" if nothing.commands and outcome.reason == "empty" else outcome.reason
         return msgspec.structs.replace(nothing, idle=reason, available_at_ms=outcome.available_at_ms)
-
-    # --- driving ------------------------------------------------------------------------------
 
     async def _drive_chain(self, granted: LaneGranted, turn: TurnRecord) -> tuple[TurnResult, ...]:
         """Drive the granted turn, and those of the frames it hands on to, under one lane; their results in order."""
@@ -325,8 +321,6 @@ class DurableTurn(TurnDriver):
         guard.check()
         evidence = self.token.evidence_for(drive.turn_id) if self.token.is_cancellation else None
         return await self._commit(drive, done, evidence, guard)
-
-    # --- the end ------------------------------------------------------------------------------
 
     async def _commit(
         self, drive: Drive, done: DoneEffect, evidence: TurnCancellationEvidence | None, guard: LaneGuard

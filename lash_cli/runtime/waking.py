@@ -47,8 +47,6 @@ class PromptWait(asyncio.Future[T]):
         if self._go_on is not None:
             self.get_loop().call_soon(self._go_on, self, context=self._context)
 
-    # --- what a task asks of what it waits on -------------------------------------------------
-
     def add_done_callback(self, go_on: Callable[[Any], object], *, context: Context | None = None) -> None:
         """Take what makes the task go on; when it is over that is left to the next pass, as with any future."""
         self._go_on = go_on

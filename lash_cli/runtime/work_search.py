@@ -170,8 +170,6 @@ class WorkSearch:
             seen.is_given_up = True
             look.given_up.append(session_id)
 
-    # --- remembering --------------------------------------------------------------------------
-
     def _remembered(self, session_id: str) -> SeenSession:
         return self._seen.setdefault(session_id, SeenSession())
 

@@ -80,8 +80,6 @@ class QueueWorker:
         self._worked: dict[str, None] = {}
         self._held: dict[str, None] = {}
 
-    # --- from outside -------------------------------------------------------------------------
-
     def stop(self, grace_s: float) -> None:
         """Claim nothing new and let running turns finish; those that have not after `grace_s` are cancelled, and
         committed as cancelled."""
@@ -111,8 +109,6 @@ class QueueWorker:
         if self._failure is not None:
             raise self._failure
         return WorkReport(self._turns, self._failed, self._errors, tuple(self._worked), tuple(self._held), stopped_by)
-
-    # --- the loop -----------------------------------------------------------------------------
 
     async def _loop(self) -> StoppedBy:
         self._idle_since = self._clock.monotonic()
@@ -229,8 +225,6 @@ class QueueWorker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    # --- one session --------------------------------------------------------------------------
 
     async def _work(self, session_id: str) -> None:
         """Drain one session until it is idle, fails, or has had its share."""

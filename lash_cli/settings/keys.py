@@ -278,9 +278,6 @@ def _from_keyring(name: str, wanted_by: str) -> str | None:
     return value
 
 
-# --- the keyring ----------------------------------------------------------------------------------
-
-
 def has_keyring() -> bool:
     """Whether the extra is installed and found a keyring of the system that works."""
     try:

@@ -76,8 +76,6 @@ class ResidentLog:
         self._lock = threading.Lock()
         self._listeners: dict[object, Ring] = {}
 
-    # --- writing ------------------------------------------------------------------------------
-
     @property
     def state(self) -> ResidentState | None:
         """What was published last; None before the session is opened and once it was let go."""
@@ -154,8 +152,6 @@ class ResidentLog:
             self._events.popleft()
             dropped += 1
         return dropped
-
-    # --- reading ------------------------------------------------------------------------------
 
     def listen(self, ring: Ring) -> Callable[[], None]:
         """Have `ring` called after every change, on whatever thread made it; returns how to stop that."""

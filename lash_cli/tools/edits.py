@@ -105,9 +105,6 @@ def _flatten(text: str) -> tuple[str, Sequence[int]]:
     return "\n".join(pieces), origins
 
 
-# --- matching -----------------------------------------------------------------------------------
-
-
 def _locate(flat: str, item: Replacement, index: int) -> _Span:
     """The only place an edit fits; exact matches win over lenient ones."""
     old, new = (side.replace("\r\n", "\n") for side in (item.old, item.new))
@@ -181,9 +178,6 @@ def _comparable(cluster: str) -> str:
     return unicodedata.normalize("NFKC", cluster.translate(_LOOKALIKES)).translate(_LOOKALIKES)
 
 
-# --- applying -----------------------------------------------------------------------------------
-
-
 def _changed_parts(flat: str, span: _Span) -> list[_Span]:
     """The span without the lines that `old` and `new` have in common.
 
@@ -218,9 +212,6 @@ def _splice(text: str, origins: Sequence[int], spans: Sequence[_Span]) -> str:
         pieces += [text[position:start], span.new.replace("\n", ending)]
         position = end
     return "".join([*pieces, text[position:]])
-
-
-# --- the diff -----------------------------------------------------------------------------------
 
 
 class _Change(msgspec.Struct, frozen=True):

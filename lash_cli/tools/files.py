@@ -194,9 +194,6 @@ def _too_large(path: str, limit: int) -> ToolFault:
     return ToolFault(FailureClass.RESOURCE_LIMIT, "file_too_large", f"{path} is larger than {limit // 2**20} MiB")
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def list_directory(descriptor: int, arguments: ReadArguments) -> str:
     """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`.
 
@@ -269,9 +266,6 @@ def _text(line: bytes, number: int) -> str:
 
 def _past_end(arguments: ReadArguments, count: int, unit: str) -> ToolFault:
     return invalid("offset_past_end", f"offset {arguments.offset} is past the end: {arguments.path} has {count} {unit}")
-
-
-# --- attachments --------------------------------------------------------------------------------
 
 
 def image_type(head: bytes) -> str | None:

@@ -86,9 +86,6 @@ def _translate_component(component: str) -> str:
     return "".join(result)
 
 
-# --- .gitignore ---------------------------------------------------------------------------------
-
-
 class IgnoreRule(msgspec.Struct, frozen=True):
     """One line of an ignore file, to be matched against paths relative to the file's directory."""
 

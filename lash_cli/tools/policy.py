@@ -127,8 +127,6 @@ class FilePolicy:
             f"{path} is outside of the directories this session may use: {roots}",
         )
 
-    # --- opening ----------------------------------------------------------------------------------
-
     def open_file(self, real: Path) -> int:
         """A descriptor for reading the regular file or directory at a resolved path.
 

@@ -56,9 +56,6 @@ class _Validator(Protocol):
     def iter_errors(self, instance: Any) -> Any: ...
 
 
-# --- screening ----------------------------------------------------------------------------------
-
-
 def screen_schema(schema: dict[str, Any]) -> None:
     """Refuse what must not be compiled; raises `SchemaRefused`.
 
@@ -153,9 +150,6 @@ def _resolve(reference: str, root: dict[str, Any]) -> Any:
     return target
 
 
-# --- compiled validators ------------------------------------------------------------------------
-
-
 class ValidatorCache:
     """Least recently used compiled validators, bounded by number and by bytes of schema text.
 
@@ -230,9 +224,6 @@ _cache = ValidatorCache()
 def check_schema(schema: dict[str, Any]) -> None:
     """Raise `SchemaRefused` unless `schema` can be used to validate arguments."""
     _cache.get(schema)
-
-
-# --- arguments ----------------------------------------------------------------------------------
 
 
 def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:

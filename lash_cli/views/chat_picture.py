@@ -110,8 +110,6 @@ class ChatPicture:
         """Events were missed: what still grows is void, and the rest of this turn is known in part only."""
         self._begin(self._turn_id, is_whole=False)
 
-    # --- settling -----------------------------------------------------------------------------
-
     def _begin(self, turn_id: str | None, *, is_whole: bool) -> None:
         self._turn_id, self._is_whole = turn_id, is_whole
         self._markdown.finish()
@@ -158,8 +156,6 @@ class ChatPicture:
             blocks.append(Block("note" if outcome.reason == "cancelled" else "error", f"turn {words}"))
         self._begin(None, is_whole=False)
         return blocks
-
-    # --- what still changes -------------------------------------------------------------------
 
     def lines(self, now_ms: int, *, room: int) -> list[tuple[str, str]]:
         """Style and text of the last `room` lines that are not settled: reasoning, growing prose, running tools."""

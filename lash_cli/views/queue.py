@@ -21,9 +21,6 @@ _WAITING = ("pending_active", "deferred_next_turn", "pending")
 _SETTLED = ("completed", "cancelled")
 
 
-# --- receipts -----------------------------------------------------------------------------------
-
-
 def receipt_text(document: Document, *, clean: Clean) -> str:
     """One line for a PendingInput document."""
     name = clean(document["session_name"])
@@ -45,9 +42,6 @@ def _state_words(document: Document) -> str:
         return f"{state}{turn}"
     outcome = document["outcome"]
     return f"{state}{turn}: {outcome['reason'] or outcome['type']}"
-
-
-# --- a whole queue ------------------------------------------------------------------------------
 
 
 def queue_text(items: Sequence[Document], *, running_turn: str | None, now_ms: int, clean: Clean) -> str:
@@ -107,9 +101,6 @@ def batches_cells(batch: Document, now_ms: int) -> tuple[str, ...]:
         batch["last_error"] or "-",
         batch["preview"],
     )
-
-
-# --- one item -----------------------------------------------------------------------------------
 
 
 def item_text(item: Document, *, clean: Clean) -> str:

@@ -99,8 +99,6 @@ class TailPicture:
         self._note: str | None = None
         self.is_expanded = False
 
-    # --- folding ------------------------------------------------------------------------------
-
     def fold(self, kind: str, document: dict[str, Any], turn_id: str | None, at_ms: int, key: str) -> None:
         """Take one event; `key` is its correlation id, or something as unique."""
         match kind:
@@ -191,8 +189,6 @@ class TailPicture:
         if shown is not None:
             said = self._clean(preview(document["text"], _QUEUED_PREVIEW))
             shown.text = f"{shown.text.partition(' | ')[0]} | {said}"
-
-    # --- drawing ------------------------------------------------------------------------------
 
     def lines(self, standing: Standing, now_ms: int, *, width: int, height: int) -> list[Line]:
         """The picture for a terminal of this size: never wider, and fewer lines than it has; at most ten unless it is

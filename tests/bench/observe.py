@@ -46,9 +46,6 @@ PIECES = tuple(f"token {number} " for number in range(1_000))
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-# --- the tail's process ----------------------------------------------------------------------------
-
-
 async def tail(database: str, into: str) -> None:
     """Write down when each event came, until the session is deleted."""
     store = SqliteStore.open(Path(database), SystemClock(), SystemIds(), read_only=True)
@@ -105,9 +102,6 @@ class Tails:
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-
-
-# --- figures ---------------------------------------------------------------------------------------
 
 
 def new_core(directory: Path, caller: StreamingCaller) -> LashCore:

@@ -50,9 +50,6 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
-# --- ours ---------------------------------------------------------------------------------------
-
-
 def open_store(directory: Path) -> SqliteStore:
     """The store of a directory, at FULL."""
     return SqliteStore.open(directory / "lash.db", clock=SystemClock(), ids=SystemIds())
@@ -182,9 +179,6 @@ class OursInLoop:
     def close(self) -> None:
         self._loop.run_until_complete(self._store.aclose())
         self._loop.close()
-
-
-# --- others -------------------------------------------------------------------------------------
 
 
 class Pool:

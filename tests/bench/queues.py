@@ -101,9 +101,6 @@ def heats(items: int) -> tuple[Heat, ...]:
     )
 
 
-# --- heats --------------------------------------------------------------------------------------
-
-
 class Team:
     """The processes of one entry, which work on one file at the same time."""
 
@@ -189,9 +186,6 @@ def run_heat(heat: Heat, rounds: int) -> None:
                 f"{heat.figure.removesuffix('_per_second')}_ratio", ours.rate() / against.rate(), "ratio",
                 heat=heat.name, processes=heat.processes, peer=against.entry.name, width_of_peer=against.entry.width,
             )  # fmt: skip
-
-
-# --- a deep backlog -----------------------------------------------------------------------------
 
 
 async def our_backlog(directory: Path, backlog: int) -> float:

@@ -34,9 +34,6 @@ KEY = "sk-bench"
 MODEL = "served-model"
 
 
-# --- the answers ---------------------------------------------------------------------------------
-
-
 def _sse(document: dict[str, object], *, named: bool = False) -> bytes:
     head = f"event: {document['type']}\n" if named else ""
     return f"{head}data: {json.dumps(document)}\n\n".encode()
@@ -124,8 +121,6 @@ async def chunks(kind: str, body: bytes) -> AsyncIterator[bytes]:
         await asyncio.sleep(0)
         yield event
 
-
-# --- who reads ----------------------------------------------------------------------------------
 
 Ask = Callable[[int], Awaitable[None]]
 

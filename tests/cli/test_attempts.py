@@ -186,8 +186,6 @@ def test_usage_of_a_session_without_turns_is_nothing(lash: Any) -> None:
     assert "in 0 out 0" in lash("usage", "s").out
 
 
-# --- after a crash ------------------------------------------------------------------------------
-
 SCRIPT = "!fail overload 1\n!tool no_such_tool {}\n!then\n!fail server 2\n!usage 9 4\n!text done"
 
 

@@ -125,9 +125,6 @@ def test_a_home_without_a_database_gets_none(home: Path) -> None:
     assert not home.exists()
 
 
-# --- into a running turn ------------------------------------------------------------------------
-
-
 def test_now_without_a_running_turn_is_refused_or_becomes_the_next_turn(world: QueuedHome) -> None:
     for options in (("--now",), ("--turn", "t_9"), ("--now", "--key", "k")):
         error = told(world.lash("enqueue", "s", "x", *options, "-o", "json"), 4, "no_active_turn")
@@ -185,9 +182,6 @@ def test_a_repeat_of_now_is_the_same_submission_whichever_turn_runs(world: Queue
 def test_options_that_mean_nothing_are_usage_errors(world: QueuedHome, options: tuple[str, ...]) -> None:
     told(world.lash("enqueue", "s", "x", *options, "-o", "json"), 2, "usage")
     assert world.states() == {}
-
-
-# --- waiting ------------------------------------------------------------------------------------
 
 
 def test_a_wait_that_nobody_ends_times_out_and_the_text_stays(world: QueuedHome) -> None:

@@ -244,9 +244,6 @@ def test_a_key_is_not_repeated_where_it_does_not_belong(world: ErrorWorld) -> No
     assert world.lash("key", "ls", "-o", "json").json["items"][0]["last_four"] == f"…{CANARY[-4:]}"
 
 
-# --- prompts ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verb", ["turn", "resume", "enqueue"])
 def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Path) -> None:
     world.refused((verb, "demo", ""), 2, "empty_prompt")
@@ -335,8 +332,6 @@ def test_a_key_from_an_open_pipe_times_out_and_keeps_the_old_one(world: ErrorWor
     world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"x" * (65 * 1024))
     assert (world.home / "keys.toml").read_text() == before
 
-
-# --- configuration ------------------------------------------------------------------------------
 
 NEEDS_SETTINGS = [
     ("ls",), ("show", "demo"), ("turn", "demo", "hi"), ("open", "new"), ("config", "show"),

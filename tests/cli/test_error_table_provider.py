@@ -140,8 +140,6 @@ def test_the_ladder_does_not_outlive_the_limit_of_the_caller(tmp_path: Path) -> 
         assert len(server.requests) <= 1
 
 
-# --- tool calls that are not sound --------------------------------------------------------------
-
 BROKEN_ARGUMENTS = ['{"cmd": "touch executed', "touch executed", '["touch executed"]', '{"cmd": 7}', '{"no": "cmd"}']
 
 
@@ -203,9 +201,6 @@ def test_a_tool_never_sees_the_key(tmp_path: Path) -> None:
         env = {"OPENAI_API_KEY": CANARY}
         assert world.lash(*TURN, "--approve", "execute=auto", env=env).code == 0
         assert CANARY not in json.dumps(server.requests[1].json)
-
-
-# --- keys ---------------------------------------------------------------------------------------
 
 
 def test_a_turn_whose_key_is_missing_or_unsafe_is_not_begun(tmp_path: Path) -> None:

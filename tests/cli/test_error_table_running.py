@@ -205,9 +205,6 @@ def test_a_process_that_lost_its_lane_says_so_and_writes_nothing(world: ErrorWor
     ]
 
 
-# --- bulk verbs ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("verb", [("close",), ("rm", "--yes")], ids=lambda verb: verb[0])
 def test_a_bulk_verb_that_did_some_is_partial_outcome(world: ErrorWorld, verb: tuple[str, ...]) -> None:
     with running(world):

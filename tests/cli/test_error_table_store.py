@@ -36,9 +36,6 @@ def files(directory: Path) -> dict[str, bytes]:
     }
 
 
-# --- a database that is none of ours ------------------------------------------------------------
-
-
 def damage(database: Path, how: str) -> None:
     """Make `database` unusable in one of the ways that happen."""
     for suffix in ("-wal", "-shm"):
@@ -98,9 +95,6 @@ def test_doctor_reports_a_damaged_database_and_does_not_touch_it(world: ErrorWor
     assert (done.code, done.json["kind"], done.err) == (9, "Doctor", "")
     assert any(str(world.database) in str(finding) for finding in done.json["findings"])
     assert world.database.read_bytes() == before
-
-
-# --- places that cannot be written --------------------------------------------------------------
 
 
 def test_a_home_below_a_file_is_permissions_unsafe_for_every_writer(world: ErrorWorld, tmp_path: Path) -> None:
@@ -200,9 +194,6 @@ def test_an_unreadable_configuration_is_permissions_unsafe(world: ErrorWorld) ->
 def test_a_log_that_cannot_be_written_does_not_hide_the_error(world: ErrorWorld) -> None:
     error = world.refused(("show", "dem0", "--log-file", "/proc/nope/lash.log"), 3, "session_not_found")
     assert "log" not in error["details"]
-
-
-# --- a database that is in use ------------------------------------------------------------------
 
 
 def test_a_locked_database_is_store_locked_and_readers_do_not_wait(world: ErrorWorld) -> None:

@@ -45,9 +45,6 @@ def talk(lash):
     return [item["id"] for item in items(lash)]
 
 
-# --- fork ---------------------------------------------------------------------------------------
-
-
 def test_a_fork_knows_its_parent_and_both_go_on_apart(lash, talk) -> None:
     done = lash("fork", "notes", "--name", "copy")
     assert (done.code, done.err) == (0, "forked notes into copy\n")
@@ -98,9 +95,6 @@ def test_what_cannot_be_done_changes_nothing(lash, talk, arguments, code: str, s
     assert len(lash("ls", "-q").out.split()) == 1
 
 
-# --- rewind -------------------------------------------------------------------------------------
-
-
 def test_a_rewind_keeps_every_node_and_prints_the_way_back(lash, home, talk) -> None:
     done = lash("rewind", "notes", "--to", talk[1])
     assert done.code == 0
@@ -149,9 +143,6 @@ def test_calls_without_results_are_no_head_and_the_error_names_one_that_is(lash,
     assert lash("rewind", "s", "--to", done.error["details"]["before"]).code == 0
 
 
-# --- rewind --edit ------------------------------------------------------------------------------
-
-
 def editor(tmp_path: Path, body: str) -> dict[str, str]:
     script = tmp_path / "editor"
     script.write_text(f"#!{sys.executable}\nimport sys\npath = sys.argv[1]\ntext = open(path).read()\n{body}\n")
@@ -196,9 +187,6 @@ def test_only_a_message_of_the_user_is_edited(lash, home, tmp_path, talk) -> Non
     status, shown = at_terminal(home, "rewind", "s", "--to", talk[3], "--edit", **env)
     assert status == 4 and "is not a message of yours" in shown
     assert not marker.exists()
-
-
-# --- retry --------------------------------------------------------------------------------------
 
 
 def test_a_retry_says_the_last_text_again_and_keeps_the_old_answer(lash, home, talk) -> None:
@@ -260,9 +248,6 @@ def test_a_fork_is_retried_too_and_an_empty_session_has_nothing_to_retry(lash, t
     assert len(items(lash)) == 4
     lash("open", "empty")
     assert lash("turn", "empty", "--retry", "-o", "json").error["code"] == "nothing_to_retry"
-
-
-# --- tree ---------------------------------------------------------------------------------------
 
 
 def test_the_tree_marks_the_head_and_indents_branches_only(lash, talk) -> None:

@@ -120,9 +120,6 @@ def test_what_missed_the_last_checkpoint_becomes_the_next_turn_once(world: Queue
     assert said(world)[-1][0] != "t_1"
 
 
-# --- turn --if-busy enqueue ---------------------------------------------------------------------
-
-
 def test_a_turn_of_a_busy_session_is_queued_and_runs_once(world: QueuedHome, tmp_path: Path) -> None:
     with running(world, tmp_path, "-q") as turn:
         queued = world.lash("turn", "s", "!text my turn", "--if-busy", "enqueue", "--key", "k", "-o", "json")

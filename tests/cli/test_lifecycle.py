@@ -36,9 +36,6 @@ def status(lash, session: str) -> str:
     return word
 
 
-# --- park and resume ----------------------------------------------------------------------------
-
-
 def test_a_parked_session_is_resumed_where_it_was(lash) -> None:
     lash("open", "s")
     lash("turn", "s", "!text one", "-q")
@@ -121,9 +118,6 @@ def test_parking_an_interrupted_session_warns_and_loses_nothing(lash, home: Path
     assert lash("resume", "s", "-q").out == "late\n"
 
 
-# --- close --------------------------------------------------------------------------------------
-
-
 def test_a_closed_session_takes_no_turns_until_it_is_resumed(lash) -> None:
     lash("open", "s")
     lash("turn", "s", "!text one", "-q")
@@ -142,9 +136,6 @@ def test_open_reopens_a_closed_session(lash) -> None:
     lash("close", "s")
     lash("open", "s")
     assert status(lash, "s") == "idle"
-
-
-# --- rm -----------------------------------------------------------------------------------------
 
 
 def test_rm_needs_a_yes_and_a_dry_run_only_tells(lash) -> None:

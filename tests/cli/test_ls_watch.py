@@ -119,9 +119,6 @@ def test_what_cannot_be_watched_is_refused(lash, options) -> None:
     assert (done.code, done.out) == (2, "")
 
 
-# --- on a terminal ------------------------------------------------------------------------------
-
-
 class Terminal:
     """The watch in a pseudo-terminal, and the screen it makes."""
 
@@ -210,9 +207,6 @@ def test_no_color_leaves_the_words_and_takes_the_colour(lash, home: Path) -> Non
     terminal.until("queued")
     terminal.end()
     assert not re.search(r"\x1b\[\d+m", terminal.raw)
-
-
-# --- the picture --------------------------------------------------------------------------------
 
 
 def item(name: str, status: str, at: str = "2023-11-14T22:13:20.000Z", **changes: Any) -> dict[str, Any]:

@@ -70,9 +70,6 @@ def test_an_unknown_model_is_not_found(lash, name, said):
     assert said in done.error["hint"]
 
 
-# --- default ------------------------------------------------------------------------------------
-
-
 def test_the_default_is_shown_with_what_says_so(lash):
     assert lash("model", "default").out == "loopback\n"
     shown = lash("model", "default", "-o", "json").json
@@ -109,9 +106,6 @@ def test_a_default_that_cannot_be_used_is_refused(lash, home):
     done = lash("model", "default", "two words", "-o", "json")
     assert (done.code, done.out) == (2, "")
     assert not home.exists()
-
-
-# --- alias --------------------------------------------------------------------------------------
 
 
 def test_an_alias_is_written_used_and_taken_away(lash, home):

@@ -32,9 +32,6 @@ def names(lash, **options):
     return lash("provider", "ls", "-o", "name", **options).out.split()
 
 
-# --- ls -----------------------------------------------------------------------------------------
-
-
 def test_without_configuration_there_is_loopback_and_nothing_is_made(lash, home):
     (item,) = lash("provider", "ls", "-o", "json").json["items"]
     assert item == {
@@ -74,9 +71,6 @@ def test_a_list_is_shown_in_every_form(lash):
     chosen = lash("provider", "ls", "--fields", "name,base_url", "-o", "json").json["items"]
     assert chosen[1] == {"name": "one", "base_url": "http://127.0.0.1:9/v1"}
     assert lash("provider", "ls", "--format", "{name}={provider_kind}").out.splitlines()[1] == "one=openai_chat"
-
-
-# --- add ----------------------------------------------------------------------------------------
 
 
 def test_a_provider_is_written_privately_and_comments_stay(lash, home):
@@ -178,9 +172,6 @@ def test_a_key_that_is_needed_or_offered_is_asked_for_hidden(home, tmp_path, arg
     assert f'key = "keys:{arguments[0]}"' in (home / "config.toml").read_text()
 
 
-# --- rm -----------------------------------------------------------------------------------------
-
-
 def test_a_provider_goes_and_its_key_stays(lash, home):
     lash("provider", "add", "other", "--base-url", "http://127.0.0.1:9/v1")
     lash("provider", "add", "mine", "--base-url", "http://127.0.0.1:9/v1", "--stdin", input=SECRET)
@@ -203,9 +194,6 @@ def test_what_cannot_be_removed_says_why(lash, home, name, code, status):
     done = lash("provider", "rm", name, "-o", "json", env=env)
     assert (done.code, done.out, done.error["code"]) == (status, "", code)
     assert (home / "config.toml").read_text() == before
-
-
-# --- test ---------------------------------------------------------------------------------------
 
 
 def served(**usage) -> Reply:

@@ -26,9 +26,6 @@ def ids(world: QueuedHome, *options: str) -> list[str]:
     return world.lash("queue", "ls", "s", *options, "-o", "name").out.split()
 
 
-# --- ls -----------------------------------------------------------------------------------------
-
-
 def test_the_three_kinds_of_demand_are_told_apart(world: QueuedHome) -> None:
     world.add("start")
     world.take(turn_id="t_1")
@@ -95,9 +92,6 @@ def test_what_a_text_holds_cannot_steer_the_terminal(world: QueuedHome) -> None:
         assert "\\x1b]0;title" in shown.out
 
 
-# --- show ---------------------------------------------------------------------------------------
-
-
 def test_show_tells_one_input_wherever_it_is(world: QueuedHome) -> None:
     one = world.add("line one\nline two", "--key", "k")
     shown = world.lash("queue", "show", one)
@@ -125,9 +119,6 @@ def test_an_input_of_another_session_is_not_found_in_this_one(world: QueuedHome)
     ):
         told(world.lash(*arguments, "-o", "json"), 3, "input_not_found")
     assert world.waiting("other") == ["theirs"]
-
-
-# --- hold and release ---------------------------------------------------------------------------
 
 
 def test_a_held_queue_says_so_until_it_is_released(world: QueuedHome) -> None:
@@ -161,9 +152,6 @@ def test_a_held_queue_says_so_until_it_is_released(world: QueuedHome) -> None:
 def test_hold_and_release_need_a_session_that_is_there(world: QueuedHome) -> None:
     for verb in ("hold", "release", "batches", "ls", "revoke-waits"):
         told(world.lash("queue", verb, "nowhere", "-o", "json", "--yes"), 3, "session_not_found")
-
-
-# --- batches ------------------------------------------------------------------------------------
 
 
 def test_batches_are_listed_with_what_became_of_them(world: QueuedHome) -> None:
@@ -215,9 +203,6 @@ def test_waiting_for_a_batch_ends_when_it_is_settled(world: QueuedHome) -> None:
     assert world.lash("queue", "wait-batch", task).out.startswith("cancelled  ")
 
 
-# --- dead batches -------------------------------------------------------------------------------
-
-
 def spoil(world: QueuedHome, batch_id: str) -> None:
     """Make the payloads of a batch undecodable, as a newer program might have written them."""
     connection = sqlite3.connect(world.home / "lash.db")
@@ -260,9 +245,6 @@ def test_a_batch_nobody_can_read_is_parked_and_blocks_nothing(world: QueuedHome)
     assert world.lash("doctor", "-o", "json").json["dead_batches"] == []
 
 
-# --- claims -------------------------------------------------------------------------------------
-
-
 def test_a_claim_in_use_is_not_abandoned(world: QueuedHome) -> None:
     world.add("in use")
     claim = world.take(turn_id="t_1")
@@ -292,9 +274,6 @@ def test_the_claim_of_dead_work_gives_its_batch_back(world: QueuedHome) -> None:
     done = world.lash("queue", "abandon", claim, "-o", "json").json
     assert (done["released"], done["family"]) == ([task], "batch")
     assert world.lash("queue", "batches", "s", "-o", "name").out.split() == [task]
-
-
-# --- durable waits ------------------------------------------------------------------------------
 
 
 def test_revoking_ends_every_open_wait_and_leaves_the_session_usable(world: QueuedHome) -> None:

@@ -33,9 +33,6 @@ def used(world: QueuedHome) -> str:
     return one
 
 
-# --- sets ---------------------------------------------------------------------------------------
-
-
 def test_everything_cancelled_is_success_in_every_format(world: QueuedHome) -> None:
     one, two, three, four = (world.add(text) for text in ("a", "b", "c", "d"))
     done = world.lash("queue", "cancel", one, two, "-o", "json")
@@ -122,9 +119,6 @@ def test_inputs_of_several_sessions_are_no_set(world: QueuedHome) -> None:
     done = world.lash("queue", "cancel", mine, theirs, "--session", "s", "-o", "json")
     assert outcomes(done) == [(mine, "cancelled"), (None, "not_found")]
     assert world.waiting("other") == ["theirs"]
-
-
-# --- suffixes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", [("cancel-suffix",), ("queue", "cancel-suffix")], ids=" ".join)

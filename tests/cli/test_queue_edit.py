@@ -100,9 +100,6 @@ def leftovers(world: QueuedHome) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.exists() else []
 
 
-# --- with an editor -----------------------------------------------------------------------------
-
-
 def test_the_editor_gets_one_block_per_input_and_what_it_leaves_is_queued(world: QueuedHome, editor: Editor) -> None:
     world.add("stays before")
     one, two, three = (world.add(text) for text in ("first\nline", "second", "third"))
@@ -199,9 +196,6 @@ lines.extend(['--- new ---', *modes])
     assert world.waiting()[1].split() == ["0o100600", "0o40700"]
 
 
-# --- when it goes wrong -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("code", "saves", "expected"),
     [
@@ -284,9 +278,6 @@ lines[-2] = 'edited'
     assert world.lash("queue", "edit", "--recover", "-o", "json").json["items"] == []
 
 
-# --- without an editor --------------------------------------------------------------------------
-
-
 def test_without_a_terminal_and_a_file_the_store_is_not_touched(world: QueuedHome, editor: Editor) -> None:
     one = world.add("a")
     before = world.states()
@@ -355,8 +346,6 @@ def test_a_closed_session_is_not_edited(world: QueuedHome, tmp_path: Path) -> No
     told(world.lash("queue", "edit", one, "--file", str(tmp_path / "new"), "-o", "json"), 4, "session_closed")
     assert world.states() == {"a": "deferred_next_turn"}
 
-
-# --- killed -------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys

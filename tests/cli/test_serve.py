@@ -117,9 +117,6 @@ def texts(lash, session: str = "s") -> list[str]:
     return [item["text"] for item in lash("log", session, "-o", "json").json["items"]]
 
 
-# --- turns --------------------------------------------------------------------------------------
-
-
 def test_the_first_line_says_what_is_there(peer):
     assert peer.ready["protocol"] == "lash.rpc.v1" and peer.ready["protocol_version"] == 1
     assert peer.ready["methods"] == [
@@ -206,9 +203,6 @@ def test_a_turn_is_cancelled_by_another_request(peer, tmp_path):
     assert peer.refused(3, "cancel", session="s")["exit"] in (3, 4), "nothing runs any more"
 
 
-# --- the queue ----------------------------------------------------------------------------------
-
-
 def test_texts_are_queued_in_the_order_in_which_they_were_sent(peer, lash):
     for number in range(20):
         peer.send(number, "enqueue", session="s", text=f"text {number}", key=f"k{number}")
@@ -237,9 +231,6 @@ def test_text_enters_the_turn_that_runs(peer, tmp_path, lash):
     assert peer.response(1)["ok"]
     accepted = [event for event in peer.events(1) if event["type"] == "input_accepted"]
     assert len(accepted) == 1 and texts(lash).count("also this") == 1
-
-
-# --- tails --------------------------------------------------------------------------------------
 
 
 def test_a_tail_follows_what_other_processes_do_and_goes_on_from_its_cursor(peer, lash):
@@ -286,9 +277,6 @@ def test_a_tail_ends_as_its_turn_did_or_when_its_time_is_up(peer, tmp_path, lash
     assert peer.refused("x", "tail", session="nowhere")["code"] == "session_not_found"
 
 
-# --- what cannot be understood ------------------------------------------------------------------
-
-
 def test_what_cannot_be_understood_is_answered_and_changes_nothing(peer, lash):
     bad = (
         (b"{broken", "invalid_json"), (b"\xff\xfe", "invalid_json"), (b"[" * 100_000, "invalid_json"),
@@ -324,9 +312,6 @@ def test_an_id_is_not_used_twice_at_a_time(peer, tmp_path):
 def test_a_way_to_be_reached_must_be_named(lash):
     done = lash("serve", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
-
-
-# --- ends ---------------------------------------------------------------------------------------
 
 
 def test_requests_in_a_file_are_all_answered(home, lash):

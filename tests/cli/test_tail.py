@@ -100,9 +100,6 @@ def foreign_epoch(cursor: str) -> str:
     return f"{prefix}:00000000deadbeef:{rest}"
 
 
-# --- what is told -------------------------------------------------------------------------------
-
-
 def test_a_tail_tells_the_documents_of_the_turn_itself(lash, tailing) -> None:
     lash("open", "s")
     tail = tailing("s", "--until", "turn")
@@ -241,9 +238,6 @@ def test_all_misses_and_repeats_nothing_of_more_sessions_than_are_watched_at_a_t
     assert [line["type"] for line in resumed.lines].count("turn_finished") >= MANY
 
 
-# --- going on -----------------------------------------------------------------------------------
-
-
 def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
     lash("open", "s")
     place = tmp_path / "place"
@@ -323,9 +317,6 @@ def test_a_stopped_tail_does_not_hold_the_turn_and_misses_nothing(lash, home: Pa
     told = tail.rest()
     assert "".join(line["text"] for line in told if line["type"] == "text_delta").split() == ["word"] * 300
     assert types(told)[-2:] == ["turn_finished", "stream_end"]
-
-
-# --- ending -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -445,9 +436,6 @@ def test_a_look_at_no_session_at_all_ends(lash) -> None:
         "stream_start",
         "stream_end",
     ]
-
-
-# --- read-only and bad input --------------------------------------------------------------------
 
 
 def dump(home: Path) -> list[str]:

@@ -44,9 +44,6 @@ PLAIN_TURN = [
 ]
 
 
-# --- lash turn --trace ----------------------------------------------------------------------------
-
-
 def test_a_turn_is_traced_to_a_private_file_and_the_next_one_is_appended(lash, tmp_path: Path) -> None:
     for text in ("one", "two"):
         assert lash("turn", "s", "--or-open", text, "--trace", "new/dir/t.jsonl", cwd=tmp_path).code == 0
@@ -140,9 +137,6 @@ def test_no_key_reaches_the_trace_or_the_page_of_a_real_request(lash, tmp_path: 
         assert KEY not in text and "[redacted]" in text
 
 
-# --- lash trace html ------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
     """A trace of two records, one of a kind nobody knows, with blank lines between."""
@@ -216,9 +210,6 @@ def test_the_group_without_a_verb_and_an_unknown_verb_say_what_there_is(lash) ->
     assert "html" in lash("trace").out
     failed = lash("trace", "htm")
     assert failed.code == 2 and "lash trace html" in failed.err
-
-
-# --- the page as text -----------------------------------------------------------------------------
 
 
 def test_records_are_embedded_without_a_character_that_markup_is_made_of() -> None:

@@ -39,9 +39,6 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, list[Any], str]:
     return process.returncode, [json.loads(line) for line in out.splitlines()], err.decode()
 
 
-# --- what it prints -----------------------------------------------------------------------------
-
-
 def test_a_first_turn_needs_no_configuration_and_tells_how_to_go_on(lash) -> None:
     done = lash("turn", "--or-open", "notes", "hello")
     assert done.code == 0
@@ -130,9 +127,6 @@ def test_an_ephemeral_turn_keeps_nothing(lash) -> None:
     done = lash("turn", "--ephemeral", "!text hi", "-q")
     assert (done.code, done.out) == (0, "hi\n")
     assert lash("ls", "-o", "json").json["items"] == []
-
-
-# --- against a model over HTTP ------------------------------------------------------------------
 
 
 def test_two_parallel_calls_and_a_second_model_call_make_the_exact_transcript(lash, tmp_path: Path) -> None:
@@ -245,9 +239,6 @@ def test_a_rejected_key_is_exit_5_and_the_key_is_nowhere_in_the_output(lash) -> 
         done = lash("turn", "s", "hi", "-o", "json", env=env)
     assert (done.code, done.out, done.error["code"]) == (5, "", "key_rejected")
     assert "k-canary" not in done.err + lash("show", "s", "-o", "json").out + lash("log", "s", "-o", "json").out
-
-
-# --- how it ends --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

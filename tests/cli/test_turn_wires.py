@@ -31,9 +31,6 @@ def kinds_of(lash: Any, session: str, turn_id: str) -> list[str]:
     return [part["kind"] for item in items[1:] for part in item["parts"]]
 
 
-# --- anthropic ------------------------------------------------------------------------------------
-
-
 def without_marks(value: Any) -> Any:
     """A request without its cache marks."""
     if isinstance(value, dict):
@@ -127,9 +124,6 @@ def test_an_anthropic_turn_sends_a_picture_and_a_pdf_and_answers_with_what_fits_
     assert two["output_config"] == one["output_config"]
 
 
-# --- google ---------------------------------------------------------------------------------------
-
-
 def test_a_gemini_turn_with_two_calls_gives_every_signature_back(lash: Any, work: Path) -> None:
     replies = [
         gemini.streamed(
@@ -187,9 +181,6 @@ def test_a_gemini_turn_with_two_calls_gives_every_signature_back(lash: Any, work
     results = [part["functionResponse"]["response"]["output"] for part in two["contents"][2]["parts"]]
     assert "alpha" in results[0] and "beta" in results[1]
     assert three["contents"][3]["parts"] == [{"text": "They differ.", "thoughtSignature": "SIG_T"}]
-
-
-# --- openai responses -----------------------------------------------------------------------------
 
 
 def test_a_responses_turn_with_two_calls_gives_its_reasoning_back(lash: Any, work: Path) -> None:

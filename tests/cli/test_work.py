@@ -40,9 +40,6 @@ def await_file(path: Path, process: subprocess.Popen[bytes]) -> None:
     wait_until(path.exists, process)
 
 
-# --- how long -----------------------------------------------------------------------------------
-
-
 def test_until_empty_drains_every_session_and_ends(world: QueuedHome) -> None:
     assert world.lash("open", "other").code == 0
     first = [world.add(text) for text in ("one", "two")]
@@ -114,9 +111,6 @@ def test_a_worker_that_goes_on_takes_what_is_queued_later(world: QueuedHome) -> 
     assert world.ended(worker).code == 143
 
 
-# --- failures -----------------------------------------------------------------------------------
-
-
 def test_a_failed_turn_holds_its_queue_and_no_other(world: QueuedHome) -> None:
     assert world.lash("open", "other").code == 0
     world.add("!fail auth")
@@ -165,9 +159,6 @@ def test_a_wait_ends_as_the_turn_of_its_text_did(world: QueuedHome) -> None:
     world.ended(worker)
 
 
-# --- refused before anything is claimed ---------------------------------------------------------
-
-
 def test_a_named_session_that_cannot_be_worked_on_is_refused_and_nothing_is_claimed(world: QueuedHome) -> None:
     for session in ("shut", "gone", "held"):
         assert world.lash("open", session).code == 0
@@ -211,9 +202,6 @@ def test_the_session_of_the_environment_is_worked_on(world: QueuedHome) -> None:
     world.add("!text hello")
     assert world.lash("work", "--until-empty", env={"LASH_SESSION": "work"}).code == 0
     assert transcript(world)[-1] == "assistant: hello"
-
-
-# --- signals ------------------------------------------------------------------------------------
 
 
 def start_gated(world: QueuedHome, tmp_path: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -283,9 +271,6 @@ def test_a_second_signal_leaves_the_turn_to_whoever_works_next(world: QueuedHome
     assert turns(world) == 1
 
 
-# --- several workers ----------------------------------------------------------------------------
-
-
 def test_two_workers_share_the_sessions_and_use_each_text_once(world: QueuedHome) -> None:
     sessions = [f"w{number}" for number in range(6)]
     for session in sessions:
@@ -323,9 +308,6 @@ def test_a_session_in_use_is_left_to_its_holder_after_the_wait(world: QueuedHome
     assert world.ended(turn).out == "let through\n"
     assert world.ended(waiting).json["turns"] == 1
     assert transcript(world)[-1] == "assistant: queued behind"
-
-
-# --- the stream ---------------------------------------------------------------------------------
 
 
 def test_the_stream_begins_and_ends_and_names_session_and_turn(world: QueuedHome) -> None:

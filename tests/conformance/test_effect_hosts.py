@@ -145,9 +145,6 @@ class TestSqliteJournalHost(DurableEffectHostLaws):
         return "sqlite_effect_replay_hash_conflict"
 
 
-# --- the executors of built-in commands ---------------------------------------------------------
-
-
 async def test_a_sleep_is_cut_short_by_a_cancel_and_the_cancel_is_recorded(
     open_journal: OpenJournalHost, clock: ManualClock
 ) -> None:
@@ -178,9 +175,6 @@ async def test_awaits_and_peeks_hand_over_the_resolution(open_journal: OpenJourn
     assert resolution_of(await peek_executor(host, key)(EffectContext())) == ResolvedOk({"n": 1})
     with pytest.raises(EffectError):
         resolution_of(SleepOutcome())
-
-
-# --- renewal ------------------------------------------------------------------------------------
 
 
 class WatchedStore:
@@ -302,9 +296,6 @@ async def test_strict_replay_never_runs_what_the_journal_does_not_hold(open_jour
     missing = strict.execute(envelope(tool_command(), "k2"), runs)
     assert await code_of(missing) == "sqlite_effect_replay_missing"
     assert runs.count == 1
-
-
-# --- the journal of a lane holder ---------------------------------------------------------------
 
 
 class Crash(BaseException):
@@ -486,8 +477,6 @@ async def test_a_commit_that_fails_leaves_the_journal_as_if_it_had_not_been_trie
     assert await host.scoped(SCOPE, fence=fence).execute(envelope(MODEL), runs) == model_outcome("kept")
     assert runs.count == 1
 
-
-# --- across processes ---------------------------------------------------------------------------
 
 PARKED_OWNER = """
 import asyncio, sys

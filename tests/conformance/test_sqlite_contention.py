@@ -98,9 +98,6 @@ def held(path: Path, statement: str = "BEGIN IMMEDIATE") -> Iterator[None]:
         connection.close()
 
 
-# --- locks --------------------------------------------------------------------------------------
-
-
 async def test_a_lock_that_stays_is_an_error_after_the_timeout_and_nothing_was_written(
     database_path: Path, clock: ManualClock
 ) -> None:
@@ -137,9 +134,6 @@ def test_a_first_open_that_meets_a_lock_gives_up_and_can_be_repeated(database_pa
         with held(database_path, statement), pytest.raises(StoreLocked):
             SqliteStore.open(database_path, clock, SystemIds(), lock_timeout_s=SHORT_S)
     SqliteStore.open(database_path, clock, SystemIds(), lock_timeout_s=SHORT_S).close()
-
-
-# --- two processes, one head --------------------------------------------------------------------
 
 
 class Racer:
@@ -192,9 +186,6 @@ async def test_each_revision_raced_by_two_processes_is_won_by_exactly_one(databa
     await store.aclose()
 
 
-# --- the write-ahead log ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("at_once", "size"), [(1, MIB // 4), (8, MIB // 4), (64, 32 * 1024)])
 async def test_the_log_stays_bounded_under_a_burst_of_writes_and_nothing_is_lost(
     database_path: Path, clock: ManualClock, at_once: int, size: int
@@ -218,9 +209,6 @@ async def test_the_log_stays_bounded_under_a_burst_of_writes_and_nothing_is_lost
     assert counted.fetchone() == (total, total * size)
     assert reopened.read(lambda connection: connection.execute("PRAGMA quick_check").fetchall()) == [("ok",)]
     reopened.close()
-
-
-# --- permissions --------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -184,9 +184,6 @@ async def test_shared_history_is_what_a_copy_would_be(open_store: OpenStore, clo
     assert left == [0, 0, 0, 0, 0]
 
 
-# --- cost ---------------------------------------------------------------------------------------
-
-
 async def steps_of(store: SqliteStore, call: Callable[[], Awaitable[Any]]) -> int:
     """The steps of SQLite's virtual machine that `call` takes."""
     count = 0
@@ -253,9 +250,6 @@ async def test_a_fork_and_a_move_of_the_head_cost_the_same_whatever_was_said(
     short = await cost(store, clock, "short", 10)
     long = await cost(store, clock, "long", 4_000)
     assert long == pytest.approx(short, rel=0.1)
-
-
-# --- files of before ----------------------------------------------------------------------------
 
 
 async def test_a_session_that_was_written_before_forks_could_share_is_read_and_forked(

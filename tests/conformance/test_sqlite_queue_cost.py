@@ -43,7 +43,6 @@ S = make.SESSION
 
 FEW, MANY = 20, 4_000
 
-# --- plans --------------------------------------------------------------------------------------
 
 # Statements that are made of others, and parts that are none.
 FRAGMENTS = {"COLUMNS", "NEWEST", "_TURN_COLUMNS", "SESSION_COLUMNS"}
@@ -92,9 +91,6 @@ def test_every_statement_of_the_queue_only_searches(open_store: OpenStore, name:
         if name.rpartition(".")[2] not in SORTED_CLAIMS:
             assert "TEMP B-TREE" not in step, (name, plan)
     assert plan or statement.lstrip().startswith("INSERT")
-
-
-# --- flatness -----------------------------------------------------------------------------------
 
 
 class Steps:
@@ -248,9 +244,6 @@ async def test_the_look_over_all_sessions_leaps_from_one_with_demand_to_the_next
     many = await steps.of(lambda: store.sessions_with_demand(limit=10))
     assert len(await store.sessions_with_demand(limit=10)) == 4
     assert many <= few * 4 / 3, (few, many)
-
-
-# --- writing and syncing ------------------------------------------------------------------------
 
 
 class Writes:

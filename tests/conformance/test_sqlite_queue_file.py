@@ -32,8 +32,6 @@ async def execute(store: SqliteStore, statement: str, *values: object) -> int:
     return await store.db.write(lambda connection: connection.execute(statement, values).rowcount, durable=True)
 
 
-# --- older files --------------------------------------------------------------------------------
-
 INPUT = """
 INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, state, input,
     enqueued_at_ms, turn_id, claim_id, claim_token, claim_generation)
@@ -151,8 +149,6 @@ def test_migrations_add_up_to_the_schema_of_a_new_file(
     assert len(schema.MIGRATIONS) == schema.SCHEMA_VERSION
 
 
-# --- inputs that do not decode ------------------------------------------------------------------
-
 DAMAGE = "UPDATE inputs SET input = '{\"items\": nonsense' WHERE input_id = ?"
 
 
@@ -251,8 +247,6 @@ async def test_a_boundary_of_another_program_is_left_waiting_and_goes_to_the_nex
     )
     assert make.ids_of(make.granted(await store.open_lane(make.drain_request(clock))).claim) == ["odd"]
 
-
-# --- batches that do not decode -----------------------------------------------------------------
 
 BAD_BATCHES = [
     'UPDATE queued_work SET payloads = \'[{"type":"of_tomorrow"}]\' WHERE batch_id = ?',

@@ -92,8 +92,6 @@ class QueueMachine(RuleBasedStateMachine):
             self.loop.close()
             self.directory.cleanup()
 
-    # --- helpers ------------------------------------------------------------------------------
-
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(call)
 
@@ -142,8 +140,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.clock.tick(seconds)
         self.oracle.now_ms = self.clock.now_ms()
 
-    # --- lane ---------------------------------------------------------------------------------
-
     @rule(name=names)
     def claim_lease(self, name: str) -> None:
         token = self.next("lease")
@@ -190,8 +186,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.oracle.is_on_hold = not self.oracle.is_on_hold
         held_at_ms = self.clock.now_ms() if self.oracle.is_on_hold else None
         assert self.run(self.other.set_queue_hold(S, held_at_ms=held_at_ms))
-
-    # --- ingress ------------------------------------------------------------------------------
 
     def text_row(self, key: str | None, text: str, ingress: TurnInputIngress) -> tuple[InputDraft, Text]:
         input_id = self.next("i")
@@ -256,8 +250,6 @@ class QueueMachine(RuleBasedStateMachine):
         row.key = draft.source_key
         return draft, row
 
-    # --- cancels ------------------------------------------------------------------------------
-
     @precondition(lambda self: self.oracle.texts)
     @rule(chosen=st.lists(picks, min_size=1, max_size=3), by_key=st.booleans())
     def cancel_set(self, chosen: list[int], by_key: bool) -> None:
@@ -284,8 +276,6 @@ class QueueMachine(RuleBasedStateMachine):
         row = self.oracle.works[-1 - pick % len(self.oracle.works)]
         cancelled = self.run(self.other.cancel_queued_work_batch(S, row.id))
         assert (cancelled is not None) is self.oracle.cancel_work(row.id)
-
-    # --- claims -------------------------------------------------------------------------------
 
     @precondition(lambda self: self.fences)
     @rule(pick=st.integers(0, 1))
@@ -370,8 +360,6 @@ class QueueMachine(RuleBasedStateMachine):
         )
         if answered is not None:
             assert sorted(answered[0]) == sorted(answered[1])
-
-    # --- lanes --------------------------------------------------------------------------------
 
     def open_lane(self, request: LaneRequest, model: Callable[[], Passed]) -> tuple[LaneOutcome, Passed] | None:
         answered = self.both(self.store.open_lane(request), model)
@@ -463,8 +451,6 @@ class QueueMachine(RuleBasedStateMachine):
             dead_holder_fencing_token=self.oracle.generation if is_dead else None,
         )
 
-    # --- commits ------------------------------------------------------------------------------
-
     @precondition(lambda self: self.driven)
     @rule(
         pick=st.integers(0, 2),
@@ -543,8 +529,6 @@ class QueueMachine(RuleBasedStateMachine):
     def vacuum(self) -> None:
         counts = self.run(self.other.vacuum(S))
         assert (counts["inputs"], counts["queued_work"]) == self.oracle.vacuum()
-
-    # --- laws ---------------------------------------------------------------------------------
 
     @invariant()
     def the_store_shows_what_the_model_says(self) -> None:

@@ -101,9 +101,6 @@ def start(script: str, path: Path, name: str) -> subprocess.Popen[str]:
     )
 
 
-# --- modes and damage ---------------------------------------------------------------------------
-
-
 def test_nobody_else_can_read_the_database_whatever_the_umask(database_path: Path, clock: ManualClock) -> None:
     previous = os.umask(0o022)
     try:
@@ -282,9 +279,6 @@ async def test_a_read_only_handle_reads_and_refuses_to_write(
             await reader.write(lambda connection: connection.execute(_INSERT, ("x",)).rowcount, durable=True)
     finally:
         reader.close()
-
-
-# --- group commit -------------------------------------------------------------------------------
 
 
 async def test_jobs_run_in_order_and_one_that_fails_takes_only_itself_back(
@@ -483,9 +477,6 @@ async def test_a_closed_database_refuses_work_and_close_may_be_repeated(
     with pytest.raises(StoreError) as caught:
         await database.write(lambda connection: None, durable=False)
     assert caught.value.code == "store_closed"
-
-
-# --- real processes -----------------------------------------------------------------------------
 
 
 def test_twelve_processes_open_a_home_that_does_not_exist(database_path: Path, open_store: OpenStore) -> None:

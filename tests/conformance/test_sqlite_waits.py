@@ -118,9 +118,6 @@ class TestSqliteWaits(WaitLaws):
     """SQLite keeps every law."""
 
 
-# --- turn control, from the turn tables ---------------------------------------------------------
-
-
 async def commit_turn(store: SqliteStore, turn_id: str, summary: TurnSummary) -> None:
     """The row a terminal commit leaves behind."""
 
@@ -189,9 +186,6 @@ async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(
     assert await store.peek_wait(gate) == requested
     ended = TerminalCommitted(Stopped("cancelled"), evidence, 4)
     assert await store.peek_wait(terminal) == ResolvedOk(to_builtins(ended))
-
-
-# --- across processes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

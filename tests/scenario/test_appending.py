@@ -109,9 +109,6 @@ async def test_an_observer_is_told_of_the_commit(make_core: MakeCore) -> None:
     assert said((await watched.current_observation()).read_view.messages) == ["one", "ok", "noted"]
 
 
-# --- repeats ------------------------------------------------------------------------------------
-
-
 async def test_a_repeated_operation_adds_nothing_and_answers_the_same(make_core: MakeCore) -> None:
     session = await make_core(echo()).open_session(S)
     first = await session.admin().append_session_nodes(request("a", "b", operation_id="op-1"))
@@ -146,9 +143,6 @@ async def test_an_append_that_a_crash_cut_off_stands_once_when_it_is_repeated(ma
     other = await make_core(echo()).open_session(S)
     await other.admin().append_session_nodes(request("a", "b", operation_id="op-1"))
     assert await stored(other) == said(other.read_view().messages) == ["a", "b"]
-
-
-# --- whose branch it is ---------------------------------------------------------------------------
 
 
 async def test_a_required_ancestor_on_the_path_is_enough_whatever_was_said_since(make_core: MakeCore) -> None:
@@ -188,9 +182,6 @@ async def test_an_ancestor_in_an_older_frame_and_one_that_is_no_message_are_foun
         done = await session.admin().append_session_nodes(request("noted", requires_ancestor_node_id=ancestor))
         assert isinstance(done, Appended)
     assert await stored(session) == ["noted", "noted"], "scoped to the frame that is current"
-
-
-# --- refusals -------------------------------------------------------------------------------------
 
 
 async def test_what_no_model_could_go_on_from_is_refused_and_transient_messages_are_left_out(

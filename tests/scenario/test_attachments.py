@@ -156,9 +156,6 @@ async def test_a_session_without_a_store_asks_the_host_too_and_keeps_the_bytes_i
     assert attached(caller.requests[0].messages) == [Inline("image/png", PNG, "cat.png")]
 
 
-# --- on their way to a provider -------------------------------------------------------------------
-
-
 class CountingEncoder:
     """Writes one stored attachment, as a wire does."""
 

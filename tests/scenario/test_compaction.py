@@ -234,9 +234,6 @@ async def test_a_crash_around_the_commit_leaves_one_frame_or_the_other(make_core
     assert said(caller.requests[-1].messages)[0].startswith("Compaction summary:")
 
 
-# --- when it is due -----------------------------------------------------------------------------
-
-
 async def test_a_turn_that_would_not_fit_begins_in_a_compacted_frame(make_core) -> None:
     long = "x" * 40_000
     caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), text("gist"), text("fits"), text("again")])
@@ -279,9 +276,6 @@ async def test_a_turn_that_crashed_around_its_compaction_is_finished(make_core, 
     assert read is not None
     texts = [message_text(node.payload.message) for node in read.nodes]
     assert texts.count("three") == 1
-
-
-# --- the view -----------------------------------------------------------------------------------
 
 
 def with_picture(name: str) -> TurnInput:

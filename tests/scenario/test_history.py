@@ -308,9 +308,6 @@ async def test_the_history_of_a_closed_session_stays_as_it_is_and_can_be_forked(
     assert (await copy.turn("two").run()).result is not None
 
 
-# --- frames -------------------------------------------------------------------------------------
-
-
 async def test_a_frame_is_opened_once_and_begins_with_its_nodes(make_core) -> None:
     caller = echo()
     core = make_core(caller)

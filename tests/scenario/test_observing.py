@@ -129,9 +129,6 @@ def fold(events: Any) -> str:
     return "".join(rows.values())
 
 
-# --- what is seen -------------------------------------------------------------------------------
-
-
 async def test_a_replay_holds_what_the_turn_showed_then_its_commit_then_its_end(make_core, watcher) -> None:
     start = (await watcher.current_observation()).cursor
     session = await opened(make_core, text("hello there"))
@@ -317,9 +314,6 @@ async def test_a_change_of_the_queue_is_seen_between_turns(make_core, watcher) -
     await session.close()
 
 
-# --- gaps ---------------------------------------------------------------------------------------
-
-
 async def test_a_gap_hands_over_the_state_and_where_to_go_on(make_core, watcher) -> None:
     session = await opened(make_core, text("x"))
     await session.turn("hi").run()
@@ -421,9 +415,6 @@ async def test_a_commit_whose_event_is_missing_is_no_quiet_session(make_core, wa
     assert isinstance(gap, ObservedGap) and gap.gap.reason is LiveReplayGapReason.UNAVAILABLE
     await begun.aclose()
     await session.close()
-
-
-# --- cursors and ends ---------------------------------------------------------------------------
 
 
 async def test_a_foreign_cursor_is_refused_before_anything_is_read(make_core, watcher) -> None:
@@ -553,9 +544,6 @@ async def test_what_cannot_be_observed_says_so(make_core) -> None:
         make_core(ScriptedCaller([])).observe("not an id")
 
 
-# --- remote twins -------------------------------------------------------------------------------
-
-
 async def test_the_remote_stream_numbers_its_events_and_heals_itself(make_core, watcher) -> None:
     session = await opened(make_core, text("x"))
     observation = await watcher.current_remote_observation()
@@ -593,9 +581,6 @@ async def test_a_remote_cursor_is_checked_in_two_steps(make_core, watcher) -> No
         await anext(stream)
     with pytest.raises(StopAsyncIteration):
         await anext(stream)
-
-
-# --- phases -------------------------------------------------------------------------------------
 
 
 class Probe:

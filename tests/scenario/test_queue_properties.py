@@ -173,8 +173,6 @@ class QueueLife(RuleBasedStateMachine):
         self.loop.close()
         self.directory.cleanup()
 
-    # --- machinery ----------------------------------------------------------------------------
-
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
@@ -270,8 +268,6 @@ class QueueLife(RuleBasedStateMachine):
             assert known.row_id in ("", row.input_id)
             known.row_id = row.input_id
 
-    # --- ingress ------------------------------------------------------------------------------
-
     @rule(tick=ticks)
     def text_for_the_next_turn(self, tick: float) -> None:
         self.clock.tick(tick)
@@ -305,8 +301,6 @@ class QueueLife(RuleBasedStateMachine):
         receipt = self._do(self.queue.enqueue_work(command_draft(S, command, name)))
         kind = "reset" if is_reset else "refresh"
         self.oracle.work.append(Work(receipt.batch_id, "", self.clock.now_ms(), kind=kind))
-
-    # --- driving ------------------------------------------------------------------------------
 
     def _arrive(self, what: str | None) -> None:
         """Something comes in right before a step: what is interesting happens at the boundaries."""
@@ -386,8 +380,6 @@ class QueueLife(RuleBasedStateMachine):
             self._do(visitor.turn("now").run())
         visitor.close_handle()
 
-    # --- losing the lane ----------------------------------------------------------------------
-
     @precondition(lambda self: self.oracle.is_driving and self.late is None)
     @rule()
     def the_process_stalls_beyond_its_lease(self) -> None:
@@ -407,8 +399,6 @@ class QueueLife(RuleBasedStateMachine):
             self._do(late.drive)
         late.drive = None
         self._end(late)
-
-    # --- a host that claims by hand -----------------------------------------------------------
 
     @precondition(lambda self: not self.oracle.is_busy)
     @rule()
@@ -501,8 +491,6 @@ class QueueLife(RuleBasedStateMachine):
         assert self._do(self.store.release_lease(self.fence))
         self.oracle.host_generation = None
 
-    # --- editing ------------------------------------------------------------------------------
-
     @precondition(lambda self: self.oracle.inputs)
     @rule(pick=picks)
     def an_input_is_cancelled(self, pick: int) -> None:
@@ -534,8 +522,6 @@ class QueueLife(RuleBasedStateMachine):
         changed = self._do(self.queue.hold("why") if is_held else self.queue.release())
         assert changed == (is_held != self.oracle.is_held)
         self.oracle.is_held = is_held
-
-    # --- what must be true --------------------------------------------------------------------
 
     @invariant()
     def the_queue_is_what_the_oracle_says(self) -> None:

@@ -50,9 +50,6 @@ def test_unknown_fields_of_an_edit_are_refused_by_the_schema(bench: Workbench) -
             validate_arguments({"path": "a", "edits": edits}, schema)
 
 
-# --- read_file ----------------------------------------------------------------------------------
-
-
 async def test_lines_are_numbered(bench: Workbench) -> None:
     bench.write("a.txt", "\ufeffone\r\ntwo\n\nfour")
     assert value_of(await bench.call("read_file", path="a.txt")) == "1: one\n2: two\n3: \n4: four"
@@ -147,9 +144,6 @@ async def test_what_cannot_be_read_says_why(bench: Workbench, path: str, code: s
     assert failure_of(await bench.call("read_file", path=path)).code == code
 
 
-# --- write --------------------------------------------------------------------------------------
-
-
 async def test_write_creates_parents_with_ordinary_modes_whatever_the_umask(bench: Workbench) -> None:
     before = os.umask(0o077)
     try:
@@ -226,9 +220,6 @@ async def test_a_cut_write_still_ends_before_the_lock_is_free(
         await call
     assert written
     assert (bench.root / "a").read_text() == "x"
-
-
-# --- edit ---------------------------------------------------------------------------------------
 
 
 async def edit(bench: Workbench, path: str, *pairs: tuple[str, str]) -> Any:

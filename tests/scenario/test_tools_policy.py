@@ -80,9 +80,6 @@ def test_an_impossible_path_is_a_bad_request(root: Path, path: str) -> None:
     assert caught.value.code == "invalid_path"
 
 
-# --- denied directories -------------------------------------------------------------------------
-
-
 def test_a_denied_directory_inside_of_a_root_stays_closed(root: Path) -> None:
     (root / "home").mkdir()
     (root / "home" / "keys.toml").write_text("key")
@@ -117,9 +114,6 @@ def test_a_readable_tree_cannot_be_written(root: Path) -> None:
     assert policy.resolve_read("../outside/secret", root)
     with pytest.raises(ToolFault):
         policy.resolve_write("../outside/secret", root)
-
-
-# --- between judgement and use ------------------------------------------------------------------
 
 
 def test_a_file_swapped_for_a_link_after_the_check_is_not_opened(root: Path) -> None:

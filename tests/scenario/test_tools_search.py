@@ -92,9 +92,6 @@ async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> N
     assert failure_of(await bench.call("glob", pattern="*", path="absent")).code == "not_found"
 
 
-# --- grep ---------------------------------------------------------------------------------------
-
-
 async def test_grep_numbers_lines_and_uses_the_same_rules(bench: Workbench) -> None:
     bench.write("b.txt", "no\nneedle é\r\n")
     bench.write("a/x.py", "a needle\nneedle again\n")

@@ -166,8 +166,6 @@ class SessionLife(RuleBasedStateMachine):
         self.loop.close()
         self.directory.cleanup()
 
-    # --- machinery ----------------------------------------------------------------------------
-
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
@@ -262,8 +260,6 @@ class SessionLife(RuleBasedStateMachine):
 
     def _committed(self) -> list[str]:
         return [name for name, turn in self.turns.items() if turn.is_committed]
-
-    # --- what may happen ----------------------------------------------------------------------
 
     @rule(kind=kinds, has_key=st.booleans(), crash=crashes)
     def turn(self, kind: str, has_key: bool, crash: tuple[str, int] | None) -> None:
@@ -385,8 +381,6 @@ class SessionLife(RuleBasedStateMachine):
         self._submit(self._name("plain"), Turn("plain", self.model), None)
         self.core, self.session, self.caller = old
         self.is_stale = True
-
-    # --- what must be true --------------------------------------------------------------------
 
     @invariant()
     def a_reader_sees_exactly_what_was_committed(self) -> None:

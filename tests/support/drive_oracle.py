@@ -107,8 +107,6 @@ class Oracle:
     def is_busy(self) -> bool:
         return self.is_driving or self.host_generation is not None
 
-    # --- what is open -------------------------------------------------------------------------
-
     def is_open(self, row: Row) -> bool:
         """Whether nobody holds a pending row."""
         is_claimed = row.generation is not None and row.generation == self.host_generation
@@ -125,8 +123,6 @@ class Oracle:
 
     def head(self) -> Work | None:
         return next(iter(self.open_work()), None)
-
-    # --- entering -----------------------------------------------------------------------------
 
     def drive(self, goal: Goal, crash: str | None = None) -> Reached:
         """Follow a request from its start to its first model call, its crash or its end."""
@@ -214,8 +210,6 @@ class Oracle:
             row.holder = turn
         self.turn = turn
         self.is_driving = True
-
-    # --- a running turn -----------------------------------------------------------------------
 
     @property
     def running(self) -> Turn:
@@ -307,8 +301,6 @@ class Oracle:
                 row.turn_id = None
         return "crashed" if crash == "after:commit" else "committed"
 
-    # --- a host -------------------------------------------------------------------------------
-
     def claimable(self, what: Literal["inputs", "work", "command"]) -> list[Row]:
         """What a host that holds the lane may claim."""
         if self.is_held:
@@ -325,8 +317,6 @@ class Oracle:
     def owns(self, claim_id: str, rows: Iterable[Row]) -> bool:
         """Whether a claim still owns every row it was made of."""
         return all(row.state == "pending" and row.holder is None and row.claim_id == claim_id for row in rows)
-
-    # --- cancelling ---------------------------------------------------------------------------
 
     def cancel(self, row: Row) -> str:
         """Cancel an input; what the caller is told."""

@@ -78,9 +78,6 @@ def open_store(home: Path) -> SqliteStore:
     return SqliteStore.open(home / "lash.db", clock=SystemClock(), ids=SystemIds())
 
 
-# --- producer -----------------------------------------------------------------------------------
-
-
 async def produce(
     home: Path, sessions: list[str], count: int, seed: int, pause_s: float, *, with_cancels: bool
 ) -> None:
@@ -120,9 +117,6 @@ def main() -> None:
             with_cancels=with_cancels == "cancels",
         )
     )
-
-
-# --- the run ------------------------------------------------------------------------------------
 
 
 def run_load(home: Path, load: Load) -> Outcome:
@@ -223,9 +217,6 @@ def _wait_until_drained(home: Path, load: Load) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("the queue was not drained")
         time.sleep(0.2)
-
-
-# --- the verdict --------------------------------------------------------------------------------
 
 
 async def judge(home: Path, load: Load, outcome: Outcome) -> None:

@@ -101,8 +101,6 @@ class QueueOracle:
         self.used: list[str] = []
         self.cut: list[str] = []
 
-    # --- lane ---------------------------------------------------------------------------------
-
     def is_live(self) -> bool:
         return self.holder is not None and self.now_ms < self.expires_at_ms
 
@@ -129,8 +127,6 @@ class QueueOracle:
     def require_fence(self, generation: int) -> None:
         if not self.is_live() or generation != self.generation:
             raise Refusal("SessionExecutionLeaseExpired")
-
-    # --- looking ------------------------------------------------------------------------------
 
     def is_held(self, row: Row) -> bool:
         if row.turn is not None:
@@ -188,8 +184,6 @@ class QueueOracle:
         generation = self.live_generation()
         return bool(orphans or self._waiting_texts(generation) or self._ready(generation))
 
-    # --- ingress ------------------------------------------------------------------------------
-
     def enqueue(self, row: Text) -> Text:
         standing = next((one for one in self.texts if row.key is not None and one.key == row.key), None)
         if standing is not None:
@@ -232,8 +226,6 @@ class QueueOracle:
         self.cut.append(row.id)
         return True
 
-    # --- selection ----------------------------------------------------------------------------
-
     def _group(self, line: Sequence[Work], *, at_checkpoint: bool) -> list[Work]:
         if not line or line[0].is_command or (at_checkpoint and line[0].waits_for_commit):
             return []
@@ -268,8 +260,6 @@ class QueueOracle:
     def claim_id(prefix: str, rows: Sequence[Row]) -> str:
         """The id the next claim of these rows gets: the first row's number and how often it was claimed then."""
         return f"{prefix}:{rows[0].seq}:{rows[0].claims_made + 1}"
-
-    # --- claims under a fence -----------------------------------------------------------------
 
     def claim_inputs(self, generation: int, token: str) -> list[Text]:
         self.require_fence(generation)
@@ -316,8 +306,6 @@ class QueueOracle:
         self._claim(texts, claim_id, token, turn)
         self._claim(works, claim_id, token, turn)
         return texts, works
-
-    # --- lanes --------------------------------------------------------------------------------
 
     def _redrive(self, token: str) -> Passed | None:
         turn = self.running()
@@ -445,8 +433,6 @@ class QueueOracle:
             return Passed("idle", reason="not_yet_available", available_at_ms=max(later))
         return Passed("idle", reason="unclaimable_together")
 
-    # --- giving back --------------------------------------------------------------------------
-
     def _owned(self, claim_id: str, token: str, family: Sequence[Row]) -> list[Row]:
         return [row for row in family if row.state == "pending" and row.claim and row.claim[:2] == (claim_id, token)]
 
@@ -490,8 +476,6 @@ class QueueOracle:
         if rows:
             self._drop(turn_id)
         return parked
-
-    # --- commit -------------------------------------------------------------------------------
 
     def commit(
         self,

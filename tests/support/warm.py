@@ -40,9 +40,6 @@ _LIBRARIES = (
 _LEFT_OUT = ("lash_cli.__main__", "lash_cli.repl", "lash_cli.store.conformance")
 
 
-# --- in the process of the tests ----------------------------------------------------------------
-
-
 class Warm:
     """A parent of forks, started at the first command."""
 
@@ -137,9 +134,6 @@ def _exactly(source: socket.socket, count: int) -> bytes:
             raise EOFError("the other side is gone")
         data += piece
     return data
-
-
-# --- in the parent of the forks -----------------------------------------------------------------
 
 
 def _serve(channel: socket.socket) -> None:

@@ -71,8 +71,6 @@ def test_a_busy_session_is_failed_on_waited_for_or_queued_into(text: str, expect
         busy_policy("enqueue=1s")
 
 
-# --- rows of an edit ----------------------------------------------------------------------------
-
 PICTURE = AttachmentItem(ExternalUrl("image/png", "https://example.org/p"))
 PIPED = TextItem("piped", "stdin")
 

@@ -50,9 +50,6 @@ def row(input_id: str, content: TurnInput = HI, seq: int = 1) -> PendingTurnInpu
     return PendingTurnInput(input_id, "s1", seq, NextTurn(), InputState.DEFERRED_NEXT_TURN, 7, content)
 
 
-# --- holding ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("turn_id", "claim_generation", "live_generation", "held"),
     [
@@ -73,17 +70,11 @@ def test_a_row_is_held_by_an_unfinished_turn_or_by_a_claim_of_the_live_generatio
     assert is_held(turn_id, claim_generation, live_generation) is held
 
 
-# --- cancelling ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("state", "held"), list(itertools.product(InputState, (False, True))))
 def test_a_cancel_takes_exactly_the_pending_rows_that_nobody_holds(state: InputState, held: bool) -> None:
     settled = {InputState.CANCELLED: CancelVerdict.CANCELLED, InputState.COMPLETED: CancelVerdict.COMPLETED}
     expected = settled.get(state, CancelVerdict.CLAIMED if held else CancelVerdict.CANCEL)
     assert judge_cancel(state, is_held=held) is expected
-
-
-# --- boundaries ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -107,8 +98,6 @@ def test_a_row_starts_in_the_state_of_its_kind() -> None:
     assert initial_state(ActiveTurn("t1")) is InputState.PENDING_ACTIVE
 
 
-# --- submissions --------------------------------------------------------------------------------
-
 ingresses = st.one_of(
     st.just(NextTurn()),
     st.builds(ActiveTurn, st.sampled_from(["t1", "t2"]), st.sampled_from(["after_work", "before_completion"])),
@@ -126,9 +115,6 @@ def test_two_submissions_are_the_same_exactly_when_kind_and_content_are(
 ) -> None:
     assert is_same_submission(one, first, other, second) is ((one, first) == (other, second))
     assert is_same_submission(one, first, one, first)
-
-
-# --- one turn of many inputs --------------------------------------------------------------------
 
 
 @given(st.lists(contents, min_size=1, max_size=5))
@@ -155,8 +141,6 @@ def test_a_completion_names_every_input_of_its_claim() -> None:
     completion = completion_of(claim)
     assert (completion.claim_id, completion.claim_token, completion.input_ids) == ("tic:1:1", "secret", ("a", "b"))
 
-
-# --- wire forms ---------------------------------------------------------------------------------
 
 SETTLED = row("a")
 

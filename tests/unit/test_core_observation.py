@@ -78,9 +78,6 @@ def test_another_sessions_cursor_is_refused_and_both_are_named():
     assert (caught.value.expected_session_id, caught.value.actual_session_id) == ("ours", "theirs")
 
 
-# --- gaps ---------------------------------------------------------------------------------------
-
-
 def oracle(epoch, position, log, expired):
     """The table of contract 04 §3 over an explicit list of what is retained."""
     if log is None:

@@ -111,9 +111,6 @@ def test_neither_order_nor_repetition_changes_a_byte(parts: list[PromptContribut
     assert render_prompt((), parts) == render_prompt((), shuffled)
 
 
-# --- what is stored -------------------------------------------------------------------------------
-
-
 def test_a_head_of_an_older_release_decodes_and_renders_as_it_did() -> None:
     old = (
         b'{"model":{"id":"m"},"prompt":{"slots":{"intro":{"contributions":[{"content":"be brief","slot":"intro"}],'

@@ -83,9 +83,6 @@ lines = st.lists(candidates, max_size=6).map(
 )
 
 
-# --- admission ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("payloads", "slot", "expected"),
     [
@@ -127,9 +124,6 @@ def test_every_producer_makes_an_exclusive_batch_under_its_own_key() -> None:
     assert {name for name, draft in drafts.items() if draft.delivery_policy is EARLIEST} == {"wake"}
     assert [validate_draft(draft) for draft in drafts.values()] == [WORK, COMMAND, WORK]
     assert command_source_key(RefreshToolCatalog("r"), "k") == "command:refresh_tool_catalog:k"
-
-
-# --- the head of the line -----------------------------------------------------------------------
 
 
 @given(lines)
@@ -194,9 +188,6 @@ def test_what_stands_further_back_never_changes_what_the_head_takes(line: list[C
     assert select_turn_work(line[: taken + 1], boundary, 6) == selection
 
 
-# --- named batches ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("named", "boundary", "limit", "expected"),
     [
@@ -237,9 +228,6 @@ def test_what_the_head_takes_may_always_be_named(line: list[Candidate], boundary
         assert reordered == Selected(selection.batch_ids[::-1]), "order is the caller's"
 
 
-# --- back-off -----------------------------------------------------------------------------------
-
-
 def test_a_failure_waits_twice_as_long_each_time_and_the_last_is_the_end() -> None:
     waits = [retry_at_ms(attempts, 1_000) for attempts in range(1, MAX_ATTEMPTS + 2)]
     assert waits[: MAX_ATTEMPTS - 1] == [1_000 + (FIRST_RETRY_MS << step) for step in range(MAX_ATTEMPTS - 1)]
@@ -250,9 +238,6 @@ def test_a_failure_waits_twice_as_long_each_time_and_the_last_is_the_end() -> No
 def test_no_wait_is_longer_than_the_longest(attempts: int, now_ms: int) -> None:
     again_at_ms = retry_at_ms(attempts, now_ms)
     assert again_at_ms is not None and now_ms < again_at_ms <= now_ms + LONGEST_RETRY_MS
-
-
-# --- wire forms ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

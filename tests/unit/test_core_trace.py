@@ -138,9 +138,6 @@ def test_a_record_is_one_flat_line_that_names_its_version_and_kind() -> None:
     }
 
 
-# --- limits -------------------------------------------------------------------------------------
-
-
 def plain(text: str) -> str:
     return text
 

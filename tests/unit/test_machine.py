@@ -70,9 +70,6 @@ WAITS = {
 }
 
 
-# --- the way of a turn --------------------------------------------------------------------------
-
-
 def test_a_plain_turn_syncs_calls_offers_completion_and_finishes() -> None:
     turn = machine()
     assert turn.state is TurnState.PREPARING_PROTOCOL
@@ -132,9 +129,6 @@ def test_progress_is_reported_after_each_iteration_and_at_the_end() -> None:
     assert isinstance(run.effects[-1], DoneEffect)
 
 
-# --- answers that do not count ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", list(WAITS))
 def test_an_answer_with_a_wrong_id_or_of_a_wrong_kind_changes_nothing(kind: type) -> None:
     turn = machine()
@@ -170,9 +164,6 @@ def test_an_answer_before_the_effect_was_handed_out_is_ignored() -> None:
     turn.respond(effect.effect_id, EnvironmentSynced())
     assert not turn.respond(effect.effect_id + 1, answer("hasty"))
     assert drive(turn, [answer("hi")]).done.outcome == ANSWERED
-
-
-# --- terminal reasons, judged before the protocol -----------------------------------------------
 
 
 class Untouchable(StandardProtocol):
@@ -268,9 +259,6 @@ def test_a_result_that_is_neither_or_both_is_a_runtime_error(result: LlmCallResu
     assert (done.outcome, done.issues[0].code) == (Stopped("runtime_error"), "llm_result_invalid")
 
 
-# --- what is shown ------------------------------------------------------------------------------
-
-
 def test_text_is_shown_exactly_once() -> None:
     shown = drive(machine(), [answer("a", "b", streamed=False)]).events
     assert [event for event in shown if isinstance(event, AssistantProseDelta)] == [AssistantProseDelta("ab")]
@@ -304,9 +292,6 @@ def test_a_failed_call_costs_but_does_not_change_the_context_accounting() -> Non
 def test_the_cancelled_result_of_a_call_keeps_its_cost() -> None:
     done = drive(machine(), [failed(reason=TerminalReason.CANCELLED, usage=TokenUsage(3))]).done
     assert (done.outcome, done.usage) == (Stopped("cancelled"), TokenUsage(3))
-
-
-# --- checkpoints --------------------------------------------------------------------------------
 
 
 def test_messages_delivered_before_completion_lead_to_another_iteration_after_the_answer() -> None:
@@ -353,9 +338,6 @@ def test_an_abort_at_a_checkpoint_takes_the_messages_in_and_stops() -> None:
     done = drive(machine(), [answer("hi")], deliveries=[CheckpointDelivery((user("u1"),), veto)]).done
     assert (done.outcome, done.issues) == (Stopped("plugin_abort"), (veto,))
     assert done.messages[-1].id == "u1"
-
-
-# --- the iteration limit ------------------------------------------------------------------------
 
 
 def test_the_limit_stops_after_the_results_without_a_checkpoint() -> None:
@@ -415,9 +397,6 @@ def test_calls_of_an_answer_that_allowed_none_are_not_run() -> None:
     assert run.done.outcome == ANSWERED
 
 
-# --- tools --------------------------------------------------------------------------------------
-
-
 def test_results_in_another_order_are_put_into_source_order() -> None:
     turn = machine()
     effect = run_to(turn, ToolCallsEffect, [answer(call("a"), call("b"))])
@@ -443,9 +422,6 @@ def test_calls_without_an_id_or_with_a_used_one_get_ids_of_their_own() -> None:
     asked = [part.tool_call_id for effect in run.of(ToolCallsEffect) for part in effect.calls]
     assert asked == ["x", "t_1.i0.c1", "t_1.i0.c2", "t_1.i1.c0"]
     assert is_safe_to_resume(run.done.messages)
-
-
-# --- cancellation -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", list(WAITS))
@@ -496,9 +472,6 @@ def test_cancel_after_the_outcome_stands_changes_nothing() -> None:
     assert drive(turn).done.outcome == ANSWERED
     turn.cancel("much too late")
     assert turn.poll() is None
-
-
-# --- what a protocol may decide -----------------------------------------------------------------
 
 
 class Scripted(StandardProtocol):

@@ -45,9 +45,6 @@ def controlled(control: ToolControl) -> ToolCallOutput:
     return ToolCallOutput(ToolSuccess("done"), control)
 
 
-# --- answers ------------------------------------------------------------------------------------
-
-
 def test_the_answer_is_one_message_with_its_parts_in_wire_order() -> None:
     parts = (
         ReasoningPart("first", ReasoningReplay(item_id="r1")),
@@ -112,9 +109,6 @@ def test_calls_run_whatever_reason_the_provider_gave(reason: TerminalReason) -> 
     assert len(run.of(ToolCallsEffect)) == 1
 
 
-# --- tools --------------------------------------------------------------------------------------
-
-
 def test_a_batch_is_answered_in_one_user_message_in_source_order_with_one_checkpoint() -> None:
     outputs = (success({"n": [1]}), failure(FailureClass.EXECUTION, "boom", "it broke"), cancelled())
     run = drive(machine(), [answer(call("a"), call("b", "write"), call("c")), answer("hi")], tools=batch(*outputs))
@@ -159,9 +153,6 @@ def test_attachments_of_results_follow_all_results_under_the_name_of_their_call(
         TextPart("Attached by read (a):"),
         AttachmentPart(image),
     )
-
-
-# --- controls -----------------------------------------------------------------------------------
 
 
 def test_a_finish_control_ends_the_turn_with_its_value() -> None:

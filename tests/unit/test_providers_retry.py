@@ -396,9 +396,6 @@ def test_an_attempt_that_succeeded_at_once_is_stored_in_few_bytes() -> None:
     )
 
 
-# --- the rate limiter in front of it ------------------------------------------------------------
-
-
 async def test_a_permit_is_held_by_every_attempt_and_by_no_wait() -> None:
     limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
     held: list[int] = []

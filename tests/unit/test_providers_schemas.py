@@ -23,7 +23,6 @@ ALL: tuple[SchemaDialect, ...] = (
     "google",
 )
 
-# --- schemas and values of every shape the strict dialect can say ---------------------------------
 
 _names = st.sampled_from(["a", "b", "c", "d/e", "f~g"])
 _leaves: st.SearchStrategy[dict[str, Any]] = st.sampled_from(

@@ -311,9 +311,6 @@ def test_a_cancel_request_comes_back_as_it_went() -> None:
     assert RemoteTurnCancelRequest.from_json(RemoteTurnCancelRequest.of(REQUEST).to_json()).to_core() == REQUEST
 
 
-# --- the sink -----------------------------------------------------------------------------------
-
-
 class Writer:
     def __init__(self, failing: int = -1) -> None:
         self.writes: list[bytes] = []

@@ -86,8 +86,6 @@ def test_a_failed_turn_holds_what_waits_whatever_is_configured(after) -> None:
     assert rules.after_turn("cancelled", waiting=1, after_interrupt=after) == wanted
 
 
-# --- drafts -------------------------------------------------------------------------------------
-
 STEP = st.sampled_from(["type", "type", "stash", "send", "send", "arrive", "refuse", "pull", "pulled"])
 STEPS = st.lists(st.tuples(STEP, st.integers(0, 9)), min_size=12, max_size=40)
 
@@ -159,9 +157,6 @@ def test_the_rows_of_ended_chats_are_taken_over_and_those_of_living_ones_are_not
     assert three.lines(10) == ["old", "new", "middle"]
     for memory in (one, two, three):
         memory.close()
-
-
-# --- lines, pastes, keys ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,6 @@ def test_redacting_twice_changes_nothing_more(text):
     assert redact(redact(text)) == redact(text)
 
 
-# --- taking a table out -------------------------------------------------------------------------
-
 TWO = """# mine
 [defaults]
 model = "m"

@@ -167,9 +167,6 @@ def test_a_well_known_provider_that_is_not_there_is_explained(load):
     assert "ANTHROPIC_API_KEY" in caught.value.hint
 
 
-# --- models -------------------------------------------------------------------------------------
-
-
 def test_a_model_of_the_catalogue_brings_its_limits_and_abilities(load):
     spec = model_spec(load(), "claude-haiku-5-5")
     assert spec.limits.context_window_tokens == 1_000_000

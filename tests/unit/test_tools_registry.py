@@ -104,9 +104,6 @@ def test_removing_a_source_drops_its_tools_and_always_moves_the_generation() -> 
     assert made.export_state().tools == {}
 
 
-# --- apply --------------------------------------------------------------------------------------
-
-
 def test_apply_with_an_old_generation_is_refused_and_changes_nothing() -> None:
     made = registry(("t.a", "a"))
     stale = made.export_state()
@@ -168,9 +165,6 @@ def test_the_generation_cannot_overflow() -> None:
     assert names(made) == ["a"]
 
 
-# --- membership ---------------------------------------------------------------------------------
-
-
 def test_one_unknown_name_among_many_changes_nothing() -> None:
     made = registry(("t.a", "a"))
     with pytest.raises(ReconfigureError, match="unknown tool `nope`") as caught:
@@ -214,9 +208,6 @@ def test_resolving_asks_no_provider_and_a_contract_is_asked_for_one_tool_only() 
     assert source.contracts_asked == []
     resolved.contract()
     assert source.contracts_asked == ["t.a"]
-
-
-# --- restore ------------------------------------------------------------------------------------
 
 
 def test_cold_restore_of_its_own_snapshot_adopts_the_generation_and_reports_no_change() -> None:
@@ -300,8 +291,6 @@ def test_a_child_gets_the_state_the_sources_and_at_least_the_hidden_names() -> N
     child.set_tool_membership({"a": True})
     assert names(parent) == ["b"]
 
-
-# --- everything together ------------------------------------------------------------------------
 
 TOOLS = {f"t.{letter}": letter for letter in "abcd"}
 HIDDEN = "d"

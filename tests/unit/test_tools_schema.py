@@ -77,9 +77,6 @@ def test_many_or_huge_violations_stay_readable() -> None:
     assert len(message) < 10_000
 
 
-# --- schemas ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
 @pytest.mark.parametrize("place", ["top", "property", "list", "unused"])
 def test_remote_references_are_refused_before_anything_is_fetched(

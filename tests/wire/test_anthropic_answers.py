@@ -335,9 +335,6 @@ async def test_text_whose_block_was_never_opened_is_text_all_the_same() -> None:
     assert response.parts == (ReasoningPart("hm"), ProsePart("x"))
 
 
-# --- proof ----------------------------------------------------------------------------------------
-
-
 async def test_a_stream_without_message_stop_is_never_an_answer() -> None:
     error = await failure(stream_reply(start(), *text_block(0, "half"), ended()[0]))
     assert (error.kind, error.code, error.retryable) == ("stream", "stream_ended_before_message_stop", True)
@@ -394,9 +391,6 @@ async def test_an_empty_answer_after_a_tool_result_is_an_answer() -> None:
     call = Message("a", Role.ASSISTANT, (ToolCallPart("c1", "ls", "{}"),))
     response, _ = await ask(stream_reply(start(), *ended()), of=request(USER, call, RESULT))
     assert (response.parts, response.terminal_reason) == ((), TerminalReason.STOP)
-
-
-# --- errors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -482,9 +476,6 @@ async def test_a_web_page_with_status_200_is_named_as_such(reply: Reply) -> None
     error = await failure(reply)
     assert (error.code, error.retryable) == ("unexpected_html", False)
     assert "instead of a message; check base_url" in error.message
-
-
-# --- whole answers --------------------------------------------------------------------------------
 
 
 async def test_a_whole_answer_is_read_like_a_streamed_one() -> None:

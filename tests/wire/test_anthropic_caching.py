@@ -138,8 +138,6 @@ def test_no_internal_flag_reaches_the_wire() -> None:
     assert b"breakpoint" not in sent
 
 
-# --- the bytes before a mark ----------------------------------------------------------------------
-
 TURNS = [
     (user("question"), [assistant(call("1"), call("2")), user(result("1"), result("2", "y"))], assistant("answer")),
     (user("and now", "this"), [assistant("let me see", call("3")), user(result("3"))], assistant("done")),

@@ -257,9 +257,6 @@ def test_an_assistant_message_never_ends_with_thinking() -> None:
     ]
 
 
-# --- attachments --------------------------------------------------------------------------------
-
-
 def source(media_type: str) -> dict[str, Any]:
     return {"type": "base64", "media_type": media_type, "data": "AA=="}
 
@@ -312,8 +309,6 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
     await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
-
-# --- reasoning and output -----------------------------------------------------------------------
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="native"))
 BUDGETS = ModelCapability(
@@ -466,9 +461,6 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
         await provider.complete(request(messages, **fields), sink)
     assert (caught.value.code, caught.value.retryable) == (code, False)
     assert transport.requests == []
-
-
-# --- bytes --------------------------------------------------------------------------------------
 
 
 def test_a_renamed_model_changes_nothing_but_its_name() -> None:

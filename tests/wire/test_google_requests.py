@@ -299,9 +299,6 @@ def test_tool_choice_is_a_calling_mode(choice: ToolChoice, mode: str) -> None:
     assert "toolConfig" not in body(user("x"), tools=tools)
 
 
-# --- attachments -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("attachment", "part"),
     [
@@ -337,8 +334,6 @@ def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: d
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
     await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
 
-
-# --- reasoning ---------------------------------------------------------------------------------
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
 BUDGETS = ModelCapability(ReasoningCapability(("low",), encoding="budget", budgets={"low": 512}, disable="budget(0)"))
@@ -403,9 +398,6 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
         await provider.complete(request(*messages, **fields), sink)
     assert (caught.value.code, caught.value.retryable) == (code, False)
     assert transport.requests == []
-
-
-# --- where and with which key ------------------------------------------------------------------
 
 
 async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fields: Any) -> Any:

@@ -188,9 +188,6 @@ async def test_a_stream_that_ends_before_its_finish_is_no_answer(expected: Serve
     assert result.error.code == "stream_ended_before_finish_reason"
 
 
-# --- what they ask of a request -------------------------------------------------------------------
-
-
 async def test_a_local_server_gets_no_key_and_the_older_name_of_the_output_cap() -> None:
     _, transport = await call(OLLAMA_TEXT, base_url="http://127.0.0.1:11434/v1")
     (request,) = transport.requests
@@ -224,9 +221,6 @@ async def test_the_newer_address_of_azure_needs_only_the_header() -> None:
         AZURE, base_url="https://res.openai.azure.com/openai/v1/", key="azure-key-123456", key_header="api-key"
     )
     assert transport.requests[0].url == "https://res.openai.azure.com/openai/v1/chat/completions"
-
-
-# --- how they refuse ------------------------------------------------------------------------------
 
 
 def refusal(http_status: int, message: str, **more: Any) -> Reply:

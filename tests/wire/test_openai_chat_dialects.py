@@ -66,9 +66,6 @@ def body(*messages: Message, dialect: OpenAiDialect = OPENROUTER, **fields: Any)
     return json.loads(ChatEncoder(BASE, dialect=dialect).body(request(*messages, **fields)))
 
 
-# --- reasoning ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("model", "said"),
     [
@@ -140,9 +137,6 @@ async def test_reasoning_told_only_in_details_is_read_there() -> None:
     assert part == ReasoningPart("in short")
 
 
-# --- structured output and tools ----------------------------------------------------------------------
-
-
 def test_structured_output_is_asked_for_by_its_projected_schema() -> None:
     spec = JsonSchemaOutput("answer", {"type": "object", "properties": {"n": {"type": "integer"}}}, strict=True)
     assert body(output_spec=spec)["response_format"] == {
@@ -191,8 +185,6 @@ async def test_a_schema_the_wire_cannot_say_is_refused_before_sending(
     assert (caught.value.code, caught.value.retryable) == ("schema_unrepresentable", False)
     assert transport.requests == []
 
-
-# --- prompt caches ------------------------------------------------------------------------------------
 
 CONVERSATION = (
     user("list", "m1"),
@@ -262,9 +254,6 @@ def test_blank_text_is_never_marked() -> None:
     for blank in ("", " \n"):
         sent = body(user("words"), Message("r", Role.USER, (ToolResultPart("c", "ls", blank),)), dialect=dialect)
         assert marked(sent) == ["words"]
-
-
-# --- endpoints ----------------------------------------------------------------------------------------
 
 
 def test_a_routing_object_and_other_fields_of_the_host_are_laid_over_the_body() -> None:

@@ -45,9 +45,6 @@ class RemoteSessionObservation(msgspec.Struct, kw_only=True):
     usage: RemoteUsage
 
 
-# --- activities ---------------------------------------------------------------------------------
-
-
 class _Activity(msgspec.Struct, kw_only=True):
     protocol_version: int
     sequence: int
@@ -134,9 +131,6 @@ def _variant(record: type[msgspec.Struct]) -> Any:
 
 _KINDS = [_variant(record) for record in get_args(shown.TurnEvent) if record not in _OTHERWISE]
 RemoteTurnActivity: Any = functools.reduce(operator.or_, (*_KINDS, *_WRITTEN_OUT))
-
-
-# --- events -------------------------------------------------------------------------------------
 
 
 class _Event(msgspec.Struct, kw_only=True):

@@ -290,9 +290,6 @@ class SessionUsage(UsageReport):
     attempts: AttemptReport
 
 
-# --- what verbs answer --------------------------------------------------------------------------
-
-
 class CancelReceipt(Shape):
     """The answer to a cancel request. `outcome`: requested, already_requested, completion_won or unknown;
     `terminal` is how the turn ended, known after `--wait`."""

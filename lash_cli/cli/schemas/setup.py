@@ -173,9 +173,6 @@ class SchemaItem(Shape):
     summary: str
 
 
-# --- the doctor ---------------------------------------------------------------------------------
-
-
 class Versions(Shape):
     """What is running."""
 

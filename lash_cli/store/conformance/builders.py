@@ -230,9 +230,6 @@ def fence_of_lane(lane: LaneGranted) -> LeaseFence:
     return lane.lease.fence()
 
 
-# --- queue --------------------------------------------------------------------------------------
-
-
 async def enqueue(
     store: RuntimePersistence,
     input_id: str,

@@ -264,8 +264,6 @@ class CommitLaws:
         row = await store.session_row(S)
         assert row is not None and (row.meta.parked_at_ms, row.last_commit_at_ms) == (None, 77)
 
-    # --- the cancel gate ------------------------------------------------------------------------
-
     async def test_a_cancel_that_reached_the_gate_first_must_be_committed_with_its_evidence(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

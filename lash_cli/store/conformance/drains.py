@@ -41,8 +41,6 @@ async def commit_turn(store: RuntimePersistence, lane: LaneGranted) -> None:
 class DrainLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- what a pass takes --------------------------------------------------------------------
-
     async def test_up_to_64_inputs_become_one_turn_in_order_before_any_turn_work(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -153,8 +151,6 @@ class DrainLaws:
         await commit_turn(store, lane)
         assert make.granted(await store.open_lane(make.drain_request(clock, turn_id="d2"))).commands_due
 
-    # --- names --------------------------------------------------------------------------------
-
     async def test_named_batches_are_taken_and_waiting_input_is_untouched(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -208,8 +204,6 @@ class DrainLaws:
             assert (idle.reason, idle.available_at_ms) == (reason, available_at_ms), named
         assert await store.change_mark() == mark
         assert await store.session_row(S) == before
-
-    # --- nothing to do ------------------------------------------------------------------------
 
     async def test_an_empty_pass_writes_nothing_and_takes_no_lease(
         self, open_store: OpenStore, clock: MovableClock

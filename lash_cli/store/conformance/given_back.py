@@ -26,8 +26,6 @@ S = make.SESSION
 class GivenBackLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- giving back --------------------------------------------------------------------------
-
     async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -200,8 +198,6 @@ class GivenBackLaws:
             )
         )
         assert await store.find_claim(lane.claim.claim_id) is None
-
-    # --- deferral and orphans -----------------------------------------------------------------
 
     async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
         self, open_store: OpenStore, clock: MovableClock

@@ -60,8 +60,6 @@ async def settle(store: RuntimePersistence, clock: MovableClock, turn_id: str = 
 class IngressLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- enqueue ------------------------------------------------------------------------------
-
     async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -235,8 +233,6 @@ class IngressLaws:
         assert await store.find_input("i1") is None
         assert await store.find_batch(batch) is None
         assert await store.sessions_with_demand(limit=5) == ()
-
-    # --- cancel -------------------------------------------------------------------------------
 
     async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(
         self, open_store: OpenStore, clock: MovableClock

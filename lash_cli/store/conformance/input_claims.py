@@ -48,8 +48,6 @@ async def end(store: RuntimePersistence, clock: MovableClock, fence: LeaseFence,
 class InputClaimLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- outside of a turn --------------------------------------------------------------------
-
     async def test_a_claim_takes_what_waits_for_the_next_turn_oldest_first(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -170,8 +168,6 @@ class InputClaimLaws:
         await refused(fence)
         assert await store.inputs(S, pending_only=False) == before
         assert await make.pending_batch_ids(store) == [batch]
-
-    # --- checkpoints --------------------------------------------------------------------------
 
     async def test_a_checkpoint_takes_what_its_boundary_admits_of_its_own_turn_only(
         self, open_store: OpenStore, clock: MovableClock

@@ -18,8 +18,6 @@ TTL_SECONDS = make.TTL_MS / 1000
 class LaneOrderLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- holds --------------------------------------------------------------------------------
-
     async def test_a_held_queue_gives_nothing_not_even_an_unfinished_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -83,8 +81,6 @@ class LaneOrderLaws:
         with pytest.raises(SessionClosed):
             await store.open_lane(make.drain_request(clock))
 
-    # --- foreground turns ---------------------------------------------------------------------
-
     async def test_commands_that_lead_go_before_the_text_of_a_foreground_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -137,8 +133,6 @@ class LaneOrderLaws:
         lane = make.granted(await store.open_lane(make.lane_request(clock, key="k")))
         assert make.ids_of(lane.claim) == ["i1"]
         assert len(await store.inputs(S, pending_only=False)) == 1
-
-    # --- re-drives ----------------------------------------------------------------------------
 
     @pytest.mark.parametrize("family", ["inputs", "work"])
     async def test_an_unfinished_pass_is_driven_again_with_its_claims_under_a_new_token(

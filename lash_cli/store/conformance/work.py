@@ -44,8 +44,6 @@ async def settle_work(store: RuntimePersistence, fence: LeaseFence, claim: Queue
 class WorkLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- enqueue ------------------------------------------------------------------------------
-
     async def test_batches_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -162,8 +160,6 @@ class WorkLaws:
         assert await store.find_batch(ids[2]) is not None
         assert (await store.vacuum(None))["queued_work"] == 1
 
-    # --- wakes --------------------------------------------------------------------------------
-
     async def test_a_wake_is_stored_once_and_consumed_once(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)
@@ -205,8 +201,6 @@ class WorkLaws:
             await settle_work(store, fence, claim)
         assert (await store.enqueue_queued_work(make.wake(8))).already_settled
 
-    # --- cancel -------------------------------------------------------------------------------
-
     async def test_only_a_batch_nobody_holds_is_cancelled_and_returned_as_it_was(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -226,8 +220,6 @@ class WorkLaws:
         assert claim is not None
         assert await store.abandon_queued_work_claims([claim, claim]) == (held,)
         assert await store.cancel_queued_work_batch(S, held) is not None
-
-    # --- failing ------------------------------------------------------------------------------
 
     async def test_a_failing_batch_waits_longer_each_time_and_then_is_dead(
         self, open_store: OpenStore, clock: MovableClock

@@ -23,8 +23,6 @@ TTL_SECONDS = make.TTL_MS / 1000
 class WorkClaimLaws:
     """Subclass with the fixtures of `factory`."""
 
-    # --- the head of the line -----------------------------------------------------------------
-
     async def test_a_command_at_the_head_gates_turn_work(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)
@@ -90,8 +88,6 @@ class WorkClaimLaws:
         assert [batch.batch_id for batch in await store.queued_work(S, pending_only=False)] == [wake]
         row = await store.session_row(S)
         assert row is not None and (row.pending_inputs, row.pending_batches) == (0, 0)
-
-    # --- groups -------------------------------------------------------------------------------
 
     async def test_joining_batches_go_together_while_policy_and_key_are_equal(
         self, open_store: OpenStore, clock: MovableClock
@@ -167,8 +163,6 @@ class WorkClaimLaws:
         assert await self._claim(store, fence, "idle") == []
         assert await make.pending_batch_ids(store, "s2") == [foreign]
 
-    # --- names --------------------------------------------------------------------------------
-
     async def test_named_batches_may_go_out_of_order_even_past_a_command(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -225,8 +219,6 @@ class WorkClaimLaws:
         fence = await make.fence_of(store, clock)
         assert await self._named(store, fence, [batch], "active_turn_checkpoint") is None
         assert await self._named(store, fence, [batch], "idle") == [batch]
-
-    # --- generations --------------------------------------------------------------------------
 
     async def test_of_two_claimants_under_one_fence_one_gets_the_batch(
         self, open_store: OpenStore, clock: MovableClock
@@ -306,8 +298,6 @@ class WorkClaimLaws:
         assert await store.abandon_queued_work_claims([lane.work]) == tuple(make.ids_of(lane.work))
         assert await store.find_claim(lane.work.claim_id) is None
         assert await store.unfinished_turns(S) == ()
-
-    # --- claims by what they take -------------------------------------------------------------
 
     async def _claim(
         self, store: RuntimePersistence, fence: LeaseFence, boundary: QueuedWorkClaimBoundary

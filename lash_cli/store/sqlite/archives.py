@@ -90,9 +90,6 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def _export(connection: sqlite3.Connection, session_id: str) -> SessionArchive:
     stored = read_session(connection, session_id)
     meta = stored.meta()
@@ -188,9 +185,6 @@ def _attachments(
         ArchivedAttachment(ref, media_type, at_ms, label, bytes(data))
         for ref, media_type, at_ms, label, data in rows.values()
     )
-
-
-# --- writing ------------------------------------------------------------------------------------
 
 
 def _import(

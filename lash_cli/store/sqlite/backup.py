@@ -210,9 +210,6 @@ def erase(database: Path, clock: Clock) -> None:
         _replace_content(database, draft, None, clock)
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
 @contextmanager
 def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""

@@ -193,9 +193,6 @@ def park(connection: sqlite3.Connection, enqueue_seq: int, error: Exception) -> 
     connection.execute(_PARK, (_reason(error), enqueue_seq))
 
 
-# --- enqueue ------------------------------------------------------------------------------------
-
-
 def _fresh_payloads(
     connection: sqlite3.Connection, session_key: int, payloads: tuple[QueuedWorkPayload, ...]
 ) -> tuple[QueuedWorkPayload, ...]:
@@ -253,9 +250,6 @@ def insert(
         announce(connection, session, "enqueued", [batch_id], now_ms)
         return QueuedWorkReceipt(batch_id, draft.source_key)
     raise ConflictError("no free batch id was found", code="batch_exists")
-
-
-# --- settling -----------------------------------------------------------------------------------
 
 
 def require_owned(

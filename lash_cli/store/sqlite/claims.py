@@ -111,9 +111,6 @@ def _abandon(
     return tuple(given_back)
 
 
-# --- checkpoint ---------------------------------------------------------------------------------
-
-
 def _admitted_boundaries(checkpoint: Boundary) -> list[str]:
     return [boundary for boundary in get_args(Boundary) if admits(boundary, checkpoint)]
 
@@ -200,9 +197,6 @@ def _take_at_checkpoint(
             generation=generation,
         )
     return CheckpointClaims(taken_inputs, taken_work)
-
-
-# --- outside of a turn --------------------------------------------------------------------------
 
 
 def _take_work(

@@ -116,9 +116,6 @@ def _tail_of(connection: sqlite3.Connection, session_key: int, hole: int) -> int
     return hole if row is None else int(row[0])
 
 
-# --- appending ----------------------------------------------------------------------------------
-
-
 def append_in(
     connection: sqlite3.Connection,
     session_key: int,
@@ -224,9 +221,6 @@ def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str)
     connection.news[session_id] = Appended(0)
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) -> LiveReplay:
     session_id, position = cursor.session_id, cursor.position
     row = connection.execute(_LOOK, (now_ms, session_id)).fetchone()
@@ -307,9 +301,6 @@ def _cut(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> L
     epoch, tail = (GENESIS, 0) if log is None else (log[0], _tail_of(connection, stored.key, log[1]))
     cursor = SessionCursor(epoch, stored.head_revision or 0, tail, session_id)
     return LiveCut(cursor, decode(stored.config, PersistedSessionConfig), graph.load_in(connection, session_id, scope))
-
-
-# --- the face -----------------------------------------------------------------------------------
 
 
 class LiveEvents:

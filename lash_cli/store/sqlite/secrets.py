@@ -246,9 +246,6 @@ def _strings(document: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-# --- taking them out --------------------------------------------------------------------------------
-
-
 def scrub(connection: sqlite3.Connection, finder: Finder, mask: str) -> Scrubbed:
     """Put `mask` in the place of every secret that may be changed, inside the caller's write transaction.
 

@@ -256,8 +256,6 @@ class SqliteStore:
         """What is acknowledged outlives the process."""
         return "durable"
 
-    # --- sessions, heads, graphs ----------------------------------------------------------------
-
     async def create_session(self, request: SessionCreate) -> SessionMeta:
         """See `base.SessionStore`."""
         return await self._sessions.create_session(request)
@@ -326,8 +324,6 @@ class SqliteStore:
         """See `base.RuntimePersistence`."""
         return self.db.change_mark()
 
-    # --- leases and lanes -----------------------------------------------------------------------
-
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """See `base.LaneStore` and `opening.Opening`."""
         return await self._opening.open_lane(request)
@@ -391,8 +387,6 @@ class SqliteStore:
         """See `base.LaneStore`."""
         return await self._lanes.cancel_requests()
 
-    # --- inputs ---------------------------------------------------------------------------------
-
     async def enqueue_turn_input(self, draft: InputDraft) -> PendingTurnInput:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.enqueue_turn_input(draft)
@@ -454,8 +448,6 @@ class SqliteStore:
     async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
         """See `queueing.TurnInputStore`."""
         return await self._claims.defer_orphaned_active_turn_inputs(fence, turn_id=turn_id)
-
-    # --- queued work ----------------------------------------------------------------------------
 
     async def enqueue_queued_work(self, draft: QueuedWorkBatchDraft) -> QueuedWorkReceipt:
         """See `queueing.QueuedWorkStore`."""
@@ -519,8 +511,6 @@ class SqliteStore:
         """See `queueing.QueuedWorkStore`."""
         return await self._claims.find_claim(claim_id)
 
-    # --- effect journal -------------------------------------------------------------------------
-
     @property
     def effect_code_prefix(self) -> str:
         """What error codes of this backend's journal begin with (contract 03 §2.4)."""
@@ -566,8 +556,6 @@ class SqliteStore:
         """See `base.JournalStore`."""
         return await self._journal.journal_rows(scope_key)
 
-    # --- waits ----------------------------------------------------------------------------------
-
     async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """See `base.WaitStore`."""
         return await self._waits.wait_key(scope, wait)
@@ -596,8 +584,6 @@ class SqliteStore:
         """See `waits.Waits.revoke_session_waits`."""
         await self._waits.revoke_session_waits(session_id, now_ms)
 
-    # --- attachments ----------------------------------------------------------------------------
-
     async def put_attachment(
         self,
         session_id: str,
@@ -624,8 +610,6 @@ class SqliteStore:
     async def forget_aged_uncommitted(self, cutoff_ms: int) -> int:
         """See `base.AttachmentStore`."""
         return await self._attachments.forget_aged_uncommitted(cutoff_ms)
-
-    # --- the shelf ------------------------------------------------------------------------------
 
     async def index_messages(self) -> int:
         """See `shelf.ShelfStore`."""

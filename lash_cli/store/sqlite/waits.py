@@ -94,9 +94,6 @@ def revoke_waits(connection: sqlite3.Connection, session_id: str, now_ms: int) -
     connection.execute(_DELETE_WAITS, (session_id,))
 
 
-# --- ordinary promises --------------------------------------------------------------------------
-
-
 def _look(connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState, Resolution | None]:
     """State and terminal of an authentic key; the caller checked the signature."""
     if _is_deleted(connection, key.scope):
@@ -123,9 +120,6 @@ def _resolve(connection: sqlite3.Connection, key: AwaitEventKey, resolution: Res
         return _request_cancel(connection, key, resolution, now_ms)
     connection.execute(_RESOLVE, (*_identity(key), encode(resolution).decode(), now_ms))
     return outcome
-
-
-# --- turn control -------------------------------------------------------------------------------
 
 
 def _control_row(
@@ -186,9 +180,6 @@ def _cancel_request(resolution: Resolution) -> CancelRequested | None:
     except msgspec.ValidationError:
         return None
     return gate if isinstance(gate, CancelRequested) else None
-
-
-# --- the store's face ---------------------------------------------------------------------------
 
 
 class Waits:
