@@ -45,6 +45,33 @@ AUTO = SchemaProjection()
 MAX_DEPTH = 200
 
 
+# Keywords that hold values, in which a member called "description" is no keyword.
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+# Those whose members are named by the author of the schema.
+_NAMED = frozenset({"$defs", "patternProperties", "properties"})
+
+
+def without_layout(schema: Any) -> Any:
+    """`schema` with every description on one line, as a new object.
+
+    Descriptions that come from docstrings carry their indentation, and how much of it depends on the Python that
+    compiled them: the same types must make the same schema everywhere.
+    """
+    if isinstance(schema, list):
+        return [without_layout(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    laid_out: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "description" and isinstance(value, str):
+            laid_out[key] = " ".join(value.split())
+        elif key in _NAMED and isinstance(value, dict):
+            laid_out[key] = {name: without_layout(member) for name, member in value.items()}
+        else:
+            laid_out[key] = value if key in _VALUES else without_layout(value)
+    return laid_out
+
+
 def without_absent(value: Any, schema: Any) -> Any:
     """`value` without the null members that stand for "absent" under a strict projection.
 

@@ -17,6 +17,7 @@ import msgspec
 
 from lash_cli.core.codec import from_builtins, to_builtins
 from lash_cli.core.protocols import ToolContext
+from lash_cli.core.schemas import without_layout
 from lash_cli.core.tools import (
     ApprovalClass,
     FailureClass,
@@ -61,7 +62,7 @@ class FunctionTool(msgspec.Struct, frozen=True):
 
 def arguments_schema(arguments: type[msgspec.Struct]) -> dict[str, Any]:
     """The JSON schema of an argument struct: a top-level object, with local references where structs nest."""
-    schema = msgspec.json.schema(arguments)
+    schema = without_layout(msgspec.json.schema(arguments))
     definitions: dict[str, Any] = schema.pop("$defs", {})
     reference = schema.get("$ref", "")
     name = reference.rpartition("/")[2]

@@ -16,6 +16,7 @@ from lash_cli.cli.output import SCHEMA
 from lash_cli.cli.schemas import Kind
 from lash_cli.cli.schemas.events import Line
 from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION
+from lash_cli.core.schemas import without_layout
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,7 +26,8 @@ Schema = dict[str, Any]
 def schema_of(kind: Kind) -> Schema:
     """The schema of one kind, complete in itself."""
     shapes = [kind.shape, Line] if kind.family == "event" else [kind.shape]
-    made, components = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
+    raw, parts = msgspec.json.schema_components(shapes, ref_template="#/$defs/{name}")
+    made, components = without_layout(list(raw)), without_layout(parts)
     spells_out = not kind.leaves_out
     definitions = {name: _opened(schema, spells_out=spells_out) for name, schema in components.items()}
     root = _resolved(_opened(made[0], spells_out=spells_out), definitions)
