@@ -150,7 +150,8 @@ OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tools"
 # Text asks the settings whether it is what is wanted.
 FOR_TEXT = "settings settings.loading settings.schema settings.values"
 LIST_LIBRARIES = "__future__ contextlib errno gc json sqlite3 typing"
-LIBRARIES = f"{LIST_LIBRARIES} msgspec queue threading"
+# Which of them loads `math` differs from one Python to the next.
+LIBRARIES = f"{LIST_LIBRARIES} math msgspec queue threading"
 LOOKS = {
     "ls -o json": (LIST_LIBRARIES, FOR_ALL, "store.sqlite.listing"),
     "show s -o json": (LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, "cli.session_detail views.shell_words"),
