@@ -36,8 +36,9 @@ def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEvent
 
 def run_watching(work: Coroutine[Any, Any, T]) -> T:
     """`run_async` for a command that goes on until it is told to stop and does nothing but watch."""
-    from lash_cli.cli.watching_loop import new_watching_loop
+    from lash_cli.cli.watching_loop import let_workers_go_first, new_watching_loop
 
+    let_workers_go_first()
     return run_async(work, new_watching_loop)
 
 

@@ -1,4 +1,4 @@
-"""The event loop of commands that watch: `tail`, `log --follow`, `ls --watch` (docs/decisions/0014).
+"""The event loop, and the manners, of commands that watch: `tail`, `log --follow`, `ls --watch` (decision 0014).
 
 They wake for single events, many of them at once on few cores, and most of what
 a wake-up costs is the loop itself; uvloop's costs a third of asyncio's less.
@@ -10,6 +10,8 @@ there wherever this asks for it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
 from typing import Final
 
@@ -24,3 +26,16 @@ def new_watching_loop() -> asyncio.AbstractEventLoop:
 
         return WatchingLoop()
     return asyncio.new_event_loop()
+
+
+def let_workers_go_first() -> None:
+    """Have this process, which only watches, never push another one off its processor by waking up (Linux).
+
+    A writer then rings for all of its observers before the first of them on its own processor begins, and a turn is not
+    held up by those who watch it. On a processor that has nothing to do they wake as soon as ever. Call it before any
+    thread is started.
+    """
+    if sys.platform == "linux":
+        # A sandbox may forbid it, and then it is as everywhere else.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

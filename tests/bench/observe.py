@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.watching import StreamingCaller
 
 from lash_cli.api import LashCore, LashSession, SessionCursor, SqliteStore
-from lash_cli.cli.watching_loop import new_watching_loop
+from lash_cli.cli.watching_loop import let_workers_go_first, new_watching_loop
 from lash_cli.core.observation import GENESIS, QueueChanged
 from lash_cli.errors import LiveReplayClosed
 from lash_cli.runtime.previews import PreviewPublisher
@@ -263,6 +263,7 @@ if __name__ == "__main__":
     parser.add_argument("--tail", nargs=2, metavar=("DATABASE", "FILE"), help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.tail:
+        let_workers_go_first()
         with asyncio.Runner(loop_factory=new_watching_loop) as runner:
             runner.run(tail(*chosen.tail))
     else:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def test_a_terminal_stays_as_blocking_as_it_was(lash, home: Path, args: tuple[st
         assert terminal.is_blocking
     finally:
         terminal.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a policy for those who let others go first")
+@pytest.mark.parametrize("args", WATCHING)
+def test_who_only_watches_pushes_nobody_off_a_processor(lash, home: Path, args: tuple[str, ...]) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text hello", "-q")
+    command = [*COMMAND, *args, "-o", "jsonl"]
+    with start_process(command, env=environment(home, {}), cwd=home.parent, stdout=subprocess.PIPE) as watching:
+        assert b"stream_start" in watching.stdout.readline()
+        assert os.sched_getscheduler(watching.pid) == os.SCHED_BATCH
+        watching.send_signal(signal.SIGINT)
+        assert b"stream_end" in watching.stdout.read()
+        assert watching.wait(PATIENCE_S) == 130
 
 
 @pytest.mark.parametrize("args", WATCHING)
