@@ -49,8 +49,6 @@ _BIND_ATTEMPTS: Final = 8
 # An address stands a moment before somebody can be reached at it.
 _SWEPT_AFTER_NS: Final = 5_000_000_000
 _KNOWN_DIRECTORIES: Final = 1024
-# Observers that are sent to without their address being looked up each time; a descriptor each.
-_MOST_LINES: Final = 64
 # A listing taken this soon after the directory changed may have missed a change of the same clock tick.
 _RACY_NS: Final = 50_000_000
 
@@ -92,9 +90,7 @@ def _short(name: str) -> str:
 class BellRinger:
     """Wakes the observers of a store's sessions; called after COMMIT, by one thread at a time.
 
-    A session nobody watches costs one `stat` of a directory that is not there. Who was rung before is sent to over
-    a line, a socket connected to theirs: with many observers on few cores, finding each by its address keeps the
-    last ones waiting. A line that fails is given up, and the address decides.
+    A session nobody watches costs one `stat` of a directory that is not there.
     """
 
     def __init__(self, store_name: str) -> None:
@@ -103,7 +99,6 @@ class BellRinger:
         self._directories: dict[str, str] = {}
         self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._socket: socket.socket | None = None
-        self._lines: dict[str, socket.socket] = {}
 
     def __call__(self, news: Mapping[str, LiveNews]) -> None:
         """Ring for every session in `news`."""
@@ -122,8 +117,7 @@ class BellRinger:
                     self._send(address, message)
 
     def close(self) -> None:
-        """Give the sockets back. A later ring takes others."""
-        self._hang_up()
+        """Give the socket back. A later ring takes another one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -142,9 +136,7 @@ class BellRinger:
             addresses = tuple(entry.path for entry in os.scandir(directory))
         except OSError:
             self._listings.pop(directory, None)
-            self._hang_up(directory)
             return ()
-        self._hang_up(directory, addresses)
         if is_racy:
             self._listings.pop(directory, None)
         else:
@@ -152,25 +144,13 @@ class BellRinger:
         return addresses
 
     def _send(self, address: str, message: bytes) -> None:
-        line = self._lines.get(address)
-        if line is None:
-            self._send_to(address, message)
-            return
-        try:
-            line.send(message)
-        except BlockingIOError:
-            # The observer has rings waiting that it did not look at yet; one more would tell it nothing.
-            return
-        except OSError:
-            # Whoever was behind it went away; another one may have come to the same address.
-            self._lines.pop(address).close()
-            self._send_to(address, message)
-
-    def _send_to(self, address: str, message: bytes) -> None:
-        """Ring by address, and take a line for the next time."""
         if self._socket is None:
+            import socket  # most commands find nobody to ring for (design D16)
+
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
             # What observers that were stopped left unread counts against the sender: as much of it as is allowed.
-            self._socket = _new_socket(_UNREAD_BYTES)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNREAD_BYTES)
         try:
             self._socket.sendto(message, address)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -178,42 +158,10 @@ class BellRinger:
             with contextlib.suppress(OSError):
                 os.unlink(address)
         except BlockingIOError:
+            # The observer has rings waiting that it did not look at yet; one more would tell it nothing.
             return
         except OSError as error:
             _debug("a bell could not be rung at %s: %s", address, error)
-        else:
-            self._take_line(address)
-
-    def _take_line(self, address: str) -> None:
-        if len(self._lines) >= _MOST_LINES:
-            return
-        line: socket.socket | None = None
-        try:
-            line = _new_socket()
-            line.connect(address)
-        except OSError as error:
-            # No descriptor left, or nobody there any more: the address does as well.
-            if line is not None:
-                line.close()
-            _debug("no line to a bell at %s: %s", address, error)
-        else:
-            self._lines[address] = line
-
-    def _hang_up(self, directory: str | None = None, but: tuple[str, ...] = ()) -> None:
-        """Give up the lines into a directory, all for None, but those to the addresses that are still there."""
-        for address in list(self._lines):
-            if (directory is None or os.path.dirname(address) == directory) and address not in but:
-                self._lines.pop(address).close()
-
-
-def _new_socket(unread_bytes: int | None = None) -> socket.socket:
-    import socket  # most commands find nobody to ring for (design D16)
-
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    if unread_bytes is not None:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, unread_bytes)
-    return made
 
 
 def _debug(message: str, *arguments: object) -> None:

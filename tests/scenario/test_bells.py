@@ -156,40 +156,6 @@ async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: B
     bell.close()
 
 
-@pytest.mark.usefixtures("runtime_dir")
-async def test_who_came_to_the_address_of_one_that_went_is_rung(ring: BellRinger) -> None:
-    address = str(directory() / "observer")
-    hang_bell(STORE, SESSION).close()
-    os.makedirs(directory(), mode=0o700, exist_ok=True)
-    for tail in range(3):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as observer:
-            observer.bind(address)
-            observer.setblocking(False)
-            ring({SESSION: Appended(tail)})
-            ring({SESSION: Appended(tail)})
-            assert observer.recv(64) == observer.recv(64) == b"%d" % tail
-        os.unlink(address)
-
-
-@pytest.mark.usefixtures("runtime_dir", "patient")
-async def test_more_observers_than_lines_are_all_rung_and_no_line_outlives_its_observer(
-    ring: BellRinger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bells, "_MOST_LINES", 2)
-    hung = [hang_bell(STORE, SESSION) for _ in range(5)]
-    for _ in range(3):
-        ring({SESSION: Appended(1)})
-        await asyncio.wait_for(asyncio.gather(*(bell.wait(is_busy=False) for bell in hung)), PATIENCE_S)
-    assert len(ring._lines) == 2
-    for bell in hung[:4]:
-        bell.close()
-    ring({SESSION: Appended(2)})
-    assert list(ring._lines) == [hung[4].address]  # type: ignore[attr-defined]
-    hung[4].close()
-    ring({SESSION: Appended(3)})
-    assert not ring._lines
-
-
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_the_next_observer_removes_the_sockets_of_dead_ones_and_no_other(ring: BellRinger) -> None:
     alive = hang_bell(STORE, SESSION)

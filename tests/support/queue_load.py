@@ -93,14 +93,15 @@ async def produce(
         stored = await queues[session_id].enqueue(f"!sleep 0.01\n{SAID}{token}", key=token)
         print(json.dumps({"input": stored.input_id, "session": session_id, "token": token}), flush=True)
         mine.append((session_id, stored.input_id))
-        await asyncio.sleep(pause_s * 2 * chance.random())
         if with_cancels and chance.random() < CUT_SHARE:
-            session_id, anchor = chance.choice(mine[-20:])
+            # Among the newest, which no worker may have been fast enough for, and at once.
+            session_id, anchor = chance.choice(mine[-3:])
             outcome = await queues[session_id].cancel_suffix(ByInputId(anchor))
             assert isinstance(outcome, SuffixOutcomes)
             for row in outcome.outcomes:
                 if isinstance(row, Cancelled):
                     print(json.dumps({"cancelled": row.input.input_id}), flush=True)
+        await asyncio.sleep(pause_s * 2 * chance.random())
     await store.aclose()
 
 
