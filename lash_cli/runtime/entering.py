@@ -44,7 +44,7 @@ class LaneEntry:
         session: ResidentSession,
         owner: LeaseOwnerIdentity,
         request: TurnRequest,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[], object],
     ) -> None:
         self._host = host
         self._store = store

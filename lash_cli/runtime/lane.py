@@ -134,7 +134,7 @@ class LaneGuard:
         clock: Clock,
         timings: LeaseTimings,
         lease: SessionExecutionLease,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[], object],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -217,7 +217,7 @@ class LaneGuard:
 class LaneHolder:
     """Holds at most one lane over several grants: session commands, a turn, and the turns of the frames after it."""
 
-    def __init__(self, store: LaneStore, clock: Clock, timings: LeaseTimings, on_lost: Callable[[], None]) -> None:
+    def __init__(self, store: LaneStore, clock: Clock, timings: LeaseTimings, on_lost: Callable[[], object]) -> None:
         self._store = store
         self._clock = clock
         self._timings = timings

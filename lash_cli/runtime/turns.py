@@ -98,7 +98,9 @@ class DurableTurn(TurnDriver):
         super().__init__(host, session, request, token, sink)
         self.owner = owner
         self.store = store
-        self._entry = LaneEntry(host, store, session, owner, request, self._lane_lost)
+        # Knows the token and not this object: in a circle with its lane a turn, and all it has shown, would outlive its
+        # end until the garbage collector comes by.
+        self._entry = LaneEntry(host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST))
         self._redriven: list[TurnResult] = []
         self._has_waiting = False
 
@@ -108,9 +110,6 @@ class DurableTurn(TurnDriver):
             return await self._run()
         finally:
             await self._entry.leave()
-
-    def _lane_lost(self) -> None:
-        self.token.trip(CancelCause.LEASE_LOST)
 
     async def _run(self) -> TurnOutput:
         request = self.request
