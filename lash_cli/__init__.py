@@ -1,7 +1,8 @@
 """lash: a durable session runtime for LLM agents.
 
 The public names are re-exported lazily from `lash_cli.api`, each exactly once,
-so that importing the package costs nothing until a name is used.
+so that importing the package costs nothing until a name is used. Type checkers
+read them in `__init__.pyi`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ def __getattr__(name: str) -> Any:
         from lash_cli.version import __version__
 
         return __version__
+    if name == "__all__":
+        return __dir__()
     if not name.startswith("_"):
         from importlib import import_module
 

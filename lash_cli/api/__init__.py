@@ -2,7 +2,7 @@
 
 Everything a program that imports lash needs stands here; the names that the
 project was founded on keep their meaning. Each name has exactly one home and is
-imported only when it is used.
+imported only when it is used; type checkers read the same table in `__init__.pyi`.
 """
 
 from __future__ import annotations

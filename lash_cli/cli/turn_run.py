@@ -237,8 +237,9 @@ class TurnRun:
 
     def _hint(self) -> None:
         if self._has_begun and not self._showing.is_ephemeral:
-            say(f"session {self._name} ({self._session.session_id})")
-            say(f'resume: lash turn {shell_word(self._name)} "…"')
+            session_id = self._session.session_id
+            say(f"session {session_id}" if self._name is None else f"session {self._name} ({session_id})")
+            say(f'resume: lash turn {shell_word(self._name or session_id)} "…"')
 
     @property
     def _is_document(self) -> bool:

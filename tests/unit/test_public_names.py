@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +71,24 @@ def test_what_a_public_signature_names_is_public(name: str) -> None:
 def test_every_public_name_is_there(name: str) -> None:
     assert getattr(lash_cli, name) is getattr(api, name)
     assert name in dir(lash_cli)
+
+
+def test_a_type_checker_sees_the_public_names_and_no_others() -> None:
+    """At run time they are looked up in a table, which no type checker can read; without the stub each is `Any`."""
+    seen = {
+        (node.module, alias.asname)
+        for node in ast.parse((Path(api.__file__).parent / "__init__.pyi").read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.name == alias.asname
+    }
+    assert seen == {(module, name) for module, names in api._HOMES.items() for name in names}
+
+
+def test_everything_is_what_a_star_imports() -> None:
+    everything: dict[str, object] = {}
+    exec("from lash_cli import *", everything)
+    assert {*api.__all__, "__version__"} == {*lash_cli.__all__} == {*everything} - {"__builtins__"}
 
 
 def test_the_package_itself_costs_nothing_until_a_name_is_used() -> None:
