@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -138,17 +139,6 @@ class _Shared:
             within = within.outer
 
     @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """While a turn runs: what it calls, and the tasks that are started by that, belong to it."""
-        within = _Within(self, _WITHIN.get())
-        token = _WITHIN.set(within)
-        try:
-            yield
-        finally:
-            within.is_over = True
-            _WITHIN.reset(token)
-
-    @contextlib.contextmanager
     def in_use(self, token: CancelToken) -> Iterator[None]:
         """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
         self.cancels.register(token)
@@ -168,14 +158,22 @@ class _Shared:
 
 class _Within:
     """A running turn, as whatever it calls finds it, and the turn that was called from, as that of a session whose tool
-    runs a turn of another."""
+    runs a turn of another. While its block is entered, what that calls, and the tasks that are started by it, belong to
+    the turn."""
 
-    __slots__ = ("is_over", "outer", "shared")
+    __slots__ = ("_token", "is_over", "outer", "shared")
 
-    def __init__(self, shared: _Shared, outer: _Within | None) -> None:
+    def __init__(self, shared: _Shared) -> None:
         self.shared = shared
-        self.outer = outer
+        self.outer = _WITHIN.get()
         self.is_over = False
+
+    def __enter__(self) -> None:
+        self._token = _WITHIN.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        _WITHIN.reset(self._token)
 
 
 _WITHIN: ContextVar[_Within | None] = ContextVar("lash_turn", default=None)
@@ -314,10 +312,10 @@ class LashSession(QueueVerbs):
         with shared.in_use(token):
             async with shared.lock:
                 state = self._state
-                with shared.in_turn():
+                with _Within(shared):
                     output = await self._core._beside_driver(
                         self.session_id,
-                        lambda: run_turn(self._core.host, state, shared.owner, request, token, sink),
+                        partial(run_turn, self._core.host, state, shared.owner, request, token, sink),
                     )
         if output.has_waiting:
             self._wake("turn_completed")

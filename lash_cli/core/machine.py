@@ -260,8 +260,8 @@ class TurnMachine:
         """Terminal reasons are judged here, before any protocol sees the response (contract 06 §10)."""
         if response.usage.total:
             self._last_usage = response.usage
-        if response.full_text and not text_streamed:
-            self._emit(AssistantProseDelta(response.full_text))
+        if not text_streamed and (text := response.full_text):
+            self._emit(AssistantProseDelta(text))
         reason = effective_reason(response, self._config.context_window_tokens)
         stop = stop_of_reason(reason)
         if stop is None:

@@ -9,6 +9,7 @@ for a wire, under the session that names it and no other.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -53,8 +54,8 @@ async def put_inline(
 
 def reader_of(store: AttachmentStore, session_id: str) -> Callable[[Stored], Awaitable[bytes]]:
     """Reads stored attachments of one session."""
+    return partial(_read, store, session_id)
 
-    async def read(source: Stored) -> bytes:
-        return await store.get_attachment(session_id, source.attachment_ref)
 
-    return read
+async def _read(store: AttachmentStore, session_id: str, source: Stored) -> bytes:
+    return await store.get_attachment(session_id, source.attachment_ref)

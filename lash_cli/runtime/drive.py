@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Awaitable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
 
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 USAGE_SOURCE = "turn"
+_WITHOUT_LIMIT: Final = contextlib.nullcontext()
 
 
 class Drive(msgspec.Struct, frozen=True):
@@ -136,9 +139,9 @@ class TurnDriver(ABC):
     async def run(self) -> TurnOutput:
         """Serve the request."""
 
-    async def run_traced(self) -> TurnOutput:
+    def run_traced(self) -> Awaitable[TurnOutput]:
         """`run`; a turn that it leaves open when it raises is closed in the trace, if there is one."""
-        return await (self.run() if self.trace is None else self.trace.around(self.run()))
+        return self.run() if self.trace is None else self.trace.around(self.run())
 
     async def emit(self, drive: Drive, event: TurnEvent, correlation: str, activity_id: str | None = None) -> None:
         """Show one event of a drive: to the trace and to observers first, then to the caller."""
@@ -206,10 +209,6 @@ class TurnDriver(ABC):
             shown = shown_conversation(self.host, self.session, drive.policy)
         scope = TurnScope(self.session.session_id, drive.turn_id)
         counter = 0
-
-        async def emit(event: TurnEvent, correlation: str) -> None:
-            await self.emit(drive, event, correlation)
-
         dispatcher: ToolDispatcher | None = None
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
         output = output_of(drive.options)
@@ -221,7 +220,7 @@ class TurnDriver(ABC):
             match effect:
                 case EmitEffect(event=event):
                     counter += 1
-                    await emit(event, f"{drive.turn_id}:{counter}")
+                    await self.emit(drive, event, f"{drive.turn_id}:{counter}")
                 case SyncEnvironmentEffect(effect_id=effect_id):
                     with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
                         environment.sync()
@@ -232,7 +231,7 @@ class TurnDriver(ABC):
                     )
                 case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
                     if dispatcher is None:
-                        dispatcher = self._dispatcher(drive, scope, emit)
+                        dispatcher = self._dispatcher(drive, scope)
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
                 case CheckpointEffect(effect_id=effect_id):
@@ -246,9 +245,7 @@ class TurnDriver(ABC):
                 case None:
                     raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
 
-    def _dispatcher(
-        self, drive: Drive, scope: TurnScope, emit: Callable[[TurnEvent, str], Awaitable[None]]
-    ) -> ToolDispatcher:
+    def _dispatcher(self, drive: Drive, scope: TurnScope) -> ToolDispatcher:
         """What runs the tools of a turn; many a turn calls none."""
         from lash_cli.runtime.dispatch import ToolDispatcher
 
@@ -260,7 +257,7 @@ class TurnDriver(ABC):
             scope=scope,
             turn_index=drive.turn_index,
             cancel=self.token,
-            emit=emit,
+            emit=partial(self.emit, drive),
             store_attachment=lambda source: self.stored(source, drive),
         )
 
@@ -284,9 +281,6 @@ class TurnDriver(ABC):
         output: OutputSpec | None,
         shown: ShownConversation,
     ) -> LlmCallResult:
-        async def emit(event: TurnEvent, correlation: str) -> None:
-            await self.emit(drive, event, correlation)
-
         call = ModelCall(
             self.session,
             drive.policy,
@@ -295,7 +289,7 @@ class TurnDriver(ABC):
             iteration=effect.iteration,
             tail=effect.tail,
             tools_allowed=effect.tools_allowed,
-            emit=emit,
+            emit=partial(self.emit, drive),
             output=output,
             fetch=self._fetch,
             shown=shown,
@@ -345,12 +339,13 @@ def text_only(turn_input: TurnInput) -> TurnInput:
     return TurnInput(items=tuple(item for item in turn_input.items if isinstance(item, TextItem)))
 
 
+def time_limit(timeout_ms: int | None, token: CancelToken) -> AbstractContextManager[None]:
+    """Trip the token as a local cancel with reason `timeout` when the caller's limit passes; None is without end."""
+    return _WITHOUT_LIMIT if timeout_ms is None else _limited(timeout_ms, token)
+
+
 @contextlib.contextmanager
-def time_limit(timeout_ms: int | None, token: CancelToken) -> Iterator[None]:
-    """Trip the token as a local cancel with reason `timeout` when the caller's limit passes."""
-    if timeout_ms is None:
-        yield
-        return
+def _limited(timeout_ms: int, token: CancelToken) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     handle = loop.call_later(timeout_ms / 1000, lambda: token.trip(CancelCause.LOCAL, reason="timeout"))
     try:

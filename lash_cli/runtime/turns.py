@@ -10,9 +10,11 @@ the task it left in the queue.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
-from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnEvent, TurnFinished, TurnStarted, finished_id
+from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import decode, from_builtins
 from lash_cli.core.content import Message, TurnInput, user_message
@@ -273,9 +275,6 @@ class DurableTurn(TurnDriver):
     async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
         """What the queue has for the running turn, taken and recorded."""
 
-        async def emit(event: TurnEvent, correlation: str) -> None:
-            await self.emit(drive, event, correlation)
-
         async def normalise(turn_input: TurnInput) -> TurnInput | TurnIssue:
             return await self.normalised(turn_input, drive)
 
@@ -287,7 +286,7 @@ class DurableTurn(TurnDriver):
             fence=self._entry.guard.fence,
             effects=drive.effects,
             claims=drive.claims,
-            emit=emit,
+            emit=partial(self.emit, drive),
             normalise=normalise,
             reach=self.host.reach,
         )
