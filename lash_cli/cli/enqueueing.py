@@ -62,8 +62,9 @@ async def enqueue(plan: EnqueuePlan) -> Document:
         document = await _receipt(queue, session, stored, is_replay=is_replay)
         if plan.wait_ms is not None:
             say(f"{document['id']} is queued; waiting until it was used")
-            _tell_what_keeps_it(session, document)
-            return await _await_use(store, session, document, plan)
+            is_told = _tell_what_keeps_it(session, document) and document["delivery"] == "this_turn"
+            told_stuck = {str(session.running_turn_id)} if is_told else set()
+            return await _await_use(store, session, document, plan, told_stuck)
         _tell_next(session, document)
         return document
 
@@ -178,13 +179,16 @@ def _tell_what_keeps_it(session: SessionRow, document: Document) -> bool:
     return True
 
 
-async def _await_use(store: RuntimePersistence, session: SessionRow, document: Document, plan: EnqueuePlan) -> Document:
-    """The receipt once the input was used; raises the error its turn ended with.
+async def _await_use(
+    store: RuntimePersistence, session: SessionRow, document: Document, plan: EnqueuePlan, told_stuck: set[str]
+) -> Document:
+    """The receipt once the input was used; raises the error its turn ended with. A turn whose driver died is said to
+    be stuck, unless `told_stuck` names it.
 
     Raises `WaitTimeout`, `TurnCancelledError` (`input_cancelled`) when somebody
     took it out of the queue, and `NotFoundError` when it vanished.
     """
-    from lash_cli.cli.waiting import look_until
+    from lash_cli.cli.waiting import look_until, tell_if_stuck
 
     session_id, input_id = session.meta.session_id, str(document["id"])
 
@@ -192,7 +196,12 @@ async def _await_use(store: RuntimePersistence, session: SessionRow, document: D
         found = await store.turn_input(session_id, input_id)
         if found is None:
             return None, None
-        return found if found[0].state in (InputState.COMPLETED, InputState.CANCELLED) else None
+        if found[0].state in (InputState.COMPLETED, InputState.CANCELLED):
+            return found
+        row = await store.session_row(session_id)
+        if row is not None:
+            tell_if_stuck(row, told_stuck)
+        return None
 
     ended = await look_until(store, look, plan.wait_ms)
     if ended is None:

@@ -14,7 +14,7 @@ from lash_cli.cli.queue_access import existing_store, find_batch, named_session,
 from lash_cli.cli.queue_commands import OfSession, SessionArgument
 from lash_cli.cli.queue_documents import batch_document
 from lash_cli.cli.reading import reading_store, run_at_once
-from lash_cli.cli.waiting import look_until
+from lash_cli.cli.waiting import look_until, tell_if_stuck
 from lash_cli.core.ingress import TurnInputClaim
 from lash_cli.core.queued_work import BatchState, QueuedWorkBatch, QueuedWorkClaim
 from lash_cli.errors import ConflictError, NotFoundError, WaitTimeout
@@ -42,12 +42,19 @@ async def _wait_batch(batch_id: str, reference: str | None, timeout_ms: int | No
     async with reading_store() as store:
         found = await find_batch(store, batch_id, reference)
         assert store is not None, "without a store no batch was found"
+        session_id = found.meta.session_id
+        told_stuck: set[str] = set()
 
         async def look() -> QueuedWorkBatch | None:
-            batch = await store.queued_work_batch(found.meta.session_id, batch_id)
+            batch = await store.queued_work_batch(session_id, batch_id)
             if batch is None:
                 raise NotFoundError(f"batch {batch_id} is no more", code="batch_not_found")
-            return batch if batch.state is not BatchState.PENDING else None
+            if batch.state is not BatchState.PENDING:
+                return batch
+            row = await store.session_row(session_id)
+            if row is not None:
+                tell_if_stuck(row, told_stuck)
+            return None
 
         ended = await look_until(store, look, timeout_ms)
     if ended is None:

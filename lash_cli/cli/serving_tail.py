@@ -158,8 +158,8 @@ class _Tail:
                     item, pull, seconds = pull.result(), None, 0.0
                     if await self._tell(stream, item):
                         return UNTIL_TURN
-                elif await self._is_at_end():
-                    return UNTIL_IDLE
+                elif (end := await self._end_of_waiting()) is not None:
+                    return end
                 else:
                     seconds = _LOOK_SECONDS
             return "stopped"
@@ -194,17 +194,23 @@ class _Tail:
         session.cursor = stream.cursor
         return is_end and self._asked.until == UNTIL_TURN
 
-    async def _is_at_end(self) -> bool:
-        """Whether nothing is to be waited for, when nothing is there to be told."""
+    async def _end_of_waiting(self) -> str | None:
+        """Why nothing is to be waited for, when nothing is there to be told; None while something is."""
+        session = self._session
         if not self._asked.follow:
-            return await self._session.is_caught_up()
-        return self._asked.until == UNTIL_IDLE and await self._session.is_at_rest()
+            return UNTIL_IDLE if await session.is_caught_up() else None
+        if self._asked.until == UNTIL_IDLE:
+            return UNTIL_IDLE if await session.is_at_rest() else None
+        if self._asked.until != UNTIL_TURN:
+            return None
+        row = await session.row()
+        return UNTIL_TURN if row is not None and await session.is_abandoned(row) else None
 
     async def _outcome_error(self, reason: str) -> LashError | None:
         """What the turn stands for that the tail was to wait for."""
         if self._asked.until is None or reason not in (UNTIL_IDLE, UNTIL_TURN):
             return None
-        if reason == UNTIL_IDLE and self._session.abandoned_turn_id is not None:
+        if self._session.ended_turn_id is None and self._session.abandoned_turn_id is not None:
             return abandoned_error(self._session, self._session.abandoned_turn_id)
         result = await self._session.ended_result()
         return ended_error(result) if result is not None else None

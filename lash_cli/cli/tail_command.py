@@ -39,8 +39,8 @@ def command(
     Keys of the live view: q quits, space pauses, e expands, c copies the
     command that cancels the running turn.
     With --until idle or turn the exit status is that of the last turn: 0, 6
-    when it stopped, 7 when it was cancelled, and with idle 75 when its writer
-    died and nobody finishes it.
+    when it stopped, 7 when it was cancelled, and 75 when its writer died and
+    nobody finishes it.
     """
     from lash_cli.cli.following import require_stream_format
     from lash_cli.cli.tail_cursor import NOW, Begin, CursorFile, parse_from

@@ -4,21 +4,24 @@ A watched session has a socket and a task of its own, so no more than
 `MAX_WATCHED` are watched at once. One that is left out keeps its place: it is
 watched from there as soon as it has committed something, and a session that is
 at rest and shown to its end makes room for it. So nothing of any session is
-missed, however many there are; what was left out is only told later.
+missed, however many there are; what was left out is only told later. An end
+that waits for everybody to be at rest waits for those left out too: who works,
+or left a turn unfinished, is watched before that is judged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
+from lash_cli.cli.documents import is_lease_live
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.core.observation import GENESIS, SessionCursor
 from lash_cli.errors import LiveReplayClosed, SessionDeleted
 from lash_cli.store.base import RuntimePersistence, SessionRow
-from lash_cli.system import SystemClock
+from lash_cli.system import SystemClock, is_definitely_dead
 
 MAX_WATCHED: Final = 128
 # How often room is looked for while every watched session is busy.
@@ -29,14 +32,14 @@ _SLACK_MS: Final = 10_000
 
 
 class Crowd:
-    """The watched sessions by id, and the places of those that are left out."""
+    """The watched sessions by id, and those that are left out, each with its place."""
 
     def __init__(self, *, follows: bool) -> None:
         """`follows`: what is shown to its end may go on, so that only who is at rest makes room."""
         self._follows = follows
         self.watched: dict[str, Watched] = {}
         self._followers: dict[str, asyncio.Task[Any]] = {}
-        self._places: dict[str, SessionCursor] = {}
+        self._left_out: dict[str, Watched] = {}
         self._shown_at: dict[str, float] = {}
         self._change_mark: int | None = None
         self._listed_until_ms = 0
@@ -45,7 +48,7 @@ class Crowd:
         """Every session, those that somebody works on first, then the newest activity."""
         # The mark is read before the listing: what is committed meanwhile is looked for again.
         self._change_mark = await store.change_mark()
-        rows = {row.meta.session_id: row for row in await self._listed(store, since_ms=None)}
+        rows = {row.meta.session_id: row for row in await self._newly_listed(store, since_ms=None)}
         return sorted(rows.values(), key=lambda row: row.running_turn_id is None)
 
     async def news(self, store: RuntimePersistence) -> list[SessionRow]:
@@ -55,36 +58,51 @@ class Crowd:
             return []
         self._change_mark = mark
         since_ms = min(self._listed_until_ms, SystemClock().now_ms()) - _SLACK_MS
-        return [row for row in await self._listed(store, since_ms=since_ms) if self._is_news(row)]
+        return [row for row in await self._newly_listed(store, since_ms=since_ms) if self._is_news(row)]
 
-    async def _listed(self, store: RuntimePersistence, *, since_ms: int | None) -> list[SessionRow]:
-        rows: list[SessionRow] = []
-        cursor: str | None = None
-        while True:
-            page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-            rows += page
-            if cursor is None or (since_ms is not None and _active_at(page[-1]) < since_ms):
-                break
+    async def unsettled(self, store: RuntimePersistence) -> list[SessionRow]:
+        """The sessions that are not watched and are not known to be at rest: somebody works on them, or left a turn
+        unfinished that may still be taken over, or they have something to show. Reads the whole listing."""
+        now_ms = SystemClock().now_ms()
+        rows = await _listed(store, since_ms=None)
+        return [row for row in rows if self._is_news(row) or self._is_at_work(row, now_ms)]
+
+    def _is_at_work(self, row: SessionRow, now_ms: int) -> bool:
+        if row.meta.session_id in self.watched:
+            return False
+        if is_lease_live(row.lease, now_ms, is_definitely_dead):
+            return True
+        known = self._left_out.get(row.meta.session_id)
+        return row.running_turn_id is not None and (known is None or known.abandoned_turn_id != row.running_turn_id)
+
+    async def _newly_listed(self, store: RuntimePersistence, *, since_ms: int | None) -> list[SessionRow]:
+        rows = await _listed(store, since_ms=since_ms)
         self._listed_until_ms = max([self._listed_until_ms, *map(_active_at, rows[:1])])
         return rows
 
     def _is_news(self, row: SessionRow) -> bool:
         session_id = row.meta.session_id
-        place = self._places.get(session_id)
-        return session_id not in self.watched and (place is None or place.revision != (row.head_revision or 0))
+        known = self._left_out.get(session_id)
+        return session_id not in self.watched and (known is None or known.cursor.revision != (row.head_revision or 0))
 
     @property
     def is_full(self) -> bool:
         """Whether somebody must make room first."""
         return len(self.watched) >= MAX_WATCHED
 
+    @property
+    def left_out(self) -> Collection[Watched]:
+        """The sessions that are not watched, as they were when they were left out."""
+        return self._left_out.values()
+
     def place_of(self, session_id: str) -> SessionCursor:
         """Where a session goes on: of one that is new, everything is to be shown."""
-        return self._places.get(session_id) or SessionCursor(GENESIS, 0, 0, session_id)
+        known = self._left_out.get(session_id)
+        return known.cursor if known is not None else SessionCursor(GENESIS, 0, 0, session_id)
 
     def take(self, session: Watched) -> None:
         """The session is watched from here on."""
-        self._places.pop(session.session_id, None)
+        self._left_out.pop(session.session_id, None)
         self.watched[session.session_id] = session
         self.shown(session)
 
@@ -99,7 +117,7 @@ class Crowd:
     def leave_out(self, session: Watched) -> None:
         """The session is not watched any more, and goes on from its cursor once it has committed something."""
         self.forget(session.session_id)
-        self._places[session.session_id] = session.cursor
+        self._left_out[session.session_id] = session
 
     def forget(self, session_id: str) -> None:
         """The session is gone, or not watched."""
@@ -129,6 +147,17 @@ class Crowd:
             except (LiveReplayClosed, SessionDeleted):
                 continue  # its follower says so
         return None
+
+
+async def _listed(store: RuntimePersistence, *, since_ms: int | None) -> list[SessionRow]:
+    """Every session, or those that were active since then and a few more; the newest activity first."""
+    rows: list[SessionRow] = []
+    cursor: str | None = None
+    while True:
+        page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
+        rows += page
+        if cursor is None or (since_ms is not None and _active_at(page[-1]) < since_ms):
+            return rows
 
 
 def _active_at(row: SessionRow) -> int:

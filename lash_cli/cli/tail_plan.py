@@ -109,7 +109,7 @@ def ended_error(result: TurnResult) -> LashError | None:
 
 
 def abandoned_error(watched: Watched, turn_id: str) -> SessionExecutionLeaseExpired:
-    """The error of `--until idle` where a turn is unfinished and nobody works on it."""
+    """The error of `--until` where a turn is unfinished and nobody works on it."""
     return SessionExecutionLeaseExpired(
         f"turn {turn_id} of session {watched.name} is unfinished and nobody works on it",
         hint=f"finish it: lash resume {shell_word(watched.name)}",

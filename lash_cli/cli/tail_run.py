@@ -204,10 +204,17 @@ class Tail:
         """Take in sessions that are new, and those that were left out and committed something."""
         while True:
             await asyncio.sleep(_DISCOVER_SECONDS)
-            for row in await self._crowd.news(store):
-                session_id = row.meta.session_id
-                session = Watched(store, row, self._crowd.place_of(session_id))
-                await self._take_in(session, row, self._introduce)
+            await self._take_in_all(store, await self._crowd.news(store))
+            if self._is_all_idle and self._crowd.left_out:
+                unsettled = await self._crowd.unsettled(store)
+                await self._take_in_all(store, unsettled)
+                if not unsettled and self._is_all_idle:
+                    self._finish(UNTIL_IDLE)
+
+    async def _take_in_all(self, store: RuntimePersistence, rows: Sequence[SessionRow]) -> None:
+        for row in rows:
+            session = Watched(store, row, self._crowd.place_of(row.meta.session_id))
+            await self._take_in(session, row, self._introduce)
 
     async def _introduce(self, session: Watched, row: SessionRow) -> None:
         """Say that the session is watched, once."""
@@ -304,19 +311,33 @@ class Tail:
 
     async def _judge_holder(self, session: Watched) -> None:
         row = await session.row()
-        if row is not None and session.is_death_news(row):
+        if row is None:
+            return
+        if session.is_death_news(row):
             async with self._turnstile:
                 if not self._over.is_set():
                     self._tell_death(session, row)
                     await self._sink.flush()
+        if self._plan.until == UNTIL_TURN and not self._plan.is_all and await session.is_abandoned(row):
+            self._end_if_all_abandoned()
+
+    def _end_if_all_abandoned(self) -> None:
+        """The end of a turn is waited for, and no turn of the named sessions ends unless somebody finishes it."""
+        if all(session.abandoned_turn_id is not None for session in self._crowd.watched.values()):
+            self._finish(UNTIL_TURN)
 
     @property
     def _ends_when_idle(self) -> bool:
         return not self._plan.follows or self._plan.until == UNTIL_IDLE
 
-    def _end_if_all_idle(self) -> None:
+    @property
+    def _is_all_idle(self) -> bool:
         watched = self._crowd.watched.values()
-        if self._ends_when_idle and self._has_begun and all(session.is_idle for session in watched):
+        return self._ends_when_idle and self._has_begun and all(session.is_idle for session in watched)
+
+    def _end_if_all_idle(self) -> None:
+        # Those left out had nothing to show, but may be at work: `_discover` looks.
+        if self._is_all_idle and not (self._plan.follows and self._crowd.left_out):
             self._finish(UNTIL_IDLE if self._plan.follows else "caught_up")
 
     async def _has_new_turn(self, session: Watched) -> bool:
@@ -374,13 +395,17 @@ class Tail:
         self._finish("timeout")
 
     async def _outcome_error(self) -> LashError | None:
-        """What the last turn of a watched session stands for; of several, the first that is not success."""
-        for session in self._crowd.watched.values():
-            if self._reason == UNTIL_TURN and session.ended_turn_id is None:
-                continue
-            if self._reason == UNTIL_IDLE and session.abandoned_turn_id is not None:
+        """What the last turn of a session stands for; of several, the first that is not success."""
+        watched = [*self._crowd.watched.values(), *self._crowd.left_out]
+        if self._reason == UNTIL_TURN:
+            watched = [session for session in watched if session.ended_turn_id is not None] or watched
+        for session in watched:
+            if session.ended_turn_id is None and session.abandoned_turn_id is not None:
                 return abandoned_error(session, session.abandoned_turn_id)
-            result = await session.ended_result()
+            try:
+                result = await session.ended_result()
+            except SessionDeleted:
+                continue
             error = ended_error(result) if result is not None else None
             if error is not None:
                 return error

@@ -44,9 +44,9 @@ class Watched:
         # The newest turn before this tail, and the one whose end ended it.
         self.first_turn_id: str | None = None
         self.ended_turn_id: str | None = None
-        # The unfinished turn that nobody works on any more, and since when that is known.
+        # The unfinished turn that nobody takes over, and the one that might still be, with when that was noticed.
         self.abandoned_turn_id: str | None = None
-        self._abandoned_at: float | None = None
+        self._left_alone: tuple[str, float] | None = None
         self._told_dead: str | None = None
         self._looked_at = 0.0
         # The messages shown or known so far; None while it is not known what came before the cursor.
@@ -75,16 +75,24 @@ class Watched:
         committed before it is among what is looked for.
         """
         row = await self.row()
-        if row is None or is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead):
-            self._abandoned_at = None
+        return row is not None and self._is_at_rest(row) and await self.is_caught_up()
+
+    async def is_abandoned(self, row: SessionRow) -> bool:
+        """Whether a turn is unfinished by its `row`, nobody took it over in time, and all of it was shown."""
+        return self._is_at_rest(row) and self.abandoned_turn_id is not None and await self.is_caught_up()
+
+    def _is_at_rest(self, row: SessionRow) -> bool:
+        is_driven = is_lease_live(row.lease, SystemClock().now_ms(), is_definitely_dead)
+        if is_driven or row.running_turn_id is None:
+            self._left_alone = self.abandoned_turn_id = None
+            return not is_driven
+        now = time.monotonic()
+        if self._left_alone is None or self._left_alone[0] != row.running_turn_id:
+            self._left_alone = (row.running_turn_id, now)
+        if now - self._left_alone[1] < ABANDONED_SECONDS:
             return False
-        if row.running_turn_id is not None:
-            now = time.monotonic()
-            self._abandoned_at = self._abandoned_at or now
-            if now - self._abandoned_at < ABANDONED_SECONDS:
-                return False
         self.abandoned_turn_id = row.running_turn_id
-        return await self.is_caught_up()
+        return True
 
     async def last_turn_id(self) -> str | None:
         """The newest committed turn."""

@@ -19,7 +19,7 @@ from lash_cli.cli.queue_commands import SessionArgument
 from lash_cli.cli.reading import reading_store, run_at_once
 from lash_cli.cli.session_detail import find_turn
 from lash_cli.cli.turn_documents import outcome_document
-from lash_cli.cli.waiting import look_until
+from lash_cli.cli.waiting import look_until, tell_if_stuck
 from lash_cli.core.ingress import InputState
 from lash_cli.errors import NotFoundError, UsageError, WaitTimeout
 from lash_cli.store.base import RuntimePersistence, SessionRow
@@ -91,7 +91,7 @@ async def _run(
             row = await store.session_row(session_id)
             if row is None:
                 raise NotFoundError(f"session {session_id} was deleted meanwhile")
-            _tell_if_stuck(row, told_stuck)
+            tell_if_stuck(row, told_stuck)
             latest[:] = [await _judge(store, row, condition) for condition in conditions]
             return latest if all(item["met"] for item in latest) else None
 
@@ -105,16 +105,6 @@ async def _run(
         if met is None:
             raise await _timed_out(store, session_id, document, timeout_text)
         return document
-
-
-def _tell_if_stuck(session: SessionRow, told: set[str]) -> None:
-    """A turn that nobody drives ends no wait by itself; said once of each, whenever its driver died."""
-    turn_id = session.running_turn_id
-    if turn_id is None or turn_id in told:
-        return
-    if session_status(session, SystemClock().now_ms(), is_definitely_dead) == "stuck":
-        told.add(turn_id)
-        say(f"turn {turn_id} was interrupted; lash resume {shell_word(session.meta.name)} finishes it")
 
 
 def _tell_if_held(session: SessionRow, conditions: Sequence[Condition]) -> None:

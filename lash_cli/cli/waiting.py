@@ -11,7 +11,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from lash_cli.store.base import RuntimePersistence
+from lash_cli.cli.documents import session_status
+from lash_cli.cli.output import say
+from lash_cli.store.base import RuntimePersistence, SessionRow
+from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 T = TypeVar("T")
 
@@ -45,6 +49,17 @@ async def look_until(
             return None
         _sleep(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
         pause = min(pause * 2, LONGEST_PAUSE_S)
+
+
+def tell_if_stuck(session: SessionRow, told: set[str]) -> None:
+    """A turn that nobody drives ends no wait by itself; said once of each, whenever its driver died. `told` holds the
+    turns of which it was said."""
+    turn_id = session.running_turn_id
+    if turn_id is None or turn_id in told:
+        return
+    if session_status(session, SystemClock().now_ms(), is_definitely_dead) == "stuck":
+        told.add(turn_id)
+        say(f"turn {turn_id} was interrupted; lash resume {shell_word(session.meta.name)} finishes it")
 
 
 def _sleep(seconds: float) -> None:

@@ -191,6 +191,15 @@ def test_a_wait_that_nobody_ends_times_out_and_the_text_stays(world: QueuedHome)
     assert world.waiting() == ["x"]
 
 
+def test_a_wait_behind_a_turn_that_nobody_drives_says_how_it_ends(world: QueuedHome) -> None:
+    world.add("first")
+    world.take(turn_id="t_1", is_alive=False)
+    later = world.lash("enqueue", "s", "x", "--wait=50ms")
+    assert later.code == 124 and "turn t_1 was interrupted; lash resume work finishes it" in later.err
+    into_it = world.lash("enqueue", "s", "y", "--now", "--wait=50ms")
+    assert into_it.code == 124 and into_it.err.count("lash resume") == 1
+
+
 def test_a_wait_for_a_text_that_is_cancelled_ends_with_that(world: QueuedHome) -> None:
     waiting = world.spawn("enqueue", "s", "x", "--key", "k", "--wait", "-o", "json")
     while world.lash("queue", "cancel", "--key", "k", "--session", "s").code == 3:

@@ -251,15 +251,16 @@ def test_a_tail_follows_what_other_processes_do_and_goes_on_from_its_cursor(peer
     assert peer.events("v")[-1]["type"] == "stream_end"
 
 
-def test_a_tail_until_idle_says_that_a_writer_died(peer, home, tmp_path, lash):
+def test_a_tail_with_an_end_says_that_a_writer_died(peer, home, tmp_path, lash):
     peer.send("t", "tail", session="s")
     with spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home) as writer:
         turn_id = peer.event("t", "model_request_started")["turn"]
         writer.kill()
         writer.communicate()
-    error = peer.refused("u", "tail", session="s", until="idle")
-    assert (error["code"], error["exit"]) == ("session_execution_lease_lost", 75)
-    assert turn_id in error["message"]
+    for request_id, until in (("u", "idle"), ("v", "turn")):
+        error = peer.refused(request_id, "tail", session="s", until=until)
+        assert (error["code"], error["exit"]) == ("session_execution_lease_lost", 75)
+        assert turn_id in error["message"]
 
 
 def test_a_tail_ends_as_its_turn_did_or_when_its_time_is_up(peer, tmp_path, lash):

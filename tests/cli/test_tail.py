@@ -238,6 +238,33 @@ def test_all_misses_and_repeats_nothing_of_more_sessions_than_are_watched_at_a_t
     assert [line["type"] for line in resumed.lines].count("turn_finished") >= MANY
 
 
+def test_until_idle_waits_for_who_works_unwatched_in_a_crowd(lash, home: Path, tailing, tmp_path: Path) -> None:
+    """The session that begins to work is the one that showed least, so it was left out."""
+    lash("open", "unwatched")
+    asyncio.run(one_turn_each(home))
+    lash("open", "watched")
+    gates = {name: tmp_path / f"go-{name}" for name in ("watched", "unwatched")}
+    begun = tailing("watched", "unwatched")
+    turns = [spawn_lash(["turn", "watched", f"!wait-file {gates['watched']}\n!text one"], home=home, **SILENT)]
+    begun.until("model_request_started")
+    place = tmp_path / "places"
+    tail = tailing("--all", "--until", "idle", "--save-cursor", str(place))
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not place.exists() or "unwatched" not in place.read_text():
+        assert time.monotonic() < give_up_at
+    turns.append(spawn_lash(["turn", "unwatched", f"!wait-file {gates['unwatched']}\n!text two"], home=home, **SILENT))
+    begun.until("model_request_started")
+    gates["watched"].touch()
+    assert tail.until("turn_finished")["text"] == "one"
+    # Longer than the watched ones need to be found at rest.
+    assert lash("tail", "watched", "--until", "2s").code == 0
+    gates["unwatched"].touch()
+    assert [turn.wait(PATIENCE_S) for turn in turns] == [0, 0]
+    rest = tail.rest()
+    assert [line["text"] for line in rest if line["type"] == "turn_finished"][-1] == "two"
+    assert rest[-1]["reason"] == "idle" and tail.process.returncode == 0
+
+
 def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
     lash("open", "s")
     place = tmp_path / "place"
@@ -393,21 +420,40 @@ def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
     assert tail.rest()[-1]["exit"] == tail.process.returncode == 3
 
 
-def test_until_idle_does_not_wait_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", ["idle", "turn"])
+def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path, until: str) -> None:
     lash("open", "s")
     begun = tailing("s")
     first = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'go'}"], home=home)
     turn_id = begun.until("model_request_started")["turn"]
-    tail = tailing("s", "--until", "idle")
+    tail = tailing("s", "--until", until)
     first.kill()
     first.communicate()
     end = tail.rest()[-1]
-    assert (end["reason"], end["exit"], tail.process.returncode) == ("idle", 75, 75)
+    assert (end["reason"], end["exit"], tail.process.returncode) == (until, 75, 75)
     assert (end["error"]["code"], end["error"]["ambiguous"]) == ("session_execution_lease_lost", True)
     assert turn_id in end["error"]["message"] and "lash resume" in end["error"]["hint"]
     (tmp_path / "go").touch()
     assert lash("resume", "s").code == 0
     assert lash("tail", "s", "--until", "idle").code == 0
+
+
+def test_of_several_sessions_a_turn_that_can_end_is_waited_for(lash, home: Path, tailing, tmp_path: Path) -> None:
+    lash("open", "dead")
+    lash("open", "alive")
+    begun = tailing("dead")
+    writer = spawn_lash(["turn", "dead", f"!wait-file {tmp_path / 'never'}"], home=home)
+    begun.until("model_request_started")
+    writer.kill()
+    writer.communicate()
+    tail = tailing("dead", "alive", "--until", "turn")
+    assert tail.process.stderr is not None
+    assert json.loads(tail.process.stderr.readline())["code"] == "holder_dead"
+    # Begun later, it waits as long as the tail of both must have waited by then.
+    alone = lash("tail", "dead", "--until", "turn")
+    assert alone.code == 75 and "hint: finish it: lash resume" in alone.err
+    lash("turn", "alive", "!text here")
+    assert tail.rest()[-1]["exit"] == tail.process.returncode == 0
 
 
 def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -> None:
