@@ -45,7 +45,7 @@ MAX_CHUNKS = 100_000
 
 INTRODUCTION = (
     "This is lash's built-in loopback provider: no model is configured, so set OPENAI_API_KEY"
-    " or configure a provider with `lash config set` to talk to a real one."
+    " or configure a provider with `lash provider add` to talk to a real one."
 )
 
 _SERVED = ExecutionEvidence(served_model="loopback")

@@ -38,19 +38,21 @@ def reader(tmp_path: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("script", blocks("sh"))
-def test_every_shell_block_of_the_readme_runs(script: str, reader: dict[str, str], tmp_path: Path) -> None:
+def test_every_shell_block_of_the_readme_runs_in_order_on_one_home(reader: dict[str, str], tmp_path: Path) -> None:
+    first = re.search(r"<!-- ci:first -->\n```sh\n.*&& (lash turn .*)\n```", README)
+    assert first is not None, "the first command of a reader"
     with ThreadedChatServer(default=text_reply("an answer")) as server:
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],
-            cwd=tmp_path,
-            env={**reader, "OPENAI_BASE_URL": server.base_url} if "OPENAI_API_KEY" in script else reader,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            stdin=subprocess.DEVNULL,
-        )
-    assert done.returncode == 0, done.stderr
+        for script in (first[1], *blocks("sh")):
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", script],
+                cwd=tmp_path,
+                env={**reader, "OPENAI_BASE_URL": server.base_url} if "OPENAI_API_KEY" in script else reader,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                stdin=subprocess.DEVNULL,
+            )
+            assert done.returncode == 0, (script, done.stderr)
 
 
 def test_the_python_of_the_readme_runs(reader: dict[str, str], tmp_path: Path) -> None:
