@@ -61,6 +61,7 @@ _HOMES = {
         "ActiveTurn",
         "ByInputId",
         "BySourceKey",
+        "InputDraft",
         "NextTurn",
         "PendingTurnInput",
         "PendingTurnInputCancelOutcome",

@@ -68,6 +68,7 @@ from lash_cli.core.ingress import (
     ActiveTurn as ActiveTurn,
     ByInputId as ByInputId,
     BySourceKey as BySourceKey,
+    InputDraft as InputDraft,
     NextTurn as NextTurn,
     PendingTurnInput as PendingTurnInput,
     PendingTurnInputCancelOutcome as PendingTurnInputCancelOutcome,

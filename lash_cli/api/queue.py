@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from lash_cli.core.attachments import AttachmentPolicy, has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
@@ -127,6 +129,22 @@ class SessionQueue:
         )
         stored = await self._store.enqueue_turn_input(draft)
         if isinstance(ingress, NextTurn):
+            self._wake("queued_turn_input")
+        return stored
+
+    async def enqueue_all(self, drafts: Sequence[InputDraft]) -> tuple[PendingTurnInput, ...]:
+        """Store inputs in their order: all of them or, when it raises, none. A draft whose key was seen before is
+        answered as `enqueue` answers it, which raises the same. `UsageError` for a draft of another session."""
+        if not drafts:
+            return ()
+        ready = []
+        for draft in drafts:
+            if draft.session_id != self.session_id:
+                raise UsageError(f"the input belongs to session {draft.session_id!r}", code="session_binding_mismatch")
+            is_heavy = has_bytes(draft.input)
+            ready.append(msgspec.structs.replace(draft, input=await self.stored(draft.input)) if is_heavy else draft)
+        stored = await self._store.enqueue_turn_inputs(ready)
+        if any(isinstance(draft.ingress, NextTurn) for draft in drafts):
             self._wake("queued_turn_input")
         return stored
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lash_cli.api.queue import SessionQueue
+from lash_cli.api.queue import SessionQueue, source_key_of
 from lash_cli.cli.edit_journal import EditJournal, Returning
 from lash_cli.core.content import TextItem, TurnInput
-from lash_cli.core.ingress import ActiveTurn, NextTurn, PendingTurnInput, TurnInputIngress
+from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.errors import LashError
+from lash_cli.system import SystemIds
 from lash_cli.views.edit_text import Block
 
 KEY_PREFIX = "queue-edit"
@@ -86,7 +87,7 @@ def _address(row: PendingTurnInput | None, running_turn_id: str | None) -> TurnI
 
 
 async def put_back(queue: SessionQueue, journal: EditJournal, returning: Sequence[Returning]) -> list[PendingTurnInput]:
-    """Queue what goes back and end the journal.
+    """Queue what goes back, all of it at once, and end the journal.
 
     What the journal decided before stands. When the disk or the store refuses,
     the journal stays and the error says how to go on.
@@ -95,14 +96,16 @@ async def put_back(queue: SessionQueue, journal: EditJournal, returning: Sequenc
         if journal.decided is None:
             journal.decide(returning)
         assert journal.decided is not None
-        stored = [
-            await queue.enqueue(entry.input, key=entry.key, ingress=entry.ingress)
+        ids = SystemIds()
+        drafts = [
+            InputDraft(queue.session_id, ids.new("in"), entry.input, entry.ingress, source_key_of(entry.key))
             for entry in journal.decided.returning
         ]
+        stored = await queue.enqueue_all(drafts)
     except LashError as error:
         journal.leave()
         error.hint = f"{len(journal.plan.rows)} texts are safe on disk; put them back with: lash queue edit --recover"
         error.details["edit_id"] = journal.plan.edit_id
         raise
     journal.finish()
-    return stored
+    return list(stored)

@@ -83,10 +83,11 @@ async def _input_items(store: RuntimePersistence, session: SessionRow, with_all:
         return sorted(items, key=lambda item: item["delivery"] != "this_turn")
     free_ids = {row.input_id for row in free}
     rows = await store.inputs(session_id, pending_only=False)
+    turns = await store.turns_of_inputs(session_id)
     items = []
     for row in rows:
         is_held = row.state in PENDING_INPUT_STATES and row.input_id not in free_ids
-        turn_id = running if is_held else None
+        turn_id = turns.get(row.input_id, running if is_held else None)
         items.append(input_item(row, session.meta, turn_id=turn_id, running_turn_id=running, is_held=is_held))
     return items
 

@@ -68,6 +68,10 @@ class TurnInputStore(Protocol):
         """
         ...
 
+    async def enqueue_turn_inputs(self, drafts: Sequence[InputDraft]) -> tuple[PendingTurnInput, ...]:
+        """As `enqueue_turn_input` for each of them, in order and in one transaction: all or, when it raises, none."""
+        ...
+
     async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
         """One input of the session in whatever state, and the turn that took or used it."""
         ...
@@ -86,6 +90,10 @@ class TurnInputStore(Protocol):
 
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
         """Input rows by `enqueue_seq`; `pending_only` hides settled and held ones."""
+        ...
+
+    async def turns_of_inputs(self, session_id: str) -> dict[str, str]:
+        """The turn that took or used an input, by input id; inputs that none did are left out."""
         ...
 
     async def unsettled_inputs(self, session_id: str, *, from_seq: int) -> tuple[PendingTurnInput, ...]:

@@ -66,6 +66,19 @@ def test_all_lists_what_is_in_use_and_what_is_settled(world: QueuedHome) -> None
     assert "in use by turn t_1" in text and "cancelled  cut" in text
 
 
+def test_all_tells_which_turn_used_an_input(world: QueuedHome) -> None:
+    used, turns = [], []
+    for text in ("first", "second"):
+        used.append(world.add(text))
+        assert world.lash("work", "s", "--until-empty", "-q").code == 0
+        shown = world.lash("queue", "show", used[-1], "-o", "json").json
+        turns.append(shown["turn_id"])
+        assert shown["state"] == "completed" and shown["turn_id"]
+    waiting = world.add("waits")
+    items = {item["id"]: item for item in world.lash("queue", "ls", "s", "--all", "-o", "json").json["items"]}
+    assert [items[key]["turn_id"] for key in (*used, waiting)] == [*turns, None] and turns[0] != turns[1]
+
+
 def test_an_empty_queue_is_an_answer(world: QueuedHome) -> None:
     empty = world.lash("queue", "ls", "s")
     assert (empty.code, empty.out) == (0, "") and "nothing waits in work" in empty.err

@@ -352,6 +352,7 @@ import os, signal, sys
 from lash_cli.api.queue import SessionQueue
 from lash_cli.cli import edit_rows, queue_edit
 from lash_cli.cli.edit_journal import EditJournal
+from lash_cli.store.sqlite import enqueueing
 
 point, path = sys.argv[1], sys.argv[2]
 
@@ -377,9 +378,9 @@ elif point == "after-cancel":
 elif point == "before-deciding":
     before(EditJournal, "decide")
 elif point == "before-first":
-    before(SessionQueue, "enqueue", 1)
+    before(SessionQueue, "enqueue_all")
 elif point == "after-first":
-    before(SessionQueue, "enqueue", 2)
+    before(enqueueing, "enqueue", 2)
 elif point == "after-last":
     before(EditJournal, "finish")
 elif point == "after-forgetting":

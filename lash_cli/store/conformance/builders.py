@@ -230,6 +230,18 @@ def fence_of_lane(lane: LaneGranted) -> LeaseFence:
     return lane.lease.fence()
 
 
+def input_draft(
+    input_id: str,
+    text: str = "hi",
+    *,
+    key: str | None = None,
+    ingress: TurnInputIngress | None = None,
+    session_id: str = SESSION,
+) -> InputDraft:
+    """An input that is to wait."""
+    return InputDraft(session_id, input_id, text_input(text), ingress or NextTurn(), key)
+
+
 async def enqueue(
     store: RuntimePersistence,
     input_id: str,
@@ -240,9 +252,7 @@ async def enqueue(
     session_id: str = SESSION,
 ) -> PendingTurnInput:
     """An input that waits."""
-    return await store.enqueue_turn_input(
-        InputDraft(session_id, input_id, text_input(text), ingress or NextTurn(), key)
-    )
+    return await store.enqueue_turn_input(input_draft(input_id, text, key=key, ingress=ingress, session_id=session_id))
 
 
 def wake(sequence: int = 1, *, process_id: str = "p1", session_id: str = SESSION) -> QueuedWorkBatchDraft:

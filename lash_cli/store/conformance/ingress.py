@@ -306,6 +306,30 @@ class IngressLaws:
         assert await store.inputs_cancelled_by(S, "nobody") == set()
         assert await store.find_claim("me") is None
 
+    async def test_several_inputs_are_queued_in_order_all_or_none(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "a", key="k")
+        drafts = [make.input_draft("b"), make.input_draft("again", key="k"), make.input_draft("c")]
+        stored = await store.enqueue_turn_inputs(drafts)
+        assert [row.input_id for row in stored] == ["b", "a", "c"]
+        with pytest.raises(ConflictError):
+            await store.enqueue_turn_inputs([make.input_draft("d"), make.input_draft("b")])
+        assert await make.pending_ids(open_store()) == ["a", "b", "c"]
+        assert await store.enqueue_turn_inputs([]) == ()
+
+    async def test_a_used_input_names_its_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "used")
+        await settle(store, clock, "d1")
+        await make.enqueue(store, "cut")
+        await store.cancel_turn_inputs(S, [ByInputId("cut")])
+        await make.enqueue(store, "free")
+        assert await open_store().turns_of_inputs(S) == {"used": "d1"}
+
     async def test_a_cancelled_input_enters_no_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)

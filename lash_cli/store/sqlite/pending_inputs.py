@@ -45,6 +45,7 @@ SELECT s.session_id FROM inputs i JOIN sessions s ON s.session_key = i.session_k
 """
 _ID_OF_KEY = "SELECT input_id FROM inputs WHERE session_key = ? AND source_key = ?"
 _ALL = COLUMNS + "WHERE session_key = ? ORDER BY enqueue_seq"
+_TURNS = "SELECT input_id, turn_id FROM inputs WHERE session_key = ? AND turn_id IS NOT NULL"
 _UNSETTLED = (
     COLUMNS
     + """INDEXED BY inputs_by_session
@@ -117,6 +118,16 @@ class PendingInputs:
         clock = self._db.clock
         return await self._db.write(lambda connection: enqueue(connection, draft, clock.now_ms()), durable=True)
 
+    async def enqueue_turn_inputs(self, drafts: Sequence[InputDraft]) -> tuple[PendingTurnInput, ...]:
+        """See `queueing.TurnInputStore.enqueue_turn_inputs`."""
+        from lash_cli.store.sqlite.enqueueing import enqueue  # who only looks at a queue does without the live log
+
+        def job(connection: sqlite3.Connection) -> tuple[PendingTurnInput, ...]:
+            now_ms = self._db.clock.now_ms()
+            return tuple(enqueue(connection, draft, now_ms) for draft in drafts)
+
+        return await self._db.write(job, durable=True)
+
     async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
         """See `queueing.TurnInputStore.turn_input`."""
 
@@ -158,6 +169,14 @@ class PendingInputs:
             else:
                 rows = connection.execute(_ALL, (stored.key,)).fetchall()
             return inputs.inputs_of(session_id, rows)
+
+        return self._db.read(job)
+
+    async def turns_of_inputs(self, session_id: str) -> dict[str, str]:
+        """See `queueing.TurnInputStore.turns_of_inputs`."""
+
+        def job(connection: sqlite3.Connection) -> dict[str, str]:
+            return dict(connection.execute(_TURNS, (key_of(connection, session_id),)).fetchall())
 
         return self._db.read(job)
 

@@ -391,6 +391,10 @@ class SqliteStore:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.enqueue_turn_input(draft)
 
+    async def enqueue_turn_inputs(self, drafts: Sequence[InputDraft]) -> tuple[PendingTurnInput, ...]:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.enqueue_turn_inputs(drafts)
+
     async def turn_input(self, session_id: str, input_id: str) -> tuple[PendingTurnInput, str | None] | None:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.turn_input(session_id, input_id)
@@ -410,6 +414,10 @@ class SqliteStore:
     async def inputs(self, session_id: str, *, pending_only: bool) -> tuple[PendingTurnInput, ...]:
         """See `queueing.TurnInputStore`."""
         return await self._inputs.inputs(session_id, pending_only=pending_only)
+
+    async def turns_of_inputs(self, session_id: str) -> dict[str, str]:
+        """See `queueing.TurnInputStore`."""
+        return await self._inputs.turns_of_inputs(session_id)
 
     async def unsettled_inputs(self, session_id: str, *, from_seq: int) -> tuple[PendingTurnInput, ...]:
         """See `queueing.TurnInputStore`."""
