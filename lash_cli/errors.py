@@ -462,8 +462,13 @@ class LashRuntimeError(LashError):
 class LiveReplayError(LashRuntimeError):
     """Watching a session cannot go on from here (contract 04 §1); a gap is data and never this error."""
 
-    def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
-        super().__init__("live_replay", message, details=details)
+    def __init__(self, message: str, *, cause: StoreError | None = None, details: dict[str, Any] | None = None) -> None:
+        """`cause` is what the store said: where that may be tried again, so may this."""
+        super().__init__("live_replay", message, details=details if cause is None else {"code": cause.code})
+        if cause is not None and cause.retryable:
+            self.retryable = True
+            self.exit_status = cause.exit_status
+            self.hint = cause.hint
 
 
 class SubscriberLagged(LiveReplayError):

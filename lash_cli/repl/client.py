@@ -185,7 +185,8 @@ class ChatClient(Sending):
             except LashError as error:
                 if not error.retryable:
                     raise
-                self.tell_error(error)
+                self.watch.tell_busy(error)
+                continue
             if self.is_cancelling and self.turn_standing() in ("none", "stuck"):
                 self._turn_is_over()
             await self._send_patient()

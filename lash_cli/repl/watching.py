@@ -7,9 +7,11 @@ printed twice and nothing only because it was typed here. Reads only.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from lash_cli.api.core import LashCore
 from lash_cli.core.activity import QueuedInputAccepted, ToolCallCompleted, TurnActivity, TurnFinished, TurnStarted
@@ -26,17 +28,21 @@ from lash_cli.core.observation import (
     StateCommitted,
 )
 from lash_cli.core.outcome import TurnOutcome
-from lash_cli.errors import NotFoundError
+from lash_cli.errors import LashError, NotFoundError
 from lash_cli.repl.desk import Desk, Face
 from lash_cli.runtime.observing import ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
-from lash_cli.store.base import SessionRow
+from lash_cli.store.base import SessionRow, TurnRecord
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
 from lash_cli.views.chat_picture import Block, ChatPicture, whole_tool
 from lash_cli.views.safe_text import preview, safe_text
 from lash_cli.views.turn_text import answer_of
 
+T = TypeVar("T")
+
 KEPT_ANSWERS = 50
+# How long a store that is busy is left alone.
+_BUSY_SECONDS: Final = 0.25
 
 
 class Waiting(NamedTuple):
@@ -83,6 +89,7 @@ class Watch:
         self._counted: int | None = None
         self._own_moves = 0
         self._has_switched = False
+        self._is_busy_told = False
 
     @property
     def status(self) -> str:
@@ -111,18 +118,44 @@ class Watch:
             self.running = Running(running.turn_id, running.turn_index, running.started_at_ms)
 
     async def follow(self) -> None:
-        """Show what happens until the caller cancels. Raises `LiveReplayClosed` when the session is deleted."""
+        """Show what happens until the caller cancels; a store that is busy is waited for. Raises `LiveReplayClosed`
+        when the session is deleted."""
+        await self._patiently(self._follow)
+
+    async def _follow(self) -> None:
         assert self._cursor is not None, "begun before"
         stream = self._observed.subscribe_and_recover(self._cursor)
         try:
             async for item in stream:
+                # Whoever begins again after a failure shows nothing twice.
+                self._cursor = stream.cursor
                 if isinstance(item, ObservedGap):
                     await self._resync(item.observation, item.gap.reason.value)
                 else:
                     await self._event(item.event)
-                self._cursor = stream.cursor
         finally:
             await stream.aclose()
+
+    async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` answers; while the store is busy it is asked again. Raises what will not pass by itself."""
+        while True:
+            try:
+                answer = await read()
+            except LashError as error:
+                if not error.retryable:
+                    raise
+                self.tell_busy(error)
+            else:
+                self._is_busy_told = False
+                return answer
+            await asyncio.sleep(_BUSY_SECONDS)
+
+    def tell_busy(self, error: LashError) -> None:
+        """Say that the store is busy, once until it answers again."""
+        if not self._is_busy_told:
+            self._is_busy_told = True
+            said = f"{error.message}; what happens meanwhile is shown as soon as it is free"
+            self.face.show([Block("error", safe_text(said))])
 
     async def read_view(self) -> SessionReadView:
         """The committed transcript of the present branch."""
@@ -161,8 +194,9 @@ class Watch:
             # Its end was not observed: its process died and somebody else settled it, or the event is still to come.
             self.running = None
         if row.head_revision != self._counted:
-            self._counted = row.head_revision
             self.cost = await self._desk.cost(self._core.store, self.session_id)
+            self._counted = row.head_revision
+        self._is_busy_told = False
         self.face.refresh()
 
     async def _event(self, event: SessionObservationEvent) -> None:
@@ -176,16 +210,16 @@ class Watch:
             self._has_switched = False
             # Asked before the look: the move may be over when it is done.
             is_ours = event.turn_id is not None or self._own_moves > 0
-            await self.look()
+            await self._patiently(self.look)
             if not is_ours and self.row.leaf_node_id != before:
                 await self._tell_move(has_switched)
         elif isinstance(payload, QueueChanged | ResidentChanged):
-            await self.look()
+            await self._patiently(self.look)
 
     async def _activity(self, activity: TurnActivity) -> None:
         event = activity.event
         if isinstance(event, TurnStarted):
-            record = await self._core.store.turn(self.session_id, activity.turn_id)
+            record = await self._turn(activity.turn_id)
             self.running = Running(activity.turn_id, record.turn_index if record else None, activity.at_ms)
             if event.redriven:
                 self.face.show([Block("note", f"finishing interrupted turn {activity.turn_id}")])
@@ -198,14 +232,14 @@ class Watch:
         if blocks:
             self.face.show(blocks)
         if isinstance(event, TurnStarted | QueuedInputAccepted | TurnFinished):
-            await self.look()
+            await self._patiently(self.look)
         if isinstance(event, TurnFinished):
             await self._finished(activity.turn_id, event.outcome)
         self.face.refresh()
 
     async def _finished(self, turn_id: str, outcome: TurnOutcome) -> None:
         self.running = None
-        record = await self._core.store.turn(self.session_id, turn_id)
+        record = await self._turn(turn_id)
         if record is not None and record.last_node_id is not None:
             self._last_node_id = record.last_node_id
         answer = answer_of(outcome)
@@ -215,13 +249,13 @@ class Watch:
 
     async def _show_inputs(self, input_ids: tuple[str, ...]) -> None:
         for input_id in input_ids:
-            found = await self._core.store.turn_input(self.session_id, input_id)
+            found = await self._patiently(partial(self._core.store.turn_input, self.session_id, input_id))
             if found is not None:
                 self.face.show([user_block(input_text(found[0].input), safe_text)])
 
     async def _tell_move(self, has_switched: bool) -> None:
         """No turn and nobody here moved the head: what stands on the screen is not what the next text follows."""
-        view = await self.read_view()
+        view = await self._patiently(self.read_view)
         last = next((message for message in reversed(view.messages) if message_text(message).strip()), None)
         if has_switched and current_frame(view.frames).reason == "compaction":
             said = f"the conversation was compacted: {len(view.messages)} messages are left of it"
@@ -238,7 +272,10 @@ class Watch:
         self.face.show([Block("note", f"some live events were missed ({reason})"), *message_blocks(news, safe_text)])
         if observation.read_view.messages:
             self._last_node_id = observation.read_view.messages[-1].id
-        await self.look()
+        await self._patiently(self.look)
+
+    async def _turn(self, turn_id: str) -> TurnRecord | None:
+        return await self._patiently(partial(self._core.store.turn, self.session_id, turn_id))
 
 
 def _after(messages: Sequence[Message], node_id: str | None) -> Sequence[Message]:

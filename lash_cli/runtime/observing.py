@@ -176,7 +176,7 @@ def _closed_or_failed(error: SessionDeleted | StoreError) -> LiveReplayError:
         return LiveReplayClosed(error.message, is_deleted=True)
     if error.code == "store_closed":
         return LiveReplayClosed(error.message, is_deleted=False)
-    return LiveReplayError(error.message, details={"code": error.code})
+    return LiveReplayError(error.message, cause=error)
 
 
 class LiveSubscription:

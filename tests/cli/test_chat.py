@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import stat
 from pathlib import Path
@@ -43,6 +44,42 @@ def test_what_other_processes_do_in_the_session_appears_live(chat, lash) -> None
     one.wait_for("You said: later please")
     one.wait_for(lambda text: "│ idle" in text and "◇" not in text)
     assert one.users() == ["!text from elsewhere", "later please"]
+
+
+BUSY = """
+import os
+from lash_cli.errors import StoreLocked
+from lash_cli.store.sqlite.database import Database
+
+def while_free(real):
+    def read(self, *args):
+        if os.path.exists(os.environ["BUSY_FILE"]):
+            raise StoreLocked("lash.db stayed locked by another process")
+        return real(self, *args)
+    return read
+
+Database.read = while_free(Database.read)
+Database.peek = while_free(Database.peek)
+"""
+
+
+def test_a_store_that_is_busy_is_told_once_and_waited_for(chat, lash, tmp_path: Path) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(BUSY)
+    busy = tmp_path / "busy"
+    path = os.pathsep.join((str(tmp_path / "path"), str(Path(__file__).resolve().parents[2])))
+    one = chat(PYTHONPATH=path, BUSY_FILE=str(busy))
+    busy.touch()
+    lash("turn", "s", "!text from elsewhere")
+    one.wait_for("stayed locked by another process")
+    lash("turn", "s", "!text and more")
+    busy.unlink()
+    one.wait_for("and more")
+    one.wait_for("│ idle")
+    assert one.everything.count("stayed locked") == 1
+    assert one.everything.count("you ▸ !text from elsewhere") == one.everything.count("you ▸ !text and more") == 1
+    one.press("still here\r")
+    one.wait_for("You said: still here")
 
 
 def test_enter_enters_the_running_turn_once_and_tab_the_next_one_once(chat, gate) -> None:

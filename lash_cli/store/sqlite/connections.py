@@ -25,7 +25,8 @@ _LONGEST_RETRY_SECONDS: Final = 0.001
 _STATEMENT_CACHE: Final = 256
 
 # SQLite primary result codes, https://sqlite.org/rescode.html
-_LOCKED_CODES: Final = {5, 6}
+# The last one is what a reader gets that lost the race for a lock for ten seconds.
+_LOCKED_CODES: Final = {5, 6, 15}
 _READ_ONLY_CODES: Final = {3, 8, 14, 23}
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
