@@ -170,6 +170,9 @@ class LashCore(SessionHistories):
             raise ConfigError(
                 "an inline queue driver needs a session store", code="durable_store_required:session_store"
             )
+        # Who drives sessions turns them: the first turn waits for no import.
+        import lash_cli.runtime.turns  # noqa: F401
+
         return QueueDriver(store, self.host.clock, self._opened_for_driver)
 
     @contextlib.asynccontextmanager

@@ -222,7 +222,9 @@ class Instant:
         pass
 
 async def main():
-    core = LashCore(provider=Instant(), model=ModelSpec("instant"), store=SqliteStore.open(sys.argv[1]))
+    _, path, driver = sys.argv
+    store = SqliteStore.open(path)
+    core = LashCore(provider=Instant(), model=ModelSpec("instant"), store=store, queue_driver=driver)
     session = await core.open_session("s")
     before = len(session.read_view().messages)
     opened = set(sys.modules)
@@ -260,13 +262,19 @@ def lash_modules(names):
     return {f"lash_cli.{name}".removesuffix("..") for name in names.split()}
 
 
-def test_a_program_that_opens_a_session_loads_what_is_listed_and_nothing_else(home):
+def loaded_by_a_program(home, driver):
+    """The modules after it opened a session, and those its first turn adds."""
     home.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-c", EMBEDDED, str(home / "lash.db")]
+    program = [sys.executable, "-c", EMBEDDED, str(home / "lash.db"), driver]
     for _ in range(2):  # the first of them makes the file
         done = subprocess.run(program, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
-    opened, by_turn = (set(line.split()) for line in done.stdout.splitlines())
+    opened, by_turn = done.stdout.splitlines()
+    return set(opened.split()), set(by_turn.split())
+
+
+def test_a_program_that_opens_a_session_loads_what_is_listed_and_nothing_else(home):
+    opened, by_turn = loaded_by_a_program(home, "none")
     # A library hides nothing from msgspec, which takes names from typing_extensions where that is installed.
     opened -= loaded_by(f"asyncio concurrent.futures.thread {LIBRARIES}") | {"typing_extensions"}
     newcomers, leavers = sorted(opened - lash_modules(TO_OPEN)), sorted(lash_modules(TO_OPEN) - opened)
@@ -274,6 +282,11 @@ def test_a_program_that_opens_a_session_loads_what_is_listed_and_nothing_else(ho
     assert not leavers, f"no longer loaded, take off the list: {', '.join(leavers)}"
     assert "lash_cli.runtime.turns" in by_turn
     assert not by_turn & (HEAVY | {"dataclasses", "pathlib", "urllib.parse"} | lash_modules(ONLY_IN_SOME_TURNS))
+
+
+def test_the_first_turn_of_a_program_that_drives_its_sessions_waits_for_no_import_of_the_runtime(home):
+    _, by_turn = loaded_by_a_program(home, "inline")
+    assert not {name for name in by_turn if name.startswith(("lash_cli.runtime", "lash_cli.core", "lash_cli.modes"))}
 
 
 @pytest.mark.parametrize(
