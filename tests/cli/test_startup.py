@@ -245,9 +245,9 @@ TO_OPEN = """
     effects.renewal effects.resolver errors plugins plugins.rolling_history runtime runtime.bells
     runtime.cancellation runtime.demand runtime.drivers runtime.host runtime.lane runtime.phases runtime.requests
     runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
-    store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database store.sqlite.demand
+    store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database
     store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
-    store.sqlite.log store.sqlite.queue_announcing store.sqlite.schema store.sqlite.sessions store.sqlite.store
+    store.sqlite.log store.sqlite.schema store.sqlite.sessions store.sqlite.store
     store.sqlite.writer system tools tools.registry tools.surface
 """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
