@@ -29,10 +29,16 @@ from lash_cli.api.turns import (
 from lash_cli.core.activity import (
     AssistantProseDelta as AssistantProseDelta,
     ChildUsage as ChildUsage,
+    CodeBlockCompleted as CodeBlockCompleted,
+    CodeBlockStarted as CodeBlockStarted,
     Committed as Committed,
     ErrorShown as ErrorShown,
+    FinalValueShown as FinalValueShown,
     ModelAttemptReset as ModelAttemptReset,
     ModelRequestStarted as ModelRequestStarted,
+    PluginCustom as PluginCustom,
+    PluginRuntime as PluginRuntime,
+    PluginStatus as PluginStatus,
     QueuedInputAccepted as QueuedInputAccepted,
     QueuedWorkStarted as QueuedWorkStarted,
     ReasoningShown as ReasoningShown,
@@ -41,40 +47,90 @@ from lash_cli.core.activity import (
     ToolCallStarted as ToolCallStarted,
     ToolProgress as ToolProgress,
     TurnActivity as TurnActivity,
+    TurnEvent as TurnEvent,
     TurnFinished as TurnFinished,
     TurnStarted as TurnStarted,
     UsageShown as UsageShown,
     ValueShown as ValueShown,
 )
 from lash_cli.core.attachments import AttachmentPolicy as AttachmentPolicy
+from lash_cli.core.commit import TurnSummary as TurnSummary
 from lash_cli.core.content import (
     AttachmentItem as AttachmentItem,
+    AttachmentPart as AttachmentPart,
+    AttachmentSource as AttachmentSource,
+    CodePart as CodePart,
+    ErrorPart as ErrorPart,
+    ExternalUrl as ExternalUrl,
+    Inline as Inline,
+    InputItem as InputItem,
     Message as Message,
+    MessageOrigin as MessageOrigin,
+    OutputPart as OutputPart,
+    Part as Part,
+    PluginOrigin as PluginOrigin,
+    ProcessOrigin as ProcessOrigin,
+    ProsePart as ProsePart,
+    ProtocolTurnOptions as ProtocolTurnOptions,
+    ProviderFile as ProviderFile,
+    ReasoningPart as ReasoningPart,
+    ReasoningReplay as ReasoningReplay,
+    Role as Role,
+    Stored as Stored,
     TextItem as TextItem,
+    TextPart as TextPart,
+    ToolCallPart as ToolCallPart,
+    ToolResultPart as ToolResultPart,
     TurnInput as TurnInput,
 )
 from lash_cli.core.context import (
     CompactionContext as CompactionContext,
     ContextMoment as ContextMoment,
     ContextPlugin as ContextPlugin,
+    Summarise as Summarise,
+    SummaryRequest as SummaryRequest,
 )
 from lash_cli.core.direct import (
     DirectCompletion as DirectCompletion,
     DirectLlmCompletion as DirectLlmCompletion,
     DirectRequest as DirectRequest,
 )
+from lash_cli.core.frames import (
+    AgentFrame as AgentFrame,
+    FrameAssignment as FrameAssignment,
+    FrameStatus as FrameStatus,
+)
+from lash_cli.core.graph import (
+    CausalRef as CausalRef,
+    ConversationPayload as ConversationPayload,
+    NodePayload as NodePayload,
+    PluginPayload as PluginPayload,
+    ProtocolPayload as ProtocolPayload,
+    SessionNode as SessionNode,
+)
+from lash_cli.core.head_state import TurnState as TurnState
 from lash_cli.core.history import TreeEntry as TreeEntry
 from lash_cli.core.ingress import (
     ActiveTurn as ActiveTurn,
+    AlreadyCancelled as AlreadyCancelled,
+    AlreadyClaimed as AlreadyClaimed,
+    AlreadyCompleted as AlreadyCompleted,
+    AnchorNotFound as AnchorNotFound,
+    Boundary as Boundary,
     ByInputId as ByInputId,
     BySourceKey as BySourceKey,
+    Cancelled as Cancelled,
+    ClaimDiagnostics as ClaimDiagnostics,
     InputDraft as InputDraft,
+    InputNotFound as InputNotFound,
+    InputState as InputState,
     NextTurn as NextTurn,
     PendingTurnInput as PendingTurnInput,
     PendingTurnInputCancelOutcome as PendingTurnInputCancelOutcome,
     PendingTurnInputCancelResult as PendingTurnInputCancelResult,
     PendingTurnInputCancelTarget as PendingTurnInputCancelTarget,
     PendingTurnInputSuffixCancelOutcome as PendingTurnInputSuffixCancelOutcome,
+    SuffixOutcomes as SuffixOutcomes,
     TurnInputClaim as TurnInputClaim,
     TurnInputIngress as TurnInputIngress,
 )
@@ -82,22 +138,44 @@ from lash_cli.core.lease import (
     LeaseFence as LeaseFence,
     LeaseOwnerIdentity as LeaseOwnerIdentity,
     LeaseTimings as LeaseTimings,
+    Liveness as Liveness,
+    LocalProcess as LocalProcess,
+    Opaque as Opaque,
 )
 from lash_cli.core.llm import (
+    AttemptOutcome as AttemptOutcome,
+    AttemptRecord as AttemptRecord,
+    AttemptReset as AttemptReset,
+    EvidenceReported as EvidenceReported,
+    ExecutionEvidence as ExecutionEvidence,
+    FetchAttachment as FetchAttachment,
     JsonObjectOutput as JsonObjectOutput,
     JsonSchemaOutput as JsonSchemaOutput,
     LlmCallRecord as LlmCallRecord,
     LlmCallResult as LlmCallResult,
+    LlmPart as LlmPart,
     LlmRequest as LlmRequest,
     LlmResponse as LlmResponse,
+    LlmScope as LlmScope,
+    LlmToolSpec as LlmToolSpec,
     NormalizedError as NormalizedError,
     OutputSpec as OutputSpec,
+    ProtocolPosition as ProtocolPosition,
+    ReasoningDelta as ReasoningDelta,
+    RetryDecision as RetryDecision,
+    RetryStatus as RetryStatus,
+    StreamEvent as StreamEvent,
+    TerminalReason as TerminalReason,
+    TextDelta as TextDelta,
+    ToolChoice as ToolChoice,
+    UsageReported as UsageReported,
 )
 from lash_cli.core.observation import (
     ActivityObserved as ActivityObserved,
     AgentFrameSwitched as AgentFrameSwitched,
     LiveReplayGap as LiveReplayGap,
     LiveReplayGapReason as LiveReplayGapReason,
+    ObservationPayload as ObservationPayload,
     ProcessChanged as ProcessChanged,
     QueueChanged as QueueChanged,
     ResidentChanged as ResidentChanged,
@@ -109,38 +187,53 @@ from lash_cli.core.outcome import (
     AgentFrameSwitch as AgentFrameSwitch,
     AssistantMessage as AssistantMessage,
     AssistantOutput as AssistantOutput,
+    CancelOutcome as CancelOutcome,
     ExecutionSummary as ExecutionSummary,
     FinalValue as FinalValue,
+    Finish as Finish,
     Finished as Finished,
+    OutputState as OutputState,
+    StopReason as StopReason,
     Stopped as Stopped,
     TerminalCommitted as TerminalCommitted,
     TerminalFailed as TerminalFailed,
+    ToolValue as ToolValue,
     TurnAddress as TurnAddress,
-    TurnCancellationEvidence as TurnCancellationEvidence,
     TurnCancelReceipt as TurnCancelReceipt,
+    TurnCancelRequest as TurnCancelRequest,
+    TurnCancellationEvidence as TurnCancellationEvidence,
     TurnIssue as TurnIssue,
     TurnOutcome as TurnOutcome,
     TurnResult as TurnResult,
     TurnTerminal as TurnTerminal,
 )
 from lash_cli.core.policy import (
+    ModelCapability as ModelCapability,
     ModelLimits as ModelLimits,
     ModelSpec as ModelSpec,
     PromptBuiltinEntry as PromptBuiltinEntry,
+    PromptBuiltinName as PromptBuiltinName,
     PromptContribution as PromptContribution,
+    PromptEntry as PromptEntry,
     PromptLayer as PromptLayer,
     PromptSection as PromptSection,
     PromptSlot as PromptSlot,
     PromptSlotEntry as PromptSlotEntry,
+    PromptSlotLayer as PromptSlotLayer,
     PromptTextEntry as PromptTextEntry,
+    ProviderDefault as ProviderDefault,
+    ReasoningCapability as ReasoningCapability,
+    ReasoningDisabled as ReasoningDisabled,
+    ReasoningEffort as ReasoningEffort,
+    ReasoningSelection as ReasoningSelection,
     SessionConfigPatch as SessionConfigPatch,
     SessionPolicy as SessionPolicy,
     SessionSpec as SessionSpec,
 )
 from lash_cli.core.prompt import (
     DEFAULT_TEMPLATE as DEFAULT_TEMPLATE,
-    STANDARD_BUILTINS as STANDARD_BUILTINS,
     PromptBuiltins as PromptBuiltins,
+    STANDARD_BUILTINS as STANDARD_BUILTINS,
 )
 from lash_cli.core.protocols import (
     ApprovalPolicy as ApprovalPolicy,
@@ -150,19 +243,31 @@ from lash_cli.core.protocols import (
     EventSink as EventSink,
     Ids as Ids,
     ModelCaller as ModelCaller,
+    Provider as Provider,
     ToolContext as ToolContext,
     ToolProvider as ToolProvider,
 )
 from lash_cli.core.queued_work import (
+    AgentFrameTask as AgentFrameTask,
+    BatchState as BatchState,
+    CommandWork as CommandWork,
+    DeliveryPolicy as DeliveryPolicy,
+    MergeGroup as MergeGroup,
+    MergeKey as MergeKey,
+    NeverMerge as NeverMerge,
+    PayloadDefault as PayloadDefault,
     ProcessWake as ProcessWake,
     QueuedWorkBatch as QueuedWorkBatch,
     QueuedWorkBatchDraft as QueuedWorkBatchDraft,
     QueuedWorkClaim as QueuedWorkClaim,
+    QueuedWorkClass as QueuedWorkClass,
+    QueuedWorkPayload as QueuedWorkPayload,
     QueuedWorkReceipt as QueuedWorkReceipt,
     RefreshToolCatalog as RefreshToolCatalog,
     ResetSession as ResetSession,
     SessionCommand as SessionCommand,
     SessionCommandReceipt as SessionCommandReceipt,
+    SlotPolicy as SlotPolicy,
 )
 from lash_cli.core.remote import (
     REMOTE_PROTOCOL_VERSION as REMOTE_PROTOCOL_VERSION,
@@ -172,20 +277,52 @@ from lash_cli.core.remote import (
     RemoteSessionObservationEvent as RemoteSessionObservationEvent,
     RemoteTurnActivity as RemoteTurnActivity,
 )
-from lash_cli.core.remote_input import RemoteTurnInput as RemoteTurnInput
+from lash_cli.core.remote_input import (
+    RemoteAttachmentItem as RemoteAttachmentItem,
+    RemoteAttachmentRef as RemoteAttachmentRef,
+    RemoteAttachmentSource as RemoteAttachmentSource,
+    RemoteExternalUrl as RemoteExternalUrl,
+    RemoteInline as RemoteInline,
+    RemoteProtocolTurnOptions as RemoteProtocolTurnOptions,
+    RemoteProviderFile as RemoteProviderFile,
+    RemoteProviderScope as RemoteProviderScope,
+    RemoteStored as RemoteStored,
+    RemoteTextItem as RemoteTextItem,
+    RemoteTurnInput as RemoteTurnInput,
+)
 from lash_cli.core.remote_turns import (
+    RemoteCancellation as RemoteCancellation,
     RemoteTurnCancelReceipt as RemoteTurnCancelReceipt,
     RemoteTurnCancelRequest as RemoteTurnCancelRequest,
     RemoteTurnRequest as RemoteTurnRequest,
     RemoteTurnResult as RemoteTurnResult,
 )
+from lash_cli.core.schemas import SchemaOverride as SchemaOverride, SchemaProjection as SchemaProjection
 from lash_cli.core.tools import (
+    ApprovalClass as ApprovalClass,
+    FailControl as FailControl,
+    FailureClass as FailureClass,
+    FinishControl as FinishControl,
+    IdempotentRetry as IdempotentRetry,
+    NeverRetry as NeverRetry,
+    RetryHint as RetryHint,
+    SafeRetry as SafeRetry,
+    SwitchAgentFrameControl as SwitchAgentFrameControl,
     ToolCall as ToolCall,
     ToolCallOutput as ToolCallOutput,
     ToolCallRecord as ToolCallRecord,
+    ToolCancellation as ToolCancellation,
+    ToolCancelled as ToolCancelled,
     ToolContract as ToolContract,
+    ToolControl as ToolControl,
+    ToolFailed as ToolFailed,
+    ToolFailure as ToolFailure,
     ToolManifest as ToolManifest,
+    ToolOutcome as ToolOutcome,
+    ToolRetryPolicy as ToolRetryPolicy,
     ToolState as ToolState,
+    ToolStateEntry as ToolStateEntry,
+    ToolSuccess as ToolSuccess,
 )
 from lash_cli.core.trace import (
     TraceContext as TraceContext,
@@ -193,15 +330,17 @@ from lash_cli.core.trace import (
     TraceRecord as TraceRecord,
     TraceSink as TraceSink,
 )
+from lash_cli.core.trace_limits import Cut as Cut
 from lash_cli.core.usage import (
+    PromptUsage as PromptUsage,
     SessionUsageReport as SessionUsageReport,
     TokenLedgerEntry as TokenLedgerEntry,
     TokenUsage as TokenUsage,
 )
-from lash_cli.providers.retry import RetryingCaller as RetryingCaller, RetryPolicy as RetryPolicy
+from lash_cli.providers.retry import RetryPolicy as RetryPolicy, RetryingCaller as RetryingCaller
 from lash_cli.runtime.appending import (
-    Appended as Appended,
     AppendSessionNodesRequest as AppendSessionNodesRequest,
+    Appended as Appended,
     SessionAppendNode as SessionAppendNode,
     StaleBranch as StaleBranch,
 )
@@ -216,6 +355,7 @@ from lash_cli.runtime.frame_opening import (
 from lash_cli.runtime.history import HeadMove as HeadMove
 from lash_cli.runtime.host import ProviderResolver as ProviderResolver
 from lash_cli.runtime.observing import (
+    LiveSubscription as LiveSubscription,
     ObservedEvent as ObservedEvent,
     ObservedGap as ObservedGap,
     RecoveringStream as RecoveringStream,
@@ -233,8 +373,17 @@ from lash_cli.runtime.trace_sinks import (
 )
 from lash_cli.runtime.tracing import Tracer as Tracer
 from lash_cli.runtime.work_events import (
+    ActivityShown as ActivityShown,
+    CommandsApplied as CommandsApplied,
+    LaneGivenUp as LaneGivenUp,
     OnFailure as OnFailure,
     OnWorkEvent as OnWorkEvent,
+    PassFailed as PassFailed,
+    QueuePaused as QueuePaused,
+    SessionLeft as SessionLeft,
+    SessionTaken as SessionTaken,
+    StoppedBy as StoppedBy,
+    TurnEnded as TurnEnded,
     WorkEvent as WorkEvent,
     WorkOptions as WorkOptions,
     WorkReport as WorkReport,
@@ -246,9 +395,11 @@ from lash_cli.store.base import (
     TurnRecord as TurnRecord,
 )
 from lash_cli.store.sqlite.store import SqliteStore as SqliteStore
+from lash_cli.tools.faults import ToolFault as ToolFault
 from lash_cli.tools.function import (
     FunctionTool as FunctionTool,
     FunctionToolProvider as FunctionToolProvider,
+    ToolFunction as ToolFunction,
     tool as tool,
 )
 from lash_cli.tools.registry import ToolRestoreReport as ToolRestoreReport

@@ -27,7 +27,7 @@ from lash_cli.core.activity import (
     CodeBlockStarted,
     Committed,
     ErrorShown,
-    FinalValue,
+    FinalValueShown,
     ModelAttemptReset,
     ModelRequestStarted,
     QueuedInputAccepted,
@@ -363,7 +363,7 @@ def _lifecycle_document(event: TurnEvent) -> tuple[str, Document]:
             return "work_started", _without_tag(event)
         case ValueShown():
             return "tool_value", _without_tag(event)
-        case FinalValue():
+        case FinalValueShown():
             return "final_value", _without_tag(event)
         case CodeBlockStarted():
             return "code_started", _without_tag(event)

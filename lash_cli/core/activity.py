@@ -145,7 +145,7 @@ class PluginRuntime(Record, tag="plugin_runtime", tag_field="type"):
     event: PluginStatus | PluginCustom
 
 
-class FinalValue(Record, tag="final_value", tag_field="type"):
+class FinalValueShown(Record, tag="final_value", tag_field="type"):
     """The turn ended with a value of its own."""
 
     value: Any
@@ -207,7 +207,7 @@ TurnEvent = (
     | CodeBlockStarted
     | CodeBlockCompleted
     | PluginRuntime
-    | FinalValue
+    | FinalValueShown
     | QueuedInputAccepted
     | QueuedWorkStarted
     | ValueShown

@@ -20,12 +20,12 @@ from typing import Any
 from lash_cli.core.activity import (
     AssistantProseDelta,
     ErrorShown,
+    FinalValueShown,
     ModelRequestStarted,
     TurnEvent,
     UsageShown,
     ValueShown,
 )
-from lash_cli.core.activity import FinalValue as FinalValueShown
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse, NormalizedError, TerminalReason
 from lash_cli.core.machine_records import (

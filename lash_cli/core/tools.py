@@ -39,7 +39,7 @@ class IdempotentRetry(Record, tag="idempotent", tag_field="type"):
     max_delay_ms: int = 0
 
 
-RetryPolicy = NeverRetry | SafeRetry | IdempotentRetry
+ToolRetryPolicy = NeverRetry | SafeRetry | IdempotentRetry
 
 
 class ToolManifest(Record):
@@ -53,7 +53,7 @@ class ToolManifest(Record):
     id: str
     name: str
     description: str
-    retry_policy: RetryPolicy = NeverRetry()
+    retry_policy: ToolRetryPolicy = NeverRetry()
     activation: Literal["always", "internal"] = "always"
     approval: ApprovalClass = "read"
     timeout_ms: int | None = None

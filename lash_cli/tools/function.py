@@ -22,11 +22,11 @@ from lash_cli.core.tools import (
     ApprovalClass,
     FailureClass,
     NeverRetry,
-    RetryPolicy,
     ToolCall,
     ToolCallOutput,
     ToolContract,
     ToolManifest,
+    ToolRetryPolicy,
     failure,
     success,
 )
@@ -85,7 +85,7 @@ def function_tool(
     name: str,
     tool_id: str | None = None,
     description: str | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ToolRetryPolicy | None = None,
     approval: ApprovalClass = "read",
     timeout_s: float | None = None,
     exclusive_group: str | None = None,
@@ -125,15 +125,24 @@ def tool(
     name: str,
     tool_id: str | None = None,
     description: str | None = None,
-    retry: RetryPolicy | None = None,
+    retry: ToolRetryPolicy | None = None,
     approval: ApprovalClass = "read",
     timeout_s: float | None = None,
     exclusive_group: str | None = None,
 ) -> Callable[[ToolFunction], FunctionTool]:
-    """Decorator making a `FunctionTool` of a function.
+    """Decorator that makes a `FunctionTool` of `function(arguments, context)` (contract 05 §1).
 
-    `tool_id` defaults to the name, `description` to the first paragraph of the
-    docstring, `retry` to never. `timeout_s` limits one attempt.
+    `arguments` is annotated with a `msgspec.Struct`, whose fields are the schema the model is given; `context` is a
+    `ToolContext`. What is returned is JSON or what msgspec makes JSON of, or a whole `ToolCallOutput`. A coroutine
+    runs in the loop, a plain function in a thread. To fail so that the model reads why, raise `ToolFault`; any other
+    exception is a failure (`tool_panicked`) of which the model reads the type and the text.
+
+    `name` is what the model calls; `tool_id`, the name unless given, is what a session remembers. `description` is the
+    first paragraph of the docstring unless given. `retry` says whether an attempt may be repeated, also one that a
+    crash cut off: `NeverRetry()` (the default), `SafeRetry(attempts)` or `IdempotentRetry(attempts)`. `approval` is
+    the class that the approval policy judges. `timeout_s` limits one attempt, in seconds. Calls of tools of one
+    `exclusive_group` run one after another. Raises `ConfigError` (`plugin_registration`) for a function of another
+    shape.
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:

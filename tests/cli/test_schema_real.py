@@ -50,7 +50,7 @@ RARE_EVENTS = [
     shown.PluginRuntime("p", shown.PluginStatus("key", "label")),
     shown.PluginRuntime("p", shown.PluginCustom("name", {"any": 1})),
     shown.ValueShown("grep", [1]),
-    shown.FinalValue({"a": 1}),
+    shown.FinalValueShown({"a": 1}),
 ]
 
 

@@ -52,7 +52,7 @@ EVENTS = [
     shown.CodeBlockStarted("lua", "x=1"),
     shown.CodeBlockCompleted("lua", "", False, 3, "no", ("c",)),
     shown.PluginRuntime("p", shown.PluginStatus("k", "l")),
-    shown.FinalValue({"a": 1}),
+    shown.FinalValueShown({"a": 1}),
     shown.QueuedInputAccepted("after_work", ("in_1",)),
     shown.QueuedWorkStarted("idle", ("b",), (CausalRef("process", "p"),)),
     shown.ValueShown("t", 1),

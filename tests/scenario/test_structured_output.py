@@ -33,7 +33,7 @@ async def test_a_fitting_answer_is_the_value_of_the_turn(make_core) -> None:
     assert output.result.assistant_output.raw_text == '{"city":"Oslo"}'
     assert not output.result.errors
     assert caller.requests[0].output_spec == JsonSchemaOutput("answer", SCHEMA)
-    assert activity.FinalValue({"city": "Oslo"}) in [shown.event for shown in output.activities]
+    assert activity.FinalValueShown({"city": "Oslo"}) in [shown.event for shown in output.activities]
 
 
 async def test_a_null_that_stands_for_an_absent_member_is_no_part_of_the_value(make_core) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 
@@ -38,6 +39,7 @@ HANDED_OUT = (
 # Names of the language, and what only lash's own tests and its command hand in.
 ELSEWHERE = {"Any", "Awaitable", "Callable", "ForwardRef", "Iterable", "Literal", "Mapping", "None", "Path", "Sequence"}
 INTERNAL = {"CrashPoint", "ResidentLog"}
+PUBLIC = [getattr(api, name) for name in api.__all__]
 
 
 def annotations_of(name: str) -> Iterator[tuple[str, str]]:
@@ -65,6 +67,31 @@ def test_what_a_public_signature_names_is_public(name: str) -> None:
         if word not in known
     }
     assert not missing
+
+
+# What only somebody who writes a store or an effect host of their own reads: it stands in `lash_cli.core` and `store`.
+DEEPER = ("EffectHost", "RuntimePersistence", "SqliteStore")
+
+
+def test_what_a_public_record_is_made_of_is_public() -> None:
+    """Whoever is handed a record can tell its parts apart, and whoever builds one can build its parts."""
+    known = {*api.__all__, *ELSEWHERE, "LashError", "Struct", "UnsetType"}
+    missing = set()
+    for record in PUBLIC:
+        if isinstance(record, type) and record.__name__ not in DEEPER:
+            words = re.findall(
+                r"\b[A-Z][A-Za-z]+\b", " ".join(map(str, getattr(record, "__annotations__", {}).values()))
+            )
+            home = vars(sys.modules[record.__module__])
+            # A set of words needs no name: its words are what one writes.
+            missing |= {(record, word) for word in words if word not in known and get_origin(home[word]) is not Literal}
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [name for name in api.__all__ if get_args(getattr(api, name))])
+def test_every_member_of_a_public_union_is_public(name: str) -> None:
+    for member in get_args(getattr(api, name)):
+        assert not isinstance(member, type) or not member.__module__.startswith("lash_cli") or member in PUBLIC
 
 
 @pytest.mark.parametrize("name", api.__all__)
