@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
     from lash_cli.api.queue import Notify
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.tracing import Tracer
+    from lash_cli.runtime.work_events import OnWorkEvent, WorkOptions
+    from lash_cli.runtime.worker import QueueWorker
     from lash_cli.store.resident_log import ResidentLog
 
 DRIVER_LABEL = "driver"
+WORKER_LABEL = "work"
 
 OpenMode = Literal["load", "fresh"]
 T = TypeVar("T")
@@ -173,12 +177,25 @@ class LashCore(SessionHistories):
         # Who drives sessions turns them: the first turn waits for no import.
         import lash_cli.runtime.turns  # noqa: F401
 
-        return QueueDriver(store, self.host.clock, self._opened_for_driver)
+        return QueueDriver(store, self.host.clock, partial(self._opened_to_drain, self._driver_id, DRIVER_LABEL))
+
+    def worker(self, options: WorkOptions | None = None, *, on_event: OnWorkEvent | None = None) -> QueueWorker:
+        """Who drains queues in the foreground: `report = await core.worker(options).run(session_ids)`, in any number of
+        processes at once (contract 02 §6.3, 08 §5.2). Build the core with `queue_driver="none"`, so that nobody else
+        here does.
+
+        Sessions run under their stored policy, with the tools of this core. `on_event` is awaited for each
+        `WorkEvent`, in order, and must not raise. Raises `LashRuntimeError` for a core without a store.
+        """
+        from lash_cli.runtime.worker import QueueWorker
+
+        opener = partial(self._opened_to_drain, self.host.ids.token(), WORKER_LABEL)
+        return QueueWorker(self.store, self.host.clock, opener, options, on_event=on_event)
 
     @contextlib.asynccontextmanager
-    async def _opened_for_driver(self, session_id: str) -> AsyncIterator[LashSession]:
-        """A session under its stored policy and an owner of the driver's, opened and let go in silence."""
-        owner = LeaseOwnerIdentity(self._driver_id, self.host.ids.token(), this_process(), DRIVER_LABEL)
+    async def _opened_to_drain(self, owner_id: str, label: str, session_id: str) -> AsyncIterator[LashSession]:
+        """A session under its stored policy and an owner of its own, opened and let go in silence."""
+        owner = LeaseOwnerIdentity(owner_id, self.host.ids.token(), this_process(), label)
         session = await self._opened(session_id, SessionSpec(inherit="stored"), owner=owner, create=False)
         try:
             yield session

@@ -483,3 +483,17 @@ async def test_what_a_worker_looks_at_grows_with_the_sessions_and_not_with_their
         looked_at.append(store.seen / count)
     # Seventy sessions a look and a look for every session is what a worker may need on a slow machine.
     assert looked_at[1] <= max(looked_at[0] * 1.5, 75), looked_at
+
+
+async def test_the_workers_of_a_core_use_each_text_once_however_many_there_are(make_core) -> None:
+    cores = [make_core(answering()), make_core(answering())]
+    await sessions(cores[0], "a", "b", "c")
+    for name in "abc":
+        await cores[0].queue(name).enqueue(f"to {name}")
+    told = Telling()
+    workers = [core.worker(WorkOptions(until_empty=True), on_event=told) for core in (*cores, cores[0])]
+    reports = await asyncio.gather(*(worker.run() for worker in workers))
+    assert sum(report.turns for report in reports) == 3
+    ended = [event for event in told.events if isinstance(event, TurnEnded)]
+    assert sorted(event.session_id for event in ended) == ["a", "b", "c"]
+    assert not any([await cores[1].queue(name).pending_inputs() for name in "abc"])
