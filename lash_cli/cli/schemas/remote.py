@@ -109,6 +109,9 @@ _OTHERWISE = (
     shown.PluginRuntime,
 )
 
+# A name that was printed is never changed.
+_PRINTED = {shown.FinalValueShown: "FinalValue"}
+
 
 def _variant(record: type[msgspec.Struct]) -> Any:
     """The envelope of one kind of activity: its own fields beside those of every activity."""
@@ -118,7 +121,7 @@ def _variant(record: type[msgspec.Struct]) -> Any:
         can_be_absent = field.default is None or type(None) in get_args(kind) or kind is Any
         fields.append((field.encode_name, kind, None) if can_be_absent else (field.encode_name, kind))
     made: Any = msgspec.defstruct(
-        f"{record.__name__}Activity",
+        f"{_PRINTED.get(record, record.__name__)}Activity",
         fields,
         bases=(_Activity,),
         kw_only=True,
