@@ -38,7 +38,7 @@ INJECTION_PREFIX = "injection:"
 
 
 class SessionDeleteReport(msgspec.Struct, frozen=True):
-    """What a deletion did; `existed` is False for an id that was never used."""
+    """What a deletion did; `existed` is False for an id that was never used (contract 01 §1.4)."""
 
     session_id: str
     existed: bool

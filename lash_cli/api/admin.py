@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 
 class SessionAdmin:
-    """Every verb raises `LashRuntimeError` (`missing_session_store_factory`) for a session without a store, and
-    `SessionClosed` once the handle is closed."""
+    """What changes the history of an opened session, from `LashSession.admin()` (contract 01 §4.8, §8.3). Every verb
+    raises `LashRuntimeError` (`missing_session_store_factory`) for a session without a store, `SessionClosed` once the
+    handle is closed, and, where it writes, `SessionExecutionBusy` while another owner holds the lane and
+    `ConflictError` (`turn_unfinished`) while a turn that a crash cut off is not finished."""
 
     def __init__(self, session: LashSession) -> None:
         self._session = session
@@ -49,7 +51,7 @@ class SessionAdmin:
     async def branch_to_node(self, node_id: str | None) -> HeadMove:
         """Move the head to a node of the session, None for before everything that was said.
 
-        Raises as `runtime.history.move_head`.
+        Raises as `LashCore.branch_to_node`.
         """
         session = self._session
         core, shared = session._core, session._shared
@@ -67,8 +69,9 @@ class SessionAdmin:
         """Go on in a new frame that begins with a summary of the old one; whether one was opened.
 
         False when there is nothing to compact or the model gave no summary: then
-        nothing changed, except that what it cost is booked. Raises as
-        `runtime.compaction.compact_context`.
+        nothing changed, except that what it cost is booked. Raises
+        `SessionExecutionLeaseExpired` when the lane was lost meanwhile, and
+        `ConfigError` for a provider that cannot be used.
         """
         return (await self.compact_with_report(instructions)).is_opened
 
@@ -76,7 +79,8 @@ class SessionAdmin:
         self, instructions: str | None = None, *, operation_id: str | None = None, token: CancelToken | None = None
     ) -> CompactionReport:
         """`compact_context`, saying what was done. `operation_id` makes a repeat harmless; a tripped `token` ends the
-        call of the model, and then nothing is opened."""
+        call of the model, and then nothing is opened. Raises `ConflictError` (`agent_frame_reused`) for an operation
+        that led to an older frame."""
         session = self._session
         core, shared = session._core, session._shared
         state = session._state
@@ -98,7 +102,7 @@ class SessionAdmin:
     async def open_agent_frame(self, request: OpenAgentFrameRequest) -> OpenAgentFrameResult:
         """Go on in a new frame that begins with the given nodes; the id of the current one opens nothing.
 
-        Raises as `runtime.frame_opening.open_agent_frame`.
+        Raises `ConflictError` (`agent_frame_reused`) for the id of an older one.
         """
         session = self._session
         core, shared = session._core, session._shared
@@ -112,7 +116,8 @@ class SessionAdmin:
         """Add messages, events of a protocol and records of plugins below the head, in one commit.
 
         Nothing is written for a branch that is not the current one any more, and nothing twice for one operation.
-        Raises as `runtime.appending.append_session_nodes`.
+        Raises `ConflictError`: `node_not_resumable` when the messages leave tool calls without a result, and
+        `node_exists` when the operation added something else before.
         """
         session = self._session
         core, shared = session._core, session._shared

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 class SessionCommands:
-    """What a session can be told to do between turns. Each call is idempotent by its key."""
+    """What a session can be told to do between turns, from `LashSession.commands()` (contract 02 §6.2). Each call is
+    idempotent by its key and raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank one. The receipt
+    proves that the command is durable, not that it was applied: see `LashSession.await_queued_work_batch`."""
 
     def __init__(self, session: QueueVerbs) -> None:
         self._session = session

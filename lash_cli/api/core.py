@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class ParkedSession(msgspec.Struct, frozen=True):
-    """A quiesced session: enough to resume it, and under 2 KiB."""
+    """A quiesced session (contract 01 §4.3): enough to resume it, and under 2 KiB."""
 
     session_id: str
     store: RuntimePersistence
@@ -68,7 +68,8 @@ class ParkedSession(msgspec.Struct, frozen=True):
 
 
 class LashCore(SessionHistories):
-    """Immutable wiring. One core serves any number of sessions of one store."""
+    """Immutable wiring: provider, model, tools, store (contract 01 §1). One core serves any number of sessions of one
+    store. Use it as an async context manager, or `aclose` it."""
 
     def __init__(
         self,
@@ -243,7 +244,10 @@ class LashCore(SessionHistories):
 
     async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:
         """One model call outside any turn, with the core's provider and model where the request names none. Nothing is
-        booked or journalled. Raises what `runtime.direct.complete_directly` raises."""
+        booked or journalled. Cancelling the awaiting task cancels the call. Raises `UsageError` for a schema or an
+        attachment that cannot be used and `DirectCompletionError` otherwise: `invalid_request` before anything is
+        sent, `invalid_structured_output` for an answer that does not fit, which is not asked for again, and the
+        provider's code for a failed call, whose record it has."""
         from lash_cli.runtime.direct import complete_directly
 
         return await complete_directly(self.host, request, model=self.policy.model, provider_id=self.policy.provider_id)

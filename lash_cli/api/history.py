@@ -78,7 +78,11 @@ class SessionHistories(AcrossProcesses):
     ) -> HeadMove:
         """Move the head of a session to one of its nodes, None for before everything; committed before it returns.
 
-        What is said next makes a branch there. Raises as `runtime.history.move_head`.
+        What is said next makes a branch there. A node of an older frame makes
+        that frame current again. Turns keep counting and cost stays booked.
+        Raises `SessionExecutionBusy`, `SessionClosed`, `NotFoundError`
+        (`session_not_found`, `node_not_found`) and `ConflictError`
+        (`node_not_resumable`, `turn_unfinished`, `session_empty`).
         """
         from lash_cli.runtime.history import move_head
 
@@ -89,7 +93,7 @@ class SessionHistories(AcrossProcesses):
     ) -> HeadMove:
         """Move the head to where a node was said, so that what is said next stands beside it.
 
-        Raises as `runtime.history.move_head`.
+        Raises as `branch_to_node`.
         """
         from lash_cli.runtime.history import move_head
 

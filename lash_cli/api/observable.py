@@ -70,7 +70,9 @@ class RemoteSubscribed:
 
 
 class ObservableSession:
-    """A read-only handle on one session. Made by `LashSession.observe` and `LashCore.observe`; nothing to close."""
+    """A read-only handle on one session, from `LashSession.observe` or `LashCore.observe` (contract 04 §2, §5). There
+    is nothing to close. Every read raises `LiveReplayClosed` for a deleted session, and for one without a store that
+    was let go, and `LiveReplayError` when the store fails."""
 
     def __init__(self, reader: SessionReader, load_component: Callable[[str], Awaitable[bytes]]) -> None:
         self._reader = reader
@@ -95,8 +97,7 @@ class ObservableSession:
         return self._reader.session_id
 
     async def current_observation(self) -> SessionObservation:
-        """The committed state and the cursor of the same moment. Raises `LiveReplayClosed` for a deleted session, and
-        for one without a store that was let go."""
+        """The committed state and the cursor of the same moment: begin with it, go on from its cursor."""
         return await self._reader.observation()
 
     async def current_remote_observation(self) -> RemoteSessionObservation:
@@ -150,7 +151,7 @@ class ObservableSession:
     async def resume_from_cursor(self, cursor: SessionCursor) -> Replayed | ObservedGap:
         """What happened after `cursor`, or the gap that forbids to say.
 
-        Raises `SessionCursorWrongSession`, and `LiveReplayError` when the store fails.
+        Raises `SessionCursorWrongSession`.
         """
         return await self._reader.replayed(cursor)
 
@@ -159,7 +160,8 @@ class ObservableSession:
         return await self._reader.subscribed(cursor)
 
     def subscribe_and_recover(self, cursor: SessionCursor) -> RecoveringStream:
-        """A stream that reports gaps and goes on behind them. Nothing is touched until it is first pulled."""
+        """A stream that reports gaps and goes on behind them, for ever. Nothing is touched until it is first pulled,
+        and what is wrong with `cursor` is raised then. Use it as an async context manager, or `aclose` it."""
         return RecoveringStream(self._reader, cursor)
 
     async def subscribe_from_remote_cursor(self, remote: RemoteSessionCursor) -> RemoteSubscribed | RemoteGap:
@@ -193,7 +195,7 @@ class _Sequence:
 
 
 class RemoteSessionObservationEventStream:
-    """A subscription in remote form. A lag or a closed log is raised and not healed here."""
+    """A subscription in remote form (contract 04 §6.1). A lag or a closed log is raised and not healed here."""
 
     def __init__(self, subscription: LiveSubscription) -> None:
         self._subscription = subscription
@@ -220,7 +222,7 @@ class RemoteSessionObservationEventStream:
 
 
 class RemoteSessionObservationStream:
-    """A recovering stream in remote form; gaps take no number of the sequence."""
+    """A recovering stream in remote form; gaps take no number of the sequence (contract 04 §6.1)."""
 
     def __init__(self, session: ObservableSession, remote: RemoteSessionCursor) -> None:
         self._session = session

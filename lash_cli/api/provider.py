@@ -23,7 +23,7 @@ def provider(
     ids: Ids | None = None,
     **options: Any,
 ) -> ModelCaller:
-    """A model provider behind its retry ladder, for `LashCore(provider=...)`. Opens nothing.
+    """A model provider behind its retry ladder, for `LashCore(provider=...)` (contract 06 §3.1). Opens nothing.
 
     `kind` is one of those of `lash help providers`: `anthropic`, `google`, `loopback`, `openai_chat` (any server that
     speaks that wire, by its `base_url`) or `openai_responses`. `name` is what sessions remember it by, the kind unless

@@ -54,7 +54,7 @@ Notify = Callable[[str, str], None]
 
 
 class BatchSettlement(NamedTuple):
-    """How a batch ended; `state` is None for one that never was, or was vacuumed since."""
+    """How a batch ended; `state` is None for one that never was, or was vacuumed since (contract 02 §3.4)."""
 
     batch_id: str
     state: BatchState | None
@@ -80,7 +80,9 @@ def require_command_key(key: str) -> str:
 
 
 class SessionQueue:
-    """The queue of one session. Raises `NotFoundError`, `SessionDeleted`, `SessionClosed` as the store does."""
+    """The queue of one session, from `LashCore.queue` (contract 02 §1 to §3). Every verb raises `NotFoundError`,
+    `SessionDeleted`, and `StoreError` when the store fails; those that add raise `SessionClosed` for a closed session.
+    What is acknowledged is synced."""
 
     def __init__(
         self,

@@ -180,7 +180,13 @@ _WITHIN: ContextVar[_Within | None] = ContextVar("lash_turn", default=None)
 
 
 class LashSession(QueueVerbs):
-    """One handle. Use as an async context manager: leaving it closes the handle, and the session with the last one."""
+    """One handle on an opened session, from `LashCore.open_session` (contract 01 §4; its queue: contract 02).
+
+    Use it as an async context manager: leaving closes the handle, and the session with the last one. What reads, turns
+    or changes it raises `SessionClosed` once the handle is closed. What waits for the session's writer lock raises
+    `LashRuntimeError`: `session_in_another_loop` while another event loop uses the session, `session_in_turn` for
+    what is called from inside of a turn of it.
+    """
 
     def __init__(
         self, core: LashCore, shared: _Shared, *, parent_session_id: str | None = None, name: str | None = None
@@ -262,10 +268,12 @@ class LashSession(QueueVerbs):
         timeout_ms: int | None = None,
         output: OutputSpec | dict[str, Any] | None = None,
     ) -> TurnBuilder:
-        """Describe a turn. `key` makes the submission idempotent; `max_turns` limits its model iterations.
+        """Describe a turn. `key` makes the submission idempotent: asked again, it answers the first result.
 
-        `busy_wait_ms` waits for another holder of the lane; `timeout_ms`
-        cancels the turn when it takes longer. With `output`, a JSON Schema or a
+        `turn_id` is a new one unless given. `max_turns` limits its model
+        iterations. `busy_wait_ms` is how long another holder of the lane is
+        waited for, not at all unless given; `timeout_ms` cancels the turn when
+        it takes longer. With `output`, a JSON Schema or a
         whole `OutputSpec`, the turn finishes with a value that fits it
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
         Raises `UsageError` for a blank turn id or key, a limit below 1, or a
@@ -351,9 +359,9 @@ class LashSession(QueueVerbs):
 
         What it cost is booked to `caused_by` and committed before the call
         returns, or raises: failed attempts cost too. Nothing is journalled, so
-        a call that is cut off is asked again by whoever wanted it. Raises what
-        `runtime.direct.complete_directly` raises, and `SessionExecutionBusy`
-        when another owner holds the lane as the cost is to be booked.
+        a call that is cut off is asked again by whoever wanted it. Raises as
+        `LashCore.direct_completion`, and `SessionExecutionBusy` when another
+        owner holds the lane as the cost is to be booked.
         """
         from lash_cli.runtime.direct import complete_directly
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class ToolSourceHandle(NamedTuple):
-    """A source that was added to one session in this process."""
+    """A source that was added to one session in this process (contract 05 §2.4)."""
 
     source_id: str
 
 
 class ToolAdmin:
-    """Membership and sources of one session's tools."""
+    """Membership and sources of one session's tools, from `LashSession.tools()` (contract 05 §2.4). A change raises
+    `SessionExecutionBusy` while another owner holds the lane, and then nothing is changed."""
 
     def __init__(self, session: LashSession) -> None:
         self._session = session
@@ -82,7 +83,7 @@ class ToolAdmin:
 
 
 class AdvancedToolAdmin:
-    """Replacement and reconciliation of the whole tool state."""
+    """Replacement and reconciliation of the whole tool state (contract 05 §2.4)."""
 
     def __init__(self, admin: ToolAdmin) -> None:
         self._admin = admin

@@ -40,7 +40,15 @@ class TurnActivityFanout:
 
 
 class TurnBuilder:
-    """A turn that was described but not started. What runs it may be called once."""
+    """A turn that was described but not started: refine it, then `run`, `stream_to` or `stream` it, once (contract 01
+    §5.2, §5.3).
+
+    Whatever runs it raises `SessionExecutionBusy` while another owner holds the session and `ConfigError` for a
+    provider that cannot be used (nothing was written then), `SessionExecutionLeaseExpired` when the lane was lost on
+    the way, `StoreError`, `ambiguous` when it is unknown whether the turn was committed, and `EffectError` when a turn
+    that a crash cut off cannot be replayed. Everything else a turn meets, a failing model and a cancel among it, is an
+    outcome of its result.
+    """
 
     def __init__(self, run: RunRequest, request: TurnRequest) -> None:
         self._run = run
@@ -72,7 +80,8 @@ class TurnBuilder:
         return self._token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
 
     async def run(self) -> TurnOutput:
-        """Run to the end and return the result with every activity. Raises what `runtime.turns.run_turn` raises."""
+        """Run to the end and return the result with every activity. When the awaiting task is cancelled, the turn is
+        cancelled, committed as that, and then the cancellation goes on."""
         activities: list[TurnActivity] = []
 
         async def collect(activity: TurnActivity) -> None:
@@ -101,7 +110,8 @@ class TurnBuilder:
 
 
 class QueuedTurnBuilder:
-    """One pass over a session's queue that was described but not started. Every method may be called once."""
+    """One pass over a session's queue that was described but not started (contract 02 §6.1). What runs it may be called
+    once and raises as `TurnBuilder` says, except that a busy lane is an answer: `idle_reason` is `lane_busy`."""
 
     def __init__(self, run: RunRequest, request: TurnRequest) -> None:
         self._turn = TurnBuilder(run, request)
@@ -117,10 +127,7 @@ class QueuedTurnBuilder:
         return self._turn.cancel(origin=origin, reason=reason)
 
     async def run(self) -> TurnOutput | None:
-        """Run what stands first in the queue to its end; None when there was nothing to run, or the lane was busy.
-
-        Raises what `runtime.turns.run_turn` raises.
-        """
+        """Run what stands first in the queue to its end; None when there was nothing to run, or the lane was busy."""
         output = await self._turn.run()
         self._idle = output.idle
         return output if output.turns else None
@@ -138,7 +145,10 @@ class QueuedTurnBuilder:
 
 
 class TurnStream:
-    """A running turn. Iterate it for activities, then await `result`.
+    """A running turn: `async with builder.stream() as stream`. Iterate it for activities, then await `result` (contract
+    01 §5.3).
+
+    Up to 256 activities wait for the reader, then the turn waits, too.
 
     Leaving the block early cancels the turn and waits for its commit. What the
     turn raised is raised once, where it is looked for first: at the end of the

@@ -223,7 +223,8 @@ def finished_id(turn_id: str) -> str:
 
 
 class TurnActivity(Record):
-    """One item of a turn's live stream: `id` is its own, `correlation_id` groups the items of one logical row."""
+    """One item of a turn's live stream (contract 01 §7.4, 04 §7): `id` is its own, `correlation_id` groups the items of
+    one logical row."""
 
     session_id: str
     turn_id: str

@@ -15,7 +15,8 @@ MAX_ATTACHMENT_BYTES = 20 * 1024 * 1024
 
 
 class AttachmentPolicy(Record):
-    """The default allows bytes, stored ones, web addresses and files of providers; `max_bytes` limits one of them."""
+    """The default allows bytes, stored ones, web addresses and files of providers; `max_bytes` limits one of them
+    (contract 06 §7)."""
 
     allows_urls: bool = True
     url_schemes: tuple[str, ...] = ("https", "http")

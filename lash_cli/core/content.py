@@ -210,7 +210,7 @@ MessageOrigin = PluginOrigin | ProcessOrigin
 
 
 class Message(Record):
-    """One message of a transcript. `id` is unique in its session and is also the id of its node."""
+    """One message of a transcript (contract 01 §8.1). `id` is unique in its session and is also the id of its node."""
 
     id: str
     role: Role

@@ -19,8 +19,8 @@ from lash_cli.core.usage import PromptUsage
 
 
 class ContextMoment(msgspec.Struct, frozen=True):
-    """How full the context is. `usage` is that of the last model call, None when it is not known; a turn that is about
-    to begin is not part of it."""
+    """How full the context is (contract 05 §4.6). `usage` is that of the last model call, None when it is not known; a
+    turn that is about to begin is not part of it."""
 
     limits: ModelLimits
     usage: PromptUsage | None = None
@@ -49,9 +49,9 @@ Summarise = Callable[[SummaryRequest], Awaitable[str | None]]
 
 
 class CompactionContext(msgspec.Struct, frozen=True):
-    """What a compactor works with. `messages` are those of the current frame. `is_requested` says that somebody asked
-    for it, `instructions` what to pay attention to; `summarise` asks the session's own model, without tools, and
-    answers None when that failed."""
+    """What a compactor works with (contract 05 §4.6). `messages` are those of the current frame. `is_requested` says
+    that somebody asked for it, `instructions` what to pay attention to; `summarise` asks the session's own model,
+    without tools, and answers None when that failed."""
 
     messages: Sequence[Message]
     moment: ContextMoment
@@ -61,7 +61,8 @@ class CompactionContext(msgspec.Struct, frozen=True):
 
 
 class ContextPlugin(Protocol):
-    """One way of keeping the context small. Plugins are asked in order of `priority`, lowest first."""
+    """One way of keeping the context small (contract 05 §4.6). Plugins are asked in order of `priority`, lowest
+    first."""
 
     @property
     def plugin_id(self) -> str:

@@ -18,7 +18,8 @@ from lash_cli.core.usage import TokenUsage
 
 
 class DirectRequest(Record):
-    """A completion as a host asks for it; model and provider default to those of the session, or of the core.
+    """A completion as a host asks for it; model and provider default to those of the session, or of the core (contract
+    06 §15).
 
     `session_id` names whose attachments may be read. `caused_by` is what the
     cost is booked to in the session's ledger, `direct` if unset.
@@ -35,15 +36,15 @@ class DirectRequest(Record):
 
 
 class DirectCompletion(Record):
-    """What is left of a completion for a caller who only wants the words."""
+    """What is left of a completion for a caller who only wants the words (contract 06 §15)."""
 
     text: str
     usage: TokenUsage
 
 
 class DirectLlmCompletion(Record):
-    """A whole completion: `record` holds every attempt, `usage` what all of them cost, `value` the JSON that was
-    asked for."""
+    """A whole completion (contract 06 §15): `record` holds every attempt, `usage` what all of them cost, `value` the
+    JSON that was asked for."""
 
     response: LlmResponse
     usage: TokenUsage

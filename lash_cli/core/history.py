@@ -15,7 +15,7 @@ from lash_cli.core.graph import ConversationPayload, SessionNode
 
 
 class TreeEntry(msgspec.Struct, frozen=True):
-    """One message of the tree, in the order of a walk from the root, siblings by age.
+    """One message of the tree, in the order of a walk from the root, siblings by age (contract 01 §8.2).
 
     `branch` counts the places above it where history went more than one way,
     `children` the messages below it. `is_active` is on the path of the head,

@@ -22,14 +22,14 @@ Boundary = Literal["after_work", "before_completion"]
 
 
 class ActiveTurn(Record, tag="active_turn", tag_field="scope"):
-    """For the named running turn, at a boundary the row admits."""
+    """For the named running turn, at a boundary the row admits (contract 02 §1.1)."""
 
     turn_id: str
     min_boundary: Boundary = "after_work"
 
 
 class NextTurn(Record, tag="next_turn", tag_field="scope"):
-    """For the next turn of the session."""
+    """For the next turn of the session (contract 02 §1.1)."""
 
 
 TurnInputIngress = ActiveTurn | NextTurn
@@ -45,7 +45,7 @@ class InputState(StrEnum):
 
 
 class PendingTurnInput(Record):
-    """One input row as a caller sees it."""
+    """One input row as a caller sees it (contract 02 §1.1)."""
 
     input_id: str
     session_id: str
@@ -68,7 +68,8 @@ class InputDraft(Record):
 
 
 class TurnInputClaim(Record):
-    """A claim on inputs under one lease generation; `turn_id` is the turn it was made for, None outside of one.
+    """A claim on inputs under one lease generation; `turn_id` is the turn it was made for, None outside of one
+    (contract 02 §1.6).
 
     `claim_token` proves ownership to a completion or an abandon. `fencing_token`
     is one above that of every earlier claim on the first row.
@@ -161,7 +162,7 @@ PendingTurnInputCancelOutcome = Cancelled | AlreadyClaimed | AlreadyCompleted | 
 
 
 class PendingTurnInputCancelResult(Record):
-    """What became of one target of a set."""
+    """What became of one target of a set (contract 02 §2)."""
 
     target: PendingTurnInputCancelTarget
     outcome: PendingTurnInputCancelOutcome

@@ -17,7 +17,7 @@ _MISSED_RENEWALS_TO_SURVIVE = 3
 
 
 class LeaseTimings(Record):
-    """How long a lease lives and how often it is renewed, in milliseconds.
+    """How long a lease lives and how often it is renewed, in milliseconds (contract 03 §2.7).
 
     Valid iff both are at least 1 and `ttl_ms >= 3 * renew_interval_ms`, so two
     missed renewals are survived. Raises `ValueError` named TtlTooSmall,
@@ -58,7 +58,7 @@ Liveness = Opaque | LocalProcess
 
 
 class LeaseOwnerIdentity(Record):
-    """Who holds a lane: a logical owner, one incarnation of it, and how to tell whether it lives.
+    """Who holds a lane (contract 01 §13): a logical owner, one incarnation of it, and how to tell whether it lives.
 
     `label` says what the owner is doing, for people (`turn`, `chat`, `work`).
     """
@@ -97,7 +97,7 @@ class SessionExecutionLease(Record):
 
 
 class LeaseFence(Record):
-    """What a write presents to prove that its lane is still its own."""
+    """What a write presents to prove that its lane is still its own (contract 02 §4)."""
 
     session_id: str
     owner_id: str

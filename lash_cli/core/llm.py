@@ -111,7 +111,8 @@ FetchAttachment = Callable[[Stored], Awaitable[bytes]]
 
 
 class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One model call. `messages` is the conversation without the system prompt; `system` is rendered text.
+    """One model call (contract 06 §1). `messages` is the conversation without the system prompt; `system` is rendered
+    text.
 
     `base_digest` names the committed prefix of `messages` (session, frame, leaf
     node and revision); together with the tail it identifies the conversation
@@ -150,7 +151,7 @@ LlmPart = ProsePart | ReasoningPart | ToolCallPart
 
 
 class LlmResponse(Record):
-    """A complete, terminally proved answer. `parts` are in wire order."""
+    """A complete, terminally proved answer (contract 06 §1). `parts` are in wire order."""
 
     parts: tuple[LlmPart, ...] = ()
     usage: TokenUsage = TokenUsage()
@@ -170,7 +171,7 @@ class LlmResponse(Record):
 
 
 class NormalizedError(Record):
-    """A provider failure, redacted of secrets and cut to 1 024 characters."""
+    """A provider failure, redacted of secrets and cut to 1 024 characters (contract 06 §3.3)."""
 
     kind: str
     message: str
@@ -216,7 +217,7 @@ class AttemptRecord(Record):
 
 
 class LlmCallRecord(Record):
-    """Every attempt of one call; travels inside the journalled result, success or failure."""
+    """Every attempt of one call; travels inside the journalled result, success or failure (contract 06 §2)."""
 
     call_id: str
     attempts: tuple[AttemptRecord, ...] = ()
@@ -232,7 +233,7 @@ class LlmCallRecord(Record):
 
 
 class LlmCallResult(Record):
-    """The outcome of the retry ladder: exactly one of `response` and `error` is set."""
+    """The outcome of the retry ladder (contract 06 §3.1): exactly one of `response` and `error` is set."""
 
     record: LlmCallRecord
     response: LlmResponse | None = None

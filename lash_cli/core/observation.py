@@ -33,7 +33,8 @@ _MAX_NUMBER: Final = (1 << 63) - 1
 
 
 class SessionCursor(msgspec.Struct, frozen=True, gc=False):
-    """One place in a session's live log. Opaque: compare for equality, print with `str`, and hand it back."""
+    """One place in a session's live log (contract 04 §1). Opaque: compare for equality, print with `str`, and hand it
+    back."""
 
     epoch: str
     revision: int
@@ -119,8 +120,8 @@ def payload_type(payload: ObservationPayload) -> str:
 
 
 class SessionObservationEvent(msgspec.Struct, frozen=True, gc=False):
-    """One event of a session's live log and the cursor of its place. `turn_id` is set on activities and on the commit
-    of a turn. Activities of a running turn carry the revision from before the turn."""
+    """One event of a session's live log and the cursor of its place (contract 04 §1). `turn_id` is set on activities
+    and on the commit of a turn. Activities of a running turn carry the revision from before the turn."""
 
     session_id: str
     revision: int
@@ -144,7 +145,8 @@ class LiveReplayGapReason(StrEnum):
 
 
 class LiveReplayGap(msgspec.Struct, frozen=True):
-    """Continuity is not proven: start again from the observation that comes with this and from `latest_cursor`."""
+    """Continuity is not proven (contract 04 §3): start again from the observation that comes with this and from
+    `latest_cursor`."""
 
     session_id: str
     requested_cursor: SessionCursor

@@ -51,13 +51,13 @@ StopReason = Literal[
 
 
 class Finished(Record, tag="finished", tag_field="type"):
-    """The turn did what was asked."""
+    """The turn did what was asked (contract 01 §6.5)."""
 
     finish: Finish
 
 
 class AgentFrameSwitch(Record, tag="agent_frame_switch", tag_field="type"):
-    """The turn continues in another frame."""
+    """The turn continues in another frame (contract 01 §6.5)."""
 
     frame_id: str
     task: str
@@ -65,7 +65,7 @@ class AgentFrameSwitch(Record, tag="agent_frame_switch", tag_field="type"):
 
 
 class Stopped(Record, tag="stopped", tag_field="type"):
-    """The turn ended early; `value` and `tool_name` are set for submitted and tool errors."""
+    """The turn ended early; `value` and `tool_name` are set for submitted and tool errors (contract 01 §6.5)."""
 
     reason: StopReason
     value: Any = None
@@ -76,7 +76,7 @@ TurnOutcome = Finished | AgentFrameSwitch | Stopped
 
 
 class TurnIssue(Record):
-    """Something worth telling about a turn."""
+    """Something worth telling about a turn (contract 01 §7)."""
 
     kind: str
     message: str
@@ -95,7 +95,7 @@ class TurnAddress(Record):
 
 
 class TurnCancellationEvidence(Record):
-    """Proof that a cancel request won: who asked and why; the origin is opaque."""
+    """Proof that a cancel request won (contract 01 §6.6): who asked and why; the origin is opaque."""
 
     request_id: str
     origin: str | None = None
@@ -115,7 +115,7 @@ CancelOutcome = Literal["requested", "already_requested", "completion_won", "unk
 
 
 class TurnCancelReceipt(Record):
-    """What became of a cancel request; `durability_tier` says whether it holds across processes."""
+    """What became of a cancel request; `durability_tier` says whether it holds across processes (contract 01 §6.6)."""
 
     address: TurnAddress
     outcome: CancelOutcome
@@ -137,7 +137,7 @@ CancelGate = CancelRequested | CompletionSealed
 
 
 class TerminalCommitted(Record, tag="committed", tag_field="status"):
-    """The turn committed with this outcome."""
+    """The turn committed with this outcome (contract 01 §6.6)."""
 
     outcome: TurnOutcome
     cancellation: TurnCancellationEvidence | None = None
@@ -145,7 +145,7 @@ class TerminalCommitted(Record, tag="committed", tag_field="status"):
 
 
 class TerminalFailed(Record, tag="failed", tag_field="status"):
-    """The turn raised instead of committing."""
+    """The turn raised instead of committing (contract 01 §6.6)."""
 
     error: str
 
@@ -156,7 +156,7 @@ OutputState = Literal["usable", "empty_output", "traceback_only", "recovered_fro
 
 
 class AssistantOutput(Record):
-    """The answer's text; `safe_text` has no control characters."""
+    """The answer's text; `safe_text` has no control characters (contract 01 §7)."""
 
     safe_text: str
     raw_text: str
@@ -164,7 +164,7 @@ class AssistantOutput(Record):
 
 
 class ExecutionSummary(Record):
-    """What kind of work a turn did and how long it took."""
+    """What kind of work a turn did and how long it took (contract 01 §7)."""
 
     had_tool_calls: bool
     had_code_execution: bool

@@ -71,7 +71,7 @@ class ModelLimits(Record):
 
 
 class ModelSpec(Record):
-    """A model as the host describes it. `id` goes on the wire and has no white space."""
+    """A model as the host describes it (contract 01 §3). `id` goes on the wire and has no white space."""
 
     id: str
     variant: ReasoningSelection = ProviderDefault()
@@ -142,7 +142,8 @@ class PromptSection(Record):
 
 
 class PromptLayer(Record):
-    """One layer of the prompt (core, session or turn); empty means no opinion. `core.prompt` renders them."""
+    """One layer of the prompt (core, session or turn); empty means no opinion (contract 06 §12). `core.prompt` renders
+    them."""
 
     slots: dict[str, PromptSlotLayer] = {}
     template: tuple[PromptSection, ...] | None = None
@@ -185,7 +186,7 @@ NO_LAYER = PromptLayer()
 
 
 class SessionPolicy(Record):
-    """The resolved policy of a session. `max_turns` bounds model iterations inside one turn."""
+    """The resolved policy of a session (contract 01 §3). `max_turns` bounds model iterations inside one turn."""
 
     model: ModelSpec
     provider_id: str

@@ -92,7 +92,7 @@ class Provider(Protocol):
 
 
 class ModelCaller(Protocol):
-    """A provider behind its retry ladder: what the runtime calls."""
+    """A provider behind its retry ladder (contract 06 §3.1): what the runtime calls."""
 
     @property
     def provider_id(self) -> str:
@@ -193,7 +193,7 @@ class ToolProvider(Protocol):
 
 
 class ApprovalPolicy(Protocol):
-    """Decides whether a call may run (issue 2, part 7)."""
+    """Decides whether a call may run (contract 05 §3.1)."""
 
     async def decide(self, manifest: ToolManifest, call: ToolCall) -> str | None:
         """None to allow, else the reason of the refusal shown to the model."""
@@ -309,7 +309,7 @@ class AwaitEventResolver(Protocol):
 
 
 class EffectHost(AwaitEventResolver, Protocol):
-    """A factory of scoped effects, and the resolver of their promises."""
+    """A factory of scoped effects, and the resolver of their promises (contract 03 §2.1)."""
 
     def scoped(self, scope: ExecutionScope, *, fence: LeaseFence | None = None, fresh: bool = False) -> ScopedEffects:
         """Effects of one scope. `fence` says the caller holds the session lane; `fresh` that it starts a turn whose

@@ -27,13 +27,13 @@ LONGEST_RETRY_MS = 60_000
 
 
 class RefreshToolCatalog(Record, tag="refresh_tool_catalog", tag_field="kind"):
-    """Recompute the tool surface from its live sources."""
+    """Recompute the tool surface from its live sources (contract 02 §6.2)."""
 
     reason: str
 
 
 class ResetSession(Record, tag="reset_session", tag_field="kind"):
-    """Start over under the same id and policy; the stored graph is replaced."""
+    """Start over under the same id and policy; the stored graph is replaced (contract 02 §6.2)."""
 
     reason: str
 
@@ -130,7 +130,8 @@ class BatchState(StrEnum):
 
 
 class QueuedWorkBatchDraft(Record):
-    """A batch to be stored. `source_key` makes it idempotent: a key seen before answers with what stands there."""
+    """A batch to be stored (contract 02 §3.2). `source_key` makes it idempotent: a key seen before answers with what
+    stands there."""
 
     session_id: str
     payloads: tuple[QueuedWorkPayload, ...]
@@ -142,7 +143,7 @@ class QueuedWorkBatchDraft(Record):
 
 
 class QueuedWorkBatch(Record):
-    """One batch as a caller sees it. Item `i` of its payloads is `{batch_id}:item:{i}`."""
+    """One batch as a caller sees it (contract 02 §3.1). Item `i` of its payloads is `{batch_id}:item:{i}`."""
 
     batch_id: str
     session_id: str
@@ -161,7 +162,8 @@ class QueuedWorkBatch(Record):
 
 
 class QueuedWorkReceipt(Record):
-    """What an enqueue answers. `already_settled` says the key's batch was completed or cancelled before."""
+    """What an enqueue answers (contract 02 §3.2). `already_settled` says the key's batch was completed or cancelled
+    before."""
 
     batch_id: str
     source_key: str | None = None
@@ -169,7 +171,7 @@ class QueuedWorkReceipt(Record):
 
 
 class QueuedWorkClaim(Record):
-    """A claim on batches under one lease generation; see `TurnInputClaim`."""
+    """A claim on batches under one lease generation; see `TurnInputClaim` (contract 02 §3.1)."""
 
     session_id: str
     claim_id: str
@@ -189,7 +191,8 @@ class QueuedWorkCompletion(Record):
 
 
 class SessionCommandReceipt(Record):
-    """Proof that a command is durable, not that it was applied; `source_key` is its batch id without a key."""
+    """Proof that a command is durable, not that it was applied; `source_key` is its batch id without a key (contract 02
+    §6.2)."""
 
     session_id: str
     batch_id: str

@@ -147,7 +147,7 @@ def require_counts(envelope: RemoteEnvelope, *fields: str) -> None:
 
 
 class RemoteSessionCursor(RemoteEnvelope, frozen=True, kw_only=True):
-    """A cursor. Its token is checked where it is used, not here."""
+    """A cursor (contract 04 §6.1). Its token is checked where it is used, not here."""
 
     cursor: str
 
@@ -161,7 +161,7 @@ class RemoteSessionCursor(RemoteEnvelope, frozen=True, kw_only=True):
 
 
 class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
-    """Where a session stands. `usage` has all five counters."""
+    """Where a session stands (contract 04 §6.1). `usage` has all five counters."""
 
     session_id: str
     cursor: str
@@ -177,8 +177,8 @@ class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
 
 
 class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
-    """One activity; the fields of its kind stand beside `type`. `sequence` orders within one stream and resumes
-    nothing."""
+    """One activity; the fields of its kind stand beside `type` (contract 04 §6.2). `sequence` orders within one stream
+    and resumes nothing."""
 
     sequence: int
     id: str
@@ -212,7 +212,7 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
 
 
 class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
-    """One event; the fields of its kind stand beside `type`."""
+    """One event; the fields of its kind stand beside `type` (contract 04 §6.1)."""
 
     session_id: str
     revision: int
@@ -282,7 +282,7 @@ def _require_payload(event: RemoteSessionObservationEvent, payload: type[msgspec
 
 
 class RemoteLiveReplayGap(RemoteEnvelope, frozen=True, kw_only=True):
-    """A gap; the observation to start again from comes beside it."""
+    """A gap; the observation to start again from comes beside it (contract 04 §6.1)."""
 
     session_id: str
     requested_cursor: str

@@ -102,7 +102,7 @@ class RemoteProtocolTurnOptions(RemotePart, frozen=True, kw_only=True):
 
 
 class RemoteTurnInput(RemoteEnvelope, frozen=True, kw_only=True):
-    """What a user submits."""
+    """What a user submits (contract 04 §6.3)."""
 
     items: tuple[RemoteTextItem | RemoteAttachmentItem, ...]
     protocol_turn_options: RemoteProtocolTurnOptions | None = None

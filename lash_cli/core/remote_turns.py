@@ -57,7 +57,7 @@ _RECEIPT_WORDS: Final = {
 
 
 class RemoteTurnRequest(RemoteEnvelope, frozen=True, kw_only=True):
-    """A turn that somebody wants. `idempotency_key` makes the submission happen once."""
+    """A turn that somebody wants (contract 04 §6.3). `idempotency_key` makes the submission happen once."""
 
     session_id: str
     turn_id: str
@@ -91,7 +91,8 @@ class RemoteCancellation(RemotePart, frozen=True, kw_only=True):
 
 
 class RemoteTurnResult(RemoteEnvelope, frozen=True, kw_only=True):
-    """How a turn ended. `status` follows from `outcome`; `cancellation` is there if and only if it was cancelled."""
+    """How a turn ended (contract 04 §6.3). `status` follows from `outcome`; `cancellation` is there if and only if it
+    was cancelled."""
 
     session_id: str
     turn_id: str
@@ -219,7 +220,7 @@ def _issue_document(issue: TurnIssue) -> dict[str, Any]:
 
 
 class RemoteTurnCancelRequest(RemoteEnvelope, frozen=True, kw_only=True):
-    """A request to stop one turn."""
+    """A request to stop one turn (contract 04 §6.3)."""
 
     session_id: str
     turn_id: str
@@ -250,7 +251,8 @@ class RemoteTurnCancelRequest(RemoteEnvelope, frozen=True, kw_only=True):
 
 
 class RemoteTurnCancelReceipt(RemoteEnvelope, frozen=True, kw_only=True):
-    """What became of a request. `outcome` is tagged by `outcome` and has the cancellation that won, if one did."""
+    """What became of a request (contract 04 §6.3). `outcome` is tagged by `outcome` and has the cancellation that won,
+    if one did."""
 
     session_id: str
     turn_id: str

@@ -43,7 +43,7 @@ ToolRetryPolicy = NeverRetry | SafeRetry | IdempotentRetry
 
 
 class ToolManifest(Record):
-    """The cheap, always loaded half of a tool. `id` is the identity, `name` what the model sees.
+    """The cheap, always loaded half of a tool (contract 05 §1.1). `id` is the identity, `name` what the model sees.
 
     `approval` is the class of the approval policy that governs the tool;
     `timeout_ms` limits one attempt; calls of one `exclusive_group` run one
@@ -69,7 +69,8 @@ class ToolManifest(Record):
 
 
 class ToolContract(Record):
-    """The half resolved only for a tool that is called. `projection` is how `input_schema` reaches a provider."""
+    """The half resolved only for a tool that is called (contract 05 §1.1). `projection` is how `input_schema` reaches a
+    provider."""
 
     input_schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
     output_schema: dict[str, Any] | None = None
@@ -128,7 +129,7 @@ class RetryHint(Record):
 
 
 class ToolFailure(Record):
-    """Why a call failed; `message` is what the model reads."""
+    """Why a call failed; `message` is what the model reads (contract 05 §1.3)."""
 
     failure_class: FailureClass
     code: str
@@ -192,7 +193,7 @@ ToolControl = FinishControl | FailControl | SwitchAgentFrameControl
 
 
 class ToolCallOutput(Record):
-    """What one call produced. A control counts only on success."""
+    """What one call produced (contract 05 §1.3). A control counts only on success."""
 
     outcome: ToolOutcome
     control: ToolControl | None = None
@@ -210,7 +211,7 @@ class ToolCallOutput(Record):
 
 
 class ToolCall(Record):
-    """A call as dispatch hands it on: the arguments are parsed and validated."""
+    """A call as dispatch hands it on (contract 05 §1.6): the arguments are parsed and validated."""
 
     call_id: str
     tool_id: str

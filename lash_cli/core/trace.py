@@ -50,7 +50,8 @@ class TraceLevel(StrEnum):
 
 
 class TraceContext(Record):
-    """Who a record belongs to. Every field is optional; the host sets the experiment's, the runtime the rest."""
+    """Who a record belongs to (contract 04 §9). Every field is optional; the host sets the experiment's, the runtime
+    the rest."""
 
     run_id: str | None = None
     experiment_id: str | None = None
@@ -79,7 +80,7 @@ class TraceContext(Record):
 
 
 class TraceRecord(msgspec.Struct, frozen=True):
-    """One record as a sink gets it: plain JSON types, limited and free of secrets.
+    """One record as a sink gets it (contract 04 §9): plain JSON types, limited and free of secrets.
 
     `context` is a `TraceContext` and `payload` the fields of an event of kind
     `type`; `cut` lists what of them was shortened.
@@ -113,7 +114,8 @@ class TraceRecord(msgspec.Struct, frozen=True):
 
 
 class TraceSink(Protocol):
-    """Where records go. The tracer catches and logs what a sink raises, so a sink may say honestly that it failed."""
+    """Where records go (contract 04 §9). The tracer catches and logs what a sink raises, so a sink may say honestly
+    that it failed."""
 
     def append(self, record: TraceRecord) -> None:
         """Take one record. Called on the turn's path: it must not wait."""

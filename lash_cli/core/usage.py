@@ -21,7 +21,7 @@ _FIELDS = (
 
 
 class TokenUsage(Record):
-    """Token counts of one call or of many. `input_tokens` excludes cached ones."""
+    """Token counts of one call or of many (contract 01 §12). `input_tokens` excludes cached ones."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -49,7 +49,7 @@ class TokenUsage(Record):
 
 
 class TokenLedgerEntry(Record):
-    """Cost booked to one `(source, model)`; sources: turn, subagent, compaction, observer, child."""
+    """Cost booked to one `(source, model)`; sources (contract 01 §12): turn, subagent, compaction, observer, child."""
 
     source: str
     model: str

@@ -190,7 +190,7 @@ class _Ladder:
 
 
 class RetryingCaller:
-    """A provider behind the ladder; implements `core.protocols.ModelCaller`."""
+    """A provider behind the ladder; implements `core.protocols.ModelCaller` (contract 06 §3.2)."""
 
     def __init__(
         self,

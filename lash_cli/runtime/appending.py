@@ -30,14 +30,16 @@ from lash_cli.store.base import ReadScope, RuntimePersistence
 
 
 class SessionAppendNode(msgspec.Struct, frozen=True):
-    """One node to add: a message, an event of a protocol or a record of a plugin, and what caused it."""
+    """One node to add (contract 01 §8.3): a message, an event of a protocol or a record of a plugin, and what caused
+    it."""
 
     payload: NodePayload
     caused_by: CausalRef | None = None
 
 
 class AppendSessionNodesRequest(msgspec.Struct, frozen=True):
-    """What to add below the head, in order. Messages get ids of their own; transient ones are left out.
+    """What to add below the head, in order (contract 01 §8.3). Messages get ids of their own; transient ones are left
+    out.
 
     `requires_ancestor_node_id` names a node that must still be on the path of the head, "" and None none: newer nodes
     below it are no obstacle. `operation_id` makes a repeat harmless.
@@ -49,14 +51,14 @@ class AppendSessionNodesRequest(msgspec.Struct, frozen=True):
 
 
 class Appended(Record, tag="appended", tag_field="status"):
-    """The nodes stand in the session, and what the head is now."""
+    """The nodes stand in the session, and what the head is now (contract 01 §8.3)."""
 
     node_ids: tuple[str, ...]
     leaf_node_id: str | None
 
 
 class StaleBranch(Record, tag="stale_branch", tag_field="status"):
-    """The required ancestor is not on the path of the head any more: nothing was written."""
+    """The required ancestor is not on the path of the head any more (contract 01 §8.3): nothing was written."""
 
     current_leaf_node_id: str | None
 

@@ -24,7 +24,7 @@ class CancelCause(StrEnum):
 
 
 class CancelToken:
-    """A one-way flag with its first cause. Not thread-safe: trip it on the loop that waits on it."""
+    """A one-way flag with its first cause (contract 01 §6.6). Not thread-safe: trip it on the loop that waits on it."""
 
     __slots__ = ("_calls", "_event", "cause", "evidence", "origin", "reason")
 

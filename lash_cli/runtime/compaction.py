@@ -37,8 +37,9 @@ REASON = "compaction"
 
 
 class CompactionReport(msgspec.Struct, frozen=True):
-    """What a compaction did. `frame_id` is the frame it opened, None when it opened none: then `reason` says why.
-    `turn` is how the model was asked for the summary, None when it was not, and `usage` what that cost."""
+    """What a compaction did (contract 01 §11). `frame_id` is the frame it opened, None when it opened none: then
+    `reason` says why. `turn` is how the model was asked for the summary, None when it was not, and `usage` what that
+    cost."""
 
     session_id: str
     frame_id: str | None

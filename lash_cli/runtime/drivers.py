@@ -42,7 +42,7 @@ LANE_FREED = frozenset({"turn_completed", "session_changed"})
 
 
 class Driver(Protocol):
-    """Whoever drives the queues of a core; a host may bring its own."""
+    """Whoever drives the queues of a core; a host may bring its own (contract 02 §6.3)."""
 
     def notify(self, session_id: str, reason: str) -> None:
         """Something may wait in a session. Never blocks and never fails."""
@@ -87,7 +87,8 @@ class _Wake:
 
 
 class QueueDriver:
-    """Drives the queues of one core in its event loop."""
+    """Drives the queues of one core in its event loop: what `LashCore(queue_driver="inline")` makes (contract 02
+    §6.3)."""
 
     def __init__(
         self,

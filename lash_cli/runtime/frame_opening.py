@@ -31,7 +31,8 @@ from lash_cli.store.base import RuntimePersistence
 
 
 class OpenAgentFrameRequest(msgspec.Struct, frozen=True):
-    """A frame to open. Conversation nodes get ids of their own, whatever their messages are called."""
+    """A frame to open (contract 01 §11). Conversation nodes get ids of their own, whatever their messages are
+    called."""
 
     frame_id: str
     reason: str
@@ -40,7 +41,7 @@ class OpenAgentFrameRequest(msgspec.Struct, frozen=True):
 
 
 class OpenAgentFrameResult(msgspec.Struct, frozen=True):
-    """What became of a request; without `opened` nothing changed."""
+    """What became of a request; without `opened` nothing changed (contract 01 §11)."""
 
     frame_id: str
     opened: bool

@@ -33,7 +33,7 @@ from lash_cli.store.live import Carried, LiveCut, LiveReading, LiveReplay
 
 
 class SessionObservation(msgspec.Struct, frozen=True):
-    """What is committed and where to go on from: one consistent cut."""
+    """What is committed and where to go on from: one consistent cut (contract 04 §2)."""
 
     read_view: SessionReadView
     cursor: SessionCursor
@@ -46,7 +46,7 @@ class ObservedEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class ObservedGap(msgspec.Struct, frozen=True):
-    """Events may be missing: replace the view by `observation` and go on from `gap.latest_cursor`."""
+    """Events may be missing: replace the view by `observation` and go on from `gap.latest_cursor` (contract 04 §4)."""
 
     observation: SessionObservation
     gap: LiveReplayGap
@@ -180,7 +180,8 @@ def _closed_or_failed(error: SessionDeleted | StoreError) -> LiveReplayError:
 
 
 class LiveSubscription:
-    """Events after a cursor, as they come. Iterate it, and `aclose` it when done; closing only stops watching.
+    """Events after a cursor, as they come (contract 04 §5). Iterate it, and `aclose` it when done; closing only stops
+    watching.
 
     A subscription that fell behind what is kept raises `SubscriberLagged` once
     and ends: what is missing is learnt by subscribing again from `cursor`.
@@ -282,7 +283,8 @@ class LiveSubscription:
 
 
 class RecoveringStream:
-    """A subscription that heals itself: what it cannot prove continuous it reports as a gap, and goes on behind it.
+    """A subscription that heals itself, from `ObservableSession.subscribe_and_recover` (contract 04 §5): what it cannot
+    prove continuous it reports as a gap, and goes on behind it.
 
     Only an error or `aclose` ends it; idleness, commits and gaps do not. Keep
     `cursor` after each item was folded, and a later stream goes on from there.

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 
 class TurnPhase(StrEnum):
-    """The phases of one turn. `persist_turn` contains `final_commit` and `post_persist_hooks`."""
+    """The phases of one turn (contract 03 §8). `persist_turn` contains `final_commit` and `post_persist_hooks`."""
 
     CONTEXT_TRANSFORM = "context_transform"
     BEFORE_TURN_HOOKS = "before_turn_hooks"
@@ -27,7 +27,7 @@ class TurnPhase(StrEnum):
 
 
 class TurnPhaseProbe(Protocol):
-    """Is told when phases begin and end."""
+    """Is told when phases begin and end (contract 03 §8)."""
 
     def begin(self, phase: TurnPhase) -> None:
         """`phase` begins."""

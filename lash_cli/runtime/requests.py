@@ -42,7 +42,8 @@ class TurnRequest(msgspec.Struct, frozen=True):
 
 
 class TurnOutput(msgspec.Struct, frozen=True):
-    """What became of a request. `result` is None when nothing was run; for a pass over the queue `idle` says why.
+    """What became of a request (contract 01 §7, 02 §6.1). `result` is None when nothing was run, which never happens to
+    a text; for a pass over the queue `idle` says why.
 
     `replayed` says the turn had been committed before; `redriven` holds the
     results of crashed turns that were finished first. `frames` are the results

@@ -25,7 +25,8 @@ _log = logging.getLogger("lash.trace")
 
 
 class JsonlTraceSink:
-    """One UTF-8 line per record in `path`, which is created, with its directories, by the first record."""
+    """One UTF-8 line per record in `path`, which is created, with its directories, by the first record (contract 04
+    §9)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -67,7 +68,7 @@ class JsonlTraceSink:
 
 
 class StderrTraceSink:
-    """One line per record on stderr."""
+    """One line per record on stderr (contract 04 §9)."""
 
     def append(self, record: TraceRecord) -> None:
         """Write the line at once."""
@@ -82,7 +83,7 @@ class StderrTraceSink:
 
 
 class TeeTraceSink:
-    """Several sinks in order. One that fails does not keep a record from the others.
+    """Several sinks in order (contract 04 §9). One that fails does not keep a record from the others.
 
     The first failure of each sink is a warning, its later ones are logged for
     debugging only: a full disk fails with every record.

@@ -60,7 +60,7 @@ _current_call: ContextVar[_Call | None] = ContextVar("lash_trace_call", default=
 
 
 class Tracer:
-    """Turns events into records and hands them to a sink. No method but `flush` raises.
+    """Turns events into records and hands them to a sink (contract 04 §9). No method but `flush` raises.
 
     `redact` masks secrets in every text; `context` is the host's own, under
     what the runtime knows. The tracer owns the sink and closes it.

@@ -17,7 +17,7 @@ StoppedBy = Literal["once", "empty", "max_turns", "idle", "stopped", "abandoned"
 
 
 class WorkOptions(msgspec.Struct, frozen=True):
-    """How long and how a worker works.
+    """How long and how a worker works (contract 08 §5.2).
 
     `once` gives each session at most one pass; it and `until_empty` end the
     worker when nothing can be drained any more, waiting for busy lanes but not
@@ -100,8 +100,8 @@ OnWorkEvent = Callable[[WorkEvent], Awaitable[None]]
 
 
 class WorkReport(msgspec.Struct, frozen=True):
-    """What a worker did: turns it committed, how many of them failed, passes that ended without a commit for good, the
-    sessions it worked on and those it held, in order, and why it ended."""
+    """What a worker did (contract 08 §5.2): turns it committed, how many of them failed, passes that ended without a
+    commit for good, the sessions it worked on and those it held, in order, and why it ended."""
 
     turns: int
     failed: int

@@ -49,7 +49,8 @@ HOLD_PREFIX = "turn_failed:"
 
 
 class QueueWorker:
-    """Works once, from `run` to its report. `stop` and `abandon` may be called from a signal handler of its loop."""
+    """Drains queues once, from `run` to its report; made by `LashCore.worker` (contract 02 §6.3, 08 §5.2). `stop` and
+    `abandon` may be called from a signal handler of its loop."""
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ DurabilityTier = Literal["inline", "durable"]
 
 class SessionMeta(Record):
     """What identifies a session before and beside its head; written once, except `name`, `labels`, `closed`, `parked`
-    and `held`. While `held_at_ms` is set nothing is taken from the session's queue."""
+    and `held` (contract 01 §1.4). While `held_at_ms` is set nothing is taken from the session's queue."""
 
     session_id: str
     name: str
@@ -150,7 +150,7 @@ class HeadPosition(Record):
 
 
 class TurnRecord(Record):
-    """A turn row. `running` means it holds or held a lane and has no terminal commit yet."""
+    """A turn row (contract 01 §9). `running` means it holds or held a lane and has no terminal commit yet."""
 
     session_id: str
     turn_id: str
@@ -619,7 +619,7 @@ class RuntimePersistence(
     ShelfStore,
     Protocol,
 ):
-    """Everything a durable runtime needs of one store."""
+    """Everything a durable runtime needs of one store (contract 01 §9)."""
 
     @property
     def live(self) -> LiveStore:

@@ -161,7 +161,7 @@ def tool(
 
 
 class FunctionToolProvider:
-    """Implements `core.protocols.ToolProvider` for a fixed set of function tools."""
+    """Implements `core.protocols.ToolProvider` for a fixed set of function tools (contract 05 §1.6)."""
 
     def __init__(self, tools: Iterable[FunctionTool], *, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
         """`on_close` ends whatever the tools share, such as running processes. Raises `ConfigError` on equal ids."""

@@ -43,7 +43,8 @@ class ResolvedTool(msgspec.Struct, frozen=True):
 
 
 class ToolRestoreReport(Record):
-    """What a restore did. `changed` says that the surface differs from the snapshot and wants to be persisted."""
+    """What a restore did (contract 05 §2.2). `changed` says that the surface differs from the snapshot and wants to be
+    persisted."""
 
     generation: int
     orphaned: tuple[str, ...] = ()

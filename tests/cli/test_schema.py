@@ -58,6 +58,11 @@ def test_a_printed_schema_is_the_pinned_one(name: str) -> None:
     assert json.loads(path.read_text()) == schema
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_no_printed_schema_sends_its_reader_to_a_contract(name: str) -> None:
+    assert "contract 0" not in json.dumps(schema_of(KINDS[name]))
+
+
 def test_every_pinned_schema_belongs_to_a_kind() -> None:
     assert {path.relative_to(GOLDEN) for path in GOLDEN.rglob("*.json")} == {
         golden_path(name).relative_to(GOLDEN) for name in KINDS

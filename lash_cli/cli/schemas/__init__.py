@@ -7,6 +7,7 @@ by `lash schema` alone: no other command pays for it.
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from lash_cli.cli.schemas import (
@@ -23,6 +24,13 @@ from lash_cli.cli.schemas import (
     trace,
     transcripts,
 )
+
+_CONTRACT = re.compile(r" \((?:contract|design) [^)]*\)")
+
+
+def without_contract(text: str) -> str:
+    """A docstring without the contract it names, which is for those who build lash."""
+    return _CONTRACT.sub("", text)
 
 
 class Kind(NamedTuple):
@@ -42,7 +50,7 @@ class Kind(NamedTuple):
         """What it is."""
         # What a union of records cannot say of itself.
         text = {**remote.TEXTS, **trace.TEXTS}.get(self.name) if self.leaves_out else None
-        described = " ".join((text or self.shape.__doc__ or "").split())
+        described = without_contract(" ".join((text or self.shape.__doc__ or "").split()))
         return f"A list: {described}" if self.family == "list" else described
 
     @property

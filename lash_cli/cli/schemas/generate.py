@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.cli.output import SCHEMA
-from lash_cli.cli.schemas import Kind
+from lash_cli.cli.schemas import Kind, without_contract
 from lash_cli.cli.schemas.events import Line
 from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION
 from lash_cli.core.schemas import without_layout
@@ -100,6 +100,8 @@ def _opened(schema: Any, *, spells_out: bool) -> Any:
     for key, value in schema.items():
         if key == "properties":
             opened[key] = {name: _opened(item, spells_out=spells_out) for name, item in value.items()}
+        elif key == "description" and isinstance(value, str):
+            opened[key] = without_contract(value)
         elif key not in dropped:
             opened[key] = _opened(value, spells_out=spells_out)
     words = schema.get("enum")

@@ -91,8 +91,9 @@ if TYPE_CHECKING:
 
 
 class SqliteStore:
-    """`store.base.RuntimePersistence` in one SQLite file. Every method raises as its protocol says, and `StoreLocked`,
-    `StoreReadOnly`, `StoreUnusable` or `StoreError` when the file itself fails."""
+    """`RuntimePersistence` in one SQLite file: `SqliteStore.open(PATH)`, for any number of processes (contract 01 §9).
+    Every method raises as its protocol says, and `StoreLocked`, `StoreReadOnly`, `StoreUnusable` or `StoreError` when
+    the file itself fails."""
 
     def __init__(self, db: Database, ids: Ids) -> None:
         self.db = db
