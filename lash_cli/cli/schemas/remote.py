@@ -110,7 +110,7 @@ _OTHERWISE = (
 )
 
 # A name that was printed is never changed.
-_PRINTED = {shown.FinalValueShown: "FinalValue"}
+_PRINTED: dict[type[msgspec.Struct], str] = {shown.FinalValueShown: "FinalValue"}
 
 
 def _variant(record: type[msgspec.Struct]) -> Any:
