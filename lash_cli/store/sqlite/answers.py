@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Final
 
-from lash_cli.core.codec import decode, decode_any
+from lash_cli.core.codec import decode_any
 from lash_cli.core.commit import TurnSummary
 from lash_cli.core.content import message_text
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnOutcome
 
 _ANSWER = "SELECT body FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
-_SUMMARY = "SELECT summary FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'committed'"
+_SUMMARY = "SELECT summary, started_at_ms FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'committed'"
+# How almost every turn ends: with a message whose text stands in its node.
+LEFT_TO_ITS_NODE: Final = Finished(AssistantMessage(""))
 
 
 def whole_outcome(connection: sqlite3.Connection, session_key: int, summary: TurnSummary) -> TurnOutcome:
@@ -27,10 +30,9 @@ def whole_outcome(connection: sqlite3.Connection, session_key: int, summary: Tur
 
 def outcome_of(connection: sqlite3.Connection, session_key: int, turn_id: str, told: TurnOutcome) -> TurnOutcome:
     """`told`, with the text that the stamp of its turn names where `told` leaves the answer to its node."""
-    if told != _LEFT_TO_ITS_NODE:
+    if told != LEFT_TO_ITS_NODE:
         return told
+    from lash_cli.store.sqlite.stamps import decode_summary  # who is told of no ending needs no records (design D16)
+
     row = connection.execute(_SUMMARY, (session_key, turn_id)).fetchone()
-    return told if row is None else whole_outcome(connection, session_key, decode(row[0], TurnSummary))
-
-
-_LEFT_TO_ITS_NODE = Finished(AssistantMessage(""))
+    return told if row is None else whole_outcome(connection, session_key, decode_summary(*row))

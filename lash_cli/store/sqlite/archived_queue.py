@@ -13,10 +13,11 @@ import sqlite3
 from typing import Final
 
 from lash_cli.core.archive import ArchivedInput
-from lash_cli.core.codec import decode, decode_any, encode
+from lash_cli.core.codec import decode, encode
 from lash_cli.core.content import TurnInput
-from lash_cli.core.ingress import InputState, NextTurn, TurnInputIngress
+from lash_cli.core.ingress import InputState, NextTurn
 from lash_cli.core.protocols import Ids
+from lash_cli.store.sqlite.inputs import decode_submitted, encode_submitted
 
 HOLD_REASON: Final = "imported"
 
@@ -41,7 +42,7 @@ def read_queue(connection: sqlite3.Connection, session_key: int) -> tuple[Archiv
             enqueued_at_ms,
             decode(body, TurnInput),
             source_key,
-            decode_any(submitted, TurnInputIngress),
+            decode_submitted(submitted),
         )
         for input_id, submitted, enqueued_at_ms, body, source_key in connection.execute(_WAITING, (session_key,))
     )
@@ -58,7 +59,7 @@ def write_queue(
             session_key,
             item.source_key,
             _NEXT_TURN,
-            encode(item.submitted).decode(),
+            encode_submitted(item.submitted),
             InputState.DEFERRED_NEXT_TURN.value,
             encode(item.input).decode(),
             item.enqueued_at_ms,

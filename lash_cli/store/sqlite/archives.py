@@ -28,7 +28,6 @@ from lash_cli.core.archive import (
     refs_of,
 )
 from lash_cli.core.codec import decode, encode
-from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.frames import AgentFrame, FrameStatus
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.protocols import Ids
@@ -41,6 +40,7 @@ from lash_cli.store.sqlite.commit import checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import segments_of
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, name_is_taken, read_session, usable_name
+from lash_cli.store.sqlite.stamps import decode_result, decode_summary, encode_result, encode_summary
 
 _BLOB: Final = "SELECT content FROM blobs WHERE hash = ?"
 _TURNS: Final = """
@@ -142,6 +142,7 @@ def _turns(connection: sqlite3.Connection, session_key: int, head: ArchivedHead)
     for row in connection.execute(_TURNS, (session_key,)):
         turn_id, index, started, committed, content_hash, summary, result, revision, origin, generation, *ends = row
         first, last = ends if set(ends) <= known else (None, None)
+        ended = decode_summary(summary, started)
         turns.append(
             ArchivedTurn(
                 turn_id,
@@ -149,8 +150,8 @@ def _turns(connection: sqlite3.Connection, session_key: int, head: ArchivedHead)
                 started,
                 committed,
                 content_hash,
-                decode(summary, TurnSummary),
-                decode(result, RuntimeCommitResult),
+                ended,
+                decode_result(result, revision, ended.answer_node_id),
                 revision,
                 origin,
                 generation,
@@ -275,8 +276,8 @@ def _write_turns(connection: sqlite3.Connection, key: int, archive: SessionArchi
                 turn.started_at_ms,
                 turn.generation,
                 turn.content_hash,
-                encode(turn.summary).decode(),
-                encode(turn.result).decode(),
+                encode_summary(turn.summary, turn.started_at_ms),
+                encode_result(turn.result, turn.head_revision, turn.summary.answer_node_id),
                 turn.head_revision,
                 None if turn.first_node_id is None else seqs[turn.first_node_id],
                 None if turn.last_node_id is None else seqs[turn.last_node_id],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from lash_cli.core.codec import decode, encode, sha256_hex, to_builtins
+from lash_cli.core.codec import encode, sha256_hex, to_builtins
 from lash_cli.core.commit import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_NODES,
@@ -50,7 +50,7 @@ _READ = (
     + SESSION_COLUMNS
     + """,
     (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
-    t.state, t.turn_index, t.content_hash, t.result, c.gate,
+    t.state, t.turn_index, t.content_hash, c.gate,
     EXISTS (SELECT 1 FROM attachments a INDEXED BY attachments_uncommitted WHERE a.session_key = s.session_key
             AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL)
 FROM sessions s
@@ -111,7 +111,6 @@ class _Found(msgspec.Struct, frozen=True):
     turn_state: str | None
     turn_index: int | None
     content_hash: str | None
-    result: str | None
     gate: str | None
     owns_attachments: int
 
@@ -159,7 +158,7 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
         prepared_nodes,
         None if commit.frames is None else tuple((frame, encode(frame).decode()) for frame in commit.frames),
         bodies,
-        None if commit.turn is None else encode(commit.turn.summary).decode(),
+        None if commit.turn is None else stamps.encode_summary(commit.turn.summary, commit.turn.summary.started_at_ms),
         tuple(validate_draft(draft) for draft in commit.outbox),
         live_commits.prepare_commit(commit, shown),
     )
@@ -268,7 +267,10 @@ def _replay(
     connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit
 ) -> RuntimeCommitResult | None:
     """Step 2: the stored result of a turn committed before, and the release that was asked for."""
-    if commit.turn is None or found.turn_state != "committed" or found.result is None:
+    if commit.turn is None or found.turn_state != "committed":
+        return None
+    result = stamps.read_result(connection, stored.key, commit.turn.turn_id)
+    if result is None:
         return None
     if found.content_hash != commit.turn.content_hash:
         raise RuntimeTurnCommitConflict(
@@ -282,9 +284,7 @@ def _replay(
     if commit.release_lease:
         leases.release(connection, stored, commit.fence)
     left = demand.read_left(connection, stored.key, None, NO_GENERATION)
-    return msgspec.structs.replace(
-        decode(found.result, RuntimeCommitResult), replayed=True, has_waiting=left.has_waiting
-    )
+    return msgspec.structs.replace(result, replayed=True, has_waiting=left.has_waiting)
 
 
 def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:

@@ -141,6 +141,17 @@ class Submitted(msgspec.Struct, frozen=True):
     claim_generation: int | None
 
 
+def encode_submitted(ingress: TurnInputIngress) -> str:
+    """What `submitted_ingress` holds: nothing for the next turn, which is never rewritten and what most are for."""
+    return "" if isinstance(ingress, NextTurn) else encode(ingress).decode()
+
+
+def decode_submitted(stored: str) -> TurnInputIngress:
+    """The ingress an input was submitted with; raises `msgspec.DecodeError`."""
+    ingress: TurnInputIngress = decode_any(stored, TurnInputIngress) if stored else NextTurn()
+    return ingress
+
+
 def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
     """The record of a row; raises `StoreUnusable` (`store_corrupt`) naming an input that does not decode."""
     seq, input_id, ingress, state, enqueued_at_ms, body, source_key, *_ = row
@@ -197,7 +208,7 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
     seq, input_id, submitted_ingress, state, body, enqueued_at_ms, turn_id, generation, ingress = row
     try:
         stored_input = decode(body, TurnInput)
-        submitted: TurnInputIngress = decode_any(submitted_ingress, TurnInputIngress)
+        submitted = decode_submitted(submitted_ingress)
         stored_ingress: TurnInputIngress = decode_any(ingress, TurnInputIngress)
     except msgspec.DecodeError as error:
         raise _does_not_decode(input_id, error) from error
@@ -233,7 +244,7 @@ def _insert(
         session_key,
         draft.source_key,
         ingress,
-        ingress,
+        encode_submitted(draft.ingress),
         draft.ingress.turn_id if isinstance(draft.ingress, ActiveTurn) else None,
         draft.ingress.min_boundary if isinstance(draft.ingress, ActiveTurn) else None,
         state.value,

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decode_any, decoder, sha256_hex
-from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, NodePayload
@@ -24,6 +23,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.lineage import runs_to_root, segments_of
+from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
 _INTEGRITY = f"PRAGMA integrity_check({SHOWN})"
@@ -99,8 +99,8 @@ _RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
         LeaseOwnerIdentity,
         "SELECT session_id, session_id, lease_owner FROM sessions WHERE lease_owner IS NOT NULL",
     ),
-    ("summary of turn", TurnSummary, _OF_TURNS.format(column="summary")),
-    ("result of turn", RuntimeCommitResult, _OF_TURNS.format(column="result")),
+    ("summary of turn", StoredSummary, _OF_TURNS.format(column="summary")),
+    ("result of turn", StoredResult, _OF_TURNS.format(column="result")),
     (
         "cause of node",
         CausalRef,

@@ -10,12 +10,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from lash_cli.core.codec import decode, decode_any, encode
-from lash_cli.core.commit import TurnSummary
+from lash_cli.core.codec import decode_any, encode
 from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed, TurnCancellationEvidence
 from lash_cli.store.base import TurnRecord
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import read_session
+from lash_cli.store.sqlite.stamps import decode_summary
 
 _TURN_COLUMNS = """
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
@@ -79,7 +79,7 @@ def _record(row: Any) -> TurnRecord:
         turn_index,
         started_at_ms,
         origin,
-        None if summary is None else decode(summary, TurnSummary),
+        None if summary is None else decode_summary(summary, started_at_ms),
         revision,
         first,
         last,

@@ -87,7 +87,7 @@ _FRAMES_BY_ID = "CREATE UNIQUE INDEX frames_by_id ON frames (session_key, frame_
 
 # Design §3: `running` is a turn that holds or held a lane without a terminal commit. `claim_id` names the inputs it
 # was started from and `plan` what it runs under, so a re-drive starts from the same; both go at commit. `result`
-# answers a replayed stamp (contract 01 §9.2).
+# answers a replayed stamp (contract 01 §9.2); what it and `summary` leave out is told in `stamps`.
 _TURNS = """
 CREATE TABLE turns (
     session_key INTEGER NOT NULL,
@@ -390,6 +390,11 @@ def _search_inside_sentences(connection: sqlite3.Connection) -> None:
     empty_search_tables(connection)
 
 
+def _rows_say_things_once(connection: sqlite3.Connection) -> None:
+    """Changes nothing: rows of before say more than they need to and are read as they stand (`stamps`, `inputs`).
+    The number keeps an older lash from rows that it could not read."""
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -399,6 +404,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0005_shared_nodes", _shared_nodes),
     ("0006_search", _search),
     ("0007_search_inside_sentences", _search_inside_sentences),
+    ("0008_rows_say_things_once", _rows_say_things_once),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

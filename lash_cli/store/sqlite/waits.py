@@ -14,8 +14,7 @@ from typing import Final
 
 import msgspec
 
-from lash_cli.core.codec import decode, decode_any, encode, from_builtins, to_builtins
-from lash_cli.core.commit import TurnSummary
+from lash_cli.core.codec import decode_any, encode, from_builtins, to_builtins
 from lash_cli.core.effect import ExecutionScope, TurnScope, scope_session_id
 from lash_cli.core.outcome import (
     CancelGate,
@@ -41,6 +40,7 @@ from lash_cli.errors import EffectError, StoreUnusable
 from lash_cli.store.sqlite.answers import whole_outcome
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import write_gate
+from lash_cli.store.sqlite.stamps import decode_summary
 
 _SECRET = "SELECT secret FROM wait_secret WHERE singleton = 1"
 # D7: the tombstone ends every promise of a session.
@@ -68,13 +68,14 @@ _BURY_SESSION = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES
 _DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
 # D8: what the turn tables say about the two promises of a turn.
 _TURN_CONTROL = """
-SELECT sessions.session_key, turn_cancels.gate, turns.summary, turns.head_revision
+SELECT sessions.session_key, turn_cancels.gate, turns.summary, turns.started_at_ms, turns.head_revision
 FROM sessions
 LEFT JOIN turn_cancels ON turn_cancels.session_key = sessions.session_key AND turn_cancels.turn_id = :turn_id
 LEFT JOIN turns ON turns.session_key = sessions.session_key AND turns.turn_id = :turn_id AND turns.state = 'committed'
 WHERE sessions.session_id = :session_id
 """
-# The answer's text is stored once, in its node.
+# Session key, gate, and of a committed turn its summary, its start and its revision.
+_ControlRow = tuple[int, str | None, str | None, int | None, int | None]
 
 _SEALED: Final = ResolvedOk(to_builtins(CompletionSealed()))
 
@@ -122,13 +123,11 @@ def _resolve(connection: sqlite3.Connection, key: AwaitEventKey, resolution: Res
     return outcome
 
 
-def _control_row(
-    connection: sqlite3.Connection, key: AwaitEventKey
-) -> tuple[int, str | None, str | None, int | None] | None:
-    """Session key, gate, committed summary and head revision; None without such a session or turn scope."""
+def _control_row(connection: sqlite3.Connection, key: AwaitEventKey) -> _ControlRow | None:
+    """What `_TURN_CONTROL` selects; None without such a session or turn scope."""
     if not isinstance(key.scope, TurnScope):
         return None
-    row: tuple[int, str | None, str | None, int | None] | None = connection.execute(
+    row: _ControlRow | None = connection.execute(
         _TURN_CONTROL, {"session_id": key.scope.session_id, "turn_id": key.scope.turn_id}
     ).fetchone()
     return row
@@ -139,21 +138,16 @@ def _standing_control(connection: sqlite3.Connection, key: AwaitEventKey) -> Res
     row = _control_row(connection, key)
     if row is None:
         return None
-    session_key, gate, summary, head_revision = row
+    session_key, gate, summary, started_at_ms, head_revision = row
     if isinstance(key.wait, TurnCancelGateWait):
         if gate is not None:
             return ResolvedOk(to_builtins(decode_any(gate, CancelGate)))
         return _SEALED if summary is not None else None
-    if summary is None:
+    if summary is None or started_at_ms is None:
         return None
-    return ResolvedOk(to_builtins(_terminal(connection, session_key, decode(summary, TurnSummary), head_revision)))
-
-
-def _terminal(
-    connection: sqlite3.Connection, session_key: int, summary: TurnSummary, head_revision: int | None
-) -> TerminalCommitted:
-    outcome = whole_outcome(connection, session_key, summary)
-    return TerminalCommitted(outcome, summary.cancellation, head_revision)
+    ended = decode_summary(summary, started_at_ms)
+    outcome = whole_outcome(connection, session_key, ended)
+    return ResolvedOk(to_builtins(TerminalCommitted(outcome, ended.cancellation, head_revision)))
 
 
 def _request_cancel(
