@@ -3,6 +3,9 @@
 `LASH_HOME` or `--home` collapses every location into one directory; otherwise
 each kind of file goes where the system keeps it. Nothing is created here except
 by `ensure_private_directory`, and what that creates only its owner can enter.
+Whoever reads a file that was named to it opens it by `only_regular` or
+`regular_or_given`: a pipe nobody writes to would hold it up for ever, and a
+device has no end.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from lash_cli.errors import ConfigError, StoreReadOnly
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+_GIVEN_PLACES = ("/dev/fd", "/proc/self/fd")
 
 
 def current_directory() -> str:
@@ -166,6 +170,36 @@ def shared_bits(path: str) -> int:
     except OSError:
         return 0
     return stat.S_IMODE(mode) & 0o077
+
+
+def only_regular(path: str, flags: int) -> int:
+    """An opener for `open` that opens nothing but a regular file. Raises `OSError`, for anything else before it is
+    touched."""
+    _require_regular(os.stat(path), path)
+    # Something else may have taken its place since.
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _require_regular(os.fstat(descriptor), path)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def regular_or_given(path: str, flags: int) -> int:
+    """As `only_regular`, and the pipes that this process was started with: `/dev/stdin`, and what a shell puts in the
+    place of `<(command)`."""
+    is_given = path == "/dev/stdin" or os.path.dirname(path) in _GIVEN_PLACES
+    if is_given and stat.S_ISFIFO(os.stat(path).st_mode):
+        return os.open(path, flags | os.O_CLOEXEC)
+    return only_regular(path, flags)
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
 
 
 def write_private_file(path: str, data: bytes) -> None:

@@ -10,6 +10,7 @@ from lash_cli.cli.stdin import STDIN_MARK, read_stdin_bytes
 from lash_cli.core.codec import decode_json
 from lash_cli.core.llm import JsonSchemaOutput
 from lash_cli.errors import UsageError
+from lash_cli.paths import regular_or_given
 
 MAX_SCHEMA_BYTES = 1024 * 1024
 CODE = "schema_invalid"
@@ -29,7 +30,7 @@ def _read(path: str) -> bytes:
     if path == STDIN_MARK:
         return read_stdin_bytes(MAX_SCHEMA_BYTES, _too_large)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_or_given) as file:
             data = file.read(MAX_SCHEMA_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -163,6 +163,8 @@ class Sources:
     def configuration(self, mark: bytes) -> dict[str, dict[str, object]]:
         """The user's file; empty without reading it as TOML when `mark` is nowhere in it."""
         try:
+            if not os.path.isfile(self.config_file):
+                return {}
             with open(self.config_file, "rb") as file:
                 text = file.read()
         except OSError:
@@ -213,7 +215,7 @@ def _open(path: str) -> sqlite3.Connection | None:
     `-wal` file everything is in the database itself, and then it is read as one that does not change; where only the
     second file is missing, there is no way to read without making it.
     """
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         return None
     try:
         import _sqlite3 as sqlite3  # all that is needed; the module over it brings what makes it twice as slow

@@ -17,7 +17,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, warn
 from lash_cli.errors import ConfigError, LashError, NotFoundError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_directory, only_regular
 from lash_cli.settings.loading import Problem, find_project_file, problems_in
 from lash_cli.settings.values import Settings
 
@@ -68,7 +68,7 @@ def _in_force() -> list[Document]:
 
 def _text_of(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=only_regular) as file:
             return file.read()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error

@@ -15,7 +15,7 @@ from lash_cli.cli.editor import HeldSignals, editor_command, held_signals, run_e
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe, say, warn
 from lash_cli.errors import ConfigError, ConflictError, LashError, UsageError
-from lash_cli.paths import write_private_file
+from lash_cli.paths import only_regular, write_private_file
 from lash_cli.settings.loading import Problem, problems_in
 
 _TEMPLATE = """\
@@ -113,7 +113,7 @@ def _kept(error: LashError, draft: str, before: bytes | None) -> LashError:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=only_regular) as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None

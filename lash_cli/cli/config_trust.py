@@ -15,7 +15,7 @@ from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory
+from lash_cli.paths import current_directory, only_regular
 from lash_cli.settings.loading import PROJECT_FILE, find_project_file, read_project, restricted_keys
 
 
@@ -90,7 +90,7 @@ def _item(file: str) -> Document:
 
     directory = os.path.dirname(os.path.dirname(file))
     try:
-        with open(file, encoding="utf-8", errors="replace") as opened:
+        with open(file, encoding="utf-8", errors="replace", opener=only_regular) as opened:
             state: str = standing(current().paths, file, opened.read())
     except OSError:
         state = "absent"  # or out of reach: it is not read then either

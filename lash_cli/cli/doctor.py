@@ -132,6 +132,10 @@ def _check_integrity(path: str) -> None:
     """Raises `StoreUnusable` (`store_corrupt`) when SQLite finds the file damaged."""
     from urllib.parse import quote
 
+    from lash_cli.store.sqlite.file_names import is_in_the_way
+
+    if is_in_the_way(path):
+        return  # as below
     try:
         connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True, timeout=5)
         try:

@@ -19,11 +19,12 @@ from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_many, say
 from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import writing_store
+from lash_cli.cli.stdin import StdinKind, stdin_kind
 from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive
 from lash_cli.core.codec import decode
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
-from lash_cli.paths import current_directory_or_root, path_text
+from lash_cli.paths import current_directory_or_root, path_text, regular_or_given
 from lash_cli.store.base import RuntimePersistence
 
 STDIN = "-"
@@ -127,8 +128,10 @@ def _invalid(name: str, reason: str) -> UsageError:
 def _read(path: str) -> bytes:
     try:
         if path == STDIN:
+            if stdin_kind() not in (StdinKind.FILE, StdinKind.FIFO):
+                raise UsageError("- is stdin, and stdin is neither a file nor a pipe", hint=_MAKE_ONE)
             return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_or_given) as file:
             return file.read()
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {path}", code="archive_not_found", hint=_MAKE_ONE) from error

@@ -8,7 +8,6 @@ after the process died.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -25,6 +24,7 @@ from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item, input
 from lash_cli.cli.reading import run_at_once
 from lash_cli.core.ingress import ByInputId, Cancelled, PendingTurnInput
 from lash_cli.errors import ConflictError, LashError, SessionClosed, UsageError
+from lash_cli.paths import only_regular, regular_or_given
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds
 from lash_cli.views.edit_text import Block, parse_blocks, render_blocks
@@ -69,14 +69,14 @@ def command(
 def _read_file(path: str) -> str:
     """The text of `--file`, before anything is touched; raises `UsageError`."""
     try:
-        if os.path.getsize(path) > LARGEST_FILE_BYTES:
-            raise UsageError(f"{path} is too large")
-        with open(path, encoding="utf-8", newline="") as file:
-            text = file.read()
+        with open(path, encoding="utf-8", newline="", opener=regular_or_given) as file:
+            text = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="nothing was done") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}", hint="nothing was done") from error
+    if len(text) > LARGEST_FILE_BYTES:
+        raise UsageError(f"{path} is too large", hint="nothing was done")
     if not text.strip():
         raise UsageError(
             f"{path} is empty", code="empty_prompt", hint="to drop inputs: lash queue cancel-suffix SESSION IN"
@@ -132,7 +132,7 @@ def _edit_with(editor: list[str], input_id: str, reference: str | None) -> int:
 def _edited(path: str) -> list[Block]:
     """The blocks an editor left; raises `UsageError` (`queue_edit_invalid`) for a file that holds none."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", newline="", opener=only_regular) as file:
             blocks = parse_blocks(file.read())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the edited file cannot be read: {error}", code="queue_edit_invalid") from error

@@ -17,6 +17,7 @@ from lash_cli.cli.turn_command import TurnPlan, run_planned_turn, terminal_asker
 from lash_cli.cli.turn_run import Showing
 from lash_cli.core.content import Message, message_text
 from lash_cli.errors import LashError, UsageError
+from lash_cli.paths import only_regular
 from lash_cli.store.base import SessionMeta
 from lash_cli.system import SystemIds
 
@@ -50,7 +51,7 @@ def edit_and_run(reference: str | None, node_id: str) -> int:
 def _edited(path: str) -> str:
     """What the editor left, without the line feed that editors add."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8", newline="", opener=only_regular) as file:
             return file.read().removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the edited file cannot be read: {error}") from error

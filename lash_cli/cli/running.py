@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.invocation import current
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory, current_place
+from lash_cli.paths import current_directory, current_place, regular_or_given
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def system_text(option: str) -> str:
         return option
     path = option[len(FILE_MARK) :]
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=regular_or_given) as file:
             return file.read().strip()
     except OSError as error:
         hint = "a system prompt that begins with @ names a file"

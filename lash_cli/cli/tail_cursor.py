@@ -17,6 +17,7 @@ from typing import NamedTuple
 from lash_cli.cli.out_files import is_stream
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
+from lash_cli.paths import only_regular
 
 START = "start"
 NOW = "now"
@@ -82,7 +83,7 @@ class CursorFile:
         if not is_wanted:
             return None
         try:
-            with open(self._target, "rb") as file:
+            with open(self._target, "rb", opener=only_regular) as file:
                 text = file.read(_MAX_BYTES).decode("utf-8", "replace")
         except FileNotFoundError:
             return None

@@ -16,6 +16,7 @@ from lash_cli.cli.out_files import write_out
 from lash_cli.cli.output import emit_one
 from lash_cli.core.trace_limits import encodable
 from lash_cli.errors import LashRuntimeError, NotFoundError, UsageError
+from lash_cli.paths import regular_or_given
 
 
 def html(
@@ -50,7 +51,7 @@ def html(
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular_or_given) as file:
             return file.read()
     except FileNotFoundError as error:
         raise NotFoundError(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
-from lash_cli.paths import Paths, write_private_file
+from lash_cli.paths import Paths, only_regular, write_private_file
 from lash_cli.settings.loading import assignments, check_document
 from lash_cli.settings.redact import is_credential, redact
 from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
@@ -151,12 +151,14 @@ def _by_hand(section: str, name: str, paths: Paths) -> ConfigError:
 def _present_text(paths: Paths) -> str:
     """The user's file, checked; empty when there is none."""
     try:
-        with open(paths.config_file, encoding="utf-8") as file:
+        with open(paths.config_file, encoding="utf-8", opener=only_regular) as file:
             text = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {paths.config_file}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {paths.config_file}: {error.strerror}", code="permissions_unsafe") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{paths.config_file}: not valid UTF-8 at byte {error.start}") from error
     check_document(text, paths.config_file)
     return text
 

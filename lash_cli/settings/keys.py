@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
-from lash_cli.paths import Paths, shared_bits, write_private_file
+from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
 from lash_cli.settings.redact import redact, remember
 
@@ -64,7 +64,7 @@ def read_stored(paths: Paths) -> StoredKeys:
     if shared_bits(path):
         raise unsafe_file(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=only_regular) as file:
             document = tomllib.load(file)
     except (FileNotFoundError, NotADirectoryError):
         return StoredKeys({}, ())
@@ -207,7 +207,7 @@ def _from_file(path: str, wanted_by: str) -> str | None:
     if shared_bits(path):
         raise unsafe_file(path)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=only_regular) as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"

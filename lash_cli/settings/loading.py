@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError
-from lash_cli.paths import Paths
+from lash_cli.paths import Paths, only_regular
 from lash_cli.settings.schema import LABELS, PROJECT_KEYS, UnknownKey, check_value, find_option, is_group, parse_text
 from lash_cli.settings.schema import loose_toml_value as loose
 from lash_cli.settings.values import Settings, Sourced
@@ -127,7 +127,7 @@ def _profiles_problem(text: str, path: str) -> Problem:
 
 def _read(path: str) -> tuple[str, dict[str, Any]] | None:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=only_regular) as file:
             raw = file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None

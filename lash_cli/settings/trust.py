@@ -14,7 +14,7 @@ import os
 from typing import Literal, NamedTuple
 
 from lash_cli.errors import ConfigError
-from lash_cli.paths import Paths, shared_bits, write_private_file
+from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
 
 _FILE = "trusted.json"
 _VERSION = 1
@@ -43,7 +43,7 @@ def read_trusted(paths: Paths) -> list[Trusted]:
             f"others can write {path}", code="permissions_unsafe", hint=f"chmod 600 {path}", details={"path": path}
         )
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=only_regular) as file:
             document = json.load(file)
         files = document["files"]
         if document["version"] != _VERSION or not isinstance(files, dict):

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
-from lash_cli.store.sqlite.file_names import StrPath, file_uri
+from lash_cli.store.sqlite.file_names import StrPath, file_uri, is_in_the_way
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
 _FIRST_RETRY_SECONDS: Final = 0.0001
@@ -107,6 +107,11 @@ def mapped_errors(path: StrPath) -> Iterator[None]:
         raise told_error(error, path) from error
 
 
+def in_the_way(path: StrPath) -> StoreReadOnly:
+    """The error for a place where something else stands than a file."""
+    return StoreReadOnly(f"{path} is in the way of the database", hint="name a regular file with --db FILE or LASH_DB")
+
+
 def _is_locked(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
@@ -148,7 +153,12 @@ def connect(
     read_only: bool = False,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> sqlite3.Connection:
-    """A connection to an existing file, usable from any thread, transactions under our own control."""
+    """A connection to an existing file, usable from any thread, transactions under our own control.
+
+    Raises `StoreReadOnly` for what is no file, before it is touched.
+    """
+    if is_in_the_way(path):
+        raise in_the_way(path)
     uri = f"{file_uri(path)}?mode={'ro' if read_only else 'rw'}"
     connection = sqlite3.connect(
         uri,

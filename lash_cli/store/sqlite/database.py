@@ -32,6 +32,7 @@ from lash_cli.store.sqlite.connections import (
     busy_timeout,
     closed_error,
     connect,
+    in_the_way,
     map_error,
     mapped_errors,
     patiently,
@@ -65,7 +66,7 @@ def _create_file(path: StrPath) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except FileExistsError:
         if (directory and not os.path.isdir(directory)) or not os.path.isfile(path):
-            raise StoreReadOnly(f"{path} is in the way of the database") from None
+            raise in_the_way(path) from None
     except OSError as error:
         raise StoreReadOnly(f"{path} cannot be created: {error.strerror}") from error
 

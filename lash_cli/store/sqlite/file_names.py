@@ -7,9 +7,19 @@ through here and nowhere else in this package but `listing` (design D16).
 from __future__ import annotations
 
 import os
+import stat
 
 # Not `Path` alone: its module costs a look at a session more than opening the file does.
 StrPath = str | os.PathLike[str]
+
+
+def is_in_the_way(path: StrPath) -> bool:
+    """Whether something else than a file stands where a database is named. It is not to be opened: SQLite would wait
+    at a pipe for whoever writes to it, and read of a device."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False  # whoever opens it says why not
 
 
 def file_uri(path: StrPath) -> str:

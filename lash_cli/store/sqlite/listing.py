@@ -13,7 +13,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from lash_cli.store.sqlite import schema
-from lash_cli.store.sqlite.file_names import file_uri
+from lash_cli.store.sqlite.file_names import file_uri, is_in_the_way
 
 # Whoever asks this way has another way to ask, so nobody waits here for a lock.
 _BUSY_SECONDS: Final = 0.15
@@ -89,6 +89,8 @@ def first_page(path: str, *, limit: int, now_ms: int) -> list[ListedSession] | N
 
     None when the file cannot answer at once: it is locked, damaged, no database of ours or of another schema.
     """
+    if is_in_the_way(path):
+        return None
     try:
         connection = sqlite3.connect(f"{file_uri(path)}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
