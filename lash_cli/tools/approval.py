@@ -1,4 +1,4 @@
-"""Who may run what: one mode per approval class, and a person asked where a mode says so (issue 2, part 7).
+"""Who may run what: one mode per approval class, and a person asked where a mode says so (contract 05 §3.1).
 
 `auto` allows, `never` refuses, `ask` asks; without anybody to ask it refuses
 and says how to allow it. One `StandardApproval` serves one session: an

@@ -69,7 +69,7 @@ async def test_without_directives_it_echoes_and_says_what_it_is_and_how_to_chang
     chat = Chat()
     response = await chat.ask("good morning")
     assert response.full_text.startswith("You said: good morning\n")
-    for phrase in ("loopback provider", "no model is configured", "OPENAI_API_KEY", "lash config set"):
+    for phrase in ("loopback provider", "no model is configured", "OPENAI_API_KEY", "lash provider add"):
         assert phrase in response.full_text
     assert "".join(chat.chunks) == response.full_text
     assert len(chat.chunks) > 3
