@@ -355,7 +355,6 @@ def open_core(
     model: str | None = None,
     needs_model: bool = False,
     cwd: str | None = None,
-    with_tools: bool = True,
     approve: Mapping[str, str] | None = None,
     asker: Asker | None = None,
     owner_label: str = "turn",
@@ -385,9 +384,7 @@ def open_core(
     tracer = open_tracer(traced, settings.trace_level, clock, ids) if traced is not None else None
     if store is None and not is_ephemeral:
         store = open_store(paths, synchronous=settings.synchronous)
-    tools: tuple[ToolProvider, ...] = ()
-    if with_tools:
-        tools = (standard_tools(settings, paths, cwd or current_directory(), clock, trace_file=traced),)
+    tools = standard_tools(settings, paths, cwd or current_directory(), clock, trace_file=traced)
     return LashCore(
         store=store,
         providers=providers
@@ -395,7 +392,7 @@ def open_core(
             settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids, tracer=tracer
         ),
         policy=policy,
-        tools=tools,
+        tools=(tools,),
         approval=StandardApproval(cast("Any", modes), asker),
         lease_timings=LeaseTimings.from_ttl(settings.lease_ttl_ms),
         clock=clock,

@@ -191,8 +191,8 @@ def command_kind(command: EffectCommand) -> str:
     return str(command.__struct_config__.tag)
 
 
-def turn_replay_key(scope: TurnScope, turn_index: int, iteration: int, kind: str, effect_id: int) -> str:
-    """`{turn_index}:{iteration}:{kind}:{effect_id}` under the scope: session and turn are in the scope key already."""
+def turn_replay_key(turn_index: int, iteration: int, kind: str, effect_id: int) -> str:
+    """`{turn_index}:{iteration}:{kind}:{effect_id}`: session and turn are in the key of the scope already."""
     return f"{turn_index}:{iteration}:{kind}:{effect_id}"
 
 

@@ -71,7 +71,7 @@ class Checkpoints:
 
         Raises what the store raises, `SessionExecutionLeaseExpired` among it.
         """
-        key = turn_replay_key(self._scope, self._turn_index, effect.iteration, "checkpoint", effect.effect_id)
+        key = turn_replay_key(self._turn_index, effect.iteration, "checkpoint", effect.effect_id)
         claimed: CheckpointClaims | None = None
         if not await self._effects.is_known(key):
             if await self._effects.has_any(iteration_replay_prefix(self._turn_index, effect.iteration + 1)):

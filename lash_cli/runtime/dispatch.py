@@ -99,7 +99,7 @@ class ToolDispatcher:
         Raises `JournalFault`, `SessionExecutionLeaseExpired` and replay
         divergences; everything a tool does wrong is a failed record.
         """
-        parent = turn_replay_key(self._scope, self._turn_index, iteration, "tool_batch", effect_id)
+        parent = turn_replay_key(self._turn_index, iteration, "tool_batch", effect_id)
         if len(calls) == 1:
             # Nothing runs beside it, so it needs no task of its own.
             (call,) = calls

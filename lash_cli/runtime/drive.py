@@ -295,7 +295,7 @@ class TurnDriver(ABC):
             shown=shown,
         )
         scope = TurnScope(self.session.session_id, drive.turn_id)
-        key = turn_replay_key(scope, drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
+        key = turn_replay_key(drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
         envelope = EffectEnvelope(EffectInvocation(scope, str(effect.effect_id), key), call.command)
 
         async def run(context: EffectContext) -> EffectOutcome:

@@ -56,7 +56,7 @@ async def core(tmp_path: Path) -> AsyncIterator[LashCore]:
     environment = {"LASH_HOME": str(tmp_path / "home")}
     paths = resolve_paths(environment)
     settings = load_settings(paths, environment=environment, cwd=str(tmp_path))
-    async with open_core(settings, paths, environment=environment, needs_model=True, with_tools=False) as core:
+    async with open_core(settings, paths, environment=environment, needs_model=True) as core:
         yield core
 
 

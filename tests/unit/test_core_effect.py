@@ -99,7 +99,7 @@ def test_a_sound_envelope_passes() -> None:
 
 
 def test_keys_are_functions_of_durable_identity() -> None:
-    base = turn_replay_key(SCOPE, 0, 2, "llm_call", 7)
+    base = turn_replay_key(0, 2, "llm_call", 7)
     assert base == "0:2:llm_call:7"
     assert child_replay_key(base, "attempt:2") == "0:2:llm_call:7:attempt:2"
     assert command_kind(SleepCommand(5)) == "sleep"
