@@ -59,7 +59,7 @@ def test_the_newest_activity_comes_first(lash, sessions) -> None:
         (("--sort", "turns", "-n", "1"), ["one"]),
     ],
 )
-def test_filters_and_orders(lash, sessions, options, expected) -> None:
+def test_ls_shows_what_its_filters_name_in_the_order_asked_for(lash, sessions, options, expected) -> None:
     assert ids(lash("ls", "-q", *options)) == expected
 
 

@@ -48,7 +48,7 @@ def test_what_is_said_later_is_found_and_what_is_deleted_is_not(lash: Any, said:
     assert {line["session"] for line in lash("search", "colon*", "-o", "jsonl").lines} == {"one"}
 
 
-def test_filters_context_and_pages(lash: Any, said: None) -> None:
+def test_a_search_is_narrowed_paged_and_shows_what_stands_around_a_hit(lash: Any, said: None) -> None:
     def sessions(*options: str) -> list[str]:
         return [line["session"] for line in lash("search", "separator", *options, "-o", "jsonl").lines]
 

@@ -66,7 +66,7 @@ def test_without_a_width_nothing_is_cut():
     assert "x" * 500 in tables.columns(("A",), [("x" * 500,)])
 
 
-def test_times():
+def test_a_moment_is_told_in_utc_and_a_span_in_its_two_largest_units():
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
     assert rfc3339(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
     assert rfc3339(None) is None

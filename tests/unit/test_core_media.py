@@ -36,7 +36,9 @@ OFFICE = "application/vnd.openxmlformats-officedocument."
         (b"\xff\xfe", "", None),
     ],
 )
-def test_content_decides(data: bytes, name: str, media_type: str | None) -> None:
+def test_the_bytes_of_a_file_say_what_it_is_and_its_name_only_what_they_leave_open(
+    data: bytes, name: str, media_type: str | None
+) -> None:
     assert media_type_of(data, name) == media_type
 
 

@@ -27,7 +27,7 @@ def test_every_entry_says_where_and_when_it_was_read(model_id: str) -> None:
 
 
 @pytest.mark.parametrize("model_id", CATALOGUE)
-def test_every_entry_hangs_together(model_id: str) -> None:
+def test_limits_prices_and_efforts_of_an_entry_agree_with_one_another(model_id: str) -> None:
     entry = CATALOGUE[model_id]
     assert 0 < entry.max_output_tokens < entry.context_window_tokens
     buckets = entry.prices.buckets
