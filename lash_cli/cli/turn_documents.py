@@ -133,7 +133,9 @@ def turn_result_document(result: TurnResult, *, name: str | None, replayed: bool
         "replayed": replayed,
         "outcome": outcome_document(result.outcome),
         "text": text,
-        "partial_text": None if text is not None or _has_value(result) else result.assistant_output.raw_text or None,
+        "partial_text": None
+        if text is not None or result.has_final_value
+        else result.assistant_output.raw_text or None,
         "usage": usage_document(result.usage),
         "children_usage": ledger_document(result.children_usage),
         "total_usage": usage_document(result.total_usage()),
@@ -146,14 +148,6 @@ def turn_result_document(result: TurnResult, *, name: str | None, replayed: bool
         "started_at": rfc3339(result.execution.started_at_ms),
         "duration_ms": result.execution.duration_ms,
     }
-
-
-def _has_value(result: TurnResult) -> bool:
-    """Whether the turn answered with a value, which is in its outcome."""
-    match result.outcome:
-        case Finished(finish=FinalValue()):
-            return True
-    return False
 
 
 def turn_usage_document(result: TurnResult) -> Document:

@@ -201,6 +201,26 @@ class TurnResult(Record):
                 return text
         return None
 
+    @property
+    def has_final_value(self) -> bool:
+        """Whether the turn finished with a value of its own, such as the JSON that was asked for. The value may be
+        None."""
+        return isinstance(self.outcome, Finished) and isinstance(self.outcome.finish, FinalValue)
+
+    def final_value(self) -> Any:
+        """The value the turn finished with: JSON; None when it finished in another way."""
+        match self.outcome:
+            case Finished(finish=FinalValue(value=value)):
+                return value
+        return None
+
+    def tool_value(self) -> Any:
+        """The value a tool ended the turn with: JSON; None when none did."""
+        match self.outcome:
+            case Finished(finish=ToolValue(value=value)):
+                return value
+        return None
+
     def total_usage(self) -> TokenUsage:
         """This turn's usage plus its children's."""
         total = self.usage

@@ -55,13 +55,6 @@ def _is_json(result: TurnResult) -> bool:
     return False
 
 
-def _is_final_value(result: TurnResult) -> bool:
-    match result.outcome:
-        case Finished(finish=FinalValue()):
-            return True
-    return False
-
-
 def as_line(text: str) -> str:
     """`text` ending with a line feed."""
     return text if text.endswith("\n") else text + "\n"
@@ -140,7 +133,7 @@ class PipeView:
         if not result.is_success:
             return
         answer = answer_of(result.outcome)
-        if _is_final_value(result):
+        if result.has_final_value:
             self._calls = [{}]  # the prose was that value in the model's spelling, or one that did not fit
         if answer is not None:
             if _prose(self._calls[-1]).strip() == answer.strip():
