@@ -69,7 +69,7 @@ class AnthropicEncoder:
         credential_scope: str = "",
         max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
         cache_retention: CacheRetention = "short",
-        shows_thinking: bool = False,
+        expose_thinking: bool = False,
         thinking_prefix_mismatch: PrefixMismatch | None = None,
         extra_body: Mapping[str, Any] | None = None,
         omit_body: Sequence[str] = (),
@@ -78,7 +78,7 @@ class AnthropicEncoder:
         """`credential_scope` names the credential whose uploaded files may be referred to.
 
         `max_output_tokens` is asked for where the request says nothing: this
-        wire wants a number. `shows_thinking` asks for readable thinking.
+        wire wants a number. `expose_thinking` asks for readable thinking.
         `thinking_prefix_mismatch` is what an endpoint that binds thinking to the
         conversation before it is to do when that has changed, by other tools
         say; None leaves it unsaid. `extra_body` is laid over every body and what
@@ -89,7 +89,7 @@ class AnthropicEncoder:
         self._credential_scope = credential_scope
         self._max_output_tokens = max_output_tokens
         self._cache_retention: CacheRetention = cache_retention
-        self._shows_thinking = shows_thinking
+        self._expose_thinking = expose_thinking
         self._prefix_mismatch = thinking_prefix_mismatch
         self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
@@ -154,7 +154,7 @@ class AnthropicEncoder:
         there is more to say about it: what is shown, and what becomes of
         thinking whose conversation has changed.
         """
-        adaptive: dict[str, Any] = {"display": "summarized" if self._shows_thinking else "omitted", "type": "adaptive"}
+        adaptive: dict[str, Any] = {"display": "summarized" if self._expose_thinking else "omitted", "type": "adaptive"}
         if self._prefix_mismatch is not None:
             adaptive["block_binding"] = {"prefix_mismatch_behavior": self._prefix_mismatch}
         match intent_of(model):
@@ -165,7 +165,7 @@ class AnthropicEncoder:
             case ToggleOff():
                 return {"type": "disabled"}
             case None:
-                has_more_to_say = self._shows_thinking or self._prefix_mismatch is not None
+                has_more_to_say = self._expose_thinking or self._prefix_mismatch is not None
                 return adaptive if has_more_to_say and _thinks_by_default(model) else None
 
     def _piece(self, message: Message) -> Piece:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lash_cli.providers.limiter import RateLimiter
     from lash_cli.providers.metadata import AllowList
     from lash_cli.providers.openai_dialect import OpenAiDialect
+    from lash_cli.providers.retry import RetryPolicy
     from lash_cli.providers.wire import Wire
 
 
@@ -147,7 +148,7 @@ def build_caller(
     and the bytes of every request. Raises `ConfigError` (`config_invalid`,
     `invalid_provider_endpoint` or `key_missing`).
     """
-    from lash_cli.providers.retry import RetryingCaller, RetryPolicy
+    from lash_cli.providers.retry import RetryingCaller
 
     kind = KINDS.get(settings.kind)
     if kind is None:
@@ -155,15 +156,7 @@ def build_caller(
         raise ConfigError(f"provider {settings.name!r} has the unknown kind {settings.kind!r}; valid kinds: {valid}")
     options = _options(settings, kind)
     try:
-        policy = RetryPolicy(
-            max_attempts=options.max_attempts,
-            base_delay_ms=options.base_delay_ms,
-            max_delay_ms=options.max_delay_ms,
-            jitter=options.jitter,
-            retry_after_cap_ms=options.retry_after_cap_ms,
-            throttle_wait_budget_ms=options.throttle_wait_budget_ms,
-            retry_after_output=options.retry_after_output,
-        )
+        policy = _retry_policy(options)
         limiter = _limiter(options, clock)
         allowed = _allow_list(options)
     except ValueError as error:
@@ -182,19 +175,10 @@ def build_caller(
         chunk=options.chunk_timeout_seconds,
         connect=options.connect_timeout_seconds,
     )
-    transport = transport or Httpx2Transport(timeouts)
-    if on_request is not None:
-        from lash_cli.providers.traced import TracedTransport
-
-        transport = TracedTransport(transport, on_request)
-    if allowed is not None:
-        from lash_cli.providers.metadata import CapturingTransport
-
-        transport = CapturingTransport(transport, allowed)
     attachments = RequestAttachments()
     provider = HttpProvider(
         _wire(settings, kind, options, attachments.bytes_of),
-        transport,
+        _watched(transport or Httpx2Transport(timeouts), on_request, allowed),
         clock=clock,
         timeouts=timeouts,
         expose_thinking=options.expose_thinking,
@@ -212,6 +196,36 @@ def build_caller(
         limiter=limiter,
         captures_metadata=allowed is not None,
     )
+
+
+def _retry_policy(options: ProviderOptions) -> RetryPolicy:
+    """The ladder of a provider; raises `ValueError`."""
+    from lash_cli.providers.retry import RetryPolicy
+
+    return RetryPolicy(
+        max_attempts=options.max_attempts,
+        base_delay_ms=options.base_delay_ms,
+        max_delay_ms=options.max_delay_ms,
+        jitter=options.jitter,
+        retry_after_cap_ms=options.retry_after_cap_ms,
+        throttle_wait_budget_ms=options.throttle_wait_budget_ms,
+        retry_after_output=options.retry_after_output,
+    )
+
+
+def _watched(
+    transport: HttpTransport, on_request: Callable[[str, bytes], None] | None, allowed: AllowList | None
+) -> HttpTransport:
+    """`transport` that tells `on_request` what is sent and keeps what is `allowed` of what comes back."""
+    if on_request is not None:
+        from lash_cli.providers.traced import TracedTransport
+
+        transport = TracedTransport(transport, on_request)
+    if allowed is not None:
+        from lash_cli.providers.metadata import CapturingTransport
+
+        transport = CapturingTransport(transport, allowed)
+    return transport
 
 
 def _limiter(options: ProviderOptions, clock: Clock) -> RateLimiter | None:
@@ -254,7 +268,7 @@ def _wire(
                 credential_scope=settings.name,
                 max_output_tokens=options.max_output_tokens,
                 cache_retention=options.cache_retention,
-                shows_thinking=options.expose_thinking,
+                expose_thinking=options.expose_thinking,
                 thinking_prefix_mismatch=options.thinking_prefix_mismatch,
                 extra_body=options.extra_body,
                 omit_body=options.omit_body,

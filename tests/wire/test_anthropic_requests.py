@@ -335,7 +335,7 @@ def test_a_reasoning_selection_is_written_in_this_wires_words(
 
 def test_thinking_that_is_shown_is_asked_for_in_readable_form() -> None:
     model = ModelSpec("m", ReasoningEffort("low"), capability=EFFORTS)
-    assert body(user("x"), model=model, options={"shows_thinking": True})["thinking"]["display"] == "summarized"
+    assert body(user("x"), model=model, options={"expose_thinking": True})["thinking"]["display"] == "summarized"
 
 
 THINKS = ModelCapability(ReasoningCapability(("low", "high"), default_effort="high", disable="native"))
@@ -343,14 +343,14 @@ THINKS = ModelCapability(ReasoningCapability(("low", "high"), default_effort="hi
 
 @pytest.mark.parametrize("capability", [None, EFFORTS, BUDGETS])
 def test_a_model_that_is_not_known_to_think_by_itself_is_told_nothing(capability: ModelCapability | None) -> None:
-    options = {"shows_thinking": True, "thinking_prefix_mismatch": "drop_block"}
+    options = {"expose_thinking": True, "thinking_prefix_mismatch": "drop_block"}
     assert "thinking" not in body(user("x"), model=ModelSpec("m", capability=capability), options=options)
 
 
 def test_a_model_that_thinks_by_itself_is_asked_to_show_it_and_told_nothing_else() -> None:
     model = ModelSpec("m", capability=THINKS)
     assert "thinking" not in body(user("x"), model=model)
-    sent = body(user("x"), model=model, options={"shows_thinking": True})
+    sent = body(user("x"), model=model, options={"expose_thinking": True})
     assert sent["thinking"] == {"type": "adaptive", "display": "summarized"}
     assert "output_config" not in sent
 
