@@ -1,4 +1,8 @@
-"""lash: a durable session runtime for LLM agents.
+"""lash: a durable session runtime for LLM agents. `lash help embedding` is the guide for programs.
+
+Begin with `LashCore`, wired from `provider`, `ModelSpec` and `SqliteStore.open`. It opens a `LashSession`, whose `turn`
+is run or streamed (`TurnBuilder`, `TurnStream`); text for later goes through `SessionQueue`, which a `QueueWorker`
+drains, and `ObservableSession` watches from any process. Errors are one tree: `lash_cli.errors`.
 
 The public names are re-exported lazily from `lash_cli.api`, each exactly once,
 so that importing the package costs nothing until a name is used. Type checkers

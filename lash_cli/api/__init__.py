@@ -442,6 +442,10 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
+# A look at a session makes these records and does not load what they may hold (design D16). Whoever asks for one by its
+# public name can also ask what it is made of, as `help` and `inspect` do.
+_PARTS_OF = {"TurnRecord": ("TurnSummary",)}
+
 __all__ = sorted(_HOME_OF)  # noqa: PLE0605 - the table above is the list
 
 
@@ -449,7 +453,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(home), name)
+    module = importlib.import_module(home)
+    for part in _PARTS_OF.get(name, ()):
+        setattr(module, part, __getattr__(part))
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import pydoc
 import re
 import subprocess
 import sys
@@ -116,6 +117,17 @@ def test_everything_is_what_a_star_imports() -> None:
     everything: dict[str, object] = {}
     exec("from lash_cli import *", everything)
     assert {*api.__all__, "__version__"} == {*lash_cli.__all__} == {*everything} - {"__builtins__"}
+
+
+@pytest.mark.parametrize("name", api.__all__)
+def test_help_tells_of_every_public_name(name: str) -> None:
+    """A record whose parts nobody imported has no signature, and one such is the end of `help(lash_cli)`."""
+    assert name in pydoc.plain(pydoc.render_doc(getattr(api, name), "%s " + name))
+
+
+def test_every_public_class_and_function_says_what_it_is() -> None:
+    spoken = [value for value in PUBLIC if isinstance(value, type) or inspect.isfunction(value)]
+    assert not [value for value in spoken if not value.__doc__]
 
 
 def test_the_package_itself_costs_nothing_until_a_name_is_used() -> None:
