@@ -28,6 +28,13 @@ EXIT_CLOSED_PIPE = 141
 def run(main: Callable[[], int]) -> int:
     """Run `main` and return the exit status of the process; never raises."""
     try:
+        return _status_of(main)
+    finally:
+        _settle_stderr()
+
+
+def _status_of(main: Callable[[], int]) -> int:
+    try:
         status = main()
         if sys.stdout is not None:  # None where a host of ours runs without one
             sys.stdout.flush()
@@ -118,10 +125,22 @@ def _report_os_error(error: OSError) -> int:
 
     if error.errno == errno.EPIPE:
         return _abandon_stdout()
-    if error.errno == errno.ENOSPC and error.filename is None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None:
         _discard_stdout()
-        return report(LashError(f"cannot write: {error.strerror}", details={"errno": error.errno}))
+        return report(_unwritten(error))
     return report(_internal(error))
+
+
+def _unwritten(error: OSError) -> LashError:
+    """The command did its work and nobody can be told what came of it."""
+    unwritten = LashError(
+        f"cannot write the answer: {error.strerror}",
+        code="output_not_written",
+        hint="what was asked for may have been done: look before you repeat it",
+        details={"errno": error.errno},
+    )
+    unwritten.ambiguous = True
+    return unwritten
 
 
 def _log_traceback(error: Exception) -> str | None:
@@ -181,9 +200,21 @@ def _abandon_stdout() -> int:
 
 def _discard_stdout() -> None:
     """Let what stdout still holds go nowhere; the interpreter's own flush at exit would fail once more."""
+    _discard(sys.stdout)
+
+
+def _settle_stderr() -> None:
+    """A note that stderr did not take is lost; left in its buffer, the interpreter would make 120 of the status."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        _discard(sys.stderr)
+
+
+def _discard(stream: Any) -> None:
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, sys.stdout.fileno())
+        os.dup2(sink, stream.fileno())
         os.close(sink)
     except (OSError, ValueError, AttributeError):
         return

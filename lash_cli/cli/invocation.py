@@ -69,6 +69,8 @@ class Invocation:
         self.yes = options.yes
         self.debug = options.debug
         self.request_id = "r_" + os.urandom(8).hex()
+        # What was warned of and need not be said again.
+        self.told: set[str] = set()
         self._stands_alone = False
 
     @cached_property

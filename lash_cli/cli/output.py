@@ -149,6 +149,14 @@ def warn(text: str, code: str = "warning") -> None:
         _note(f"warning: {safe_text(text)}")
 
 
+def warn_once(text: str, code: str = "warning") -> None:
+    """As `warn`, for what more than one part of a command may come across."""
+    told = current().told
+    if text not in told:
+        told.add(text)
+        warn(text, code)
+
+
 def to_notice(document: Any) -> str:
     """One line of JSON for stderr; needs no settings, so it also works when they are broken."""
     return safe_json(json.dumps(document, ensure_ascii=True, separators=(",", ":")))
@@ -198,7 +206,10 @@ def _write_table(
 def _print_rich(renderable: Any, options: OutputOptions) -> None:
     from rich.console import Console
 
-    Console(no_color=not options.color, highlight=False, soft_wrap=not sys.stdout.isatty()).print(renderable)
+    console = Console(no_color=not options.color, highlight=False, soft_wrap=not sys.stdout.isatty())
+    with console.capture() as captured:
+        console.print(renderable)
+    sys.stdout.write(captured.get())  # not by the console, which ends the process when the reader has left
 
 
 def _lookup(document: Document, path: str) -> Any:

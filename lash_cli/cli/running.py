@@ -88,9 +88,9 @@ def writing_store() -> RuntimePersistence:
     invocation = current()
     store = open_store(invocation.paths, synchronous=invocation.settings.synchronous)
     if shared_bits(invocation.paths.database):
-        from lash_cli.cli.output import warn
+        from lash_cli.cli.output import warn_once
 
-        warn(
+        warn_once(
             f"others can read {invocation.paths.database}; make it private with: lash doctor --fix",
             "permissions_unsafe",
         )

@@ -28,7 +28,7 @@ def closed(home: Path, arguments: str, redirections: str) -> Result:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--version", "--help", "version", "ls -o json", "open a", "show s", "log s -o json", "doctor",
+    ["--version", "--help", "version", "ls -o json", "open a", "show s", "tree s", "log s -o json", "doctor",
      "turn s '!text x'", "turn s '!text x' -o json", "turn s '!text x' -o jsonl", "turn s '!text x' -q", "resume s"],
 )  # fmt: skip
 def test_writing_to_a_closed_stdout_is_141_without_an_error(lash, home: Path, arguments: str) -> None:
@@ -90,3 +90,20 @@ def test_an_answer_that_finds_no_room_is_told_without_a_traceback(lash, home: Pa
     done = closed(home, arguments, ">/dev/full")
     assert done.code == 1 and "No space left on device" in done.err
     assert "Traceback" not in done.err and "Exception" not in done.err
+
+
+def test_a_turn_whose_answer_finds_no_room_is_committed_and_that_is_said(lash, home: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    lash("open", "s")
+    error = closed(home, "turn s '!text x' -o json", ">/dev/full").error
+    assert (error["code"], error["exit"], error["ambiguous"]) == ("output_not_written", 1, True)
+    assert lash("show", "s", "-o", "json").json["turns"] == 1
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("open a", 0), ("turn s '!text x'", 0), ("show nope", 3), ("tail", 2)])
+def test_a_stderr_without_room_loses_the_notes_and_not_the_status(lash, home: Path, arguments: str, code: int) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    lash("open", "s")
+    assert closed(home, arguments, "2>/dev/full").code == code

@@ -166,6 +166,25 @@ def test_a_read_only_database_is_permissions_unsafe_and_unchanged(
     assert world.dump() == rows
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("queue", "release", "demo"), ("set", "demo", "model=loopback"), ("enqueue", "demo", "hi")],
+    ids=" ".join,
+)
+def test_a_read_only_database_that_somebody_has_open_refuses_even_what_changes_nothing(
+    world: ErrorWorld, arguments: tuple[str, ...]
+) -> None:
+    with closing(sqlite3.connect(world.database)) as reader:
+        reader.execute("SELECT count(*) FROM sessions").fetchone()
+        assert world.database.with_name("lash.db-shm").exists()
+        with nothing_writable(world.home):
+            told(as_nobody_special(world, *arguments, "-o", "json"), 5, "permissions_unsafe")
+            assert as_nobody_special(world, "show", "demo").code == 0
+    world.database.chmod(0o644)
+    said = world.lash("set", "demo", "model=loopback")
+    assert said.err.count("others can read") == 1
+
+
 def test_what_lies_on_a_read_only_place_can_be_read_from_a_copy_as_the_hint_says(
     world: ErrorWorld, tmp_path: Path
 ) -> None:

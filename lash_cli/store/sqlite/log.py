@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Final
 
-from lash_cli.errors import StoreError
+from lash_cli.errors import StoreError, StoreReadOnly
 from lash_cli.store.sqlite.connections import (
     BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
@@ -49,9 +49,12 @@ class Log:
         self._descriptor: int | None = None
 
     def sync(self) -> None:
-        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses."""
+        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and
+        `StoreReadOnly` where who found nothing to write may not write."""
         try:
             _sync(self._opened())
+        except PermissionError as error:
+            raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
         except OSError as error:
             raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
 
