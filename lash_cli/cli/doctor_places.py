@@ -59,6 +59,7 @@ def places(paths: Paths, findings: list[Finding]) -> list[Document]:
     for place in sorted(known):
         if not os.access(place, os.W_OK):
             findings.append(Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {shell_word(place)}", 5))
+    findings.extend(_not_to_be_made(paths))
     findings.extend(_about_the_disk(paths))
     return items
 
@@ -119,6 +120,21 @@ def _check_place(place: str, ours: set[str], findings: list[Finding]) -> None:
     if wanted is not None:
         hint = f"chmod {wanted:o} {shell_word(place)}"
         findings.append(Finding("permissions_unsafe", f"others can read {place}", hint, 5))
+
+
+def _not_to_be_made(paths: Paths) -> Iterator[Finding]:
+    """Directories that are not there yet and cannot be made where they are to be; one finding for each such place."""
+    told: set[str] = set()
+    for directory in sorted(_directories(paths) | {os.path.dirname(paths.database)}):
+        above = directory
+        while not os.path.lexists(above) and above != os.path.dirname(above):
+            above = os.path.dirname(above)
+        is_usable = os.path.isdir(above) and (above == directory or os.access(above, os.W_OK | os.X_OK))
+        if not is_usable and above not in told:
+            told.add(above)
+            reason = "cannot be written" if os.path.isdir(above) else "is not a directory"
+            hint = "choose a writable place with --home DIR or LASH_HOME"
+            yield Finding("permissions_unsafe", f"cannot make {directory}: {above} {reason}", hint, 5)
 
 
 def _about_the_disk(paths: Paths) -> Iterator[Finding]:

@@ -197,6 +197,19 @@ def test_what_lies_on_a_read_only_place_can_be_read_from_a_copy_as_the_hint_says
         assert as_nobody_special(world, "log", "demo", "-o", "json", "--db", str(copy)).code == 0
 
 
+def test_doctor_finds_that_a_place_cannot_be_made(world: ErrorWorld, tmp_path: Path) -> None:
+    below = world.home / "below"
+    with nothing_writable(world.home):
+        made = as_nobody_special(world, "open", "-o", "json", "--home", str(below))
+        looked = as_nobody_special(world, "doctor", "-o", "json", "--home", str(below))
+    assert "lash doctor" in told(made, 5, "permissions_unsafe")["hint"]
+    assert [finding["code"] for finding in looked.json["findings"]] == ["permissions_unsafe"] and looked.code == 5
+    assert f"{world.home} cannot be written" in looked.json["findings"][0]["message"]
+    (tmp_path / "file").touch()
+    in_the_way = world.lash("doctor", "-o", "json", "--home", str(tmp_path / "file" / "below")).json["findings"]
+    assert "is not a directory" in in_the_way[-1]["message"]
+
+
 def test_a_read_only_home_keeps_its_configuration_and_keys(world: ErrorWorld) -> None:
     before = files(world.home)
     with nothing_writable(world.home):
