@@ -99,7 +99,8 @@ class LashCore(SessionHistories):
         """Wire a core from keyword arguments.
 
         Give either `provider` or `providers`, and either `model` or a whole
-        `policy`. `store` None keeps sessions in memory. Without `effect_host`
+        `policy`. `store` None keeps sessions in memory. Without `approval` no
+        tool is asked about: each may run. Without `effect_host`
         the store's journal is used, or the inline host when there is no store.
         `queue_driver` says who drains the queues: this core in the background
         (`inline`, the default with a store), nobody (`none`: the host calls
