@@ -140,9 +140,9 @@ def tool(
     `name` is what the model calls; `tool_id`, the name unless given, is what a session remembers. `description` is the
     first paragraph of the docstring unless given. `retry` says whether a further attempt is made when one fails with
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
-    `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one attempt, in seconds. Calls of tools of one
-    `exclusive_group` run one after another. Raises `ConfigError` (`plugin_registration`) for a function of another
-    shape.
+    `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
+    attempt, in seconds. Calls of tools of one `exclusive_group` run one after another. Raises `ConfigError`
+    (`plugin_registration`) for a function of another shape.
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:
