@@ -411,11 +411,11 @@ _HOMES = {
     "lash_cli.runtime.work_events": (
         "ActivityShown",
         "CommandsApplied",
+        "HeldAfterFailure",
         "LaneGivenUp",
         "OnFailure",
         "OnWorkEvent",
         "PassFailed",
-        "QueuePaused",
         "SessionLeft",
         "SessionTaken",
         "StoppedBy",

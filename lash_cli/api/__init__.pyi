@@ -375,11 +375,11 @@ from lash_cli.runtime.tracing import Tracer as Tracer
 from lash_cli.runtime.work_events import (
     ActivityShown as ActivityShown,
     CommandsApplied as CommandsApplied,
+    HeldAfterFailure as HeldAfterFailure,
     LaneGivenUp as LaneGivenUp,
     OnFailure as OnFailure,
     OnWorkEvent as OnWorkEvent,
     PassFailed as PassFailed,
-    QueuePaused as QueuePaused,
     SessionLeft as SessionLeft,
     SessionTaken as SessionTaken,
     StoppedBy as StoppedBy,

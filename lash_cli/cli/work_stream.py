@@ -19,9 +19,9 @@ from lash_cli.core.observation import SessionCursor
 from lash_cli.runtime.work_events import (
     ActivityShown,
     CommandsApplied,
+    HeldAfterFailure,
     LaneGivenUp,
     PassFailed,
-    QueuePaused,
     TurnEnded,
     WorkEvent,
     WorkReport,
@@ -75,7 +75,7 @@ class WorkLog:
                 warn(f"{self._name_of(session_id)}: {error.message}{hint}", code=error.code)
             case PassFailed(session_id=session_id, error=error, retry_in_ms=int(rest_ms)):
                 say(f"{self._name_of(session_id)}  {error.code}; again in {duration(rest_ms)}")
-            case QueuePaused(session_id=session_id, reason=reason):
+            case HeldAfterFailure(session_id=session_id, reason=reason):
                 name = self._name_of(session_id)
                 warn(
                     f"the queue of {name} is held ({reason}); go on with: lash queue release {shell_word(name)}",
@@ -141,7 +141,7 @@ class WorkLines:
             case PassFailed(session_id=session_id, error=error, retry_in_ms=rest_ms):
                 payload: Document = {"code": error.code, "message": error.message, "retry_in_ms": rest_ms}
                 self._lines.line("warning", session_id, None, payload)
-            case QueuePaused(session_id=session_id, reason=reason):
+            case HeldAfterFailure(session_id=session_id, reason=reason):
                 self._lines.line("queue_changed", session_id, None, queue_document("held", (), reason=reason))
             case LaneGivenUp(session_id=session_id):
                 payload = {"code": "session_execution_busy", "message": "left to its holder", "retry_in_ms": None}

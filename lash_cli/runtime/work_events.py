@@ -80,7 +80,7 @@ class PassFailed(msgspec.Struct, frozen=True):
     retry_in_ms: int | None = None
 
 
-class QueuePaused(msgspec.Struct, frozen=True):
+class HeldAfterFailure(msgspec.Struct, frozen=True):
     """The queue of a session was held after a failure; it goes on once it is released."""
 
     session_id: str
@@ -94,7 +94,14 @@ class LaneGivenUp(msgspec.Struct, frozen=True):
 
 
 WorkEvent = (
-    SessionTaken | SessionLeft | ActivityShown | TurnEnded | CommandsApplied | PassFailed | QueuePaused | LaneGivenUp
+    SessionTaken
+    | SessionLeft
+    | ActivityShown
+    | TurnEnded
+    | CommandsApplied
+    | PassFailed
+    | HeldAfterFailure
+    | LaneGivenUp
 )
 OnWorkEvent = Callable[[WorkEvent], Awaitable[None]]
 

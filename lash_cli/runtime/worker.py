@@ -23,10 +23,10 @@ from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.work_events import (
     ActivityShown,
     CommandsApplied,
+    HeldAfterFailure,
     LaneGivenUp,
     OnWorkEvent,
     PassFailed,
-    QueuePaused,
     SessionLeft,
     SessionTaken,
     StoppedBy,
@@ -313,7 +313,7 @@ class QueueWorker:
             await self._tell(PassFailed(session_id, error))
             return
         self._held[session_id] = None
-        await self._tell(QueuePaused(session_id, text))
+        await self._tell(HeldAfterFailure(session_id, text))
 
     async def _tell(self, event: WorkEvent) -> None:
         if self._on_event is not None:

@@ -14,9 +14,9 @@ from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
 from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted, StoreLocked
 from lash_cli.runtime.work_events import (
     ActivityShown,
+    HeldAfterFailure,
     LaneGivenUp,
     PassFailed,
-    QueuePaused,
     SessionLeft,
     SessionTaken,
     TurnEnded,
@@ -233,7 +233,7 @@ async def test_a_failed_turn_holds_its_queue_and_the_others_go_on(make_core) -> 
     told = Telling()
     report = await worker_of(core, told, until_empty=True).run()
     assert (report.turns, report.failed, report.held) == (2, 1, ("a",))
-    (paused,) = [event for event in told.events if isinstance(event, QueuePaused)]
+    (paused,) = [event for event in told.events if isinstance(event, HeldAfterFailure)]
     assert paused.reason == "turn_failed:provider_error"
     row = await core.store.session_row("a")
     assert row.meta.hold_reason == "turn_failed:provider_error"
