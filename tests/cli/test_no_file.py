@@ -49,10 +49,10 @@ def test_a_device_is_no_database(lash: Any) -> None:
 
 
 def test_completion_of_what_is_no_file_offers_nothing(lash: Any, pipe: str) -> None:
-    result = lash(
-        "__complete", "--", "lash", "show", "", env={"LASH_DB": pipe, "LASH_CONFIG": pipe}, timeout=PATIENCE_S
-    )
-    assert (result.code, result.err) == (0, "") and result.out.startswith(":")
+    for words in (("show", ""), ("--profile", ""), ("model", "show", "")):
+        env = {"LASH_DB": pipe, "LASH_CONFIG": pipe}
+        result = lash("__complete", "--", *words, env=env, timeout=PATIENCE_S)
+        assert (result.code, result.err) == (0, "") and result.out.splitlines()[-1].startswith(":")
 
 
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
