@@ -57,6 +57,10 @@ def _speak_utf8() -> None:
         # A path is printed as the bytes it is; what somebody's own choice of an encoding lacks becomes an escape.
         errors = "surrogateescape" if sys.stdout.encoding.lower() in ("utf-8", "utf8") else "backslashreplace"
         sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
+    if sys.stdout is not None and sys.stdout.write_through:  # type: ignore[union-attr]
+        from lash_cli.cli.streams import write_whole
+
+        write_whole()
 
 
 def _answer(text: str) -> int:

@@ -15,6 +15,18 @@ import sys
 _STDIN, _STDOUT, _STDERR = range(3)
 
 
+def write_whole() -> None:
+    """Give stdout the buffer that `PYTHONUNBUFFERED` takes from it, which images of containers like to set.
+
+    Without one, Python hands a text to the system once: what a pipe whose reader leaves or a disk that runs full
+    did not take is dropped without an error. Whoever waits for a line gets it as before, since whoever streams flushes.
+    """
+    unbuffered = sys.stdout
+    sys.stdout = open(  # noqa: SIM115 - lives as long as the process
+        unbuffered.fileno(), "w", encoding=unbuffered.encoding, errors=unbuffered.errors, closefd=False
+    )
+
+
 def replace_closed() -> None:
     """Give every closed standard stream a descriptor and a file; open ones are left alone."""
     if sys.stdin is None:

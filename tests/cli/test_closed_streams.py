@@ -107,3 +107,19 @@ def test_a_stderr_without_room_loses_the_notes_and_not_the_status(lash, home: Pa
         pytest.skip("this system has no /dev/full")
     lash("open", "s")
     assert closed(home, arguments, "2>/dev/full").code == code
+
+
+def test_no_answer_is_cut_off_in_silence_where_python_does_not_buffer(lash, home: Path) -> None:
+    lash("open", "s")
+    assert lash("turn", "s", "-", input="!text " + "word " * 60_000).code == 0
+    whole = lash("log", "s", "-o", "json").out
+    with subprocess.Popen(
+        [sys.executable, "-m", "lash_cli", "log", "s", "-o", "json"],
+        env={**environment(home), "PYTHONUNBUFFERED": "1"}, cwd=home.parent, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"{"
+        process.stdout.close()
+        assert process.wait(60) == CLOSED_STDOUT
+    assert lash("log", "s", "-o", "json", env={"PYTHONUNBUFFERED": "1", "LASH_TEST_COLD": "1"}).out == whole
