@@ -69,6 +69,18 @@ def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
         assert f'blocks("{topic}", "sh")' in text and "run_shell(" in text, topic
 
 
+def test_no_text_deletes_a_session_that_a_later_one_goes_on_with() -> None:
+    """Each text is run on a home of its own; who reads on has one home, where an id is used once."""
+    readme = "\n".join(re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE))
+    deleted: set[str] = set()
+    for script in (readme, *("\n".join(blocks(topic, "sh")) for topic in docs.names())):
+        for name in deleted:
+            assert not re.search(rf"^lash \w+ {re.escape(name)}\b", script, re.MULTILINE), (name, script)
+        deleted |= set(re.findall(r"^lash rm (\S+) --yes", script, re.MULTILINE))
+        if "lash db purge" in script:
+            deleted.clear()
+
+
 def test_every_topic_is_listed_and_shown(home) -> None:
     listed = run_lash(["help", "-o", "json"], home=home).json
     assert [item["id"] for item in listed["items"]] == docs.names()
