@@ -226,11 +226,12 @@ class TurnActivity(Record):
     """One item of a turn's live stream (contract 01 §7.4, 04 §7): `id` is its own, `correlation_id` groups the items of
     one logical row, such as the pieces of one text; `at_ms` is when it was shown, in epoch milliseconds.
 
-    A stream begins with `TurnStarted` and ends with `TurnFinished`, before which `Committed` stands where there is a
-    store; a turn that raises ends it without both. Between them stand, for each model call, `ModelRequestStarted`, its text (`AssistantProseDelta`, `ReasoningShown`), what
-    takes text back (`ModelAttemptReset`), `RetryWait` and `UsageShown`, and for each call of a tool
-    `ToolCallStarted`, `ToolProgress` and `ToolCallCompleted`. A turn that finishes with a value shows it before its
-    commit (`FinalValueShown`, `ValueShown`).
+    A stream begins with `TurnStarted` and ends with `TurnFinished`, before which `Committed` stands where there is
+    a store; a turn that raises ends it without both. Between them stand, for each model call,
+    `ModelRequestStarted`, its text (`AssistantProseDelta`, `ReasoningShown`), what takes text back
+    (`ModelAttemptReset`), `RetryWait` and `UsageShown`, and for each call of a tool `ToolCallStarted`,
+    `ToolProgress` and `ToolCallCompleted`. A turn that finishes with a value shows it before its commit
+    (`FinalValueShown`, `ValueShown`).
     """
 
     session_id: str
