@@ -7,6 +7,7 @@ topic; the command has its `--help`.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from typing import Annotated
@@ -78,8 +79,13 @@ def _show_on_terminal(text: str) -> None:
         sys.stdout.write(shown)
         return
     sys.stdout.flush()
-    # Ends when the reader says so.
-    subprocess.run(_PAGER, input=shown.encode(), check=False)
+    with subprocess.Popen(_PAGER, stdin=subprocess.PIPE) as pager:
+        # Ctrl-C is the pager's: if it ended us, the terminal would stay as the pager had set it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            pager.communicate(shown.encode())
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def _help_of_command(words: list[str]) -> int:

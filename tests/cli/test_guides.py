@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -102,8 +103,10 @@ def test_a_topic_is_set_for_a_terminal_and_a_long_one_waits_for_its_reader(home)
         if shutil.which("less") is not None:
             terminal.wait_for(lambda text: "Everything that lash tells you" in text)
             assert "unfinished" not in terminal.text, "one screen at a time"
+            # Ctrl-C does not end the pager, so it must not end who waits for it either.
+            terminal.process.send_signal(signal.SIGINT)
             terminal.press("q")
-        assert terminal.ended() == 0
+        assert terminal.ended() == 0 and terminal.is_cooked
         assert "# Durability" not in terminal.everything, "it is set, not raw"
     finally:
         terminal.close()
