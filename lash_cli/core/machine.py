@@ -72,7 +72,7 @@ from lash_cli.core.machine_rules import (
     with_unique_call_ids,
     without_calls,
 )
-from lash_cli.core.machine_table import MachineEvent, TurnState, next_state
+from lash_cli.core.machine_table import MachineEvent, MachineState, next_state
 from lash_cli.core.machine_tail import TurnTail
 from lash_cli.core.outcome import FinalValue, Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
 from lash_cli.core.tools import ToolCallRecord, interrupted
@@ -97,6 +97,7 @@ __all__ = [
     "MachineConfig",
     "MachineEffect",
     "MachineResponse",
+    "MachineState",
     "ProgressEffect",
     "ProtocolAction",
     "ProtocolDriver",
@@ -108,18 +109,17 @@ __all__ = [
     "ToolCallsEffect",
     "ToolResults",
     "TurnMachine",
-    "TurnState",
     "TurnView",
 ]
 
 PROTOCOL_STALLED = "protocol_stalled"
 
-_ANSWER_OF: dict[TurnState, type[Any]] = {
-    TurnState.WAITING_EXECUTION_ENVIRONMENT: EnvironmentSynced,
-    TurnState.WAITING_LLM: LlmComplete,
-    TurnState.WAITING_TOOLS: ToolResults,
-    TurnState.WAITING_EXEC: ExecCompleted,
-    TurnState.WAITING_CHECKPOINT: CheckpointDelivery,
+_ANSWER_OF: dict[MachineState, type[Any]] = {
+    MachineState.WAITING_EXECUTION_ENVIRONMENT: EnvironmentSynced,
+    MachineState.WAITING_LLM: LlmComplete,
+    MachineState.WAITING_TOOLS: ToolResults,
+    MachineState.WAITING_EXEC: ExecCompleted,
+    MachineState.WAITING_CHECKPOINT: CheckpointDelivery,
 }
 
 
@@ -137,7 +137,7 @@ class TurnMachine:
     def __init__(self, config: MachineConfig, driver: ProtocolDriver, opening: tuple[Message, ...]) -> None:
         self._config = config
         self._driver = driver
-        self._state = TurnState.PREPARING_PROTOCOL
+        self._state = MachineState.PREPARING_PROTOCOL
         self._tail = TurnTail(config.turn_id, opening)
         self._queue: deque[MachineEffect] = deque()
         self._outstanding: int | None = None  # id of the awaited effect, once it was handed out
@@ -156,7 +156,7 @@ class TurnMachine:
         self._last_usage = TokenUsage()
 
     @property
-    def state(self) -> TurnState:
+    def state(self) -> MachineState:
         """What the turn is waiting for."""
         return self._state
 
@@ -168,15 +168,15 @@ class TurnMachine:
     @property
     def finished(self) -> bool:
         """Whether the outcome stands; the last effects, `DoneEffect` among them, may still wait to be polled."""
-        return self._state is TurnState.FINISHED
+        return self._state is MachineState.FINISHED
 
     def poll(self) -> MachineEffect | None:
         """The next effect, each handed out once; None while an answer is awaited and after `DoneEffect`."""
         while not self._queue:
             match self._state:
-                case TurnState.PREPARING_PROTOCOL:
+                case MachineState.PREPARING_PROTOCOL:
                     self._prepare()
-                case TurnState.PREPARE_ITERATION:
+                case MachineState.PREPARE_ITERATION:
                     self._begin_iteration()
                 case _:
                     return None
@@ -321,7 +321,7 @@ class TurnMachine:
         """Apply a batch that must lead somewhere: into a wait, to another iteration or to the end."""
         before = self._iteration
         self._apply(actions)
-        if self._state is TurnState.PREPARE_ITERATION and self._iteration == before:
+        if self._state is MachineState.PREPARE_ITERATION and self._iteration == before:
             raise LashRuntimeError(PROTOCOL_STALLED, "the turn protocol decided nothing")
 
     def _apply(self, actions: Sequence[ProtocolAction]) -> None:

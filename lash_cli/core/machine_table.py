@@ -31,7 +31,7 @@ from enum import StrEnum
 from lash_cli.errors import LashRuntimeError
 
 
-class TurnState(StrEnum):
+class MachineState(StrEnum):
     """What a turn is waiting for."""
 
     PREPARING_PROTOCOL = "preparing_protocol"
@@ -63,9 +63,9 @@ class MachineEvent(StrEnum):
     FINISH = "finish"
 
 
-_State, _Event = TurnState, MachineEvent
+_State, _Event = MachineState, MachineEvent
 
-TRANSITIONS: dict[TurnState, dict[MachineEvent, TurnState]] = {
+TRANSITIONS: dict[MachineState, dict[MachineEvent, MachineState]] = {
     _State.PREPARING_PROTOCOL: {
         _Event.APPEND: _State.PREPARING_PROTOCOL,
         _Event.PROTOCOL_PREPARED: _State.PREPARE_ITERATION,
@@ -107,7 +107,7 @@ TRANSITIONS: dict[TurnState, dict[MachineEvent, TurnState]] = {
 ILLEGAL_TRANSITION = "illegal_turn_transition"
 
 
-def next_state(state: TurnState, event: MachineEvent) -> TurnState:
+def next_state(state: MachineState, event: MachineEvent) -> MachineState:
     """The state after `event`.
 
     Raises `LashRuntimeError` (`illegal_turn_transition`) for a pair the table

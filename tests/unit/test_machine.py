@@ -44,6 +44,7 @@ from lash_cli.core.machine import (
     LlmCallEffect,
     LlmComplete,
     MachineConfig,
+    MachineState,
     ProgressEffect,
     StartCheckpoint,
     StartExec,
@@ -53,7 +54,6 @@ from lash_cli.core.machine import (
     ToolCallsEffect,
     ToolResults,
     TurnMachine,
-    TurnState,
 )
 from lash_cli.core.machine_rules import provider_issue
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue
@@ -63,22 +63,22 @@ from lash_cli.modes.standard import StandardProtocol
 
 ANSWERED = Finished(AssistantMessage("hi"))
 WAITS = {
-    SyncEnvironmentEffect: TurnState.WAITING_EXECUTION_ENVIRONMENT,
-    LlmCallEffect: TurnState.WAITING_LLM,
-    ToolCallsEffect: TurnState.WAITING_TOOLS,
-    CheckpointEffect: TurnState.WAITING_CHECKPOINT,
+    SyncEnvironmentEffect: MachineState.WAITING_EXECUTION_ENVIRONMENT,
+    LlmCallEffect: MachineState.WAITING_LLM,
+    ToolCallsEffect: MachineState.WAITING_TOOLS,
+    CheckpointEffect: MachineState.WAITING_CHECKPOINT,
 }
 
 
 def test_a_plain_turn_syncs_calls_offers_completion_and_finishes() -> None:
     turn = machine()
-    assert turn.state is TurnState.PREPARING_PROTOCOL
+    assert turn.state is MachineState.PREPARING_PROTOCOL
     run = drive(turn, [answer("hi")])
     assert run.kinds() == ["sync", "llm", "before_completion"]
     assert run.done.outcome == ANSWERED
     assert run.done.messages == (*OPENING, Message("t_1.m1", Role.ASSISTANT, (ProsePart("hi"),)))
     assert run.done.iterations == 1
-    assert turn.finished and turn.state is TurnState.FINISHED and turn.poll() is None
+    assert turn.finished and turn.state is MachineState.FINISHED and turn.poll() is None
 
 
 def test_the_environment_is_synced_once_per_iteration_before_the_model_call() -> None:
@@ -101,7 +101,9 @@ def test_the_model_sees_the_whole_tail_of_its_turn() -> None:
 
 
 @pytest.mark.parametrize(("kind", "state"), WAITS.items())
-def test_an_awaited_effect_is_handed_out_once_and_then_nothing_until_its_answer(kind: type, state: TurnState) -> None:
+def test_an_awaited_effect_is_handed_out_once_and_then_nothing_until_its_answer(
+    kind: type, state: MachineState
+) -> None:
     turn = machine()
     run_to(turn, kind, [answer(call())])
     assert turn.state is state

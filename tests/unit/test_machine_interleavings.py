@@ -30,11 +30,11 @@ from lash_cli.core.machine import (
     LlmCallEffect,
     LlmComplete,
     MachineEffect,
+    MachineState,
     SyncEnvironmentEffect,
     ToolCallsEffect,
     ToolResults,
     TurnMachine,
-    TurnState,
 )
 from lash_cli.core.outcome import Stopped, TurnIssue
 from lash_cli.core.tools import (
@@ -191,7 +191,7 @@ def test_every_turn_ends_once_with_a_transcript_that_is_safe_to_resume(
     turn = fresh(*limits)
     effects = play(turn, script)
     done = effects[-1]
-    assert isinstance(done, DoneEffect) and turn.state is TurnState.FINISHED and turn.poll() is None
+    assert isinstance(done, DoneEffect) and turn.state is MachineState.FINISHED and turn.poll() is None
     assert sum(isinstance(effect, DoneEffect) for effect in effects) == 1
     assert is_safe_to_resume(done.messages)
     assert done.messages[: len(OPENING)] == OPENING

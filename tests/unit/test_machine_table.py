@@ -2,39 +2,39 @@
 
 import pytest
 
-from lash_cli.core.machine_table import TRANSITIONS, MachineEvent, TurnState, next_state
+from lash_cli.core.machine_table import TRANSITIONS, MachineEvent, MachineState, next_state
 from lash_cli.errors import LashRuntimeError
 
 ANSWERS = {
-    (TurnState.WAITING_EXECUTION_ENVIRONMENT, MachineEvent.ENVIRONMENT_ANSWERED),
-    (TurnState.WAITING_LLM, MachineEvent.LLM_ANSWERED),
-    (TurnState.WAITING_TOOLS, MachineEvent.TOOLS_ANSWERED),
-    (TurnState.WAITING_EXEC, MachineEvent.EXEC_ANSWERED),
-    (TurnState.WAITING_CHECKPOINT, MachineEvent.CHECKPOINT_ANSWERED),
+    (MachineState.WAITING_EXECUTION_ENVIRONMENT, MachineEvent.ENVIRONMENT_ANSWERED),
+    (MachineState.WAITING_LLM, MachineEvent.LLM_ANSWERED),
+    (MachineState.WAITING_TOOLS, MachineEvent.TOOLS_ANSWERED),
+    (MachineState.WAITING_EXEC, MachineEvent.EXEC_ANSWERED),
+    (MachineState.WAITING_CHECKPOINT, MachineEvent.CHECKPOINT_ANSWERED),
 }
 REQUESTS = {
-    MachineEvent.ENVIRONMENT_REQUESTED: TurnState.WAITING_EXECUTION_ENVIRONMENT,
-    MachineEvent.LLM_REQUESTED: TurnState.WAITING_LLM,
-    MachineEvent.TOOLS_REQUESTED: TurnState.WAITING_TOOLS,
-    MachineEvent.EXEC_REQUESTED: TurnState.WAITING_EXEC,
-    MachineEvent.CHECKPOINT_REQUESTED: TurnState.WAITING_CHECKPOINT,
+    MachineEvent.ENVIRONMENT_REQUESTED: MachineState.WAITING_EXECUTION_ENVIRONMENT,
+    MachineEvent.LLM_REQUESTED: MachineState.WAITING_LLM,
+    MachineEvent.TOOLS_REQUESTED: MachineState.WAITING_TOOLS,
+    MachineEvent.EXEC_REQUESTED: MachineState.WAITING_EXEC,
+    MachineEvent.CHECKPOINT_REQUESTED: MachineState.WAITING_CHECKPOINT,
 }
 
 
-def expected(state: TurnState, event: MachineEvent) -> TurnState | None:
+def expected(state: MachineState, event: MachineEvent) -> MachineState | None:
     """The contract's rules, written independently of the table."""
-    if state is TurnState.FINISHED:
+    if state is MachineState.FINISHED:
         return None
     if event is MachineEvent.FINISH:
-        return TurnState.FINISHED
+        return MachineState.FINISHED
     if (state, event) in ANSWERS:
-        return TurnState.PREPARE_ITERATION
-    if state is TurnState.PREPARING_PROTOCOL:
+        return MachineState.PREPARE_ITERATION
+    if state is MachineState.PREPARING_PROTOCOL:
         return {
-            MachineEvent.APPEND: TurnState.PREPARING_PROTOCOL,
-            MachineEvent.PROTOCOL_PREPARED: TurnState.PREPARE_ITERATION,
+            MachineEvent.APPEND: MachineState.PREPARING_PROTOCOL,
+            MachineEvent.PROTOCOL_PREPARED: MachineState.PREPARE_ITERATION,
         }.get(event)
-    if state is TurnState.PREPARE_ITERATION:
+    if state is MachineState.PREPARE_ITERATION:
         if event in (MachineEvent.APPEND, MachineEvent.ITERATION_ADVANCED):
             return state
         return REQUESTS.get(event)
@@ -42,8 +42,8 @@ def expected(state: TurnState, event: MachineEvent) -> TurnState | None:
 
 
 @pytest.mark.parametrize("event", list(MachineEvent))
-@pytest.mark.parametrize("state", list(TurnState))
-def test_every_pair_of_state_and_event_follows_the_contract_or_raises(state: TurnState, event: MachineEvent) -> None:
+@pytest.mark.parametrize("state", list(MachineState))
+def test_every_pair_of_state_and_event_follows_the_contract_or_raises(state: MachineState, event: MachineEvent) -> None:
     wanted = expected(state, event)
     if wanted is not None:
         assert next_state(state, event) is wanted
@@ -55,21 +55,21 @@ def test_every_pair_of_state_and_event_follows_the_contract_or_raises(state: Tur
 
 
 def test_every_state_has_a_row_and_every_state_is_reachable() -> None:
-    assert set(TRANSITIONS) == set(TurnState)
-    reached = {TurnState.PREPARING_PROTOCOL}
+    assert set(TRANSITIONS) == set(MachineState)
+    reached = {MachineState.PREPARING_PROTOCOL}
     while True:
         more = reached | {target for state in reached for target in TRANSITIONS[state].values()}
         if more == reached:
             break
         reached = more
-    assert reached == set(TurnState)
+    assert reached == set(MachineState)
 
 
 def test_nothing_leaves_finished_and_everything_can_reach_it() -> None:
-    assert TRANSITIONS[TurnState.FINISHED] == {}
-    for state in set(TurnState) - {TurnState.FINISHED}:
-        assert TRANSITIONS[state][MachineEvent.FINISH] is TurnState.FINISHED
+    assert TRANSITIONS[MachineState.FINISHED] == {}
+    for state in set(MachineState) - {MachineState.FINISHED}:
+        assert TRANSITIONS[state][MachineEvent.FINISH] is MachineState.FINISHED
 
 
 def test_state_names_are_the_snake_case_of_the_contract() -> None:
-    assert [state.value for state in TurnState] == [state.name.lower() for state in TurnState]
+    assert [state.value for state in MachineState] == [state.name.lower() for state in MachineState]
