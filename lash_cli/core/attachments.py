@@ -6,12 +6,17 @@ tool. What a provider can carry is another question, asked by its wire.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from lash_cli.core.codec import Record
 from lash_cli.core.content import AttachmentItem, AttachmentSource, ExternalUrl, Inline, ProviderFile, TurnInput
 from lash_cli.errors import UsageError
 
 DENIED = "attachment_source_policy_denied"
 MAX_ATTACHMENT_BYTES = 20 * 1024 * 1024
+_TOKEN: Final = r"[A-Za-z0-9!#$&^_.+-]+"
+_MEDIA_TYPE: Final = rf"{_TOKEN}/{_TOKEN}"
 
 
 class AttachmentPolicy(Record):
@@ -46,6 +51,12 @@ class AttachmentPolicy(Record):
         refusal = self.refusal(source)
         if refusal is not None:
             raise UsageError(refusal, code=DENIED)
+
+
+def require_media_type(media_type: str) -> None:
+    """Raise `UsageError` (`attachment_media_type_invalid`) for what is no media type, such as a file's name."""
+    if re.fullmatch(_MEDIA_TYPE, media_type) is None:
+        raise UsageError(f"not a media type: {media_type!r}", code="attachment_media_type_invalid")
 
 
 def has_bytes(turn_input: TurnInput) -> bool:

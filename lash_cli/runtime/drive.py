@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnEvent
+from lash_cli.core.attachments import require_media_type
 from lash_cli.core.content import (
     AttachmentItem,
     AttachmentSource,
@@ -189,6 +190,7 @@ class TurnDriver(ABC):
         store = self.host.store
         if isinstance(source, Inline):
             if store is None:
+                require_media_type(source.media_type)
                 return source
             now_ms = self.host.clock.now_ms()
             return await put_inline(store, self.session.session_id, source, turn_id=drive.turn_id, now_ms=now_ms)

@@ -11,7 +11,7 @@ from support.driving import Crash, CrashPoints
 from support.frozen import cut_lease
 from support.scripted import ScriptedCaller, text
 
-from lash_cli.api import AttachmentItem, SessionSpec, Stopped, TextItem, TurnInput
+from lash_cli.api import AttachmentItem, LashCore, ModelSpec, SessionSpec, Stopped, TextItem, TurnInput
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
@@ -144,9 +144,20 @@ async def test_bytes_beyond_the_limit_are_refused_and_nothing_is_written(make_co
     assert await core.store.inputs("s1", pending_only=False) == ()
 
 
-async def test_a_session_without_a_store_asks_the_host_too_and_keeps_the_bytes_in_memory() -> None:
-    from lash_cli.api import LashCore, ModelSpec
+async def test_bytes_without_a_media_type_are_invalid_input_with_and_without_a_store(make_core) -> None:
+    unusable = TurnInput((TextItem("look"), AttachmentItem(Inline("cat.png", PNG))))
+    caller = ScriptedCaller([])
+    async with await make_core(caller).open_session("s1") as session:
+        with pytest.raises(UsageError) as refused:
+            await session.turn(unusable).run()
+        assert refused.value.code == "attachment_media_type_invalid"
+    async with LashCore(provider=caller, model=ModelSpec("m")) as core, await core.open_session("s2") as session:
+        output = await session.turn(unusable).run()
+        assert output.result.outcome == Stopped("invalid_input")
+        assert output.result.errors[0].message == "not a media type: 'cat.png'"
 
+
+async def test_a_session_without_a_store_asks_the_host_too_and_keeps_the_bytes_in_memory() -> None:
     caller = ScriptedCaller([text("a cat")])
     async with LashCore(provider=caller, model=ModelSpec("m")) as core:
         session = await core.open_session("s1")

@@ -9,13 +9,13 @@ business of `gc`.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final, Literal
 
+from lash_cli.core.attachments import require_media_type
 from lash_cli.core.codec import sha256_hex
-from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.errors import NotFoundError
 from lash_cli.store.sqlite.database import Database, is_in_event_loop
 from lash_cli.store.sqlite.sessions import key_of
 
@@ -24,9 +24,6 @@ REF_PREFIX: Final = "sha256:"
 HASH_ELSEWHERE_FROM_BYTES: Final = 1024 * 1024
 
 OwnerKind = Literal["turn", "process"]
-
-_TOKEN: Final = r"[A-Za-z0-9!#$&^_.+-]+"
-_MEDIA_TYPE: Final = re.compile(rf"{_TOKEN}/{_TOKEN}")
 
 # Contract 01 §9.7: an uncommitted intent passes to whoever puts the same bytes again; a committed one stays.
 _RECORD_INTENT = """
@@ -134,8 +131,7 @@ class Attachments:
         Raises `UsageError` (`attachment_media_type_invalid`), `NotFoundError`,
         `SessionDeleted`.
         """
-        if _MEDIA_TYPE.fullmatch(media_type) is None:
-            raise UsageError(f"not a media type: {media_type!r}", code="attachment_media_type_invalid")
+        require_media_type(media_type)
         is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES and is_in_event_loop()
         digest = await _hashed_elsewhere(data) if is_large else sha256_hex(data)
         attachment_ref = REF_PREFIX + digest
