@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
 import pytest
 
+from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite import announcing
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.writer import Writer
 
 _INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
 WAIT_S = 30
@@ -132,30 +132,30 @@ def test_closing_waits_for_whoever_writes_for_itself(database_path: Path, clock:
     other.close()
 
 
-@pytest.mark.parametrize("event", ["call", "return"])
-def test_an_interrupt_inside_a_blocking_write_leaves_the_pen_and_the_lock_to_others(
-    database_path: Path, clock: ManualClock, event: str
+class Spoilt(announcing.WriterConnection):
+    """A connection that cannot undo a transaction."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *values)
+
+
+async def test_a_transaction_that_cannot_be_undone_costs_its_caller_and_nobody_after_it(
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = Database.open(database_path, clock=clock)
-    database.write_sync(insert("first"), durable=True)
-    code = Writer._commit.__code__
+    monkeypatch.setattr(announcing, "WriterConnection", Spoilt)
 
-    def interrupt(frame: FrameType, seen: str, argument: object) -> None:
-        if seen == event and frame.f_code is code:
-            sys.setprofile(None)
-            raise KeyboardInterrupt
+    def failing(connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, ("undone",))
+        raise ValueError("the job's own")
 
-    sys.setprofile(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        database.write_sync(insert("interrupted"), durable=True)
-    assert sys.getprofile() is None, "the interrupt came inside the write"
-    other = sqlite3.connect(database_path, isolation_level=None, timeout=0)
-    other.execute("BEGIN IMMEDIATE")
-    other.execute("ROLLBACK")
-    other.close()
-    assert database.write_sync(insert("next"), durable=True) == threading.get_ident()
-    assert {"first", "next"} <= names(database)
-    database.close()
+    with pytest.raises(StoreError, match="disk I/O error"):
+        await asyncio.wait_for(database.write(failing, durable=True), WAIT_S)
+    await asyncio.wait_for(database.write(insert("next"), durable=True), WAIT_S)
+    assert names(database) == {"next"}
+    await database.aclose()
 
 
 async def opened(database_path: Path, clock: ManualClock) -> Database:

@@ -143,8 +143,8 @@ class _Reader:
         """Run `job` in one read transaction."""
         with self._lock, mapped_errors(self._path):
             connection = self._opened()
-            connection.execute(BEGIN_READ)
             try:
+                connection.execute(BEGIN_READ)
                 return job(connection)
             finally:
                 if connection.in_transaction:
@@ -261,8 +261,6 @@ class Database:
 
             request = Request(job, False, asyncio.get_running_loop(), None, None)
             if self.writer.write_now(request):
-                if request.error is not None:
-                    raise request.error
                 return cast(T, request.result)
         return await self.write(job, durable=False)
 
@@ -353,10 +351,13 @@ class Database:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Commit what is queued, end the threads, close the connections. May be repeated."""
-        self.writer.close()
-        self._bulk_reader.close()
-        self._reader.close()
+        """Commit what is queued, end the threads, close the connections. May be repeated, and is to be when it was
+        interrupted."""
+        try:
+            self.writer.close()
+        finally:
+            self._bulk_reader.close()
+            self._reader.close()
 
     def lose(self) -> None:
         """Refuse everything from now on with `store_forked`; called in the child of a fork."""

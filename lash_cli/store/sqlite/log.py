@@ -75,10 +75,10 @@ class Log:
         return self._descriptor
 
     def close(self) -> None:
-        """Let go of the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let go of the file. May be repeated, also after an interrupt: the number may be another file's by then."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _sync(descriptor: int) -> None:
@@ -118,8 +118,11 @@ class Checkpointer:
             return
         self._ask_above = size + _WAL_RESTART_BYTES
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
-            self._thread.start()
+            # Interrupted meanwhile, nobody can know whether it runs: the next look starts another, and both are told
+            # to end.
+            thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
+            thread.start()
+            self._thread = thread
         self._caught_up.clear()
         self._wanted.set()
         if size <= self._wait_above:
@@ -147,6 +150,7 @@ class Checkpointer:
                 self._wanted.wait()
                 self._wanted.clear()
                 if self._stopping:
+                    self._wanted.set()  # for another one
                     return
                 # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
                 with contextlib.suppress(sqlite3.Error):

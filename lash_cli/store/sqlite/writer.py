@@ -17,6 +17,14 @@ While this thread has nothing to do, a caller may write on its own: who has no
 event loop any write, because it would only wait; an event loop what is brief and
 not synced. The pen is what one writes with: there is one, so there is still one
 writer at a time.
+
+Ctrl-C strikes callers, never the thread: where Python looks for signals, on
+entering a function, behind a call and at the end of a pass through a loop. What
+must not come apart is therefore done without a call in between, and whatever is
+interrupted leaves pen and lock free, no transaction open, and each write of
+somebody else done once. Two things are out of reach: a callback of the event loop
+that is struck as it begins is lost with what it was to hand over, which waits for
+the next write then, or to tell; and a future struck while it is settled wakes nobody.
 """
 
 from __future__ import annotations
@@ -113,6 +121,8 @@ class Writer:
         self._crowd = 0
         # Whether the thread has done all it was handed.
         self._is_idle = True
+        # Whether a thread without an event loop writes for itself, or is about to.
+        self._is_taken = False
         self._is_closed = False
         self._is_forked = False
         self._thread: threading.Thread | None = None
@@ -133,62 +143,89 @@ class Writer:
             if loop is None or self._crowd <= 1:
                 self._hand_over()
             elif self._soon_loop is not loop:
-                self._soon_loop = loop
+                # Noted behind it: to be handed over twice does no harm, and never would be waited for without end.
                 loop.call_soon(self._pass_is_over, loop)
+                self._soon_loop = loop
 
     def write_here(self, request: Request) -> bool:
         """Write on the calling thread, which has no event loop; False, and nothing done, while another one writes.
 
         Who has no event loop would only wait for the writing thread, and the two changes of thread cost as much as the
-        transaction. What arrives meanwhile goes to that thread, which waits for the pen. Raises `StoreError` once
-        closed.
+        transaction. What arrives meanwhile goes to that thread, and whichever of the two is later waits for the pen.
+        Raises `StoreError` once closed.
         """
-        has_pen = False
+        is_ours = False
         try:
             with self._lock:
                 self._refuse_if_closed()
-                if not self._is_idle or self._arrived or self._pen.locked():
+                if not self._is_idle or self._arrived or self._is_taken:
                     return False
-                # While there is nothing to do nobody takes it without the lock. Known before it is taken, so that
-                # Ctrl-C right behind finds what to give back.
-                has_pen = True
-                self._pen.acquire()
-            self._write([request])
+                is_ours = self._is_taken = True
+            with self._pen:
+                # Who closes lets go of everything, with the pen.
+                self._refuse_if_closed()
+                try:
+                    self._write([request])
+                except BaseException:
+                    # Ctrl-C while a failure was told.
+                    self._take_back()
+                    raise
             return True
         finally:
-            if has_pen:
-                self._pen.release()
+            if is_ours:
+                self._is_taken = False
 
     def write_now(self, request: Request) -> bool:
         """Write on the calling thread, which is that of an event loop, when nobody has to wait for it: the writing
         thread is idle and no other process holds the lock. False, and nothing done, otherwise.
 
         For a brief write that is not synced: handing it to the other thread and back costs as much as the transaction.
-        What this loop put off goes before it, in the same transaction, when it is brief too; should one of them raise,
-        the thread finds out which. While writes come in company they go together instead, and a log that has grown is
-        left to the next write of the thread, because that may have to wait. Raises `StoreError` once closed.
+        What this loop put off goes before it, in the same transaction, when it is brief too. Should any of them raise,
+        all are left to the thread, which finds out whose error it is. While writes come in company they go together
+        instead, and a log that has grown is left to the next write of the thread, because that may have to wait. Raises
+        `StoreError` once closed.
         """
         assert not request.durable
         with self._lock:
             self._refuse_if_closed()
             connection = self._connection
-            if connection is None or not self._is_idle or self._crowd > 1 or self._pen.locked():
+            if connection is None or not self._is_idle or self._crowd > 1 or self._is_taken:
                 return False
-            put_off = [waiting for waiting in self._arrived if not waiting.is_abandoned]
-            if not all(_is_brief_of(waiting, request.loop) for waiting in put_off):
-                return False
-            group = [*put_off, request]
+            put_off: list[Request] = []
+            if self._arrived:
+                put_off = [waiting for waiting in self._arrived if not waiting.is_abandoned]
+                if not all(_is_brief_of(waiting, request.loop) for waiting in put_off):
+                    return False
             with self._pen:
-                try:
-                    if not _begins(connection) or (put_off and not self._run_together(connection, group)):
-                        return False
-                    self._write(group, is_begun=True, is_run=bool(put_off))
-                except BaseException:
-                    # Ctrl-C between two steps: every other process would wait for a transaction that nobody ends.
-                    _take_back(connection)
-                    raise
-            self._arrived.clear()
-        _settle_all(put_off)
+                return self._write_at_once(connection, put_off, request)
+
+    def _write_at_once(self, connection: WriterConnection, put_off: list[Request], request: Request) -> bool:
+        """Commit all of them together, or nothing, and then nobody is told anything; whether they are committed."""
+        are_done = False
+        try:
+            try:
+                connection.execute(BEGIN_WRITE)
+                for waiting in put_off:
+                    waiting.result = waiting.job(connection)
+                request.result = request.job(connection)
+                are_done = True
+                connection.execute(COMMIT)
+            except Exception:  # noqa: BLE001 - whoever raised does so again on the thread, and is told there
+                are_done = False
+                self._take_back()
+                return False
+            connection.announce(self.ring, is_whole=True)
+            if self._arrived:
+                self._arrived.clear()
+                _settle_all(put_off)
+        except BaseException:
+            # Ctrl-C between two steps. What is committed must not be done again; an open transaction would keep every
+            # other process waiting.
+            if are_done and not connection.in_transaction:
+                self._arrived.clear()
+                _settle_all(put_off)
+            self._take_back()
+            raise
         return True
 
     def submit_later(self, request: Request) -> None:
@@ -202,22 +239,25 @@ class Writer:
             self._refuse_if_closed()
             self._arrived.append(request)
             if self._later_loop is not loop:
-                self._later_loop = loop
                 loop.call_later(LAZY_SECONDS, self._later_is_due, loop)
+                self._later_loop = loop
 
     def close(self) -> None:
-        """Commit what is queued and end the thread."""
+        """Commit what is queued and end the threads. To be repeated when it was interrupted."""
+        if self._is_forked:
+            return
         with self._lock:
-            if self._is_closed:
-                return
-            self._hand_over()
-            self._is_closed = True
-            self._queue.put(None)
-        if self._thread is not None:
-            self._thread.join()
-        else:
-            self._let_go()
-        self._checkpointer.close()
+            if not self._is_closed:
+                self._hand_over()
+                self._is_closed = True
+                self._queue.put(None)
+        try:
+            if self._thread is not None:
+                self._thread.join()
+            else:
+                self._let_go()
+        finally:
+            self._checkpointer.close()
 
     def lose(self) -> sqlite3.Connection | None:
         """Be closed in the child of a fork, where the thread does not run and whoever held a lock is not; its
@@ -232,28 +272,55 @@ class Writer:
             raise closed_error(self._path, is_forked=self._is_forked)
 
     def _hand_over(self) -> None:
-        arrived = [request for request in self._arrived if not request.is_abandoned]
-        self._arrived.clear()
-        if arrived and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
-            self._thread.start()
-        for start in range(0, len(arrived), _MAX_GROUP):
+        """Give the thread what arrived, starting it at the first time. May be repeated when it was interrupted: what
+        was not given yet is still here."""
+        self._arrived = [request for request in self._arrived if not request.is_abandoned]
+        if self._arrived and self._thread is None:
+            thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
+            thread.start()
+            self._thread = thread
+        while self._arrived:
+            batch, left = self._arrived[:_MAX_GROUP], self._arrived[_MAX_GROUP:]
             self._is_idle = False
-            self._queue.put(arrived[start : start + _MAX_GROUP])
+            self._arrived = left
+            self._queue.put(batch)
 
     def _pass_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._soon_loop is loop:
-                self._soon_loop = None
-            self._hand_over()
+            try:
+                self._hand_over()
+            except BaseException:
+                # Ctrl-C: nobody else would do it for those who asked before.
+                self._hand_over()
+                raise
+            finally:
+                if self._soon_loop is loop:
+                    self._soon_loop = None
 
     def _later_is_due(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
-            if self._later_loop is loop:
-                self._later_loop = None
-            self._hand_over()
+            try:
+                self._hand_over()
+            except BaseException:
+                # As above.
+                self._hand_over()
+                raise
+            finally:
+                if self._later_loop is loop:
+                    self._later_loop = None
+
+    def _is_known(self) -> bool:
+        """Whether this is the writing thread. Who is interrupted while it starts one cannot know whether it runs, and
+        the next one starts another; which of them is the first to be known stays."""
+        this = threading.current_thread()
+        with self._lock:
+            if self._thread is None:
+                self._thread = this
+            return self._thread is this
 
     def _run(self) -> None:
+        if not self._is_known():
+            return
         is_open = True
         try:
             while is_open:
@@ -268,30 +335,38 @@ class Writer:
         finally:
             self._let_go()
 
-    def _write(self, group: list[Request], *, is_begun: bool = False, is_run: bool = False) -> None:
-        """Commit a group and leave with each request what became of it; never raises.
-
-        `is_begun` says that a transaction is open already, and that nothing may be waited for; `is_run` that the jobs
-        were done in it.
-        """
+    def _write(self, group: list[Request]) -> None:
+        """Commit a group and leave with each request what became of it; never raises, but for Ctrl-C while a failure is
+        told."""
         try:
             if self._connection is None:
                 from lash_cli.store.sqlite.announcing import open_writing
 
                 self._connection = open_writing(self._path, self.lost_previews)
-            if not is_begun:
-                patiently(self._connection, BEGIN_WRITE, self._lock_timeout_s)
-            if not is_run:
-                self._run_group(self._connection, group)
+            patiently(self._connection, BEGIN_WRITE, self._lock_timeout_s)
+            self._run_group(self._connection, group)
             self._commit(self._connection, group)
-            if not is_begun:
-                self._checkpointer.look()
+            self._checkpointer.look()
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
             failure = told_error(error, self._path)
             for request in group:
                 request.error = failure
-            if self._connection is not None:
-                _take_back(self._connection)
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Undo the transaction that may be open, and what it was going to tell."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute(ROLLBACK)
+        except sqlite3.Error:
+            # Closing it undoes it too, and the next write opens another.
+            self._connection = None
+            connection.close()
+        finally:
+            connection.forget()
 
     def _let_go(self) -> None:
         with self._pen:
@@ -337,7 +412,7 @@ class Writer:
             for request in group:
                 request.result = request.job(connection)
         except BaseException:  # noqa: BLE001 - whoever raised does so again in its savepoint, and is told there
-            _take_back(connection)
+            self._take_back()
             for request in group:
                 request.result = None
             return False
@@ -377,27 +452,17 @@ class Writer:
                 loop.call_soon_threadsafe(_settle_all, requests)
 
 
-def _begins(connection: WriterConnection) -> bool:
-    """Begin a write transaction; False when that is not possible at once. Whoever then waits for it learns why."""
-    try:
-        connection.execute(BEGIN_WRITE)
-    except sqlite3.Error:
-        return False
-    return True
-
-
-def _take_back(connection: WriterConnection) -> None:
-    """Undo the transaction that may be open, and what it was going to tell."""
-    if connection.in_transaction:
-        connection.execute(ROLLBACK)
-    connection.forget()
-
-
 def _is_brief_of(request: Request, loop: asyncio.AbstractEventLoop | None) -> bool:
     """Whether `loop` may write what it put off itself."""
     return request.is_brief is not None and request.loop is loop and request.is_brief()
 
 
 def _settle_all(requests: list[Request]) -> None:
-    for request in requests:
-        request.settle()
+    try:
+        for request in requests:
+            request.settle()
+    except BaseException:
+        # Ctrl-C: who waits for the others would wait without end. Who is settled stays so.
+        for request in requests:
+            request.settle()
+        raise

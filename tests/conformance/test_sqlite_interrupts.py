@@ -1,0 +1,311 @@
+"""Ctrl-C at every place Python looks for it while a caller writes, reads or closes on its own thread (design D10).
+
+Whatever is interrupted leaves the pen and the locks free and no transaction open; what others asked for is done once,
+and they are told; the next write works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from support.interrupts import interrupted
+
+from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite import log, writer
+from lash_cli.store.sqlite.announcing import Appended, WriterConnection
+from lash_cli.store.sqlite.database import Database, _Reader
+from lash_cli.store.sqlite.writer import Request, Writer, _settle_all
+
+_COUNT = """
+INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 1)
+ON CONFLICT DO UPDATE SET deleted_at_ms = deleted_at_ms + 1
+"""
+WAIT_S = 30
+
+Job = Callable[[sqlite3.Connection], str]
+
+
+def counted(name: str) -> Job:
+    """A job that counts how often it was committed, and tells observers of it."""
+
+    def job(connection: sqlite3.Connection) -> str:
+        connection.execute(_COUNT, (name,))
+        if isinstance(connection, WriterConnection):
+            connection.news[name] = Told(1)
+        return name
+
+    return job
+
+
+def failing(name: str) -> Job:
+    """A job that writes and then raises."""
+
+    def job(connection: sqlite3.Connection) -> str:
+        counted(name)(connection)
+        raise ValueError(name)
+
+    return job
+
+
+class Told(Appended):
+    """What a job has to tell; a ring without it only says that there may be something."""
+
+
+class Watched:
+    """A database whose rings are heard: each must be for what is in the file."""
+
+    def __init__(self, path: Path, clock: ManualClock) -> None:
+        self.path = path
+        self._others = set(threading.enumerate())
+        self.database = Database.open(path, clock=clock, synchronous="normal")
+        self.database.writer.ring = self._hear
+        self.false_rings: list[str] = []
+
+    def _hear(self, news: Mapping[str, Appended]) -> None:
+        counts = self.counts()
+        self.false_rings += [name for name, told in news.items() if isinstance(told, Told) and name not in counts]
+
+    def counts(self) -> dict[str, int]:
+        """How often each job was committed, as another process sees it."""
+        with closing(sqlite3.connect(self.path)) as other:
+            return dict(other.execute("SELECT session_id, deleted_at_ms FROM deleted_sessions").fetchall())
+
+    def assert_free(self) -> None:
+        """No lock of ours is held, nor one of the file."""
+        assert not self.database.writer._lock.locked()
+        assert not self.database.writer._pen.locked()
+        with closing(sqlite3.connect(self.path, isolation_level=None, timeout=WAIT_S)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self.database.close()
+        for thread in set(threading.enumerate()) - self._others:
+            # One that was interrupted before it began is listed all the same.
+            if thread.name.startswith("lash-") and thread.ident is not None:
+                thread.join(WAIT_S)
+                assert not thread.is_alive(), "a thread was not told to end"
+        assert self.false_rings == []
+
+
+@pytest.fixture
+def watched(database_path: Path, clock: ManualClock) -> Callable[[], Watched]:
+    return lambda: Watched(database_path, clock)
+
+
+def settled(future: asyncio.Future[str]) -> str:
+    """The result, or the name of the error."""
+    error = future.exception()
+    return future.result() if error is None else type(error).__name__
+
+
+@pytest.mark.parametrize("is_any_failing", [False, True], ids=["all succeed", "one raises"])
+async def test_an_interrupted_brief_write_does_what_was_put_off_once_and_holds_nothing(
+    watched: Callable[[], Watched], is_any_failing: bool
+) -> None:
+    world = watched()
+    database = world.database
+    await database.write(lambda connection: None, durable=False)
+    for point in itertools.count():
+        lazy = [f"{point} first", f"{point} second"]
+        jobs = [counted(lazy[0]), (failing if is_any_failing else counted)(lazy[1])]
+        put_off = [database.write_later(job, is_brief=lambda: True) for job in jobs]
+        brief = Request(counted(f"{point} brief"), False, asyncio.get_running_loop(), None, None)
+        is_written = None
+        with interrupted(Writer.write_now, point) as strike, suppress(KeyboardInterrupt):
+            is_written = database.writer.write_now(brief)
+        world.assert_free()
+        await asyncio.wait_for(asyncio.wait(put_off), WAIT_S)
+        assert [settled(future) for future in put_off] == [lazy[0], "ValueError" if is_any_failing else lazy[1]]
+        counts = world.counts()
+        assert (counts.get(lazy[0]), counts.get(lazy[1])) == (1, None if is_any_failing else 1), strike.place
+        assert counts.get(f"{point} brief", 0) <= 1
+        assert await database.write_brief(counted(f"{point} next")) == f"{point} next"
+        assert world.counts()[f"{point} next"] == 1
+        if not strike.has_struck:
+            assert is_written is not is_any_failing and counts.get(f"{point} brief", 0) == (not is_any_failing)
+            break
+    assert point > 30
+    await database.aclose()
+    world.close()
+
+
+@pytest.mark.parametrize("make_job", [counted, failing])
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+def test_an_interrupted_blocking_write_holds_nothing_and_is_done_once_at_most(
+    watched: Callable[[], Watched], make_job: Callable[[str], Job], is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every write finds that the log has grown, so the first starts the thread that copies it back.
+    monkeypatch.setattr(log, "_WAL_RESTART_BYTES", 0)
+    world = watched()
+    world.database.write_sync(counted("before"), durable=True)
+    here = threading.get_ident()
+    for point in itertools.count():
+        if is_first:
+            world.close()
+            world = watched()
+        with interrupted(Database.write_sync, point) as strike, suppress(KeyboardInterrupt, ValueError):
+            world.database.write_sync(make_job(f"{point}"), durable=True)
+        world.assert_free()
+        counts = world.counts()
+        assert counts.get(f"{point}", 0) <= (make_job is counted)
+        assert world.database.write_sync(lambda connection: threading.get_ident(), durable=True) == here, strike.place
+        world.database.write_sync(counted(f"{point} next"), durable=True)
+        assert world.counts()[f"{point} next"] == 1
+        if not strike.has_struck:
+            assert counts.get(f"{point}", 0) == (make_job is counted)
+            break
+    assert point > 30
+    world.close()
+
+
+def run_through(loop: asyncio.AbstractEventLoop, work: asyncio.Future[object]) -> None:
+    """Run the loop again after each interrupt, until `work` is done."""
+    while not work.done():
+        with suppress(KeyboardInterrupt):
+            loop.run_until_complete(work)
+
+
+@pytest.mark.parametrize(
+    ("within", "first_place", "is_crowd", "is_fresh"),
+    [
+        pytest.param(Writer.submit, 0, False, True, id="a write that starts the thread"),
+        pytest.param(Writer.submit, 0, False, False, id="a write"),
+        pytest.param(Writer.submit, 0, True, False, id="a write in company"),
+        pytest.param(Writer.submit_later, 0, False, False, id="a write that is put off"),
+        # The first instant of a callback of the loop is out of reach.
+        pytest.param(Writer._pass_is_over, 1, True, False, id="the end of a pass"),
+        pytest.param(Writer._later_is_due, 1, False, True, id="what was put off and starts the thread"),
+        pytest.param(Writer._later_is_due, 1, False, False, id="what was put off"),
+        pytest.param(_settle_all, 1, True, False, id="telling"),
+    ],
+)
+def test_an_interrupt_between_event_loop_and_thread_loses_no_write_and_doubles_none(
+    watched: Callable[[], Watched],
+    within: Callable[..., object],
+    first_place: int,
+    is_crowd: bool,
+    is_fresh: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if within is Writer._pass_is_over:
+        # However slow the machine is, what was put off is not due before the pass is over.
+        monkeypatch.setattr(writer, "LAZY_SECONDS", 0.3)
+    world = watched()
+    loop = asyncio.new_event_loop()
+
+    def write(name: str) -> asyncio.Future[str]:
+        return asyncio.ensure_future(world.database.write(counted(name), durable=False))
+
+    async def ask(point: int, asked: list[asyncio.Future[str]]) -> None:
+        names = [f"{point} {number}" for number in range(5)]
+        is_put_off = within in (Writer._later_is_due, Writer.submit_later)
+        asked.append(world.database.write_later(counted(f"{point} lazy")))
+        for name in names:
+            asked.append(world.database.write_later(counted(name)) if is_put_off else write(name))
+
+    async def make_crowd() -> None:
+        # What comes while the thread is held up is one group.
+        may_go_on = threading.Event()
+        jobs = [lambda connection: may_go_on.wait(WAIT_S), *([lambda connection: True] * 20)]
+        writes = [asyncio.ensure_future(world.database.write(job, durable=False)) for job in jobs]
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.gather(*writes)
+        assert world.database.writer._crowd > 1
+
+    async def told(asked: list[asyncio.Future[str]]) -> None:
+        await asyncio.wait_for(asyncio.wait(asked), WAIT_S)
+
+    for point in itertools.count(first_place):
+        if is_fresh:
+            world.close()
+            world = watched()
+        else:
+            loop.run_until_complete(world.database.write(lambda connection: None, durable=False))
+        if is_crowd:
+            loop.run_until_complete(make_crowd())
+        asked: list[asyncio.Future[str]] = []
+        with interrupted(within, point) as strike:
+            try:
+                loop.run_until_complete(ask(point, asked))
+            except KeyboardInterrupt:
+                # What was to end that run would end the next one.
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+            if asked:
+                run_through(loop, loop.create_task(told(asked)))
+        loop.run_until_complete(asyncio.wait_for(world.database.write(counted(f"{point} next"), durable=False), WAIT_S))
+        counts = world.counts()
+        for future in asked:
+            # Who was struck itself is told by that, and its write may come with another one.
+            name = settled(future)
+            assert name == "KeyboardInterrupt" or counts[name] == 1, strike.place
+        assert all(count == 1 for count in counts.values()), (strike.place, counts)
+        assert counts[f"{point} next"] == 1
+        world.assert_free()
+        if not strike.has_struck:
+            break
+    assert point >= 8
+    world.close()
+    loop.close()
+
+
+def test_an_interrupted_close_is_repeated_and_ends_every_thread(
+    watched: Callable[[], Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_WAL_RESTART_BYTES", 0)
+    loop = asyncio.new_event_loop()
+    for point in itertools.count():
+        world = watched()
+
+        async def put_off(world: Watched = world, point: int = point) -> None:
+            await world.database.write(counted(f"{point} first"), durable=True)
+            world.database.write_later(counted(f"{point} lazy"))
+
+        loop.run_until_complete(put_off())
+        with interrupted(Database.close, point) as strike, suppress(KeyboardInterrupt):
+            world.database.close()
+        world.close()
+        counts = world.counts()
+        assert (counts[f"{point} first"], counts[f"{point} lazy"]) == (1, 1), strike.place
+        if not strike.has_struck:
+            break
+    assert point > 20
+    loop.close()
+
+
+def read_all(database: Database) -> dict[str, int]:
+    return database.read(
+        lambda connection: dict(connection.execute("SELECT session_id, deleted_at_ms FROM deleted_sessions").fetchall())
+    )
+
+
+def peek_all(database: Database) -> dict[str, int]:
+    return dict(database.peek("SELECT session_id, deleted_at_ms FROM deleted_sessions", ()))
+
+
+@pytest.mark.parametrize(("within", "look"), [(_Reader.run, read_all), (_Reader.peek, peek_all)])
+def test_an_interrupted_read_leaves_no_snapshot_that_the_next_one_would_see(
+    watched: Callable[[], Watched], within: Callable[..., object], look: Callable[[Database], dict[str, int]]
+) -> None:
+    world = watched()
+    for point in itertools.count():
+        with interrupted(within, point) as strike, suppress(KeyboardInterrupt):
+            look(world.database)
+        world.database.write_sync(counted(f"{point}"), durable=False)
+        with closing(sqlite3.connect(world.path, isolation_level=None, timeout=0)) as other:
+            (is_held_up, _, _) = other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert not is_held_up, strike.place
+        assert look(world.database)[f"{point}"] == 1
+        if not strike.has_struck:
+            break
+    assert point > 5
+    world.close()
