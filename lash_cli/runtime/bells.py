@@ -236,7 +236,12 @@ class SocketBell:
             self._has_rung = True
         else:
             self._waiter = None
-            waiter.end_now(message)
+            try:
+                waiter.end_now(message)
+            except BaseException:
+                # Ctrl-C: whoever still waits for this ring is to look.
+                waiter.end_soon(None)
+                raise
 
     def _drained(self, message: bytes | None) -> bytes | None:
         """Empty the socket: of several rings none is kept. It may have been full, and what was refused then is found

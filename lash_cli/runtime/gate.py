@@ -19,6 +19,7 @@ from lash_cli.errors import (
     LashError,
 )
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.ending import end
 from lash_cli.store.base import RuntimePersistence
 
 GATE_POLL_S = 0.05
@@ -44,9 +45,7 @@ class _Keeper:
         self.tokens.pop((session_id, turn_id), None)
         if not self.tokens and self._look is not None:
             look, self._look = self._look, None
-            look.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await look
+            await end(look)
 
     def _tick(self) -> None:
         self._timer = None

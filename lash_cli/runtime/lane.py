@@ -27,6 +27,7 @@ from lash_cli.core.lease import (
 )
 from lash_cli.core.protocols import Clock, Ids
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
+from lash_cli.runtime.ending import end
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
 from lash_cli.system import is_definitely_dead
@@ -54,19 +55,25 @@ async def free_dead_lane(
     session_id: str,
     lease: LeaseRow,
 ) -> None:
-    """Give back the lane of a holder that is provably dead, so that nobody waits for its expiry."""
+    """Give back the lane of a holder that is provably dead, so that nobody waits for its expiry. When the task is
+    cancelled meanwhile, the lane is not left held by `owner` instead."""
     if lease.owner is None or not is_row_live(lease, clock.now_ms()) or not is_provably_dead(lease.owner):
         return
-    reclaimed = await store.reclaim_lease(
-        session_id,
-        owner,
-        observed_fencing_token=lease.fencing_token,
-        ttl_ms=timings.ttl_ms,
-        now_ms=clock.now_ms(),
-        token=ids.token(),
-    )
+    token = ids.token()
+    try:
+        reclaimed = await store.reclaim_lease(
+            session_id,
+            owner,
+            observed_fencing_token=lease.fencing_token,
+            ttl_ms=timings.ttl_ms,
+            now_ms=clock.now_ms(),
+            token=token,
+        )
+    except asyncio.CancelledError:
+        await _free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
+        raise
     if not isinstance(reclaimed, LaneBusy):
-        await store.release_lease(reclaimed.fence())
+        await _release(store, reclaimed.fence())
 
 
 async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneOutcome:
@@ -200,18 +207,19 @@ class LaneGuard:
         """End renewals; the lease itself stays as it is."""
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        task, self._task = self._task, None
+        if task is not None:
+            await end(task)
 
     async def release(self) -> None:
-        """Give the lane back unless a commit did so already or it was lost."""
-        await self.stop()
-        if not self.is_released and not self.is_lost:
-            self.is_released = True
-            await _release(self._store, self.fence)
+        """Give the lane back unless a commit did so already or it was lost; also when the task is cancelled
+        meanwhile."""
+        try:
+            await self.stop()
+        finally:
+            if not self.is_released and not self.is_lost:
+                self.is_released = True
+                await _release(self._store, self.fence)
 
 
 class LaneHolder:
@@ -235,11 +243,12 @@ class LaneHolder:
         if guard is not None and guard.fence == lease.fence() and not guard.is_released and not guard.is_lost:
             guard.extend(lease)
             return guard
+        # Held before the one before is stopped: a task that is cancelled there gives back what it was granted.
+        self._guard = granted = LaneGuard(self._store, self._clock, self._timings, lease, self._on_lost)
+        granted.start()
         if guard is not None:
             await guard.stop()
-        self._guard = guard = LaneGuard(self._store, self._clock, self._timings, lease, self._on_lost)
-        guard.start()
-        return guard
+        return granted
 
     async def give_back(self) -> None:
         """Release what is still held."""

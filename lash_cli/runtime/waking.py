@@ -31,8 +31,13 @@ class PromptWait(asyncio.Future[T]):
         nothing may be relied on after it, because the task may do anything."""
         if self.done():
             return
-        self.set_result(result)
-        self.is_awaited = False
+        try:
+            self.set_result(result)
+            self.is_awaited = False
+        except BaseException:
+            # Ctrl-C: the wait is over, and nobody else would tell its task.
+            self._go_on_soon()
+            raise
         if self._go_on is not None and self._context is not None:
             self._context.run(self._go_on, self)
 

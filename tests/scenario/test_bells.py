@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import shutil
@@ -11,12 +12,14 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.interrupts import interrupted
 
 from lash_cli.runtime import bells
-from lash_cli.runtime.bells import BellRinger, PollingBell, SocketBell, bell_directory, bell_root, hang_bell
+from lash_cli.runtime.bells import Bell, BellRinger, PollingBell, SocketBell, bell_directory, bell_root, hang_bell
 from lash_cli.store.sqlite.announcing import Appended
 
 STORE, SESSION = "store", "s1"
@@ -299,3 +302,34 @@ def test_ringing_for_a_session_nobody_watches_creates_nothing() -> None:
     BellRinger(STORE)({SESSION: Appended(1)})
     root = bell_root()
     assert root is not None and not os.path.exists(root)
+
+
+@pytest.mark.usefixtures("runtime_dir")
+def test_an_interrupt_anywhere_while_a_ring_is_taken_leaves_nobody_waiting_for_ever(ring: BellRinger) -> None:
+    loop = asyncio.new_event_loop()
+
+    async def listen() -> tuple[Bell, asyncio.Task[bytes | None]]:
+        bell = hang_bell(STORE, SESSION)
+
+        async def wait() -> bytes | None:
+            return await bell.wait(is_busy=False)
+
+        waiting = asyncio.ensure_future(wait())
+        await asyncio.sleep(0)
+        return bell, waiting
+
+    for place in itertools.count():
+        bell, waiting = loop.run_until_complete(listen())
+        ring({SESSION: Appended(place)})
+        with interrupted(SocketBell._take, place) as strike, suppress(KeyboardInterrupt):
+            loop.run_until_complete(asyncio.wait((waiting,)))
+        loop.run_until_complete(asyncio.wait((waiting,), timeout=PATIENCE_S))
+        assert waiting.done(), strike.place
+        # Inside the task an interrupt is the task's own.
+        assert type(waiting.exception()) in (type(None), KeyboardInterrupt), strike.place
+        bell.close()
+        if not strike.has_struck:
+            assert waiting.result() == b"%d" % place
+            break
+    assert place > 8
+    loop.close()

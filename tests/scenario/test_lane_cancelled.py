@@ -15,7 +15,15 @@ from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, LashSession, LeaseTimings, SessionConfigPatch
 from lash_cli.core.ingress import BySourceKey
+from lash_cli.core.lease import LeaseOwnerIdentity, SessionExecutionLease
 from lash_cli.runtime import lane
+from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.gate import GateWatch
+from lash_cli.system import SystemClock, SystemIds
+
+CLOCK = SystemClock()
+OFTEN = LeaseTimings(600_000, 1)
+WAIT_S = 30
 
 
 class AnswerLost:
@@ -105,3 +113,110 @@ async def test_a_cancelled_task_ends_although_the_store_answers_nobody(
         with pytest.raises(asyncio.CancelledError):
             await task
     monkeypatch.undo()
+
+
+class SlowToEnd:
+    """A call that never returns, and takes its time to end when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.is_ending = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.reached.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_ending.set()
+            await self.may_end.wait()
+
+    async def cancels(self, task: asyncio.Task[Any]) -> None:
+        """Cancel `task` while it waits for the end of this call."""
+        async with asyncio.timeout(WAIT_S):
+            await self.is_ending.wait()
+            task.cancel()
+            await asyncio.sleep(0)
+            self.may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+def owner(name: str) -> LeaseOwnerIdentity:
+    return LeaseOwnerIdentity(name, name)
+
+
+async def claimed(core: LashCore, name: str) -> SessionExecutionLease:
+    lease = await core.store.try_claim_lease(S, owner(name), ttl_ms=600_000, now_ms=CLOCK.now_ms(), token=name)
+    assert isinstance(lease, SessionExecutionLease)
+    return lease
+
+
+@pytest.fixture
+async def core(make_core) -> LashCore:
+    core = make_core(ScriptedCaller([text("said")], repeat=True))
+    session = await core.open_session(S)
+    await session.turn("hello").run()
+    return core
+
+
+@pytest.fixture
+def renewing(core: LashCore, monkeypatch: pytest.MonkeyPatch) -> SlowToEnd:
+    slow = SlowToEnd()
+    monkeypatch.setattr(core.store, "renew_lease", slow)
+    return slow
+
+
+async def test_a_task_cancelled_while_a_renewal_ends_is_cancelled_and_gives_its_lane_back(
+    core: LashCore, renewing: SlowToEnd
+) -> None:
+    guard = lane.LaneGuard(core.store, CLOCK, OFTEN, await claimed(core, "a"), lambda: None)
+    guard.start()
+    await asyncio.wait_for(renewing.reached.wait(), WAIT_S)
+    await renewing.cancels(asyncio.create_task(guard.release()))
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_a_lane_granted_while_the_renewal_of_the_one_before_ends_is_given_back_by_who_is_cancelled(
+    core: LashCore, renewing: SlowToEnd
+) -> None:
+    holder = lane.LaneHolder(core.store, CLOCK, OFTEN, lambda: None)
+    first = await holder.take(await claimed(core, "a"))
+    await asyncio.wait_for(renewing.reached.wait(), WAIT_S)
+    await core.store.release_lease(first.fence)
+    second = await claimed(core, "b")
+    await renewing.cancels(asyncio.create_task(holder.take(second)))
+    assert (await core.store.session_row(S)).lease.token == "b"
+    await holder.give_back()
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+@pytest.mark.parametrize(("name", "is_dropped"), [("reclaim_lease", False), ("release_lease", True)])
+async def test_a_task_cancelled_while_it_frees_the_lane_of_the_dead_does_not_hold_it_instead(
+    core: LashCore, monkeypatch: pytest.MonkeyPatch, name: str, is_dropped: bool
+) -> None:
+    monkeypatch.setattr(lane, "is_provably_dead", lambda owner: True)
+    await claimed(core, "the dead")
+    row = await core.store.session_row(S)
+    lost = AnswerLost(core, name, is_dropped=is_dropped)
+    task = asyncio.create_task(
+        lane.free_dead_lane(core.store, CLOCK, SystemIds(), LeaseTimings(), owner("us"), S, row.lease)
+    )
+    await asyncio.wait_for(lost.reached.wait(), WAIT_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await core.store.session_row(S)).lease.token is None
+
+
+async def test_a_task_cancelled_while_the_look_at_its_gate_ends_is_cancelled(
+    core: LashCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking = SlowToEnd()
+    monkeypatch.setattr(core.store, "cancel_requests", looking)
+
+    async def watch() -> None:
+        async with GateWatch(core.store, S, "t", CancelToken()):
+            await looking.reached.wait()
+
+    await looking.cancels(asyncio.create_task(watch()))

@@ -1,0 +1,29 @@
+"""Ending a task one started, so that no cancellation is lost on the way: neither the task's nor that of who ends it.
+
+`await task` with its `CancelledError` suppressed does lose one: that of the
+caller looks the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel `task` and wait until it is over, however long it takes to clean up. Raises what it failed with.
+
+    When the caller is cancelled meanwhile, that is raised once the task is over, which is not cancelled again for it.
+    """
+    task.cancel()
+    interruption: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            interruption = error
+    failure = None if task.cancelled() else task.exception()
+    if interruption is not None:
+        raise interruption from failure
+    if failure is not None:
+        raise failure
