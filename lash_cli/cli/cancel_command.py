@@ -2,7 +2,8 @@
 
 The answer is a receipt: `requested` or `already_requested`. A turn that had
 finished before is a conflict, one that never was is not found. A turn whose
-process died is finished here, as cancelled, when the caller waits for it.
+process died, before or during the wait, is finished here, as cancelled, when
+the caller waits for it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.cli.turn_documents import outcome_document, receipt_document
-from lash_cli.errors import ConflictError
+from lash_cli.errors import ConflictError, WaitTimeout
 from lash_cli.paths import current_directory_or_root
 from lash_cli.system import SystemClock, is_definitely_dead
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from lash_cli.core.outcome import TurnCancelReceipt
 
 ORIGIN = "lash cancel"
+# How often to ask whether the driver of the turn still lives: it dies without a word.
+DRIVER_LOOK_MS = 1_000
 
 command_class = WaitCommand
 
@@ -82,13 +85,24 @@ async def _is_driven(core: LashCore, session_id: str) -> bool:
 
 
 async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -> Document | None:
-    """Wait for the turn's end; a turn that nobody drives is finished here. Raises `WaitTimeout`."""
+    """Wait for the turn's end; a turn that nobody drives, or that loses its driver meanwhile, is finished here.
+
+    Raises `WaitTimeout`.
+    """
     from lash_cli.core.outcome import TerminalCommitted
 
-    address = receipt.address
-    if not await _is_driven(core, address.session_id):
-        session = await core.open_session(address.session_id, create=False)
-        await session.redrive(busy_wait_ms=wait_ms).run()
-        session.close_handle()
-    terminal = await core.await_terminal(address, timeout_ms=wait_ms)
-    return outcome_document(terminal.outcome) if isinstance(terminal, TerminalCommitted) else None
+    address, clock = receipt.address, SystemClock()
+    deadline = clock.monotonic() + wait_ms / 1000
+    while True:
+        left_ms = max(0, round((deadline - clock.monotonic()) * 1000))
+        if not await _is_driven(core, address.session_id):
+            session = await core.open_session(address.session_id, create=False)
+            await session.redrive(busy_wait_ms=left_ms).run()
+            session.close_handle()
+        try:
+            terminal = await core.await_terminal(address, timeout_ms=min(left_ms, DRIVER_LOOK_MS))
+        except WaitTimeout:
+            if clock.monotonic() >= deadline:
+                raise
+            continue
+        return outcome_document(terminal.outcome) if isinstance(terminal, TerminalCommitted) else None

@@ -57,6 +57,20 @@ def test_a_turn_whose_process_died_ends_as_cancelled_for_whoever_waits(lash, hom
     assert lash("show", "s", "-o", "json").json["status"] == "idle"
 
 
+def test_a_turn_whose_process_dies_during_the_wait_ends_as_cancelled_too(lash, home: Path) -> None:
+    lash("open", "s")
+    running = started(home, "!sleep 60", "--turn-id", "t_1")
+    freeze(running, home / "lash.db")
+    waiting = spawn_lash(["cancel", "s", "--wait", "-o", "json"], home=home)
+    # Long enough for it to have begun to wait; were it not, the test would prove less and not fail.
+    assert lash("wait", "s", "--timeout", "2s").code == 124 and waiting.poll() is None
+    running.kill()
+    running.communicate()
+    out, err = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, err
+    assert json.loads(out)["terminal"]["reason"] == "cancelled"
+
+
 def test_a_turn_whose_process_died_is_only_marked_without_wait_and_ends_on_resume(lash, home: Path) -> None:
     lash("open", "s")
     running = started(home, "!sleep 60", "--turn-id", "t_1")
