@@ -155,7 +155,8 @@ def _log_traceback(error: Exception) -> str | None:
     text = f"{stamp} {current().request_id}\n{''.join(traceback.format_exception(error))}"
     try:
         ensure_private_directory(os.path.dirname(path))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        # Not blocking: a named pipe that nobody reads would keep the error from being told.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(_redact(text))
     except (OSError, LashError):

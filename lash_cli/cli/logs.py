@@ -26,7 +26,8 @@ class LogFile(logging.Handler):
         text = f"{stamp} {current().request_id} {record.levelname.lower()} {record.name}: {self.format(record)}\n"
         try:
             ensure_private_directory(os.path.dirname(path))
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE_MODE)
+            # A named pipe that nobody reads holds nobody up; it means nothing to a file.
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, PRIVATE_FILE_MODE)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(redact(text))
         except (OSError, LashError):

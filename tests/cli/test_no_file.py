@@ -123,3 +123,12 @@ def test_an_import_reads_no_device_from_stdin(lash: Any, home: Path) -> None:
             capture_output=True, check=False, timeout=PATIENCE_S,
         )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, b"") and b"neither a file nor a pipe" in done.stderr
+
+
+def test_a_log_that_is_a_pipe_nobody_reads_holds_nobody_up(lash: Any, pipe: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.touch(0o644)
+    trace.chmod(0o644)  # which is worth a line in the log
+    lash("open", "s")
+    done = lash("turn", "s", "!text done", "-q", "--trace", str(trace), "--log-file", pipe, timeout=PATIENCE_S)
+    assert (done.code, done.out) == (0, "done\n")
