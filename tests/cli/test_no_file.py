@@ -73,7 +73,7 @@ def test_the_configuration_is_read_from_a_file_only(lash: Any, pipe: str, place:
         (("open", "t", "--system", "@FILE"), 2, "usage"),
         (("queue", "edit", "in_1", "--file", "FILE"), 2, "usage"),
         (("tail", "s", "--save-cursor", "FILE"), 2, "usage"),
-        (("db", "restore", "FILE", "--yes"), 3, "backup_not_found"),
+        (("db", "restore", "FILE", "--yes"), 9, "backup_unusable"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

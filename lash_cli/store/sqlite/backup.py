@@ -26,6 +26,7 @@ from lash_cli.errors import ConflictError, NotFoundError, StoreReadOnly, StoreUn
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.file_names import is_in_the_way
 from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
 
 _FILE_MODE: Final = 0o600
@@ -94,7 +95,9 @@ def write_copy(source: sqlite3.Connection, target: Path) -> None:
 def inspect(file: Path) -> Copy:
     """Look at a copy as a whole. Raises `NotFoundError` (`backup_not_found`) and `StoreUnusable`: `backup_unusable`
     for one that is damaged, cut off or not of lash, `schema_too_new`."""
-    if not file.is_file():
+    if is_in_the_way(file):
+        raise _unusable(file, "it is not a regular file")
+    if not file.exists():
         raise NotFoundError(f"{file} does not exist", code="backup_not_found", details={"file": str(file)})
     try:
         connection = connect(file, _READ, read_only=True)
