@@ -29,8 +29,9 @@ _SETTLING = {"set_result", "set_exception"}
 class Strike:
     """A `KeyboardInterrupt` at the place numbered `at` of what happens inside a function, on this thread."""
 
-    def __init__(self, within: Callable[..., Any], at: int) -> None:
+    def __init__(self, within: Callable[..., Any], at: int, sealed: Callable[..., Any] | None = None) -> None:
         self._within: CodeType = within.__code__
+        self._sealed: CodeType | None = None if sealed is None else sealed.__code__
         self._left = at
         self._outermost: FrameType | None = None
         self._last: dict[FrameType, int] = {}
@@ -79,7 +80,7 @@ class Strike:
         inner = frame.f_code.co_filename
         if event in ("call", "return") and inner == threading.__file__:
             inner = "" if frame.f_back is None else frame.f_back.f_code.co_filename
-        return self._settling is not None or inner in _SEALED
+        return self._settling is not None or inner in _SEALED or frame.f_code is self._sealed
 
     def _end(self) -> None:
         sys.setprofile(None)
@@ -88,9 +89,10 @@ class Strike:
 
 
 @contextmanager
-def interrupted(within: Callable[..., Any], at: int) -> Iterator[Strike]:
-    """Strike the first call of `within` in the block, at its place number `at`."""
-    strike = Strike(within, at)
+def interrupted(within: Callable[..., Any], at: int, *, sealed: Callable[..., Any] | None = None) -> Iterator[Strike]:
+    """Strike the first call of `within` in the block, at its place number `at`; never inside `sealed`, which stands for
+    something written in C."""
+    strike = Strike(within, at, sealed)
     # What the garbage collector calls is no place of the function it happens to run in.
     gc.disable()
     sys.settrace(strike.trace)
