@@ -17,7 +17,7 @@ from typing import Any
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_notice
 from lash_cli.errors import LashError, UsageError
-from lash_cli.views.safe_text import safe_text
+from lash_cli.views.safe_text import ascii_text, safe_text
 
 # A message that quotes what it was given stays readable whatever that was; the middle is left out.
 MESSAGE_CHARS = 2_000
@@ -186,6 +186,8 @@ def _redact_tree(value: Any) -> Any:
 
 
 def _write(line: str) -> None:
+    if current().wants_ascii:
+        line = ascii_text(line)
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

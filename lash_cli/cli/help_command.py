@@ -54,8 +54,8 @@ def topics() -> dict[str, str]:
 def _show(name: str) -> int:
     from lash_cli.cli.table import COMMANDS, find
 
-    text = docs.read(name)
-    if current().output.format == "text" and sys.stdout.isatty() and not current().output.plain:
+    text, options = docs.read(name), current().output
+    if options.format == "text" and sys.stdout.isatty() and not (options.plain or options.ascii):
         _show_on_terminal(text)
     else:
         emit_one("Topic", {"id": name, "title": docs.title(name), "text": text}, text=safe(text))

@@ -24,6 +24,11 @@ Format = Literal["text", "table", "json", "jsonl", "name"]
 MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
 
 
+def is_ascii_wanted(options: GlobalOptions, environment: Mapping[str, str]) -> bool:
+    """Whether nothing beyond ASCII may be printed: `--ascii` or `LASH_ASCII`, whatever the configuration says."""
+    return options.ascii or is_set(environment, "LASH_ASCII")
+
+
 class OutputOptions:
     """How results are shown. `format` is resolved; `quiet` turns lists and things into ids."""
 
@@ -35,7 +40,7 @@ class OutputOptions:
         self.verbose = options.verbose
         dumb = environment.get("TERM") == "dumb"
         self.plain = options.plain or is_set(environment, "LASH_PLAIN") or dumb
-        self.ascii = options.ascii or is_set(environment, "LASH_ASCII")
+        self.ascii = is_ascii_wanted(options, environment)
         self.color = self._color(options.color, environment, dumb)
         self.no_pager = options.no_pager
 
@@ -97,6 +102,11 @@ class Invocation:
 
             warn(warning)
         return settings
+
+    @property
+    def wants_ascii(self) -> bool:
+        """See `is_ascii_wanted`."""
+        return is_ascii_wanted(self.options, self.environment)
 
     def stand_alone(self) -> None:
         """Let a broken configuration not stop this command: it is one that explains or mends it."""

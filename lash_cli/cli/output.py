@@ -164,6 +164,8 @@ def to_notice(document: Any) -> str:
 
 def _note(line: str) -> None:
     """A line on stderr; a stderr that is gone loses it."""
+    if current().wants_ascii:
+        line = ascii_text(line)
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

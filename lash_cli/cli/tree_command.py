@@ -45,7 +45,7 @@ def _shown(document: Document) -> Any:
 
     invocation = current()
     is_whole = invocation.options.verbose > 0
-    if invocation.options.plain or invocation.output.ascii:
+    if invocation.output.plain or invocation.output.ascii:
         return tree_text(document, clean=safe, is_whole=is_whole)
     return tree_picture(document, clean=safe, is_whole=is_whole)
 

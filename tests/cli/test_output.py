@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from support.terminal import Terminal
 
 NASTY = "a\x1b]0;title\x07\x1b[31m\x9bb\u202ec"
 
@@ -59,3 +62,23 @@ def test_an_error_cannot_steer_the_terminal(lash):
     result = lash("show", NASTY)
     assert result.code == 3
     assert "\x1b" not in result.err and "\\x1b" in result.err
+
+
+ANSWER = "!text **Grüße** ✓\n\n- one\n\n| a | b |\n|---|---|\n| 漢 | 字 |"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("turn", "s", ANSWER), ("tree", "s"), ("log", "s"), ("ls",), ("fork", "s"), ("help", "queue"), ("show", "æ")],
+    ids=lambda args: args[0],
+)
+@pytest.mark.parametrize("name", ["LASH_ASCII", "LASH_PLAIN"])
+def test_a_terminal_gets_only_what_it_was_said_to_take(lash, home: Path, args: tuple[str, ...], name: str) -> None:
+    lash("open", "s", "--name", "blåbær")
+    lash("turn", "s", ANSWER)
+    terminal = Terminal(home, *args, **{name: "1"})
+    try:
+        assert terminal.ended() == (3 if args[0] == "show" else 0)
+    finally:
+        terminal.close()
+    assert b"\x1b" not in terminal.written if name == "LASH_PLAIN" else terminal.written.isascii()
