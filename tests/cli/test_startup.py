@@ -243,8 +243,8 @@ TO_OPEN = """
     core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.prompt
     core.protocols core.queued_work core.schemas core.tools core.usage core.wait effects effects.host effects.journal
     effects.renewal effects.resolver errors plugins plugins.rolling_history runtime runtime.bells
-    runtime.cancellation runtime.demand runtime.drivers runtime.host runtime.lane runtime.phases runtime.requests
-    runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
+    runtime.cancellation runtime.demand runtime.drivers runtime.ending runtime.host runtime.lane runtime.phases
+    runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
     store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database
     store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
     store.sqlite.log store.sqlite.schema store.sqlite.sessions store.sqlite.store
