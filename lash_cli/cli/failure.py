@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import SCHEMA, to_notice
+from lash_cli.cli.output import SCHEMA, to_notice, write_note
 from lash_cli.errors import LashError, UsageError
-from lash_cli.views.safe_text import ascii_text, safe_text
+from lash_cli.views.safe_text import safe_text
 
 # A message that quotes what it was given stays readable whatever that was; the middle is left out.
 MESSAGE_CHARS = 2_000
@@ -58,17 +58,17 @@ def report(error: LashError) -> int:
     """Print `error` on stderr in the form asked for and return its exit status."""
     document = error_document(error)
     if current().notice_format in ("json", "jsonl", "name"):
-        _write(to_notice(document))
+        write_note(to_notice(document))
     else:
-        _write(f"error: {safe_text(document['message'])}")
+        write_note(f"error: {safe_text(document['message'])}")
         if document["hint"]:
-            _write(f"hint: {safe_text(document['hint'])}")
+            write_note(f"hint: {safe_text(document['hint'])}")
         if "log" in document["details"]:
-            _write(f"details: {safe_text(str(document['details']['log']))}")
+            write_note(f"details: {safe_text(str(document['details']['log']))}")
     if current().debug and not isinstance(error, UsageError):
         import traceback
 
-        _write(_redact("".join(traceback.format_exception(error))).rstrip())
+        write_note(_redact("".join(traceback.format_exception(error))).rstrip())
     return error.exit_status
 
 
@@ -183,16 +183,6 @@ def _redact_tree(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_redact_tree(item) for item in value]
     return value
-
-
-def _write(line: str) -> None:
-    if current().wants_ascii:
-        line = ascii_text(line)
-    try:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return  # a stderr that is gone: the exit status still tells
 
 
 def _abandon_stdout() -> int:

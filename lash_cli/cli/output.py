@@ -137,16 +137,16 @@ def say(text: str) -> None:
     invocation = current()
     if invocation.options.quiet or invocation.output.is_machine:
         return
-    _note(safe_text(text))
+    write_note(safe_text(text))
 
 
 def warn(text: str, code: str = "warning") -> None:
     """Something a person should know on stderr: `warning: …`, or one JSON line in a machine format."""
     invocation = current()
     if invocation.notice_format in ("json", "jsonl", "name"):
-        _note(to_notice({"schema": SCHEMA, "kind": "Warning", "code": code, "message": text}))
+        write_note(to_notice({"schema": SCHEMA, "kind": "Warning", "code": code, "message": text}))
     else:
-        _note(f"warning: {safe_text(text)}")
+        write_note(f"warning: {safe_text(text)}")
 
 
 def warn_once(text: str, code: str = "warning") -> None:
@@ -162,8 +162,9 @@ def to_notice(document: Any) -> str:
     return safe_json(json.dumps(document, ensure_ascii=True, separators=(",", ":")))
 
 
-def _note(line: str) -> None:
-    """A line on stderr; a stderr that is gone loses it."""
+def write_note(line: str) -> None:
+    """A line on stderr, harmless for a terminal already; a stderr that is gone loses it, and the exit status still
+    tells."""
     if current().wants_ascii:
         line = ascii_text(line)
     try:

@@ -26,7 +26,7 @@ from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import ActivityObserved, SessionObservationEvent
 from lash_cli.errors import LashError
 from lash_cli.system import SystemClock, is_definitely_dead
-from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, Standing, TailPicture, gap_row
+from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, SessionStanding, TailPicture, gap_row
 from lash_cli.views.tail_region import Region
 from lash_cli.views.tail_text import Row, message_row, outcome_words, row_line, turn_end_row
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
@@ -68,7 +68,7 @@ class LiveTail:
         self._has_ended = False
         self._going = asyncio.Event()
         self._going.set()
-        self._standing = Standing(watched.name, watched.session_id, "", "")
+        self._standing = SessionStanding(watched.name, watched.session_id, "", "")
         self._turn_started: tuple[str, int | None] | None = None
         # The revision whose cost is known.
         self._counted: int | None = None
@@ -233,7 +233,7 @@ class LiveTail:
             self._picture.spent(usage_document((await self._watched.observed.usage_report()).usage))
         now_ms = SystemClock().now_ms()
         status = session_status(row, now_ms, is_definitely_dead)
-        self._standing = Standing(
+        self._standing = SessionStanding(
             name=row.meta.name,
             session_id=row.meta.session_id,
             model=row.config.model.id,

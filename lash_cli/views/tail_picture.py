@@ -54,7 +54,7 @@ class QueueStanding(NamedTuple):
     is_held: bool = False
 
 
-class Standing(NamedTuple):
+class SessionStanding(NamedTuple):
     """What the session's row says at this moment."""
 
     name: str
@@ -190,7 +190,7 @@ class TailPicture:
             said = self._clean(preview(document["text"], _QUEUED_PREVIEW))
             shown.text = f"{shown.text.partition(' | ')[0]} | {said}"
 
-    def lines(self, standing: Standing, now_ms: int, *, width: int, height: int) -> list[Line]:
+    def lines(self, standing: SessionStanding, now_ms: int, *, width: int, height: int) -> list[Line]:
         """The picture for a terminal of this size: never wider, and fewer lines than it has; at most ten unless it is
         expanded."""
         width = max(_MINIMUM_WIDTH, width)
@@ -214,7 +214,7 @@ class TailPicture:
         mark = self._glyphs.ellipsis
         return [Line(truncate(safe_line(line.text), width, mark), line.style) for line in lines]
 
-    def _header(self, standing: Standing, now_ms: int, width: int) -> Line:
+    def _header(self, standing: SessionStanding, now_ms: int, width: int) -> Line:
         """The slots in their order; where they do not all fit, the less important ones give way."""
         dead = standing.is_holder_dead
         turn = standing.turn_id and f"turn {standing.turn_id}" + (f" step {self._step}" if self._step else "")
@@ -236,7 +236,7 @@ class TailPicture:
         text = "  ".join(str(slot[1]) for slot in slots if slot in chosen)
         return Line(text, "bold red" if dead else "bold")
 
-    def _row_lines(self, standing: Standing, room: int, width: int) -> list[Line]:
+    def _row_lines(self, standing: SessionStanding, room: int, width: int) -> list[Line]:
         """The newest rows; text that still grows takes the lines the others leave."""
         shown = [row for row in self._rows.values() if row.text.strip()]
         if not shown or room < 1:
@@ -294,7 +294,7 @@ def gap_row(reason: str, revision: int | None) -> Row:
     return Row("gap", f"({reason}) some live events were missed; resynced at {at}")
 
 
-def _holder(standing: Standing) -> str | None:
+def _holder(standing: SessionStanding) -> str | None:
     if standing.is_holder_dead:
         return f"dead: {standing.holder or 'its holder'}"
     return None if standing.holder is None else f"holder {standing.holder}"

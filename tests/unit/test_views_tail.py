@@ -21,12 +21,12 @@ from lash_cli.core.observation import (
 )
 from lash_cli.views.safe_text import safe_text
 from lash_cli.views.tables import display_width
-from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, Standing, TailPicture
+from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, SessionStanding, TailPicture
 from lash_cli.views.tail_region import Region
 from lash_cli.views.tail_text import Row, event_row, row_line
 
 AT = 1_700_000_000_000
-RUNNING = Standing(
+RUNNING = SessionStanding(
     "quiet-fjord", "s_01", "sonnet", "running", "t_8", AT, "pid 4711 (turn)", False, 24_000,
     QueueStanding(0, (("in_43", "then write the changelog"), ("in_44", "open the PR"))),
 )  # fmt: skip
@@ -41,7 +41,7 @@ def say(shown: TailPicture, key: str, text: str, kind: str = "text_delta") -> No
     shown.fold(kind, {"correlation_id": key, "text": text}, "t_8", AT, key)
 
 
-def drawn(shown: TailPicture, standing: Standing = RUNNING, width: int = 100, height: int = 24) -> str:
+def drawn(shown: TailPicture, standing: SessionStanding = RUNNING, width: int = 100, height: int = 24) -> str:
     return "\n".join(line.text for line in shown.lines(standing, AT + 21_000, width=width, height=height))
 
 
