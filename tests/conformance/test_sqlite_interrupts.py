@@ -21,7 +21,7 @@ from support.interrupts import interrupted
 from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite import announcing, log, writer
-from lash_cli.store.sqlite.announcing import Appended, WriterConnection
+from lash_cli.store.sqlite.announcing import LogNews, WriterConnection
 from lash_cli.store.sqlite.database import Database, _Reader
 from lash_cli.store.sqlite.writer import Request, Writer, _settle_all
 
@@ -74,7 +74,7 @@ class FullDisk(WriterConnection):
         return super().execute(sql, *values)
 
 
-class Told(Appended):
+class Told(LogNews):
     """What a job has to tell; a ring without it only says that there may be something."""
 
 
@@ -88,7 +88,7 @@ class Watched:
         self.database.writer.ring = self._hear
         self._rung_for: set[str] = set()
 
-    def _hear(self, news: Mapping[str, Appended]) -> None:
+    def _hear(self, news: Mapping[str, LogNews]) -> None:
         self._rung_for.update(name for name, told in news.items() if isinstance(told, Told))
 
     def counts(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from support.interrupts import interrupted
 
 from lash_cli.runtime import bells
 from lash_cli.runtime.bells import Bell, BellRinger, PollingBell, SocketBell, bell_directory, bell_root, hang_bell
-from lash_cli.store.sqlite.announcing import Appended
+from lash_cli.store.sqlite.announcing import LogNews
 
 STORE, SESSION = "store", "s1"
 PATIENCE_S = 30
@@ -57,12 +57,12 @@ def directory() -> Path:
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_a_ring_is_heard_whether_it_came_before_or_while_waiting(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     waiting = asyncio.ensure_future(bell.wait(is_busy=False))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    ring({SESSION: Appended(2)})
+    ring({SESSION: LogNews(2)})
     await asyncio.wait_for(waiting, PATIENCE_S)
     bell.close()
 
@@ -73,15 +73,15 @@ async def test_a_ring_that_came_alone_is_handed_over_and_of_several_none_is(ring
     for calm_s in (0, 0.05):
         waiting = asyncio.ensure_future(bell.wait(is_busy=False))
         await asyncio.sleep(calm_s)
-        ring({SESSION: Appended(7)})
+        ring({SESSION: LogNews(7)})
         assert await asyncio.wait_for(waiting, PATIENCE_S) == b"7"
-    ring({SESSION: Appended(8)})
+    ring({SESSION: LogNews(8)})
     await asyncio.sleep(0.01)
-    ring({SESSION: Appended(9)})
+    ring({SESSION: LogNews(9)})
     await asyncio.sleep(0.01)
     assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) is None
-    ring({SESSION: Appended(10)})
-    ring({SESSION: Appended(11)})
+    ring({SESSION: LogNews(10)})
+    ring({SESSION: LogNews(11)})
     await asyncio.sleep(0.01)
     assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) is None
     bell.close()
@@ -93,7 +93,7 @@ async def test_who_was_rung_more_often_than_a_socket_holds_is_told_to_look_in_th
     waiting = asyncio.ensure_future(bell.wait(is_busy=False))
     await asyncio.sleep(0.05)
     for tail in range(1, 2_000):
-        ring({SESSION: Appended(tail)})
+        ring({SESSION: LogNews(tail)})
     messages = [await asyncio.wait_for(waiting, PATIENCE_S)]
     while messages[-1] is not None:
         messages.append(await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S))
@@ -105,7 +105,7 @@ async def test_who_was_rung_more_often_than_a_socket_holds_is_told_to_look_in_th
 @pytest.mark.usefixtures("runtime_dir", "patient")
 async def test_every_observer_is_rung_and_only_those_of_the_session(ring: BellRinger) -> None:
     ours, ours_too, theirs = hang_bell(STORE, SESSION), hang_bell(STORE, SESSION), hang_bell(STORE, "s2")
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     await asyncio.wait_for(asyncio.gather(ours.wait(is_busy=False), ours_too.wait(is_busy=False)), PATIENCE_S)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(theirs.wait(is_busy=False), 0.05)
@@ -119,11 +119,11 @@ async def test_an_observer_that_came_within_one_tick_of_the_listing_is_rung_too(
     # However long the machine takes, this moment is not past.
     moment_ns = time.time_ns() + 3_600 * 10**9
     os.utime(directory(), ns=(moment_ns, moment_ns))
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     second = hang_bell(STORE, SESSION)
     # As if the file system had given both changes the same time.
     os.utime(directory(), ns=(moment_ns, moment_ns))
-    ring({SESSION: Appended(2)})
+    ring({SESSION: LogNews(2)})
     await asyncio.wait_for(second.wait(is_busy=False), PATIENCE_S)
     first.close()
     second.close()
@@ -141,7 +141,7 @@ async def test_a_cancelled_wait_keeps_the_ring(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(bell.wait(is_busy=False), 0.01)
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     bell.close()
 
@@ -154,7 +154,7 @@ async def test_the_socket_of_a_dead_observer_is_removed_by_the_next_ring(ring: B
     abandoned = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     abandoned.bind(str(dead))
     abandoned.close()
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     assert os.listdir(directory()) == [os.path.basename(bell.address)]
     bell.close()
 
@@ -173,7 +173,7 @@ async def test_the_next_observer_removes_the_sockets_of_dead_ones_and_no_other(r
     assert isinstance(bell, SocketBell)
     left = {os.path.basename(address) for address in (alive.address, bell.address, new)}
     assert set(os.listdir(directory())) == left
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     await asyncio.wait_for(asyncio.gather(alive.wait(is_busy=False), bell.wait(is_busy=False)), PATIENCE_S)
     alive.close()
     bell.close()
@@ -183,7 +183,7 @@ async def test_the_next_observer_removes_the_sockets_of_dead_ones_and_no_other(r
 async def test_an_observer_that_does_not_listen_holds_nobody_up(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
     for tail in range(1_000):
-        ring({SESSION: Appended(tail)})
+        ring({SESSION: LogNews(tail)})
     await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S)
     bell.close()
 
@@ -207,7 +207,7 @@ async def test_too_long_a_path_falls_back_to_polling(monkeypatch: pytest.MonkeyP
     bell = hang_bell(STORE, SESSION)
     assert isinstance(bell, PollingBell)
     await asyncio.wait_for(bell.wait(is_busy=True), PATIENCE_S)
-    BellRinger(STORE)({SESSION: Appended(1)})
+    BellRinger(STORE)({SESSION: LogNews(1)})
     assert list(long.iterdir()) == []
 
 
@@ -215,7 +215,7 @@ async def test_too_long_a_path_falls_back_to_polling(monkeypatch: pytest.MonkeyP
 async def test_a_system_without_unix_sockets_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(socket, "AF_UNIX")
     assert isinstance(hang_bell(STORE, SESSION), PollingBell)
-    BellRinger(STORE)({SESSION: Appended(1)})
+    BellRinger(STORE)({SESSION: LogNews(1)})
 
 
 async def test_a_place_that_others_can_write_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_what_others_have_put_where_the_bells_were_to_be_is_neither_told_nor_rem
         stranger.bind(str(runtime_dir / "s"))
         (tmp_path / "told").symlink_to(runtime_dir / "s")
         stranger.setblocking(False)
-        ringer({SESSION: Appended(1)})
+        ringer({SESSION: LogNews(1)})
         with pytest.raises(BlockingIOError):
             stranger.recv(1024)
     ringer.close()
@@ -283,7 +283,7 @@ async def test_a_second_task_on_one_bell_is_refused_and_the_first_goes_on(ring: 
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="another task"):
         await bell.wait(is_busy=False)
-    ring({SESSION: Appended(1)})
+    ring({SESSION: LogNews(1)})
     await asyncio.wait_for(first, PATIENCE_S)
     bell.close()
 
@@ -292,14 +292,14 @@ async def test_a_second_task_on_one_bell_is_refused_and_the_first_goes_on(ring: 
 async def test_a_wait_that_nobody_awaited_hinders_no_other(ring: BellRinger) -> None:
     bell = hang_bell(STORE, SESSION)
     bell.wait(is_busy=False)
-    asyncio.get_running_loop().call_soon(ring, {SESSION: Appended(7)})
+    asyncio.get_running_loop().call_soon(ring, {SESSION: LogNews(7)})
     assert await asyncio.wait_for(bell.wait(is_busy=False), PATIENCE_S) == b"7"
     bell.close()
 
 
 @pytest.mark.usefixtures("runtime_dir")
 def test_ringing_for_a_session_nobody_watches_creates_nothing() -> None:
-    BellRinger(STORE)({SESSION: Appended(1)})
+    BellRinger(STORE)({SESSION: LogNews(1)})
     root = bell_root()
     assert root is not None and not os.path.exists(root)
 
@@ -320,7 +320,7 @@ def test_an_interrupt_anywhere_while_a_ring_is_taken_leaves_nobody_waiting_for_e
 
     for place in itertools.count():
         bell, waiting = loop.run_until_complete(listen())
-        ring({SESSION: Appended(place)})
+        ring({SESSION: LogNews(place)})
         with interrupted(SocketBell._take, place) as strike, suppress(KeyboardInterrupt):
             loop.run_until_complete(asyncio.wait((waiting,)))
         loop.run_until_complete(asyncio.wait((waiting,), timeout=PATIENCE_S))

@@ -43,7 +43,7 @@ def new_epoch() -> str:
     return os.urandom(_EPOCH_BYTES).hex()
 
 
-class Appended:
+class LogNews:
     """What one transaction appended to one session's log; implements `store.live.LiveNews`.
 
     `rows`, each with its revision, begin right behind the position `before`; none when they must not be told.
@@ -83,7 +83,7 @@ class Appended:
 
 
 # Tells observers that something was committed, by session id.
-Ring = Callable[[Mapping[str, Appended]], None]
+Ring = Callable[[Mapping[str, LogNews]], None]
 
 
 class WriterConnection(sqlite3.Connection):
@@ -98,7 +98,7 @@ class WriterConnection(sqlite3.Connection):
 
     stamp: str
     lost: dict[str, object]
-    news: dict[str, Appended]
+    news: dict[str, LogNews]
     holes: dict[str, object]
 
     def announce(self, ring: Ring | None, *, is_whole: bool) -> None:
@@ -120,7 +120,7 @@ class WriterConnection(sqlite3.Connection):
             return
         if not is_whole:
             # Some of it may have been undone: that something is there is told, and what it is must be read.
-            news = {session_id: Appended(appended.tail) for session_id, appended in news.items()}
+            news = {session_id: LogNews(appended.tail) for session_id, appended in news.items()}
         try:
             ring(news)
         except Exception:

@@ -41,7 +41,7 @@ from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.base import ReadScope
 from lash_cli.store.live import Carried, LiveCut, LiveNews, LiveReplay
 from lash_cli.store.sqlite import graph
-from lash_cli.store.sqlite.announcing import Appended, WriterConnection, new_epoch
+from lash_cli.store.sqlite.announcing import LogNews, WriterConnection, new_epoch
 from lash_cli.store.sqlite.answers import outcome_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.live_rows import (
@@ -174,7 +174,7 @@ def append_behind(
         _trim(connection, session_key, tail, now_ms)
     # What stands behind a hole, or behind something else of this transaction, is nothing that a ring can prove.
     is_next = loss is None and session_id not in connection.news
-    connection.news[session_id] = Appended(tail, epoch, before, now_ms, rows if is_next else ())
+    connection.news[session_id] = LogNews(tail, epoch, before, now_ms, rows if is_next else ())
 
 
 def mint_in(connection: sqlite3.Connection, session_key: int) -> str:
@@ -218,7 +218,7 @@ def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str)
     assert isinstance(connection, WriterConnection)
     connection.execute(_TRIM, places(session_key))
     connection.execute(_DELETE_LOG, (session_key,))
-    connection.news[session_id] = Appended(0)
+    connection.news[session_id] = LogNews(0)
 
 
 def _replay(connection: sqlite3.Connection, cursor: SessionCursor, now_ms: int) -> LiveReplay:
