@@ -25,10 +25,10 @@ from support.wire import (
     usage_of,
 )
 
-from lash_cli.core.codec import decode, decode_any, encode
-from lash_cli.core.commit import TurnSummary
+from lash_cli.core.codec import decode_any, encode
 from lash_cli.core.effect import EffectOutcome, LlmCallOutcome, TurnScope, scope_key
 from lash_cli.core.llm import LlmCallRecord
+from lash_cli.store.sqlite.stamps import decode_summary
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
@@ -220,8 +220,9 @@ def journalled(home: Path) -> list[LlmCallRecord]:
 def stored(home: Path) -> list[LlmCallRecord]:
     """The call records of the committed turn."""
     with closing(sqlite3.connect(f"file:{home / 'lash.db'}?mode=ro", uri=True)) as connection:
-        ((summary,),) = connection.execute("SELECT summary FROM turns WHERE state = 'committed'").fetchall()
-    return list(decode(summary, TurnSummary).llm_calls)
+        statement = "SELECT summary, started_at_ms FROM turns WHERE state = 'committed'"
+        ((summary, started_at_ms),) = connection.execute(statement).fetchall()
+    return list(decode_summary(summary, started_at_ms).llm_calls)
 
 
 @pytest.mark.parametrize("point", ["after:model_recorded", "after:model_recorded#2", "before:commit", "after:commit"])

@@ -170,7 +170,7 @@ def test_a_full_disk_behind_stdout_is_an_error_and_the_turn_is_committed(world: 
         process = world.spawn("turn", "s", "!text hello", *BY_LOOPBACK, "--turn-id", "t_run", "-o", "json", stdout=full)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1 and b"Traceback" not in err
-    assert json.loads(err.splitlines()[-1])["code"] == "internal"
+    assert json.loads(err.splitlines()[-1])["code"] == "output_not_written"
     world.is_whole("s", "t_run")
 
 
