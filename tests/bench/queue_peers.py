@@ -130,7 +130,10 @@ class PersistQueue:
     def __init__(self, directory: Path) -> None:
         from persistqueue import SQLiteAckQueue
 
-        self._queue: Any = SQLiteAckQueue(str(directory / "queue"), auto_commit=True, multithreading=True)
+        # It makes its directory after it looked for it, so that of two processes one fails.
+        place = directory / "queue"
+        place.mkdir(exist_ok=True)
+        self._queue: Any = SQLiteAckQueue(str(place), auto_commit=True, multithreading=True)
 
     def put(self, item: str) -> None:
         self._queue.put(item)
