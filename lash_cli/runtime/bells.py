@@ -94,11 +94,15 @@ class BellRinger:
     """
 
     def __init__(self, store_name: str) -> None:
+        self._socket: socket.socket | None = None
         self._store_name = store_name
         self._root = bell_root() if _HAS_USERS else None
         self._directories: dict[str, str] = {}
         self._listings: dict[str, tuple[int, tuple[str, ...]]] = {}
-        self._socket: socket.socket | None = None
+
+    def __del__(self) -> None:
+        # A command leaves its ringer to its store, and whoever closes it may be followed by a last ring.
+        self.close()
 
     def __call__(self, news: Mapping[str, LiveNews]) -> None:
         """Ring for every session in `news`."""

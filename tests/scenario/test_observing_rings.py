@@ -16,6 +16,7 @@ import pytest
 from lash_cli.api import ObservableSession, ObservedEvent, SessionCursor, SqliteStore
 from lash_cli.core.observation import GENESIS, QueueChanged, SessionObservationEvent
 from lash_cli.core.policy import ModelSpec, SessionPolicy
+from lash_cli.paths import resolve_paths
 from lash_cli.runtime import bells
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.observing import RecoveringStream
@@ -23,6 +24,7 @@ from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.live import StoredLog, prose, show
 from lash_cli.store.sqlite import live
 from lash_cli.system import SystemClock, SystemIds
+from lash_cli.wiring import open_store
 
 S = make.SESSION
 START = SessionCursor(GENESIS, 0, 0, S)
@@ -173,3 +175,24 @@ async def test_events_that_come_one_by_one_are_handed_over_without_a_look_and_a_
     assert await next_after(queue_change(writer, "in_3")) == 0
     await stream.aclose()
     ringer.close()
+
+
+async def test_the_socket_that_rings_goes_with_the_store_that_was_opened_for_a_command(tmp_path: Path) -> None:
+    paths = resolve_paths({"LASH_HOME": str(tmp_path / "home")})
+    ringing, watched = open_store(paths), open_store(paths)
+    assert isinstance(ringing, SqliteStore) and isinstance(watched, SqliteStore)
+    await StoredLog(ringing, SystemClock(), S).begin()
+    stream = stream_of(watched, START)
+    pull = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    await queue_change(ringing, "in_0")
+    async with asyncio.timeout(PATIENCE_S):
+        await pull
+    await stream.aclose()
+    ring = ringing.db.writer.ring
+    assert isinstance(ring, BellRinger) and ring._socket is not None
+    socket = ring._socket
+    for store in (ringing, watched):
+        await store.aclose()
+    del ringing, watched, store, ring
+    assert socket.fileno() == -1
