@@ -183,11 +183,11 @@ async def test_the_socket_that_rings_goes_with_the_store_that_was_opened_for_a_c
     assert isinstance(ringing, SqliteStore) and isinstance(watched, SqliteStore)
     await StoredLog(ringing, SystemClock(), S).begin()
     stream = stream_of(watched, START)
-    pull = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.05)
     await queue_change(ringing, "in_0")
     async with asyncio.timeout(PATIENCE_S):
-        await pull
+        await anext(stream)  # watched from here on
+        await queue_change(ringing, "in_1")
+        await anext(stream)
     await stream.aclose()
     ring = ringing.db.writer.ring
     assert isinstance(ring, BellRinger) and ring._socket is not None
