@@ -179,6 +179,7 @@ class LashCore(SessionHistories):
         # Who drives sessions turns them: the first turn waits for no import.
         import lash_cli.runtime.turns  # noqa: F401
 
+        store.expect_turns()
         return QueueDriver(store, self.host.clock, partial(self._opened_to_drain, self._driver_id, DRIVER_LABEL))
 
     def worker(self, options: WorkOptions | None = None, *, on_event: OnWorkEvent | None = None) -> QueueWorker:

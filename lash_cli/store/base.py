@@ -626,6 +626,10 @@ class RuntimePersistence(
         """The live logs of the sessions."""
         ...
 
+    def expect_turns(self) -> None:
+        """Load what a turn needs, so that the first one does not wait for it; optional."""
+        ...
+
     async def list_sessions(
         self, *, limit: int, cursor: str | None = None
     ) -> tuple[tuple[SessionRow, ...], str | None]:

@@ -136,6 +136,29 @@ def test_the_package_itself_costs_nothing_until_a_name_is_used() -> None:
     assert ran.stdout.split() == ["lash_cli"]
 
 
+FIRST_TURN = """
+import asyncio, sys
+from lash_cli import LashCore, ModelSpec, SqliteStore, provider
+
+async def main(path):
+    store = SqliteStore.open(path)
+    async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback"), store=store) as core:
+        async with await core.open_session("s") as session:
+            before = set(sys.modules)
+            await session.turn("hello").run()
+            print(*(name for name in set(sys.modules) - before if name.startswith("lash_cli")))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_the_first_turn_of_a_program_that_drives_its_sessions_waits_for_no_import(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIRST_TURN, str(tmp_path / "lash.db")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Only what the provider itself needs for its first answer.
+    assert [name for name in ran.stdout.split() if not name.startswith("lash_cli.providers")] == []
+
+
 WATCHING = (
     "SessionCursor", "SessionObservation", "SessionObservationEvent", "LiveReplayGap", "ObservableSession",
     "RemoteSessionCursor", "RemoteSessionObservation", "RemoteSessionObservationEvent", "RemoteLiveReplayGap",

@@ -252,6 +252,10 @@ class SqliteStore:
         """`aclose` for callers without an event loop; blocks."""
         self.db.close()
 
+    def expect_turns(self) -> None:
+        """See `base.RuntimePersistence.expect_turns`: who only looks at a store loads none of it (design D16)."""
+        _ = self._opening, self._claims, self._commits, self._journal
+
     @property
     def durability_tier(self) -> DurabilityTier:
         """What is acknowledged outlives the process."""
