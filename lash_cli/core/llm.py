@@ -16,7 +16,7 @@ from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.schemas import AUTO, SchemaProjection
-from lash_cli.core.usage import TokenUsage
+from lash_cli.core.usage import NO_USAGE, TokenUsage
 
 
 class TerminalReason(StrEnum):
@@ -226,7 +226,7 @@ class LlmCallRecord(Record):
     @property
     def usage(self) -> TokenUsage:
         """Tokens of all attempts: failed ones cost too."""
-        total = TokenUsage()
+        total = NO_USAGE
         for attempt in self.attempts:
             total = total + attempt.usage
         return total

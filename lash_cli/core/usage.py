@@ -8,6 +8,7 @@ the *last usage* of a turn is context accounting. The four first buckets of
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from lash_cli.core.codec import Record
 
@@ -35,6 +36,8 @@ class TokenUsage(Record):
         return self.input_tokens + self.output_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
+        if self == NO_USAGE:  # how every sum begins
+            return other
         return TokenUsage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
@@ -46,6 +49,9 @@ class TokenUsage(Record):
     def merged_with(self, later: TokenUsage) -> TokenUsage:
         """This usage overlaid by a later report of the same call: only values above 0 overwrite (contract 06 §1)."""
         return TokenUsage(*(getattr(later, name) or getattr(self, name) for name in _FIELDS))
+
+
+NO_USAGE: Final = TokenUsage()
 
 
 class TokenLedgerEntry(Record):
@@ -82,13 +88,13 @@ def prompt_usage(usage: TokenUsage) -> PromptUsage | None:
 
 def merge_ledger(entries: Iterable[TokenLedgerEntry]) -> tuple[TokenLedgerEntry, ...]:
     """Entries summed per `(source, model)`, zero totals dropped, sorted by key."""
-    sums: dict[tuple[str, str], TokenUsage] = {}
+    sums: dict[tuple[str, str], TokenLedgerEntry] = {}
     for entry in entries:
         key = (entry.source, entry.model)
-        sums[key] = sums[key] + entry.usage if key in sums else entry.usage
-    return tuple(
-        TokenLedgerEntry(source, model, usage) for (source, model), usage in sorted(sums.items()) if usage.total
-    )
+        if key in sums:
+            entry = TokenLedgerEntry(entry.source, entry.model, sums[key].usage + entry.usage)
+        sums[key] = entry
+    return tuple(entry for _, entry in sorted(sums.items()) if entry.usage.total)
 
 
 class SessionUsageReport(Record):
@@ -104,13 +110,13 @@ class SessionUsageReport(Record):
 def usage_report(entries: Iterable[TokenLedgerEntry]) -> SessionUsageReport:
     """The report over `entries`; rows sorted by key."""
     merged = merge_ledger(entries)
-    total = TokenUsage()
+    total = NO_USAGE
     by_source: dict[str, TokenUsage] = {}
     by_model: dict[str, TokenUsage] = {}
     for entry in merged:
         total = total + entry.usage
-        by_source[entry.source] = by_source.get(entry.source, TokenUsage()) + entry.usage
-        by_model[entry.model] = by_model.get(entry.model, TokenUsage()) + entry.usage
+        by_source[entry.source] = by_source.get(entry.source, NO_USAGE) + entry.usage
+        by_model[entry.model] = by_model.get(entry.model, NO_USAGE) + entry.usage
     return SessionUsageReport(len(merged), total, by_source, by_model, merged)
 
 
@@ -124,7 +130,7 @@ def diff_token_ledger(
     old = {(entry.source, entry.model): entry.usage for entry in merge_ledger(before)}
     rows = []
     for entry in merge_ledger(after):
-        base = old.pop((entry.source, entry.model), TokenUsage())
+        base = old.pop((entry.source, entry.model), NO_USAGE)
         change = TokenUsage(*(getattr(entry.usage, name) - getattr(base, name) for name in _FIELDS))
         if any(getattr(change, name) < 0 for name in _FIELDS):
             raise ValueError(f"ledger of {entry.source}/{entry.model} shrank")

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from lash_cli.core.usage import (
     TokenLedgerEntry,
@@ -26,6 +27,13 @@ def entry(source: str, model: str, tokens: int) -> TokenLedgerEntry:
 
 def test_reasoning_is_part_of_output_and_never_added() -> None:
     assert TokenUsage(1, 2, 4, 8, 16).total == 15
+
+
+@given(usages, usages)
+def test_usages_are_summed_count_by_count(one: TokenUsage, other: TokenUsage) -> None:
+    sums = tuple(left + right for left, right in zip(astuple(one), astuple(other), strict=True))
+    assert astuple(one + other) == sums
+    assert TokenUsage() + one == one + TokenUsage() == sum([one], TokenUsage()) == one
 
 
 def test_a_later_report_overwrites_only_with_values_above_zero() -> None:
