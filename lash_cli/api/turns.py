@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -37,6 +38,12 @@ class TurnActivityFanout:
         """Hand `activity` to every sink."""
         for sink in self._sinks:
             await sink(activity)
+
+
+def _tell(ended: asyncio.Future[None], work: object = None) -> None:
+    """Wake who waits for `ended`, unless it was told before or waits no more."""
+    if not ended.done():
+        ended.set_result(None)
 
 
 class TurnBuilder:
@@ -92,17 +99,33 @@ class TurnBuilder:
 
     async def stream_to(self, sink: TurnActivitySink) -> TurnOutput:
         """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""
-        work = asyncio.ensure_future(self._run(self._request, self._token, sink))
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        work = loop.create_task(self._work(sink, ended))
+        # Of a task that is cancelled before it begins nothing else tells.
+        work.add_done_callback(partial(_tell, ended))
         try:
-            return await asyncio.shield(work)
+            await ended
         except asyncio.CancelledError:
-            if work.done():
-                raise
-            self._token.trip(CancelCause.LOCAL, reason="task cancelled")
-            await asyncio.wait({work})
-            if not work.cancelled() and work.exception() is not None:
-                raise asyncio.CancelledError from work.exception()
+            if not work.done():
+                self._token.trip(CancelCause.LOCAL, reason="task cancelled")
+                await asyncio.wait({work})
+            if not work.cancelled() and (failure := work.exception()) is not None:
+                raise asyncio.CancelledError from failure
             raise
+        try:
+            return work.result()
+        finally:
+            # What is raised holds this frame, which would hold the task that holds it.
+            del work
+
+    async def _work(self, sink: Sink, ended: asyncio.Future[None]) -> TurnOutput:
+        """Run the request in a task of its own, which tells of its end as the last thing it does: its callbacks are
+        called a pass of the event loop later, and wake the caller in the next one."""
+        try:
+            return await self._run(self._request, self._token, sink)
+        finally:
+            _tell(ended)
 
     def stream(self) -> TurnStream:
         """The turn as an async context manager that is iterated for its activities."""
