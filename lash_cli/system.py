@@ -11,11 +11,13 @@ import os
 import sys
 import time
 from functools import cache
+from io import BytesIO
 
 from lash_cli.core.ids import sortable_id
 from lash_cli.core.lease import LocalProcess
 
-_RANDOM_PAGE_BYTES = 1024
+_DRAW_BYTES = 16
+_PAGE_BYTES = 64 * _DRAW_BYTES
 
 
 class SystemClock:
@@ -36,35 +38,36 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+_page = BytesIO()
+
+
+def _draw() -> bytes:
+    """Sixteen random bytes that nobody else gets. They are fetched from the system a page at a time: a turn needs six
+    draws, and a system call for each is dearer than all the rest of an id."""
+    return _page.read(_DRAW_BYTES) or _turn_page().read(_DRAW_BYTES)
+
+
+def _turn_page() -> BytesIO:
+    global _page
+    page = _page = BytesIO(os.urandom(_PAGE_BYTES))
+    return page
+
+
+if hasattr(os, "register_at_fork"):
+    # No two processes share the rest of a page.
+    os.register_at_fork(after_in_child=_turn_page)
+
+
 class SystemIds:
-    """Sortable ids from the wall clock and the system's random source.
-
-    Random bytes are fetched from the system a page at a time: a turn needs
-    five draws, and a system call for each is dearer than the rest of the draw.
-    A fork starts a page of its own, so no two processes share bytes.
-    """
-
-    def __init__(self) -> None:
-        self._page = b""
-        self._used = 0
-        self._pid = 0
-
-    def _draw(self, count: int) -> bytes:
-        end = self._used + count
-        if end > len(self._page) or self._pid != os.getpid():
-            self._page, self._used, self._pid = os.urandom(_RANDOM_PAGE_BYTES), 0, os.getpid()
-            end = count
-        drawn = self._page[self._used : end]
-        self._used = end
-        return drawn
+    """Sortable ids from the wall clock and the system's random source. Any thread may ask for one."""
 
     def new(self, prefix: str) -> str:
         """`prefix` + `_` + 26 base-32 digits."""
-        return sortable_id(prefix, time.time_ns() // 1_000_000, int.from_bytes(self._draw(10), "big"))
+        return sortable_id(prefix, time.time_ns() // 1_000_000, _draw())
 
     def token(self) -> str:
         """32 hexadecimal digits."""
-        return self._draw(16).hex()
+        return _draw().hex()
 
     def bits(self, count: int) -> int:
         """`count` random bits."""
