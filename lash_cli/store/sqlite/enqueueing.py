@@ -15,7 +15,7 @@ from lash_cli.errors import SessionClosed
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.live import append_behind
-from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, prepare_event
+from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, change_row
 from lash_cli.store.sqlite.sessions import Addressee, refuse_missing
 
 # The session that a row enters, and behind what its event is appended, in one look.
@@ -37,7 +37,7 @@ def addressee(connection: sqlite3.Connection, session_id: str) -> tuple[Addresse
     key, head_revision, closed_at_ms, epoch, hole, newest = row
     if closed_at_ms is not None:
         raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
-    end = None if epoch is None else LogEnd(epoch, hole, newest)
+    end = None if epoch is None else (epoch, hole, newest)
     return Addressee(key, session_id, head_revision), end
 
 
@@ -49,7 +49,6 @@ def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> P
     if submitted is not None:
         return submitted.input
     stored = inputs.insert(connection, session.key, draft, now_ms)
-    event = prepare_event(QueueChanged("enqueued", (draft.input_id,)))
-    groups = ((session.head_revision or 0, (event,)),)
-    append_behind(connection, session.key, session.session_id, log_end, groups, now_ms=now_ms)
+    rows = ((session.head_revision or 0, change_row(QueueChanged("enqueued", (draft.input_id,)))),)
+    append_behind(connection, session.key, session.session_id, log_end, rows, now_ms=now_ms)
     return stored

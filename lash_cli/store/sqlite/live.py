@@ -49,11 +49,11 @@ from lash_cli.store.sqlite.live_rows import (
     NEWEST,
     POSITION_BITS,
     LogEnd,
-    PreparedEvent,
-    pack,
+    PackedRow,
+    activity_rows,
+    change_row,
     payloads_of,
     places,
-    prepare_event,
     standing_text,
 )
 from lash_cli.store.sqlite.sessions import find_session
@@ -117,33 +117,28 @@ def _tail_of(connection: sqlite3.Connection, session_key: int, hole: int) -> int
 
 
 def append_in(
+    connection: sqlite3.Connection, session_key: int, session_id: str, row: PackedRow, *, revision: int, now_ms: int
+) -> None:
+    """`append_rows_in` of one row."""
+    append_rows_in(connection, session_key, session_id, ((revision, row),), now_ms=now_ms)
+
+
+def append_rows_in(
     connection: sqlite3.Connection,
     session_key: int,
     session_id: str,
-    events: Sequence[PreparedEvent],
+    rows: Sequence[tuple[int, PackedRow]],
     *,
-    revision: int,
     now_ms: int,
 ) -> None:
-    """Append `events` to the log of a session inside the caller's transaction, at consecutive positions.
+    """Append `rows`, each with the revision of its events, to the log of a session inside the caller's transaction, at
+    consecutive positions.
 
     Observers are woken after COMMIT. `connection` is the writer's own.
     """
-    append_groups_in(connection, session_key, session_id, ((revision, events),), now_ms=now_ms)
-
-
-def append_groups_in(
-    connection: sqlite3.Connection,
-    session_key: int,
-    session_id: str,
-    groups: Sequence[tuple[int, Sequence[PreparedEvent]]],
-    *,
-    now_ms: int,
-) -> None:
-    """`append_in` for events of several revisions, each group under its own."""
     assert isinstance(connection, WriterConnection)
     end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
-    append_behind(connection, session_key, session_id, end and LogEnd(*end), groups, now_ms=now_ms)
+    append_behind(connection, session_key, session_id, end, rows, now_ms=now_ms)
 
 
 def append_behind(
@@ -151,12 +146,12 @@ def append_behind(
     session_key: int,
     session_id: str,
     end: LogEnd | None,
-    groups: Sequence[tuple[int, Sequence[PreparedEvent]]],
+    rows: Sequence[tuple[int, PackedRow]],
     *,
     now_ms: int,
 ) -> None:
-    """`append_groups_in` behind the end of the log, which was read in this transaction and under the connection's
-    stamp; None begins a new generation."""
+    """`append_rows_in` behind the end of the log, which was read in this transaction and under the connection's stamp;
+    None begins a new generation."""
     epoch, hole, newest = end or (mint_in(connection, session_key), 0, None)
     tail = hole if newest is None else newest
     loss = connection.lost.get(session_id)
@@ -166,10 +161,9 @@ def append_behind(
         tail += 1
         connection.execute(_LEAVE_HOLE, (tail, session_key))
     before, first = tail, session_key << POSITION_BITS
-    rows = [(revision, row) for revision, events in groups for row in pack(events)]
-    for revision, (size, turn_id, is_commit, body) in rows:
-        tail += size
-        connection.execute(_INSERT, (first + tail, size, revision, turn_id, is_commit, body, now_ms))
+    for revision, row in rows:
+        tail += row.size
+        connection.execute(_INSERT, (first + tail, row.size, revision, row.turn_id, row.is_commit, row.body, now_ms))
     if tail // _TRIM_EVERY != before // _TRIM_EVERY:
         _trim(connection, session_key, tail, now_ms)
     # What stands behind a hole, or behind something else of this transaction, is nothing that a ring can prove.
@@ -210,7 +204,7 @@ def announce_in(
     row = connection.execute(_SESSION, (session_id,)).fetchone()
     if row is not None:
         key, revision, _ = row
-        append_in(connection, key, session_id, (prepare_event(event),), revision=revision, now_ms=now_ms)
+        append_in(connection, key, session_id, change_row(event), revision=revision, now_ms=now_ms)
 
 
 def delete_in(connection: sqlite3.Connection, session_key: int, session_id: str) -> None:
@@ -338,8 +332,9 @@ class LiveEvents:
                 row = connection.execute(_SESSION, (session_id,)).fetchone()
                 if row is None or row[2] != generation or not activities:
                     return
-                events = [prepare_event(ActivityObserved(activity)) for activity in activities]
-                append_in(connection, row[0], session_id, events, revision=row[1], now_ms=self._db.clock.now_ms())
+                key, revision, _ = row
+                rows = [(revision, packed) for packed in activity_rows(activities)]
+                append_rows_in(connection, key, session_id, rows, now_ms=self._db.clock.now_ms())
             except BaseException:
                 # Known before the next job of this thread runs, so that a commit right behind leaves the hole.
                 lost[session_id] = object()
@@ -374,8 +369,8 @@ class LiveEvents:
             activity = TurnActivity(
                 session_id, turn_id, f"{turn_id}:{generation}:taken-over", reset, now_ms, activity_id
             )
-            event = prepare_event(ActivityObserved(activity))
-            append_in(connection, key, session_id, (event,), revision=revision, now_ms=now_ms)
+            (shown,) = activity_rows((activity,))
+            append_in(connection, key, session_id, shown, revision=revision, now_ms=now_ms)
             return True
 
         return await self._db.write(job, durable=False)

@@ -10,46 +10,55 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnFinished, finished_id
 from lash_cli.core.commit import ReplaceFull, RuntimeCommit
 from lash_cli.core.frames import FrameStatus
-from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
-from lash_cli.store.sqlite.live import append_groups_in, mint_in
-from lash_cli.store.sqlite.live_rows import PreparedEvent, prepare_event
+from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
+from lash_cli.store.sqlite.live import append_rows_in, mint_in
+from lash_cli.store.sqlite.live_rows import (
+    ACTIVITY,
+    ActivityBody,
+    PackedRow,
+    StoredEvent,
+    activity_rows,
+    change_row,
+    packed,
+)
 from lash_cli.store.sqlite.sessions import StoredSession
+
+_COMMITTED: Final[StoredEvent] = ("committed", StateCommitted())
 
 
 class PreparedCommit(msgspec.Struct, frozen=True, gc=False):
     """What a commit will announce: what its turn has shown before, then `switched`, but only if its frame turns out to
     be another one than before, then the rest."""
 
-    shown: tuple[PreparedEvent, ...]
-    settled: tuple[PreparedEvent, ...]
-    switched: PreparedEvent | None
+    shown: list[PackedRow]
+    settled: PackedRow
+    switched: PackedRow | None
     is_reset: bool
 
 
 def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> PreparedCommit:
-    """Encode the events of a commit on the caller's thread."""
+    """Encode the events of a commit, and what its turn has shown, on the caller's thread."""
     turn = commit.turn
-    settled = [prepare_event(StateCommitted(), None if turn is None else turn.turn_id)]
-    if turn is not None:
-        finished = TurnActivity(
-            commit.session_id,
-            turn.turn_id,
-            f"{turn.turn_id}:turn",
-            TurnFinished(turn.summary.outcome),
-            commit.now_ms,
-            finished_id(turn.turn_id),
+    if turn is None:
+        settled = packed((_COMMITTED,), None, is_commit=True)
+    else:
+        turn_id = turn.turn_id
+        finished = ActivityBody(
+            finished_id(turn_id), f"{turn_id}:turn", commit.now_ms, TurnFinished(turn.summary.outcome)
         )
-        settled.append(prepare_event(ActivityObserved(finished)))
-    active = next((frame.frame_id for frame in commit.frames or () if frame.status is FrameStatus.ACTIVE), "")
-    switched = prepare_event(AgentFrameSwitched(active)) if active else None
-    previews = tuple(prepare_event(ActivityObserved(activity)) for activity in shown)
-    return PreparedCommit(previews, tuple(settled), switched, isinstance(commit.graph, ReplaceFull))
+        settled = packed((_COMMITTED, (ACTIVITY, finished)), turn_id, is_commit=True)
+    switched: PackedRow | None = None
+    for frame in commit.frames or ():
+        if frame.status is FrameStatus.ACTIVE:
+            switched = change_row(AgentFrameSwitched(frame.frame_id))
+    return PreparedCommit(activity_rows(shown), settled, switched, isinstance(commit.graph, ReplaceFull))
 
 
 def append_commit(
@@ -64,11 +73,12 @@ def append_commit(
     """Announce a commit inside its transaction: what was shown before it, under the revision it was shown at, the
     frame switch if there was one, then `committed`, then how the turn ended. A replaced history begins a new epoch:
     nothing of the old one may seem to continue."""
-    shown, events = prepared.shown, prepared.settled
-    if prepared.switched is not None and stored.frame_ordinal not in (None, frame_ordinal):
-        events = (prepared.switched, *events)
-    if prepared.is_reset and stored.head_revision is not None:
+    before = stored.head_revision
+    rows = [(before or 0, row) for row in prepared.shown]
+    if prepared.is_reset and before is not None:
         mint_in(connection, stored.key)
-        shown = ()
-    groups = ((stored.head_revision or 0, shown), (revision, events))
-    append_groups_in(connection, stored.key, stored.session_id, groups, now_ms=now_ms)
+        rows = []
+    if prepared.switched is not None and stored.frame_ordinal not in (None, frame_ordinal):
+        rows.append((revision, prepared.switched))
+    rows.append((revision, prepared.settled))
+    append_rows_in(connection, stored.key, stored.session_id, rows, now_ms=now_ms)

@@ -9,18 +9,26 @@ of position.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnEvent
 from lash_cli.core.codec import decoder, encode
-from lash_cli.core.observation import ActivityObserved, ObservationPayload, payload_type
+from lash_cli.core.observation import (
+    ActivityObserved,
+    AgentFrameSwitched,
+    ObservationPayload,
+    ProcessChanged,
+    QueueChanged,
+    ResidentChanged,
+    payload_type,
+)
 
 ACTIVITY: Final = "turn_activity"
-_COMMITTED: Final = "committed"
 POSITION_BITS: Final = 40
 LAST_POSITION: Final = (1 << POSITION_BITS) - 1
 
@@ -34,31 +42,18 @@ ORDER BY place DESC LIMIT 1
 # One row stays a few pages long, so that reading a piece of the log decodes little else.
 _MAX_ROW_EVENTS: Final = 64
 
-
-class PreparedEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event encoded before the transaction that appends it."""
-
-    type: str
-    body: str
-    turn_id: str | None = None
+# Behind what the next event is appended: the generation of the log, the last position lost in it, and the end of its
+# newest row, None when it has no row.
+LogEnd = tuple[str, int, int | None]
 
 
-class PackedRow(NamedTuple):
-    """Consecutive events of one transaction, as they are stored."""
+class PackedRow(msgspec.Struct, frozen=True, gc=False):
+    """Consecutive events of one transaction, encoded as they are stored."""
 
     size: int
     turn_id: str | None
     is_commit: bool
     body: str
-
-
-class LogEnd(NamedTuple):
-    """Behind what the next event is appended: the generation of the log, the last position lost in it, and the end of
-    its newest row, None when it has no row."""
-
-    epoch: str
-    hole: int
-    newest: int | None
 
 
 class ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
@@ -75,7 +70,11 @@ class ActivityBody(msgspec.Struct, frozen=True, gc=False, array_like=True, forbi
         return ActivityObserved(activity)
 
 
-_StoredEvents = tuple[tuple[str, msgspec.Raw], ...]
+_turn_of: Final = operator.attrgetter("turn_id")
+
+# An event as its row holds it, and as it is read from there.
+StoredEvent = tuple[str, ActivityBody | ObservationPayload]
+_RawEvents = tuple[tuple[str, msgspec.Raw], ...]
 
 
 def places(session_key: int) -> tuple[int, int]:
@@ -84,28 +83,27 @@ def places(session_key: int) -> tuple[int, int]:
     return first, first + LAST_POSITION
 
 
-def prepare_event(payload: ObservationPayload, turn_id: str | None = None) -> PreparedEvent:
-    """The stored form of a payload; `turn_id` is that of its activity, or the turn a commit settles."""
-    kind = payload_type(payload)
-    if not isinstance(payload, ActivityObserved):
-        return PreparedEvent(kind, f'["{kind}",{encode(payload).decode()}]', turn_id)
-    activity = payload.activity
-    body = ActivityBody(activity.id, activity.correlation_id, activity.at_ms, activity.event)
-    return PreparedEvent(kind, f'["{kind}",{encode(body).decode()}]', activity.turn_id)
+def packed(events: Sequence[StoredEvent], turn_id: str | None, *, is_commit: bool = False) -> PackedRow:
+    """The row of `events`; `turn_id` is that of their activities, or the turn a commit settles."""
+    return PackedRow(len(events), turn_id, is_commit, encode(events).decode())
 
 
-def pack(events: Sequence[PreparedEvent]) -> Iterator[PackedRow]:
-    """The rows of `events` in order: one for each turn in a row of them, and for each 64."""
-    if len(events) == 1:
-        (event,) = events
-        yield PackedRow(1, event.turn_id, event.type == _COMMITTED, f"[{event.body}]")
-        return
-    for turn_id, group in itertools.groupby(events, key=lambda event: event.turn_id):
-        run = list(group)
-        for start in range(0, len(run), _MAX_ROW_EVENTS):
-            piece = run[start : start + _MAX_ROW_EVENTS]
-            is_commit = any(event.type == _COMMITTED for event in piece)
-            yield PackedRow(len(piece), turn_id, is_commit, f"[{','.join(event.body for event in piece)}]")
+def change_row(change: QueueChanged | ProcessChanged | ResidentChanged | AgentFrameSwitched) -> PackedRow:
+    """The row of a change that is of no turn."""
+    return packed(((payload_type(change), change),), None)
+
+
+def activity_rows(activities: Sequence[TurnActivity]) -> list[PackedRow]:
+    """The rows of activities in order: one for each turn in a row of them, and for each 64."""
+    rows: list[PackedRow] = []
+    for turn_id, group in itertools.groupby(activities, _turn_of):
+        bodies = [
+            (ACTIVITY, ActivityBody(activity.id, activity.correlation_id, activity.at_ms, activity.event))
+            for activity in group
+        ]
+        for start in range(0, len(bodies), _MAX_ROW_EVENTS):
+            rows.append(packed(bodies[start : start + _MAX_ROW_EVENTS], turn_id))
+    return rows
 
 
 def payloads_of(session_id: str, turn_id: str | None, body: str, skip: int = 0) -> list[ObservationPayload]:
@@ -138,15 +136,15 @@ def standing_text(bodies: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ..
     return tuple(prose), tuple(reasoning)
 
 
-def _stored(body: str) -> _StoredEvents:
-    stored: _StoredEvents = _events_decoder().decode(body)
+def _stored(body: str) -> _RawEvents:
+    stored: _RawEvents = _events_decoder().decode(body)
     return stored
 
 
 # Made at first use, and kept by name: to find one by its type costs as much as a short event does.
 @cache
-def _events_decoder() -> msgspec.json.Decoder[_StoredEvents]:
-    return decoder(_StoredEvents)
+def _events_decoder() -> msgspec.json.Decoder[_RawEvents]:
+    return decoder(_RawEvents)
 
 
 @cache

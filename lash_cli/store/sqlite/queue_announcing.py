@@ -43,10 +43,10 @@ def announce(
         return
     from lash_cli.core.observation import QueueChanged
     from lash_cli.store.sqlite.live import append_in
-    from lash_cli.store.sqlite.live_rows import prepare_event
+    from lash_cli.store.sqlite.live_rows import change_row
 
-    events = (prepare_event(QueueChanged(kind, tuple(ids))),)
-    append_in(connection, session.key, session.session_id, events, revision=session.head_revision or 0, now_ms=now_ms)
+    row = change_row(QueueChanged(kind, tuple(ids)))
+    append_in(connection, session.key, session.session_id, row, revision=session.head_revision or 0, now_ms=now_ms)
 
 
 def announce_standing(connection: sqlite3.Connection, session_id: str, now_ms: int) -> None:
