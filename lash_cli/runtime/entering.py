@@ -7,9 +7,7 @@ lane that was just taken, and the same request is made again after them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
+from collections.abc import Awaitable, Callable
 
 from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
@@ -75,15 +73,11 @@ class LaneEntry:
         return self._turn_id
 
     @property
-    def limit(self) -> int | None:
-        """How many model iterations a turn started now may take."""
-        return self._request.max_turns or self._session.policy.max_turns
-
-    @property
     def plan(self) -> TurnPlan:
         """What a turn started now runs under."""
-        prompt = self._request.prompt
-        return self._session.plan(self.limit, turn_prompt=prompt, builtins=self._host.builtins)
+        request, session = self._request, self._session
+        limit = request.max_turns or session.policy.max_turns
+        return session.plan(limit, turn_prompt=request.prompt, builtins=self._host.builtins)
 
     def _fresh_turn_id(self) -> str:
         """A drain id names many passes, so it only begins the id of a turn: the stamp and the gate need a new one."""
@@ -103,18 +97,11 @@ class LaneEntry:
 
     async def follow(self, turn_id: str, batch_id: str) -> LaneGranted | LaneIdle | LaneBusy:
         """Go on, under the lane still held, with the turn that one batch starts."""
-        return await self._take(
-            lambda: msgspec.structs.replace(
-                self._request_under(turn_id),
-                drain=DrainSelection(batch_ids=(batch_id,)),
-                plan=encode(self.plan),
-                origin="queue",
-            )
-        )
+        return await self._take(lambda: self._request_under(turn_id, drain=DrainSelection(batch_ids=(batch_id,))))
 
-    async def leave(self) -> None:
+    def leave(self) -> Awaitable[None]:
         """Give the lane back, unless a commit did or its outcome is unknown."""
-        await self._lane.give_back()
+        return self._lane.give_back()
 
     async def _take(self, request: Callable[[], LaneRequest]) -> LaneGranted | LaneIdle | LaneBusy:
         while True:
@@ -152,17 +139,17 @@ class LaneEntry:
         if self._input is not None:
             key = f"host:{request.source_key}" if request.source_key is not None else None
             draft = InputDraft(self._session.session_id, self._input_id, self._input, source_key=key)
-        starts = draft is not None or request.drain is not None
-        return msgspec.structs.replace(
-            self._request_under(self._turn_id if starts else None),
-            draft=draft,
-            drain=request.drain,
-            plan=encode(self.plan) if starts else None,
-            is_new_turn=request.turn_id is None,
-            origin="prompt" if request.drain is None else "queue",
-        )
+        turn_id = self._turn_id if draft is not None or request.drain is not None else None
+        return self._request_under(turn_id, draft, request.drain, is_new_turn=request.turn_id is None)
 
-    def _request_under(self, turn_id: str | None) -> LaneRequest:
+    def _request_under(
+        self,
+        turn_id: str | None,
+        draft: InputDraft | None = None,
+        drain: DrainSelection | None = None,
+        *,
+        is_new_turn: bool = False,
+    ) -> LaneRequest:
         return LaneRequest(
             session_id=self._session.session_id,
             owner=self._owner,
@@ -171,4 +158,9 @@ class LaneEntry:
             lease_token=self._host.ids.token(),
             claim_token=self._host.ids.token(),
             turn_id=turn_id,
+            draft=draft,
+            drain=drain,
+            plan=encode(self.plan) if turn_id is not None else None,
+            is_new_turn=is_new_turn,
+            origin="prompt" if drain is None else "queue",
         )

@@ -118,10 +118,10 @@ class EphemeralTurn(TurnDriver):
     """A turn of a session without a store, and those of the frames it hands on to, in memory."""
 
     async def run(self) -> TurnOutput:
-        """Run the request to its end; without an input there is nothing to finish."""
+        """Run the request to its end; without an input there is nothing to finish, and no queue."""
         following = self.request.input
         if following is None:
-            return TurnOutput(None)
+            return TurnOutput(None, idle=None if self.request.drain is None else "no_store")
         turn_id = self.request.turn_id or self.host.ids.new("t")
         chain = FrameChain(turn_id)
         results: list[TurnResult] = []

@@ -30,19 +30,20 @@ class _Keeper:
 
     def __init__(self, store: RuntimePersistence, loop: asyncio.AbstractEventLoop) -> None:
         self.store = store
+        # By session and turn.
         self.tokens: dict[tuple[str, str], CancelToken] = {}
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.Task[None] | None = None
 
-    def enter(self, session_id: str, turn_id: str, token: CancelToken) -> None:
-        self.tokens[session_id, turn_id] = token
+    def enter(self, address: tuple[str, str], token: CancelToken) -> None:
+        self.tokens[address] = token
         if self._timer is None:
             self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
 
-    async def leave(self, session_id: str, turn_id: str) -> None:
+    async def leave(self, address: tuple[str, str]) -> None:
         """Forget a turn; the last one ends the look that may be under way. The timer finds nobody and stops."""
-        self.tokens.pop((session_id, turn_id), None)
+        self.tokens.pop(address, None)
         if not self.tokens and self._look is not None:
             look, self._look = self._look, None
             await end(look)
@@ -90,20 +91,19 @@ class GateWatch:
 
     def __init__(self, store: RuntimePersistence, session_id: str, turn_id: str, token: CancelToken) -> None:
         self._store = store
-        self._session_id = session_id
-        self._turn_id = turn_id
+        self._address = (session_id, turn_id)
         self._token = token
         self._keeper = _keeper_of(store)
 
     async def look(self) -> None:
         """Trip the token when a cancel request stands at the gate."""
-        gate = await self._store.cancel_gate(self._session_id, self._turn_id)
+        gate = await self._store.cancel_gate(*self._address)
         if isinstance(gate, CancelRequested):
             _trip(self._token, gate.cancellation)
 
     async def __aenter__(self) -> GateWatch:
-        self._keeper.enter(self._session_id, self._turn_id, self._token)
+        self._keeper.enter(self._address, self._token)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._keeper.leave(self._session_id, self._turn_id)
+        await self._keeper.leave(self._address)

@@ -10,6 +10,7 @@ the task it left in the queue.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 
 import msgspec
@@ -44,17 +45,17 @@ from lash_cli.runtime.results import replayed_outcome, result_of
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan, policy_of_plan
 from lash_cli.runtime.turn_commit import terminal_commit
-from lash_cli.store.base import HeadPosition, LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord
+from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord
 
 
-async def run_turn(
+def run_turn(
     host: RuntimeHost,
     session: ResidentSession,
     owner: LeaseOwnerIdentity,
     request: TurnRequest,
     token: CancelToken,
     sink: Sink,
-) -> TurnOutput:
+) -> Awaitable[TurnOutput]:
     """Run a request to its end while the caller holds the session's writer lock.
 
     Raises `SessionExecutionBusy` (nothing written; a pass over the queue
@@ -65,21 +66,17 @@ async def run_turn(
     is an outcome.
     """
     if host.store is not None:
-        return await DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
-    if request.drain is not None:
-        return TurnOutput(None, idle="no_store")
+        return DurableTurn(host, session, owner, request, token, sink, host.store).run_traced()
     from lash_cli.runtime.ephemeral import EphemeralTurn  # with a store nobody asks for it
 
-    return await EphemeralTurn(host, session, request, token, sink).run_traced()
+    return EphemeralTurn(host, session, request, token, sink).run_traced()
 
 
 class _Ended(msgspec.Struct, frozen=True):
-    """A physical turn that committed: its result, and the batch that hands on to the next one."""
+    """A physical turn that committed: its result, and the next one with the batch that hands on to it."""
 
     result: TurnResult
-    has_waiting: bool
-    next_turn_id: str | None = None
-    next_batch_id: str | None = None
+    handoff: tuple[str, str] | None = None
 
 
 class DurableTurn(TurnDriver):
@@ -120,10 +117,12 @@ class DurableTurn(TurnDriver):
         if request.input is not None and has_bytes(request.input):
             self._entry.hand_in(await self._with_stored_bytes(request.input))
         if request.drain is not None:
-            await self._refresh_unless_at(await self.store.head_position(self.session.session_id))
+            head = await self.store.head_position(self.session.session_id)
+            if self.session.is_behind(head):
+                await self.session.refresh()
         while True:
             outcome = await self._entry.enter()
-            if isinstance(outcome, LaneIdle | LaneBusy):
+            if not isinstance(outcome, LaneGranted):
                 return self._nothing(outcome)
             if outcome.committed:
                 return self._output(await self._replayed(outcome.turn), replayed=True)
@@ -179,19 +178,16 @@ class DurableTurn(TurnDriver):
         while True:
             ended = await self._drive_granted(granted, turn)
             results.append(ended.result)
-            self._has_waiting = ended.has_waiting
-            following = await self._follow(ended)
+            following = None if ended.handoff is None else await self._follow(*ended.handoff)
             if following is None or following.turn is None:
                 return tuple(results)
             granted, turn = following, following.turn
 
-    async def _follow(self, ended: _Ended) -> LaneGranted | None:
-        """The turn a handoff starts; None without one, or when the queue was held or the task cancelled meanwhile:
-        then the handoff is ordinary queued work, or none any more."""
-        if ended.next_turn_id is None or ended.next_batch_id is None:
-            return None
+    async def _follow(self, turn_id: str, batch_id: str) -> LaneGranted | None:
+        """The turn a handoff starts; None when the queue was held or the task cancelled meanwhile: then the handoff is
+        ordinary queued work, or none any more."""
         try:
-            outcome = await self._entry.follow(ended.next_turn_id, ended.next_batch_id)
+            outcome = await self._entry.follow(turn_id, batch_id)
         except (SessionClosed, SessionDeleted):
             return None
         return outcome if isinstance(outcome, LaneGranted) and not outcome.committed else None
@@ -204,21 +200,18 @@ class DurableTurn(TurnDriver):
                 await gate.look()
             return await self._drive_turn(granted, turn)
 
-    async def _refresh_unless_at(self, head: HeadPosition) -> None:
-        if self.session.is_behind(head):
-            await self.session.refresh()
-
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session, guard = self.session, self._entry.guard
-        await self._refresh_unless_at(granted.head)
-        wanted = session.policy
+        if session.is_behind(granted.head):
+            await session.refresh()
+        wanted = policy = session.policy
         plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else self._entry.plan
-        policy = policy_of_plan(session.policy, plan) if granted.redrive else session.policy
-        # What somebody configured after the crash stands: the commit of the old turn must not write over it.
-        is_superseded = granted.redrive and plan.head_revision != session.head_revision
-        if not is_superseded:
-            session.set_policy(policy)
-        if not granted.redrive:
+        if granted.redrive:
+            policy = policy_of_plan(wanted, plan)
+            # What somebody configured after the crash stands: the commit of the old turn must not write over it.
+            if plan.head_revision == session.head_revision:
+                session.set_policy(policy)
+        elif is_room_due(self.host, session):
             await self._make_room(guard)
         drive = Drive(
             turn_id=turn.turn_id,
@@ -259,10 +252,8 @@ class DurableTurn(TurnDriver):
         return ended
 
     async def _make_room(self, guard: LaneGuard) -> None:
-        """Compact the context first when there is hardly room for another turn. A re-drive must see what its journal
-        saw, so only a turn that begins does."""
-        if not is_room_due(self.host, self.session):
-            return
+        """Compact the context first: there is hardly room for another turn. A re-drive must see what its journal saw,
+        so only a turn that begins does."""
         from lash_cli.runtime.compaction import make_room  # hardly any turn of a session needs it
 
         try:
@@ -366,9 +357,10 @@ class DurableTurn(TurnDriver):
         turn = result_of(
             self.session.session_id, drive.turn_id, terminal.outcome, terminal.summary, done, result.head_revision
         )
+        self._has_waiting = result.has_waiting
         if terminal.handoff is None:
-            return _Ended(turn, result.has_waiting)
-        return _Ended(turn, result.has_waiting, drive.chain.next_turn_id, result.enqueued_batches[0])
+            return _Ended(turn)
+        return _Ended(turn, (drive.chain.next_turn_id, result.enqueued_batches[0]))
 
     async def _replayed(self, turn: TurnRecord | None) -> TurnResult:
         """The result of a turn that was committed before, read from its stamp and its answer's node."""
