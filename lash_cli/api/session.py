@@ -9,8 +9,7 @@ two owners of the lane, and the second one finds it busy.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -138,22 +137,33 @@ class _Shared:
                 )
             within = within.outer
 
-    @contextlib.contextmanager
-    def in_use(self, token: CancelToken) -> Iterator[None]:
+    def in_use(self, token: CancelToken) -> _InUse:
         """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
-        self.cancels.register(token)
-        self.waiting += 1
-        try:
-            yield
-        finally:
-            self.waiting -= 1
-            self.cancels.unregister(token)
+        return _InUse(self, token)
 
     def let_go(self) -> None:
         """The last handle is closed: whoever watches a session without a store learns that nothing follows."""
         self.is_gone = True
         if self.state.log is not None:
             self.state.log.close()
+
+
+class _InUse:
+    """The block of `_Shared.in_use`."""
+
+    __slots__ = ("_shared", "_token")
+
+    def __init__(self, shared: _Shared, token: CancelToken) -> None:
+        self._shared = shared
+        self._token = token
+
+    def __enter__(self) -> None:
+        self._shared.cancels.register(self._token)
+        self._shared.waiting += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._shared.waiting -= 1
+        self._shared.cancels.unregister(self._token)
 
 
 class _Within:
