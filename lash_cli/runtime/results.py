@@ -20,7 +20,6 @@ from lash_cli.core.outcome import (
     TurnOutcome,
     TurnResult,
 )
-from lash_cli.core.usage import TokenUsage
 
 
 def answer_node_id(outcome: TurnOutcome, messages: tuple[Message, ...]) -> str | None:
@@ -38,7 +37,7 @@ def summarise(
     outcome: TurnOutcome,
     evidence: TurnCancellationEvidence | None,
     issues: tuple[TurnIssue, ...],
-    done: DoneEffect | None,
+    done: DoneEffect,
     messages: tuple[Message, ...],
     started_at_ms: int,
     duration_ms: int,
@@ -50,12 +49,12 @@ def summarise(
         outcome=Finished(AssistantMessage("")) if answer is not None else outcome,
         started_at_ms=started_at_ms,
         duration_ms=duration_ms,
-        usage=done.usage if done is not None else TokenUsage(),
+        usage=done.usage,
         cancellation=evidence,
-        llm_calls=done.llm_calls if done is not None else (),
+        llm_calls=done.llm_calls,
         errors=issues,
         input_ids=input_ids,
-        tool_call_count=len(done.tool_calls) if done is not None else 0,
+        tool_call_count=len(done.tool_calls),
         answer_node_id=answer,
     )
 

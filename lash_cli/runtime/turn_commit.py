@@ -6,6 +6,8 @@ that fails leaves no trace in memory.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from lash_cli.core.commit import (
@@ -16,14 +18,13 @@ from lash_cli.core.commit import (
     require_settled,
     turn_content_hash,
 )
-from lash_cli.core.content import Message, Stored
-from lash_cli.core.graph import ConversationPayload, SessionNode, chain, messages_on
+from lash_cli.core.content import AttachmentPart, Message, Stored
+from lash_cli.core.graph import ConversationPayload, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine import DoneEffect
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnCancellationEvidence, TurnIssue, TurnOutcome
 from lash_cli.core.queued_work import QueuedWorkBatchDraft, frame_task_draft
-from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.runtime.drive import Drive, usage_of
 from lash_cli.runtime.frames import FrameHandoff, plan_handoff
 from lash_cli.runtime.results import summarise
@@ -37,7 +38,7 @@ class TerminalCommit(msgspec.Struct, frozen=True):
     commit: RuntimeCommit
     outcome: TurnOutcome
     summary: TurnSummary
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
     handoff: FrameHandoff | None = None
 
     def adopt(self, session: ResidentSession, result: RuntimeCommitResult) -> None:
@@ -65,8 +66,11 @@ def terminal_commit(
 
     Raises `UnsettledTurnInputClaim` and `UnsettledQueuedWorkClaim` before any store is asked.
     """
-    nodes = chain(done.messages, parent_node_id=session.leaf_node_id, agent_frame_id=session.frame_id, at_ms=now_ms)
+    added = nodes = chain(
+        done.messages, parent_node_id=session.leaf_node_id, agent_frame_id=session.frame_id, at_ms=now_ms
+    )
     handoff: FrameHandoff | None = None
+    outbox: tuple[QueuedWorkBatchDraft, ...] = ()
     if isinstance(outcome, AgentFrameSwitch):
         leaf = nodes[-1].node_id if nodes else session.leaf_node_id
         planned = plan_handoff(
@@ -82,8 +86,11 @@ def terminal_commit(
             outcome, issues = Stopped("runtime_error"), (*issues, planned)
         else:
             handoff = planned
-    added = nodes if handoff is None else (*nodes, *handoff.nodes)
-    usage = usage_of(drive.policy, done)
+            added = (*nodes, *handoff.nodes)
+            outbox = (frame_task_draft(session.session_id, drive.turn_id, handoff.task),)
+    opened = handoff if handoff is not None and handoff.is_opened else None
+    messages = [node.payload.message for node in added if isinstance(node.payload, ConversationPayload)]
+    usage, input_ids = usage_of(drive.policy, done), drive.claims.input_ids
     summary = summarise(
         outcome=outcome,
         evidence=evidence,
@@ -92,10 +99,17 @@ def terminal_commit(
         messages=done.messages,
         started_at_ms=drive.started_at_ms,
         duration_ms=duration_ms,
-        input_ids=drive.claims.input_ids,
+        input_ids=input_ids,
     )
-    outbox = _outbox(session.session_id, drive.turn_id, handoff)
-    stamp = TurnStamp(drive.turn_id, _content_hash(drive, outcome, added, usage, outbox), summary)
+    content_hash = turn_content_hash(
+        turn_id=drive.turn_id,
+        outcome=outcome,
+        nodes=added,
+        usage_deltas=usage,
+        input_ids=input_ids,
+        batch_ids=drive.claims.batch_ids,
+        outbox_keys=tuple([draft.source_key or "" for draft in outbox]),
+    )
     commit = session.commit(
         fence=fence,
         now_ms=now_ms,
@@ -106,47 +120,24 @@ def terminal_commit(
     )
     commit = msgspec.structs.replace(
         commit,
-        turn=stamp,
-        frames=handoff.frames if handoff is not None and handoff.is_opened else commit.frames,
+        turn=TurnStamp(drive.turn_id, content_hash, summary),
+        frames=commit.frames if opened is None else opened.frames,
         completed_inputs=tuple(drive.claims.inputs),
         completed_work=tuple(drive.claims.work),
         outbox=outbox,
         defer_inputs_of_turn=drive.turn_id,
-        committed_attachment_ids=_attachment_refs(added),
+        committed_attachment_ids=_attachment_refs(messages),
     )
     require_settled(commit, drive.claims.inputs, drive.claims.work)
-    current = nodes if handoff is not None and handoff.is_opened else added
-    messages = tuple(node.payload.message for node in current if isinstance(node.payload, ConversationPayload))
-    return TerminalCommit(commit, outcome, summary, messages, handoff)
+    # What a handoff adds stands on the current frame unless it opens another one.
+    said = messages if opened is None else messages[: len(nodes)]
+    return TerminalCommit(commit, outcome, summary, said, handoff)
 
 
-def _outbox(session_id: str, turn_id: str, handoff: FrameHandoff | None) -> tuple[QueuedWorkBatchDraft, ...]:
-    return () if handoff is None else (frame_task_draft(session_id, turn_id, handoff.task),)
-
-
-def _content_hash(
-    drive: Drive,
-    outcome: TurnOutcome,
-    nodes: tuple[SessionNode, ...],
-    usage: tuple[TokenLedgerEntry, ...],
-    outbox: tuple[QueuedWorkBatchDraft, ...],
-) -> str:
-    return turn_content_hash(
-        turn_id=drive.turn_id,
-        outcome=outcome,
-        nodes=nodes,
-        usage_deltas=usage,
-        input_ids=drive.claims.input_ids,
-        batch_ids=drive.claims.batch_ids,
-        outbox_keys=tuple(draft.source_key or "" for draft in outbox),
-    )
-
-
-def _attachment_refs(nodes: tuple[SessionNode, ...]) -> tuple[str, ...]:
-    refs: list[str] = []
-    for node in nodes:
-        for part in node.payload.message.parts if isinstance(node.payload, ConversationPayload) else ():
-            source = getattr(part, "attachment", None)
-            if isinstance(source, Stored) and source.attachment_ref not in refs:
-                refs.append(source.attachment_ref)
+def _attachment_refs(messages: Sequence[Message]) -> tuple[str, ...]:
+    refs: dict[str, None] = {}
+    for message in messages:
+        for part in message.parts:
+            if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored):
+                refs[part.attachment.attachment_ref] = None
     return tuple(refs)
