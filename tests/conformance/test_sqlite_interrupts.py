@@ -7,7 +7,9 @@ and they are told; the next write works.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -31,8 +33,10 @@ ON CONFLICT DO UPDATE SET deleted_at_ms = deleted_at_ms + 1
 """
 WAIT_S = 30
 
-# One that is struck while it is opened is closed by being dropped, which Python 3.13 remarks on.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning")
+# What is struck while it is opened is closed by being dropped, which Python remarks on.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:unclosed {what}:ResourceWarning") for what in ("database", "file")
+]
 
 Job = Callable[[sqlite3.Connection], str]
 
@@ -200,6 +204,24 @@ def test_an_interrupted_blocking_write_holds_nothing_and_is_done_once_at_most(
             break
     assert point > 30
     world.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="descriptors cannot be listed here")
+def test_an_interrupted_first_write_leaves_no_file_open_behind_its_store(watched: Callable[[], Watched]) -> None:
+    for point in itertools.count():
+        before = os.listdir("/dev/fd")
+        world = watched()
+        with interrupted(Database.write_sync, point) as strike, suppress(KeyboardInterrupt):
+            world.database.write_sync(counted(f"{point}"), durable=True)
+        world.close()
+        place = strike.place
+        # With it go the frames that were struck, and what they hold.
+        del strike
+        gc.collect()
+        assert len(os.listdir("/dev/fd")) <= len(before), place
+        if place is None:
+            break
+    assert point > 30
 
 
 def run_through(loop: asyncio.AbstractEventLoop, work: asyncio.Future[object]) -> None:

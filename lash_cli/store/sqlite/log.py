@@ -12,9 +12,10 @@ import sqlite3
 import sys
 import threading
 import time
+from io import FileIO
 from typing import Final
 
-from lash_cli.errors import StoreError, StoreReadOnly
+from lash_cli.errors import LashError, StoreError, StoreReadOnly
 from lash_cli.store.sqlite.connections import (
     BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
@@ -46,15 +47,26 @@ class Log:
 
     def __init__(self, path: StrPath) -> None:
         self._path = f"{path}-wal"
-        self._descriptor: int | None = None
+        # Not its number: what is interrupted between opening and keeping closes itself.
+        self._file: FileIO | None = None
+
+    def open(self) -> FileIO:
+        """The open file. Raises `StoreReadOnly` where who found nothing to write may not write, and `StoreError`."""
+        if self._file is None:
+            try:
+                self._file = open(self._path, "r+b", buffering=0)
+            except PermissionError as error:
+                raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
+            except OSError as error:
+                raise StoreError(f"{self._path} cannot be opened: {error.strerror}") from error
+        return self._file
 
     def sync(self) -> None:
-        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and
-        `StoreReadOnly` where who found nothing to write may not write."""
+        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and as
+        `open` does."""
+        file = self.open()
         try:
-            _sync(self._opened())
-        except PermissionError as error:
-            raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
+            _sync(file.fileno())
         except OSError as error:
             raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
 
@@ -65,20 +77,15 @@ class Log:
         time of its own, which makes its sync a third dearer.
         """
         try:
-            return os.lseek(self._opened(), 0, os.SEEK_END)
-        except OSError:
+            return self.open().seek(0, os.SEEK_END)
+        except (OSError, LashError):
             return 0
 
-    def _opened(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_RDWR)
-        return self._descriptor
-
     def close(self) -> None:
-        """Let go of the file. May be repeated, also after an interrupt: the number may be another file's by then."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        """Let go of the file. May be repeated, also after an interrupt."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def _sync(descriptor: int) -> None:
