@@ -3,13 +3,13 @@
 The timers of an event loop are a heap that compares in Python and keeps what
 was cancelled until it comes due. Alarms of one delay come due in the order they
 were set, so a queue per delay and one timer of the loop for its head do the
-same: setting and cancelling are an append and a flag.
+same: setting and cancelling are to put it into the queue and to take it out.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
@@ -17,22 +17,17 @@ from weakref import WeakKeyDictionary
 class Alarm:
     """One call that was put off; `cancel` takes it back."""
 
-    __slots__ = ("_call", "_row", "due")
+    __slots__ = ("_call", "_queue", "due")
 
-    def __init__(self, row: _Row, due: float, call: Callable[[], object]) -> None:
-        self._row = row
+    def __init__(self, queue: _Queue, due: float, call: Callable[[], object]) -> None:
+        self._queue = queue
         self._call: Callable[[], object] | None = call
         self.due = due
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether it rang or was taken back."""
-        return self._call is None
 
     def cancel(self) -> None:
         """Never ring. Idempotent."""
         self._call = None
-        self._row.drop_cancelled()
+        self._queue.pop(self, None)
 
     def ring(self) -> None:
         """Make the call, once."""
@@ -41,39 +36,39 @@ class Alarm:
             call()
 
 
-class _Row:
-    """The alarms of one delay on one loop, earliest first."""
+# The alarms of one delay on one loop, earliest first. A plain dict would look for its first one behind all that went.
+_Queue = OrderedDict[Alarm, None]
 
-    __slots__ = ("_alarms", "_delay_s", "_loop", "_timer")
+
+class _Row:
+    """A queue, and the timer of its head."""
+
+    __slots__ = ("_delay_s", "_loop", "_queue", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> None:
         self._loop = loop
         self._delay_s = delay_s
-        self._alarms: deque[Alarm] = deque()
+        self._queue: _Queue = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, call: Callable[[], object]) -> Alarm:
-        alarm = Alarm(self, self._loop.time() + self._delay_s, call)
-        self._alarms.append(alarm)
+        alarm = Alarm(self._queue, self._loop.time() + self._delay_s, call)
+        self._queue[alarm] = None
         if self._timer is None:
             self._timer = self._loop.call_at(alarm.due, self._ring)
         return alarm
 
-    def drop_cancelled(self) -> None:
-        alarms = self._alarms
-        while alarms and alarms[0].is_cancelled:
-            alarms.popleft()
-
     def _ring(self) -> None:
         self._timer = None
         now = self._loop.time()
-        self.drop_cancelled()
-        while self._alarms and self._alarms[0].due <= now:
+        while self._queue:
+            alarm = next(iter(self._queue))
+            if alarm.due > now:
+                self._timer = self._loop.call_at(alarm.due, self._ring)
+                return
             # Each on its own, so that one that raises is the loop's to report and the others ring.
-            self._loop.call_soon(self._alarms.popleft().ring)
-            self.drop_cancelled()
-        if self._alarms:
-            self._timer = self._loop.call_at(self._alarms[0].due, self._ring)
+            del self._queue[alarm]
+            self._loop.call_soon(alarm.ring)
 
 
 _ROWS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Row]] = WeakKeyDictionary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from lash_cli.alarms import alarm_after
 
@@ -42,12 +43,29 @@ async def test_an_alarm_that_raises_is_reported_and_the_others_ring() -> None:
 
 
 async def test_what_was_taken_back_is_not_kept() -> None:
-    held = [alarm_after(60.0, lambda: None) for _ in range(100)]
-    row = held[0]._row
+    first, *held = [alarm_after(60.0, lambda: None) for _ in range(100)]
+    queue = first._queue
     for alarm in held:
         alarm.cancel()
-    assert len(row._alarms) == 0
-    row._timer.cancel()
+    assert list(queue) == [first]
+    first.cancel()
+    assert not queue
+
+
+async def test_an_alarm_that_is_taken_back_when_it_is_due_does_not_ring() -> None:
+    rung: list[str] = []
+    over = asyncio.Event()
+
+    def ring_first() -> None:
+        rung.append("first")
+        second.cancel()
+
+    alarm_after(SOON_S, ring_first)
+    second = alarm_after(SOON_S, lambda: rung.append("second"))
+    alarm_after(SOON_S, over.set)
+    asyncio.get_running_loop().call_soon(time.sleep, SOON_S)  # all are due at once
+    await over.wait()
+    assert rung == ["first"]
 
 
 def test_each_event_loop_has_its_own() -> None:
