@@ -8,18 +8,15 @@ rows of the iteration after it, and then nothing enters there any more.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from lash_cli.core.activity import QueuedInputAccepted, QueuedWorkStarted, TurnEvent
-from lash_cli.core.content import ErrorPart, Message, TurnInput, user_message
-from lash_cli.core.delivery import TurnClaims, ingress_message_id, work_causes, work_messages
+from lash_cli.core.activity import QueuedInputAccepted, QueuedWorkStarted
+from lash_cli.core.content import ErrorPart, Message, user_message
+from lash_cli.core.delivery import ingress_message_id, work_causes, work_messages
 from lash_cli.core.effect import (
     CheckpointCommand,
     CheckpointOutcome,
     EffectEnvelope,
     EffectInvocation,
     EffectOutcome,
-    TurnScope,
     iteration_replay_prefix,
     turn_replay_key,
 )
@@ -27,76 +24,54 @@ from lash_cli.core.ingress import PendingTurnInput, completion_of
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect
 from lash_cli.core.outcome import TurnIssue
-from lash_cli.core.protocols import EffectContext, Ids, ScopedEffects
+from lash_cli.core.protocols import EffectContext
 from lash_cli.core.queued_work import work_completion_of
 from lash_cli.errors import EffectError
-from lash_cli.runtime.drive import text_only
+from lash_cli.runtime.drive import Drive, TurnDriver, text_only
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, TurnInputStore
-
-Emit = Callable[[TurnEvent, str], Awaitable[None]]
-Normalise = Callable[[TurnInput], Awaitable[TurnInput | TurnIssue]]
-Reach = Callable[[str], None]
 
 
 class Checkpoints:
-    """The checkpoints of one drive of one turn. `claims` learns what they take."""
+    """The checkpoints of one drive of one turn. The drive's claims learn what they take."""
 
-    def __init__(
-        self,
-        store: TurnInputStore,
-        ids: Ids,
-        *,
-        scope: TurnScope,
-        turn_index: int,
-        fence: LeaseFence,
-        effects: ScopedEffects,
-        claims: TurnClaims,
-        emit: Emit,
-        normalise: Normalise,
-        reach: Reach,
-    ) -> None:
+    def __init__(self, driver: TurnDriver, drive: Drive, store: TurnInputStore, fence: LeaseFence) -> None:
+        self._driver = driver
+        self._drive = drive
         self._store = store
-        self._ids = ids
-        self._scope = scope
-        self._turn_index = turn_index
         self._fence = fence
-        self._effects = effects
-        self._claims = claims
-        self._emit = emit
-        self._normalise = normalise
-        self._reach = reach
 
     async def pass_one(self, effect: CheckpointEffect) -> CheckpointDelivery:
         """What enters at a checkpoint, in the order the model reads it: user inputs, then work.
 
         Raises what the store raises, `SessionExecutionLeaseExpired` among it.
         """
-        key = turn_replay_key(self._turn_index, effect.iteration, "checkpoint", effect.effect_id)
+        drive = self._drive
+        key = turn_replay_key(drive.turn_index, effect.iteration, "checkpoint", effect.effect_id)
         claimed: CheckpointClaims | None = None
-        if not await self._effects.is_known(key):
-            if await self._effects.has_any(iteration_replay_prefix(self._turn_index, effect.iteration + 1)):
+        if not await drive.effects.is_known(key):
+            if await drive.effects.has_any(iteration_replay_prefix(drive.turn_index, effect.iteration + 1)):
                 return CheckpointDelivery()
             claimed = await self._claim(effect)
             if claimed.inputs is None and claimed.work is None:
                 return CheckpointDelivery()
-            self._reach("after:checkpoint_claimed")
+            self._driver.host.reach("after:checkpoint_claimed")
         outcome = await self._recorded(effect, key, claimed)
-        self._reach("after:checkpoint_recorded")
-        self._claims.add(outcome.inputs, outcome.work)
+        self._driver.host.reach("after:checkpoint_recorded")
+        drive.claims.add(outcome.inputs, outcome.work)
         await self._show(effect, outcome)
         return CheckpointDelivery(outcome.messages)
 
     async def _claim(self, effect: CheckpointEffect) -> CheckpointClaims:
         """Claim what is admissible. The claim id is a function of the checkpoint, so asking again takes no more, and
         unlike any claim a turn is started from."""
-        self._reach("before:checkpoint_claimed")
+        self._driver.host.reach("before:checkpoint_claimed")
         return await self._store.claim_checkpoint_work(
             self._fence,
             CheckpointRequest(
-                turn_id=self._scope.turn_id,
+                turn_id=self._drive.turn_id,
                 checkpoint=effect.checkpoint.value,
-                claim_id=f"tic:{self._scope.turn_id}:c{effect.effect_id}",
-                claim_token=self._ids.token(),
+                claim_id=f"tic:{self._drive.turn_id}:c{effect.effect_id}",
+                claim_token=self._driver.host.ids.token(),
             ),
         )
 
@@ -104,12 +79,12 @@ class Checkpoints:
         self, effect: CheckpointEffect, key: str, claimed: CheckpointClaims | None
     ) -> CheckpointOutcome:
         command = CheckpointCommand(effect.checkpoint.value)
-        envelope = EffectEnvelope(EffectInvocation(self._scope, str(effect.effect_id), key), command)
+        envelope = EffectEnvelope(EffectInvocation(self._drive.effects.scope, str(effect.effect_id), key), command)
 
         async def run(context: EffectContext) -> EffectOutcome:
             return await self._outcome(claimed if claimed is not None else await self._claim(effect))
 
-        outcome = await self._effects.execute(envelope, run)
+        outcome = await self._drive.effects.execute(envelope, run)
         if not isinstance(outcome, CheckpointOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a checkpoint recorded another kind of outcome")
         return outcome
@@ -127,7 +102,7 @@ class Checkpoints:
     async def _message(self, row: PendingTurnInput) -> Message:
         """The message of an accepted input. One that cannot be used as a whole still says its text, and why: ending
         the turn for it would lose the work under way."""
-        usable = await self._normalise(row.input)
+        usable = await self._driver.normalised(row.input, self._drive)
         message_id = ingress_message_id(row.input_id)
         if not isinstance(usable, TurnIssue):
             return user_message(message_id, usable)
@@ -135,9 +110,10 @@ class Checkpoints:
         return Message(message.id, message.role, (*message.parts, ErrorPart(usable.message)))
 
     async def _show(self, effect: CheckpointEffect, outcome: CheckpointOutcome) -> None:
-        row = f"{self._scope.turn_id}:checkpoint:{effect.effect_id}"
+        row = f"{self._drive.turn_id}:checkpoint:{effect.effect_id}"
         if outcome.inputs is not None:
-            await self._emit(QueuedInputAccepted(effect.checkpoint.value, outcome.inputs.input_ids), row)
+            accepted = QueuedInputAccepted(effect.checkpoint.value, outcome.inputs.input_ids)
+            await self._driver.emit(self._drive, accepted, row)
         if outcome.work is not None:
             started = QueuedWorkStarted("active_turn_checkpoint", outcome.work.batch_ids, outcome.causes)
-            await self._emit(started, row)
+            await self._driver.emit(self._drive, started, row)

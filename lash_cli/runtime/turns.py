@@ -11,7 +11,6 @@ the task it left in the queue.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
 
 import msgspec
 
@@ -265,22 +264,7 @@ class DurableTurn(TurnDriver):
 
     async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
         """What the queue has for the running turn, taken and recorded."""
-
-        async def normalise(turn_input: TurnInput) -> TurnInput | TurnIssue:
-            return await self.normalised(turn_input, drive)
-
-        checkpoints = Checkpoints(
-            self.store,
-            self.host.ids,
-            scope=TurnScope(self.session.session_id, drive.turn_id),
-            turn_index=drive.turn_index,
-            fence=self._entry.guard.fence,
-            effects=drive.effects,
-            claims=drive.claims,
-            emit=partial(self.emit, drive),
-            normalise=normalise,
-            reach=self.host.reach,
-        )
+        checkpoints = Checkpoints(self, drive, self.store, self._entry.guard.fence)
         return await checkpoints.pass_one(effect)
 
     async def _opening(self, granted: LaneGranted, drive: Drive) -> tuple[tuple[Message, ...], TurnIssue | None]:
