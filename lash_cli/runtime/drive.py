@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator
 from contextlib import AbstractContextManager
@@ -23,7 +24,6 @@ from lash_cli.core.content import (
     AttachmentItem,
     AttachmentSource,
     Inline,
-    InputItem,
     Message,
     ProtocolTurnOptions,
     Stored,
@@ -131,8 +131,8 @@ class TurnDriver(ABC):
         self.sink = sink
         self.previews: Previews | None = None
         # Activities are numbered under one id of their own: an id drawn for each costs more than showing it.
-        self._series = ""
-        self._shown = 0
+        self._series = host.ids.new("a")
+        self._numbers = itertools.count(1)
         self._fetch = None if host.store is None else reader_of(host.store, session.session_id)
         self.trace = host.tracer.turns_of(session.session_id) if host.tracer is not None else None
 
@@ -144,8 +144,8 @@ class TurnDriver(ABC):
         """`run`; a turn that it leaves open when it raises is closed in the trace, if there is one."""
         return self.run() if self.trace is None else self.trace.around(self.run())
 
-    async def emit(self, drive: Drive, event: TurnEvent, correlation: str, activity_id: str | None = None) -> None:
-        """Show one event of a drive: to the trace and to observers first, then to the caller."""
+    def emit(self, drive: Drive, event: TurnEvent, correlation: str, activity_id: str | None = None) -> Awaitable[None]:
+        """Show one event of a drive: to the trace and to observers now, to the caller when the result is awaited."""
         if self.trace is not None:
             self.trace.observe(drive, event)
         activity = TurnActivity(
@@ -154,31 +154,23 @@ class TurnDriver(ABC):
             correlation,
             event,
             self.host.clock.now_ms(),
-            activity_id or self._next_activity_id(),
+            activity_id or f"{self._series}.{next(self._numbers)}",
         )
         if self.previews is not None:
             self.previews.publish(activity)
-        await self.sink(activity)
-
-    def _next_activity_id(self) -> str:
-        """An id no other activity of any drive has."""
-        if not self._series:
-            self._series = self.host.ids.new("a")
-        self._shown += 1
-        return f"{self._series}.{self._shown}"
+        return self.sink(activity)
 
     async def normalised(self, turn_input: TurnInput, drive: Drive) -> TurnInput | TurnIssue:
         """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
-        items: list[InputItem] = []
-        for item in turn_input.items:
+        items = turn_input.items
+        for index, item in enumerate(items):
             if isinstance(item, AttachmentItem):
                 try:
-                    items.append(AttachmentItem(await self.stored(item.attachment, drive)))
+                    item = AttachmentItem(await self.stored(item.attachment, drive))
                 except LashError as error:
                     return TurnIssue("input_validation", error.message, "invalid_turn_input")
-            else:
-                items.append(item)
-        return msgspec.structs.replace(turn_input, items=tuple(items))
+                items = (*items[:index], item, *items[index + 1 :])
+        return turn_input if items is turn_input.items else msgspec.structs.replace(turn_input, items=items)
 
     async def stored(self, source: AttachmentSource, drive: Drive) -> AttachmentSource:
         """An attachment as it may be persisted; raises `LashError` for one that the host, the model's provider or the
@@ -209,7 +201,6 @@ class TurnDriver(ABC):
         )
         with in_phase(self.session.phase_probe, TurnPhase.CONTEXT_TRANSFORM):
             shown = shown_conversation(self.host, self.session, drive.policy)
-        scope = TurnScope(self.session.session_id, drive.turn_id)
         counter = 0
         dispatcher: ToolDispatcher | None = None
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
@@ -233,7 +224,7 @@ class TurnDriver(ABC):
                     )
                 case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
                     if dispatcher is None:
-                        dispatcher = self._dispatcher(drive, scope)
+                        dispatcher = self._dispatcher(drive)
                     records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
                     machine.respond(effect_id, ToolResults(records))
                 case CheckpointEffect(effect_id=effect_id):
@@ -247,7 +238,7 @@ class TurnDriver(ABC):
                 case None:
                     raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
 
-    def _dispatcher(self, drive: Drive, scope: TurnScope) -> ToolDispatcher:
+    def _dispatcher(self, drive: Drive) -> ToolDispatcher:
         """What runs the tools of a turn; many a turn calls none."""
         from lash_cli.runtime.dispatch import ToolDispatcher
 
@@ -256,7 +247,7 @@ class TurnDriver(ABC):
             approval=self.host.approval,
             effects=drive.effects,
             clock=self.host.clock,
-            scope=scope,
+            scope=TurnScope(self.session.session_id, drive.turn_id),
             turn_index=drive.turn_index,
             cancel=self.token,
             emit=partial(self.emit, drive),
@@ -296,9 +287,8 @@ class TurnDriver(ABC):
             fetch=self._fetch,
             shown=shown,
         )
-        scope = TurnScope(self.session.session_id, drive.turn_id)
         key = turn_replay_key(drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
-        envelope = EffectEnvelope(EffectInvocation(scope, str(effect.effect_id), key), call.command)
+        envelope = EffectEnvelope(EffectInvocation(drive.effects.scope, str(effect.effect_id), key), call.command)
 
         async def run(context: EffectContext) -> EffectOutcome:
             result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)

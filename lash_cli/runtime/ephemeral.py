@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
-    Committed,
     ModelAttemptReset,
     ReasoningShown,
     TurnActivity,
@@ -91,10 +90,8 @@ class ResidentPreviews:
         self._reasoning: dict[str, None] = {}
 
     def publish(self, activity: TurnActivity) -> None:
-        """Show one activity; how a turn ends is told together with its state."""
+        """Show one activity of the running turn."""
         match activity.event:
-            case Committed() | TurnFinished():
-                return
             case AssistantProseDelta():
                 self._prose[activity.correlation_id] = None
             case ReasoningShown():
@@ -190,6 +187,7 @@ class EphemeralTurn(TurnDriver):
             first = messages_on(handoff.nodes)
             session.enter_frame(handoff.frames, first if handoff.is_opened else (*session.messages, *first))
         self._publish_end(drive, outcome, handoff)
+        self.previews = None  # how the turn ended was told together with its state
         summary = summarise(
             outcome=outcome,
             evidence=evidence,

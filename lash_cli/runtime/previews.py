@@ -9,16 +9,15 @@ fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from lash_cli.alarms import Alarm, alarm_after
-from lash_cli.core.activity import AssistantProseDelta, Committed, ReasoningShown, TurnActivity, TurnFinished
+from lash_cli.core.activity import AssistantProseDelta, ReasoningShown, TurnActivity
 from lash_cli.errors import LashError
 from lash_cli.store.live import LiveStore
 
@@ -35,7 +34,7 @@ _JOINED_CHARS: Final = 4096
 
 def joined(earlier: TurnActivity, later: TurnActivity) -> TurnActivity | None:
     """Both as one activity when they are adjacent text of one row, else None."""
-    if earlier.correlation_id != later.correlation_id or earlier.turn_id != later.turn_id:
+    if earlier.correlation_id != later.correlation_id:
         return None
     match earlier.event, later.event:
         case (AssistantProseDelta(text=first), AssistantProseDelta(text=second)) if len(first) < _JOINED_CHARS:
@@ -68,11 +67,15 @@ class PreviewPublisher:
             self._failed(error)
 
     def publish(self, activity: TurnActivity) -> None:
-        """Show one activity to observers; how a turn ends is told by its commit itself."""
-        if isinstance(activity.event, Committed | TurnFinished):
-            return
+        """Show one activity of the running turn to observers."""
         with self._lock:
-            self._add(activity)
+            if self._waiting and (whole := joined(self._waiting[-1], activity)) is not None:
+                self._waiting[-1] = whole
+            else:
+                if len(self._waiting) >= MAX_WAITING:
+                    self._waiting.clear()
+                    self._live.lose_previews(self._session_id)
+                self._waiting.append(activity)
         if self._timer is None:
             self._timer = alarm_after(GATHER_SECONDS, self._append)
 
@@ -82,24 +85,20 @@ class PreviewPublisher:
             self._timer.cancel()
             self._append()
 
-    @contextlib.contextmanager
-    def taken_along(self) -> Iterator[Sequence[TurnActivity]]:
+    def taken_along(self) -> TakenAlong:
         """What waits, for the commit in the block to take along. It waits again when the commit was refused, and is
         lost, which observers learn as a gap, when nobody knows what became of the commit."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        taken = self._take()
-        try:
-            yield taken
-        except BaseException as error:
-            if isinstance(error, LashError) and not error.ambiguous:
-                self._wait_again(taken)
-            elif taken:
-                self._live.lose_previews(self._session_id)
-            raise
+        return TakenAlong(self, self._take())
 
-    def _wait_again(self, taken: Sequence[TurnActivity]) -> None:
+    def came_back(self, taken: Sequence[TurnActivity], error: BaseException) -> None:
+        """Take back what a commit took along that ended with `error`."""
+        if not isinstance(error, LashError) or error.ambiguous:
+            if taken:
+                self._live.lose_previews(self._session_id)
+            return
         with self._lock:
             self._waiting[:0] = taken
         if self._waiting and self._timer is None:
@@ -115,17 +114,6 @@ class PreviewPublisher:
             self._live.lose_previews(self._session_id)
             self._failed(error)
 
-    def _add(self, activity: TurnActivity) -> None:
-        if self._waiting:
-            whole = joined(self._waiting[-1], activity)
-            if whole is not None:
-                self._waiting[-1] = whole
-                return
-        if len(self._waiting) >= MAX_WAITING:
-            self._waiting.clear()
-            self._live.lose_previews(self._session_id)
-        self._waiting.append(activity)
-
     def _take(self) -> Sequence[TurnActivity]:
         with self._lock:
             taken, self._waiting = self._waiting, []
@@ -134,3 +122,20 @@ class PreviewPublisher:
     def _failed(self, error: BaseException) -> None:
         dropped = len(self._take())
         _log.info("previews of session %s were lost (%d waiting): %s", self._session_id, dropped, error)
+
+
+class TakenAlong:
+    """A block that writes a commit with what waited for it; see `PreviewPublisher.taken_along`."""
+
+    __slots__ = ("_publisher", "_taken")
+
+    def __init__(self, publisher: PreviewPublisher, taken: Sequence[TurnActivity]) -> None:
+        self._publisher = publisher
+        self._taken = taken
+
+    def __enter__(self) -> Sequence[TurnActivity]:
+        return self._taken
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self._publisher.came_back(self._taken, error)

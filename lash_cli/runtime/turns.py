@@ -231,9 +231,9 @@ class DurableTurn(TurnDriver):
             builtins=plan.builtins,
             options=turn_options(granted.claim, granted.work),
         )
-        self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
+        previews = self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
         if granted.redrive:
-            await self.previews.take_over(turn.turn_id, self.host.ids.new("a"))
+            await previews.take_over(turn.turn_id, self.host.ids.new("a"))
         row = f"{turn.turn_id}:turn"
         await self.emit(drive, TurnStarted(turn.origin, drive.claims.input_ids, granted.redrive), row)
         if granted.work is not None:
@@ -244,7 +244,7 @@ class DurableTurn(TurnDriver):
             ended = await self._run_and_commit(granted, drive, guard)
             is_done = True
         finally:
-            self.previews.flush()
+            previews.flush()
             # What the caller of this open asked for comes back.
             if granted.redrive and (session.is_policy_explicit or not is_done):
                 session.set_policy(wanted)
@@ -335,6 +335,7 @@ class DurableTurn(TurnDriver):
         self.host.reach("after:commit")
         guard.is_released = terminal.commit.release_lease
         terminal.adopt(self.session, result)
+        self.previews = None  # how the turn ended is told by its commit itself
         row = f"{drive.turn_id}:turn"
         await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), row)
         await self.emit(drive, TurnFinished(terminal.outcome), row, finished_id(drive.turn_id))

@@ -11,13 +11,10 @@ from hypothesis import strategies as st
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
-    Committed,
     ModelRequestStarted,
     ReasoningShown,
     TurnActivity,
-    TurnFinished,
 )
-from lash_cli.core.outcome import AssistantMessage, Finished
 from lash_cli.errors import HeadRevisionConflict, StoreError, StoreLocked
 from lash_cli.runtime.previews import MAX_WAITING, PreviewPublisher
 
@@ -190,12 +187,3 @@ async def test_a_take_over_that_cannot_retract_leaves_a_hole_instead():
     live = FakeLive()
     await publisher(live).take_over("t", "a1")
     assert live.lost == ["s"]
-
-
-async def test_how_a_turn_ended_is_left_to_its_commit():
-    live = FakeLive()
-    target = publisher(live)
-    target.publish(TurnActivity("s", "t", "t:turn", Committed(1, "n")))
-    target.publish(TurnActivity("s", "t", "t:turn", TurnFinished(Finished(AssistantMessage("x")))))
-    target.flush()
-    assert live.scheduled == []
