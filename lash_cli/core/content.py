@@ -6,6 +6,7 @@ Messages are immutable and never rewritten. A part has no stored id: its id is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -238,24 +239,30 @@ def is_user_input(message: Message) -> bool:
     )
 
 
-def tool_calls_of(message: Message) -> tuple[ToolCallPart, ...]:
-    """The calls a message makes, in source order."""
-    return tuple(part for part in message.parts if isinstance(part, ToolCallPart))
-
-
-def is_safe_to_resume(messages: tuple[Message, ...] | list[Message]) -> bool:
-    """Whether every tool call has a unique non-blank id and exactly one result (contract 01 §5.4)."""
-    calls: list[str] = []
-    results: list[str] = []
+def calls_and_results(messages: Iterable[Message]) -> tuple[list[ToolCallPart], list[str]]:
+    """The calls that messages make, and the ids of those that they answer, both in order."""
+    calls: list[ToolCallPart] = []
+    answered: list[str] = []
     for message in messages:
         for part in message.parts:
             if isinstance(part, ToolCallPart):
-                calls.append(part.tool_call_id)
+                calls.append(part)
             elif isinstance(part, ToolResultPart):
-                results.append(part.tool_call_id)
-    if not calls and not results:
+                answered.append(part.tool_call_id)
+    return calls, answered
+
+
+def are_answered(calls: list[ToolCallPart], answered: list[str]) -> bool:
+    """Whether every call has a unique non-blank id and exactly one result, and nothing else has one."""
+    if not calls and not answered:
         return True
-    return all(call.strip() for call in calls) and len(set(calls)) == len(calls) and sorted(calls) == sorted(results)
+    ids = [call.tool_call_id for call in calls]
+    return all(call_id.strip() for call_id in ids) and len(set(ids)) == len(ids) and sorted(ids) == sorted(answered)
+
+
+def is_safe_to_resume(messages: Iterable[Message]) -> bool:
+    """Whether every tool call has a unique non-blank id and exactly one result (contract 01 §5.4)."""
+    return are_answered(*calls_and_results(messages))
 
 
 def user_message(message_id: str, turn_input: TurnInput) -> Message:

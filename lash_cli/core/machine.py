@@ -375,7 +375,7 @@ class TurnMachine:
     def _advance(self) -> None:
         self._move(MachineEvent.ITERATION_ADVANCED)
         if self._is_granted(self._iteration + 1):
-            self._queue.append(ProgressEffect(self._iteration, len(self._tail)))
+            self._queue.append(ProgressEffect(self._iteration, len(self.messages)))
         self._enter_iteration(self._iteration + 1)
 
     def _enter_iteration(self, iteration: int) -> None:
@@ -418,7 +418,7 @@ class TurnMachine:
             self._queue = deque(effect for effect in self._queue if type(effect) not in AWAITED_KINDS)
         self._tool_calls += self._tail.close(cancel_reason)
         self._issues += issues
-        self._queue.append(ProgressEffect(self._iteration, len(self._tail)))
+        self._queue.append(ProgressEffect(self._iteration, len(self.messages)))
         for issue in issues:
             self._emit(ErrorShown(issue))
         match outcome:

@@ -23,7 +23,6 @@ from lash_cli.core.content import (
     TextPart,
     ToolCallPart,
     ToolResultPart,
-    tool_calls_of,
 )
 from lash_cli.core.llm import LlmPart, LlmResponse, NormalizedError, TerminalReason
 from lash_cli.core.outcome import (
@@ -190,16 +189,6 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
             parts.append(TextPart(f"Attached by {record.tool} ({record.call_id}):"))
             parts += [AttachmentPart(attachment) for attachment in record.output.outcome.attachments]
     return Message("", Role.USER, tuple(parts))
-
-
-def unanswered_calls(messages: Iterable[Message]) -> tuple[ToolCallPart, ...]:
-    """The calls of a transcript that have no result yet, in order."""
-    calls: list[ToolCallPart] = []
-    answered: set[str] = set()
-    for message in messages:
-        calls += tool_calls_of(message)
-        answered |= {part.tool_call_id for part in message.parts if isinstance(part, ToolResultPart)}
-    return tuple(call for call in calls if call.tool_call_id not in answered)
 
 
 def shown_arguments(call: ToolCallPart) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lash_cli.core.content import Message, is_safe_to_resume, tool_calls_of
-from lash_cli.core.machine_rules import record_of, tool_results_message, unanswered_calls
+from lash_cli.core.content import Message, are_answered, calls_and_results
+from lash_cli.core.machine_rules import record_of, tool_results_message
 from lash_cli.core.tools import ToolCallRecord, cancelled
 
 _CANCEL_MESSAGE = "tool call cancelled"
@@ -24,33 +24,35 @@ def own_message_id(turn_id: str, number: int) -> str:
 
 
 class TurnTail:
-    """The messages of one turn so far; `ValueError` if `opening` has a repeated or empty id or an open call."""
+    """The `messages` of one turn so far, opening first.
+
+    Raises `ValueError` if `opening` has a repeated or empty id or an open call.
+    """
 
     def __init__(self, turn_id: str, opening: tuple[Message, ...]) -> None:
+        self.messages = opening
         self._turn_id = turn_id
-        self._messages = list(opening)
         self._ids = {message.id for message in opening}
         self._last_number = 0
-        self.call_ids = {call.tool_call_id for message in opening for call in tool_calls_of(message)}
-        if len(self._ids) != len(opening) or "" in self._ids or not is_safe_to_resume(opening):
+        self._calls, self._answered = calls_and_results(opening)
+        if len(self._ids) != len(opening) or "" in self._ids or not are_answered(self._calls, self._answered):
             raise ValueError("the opening of a turn needs unique non-empty message ids and no open tool call")
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     @property
-    def messages(self) -> tuple[Message, ...]:
-        """All messages, opening first."""
-        return tuple(self._messages)
+    def call_ids(self) -> set[str]:
+        """The ids of all calls."""
+        return {call.tool_call_id for call in self._calls}
 
     def append(self, messages: Sequence[Message]) -> None:
         """Add messages; one without an id gets the turn's next one that is not taken."""
+        calls, answered = calls_and_results(messages)
+        self._calls += calls
+        self._answered += answered
         for message in messages:
             if not message.id:
                 message = msgspec.structs.replace(message, id=self._new_id())
             self._ids.add(message.id)
-            self.call_ids.update(call.tool_call_id for call in tool_calls_of(message))
-            self._messages.append(message)
+            self.messages += (message,)
 
     def _new_id(self) -> str:
         while True:
@@ -71,11 +73,13 @@ class TurnTail:
 
     def admits(self, messages: Sequence[Message]) -> bool:
         """Whether the tail stays safe to resume with `messages` added."""
-        return is_safe_to_resume([*self._messages, *messages])
+        calls, answered = calls_and_results(messages)
+        return are_answered(self._calls + calls, self._answered + answered)
 
     def close(self, reason: str) -> tuple[ToolCallRecord, ...]:
         """Answer every open call as cancelled, in one message; returns their records."""
-        open_calls = unanswered_calls(self._messages)
+        answered = set(self._answered)
+        open_calls = [call for call in self._calls if call.tool_call_id not in answered]
         if not open_calls:
             return ()
         text = f"{_CANCEL_MESSAGE}: {reason}" if reason else _CANCEL_MESSAGE

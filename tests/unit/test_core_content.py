@@ -28,9 +28,9 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
     TurnInput,
+    calls_and_results,
     is_safe_to_resume,
     message_text,
-    tool_calls_of,
     user_message,
 )
 
@@ -90,7 +90,11 @@ def test_plain_text_makes_a_plain_message() -> None:
 def test_readable_text_is_text_and_prose_and_nothing_else() -> None:
     message = said(TextPart("a"), ReasoningPart("hidden"), ProsePart("b"), call("c"), result("c"))
     assert message_text(message) == "ab"
-    assert tool_calls_of(message) == (call("c"),)
+
+
+def test_calls_and_the_ids_of_what_was_answered_are_read_in_order() -> None:
+    messages = [said(TextPart("a"), call("b"), call("a")), said(result("b"), result("a")), said(call("c"))]
+    assert calls_and_results(messages) == ([call("b"), call("a"), call("c")], ["b", "a"])
 
 
 def test_only_a_transient_plugin_message_is_transient() -> None:
