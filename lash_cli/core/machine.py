@@ -14,8 +14,9 @@ The legal moves stand in `machine_table`, judgements about content in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, Final
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
@@ -27,7 +28,7 @@ from lash_cli.core.activity import (
     ValueShown,
 )
 from lash_cli.core.content import Message, ToolCallPart
-from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse, NormalizedError, TerminalReason
+from lash_cli.core.llm import LlmCallRecord, LlmResponse, TerminalReason
 from lash_cli.core.machine_records import (
     AWAITED_KINDS,
     Append,
@@ -114,14 +115,6 @@ __all__ = [
 
 PROTOCOL_STALLED = "protocol_stalled"
 
-_ANSWER_OF: dict[MachineState, type[Any]] = {
-    MachineState.WAITING_EXECUTION_ENVIRONMENT: EnvironmentSynced,
-    MachineState.WAITING_LLM: LlmComplete,
-    MachineState.WAITING_TOOLS: ToolResults,
-    MachineState.WAITING_EXEC: ExecCompleted,
-    MachineState.WAITING_CHECKPOINT: CheckpointDelivery,
-}
-
 
 class TurnMachine:
     """One turn. `opening` holds its user messages and the like, with their ids.
@@ -141,7 +134,7 @@ class TurnMachine:
         self._tail = TurnTail(config.turn_id, opening)
         self._queue: deque[MachineEffect] = deque()
         self._outstanding: int | None = None  # id of the awaited effect, once it was handed out
-        self._last_effect_id = 0
+        self._effect_ids = count(1)
         self._iteration = config.run_offset
         self._synced_iteration: int | None = None
         self._iterations = 0
@@ -149,7 +142,6 @@ class TurnMachine:
         self._tools_allowed = True
         self._calls: tuple[ToolCallPart, ...] = ()  # the batch being awaited
         self._checkpoint: StartCheckpoint | None = None
-        self._issues: list[TurnIssue] = []
         self._tool_calls: list[ToolCallRecord] = []
         self._llm_calls: list[LlmCallRecord] = []
         self._usage = TokenUsage()
@@ -192,21 +184,14 @@ class TurnMachine:
         Returns False, and changes nothing, when `effect_id` is not the effect
         now awaited or `response` is not the kind of answer it takes.
         """
-        expected = _ANSWER_OF.get(self._state)
-        if effect_id != self._outstanding or expected is None or not isinstance(response, expected):
+        if effect_id != self._outstanding:
+            return False
+        kind, event, take_in = _ANSWERS[self._state]
+        if not isinstance(response, kind):
             return False
         self._outstanding = None
-        match response:
-            case EnvironmentSynced():
-                self._environment_answered(response)
-            case LlmComplete():
-                self._llm_answered(response.result)
-            case ToolResults():
-                self._tools_answered(response)
-            case ExecCompleted():
-                self._exec_answered(response)
-            case CheckpointDelivery():
-                self._checkpoint_answered(response)
+        self._move(event)
+        take_in(self, response)
         return True
 
     def cancel(self, reason: str = "") -> None:
@@ -229,32 +214,31 @@ class TurnMachine:
     def _begin_iteration(self) -> None:
         if self._synced_iteration != self._iteration:
             self._iterations += 1
-            effect = SyncEnvironmentEffect(self._effect_id(), self._iteration)
+            effect = SyncEnvironmentEffect(next(self._effect_ids), self._iteration)
             self._await(MachineEvent.ENVIRONMENT_REQUESTED, effect)
             return
         self._decide(self._driver.begin_iteration(self._view()))
 
     def _environment_answered(self, synced: EnvironmentSynced) -> None:
-        self._move(MachineEvent.ENVIRONMENT_ANSWERED)
         self._synced_iteration = self._iteration
         if synced.error is not None:
             self._fail("reconfigure_failed", synced.error)
 
-    def _llm_answered(self, result: LlmCallResult) -> None:
-        self._move(MachineEvent.LLM_ANSWERED)
+    def _llm_answered(self, complete: LlmComplete) -> None:
+        result = complete.result
+        usage = result.record.usage
         self._llm_calls.append(result.record)
-        self._usage = self._usage + result.record.usage
-        self._emit(UsageShown(self._iteration, result.record.usage, self._usage))
-        match result:
-            case LlmCallResult(response=None, error=NormalizedError() as error):
-                if error.terminal_reason is TerminalReason.CANCELLED:
-                    self._finish(Stopped("cancelled"))
-                else:
-                    self._finish(Stopped("provider_error"), (provider_issue(error),))
-            case LlmCallResult(response=LlmResponse() as response, error=None):
-                self._judge(response, text_streamed=result.text_streamed)
-            case _:
-                self._fail("llm_result_invalid", "a model call must have either a response or an error")
+        self._usage += usage
+        self._emit(UsageShown(self._iteration, usage, self._usage))
+        response, error = result.response, result.error
+        if response is not None and error is None:
+            self._judge(response, text_streamed=result.text_streamed)
+        elif error is None or response is not None:
+            self._fail("llm_result_invalid", "a model call must have either a response or an error")
+        elif error.terminal_reason is TerminalReason.CANCELLED:
+            self._finish(Stopped("cancelled"))
+        else:
+            self._finish(Stopped("provider_error"), (provider_issue(error),))
 
     def _judge(self, response: LlmResponse, *, text_streamed: bool) -> None:
         """Terminal reasons are judged here, before any protocol sees the response (contract 06 §10)."""
@@ -278,9 +262,7 @@ class TurnMachine:
         self._finish(Stopped(stop), (issue,) if issue is not None else ())
 
     def _tools_answered(self, results: ToolResults) -> None:
-        calls = self._calls
-        self._move(MachineEvent.TOOLS_ANSWERED)
-        self._calls = ()
+        calls, self._calls = self._calls, ()
         ordered = ordered_results(calls, results.records, results.projections)
         if ordered is None:
             # Keep what is known to have happened; the rest may have happened too, and says so.
@@ -297,14 +279,11 @@ class TurnMachine:
         self._decide(self._driver.tools_answered(self._view(), records, projections))
 
     def _exec_answered(self, completed: ExecCompleted) -> None:
-        self._move(MachineEvent.EXEC_ANSWERED)
         self._tool_calls += completed.tool_calls
         self._decide(self._driver.exec_answered(self._view(), completed))
 
     def _checkpoint_answered(self, delivery: CheckpointDelivery) -> None:
-        opened = self._checkpoint
-        self._move(MachineEvent.CHECKPOINT_ANSWERED)
-        self._checkpoint = None
+        opened, self._checkpoint = self._checkpoint, None
         fresh = self._tail.undelivered(delivery.messages)
         if not self._tail.admits(fresh):
             self._fail("checkpoint_delivery_invalid", "a checkpoint delivered messages with open tool calls")
@@ -326,41 +305,36 @@ class TurnMachine:
 
     def _apply(self, actions: Sequence[ProtocolAction]) -> None:
         for action in actions:
-            if self.finished:
+            if self._state is MachineState.FINISHED:
                 return
-            match action:
-                case Append(messages=messages):
-                    self._move(MachineEvent.APPEND)
-                    self._tail.append(messages)
-                case Emit(event=event):
-                    self._emit(event)
-                case Finish(outcome=outcome, issues=issues):
-                    self._finish(outcome, issues)
-                case StartLlm(tools_allowed=tools_allowed):
-                    self._start_llm(tools_allowed)
-                case StartTools(calls=calls):
-                    effect = ToolCallsEffect(self._effect_id(), self._iteration, calls)
-                    self._await(MachineEvent.TOOLS_REQUESTED, effect)
-                    self._calls = calls
-                case StartExec(language=language, code=code):
-                    program = ExecCodeEffect(self._effect_id(), self._iteration, language, code)
-                    self._await(MachineEvent.EXEC_REQUESTED, program)
-                case StartCheckpoint():
-                    self._start_checkpoint(action)
+            _ACTIONS[type(action)](self, action)
 
-    def _start_llm(self, tools_allowed: bool) -> None:
-        effect = LlmCallEffect(self._effect_id(), self._iteration, self.messages, tools_allowed)
+    def _append(self, action: Append) -> None:
+        self._move(MachineEvent.APPEND)
+        self._tail.append(action.messages)
+
+    def _start_llm(self, action: StartLlm) -> None:
+        effect = LlmCallEffect(next(self._effect_ids), self._iteration, self.messages, action.tools_allowed)
+        self._tools_allowed = action.tools_allowed
         self._move(MachineEvent.LLM_REQUESTED)
-        self._tools_allowed = tools_allowed
         self._emit(ModelRequestStarted(self._iteration))
         self._queue.append(effect)
+
+    def _start_tools(self, action: StartTools) -> None:
+        effect = ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls)
+        self._await(MachineEvent.TOOLS_REQUESTED, effect)
+        self._calls = action.calls
+
+    def _start_exec(self, action: StartExec) -> None:
+        effect = ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code)
+        self._await(MachineEvent.EXEC_REQUESTED, effect)
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
         """Open a checkpoint, unless the turn would stop right after it: then nothing is taken in."""
         if action.on_empty == "continue" and not self._is_granted(self._iteration + 1):
             self._advance()
             return
-        effect = CheckpointEffect(self._effect_id(), self._iteration, action.kind)
+        effect = CheckpointEffect(next(self._effect_ids), self._iteration, action.kind)
         self._await(MachineEvent.CHECKPOINT_REQUESTED, effect)
         self._checkpoint = action
 
@@ -395,10 +369,6 @@ class TurnMachine:
     def _move(self, event: MachineEvent) -> None:
         self._state = next_state(self._state, event)
 
-    def _effect_id(self) -> int:
-        self._last_effect_id += 1
-        return self._last_effect_id
-
     def _await(self, event: MachineEvent, effect: AwaitedEffect) -> None:
         self._move(event)
         self._queue.append(effect)
@@ -417,7 +387,6 @@ class TurnMachine:
         if self._queue:
             self._queue = deque(effect for effect in self._queue if type(effect) not in AWAITED_KINDS)
         self._tool_calls += self._tail.close(cancel_reason)
-        self._issues += issues
         self._queue.append(ProgressEffect(self._iteration, len(self.messages)))
         for issue in issues:
             self._emit(ErrorShown(issue))
@@ -430,7 +399,7 @@ class TurnMachine:
             DoneEffect(
                 outcome,
                 self.messages,
-                tuple(self._issues),
+                tuple(issues),
                 tuple(self._tool_calls),
                 tuple(self._llm_calls),
                 self._usage,
@@ -438,3 +407,31 @@ class TurnMachine:
                 self._iterations,
             )
         )
+
+
+# What each wait takes: the kind of answer, the move it makes, and who takes it in.
+_ANSWERS: Final[dict[MachineState, tuple[type[MachineResponse], MachineEvent, Callable[[TurnMachine, Any], None]]]] = {
+    MachineState.WAITING_EXECUTION_ENVIRONMENT: (
+        EnvironmentSynced,
+        MachineEvent.ENVIRONMENT_ANSWERED,
+        TurnMachine._environment_answered,
+    ),
+    MachineState.WAITING_LLM: (LlmComplete, MachineEvent.LLM_ANSWERED, TurnMachine._llm_answered),
+    MachineState.WAITING_TOOLS: (ToolResults, MachineEvent.TOOLS_ANSWERED, TurnMachine._tools_answered),
+    MachineState.WAITING_EXEC: (ExecCompleted, MachineEvent.EXEC_ANSWERED, TurnMachine._exec_answered),
+    MachineState.WAITING_CHECKPOINT: (
+        CheckpointDelivery,
+        MachineEvent.CHECKPOINT_ANSWERED,
+        TurnMachine._checkpoint_answered,
+    ),
+}
+
+_ACTIONS: Final[dict[type[ProtocolAction], Callable[[TurnMachine, Any], None]]] = {
+    Append: TurnMachine._append,
+    Emit: lambda machine, action: machine._emit(action.event),
+    Finish: lambda machine, action: machine._finish(action.outcome, action.issues),
+    StartLlm: TurnMachine._start_llm,
+    StartTools: TurnMachine._start_tools,
+    StartExec: TurnMachine._start_exec,
+    StartCheckpoint: TurnMachine._start_checkpoint,
+}
