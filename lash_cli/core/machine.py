@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
@@ -30,7 +30,6 @@ from lash_cli.core.activity import (
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmResponse, TerminalReason
 from lash_cli.core.machine_records import (
-    AWAITED_KINDS,
     Append,
     AwaitedEffect,
     CheckpointDelivery,
@@ -141,7 +140,7 @@ class TurnMachine:
         self._is_grace = False
         self._tools_allowed = True
         self._calls: tuple[ToolCallPart, ...] = ()  # the batch being awaited
-        self._checkpoint: StartCheckpoint | None = None
+        self._on_empty: Literal["continue"] | Finish = "continue"  # what follows the checkpoint without messages
         self._tool_calls: list[ToolCallRecord] = []
         self._llm_calls: list[LlmCallRecord] = []
         self._usage = TokenUsage()
@@ -165,17 +164,15 @@ class TurnMachine:
     def poll(self) -> MachineEffect | None:
         """The next effect, each handed out once; None while an answer is awaited and after `DoneEffect`."""
         while not self._queue:
-            match self._state:
-                case MachineState.PREPARING_PROTOCOL:
-                    self._prepare()
-                case MachineState.PREPARE_ITERATION:
-                    self._begin_iteration()
-                case _:
-                    return None
+            if self._state is MachineState.PREPARE_ITERATION:
+                self._begin_iteration()
+            elif self._state is MachineState.PREPARING_PROTOCOL:
+                self._prepare()
+            else:
+                return None
         effect = self._queue.popleft()
-        if type(effect) in AWAITED_KINDS:
-            # Membership in a set narrows nothing for mypy; isinstance over the union would, and every effect would pay.
-            self._outstanding = effect.effect_id  # type: ignore[union-attr]
+        if isinstance(effect, AwaitedEffect):
+            self._outstanding = effect.effect_id
         return effect
 
     def respond(self, effect_id: int, response: MachineResponse) -> bool:
@@ -214,8 +211,8 @@ class TurnMachine:
     def _begin_iteration(self) -> None:
         if self._synced_iteration != self._iteration:
             self._iterations += 1
-            effect = SyncEnvironmentEffect(next(self._effect_ids), self._iteration)
-            self._await(MachineEvent.ENVIRONMENT_REQUESTED, effect)
+            self._move(MachineEvent.ENVIRONMENT_REQUESTED)
+            self._queue.append(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
             return
         self._decide(self._driver.begin_iteration(self._view()))
 
@@ -249,10 +246,8 @@ class TurnMachine:
         reason = effective_reason(response, self._config.context_window_tokens)
         stop = stop_of_reason(reason)
         if stop is None:
-            if not self._tools_allowed:
-                response = without_calls(response)
-            prefix = f"{self._config.turn_id}.i{self._iteration}"
-            response = with_unique_call_ids(response, self._tail.call_ids, prefix)
+            if response.tool_calls:
+                response = self._with_sound_calls(response)
             self._decide(self._driver.model_answered(self._view(), response))
             return
         kept = truncated_message(response) if reason is TerminalReason.OUTPUT_LIMIT else None
@@ -260,6 +255,12 @@ class TurnMachine:
             self._tail.append((kept,))
         issue = terminal_issue(reason, response.terminal_diagnostic)
         self._finish(Stopped(stop), (issue,) if issue is not None else ())
+
+    def _with_sound_calls(self, response: LlmResponse) -> LlmResponse:
+        """The response with calls that can be run: under ids of their own, or none when none were allowed."""
+        if not self._tools_allowed:
+            return without_calls(response)
+        return with_unique_call_ids(response, self._tail.call_ids, f"{self._config.turn_id}.i{self._iteration}")
 
     def _tools_answered(self, results: ToolResults) -> None:
         calls, self._calls = self._calls, ()
@@ -283,16 +284,16 @@ class TurnMachine:
         self._decide(self._driver.exec_answered(self._view(), completed))
 
     def _checkpoint_answered(self, delivery: CheckpointDelivery) -> None:
-        opened, self._checkpoint = self._checkpoint, None
         fresh = self._tail.undelivered(delivery.messages)
-        if not self._tail.admits(fresh):
-            self._fail("checkpoint_delivery_invalid", "a checkpoint delivered messages with open tool calls")
-            return
-        self._tail.append(fresh)
+        if fresh:
+            if not self._tail.admits(fresh):
+                self._fail("checkpoint_delivery_invalid", "a checkpoint delivered messages with open tool calls")
+                return
+            self._tail.append(fresh)
         if delivery.abort is not None:
             self._finish(Stopped("plugin_abort"), (delivery.abort,))
-        elif not fresh and opened is not None and isinstance(opened.on_empty, Finish):
-            self._finish(opened.on_empty.outcome, opened.on_empty.issues)
+        elif not fresh and isinstance(self._on_empty, Finish):
+            self._finish(self._on_empty.outcome, self._on_empty.issues)
         else:
             self._advance()
 
@@ -314,29 +315,28 @@ class TurnMachine:
         self._tail.append(action.messages)
 
     def _start_llm(self, action: StartLlm) -> None:
-        effect = LlmCallEffect(next(self._effect_ids), self._iteration, self.messages, action.tools_allowed)
-        self._tools_allowed = action.tools_allowed
         self._move(MachineEvent.LLM_REQUESTED)
+        self._tools_allowed = allowed = action.tools_allowed
         self._emit(ModelRequestStarted(self._iteration))
-        self._queue.append(effect)
+        self._queue.append(LlmCallEffect(next(self._effect_ids), self._iteration, self._tail.messages, allowed))
 
     def _start_tools(self, action: StartTools) -> None:
-        effect = ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls)
-        self._await(MachineEvent.TOOLS_REQUESTED, effect)
+        self._move(MachineEvent.TOOLS_REQUESTED)
         self._calls = action.calls
+        self._queue.append(ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls))
 
     def _start_exec(self, action: StartExec) -> None:
-        effect = ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code)
-        self._await(MachineEvent.EXEC_REQUESTED, effect)
+        self._move(MachineEvent.EXEC_REQUESTED)
+        self._queue.append(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
         """Open a checkpoint, unless the turn would stop right after it: then nothing is taken in."""
-        if action.on_empty == "continue" and not self._is_granted(self._iteration + 1):
+        if not isinstance(action.on_empty, Finish) and not self._is_granted(self._iteration + 1):
             self._advance()
             return
-        effect = CheckpointEffect(next(self._effect_ids), self._iteration, action.kind)
-        self._await(MachineEvent.CHECKPOINT_REQUESTED, effect)
-        self._checkpoint = action
+        self._move(MachineEvent.CHECKPOINT_REQUESTED)
+        self._on_empty = action.on_empty
+        self._queue.append(CheckpointEffect(next(self._effect_ids), self._iteration, action.kind))
 
     def _is_beyond_limit(self, iteration: int) -> bool:
         limit = self._config.max_turns
@@ -349,7 +349,7 @@ class TurnMachine:
     def _advance(self) -> None:
         self._move(MachineEvent.ITERATION_ADVANCED)
         if self._is_granted(self._iteration + 1):
-            self._queue.append(ProgressEffect(self._iteration, len(self.messages)))
+            self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
         self._enter_iteration(self._iteration + 1)
 
     def _enter_iteration(self, iteration: int) -> None:
@@ -364,14 +364,10 @@ class TurnMachine:
             self._finish(Stopped("max_turns"))
 
     def _view(self) -> TurnView:
-        return TurnView(self._config.turn_id, self._iteration, self.messages, self._is_grace)
+        return TurnView(self._config.turn_id, self._iteration, self._tail.messages, self._is_grace)
 
     def _move(self, event: MachineEvent) -> None:
         self._state = next_state(self._state, event)
-
-    def _await(self, event: MachineEvent, effect: AwaitedEffect) -> None:
-        self._move(event)
-        self._queue.append(effect)
 
     def _emit(self, event: TurnEvent) -> None:
         self._queue.append(EmitEffect(event))
@@ -385,20 +381,20 @@ class TurnMachine:
         self._move(MachineEvent.FINISH)
         self._outstanding = None
         if self._queue:
-            self._queue = deque(effect for effect in self._queue if type(effect) not in AWAITED_KINDS)
+            self._queue = deque(effect for effect in self._queue if not isinstance(effect, AwaitedEffect))
         self._tool_calls += self._tail.close(cancel_reason)
-        self._queue.append(ProgressEffect(self._iteration, len(self.messages)))
+        self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
         for issue in issues:
             self._emit(ErrorShown(issue))
-        match outcome:
-            case Finished(finish=ToolValue(tool_name=tool_name, value=value)):
-                self._emit(ValueShown(tool_name, value))
-            case Finished(finish=FinalValue(value=value)):
-                self._emit(FinalValueShown(value))
+        finish = outcome.finish if isinstance(outcome, Finished) else None
+        if isinstance(finish, ToolValue):
+            self._emit(ValueShown(finish.tool_name, finish.value))
+        elif isinstance(finish, FinalValue):
+            self._emit(FinalValueShown(finish.value))
         self._queue.append(
             DoneEffect(
                 outcome,
-                self.messages,
+                self._tail.messages,
                 tuple(issues),
                 tuple(self._tool_calls),
                 tuple(self._llm_calls),

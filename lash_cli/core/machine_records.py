@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -43,45 +43,41 @@ class MachineConfig(Record):
     run_offset: int = 0
 
 
-class LlmCallEffect(Record):
-    """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
+class AwaitedEffect(Record):
+    """Something to be done; the turn waits for its answer, which names `effect_id`."""
 
     effect_id: int
     iteration: int
+
+
+class LlmCallEffect(AwaitedEffect):
+    """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
+
     tail: tuple[Message, ...]
     tools_allowed: bool = True
 
 
-class ToolCallsEffect(Record):
+class ToolCallsEffect(AwaitedEffect):
     """Run one batch; answered by `ToolResults`."""
 
-    effect_id: int
-    iteration: int
     calls: tuple[ToolCallPart, ...]
 
 
-class ExecCodeEffect(Record):
+class ExecCodeEffect(AwaitedEffect):
     """Run one program of the code mode; answered by `ExecCompleted`."""
 
-    effect_id: int
-    iteration: int
     language: str
     code: str
 
 
-class CheckpointEffect(Record):
+class CheckpointEffect(AwaitedEffect):
     """Offer queued input a place in this turn; answered by `CheckpointDelivery`."""
 
-    effect_id: int
-    iteration: int
     checkpoint: CheckpointKind
 
 
-class SyncEnvironmentEffect(Record):
+class SyncEnvironmentEffect(AwaitedEffect):
     """Bring tools, prompt and limits up to date; once per iteration; answered by `EnvironmentSynced`."""
-
-    effect_id: int
-    iteration: int
 
 
 class EmitEffect(Record):
@@ -115,10 +111,16 @@ class DoneEffect(Record):
     iterations: int = 0
 
 
-AwaitedEffect = LlmCallEffect | ToolCallsEffect | ExecCodeEffect | CheckpointEffect | SyncEnvironmentEffect
-MachineEffect = AwaitedEffect | EmitEffect | ProgressEffect | DoneEffect
-# The same as a set: membership is asked for every effect, and a union asks its members one by one.
-AWAITED_KINDS: Final = frozenset(get_args(AwaitedEffect))
+MachineEffect = (
+    LlmCallEffect
+    | ToolCallsEffect
+    | ExecCodeEffect
+    | CheckpointEffect
+    | SyncEnvironmentEffect
+    | EmitEffect
+    | ProgressEffect
+    | DoneEffect
+)
 
 
 class EnvironmentSynced(Record):

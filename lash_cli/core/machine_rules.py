@@ -69,12 +69,11 @@ def effective_reason(response: LlmResponse, context_window_tokens: int | None) -
     95 % of the window is `context_overflow`: there was no room to answer.
     """
     usage = response.usage
-    prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
     if (
         response.terminal_reason is TerminalReason.OUTPUT_LIMIT
         and context_window_tokens is not None
         and usage.output_tokens == 0
-        and prompt * 100 >= context_window_tokens * OVERFLOW_PERCENT
+        and usage.prompt * 100 >= context_window_tokens * OVERFLOW_PERCENT
     ):
         return TerminalReason.CONTEXT_OVERFLOW
     return response.terminal_reason
@@ -147,8 +146,6 @@ def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) ->
     becomes `{prefix}.c{index}`, a function of the position only, so a replay
     finds it again. Other ids stay what the provider sent.
     """
-    if not response.tool_calls:
-        return response
     seen = set(taken)
     own = {part.tool_call_id for part in response.tool_calls}
     parts: list[LlmPart] = []

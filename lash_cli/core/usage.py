@@ -31,6 +31,11 @@ class TokenUsage(Record):
     reasoning_output_tokens: int = 0
 
     @property
+    def prompt(self) -> int:
+        """Tokens of the whole request, cached ones included."""
+        return self.input_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
+
+    @property
     def total(self) -> int:
         """Billable tokens; reasoning is already inside output."""
         return self.input_tokens + self.output_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
@@ -74,7 +79,7 @@ class PromptUsage(Record):
 
 def prompt_usage(usage: TokenUsage) -> PromptUsage | None:
     """The context accounting of one call, or None when the provider reported nothing."""
-    prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
+    prompt = usage.prompt
     if prompt == 0 and usage.output_tokens == 0:
         return None
     return PromptUsage(

@@ -56,8 +56,7 @@ class Prices(Record):
 
     def cost_micros(self, usage: TokenUsage) -> int | None:
         """The price of one request in micro-units, rounded up; None when a bucket that was used has no price."""
-        prompt = usage.input_tokens + usage.cache_read_input_tokens + usage.cache_write_input_tokens
-        is_long = self.long_context_above_tokens is not None and prompt > self.long_context_above_tokens
+        is_long = self.long_context_above_tokens is not None and usage.prompt > self.long_context_above_tokens
         rates = self.long_context if is_long else self.buckets
         if rates is None:
             return None

@@ -335,6 +335,13 @@ def test_a_delivery_that_would_break_the_transcript_stops_the_turn_and_is_left_o
     assert is_safe_to_resume(done.messages)
 
 
+def test_a_checkpoint_that_brings_nothing_ends_the_turn_with_its_open_calls_closed() -> None:
+    said = Append((Message("", Role.ASSISTANT, (call(),)),))
+    driver = Scripted(said, StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, Finish(ANSWERED)))
+    done = drive(machine(driver)).done
+    assert done.outcome == ANSWERED and is_safe_to_resume(done.messages)
+
+
 def test_an_abort_at_a_checkpoint_takes_the_messages_in_and_stops() -> None:
     veto = TurnIssue("plugin", "not today", code="budget")
     done = drive(machine(), [answer("hi")], deliveries=[CheckpointDelivery((user("u1"),), veto)]).done
