@@ -73,9 +73,8 @@ def scope_session_id(scope: ExecutionScope) -> str | None:
 
 def validate_scope(scope: ExecutionScope) -> None:
     """Raise `EffectError` (`missing_execution_scope_id`) when any id of the scope is blank."""
-    for name in scope.__struct_fields__:
-        if not getattr(scope, name).strip():
-            raise EffectError("missing_execution_scope_id", f"execution scope has a blank id: {type(scope).__name__}")
+    if not all(map(str.strip, msgspec.structs.astuple(scope))):
+        raise EffectError("missing_execution_scope_id", f"execution scope has a blank id: {type(scope).__name__}")
 
 
 def scope_key(scope: ExecutionScope) -> str:

@@ -62,7 +62,7 @@ class RecordedError(Record):
 def require_envelope(scope: ExecutionScope, envelope: EffectEnvelope) -> None:
     """Raise `EffectError` for an envelope that is malformed or belongs to another scope (contract 03 §2.2)."""
     validate_envelope(envelope)
-    if envelope.invocation.scope is not scope and envelope.invocation.scope != scope:
+    if envelope.invocation.scope != scope:
         raise EffectError("runtime_effect_scope_mismatch", "an effect was issued through the host of another scope")
 
 

@@ -19,8 +19,9 @@ happened.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Literal, Protocol
 
 import msgspec
@@ -38,6 +39,7 @@ from lash_cli.core.effect import (
     mismatch_error,
     scope_key,
     scope_session_id,
+    validate_scope,
 )
 from lash_cli.core.lease import LeaseFence, LeaseTimings
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
@@ -60,6 +62,7 @@ from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, Jour
 MAX_HELD_WAIT_MS = 25
 
 CrashPoint = Callable[[str], None]
+MakeRecording = Callable[[], JournalRecording]
 
 # Commands whose repetition nobody can tell: only their outcome is worth a row.
 _SAFE_TO_REPEAT = (LlmCallCommand, CheckpointCommand, PeekAwaitEventCommand)
@@ -72,8 +75,26 @@ class EffectStore(JournalStore, WaitStore, Protocol):
 class _InPassing(msgspec.Struct, frozen=True, eq=False):
     """A result on its way into the journal."""
 
-    make: Callable[[], JournalRecording]
+    make: MakeRecording
     written: asyncio.Future[bool]
+
+
+class _Superseded:
+    """A block that makes results on their way into the journal needless, unless it raises."""
+
+    def __init__(self, unsettled: list[_InPassing], record_later: Callable[[MakeRecording], None]) -> None:
+        self._unsettled = unsettled
+        self._record_later = record_later
+        self._withdrawn: list[MakeRecording] = []
+
+    def __enter__(self) -> None:
+        self._withdrawn = [passing.make for passing in self._unsettled if passing.written.cancel()]
+        self._unsettled.clear()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None:
+            for make in self._withdrawn:
+                self._record_later(make)
 
 
 class JournalEffectHost(StoreResolver):
@@ -132,15 +153,19 @@ class JournalScopedEffects:
     supports_concurrent_effects: bool = True
 
     def __init__(self, host: JournalEffectHost, scope: ExecutionScope, fence: LeaseFence | None, *, fresh: bool):
+        validate_scope(scope)
         self.scope = scope
         self._host = host
-        self._scope_key = scope_key(scope)
-        self._session_id = scope_session_id(scope)
         self._fence = fence
         self._fresh = fresh
         self._started: set[str] = set()
         self._rows: dict[str, JournalRow] | None = None
         self._unsettled: list[_InPassing] = []
+
+    @cached_property
+    def _scope_key(self) -> str:
+        """The key of the journal's rows; a turn whose commit supersedes them all never needs it."""
+        return scope_key(self.scope)
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`."""
@@ -168,17 +193,9 @@ class JournalScopedEffects:
             if not await self._unsettled.pop(0).written:
                 raise self._host.fault("corrupt_row", f"the journal of {self._scope_key} was not empty")
 
-    @contextmanager
-    def superseded(self) -> Iterator[None]:
+    def superseded(self) -> AbstractContextManager[None]:
         """See `ScopedEffects`. A row the writer has begun with is written all the same, and nobody reads it."""
-        withdrawn = [passing.make for passing in self._unsettled if passing.written.cancel()]
-        self._unsettled.clear()
-        try:
-            yield
-        except BaseException:
-            for make in withdrawn:
-                self._record_later(make)
-            raise
+        return _Superseded(self._unsettled, self._record_later)
 
     async def is_known(self, replay_key: str) -> bool:
         """See `ScopedEffects`; without a fence only what this object itself started is known."""
@@ -192,14 +209,14 @@ class JournalScopedEffects:
             return True
         return not self._fresh and any(key.startswith(key_prefix) for key in await self._journal())
 
-    def _record_later(self, make: Callable[[], JournalRecording]) -> None:
+    def _record_later(self, make: MakeRecording) -> None:
         self._unsettled.append(_InPassing(make, self._host.store.journal_record_later(make)))
 
     def _claim(self, envelope: EffectEnvelope, now_ms: int, token: str) -> JournalClaim:
         host = self._host
         return JournalClaim(
             scope_key=self._scope_key,
-            session_id=self._session_id,
+            session_id=scope_session_id(self.scope),
             replay_key=envelope.invocation.replay_key,
             envelope=canonical(envelope),
             owner=host.owner,
@@ -255,7 +272,7 @@ class JournalScopedEffects:
             raise
         except EffectError as error:
             failure = error
-        if outcome is not None:
+        else:
             require_outcome_kind(envelope.command, outcome)
         self._host.crash_point("before", envelope, "recorded")
 
