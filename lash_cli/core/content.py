@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
-import msgspec
-
 from lash_cli.core.codec import Record
 from lash_cli.errors import UsageError
 
@@ -224,9 +222,12 @@ class Message(Record):
         return isinstance(self.origin, PluginOrigin) and self.origin.transient
 
 
+_READABLE = (TextPart, ProsePart)
+
+
 def message_text(message: Message) -> str:
     """The readable text of a message: its text and prose parts joined in order."""
-    return "".join(part.content for part in message.parts if isinstance(part, TextPart | ProsePart))
+    return "".join([part.content for part in message.parts if isinstance(part, _READABLE)])
 
 
 def is_user_input(message: Message) -> bool:
@@ -273,15 +274,12 @@ def user_message(message_id: str, turn_input: TurnInput) -> Message:
     """
     parts: list[Part] = []
     for item in turn_input.items:
-        match item:
-            case TextItem(text="", label=_):
-                continue
-            case TextItem(text=text, label=label):
-                last = parts[-1] if parts else None
-                if isinstance(last, TextPart) and last.label == label:
-                    parts[-1] = msgspec.structs.replace(last, content=last.content + "\n" + text)
-                else:
-                    parts.append(TextPart(text, label))
-            case AttachmentItem(attachment=attachment):
-                parts.append(AttachmentPart(attachment))
+        if isinstance(item, AttachmentItem):
+            parts.append(AttachmentPart(item.attachment))
+        elif item.text:
+            last = parts[-1] if parts else None
+            if isinstance(last, TextPart) and last.label == item.label:
+                parts[-1] = TextPart(f"{last.content}\n{item.text}", item.label)
+            else:
+                parts.append(TextPart(item.text, item.label))
     return Message(message_id, Role.USER, tuple(parts) or (TextPart(""),))

@@ -24,7 +24,8 @@ from lash_cli.core.queued_work import (
 
 
 class TurnClaims:
-    """Everything one turn took: what it was started from, then what its checkpoints brought, in that order.
+    """Everything one turn took: what it was started from, then what its checkpoints brought, in that order: the claims
+    themselves, and the ids of their inputs and batches.
 
     Whatever stands here must be settled by the turn's one commit.
     """
@@ -32,24 +33,18 @@ class TurnClaims:
     def __init__(self, inputs: TurnInputClaim | None = None, work: QueuedWorkClaim | None = None) -> None:
         self.inputs: list[TurnInputCompletion] = []
         self.work: list[QueuedWorkCompletion] = []
+        self.input_ids: tuple[str, ...] = ()
+        self.batch_ids: tuple[str, ...] = ()
         self.add(None if inputs is None else completion_of(inputs), None if work is None else work_completion_of(work))
 
     def add(self, inputs: TurnInputCompletion | None, work: QueuedWorkCompletion | None) -> None:
         """Note what was taken; a claim noted before is not noted twice."""
         if inputs is not None and inputs not in self.inputs:
             self.inputs.append(inputs)
+            self.input_ids += inputs.input_ids
         if work is not None and work not in self.work:
             self.work.append(work)
-
-    @property
-    def input_ids(self) -> tuple[str, ...]:
-        """The inputs taken so far."""
-        return tuple(input_id for claim in self.inputs for input_id in claim.input_ids)
-
-    @property
-    def batch_ids(self) -> tuple[str, ...]:
-        """The batches taken so far."""
-        return tuple(batch_id for claim in self.work for batch_id in claim.batch_ids)
+            self.batch_ids += work.batch_ids
 
 
 def ingress_message_id(input_id: str) -> str:

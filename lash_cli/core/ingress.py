@@ -221,6 +221,8 @@ def is_same_submission(
 
 def materialise(inputs: tuple[PendingTurnInput, ...]) -> TurnInput:
     """Several inputs as the input of one turn: items concatenated in order, first options win (contract 02 §1.6)."""
+    if len(inputs) == 1:
+        return inputs[0].input
     return TurnInput(
         items=tuple(item for row in inputs for item in row.input.items),
         protocol_turn_options=next(

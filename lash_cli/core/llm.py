@@ -162,7 +162,7 @@ class LlmResponse(Record):
     @property
     def full_text(self) -> str:
         """The concatenated text parts."""
-        return "".join(part.content for part in self.parts if isinstance(part, ProsePart))
+        return "".join([part.content for part in self.parts if isinstance(part, ProsePart)])
 
     @property
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
