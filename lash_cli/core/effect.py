@@ -205,10 +205,13 @@ def child_replay_key(parent: str, suffix: str) -> str:
     return f"{parent}:{suffix}"
 
 
-def validate_envelope(envelope: EffectEnvelope) -> None:
-    """Raise `EffectError` with the contract's code when the envelope cannot be journalled (contract 03 §2.2)."""
+def validate_envelope(envelope: EffectEnvelope, scope: ExecutionScope) -> None:
+    """Raise `EffectError` with the contract's code when the envelope cannot be journalled in `scope`, whose own ids
+    were looked at when it was opened (contract 03 §2.2)."""
     invocation = envelope.invocation
-    validate_scope(invocation.scope)
+    if invocation.scope != scope:
+        validate_scope(invocation.scope)
+        raise EffectError("runtime_effect_scope_mismatch", "an effect was issued through the host of another scope")
     if not invocation.effect_id.strip():
         raise EffectError("runtime_effect_invocation_subject", "an effect needs a non-blank effect id")
     if not invocation.replay_key.strip():

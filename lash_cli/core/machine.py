@@ -76,7 +76,7 @@ from lash_cli.core.machine_table import MachineEvent, MachineState, next_state
 from lash_cli.core.machine_tail import TurnTail
 from lash_cli.core.outcome import FinalValue, Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
 from lash_cli.core.tools import ToolCallRecord, interrupted
-from lash_cli.core.usage import TokenUsage
+from lash_cli.core.usage import NO_USAGE
 from lash_cli.errors import LashRuntimeError
 
 __all__ = [
@@ -143,8 +143,8 @@ class TurnMachine:
         self._on_empty: Literal["continue"] | Finish = "continue"  # what follows the checkpoint without messages
         self._tool_calls: list[ToolCallRecord] = []
         self._llm_calls: list[LlmCallRecord] = []
-        self._usage = TokenUsage()
-        self._last_usage = TokenUsage()
+        self._usage = NO_USAGE
+        self._last_usage = NO_USAGE
 
     @property
     def state(self) -> MachineState:

@@ -146,8 +146,11 @@ def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) ->
     becomes `{prefix}.c{index}`, a function of the position only, so a replay
     finds it again. Other ids stay what the provider sent.
     """
+    ids = [part.tool_call_id for part in response.tool_calls]
+    own = set(ids)
+    if len(own) == len(ids) and own.isdisjoint(taken) and all(map(str.strip, ids)):
+        return response
     seen = set(taken)
-    own = {part.tool_call_id for part in response.tool_calls}
     parts: list[LlmPart] = []
     for index, part in enumerate(response.parts):
         if isinstance(part, ToolCallPart):

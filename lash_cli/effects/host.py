@@ -22,7 +22,6 @@ from lash_cli.core.effect import (
     EffectCommand,
     EffectEnvelope,
     EffectOutcome,
-    ExecutionScope,
     LlmCallCommand,
     LlmCallOutcome,
     PeekAwaitEventCommand,
@@ -32,7 +31,6 @@ from lash_cli.core.effect import (
     ToolAttemptOutcome,
     ValueOutcome,
     command_kind,
-    validate_envelope,
 )
 from lash_cli.core.protocols import AwaitEventResolver, CancelSignal, Clock, EffectContext, EffectExecutor
 from lash_cli.core.wait import AwaitEventKey, Resolution
@@ -57,13 +55,6 @@ class RecordedError(Record):
     message: str
     retryable: bool = False
     details: dict[str, Any] = {}
-
-
-def require_envelope(scope: ExecutionScope, envelope: EffectEnvelope) -> None:
-    """Raise `EffectError` for an envelope that is malformed or belongs to another scope (contract 03 §2.2)."""
-    validate_envelope(envelope)
-    if envelope.invocation.scope != scope:
-        raise EffectError("runtime_effect_scope_mismatch", "an effect was issued through the host of another scope")
 
 
 def due_at_ms(envelope: EffectEnvelope, now_ms: int) -> int | None:

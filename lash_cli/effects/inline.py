@@ -10,10 +10,10 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, validate_scope
+from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, validate_envelope, validate_scope
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
-from lash_cli.effects.host import due_at_ms, require_envelope, require_outcome_kind
+from lash_cli.effects.host import due_at_ms, require_outcome_kind
 from lash_cli.effects.resolver import InlineResolver
 
 
@@ -48,7 +48,7 @@ class InlineScopedEffects:
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`; there is nothing to replay."""
-        require_envelope(self.scope, envelope)
+        validate_envelope(envelope, self.scope)
         outcome = await run(EffectContext(due_at_ms=due_at_ms(envelope, self._clock.now_ms())))
         require_outcome_kind(envelope.command, outcome)
         return outcome

@@ -39,6 +39,7 @@ from lash_cli.core.effect import (
     mismatch_error,
     scope_key,
     scope_session_id,
+    validate_envelope,
     validate_scope,
 )
 from lash_cli.core.lease import LeaseFence, LeaseTimings
@@ -50,7 +51,6 @@ from lash_cli.effects.host import (
     due_at_ms,
     encode_error,
     encode_outcome,
-    require_envelope,
     require_outcome_kind,
     sleep_until,
 )
@@ -169,7 +169,7 @@ class JournalScopedEffects:
 
     async def execute(self, envelope: EffectEnvelope, run: EffectExecutor) -> EffectOutcome:
         """See `ScopedEffects`."""
-        require_envelope(self.scope, envelope)
+        validate_envelope(envelope, self.scope)
         key = envelope.invocation.replay_key
         is_first = self._fresh and key not in self._started and not self._host.strict_replay
         if is_first:

@@ -75,8 +75,9 @@ class StandardProtocol:
         if not parts:
             return self._empty_answer(turn)
         answer = Append((Message("", Role.ASSISTANT, parts),))
-        if response.tool_calls:
-            return (answer, StartTools(response.tool_calls))
+        calls = response.tool_calls
+        if calls:
+            return (answer, StartTools(calls))
         return (answer, *self._completion(turn, response.full_text))
 
     def tools_answered(

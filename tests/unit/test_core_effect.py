@@ -85,17 +85,18 @@ def test_a_blank_scope_id_is_refused(scope: ExecutionScope) -> None:
         (envelope(attempt(number=0)), "runtime_effect_tool_attempt_index"),
         (envelope(attempt(number=3, of=2)), "runtime_effect_tool_attempt_index"),
         (envelope(scope=TurnScope("", "t")), "missing_execution_scope_id"),
+        (envelope(scope=TurnScope("s", "another")), "runtime_effect_scope_mismatch"),
     ],
 )
 def test_an_envelope_that_cannot_be_journalled_is_refused(broken: EffectEnvelope, code: str) -> None:
     with pytest.raises(EffectError) as raised:
-        validate_envelope(broken)
+        validate_envelope(broken, SCOPE)
     assert raised.value.code == code
 
 
 def test_a_sound_envelope_passes() -> None:
-    validate_envelope(envelope())
-    validate_envelope(envelope(attempt(number=2, of=2)))
+    validate_envelope(envelope(), TurnScope("s", "t"))
+    validate_envelope(envelope(attempt(number=2, of=2)), SCOPE)
 
 
 def test_keys_are_functions_of_durable_identity() -> None:

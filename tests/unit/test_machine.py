@@ -433,6 +433,21 @@ def test_calls_without_an_id_or_with_a_used_one_get_ids_of_their_own() -> None:
     assert is_safe_to_resume(run.done.messages)
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (("a", "b"), ["a", "b"]),
+        (("a", "a"), ["a", "t_1.i0.c1"]),
+        (("a", " "), ["a", "t_1.i0.c1"]),
+        (("t_1.i0.c1", "", "b"), ["t_1.i0.c1", "t_1.i0.c1x", "b"]),
+    ],
+)
+def test_the_calls_of_one_answer_keep_the_ids_that_can_be_kept(given: tuple[str, ...], asked: list[str]) -> None:
+    run = drive(machine(), [answer(*map(call, given)), answer("hi")])
+    (effect,) = run.of(ToolCallsEffect)
+    assert [part.tool_call_id for part in effect.calls] == asked
+
+
 @pytest.mark.parametrize("kind", list(WAITS))
 def test_cancel_ends_every_wait_and_a_late_answer_is_ignored(kind: type) -> None:
     turn = machine()
