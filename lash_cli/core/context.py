@@ -102,6 +102,6 @@ def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], mome
     shown = messages
     for plugin in plugins:
         shown = plugin.prepare_turn(shown, moment)
-        if len(shown) != len(messages):
+        if shown is not messages and len(shown) != len(messages):
             raise ValueError(f"the view of plugin {plugin.plugin_id!r} has {len(shown)} messages, not {len(messages)}")
     return shown

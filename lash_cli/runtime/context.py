@@ -8,7 +8,7 @@ that nothing is copied and its encoding stays cached (design D21).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from lash_cli.core.codec import canonical_hash
 from lash_cli.core.context import ContextMoment, prepared
@@ -20,7 +20,7 @@ from lash_cli.runtime.session import ResidentSession
 _DIGEST_CHARS = 32
 
 
-class ShownConversation(NamedTuple):
+class ShownConversation(msgspec.Struct, frozen=True):
     """The messages before the turn's own, and what tells this view of them from the committed ones: "" when it is
     they."""
 

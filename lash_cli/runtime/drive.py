@@ -52,6 +52,7 @@ from lash_cli.core.machine import (
     LlmCallEffect,
     LlmComplete,
     MachineConfig,
+    MachineResponse,
     ProgressEffect,
     SyncEnvironmentEffect,
     ToolCallsEffect,
@@ -210,33 +211,34 @@ class TurnDriver(ABC):
             if self.token.is_set:
                 self._stop(machine)
             effect = machine.poll()
-            match effect:
-                case EmitEffect(event=event):
-                    counter += 1
-                    await self.emit(drive, event, f"{drive.turn_id}:{counter}")
-                case SyncEnvironmentEffect(effect_id=effect_id):
-                    with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
-                        environment.sync()
-                    machine.respond(effect_id, EnvironmentSynced())
-                case LlmCallEffect(effect_id=effect_id):
-                    machine.respond(
-                        effect_id, LlmComplete(await self._call_model(drive, environment, effect, output, shown))
-                    )
-                case ToolCallsEffect(effect_id=effect_id, iteration=iteration, calls=calls):
-                    if dispatcher is None:
-                        dispatcher = self._dispatcher(drive)
-                    records = await dispatcher.run_batch(calls, iteration=iteration, effect_id=effect_id)
-                    machine.respond(effect_id, ToolResults(records))
-                case CheckpointEffect(effect_id=effect_id):
-                    machine.respond(effect_id, await self.pass_checkpoint(drive, effect))
-                case ExecCodeEffect(effect_id=effect_id):
-                    machine.respond(effect_id, ExecCompleted(error="this session's mode runs no code"))
-                case DoneEffect():
-                    return effect
-                case ProgressEffect():
-                    pass
-                case None:
-                    raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+            answer: MachineResponse
+            if isinstance(effect, EmitEffect):
+                counter += 1
+                await self.emit(drive, effect.event, f"{drive.turn_id}:{counter}")
+                continue
+            elif isinstance(effect, SyncEnvironmentEffect):
+                with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
+                    environment.sync()
+                answer = EnvironmentSynced()
+            elif isinstance(effect, LlmCallEffect):
+                answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown))
+            elif isinstance(effect, CheckpointEffect):
+                answer = await self.pass_checkpoint(drive, effect)
+            elif isinstance(effect, ToolCallsEffect):
+                dispatcher = dispatcher or self._dispatcher(drive)
+                records = await dispatcher.run_batch(
+                    effect.calls, iteration=effect.iteration, effect_id=effect.effect_id
+                )
+                answer = ToolResults(records)
+            elif isinstance(effect, DoneEffect):
+                return effect
+            elif isinstance(effect, ProgressEffect):
+                continue
+            elif isinstance(effect, ExecCodeEffect):
+                answer = ExecCompleted(error="this session's mode runs no code")
+            else:
+                raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+            machine.respond(effect.effect_id, answer)
 
     def _dispatcher(self, drive: Drive) -> ToolDispatcher:
         """What runs the tools of a turn; many a turn calls none."""

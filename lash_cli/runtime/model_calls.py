@@ -43,6 +43,10 @@ _DIGEST_CHARS = 32
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 
 
+def _digest(value: object) -> str:
+    return canonical_hash(value)[:_DIGEST_CHARS]
+
+
 class ModelEnvironment:
     """What every call of a session shares: system prompt, tool specs and their digest.
 
@@ -112,7 +116,7 @@ class ModelEnvironment:
                 self.system = self._rendered()
             model = self._policy.model
             shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
-            self.shape = canonical_hash(shape)[:_DIGEST_CHARS]
+            self.shape = _digest(shape)
         self._generation = registry.generation
 
 
@@ -132,22 +136,22 @@ class ModelCall:
         emit: Emit,
         output: OutputSpec | None = None,
         fetch: FetchAttachment | None = None,
-        shown: ShownConversation | None = None,
+        shown: ShownConversation,
     ) -> None:
-        """`shown` stands in for the committed messages; they are shown themselves without it."""
+        """`shown` stands for the committed messages."""
         self._emit = emit
         self._row = f"{turn_id}:{iteration}"
         self._attempt = 1
         self._prose: list[str] = []
         self._reasoning: list[str] = []
         self.streamed = False
-        conversation, view = shown or ShownConversation(session.conversation())
+        conversation = shown.messages
         shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
         if output is not None:
-            shape += f":output={canonical_hash(output)[:_DIGEST_CHARS]}"
-        base = f"{session.frame_id}:{session.leaf_node_id or ''}:{len(conversation)}"
-        if view:
-            base += f":view={view}"
+            shape += f":output={_digest(output)}"
+        base = f"{session.frame_id}:{session.leaf_node_id or ''}:{conversation.length}"
+        if shown.digest:
+            base += f":view={shown.digest}"
         self.request = LlmRequest(
             model=policy.model,
             messages=conversation.with_tail(tail),
@@ -159,13 +163,13 @@ class ModelCall:
             output_spec=output,
             fetch=fetch,
             base_digest=base,
-            base_length=len(conversation),
+            base_length=conversation.length,
         )
         self.command = LlmCallCommand(
             provider_id=policy.provider_id,
             model=policy.model.id,
             base=base,
-            tail=tuple(canonical_hash(message)[:_DIGEST_CHARS] for message in tail),
+            tail=tuple(map(_digest, tail)),
             shape=shape,
         )
 
