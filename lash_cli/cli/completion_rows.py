@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _BUSY_SECONDS = 0.15
 _APPLICATION_ID = 0x6C617368  # as `schema.APPLICATION_ID`, whose module brings more with it than this one may
+# As in `places`: a node stands at the key of its session above these bits of its seq.
+_PLACE_BITS = 40
+_LAST_SEQ = (1 << _PLACE_BITS) - 1
 _GENERATED = "s_"
 _PREFIX = 4
 # Behind every text that begins with a prefix.
@@ -121,9 +124,10 @@ WHERE session_key = :session AND substr(turn_id, 1, length(:typed)) = :typed
 ORDER BY turn_index DESC LIMIT :most
 """
 # Newest first; by the index of node ids when a part of one is given.
-_NODES = """
+_NODES = f"""
 SELECT node_id, coalesce(json_extract(body, '$.message.role'), json_extract(body, '$.kind'), '') FROM nodes
-WHERE session_key = :cluster AND seq <= :upto AND tombstoned = 0 ORDER BY seq DESC LIMIT :most
+WHERE place BETWEEN (:cluster << {_PLACE_BITS}) AND (:cluster << {_PLACE_BITS}) + :upto AND tombstoned = 0
+ORDER BY place DESC LIMIT :most
 """
 _NODES_BY_PREFIX = """
 SELECT node_id, coalesce(json_extract(body, '$.message.role'), json_extract(body, '$.kind'), '')
@@ -132,7 +136,6 @@ WHERE session_key = :cluster AND node_id >= :typed AND node_id < :last AND tombs
 """
 # A fork has its older nodes in the clusters of others; the newest cluster first.
 _CLUSTERS = "SELECT upto_seq, origin_key FROM node_origins WHERE session_key = :session ORDER BY upto_seq DESC"
-_NO_LIMIT = 1 << 62
 _LABELS = """
 SELECT DISTINCT l.key FROM (SELECT labels FROM sessions ORDER BY last_activity_at_ms DESC LIMIT :looked) s,
     json_each(s.labels) l
@@ -299,7 +302,7 @@ def _nodes(sources: Sources, typed: str, session: str | None) -> list[Candidate]
     if key is None:
         return []
     found: list[Candidate] = []
-    clusters = [(_NO_LIMIT, key), *sources.rows(_CLUSTERS, session=key)]
+    clusters = [(_LAST_SEQ, key), *sources.rows(_CLUSTERS, session=key)]
     for upto, cluster in clusters:
         statement = _NODES_BY_PREFIX if typed else _NODES
         rows = sources.rows(statement, cluster=cluster, upto=upto, typed=typed, last=typed + _LAST)

@@ -25,6 +25,7 @@ from turn import new_core, seed
 
 from lash_cli.api import LashCore, SqliteStore
 from lash_cli.store.base import ReadScope
+from lash_cli.store.sqlite.places import place_at, places
 
 LENGTHS = (10, 1_000, 10_000)
 LARGEST_RATIO = 1.5
@@ -32,8 +33,9 @@ LEAST_DISTURBED = 0.1
 WARM_UP = 3
 
 _COPY = """
-INSERT INTO nodes (session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned)
-SELECT ?, seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes WHERE session_key = ?
+INSERT INTO nodes (place, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned)
+SELECT ? + seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+WHERE place BETWEEN ? AND ?
 """
 
 
@@ -99,7 +101,7 @@ def copied_us(path: Path) -> float:
     for number in range(3):
         started = clock()
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_COPY, (1_000_000 + number, key))
+        connection.execute(_COPY, (place_at(1_000_000 + number, 0), *places(key)))
         connection.execute("COMMIT")
         samples.append(clock() - started)
     connection.close()

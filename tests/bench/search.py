@@ -28,10 +28,11 @@ from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.search import parse_query
 from lash_cli.store.base import SessionCreate
 from lash_cli.store.shelf_records import SearchRequest
+from lash_cli.store.sqlite.places import place_at
 from lash_cli.system import SystemClock, SystemIds
 
 _FIRST_AT_MS = 1_700_000_000_000
-_INSERT = "INSERT INTO nodes (session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, body) VALUES (?,?,?,?,0,?,?)"
+_INSERT = "INSERT INTO nodes (place, node_id, parent_seq, frame_ordinal, at_ms, body) VALUES (?,?,?,0,?,?)"
 _COMMON = "the quick brown fox jumps over the lazy dog and keeps a durable note of it"
 QUERIES: dict[str, tuple[str, dict[str, object]]] = {
     "in_every_message": ("fox", {}),
@@ -69,7 +70,7 @@ async def fill(store: SqliteStore, messages: int, sessions: int) -> None:
             message = Message(f"{name}-{seq}", Role.USER if is_user else Role.ASSISTANT, (part,))
             at_ms = _FIRST_AT_MS + (seq * sessions + number) * 1000
             body = encode(ConversationPayload(message)).decode()
-            rows.append((number + 1, seq, message.id, seq - 1 or None, at_ms, body))
+            rows.append((place_at(number + 1, seq), message.id, seq - 1 or None, at_ms, body))
 
         def put(connection: object, rows: list[object] = rows, key: int = number + 1, top: int = per_session) -> None:
             connection.executemany(_INSERT, rows)  # type: ignore[attr-defined]

@@ -41,6 +41,7 @@ from lash_cli.core.content import Message, ProsePart, Role, TextPart
 from lash_cli.core.graph import chain
 from lash_cli.core.observation import MAX_EVENTS
 from lash_cli.core.protocols import ModelCaller, ToolContext
+from lash_cli.store.sqlite.places import place_at
 from lash_cli.system import SystemClock, SystemIds
 from lash_cli.tools.function import FunctionToolProvider, tool
 
@@ -56,7 +57,7 @@ RAW_STATEMENTS = (
     " summary) VALUES(1, ?, ?, 'committed', 'prompt', 0, 1, ?, ?)",
     "INSERT INTO effects(scope_key, replay_key, session_key, status, envelope_hash, envelope, outcome, attempt,"
     " created_at_ms) VALUES(?, ?, 1, 'completed', ?, ?, ?, 1, 0)",
-    "INSERT INTO nodes(session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, body) VALUES(1, ?, ?, ?, 0, 0, ?)",
+    "INSERT INTO nodes(place, node_id, parent_seq, frame_ordinal, at_ms, body) VALUES(?, ?, ?, 0, 0, ?)",
     "INSERT INTO usage_deltas(session_key, revision, ordinal, source, model, input_tokens, output_tokens,"
     " cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, turn_id, at_ms)"
     " VALUES(1, ?, 0, 'turn', 'm', 100, 200, 0, 0, 0, ?, 0)",
@@ -89,7 +90,8 @@ class RawTurns:
         between = [f"a note between {index}"] * (effects - 1)
         for part, text in enumerate((user_text(index), *between, REPLY)):
             self.seq += 1
-            execute(add_node, (self.seq, f"n{self.seq}-{part}", self.seq - 1, '{"message":{"content":"' + text + '"}}'))
+            body = '{"message":{"content":"' + text + '"}}'
+            execute(add_node, (place_at(1, self.seq), f"n{self.seq}-{part}", self.seq - 1, body))
         execute(add_usage, (1_000_000 + index, turn_id))
         execute(head, (self.seq, self.seq + 1))
         execute("COMMIT")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.old_files import with_nodes_by_session
 
 from lash_cli.core.commit import Append, ReplaceFull, Unchanged
 from lash_cli.core.graph import chain
@@ -23,6 +24,7 @@ from lash_cli.errors import ConflictError
 from lash_cli.store.base import ReadScope, SessionFork
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite.invariants import broken_rules
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -184,6 +186,26 @@ async def test_shared_history_is_what_a_copy_would_be(open_store: OpenStore, clo
     assert left == [0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("seed", range(20, 24))
+async def test_history_that_an_older_lash_has_written_is_kept_and_goes_on(
+    open_store: OpenStore, clock: ManualClock, database_path: Path, seed: int
+) -> None:
+    walk = Walk(open_store(), clock, seed)
+    await walk.create()
+    for _ in range(STEPS_OF_ONE_WALK):
+        await walk.step()
+    walk.store.close()
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        with_nodes_by_session(connection)
+    walk.store = open_store()
+    await walk.check()
+    assert walk.store.db.read(broken_rules) == []
+    for _ in range(STEPS_OF_ONE_WALK):
+        await walk.step()
+    await walk.check()
+    assert walk.store.db.read(broken_rules) == []
+
+
 async def steps_of(store: SqliteStore, call: Callable[[], Awaitable[Any]]) -> int:
     """The steps of SQLite's virtual machine that `call` takes."""
     count = 0
@@ -262,6 +284,7 @@ async def test_a_session_that_was_written_before_forks_could_share_is_read_and_f
     await store.commit_runtime_state(make.commit(fence, make.append(["b2", "b3"], parent="m1"), expected=1))
     store.close()
     with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        with_nodes_by_session(connection)
         for statement in (
             "DROP TABLE node_origins",
             "DROP INDEX nodes_branching",

@@ -44,6 +44,7 @@ from lash_cli.core.wait import (
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.store.conformance.journal import create_session
 from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
+from lash_cli.store.sqlite.places import place_at
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
@@ -161,8 +162,8 @@ async def test_the_terminal_has_the_answer_that_is_stored_in_its_node(
 
     def write(connection: sqlite3.Connection) -> None:
         connection.execute(
-            "INSERT INTO nodes (session_key, seq, node_id, frame_ordinal, at_ms, body) VALUES (1, 1, 'm1', 0, 1, ?)",
-            (body,),
+            "INSERT INTO nodes (place, node_id, frame_ordinal, at_ms, body) VALUES (?, 'm1', 0, 1, ?)",
+            (place_at(1, 1), body),
         )
 
     await store.db.write(write, durable=True)

@@ -39,15 +39,16 @@ from lash_cli.store.sqlite.archived_queue import read_queue, write_queue
 from lash_cli.store.sqlite.commit import checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import segments_of
+from lash_cli.store.sqlite.places import sql_place
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, name_is_taken, read_session, usable_name
 from lash_cli.store.sqlite.stamps import decode_result, decode_summary, encode_result, encode_summary
 
 _BLOB: Final = "SELECT content FROM blobs WHERE hash = ?"
-_TURNS: Final = """
+_TURNS: Final = f"""
 SELECT turn_id, turn_index, started_at_ms, committed_at_ms, content_hash, summary, result, head_revision, origin,
     generation,
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.first_seq),
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.last_seq)
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.first_seq")}),
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.last_seq")})
 FROM turns t WHERE session_key = ? AND state = 'committed' ORDER BY turn_index, started_at_ms, turn_id
 """
 _USAGE: Final = """

@@ -16,6 +16,7 @@ from lash_cli.store.base import busy_error
 from lash_cli.store.sqlite import live
 from lash_cli.store.sqlite.leases import busy
 from lash_cli.store.sqlite.lineage import disinherit, outside, shared_runs
+from lash_cli.store.sqlite.places import place_at, places
 from lash_cli.store.sqlite.sessions import find_session
 
 _TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
@@ -29,14 +30,13 @@ _DELETE_BY_KEY = (
     "DELETE FROM wake_fences WHERE session_key = ?",
     "DELETE FROM sessions WHERE session_key = ?",
 )
-_DELETE_NODES = "DELETE FROM nodes WHERE session_key = ?"
-_DELETE_NODE = "DELETE FROM nodes WHERE session_key = ? AND seq = ?"
-_NODE_SEQS = "SELECT seq FROM nodes WHERE session_key = ?"
+_DELETE_NODES = "DELETE FROM nodes WHERE place BETWEEN ? AND ?"
+_DELETE_NODE = "DELETE FROM nodes WHERE place = ?"
+_NODE_SEQS = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ?"
 # What the nodes that are left do not name; without nodes that is all of it.
 _DELETE_ATTACHMENTS = """
 DELETE FROM attachments WHERE session_key = ? AND NOT EXISTS (
-    SELECT 1 FROM nodes WHERE nodes.session_key = attachments.session_key
-        AND instr(nodes.body, attachments.attachment_ref) > 0
+    SELECT 1 FROM nodes WHERE nodes.place BETWEEN ? AND ? AND instr(nodes.body, attachments.attachment_ref) > 0
 )
 """
 _EXISTS = "SELECT 1 FROM sessions WHERE session_key = ?"
@@ -90,10 +90,10 @@ def reclaim(connection: sqlite3.Connection, session_key: int) -> int:
         return 0
     shared = shared_runs(connection, session_key)
     if shared:
-        seqs = outside((seq for (seq,) in connection.execute(_NODE_SEQS, (session_key,))), shared)
-        connection.executemany(_DELETE_NODE, [(session_key, seq) for seq in seqs])
+        seqs = outside((seq for (seq,) in connection.execute(_NODE_SEQS, places(session_key))), shared)
+        connection.executemany(_DELETE_NODE, [(place_at(session_key, seq),) for seq in seqs])
         removed = len(seqs)
     else:
-        removed = connection.execute(_DELETE_NODES, (session_key,)).rowcount
-    connection.execute(_DELETE_ATTACHMENTS, (session_key,))
+        removed = connection.execute(_DELETE_NODES, places(session_key)).rowcount
+    connection.execute(_DELETE_ATTACHMENTS, (session_key, *places(session_key)))
     return removed

@@ -21,6 +21,7 @@ from lash_cli.store.sqlite import graph
 from lash_cli.store.sqlite.commit import checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import Place, inherit, segments_of
+from lash_cli.store.sqlite.places import place_at
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session, usable_name
 
 _INSERT: Final = """
@@ -30,7 +31,7 @@ INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, l
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_FRAME: Final = "INSERT INTO frames (session_key, ordinal, frame_id, first_seq, record) VALUES (?, ?, ?, ?, ?)"
-_FRAME_OF_NODE: Final = "SELECT frame_ordinal FROM nodes WHERE session_key = ? AND seq = ?"
+_FRAME_OF_NODE: Final = "SELECT frame_ordinal FROM nodes WHERE place = ?"
 _FIRST_REVISION: Final = 1
 
 
@@ -44,7 +45,7 @@ class _Start(NamedTuple):
 def _start(connection: sqlite3.Connection, source: StoredSession, node_id: str | None) -> _Start:
     if node_id is not None:
         place = graph.place_of(connection, source, node_id)
-        return _Start(place, connection.execute(_FRAME_OF_NODE, place).fetchone()[0])
+        return _Start(place, connection.execute(_FRAME_OF_NODE, (place_at(*place),)).fetchone()[0])
     if source.leaf_seq is None:
         return _Start(None, source.frame_ordinal)
     return _Start(Place(source.leaf_key or source.key, source.leaf_seq), source.frame_ordinal)

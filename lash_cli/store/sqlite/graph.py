@@ -1,6 +1,6 @@
 """The session graph in rows: loading, appending, hiding (contract 01 §8, §9.6, §10, design D6, D23).
 
-Nodes are clustered by `(session, seq)` and a parent always has a lower seq
+Nodes are clustered by session and seq (`places`) and a parent always has a lower seq
 than its child, so the active path is a few range reads, one for each run of
 `lineage`, that end at the current frame's `first_seq`; superseded frames and
 other branches are not touched. A row that does not decode, or a path that
@@ -37,36 +37,38 @@ from lash_cli.store.sqlite.lineage import (
     runs_to_root,
     segments_of,
 )
+from lash_cli.store.sqlite.places import place_at, places
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
 
 # One run of a path, oldest first. Rows that another session owns are read whether or not it hides them.
 _RUN = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
-WHERE session_key = ? AND seq >= ? AND seq <= ? ORDER BY seq
+WHERE place BETWEEN ? AND ? ORDER BY place
 """
 # The same for a session that goes on: only what has to be looked at, as the bytes that are stored.
 _RUN_BODIES = """
 SELECT CAST(body AS BLOB) FROM nodes
-WHERE session_key = ? AND seq >= ? AND seq <= ? AND frame_ordinal = ? AND tombstoned <= ? ORDER BY seq
+WHERE place BETWEEN ? AND ? AND frame_ordinal = ? AND tombstoned <= ? ORDER BY place
 """
 # Every live node in insertion order.
 _ALL_NODES = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
-WHERE session_key = ? AND tombstoned = 0 ORDER BY seq
+WHERE place BETWEEN ? AND ? AND tombstoned = 0 ORDER BY place
 """
 _ONE_NODE = """
 SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
-WHERE session_key = ? AND seq = ?
+WHERE place = ?
 """
-_NODE_ID = "SELECT node_id FROM nodes WHERE session_key = ? AND seq = ?"
-_LIVE_PARENTS = "SELECT seq, node_id, parent_seq FROM nodes WHERE session_key = ? AND tombstoned = 0 ORDER BY seq"
+_NODE_ID = "SELECT node_id FROM nodes WHERE place = ?"
+_LIVE_PARENTS = """
+SELECT seq, node_id, parent_seq FROM nodes WHERE place BETWEEN ? AND ? AND tombstoned = 0 ORDER BY place
+"""
 _INSERT_NODE = """
-INSERT INTO nodes (session_key, seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO nodes (place, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
-_HIDE_NODE = "UPDATE nodes SET tombstoned = 1 WHERE session_key = ? AND seq = ?"
+_HIDE_NODE = "UPDATE nodes SET tombstoned = 1 WHERE place = ?"
 # D6: a full replacement hides what it replaces and deletes nothing.
-_HIDE_ALL = "UPDATE nodes SET tombstoned = 1 WHERE session_key = ? AND tombstoned = 0"
+_HIDE_ALL = "UPDATE nodes SET tombstoned = 1 WHERE place BETWEEN ? AND ? AND tombstoned = 0"
 _FRAMES = "SELECT ordinal, frame_id, first_seq, record FROM frames WHERE session_key = ? ORDER BY ordinal"
 _FRAME_ORDINAL = "SELECT ordinal FROM frames WHERE session_key = ? AND frame_id = ?"
 # Contract 01 §12: the ledger is the sum of its rows.
@@ -150,7 +152,8 @@ def append_nodes(
             parent_seq = known[parent] = place_of(connection, stored, parent).seq
         if (ordinal := ordinals.get(node.agent_frame_id)) is None:
             ordinal = ordinals[node.agent_frame_id] = _ordinal_of(connection, stored.key, node.agent_frame_id)
-        rows.append((stored.key, seq, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
+        place = place_at(stored.key, seq)
+        rows.append((place, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
         known[node.node_id] = seq
         seq += 1
     try:
@@ -169,7 +172,7 @@ def _ordinal_of(connection: sqlite3.Connection, session_key: int, frame_id: str)
 
 def hide_all_nodes(connection: sqlite3.Connection, session_key: int) -> None:
     """Hide every node, and let go of those of another session: the first half of a full replacement."""
-    connection.execute(_HIDE_ALL, (session_key,))
+    connection.execute(_HIDE_ALL, places(session_key))
     disinherit(connection, session_key)
 
 
@@ -197,7 +200,7 @@ def _conversation(
     decode_bodies = decoder(list[NodePayload]).decode
     for run in reversed(runs):
         hidden = 0 if run.key == stored.key else 1
-        bodies = connection.execute(_RUN_BODIES, (run.key, run.low, run.high, stored.frame_ordinal, hidden))
+        bodies = connection.execute(_RUN_BODIES, (*run.places, stored.frame_ordinal, hidden))
         found = 0
         while rows := bodies.fetchmany(_ROWS_AT_ONCE):
             together = b"[%b]" % b",".join([body for (body,) in rows])
@@ -254,7 +257,7 @@ def _rows_of(connection: sqlite3.Connection, session_key: int, runs: Sequence[Ru
     """The rows of a path, for `runs` leaf first, root first; raises `CorruptNode` for one that is missing."""
     rows: list[NodeRow] = []
     for run in reversed(runs):
-        found = connection.execute(_RUN, (run.key, run.low, run.high)).fetchall()
+        found = connection.execute(_RUN, run.places).fetchall()
         if len(found) != run.high - run.low + 1:
             present = {row[0] for row in found}
             missing = next(seq for seq in range(run.low, run.high + 1) if seq not in present)
@@ -285,7 +288,7 @@ def _frame_path(
 
 def _ids_at(connection: sqlite3.Connection, segments: Sequence[Segment], seq: int) -> dict[int, str]:
     """The id of the node at `seq`, by it; empty when there is none."""
-    row = connection.execute(_NODE_ID, (key_at(segments, seq), seq)).fetchone()
+    row = connection.execute(_NODE_ID, (place_at(key_at(segments, seq), seq),)).fetchone()
     return {} if row is None else {seq: row[0]}
 
 
@@ -294,7 +297,7 @@ def _whole_graph(
 ) -> tuple[SessionNode, ...]:
     """Every node: the path that a fork shares, then those of the session itself, in the order they came."""
     rows = _rows_of(connection, stored.key, inherited_runs(connection, segments))
-    rows.extend(connection.execute(_ALL_NODES, (stored.key,)))
+    rows.extend(connection.execute(_ALL_NODES, places(stored.key)))
     return _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
 
 
@@ -356,7 +359,7 @@ def _load_node(connection: sqlite3.Connection, session_id: str, node_id: str) ->
     place = find_node(connection, segments, node_id)
     if place is None:
         return None
-    row = connection.execute(_ONE_NODE, place).fetchone()
+    row = connection.execute(_ONE_NODE, (place_at(*place),)).fetchone()
     parents = {} if row[2] is None else _ids_at(connection, segments, row[2])
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in read_frames(connection, stored.key)}
     return _nodes_of([row], parents, frame_ids)[0]
@@ -371,7 +374,7 @@ def _load_component(connection: sqlite3.Connection, ref: str) -> bytes:
 
 def _tombstone(connection: sqlite3.Connection, session_id: str, node_ids: Sequence[str]) -> int:
     stored = read_session(connection, session_id)
-    live = connection.execute(_LIVE_PARENTS, (stored.key,)).fetchall()
+    live = connection.execute(_LIVE_PARENTS, places(stored.key)).fetchall()
     parents = {seq: parent_seq for seq, _, parent_seq in live}
     on_path: set[int] = set()
     cursor = stored.leaf_seq
@@ -398,7 +401,7 @@ def _tombstone(connection: sqlite3.Connection, session_id: str, node_ids: Sequen
                 f"node {node_id!r} is on the active path", code="node_on_active_path", details={"node_id": node_id}
             )
         hidden.add(seq)
-    connection.executemany(_HIDE_NODE, [(stored.key, seq) for seq in hidden])
+    connection.executemany(_HIDE_NODE, [(place_at(stored.key, seq),) for seq in hidden])
     return len(hidden)
 
 

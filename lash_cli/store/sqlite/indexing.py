@@ -18,6 +18,7 @@ from lash_cli.core.content import Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SEPARATOR, searchable_text, separated
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.places import LAST_POSITION, place_at, sql_places
 
 # About 20 ms of indexing.
 BATCH_NODES: Final = 256
@@ -40,12 +41,12 @@ SELECT DISTINCT o.origin_key FROM node_origins o
 WHERE NOT EXISTS (SELECT 1 FROM sessions s WHERE s.session_key = o.origin_key)
   AND NOT EXISTS (SELECT 1 FROM search_marks m WHERE m.session_key = o.origin_key)
 """
-_STATE: Final = """
+_STATE: Final = f"""
 SELECT coalesce((SELECT upto_seq FROM search_marks WHERE session_key = ?1), 0),
     coalesce((SELECT next_seq - 1 FROM sessions WHERE session_key = ?1),
-             (SELECT max(seq) FROM nodes WHERE session_key = ?1), 0)
+             (SELECT max(place) FROM nodes WHERE place {sql_places("?1")}) & {LAST_POSITION}, 0)
 """
-_NODES: Final = "SELECT seq, at_ms, body FROM nodes WHERE session_key = ? AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+_NODES: Final = "SELECT seq, at_ms, body FROM nodes WHERE place > ? AND place <= ? ORDER BY place LIMIT ?"
 # Where the session was made, or those that show its nodes when it is gone.
 _DIRECTORIES: Final = """
 SELECT cwd FROM sessions WHERE session_key = ?1
@@ -104,7 +105,7 @@ def _text_of(seq: int, at_ms: int, body: str) -> _Text | None:
 
 def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -> _Batch:
     upto_seq, top = connection.execute(_STATE, (session_key,)).fetchone()
-    nodes = connection.execute(_NODES, (session_key, upto_seq, top, limit)).fetchall()
+    nodes = connection.execute(_NODES, (place_at(session_key, upto_seq), place_at(session_key, top), limit)).fetchall()
     texts = [text for node in nodes if (text := _text_of(*node)) is not None]
     places = sorted({directory_tag(cwd) for (cwd,) in connection.execute(_DIRECTORIES, (session_key,)) if cwd})
     # In the order of their ids: FTS5 writes a segment whenever the order breaks.

@@ -23,6 +23,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.lineage import runs_to_root, segments_of
+from lash_cli.store.sqlite.places import sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
@@ -36,20 +37,21 @@ _OWNERLESS: Final = {
 _SESSIONS = """
 SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
 """
-_ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE session_key = ? AND seq >= ? AND seq <= ?"
+_ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
 # A leaf is a node, and the frame it is in exists.
-_LEAF_MISSING = """
+_LEAF_MISSING = f"""
 SELECT s.session_id, 'leaf ' || s.leaf_seq FROM sessions s WHERE s.leaf_seq IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM nodes n WHERE n.session_key = coalesce(s.leaf_key, s.session_key) AND n.seq = s.leaf_seq)
+    SELECT 1 FROM nodes n WHERE n.place = {sql_place("coalesce(s.leaf_key, s.session_key)", "s.leaf_seq")})
 """
 _FRAME_MISSING = """
 SELECT s.session_id, 'frame ' || s.frame_ordinal FROM sessions s WHERE s.frame_ordinal IS NOT NULL AND NOT EXISTS (
     SELECT 1 FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal)
 """
 # A number that was given out is never given out again.
-_SEQ_REUSED = """
+_SEQ_REUSED = f"""
 SELECT s.session_id, 'next ' || s.next_seq FROM sessions s
-WHERE s.next_seq <= (SELECT coalesce(max(n.seq), 0) FROM nodes n WHERE n.session_key = s.session_key)
+WHERE EXISTS (SELECT 1 FROM nodes n WHERE n.place {sql_places("s.session_key")}
+    AND n.place >= {sql_place("s.session_key", "s.next_seq")})
 """
 # D7: an id is used once.
 _USED_TWICE = (
@@ -148,7 +150,7 @@ def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
     for key, session_id, next_seq, leaf_seq, *_ in connection.execute(_SESSIONS).fetchall():
         try:
             for run in runs_to_root(connection, segments_of(connection, key, next_seq), leaf_seq):
-                (present,) = connection.execute(_ROWS_OF_RUN, (run.key, run.low, run.high)).fetchone()
+                (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
                 if present != run.high - run.low + 1:
                     yield Broken("path_broken", session_id, f"a node between {run.low} and {run.high} is missing")
         except CorruptNode as error:

@@ -14,13 +14,14 @@ from lash_cli.core.codec import decode_any, encode
 from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed, TurnCancellationEvidence
 from lash_cli.store.base import TurnRecord
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.places import sql_place
 from lash_cli.store.sqlite.sessions import read_session
 from lash_cli.store.sqlite.stamps import decode_summary
 
-_TURN_COLUMNS = """
+_TURN_COLUMNS = f"""
     s.session_id, t.turn_id, t.state, t.turn_index, t.started_at_ms, t.origin, t.summary, t.head_revision,
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.first_seq),
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.last_seq),
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.first_seq")}),
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.last_seq")}),
     t.generation
 FROM turns t JOIN sessions s ON s.session_key = t.session_key
 """

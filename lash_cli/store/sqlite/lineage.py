@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from lash_cli.errors import CorruptNode
+from lash_cli.store.sqlite.places import place_at, sql_places
 
 # Newest first: up to `upto_seq` the nodes are those of `origin_key`.
 _ORIGINS: Final = "SELECT upto_seq, origin_key FROM node_origins WHERE session_key = ? ORDER BY upto_seq DESC"
@@ -29,13 +30,13 @@ _DROP_ORIGINS: Final = "DELETE FROM node_origins WHERE session_key = ?"
 # The start of the run that holds a row: the nearest row at or before it that does not hang below the one before.
 _RUN_START: Final = """
 SELECT seq, parent_seq FROM nodes INDEXED BY nodes_branching
-WHERE session_key = ? AND seq > ? AND seq <= ? AND parent_seq IS NOT seq - 1 ORDER BY seq DESC LIMIT 1
+WHERE place > ? AND place <= ? AND parent_seq IS NOT seq - 1 ORDER BY place DESC LIMIT 1
 """
 _OWN_NODE: Final = "SELECT seq FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
 # A session may have hidden what a fork of it still reads; hidden rows are not in the index by id.
-_HIDDEN_NODES: Final = """
+_HIDDEN_NODES: Final = f"""
 SELECT seq FROM nodes INDEXED BY nodes_tombstoned
-WHERE session_key = ? AND tombstoned = 1 AND node_id = ?
+WHERE tombstoned = 1 AND place {sql_places("?1")} AND node_id = ?2
 """
 # All forks that read in one cluster, and where they leave it for an older one.
 _READERS: Final = """
@@ -52,6 +53,10 @@ class Segment(NamedTuple):
     floor: int
     top: int
 
+    def places_to(self, seq: int) -> tuple[int, int]:
+        """Below the first place of its rows, and the place of the row `seq`."""
+        return place_at(self.key, self.floor), place_at(self.key, seq)
+
 
 class Run(NamedTuple):
     """The rows `low` to `high` of one cluster, each below the one before; the first hangs below `parent_seq`."""
@@ -60,6 +65,11 @@ class Run(NamedTuple):
     low: int
     high: int
     parent_seq: int | None
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """The places of its first and its last row."""
+        return place_at(self.key, self.low), place_at(self.key, self.high)
 
 
 class Place(NamedTuple):
@@ -95,7 +105,7 @@ def runs_to_root(
     cursor = leaf_seq
     for segment in segments:
         while cursor is not None and cursor > segment.floor and cursor >= first_seq:
-            row = connection.execute(_RUN_START, (segment.key, segment.floor, cursor)).fetchone()
+            row = connection.execute(_RUN_START, segment.places_to(cursor)).fetchone()
             low, parent = (segment.floor + 1, segment.floor) if row is None else row
             if row is None and segment.floor == 0:
                 raise CorruptNode(f"the path of node {cursor} has no root", details={"seq": cursor})

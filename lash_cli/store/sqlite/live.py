@@ -45,17 +45,15 @@ from lash_cli.store.sqlite.announcing import LogNews, WriterConnection, new_epoc
 from lash_cli.store.sqlite.answers import outcome_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.live_rows import (
-    LAST_POSITION,
     NEWEST,
-    POSITION_BITS,
     LogEnd,
     PackedRow,
     activity_rows,
     change_row,
     payloads_of,
-    places,
     standing_text,
 )
+from lash_cli.store.sqlite.places import LAST_POSITION, POSITION_BITS, places
 from lash_cli.store.sqlite.sessions import find_session
 
 if TYPE_CHECKING:

@@ -27,10 +27,9 @@ from lash_cli.core.observation import (
     ResidentChanged,
     payload_type,
 )
+from lash_cli.store.sqlite.places import LAST_POSITION, POSITION_BITS
 
 ACTIVITY: Final = "turn_activity"
-POSITION_BITS: Final = 40
-LAST_POSITION: Final = (1 << POSITION_BITS) - 1
 
 # Where the newest row of the session `s` ends, in a statement that reads `sessions s`; NULL while it has none.
 NEWEST: Final = f"""
@@ -75,12 +74,6 @@ _turn_of: Final = operator.attrgetter("turn_id")
 # An event as its row holds it, and as it is read from there.
 StoredEvent = tuple[str, ActivityBody | ObservationPayload]
 _RawEvents = tuple[tuple[str, msgspec.Raw], ...]
-
-
-def places(session_key: int) -> tuple[int, int]:
-    """The first and the last place of a session's rows."""
-    first = session_key << POSITION_BITS
-    return first, first + LAST_POSITION
 
 
 def packed(events: Sequence[StoredEvent], turn_id: str | None, *, is_commit: bool = False) -> PackedRow:

@@ -20,16 +20,25 @@ from lash_cli.store.sqlite.attachments import forget_aged
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.deletion import reclaim
 from lash_cli.store.sqlite.lineage import outside, shared_runs
+from lash_cli.store.sqlite.places import POSITION_BITS, place_at, sql_places
 from lash_cli.store.sqlite.sessions import key_of
 
 _ATTACHMENT_PREFIX = "sha256:"
 
-_DELETE_NODE = "DELETE FROM nodes WHERE session_key = ? AND seq = ?"
-_HIDDEN = "SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE session_key = ? AND tombstoned = 1"
+_DELETE_NODE = "DELETE FROM nodes WHERE place = ?"
+_HIDDEN = f"""
+SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE place {sql_places("?1")} AND tombstoned = 1
+"""
 _ALL_HIDDEN = "SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1"
 # Left by a session that was deleted, and shown by no fork any more.
-_ORPHANED_CLUSTERS = """
-SELECT DISTINCT session_key FROM nodes WHERE session_key NOT IN (SELECT session_key FROM sessions)
+_ORPHANED_CLUSTERS = f"""
+WITH RECURSIVE clusters(key) AS (
+    SELECT (SELECT min(place) FROM nodes) >> {POSITION_BITS}
+    UNION ALL
+    SELECT (SELECT min(place) FROM nodes WHERE place >= (key + 1) << {POSITION_BITS}) >> {POSITION_BITS}
+    FROM clusters WHERE key IS NOT NULL
+)
+SELECT key FROM clusters WHERE key IS NOT NULL AND key NOT IN (SELECT session_key FROM sessions)
 """
 # What `collect` takes of them: settled before a time. The turn that used an input may have ended long after it came.
 _AGED_HIDDEN = """
@@ -86,7 +95,9 @@ def _delete_hidden(connection: sqlite3.Connection, hidden: list[tuple[int, int]]
     by_key: dict[int, list[int]] = {}
     for key, seq in hidden:
         by_key.setdefault(key, []).append(seq)
-    unseen = [(key, seq) for key, seqs in by_key.items() for seq in outside(seqs, shared_runs(connection, key))]
+    unseen = [
+        (place_at(key, seq),) for key, seqs in by_key.items() for seq in outside(seqs, shared_runs(connection, key))
+    ]
     connection.executemany(_DELETE_NODE, unseen)
     return len(unseen)
 

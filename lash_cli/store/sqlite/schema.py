@@ -395,6 +395,12 @@ def _rows_say_things_once(connection: sqlite3.Connection) -> None:
     The number keeps an older lash from rows that it could not read."""
 
 
+def _placed_nodes(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.node_tables import place_nodes
+
+    place_nodes(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -405,6 +411,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0006_search", _search),
     ("0007_search_inside_sentences", _search_inside_sentences),
     ("0008_rows_say_things_once", _rows_say_things_once),
+    ("0009_placed_nodes", _placed_nodes),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

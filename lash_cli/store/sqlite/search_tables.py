@@ -72,13 +72,13 @@ CREATE TRIGGER nodes_searched_again AFTER UPDATE OF body ON nodes BEGIN
     UPDATE search_marks SET upto_seq = min(upto_seq, old.seq - 1) WHERE session_key = old.session_key;
 END
 """,
-    # Nodes that forks still show are looked at once more, for them.
-    """
+)
+# Nodes that forks still show are looked at once more, for them.
+_SESSION_TRIGGER: Final = """
 CREATE TRIGGER sessions_unsearched AFTER DELETE ON sessions BEGIN
     DELETE FROM search_marks WHERE session_key = old.session_key;
 END
-""",
-)
+"""
 
 _HAS_INDEX: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'message_text_fts'"
 _NO_DELETE_TRIGGER: Final = 'DROP TRIGGER "message_text_ad"'
@@ -96,8 +96,15 @@ def create_search_tables(connection: sqlite3.Connection) -> None:
         _MESSAGE_TEXT_FTS,
         *_FTS_TRIGGERS,
         _SEARCH_MARKS,
-        *_NODE_TRIGGERS,
+        _SESSION_TRIGGER,
     ):
+        connection.execute(statement)
+    watch_nodes(connection)
+
+
+def watch_nodes(connection: sqlite3.Connection) -> None:
+    """Take what leaves the table of nodes, or is changed in it, out of the index."""
+    for statement in _NODE_TRIGGERS:
         connection.execute(statement)
 
 

@@ -28,6 +28,7 @@ from lash_cli.store.sqlite.indexing import (
     role_tag,
 )
 from lash_cli.store.sqlite.lineage import Segment, is_on_path, key_at, segments_of
+from lash_cli.store.sqlite.places import place_at, places, sql_place
 
 _SNIPPET_TOKENS: Final = 24
 _NEWEST: Final = 1 << 62
@@ -38,7 +39,7 @@ SELECT f.rowid, t.session_key, t.seq, n.node_id, n.at_ms, n.tombstoned, n.body,
     snippet(message_text_fts, 0, char({ord(OPENING_MARK)}), char({ord(CLOSING_MARK)}), '…', {_SNIPPET_TOKENS})
 FROM message_text_fts f
 CROSS JOIN message_text t ON t.id = f.rowid
-CROSS JOIN nodes n ON n.session_key = t.session_key AND n.seq = t.seq
+CROSS JOIN nodes n ON n.place = {sql_place("t.session_key", "t.seq")}
 WHERE message_text_fts MATCH ? AND f.rowid < ? AND f.rowid >= ?
   AND (n.tombstoned = 0 OR EXISTS (SELECT 1 FROM node_origins o WHERE o.origin_key = t.session_key))
 ORDER BY f.rowid DESC
@@ -48,12 +49,12 @@ _SESSION: Final = "SELECT session_key, session_id, name, cwd, leaf_seq, next_seq
 _READERS: Final = """
 SELECT session_key FROM node_origins WHERE origin_key = ? AND upto_seq >= ? ORDER BY session_key DESC
 """
-_NODE: Final = "SELECT node_id, parent_seq, at_ms, body FROM nodes WHERE session_key = ? AND seq = ?"
-_NEXT: Final = "SELECT 1 FROM nodes WHERE session_key = ? AND seq = ? AND parent_seq = ? AND tombstoned = 0"
+_NODE: Final = "SELECT node_id, parent_seq, at_ms, body FROM nodes WHERE place = ?"
+_NEXT: Final = "SELECT 1 FROM nodes WHERE place = ? AND parent_seq = ? AND tombstoned = 0"
 _BRANCH: Final = """
 SELECT seq FROM nodes INDEXED BY nodes_branching
-WHERE session_key = ? AND seq > ? AND parent_seq IS NOT seq - 1 AND parent_seq = ? AND tombstoned = 0
-ORDER BY seq DESC LIMIT 1
+WHERE place > ? AND place <= ? AND parent_seq IS NOT seq - 1 AND parent_seq = ? AND tombstoned = 0
+ORDER BY place DESC LIMIT 1
 """
 
 
@@ -138,9 +139,9 @@ def _message(node_id: str, at_ms: int, body: str) -> NearMessage | None:
 def _earlier(connection: sqlite3.Connection, session: _Session, key: int, seq: int, count: int) -> list[NearMessage]:
     """Up to `count` messages above a node, oldest first."""
     found: list[NearMessage] = []
-    (_, parent, _, _) = connection.execute(_NODE, (key, seq)).fetchone()
+    (_, parent, _, _) = connection.execute(_NODE, (place_at(key, seq),)).fetchone()
     while parent is not None and len(found) < count:
-        row = connection.execute(_NODE, (key_at(session.segments, parent), parent)).fetchone()
+        row = connection.execute(_NODE, (place_at(key_at(session.segments, parent), parent),)).fetchone()
         if row is None:
             break
         node_id, parent, at_ms, body = row
@@ -153,15 +154,16 @@ def _earlier(connection: sqlite3.Connection, session: _Session, key: int, seq: i
 def _later(connection: sqlite3.Connection, key: int, seq: int, count: int) -> list[NearMessage]:
     """Up to `count` messages below a node, in order: where the session wrote on at once, else its newest branch."""
     found: list[NearMessage] = []
+    _, last = places(key)
     while len(found) < count:
-        if connection.execute(_NEXT, (key, seq + 1, seq)).fetchone() is not None:
+        if connection.execute(_NEXT, (place_at(key, seq + 1), seq)).fetchone() is not None:
             seq += 1
         else:
-            branch = connection.execute(_BRANCH, (key, seq, seq)).fetchone()
+            branch = connection.execute(_BRANCH, (place_at(key, seq), last, seq)).fetchone()
             if branch is None:
                 break
             (seq,) = branch
-        node_id, _, at_ms, body = connection.execute(_NODE, (key, seq)).fetchone()
+        node_id, _, at_ms, body = connection.execute(_NODE, (place_at(key, seq),)).fetchone()
         message = _message(node_id, at_ms, body)
         if message is not None and message.text:
             found.append(message)

@@ -24,6 +24,7 @@ from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.sqlite.maintenance import prune_journal
+from lash_cli.store.sqlite.places import POSITION_BITS
 
 
 class Finder(NamedTuple):
@@ -41,6 +42,8 @@ _TEXTUAL: Final = frozenset({"TEXT", "BLOB", ""})
 _NEVER_LOOKED_AT: Final = frozenset({"wait_secret", "sqlite_sequence", "_sqlite_migrations"})
 # What a row is known by, the first of these that it has; else its primary key.
 _ROW_NAMES: Final[tuple[str, ...]] = ("node_id", "input_id", "batch_id", "turn_id", "frame_id", "attachment_ref")
+# The columns that tell whose a row is.
+_OWNERS: Final = ("session_key", "session_id", "place")
 _SESSION_NAMES = "SELECT session_key, session_id FROM sessions"
 _REWRITE = "VACUUM"
 _ZERO_WHAT_IS_OVERWRITTEN = "PRAGMA secure_delete = ON"
@@ -79,8 +82,8 @@ _PLACES: Final[tuple[_Place, ...]] = (
     _Place(
         "nodes",
         "body",
-        "SELECT body, session_key, seq FROM nodes",
-        "UPDATE nodes SET body = ? WHERE session_key = ? AND seq = ?",
+        "SELECT body, place FROM nodes",
+        "UPDATE nodes SET body = ? WHERE place = ?",
         NodePayload,
     ),
     _Place(
@@ -188,7 +191,7 @@ def _table_of(table: Any) -> _Table:
 
 def _scan_table(connection: sqlite3.Connection, table: _Table, names: dict[int, str], finder: Finder) -> Iterator[Hit]:
     keys = next(((name,) for name in _ROW_NAMES if name in table.columns), table.keys)
-    owner = next((name for name in ("session_key", "session_id") if name in table.columns), None)
+    owner = next((name for name in _OWNERS if name in table.columns), None)
     wanted = dict.fromkeys((*table.texts, *keys, *((owner,) if owner else ())))
     # Names of tables and columns of this very file, quoted; no value becomes part of a statement.
     statement = f"SELECT {', '.join(_quoted(name) for name in wanted)} FROM {_quoted(table.name)}"
@@ -196,9 +199,16 @@ def _scan_table(connection: sqlite3.Connection, table: _Table, names: dict[int, 
         row = dict(zip(wanted, values, strict=True))
         for column in table.texts:
             for kind, secrets in _by_kind(row[column], finder).items():
-                session = row[owner] if owner == "session_id" else names.get(row[owner]) if owner else None
+                session = None if owner is None else _session_of(owner, row[owner], names)
                 named = "/".join(str(row[key]) for key in keys)
                 yield Hit(table.name, column, session, named, kind, len(secrets), _tail(secrets[0]))
+
+
+def _session_of(owner: str, value: Any, names: dict[int, str]) -> str | None:
+    """The id of the session that a row belongs to, by what its column `owner` says."""
+    if owner == "session_id":
+        return None if value is None else str(value)
+    return names.get(value >> POSITION_BITS if owner == "place" else value)
 
 
 def _quoted(name: str) -> str:

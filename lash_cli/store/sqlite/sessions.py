@@ -27,6 +27,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.places import sql_place
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Ids
@@ -38,12 +39,13 @@ _MAX_CANDIDATES: Final = 50
 NO_GENERATION: Final = -1
 
 # In the order of `StoredSession`; a read of more than the row appends its own columns.
-SESSION_COLUMNS = """
+SESSION_COLUMNS = f"""
     s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
     s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
     s.lease_claimed_at_ms, s.lease_expires_at_ms, s.held_at_ms, s.hold_reason, s.leaf_key,
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = coalesce(s.leaf_key, s.session_key) AND n.seq = s.leaf_seq)
+    (SELECT n.node_id FROM nodes n
+        WHERE n.place = {sql_place("coalesce(s.leaf_key, s.session_key)", "s.leaf_seq")})
 """
 # Every guarded operation starts here: meta, head, lease and leaf in one lookup.
 _READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"

@@ -11,13 +11,14 @@ import sqlite3
 
 from lash_cli.store.base import TurnSpan
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.places import sql_place
 from lash_cli.store.sqlite.sessions import key_of
 
 # In the order of `TurnSpan`, and of the turns themselves as `lanes` lists them.
-_SPANS = """
+_SPANS = f"""
 SELECT t.turn_id, t.turn_index, t.head_revision,
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.first_seq),
-    (SELECT n.node_id FROM nodes n WHERE n.session_key = t.session_key AND n.seq = t.last_seq)
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.first_seq")}),
+    (SELECT n.node_id FROM nodes n WHERE n.place = {sql_place("t.session_key", "t.last_seq")})
 FROM turns t WHERE t.session_key = ? AND t.turn_index < ?
 ORDER BY t.turn_index DESC, t.started_at_ms DESC LIMIT ?
 """
