@@ -24,24 +24,34 @@ from lash_cli.store.base import RuntimePersistence
 
 GATE_POLL_S = 0.05
 
+# A running turn: its session's id and its own.
+Address = tuple[str, str]
 
-class _Keeper:
-    """The running turns of one loop and store, and the timer that looks at their gates while there are any."""
+
+class GateKeeper:
+    """The running turns of one loop and store, and the timer that looks at their gates while there are any. Who enters
+    a turn leaves it, however it ends."""
 
     def __init__(self, store: RuntimePersistence, loop: asyncio.AbstractEventLoop) -> None:
         self.store = store
-        # By session and turn.
-        self.tokens: dict[tuple[str, str], CancelToken] = {}
+        self.tokens: dict[Address, CancelToken] = {}
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._look: asyncio.Task[None] | None = None
 
-    def enter(self, address: tuple[str, str], token: CancelToken) -> None:
+    def enter(self, address: Address, token: CancelToken) -> None:
+        """Trip `token` soon after a cancel request comes to the turn's gate."""
         self.tokens[address] = token
         if self._timer is None:
             self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
 
-    async def leave(self, address: tuple[str, str]) -> None:
+    async def look(self, address: Address, token: CancelToken) -> None:
+        """Trip `token` now when a cancel request stands at the turn's gate."""
+        gate = await self.store.cancel_gate(*address)
+        if isinstance(gate, CancelRequested):
+            _trip(token, gate.cancellation)
+
+    async def leave(self, address: Address) -> None:
         """Forget a turn; the last one ends the look that may be under way. The timer finds nobody and stops."""
         self.tokens.pop(address, None)
         if not self.tokens and self._look is not None:
@@ -65,45 +75,23 @@ class _Keeper:
                     _trip(token, evidence)
 
 
-_KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Keeper]] = WeakKeyDictionary()
+_KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, GateKeeper]] = WeakKeyDictionary()
 
 
-def _keeper_of(store: RuntimePersistence) -> _Keeper:
+def keeper_of(store: RuntimePersistence) -> GateKeeper:
+    """Who looks after the turns that run in this loop over `store`."""
     loop = asyncio.get_running_loop()
     keepers = _KEEPERS.setdefault(loop, {})
     keeper = keepers.get(id(store))
     if keeper is None:
-        keeper = keepers[id(store)] = _Keeper(store, loop)
+        keeper = keepers[id(store)] = GateKeeper(store, loop)
     return keeper
 
 
-def _forget(keeper: _Keeper) -> None:
+def _forget(keeper: GateKeeper) -> None:
     """A keeper lives as long as its turns, so that it does not hold its store."""
     _KEEPERS.get(asyncio.get_running_loop(), {}).pop(id(keeper.store), None)
 
 
 def _trip(token: CancelToken, evidence: TurnCancellationEvidence) -> None:
     token.trip(CancelCause.REQUESTED, evidence=evidence, reason=evidence.reason)
-
-
-class GateWatch:
-    """Has one turn's cancel gate looked at while the turn runs."""
-
-    def __init__(self, store: RuntimePersistence, session_id: str, turn_id: str, token: CancelToken) -> None:
-        self._store = store
-        self._address = (session_id, turn_id)
-        self._token = token
-        self._keeper = _keeper_of(store)
-
-    async def look(self) -> None:
-        """Trip the token when a cancel request stands at the gate."""
-        gate = await self._store.cancel_gate(*self._address)
-        if isinstance(gate, CancelRequested):
-            _trip(self._token, gate.cancellation)
-
-    async def __aenter__(self) -> GateWatch:
-        self._keeper.enter(self._address, self._token)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._keeper.leave(self._address)

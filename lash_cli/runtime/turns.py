@@ -34,7 +34,7 @@ from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
 from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.frames import chain_of
-from lash_cli.runtime.gate import GateWatch
+from lash_cli.runtime.gate import keeper_of
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard
 from lash_cli.runtime.phases import TurnPhase, in_phase
@@ -194,10 +194,14 @@ class DurableTurn(TurnDriver):
     async def _drive_granted(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         if granted.claim is None and granted.work is None:
             raise LashRuntimeError("turn_without_claim", f"turn {turn.turn_id} was started from nothing")
-        async with GateWatch(self.store, self.session.session_id, turn.turn_id, self.token) as gate:
+        gates, address = keeper_of(self.store), (self.session.session_id, turn.turn_id)
+        gates.enter(address, self.token)
+        try:
             if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
-                await gate.look()
+                await gates.look(address, self.token)
             return await self._drive_turn(granted, turn)
+        finally:
+            await gates.leave(address)
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session, guard = self.session, self._entry.guard

@@ -18,7 +18,7 @@ from lash_cli.core.ingress import BySourceKey
 from lash_cli.core.lease import LeaseOwnerIdentity, SessionExecutionLease
 from lash_cli.runtime import lane
 from lash_cli.runtime.cancellation import CancelToken
-from lash_cli.runtime.gate import GateWatch
+from lash_cli.runtime.gate import keeper_of
 from lash_cli.system import SystemClock, SystemIds
 
 CLOCK = SystemClock()
@@ -216,7 +216,9 @@ async def test_a_task_cancelled_while_the_look_at_its_gate_ends_is_cancelled(
     monkeypatch.setattr(core.store, "cancel_requests", looking)
 
     async def watch() -> None:
-        async with GateWatch(core.store, S, "t", CancelToken()):
-            await looking.reached.wait()
+        gates, address = keeper_of(core.store), (S, "t")
+        gates.enter(address, CancelToken())
+        await looking.reached.wait()
+        await gates.leave(address)
 
     await looking.cancels(asyncio.create_task(watch()))
