@@ -24,22 +24,19 @@ class CancelCause(StrEnum):
 
 
 class CancelToken:
-    """A one-way flag with its first cause (contract 01 §6.6). Not thread-safe: trip it on the loop that waits on it."""
+    """A one-way flag (`is_set`) with its first cause (contract 01 §6.6). Not thread-safe: trip it on the loop that
+    waits on it."""
 
-    __slots__ = ("_calls", "_event", "cause", "evidence", "origin", "reason")
+    __slots__ = ("_calls", "_event", "cause", "evidence", "is_set", "origin", "reason")
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
         self._calls: list[Callable[[], object]] = []
+        self.is_set = False
         self.cause: CancelCause | None = None
         self.evidence: TurnCancellationEvidence | None = None
         self.origin: str | None = None
         self.reason: str | None = None
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the token was tripped."""
-        return self.cause is not None
 
     @property
     def is_cancellation(self) -> bool:
@@ -59,9 +56,10 @@ class CancelToken:
         Losing the lane overrides an earlier local cancel that was never sealed:
         without the lane nothing can be committed either way.
         """
-        if self.cause is not None:
+        if self.is_set:
             return False
         self.cause, self.evidence, self.origin, self.reason = cause, evidence, origin, reason
+        self.is_set = True
         if self._event is not None:
             self._event.set()
         for call in self._calls:
@@ -70,7 +68,7 @@ class CancelToken:
 
     async def wait(self) -> None:
         """Return once the token is tripped."""
-        if self.cause is not None:
+        if self.is_set:
             return
         if self._event is None:
             self._event = asyncio.Event()
@@ -80,7 +78,7 @@ class CancelToken:
     def telling(self, call: Callable[[], object]) -> Iterator[None]:
         """Make `call`, which must not raise, when the token is tripped inside the block, or has been: `wait` for who
         waits for something else as well and needs no task for it."""
-        if self.cause is not None:
+        if self.is_set:
             call()
         self._calls.append(call)
         try:
@@ -91,6 +89,7 @@ class CancelToken:
     def forget_request(self) -> None:
         """Arm the token again after a request that was addressed to another turn of the same call."""
         if self.cause is CancelCause.REQUESTED:
+            self.is_set = False
             self.cause = self.evidence = self.origin = self.reason = None
             self._event = None
 
