@@ -13,6 +13,7 @@ from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.policy import persisted_config
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import LashError, LashRuntimeError
 from lash_cli.runtime.commands import CommandRunner
@@ -76,8 +77,14 @@ class LaneEntry:
     def plan(self) -> TurnPlan:
         """What a turn started now runs under."""
         request, session = self._request, self._session
-        limit = request.max_turns or session.policy.max_turns
-        return session.plan(limit, turn_prompt=request.prompt, builtins=self._host.builtins)
+        return TurnPlan(
+            persisted_config(session.policy),
+            request.max_turns or session.policy.max_turns,
+            session.core_policy.prompt,
+            session.head_revision,
+            request.prompt,
+            self._host.builtins,
+        )
 
     def _fresh_turn_id(self) -> str:
         """A drain id names many passes, so it only begins the id of a turn: the stamp and the gate need a new one."""

@@ -29,8 +29,7 @@ from lash_cli.core.graph import SessionNode, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
-from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy, persisted_config
-from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
+from lash_cli.core.policy import SessionPolicy, persisted_config
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
     SessionUsageReport,
@@ -40,7 +39,7 @@ from lash_cli.core.usage import (
 )
 from lash_cli.errors import StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
-from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, TurnPlan
+from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
 
@@ -348,14 +347,3 @@ class ResidentSession:
         if self.head_revision is None and not self.replaces_graph:
             return bool(self.dirty - {Dirty.CONFIG, Dirty.FRAMES})
         return bool(self.dirty)
-
-    def plan(
-        self,
-        max_turns: int | None,
-        *,
-        turn_prompt: PromptLayer = NO_LAYER,
-        builtins: PromptBuiltins = NO_BUILTINS,
-    ) -> TurnPlan:
-        """What a turn started now runs under."""
-        config, core_prompt = persisted_config(self.policy), self.core_policy.prompt
-        return TurnPlan(config, max_turns, core_prompt, self.head_revision, turn_prompt, builtins)
