@@ -138,18 +138,19 @@ def judge_reclaim(row: LeaseRow, observed_fencing_token: int, holder_is_dead: bo
     return ClaimVerdict.BUSY
 
 
-def granted_row(row: LeaseRow, owner: LeaseOwnerIdentity, token: str, now_ms: int, ttl_ms: int) -> LeaseRow:
-    """The row after a grant: a new token and the next generation."""
-    return LeaseRow(row.fencing_token + 1, token, owner, now_ms, now_ms + ttl_ms)
+def granted_lease(
+    session_id: str, row: LeaseRow, owner: LeaseOwnerIdentity, token: str, now_ms: int, ttl_ms: int
+) -> SessionExecutionLease:
+    """The lease that a grant makes of the row: a new token and the next generation."""
+    return SessionExecutionLease(session_id, owner, token, row.fencing_token + 1, now_ms, now_ms + ttl_ms)
 
 
 def is_fence_live(row: LeaseRow, fence: LeaseFence, now_ms: int) -> bool:
     """Whether `fence` still proves ownership of the lane."""
+    holder = row.owner
     return (
-        is_row_live(row, now_ms)
-        and row.token == fence.lease_token
-        and row.fencing_token == fence.fencing_token
-        and row.owner is not None
-        and row.owner.owner_id == fence.owner_id
-        and row.owner.incarnation_id == fence.incarnation_id
+        holder is not None
+        and is_row_live(row, now_ms)
+        and (holder.owner_id, holder.incarnation_id, row.token, row.fencing_token)
+        == (fence.owner_id, fence.incarnation_id, fence.lease_token, fence.fencing_token)
     )

@@ -9,7 +9,7 @@ from lash_cli.core.lease import (
     LeaseRow,
     LeaseTimings,
     SessionExecutionLease,
-    granted_row,
+    granted_lease,
     is_fence_live,
     is_row_live,
     judge_claim,
@@ -63,8 +63,8 @@ def test_at_the_millisecond_of_expiry_nobody_holds_the_lane() -> None:
 
 
 def test_a_grant_is_a_new_generation_with_a_new_expiry() -> None:
-    row = granted_row(HELD, OTHER, "new", now_ms=200, ttl_ms=50)
-    assert row == LeaseRow(5, "new", OTHER, 200, 250)
+    lease = granted_lease("s", HELD, OTHER, "new", now_ms=200, ttl_ms=50)
+    assert lease == SessionExecutionLease("s", OTHER, "new", 5, 200, 250)
 
 
 def test_a_fence_is_alive_only_while_every_part_of_it_is_the_rows() -> None:

@@ -38,16 +38,18 @@ from lash_cli.errors import (
 )
 from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import NO_GENERATION, SESSION_COLUMNS, Addressee, StoredSession, read_session_and
+from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, NO_GENERATION, Addressee, StoredHead, read_session_as
 
 if TYPE_CHECKING:
     from lash_cli.core.activity import TurnActivity
+    from lash_cli.core.lease import LeaseFence
+    from lash_cli.core.queued_work import QueuedWorkBatchDraft
 
-# All that a commit is checked against, in one lookup: the row of the session, the id of its frame, and, of the
+# All that a commit is checked against, in one lookup: the head of the session, the id of its frame, and, of the
 # turn, its row, the request at its cancel gate and whether it owns attachments.
 _READ = (
     "SELECT"
-    + SESSION_COLUMNS
+    + HEAD_COLUMNS
     + """,
     (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
     t.state, t.turn_index, t.content_hash, c.gate,
@@ -96,35 +98,23 @@ class _Prepared(msgspec.Struct, frozen=True):
     commit: RuntimeCommit
     config: str
     turn_state: str
-    nodes: tuple[graph.PreparedNode, ...]
+    nodes: Sequence[graph.PreparedNode]
     frames: tuple[tuple[AgentFrame, str], ...] | None
     bodies: dict[str, tuple[str, bytes]]
     summary: str | None
-    outbox: tuple[QueuedWorkClass, ...]
+    outbox: tuple[tuple[QueuedWorkBatchDraft, QueuedWorkClass], ...]
     live: live_commits.PreparedCommit
 
 
-class _Found(msgspec.Struct, frozen=True):
-    """What `_READ` selects beside the session; fields in the order of the columns."""
+class _Found(StoredHead, frozen=True, gc=False):
+    """What `_READ` selects; fields in the order of the columns. State, index and hash are those of the turn's row."""
 
     frame_id: str | None
-    turn_state: str | None
+    turn_row_state: str | None
     turn_index: int | None
     content_hash: str | None
     gate: str | None
     owns_attachments: int
-
-
-class _Graph(msgspec.Struct, frozen=True):
-    """What the graph delta did: the new leaf, whose row it is (None: the session's own), the next free seq and the
-    range appended."""
-
-    leaf_seq: int | None
-    leaf_key: int | None
-    leaf_node_id: str | None
-    next_seq: int
-    first_seq: int | None = None
-    last_seq: int | None = None
 
 
 def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepared:
@@ -132,23 +122,25 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
 
     Raises `ConflictError` (`commit_too_large`), `InvalidQueuedWorkBatch` and `SessionBindingMismatch`.
     """
-    sessions = {commit.fence.session_id}
-    sessions.update(frame.session_id for frame in commit.frames or ())
-    sessions.update(draft.session_id for draft in commit.outbox)
-    if sessions != {commit.session_id}:
-        raise SessionBindingMismatch(f"the commit of session {commit.session_id!r} carries parts of another session")
+    parts: tuple[LeaseFence | AgentFrame | QueuedWorkBatchDraft, ...]
+    parts = (commit.fence, *(commit.frames or ()), *commit.outbox)
+    for part in parts:
+        if part.session_id != commit.session_id:
+            raise SessionBindingMismatch(
+                f"the commit of session {commit.session_id!r} carries parts of another session"
+            )
     nodes = () if isinstance(commit.graph, Unchanged) else commit.graph.nodes
     if len(nodes) > MAX_COMMIT_NODES:
         raise ConflictError(
             f"a commit holds at most {MAX_COMMIT_NODES} nodes, not {len(nodes)}", code=_COMMIT_TOO_LARGE
         )
     prepared_nodes = graph.prepare_nodes(nodes)
-    bodies = {
-        name: (sha256_hex(component.body), component.body)
-        for name, component in commit.checkpoint.components.items()
-        if component.body is not None
-    }
-    size = sum(len(node.body) for node in prepared_nodes) + sum(len(body) for _, body in bodies.values())
+    size = sum([len(node.body) for node in prepared_nodes])
+    bodies = {}
+    for name, component in commit.checkpoint.components.items():
+        if component.body is not None:
+            bodies[name] = (sha256_hex(component.body), component.body)
+            size += len(component.body)
     if size > MAX_COMMIT_BYTES:
         raise ConflictError(f"a commit holds at most {MAX_COMMIT_BYTES} bytes, not {size}", code=_COMMIT_TOO_LARGE)
     return _Prepared(
@@ -159,7 +151,7 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
         None if commit.frames is None else tuple((frame, encode(frame).decode()) for frame in commit.frames),
         bodies,
         None if commit.turn is None else stamps.encode_summary(commit.turn.summary, commit.turn.summary.started_at_ms),
-        tuple(validate_draft(draft) for draft in commit.outbox),
+        tuple([(draft, validate_draft(draft)) for draft in commit.outbox]),
         live_commits.prepare_commit(commit, shown),
     )
 
@@ -171,37 +163,34 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     """
     commit = prepared.commit
     turn_id = None if commit.turn is None else commit.turn.turn_id
-    stored, extra = read_session_and(connection, _READ, (turn_id, commit.session_id), commit.session_id)
-    found = _Found(*extra)
-    replayed = _replay(connection, stored, found, commit)
+    stored = read_session_as(_Found, connection, _READ, (turn_id, commit.session_id), commit.session_id)
+    replayed = _replay(connection, stored, commit)
     if replayed is not None:
         return replayed
     leases.require_live(stored, commit.fence, now_ms)
     _require_head(stored, commit)
-    _pass_gate(connection, stored, found, commit)
-    settled_inputs = [
-        seq
-        for completion in commit.completed_inputs
-        for seq in inputs.require_owned(connection, stored.key, completion)
-    ]
-    settled_work = [
-        (completion, batches.require_owned(connection, stored.key, completion)) for completion in commit.completed_work
-    ]
+    _pass_gate(connection, stored, commit)
+    settled_inputs: list[int] = []
+    for claim in commit.completed_inputs:
+        settled_inputs += inputs.require_owned(connection, stored.key, claim)
+    settled_work = []
+    for work in commit.completed_work:
+        settled_work.append((work, batches.require_owned(connection, stored.key, work)))
 
     components = _write_components(connection, stored, prepared)
     components_json = encode(components).decode()
     checkpoint_ref = checkpoint_ref_of(prepared.turn_state, components_json)
     revision = (stored.head_revision or 0) + 1
     _write_usage(connection, stored, commit, revision)
-    ordinals, frame_ordinal = _write_frames(connection, stored, found, prepared)
-    written = _write_graph(connection, stored, prepared, ordinals)
+    ordinals, frame_ordinal = _write_frames(connection, stored, prepared)
+    next_seq, leaf_seq, leaf_key = _write_graph(connection, stored, prepared, ordinals)
     connection.execute(
         _WRITE_HEAD_AND_RELEASE if commit.release_lease else _WRITE_HEAD,
         (
             revision,
-            written.leaf_seq,
-            written.leaf_key,
-            written.next_seq,
+            leaf_seq,
+            leaf_key,
+            next_seq,
             prepared.config,
             prepared.turn_state,
             components_json,
@@ -216,14 +205,10 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     for work, wakes in settled_work:
         batches.complete(connection, stored.key, work, wakes, commit.now_ms)
     has_waiting = _leave_queue(connection, stored, commit, turn_id)
-    session = Addressee(stored.key, stored.session_id, revision)
-    enqueued = tuple(
-        batches.insert(connection, session, draft, work_class, ids, commit.now_ms).batch_id
-        for draft, work_class in zip(commit.outbox, prepared.outbox, strict=True)
-    )
-    owner_id = turn_id if found.owns_attachments else None
-    attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, owner_id, commit.now_ms)
-    result = RuntimeCommitResult(revision, written.leaf_node_id, checkpoint_ref, components, enqueued)
+    if stored.owns_attachments or commit.committed_attachment_ids:
+        attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
+    enqueued = _enqueue(connection, stored, prepared, revision, ids) if prepared.outbox else ()
+    result = RuntimeCommitResult(revision, commit.graph.leaf_node_id, checkpoint_ref, components, enqueued)
     if commit.turn is not None:
         stamps.write(
             connection,
@@ -232,8 +217,8 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             commit.turn,
             result,
             summary=prepared.summary,
-            seqs=(written.first_seq, written.last_seq),
-            running_index=found.turn_index,
+            seqs=(stored.next_seq, next_seq - 1) if next_seq > stored.next_seq else (None, None),
+            running_index=stored.turn_index,
         )
     live_commits.append_commit(
         connection, stored, prepared.live, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
@@ -242,7 +227,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
 
 
 def _leave_queue(
-    connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit, turn_id: str | None
+    connection: sqlite3.Connection, stored: StoredHead, commit: RuntimeCommit, turn_id: str | None
 ) -> bool:
     """Step 11: a turn that ends holds nothing any more, and what was addressed to it goes to the next turn.
 
@@ -258,26 +243,36 @@ def _leave_queue(
     return left.has_waiting or left.has_taken
 
 
+def _enqueue(
+    connection: sqlite3.Connection, stored: StoredHead, prepared: _Prepared, revision: int, ids: Ids
+) -> tuple[str, ...]:
+    """Step 13: the outbox goes into the queue as of the revision this commit makes; the ids of its batches."""
+    session = Addressee(stored.key, stored.session_id, revision)
+    now_ms = prepared.commit.now_ms
+    return tuple(
+        batches.insert(connection, session, draft, work_class, ids, now_ms).batch_id
+        for draft, work_class in prepared.outbox
+    )
+
+
 def checkpoint_ref_of(turn_state: str, components: str) -> str:
     """`canonical_hash` of turn state and components, both of which are canonical JSON already."""
     return sha256_hex(f"[{turn_state},{components}]".encode())
 
 
-def _replay(
-    connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit
-) -> RuntimeCommitResult | None:
+def _replay(connection: sqlite3.Connection, stored: _Found, commit: RuntimeCommit) -> RuntimeCommitResult | None:
     """Step 2: the stored result of a turn committed before, and the release that was asked for."""
-    if commit.turn is None or found.turn_state != "committed":
+    if commit.turn is None or stored.turn_row_state != "committed":
         return None
     result = stamps.read_result(connection, stored.key, commit.turn.turn_id)
     if result is None:
         return None
-    if found.content_hash != commit.turn.content_hash:
+    if stored.content_hash != commit.turn.content_hash:
         raise RuntimeTurnCommitConflict(
             f"turn {commit.turn.turn_id!r} was committed with another content",
             details={
                 "turn_id": commit.turn.turn_id,
-                "stored_hash": found.content_hash,
+                "stored_hash": stored.content_hash,
                 "hash": commit.turn.content_hash,
             },
         )
@@ -287,7 +282,7 @@ def _replay(
     return msgspec.structs.replace(result, replayed=True, has_waiting=left.has_waiting)
 
 
-def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
+def _require_head(stored: StoredHead, commit: RuntimeCommit) -> None:
     """Step 4: compare and set; no expectation is legal only for an absent head or a full replacement."""
     expected, actual = commit.expected_head_revision, stored.head_revision
     is_unconditional = expected is None and (actual is None or isinstance(commit.graph, ReplaceFull))
@@ -295,12 +290,12 @@ def _require_head(stored: StoredSession, commit: RuntimeCommit) -> None:
         raise HeadRevisionConflict(expected, actual)
 
 
-def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, found: _Found, commit: RuntimeCommit) -> None:
+def _pass_gate(connection: sqlite3.Connection, stored: _Found, commit: RuntimeCommit) -> None:
     """Contract 01 §6.6: cancel or completion, whichever reached the gate first; evidence and outcome must agree."""
     if commit.turn is None:
         return
     presented = commit.turn.summary.cancellation
-    standing = None if found.gate is None else lanes.request_at(found.gate)
+    standing = None if stored.gate is None else lanes.request_at(stored.gate)
     if standing is None:
         if presented is not None:
             lanes.write_gate(connection, stored.key, commit.turn.turn_id, presented, commit.now_ms)
@@ -311,7 +306,7 @@ def _pass_gate(connection: sqlite3.Connection, stored: StoredSession, found: _Fo
         )
 
 
-def _write_components(connection: sqlite3.Connection, stored: StoredSession, prepared: _Prepared) -> dict[str, str]:
+def _write_components(connection: sqlite3.Connection, stored: StoredHead, prepared: _Prepared) -> dict[str, str]:
     """Step 6: new bytes are stored by hash, a reference is kept, an empty component is cleared."""
     refs = stored.component_refs()
     for name, component in prepared.commit.checkpoint.components.items():
@@ -329,42 +324,28 @@ def _write_components(connection: sqlite3.Connection, stored: StoredSession, pre
     return refs
 
 
-def _write_usage(connection: sqlite3.Connection, stored: StoredSession, commit: RuntimeCommit, revision: int) -> None:
+def _write_usage(connection: sqlite3.Connection, stored: StoredHead, commit: RuntimeCommit, revision: int) -> None:
     """Step 7."""
     turn_id = None if commit.turn is None else commit.turn.turn_id
-    connection.executemany(
-        _INSERT_USAGE,
-        [
-            (
-                stored.key,
-                revision,
-                ordinal,
-                entry.source,
-                entry.model,
-                entry.usage.input_tokens,
-                entry.usage.output_tokens,
-                entry.usage.cache_read_input_tokens,
-                entry.usage.cache_write_input_tokens,
-                entry.usage.reasoning_output_tokens,
-                turn_id,
-                commit.now_ms,
-            )
-            for ordinal, entry in enumerate(commit.usage_deltas)
-        ],
-    )
+    for ordinal, entry in enumerate(commit.usage_deltas):
+        counters = msgspec.structs.astuple(entry.usage)
+        connection.execute(
+            _INSERT_USAGE,
+            (stored.key, revision, ordinal, entry.source, entry.model, *counters, turn_id, commit.now_ms),
+        )
 
 
 def _write_frames(
-    connection: sqlite3.Connection, stored: StoredSession, found: _Found, prepared: _Prepared
+    connection: sqlite3.Connection, stored: _Found, prepared: _Prepared
 ) -> tuple[dict[str, int], int | None]:
     """Store what changed of the frames; returns ordinals by id, as far as known, and the ordinal of the active one.
 
     Frames not named stay, except in a full replacement, which starts the session's history anew.
     """
     if prepared.frames is None:
-        if found.frame_id is None or stored.frame_ordinal is None:
+        if stored.frame_id is None or stored.frame_ordinal is None:
             return {}, stored.frame_ordinal
-        return {found.frame_id: stored.frame_ordinal}, stored.frame_ordinal
+        return {stored.frame_id: stored.frame_ordinal}, stored.frame_ordinal
     is_replaced = isinstance(prepared.commit.graph, ReplaceFull)
     known = {frame_id: (ordinal, record) for ordinal, frame_id, _, record in graph.read_frames(connection, stored.key)}
     next_ordinal = max((ordinal for ordinal, _ in known.values()), default=0) + 1
@@ -391,9 +372,9 @@ def _write_frames(
 
 
 def _write_graph(
-    connection: sqlite3.Connection, stored: StoredSession, prepared: _Prepared, ordinals: dict[str, int]
-) -> _Graph:
-    """Step 8: append or replace, then move the leaf."""
+    connection: sqlite3.Connection, stored: StoredHead, prepared: _Prepared, ordinals: dict[str, int]
+) -> tuple[int, int | None, int | None]:
+    """Step 8: append or replace, then move the leaf; returns the next free seq, and seq and key of the leaf."""
     delta = prepared.commit.graph
     known: dict[str, int] = {}
     if isinstance(delta, ReplaceFull):
@@ -403,15 +384,11 @@ def _write_graph(
     next_seq = stored.next_seq
     if isinstance(delta, Append | ReplaceFull):
         next_seq = graph.append_nodes(connection, stored, prepared.nodes, ordinals, known=known)
-    leaf = delta.leaf_node_id
-    leaf_seq, leaf_key = _leaf_place(connection, stored, leaf, known)
-    if next_seq == stored.next_seq:
-        return _Graph(leaf_seq, leaf_key, leaf, next_seq)
-    return _Graph(leaf_seq, leaf_key, leaf, next_seq, stored.next_seq, next_seq - 1)
+    return next_seq, *_leaf_place(connection, stored, delta.leaf_node_id, known)
 
 
 def _leaf_place(
-    connection: sqlite3.Connection, stored: StoredSession, leaf: str | None, known: dict[str, int]
+    connection: sqlite3.Connection, stored: StoredHead, leaf: str | None, known: dict[str, int]
 ) -> tuple[int | None, int | None]:
     """The seq of the new leaf, and whose row it is: None for the session's own."""
     seq = None if leaf is None else known.get(leaf)

@@ -20,7 +20,7 @@ from lash_cli.core.queued_work import ProcessWake, QueuedWorkBatch
 from lash_cli.store.base import DrainSelection, LaneBusy, LaneGranted, LaneIdle, LaneOutcome, LaneRequest
 from lash_cli.store.sqlite import inputs, leases, line, turn_start
 from lash_cli.store.sqlite.batches import BatchRow
-from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredSession
+from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredHead
 
 _HAS_RUNNING = "SELECT 1 FROM turns INDEXED BY turns_running WHERE session_key = ? AND state = 'running' LIMIT 1"
 _TURN_EXISTS = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ?"
@@ -36,7 +36,7 @@ class Taking(msgspec.Struct, frozen=True):
 
 
 def look(
-    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, drain: DrainSelection, now_ms: int
+    connection: sqlite3.Connection, session: StoredHead, request: LaneRequest, drain: DrainSelection, now_ms: int
 ) -> LaneIdle | LaneBusy | None:
     """Answer a pass that has nothing to do by reads alone; None when there may be something."""
     closed = _shut(connection, session, request, now_ms)
@@ -54,7 +54,7 @@ def look(
 
 
 def choose(
-    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, drain: DrainSelection, now_ms: int
+    connection: sqlite3.Connection, session: StoredHead, request: LaneRequest, drain: DrainSelection, now_ms: int
 ) -> LaneIdle | LaneBusy | Taking:
     """Decide what a pass takes, inside the lane transaction. Writes only what stands whatever is decided: batches
     that do not decode are parked, due ones join the line, orphaned input goes to the next turn."""
@@ -90,7 +90,7 @@ def choose(
 
 def start(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     request: LaneRequest,
     selection: DrainSelection,
     now_ms: int,
@@ -142,9 +142,7 @@ def start(
     )
 
 
-def _turn_id_of(
-    connection: sqlite3.Connection, stored: StoredSession, rows: tuple[PendingTurnInput, ...]
-) -> str | None:
+def _turn_id_of(connection: sqlite3.Connection, stored: StoredHead, rows: tuple[PendingTurnInput, ...]) -> str | None:
     """The turn id the inputs ask for, unless a turn has it already."""
     turn_id = next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
     is_used = turn_id is not None and connection.execute(_TURN_EXISTS, (stored.key, turn_id)).fetchone() is not None
@@ -152,7 +150,7 @@ def _turn_id_of(
 
 
 def _shut(
-    connection: sqlite3.Connection, session: StoredSession, request: LaneRequest, now_ms: int
+    connection: sqlite3.Connection, session: StoredHead, request: LaneRequest, now_ms: int
 ) -> LaneIdle | LaneBusy | None:
     if session.held_at_ms is not None:
         return LaneIdle("held")
@@ -161,25 +159,25 @@ def _shut(
     return leases.busy(connection, session, row) if verdict is ClaimVerdict.BUSY else None
 
 
-def _has_running(connection: sqlite3.Connection, session: StoredSession) -> bool:
+def _has_running(connection: sqlite3.Connection, session: StoredHead) -> bool:
     return connection.execute(_HAS_RUNNING, (session.key,)).fetchone() is not None
 
 
-def _generation_for(session: StoredSession, request: LaneRequest, now_ms: int) -> int:
+def _generation_for(session: StoredHead, request: LaneRequest, now_ms: int) -> int:
     """The generation whose claims are ours already: the one an extended lease keeps."""
     row = session.lease()
     verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
     return row.fencing_token if verdict is ClaimVerdict.EXTEND else NO_GENERATION
 
 
-def _idle(connection: sqlite3.Connection, session: StoredSession) -> LaneIdle:
+def _idle(connection: sqlite3.Connection, session: StoredHead) -> LaneIdle:
     available_at_ms = line.first_waiting(connection, session.key)
     return LaneIdle("empty") if available_at_ms is None else LaneIdle("not_yet_available", available_at_ms)
 
 
 def _judge_named(
     connection: sqlite3.Connection,
-    session: StoredSession,
+    session: StoredHead,
     drain: DrainSelection,
     generation: int,
     front: line.Front,
@@ -201,7 +199,7 @@ def _judge_named(
 
 def _choose_named(
     connection: sqlite3.Connection,
-    session: StoredSession,
+    session: StoredHead,
     request: LaneRequest,
     drain: DrainSelection,
     generation: int,

@@ -38,7 +38,7 @@ from lash_cli.store.sqlite.lineage import (
     segments_of,
 )
 from lash_cli.store.sqlite.places import place_at, places
-from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
+from lash_cli.store.sqlite.sessions import StoredHead, find_session, read_session
 
 # One run of a path, oldest first. Rows that another session owns are read whether or not it hides them.
 _RUN = """
@@ -106,19 +106,19 @@ class PreparedNode(msgspec.Struct, frozen=True, gc=False):
     body: str
 
 
-def prepare_nodes(nodes: Sequence[SessionNode]) -> tuple[PreparedNode, ...]:
+def prepare_nodes(nodes: Sequence[SessionNode]) -> list[PreparedNode]:
     """The rows of `nodes`, encoded outside the writer thread."""
-    return tuple(
+    return [
         PreparedNode(
             node,
             None if node.caused_by is None else encode(node.caused_by).decode(),
             encode(node.payload).decode(),
         )
         for node in nodes
-    )
+    ]
 
 
-def place_of(connection: sqlite3.Connection, stored: StoredSession, node_id: str) -> Place:
+def place_of(connection: sqlite3.Connection, stored: StoredHead, node_id: str) -> Place:
     """Where a live node is stored; raises `ConflictError` (`node_unknown`)."""
     segments = segments_of(connection, stored.key, stored.next_seq)
     place = find_node(connection, segments, node_id)
@@ -129,7 +129,7 @@ def place_of(connection: sqlite3.Connection, stored: StoredSession, node_id: str
 
 def append_nodes(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     nodes: Sequence[PreparedNode],
     ordinals: dict[str, int],
     *,
@@ -187,7 +187,7 @@ def has_blob(connection: sqlite3.Connection, blob_hash: str) -> bool:
 
 
 def _conversation(
-    connection: sqlite3.Connection, stored: StoredSession, runs: Sequence[Run], *, is_brief: bool
+    connection: sqlite3.Connection, stored: StoredHead, runs: Sequence[Run], *, is_brief: bool
 ) -> tuple[Message, ...] | None:
     """The messages of the current frame's path, for `runs` leaf first; None for a path that is not an ordinary one.
 
@@ -271,7 +271,7 @@ def _rows_of(connection: sqlite3.Connection, session_key: int, runs: Sequence[Ru
 
 def _frame_path(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     segments: Sequence[Segment],
     runs: Sequence[Run],
     frame_ids: dict[int, str],
@@ -293,7 +293,7 @@ def _ids_at(connection: sqlite3.Connection, segments: Sequence[Segment], seq: in
 
 
 def _whole_graph(
-    connection: sqlite3.Connection, stored: StoredSession, segments: Sequence[Segment], frame_ids: dict[int, str]
+    connection: sqlite3.Connection, stored: StoredHead, segments: Sequence[Segment], frame_ids: dict[int, str]
 ) -> tuple[SessionNode, ...]:
     """Every node: the path that a fork shares, then those of the session itself, in the order they came."""
     rows = _rows_of(connection, stored.key, inherited_runs(connection, segments))

@@ -10,7 +10,7 @@ in a `StoreUnusable`, never skipped.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -357,19 +357,20 @@ def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: 
     return connection.execute(_DEFER_ORPHANS, (_NEXT_TURN, session_key, turn_id)).rowcount
 
 
-def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> tuple[int, ...]:
+def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> Collection[int]:
     """The rows of a claim, which must be exactly the inputs it settles; raises `TurnInputClaimSuperseded`."""
-    owned = dict(connection.execute(_OWNED, (session_key, completion.claim_id, completion.claim_token)).fetchall())
+    owned = dict(connection.execute(_OWNED, (session_key, completion.claim_id, completion.claim_token)))
     if owned.keys() != set(completion.input_ids):
         raise TurnInputClaimSuperseded(
             f"claim {completion.claim_id!r} no longer owns its inputs", details={"claim_id": completion.claim_id}
         )
-    return tuple(owned.values())
+    return owned.values()
 
 
 def complete(connection: sqlite3.Connection, enqueue_seqs: Iterable[int]) -> None:
     """Settle rows that `require_owned` named in this transaction."""
-    connection.executemany(_COMPLETE, [(enqueue_seq,) for enqueue_seq in enqueue_seqs])
+    for enqueue_seq in enqueue_seqs:
+        connection.execute(_COMPLETE, (enqueue_seq,))
 
 
 def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> int:

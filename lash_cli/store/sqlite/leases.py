@@ -16,7 +16,7 @@ from lash_cli.core.lease import (
     LeaseOwnerIdentity,
     LeaseRow,
     SessionExecutionLease,
-    granted_row,
+    granted_lease,
     is_fence_live,
     judge_claim,
     judge_reclaim,
@@ -24,7 +24,7 @@ from lash_cli.core.lease import (
 from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import LaneBusy
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredSession, find_session, read_session
+from lash_cli.store.sqlite.sessions import StoredHead, find_session, read_session
 
 _WRITE = """
 UPDATE sessions SET lease_fencing_token = ?, lease_token = ?, lease_owner = ?, lease_claimed_at_ms = ?,
@@ -45,7 +45,7 @@ WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 
 def take(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     owner: LeaseOwnerIdentity,
     *,
     token: str,
@@ -58,7 +58,23 @@ def take(
     verdict = verdict_on(row, owner, now_ms, dead_fencing_token)
     if verdict is ClaimVerdict.BUSY:
         return busy(connection, stored, row)
-    return _grant(connection, stored, row, verdict, owner, token=token, ttl_ms=ttl_ms, now_ms=now_ms)
+    if verdict is ClaimVerdict.EXTEND and row.token is not None:
+        lease = SessionExecutionLease(
+            stored.session_id,
+            owner,
+            row.token,
+            row.fencing_token,
+            row.claimed_at_ms,
+            max(row.expires_at_ms, now_ms + ttl_ms),
+        )
+        connection.execute(_EXTEND, (lease.expires_at_ms, stored.key))
+        return lease
+    lease = granted_lease(stored.session_id, row, owner, token, now_ms, ttl_ms)
+    connection.execute(
+        _WRITE,
+        (lease.fencing_token, token, encode(owner).decode(), lease.claimed_at_ms, lease.expires_at_ms, stored.key),
+    )
+    return lease
 
 
 def verdict_on(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fencing_token: int | None) -> ClaimVerdict:
@@ -69,7 +85,7 @@ def verdict_on(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fenci
     return verdict
 
 
-def require_live(stored: StoredSession, fence: LeaseFence, now_ms: int) -> LeaseRow:
+def require_live(stored: StoredHead, fence: LeaseFence, now_ms: int) -> LeaseRow:
     """The lease row `fence` proves ownership of; raises `SessionExecutionLeaseExpired`."""
     row = stored.lease()
     if fence.session_id != stored.session_id or not is_fence_live(row, fence, now_ms):
@@ -80,7 +96,7 @@ def require_live(stored: StoredSession, fence: LeaseFence, now_ms: int) -> Lease
     return row
 
 
-def release(connection: sqlite3.Connection, stored: StoredSession, fence: LeaseFence) -> bool:
+def release(connection: sqlite3.Connection, stored: StoredHead, fence: LeaseFence) -> bool:
     """Clear the lease if `fence` is the one stored, expired or not; a successor's lease is left alone."""
     row = stored.lease()
     is_ours = (
@@ -93,38 +109,11 @@ def release(connection: sqlite3.Connection, stored: StoredSession, fence: LeaseF
     return is_ours
 
 
-def busy(connection: sqlite3.Connection, stored: StoredSession, row: LeaseRow) -> LaneBusy:
+def busy(connection: sqlite3.Connection, stored: StoredHead, row: LeaseRow) -> LaneBusy:
     """Who holds a lane that is not free, and the turn it runs."""
     assert row.owner is not None, "a live lease has an owner"
     running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
     return LaneBusy(row.owner, row.expires_at_ms, row.fencing_token, None if running is None else running[0])
-
-
-def _grant(
-    connection: sqlite3.Connection,
-    stored: StoredSession,
-    row: LeaseRow,
-    verdict: ClaimVerdict,
-    owner: LeaseOwnerIdentity,
-    *,
-    token: str,
-    ttl_ms: int,
-    now_ms: int,
-) -> SessionExecutionLease:
-    if verdict is ClaimVerdict.EXTEND and row.token is not None:
-        expires_at_ms = max(row.expires_at_ms, now_ms + ttl_ms)
-        connection.execute(_EXTEND, (expires_at_ms, stored.key))
-        return SessionExecutionLease(
-            stored.session_id, owner, row.token, row.fencing_token, row.claimed_at_ms, expires_at_ms
-        )
-    new = granted_row(row, owner, token, now_ms, ttl_ms)
-    connection.execute(
-        _WRITE,
-        (new.fencing_token, token, encode(owner).decode(), new.claimed_at_ms, new.expires_at_ms, stored.key),
-    )
-    return SessionExecutionLease(
-        stored.session_id, owner, token, new.fencing_token, new.claimed_at_ms, new.expires_at_ms
-    )
 
 
 class Leases:

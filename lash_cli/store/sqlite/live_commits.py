@@ -28,7 +28,7 @@ from lash_cli.store.sqlite.live_rows import (
     change_row,
     packed,
 )
-from lash_cli.store.sqlite.sessions import StoredSession
+from lash_cli.store.sqlite.sessions import StoredHead
 
 _COMMITTED: Final[StoredEvent] = ("committed", StateCommitted())
 
@@ -63,7 +63,7 @@ def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> Prep
 
 def append_commit(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     prepared: PreparedCommit,
     *,
     revision: int,

@@ -22,14 +22,21 @@ from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import read_turn
 from lash_cli.store.sqlite.lineage import find_node, segments_of
-from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, read_session, read_session_and
+from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, StoredHead, read_session, read_session_as
 
-# All the lane transaction has to know of a session before it takes the lane: its row, and whether a turn is unfinished.
+# All the lane transaction has to know of a session before it takes the lane: its head, whether a turn is unfinished,
+# and whether anything waits that the start of a turn has to look at; never 0 when it does.
 _READ = (
     "SELECT"
-    + SESSION_COLUMNS
+    + HEAD_COLUMNS
     + """,
-    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running')
+    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running'),
+    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
+        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
+        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
 FROM sessions s WHERE s.session_id = ?
 """
 )
@@ -38,12 +45,19 @@ FROM sessions s WHERE s.session_id = ?
 _BRIEF_CHARS: Final = 64 * 1024
 
 
-def _committed(stored: StoredSession, turn: TurnRecord) -> LaneGranted:
+class _Found(StoredHead, frozen=True, gc=False):
+    """What `_READ` selects; fields in the order of the columns."""
+
+    has_unfinished: int
+    has_waiting: int
+
+
+def _committed(stored: StoredHead, turn: TurnRecord) -> LaneGranted:
     return LaneGranted(None, stored.position(), turn, committed=True)
 
 
 def _already_done(
-    connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest
+    connection: sqlite3.Connection, stored: StoredHead, request: LaneRequest
 ) -> tuple[LaneGranted | None, inputs.Submitted | None]:
     """What answers the request without a lane: its turn, or the turn that consumed its text, is committed."""
     if request.turn_id is not None and not request.is_new_turn:
@@ -74,7 +88,7 @@ def _already_done(
     )
 
 
-def _is_inherited(connection: sqlite3.Connection, stored: StoredSession, turn_id: str) -> bool:
+def _is_inherited(connection: sqlite3.Connection, stored: StoredHead, turn_id: str) -> bool:
     """Whether a fork shares the nodes of a turn of that id: its own would get the same names."""
     segments = segments_of(connection, stored.key, stored.next_seq)
     return len(segments) > 1 and find_node(connection, segments, own_message_id(turn_id, 1)) is not None
@@ -89,7 +103,7 @@ def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecut
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
-    stored, (has_unfinished,) = read_session_and(connection, _READ, (request.session_id,), request.session_id)
+    stored = read_session_as(_Found, connection, _READ, (request.session_id,), request.session_id)
     if stored.closed_at_ms is not None:
         raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
     done, submitted = _already_done(connection, stored, request)
@@ -100,22 +114,24 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     lease = turn_start.take_lease(connection, stored, request, now_ms)
     if isinstance(lease, LaneBusy):
         return lease
-    redriven = turn_start.redrive(connection, stored, lease, request) if has_unfinished else None
+    redriven = turn_start.redrive(connection, stored, lease, request) if stored.has_unfinished else None
     if redriven is not None:
         return redriven
-    front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
-    if front.has_active_inputs:
-        inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id)
+    if stored.has_waiting:
+        front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
+        if front.has_active_inputs:
+            inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id)
+        is_free = request.draft is not None and stored.held_at_ms is None
+        if is_free and _does_command_lead(connection, stored, front, lease, now_ms):
+            return LaneGranted(lease, stored.position(), commands_due=True)
     if request.draft is None:
         return LaneGranted(lease, stored.position())
-    if stored.held_at_ms is None and _does_command_lead(connection, stored, front, lease, now_ms):
-        return LaneGranted(lease, stored.position(), commands_due=True)
     _refuse_unless_free(submitted, lease)
     return turn_start.start_with_text(connection, stored, lease, request, submitted)
 
 
 def _does_command_lead(
-    connection: sqlite3.Connection, stored: StoredSession, front: line.Front, lease: SessionExecutionLease, now_ms: int
+    connection: sqlite3.Connection, stored: StoredHead, front: line.Front, lease: SessionExecutionLease, now_ms: int
 ) -> bool:
     """Whether session commands go before the text of a foreground turn (contract 02 §6.1)."""
     if front.has_due_work:
@@ -139,8 +155,11 @@ def _is_brief(request: LaneRequest) -> bool:
     """Whether the transaction is certain to be short: a drain may claim any amount of text."""
     if request.draft is None:
         return request.drain is None
-    texts = (len(item.text) for item in request.draft.input.items if isinstance(item, TextItem))
-    return sum(texts) <= _BRIEF_CHARS
+    chars = 0
+    for item in request.draft.input.items:
+        if isinstance(item, TextItem):
+            chars += len(item.text)
+    return chars <= _BRIEF_CHARS
 
 
 def _validate(request: LaneRequest) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -38,16 +38,23 @@ _MAX_CANDIDATES: Final = 50
 # No live lease has this generation, so no claim is hidden.
 NO_GENERATION: Final = -1
 
-# In the order of `StoredSession`; a read of more than the row appends its own columns.
-SESSION_COLUMNS = f"""
-    s.session_key, s.session_id, s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.closed_at_ms,
-    s.parked_at_ms, s.last_activity_at_ms, s.last_commit_at_ms, s.config, s.head_revision, s.leaf_seq, s.next_seq,
+# What every turn reads of its session: standing, head, lease and leaf in one lookup, in the order of `StoredHead`. A
+# read of more appends the columns of its own kind of head.
+HEAD_COLUMNS = f"""
+    s.session_key, s.session_id, s.closed_at_ms, s.held_at_ms, s.head_revision, s.leaf_seq, s.leaf_key, s.next_seq,
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
-    s.lease_claimed_at_ms, s.lease_expires_at_ms, s.held_at_ms, s.hold_reason, s.leaf_key,
+    s.lease_claimed_at_ms, s.lease_expires_at_ms,
     (SELECT n.node_id FROM nodes n
         WHERE n.place = {sql_place("coalesce(s.leaf_key, s.session_key)", "s.leaf_seq")})
 """
-# Every guarded operation starts here: meta, head, lease and leaf in one lookup.
+# The whole row, in the order of `StoredSession`.
+SESSION_COLUMNS = (
+    HEAD_COLUMNS
+    + """,
+    s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.parked_at_ms, s.last_activity_at_ms,
+    s.last_commit_at_ms, s.config, s.hold_reason
+"""
+)
 _READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"
 # Listing, newest activity first; ties by key, so a cursor never skips or repeats (contract 08 lists).
 _PAGE = (
@@ -98,24 +105,17 @@ SELECT
 """
 
 
-class StoredSession(msgspec.Struct, frozen=True, gc=False):
-    """One row of `sessions`, undecoded, and the id of its leaf; fields in the order of the columns. `leaf_key` is the
-    session whose row the leaf is, None for this one."""
+class StoredHead(msgspec.Struct, frozen=True, gc=False):
+    """What a turn looks at of its row of `sessions`, undecoded, and the id of its leaf; fields in the order of the
+    columns. `leaf_key` is the session whose row the leaf is, None for this one."""
 
     key: int
     session_id: str
-    name: str
-    created_at_ms: int
-    cwd: str | None
-    parent_session_id: str | None
-    labels: str
     closed_at_ms: int | None
-    parked_at_ms: int | None
-    last_activity_at_ms: int
-    last_commit_at_ms: int | None
-    config: str
+    held_at_ms: int | None
     head_revision: int | None
     leaf_seq: int | None
+    leaf_key: int | None
     next_seq: int
     turn_state: str
     components: str
@@ -126,10 +126,41 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
     lease_owner: str | None
     lease_claimed_at_ms: int
     lease_expires_at_ms: int
-    held_at_ms: int | None
-    hold_reason: str | None
-    leaf_key: int | None
     leaf_node_id: str | None
+
+    def lease(self) -> LeaseRow:
+        """The lease part of the row."""
+        return LeaseRow(
+            self.lease_fencing_token,
+            self.lease_token,
+            _owner_of(self.lease_owner),
+            self.lease_claimed_at_ms,
+            self.lease_expires_at_ms,
+        )
+
+    def position(self) -> HeadPosition:
+        """The head without its content."""
+        return HeadPosition(self.head_revision, self.leaf_node_id, self.checkpoint_ref)
+
+    def component_refs(self) -> dict[str, str]:
+        """Checkpoint components by name."""
+        refs: dict[str, str] = decode_any(self.components, dict[str, str])
+        return refs
+
+
+class StoredSession(StoredHead, frozen=True, gc=False):
+    """One whole row of `sessions`: behind the head come the fields for people."""
+
+    name: str
+    created_at_ms: int
+    cwd: str | None
+    parent_session_id: str | None
+    labels: str
+    parked_at_ms: int | None
+    last_activity_at_ms: int
+    last_commit_at_ms: int | None
+    config: str
+    hold_reason: str | None
 
     def meta(self) -> SessionMeta:
         """What identifies the session."""
@@ -146,40 +177,21 @@ class StoredSession(msgspec.Struct, frozen=True, gc=False):
             self.hold_reason,
         )
 
-    def lease(self) -> LeaseRow:
-        """The lease part of the row."""
-        return lease_row(
-            self.lease_fencing_token,
-            self.lease_token,
-            self.lease_owner,
-            self.lease_claimed_at_ms,
-            self.lease_expires_at_ms,
-        )
 
-    def position(self) -> HeadPosition:
-        """The head without its content."""
-        return HeadPosition(self.head_revision, self.leaf_node_id, self.checkpoint_ref)
-
-    def component_refs(self) -> dict[str, str]:
-        """Checkpoint components by name."""
-        refs: dict[str, str] = decode_any(self.components, dict[str, str])
-        return refs
-
-
-_WIDTH: Final = len(StoredSession.__struct_fields__)
+Head = TypeVar("Head", bound=StoredHead)
 
 
 @lru_cache(maxsize=64)
-def _owner_of(record: str) -> LeaseOwnerIdentity:
+def _owner_of(record: str | None) -> LeaseOwnerIdentity | None:
     """The owner of a lease; the few that use a file at a time are read again and again."""
-    return decode(record, LeaseOwnerIdentity)
+    return None if record is None else decode(record, LeaseOwnerIdentity)
 
 
 def lease_row(
     fencing_token: int, token: str | None, owner: str | None, claimed_at_ms: int, expires_at_ms: int
 ) -> LeaseRow:
     """The lease that the `lease_…` columns of a session say."""
-    return LeaseRow(fencing_token, token, None if owner is None else _owner_of(owner), claimed_at_ms, expires_at_ms)
+    return LeaseRow(fencing_token, token, _owner_of(owner), claimed_at_ms, expires_at_ms)
 
 
 def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSession | None:
@@ -205,17 +217,17 @@ def refuse_missing(connection: sqlite3.Connection, session_id: str) -> NoReturn:
 
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
     """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
-    return read_session_and(connection, _READ, (session_id,), session_id)[0]
+    return read_session_as(StoredSession, connection, _READ, (session_id,), session_id)
 
 
-def read_session_and(
-    connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], session_id: str
-) -> tuple[StoredSession, tuple[Any, ...]]:
-    """The row of a session and what `statement` selects after `SESSION_COLUMNS`; raises like `read_session`."""
+def read_session_as(
+    kind: type[Head], connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], session_id: str
+) -> Head:
+    """The row of a session as a `kind` whose fields `statement` selects in their order; raises like `read_session`."""
     row = connection.execute(statement, values).fetchone()
     if row is None:
         refuse_missing(connection, session_id)
-    return StoredSession(*row[:_WIDTH]), row[_WIDTH:]
+    return kind(*row)
 
 
 def key_of(connection: sqlite3.Connection, session_id: str) -> int:

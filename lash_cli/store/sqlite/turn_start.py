@@ -17,7 +17,7 @@ from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.queued_work import QueuedWorkClaim
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import inputs, leases, line
-from lash_cli.store.sqlite.sessions import StoredSession
+from lash_cli.store.sqlite.sessions import StoredHead
 
 Origin = Literal["prompt", "queue", "wake"]
 
@@ -35,7 +35,7 @@ _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = 
 
 
 def take_lease(
-    connection: sqlite3.Connection, stored: StoredSession, request: LaneRequest, now_ms: int
+    connection: sqlite3.Connection, stored: StoredHead, request: LaneRequest, now_ms: int
 ) -> SessionExecutionLease | LaneBusy:
     """Take or extend the lease for a request, or say who holds it."""
     return leases.take(
@@ -50,7 +50,7 @@ def take_lease(
 
 
 def redrive(
-    connection: sqlite3.Connection, stored: StoredSession, lease: SessionExecutionLease, request: LaneRequest
+    connection: sqlite3.Connection, stored: StoredHead, lease: SessionExecutionLease, request: LaneRequest
 ) -> LaneGranted | None:
     """Move an unfinished turn and its claims to our generation; None when there is none."""
     row = connection.execute(_RUNNING, (stored.key,)).fetchone()
@@ -92,7 +92,7 @@ def redrive(
 
 def start_with_text(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     lease: SessionExecutionLease,
     request: LaneRequest,
     submitted: inputs.Submitted | None,
@@ -128,7 +128,7 @@ def start_with_text(
 
 def begin_turn(
     connection: sqlite3.Connection,
-    stored: StoredSession,
+    stored: StoredHead,
     lease: SessionExecutionLease,
     request: LaneRequest,
     *,
