@@ -8,7 +8,7 @@ path; what it raises ends the turn as if the phase itself had failed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from enum import StrEnum
 from typing import Final, Protocol
 
@@ -47,15 +47,15 @@ class TurnPhaseProbe(Protocol):
 _UNWATCHED: Final = nullcontext()
 
 
-def in_phase(probe: TurnPhaseProbe | None, phase: TurnPhase) -> AbstractContextManager[None]:
-    """Run the block as `phase`. Without a probe it costs next to nothing."""
-    return _UNWATCHED if probe is None else _probed(probe, phase)
+def in_phase(probe: TurnPhaseProbe | None, *phases: TurnPhase) -> AbstractContextManager[None]:
+    """Run the block as `phases`, the first one outermost. Without a probe it costs next to nothing."""
+    return _UNWATCHED if probe is None else _probed(probe, phases)
 
 
 @contextmanager
-def _probed(probe: TurnPhaseProbe, phase: TurnPhase) -> Iterator[None]:
-    probe.begin(phase)
-    try:
+def _probed(probe: TurnPhaseProbe, phases: tuple[TurnPhase, ...]) -> Iterator[None]:
+    with ExitStack() as begun:
+        for phase in phases:
+            probe.begin(phase)
+            begun.callback(probe.end, phase)
         yield
-    finally:
-        probe.end(phase)
