@@ -7,7 +7,7 @@ lane that was just taken, and the same request is made again after them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
@@ -34,7 +34,8 @@ from lash_cli.store.base import (
 
 
 class LaneEntry:
-    """The lane of one request, over all the turns it leads to. `commands` are the receipts of what was applied."""
+    """The lane of one request, over all the turns it leads to: `lane` holds it until it is given back. `commands` are
+    the receipts of what was applied."""
 
     def __init__(
         self,
@@ -51,18 +52,10 @@ class LaneEntry:
         self._owner = owner
         self._request = request
         self._input = request.input
-        self._lane = LaneHolder(store, host.clock, host.timings, on_lost)
-        self._guard: LaneGuard | None = None
+        self.lane = LaneHolder(store, host.clock, host.timings, on_lost)
         self._turn_id = request.turn_id or self._fresh_turn_id()
         self._input_id = host.ids.new("in")
         self.commands: list[SessionCommandReceipt] = []
-
-    @property
-    def guard(self) -> LaneGuard:
-        """The guard of the lane granted last; raises `LashRuntimeError` (`lane_without_lease`) while none was."""
-        if self._guard is None:
-            raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
-        return self._guard
 
     def hand_in(self, turn_input: TurnInput) -> None:
         """Put `turn_input` in the place of the request's own: the same, as it may be persisted."""
@@ -106,10 +99,6 @@ class LaneEntry:
         """Go on, under the lane still held, with the turn that one batch starts."""
         return await self._take(lambda: self._request_under(turn_id, drain=DrainSelection(batch_ids=(batch_id,))))
 
-    def leave(self) -> Awaitable[None]:
-        """Give the lane back, unless a commit did or its outcome is unknown."""
-        return self._lane.give_back()
-
     async def _take(self, request: Callable[[], LaneRequest]) -> LaneGranted | LaneIdle | LaneBusy:
         while True:
             self._host.reach("before:lane")
@@ -117,10 +106,10 @@ class LaneEntry:
             self._host.reach("after:lane")
             if not isinstance(outcome, LaneGranted) or outcome.committed:
                 return outcome
-            self._guard = await self._lane.take(outcome.lease)
+            guard = await self.lane.take(outcome.lease)
             if not outcome.commands_due:
                 return outcome
-            await self._run_commands(self._guard)
+            await self._run_commands(guard)
 
     async def _run_commands(self, guard: LaneGuard) -> None:
         """Run every command at the head of the queue, younger ones too, once there is one to run."""

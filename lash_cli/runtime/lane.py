@@ -232,6 +232,13 @@ class LaneHolder:
         self._on_lost = on_lost
         self._guard: LaneGuard | None = None
 
+    @property
+    def guard(self) -> LaneGuard:
+        """The guard of the lane granted last; raises `LashRuntimeError` (`lane_without_lease`) while none was."""
+        if self._guard is None:
+            raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
+        return self._guard
+
     async def take(self, lease: SessionExecutionLease | None) -> LaneGuard:
         """The guard of a granted lease; the one before goes on when the lease is still the same.
 
@@ -251,7 +258,7 @@ class LaneHolder:
         return granted
 
     async def give_back(self) -> None:
-        """Release what is still held."""
+        """Release what is still held, unless a commit's outcome is unknown."""
         if self._guard is not None:
             await self._guard.release()
 

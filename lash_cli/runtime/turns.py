@@ -104,35 +104,30 @@ class DurableTurn(TurnDriver):
 
     async def run(self) -> TurnOutput:
         """Run the request; whatever happens, the lane is not left held, unless a commit's outcome is unknown."""
+        request, session = self.request, self.session
         try:
-            return await self._run()
+            if request.input is not None or request.drain is not None:
+                self.host.providers.resolve(session.policy.provider_id)
+            if request.input is not None and has_bytes(request.input):
+                self._entry.hand_in(await self._with_stored_bytes(request.input))
+            if request.drain is not None and session.is_behind(await self.store.head_position(session.session_id)):
+                await session.refresh()
+            while True:
+                outcome = await self._entry.enter()
+                if not isinstance(outcome, LaneGranted):
+                    return self._nothing(outcome)
+                if outcome.committed:
+                    return self._output(await self._replayed(outcome.turn), replayed=True)
+                if outcome.turn is None:
+                    return self._output(None)
+                with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
+                    results = await self._drive_chain(outcome, outcome.turn)
+                if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
+                    return self._output(results[-1], frames=results[:-1])
+                self._redriven += results
+                self.token.forget_request()
         finally:
-            await self._entry.leave()
-
-    async def _run(self) -> TurnOutput:
-        request = self.request
-        if request.input is not None or request.drain is not None:
-            self.host.providers.resolve(self.session.policy.provider_id)
-        if request.input is not None and has_bytes(request.input):
-            self._entry.hand_in(await self._with_stored_bytes(request.input))
-        if request.drain is not None:
-            head = await self.store.head_position(self.session.session_id)
-            if self.session.is_behind(head):
-                await self.session.refresh()
-        while True:
-            outcome = await self._entry.enter()
-            if not isinstance(outcome, LaneGranted):
-                return self._nothing(outcome)
-            if outcome.committed:
-                return self._output(await self._replayed(outcome.turn), replayed=True)
-            if outcome.turn is None:
-                return self._output(None)
-            with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
-                results = await self._drive_chain(outcome, outcome.turn)
-            if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
-                return self._output(results[-1], frames=results[:-1])
-            self._redriven += results
-            self.token.forget_request()
+            await self._entry.lane.give_back()
 
     def _is_whole_wish(self, finished_turn_id: str) -> bool:
         """Whether finishing an unfinished turn was all there was to do: a re-drive, the very turn asked for, or a
@@ -204,7 +199,7 @@ class DurableTurn(TurnDriver):
             await gates.leave(address)
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
-        session, guard = self.session, self._entry.guard
+        session, guard = self.session, self._entry.lane.guard
         if session.is_behind(granted.head):
             await session.refresh()
         wanted = policy = session.policy
@@ -268,7 +263,7 @@ class DurableTurn(TurnDriver):
 
     async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
         """What the queue has for the running turn, taken and recorded."""
-        checkpoints = Checkpoints(self, drive, self.store, self._entry.guard.fence)
+        checkpoints = Checkpoints(self, drive, self.store, self._entry.lane.guard.fence)
         return await checkpoints.pass_one(effect)
 
     async def _opening(self, granted: LaneGranted, drive: Drive) -> tuple[tuple[Message, ...], TurnIssue | None]:
@@ -322,8 +317,7 @@ class DurableTurn(TurnDriver):
         assert self.previews is not None, "a drive that commits has shown that it started"
         try:
             with (
-                in_phase(probe, TurnPhase.PERSIST_TURN),
-                in_phase(probe, TurnPhase.FINAL_COMMIT),
+                in_phase(probe, TurnPhase.PERSIST_TURN, TurnPhase.FINAL_COMMIT),
                 drive.effects.superseded(),
                 self.previews.taken_along() as shown,
             ):
