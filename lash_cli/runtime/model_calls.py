@@ -7,7 +7,7 @@ correlated per attempt, so a retried attempt is retracted exactly.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
@@ -35,8 +35,11 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
+from lash_cli.core.tools import ToolContract
 from lash_cli.runtime.context import ShownConversation
 from lash_cli.runtime.session import ResidentSession
+from lash_cli.tools.registry import ResolvedTool
+from lash_cli.tools.surface import Surface
 
 _DIGEST_CHARS = 32
 
@@ -50,9 +53,9 @@ def _digest(value: object) -> str:
 class ModelEnvironment:
     """What every call of a session shares: system prompt, tool specs and their digest.
 
-    Kept from turn to turn: the tools are looked at again when a turn begins and
-    when their generation moved, but rendered and hashed only when they differ,
-    so a plain turn hashes none of it.
+    Kept from turn to turn: the sources are asked for their contracts again when
+    a turn begins and when the surface changed, but what they say is rendered and
+    hashed only when it differs, so a plain turn hashes none of it.
     """
 
     def __init__(
@@ -66,7 +69,10 @@ class ModelEnvironment:
         self._session = session
         self._policy = policy
         self._prompt = (core_prompt, turn_prompt, builtins)
-        self._generation: int | None = None
+        self._surface: Surface | None = None
+        self._offered: list[ResolvedTool] = []
+        self._contracts: list[ToolContract] | None = None
+        self._is_current = False
         self._can_ask = False
         self.system = self._rendered()
         self.tools: tuple[LlmToolSpec, ...] = ()
@@ -84,7 +90,7 @@ class ModelEnvironment:
         """The environment of a turn that begins: the one the session used last, if it was made of the same parts."""
         last = session.model_environment
         if isinstance(last, cls) and last._policy is policy and last._prompt == (core_prompt, turn_prompt, builtins):
-            last._generation = None
+            last._is_current = False
             return last
         session.model_environment = made = cls(session, policy, core_prompt, turn_prompt, builtins)
         return made
@@ -97,27 +103,34 @@ class ModelEnvironment:
     def sync(self) -> None:
         """Bring tools and prompt up to date with the registry."""
         registry = self._session.registry
-        if registry.generation == self._generation:
+        if registry.surface is not self._surface:
+            self._surface = registry.surface
+            self._offered = [tool for tool in registry.callable_tools() if tool.manifest.activation == "always"]
+            self._contracts = None
+            self._is_current = False
+        if self._is_current:
             return
-        specs = []
-        for manifest in registry.members():
-            resolved = registry.resolve(manifest.name)
-            if resolved is not None and manifest.activation == "always":
-                contract = resolved.contract()
-                specs.append(
-                    LlmToolSpec(manifest.name, manifest.description, contract.input_schema, contract.projection)
-                )
-        tools = tuple(specs)
-        if not self.shape or tools != self.tools:
-            self.tools = tools
-            can_ask = any(tool.name == ASK_TOOL for tool in tools)
-            if can_ask != self._can_ask:
-                self._can_ask = can_ask
-                self.system = self._rendered()
-            model = self._policy.model
-            shape = (self.system, self.tools, model.variant, model.limits.output_token_capacity)
-            self.shape = _digest(shape)
-        self._generation = registry.generation
+        contracts = [tool.contract() for tool in self._offered]
+        if contracts != self._contracts:
+            self._take(contracts)
+            self._contracts = contracts
+        self._is_current = True
+
+    def _take(self, contracts: Sequence[ToolContract]) -> None:
+        manifests = [tool.manifest for tool in self._offered]
+        tools = tuple(
+            LlmToolSpec(manifest.name, manifest.description, contract.input_schema, contract.projection)
+            for manifest, contract in zip(manifests, contracts, strict=True)
+        )
+        if self.shape and tools == self.tools:
+            return
+        self.tools = tools
+        can_ask = any(tool.name == ASK_TOOL for tool in tools)
+        if can_ask != self._can_ask:
+            self._can_ask = can_ask
+            self.system = self._rendered()
+        model = self._policy.model
+        self.shape = _digest((self.system, tools, model.variant, model.limits.output_token_capacity))
 
 
 class ModelCall:

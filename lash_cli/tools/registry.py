@@ -83,6 +83,12 @@ class ToolRegistry:
         """Manifests of the callable tools, sorted by id."""
         return tuple(entry.manifest for _, entry in sorted(self._surface.entries.items()) if self._is_callable(entry))
 
+    def callable_tools(self) -> tuple[ResolvedTool, ...]:
+        """The same tools with the sources that run them."""
+        surface = self._surface
+        resolved = [self._resolved(surface, entry) for _, entry in sorted(surface.entries.items())]
+        return tuple(tool for tool in resolved if tool is not None)
+
     def resolve(self, name: str) -> ResolvedTool | None:
         """The callable tool the model knows as `name`; None for hidden, non-member and orphaned ones."""
         surface = self._surface

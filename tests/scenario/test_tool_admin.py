@@ -7,6 +7,7 @@ import pytest
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import FunctionToolProvider, tool
+from lash_cli.core.tools import ToolContract
 from lash_cli.errors import GenerationMismatch, ReconfigureError, StoreError
 
 
@@ -78,3 +79,38 @@ async def test_a_whole_state_is_applied_only_to_the_surface_it_was_taken_from(ma
             await admin.advanced().apply_state(taken)
         await admin.advanced().restore_state(taken)
         assert names(session) == ["shout"]
+
+
+class TightenedWords(FunctionToolProvider):
+    """Wants shorter texts than its tool says, once `longest` is set."""
+
+    longest: int | None = None
+
+    def contract(self, tool_id: str) -> ToolContract:
+        said = super().contract(tool_id)
+        if self.longest is None:
+            return said
+        return msgspec.structs.replace(said, input_schema={**said.input_schema, "maxProperties": self.longest})
+
+
+async def test_the_next_turn_asks_for_what_a_source_says_of_its_tools_then_and_in_the_same_shape_meanwhile(
+    make_core,
+) -> None:
+    source = TightenedWords([shout])
+    caller = ScriptedCaller([text("one"), text("two"), text("three"), text("four")])
+    async with await make_core(caller, tools=[source]).open_session("s1") as session:
+        await session.turn("a").run()
+        await session.turn("b").run()
+        source.longest = 5
+        await session.turn("c").run()
+        admin = session.tools()
+        (manifest,) = admin.active_manifests()
+        entry = msgspec.structs.replace(
+            admin.state().tools[manifest.id], manifest=msgspec.structs.replace(manifest, description="Much louder.")
+        )
+        await admin.advanced().apply_state(msgspec.structs.replace(admin.state(), tools={manifest.id: entry}))
+        await session.turn("d").run()
+    first, second, third, fourth = (request.tools for request in caller.requests)
+    assert first is second and "maxProperties" not in first[0].input_schema
+    assert third[0].input_schema["maxProperties"] == 5
+    assert fourth[0].description == "Much louder."
