@@ -132,7 +132,7 @@ class TurnMachine:
         self._state = MachineState.PREPARING_PROTOCOL
         self._tail = TurnTail(config.turn_id, opening)
         self._queue: deque[MachineEffect] = deque()
-        self._outstanding: int | None = None  # id of the awaited effect, once it was handed out
+        self._awaited: AwaitedEffect | None = None  # it stands in the queue until it is handed out
         self._effect_ids = count(1)
         self._iteration = config.run_offset
         self._synced_iteration: int | None = None
@@ -170,10 +170,7 @@ class TurnMachine:
                 self._prepare()
             else:
                 return None
-        effect = self._queue.popleft()
-        if isinstance(effect, AwaitedEffect):
-            self._outstanding = effect.effect_id
-        return effect
+        return self._queue.popleft()
 
     def respond(self, effect_id: int, response: MachineResponse) -> bool:
         """Take the answer of the outstanding effect.
@@ -181,12 +178,13 @@ class TurnMachine:
         Returns False, and changes nothing, when `effect_id` is not the effect
         now awaited or `response` is not the kind of answer it takes.
         """
-        if effect_id != self._outstanding:
+        awaited = self._awaited
+        if awaited is None or effect_id != awaited.effect_id or awaited in self._queue:
             return False
         kind, event, take_in = _ANSWERS[self._state]
         if not isinstance(response, kind):
             return False
-        self._outstanding = None
+        self._awaited = None
         self._move(event)
         take_in(self, response)
         return True
@@ -212,7 +210,7 @@ class TurnMachine:
         if self._synced_iteration != self._iteration:
             self._iterations += 1
             self._move(MachineEvent.ENVIRONMENT_REQUESTED)
-            self._queue.append(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
+            self._ask(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
             return
         self._decide(self._driver.begin_iteration(self._view()))
 
@@ -318,16 +316,16 @@ class TurnMachine:
         self._move(MachineEvent.LLM_REQUESTED)
         self._tools_allowed = allowed = action.tools_allowed
         self._emit(ModelRequestStarted(self._iteration))
-        self._queue.append(LlmCallEffect(next(self._effect_ids), self._iteration, self._tail.messages, allowed))
+        self._ask(LlmCallEffect(next(self._effect_ids), self._iteration, self._tail.messages, allowed))
 
     def _start_tools(self, action: StartTools) -> None:
         self._move(MachineEvent.TOOLS_REQUESTED)
         self._calls = action.calls
-        self._queue.append(ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls))
+        self._ask(ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls))
 
     def _start_exec(self, action: StartExec) -> None:
         self._move(MachineEvent.EXEC_REQUESTED)
-        self._queue.append(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
+        self._ask(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
         """Open a checkpoint, unless the turn would stop right after it: then nothing is taken in."""
@@ -336,7 +334,7 @@ class TurnMachine:
             return
         self._move(MachineEvent.CHECKPOINT_REQUESTED)
         self._on_empty = action.on_empty
-        self._queue.append(CheckpointEffect(next(self._effect_ids), self._iteration, action.kind))
+        self._ask(CheckpointEffect(next(self._effect_ids), self._iteration, action.kind))
 
     def _is_beyond_limit(self, iteration: int) -> bool:
         limit = self._config.max_turns
@@ -354,20 +352,25 @@ class TurnMachine:
 
     def _enter_iteration(self, iteration: int) -> None:
         """Begin `iteration`, as a grace iteration if it is the first beyond the limit, or stop."""
-        is_granted = self._is_granted(iteration)
-        if self._is_beyond_limit(iteration) and not self._is_grace:
-            self._tail.append((turn_limit_message(self._config.max_turns or 0, is_grace=is_granted),))
-            self._is_grace = is_granted
-        if is_granted:
-            self._iteration = iteration
-        else:
-            self._finish(Stopped("max_turns"))
+        if self._is_beyond_limit(iteration):
+            is_granted = self._is_granted(iteration)
+            if not self._is_grace:
+                self._tail.append((turn_limit_message(self._config.max_turns or 0, is_grace=is_granted),))
+                self._is_grace = is_granted
+            if not is_granted:
+                self._finish(Stopped("max_turns"))
+                return
+        self._iteration = iteration
 
     def _view(self) -> TurnView:
         return TurnView(self._config.turn_id, self._iteration, self._tail.messages, self._is_grace)
 
     def _move(self, event: MachineEvent) -> None:
         self._state = next_state(self._state, event)
+
+    def _ask(self, effect: AwaitedEffect) -> None:
+        self._awaited = effect
+        self._queue.append(effect)
 
     def _emit(self, event: TurnEvent) -> None:
         self._queue.append(EmitEffect(event))
@@ -379,9 +382,9 @@ class TurnMachine:
     def _finish(self, outcome: TurnOutcome, issues: Sequence[TurnIssue] = (), *, cancel_reason: str = "") -> None:
         """Close open calls, drop what was asked but not handed out, and queue progress, outcome and `DoneEffect`."""
         self._move(MachineEvent.FINISH)
-        self._outstanding = None
-        if self._queue:
-            self._queue = deque(effect for effect in self._queue if not isinstance(effect, AwaitedEffect))
+        if self._awaited is not None:
+            self._queue = deque(effect for effect in self._queue if effect is not self._awaited)
+            self._awaited = None
         self._tool_calls += self._tail.close(cancel_reason)
         self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
         for issue in issues:

@@ -43,41 +43,45 @@ class MachineConfig(Record):
     run_offset: int = 0
 
 
-class AwaitedEffect(Record):
-    """Something to be done; the turn waits for its answer, which names `effect_id`."""
+class LlmCallEffect(Record):
+    """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
 
     effect_id: int
     iteration: int
-
-
-class LlmCallEffect(AwaitedEffect):
-    """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
-
     tail: tuple[Message, ...]
     tools_allowed: bool = True
 
 
-class ToolCallsEffect(AwaitedEffect):
+class ToolCallsEffect(Record):
     """Run one batch; answered by `ToolResults`."""
 
+    effect_id: int
+    iteration: int
     calls: tuple[ToolCallPart, ...]
 
 
-class ExecCodeEffect(AwaitedEffect):
+class ExecCodeEffect(Record):
     """Run one program of the code mode; answered by `ExecCompleted`."""
 
+    effect_id: int
+    iteration: int
     language: str
     code: str
 
 
-class CheckpointEffect(AwaitedEffect):
+class CheckpointEffect(Record):
     """Offer queued input a place in this turn; answered by `CheckpointDelivery`."""
 
+    effect_id: int
+    iteration: int
     checkpoint: CheckpointKind
 
 
-class SyncEnvironmentEffect(AwaitedEffect):
+class SyncEnvironmentEffect(Record):
     """Bring tools, prompt and limits up to date; once per iteration; answered by `EnvironmentSynced`."""
+
+    effect_id: int
+    iteration: int
 
 
 class EmitEffect(Record):
@@ -111,16 +115,8 @@ class DoneEffect(Record):
     iterations: int = 0
 
 
-MachineEffect = (
-    LlmCallEffect
-    | ToolCallsEffect
-    | ExecCodeEffect
-    | CheckpointEffect
-    | SyncEnvironmentEffect
-    | EmitEffect
-    | ProgressEffect
-    | DoneEffect
-)
+AwaitedEffect = LlmCallEffect | ToolCallsEffect | ExecCodeEffect | CheckpointEffect | SyncEnvironmentEffect
+MachineEffect = AwaitedEffect | EmitEffect | ProgressEffect | DoneEffect
 
 
 class EnvironmentSynced(Record):
