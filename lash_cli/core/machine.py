@@ -123,12 +123,15 @@ class TurnMachine:
     dispatch's to emit and the final `TurnFinished` is the runtime's: the
     machine emits neither.
 
+    `finished` tells whether the outcome stands; the last effects, `DoneEffect` among them, may still wait to be polled.
+
     Raises `ValueError` when `opening` has a repeated or empty id or an open call.
     """
 
     def __init__(self, config: MachineConfig, driver: ProtocolDriver, opening: tuple[Message, ...]) -> None:
         self._config = config
         self._driver = driver
+        self.finished = False
         self._state = MachineState.PREPARING_PROTOCOL
         self._tail = TurnTail(config.turn_id, opening)
         self._queue: deque[MachineEffect] = deque()
@@ -156,20 +159,13 @@ class TurnMachine:
         """The tail so far, opening included. While tools run it ends in unanswered calls."""
         return self._tail.messages
 
-    @property
-    def finished(self) -> bool:
-        """Whether the outcome stands; the last effects, `DoneEffect` among them, may still wait to be polled."""
-        return self._state is MachineState.FINISHED
-
     def poll(self) -> MachineEffect | None:
         """The next effect, each handed out once; None while an answer is awaited and after `DoneEffect`."""
         while not self._queue:
-            if self._state is MachineState.PREPARE_ITERATION:
-                self._begin_iteration()
-            elif self._state is MachineState.PREPARING_PROTOCOL:
-                self._prepare()
-            else:
+            step = _STEPS.get(self._state)
+            if step is None:
                 return None
+            step(self)
         return self._queue.popleft()
 
     def respond(self, effect_id: int, response: MachineResponse) -> bool:
@@ -299,12 +295,12 @@ class TurnMachine:
         """Apply a batch that must lead somewhere: into a wait, to another iteration or to the end."""
         before = self._iteration
         self._apply(actions)
-        if self._state is MachineState.PREPARE_ITERATION and self._iteration == before:
+        if self._awaited is None and self._iteration == before and not self.finished:
             raise LashRuntimeError(PROTOCOL_STALLED, "the turn protocol decided nothing")
 
     def _apply(self, actions: Sequence[ProtocolAction]) -> None:
         for action in actions:
-            if self._state is MachineState.FINISHED:
+            if self.finished:
                 return
             _ACTIONS[type(action)](self, action)
 
@@ -382,6 +378,7 @@ class TurnMachine:
     def _finish(self, outcome: TurnOutcome, issues: Sequence[TurnIssue] = (), *, cancel_reason: str = "") -> None:
         """Close open calls, drop what was asked but not handed out, and queue progress, outcome and `DoneEffect`."""
         self._move(MachineEvent.FINISH)
+        self.finished = True
         if self._awaited is not None:
             self._queue = deque(effect for effect in self._queue if effect is not self._awaited)
             self._awaited = None
@@ -408,6 +405,12 @@ class TurnMachine:
         )
 
 
+# What a turn does that waits for nothing.
+_STEPS: Final[dict[MachineState, Callable[[TurnMachine], None]]] = {
+    MachineState.PREPARING_PROTOCOL: TurnMachine._prepare,
+    MachineState.PREPARE_ITERATION: TurnMachine._begin_iteration,
+}
+
 # What each wait takes: the kind of answer, the move it makes, and who takes it in.
 _ANSWERS: Final[dict[MachineState, tuple[type[MachineResponse], MachineEvent, Callable[[TurnMachine, Any], None]]]] = {
     MachineState.WAITING_EXECUTION_ENVIRONMENT: (
@@ -425,6 +428,7 @@ _ANSWERS: Final[dict[MachineState, tuple[type[MachineResponse], MachineEvent, Ca
     ),
 }
 
+# What a protocol may decide.
 _ACTIONS: Final[dict[type[ProtocolAction], Callable[[TurnMachine, Any], None]]] = {
     Append: TurnMachine._append,
     Emit: lambda machine, action: machine._emit(action.event),
