@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
+from functools import lru_cache
 
 
 class Alarm:
@@ -71,16 +71,12 @@ class _Row:
             self._loop.call_soon(alarm.ring)
 
 
-_ROWS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, _Row]] = WeakKeyDictionary()
+@lru_cache(maxsize=32)
+def _row(loop: asyncio.AbstractEventLoop, delay_s: float) -> _Row:
+    """The row of a delay; one that younger ones displaced here still rings its alarms."""
+    return _Row(loop, delay_s)
 
 
 def alarm_after(delay_s: float, call: Callable[[], object]) -> Alarm:
     """Make `call` on the running loop in `delay_s` seconds; for delays that are few and constant."""
-    loop = asyncio.get_running_loop()
-    rows = _ROWS.get(loop)
-    if rows is None:
-        rows = _ROWS[loop] = {}
-    row = rows.get(delay_s)
-    if row is None:
-        row = rows[delay_s] = _Row(loop, delay_s)
-    return row.add(call)
+    return _row(asyncio.get_running_loop(), delay_s).add(call)
