@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.codec import Record, canonical_hash
-from lash_cli.core.content import Role
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import ConversationPayload, SessionNode
 from lash_cli.core.head_state import TurnState
@@ -169,9 +168,10 @@ def turn_content_hash(
     """SHA-256 over what a turn *said*: node ids, times, revisions and lease data do not count (contract 01 §9.2)."""
     said: list[Any] = []
     for node in nodes:
-        if isinstance(node.payload, ConversationPayload):
-            said.append((Role(node.payload.message.role), node.payload.message.parts))
+        payload = node.payload
+        if isinstance(payload, ConversationPayload):
+            said.append((payload.message.role, payload.message.parts))
         else:
-            said.append(node.payload)
+            said.append(payload)
     settled = sorted(input_ids) if not batch_ids and not outbox_keys else (sorted(input_ids), batch_ids, outbox_keys)
     return canonical_hash((turn_id, outcome, said, usage_deltas, settled))

@@ -19,7 +19,6 @@ from lash_cli.core.codec import encode, sha256_hex, to_builtins
 from lash_cli.core.commit import (
     MAX_COMMIT_BYTES,
     MAX_COMMIT_NODES,
-    Append,
     ReplaceFull,
     RuntimeCommit,
     RuntimeCommitResult,
@@ -240,7 +239,7 @@ def _leave_queue(
         batches.give_back_taken(connection, stored.key, turn_id)
     if commit.defer_inputs_of_turn is not None and (left.has_active_inputs or left.has_taken):
         inputs.defer_inputs_of_turn(connection, stored.key, commit.defer_inputs_of_turn)
-    return left.has_waiting or left.has_taken
+    return left.has_waiting or bool(left.has_taken)
 
 
 def _enqueue(
@@ -285,8 +284,7 @@ def _replay(connection: sqlite3.Connection, stored: _Found, commit: RuntimeCommi
 def _require_head(stored: StoredHead, commit: RuntimeCommit) -> None:
     """Step 4: compare and set; no expectation is legal only for an absent head or a full replacement."""
     expected, actual = commit.expected_head_revision, stored.head_revision
-    is_unconditional = expected is None and (actual is None or isinstance(commit.graph, ReplaceFull))
-    if not is_unconditional and expected != actual:
+    if expected != actual and not (expected is None and isinstance(commit.graph, ReplaceFull)):
         raise HeadRevisionConflict(expected, actual)
 
 
@@ -382,7 +380,7 @@ def _write_graph(
     elif stored.leaf_node_id is not None and stored.leaf_seq is not None:
         known[stored.leaf_node_id] = stored.leaf_seq
     next_seq = stored.next_seq
-    if isinstance(delta, Append | ReplaceFull):
+    if prepared.nodes:
         next_seq = graph.append_nodes(connection, stored, prepared.nodes, ordinals, known=known)
     return next_seq, *_leaf_place(connection, stored, delta.leaf_node_id, known)
 
@@ -391,8 +389,10 @@ def _leaf_place(
     connection: sqlite3.Connection, stored: StoredHead, leaf: str | None, known: dict[str, int]
 ) -> tuple[int | None, int | None]:
     """The seq of the new leaf, and whose row it is: None for the session's own."""
-    seq = None if leaf is None else known.get(leaf)
-    if leaf is None or (seq is not None and seq >= stored.next_seq):
+    if leaf is None:
+        return None, None
+    seq = known.get(leaf)
+    if seq is not None and seq >= stored.next_seq:
         return seq, None
     if seq is not None and seq == stored.leaf_seq:
         return seq, stored.leaf_key

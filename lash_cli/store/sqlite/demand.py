@@ -94,11 +94,17 @@ _BEFORE_ALL: Final = 0
 
 
 class Left(msgspec.Struct, frozen=True):
-    """What a commit leaves of the queue: rows its turn took, text for a running turn, anything that waits."""
+    """What a commit leaves of the queue: rows its turn took, text for a running turn, anything else that waits; fields
+    in the order of the columns."""
 
-    has_taken: bool
-    has_active_inputs: bool
-    has_waiting: bool
+    has_taken: int
+    has_active_inputs: int
+    has_others: int
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anything waits that nobody holds."""
+        return bool(self.has_active_inputs or self.has_others)
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -114,8 +120,7 @@ class _Found(msgspec.Struct, frozen=True):
 
 def read_left(connection: sqlite3.Connection, session_key: int, turn_id: str | None, generation: int) -> Left:
     """What is left of the queue after turn `turn_id` settled its claims, as `generation` sees it."""
-    taken, active, waiting = connection.execute(_LEFT, (session_key, turn_id, generation)).fetchone()
-    return Left(bool(taken), bool(active), bool(active or waiting))
+    return Left(*connection.execute(_LEFT, (session_key, turn_id, generation)).fetchone())
 
 
 def _find(connection: sqlite3.Connection, session: StoredSession, now_ms: int) -> _Found:

@@ -141,9 +141,9 @@ def append_nodes(
     Raises `ConflictError`: `node_unknown` for a missing parent,
     `agent_frame_unknown`, `node_exists`.
     """
-    seq = stored.next_seq
+    first_place = place_at(stored.key, 0)
     rows = []
-    for prepared in nodes:
+    for seq, prepared in enumerate(nodes, stored.next_seq):
         node = prepared.node
         parent = node.parent_node_id
         if parent is None:
@@ -152,15 +152,14 @@ def append_nodes(
             parent_seq = known[parent] = place_of(connection, stored, parent).seq
         if (ordinal := ordinals.get(node.agent_frame_id)) is None:
             ordinal = ordinals[node.agent_frame_id] = _ordinal_of(connection, stored.key, node.agent_frame_id)
-        place = place_at(stored.key, seq)
+        place = first_place + seq
         rows.append((place, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
         known[node.node_id] = seq
-        seq += 1
     try:
         connection.executemany(_INSERT_NODE, rows)
     except sqlite3.IntegrityError as error:
         raise ConflictError("a node of this commit is in the graph already", code="node_exists") from error
-    return seq
+    return stored.next_seq + len(nodes)
 
 
 def _ordinal_of(connection: sqlite3.Connection, session_key: int, frame_id: str) -> int:

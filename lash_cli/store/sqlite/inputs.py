@@ -133,6 +133,12 @@ NO_LIMIT: Final = -1
 InputRow = tuple[int, str, str, str, int, str, str | None, str | None, str | None, int | None, int]
 
 
+# Who claims a row: the turn, the id and the token of the claim, and its generation.
+ClaimColumns = tuple[str, str, str, int]
+# What a row says of its ingress: as it is now, as it was submitted, the turn and the boundary it is for, and its state.
+_FOR_NEXT_TURN: Final = (_NEXT_TURN, "", None, None, InputState.DEFERRED_NEXT_TURN.value)
+
+
 class Submitted(msgspec.Struct, frozen=True):
     """What stands under a source key whose submission equals the one presented."""
 
@@ -230,27 +236,17 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
     return Submitted(found, turn_id, generation)
 
 
-def _insert(
+def insert(
     connection: sqlite3.Connection,
     session_key: int,
     draft: InputDraft,
     now_ms: int,
-    claim: tuple[str, str, str, int] | None,
+    claim: ClaimColumns | None = None,
 ) -> PendingTurnInput:
-    ingress = encode(draft.ingress).decode()
-    state = initial_state(draft.ingress)
-    values = (
-        draft.input_id,
-        session_key,
-        draft.source_key,
-        ingress,
-        encode_submitted(draft.ingress),
-        draft.ingress.turn_id if isinstance(draft.ingress, ActiveTurn) else None,
-        draft.ingress.min_boundary if isinstance(draft.ingress, ActiveTurn) else None,
-        state.value,
-        encode(draft.input).decode(),
-        now_ms,
-    )
+    """Store a draft, which waits or is `claim`ed already; raises `ConflictError` (`input_exists`) for a used input
+    id."""
+    address = _FOR_NEXT_TURN if isinstance(draft.ingress, NextTurn) else _address_of(draft.ingress)
+    values = (draft.input_id, session_key, draft.source_key, *address, encode(draft.input).decode(), now_ms)
     try:
         if claim is None:
             seq = connection.execute(_INSERT, values).lastrowid
@@ -259,29 +255,15 @@ def _insert(
     except sqlite3.IntegrityError as error:
         raise ConflictError(f"input {draft.input_id!r} exists already", code="input_exists") from error
     assert seq is not None, "an insert has a rowid"
+    state = initial_state(draft.ingress)
     return PendingTurnInput(
         draft.input_id, draft.session_id, seq, draft.ingress, state, now_ms, draft.input, draft.source_key
     )
 
 
-def insert(connection: sqlite3.Connection, session_key: int, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    """Store a draft that waits; raises `ConflictError` (`input_exists`) for a used input id."""
-    return _insert(connection, session_key, draft, now_ms, None)
-
-
-def insert_claimed(
-    connection: sqlite3.Connection,
-    session_key: int,
-    draft: InputDraft,
-    now_ms: int,
-    *,
-    turn_id: str,
-    claim_id: str,
-    claim_token: str,
-    generation: int,
-) -> PendingTurnInput:
-    """Store a draft already claimed by `turn_id`; raises `ConflictError` (`input_exists`) for a used input id."""
-    return _insert(connection, session_key, draft, now_ms, (turn_id, claim_id, claim_token, generation))
+def _address_of(ingress: ActiveTurn) -> tuple[str, str, str, str, str]:
+    encoded = encode(ingress).decode()
+    return encoded, encoded, ingress.turn_id, ingress.min_boundary, InputState.PENDING_ACTIVE.value
 
 
 def claim_one(

@@ -17,7 +17,7 @@ from lash_cli.core.codec import Record, decode, encode
 from lash_cli.core.commit import RuntimeCommit, RuntimeCommitResult, TurnStamp, TurnSummary
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue, TurnOutcome
-from lash_cli.core.usage import TokenUsage
+from lash_cli.core.usage import NO_USAGE, TokenUsage
 from lash_cli.store.sqlite.answers import LEFT_TO_ITS_NODE
 
 # The running row becomes the stamp. An index that stays the same is not named, so that its b-tree is not written.
@@ -132,7 +132,7 @@ def decode_result(body: str, head_revision: int, answer_node_id: str | None) -> 
 
 def _spent(calls: Iterable[LlmCallRecord]) -> TokenUsage:
     """What all attempts of all calls cost."""
-    return sum((call.usage for call in calls), TokenUsage())
+    return sum([call.usage for call in calls], NO_USAGE)
 
 
 def write(

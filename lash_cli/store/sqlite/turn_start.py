@@ -102,16 +102,8 @@ def start_with_text(
     generation = lease.fencing_token
     claim_id = f"tic:{request.turn_id}:{generation}"
     if submitted is None:
-        row = inputs.insert_claimed(
-            connection,
-            stored.key,
-            request.draft,
-            request.now_ms,
-            turn_id=request.turn_id,
-            claim_id=claim_id,
-            claim_token=request.claim_token,
-            generation=generation,
-        )
+        holder = (request.turn_id, claim_id, request.claim_token, generation)
+        row = inputs.insert(connection, stored.key, request.draft, request.now_ms, holder)
     else:
         row = submitted.input
         inputs.claim_one(
