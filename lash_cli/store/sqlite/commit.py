@@ -163,9 +163,10 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     commit = prepared.commit
     turn_id = None if commit.turn is None else commit.turn.turn_id
     stored = read_session_as(_Found, connection, _READ, (turn_id, commit.session_id), commit.session_id)
-    replayed = _replay(connection, stored, commit)
-    if replayed is not None:
-        return replayed
+    if stored.turn_row_state == "committed":
+        replayed = _replay(connection, stored, commit)
+        if replayed is not None:
+            return replayed
     leases.require_live(stored, commit.fence, now_ms)
     _require_head(stored, commit)
     _pass_gate(connection, stored, commit)
@@ -180,7 +181,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     components_json = encode(components).decode()
     checkpoint_ref = checkpoint_ref_of(prepared.turn_state, components_json)
     revision = (stored.head_revision or 0) + 1
-    _write_usage(connection, stored, commit, revision)
+    _write_usage(connection, stored, commit, revision, turn_id)
     ordinals, frame_ordinal = _write_frames(connection, stored, prepared)
     next_seq, leaf_seq, leaf_key = _write_graph(connection, stored, prepared, ordinals)
     connection.execute(
@@ -261,8 +262,7 @@ def checkpoint_ref_of(turn_state: str, components: str) -> str:
 
 def _replay(connection: sqlite3.Connection, stored: _Found, commit: RuntimeCommit) -> RuntimeCommitResult | None:
     """Step 2: the stored result of a turn committed before, and the release that was asked for."""
-    if commit.turn is None or stored.turn_row_state != "committed":
-        return None
+    assert commit.turn is not None, "the row of its turn was found"
     result = stamps.read_result(connection, stored.key, commit.turn.turn_id)
     if result is None:
         return None
@@ -322,9 +322,10 @@ def _write_components(connection: sqlite3.Connection, stored: StoredHead, prepar
     return refs
 
 
-def _write_usage(connection: sqlite3.Connection, stored: StoredHead, commit: RuntimeCommit, revision: int) -> None:
+def _write_usage(
+    connection: sqlite3.Connection, stored: StoredHead, commit: RuntimeCommit, revision: int, turn_id: str | None
+) -> None:
     """Step 7."""
-    turn_id = None if commit.turn is None else commit.turn.turn_id
     for ordinal, entry in enumerate(commit.usage_deltas):
         counters = msgspec.structs.astuple(entry.usage)
         connection.execute(
@@ -374,10 +375,10 @@ def _write_graph(
 ) -> tuple[int, int | None, int | None]:
     """Step 8: append or replace, then move the leaf; returns the next free seq, and seq and key of the leaf."""
     delta = prepared.commit.graph
-    known: dict[str, int] = {}
+    known: dict[str | None, int | None] = {}
     if isinstance(delta, ReplaceFull):
         graph.hide_all_nodes(connection, stored.key)
-    elif stored.leaf_node_id is not None and stored.leaf_seq is not None:
+    elif stored.leaf_node_id is not None:
         known[stored.leaf_node_id] = stored.leaf_seq
     next_seq = stored.next_seq
     if prepared.nodes:
@@ -386,7 +387,7 @@ def _write_graph(
 
 
 def _leaf_place(
-    connection: sqlite3.Connection, stored: StoredHead, leaf: str | None, known: dict[str, int]
+    connection: sqlite3.Connection, stored: StoredHead, leaf: str | None, known: dict[str | None, int | None]
 ) -> tuple[int | None, int | None]:
     """The seq of the new leaf, and whose row it is: None for the session's own."""
     if leaf is None:

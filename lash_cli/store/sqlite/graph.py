@@ -133,7 +133,7 @@ def append_nodes(
     nodes: Sequence[PreparedNode],
     ordinals: dict[str, int],
     *,
-    known: dict[str, int],
+    known: dict[str | None, int | None],
 ) -> int:
     """Insert `nodes` from `stored.next_seq` on and return the next free seq.
 
@@ -145,15 +145,15 @@ def append_nodes(
     rows = []
     for seq, prepared in enumerate(nodes, stored.next_seq):
         node = prepared.node
-        parent = node.parent_node_id
-        if parent is None:
-            parent_seq = None
-        elif (parent_seq := known.get(parent)) is None:
-            parent_seq = known[parent] = place_of(connection, stored, parent).seq
-        if (ordinal := ordinals.get(node.agent_frame_id)) is None:
-            ordinal = ordinals[node.agent_frame_id] = _ordinal_of(connection, stored.key, node.agent_frame_id)
+        parent, frame = node.parent_node_id, node.agent_frame_id
+        if parent not in known:
+            known[parent] = None if parent is None else place_of(connection, stored, parent).seq
+        if frame not in ordinals:
+            ordinals[frame] = _ordinal_of(connection, stored.key, frame)
         place = first_place + seq
-        rows.append((place, node.node_id, parent_seq, ordinal, node.at_ms, prepared.caused_by, prepared.body))
+        rows.append(
+            (place, node.node_id, known[parent], ordinals[frame], node.at_ms, prepared.caused_by, prepared.body)
+        )
         known[node.node_id] = seq
     try:
         connection.executemany(_INSERT_NODE, rows)
