@@ -17,7 +17,8 @@ LashError
 │   ├── HeadRevisionConflict, RuntimeTurnCommitConflict, PendingTurnInputSourceKeyConflict
 │   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, QueueHeld, ReconfigureError
 ├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
-│   └── StoreReadOnly       5   permissions_unsafe
+│   ├── StoreReadOnly       5   permissions_unsafe
+│   └── TooManyOpenFiles    5   too_many_open_files
 ├── TurnStoppedError        6   turn_stopped:{…}
 ├── ProviderFailed          6   quota_exhausted, model_not_found, …: a provider's own no, outside of a turn
 ├── TurnCancelledError      7   turn_cancelled
@@ -41,6 +42,7 @@ LashError
 
 from __future__ import annotations
 
+from errno import EMFILE, ENFILE
 from typing import Any, ClassVar
 
 
@@ -346,6 +348,33 @@ class StoreReadOnly(ConfigError):
     """The database or its directory cannot be written."""
 
     default_code = "permissions_unsafe"
+
+
+class TooManyOpenFiles(ConfigError):
+    """This process may not open one file more; what needed one was not done."""
+
+    default_code = "too_many_open_files"
+    default_hint = "let it have more files open, for example: ulimit -n 256"
+
+    @classmethod
+    def behind(cls, error: Exception) -> TooManyOpenFiles | None:
+        """`error` as one of these when nothing else is at the bottom of it, whatever it was taken for; else None.
+
+        An error that leaves open whether something was done stays what it is.
+        """
+        cause: BaseException | None = error
+        while cause is not None and not getattr(cause, "ambiguous", False):
+            if isinstance(cause, cls):
+                return cause
+            # A module in machine code is opened by the system's loader, which has these words for it and no number.
+            is_one = isinstance(cause, OSError) and cause.errno in (EMFILE, ENFILE)
+            if is_one or (isinstance(cause, ImportError) and "Too many open files" in str(cause)):
+                name = getattr(cause, "filename", None)
+                told = cls("too many open files" if name is None else f"{name} cannot be opened: too many open files")
+                told.__cause__ = error
+                return told
+            cause = cause.__cause__
+        return None
 
 
 class CorruptNode(StoreUnusable):

@@ -3,8 +3,10 @@
 `run` is the only place that turns exceptions into exit statuses. An expected
 error (`LashError`, or a usage error of the command-line parser) becomes
 `error:`/`hint:` lines or one JSON line on stderr; anything else becomes code
-`internal` with its traceback in the log file. Whatever is printed passes the
-redactor first, so no key can leave through an error.
+`internal` with its traceback in the log file. Where a process may open no more
+files, anything that opens one fails, an import too: that is told as what it is,
+wherever it struck. Whatever is printed passes the redactor first, so no key can
+leave through an error.
 """
 
 from __future__ import annotations
@@ -16,13 +18,14 @@ from typing import Any
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_notice, write_note
-from lash_cli.errors import LashError, UsageError
+from lash_cli.errors import LashError, TooManyOpenFiles, UsageError
 from lash_cli.views.safe_text import safe_text
 
 # A message that quotes what it was given stays readable whatever that was; the middle is left out.
 MESSAGE_CHARS = 2_000
 EXIT_INTERRUPTED = 130
 EXIT_CLOSED_PIPE = 141
+_STDIN = 0
 
 
 def run(main: Callable[[], int]) -> int:
@@ -40,7 +43,7 @@ def _status_of(main: Callable[[], int]) -> int:
             sys.stdout.flush()
         return status
     except LashError as error:
-        return report(error)
+        return _report_last(error)
     except BrokenPipeError:
         return _abandon_stdout()
     except KeyboardInterrupt:
@@ -50,8 +53,7 @@ def _status_of(main: Callable[[], int]) -> int:
     except OSError as error:
         return _report_os_error(error)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: everything becomes `internal`
-        parser_error = as_usage_error(error)
-        return report(parser_error) if parser_error is not None else report(_internal(error))
+        return _report_last(as_usage_error(error) or error)
 
 
 def report(error: LashError) -> int:
@@ -89,8 +91,15 @@ def error_document(error: LashError) -> dict[str, Any]:
 
 
 def failure_document(error: Exception) -> dict[str, Any]:
-    """The JSON form of whatever was raised; what nobody expected is `internal`, with its traceback in the log file."""
-    return error_document(error if isinstance(error, LashError) else _internal(error))
+    """The JSON form of whatever was raised, as `told_as` tells it."""
+    return error_document(told_as(error))
+
+
+def told_as(error: Exception) -> LashError:
+    """The error that is told for whatever was raised; what nobody expected is `internal`, with its traceback in the log
+    file."""
+    too_many = TooManyOpenFiles.behind(error)
+    return too_many or (error if isinstance(error, LashError) else _internal(error))
 
 
 def as_usage_error(error: Exception) -> UsageError | None:
@@ -120,6 +129,16 @@ def _internal(error: Exception) -> LashError:
     return failure
 
 
+def _report_last(error: Exception) -> int:
+    if TooManyOpenFiles.behind(error) is not None:
+        # Room for one file: what the failure is told with may have to be loaded, and nobody reads stdin any more.
+        try:
+            os.close(_STDIN)
+        except OSError:
+            pass
+    return report(told_as(error))
+
+
 def _report_os_error(error: OSError) -> int:
     import errno
 
@@ -128,7 +147,7 @@ def _report_os_error(error: OSError) -> int:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None:
         _discard_stdout()
         return report(_unwritten(error))
-    return report(_internal(error))
+    return _report_last(error)
 
 
 def _unwritten(error: OSError) -> LashError:

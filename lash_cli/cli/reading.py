@@ -25,13 +25,18 @@ NO_STORE_CODE = "store_not_found"
 def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEventLoop] | None = None) -> T:
     """Run `work` on an event loop of its own, asyncio's unless `new_loop` makes another; what is logged meanwhile goes
     to the log file."""
-    import asyncio
+    try:
+        import asyncio
+        import concurrent.futures.thread  # noqa: F401 - the store is closed with it: not to be missed then
 
-    from lash_cli.cli.logs import log_to_file
+        from lash_cli.cli.logs import log_to_file
 
-    log_to_file()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(work)
+        log_to_file()
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            return runner.run(work)
+    finally:
+        # Python would complain of one that never began.
+        work.close()
 
 
 def run_watching(work: Coroutine[Any, Any, T]) -> T:

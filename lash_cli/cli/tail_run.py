@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from lash_cli.cli.failure import told_as
 from lash_cli.cli.following import Following, following
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
@@ -84,15 +85,13 @@ class Tail:
                     failure = await self._outcome_error()
                 except LashError as unreadable:
                     failure = unreadable
-            error = failure if isinstance(failure, LashError) else None
-            if isinstance(failure, Exception) and error is None:
-                error = LashError(f"unexpected failure: {type(failure).__name__}")
+            error = told_as(failure) if isinstance(failure, Exception) else None
             if error is not None and reason not in (UNTIL_IDLE, UNTIL_TURN):
                 reason = "error"
             status = error.exit_status if error is not None else state.exit_status
             await self._sink.end(watched, reason, status, error)
         if failure is not None and not state.is_over:
-            raise failure
+            raise error or failure
         return state.exit_status
 
     async def _sessions(self, opened: RuntimePersistence | None) -> tuple[RuntimePersistence, list[SessionRow]]:

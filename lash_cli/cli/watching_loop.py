@@ -17,15 +17,30 @@ from typing import Final
 
 # uvloop is made for CPython, on systems that are not Windows.
 _HAS_UVLOOP: Final = sys.platform != "win32" and sys.implementation.name == "cpython"
+# More than a loop of uvloop opens for itself.
+_LOOP_DESCRIPTORS: Final = 10
 
 
 def new_watching_loop() -> asyncio.AbstractEventLoop:
-    """A loop for a process that watches; hand it to `run_async` or `asyncio.Runner`."""
+    """A loop for a process that watches; hand it to `run_async` or `asyncio.Runner`. Raises the `OSError` of a process
+    that may not open enough files for it."""
     if _HAS_UVLOOP:
         from lash_cli.cli.uv_watching import WatchingLoop
 
+        _require_descriptors(_LOOP_DESCRIPTORS)
         return WatchingLoop()
     return asyncio.new_event_loop()
+
+
+def _require_descriptors(count: int) -> None:
+    """Find out whether there are so many before libuv does, which aborts the process without them."""
+    taken: list[int] = []
+    try:
+        for _ in range(count):
+            taken.append(os.dup(sys.stderr.fileno()))
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def let_workers_go_first() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.core.protocols import Clock
-from lash_cli.errors import ConfigError, LashError, LashRuntimeError, NotFoundError, SessionClosed
+from lash_cli.errors import ConfigError, LashError, LashRuntimeError, NotFoundError, SessionClosed, TooManyOpenFiles
 from lash_cli.runtime.demand import Drainable, SessionOpener, is_passing
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.work_events import (
@@ -242,7 +242,8 @@ class QueueWorker:
             await self._pass_failed(session_id, error)
         except Exception as error:  # noqa: BLE001 - a fault of one session must not end the others, and is told
             _log.exception("draining session %s failed", session_id)
-            await self._pass_failed(session_id, LashRuntimeError("internal", f"{type(error).__name__}: {error}"))
+            internal = LashRuntimeError("internal", f"{type(error).__name__}: {error}")
+            await self._pass_failed(session_id, TooManyOpenFiles.behind(error) or internal)
 
     async def _drain(self, session_id: str, session: Drainable) -> None:
         async def show(activity: TurnActivity) -> None:

@@ -34,9 +34,7 @@ ON CONFLICT DO UPDATE SET deleted_at_ms = deleted_at_ms + 1
 WAIT_S = 30
 
 # What is struck while it is opened is closed by being dropped, which Python remarks on.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:unclosed {what}:ResourceWarning") for what in ("database", "file")
-]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:unclosed {what}:ResourceWarning") for what in ("database", "file")]
 
 Job = Callable[[sqlite3.Connection], str]
 

@@ -83,11 +83,13 @@ def write_copy(source: sqlite3.Connection, target: Path) -> None:
     with _unfinished(target) as draft:
         with mapped_errors(target):
             copy = connect(draft, ())
-            try:
+        try:
+            # Told before it is closed, which would make room for the file that could not be opened.
+            with mapped_errors(target):
                 source.backup(copy)
                 copy.execute(_SINGLE_FILE).fetchone()
-            finally:
-                copy.close()
+        finally:
+            copy.close()
         _sync(draft)
         _publish(draft, target)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
+from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable, TooManyOpenFiles
 from lash_cli.store.sqlite.file_names import StrPath, file_uri, is_in_the_way
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
@@ -28,6 +28,7 @@ _STATEMENT_CACHE: Final = 256
 # The last one is what a reader gets that lost the race for a lock for ten seconds.
 _LOCKED_CODES: Final = {5, 6, 15}
 _READ_ONLY_CODES: Final = {3, 8, 14, 23}
+_CANNOT_OPEN: Final = 14
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
 _MISSING_PARTS: Final = ("no such table", "no such column", "vtable constructor failed")
@@ -88,6 +89,8 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     primary = code & 0xFF if isinstance(code, int) else None
     if primary in _LOCKED_CODES:
         return StoreLocked(f"{path} stayed locked by another process")
+    if primary == _CANNOT_OPEN and not _has_descriptor_left():
+        return TooManyOpenFiles(f"{path} cannot be opened: too many open files")
     if primary in _READ_ONLY_CODES:
         return StoreReadOnly(
             f"{path} cannot be opened or written: {error}",
@@ -96,6 +99,16 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
         return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
     return StoreError(f"{path}: {error}")
+
+
+def _has_descriptor_left() -> bool:
+    """Asked of the system because SQLite keeps to itself why it cannot open a file."""
+    try:
+        # Not of the database: closing it would drop the locks that this process has on it.
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return TooManyOpenFiles.behind(error) is None
+    return True
 
 
 @contextlib.contextmanager
@@ -155,7 +168,7 @@ def connect(
 ) -> sqlite3.Connection:
     """A connection to an existing file, usable from any thread, transactions under our own control.
 
-    Raises `StoreReadOnly` for what is no file, before it is touched.
+    Raises `StoreReadOnly` for what is no file, before it is touched, and `TooManyOpenFiles`.
     """
     if is_in_the_way(path):
         raise in_the_way(path)
@@ -172,7 +185,11 @@ def connect(
     try:
         for pragma in pragmas:
             connection.execute(pragma)
-    except BaseException:
+    except BaseException as error:
+        told = told_error(error, path)
         connection.close()
+        if isinstance(told, TooManyOpenFiles):
+            # Now there may be room again, and whoever asked why would be told something else.
+            raise told from error
         raise
     return connection

@@ -17,7 +17,7 @@ from _weakrefset import WeakSet  # by `threading` anyway; `weakref` itself would
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
-from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable
+from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable, TooManyOpenFiles
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
@@ -68,7 +68,8 @@ def _create_file(path: StrPath) -> None:
         if (directory and not os.path.isdir(directory)) or not os.path.isfile(path):
             raise in_the_way(path) from None
     except OSError as error:
-        raise StoreReadOnly(f"{path} cannot be created: {error.strerror}") from error
+        uncreated = StoreReadOnly(f"{path} cannot be created: {error.strerror}")
+        raise TooManyOpenFiles.behind(error) or uncreated from error
 
 
 def _is_current(connection: sqlite3.Connection, path: StrPath) -> bool:
@@ -225,9 +226,9 @@ class Database:
         """Open the file, creating and migrating it as needed (nothing of that with `read_only`).
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
-        when file or directory cannot be used (`network_filesystem`: it would be damaged there), `StoreLocked` after
-        `lock_timeout_s` of waiting for another process, and `NotFoundError` (`store_not_found`) for a missing file with
-        `read_only`.
+        when file or directory cannot be used (`network_filesystem`: it would be damaged there), `TooManyOpenFiles`,
+        `StoreLocked` after `lock_timeout_s` of waiting for another process, and `NotFoundError` (`store_not_found`) for
+        a missing file with `read_only`.
         """
         if not read_only:
             if not os.path.exists(path):

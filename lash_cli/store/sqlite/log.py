@@ -15,7 +15,7 @@ import time
 from io import FileIO
 from typing import Final
 
-from lash_cli.errors import LashError, StoreError, StoreReadOnly
+from lash_cli.errors import LashError, StoreError, StoreReadOnly, TooManyOpenFiles
 from lash_cli.store.sqlite.connections import (
     BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
@@ -51,14 +51,16 @@ class Log:
         self._file: FileIO | None = None
 
     def open(self) -> FileIO:
-        """The open file. Raises `StoreReadOnly` where who found nothing to write may not write, and `StoreError`."""
+        """The open file, to be asked for before anything is committed that is to be synced. Raises `TooManyOpenFiles`,
+        `StoreReadOnly` where who found nothing to write may not write, and `StoreError`."""
         if self._file is None:
             try:
-                self._file = open(self._path, "r+b", buffering=0)
+                self._file = FileIO(self._path, "r+")
             except PermissionError as error:
                 raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
             except OSError as error:
-                raise StoreError(f"{self._path} cannot be opened: {error.strerror}") from error
+                unopened = StoreError(f"{self._path} cannot be opened: {error.strerror}")
+                raise TooManyOpenFiles.behind(error) or unopened from error
         return self._file
 
     def sync(self) -> None:

@@ -398,10 +398,14 @@ class Writer:
     def _commit(self, connection: WriterConnection, group: list[Request]) -> None:
         """Commit what a group did, tell who watches, and sync it if one of them asked for that."""
         if connection.in_transaction:
+            is_to_be_synced = not self._always_normal and any(request.durable for request in group)
+            if is_to_be_synced:
+                # Who cannot open it has committed nothing.
+                self._log.open()
             connection.execute(COMMIT)
             # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
             connection.announce(self.ring, is_whole=all(request.error is None for request in group))
-            if not self._always_normal and any(request.durable for request in group):
+            if is_to_be_synced:
                 self._log.sync()
         else:
             connection.forget()

@@ -1,0 +1,111 @@
+"""A process that may open few files: what it does is whole, or not done and told as what it is (contract 08 §6.4).
+
+Whatever opens a file can be the one that finds no room, an import too, so the limits climb from where hardly anything
+can be loaded to where every command goes through.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cli import Result, run_lash, spawn_lash
+from support.error_world import dump
+
+LIMITS = (6, 7, 8, 9, 10, 11, 12, 13, 14, 24)
+LOOKS = (
+    ("show", "demo"),
+    ("log", "demo"),
+    ("search", "first"),
+    ("tail", "--all", "--no-follow"),
+    ("tail", "demo", "--no-follow"),
+    ("db", "info"),
+)
+WORK = (
+    ("open", "fresh"),
+    ("enqueue", "demo", "later"),
+    ("turn", "demo", "!text second"),
+    ("work", "demo", "--until-empty"),
+    ("db", "backup"),
+)
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a session of one turn that is in the index, and one text that waits."""
+    home = tmp_path_factory.mktemp("few") / "home"
+    seed = (("open", "demo"), ("turn", "demo", "!text first"), ("enqueue", "demo", "!text queued"), ("search", "first"))
+    for arguments in seed:
+        assert run_lash(arguments, home=home).code == 0
+    return home
+
+
+def limited(arguments: tuple[str, ...], home: Path, limit: int) -> Result:
+    """Run a command that may have no more than `limit` files open, its three streams among them."""
+    # What was not compiled yet would be written where there is room.
+    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
+    form = "jsonl" if arguments[0] == "tail" else "json"
+    with spawn_lash(
+        (*arguments, "-o", form),
+        home=home,
+        env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+    ) as process:
+        out, err = process.communicate(timeout=60)
+    return Result(process.returncode, out.decode(), err.decode())
+
+
+def assert_told(done: Result, arguments: tuple[str, ...], limit: int) -> None:
+    where = (arguments, limit, done)
+    assert len(done.err.splitlines()) == 1, where
+    assert (done.code, done.error["code"], done.error["exit"]) == (5, "too_many_open_files", 5), where
+    assert "ulimit -n" in done.error["hint"] and not done.error["retryable"] and not done.error["ambiguous"], where
+    if arguments[0] == "tail" and done.out:
+        end = json.loads(done.out.splitlines()[-1])
+        assert (end["type"], end["exit"], end["error"]["code"]) == ("stream_end", 5, "too_many_open_files"), where
+    else:
+        assert done.out == "", where
+
+
+@pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
+def test_a_look_without_descriptors_is_told_and_changes_nothing(
+    seeded: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(seeded, home)
+    before = dump(home / "lash.db")
+    codes = []
+    for limit in LIMITS:
+        done = limited(arguments, home, limit)
+        codes.append(done.code)
+        if done.code != 0:
+            assert_told(done, arguments, limit)
+    assert (codes[0], codes[-1]) == (5, 0), codes
+    assert dump(home / "lash.db") == before
+
+
+@pytest.mark.parametrize("arguments", WORK, ids=" ".join)
+def test_work_without_descriptors_is_done_or_told_and_can_be_done_then(
+    seeded: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    codes = []
+    for limit in LIMITS:
+        home = tmp_path / str(limit) / "home"
+        shutil.copytree(seeded, home)
+        before = dump(home / "lash.db")
+        done = limited(arguments, home, limit)
+        codes.append(done.code)
+        if done.code == 0:
+            continue
+        assert_told(done, arguments, limit)
+        shown = run_lash(("show", "demo", "-o", "json"), home=home).json
+        assert shown["held_at"] is None, "what is the matter with a worker says nothing about the queue"
+        if shown["unfinished_turn"] is None:
+            assert dump(home / "lash.db") == before, (arguments, limit)
+            assert run_lash(arguments, home=home).code == 0
+        else:
+            assert run_lash(("resume", "demo"), home=home).code == 0
+    assert (codes[0], codes[-1]) == (5, 0), codes
