@@ -123,9 +123,13 @@ class TurnBuilder:
         """Run the request in a task of its own, which tells of its end as the last thing it does: its callbacks are
         called a pass of the event loop later, and wake the caller in the next one."""
         try:
-            return await self._run(self._request, self._token, sink)
+            return await self._run_here(sink)
         finally:
             _tell(ended)
+
+    def _run_here(self, sink: Sink) -> Coroutine[Any, Any, TurnOutput]:
+        """Run to the end in the calling task, which nobody may cancel who wants the turn to be committed."""
+        return self._run(self._request, self._token, sink)
 
     def stream(self) -> TurnStream:
         """The turn as an async context manager that is iterated for its activities."""
@@ -191,7 +195,7 @@ class TurnStream:
 
     async def _run(self) -> TurnOutput:
         try:
-            return await self._builder.stream_to(self._put)
+            return await self._builder._run_here(self._put)
         finally:
             if not self._is_draining:
                 await self._queue.put(None)
@@ -217,7 +221,8 @@ class TurnStream:
         activity = await self._queue.get()
         if activity is None:
             self._is_draining = True
-            await asyncio.wait({self._task})
+            if not self._task.done():
+                await asyncio.wait({self._task})
             self._raise_failure(self._task)
             raise StopAsyncIteration
         return activity

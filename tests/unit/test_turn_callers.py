@@ -18,9 +18,10 @@ Work = Callable[[CancelToken], Coroutine[Any, Any, None]]
 
 
 class Turn:
-    """A turn that does `work`, and the task of its caller, which has not taken its first step."""
+    """A turn that does `work`, and the task of its caller, which has not taken its first step. It waits for the turn,
+    or reads it as a stream."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, is_streamed: bool = False) -> None:
         self._work = work
         self.output = TurnOutput(None)
         self.task: asyncio.Task[TurnOutput] | None = None
@@ -28,16 +29,25 @@ class Turn:
         self.has_ended = False
         self.reported: list[str] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, told: self.reported.append(told["message"]))
+        self.seen: list[object] = []
         builder = TurnBuilder(self._run, TurnRequest(None))
-        self.caller = asyncio.ensure_future(builder.stream_to(_unseen))
+        self.caller = asyncio.ensure_future(self._read(builder) if is_streamed else builder.stream_to(_unseen))
 
     async def _run(self, request: TurnRequest, token: CancelToken, sink: Sink) -> TurnOutput:
         self.task, self.token = asyncio.current_task(), token
         try:
+            await sink("first")  # type: ignore[arg-type]
             await self._work(token)
+            await sink("last")  # type: ignore[arg-type]
         finally:
             self.has_ended = True
         return self.output
+
+    async def _read(self, builder: TurnBuilder) -> TurnOutput:
+        async with builder.stream() as stream:
+            async for activity in stream:
+                self.seen.append(activity)
+            return await stream.result()
 
     async def ends(self) -> BaseException | TurnOutput:
         """What the caller got, once the turn is over too."""
@@ -96,6 +106,24 @@ async def test_the_caller_gets_what_the_turn_answers_and_raises_what_it_raises()
     assert failed.is_reported() == []
 
 
+async def test_the_reader_of_a_stream_gets_every_activity_and_then_what_the_turn_answers_or_raises() -> None:
+    turn = Turn(a_while, is_streamed=True)
+    assert await turn.ends() is turn.output
+    assert turn.seen == ["first", "last"]
+    failed = Turn(fail, is_streamed=True)
+    assert isinstance(await failed.ends(), ValueError)
+    assert failed.seen == ["first"]
+    assert failed.is_reported() == []
+
+
+async def test_a_stream_runs_its_turn_in_the_one_task_it_starts() -> None:
+    before = asyncio.all_tasks()
+    turn = Turn(a_while, is_streamed=True)
+    await passes(3)
+    assert asyncio.all_tasks() - before == {turn.caller, turn.task}
+    await turn.ends()
+
+
 async def test_a_caller_goes_on_in_the_pass_after_the_last_one_of_its_turn() -> None:
     turn = Turn(at_once)
     await passes(2)
@@ -132,10 +160,13 @@ async def test_the_cancellation_of_a_caller_tells_what_the_turn_failed_with() ->
     assert turn.has_ended
 
 
-@pytest.mark.parametrize("work", [at_once, a_while, fail])
-async def test_a_caller_may_be_cancelled_in_every_pass_of_the_loop_and_waits_for_the_turn(work: Work) -> None:
-    for after in range(1, 12):
-        turn = Turn(work)
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["awaited", "streamed"])
+@pytest.mark.parametrize("work", [at_once, a_while, fail, until_stopped])
+async def test_a_caller_may_be_cancelled_in_every_pass_of_the_loop_and_waits_for_the_turn(
+    work: Work, is_streamed: bool
+) -> None:
+    for after in range(1, 20):
+        turn = Turn(work, is_streamed=is_streamed)
         await passes(after)
         was_over = turn.caller.done()
         turn.caller.cancel()
@@ -144,7 +175,7 @@ async def test_a_caller_may_be_cancelled_in_every_pass_of_the_loop_and_waits_for
         assert turn.is_reported() == [], after
         if was_over:
             return
-    raise AssertionError("the turn never ended")
+    assert work is until_stopped, "the turn never ended"
 
 
 async def test_a_caller_that_is_cancelled_again_goes_at_once_and_leaves_the_turn_to_end() -> None:
@@ -208,10 +239,11 @@ async def test_a_task_cancelled_before_it_begins_ends_its_caller() -> None:
     assert turn.is_reported() == []
 
 
-@pytest.mark.parametrize("after", range(8))
-async def test_a_loop_that_cancels_every_task_is_not_held_up(after: int) -> None:
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["awaited", "streamed"])
+@pytest.mark.parametrize("after", range(12))
+async def test_a_loop_that_cancels_every_task_is_not_held_up(after: int, is_streamed: bool) -> None:
     before = asyncio.all_tasks()
-    turn = Turn(a_while)
+    turn = Turn(a_while, is_streamed=is_streamed)
     await passes(after)
     for task in asyncio.all_tasks() - before:
         task.cancel()
