@@ -198,11 +198,12 @@ async def test_a_request_from_another_core_cancels_with_its_own_evidence(make_co
     caller.gate = asyncio.Event()
     session = await make_core(caller).open_session("s1")
     other = make_core(ScriptedCaller([]))
-    running = asyncio.create_task(session.turn("x").run())
+    running = asyncio.create_task(session.turn("x", turn_id="t1").run())
     await caller.entered.wait()
     receipt = await other.request_turn_cancel("s1", request_id="r1", reason="enough")
     assert receipt.outcome == "requested"
-    assert (await other.request_turn_cancel("s1", request_id="r2")).evidence.request_id == "r1"
+    # Named, because the turn may be over by now.
+    assert (await other.request_turn_cancel("s1", turn_id="t1", request_id="r2")).evidence.request_id == "r1"
     output = await running
     assert output.result.cancellation.request_id == "r1"
     again = await other.request_turn_cancel("s1", turn_id=output.result.turn_id)
