@@ -8,8 +8,8 @@ arbitrates.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import StrEnum
 
 from lash_cli.core.outcome import TurnCancellationEvidence
@@ -74,17 +74,10 @@ class CancelToken:
             self._event = asyncio.Event()
         await self._event.wait()
 
-    @contextmanager
-    def telling(self, call: Callable[[], object]) -> Iterator[None]:
+    def telling(self, call: Callable[[], object]) -> AbstractContextManager[None]:
         """Make `call`, which must not raise, when the token is tripped inside the block, or has been: `wait` for who
         waits for something else as well and needs no task for it."""
-        if self.is_set:
-            call()
-        self._calls.append(call)
-        try:
-            yield
-        finally:
-            self._calls.remove(call)
+        return _Telling(self, call)
 
     def forget_request(self) -> None:
         """Arm the token again after a request that was addressed to another turn of the same call."""
@@ -98,6 +91,24 @@ class CancelToken:
         if self.evidence is not None:
             return self.evidence
         return TurnCancellationEvidence(f"internal:{turn_id}", self.origin, self.reason)
+
+
+class _Telling:
+    """The block of `CancelToken.telling`."""
+
+    __slots__ = ("_call", "_token")
+
+    def __init__(self, token: CancelToken, call: Callable[[], object]) -> None:
+        self._token = token
+        self._call = call
+
+    def __enter__(self) -> None:
+        if self._token.is_set:
+            self._call()
+        self._token._calls.append(self._call)
+
+    def __exit__(self, *_: object) -> None:
+        self._token._calls.remove(self._call)
 
 
 class TurnCancelRegistry:

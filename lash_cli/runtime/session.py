@@ -321,9 +321,7 @@ class ResidentSession:
         )
 
     def _tools_need_saving(self) -> bool:
-        if Dirty.TOOLS in self.dirty:
-            return True
-        return bool(self.registry.generation) and self.registry.generation != self.saved_tool_generation
+        return Dirty.TOOLS in self.dirty or self.registry.generation not in (0, self.saved_tool_generation)
 
     def adopt_commit(self, commit: RuntimeCommit, result: RuntimeCommitResult, messages: Sequence[Message]) -> None:
         """Take over what a successful commit established; `messages` are those its nodes added."""
