@@ -69,14 +69,16 @@ def command(
 def _read_file(path: str) -> str:
     """The text of `--file`, before anything is touched; raises `UsageError`."""
     try:
-        with open(path, encoding="utf-8", newline="", opener=regular_or_given) as file:
-            text = file.read(LARGEST_FILE_BYTES + 1)
+        with open(path, "rb", opener=regular_or_given) as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", hint="nothing was done") from error
+    if len(data) > LARGEST_FILE_BYTES:
+        raise UsageError(f"{path} is larger than {LARGEST_FILE_BYTES // 2**20} MiB", hint="nothing was done")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}", hint="nothing was done") from error
-    if len(text) > LARGEST_FILE_BYTES:
-        raise UsageError(f"{path} is too large", hint="nothing was done")
     if not text.strip():
         raise UsageError(
             f"{path} is empty", code="empty_prompt", hint="to drop inputs: lash queue cancel-suffix SESSION IN"
