@@ -1,4 +1,4 @@
-"""The file that `lash queue edit --file` takes: its limit is in bytes, as that of every other text (contract 08 §5.2)."""
+"""The file that `lash queue edit --file` takes: its limit is in bytes, as that of any other text (contract 08 §5.2)."""
 
 from __future__ import annotations
 
