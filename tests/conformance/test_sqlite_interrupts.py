@@ -338,17 +338,24 @@ def test_an_interrupted_close_is_repeated_and_ends_every_thread(
     loop.close()
 
 
+_ALL = "SELECT session_id, deleted_at_ms FROM deleted_sessions"
+
+
 def read_all(database: Database) -> dict[str, int]:
-    return database.read(
-        lambda connection: dict(connection.execute("SELECT session_id, deleted_at_ms FROM deleted_sessions").fetchall())
-    )
+    return database.read(lambda connection: dict(connection.execute(_ALL).fetchall()))
 
 
 def peek_all(database: Database) -> dict[str, int]:
-    return dict(database.peek("SELECT session_id, deleted_at_ms FROM deleted_sessions", ()))
+    return dict(database.peek(_ALL, ()))
 
 
-@pytest.mark.parametrize(("within", "look"), [(_Reader.run, read_all), (_Reader.peek, peek_all)])
+def peek_beside(database: Database) -> dict[str, int]:
+    return dict(database._reader.peek(_ALL, ()))
+
+
+@pytest.mark.parametrize(
+    ("within", "look"), [(_Reader.run, read_all), (_Reader.peek, peek_beside), (Writer.peek, peek_all)]
+)
 def test_an_interrupted_read_leaves_no_snapshot_that_the_next_one_would_see(
     watched: Callable[[], Watched], within: Callable[..., object], look: Callable[[Database], dict[str, int]]
 ) -> None:

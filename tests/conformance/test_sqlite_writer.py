@@ -182,6 +182,31 @@ async def test_a_brief_write_takes_along_what_its_loop_put_off(database_path: Pa
     await database.aclose()
 
 
+async def test_who_looks_reads_with_the_connection_that_writes_and_waits_for_no_write(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = await opened(database_path, clock)
+    await database.write_brief(insert("before"))
+    statements: list[str] = []
+    connection = database.writer._connection
+    assert connection is not None
+    connection.set_trace_callback(statements.append)
+    assert names(database) == {"before"} and len(statements) == 1
+    held = Held()
+    writing = asyncio.create_task(database.write(held, durable=False))
+    assert await asyncio.to_thread(held.has_begun.wait, WAIT_S)
+    statements.clear()
+    assert names(database) == {"before"} and not statements, "what is not committed was read, or waited for"
+    held.may_end.set()
+    await writing
+    with pytest.raises(StoreError, match="no_such_thing"):
+        database.peek("SELECT no_such_thing", ())
+    await database.aclose()
+    with pytest.raises(StoreError) as caught:
+        names(database)
+    assert caught.value.code == "store_closed"
+
+
 @pytest.mark.parametrize("is_brief", [None, lambda: False], ids=["never asked", "too long"])
 async def test_what_is_not_brief_is_not_written_by_the_loop_and_keeps_its_place(
     database_path: Path, clock: ManualClock, is_brief: Callable[[], bool] | None

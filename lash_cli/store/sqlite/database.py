@@ -328,8 +328,10 @@ class Database:
         return int(mark)
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
-        """All rows of one SELECT, inline: a single statement needs no transaction around it."""
-        return self._reader.peek(statement, values)
+        """All rows of one SELECT, inline: a single statement needs no transaction around it. It sees every write that
+        was awaited."""
+        rows = self.writer.peek(statement, values)
+        return self._reader.peek(statement, values) if rows is None else rows
 
     async def read_bulk(self, job: Job[T]) -> T:
         """Run a `job` that reads many rows, in a worker thread and on its own connection.

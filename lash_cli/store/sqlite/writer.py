@@ -15,8 +15,8 @@ syncs overlap with ours.
 
 While this thread has nothing to do, a caller may write on its own: who has no
 event loop any write, because it would only wait; an event loop what is brief and
-not synced. The pen is what one writes with: there is one, so there is still one
-writer at a time.
+not synced; and both may look with the connection that writes. The pen is what one
+writes with: there is one, so there is still one writer at a time.
 
 Ctrl-C strikes callers, never the thread: where Python looks for signals, on
 entering a function, behind a call and at the end of a pass through a loop. What
@@ -227,6 +227,23 @@ class Writer:
             self._take_back()
             raise
         return True
+
+    def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any] | None:
+        """All rows of one SELECT with the connection that writes, while nobody does; None when somebody does, or when
+        the file cannot be read just now.
+
+        It has the pages at hand which it wrote; any other connection reads them again after every commit.
+        """
+        with self._lock:
+            connection = self._connection
+            if connection is None or not self._is_idle or self._is_taken:
+                return None
+            with self._pen:
+                try:
+                    return connection.execute(statement, values).fetchall()
+                except sqlite3.Error:
+                    # This connection waits for nobody. Who reads with another one waits, and is told what is wrong.
+                    return None
 
     def submit_later(self, request: Request) -> None:
         """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
