@@ -314,6 +314,26 @@ def test_an_interrupt_between_event_loop_and_thread_loses_no_write_and_doubles_n
     loop.close()
 
 
+async def test_what_is_put_off_behind_an_interrupted_write_waits_for_no_other(watched: Callable[[], Watched]) -> None:
+    world = watched()
+    database, loop = world.database, asyncio.get_running_loop()
+    await database.write(counted("before"), durable=False)
+    for point in itertools.count():
+        names = [f"{point} {which}" for which in ("lazy", "awaited", "lazy again")]
+        database.write_later(counted(names[0]))
+        with interrupted(Writer.submit, point) as strike, suppress(KeyboardInterrupt):
+            database.writer.submit(Request(counted(names[1]), False, loop, loop.create_future(), None))
+        assert await asyncio.wait_for(database.write_later(counted(names[2])), WAIT_S) == names[2], strike.place
+        counts = world.counts()
+        assert [counts.get(name) for name in names] in ([1, 1, 1], [1, None, 1]), strike.place
+        world.assert_free()
+        if not strike.has_struck:
+            break
+    assert point > 10
+    await database.aclose()
+    world.close()
+
+
 def test_an_interrupted_close_is_repeated_and_ends_every_thread(
     watched: Callable[[], Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:

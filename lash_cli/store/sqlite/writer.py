@@ -117,6 +117,7 @@ class Writer:
         self._arrived: list[Request] = []
         self._soon_loop: asyncio.AbstractEventLoop | None = None
         self._later_loop: asyncio.AbstractEventLoop | None = None
+        self._later: asyncio.TimerHandle | None = None
         # How many writes that somebody waits for came together of late: the last group, or half of what it was before.
         self._crowd = 0
         # Whether the thread has done all it was handed.
@@ -142,6 +143,11 @@ class Writer:
             self._arrived.append(request)
             if loop is None or self._crowd <= 1:
                 self._hand_over()
+                if self._later is not None and self._later_loop is loop:
+                    # It would wake the event loop for nothing. Forgotten before that: while one is known, no other is
+                    # set.
+                    later, self._later, self._later_loop = self._later, None, None
+                    later.cancel()
             elif self._soon_loop is not loop:
                 # Noted behind it: to be handed over twice does no harm, and never would be waited for without end.
                 loop.call_soon(self._pass_is_over, loop)
@@ -256,7 +262,7 @@ class Writer:
             self._refuse_if_closed()
             self._arrived.append(request)
             if self._later_loop is not loop:
-                loop.call_later(LAZY_SECONDS, self._later_is_due, loop)
+                self._later = loop.call_later(LAZY_SECONDS, self._later_is_due, loop)
                 self._later_loop = loop
 
     def close(self) -> None:
@@ -324,7 +330,7 @@ class Writer:
                 raise
             finally:
                 if self._later_loop is loop:
-                    self._later_loop = None
+                    self._later = self._later_loop = None
 
     def _is_known(self) -> bool:
         """Whether this is the writing thread. Who is interrupted while it starts one cannot know whether it runs, and
