@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from lash_cli.core.attachments import require_media_type
 from lash_cli.core.codec import sha256_hex
 from lash_cli.errors import NotFoundError
-from lash_cli.store.sqlite.database import Database, is_in_event_loop
+from lash_cli.store.sqlite.database import Database, running_loop
 from lash_cli.store.sqlite.sessions import key_of
 
 REF_PREFIX: Final = "sha256:"
@@ -132,7 +132,7 @@ class Attachments:
         `SessionDeleted`.
         """
         require_media_type(media_type)
-        is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES and is_in_event_loop()
+        is_large = len(data) >= HASH_ELSEWHERE_FROM_BYTES and running_loop() is not None
         digest = await _hashed_elsewhere(data) if is_large else sha256_hex(data)
         attachment_ref = REF_PREFIX + digest
         owner_kind, owner_id = owner or (None, None)

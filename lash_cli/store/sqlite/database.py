@@ -15,7 +15,7 @@ import sys
 import threading
 from _weakrefset import WeakSet  # by `threading` anyway; `weakref` itself would be one import more (design D16)
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable, TooManyOpenFiles
 from lash_cli.store.sqlite import schema
@@ -256,13 +256,13 @@ class Database:
         Done at once, on this thread, where nobody has to be waited for (decision 0013); a write that goes on another
         thread is in the file by then, but its caller may be told later than this one. Raises what the job raises.
         """
-        if is_in_event_loop():
+        loop = running_loop()
+        if loop is not None:
             self._refuse_if_read_only()
-            import asyncio
-
-            request = Request(job, False, asyncio.get_running_loop(), None, None)
+            request = Request(job, False, loop, None, None)
             if self.writer.write_now(request):
-                return cast(T, request.result)
+                result: T = request.result
+                return result
         return await self.write(job, durable=False)
 
     async def write(self, job: Job[T], *, durable: bool) -> T:
@@ -273,12 +273,10 @@ class Database:
         must know shields the call.
         Without an event loop there is nobody to hold up, and it is done here and now as `write_sync` does.
         """
-        if not is_in_event_loop():
+        loop = running_loop()
+        if loop is None:
             return self.write_sync(job, durable=durable)
-        import asyncio
-
         self._refuse_if_read_only()
-        loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         self.writer.submit(Request(job, durable, loop, future, None))
         return await future
@@ -316,7 +314,8 @@ class Database:
             done.wait()
         if request.error is not None:
             raise request.error
-        return cast(T, request.result)
+        result: T = request.result
+        return result
 
     def read(self, job: Job[T]) -> T:
         """Run a short `job` in one read transaction, inline; it sees every write that was awaited."""
@@ -338,7 +337,7 @@ class Database:
 
         Without an event loop there is nobody to hold up, and it runs here and now as `read` does.
         """
-        if not is_in_event_loop():
+        if running_loop() is None:
             return self.read(job)
         import asyncio
 
@@ -346,7 +345,7 @@ class Database:
 
     async def aclose(self) -> None:
         """`close` without blocking the event loop, if there is one."""
-        if not is_in_event_loop():
+        if running_loop() is None:
             self.close()
             return
         import asyncio
@@ -372,20 +371,19 @@ class Database:
             raise StoreReadOnly(f"{self.path} was opened read-only")
 
 
-def is_in_event_loop() -> bool:
-    """Whether this thread runs an event loop; where asyncio was never imported there is none, and it stays so.
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop this thread runs, if any; where asyncio was never imported there is none, and it stays so.
 
     The import costs a command that only reads more than its reading does (design D16).
     """
     if "asyncio" not in sys.modules:
-        return False
+        return None
     import asyncio
 
     try:
-        asyncio.get_running_loop()
+        return asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return None
 
 
 if hasattr(os, "register_at_fork"):
