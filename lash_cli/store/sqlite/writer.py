@@ -29,7 +29,6 @@ the next write then, or to tell; and a future struck while it is settled wakes n
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -474,9 +473,11 @@ class Writer:
             elif request.done is not None:
                 request.done.set()
         for loop, requests in by_loop.items():
-            # A loop that was closed meanwhile has nobody left to tell.
-            with contextlib.suppress(RuntimeError):
+            try:
                 loop.call_soon_threadsafe(_settle_all, requests)
+            except RuntimeError:
+                # One that was closed meanwhile has nobody left to tell.
+                continue
 
 
 def _is_brief_of(request: Request, loop: asyncio.AbstractEventLoop | None) -> bool:
