@@ -90,7 +90,7 @@ def _short(name: str) -> str:
 class BellRinger:
     """Wakes the observers of a store's sessions; called after COMMIT, by one thread at a time.
 
-    A session nobody watches costs one `stat` of a directory that is not there.
+    A session nobody watches costs one look for a directory that is not there.
     """
 
     def __init__(self, store_name: str) -> None:
@@ -128,9 +128,12 @@ class BellRinger:
 
     def _listed(self, directory: str) -> tuple[str, ...]:
         """The addresses in a directory, read again only when it changed."""
+        known = self._listings.get(directory)
+        if known is None and not os.access(directory, os.F_OK):
+            # As mostly. A `stat` that finds nothing makes an error, and that takes longer than the answer to this.
+            return ()
         try:
             changed_ns = os.stat(directory).st_mtime_ns
-            known = self._listings.get(directory)
             if known is not None and known[0] == changed_ns:
                 return known[1]
             if self._root is None or not _is_ours(self._root):
