@@ -89,6 +89,7 @@ if TYPE_CHECKING:
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 USAGE_SOURCE = "turn"
 _WITHOUT_LIMIT: Final = contextlib.nullcontext()
+_WITHOUT_OUTPUT: Final = StandardProtocol()
 
 
 class Drive(msgspec.Struct, frozen=True):
@@ -258,7 +259,7 @@ class TurnDriver(ABC):
 
     def _protocol(self, output: OutputSpec | None) -> StandardProtocol:
         if output is None:
-            return StandardProtocol()
+            return _WITHOUT_OUTPUT
         from lash_cli.runtime.structured import judge_of
 
         return StandardProtocol(output=output, judge=judge_of(output))
@@ -309,10 +310,10 @@ class TurnDriver(ABC):
             return msgspec.structs.replace(outcome.result, text_streamed=call.streamed)
         return outcome.result
 
-    def turn_state(self, drive: Drive, done: DoneEffect | None) -> TurnState:
+    def turn_state(self, drive: Drive, done: DoneEffect) -> TurnState:
         """The checkpoint's turn state after this turn."""
         before = self.session.turn_state
-        if done is None or not done.last_usage.total:
+        if not done.last_usage.total:
             return msgspec.structs.replace(before, turn_index=drive.turn_index)
         return TurnState(drive.turn_index, done.last_usage, prompt_usage(done.last_usage), before.protocol_turn_options)
 
@@ -321,9 +322,9 @@ class TurnDriver(ABC):
         return round((self.host.clock.monotonic() - drive.started_monotonic) * 1000)
 
 
-def usage_of(policy: SessionPolicy, done: DoneEffect | None) -> tuple[TokenLedgerEntry, ...]:
+def usage_of(policy: SessionPolicy, done: DoneEffect) -> tuple[TokenLedgerEntry, ...]:
     """What a turn adds to the ledger."""
-    if done is None or not done.usage.total:
+    if not done.usage.total:
         return ()
     return (TokenLedgerEntry(USAGE_SOURCE, policy.model.id, done.usage),)
 

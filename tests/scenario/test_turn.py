@@ -377,7 +377,7 @@ async def test_the_iteration_limit_stops_the_turn_with_a_valid_transcript(make_c
 
 async def test_the_one_call_beyond_the_limit_is_told_the_tools_it_may_not_call(make_core, monkeypatch) -> None:
     """Without them the provider would read the whole prompt anew, and thinking that is bound to them would be lost."""
-    monkeypatch.setattr(drive, "StandardProtocol", lambda: StandardProtocol(has_grace=True))
+    monkeypatch.setattr(drive, "_WITHOUT_OUTPUT", StandardProtocol(has_grace=True))
     caller = ScriptedCaller([calls(("c1", "double", '{"value": 1}')), text("two, and no more")])
     async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
         output = await session.turn("double", max_turns=1).run()
