@@ -7,6 +7,8 @@ after which time of disuse they may go, and then only after a confirmation.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,16 +17,16 @@ import typer
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
-from lash_cli.errors import ConfigError, SessionStillInUse
+from lash_cli.errors import ConfigError, SessionStillInUse, StoreReadOnly
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.tables import columns, pairs
 from lash_cli.views.times import rfc3339
 
 if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionRow
-    from lash_cli.store.sqlite.maintenance import Collected
+    from lash_cli.store.sqlite.maintenance import Collected, Maintenance
 
 _PAGE = 200
 _NAMED_IN_QUESTION = 5
@@ -53,7 +55,7 @@ def command(
     if expired and not dry_run:
         confirm(_question(expired))
         run_async(_delete(expired, idle_since_ms or 0))
-    collected = run_async(_collect(cutoff_ms, is_trial=dry_run))
+    collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
     document = _document(dry_run, cutoff_ms, idle_since_ms, expired, collected)
     emit_one("Collection", document, text=_text(document))
     if not dry_run and (collected.blobs or collected.journal_rows or expired):
@@ -78,17 +80,15 @@ def _idle_since(now_ms: int) -> int | None:
 
 async def _expired(idle_since_ms: int, now_ms: int) -> list[SessionRow]:
     """The sessions that were not used since, with nothing that waits or runs in them."""
-    store = writing_store()
-    try:
-        found: list[SessionRow] = []
-        cursor: str | None = None
-        while True:
+    found: list[SessionRow] = []
+    cursor: str | None = None
+    async with reading_store() as store:
+        while store is not None:
             page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
             found += [row for row in page if _is_expired(row, idle_since_ms, now_ms)]
             if cursor is None:
-                return found
-    finally:
-        await store.aclose()
+                break
+    return found
 
 
 def _is_expired(row: SessionRow, idle_since_ms: int, now_ms: int) -> bool:
@@ -122,13 +122,29 @@ async def _refuse_used(store: RuntimePersistence, row: SessionRow, idle_since_ms
         )
 
 
-async def _collect(cutoff_ms: int, *, is_trial: bool) -> Collected:
+async def _collect(cutoff_ms: int) -> Collected:
+    async with _maintenance(read_only=False) as maintenance:
+        return await maintenance.collect(cutoff_ms)
+
+
+async def _would_collect(cutoff_ms: int) -> Collected:
+    """What `_collect` would remove. The file need not be writable, unless it is an old one."""
+    try:
+        async with _maintenance(read_only=True) as maintenance:
+            return await maintenance.try_collect(cutoff_ms)
+    except StoreReadOnly:
+        async with _maintenance(read_only=False) as maintenance:
+            return await maintenance.try_collect(cutoff_ms)
+
+
+@asynccontextmanager
+async def _maintenance(*, read_only: bool) -> AsyncIterator[Maintenance]:
     from lash_cli.store.sqlite.database import Database
     from lash_cli.store.sqlite.maintenance import Maintenance
 
-    database = Database.open(Path(current().paths.database), clock=SystemClock())
+    database = Database.open(Path(current().paths.database), clock=SystemClock(), read_only=read_only)
     try:
-        return await Maintenance(database).collect(cutoff_ms, is_trial=is_trial)
+        yield Maintenance(database)
     finally:
         await database.aclose()
 

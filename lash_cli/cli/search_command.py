@@ -1,7 +1,8 @@
 """`lash search`: what was said, in every session (contract 08 §5.1).
 
-The index is brought up to date first, by the search and by nobody else. What
-is told is committed text only: live text of a running turn is not part of it.
+The index is brought up to date first, by the search and by nobody else; where
+the store cannot be written, what is in it is searched. What is told is
+committed text only: live text of a running turn is not part of it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.invocation import current
 from lash_cli.cli.log_command import named_roles
-from lash_cli.cli.output import emit_many, safe, say
+from lash_cli.cli.output import emit_many, safe, say, warn
 from lash_cli.cli.queue_access import existing_store
 from lash_cli.cli.reading import run_async
 from lash_cli.core.search import parse_query
@@ -60,6 +61,12 @@ def command(
         context=context,
     )
     page = run_async(_search(request))
+    if page.is_behind:
+        warn(
+            f"{current().paths.database} cannot be written: what was said since the last search is not searched; make"
+            " it writable, or copy it and name the copy with --db FILE",
+            "index_behind",
+        )
     hits = [_document(hit) for hit in page.found]
     emit_many(
         "SearchHitList",

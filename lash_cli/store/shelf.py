@@ -26,7 +26,8 @@ class ShelfStore(Protocol):
         ...
 
     async def search_messages(self, request: SearchRequest) -> SearchPage:
-        """Look for committed messages in all sessions, after `index_messages`; newest first.
+        """Look for committed messages in all sessions, after `index_messages`; newest first. Where that cannot be
+        written, in those that it has already.
 
         Every message is told once, for the session that wrote it, or for a fork
         that still shows it when that session does not.

@@ -47,10 +47,15 @@ class FoundMessage(Record):
 
 
 class SearchPage(Record):
-    """What was found, newest first, and the `before` of the next page."""
+    """What was found, newest first, and the `before` of the next page.
+
+    `is_behind` says that messages which were committed since the last search are not in it, because the store cannot
+    be written, and the index is part of it.
+    """
 
     found: tuple[FoundMessage, ...]
     next_before: int | None = None
+    is_behind: bool = False
 
 
 class UsageTotal(Record):

@@ -197,6 +197,58 @@ def test_what_lies_on_a_read_only_place_can_be_read_from_a_copy_as_the_hint_says
         assert as_nobody_special(world, "log", "demo", "-o", "json", "--db", str(copy)).code == 0
 
 
+@contextmanager
+def only_readable(world: ErrorWorld, place: str) -> Iterator[None]:
+    """A database that can be read and not written: its file alone, or its directory too while somebody has it open."""
+    if place == "file":
+        world.database.chmod(0o400)
+        yield
+        return
+    with closing(sqlite3.connect(world.database)) as reader:
+        reader.execute("SELECT count(*) FROM sessions").fetchone()
+        with nothing_writable(world.home):
+            yield
+
+
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_a_search_that_cannot_write_the_index_finds_what_is_in_it_and_says_so(world: ErrorWorld, place: str) -> None:
+    assert world.lash("search", "answer", "-o", "json").json["items"]
+    world.lash("turn", "demo", "!text another answer")
+    rows, before = world.dump(), files(world.home)
+    with only_readable(world, place):
+        behind = as_nobody_special(world, "search", "answer", "-o", "json")
+        nothing = as_nobody_special(world, "search", "another", "-o", "json")
+    assert [hit["snippet"] for hit in behind.json["items"] if hit["role"] == "assistant"] == ["first answer"]
+    assert (nothing.code, nothing.json["items"]) == (0, [])
+    for done in (behind, nothing):
+        assert (done.error["kind"], done.error["code"]) == ("Warning", "index_behind")
+        assert str(world.database) in done.error["message"] and "--db FILE" in done.error["message"]
+    assert (world.dump(), files(world.home)) == (rows, before)
+    world.database.chmod(0o600)
+    assert len(world.lash("search", "answer", "--role", "assistant", "-o", "json").json["items"]) == 2
+    with only_readable(world, place):
+        current = as_nobody_special(world, "search", "another", "--role", "assistant", "-o", "json")
+    assert (len(current.json["items"]), current.err) == (1, "")
+
+
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_a_trial_of_gc_writes_nothing_and_says_what_a_run_removes(world: ErrorWorld, place: str) -> None:
+    with (world.home / "config.toml").open("a") as config:
+        config.write('\n[retention]\nmin_age = "0s"\nmax_age = "0s"\n')
+    rows, before = world.dump(), files(world.home)
+    with only_readable(world, place):
+        tried = as_nobody_special(world, "gc", "--dry-run", "-o", "json")
+    assert (tried.code, tried.err) == (0, "")
+    assert tried.json["inputs"] > 0 and tried.json["sessions"]
+    assert (world.dump(), files(world.home)) == (rows, before)
+
+
+def test_a_trial_of_gc_waits_for_nobody_who_writes(world: ErrorWorld) -> None:
+    with closing(sqlite3.connect(world.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert world.lash("gc", "--dry-run", "-o", "json").code == 0
+
+
 def test_doctor_finds_that_a_place_cannot_be_made(world: ErrorWorld, tmp_path: Path) -> None:
     below = world.home / "below"
     with nothing_writable(world.home):

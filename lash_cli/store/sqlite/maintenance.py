@@ -9,7 +9,8 @@ input keeps its key from being used twice, so it stays until it is old enough.
 from __future__ import annotations
 
 import sqlite3
-from typing import Final, NamedTuple
+from contextlib import closing
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,6 +18,7 @@ from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.frames import AgentFrame
 from lash_cli.errors import StoreUnusable
 from lash_cli.store.sqlite.attachments import forget_aged
+from lash_cli.store.sqlite.connections import BEGIN_WRITE
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.deletion import reclaim
 from lash_cli.store.sqlite.lineage import outside, shared_runs
@@ -142,14 +144,6 @@ class Collected(NamedTuple):
     journal_rows: int
 
 
-class _Undone(Exception):
-    """No failure: what a trial ends with, so that its writes are undone."""
-
-    def __init__(self, collected: Collected) -> None:
-        super().__init__()
-        self.collected: Final = collected
-
-
 def _collect_aged(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
     nodes = _delete_hidden(connection, connection.execute(_AGED_HIDDEN, (cutoff_ms,)).fetchall())
     nodes += sum(reclaim(connection, key) for (key,) in connection.execute(_ORPHANED_CLUSTERS).fetchall())
@@ -159,6 +153,14 @@ def _collect_aged(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
     swept = _collect(connection)
     (after,) = connection.execute(_BLOB_BYTES).fetchone()
     return Collected(nodes, inputs, work, attachments, swept["blobs"], before - after, swept["journal_rows"])
+
+
+def _collect_aged_of_copy(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
+    # Without a name it is in memory while it is small, and in a file that nobody else sees when it is not.
+    with closing(sqlite3.connect("", isolation_level=None)) as copy:
+        connection.backup(copy)
+        copy.execute(BEGIN_WRITE)
+        return _collect_aged(copy, cutoff_ms)
 
 
 class Maintenance:
@@ -175,20 +177,15 @@ class Maintenance:
         """See `base.SessionStore.gc_unreachable`; counts under `roots`, `blobs` and `journal_rows`."""
         return await self._db.write(_collect, durable=True)
 
-    async def collect(self, cutoff_ms: int, *, is_trial: bool) -> Collected:
+    async def collect(self, cutoff_ms: int) -> Collected:
         """Remove what nothing can reach any more and, of what is settled, hidden or was never committed, whatever is
-        older than `cutoff_ms`; with `is_trial` only count. In one transaction.
+        older than `cutoff_ms`, in one transaction.
 
         Raises `StoreUnusable` when a head does not decode; nothing is deleted then.
         """
+        return await self._db.write(lambda connection: _collect_aged(connection, cutoff_ms), durable=True)
 
-        def job(connection: sqlite3.Connection) -> Collected:
-            collected = _collect_aged(connection, cutoff_ms)
-            if is_trial:
-                raise _Undone(collected)
-            return collected
-
-        try:
-            return await self._db.write(job, durable=True)
-        except _Undone as undone:
-            return undone.collected
+    async def try_collect(self, cutoff_ms: int) -> Collected:
+        """What `collect` would remove, found out on a copy in temporary storage: the file is only read, and nobody who
+        writes is held up. Raises as it."""
+        return await self._db.read_bulk(lambda connection: _collect_aged_of_copy(connection, cutoff_ms))

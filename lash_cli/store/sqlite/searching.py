@@ -17,6 +17,7 @@ from lash_cli.core.codec import decoder
 from lash_cli.core.content import Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SearchTerm, searchable_text, separated, split_marks
+from lash_cli.errors import StoreReadOnly
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.indexing import (
@@ -217,5 +218,10 @@ class MessageSearch:
 
     async def search_messages(self, request: SearchRequest) -> SearchPage:
         """See `shelf.ShelfStore.search_messages`."""
-        await self._index.index_messages()
-        return await self._db.read_bulk(lambda connection: _search(connection, request))
+        is_behind = False
+        try:
+            await self._index.index_messages()
+        except StoreReadOnly:
+            is_behind = True
+        page = await self._db.read_bulk(lambda connection: _search(connection, request))
+        return msgspec.structs.replace(page, is_behind=is_behind)
