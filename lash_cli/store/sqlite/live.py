@@ -64,12 +64,12 @@ _TRIM_EVERY: Final = 64
 # Where the newest row of a session ends; nothing while it has none.
 _TAIL = f"""
 SELECT place & {LAST_POSITION} FROM live_row
-WHERE place BETWEEN (:key << {POSITION_BITS}) AND (:key << {POSITION_BITS}) + {LAST_POSITION}
+WHERE place BETWEEN (?1 << {POSITION_BITS}) AND (?1 << {POSITION_BITS}) + {LAST_POSITION}
 ORDER BY place DESC LIMIT 1
 """
 # Contract 04 §10.1: the one authority that gives out positions; nothing happens under another stamp. Reading the end
 # and inserting behind it are two statements: one that does both copies its row through a temporary table.
-_END = f"SELECT epoch, hole, ({_TAIL}) FROM live_log WHERE session_key = :key AND stamp = :stamp"
+_END = f"SELECT epoch, hole, ({_TAIL}) FROM live_log WHERE session_key = ?1 AND stamp = ?2"
 _INSERT = """
 INSERT INTO live_row (place, count, revision, turn_id, committed, body, at_ms) VALUES (?, ?, ?, ?, ?, ?, ?)
 """
@@ -110,7 +110,7 @@ _Row = tuple[int, int, int, str | None, int, str, int]
 
 
 def _tail_of(connection: sqlite3.Connection, session_key: int, hole: int) -> int:
-    row = connection.execute(_TAIL, {"key": session_key}).fetchone()
+    row = connection.execute(_TAIL, (session_key,)).fetchone()
     return hole if row is None else int(row[0])
 
 
@@ -135,7 +135,7 @@ def append_rows_in(
     Observers are woken after COMMIT. `connection` is the writer's own.
     """
     assert isinstance(connection, WriterConnection)
-    end = connection.execute(_END, {"key": session_key, "stamp": connection.stamp}).fetchone()
+    end = connection.execute(_END, (session_key, connection.stamp)).fetchone()
     append_behind(connection, session_key, session_id, end, rows, now_ms=now_ms)
 
 
