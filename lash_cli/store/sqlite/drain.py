@@ -21,8 +21,8 @@ from lash_cli.store.base import DrainSelection, LaneBusy, LaneGranted, LaneIdle,
 from lash_cli.store.sqlite import inputs, leases, line, turn_start
 from lash_cli.store.sqlite.batches import BatchRow
 from lash_cli.store.sqlite.sessions import NO_GENERATION, StoredHead
+from lash_cli.store.sqlite.turn_start import LaneHead
 
-_HAS_RUNNING = "SELECT 1 FROM turns INDEXED BY turns_running WHERE session_key = ? AND state = 'running' LIMIT 1"
 _TURN_EXISTS = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ?"
 
 
@@ -36,11 +36,11 @@ class Taking(msgspec.Struct, frozen=True):
 
 
 def look(
-    connection: sqlite3.Connection, session: StoredHead, request: LaneRequest, drain: DrainSelection, now_ms: int
+    connection: sqlite3.Connection, session: LaneHead, request: LaneRequest, drain: DrainSelection, now_ms: int
 ) -> LaneIdle | LaneBusy | None:
     """Answer a pass that has nothing to do by reads alone; None when there may be something."""
     closed = _shut(connection, session, request, now_ms)
-    if closed is not None or _has_running(connection, session):
+    if closed is not None or session.has_unfinished:
         return closed
     generation = _generation_for(session, request, now_ms)
     front = line.read_front(connection, session.key, generation, now_ms)
@@ -54,14 +54,14 @@ def look(
 
 
 def choose(
-    connection: sqlite3.Connection, session: StoredHead, request: LaneRequest, drain: DrainSelection, now_ms: int
+    connection: sqlite3.Connection, session: LaneHead, request: LaneRequest, drain: DrainSelection, now_ms: int
 ) -> LaneIdle | LaneBusy | Taking:
     """Decide what a pass takes, inside the lane transaction. Writes only what stands whatever is decided: batches
     that do not decode are parked, due ones join the line, orphaned input goes to the next turn."""
     closed = _shut(connection, session, request, now_ms)
     if closed is not None:
         return closed
-    if _has_running(connection, session):
+    if session.has_unfinished:
         return Taking(is_redrive=True)
     generation = _generation_for(session, request, now_ms)
     line.join_due(connection, session.key, now_ms)
@@ -90,7 +90,7 @@ def choose(
 
 def start(
     connection: sqlite3.Connection,
-    stored: StoredHead,
+    stored: LaneHead,
     request: LaneRequest,
     selection: DrainSelection,
     now_ms: int,
@@ -157,10 +157,6 @@ def _shut(
     row = session.lease()
     verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
     return leases.busy(connection, session, row) if verdict is ClaimVerdict.BUSY else None
-
-
-def _has_running(connection: sqlite3.Connection, session: StoredHead) -> bool:
-    return connection.execute(_HAS_RUNNING, (session.key,)).fetchone() is not None
 
 
 def _generation_for(session: StoredHead, request: LaneRequest, now_ms: int) -> int:

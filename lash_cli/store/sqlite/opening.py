@@ -22,34 +22,10 @@ from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import read_turn
 from lash_cli.store.sqlite.lineage import find_node, segments_of
-from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, StoredHead, read_session, read_session_as
-
-# All the lane transaction has to know of a session before it takes the lane: its head, whether a turn is unfinished,
-# and whether anything waits that the start of a turn has to look at; never 0 when it does.
-_READ = (
-    "SELECT"
-    + HEAD_COLUMNS
-    + """,
-    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running'),
-    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
-        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
-        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
-        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
-FROM sessions s WHERE s.session_id = ?
-"""
-)
+from lash_cli.store.sqlite.sessions import StoredHead
 
 # A longer text takes milliseconds to encode and to write, during which the event loop is to serve others.
 _BRIEF_CHARS: Final = 64 * 1024
-
-
-class _Found(StoredHead, frozen=True, gc=False):
-    """What `_READ` selects; fields in the order of the columns."""
-
-    has_unfinished: int
-    has_waiting: int
 
 
 def _committed(stored: StoredHead, turn: TurnRecord) -> LaneGranted:
@@ -103,7 +79,7 @@ def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecut
 
 
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
-    stored = read_session_as(_Found, connection, _READ, (request.session_id,), request.session_id)
+    stored = turn_start.read_lane_head(connection, request.session_id)
     if stored.closed_at_ms is not None:
         raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
     done, submitted = _already_done(connection, stored, request)
@@ -121,8 +97,8 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
         front = line.read_front(connection, stored.key, lease.fencing_token, now_ms)
         if front.has_active_inputs:
             inputs.defer_orphans(connection, stored.key, turn_id=request.turn_id)
-        is_free = request.draft is not None and stored.held_at_ms is None
-        if is_free and _does_command_lead(connection, stored, front, lease, now_ms):
+        yields_to_commands = request.draft is not None and stored.held_at_ms is None
+        if yields_to_commands and _does_command_lead(connection, stored, front, lease, now_ms):
             return LaneGranted(lease, stored.position(), commands_due=True)
     if request.draft is None:
         return LaneGranted(lease, stored.position())
@@ -144,7 +120,7 @@ def _does_command_lead(
 def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome | None:
     """Answer a drain by reads alone; None when there may be something to do."""
     assert request.drain is not None
-    stored = read_session(connection, request.session_id)
+    stored = turn_start.read_lane_head(connection, request.session_id)
     if stored.closed_at_ms is not None:
         raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
     done, _ = _already_done(connection, stored, request)

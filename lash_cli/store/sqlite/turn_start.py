@@ -1,6 +1,6 @@
 """The running turn row: inserted with the claims it starts from, re-pinned by whoever finishes it (design §3, 02 §4).
 
-Everything here happens inside the lane transaction, after the lease was taken.
+Everything that writes here happens inside the lane transaction, after the lease was taken.
 A turn keeps its id, its index and its plan however often it is driven again;
 its claims of both families move to the generation that drives it.
 """
@@ -17,10 +17,26 @@ from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.queued_work import QueuedWorkClaim
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import inputs, leases, line
-from lash_cli.store.sqlite.sessions import StoredHead
+from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, StoredHead, read_session_as
 
 Origin = Literal["prompt", "queue", "wake"]
 
+# All the lane transaction has to know of a session before it takes the lane: its head, whether a turn is unfinished,
+# and whether anything waits that the start of a turn has to look at; never 0 when it does.
+_READ_HEAD = (
+    "SELECT"
+    + HEAD_COLUMNS
+    + """,
+    EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running'),
+    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
+        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
+        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
+FROM sessions s WHERE s.session_id = ?
+"""
+)
 # At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
 SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id FROM turns INDEXED BY turns_running
@@ -32,6 +48,18 @@ INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_m
 VALUES (?, ?, ?, 'running', ?, ?, ?, ?, ?, ?)
 """
 _ADVANCE = "UPDATE turns SET generation = ? WHERE session_key = ? AND turn_id = ?"
+
+
+class LaneHead(StoredHead, frozen=True, gc=False):
+    """What `_READ_HEAD` selects; fields in the order of the columns."""
+
+    has_unfinished: int
+    has_waiting: int
+
+
+def read_lane_head(connection: sqlite3.Connection, session_id: str) -> LaneHead:
+    """A session as whoever opens its lane sees it; raises like `read_session`."""
+    return read_session_as(LaneHead, connection, _READ_HEAD, (session_id,), session_id)
 
 
 def take_lease(
