@@ -2,7 +2,8 @@
 
 The store decides in one transaction what comes next: a turn that a crash cut
 off, commands that are due, or what was asked for. Commands run here, under the
-lane that was just taken, and the same request is made again after them.
+lane that was just taken, and the same request is made again after them; so it
+is once the session knows the head that another process moved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import persisted_config
 from lash_cli.core.queued_work import SessionCommandReceipt
-from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.errors import HeadRevisionConflict, LashError, LashRuntimeError
 from lash_cli.runtime.commands import CommandRunner
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
@@ -24,6 +25,7 @@ from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan
 from lash_cli.store.base import (
     DrainSelection,
+    HeadPosition,
     LaneBusy,
     LaneGranted,
     LaneIdle,
@@ -107,9 +109,18 @@ class LaneEntry:
             if not isinstance(outcome, LaneGranted) or outcome.committed:
                 return outcome
             guard = await self.lane.take(outcome.lease)
-            if not outcome.commands_due:
+            if outcome.commands_due:
+                await self._run_commands(guard)
+            elif outcome.refresh_due:
+                await self._catch_up(outcome.head)
+            else:
                 return outcome
-            await self._run_commands(guard)
+
+    async def _catch_up(self, head: HeadPosition) -> None:
+        """Load the head that another process made. Raises `HeadRevisionConflict` when there is none to load."""
+        await self._session.refresh()
+        if self._session.is_behind(head):
+            raise HeadRevisionConflict(self._session.head_revision, head.head_revision)
 
     async def _run_commands(self, guard: LaneGuard) -> None:
         """Run every command at the head of the queue, younger ones too, once there is one to run."""
@@ -159,4 +170,5 @@ class LaneEntry:
             plan=encode(self.plan) if turn_id is not None else None,
             is_new_turn=is_new_turn,
             origin="prompt" if drain is None else "queue",
+            known_head_revision=None if self._session.replaces_graph else self._session.head_revision or 0,
         )

@@ -200,7 +200,7 @@ class DurableTurn(TurnDriver):
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session, guard = self.session, self._entry.lane.guard
-        if session.is_behind(granted.head):
+        if granted.redrive and session.is_behind(granted.head):
             await session.refresh()
         wanted = policy = session.policy
         plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else self._entry.plan

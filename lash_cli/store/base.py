@@ -184,6 +184,8 @@ class LaneGranted(Record, tag="granted", tag_field="kind"):
     the new request was written and the claims are those of *that* turn.
     `commands_due` is set when session commands must be drained first; then only
     the lease was taken, and the same request is made again afterwards.
+    `refresh_due` is set when the head is another one than the request knew:
+    then, too, only the lease was taken, for a request made from the new head.
     `committed` is set when the requested turn id was committed before: nothing
     was written and no lease is held. `turn` is None when commands are due, or
     when only an unfinished turn was asked for and there is none; the lease is
@@ -198,6 +200,7 @@ class LaneGranted(Record, tag="granted", tag_field="kind"):
     redrive: bool = False
     committed: bool = False
     commands_due: bool = False
+    refresh_due: bool = False
 
 
 class LaneBusy(Record, tag="busy", tag_field="kind"):
@@ -273,6 +276,8 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     was started with (model, limits), kept with the turn row until it commits so
     that a re-drive runs under the same policy. `is_new_turn` promises that the
     turn id was made for this request, so no committed turn has to be looked for.
+    `known_head_revision` is the head the plan was made from, 0 for none: on
+    another one no turn is begun; None begins it on any.
     """
 
     session_id: str
@@ -287,6 +292,7 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     plan: bytes | None = None
     is_new_turn: bool = False
     origin: Literal["prompt", "queue", "wake"] = "prompt"
+    known_head_revision: int | None = None
     dead_holder_fencing_token: int | None = None
 
 

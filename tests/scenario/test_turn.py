@@ -7,6 +7,7 @@ import os
 
 import msgspec
 import pytest
+from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, error, text
 
 from lash_cli.api import (
@@ -606,6 +607,23 @@ async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_t
     fourth = await make_core(caller).open_session("s1", spec=stored)
     await fourth.turn("go on").run()
     assert [request.model.id for request in caller.requests] == ["chosen"]
+
+
+@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
+async def test_a_crashed_turn_of_a_handle_that_fell_behind_is_finished_under_what_it_ran_with(make_core, point) -> None:
+    stored = SessionSpec(inherit="stored")
+    caller = ScriptedCaller([text("x")])
+    behind = await make_core(caller, crash_point=CrashPoints(point)).open_session("s1")
+    await behind.configure(SessionConfigPatch(max_turns=3))
+    other = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    with pytest.raises(Crash):
+        await behind.turn("begin").run()
+    assert [request.model.id for request in caller.requests] == ["chosen"]
+    after = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    output = await after.redrive().run()
+    assert output.result is not None and output.result.assistant_message() == "x"
+    assert after.policy_snapshot.model.id == "chosen"
 
 
 async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core) -> None:

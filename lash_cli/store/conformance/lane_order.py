@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from lash_cli.core.ingress import ActiveTurn
@@ -97,6 +98,25 @@ class LaneOrderLaws:
         await store.commit_runtime_state(make.commit(make.fence_of_lane(lane), make.append(["m1"]), work=[claim]))
         following = make.granted(await store.open_lane(request))
         assert make.ids_of(following.claim) == ["in-t1"], "its own text, not what waited before"
+
+    @pytest.mark.parametrize("known", [0, 2])
+    @pytest.mark.parametrize("is_drain", [False, True])
+    async def test_a_turn_is_begun_only_on_the_head_its_request_was_made_from(
+        self, open_store: OpenStore, clock: MovableClock, known: int, is_drain: bool
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await commit_turn(store, make.granted(await store.open_lane(make.lane_request(clock))))
+        if is_drain:
+            await make.enqueue(store, "in-t2")
+        before = await make.pending_ids(store)
+        plain = make.drain_request(clock) if is_drain else make.lane_request(clock, turn_id="t2")
+        moved = msgspec.structs.replace(plain, known_head_revision=known)
+        lane = make.granted(await store.open_lane(moved))
+        assert lane.refresh_due and lane.head.head_revision == 1 and lane.lease is not None
+        assert lane.turn is None and lane.claim is None and await make.pending_ids(store) == before
+        following = make.granted(await store.open_lane(msgspec.structs.replace(plain, known_head_revision=1)))
+        assert not following.refresh_due and make.ids_of(following.claim) == ["in-t2"]
 
     async def test_a_command_whose_next_attempt_is_due_leads_again(
         self, open_store: OpenStore, clock: MovableClock

@@ -108,6 +108,8 @@ def start(
         return redriven
     if taking.commands_due:
         return LaneGranted(lease, stored.position(), commands_due=True)
+    if turn_start.is_refresh_due(stored, request):
+        return LaneGranted(lease, stored.position(), refresh_due=True)
     assert request.turn_id is not None
     if taking.inputs:
         decoded = inputs.inputs_of(stored.session_id, taking.inputs)

@@ -102,6 +102,8 @@ def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
             return LaneGranted(lease, stored.position(), commands_due=True)
     if request.draft is None:
         return LaneGranted(lease, stored.position())
+    if turn_start.is_refresh_due(stored, request):
+        return LaneGranted(lease, stored.position(), refresh_due=True)
     _refuse_unless_free(submitted, lease)
     return turn_start.start_with_text(connection, stored, lease, request, submitted)
 

@@ -77,6 +77,12 @@ def take_lease(
     )
 
 
+def is_refresh_due(stored: StoredHead, request: LaneRequest) -> bool:
+    """Whether the request was made from another head, and its plan with it: a turn driven again under such a plan would
+    not be the turn that was begun."""
+    return request.known_head_revision not in (None, stored.head_revision or 0)
+
+
 def redrive(
     connection: sqlite3.Connection, stored: StoredHead, lease: SessionExecutionLease, request: LaneRequest
 ) -> LaneGranted | None:
