@@ -203,6 +203,7 @@ class TurnDriver(ABC):
         )
         with in_phase(self.session.phase_probe, TurnPhase.CONTEXT_TRANSFORM):
             shown = shown_conversation(self.host, self.session, drive.policy)
+        digests: list[str] = []
         counter = 0
         dispatcher: ToolDispatcher | None = None
         config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
@@ -222,7 +223,7 @@ class TurnDriver(ABC):
                     environment.sync()
                 answer = EnvironmentSynced()
             elif isinstance(effect, LlmCallEffect):
-                answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown))
+                answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))
             elif isinstance(effect, CheckpointEffect):
                 answer = await self.pass_checkpoint(drive, effect)
             elif isinstance(effect, ToolCallsEffect):
@@ -276,7 +277,9 @@ class TurnDriver(ABC):
         effect: LlmCallEffect,
         output: OutputSpec | None,
         shown: ShownConversation,
+        digests: list[str],
     ) -> LlmCallResult:
+        """One call. `digests` are those of the tail so far, which only grows."""
         call = ModelCall(
             self.session,
             drive.policy,
@@ -289,6 +292,7 @@ class TurnDriver(ABC):
             output=output,
             fetch=self._fetch,
             shown=shown,
+            digests=digests,
         )
         key = turn_replay_key(drive.turn_index, effect.iteration, "llm_call", effect.effect_id)
         envelope = EffectEnvelope(EffectInvocation(drive.effects.scope, str(effect.effect_id), key), call.command)

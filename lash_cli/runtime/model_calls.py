@@ -150,8 +150,10 @@ class ModelCall:
         output: OutputSpec | None = None,
         fetch: FetchAttachment | None = None,
         shown: ShownConversation,
+        digests: list[str],
     ) -> None:
-        """`shown` stands for the committed messages."""
+        """`shown` stands for the committed messages; `digests`, of the first messages of `tail`, get those of the
+        others."""
         self._emit = emit
         self._row = f"{turn_id}:{iteration}"
         self._attempt = 1
@@ -178,11 +180,12 @@ class ModelCall:
             base_digest=base,
             base_length=conversation.length,
         )
+        digests += map(_digest, tail[len(digests) :])
         self.command = LlmCallCommand(
             provider_id=policy.provider_id,
             model=policy.model.id,
             base=base,
-            tail=tuple(map(_digest, tail)),
+            tail=tuple(digests),
             shape=shape,
         )
 

@@ -22,7 +22,8 @@ from lash_cli.api import (
     tool,
 )
 from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompleted, ToolCallStarted, TurnFinished
-from lash_cli.core.content import Role, ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.codec import canonical_hash
+from lash_cli.core.content import Message, Role, ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.core.llm import ToolChoice
 from lash_cli.errors import (
     ConflictError,
@@ -36,7 +37,8 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
-from lash_cli.runtime import drive
+from lash_cli.runtime import drive, model_calls
+from lash_cli.runtime.model_calls import ModelCall
 from lash_cli.store.base import ReadScope
 
 
@@ -386,6 +388,35 @@ async def test_the_one_call_beyond_the_limit_is_told_the_tools_it_may_not_call(m
     first, last = caller.requests
     assert (first.tool_choice, last.tool_choice) == (ToolChoice.AUTO, ToolChoice.NONE)
     assert [tool.name for tool in first.tools] == ["double"] and last.tools == first.tools
+
+
+async def test_a_call_is_told_from_others_by_all_messages_of_its_turn_and_each_is_hashed_once(
+    make_core, monkeypatch
+) -> None:
+    made: list[ModelCall] = []
+    hashed: list[str] = []
+
+    class Kept(ModelCall):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)
+            made.append(self)
+
+    def counted(value: object) -> str:
+        if isinstance(value, Message):
+            hashed.append(value.id)
+        return canonical_hash(value)
+
+    monkeypatch.setattr(drive, "ModelCall", Kept)
+    monkeypatch.setattr(model_calls, "canonical_hash", counted)
+    script = [calls((f"c{number}", "double", '{"value": 1}')) for number in range(4)]
+    async with await make_core(ScriptedCaller([*script, text("done")]), tools=[doubling()]).open_session(
+        "s1"
+    ) as session:
+        await session.turn("go").run()
+    assert [len(call.command.tail) for call in made] == [1, 3, 5, 7, 9]
+    for call in made:
+        assert call.command.tail == tuple(canonical_hash(message)[:32] for message in call.request.messages.tail)
+    assert hashed == [message.id for message in made[-1].request.messages.tail]
 
 
 async def test_a_streamed_turn_ends_with_its_commit_and_its_outcome(make_core) -> None:
