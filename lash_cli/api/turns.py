@@ -18,6 +18,7 @@ from lash_cli.core.activity import TurnActivity
 from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 
 STREAM_QUEUE_ITEMS = 256
@@ -87,8 +88,8 @@ class TurnBuilder:
         return self._token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
 
     async def run(self) -> TurnOutput:
-        """Run to the end and return the result with every activity. When the awaiting task is cancelled, the turn is
-        cancelled, committed as that, and then the cancellation goes on."""
+        """Run to the end and return the result with every activity. When the awaiting task is cancelled, once or more
+        often, the turn is cancelled, committed as that, and then the cancellation goes on."""
         activities: list[TurnActivity] = []
 
         async def collect(activity: TurnActivity) -> None:
@@ -109,7 +110,7 @@ class TurnBuilder:
         except asyncio.CancelledError:
             if not work.done():
                 self._token.trip(CancelCause.LOCAL, reason="task cancelled")
-                await asyncio.wait({work})
+                await outlast(work)
             if not work.cancelled() and (failure := work.exception()) is not None:
                 raise asyncio.CancelledError from failure
             raise
@@ -248,14 +249,17 @@ class TurnStream:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._task is None:
             return
+        interruption: asyncio.CancelledError | None = None
         if not self._task.done():
             self.cancel(reason="stream closed")
             self._drain()
-            await asyncio.wait({self._task})
-        if kind is not None:
+            interruption = await outlast(self._task)
+        if kind is not None or interruption is not None:
             self._is_told = True
             if not self._task.cancelled():
-                self._task.exception()  # seen: the exception of the block goes first
+                self._task.exception()  # seen: the exception of the block goes first, and so does a cancellation
+        if interruption is not None:
+            raise interruption
         self._raise_failure(self._task)
 
 

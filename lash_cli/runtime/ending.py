@@ -10,18 +10,24 @@ import asyncio
 from typing import Any
 
 
-async def end(task: asyncio.Task[Any]) -> None:
-    """Cancel `task` and wait until it is over, however long it takes to clean up. Raises what it failed with.
-
-    When the caller is cancelled meanwhile, that is raised once the task is over, which is not cancelled again for it.
-    """
-    task.cancel()
+async def outlast(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    """Wait until `task` is over, however often the caller is cancelled meanwhile; that is to be raised then."""
     interruption: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError as error:
             interruption = error
+    return interruption
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancel `task` and wait until it is over, however long it takes to clean up. Raises what it failed with.
+
+    When the caller is cancelled meanwhile, that is raised once the task is over, which is not cancelled again for it.
+    """
+    task.cancel()
+    interruption = await outlast(task)
     failure = None if task.cancelled() else task.exception()
     if interruption is not None:
         raise interruption from failure
