@@ -12,7 +12,7 @@ from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.secret_input import KeylessCommand, read_key
 from lash_cli.errors import ConfigError, LashError, NotFoundError, UsageError
 from lash_cli.settings import keys
-from lash_cli.settings.providers import WELL_KNOWN
+from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_provider, provider_names
 from lash_cli.settings.redact import redact, remember
 
 _TOKEN_LENGTH = 20  # no name is this long by accident
@@ -41,10 +41,18 @@ def set_key(
     value = read_key(name, from_stdin=from_stdin, command=f"lash key set {name}")
     source = keys.store_key(current().paths, name, value, place=_PLACES[place] if place is not None else None)
     emit_one("Key", _document(name, source, replaced=replaced), text="")
-    say(
-        f"{'replaced' if replaced else 'stored'} key {name}; use it with: lash config set providers.{name}.key {source}"
-    )
+    say(f"{'replaced' if replaced else 'stored'} key {name}; use it with: {_use_of(name, source)}")
     return 0
+
+
+def _use_of(name: str, source: str) -> str:
+    """The command that gives the key to the provider of that name, which may have to be added."""
+    settings, environment = current().settings, current().environment
+    if name in provider_names(settings, environment):
+        return f"lash config set providers.{name}.key {source}"
+    address = "" if name in WELL_KNOWN else " --base-url URL"
+    default = " --default" if default_provider(settings, environment) == LOOPBACK else ""
+    return f"lash provider add {name}{address} --key {source}{default}"
 
 
 def list_keys() -> int:

@@ -14,7 +14,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.provider_commands import say_if_overruled
 from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
-from lash_cli.settings.providers import WELL_KNOWN, default_model, default_provider
+from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_model, default_provider
 
 if TYPE_CHECKING:
     from lash_cli.providers.models import KnownModel, Prices
@@ -222,7 +222,8 @@ def default(
 
         warn(f"nothing is known about {name}: no limits, no prices, no efforts", code="model_unknown")
     provider = default_provider(settings, environment)
-    say(f"new sessions use {name}, of provider {provider}")
+    unasked = ", which asks no model; add one that does with: lash provider add NAME --default"
+    say(f"new sessions use {name}, of provider {provider}{unasked if provider == LOOPBACK != name else ''}")
     say_if_overruled(settings, "defaults.model")
     return 0
 

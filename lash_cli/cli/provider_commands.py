@@ -21,6 +21,7 @@ from lash_cli.settings.providers import (
     WELL_KNOWN,
     AvailableProvider,
     available_provider,
+    default_model,
     default_provider,
     provider_names,
 )
@@ -130,7 +131,8 @@ def add(
         raise
     document = _document(name, chosen, base_url, source, options, is_default=default, added=True)
     emit_one("Provider", document, text="")
-    say(f"added provider {name} to {current().paths.config_file}; try it with: lash provider test {name}")
+    model = "" if default_model(current().settings, current().environment, name) is not None else " --model ID"
+    say(f"added provider {name} to {current().paths.config_file}; try it with: lash provider test {name}{model}")
     if default:
         say_if_overruled(current().settings, "defaults.provider")
     return 0

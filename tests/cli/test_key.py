@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import pytest
@@ -126,3 +127,16 @@ def test_a_key_is_fetched_from_its_source_and_only_its_end_is_shown(lash, home, 
     unknown = lash("key", "test", SECRET, "-o", "json")
     assert (unknown.code, unknown.out, unknown.error["code"]) == (3, "", "key_not_found")
     assert "very-private" not in unknown.err
+
+
+def test_what_storing_a_key_says_to_use_it_with_makes_it_that_of_new_sessions(lash):
+    stored = lash("key", "set", "openai", "--stdin", input=SECRET + "\n")
+    (command,) = [line.partition("use it with: lash ")[2] for line in stored.err.splitlines()]
+    assert lash(*shlex.split(command)).code == 0
+    (openai,) = [one for one in lash("provider", "ls", "-o", "json").json["items"] if one["name"] == "openai"]
+    assert (openai["key"], openai["default"]) == ("keys:openai", True)
+    again = lash("key", "set", "openai", "--stdin", input=SECRET + "\n")
+    (command,) = [line.partition("use it with: lash ")[2] for line in again.err.splitlines()]
+    assert lash(*shlex.split(command)).code == 0
+    other = lash("key", "set", "other", "--stdin", input=SECRET + "\n")
+    assert "lash provider add other --base-url URL --key keys:other\n" in other.err

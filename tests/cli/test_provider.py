@@ -365,3 +365,18 @@ def test_a_default_that_something_else_overrules_is_said_to_be_that(lash):
     assert "here defaults.provider is loopback all the same, because of env LASH_PROVIDER" in added.err
     assert "because of env LASH_MODEL" in lash("model", "default", "gpt-6-luna", env=env).err
     assert "because of" not in lash("model", "default", "gpt-6-luna").err
+
+
+def test_what_an_added_provider_is_to_be_tried_with_names_a_model_where_nothing_else_does(lash):
+    def hint(done):
+        return done.err.partition("try it with: ")[2].strip()
+
+    local = ("provider", "add", "local", "--base-url", "http://127.0.0.1:9/v1")
+    assert hint(lash(*local)) == "lash provider test local --model ID"
+    assert lash("provider", "test", "local", "-o", "json").error["code"] == "usage"
+    lash("provider", "rm", "local")
+    chosen = lash("model", "default", "gpt-6-luna")
+    assert "of provider loopback, which asks no model" in chosen.err and "lash provider add" in chosen.err
+    assert hint(lash(*local, "--default")) == "lash provider test local"
+    assert lash("provider", "test", "local", "-o", "json").error["code"] == "provider_unavailable"
+    assert lash("model", "default", "gpt-6-luna").err.strip() == "new sessions use gpt-6-luna, of provider local"
