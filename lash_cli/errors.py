@@ -363,7 +363,10 @@ class TooManyOpenFiles(ConfigError):
         An error that leaves open whether something was done stays what it is.
         """
         cause: BaseException | None = error
-        while cause is not None and not getattr(cause, "ambiguous", False):
+        # What is raised again because of itself is at the bottom of itself.
+        seen: list[BaseException] = []
+        while cause is not None and cause not in seen and not getattr(cause, "ambiguous", False):
+            seen.append(cause)
             if isinstance(cause, cls):
                 return cause
             # A module in machine code is opened by the system's loader, which has these words for it and no number.

@@ -45,7 +45,8 @@ def command() -> int:
         try:
             changed = _edit(editor, draft, before, held)
         except LashError as error:
-            raise _kept(error, draft, before) from error
+            _keep(error, draft, before)
+            raise
     emit_one("ConfigEdit", {"id": paths.config_file, "file": paths.config_file, "changed": changed}, text="")
     say(f"{'wrote' if changed else 'nothing was changed in'} {paths.config_file}")
     return held.exit_status
@@ -100,15 +101,13 @@ def _wants_again(held: HeldSignals) -> bool:
     return bool(line) and line.strip().lower() in _AGAIN
 
 
-def _kept(error: LashError, draft: str, before: bytes | None) -> LashError:
-    """The error, saying where the text is; a copy nobody changed is no text."""
-    if _read(draft) in (before, _TEMPLATE.encode(), None):
-        if os.path.exists(draft):
-            os.unlink(draft)
-        return error
-    error.hint = f"your text is kept in {safe(draft)}; the configuration is as it was"
-    error.details["draft"] = draft
-    return error
+def _keep(error: LashError, draft: str, before: bytes | None) -> None:
+    """Have the error say where the text is; a copy nobody changed is no text, and goes."""
+    if _read(draft) not in (before, _TEMPLATE.encode(), None):
+        error.hint = f"your text is kept in {safe(draft)}; the configuration is as it was"
+        error.details["draft"] = draft
+    elif os.path.exists(draft):
+        os.unlink(draft)
 
 
 def _read(path: str) -> bytes | None:
