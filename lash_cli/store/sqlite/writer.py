@@ -25,6 +25,8 @@ interrupted leaves pen and lock free, no transaction open, and each write of
 somebody else done once. Two things are out of reach: a callback of the event loop
 that is struck as it begins is lost with what it was to hand over, which waits for
 the next write then, or to tell; and a future struck while it is settled wakes nobody.
+Python 3.14 adds a third: it looks for signals between taking a lock and the block of
+its `with` too, and the lock stays taken then.
 """
 
 from __future__ import annotations
