@@ -72,6 +72,10 @@ class Following:
         write."""
         await asyncio.to_thread(self._pump.drain)
 
+    async def told_as(self, error: Exception) -> LashError:
+        """See `OutputPump.told_as`."""
+        return await self._pump.told_as(error)
+
     async def until(self, event: Awaitable[Any], seconds: float | None = None) -> None:
         """Wait for `event`, at most `seconds`; returns at once when the command is over, and `event` is given up then.
         Raises what `event` raises."""

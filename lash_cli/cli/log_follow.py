@@ -176,8 +176,8 @@ async def follow_transcript(reference: str | None, choice: FollowChoice) -> int:
             shown.start()
             try:
                 await _follow(store, row.meta.session_id, choice, state, shown)
-            except LashError as failure:
-                error = failure
+            except Exception as failure:  # noqa: BLE001 - told by the last line, and raised when that is written
+                error = await state.told_as(failure)
             shown.end(error)
     if error is not None:
         raise error

@@ -60,8 +60,8 @@ async def watch_sessions(listing: ListSessions, limit: int) -> int:
             try:
                 while not state.is_over:
                     await _watch_store(state, listing, limit, shown)
-            except LashError as failure:
-                error = failure
+            except Exception as failure:  # noqa: BLE001 - told by the last line, and raised when that is written
+                error = await state.told_as(failure)
             shown.close(error)
     if error is not None:
         raise error

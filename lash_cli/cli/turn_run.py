@@ -109,9 +109,8 @@ class TurnRun:
                 error = self._error_of(output, signals) if output is not None else None
                 if output is not None:
                     await self._show_end(output, error, signals)
-            except LashError as failure:
-                await self._end_stream("error", failure)
-                raise
+            except Exception as failure:  # noqa: BLE001 - raised as what was told of it
+                raise await self._ended_by(failure)  # noqa: B904 - it has its own cause
             finally:
                 self._view.leave()
                 self._hint()
@@ -213,6 +212,15 @@ class TurnRun:
             self._emit_document(result, output.replayed)
         if self._showing.out is not None and (error is None or self._lines is not None):
             _write_file(self._showing.out, "".join(self._file))
+
+    async def _ended_by(self, failure: Exception) -> Exception:
+        """What is raised for `failure` once all is written: of a stream, what its last line tells."""
+        if self._lines is None:
+            await asyncio.to_thread(self._pump.drain)
+            return failure
+        error = await self._pump.told_as(failure)
+        await self._end_stream("error", error)
+        return error
 
     async def _end_stream(self, reason: str, error: LashError | None) -> None:
         if self._lines is not None:

@@ -8,6 +8,7 @@ cannot end the turn. Every line of the stream has all of its keys; the first is
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.documents import usage_document as _usage
+from lash_cli.cli.failure import told_as
 from lash_cli.cli.turn_documents import issue_document, outcome_document, turn_result_document
 from lash_cli.core.activity import (
     AssistantProseDelta,
@@ -46,6 +48,7 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.observation import SessionCursor
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnResult
+from lash_cli.errors import LashError
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
 from lash_cli.views.turn_text import status_word
@@ -118,6 +121,14 @@ class OutputPump:
             self._thread = None
         if self.failure is not None:
             raise self.failure
+
+    async def told_as(self, error: Exception) -> LashError:
+        """The error that the last line of a stream tells for `error`, once all lines before it were written.
+
+        Raises the `OSError` of a failed write instead: it is what is told then, and no line follows.
+        """
+        await asyncio.to_thread(self.drain)
+        return told_as(error)
 
     def _run(self) -> None:
         while (chunk := self._chunks.get()) is not None:

@@ -17,6 +17,7 @@ import typer
 
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
+from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
@@ -163,9 +164,10 @@ class Work:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._log.start()
                 report = await worker.run(session_ids)
-        except LashError as error:
+        except Exception as fault:  # noqa: BLE001 - raised as what was told of it
+            error = told_as(fault) if self._pump is None else await self._pump.told_as(fault)
             await self._end("error", error)
-            raise
+            raise error  # noqa: B904 - it has its own cause
         failure = self._error_of(report, signals)
         await self._end("signal" if signals.received is not None else report.stopped_by, failure)
         if failure is not None:
@@ -248,8 +250,6 @@ class Work:
             self._worker.stop(self._plan.grace_s)
 
     async def _end(self, reason: str, error: LashError | None) -> None:
-        from lash_cli.cli.failure import error_document
-
         document = error_document(error) if error is not None else None
         self._log.end(reason, error.exit_status if error is not None else 0, document)
         if self._pump is not None:

@@ -1,0 +1,79 @@
+"""A JSONL stream has its last line however it ends, also by a failure that nobody expected (contract 08 §6.5).
+
+One call of the real command, made when its stream has begun, raises: it is
+replaced before the command starts, by a module that Python imports first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cli import Result, run_lash, spawn_lash
+
+ROOT = Path(__file__).resolve().parents[2]
+# Each command, and the call that fails in the middle of its stream.
+STREAMS = {
+    "turn": (("turn", "s", "!text x"), "lash_cli.cli.turn_cursors", "TurnCursors", "settled"),
+    "work": (("work", "--all", "--until-empty"), "lash_cli.store.sqlite.store", "SqliteStore", "change_mark"),
+    "log": (("log", "s", "--follow"), "lash_cli.cli.log_follow", "CommittedLog", "begin"),
+    "ls": (("ls", "--watch"), "lash_cli.store.sqlite.store", "SqliteStore", "change_mark"),
+    "tail": (("tail", "s", "--no-follow"), "lash_cli.cli.tail_watched", "Watched", "is_caught_up"),
+}
+
+
+def failing(directory: Path, name: str, failure: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The command line of a stream, and the environment in which its call raises `failure`."""
+    arguments, module, owner, call = STREAMS[name]
+    (directory / "sitecustomize.py").write_text(
+        f"import {module} as m\ndef fail(*a, **k): raise {failure}\nm.{owner}.{call} = fail\n"
+    )
+    return (*arguments, "-o", "jsonl"), {"PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_fails_unexpectedly_ends_with_internal_and_says_so_once(
+    lash, home: Path, tmp_path: Path, name: str
+) -> None:
+    lash("open", "s")
+    arguments, env = failing(tmp_path, name, "RuntimeError('sk-abcdefghijklmnop')")
+    done = run_lash(arguments, home=home, env=env)
+    told = assert_ended(done, "internal", 1)
+    assert "RuntimeError" in told["message"] and "sk-abc" not in done.out + done.err
+    log = Path(told["details"]["log"]).read_text()
+    assert log.count("Traceback (most recent call last)") == 1 and "in fail" in log
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_may_open_no_more_files_ends_with_that(lash, home: Path, tmp_path: Path, name: str) -> None:
+    lash("open", "s")
+    arguments, env = failing(tmp_path, name, "OSError(24, 'Too many open files', 'some.file')")
+    assert_ended(run_lash(arguments, home=home, env=env), "too_many_open_files", 5)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_that_finds_no_room_is_told_as_that_and_not_as_what_failed_behind_it(
+    lash, home: Path, tmp_path: Path, name: str
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    lash("open", "s")
+    arguments, env = failing(tmp_path, name, "RuntimeError('behind it')")
+    with open("/dev/full", "wb") as full, spawn_lash(arguments, home=home, env=env, stdout=full) as process:
+        _, err = process.communicate(timeout=60)
+    error = json.loads(err.splitlines()[-1])
+    assert (process.returncode, error["code"], error["ambiguous"]) == (1, "output_not_written", True)
+
+
+def assert_ended(done: Result, code: str, status: int) -> dict[str, Any]:
+    """The error that the last line tells, and stderr too, and the status."""
+    assert [line["type"] for line in done.lines].count("stream_end") == 1, done
+    assert done.lines[0]["type"] == "stream_start", done
+    end = done.lines[-1]
+    assert (end["type"], end["reason"], end["exit"]) == ("stream_end", "error", status), done
+    assert (done.code, end["error"]["code"]) == (status, code), done
+    assert end["error"] == done.error, done
+    return end["error"]
