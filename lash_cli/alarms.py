@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
+from typing import Final
+
+_MAX_ROWS: Final = 32
 
 
 class Alarm:
@@ -71,12 +73,21 @@ class _Row:
             self._loop.call_soon(alarm.ring)
 
 
-@lru_cache(maxsize=32)
-def _row(loop: asyncio.AbstractEventLoop, delay_s: float) -> _Row:
-    """The row of a delay; one that younger ones displaced here still rings its alarms."""
-    return _Row(loop, delay_s)
+class _Rows(dict[tuple[asyncio.AbstractEventLoop, float], _Row]):
+    """The row of each loop and delay. One that is displaced here still rings its alarms."""
+
+    def __missing__(self, key: tuple[asyncio.AbstractEventLoop, float]) -> _Row:
+        # A loop that is closed rings no more, but its row would keep it, and whatever its alarms were to call.
+        for known in tuple(self):
+            if known[0].is_closed() or len(self) >= _MAX_ROWS:
+                self.pop(known, None)
+        row = self[key] = _Row(*key)
+        return row
+
+
+_ROWS: Final = _Rows()
 
 
 def alarm_after(delay_s: float, call: Callable[[], object]) -> Alarm:
     """Make `call` on the running loop in `delay_s` seconds; for delays that are few and constant."""
-    return _row(asyncio.get_running_loop(), delay_s).add(call)
+    return _ROWS[asyncio.get_running_loop(), delay_s].add(call)

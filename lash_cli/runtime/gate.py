@@ -32,18 +32,18 @@ class GateKeeper:
     """The running turns of one loop and store, and the timer that looks at their gates while there are any. Who enters
     a turn leaves it, however it ends."""
 
-    def __init__(self, store: RuntimePersistence, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, store: RuntimePersistence) -> None:
         self.store = store
         self.tokens: dict[Address, CancelToken] = {}
-        self._loop = loop
-        self._timer: asyncio.TimerHandle | None = None
+        # Not the timer itself: it holds its loop, and one that is closed before it rings would stay in the table.
+        self._is_timed = False
         self._look: asyncio.Task[None] | None = None
 
     def enter(self, address: Address, token: CancelToken) -> None:
         """Trip `token` soon after a cancel request comes to the turn's gate."""
         self.tokens[address] = token
-        if self._timer is None:
-            self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
+        if not self._is_timed:
+            self._set_timer()
 
     async def look(self, address: Address, token: CancelToken) -> None:
         """Trip `token` now when a cancel request stands at the turn's gate."""
@@ -58,14 +58,18 @@ class GateKeeper:
             look, self._look = self._look, None
             await end(look)
 
+    def _set_timer(self) -> None:
+        asyncio.get_running_loop().call_later(GATE_POLL_S, self._tick)
+        self._is_timed = True
+
     def _tick(self) -> None:
-        self._timer = None
+        self._is_timed = False
         if not self.tokens:
             _forget(self)
             return
-        self._timer = self._loop.call_later(GATE_POLL_S, self._tick)
+        self._set_timer()
         if self._look is None or self._look.done():
-            self._look = self._loop.create_task(self._look_at_all())
+            self._look = asyncio.get_running_loop().create_task(self._look_at_all())
 
     async def _look_at_all(self) -> None:
         with contextlib.suppress(LashError):  # the next tick looks again, and the commit asks the gate in any case
@@ -84,7 +88,7 @@ def keeper_of(store: RuntimePersistence) -> GateKeeper:
     keepers = _KEEPERS.setdefault(loop, {})
     keeper = keepers.get(id(store))
     if keeper is None:
-        keeper = keepers[id(store)] = GateKeeper(store, loop)
+        keeper = keepers[id(store)] = GateKeeper(store)
     return keeper
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 
 from lash_cli.alarms import alarm_after
 
@@ -76,3 +78,21 @@ def test_each_event_loop_has_its_own() -> None:
 
     for _ in range(2):
         asyncio.run(wait_for_one())
+
+
+def test_a_loop_that_is_closed_is_let_go_of_with_what_its_alarms_were_to_call() -> None:
+    class Session:
+        def renew(self) -> None:
+            """What an alarm calls."""
+
+    kept: list[weakref.ref[object]] = []
+
+    async def leave_one_behind() -> None:
+        session = Session()
+        kept.extend([weakref.ref(asyncio.get_running_loop()), weakref.ref(session)])
+        alarm_after(60.0, session.renew)
+
+    for _ in range(5):
+        asyncio.run(leave_one_behind())
+    gc.collect()
+    assert [item() is not None for item in kept[:-2]] == [False] * 8
