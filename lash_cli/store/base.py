@@ -633,7 +633,7 @@ class RuntimePersistence(
         ...
 
     def expect_turns(self) -> None:
-        """Load what a turn needs, so that the first one does not wait for it; optional."""
+        """Load what a turn needs, so that the first one does not wait for it; a store may have nothing to load."""
         ...
 
     async def list_sessions(

@@ -1,8 +1,9 @@
 """One SQLite file as the table families see it: grouped writes, inline reads (design D1, D10, D22).
 
-All writes of a process pass through one thread; reads use connections of their
-own and end their transaction before they return, so a write that was awaited
-is visible to the next read. Opening creates the directory and the file with
+One write of a process happens at a time (`writer`); reads end their transaction
+before they return, so a write that was awaited is visible to the next read.
+They use connections of their own, but for a look with one statement while
+nobody writes. Opening creates the directory and the file with
 modes nobody else can read, before SQLite could make them, and brings the
 schema up to date under any number of processes doing the same.
 """
