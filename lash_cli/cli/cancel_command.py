@@ -16,7 +16,7 @@ from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.cli.running import opened_core, store_having
 from lash_cli.cli.turn_documents import outcome_document, receipt_document
 from lash_cli.errors import ConflictError, WaitTimeout
 from lash_cli.paths import current_directory_or_root
@@ -58,7 +58,9 @@ async def request_cancel(
     from lash_cli.cli.references import resolve_session
     from lash_cli.cli.show_command import find_turn
 
-    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="cancel") as core:
+    async with opened_core(
+        store=store_having(reference), cwd=current_directory_or_root(), owner_label="cancel"
+    ) as core:
         session_id = (await resolve_session(core.store, reference)).session_id
         if turn_id is not None:
             await find_turn(core.store, session_id, turn_id)

@@ -21,7 +21,7 @@ from lash_cli.cli.running import (
     open_to_work,
     opened_core,
     policy_options,
-    session_or_new,
+    store_and_session,
     working_directory,
     writing_store,
 )
@@ -106,12 +106,7 @@ def _let_go_of_terminal() -> None:
 async def _chat(plan: ChatPlan) -> ChatEnd:
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
 
-    store = writing_store()
-    try:
-        meta = await session_or_new(store, plan.reference) if plan.reference is not None else None
-    except BaseException:
-        await store.aclose()
-        raise
+    store, meta = (writing_store(), None) if plan.reference is None else await store_and_session(plan.reference)
     cwd = working_directory(meta)
     asker = ChatAsker()
     async with opened_core(

@@ -10,7 +10,7 @@ from lash_cli.cli.bulk import apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.park_command import idle_row
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import writing_store
+from lash_cli.cli.running import store_having
 from lash_cli.errors import LashError
 from lash_cli.store.base import SessionMeta
 from lash_cli.system import SystemClock
@@ -25,7 +25,7 @@ def command(
 
 
 async def _run(references: list[str]) -> tuple[list[Document], list[LashError]]:
-    store = writing_store()
+    store = store_having(references[0])
 
     async def close(meta: SessionMeta) -> str:
         row = await idle_row(store, meta.session_id)

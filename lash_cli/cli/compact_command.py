@@ -15,7 +15,7 @@ from lash_cli.cli.documents import Document, usage_document
 from lash_cli.cli.head_moves import rewind_command
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.cli.running import opened_core, store_having
 from lash_cli.errors import ConfigError, LashError, LashRuntimeError
 from lash_cli.paths import current_directory_or_root
 
@@ -52,7 +52,9 @@ async def _run(reference: str | None, focus: str | None) -> Document:
     from lash_cli.cli.signals import turn_signals
     from lash_cli.core.policy import SessionSpec
 
-    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="compact") as core:
+    async with opened_core(
+        store=store_having(reference), cwd=current_directory_or_root(), owner_label="compact"
+    ) as core:
         meta = await resolve_session(core.store, reference)
         session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
         count, provider = len(session.read_view().messages), session.policy_snapshot.provider_id

@@ -15,7 +15,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.cli.running import opened_core, store_having
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import current_directory_or_root
 from lash_cli.store.base import SessionRow
@@ -56,7 +56,7 @@ def command(
 async def _run(reference: str | None, at: str | None, name: str | None) -> tuple[SessionRow, str]:
     from lash_cli.cli.references import resolve_session
 
-    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="fork") as core:
+    async with opened_core(store=store_having(reference), cwd=current_directory_or_root(), owner_label="fork") as core:
         source = await resolve_session(core.store, reference)
         meta = await core.fork_session(source.session_id, at=at, name=name)
         row: SessionRow | None = await core.store.session_row(meta.session_id)

@@ -7,14 +7,12 @@ by them, because nothing can wait in it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from lash_cli.cli.invocation import current
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES
-from lash_cli.cli.reading import read_session_row
+from lash_cli.cli.reading import has_database, read_session_row
 from lash_cli.core.lease import is_row_live
 from lash_cli.errors import NotFoundError
 from lash_cli.system import SystemClock, SystemIds
@@ -51,7 +49,7 @@ async def existing_store() -> AsyncIterator[RuntimePersistence | None]:
     """The store opened for writing, None when there is no database yet."""
     from lash_cli.cli.running import writing_store
 
-    if not _has_database():
+    if not has_database():
         yield None
         return
     store = writing_store()
@@ -59,10 +57,6 @@ async def existing_store() -> AsyncIterator[RuntimePersistence | None]:
         yield store
     finally:
         await store.aclose()
-
-
-def _has_database() -> bool:
-    return os.path.exists(current().paths.database)
 
 
 def queue_of(store: RuntimePersistence, session_id: str) -> SessionQueue:

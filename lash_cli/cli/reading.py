@@ -6,12 +6,13 @@ answer and not a failure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.cli.invocation import current
-from lash_cli.errors import NotFoundError, StoreReadOnly
+from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionRow
 
 if TYPE_CHECKING:
@@ -103,20 +104,34 @@ async def reading_store() -> AsyncIterator[RuntimePersistence | None]:
             await store.aclose()
 
 
+def has_database() -> bool:
+    """Whether there is a database; True where that cannot be found out, and who opens it is told why."""
+    try:
+        os.stat(current().paths.database)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def no_session_yet(reference: str | None) -> LashError:
+    """The error of a verb that needs the session `reference` names, where there is no database."""
+    if reference is None and not current().environment.get("LASH_SESSION"):
+        return UsageError("a SESSION is needed", hint="make one with: lash open")
+    return NotFoundError(
+        f"no session {reference or current().environment['LASH_SESSION']!r}",
+        hint="there is no session yet; make one with: lash open",
+        details={"reference": reference, "nearest": []},
+    )
+
+
 async def read_session_row(store: RuntimePersistence | None, reference: str | None) -> SessionRow:
     """The row of the session `reference` names; raises what `resolve_session` raises."""
     from lash_cli.cli.references import resolve_session
 
     if store is None:
-        if reference is None and not current().environment.get("LASH_SESSION"):
-            from lash_cli.errors import UsageError
-
-            raise UsageError("a SESSION is needed", hint="make one with: lash open")
-        raise NotFoundError(
-            f"no session {reference or current().environment['LASH_SESSION']!r}",
-            hint="there is no session yet; make one with: lash open",
-            details={"reference": reference, "nearest": []},
-        )
+        raise no_session_yet(reference)
     meta = await resolve_session(store, reference)
     row = await store.session_row(meta.session_id)
     if row is None:

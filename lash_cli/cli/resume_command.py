@@ -14,7 +14,7 @@ from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, working_directory, writing_store
+from lash_cli.cli.running import opened_core, store_having, working_directory
 from lash_cli.cli.stdin import read_prompt
 from lash_cli.cli.turn_command import TurnPlan, approvals, busy_policy, run_planned_turn, terminal_asker
 from lash_cli.system import SystemClock, is_definitely_dead
@@ -53,7 +53,7 @@ async def _run(plan: TurnPlan) -> int:
     from lash_cli.cli.references import resolve_session
     from lash_cli.core.policy import SessionSpec
 
-    store = writing_store()
+    store = store_having(plan.reference)
     try:
         meta = await resolve_session(store, plan.reference)
     except BaseException:

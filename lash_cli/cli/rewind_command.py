@@ -16,7 +16,7 @@ from lash_cli.cli.head_moves import ROOT, rewind_document, rewind_text
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, writing_store
+from lash_cli.cli.running import opened_core, store_having
 from lash_cli.errors import UsageError
 from lash_cli.paths import current_directory_or_root
 
@@ -56,6 +56,8 @@ def command(
 async def _move(reference: str | None, node_id: str | None) -> Document:
     from lash_cli.cli.references import resolve_session
 
-    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="rewind") as core:
+    async with opened_core(
+        store=store_having(reference), cwd=current_directory_or_root(), owner_label="rewind"
+    ) as core:
         meta = await resolve_session(core.store, reference)
         return rewind_document(await core.branch_to_node(meta.session_id, node_id), meta)

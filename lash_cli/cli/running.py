@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
+from lash_cli.cli.reading import has_database, no_session_yet
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import current_directory, current_place, regular_or_given
@@ -97,16 +98,40 @@ def writing_store() -> RuntimePersistence:
     return store
 
 
-async def session_or_new(
-    store: RuntimePersistence, reference: str | None, *, or_open: bool = False
-) -> SessionMeta | None:
-    """The session `reference` names; None means that it is to be created, which only `or_open` allows.
+def store_having(reference: str | None) -> RuntimePersistence:
+    """`writing_store` for a verb that needs the session `reference` names: where there is no database it is not found,
+    and none is made. Raises `no_session_yet`."""
+    if not has_database():
+        raise no_session_yet(reference)
+    return writing_store()
+
+
+async def store_and_session(
+    reference: str | None, *, or_open: bool = False
+) -> tuple[RuntimePersistence, SessionMeta | None]:
+    """`writing_store`, and the session `reference` names in it; None means that it is to be created, which only
+    `or_open` allows. Where there is no database, none is made before that is known.
 
     Raises as `resolve_session`, and `UsageError` for what cannot be the id of a new session.
     """
+    known = writing_store() if has_database() else None
+    try:
+        meta = await _session_or_new(known, reference, or_open=or_open)
+    except BaseException:
+        if known is not None:
+            await known.aclose()
+        raise
+    return known or writing_store(), meta
+
+
+async def _session_or_new(
+    store: RuntimePersistence | None, reference: str | None, *, or_open: bool
+) -> SessionMeta | None:
     from lash_cli.cli.references import resolve_session
 
     try:
+        if store is None:
+            raise no_session_yet(reference)
         return await resolve_session(store, reference)
     except NotFoundError as error:
         is_unknown = error.code == NotFoundError.default_code

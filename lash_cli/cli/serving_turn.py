@@ -18,9 +18,8 @@ from lash_cli.cli.running import (
     open_to_work,
     opened_core,
     policy_options,
-    session_or_new,
+    store_and_session,
     working_directory,
-    writing_store,
 )
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document
@@ -39,12 +38,7 @@ async def opened_session(
     reference: str | None, asked: PromptParameters, approve: Mapping[str, str]
 ) -> AsyncIterator[tuple[LashCore, LashSession]]:
     """The session that `reference` names, created when it may be; raises what `resolve_session` raises."""
-    store = writing_store()
-    try:
-        meta = await session_or_new(store, reference, or_open=asked.or_open)
-    except BaseException:
-        await store.aclose()
-        raise
+    store, meta = await store_and_session(reference, or_open=asked.or_open)
     async with opened_core(
         store=store,
         provider=asked.provider,

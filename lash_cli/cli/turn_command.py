@@ -19,9 +19,8 @@ from lash_cli.cli.running import (
     open_to_work,
     opened_core,
     policy_options,
-    session_or_new,
+    store_and_session,
     working_directory,
-    writing_store,
 )
 from lash_cli.cli.stdin import read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
@@ -261,12 +260,7 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
 
 
 async def _run_stored(plan: TurnPlan) -> int:
-    store = writing_store()
-    try:
-        meta = await session_or_new(store, plan.reference, or_open=plan.or_open)
-    except BaseException:
-        await store.aclose()
-        raise
+    store, meta = await store_and_session(plan.reference, or_open=plan.or_open)
     asker = terminal_asker()
     async with opened_core(
         store=store,

@@ -21,7 +21,7 @@ from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import working_directory, writing_store
+from lash_cli.cli.running import store_having, working_directory, writing_store
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
 from lash_cli.cli.turn_cursors import TurnCursors
@@ -127,7 +127,8 @@ class Work:
         """Work, tell, and return the exit status; raises what the run amounts to when that is not success."""
         from lash_cli.wiring import open_providers
 
-        store = writing_store()
+        named = self._plan.references
+        store = store_having(named[0]) if named else writing_store()
         try:
             session_ids = await self._session_ids(store)
             providers = open_providers(current().settings, current().paths, environment=current().environment)

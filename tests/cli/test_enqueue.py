@@ -120,9 +120,30 @@ def test_a_home_without_a_database_gets_none(home: Path) -> None:
         ("queue", "hold", "s"),
         ("cancel-suffix", "s", "in_1"),
         ("wait", "s"),
+        ("set", "s", "name=n"),
+        ("rm", "s", "--yes"),
+        ("turn", "s", "x"),
+        ("turn", "s", "--retry"),
+        ("turn", "@last", "x", "--or-open"),
+        ("resume", "s", "x"),
+        ("work", "s", "--until-empty"),
+        ("close", "s"),
+        ("park", "s"),
+        ("cancel", "s"),
+        ("fork", "s"),
+        ("rewind", "s", "--to", "root"),
+        ("compact", "s"),
     ):
         assert run_lash(arguments, home=home).code == 3, arguments
+        assert not home.exists(), arguments
+    for arguments in (("turn", "no id", "x", "--or-open"), ("park",), ("resume",), ("cancel",), ("fork",)):
+        assert run_lash(arguments, home=home).code == 2, arguments
     assert not home.exists()
+
+
+def test_a_named_session_that_may_be_made_is_made_with_the_database(home: Path) -> None:
+    assert run_lash(("turn", "s", "!text x", "--or-open", "-q"), home=home).out == "x\n"
+    assert (home / "lash.db").exists()
 
 
 def test_now_without_a_running_turn_is_refused_or_becomes_the_next_turn(world: QueuedHome) -> None:

@@ -100,7 +100,13 @@ def test_doctor_reports_a_damaged_database_and_does_not_touch_it(world: ErrorWor
 def test_a_home_below_a_file_is_permissions_unsafe_for_every_writer(world: ErrorWorld, tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_text("a file")
-    for arguments in (*WRITES[:3], ("config", "set", "defaults.model", "m"), ("key", "set", "other", "--stdin")):
+    enqueue = ("enqueue", "demo", "x")
+    for arguments in (
+        *WRITES[:3],
+        enqueue,
+        ("config", "set", "defaults.model", "m"),
+        ("key", "set", "other", "--stdin"),
+    ):
         done = world.lash(*arguments, "--home", str(blocker / "home"), "-o", "json", input=b"other-key-1234")
         error = told(done, 5, "permissions_unsafe")
         assert str(blocker) in error["message"] and error["hint"]
