@@ -83,7 +83,7 @@ class Tail:
             if failure is None and not state.is_over and reason in (UNTIL_IDLE, UNTIL_TURN):
                 try:
                     failure = await self._outcome_error()
-                except LashError as unreadable:
+                except Exception as unreadable:  # noqa: BLE001 - told by the last line, and raised when that is written
                     failure = unreadable
             error = told_as(failure) if isinstance(failure, Exception) else None
             if error is not None and reason not in (UNTIL_IDLE, UNTIL_TURN):

@@ -352,6 +352,9 @@ def _write_file(path: str, text: str) -> None:
     try:
         write_out(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise LashRuntimeError(
+        unwritten = LashRuntimeError(
             "output_not_written", f"the turn is committed, but {path} could not be written: {error.strerror}"
-        ) from error
+        )
+        # Whatever the reason: who tries again without a look gets a second turn.
+        unwritten.ambiguous = True
+        raise unwritten from error

@@ -28,10 +28,15 @@ STREAMS = {
 def failing(directory: Path, name: str, failure: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """The command line of a stream, and the environment in which its call raises `failure`."""
     arguments, module, owner, call = STREAMS[name]
+    return (*arguments, "-o", "jsonl"), where_it_raises(directory, module, f"{owner}.{call}", failure)
+
+
+def where_it_raises(directory: Path, module: str, call: str, failure: str) -> dict[str, str]:
+    """The environment in which a call of a module raises `failure`."""
     (directory / "sitecustomize.py").write_text(
-        f"import {module} as m\ndef fail(*a, **k): raise {failure}\nm.{owner}.{call} = fail\n"
+        f"import {module} as m\ndef fail(*a, **k): raise {failure}\nm.{call} = fail\n"
     )
-    return (*arguments, "-o", "jsonl"), {"PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
+    return {"PYTHONPATH": f"{directory}{os.pathsep}{ROOT}"}
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -66,6 +71,28 @@ def test_a_stream_that_finds_no_room_is_told_as_that_and_not_as_what_failed_behi
         _, err = process.communicate(timeout=60)
     error = json.loads(err.splitlines()[-1])
     assert (process.returncode, error["code"], error["ambiguous"]) == (1, "output_not_written", True)
+
+
+def test_a_tail_that_cannot_find_out_how_a_turn_ended_has_its_last_line(lash, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text x")
+    env = where_it_raises(tmp_path, "lash_cli.cli.tail_watched", "Watched.ended_result", "RuntimeError('gone')")
+    done = run_lash(("tail", "s", "--until", "idle", "-o", "jsonl"), home=home, env=env)
+    end = done.lines[-1]
+    assert (end["type"], end["reason"], end["exit"], done.code) == ("stream_end", "idle", 1, 1), done
+    assert end["error"] == done.error and done.error["code"] == "internal"
+
+
+@pytest.mark.parametrize("option", ["--out", "--usage-file"])
+def test_a_committed_turn_whose_file_cannot_be_opened_is_told_as_committed(
+    lash, home: Path, tmp_path: Path, option: str
+) -> None:
+    lash("open", "s")
+    env = where_it_raises(tmp_path, "lash_cli.cli.turn_run", "write_out", "OSError(24, 'Too many open files', 'f')")
+    done = run_lash(("turn", "s", "!text x", option, str(tmp_path / "f"), "-o", "json"), home=home, env=env)
+    assert (done.code, done.error["code"], done.error["ambiguous"]) == (1, "output_not_written", True), done
+    assert "the turn is committed" in done.error["message"]
+    assert lash("show", "s", "-o", "json").json["turns"] == 1
 
 
 def assert_ended(done: Result, code: str, status: int) -> dict[str, Any]:
