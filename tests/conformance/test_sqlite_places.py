@@ -15,12 +15,14 @@ from support.old_files import with_nodes_by_session
 
 import lash_cli.store.sqlite
 from lash_cli.cli import completion_rows
-from lash_cli.core.commit import Append
+from lash_cli.core.commit import Append, ReplaceFull
 from lash_cli.core.content import Role
+from lash_cli.core.frames import initial_frame_id
 from lash_cli.core.graph import chain
+from lash_cli.store.base import SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
-from lash_cli.store.conformance.search import found, say
+from lash_cli.store.conformance.search import found, say, search
 from lash_cli.store.sqlite import places
 from lash_cli.store.sqlite.store import SqliteStore
 
@@ -135,6 +137,61 @@ async def test_what_an_older_lash_has_written_is_found_and_forgotten_as_before(
     assert await found(again, "them") == []
     (texts,) = again.db.read(lambda connection: connection.execute("SELECT count(*) FROM message_text").fetchone())
     assert texts == 0
+
+
+async def test_what_is_written_at_the_places_of_one_session_is_not_told_of_another(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    _, second = await say(store, clock, "first", "the needle")
+    await say(store, clock, "one", "two", "three", session_id="next")
+    branch = [make.message("branch", "beside three", Role.USER)]
+    fence = await make.fence_of(store, clock, session_id="next")
+    nodes = chain(branch, parent_node_id="next-m1", agent_frame_id=initial_frame_id("next"), at_ms=2)
+    await store.commit_runtime_state(make.commit(fence, Append(nodes, "branch"), expected=1, release=True))
+    (hit,) = (await search(store, "needle", context=3)).found
+    assert hit.node_id == second and hit.later == ()
+
+
+async def test_clusters_that_nobody_shows_any_more_are_given_back_whatever_stands_beside_them(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    names = ["a", "b", "c", "d"]
+    for name in names:
+        await say(store, clock, "shared", session_id=name)
+    for name in names:
+        await store.fork_session(SessionFork(name, f"{name}-fork", clock.now_ms()))
+    for name in ("a", "b", "d"):
+        await store.delete_session(name, clock.now_ms())
+    for name in ("a", "b", "d"):
+        fork = f"{name}-fork"
+        fence = await make.fence_of(store, clock, session_id=fork)
+        fresh = chain(
+            [make.message(f"{fork}-new", "new")], parent_node_id=None, agent_frame_id=initial_frame_id(fork), at_ms=2
+        )
+        replacing = make.commit(fence, ReplaceFull(fresh, f"{fork}-new"), with_frames=make.frames(fork), release=True)
+        await store.commit_runtime_state(replacing)
+    assert (await store.vacuum(None))["nodes"] == 3
+    left = store.db.read(lambda connection: connection.execute("SELECT node_id FROM nodes ORDER BY 1").fetchall())
+    assert left == [("a-fork-new",), ("b-fork-new",), ("c-m0",), ("d-fork-new",)]
+
+
+async def test_what_a_younger_session_names_keeps_no_attachment_of_one_that_is_gone(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await store.create_session(SessionCreate(make.SESSION, make.CONFIG, clock.now_ms()))
+    shared, own = [
+        await store.put_attachment(make.SESSION, data, media_type="text/plain", owner=None, now_ms=1)
+        for data in (b"shared", b"own")
+    ]
+    first, _ = await say(store, clock, f"see {shared}", f"see {own}")
+    await store.fork_session(SessionFork(make.SESSION, "fork", clock.now_ms(), first))
+    await say(store, clock, f"also {own}", session_id="younger")
+    await store.delete_session(make.SESSION, clock.now_ms())
+    left = store.db.read(lambda connection: connection.execute("SELECT attachment_ref FROM attachments").fetchall())
+    assert set(left) == {(shared,)}
 
 
 def test_completion_knows_the_places_as_the_store_does() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,22 @@ async def test_who_looks_reads_with_the_connection_that_writes_and_waits_for_no_
     with pytest.raises(StoreError) as caught:
         names(database)
     assert caught.value.code == "store_closed"
+
+
+async def test_who_looks_waits_for_no_thread_that_writes_for_itself(database_path: Path, clock: ManualClock) -> None:
+    database = await opened(database_path, clock)
+    await database.write_brief(insert("before"))
+    held = Held()
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(database.write_sync, held, durable=False)
+        try:
+            assert await asyncio.to_thread(held.has_begun.wait, WAIT_S)
+            assert threads.submit(names, database).result(WAIT_S / 2) == {"before"}
+        finally:
+            held.may_end.set()
+        writing.result(WAIT_S)
+    assert names(database) == {"before", "held"}
+    await database.aclose()
 
 
 @pytest.mark.parametrize("is_brief", [None, lambda: False], ids=["never asked", "too long"])

@@ -657,6 +657,20 @@ async def test_a_crashed_turn_of_a_handle_that_fell_behind_is_finished_under_wha
     assert after.policy_snapshot.model.id == "chosen"
 
 
+async def test_a_handle_that_fell_behind_finishes_a_turn_that_crashed_on_the_head_it_does_not_know(make_core) -> None:
+    caller = ScriptedCaller([])
+    behind = await make_core(caller).open_session("s1")
+    other = make_core(ScriptedCaller([text("one"), text("two")]), crash_point=CrashPoints("before:commit", nth=2))
+    session = await other.open_session("s1")
+    await session.turn("a").run()
+    with pytest.raises(Crash):
+        await session.turn("b").run()
+    output = await behind.redrive().run()
+    assert output.result is not None and output.result.assistant_message() == "two"
+    assert [message_text(message) for message in behind.read_view().messages] == ["a", "one", "b", "two"]
+    assert caller.requests == []
+
+
 async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two")])
     core = make_core(caller)
