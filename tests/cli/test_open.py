@@ -80,6 +80,12 @@ def test_malformed_ids_labels_and_system_files_are_usage_errors_that_create_noth
     assert lash("ls", "-o", "json").json["items"] == []
 
 
+def test_what_cannot_be_opened_makes_no_database(lash, home: Path) -> None:
+    for arguments, status in ((("--parent", "nobody"), 3), (("s", "--parent", "@last"), 3), (("not an id",), 2)):
+        assert lash("open", *arguments).code == status
+        assert not home.exists(), arguments
+
+
 def test_an_unconfigured_provider_is_exit_5(lash) -> None:
     done = lash("open", "notes", "--provider", "nowhere", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (5, "", "provider_unconfigured")
