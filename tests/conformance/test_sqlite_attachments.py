@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.clock import ManualClock
 
+from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.attachments import PNG, SESSION, AttachmentLaws
 from lash_cli.store.conformance.journal import create_session
 from lash_cli.store.sqlite.attachments import commit_refs
@@ -39,6 +40,24 @@ def open_store(tmp_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
 
 class TestSqliteAttachments(AttachmentLaws):
     """SQLite keeps every law."""
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize("is_owned", [False, True])
+async def test_the_commit_of_a_turn_adopts_what_it_stored_and_what_it_names_each_without_the_other(
+    open_store: OpenStore, clock: ManualClock, is_named: bool, is_owned: bool
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    named = await store.put_attachment(make.SESSION, b"1", media_type=PNG, owner=None, now_ms=1)
+    if is_owned:
+        await store.put_attachment(make.SESSION, b"2", media_type=PNG, owner=("turn", "t1"), now_ms=1)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(
+        make.commit(fence, make.append(["m1"]), turn=make.stamp("t1"), attachments=(named,) if is_named else ())
+    )
+    rows = await store.list_attachments(make.SESSION)
+    assert sum(row["committed_at_ms"] is not None for row in rows) == is_named + is_owned
 
 
 async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others(
