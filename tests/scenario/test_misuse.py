@@ -162,6 +162,37 @@ def test_a_store_that_was_opened_before_a_fork_is_refused_in_the_child_and_stays
     assert done.stdout.split() == ["turn:store_forked", "open:store_forked", "own:1", "0", "parent:2"], done.stderr
 
 
+def test_a_child_has_nothing_open_of_what_its_parent_synced(tmp_path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(_SYNCED_AND_FORKED)
+    done = subprocess.run(
+        [sys.executable, "-W", "always::ResourceWarning", str(script), str(tmp_path / "lash.db")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+_SYNCED_AND_FORKED = """
+import gc, os, sys
+
+from lash_cli.store.sqlite.database import Database
+from lash_cli.system import SystemClock
+
+database = Database.open(sys.argv[1], clock=SystemClock())
+database.write_sync(lambda connection: connection.execute("DELETE FROM deleted_sessions"), durable=True)
+child = os.fork()
+if child == 0:
+    del database
+    gc.collect()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+database.close()
+"""
+
 _FORKS = """
 import asyncio, os, sys
 

@@ -288,6 +288,7 @@ class Writer:
         connection, which is the parent's."""
         self._lock, self._pen = threading.Lock(), threading.Lock()
         self._is_closed = self._is_forked = True
+        self._log.close()
         self._thread, connection, self._connection = None, self._connection, None
         return connection
 
