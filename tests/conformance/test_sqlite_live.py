@@ -12,7 +12,16 @@ import pytest
 from sqlite_utils import Database as SqliteUtilsDatabase
 from sqlite_utils.migrations import Migrations
 
-from lash_cli.core.observation import GENESIS, MAX_AGE_MS, MAX_EVENTS, LiveReplayGapReason, QueueChanged, SessionCursor
+from lash_cli.core.commit import ReplaceFull
+from lash_cli.core.observation import (
+    GENESIS,
+    MAX_AGE_MS,
+    MAX_EVENTS,
+    LiveReplayGapReason,
+    QueueChanged,
+    SessionCursor,
+    StateCommitted,
+)
 from lash_cli.errors import StoreLocked, StoreReadOnly
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
@@ -65,6 +74,22 @@ async def test_a_copied_file_continues_no_cursor_of_the_original(
     await show(restored, clock, fence, [prose("x"), prose("y")])
     assert await gap_of(restored, tail) is UNAVAILABLE
     restored.close()
+
+
+async def test_what_was_shown_of_a_history_that_its_commit_replaces_is_not_in_the_new_log(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
+    await show(store, clock, fence, [prose("a")])
+    before = await cursor_of(store)
+    replacing = make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"))
+    await store.commit_runtime_state(replacing, shown=[prose("b")])
+    assert await gap_of(store, before) is UNAVAILABLE
+    now = await cursor_of(store)
+    (event,) = await after(store, SessionCursor(now.epoch, now.revision, 0, S))
+    assert isinstance(event.payload, StateCommitted)
 
 
 async def test_an_event_that_does_not_decode_is_a_gap_behind_which_watching_goes_on(
