@@ -24,6 +24,7 @@ from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.search import found, say, search
 from lash_cli.store.sqlite import places
+from lash_cli.store.sqlite.invariants import broken_rules
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -175,6 +176,32 @@ async def test_clusters_that_nobody_shows_any_more_are_given_back_whatever_stand
     assert (await store.vacuum(None))["nodes"] == 3
     left = store.db.read(lambda connection: connection.execute("SELECT node_id FROM nodes ORDER BY 1").fetchall())
     assert left == [("a-fork-new",), ("b-fork-new",), ("c-m0",), ("d-fork-new",)]
+
+
+async def test_a_vacuum_of_one_session_leaves_what_others_have_hidden(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    for session_id in ("a", "b", "c"):
+        await say(store, clock, "old", session_id=session_id)
+        fence = await make.fence_of(store, clock, session_id=session_id)
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull((), None), with_frames=make.frames(session_id)))
+    assert (await store.vacuum("b"))["nodes"] == 1
+    assert (await store.vacuum(None))["nodes"] == 2
+
+
+async def test_a_node_at_the_place_of_the_next_one_is_told_as_broken(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await say(store, clock, "one", "two")
+    await say(store, clock, "beside it", session_id="next")
+    assert store.db.read(broken_rules) == []
+    await store.db.write(
+        lambda connection: connection.execute("UPDATE sessions SET next_seq = 2 WHERE session_id = ?", (make.SESSION,)),
+        durable=False,
+    )
+    assert [(broken.code, broken.session_id) for broken in store.db.read(broken_rules)] == [
+        ("seq_reused", make.SESSION)
+    ]
 
 
 async def test_what_a_younger_session_names_keeps_no_attachment_of_one_that_is_gone(

@@ -7,7 +7,7 @@ import gc
 import time
 import weakref
 
-from lash_cli.alarms import alarm_after
+from lash_cli.alarms import _MAX_ROWS, _ROWS, alarm_after
 
 SOON_S = 0.002
 
@@ -96,3 +96,14 @@ def test_a_loop_that_is_closed_is_let_go_of_with_what_its_alarms_were_to_call() 
         asyncio.run(leave_one_behind())
     gc.collect()
     assert [item() is not None for item in kept[:-2]] == [False] * 8
+
+
+async def test_many_delays_are_not_all_kept_and_those_let_go_of_ring_all_the_same() -> None:
+    rung: list[int] = []
+    over = asyncio.Event()
+    for number in range(2 * _MAX_ROWS):
+        alarm_after(SOON_S + number / 10_000, lambda number=number: rung.append(number))  # type: ignore[misc]
+    alarm_after(10 * SOON_S, over.set)
+    assert len(_ROWS) <= _MAX_ROWS
+    await over.wait()
+    assert sorted(rung) == list(range(2 * _MAX_ROWS))
