@@ -107,12 +107,13 @@ def test_ids_of_a_session_are_those_of_the_session_that_was_named(shelf, lash):
 
 def test_the_nodes_of_a_fork_are_offered_whoever_holds_them(shelf, lash):
     assert lash("fork", "notes", "--name", "branch").code == 0
-    assert lash("turn", "branch", "its own", "-q").code == 0
+    for session in ("branch", "notes"):
+        assert lash("turn", session, "its own", "-q").code == 0
     tree = {entry["id"] for entry in lash("tree", "branch", "-o", "json").json["items"]}
     assert set(offered(shelf, "rewind", "branch", "--to", "")[0]) == tree and len(tree) == 4
     (one,) = offered(shelf, "rewind", "branch", "--to", min(tree))[0]
     assert one == min(tree)
-    assert len(offered(shelf, "rewind", "notes", "--to", "")[0]) == 2
+    assert len(offered(shelf, "rewind", "notes", "--to", "")[0]) == 4
 
 
 def test_the_configuration_adds_its_names(shelf, lash):
