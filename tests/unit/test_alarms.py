@@ -74,7 +74,7 @@ def test_each_event_loop_has_its_own() -> None:
     async def wait_for_one() -> None:
         rung = asyncio.Event()
         alarm_after(SOON_S, rung.set)
-        await rung.wait()
+        assert await asyncio.wait_for(rung.wait(), 30)
 
     for _ in range(2):
         asyncio.run(wait_for_one())

@@ -53,14 +53,9 @@ _TOKEN_OF_WORK = (
 
 # What a plain turn pays at a checkpoint (contract 02 §1.5, decision 0008): the lease, and whether anything is there
 # that a checkpoint could take, or took under this claim id; never 0 when there is.
-_AT_CHECKPOINT = """
+_AT_CHECKPOINT = f"""
 SELECT s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
-    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
-        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
-        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
-        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
+    {line.ANYTHING_WAITS}
     OR EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_claimed WHERE claim_id = ?2 AND session_key = s.session_key)
     OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_claimed
         WHERE claim_id = ?2 AND session_key = s.session_key)

@@ -35,6 +35,16 @@ from lash_cli.errors import StoreUnusable
 from lash_cli.store.sqlite import batches
 from lash_cli.store.sqlite.batches import COLUMNS, BatchRow
 
+# Whether anything waits that is addressed to a turn, or that a turn could take besides text for the next one: a part of
+# statements that read `sessions s`; never 0 when there is.
+ANYTHING_WAITS: Final = """
+    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
+        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
+        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
+        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
+"""
 # All that decides whether there is anything to claim, each by one look at an index: text nobody took for a turn that
 # does not run, the oldest text for the next turn, work whose time has come, and the head of the line.
 _FRONT = """

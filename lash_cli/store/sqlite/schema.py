@@ -6,8 +6,8 @@ PRAGMA and sqlite-utils is imported only when something is missing. All pending
 migrations run in one immediate transaction: of many processes that open a new
 file at once one creates the tables and the others find them. Tables are
 STRICT; what is read by ranges is clustered under an integer key per session,
-`WITHOUT ROWID` or by one integer that begins with it (`places`). A blob's hash is 64 hexadecimal digits; an attachment
-reference is `sha256:` and that hash.
+`WITHOUT ROWID` or by one integer that begins with it (`places`). A blob's hash
+is 64 hexadecimal digits; an attachment reference is `sha256:` and that hash.
 """
 
 from __future__ import annotations

@@ -23,20 +23,12 @@ Origin = Literal["prompt", "queue", "wake"]
 
 # All the lane transaction has to know of a session before it takes the lane: its head, whether a turn is unfinished,
 # and whether anything waits that the start of a turn has to look at; never 0 when it does.
-_READ_HEAD = (
-    "SELECT"
-    + HEAD_COLUMNS
-    + """,
+_READ_HEAD = f"""
+SELECT {HEAD_COLUMNS},
     EXISTS (SELECT 1 FROM turns t INDEXED BY turns_running WHERE t.session_key = s.session_key AND t.state = 'running'),
-    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
-        WHERE session_key = s.session_key AND state = 'pending_active' AND turn_id IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_ready
-        WHERE session_key = s.session_key AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
-        WHERE session_key = s.session_key AND state = 'pending' AND waits_until_ms IS NOT NULL)
+    {line.ANYTHING_WAITS}
 FROM sessions s WHERE s.session_id = ?
 """
-)
 # At most one in practice; the oldest first if an older program left more. The planner would walk all turns by index.
 _RUNNING = """
 SELECT turn_id, turn_index, started_at_ms, origin, claim_id, plan, work_claim_id FROM turns INDEXED BY turns_running
