@@ -168,7 +168,8 @@ class LiveTail:
                     await self._draw()
                     await asyncio.sleep(1 / FRAMES_PER_SECOND)
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), _RESTING_SECONDS)
+                        async with asyncio.timeout(_RESTING_SECONDS):
+                            await self._changed.wait()
         finally:
             loop.remove_signal_handler(signal.SIGWINCH)
 
