@@ -19,10 +19,14 @@ import msgspec
 from lash_cli.tools.faults import invalid
 
 MAX_ALTERNATIVES = 256
+# As long as the longest path: nothing that is meant is longer, and reading a pattern takes time.
+MAX_PATTERN_CHARS = 4096
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
     """A pattern for whole relative paths with `/`; raises `ToolFault` for a pattern that cannot be read."""
+    if len(pattern) > MAX_PATTERN_CHARS:
+        raise invalid("bad_pattern", f"the glob pattern is longer than {MAX_PATTERN_CHARS} characters")
     try:
         alternatives = [_translate(alternative.removeprefix("./")) for alternative in _expand_braces(pattern)]
         return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.DOTALL)
@@ -47,43 +51,60 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 def _translate(pattern: str) -> str:
-    """The regular expression source of one glob without braces."""
-    # Equal neighbours mean the same as one and would only make matching slow.
+    """The regular expression source of one glob without braces.
+
+    A wildcard that another one of its kind follows stops at the first place
+    that fits, and for good: the next one can take whatever lies between. So
+    what does not match is found out without trying every way to divide a path
+    among the wildcards, which for a few of them takes longer than anyone waits.
+    """
+    # Equal neighbours mean the same as one.
     components = re.sub(r"(?:\*\*/)+", "**/", pattern).split("/")
-    pieces = []
+    stretches = [""]
     for index, component in enumerate(components):
-        is_last = index == len(components) - 1
-        if component == "**":
-            pieces.append(".+" if is_last else "(?:[^/]+/)*")
+        end = "" if index == len(components) - 1 else "/"
+        if component != "**":
+            stretches[-1] += _translate_component(component) + end
+        elif end:
+            stretches.append("")
         else:
-            pieces.append(_translate_component(component) + ("" if is_last else "/"))
-    return "".join(pieces)
+            stretches[-1] += ".+"
+    return _joined(stretches, "(?:[^/]+/)")
+
+
+def _joined(stretches: list[str], filler: str) -> str:
+    """The stretches with any number of `filler` between two of them."""
+    first, *others = stretches
+    if not others:
+        return first
+    settled = "".join(f"(?>{filler}*?{stretch})" for stretch in others[:-1])
+    return f"{first}{settled}{filler}*{others[-1]}"
 
 
 def _translate_component(component: str) -> str:
-    result: list[str] = []
+    stretches = [""]
     index = 0
     while index < len(component):
         character = component[index]
         index += 1
         if character == "*":
-            if not result or result[-1] != "[^/]*":
-                result.append("[^/]*")
+            if len(stretches) == 1 or stretches[-1]:
+                stretches.append("")
         elif character == "?":
-            result.append("[^/]")
+            stretches[-1] += "[^/]"
         elif character == "[" and (end := component.find("]", index + 1 + component[index : index + 1].count("!"))) > 0:
             inner = component[index:end]
             negation = "^/" if inner[:1] in ("!", "^") else ""
             # Only `\`, `[` and set operators are special inside of a class; a dash keeps its meaning.
             body = re.sub(r"([\\\[&~|^])", r"\\\1", inner[1:] if negation else inner)
-            result.append(f"[{negation}{body}]")
+            stretches[-1] += f"[{negation}{body}]"
             index = end + 1
         elif character == "\\" and index < len(component):
-            result.append(re.escape(component[index]))
+            stretches[-1] += re.escape(component[index])
             index += 1
         else:
-            result.append(re.escape(character))
-    return "".join(result)
+            stretches[-1] += re.escape(character)
+    return _joined(stretches, "[^/]")
 
 
 class IgnoreRule(msgspec.Struct, frozen=True):
@@ -107,8 +128,10 @@ def parse_ignore_file(text: str, base: str) -> IgnoreFile:
 
 
 def _parse_rule(line: str) -> IgnoreRule | None:
-    pattern = re.sub(r"(?<!\\)[ \t]+$", "", line)
-    if not pattern or pattern.startswith("#"):
+    pattern = line.rstrip(" \t")
+    if pattern.endswith("\\"):
+        pattern += line[len(pattern) :][:1]  # an escaped space belongs to the name
+    if not pattern or pattern.startswith("#") or len(pattern) > MAX_PATTERN_CHARS:
         return None
     is_negated = pattern.startswith("!")
     pattern = pattern[is_negated:]

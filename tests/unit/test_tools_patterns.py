@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.processes import PATIENCE_S, start_process
 
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.patterns import compile_glob, is_ignored, parse_ignore_file
@@ -34,7 +41,7 @@ def test_globs_match_whole_paths(pattern: str, yes: list[str], no: list[str]) ->
     assert [path for path in no if compiled.fullmatch(path)] == []
 
 
-@pytest.mark.parametrize("pattern", ["[z-a]", "{a,b}" * 20])
+@pytest.mark.parametrize("pattern", ["[z-a]", "{a,b}" * 20, "a" * 4097])
 def test_a_glob_that_cannot_be_read_is_a_bad_request(pattern: str) -> None:
     with pytest.raises(ToolFault) as caught:
         compile_glob(pattern)
@@ -57,6 +64,7 @@ def test_a_glob_that_cannot_be_read_is_a_bad_request(pattern: str) -> None:
         ("a/**/z", ["a/z", "a/b/c/z"], ["z"]),
         ("all/**", ["all/x", "all/y/z"], ["all/"]),
         ("[z-a]\nafter", ["after"], []),
+        ("kept\\  \t", ["kept "], ["kept"]),
     ],
 )
 def test_ignore_rules_read_like_git_reads_them(rules: str, ignored: list[str], kept: list[str]) -> None:
@@ -72,3 +80,31 @@ def test_a_deeper_file_overrules_and_matches_relative_to_itself() -> None:
     assert not is_ignored("sub/important.log", False, files)
     assert is_ignored("sub/local", False, files)
     assert not is_ignored("sub/x/local", False, files)
+
+
+HANGING = """
+import sys
+from lash_cli.tools.patterns import compile_glob, is_ignored, parse_ignore_file
+rules = ["*a" * 30 + "*b", "**/a/" * 30 + "b", "**/*a*/" * 30 + "b", " " * 1_000_000 + "x", "[" * 1_000_000]
+files = [parse_ignore_file("\\n".join(rules), "")]
+for path in ("a" * 250, "/".join(["a"] * 250), "/".join(["aaaaaa"] * 250)):
+    assert not is_ignored(path, False, files)
+    assert not any(compile_glob(rule).fullmatch(path) for rule in rules[:3])
+print("done")
+"""
+
+
+def test_no_pattern_of_a_strange_repository_stops_the_process() -> None:
+    # In a process of its own: a matcher without end holds the interpreter, and no time limit within would be kept.
+    output, _ = start_process([sys.executable, "-c", HANGING], stdout=subprocess.PIPE).communicate(timeout=PATIENCE_S)
+    assert output == b"done\n"
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "*", "**", "/", "?", "[ab]", "[!a]", "**/", "/**"]), max_size=8).map("".join),
+    st.lists(st.sampled_from(["a", "b", "ab", "/", "\n"]), max_size=9).map("".join),
+)
+def test_a_glob_matches_what_trying_every_way_would_find(pattern: str, path: str) -> None:
+    compiled = compile_glob(pattern)
+    patient = re.compile(compiled.pattern.replace("(?>", "(?:"), re.DOTALL)
+    assert bool(compiled.fullmatch(path)) == bool(patient.fullmatch(path))
