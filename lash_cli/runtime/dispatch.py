@@ -20,7 +20,7 @@ import msgspec
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import decode, encode
 from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -318,11 +318,16 @@ class ToolDispatcher:
 
 
 async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:
-    """The containment point of tools: an exception, or a result that is not JSON, becomes a failed output."""
+    """The containment point of tools: an exception, or a result that is not JSON, becomes a failed output.
+
+    A result is what the journal will say of it, to the order of its keys: the model reads its text, and a re-drive that
+    rendered another one would not be the turn that crashed.
+    """
     try:
         output = await resolved.provider.execute(call, context)
-        encode(output)
-        return output
+        if not isinstance(output, ToolCallOutput):
+            return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
+        return decode(encode(output), ToolCallOutput)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -330,9 +335,17 @@ async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolCo
         return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
     except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
         _log.exception("tool %s raised", call.tool_name)
-        # A file name that is no UTF-8 comes as text that cannot be stored; its bytes are shown as escapes.
-        text = str(error).encode("utf-8", "backslashreplace").decode()
-        return _panicked(call.tool_name, type(error).__name__, text)
+        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+
+
+def _text_of(error: Exception) -> str:
+    """What an exception of a tool says, as text that can be stored."""
+    try:
+        text = str(error)
+    except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
+        text = f"its text cannot be read ({type(fault).__name__})"
+    # A file name that is no UTF-8 comes as text that cannot be stored; its bytes are shown as escapes.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,6 +28,7 @@ from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompl
 from lash_cli.core.codec import canonical_hash
 from lash_cli.core.content import Message, Role, ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.core.llm import ToolChoice
+from lash_cli.core.tools import ToolCallOutput, ToolContract, ToolManifest, ToolSuccess
 from lash_cli.errors import (
     ConflictError,
     EffectError,
@@ -139,6 +143,71 @@ async def test_a_crash_whose_text_cannot_be_stored_is_a_failed_result_all_the_sa
     result = (await session.turn("go").run()).result
     assert result.assistant_message() == "done"
     assert "/gone/\\udcff" in result.tool_calls[0].output.outcome.failure.message
+
+
+class Offering:
+    """Offers one tool, `t`, that answers with what `answer` returns or raises."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self._answer = answer
+
+    def manifests(self) -> tuple[ToolManifest, ...]:
+        return (ToolManifest("t", "t", "does t"),)
+
+    def contract(self, tool_id: str) -> ToolContract:
+        return ToolContract()
+
+    async def execute(self, call: object, context: object) -> Any:
+        return self._answer()
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raise_speechless() -> None:
+    raise Speechless
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: None, "NoneType"),
+        (lambda: {"a": 1}, "dict"),
+        (lambda: ToolCallOutput("done"), "ValidationError"),  # type: ignore[arg-type]
+        (lambda: ToolCallOutput(ToolSuccess("done"), "finish"), "ValidationError"),  # type: ignore[arg-type]
+        (raise_speechless, "Speechless"),
+    ],
+    ids=["nothing", "a-bare-value", "no-outcome", "no-control", "an-exception-without-text"],
+)
+async def test_whatever_a_tool_answers_or_raises_is_a_result_the_journal_can_hold(make_core, answer, said) -> None:
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry")])
+    async with await make_core(caller, tools=[Offering(answer)]).open_session("s1") as session:
+        output = await session.turn("go").run()
+    assert output.result.assistant_message() == "sorry"
+    failure = output.result.tool_calls[0].output.outcome.failure
+    assert failure.code == "tool_panicked"
+    assert said in failure.message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"summary": "made it", "path": "/a", "bytes": 3}, b"bytes", datetime(2026, 1, 2, tzinfo=UTC), float("nan")],
+    ids=["keys-in-an-order-of-their-own", "bytes", "a-date", "not-a-number"],
+)
+async def test_a_turn_that_crashed_after_a_tool_is_finished_whatever_the_tool_had_answered(make_core, value) -> None:
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess(value)))]
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("done")])
+    points = CrashPoints("after:model_recorded", 2)
+    doomed = await make_core(caller, tools=tools, crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go").run()
+    session = await make_core(ScriptedCaller([]), tools=tools).open_session("s1")
+    assert (await session.redrive().run()).result.assistant_message() == "done"
 
 
 async def test_a_provider_failure_is_an_outcome_and_keeps_the_users_text(make_core) -> None:
