@@ -244,7 +244,8 @@ class SearchTools:
         """The worker's output, None when cancelled; raises `ToolFault` when the time is over."""
         received = bytearray()
         process = await self._groups.start(
-            (sys.executable, "-I", "-S", str(_WORKER)),
+            # What Python warns of in a pattern is no part of the answer.
+            (sys.executable, "-I", "-S", "-W", "ignore", str(_WORKER)),
             sink=received.extend,
             environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             directory=Path("/"),

@@ -129,6 +129,21 @@ async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
     assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
 
 
+@pytest.mark.parametrize("pattern", ["[[]b", "a[[]", "[!--[]b"])
+async def test_an_expression_that_python_warns_of_is_searched_for(bench: Workbench, pattern: str) -> None:
+    bench.write("a.txt", "a[b\nab\n")
+    assert value_of(await bench.call("grep", pattern=pattern)) == "a.txt:1: a[b"
+
+
+@pytest.mark.parametrize("pattern", ["[[:alpha:]]+", "^[^[:space:]_]", "[[:^digit:]]"])
+async def test_a_class_that_only_other_tools_know_is_not_searched_for(bench: Workbench, pattern: str) -> None:
+    bench.write("a.txt", "abc [:alpha:]\n")
+    assert value_of(await bench.call("grep", pattern=r"\[:alpha:]")) == "a.txt:1: abc [:alpha:]"
+    failure = failure_of(await bench.call("grep", pattern=pattern))
+    assert (failure.code, failure.failure_class) == ("bad_pattern", FailureClass.INVALID_REQUEST)
+    assert "[:" in failure.message
+
+
 async def test_a_search_that_died_half_way_is_a_failure(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
