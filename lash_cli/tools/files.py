@@ -200,7 +200,7 @@ def list_directory(descriptor: int, arguments: ReadArguments) -> str:
     Raises `ToolFault` for an offset past the end.
     """
     with os.scandir(descriptor) as entries:
-        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in entries)
+        names = sorted(entry.name + ("/" if _is_directory(entry) else "") for entry in entries)
     if not names:
         return "(empty directory)"
     first = arguments.offset - 1
@@ -210,6 +210,14 @@ def list_directory(descriptor: int, arguments: ReadArguments) -> str:
     lines = printable("\n".join(shown))
     rest = len(names) - first - len(shown)
     return lines + (f"\n({rest} more; continue with offset={first + len(shown) + 1})" if rest else "")
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Also through a link; one that leads in a circle, or where we may not look, is shown as a name."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def numbered_lines(file: BinaryIO, arguments: ReadArguments) -> str:

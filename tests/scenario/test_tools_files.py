@@ -104,6 +104,15 @@ async def test_a_directory_is_listed(bench: Workbench) -> None:
     assert value_of(await bench.call("read_file", path=".", limit=1)) == "a\n(1 more; continue with offset=2)"
 
 
+async def test_links_that_lead_nowhere_are_listed_like_files(bench: Workbench) -> None:
+    bench.write("d/e/f", "")
+    (bench.root / "d" / "gone").symlink_to("nothing")
+    (bench.root / "d" / "loop").symlink_to("loop")
+    (bench.root / "d" / "long").symlink_to("x" * 300)
+    (bench.root / "d" / "other").symlink_to("e")
+    assert value_of(await bench.call("read_file", path="d")) == "e/\ngone\nlong\nloop\nother/"
+
+
 async def test_an_image_is_attached_by_its_content(bench: Workbench) -> None:
     bench.write("picture.txt", PNG)
     output = await bench.call("read_file", path="picture.txt")
