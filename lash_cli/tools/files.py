@@ -131,8 +131,7 @@ class FileTools:
         async with self._locks.of(real):
             if context.cancel.is_set:
                 return cancelled()
-            is_new = not real.exists()
-            await run_to_end(lambda: replace_file(self._policy, real, content))
+            is_new = await run_to_end(lambda: replace_file(self._policy, real, content))
         summary = f"{'Created' if is_new else 'Replaced'} {arguments.path} ({len(content)} bytes)"
         return success({"summary": summary, "path": printable(str(real)), "bytes": len(content)})
 

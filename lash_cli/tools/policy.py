@@ -200,6 +200,17 @@ def _make_directory(name: str, parent: int) -> None:
         os.close(opened)
 
 
+def status_of(real: Path) -> os.stat_result | None:
+    """The status of what is at a resolved path, None when there is nothing; raises `ToolFault` when that cannot be
+    told: a name is too long, or a directory on the way may not be searched."""
+    try:
+        return os.stat(real)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise os_fault(error, "open", real) from error
+
+
 def require_regular(descriptor: int, path: object) -> os.stat_result:
     """The status of an open regular file; raises `ToolFault` for devices, pipes and sockets."""
     status = os.fstat(descriptor)

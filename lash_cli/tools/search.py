@@ -25,7 +25,7 @@ from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancell
 from lash_cli.tools.faults import ToolFault, invalid
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
-from lash_cli.tools.policy import FilePolicy, printable
+from lash_cli.tools.policy import FilePolicy, printable, status_of
 from lash_cli.tools.process_group import ProcessGroups
 
 WALKED_ENTRIES = 200_000
@@ -125,7 +125,7 @@ class Walk:
 
     def _repository_root(self) -> Path:
         for directory in (self._base, *self._base.parents):
-            if (directory / ".git").exists():
+            if os.path.exists(directory / ".git"):
                 return directory
         return self._base
 
@@ -216,7 +216,8 @@ class SearchTools:
         """Lines that match, as `path:line: text`."""
         real = self._policy.resolve_read(arguments.path, self._cwd)
         complete = True
-        if real.is_file():
+        status = status_of(real)
+        if status is not None and stat.S_ISREG(status.st_mode):
             files = [(arguments.path, str(real))]
         else:
             walk = Walk(self._policy, self._directory(arguments.path), context.cancel)
@@ -236,8 +237,9 @@ class SearchTools:
 
     def _directory(self, path: str) -> Path:
         real = self._policy.resolve_read(path, self._cwd)
-        if not real.is_dir():
-            raise invalid("not_found" if not real.exists() else "wrong_file_type", f"{path} is not a directory")
+        status = status_of(real)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            raise invalid("not_found" if status is None else "wrong_file_type", f"{path} is not a directory")
         return real
 
     async def _run_worker(self, request: bytes, context: ToolContext) -> bytes | None:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancel
 from lash_cli.tools.context import SESSION_VARIABLE, TURN_VARIABLE
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
-from lash_cli.tools.policy import FilePolicy
+from lash_cli.tools.policy import FilePolicy, status_of
 from lash_cli.tools.process_group import ProcessGroups
 
 BUFFER_BYTES = 512_000
@@ -179,7 +180,8 @@ class ShellTools:
 
     def _directory(self, workdir: str | None) -> Path:
         directory = self._policy.resolve_read(workdir or ".", self._cwd)
-        if not directory.is_dir():
+        status = status_of(directory)
+        if status is None or not stat.S_ISDIR(status.st_mode):
             raise invalid("workdir_missing", f"{workdir or self._cwd} is not a directory")
         return directory
 

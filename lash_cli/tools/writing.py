@@ -57,8 +57,8 @@ async def run_to_end(work: Callable[[], T]) -> T:
     return running.result()
 
 
-def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_hash: str | None = None) -> None:
-    """Write `content` to a resolved path atomically, creating missing parents.
+def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_hash: str | None = None) -> bool:
+    """Write `content` to a resolved path atomically, creating missing parents; whether there was no file before.
 
     With `expected_hash` the file must still have that content just before it
     is replaced. Raises `ToolFault`; then the old file is untouched.
@@ -86,6 +86,7 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_has
             os.unlink(partial, dir_fd=directory)
             raise
         _sync_directory(directory)
+        return existing is None
     except OSError as error:
         raise os_fault(error, "write", real) from error
     finally:

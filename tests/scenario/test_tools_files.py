@@ -203,6 +203,26 @@ async def test_directories_and_write_protected_files_are_not_replaced(bench: Wor
     assert (bench.root / "locked").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("read_file", {}),
+        ("write", {"content": ""}),
+        ("edit", {"edits": [{"oldText": "a", "newText": "b"}]}),
+        ("glob", {"pattern": "*"}),
+        ("grep", {"pattern": "a"}),
+        ("exec_command", {"cmd": "true"}),
+    ],
+)
+async def test_a_name_too_long_for_the_file_system_is_said_and_no_crash(
+    bench: Workbench, tool: str, arguments: dict[str, Any]
+) -> None:
+    place = "workdir" if tool == "exec_command" else "path"
+    failure = failure_of(await bench.call(tool, **{place: "x" * 300}, **arguments))
+    assert failure.code == "io_error"
+    assert failure.message.endswith("File name too long")
+
+
 async def test_a_cancelled_write_does_not_happen(bench: Workbench) -> None:
     bench.cancel.set()
     assert (await bench.call("write", path="a", content="x")).status == "cancelled"
