@@ -17,7 +17,7 @@ import msgspec
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import Inline
-from lash_cli.core.protocols import ToolContext
+from lash_cli.core.protocols import CancelSignal, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOutput, ToolSuccess, cancelled, success
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
@@ -122,7 +122,10 @@ class FileTools:
 
     async def read_file(self, arguments: ReadArguments, context: ToolContext) -> ToolCallOutput:
         """Text, listing or attachment of one path."""
-        return await asyncio.to_thread(self._read, arguments)
+        try:
+            return await asyncio.to_thread(self._read, arguments, context.cancel)
+        except _NoLongerWanted:
+            return cancelled()
 
     async def write(self, arguments: WriteArguments, context: ToolContext) -> ToolCallOutput:
         """Replace or create one file atomically."""
@@ -163,19 +166,19 @@ class FileTools:
         replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
         return edited
 
-    def _read(self, arguments: ReadArguments) -> ToolCallOutput:
+    def _read(self, arguments: ReadArguments, cancel: CancelSignal) -> ToolCallOutput:
         descriptor = self._policy.open_file(self._policy.resolve_read(arguments.path, self._cwd))
         try:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 try:
-                    return success(list_directory(descriptor, arguments))
+                    return success(list_directory(descriptor, arguments, cancel))
                 finally:
                     os.close(descriptor)
             with self._regular(descriptor, arguments.path) as file:
                 media_type = _attachment_type(file, arguments)
                 if media_type is not None:
                     return _attachment(file, media_type, arguments.path)
-                return success(numbered_lines(file, arguments))
+                return success(numbered_lines(file, arguments, cancel))
         except OSError as error:
             raise os_fault(error, "read", arguments.path) from error
 
@@ -193,13 +196,26 @@ def _too_large(path: str, limit: int) -> ToolFault:
     return ToolFault(FailureClass.RESOURCE_LIMIT, "file_too_large", f"{path} is larger than {limit // 2**20} MiB")
 
 
-def list_directory(descriptor: int, arguments: ReadArguments) -> str:
+class _NoLongerWanted(Exception):
+    """The call was cancelled: a thread has to end by itself, or the process waits for it at its own end."""
+
+
+def _check_wanted(cancel: CancelSignal) -> None:
+    if cancel.is_set:
+        raise _NoLongerWanted
+
+
+def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSignal) -> str:
     """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`.
 
     Raises `ToolFault` for an offset past the end.
     """
+    names = []
     with os.scandir(descriptor) as entries:
-        names = sorted(entry.name + ("/" if _is_directory(entry) else "") for entry in entries)
+        for entry in entries:
+            _check_wanted(cancel)
+            names.append(entry.name + ("/" if _is_directory(entry) else ""))
+    names.sort()
     if not names:
         return "(empty directory)"
     first = arguments.offset - 1
@@ -219,13 +235,13 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def numbered_lines(file: BinaryIO, arguments: ReadArguments) -> str:
+def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSignal) -> str:
     """Lines as `N: text` from `offset`, within the line, size and count limits; raises `ToolFault` past the end."""
     shown: list[str] = []
     held = 0
     number = 0
     while True:
-        line, is_cut = _next_line(file)
+        line, is_cut = _next_line(file, cancel)
         if line is None:
             break
         number += 1
@@ -244,13 +260,15 @@ def numbered_lines(file: BinaryIO, arguments: ReadArguments) -> str:
     return "\n".join(shown)
 
 
-def _next_line(file: BinaryIO) -> tuple[bytes | None, bool]:
+def _next_line(file: BinaryIO, cancel: CancelSignal) -> tuple[bytes | None, bool]:
     """The next line up to `LINE_BYTES`, and whether it was longer; None at the end of the file."""
+    _check_wanted(cancel)
     line = file.readline(LINE_BYTES + 2)
     if not line:
         return None, False
     rest = line
     while not rest.endswith(b"\n"):
+        _check_wanted(cancel)
         rest = file.readline(BINARY_PROBE_BYTES)
         if not rest:
             break

@@ -113,6 +113,31 @@ async def test_links_that_lead_nowhere_are_listed_like_files(bench: Workbench) -
     assert value_of(await bench.call("read_file", path="d")) == "e/\ngone\nlong\nloop\nother/"
 
 
+class CancelledAtTheThirdLook:
+    """A turn that is cancelled while a tool of it reads."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    @property
+    def is_set(self) -> bool:
+        self.looks += 1
+        return self.looks > 2
+
+    async def wait(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("arguments", [{"path": "lines", "offset": 8}, {"path": "line"}, {"path": "."}])
+async def test_reading_ends_when_nobody_wants_it_any_more(bench: Workbench, arguments: dict[str, Any]) -> None:
+    bench.write("lines", "l\n" * 9)
+    bench.write("line", "l" * 100_000)
+    for number in range(9):
+        bench.write(f"f{number}", "")
+    bench.cancel = CancelledAtTheThirdLook()  # type: ignore[assignment]
+    assert (await bench.call("read_file", **arguments)).status == "cancelled"
+
+
 async def test_an_image_is_attached_by_its_content(bench: Workbench) -> None:
     bench.write("picture.txt", PNG)
     output = await bench.call("read_file", path="picture.txt")
