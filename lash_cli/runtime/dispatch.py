@@ -324,7 +324,7 @@ async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolCo
     rendered another one would not be the turn that crashed.
     """
     try:
-        output = await resolved.provider.execute(call, context)
+        output: object = await resolved.provider.execute(call, context)
         if not isinstance(output, ToolCallOutput):
             return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
         return decode(encode(output), ToolCallOutput)
