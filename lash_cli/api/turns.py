@@ -185,7 +185,8 @@ class TurnStream:
 
     def __init__(self, builder: TurnBuilder) -> None:
         self._builder = builder
-        self._queue: asyncio.Queue[TurnActivity | None] = asyncio.Queue(STREAM_QUEUE_ITEMS)
+        self._queue: asyncio.Queue[TurnActivity | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(STREAM_QUEUE_ITEMS)
         self._task: asyncio.Task[TurnOutput] | None = None
         self._is_draining = False
         self._is_told = False
@@ -198,18 +199,27 @@ class TurnStream:
         try:
             return await self._builder._run_here(self._put)
         finally:
-            if not self._is_draining:
-                await self._queue.put(None)
+            await self._put(None)
 
-    async def _put(self, activity: TurnActivity) -> None:
+    async def _put(self, activity: TurnActivity | None) -> None:
         if not self._is_draining:
-            await self._queue.put(activity)
+            await self._room.acquire()
+            self._keep(activity)
+
+    def _keep(self, activity: TurnActivity | None) -> None:
+        """Hand an activity on to the reader. Without one its room goes to the next who waits for some: a tool that
+        reports its progress may have any number of them waiting."""
+        if self._is_draining:
+            self._room.release()
+        else:
+            self._queue.put_nowait(activity)
 
     def _drain(self) -> None:
-        """Stop keeping activities, and wake a turn that waits for room."""
+        """Stop keeping activities, and wake whoever waits for room."""
         self._is_draining = True
         while not self._queue.empty():
             self._queue.get_nowait()
+            self._room.release()
 
     def __aiter__(self) -> TurnStream:
         return self
@@ -226,6 +236,7 @@ class TurnStream:
                 await asyncio.wait({self._task})
             self._raise_failure(self._task)
             raise StopAsyncIteration
+        self._room.release()
         return activity
 
     def _raise_failure(self, task: asyncio.Task[TurnOutput]) -> None:

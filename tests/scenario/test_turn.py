@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.clock import settle
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, error, text
 
@@ -24,10 +25,19 @@ from lash_cli.api import (
     TurnInput,
     tool,
 )
-from lash_cli.core.activity import AssistantProseDelta, Committed, ToolCallCompleted, ToolCallStarted, TurnFinished
+from lash_cli.api.turns import STREAM_QUEUE_ITEMS
+from lash_cli.core.activity import (
+    AssistantProseDelta,
+    Committed,
+    ToolCallCompleted,
+    ToolCallStarted,
+    ToolProgress,
+    TurnFinished,
+)
 from lash_cli.core.codec import canonical_hash
 from lash_cli.core.content import Message, Role, ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.core.llm import ToolChoice
+from lash_cli.core.protocols import ToolContext
 from lash_cli.core.tools import ToolCallOutput, ToolContract, ToolManifest, ToolSuccess
 from lash_cli.errors import (
     ConflictError,
@@ -506,6 +516,27 @@ async def test_leaving_a_stream_early_cancels_the_turn_and_waits_for_its_commit(
         await anext(stream)
     assert session.read_view().turn_index == 1
     assert (await stream.result()).result.outcome == Stopped("cancelled")
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["leaves", "asks-for-the-result"])
+async def test_a_reader_that_stops_holds_nothing_up_however_much_there_was_to_read(make_core, asks) -> None:
+    @tool(name="talk")
+    async def talk(args: Number, context: ToolContext) -> int:
+        for number in range(args.value):
+            context.progress(f"step {number}")
+        return args.value
+
+    tools = [FunctionToolProvider([talk])]
+    caller = ScriptedCaller([calls(("a", "talk", f'{{"value": {3 * STREAM_QUEUE_ITEMS}}}')), text("done")])
+    session = await make_core(caller, tools=tools).open_session("s1")
+    async with session.turn("x").stream() as stream:
+        async for activity in stream:
+            if isinstance(activity.event, ToolProgress):
+                break
+        await settle()
+        if asks:
+            assert (await stream.result()).result.assistant_message() == "done"
+    assert session.read_view().turn_index == 1
 
 
 async def test_a_time_limit_cancels_the_turn_and_says_so(make_core) -> None:
