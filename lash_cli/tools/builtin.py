@@ -25,6 +25,6 @@ def builtin_tools(policy: FilePolicy, cwd: Path, spill_dir: Path, clock: Clock) 
     tools = (
         *FileTools(readable, cwd).tools(),
         *SearchTools(readable, cwd, groups).tools(),
-        *ShellTools(readable, cwd, spill_dir, groups).tools(),
+        *ShellTools(readable, cwd, spill_dir, groups, clock).tools(),
     )
     return FunctionToolProvider(tools, on_close=groups.aclose)

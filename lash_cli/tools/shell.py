@@ -17,14 +17,14 @@ import shutil
 import signal
 import stat
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from lash_cli.core.codec import sha256_hex
-from lash_cli.core.protocols import ToolContext
+from lash_cli.core.protocols import Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.context import SESSION_VARIABLE, TURN_VARIABLE
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
@@ -35,6 +35,9 @@ from lash_cli.tools.process_group import ProcessGroups
 BUFFER_BYTES = 512_000
 SHOWN_BYTES = 50 * 1024
 BYTES_PER_TOKEN = 4
+# What is shown of a running command is stored for whoever watches, so that a flood is shown in part.
+SHOWN_AT_ONCE_BYTES = 512_000
+SHOWN_BYTES_PER_SECOND = 64 * 1024
 DEFAULT_TIMEOUT_MS = 600_000
 
 INHERITED_VARIABLES = frozenset(
@@ -119,14 +122,44 @@ class OutputBuffer:
         return strip_ansi(b"".join(self._chunks).decode("utf-8", "replace"))
 
 
+class OutputPreview:
+    """Shows output while it comes: all of it, until more comes than anybody could read. What is left out is told in
+    its place, and is in the result like everything else."""
+
+    def __init__(self, show: Callable[[str], None], clock: Clock) -> None:
+        self._show = show
+        self._clock = clock
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._allowance: float = SHOWN_AT_ONCE_BYTES
+        self._looked_at = clock.monotonic()
+        self._left_out = 0
+
+    def feed(self, data: bytes) -> None:
+        """Show `data`, or nothing of it."""
+        now = self._clock.monotonic()
+        earned = (now - self._looked_at) * SHOWN_BYTES_PER_SECOND
+        self._allowance = min(self._allowance + earned, SHOWN_AT_ONCE_BYTES)
+        self._looked_at = now
+        if len(data) > self._allowance:
+            self._left_out += len(data)
+            return
+        self._allowance -= len(data)
+        if self._left_out:
+            self._decoder.reset()
+            self._show(f"\n...{self._left_out} bytes not shown...\n")
+            self._left_out = 0
+        self._show(strip_ansi(self._decoder.decode(data)))
+
+
 class ShellTools:
     """Builds exec_command over one set of process groups."""
 
-    def __init__(self, policy: FilePolicy, cwd: Path, spill_dir: Path, groups: ProcessGroups) -> None:
+    def __init__(self, policy: FilePolicy, cwd: Path, spill_dir: Path, groups: ProcessGroups, clock: Clock) -> None:
         self._policy = policy
         self._cwd = cwd
         self._spill_dir = spill_dir
         self._groups = groups
+        self._clock = clock
 
     def tools(self) -> tuple[FunctionTool, ...]:
         """exec_command."""
@@ -149,11 +182,11 @@ class ShellTools:
         if context.cancel.is_set:
             return cancelled()
         buffer = OutputBuffer()
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        preview = OutputPreview(context.progress, self._clock)
 
         def receive(data: bytes) -> None:
             buffer.feed(data)
-            context.progress(strip_ansi(decoder.decode(data)))
+            preview.feed(data)
 
         process = await self._groups.start(
             (_shell(arguments.shell), *(("-l",) if arguments.login else ()), "-c", arguments.cmd),

@@ -13,12 +13,21 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from support.clock import ManualClock
 from support.tools import Workbench, failure_of, value_of
 
 import lash_cli
 from lash_cli.core.tools import FailureClass, project_output
 from lash_cli.tools.process_group import session_members
-from lash_cli.tools.shell import OutputBuffer, child_environment, strip_ansi
+from lash_cli.tools.shell import (
+    SHOWN_AT_ONCE_BYTES,
+    SHOWN_BYTES,
+    SHOWN_BYTES_PER_SECOND,
+    OutputBuffer,
+    OutputPreview,
+    child_environment,
+    strip_ansi,
+)
 
 
 @pytest.fixture
@@ -132,6 +141,26 @@ def test_the_buffer_holds_the_newest_bytes_only() -> None:
     for chunk in (b"abc", b"defg", b"h"):
         buffer.feed(chunk)
     assert (buffer.text(), buffer.dropped) == ("defgh", 3)
+
+
+async def test_of_a_flood_no_more_is_shown_than_anybody_could_read(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="head -c 3000000 /dev/zero | tr '\\0' x"))
+    assert 0 < len("".join(bench.shown)) <= SHOWN_AT_ONCE_BYTES
+    assert value["omitted_bytes"] == 3_000_000 - SHOWN_BYTES
+
+
+def test_what_a_preview_leaves_out_is_told_in_its_place() -> None:
+    clock, shown = ManualClock(), list[str]()
+    preview = OutputPreview(shown.append, clock)
+    preview.feed(b"a" * SHOWN_AT_ONCE_BYTES)
+    preview.feed(b"b\xe2\x82")
+    preview.feed(b"\xac")
+    clock.tick(1)
+    preview.feed("é\n".encode())
+    assert shown[1:] == ["\n...4 bytes not shown...\n", "é\n"]
+    clock.tick(1)
+    preview.feed(b"c" * SHOWN_BYTES_PER_SECOND)
+    assert len(shown) == 4
 
 
 async def test_what_is_left_in_the_background_ends_with_the_call(bench: Workbench) -> None:
