@@ -78,7 +78,7 @@ from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.model_calls import ModelCall, ModelEnvironment
+from lash_cli.runtime.model_calls import CallStopped, ModelCall, ModelEnvironment, is_stopped
 from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
@@ -301,12 +301,17 @@ class TurnDriver(ABC):
             result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
             if self.token.cause is CancelCause.LEASE_LOST:
                 raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
+            if is_stopped(result):
+                raise CallStopped(result)
             return LlmCallOutcome(result)
 
-        if self.trace is None:
-            outcome = await drive.effects.execute(envelope, run)
-        else:
-            outcome = await self.trace.model_call(drive, effect.iteration, call.request, envelope, run)
+        try:
+            if self.trace is None:
+                outcome = await drive.effects.execute(envelope, run)
+            else:
+                outcome = await self.trace.model_call(drive, effect.iteration, call.request, envelope, run)
+        except CallStopped as stopped:
+            return stopped.result
         if not isinstance(outcome, LlmCallOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a model call recorded another kind of outcome")
         if outcome.result.text_streamed != call.streamed:

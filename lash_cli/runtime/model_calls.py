@@ -22,6 +22,7 @@ from lash_cli.core.effect import LlmCallCommand
 from lash_cli.core.llm import (
     AttemptReset,
     FetchAttachment,
+    LlmCallResult,
     LlmRequest,
     LlmScope,
     LlmToolSpec,
@@ -29,6 +30,7 @@ from lash_cli.core.llm import (
     ReasoningDelta,
     RetryStatus,
     StreamEvent,
+    TerminalReason,
     TextDelta,
     ToolChoice,
     UsageReported,
@@ -48,6 +50,21 @@ Emit = Callable[[TurnEvent, str], Awaitable[None]]
 
 def _digest(value: object) -> str:
     return canonical_hash(value)[:_DIGEST_CHARS]
+
+
+class CallStopped(Exception):
+    """A call ended because its turn is to stop: carries its result past the journal, which keeps none. Whoever drives
+    the turn again after a crash asks the model again, or is told of the request that stands."""
+
+    def __init__(self, result: LlmCallResult) -> None:
+        super().__init__("the call was stopped")
+        self.result = result
+
+
+def is_stopped(result: LlmCallResult) -> bool:
+    """Whether a call came to no end of its own."""
+    ended = result.error or result.response
+    return ended is not None and ended.terminal_reason is TerminalReason.CANCELLED
 
 
 class ModelEnvironment:

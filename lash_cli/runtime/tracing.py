@@ -28,6 +28,7 @@ from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
 from lash_cli.core.trace import TraceContext, TraceLevel, TraceRecord, TraceSink, moment, stamped
 from lash_cli.core.trace_limits import Limiter, Redact
 from lash_cli.errors import LashRuntimeError
+from lash_cli.runtime.model_calls import CallStopped
 from lash_cli.runtime.trace_documents import (
     ended_call,
     ended_turn,
@@ -247,7 +248,7 @@ class TurnTrace:
             _current_call.reset(mark)
             turn.call = None
             with tracer.contained():
-                result = outcome.result if isinstance(outcome, LlmCallOutcome) else outcome
+                result = outcome.result if isinstance(outcome, LlmCallOutcome | CallStopped) else outcome
                 tracer.emit(ended_call(result, tracer.elapsed_ms(call.started), is_replayed), context)
 
     def _turn(self, drive: Drive) -> _Turn:

@@ -693,6 +693,31 @@ async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(ma
     assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
 
 
+@pytest.mark.parametrize("asked", ["here", "from-afar"])
+async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
+    make_core, asked
+) -> None:
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    doomed = await make_core(caller, crash_point=CrashPoints("before:commit")).open_session("s1")
+    running = asyncio.ensure_future(doomed.turn("first", turn_id="t1").run())
+    await caller.entered.wait()
+    if asked == "here":
+        doomed.cancel_running_turns()
+    else:
+        await doomed.request_turn_cancel("t1", "r1")
+    with pytest.raises(Crash):
+        await running
+    next_caller = ScriptedCaller([text("first answer"), text("second answer")])
+    session = await make_core(next_caller).open_session("s1")
+    output = await session.turn("second").run()
+    # A request that stands in the store outlives the process; nobody else knows of one that does not.
+    first = "first answer" if asked == "here" else None
+    assert output.redriven[0].assistant_message() == first
+    assert (output.redriven[0].outcome == Stopped("cancelled")) == (asked == "from-afar")
+    assert output.result.assistant_message() == ("second answer" if asked == "here" else "first answer")
+
+
 async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
     class Crash(BaseException):
         """Ends the first process."""
