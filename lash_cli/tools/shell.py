@@ -244,8 +244,11 @@ class ShellTools:
         omitted = len(encoded) - min(limit, len(encoded)) + buffer.dropped
         result: dict[str, Any] = {"output": f"...{omitted} bytes truncated...\n{tail}", "omitted_bytes": omitted}
         if len(encoded) > SHOWN_BYTES:
-            path = await asyncio.to_thread(spill, self._spill_dir, encoded)
-            result["full_output_path"] = str(path)
+            # The command ran: what it did and how it ended is told, whatever becomes of the rest of its output.
+            try:
+                result["full_output_path"] = str(await asyncio.to_thread(spill, self._spill_dir, encoded))
+            except ToolFault as fault:
+                result["full_output_lost"] = fault.message
         return result
 
 
@@ -261,9 +264,13 @@ def spill(directory: Path, content: bytes) -> Path:
         partial = directory / f".{path.name}.{os.getpid()}.tmp"
         partial.unlink(missing_ok=True)
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(partial, path)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink()
+            raise
     except OSError as error:
         raise os_fault(error, "keep the full output in", path) from error
     return path

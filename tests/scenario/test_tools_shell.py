@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import stat
@@ -128,6 +129,20 @@ async def test_long_output_shows_its_end_and_keeps_the_whole_in_a_private_readab
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert value_of(await bench.call("read_file", path=str(path), limit=1)).startswith("1: 1\n")
     assert failure_of(await bench.call("write", path=str(path), content="")).code == "path_outside_roots"
+
+
+async def test_output_that_cannot_be_kept_does_not_hide_how_the_command_ended(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lash_cli.tools.shell.os.replace", full)
+    value = value_of(await bench.call("exec_command", cmd="seq 1 100000; exit 3"))
+    assert value["exit_code"] == 3
+    assert value["output"].endswith("99999\n100000\n")
+    assert "No space left on device" in value["full_output_lost"]
+    assert list(bench.spill.iterdir()) == []
 
 
 async def test_output_limit_of_the_caller_is_kept(bench: Workbench) -> None:
