@@ -158,7 +158,7 @@ async def _talk(
         client = ChatClient(core, session, watch, outbox, desk, options)
         face, interrupt = desk.face(client, memory, plan)
         asker.face = face
-        with hang_up_signals(client, interrupt):
+        with hang_up_signals(client, interrupt, is_drawn=not plan.is_plain):
             end = await _until_left(client, face, outbox, options)
         await _hint(core, session)
         _let_go_of_terminal()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.documents import session_status
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
-from lash_cli.cli.signals import die_of
+from lash_cli.cli.signals import die_of, given_back, write_at_once
+from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.errors import ConfigError, LashError
 from lash_cli.store.base import RuntimePersistence, SessionRow
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
+# Colours and wrapping as usual, pastes without brackets, the cursor seen, and a line of its own for who writes next.
+_USUAL_TERMINAL = "\x1b[0m\x1b[?7h\x1b[?2004l\x1b[?25h\r\n"
 TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
 PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
 \\       at the end of a line: the text goes on in the next one
@@ -217,8 +221,9 @@ def _toolbar(configured: list[str] | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def hang_up_signals(client: ChatClient, interrupt: Callable[[], None]) -> Iterator[None]:
-    """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, and SIGINT is Ctrl-C."""
+def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_drawn: bool) -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, and SIGINT is Ctrl-C. `is_drawn` says
+    that the chat takes the terminal's keys and draws on it."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
@@ -236,8 +241,26 @@ def hang_up_signals(client: ChatClient, interrupt: Callable[[], None]) -> Iterat
         else:
             loop.add_signal_handler(number, end, number)
     try:
-        yield
+        with given_back(_terminal_as_it_is()) if is_drawn else contextlib.nullcontext():
+            yield
     finally:
         for number in handled:
             loop.remove_signal_handler(number)
             signal.signal(number, before[number])
+
+
+def _terminal_as_it_is() -> Callable[[], None]:
+    """What makes the terminal again what it is now, as far as that needs no waiting."""
+    import termios
+
+    keyboard, screen = sys.stdin.fileno(), sys.stdout.fileno()
+    try:
+        settings = termios.tcgetattr(keyboard)
+    except termios.error:
+        return lambda: None  # gone already; whoever reads it finds out
+
+    def give_back() -> None:
+        restore(keyboard, settings, termios.TCSANOW)
+        write_at_once(screen, _USUAL_TERMINAL)
+
+    return give_back

@@ -19,6 +19,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import reading_store
+from lash_cli.cli.signals import given_back, write_at_once
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.system import SystemClock
@@ -141,11 +142,12 @@ class _Screen(_Plain):
     @contextmanager
     def open(self) -> Iterator[None]:
         """Take a screen, and give it back however this ends."""
-        self._state.put(_SCREEN)
-        try:
-            yield
-        finally:
-            self._state.put(_LEAVE_SCREEN)
+        with given_back(lambda: write_at_once(sys.stdout.fileno(), _LEAVE_SCREEN)):
+            self._state.put(_SCREEN)
+            try:
+                yield
+            finally:
+                self._state.put(_LEAVE_SCREEN)
 
     def touch(self) -> None:
         """See `_Plain.touch`; what a resize left on the screen is wiped."""

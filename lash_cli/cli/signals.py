@@ -7,18 +7,26 @@ one step more: its second signal ends it in order but at once. Ctrl-Z stops a
 process that has finished writing: one that stood still inside a transaction
 would keep every other process out of the store until it goes on. Outside of
 `turn_signals` the usual handling is in force.
+
+What a command changed of its terminal is given back however it ends: whoever
+dies or stands still here does so first (`given_back`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
+
+# What gives the terminal back, the last thing that was changed last.
+_to_give_back: list[Callable[[], object]] = []
 
 
 class SignalState:
@@ -86,7 +94,27 @@ async def interrupted_before() -> None:
     await asyncio.sleep(0)
 
 
+@contextmanager
+def given_back(give_back: Callable[[], object]) -> Iterator[None]:
+    """While inside, `give_back` is called before this process dies of a signal, or stands still, in `die_of`: there no
+    `finally` would do it. It must not wait for anything, and may be called more than once."""
+    _to_give_back.append(give_back)
+    try:
+        yield
+    finally:
+        _to_give_back.remove(give_back)
+
+
+def write_at_once(descriptor: int, text: str) -> None:
+    """Write a few bytes to a terminal if it takes them now: for `given_back`, where nothing may be waited for."""
+    with contextlib.suppress(OSError):  # a terminal that is gone needs nothing back
+        if select.select((), (descriptor,), (), 0)[1]:
+            os.write(descriptor, text.encode())
+
+
 def die_of(number: signal.Signals) -> None:
     """Let `number` do to this process what it does to one that does not handle it, so that its parent sees it."""
+    for give_back in reversed(_to_give_back):
+        give_back()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterator
 
 from lash_cli.cli.globals import GlobalOptions, is_set
 from lash_cli.cli.invocation import current
+from lash_cli.cli.signals import given_back
 
 _READ_BYTES = 1024
 _ESCAPE = "\x1b"
 
 OnKey = Callable[[str], None]
+# What `termios.tcgetattr` returns.
+Settings = list[int | list[bytes | int]]
 
 
 def has_keys() -> bool:
@@ -54,7 +57,7 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
             was_suspended = False
             on_resumed()
 
-    with _handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}):
+    with _handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}), given_back(keyboard.give_back):
         keyboard.take()
         try:
             yield
@@ -84,13 +87,13 @@ class _Keyboard:
         self._loop = loop
         self._descriptor = descriptor
         self._on_key = on_key
-        self._before: list[int | list[bytes | int]] | None = None
+        self._before: Settings | None = None
 
     def take(self) -> None:
         """Begin, if the terminal is ours and was not taken already."""
         import termios
 
-        if self._before is not None or not self._is_in_foreground():
+        if self._before is not None or not _is_in_foreground(self._descriptor):
             return
         try:
             before = termios.tcgetattr(self._descriptor)
@@ -108,20 +111,20 @@ class _Keyboard:
         """Give the terminal back as it was. May be repeated."""
         import termios
 
-        before, self._before = self._before, None
-        if before is None:
-            return
-        self._loop.remove_reader(self._descriptor)
-        if self._is_in_foreground():
-            with contextlib.suppress(termios.error):  # the terminal is gone
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, before)
+        if self._before is not None:
+            self._loop.remove_reader(self._descriptor)
+            self._restore(termios.TCSADRAIN)
 
-    def _is_in_foreground(self) -> bool:
-        try:
-            return os.tcgetpgrp(self._descriptor) == os.getpgrp()
-        except OSError:
-            # Not the terminal of our session: there is no background to be in.
-            return True
+    def give_back(self) -> None:
+        """`release` for a process that dies: nothing is waited for, not even what is still on its way to the screen."""
+        import termios
+
+        self._restore(termios.TCSANOW)
+
+    def _restore(self, when: int) -> None:
+        before, self._before = self._before, None
+        if before is not None:
+            restore(self._descriptor, before, when)
 
     def _read(self) -> None:
         try:
@@ -135,6 +138,23 @@ class _Keyboard:
         if _ESCAPE not in text:
             for key in text:
                 self._on_key(key)
+
+
+def restore(descriptor: int, settings: Settings, when: int) -> None:
+    """Make a terminal what it was, unless it is gone, or another job's: changing it would stop us then."""
+    import termios
+
+    if _is_in_foreground(descriptor):
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(descriptor, when, settings)
+
+
+def _is_in_foreground(descriptor: int) -> bool:
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:
+        # Not the terminal of our session: there is no background to be in.
+        return True
 
 
 def cancel_command(session_id: str, turn_id: str) -> str:

@@ -22,7 +22,7 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, time
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import write_out
 from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
-from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
+from lash_cli.cli.signals import SignalState, given_back, interrupted_before, turn_signals, write_at_once
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
 from lash_cli.cli.turn_stream import EventLines, OutputPump
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_REASON = "timeout"
 INTERNAL_REQUEST = "internal:"
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class Showing(msgspec.Struct, frozen=True):
@@ -99,7 +100,7 @@ class TurnRun:
         self._asked_for = None if finishes_earlier else (turn_id or "")
         begun_at = await self._cursors.present() if self._lines is not None else None
         before_stop = None if self._store is None else self._store.finish_writes
-        with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals:
+        with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals, given_back(self._give_back):
             await interrupted_before()
             if self._lines is not None:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
@@ -180,6 +181,11 @@ class TurnRun:
         say("cancelling…")
         if self._asker is not None:
             self._asker.withdraw()
+
+    def _give_back(self) -> None:
+        """What draws an answer that grows hides the cursor meanwhile."""
+        if isinstance(self._view, MarkdownTerminalView):
+            write_at_once(sys.stdout.fileno(), _SHOW_CURSOR)
 
     def _error_of(self, output: TurnOutput, signals: SignalState) -> LashError | None:
         result = _result_of(output)

@@ -1,0 +1,41 @@
+"""A second signal kills at once, and the terminal is its person's again all the same (contract 08 §6.4)."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from support.frozen import wait_until_frozen
+from support.terminal import Terminal
+
+# What changes a terminal, and what undoes it.
+CHANGES = (("\x1b[?1049h", "\x1b[?1049l"), ("\x1b[?25l", "\x1b[?25h"), ("\x1b[?2004h", "\x1b[?2004l"))
+
+
+@pytest.mark.parametrize(
+    ("args", "standing"),
+    [
+        (["tail", "s"], "queue"),
+        (["ls", "--watch"], "1 session"),
+        (["chat", "s"], "/help"),
+        (["turn", "s", "!stream 400 0.2\n!text " + "word " * 400], "word"),
+    ],
+    ids=["tail", "ls", "chat", "turn"],
+)
+def test_who_is_killed_by_a_second_signal_leaves_a_terminal_to_go_on_with(lash, home: Path, args, standing) -> None:
+    lash("open", "s", "--name", "fjord")
+    terminal = Terminal(home, *args)
+    try:
+        terminal.wait_for(standing)
+        # Both are there at once, whatever the machine does between the two.
+        terminal.process.send_signal(signal.SIGSTOP)
+        wait_until_frozen(terminal.process)
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCONT):
+            terminal.process.send_signal(number)
+        assert terminal.ended() in (-signal.SIGTERM, -signal.SIGHUP)
+        assert terminal.is_cooked
+        for changed, usual in CHANGES:
+            assert terminal.written.rfind(changed.encode()) <= terminal.written.rfind(usual.encode())
+    finally:
+        terminal.close()
