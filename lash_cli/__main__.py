@@ -120,6 +120,11 @@ def _run(arguments: list[str]) -> tuple[int, bool]:
             raise options.problem
         if options.version:
             rest[:] = ["version"]
+        if options.fields is not None or options.template is not None:
+            from lash_cli.cli.printed import lists_fields
+
+            if lists_fields(rest):
+                return 0
         if rest and rest[0] in ("show", "describe", "log", "queue", "enqueue"):
             from lash_cli.cli.fast import plain_run
 

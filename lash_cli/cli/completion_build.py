@@ -19,6 +19,7 @@ from typing import Any
 
 from lash_cli.cli import globals as global_options
 from lash_cli.cli.completing import WORDS_FILE
+from lash_cli.cli.printed import CHANGES, READS
 from lash_cli.cli.table import COMMANDS, Entry, load
 
 SCRIPTS_DIRECTORY = Path(__file__).parent.parent.parent / "completions"
@@ -49,28 +50,7 @@ _BY_PLACE = {
     ("key rm", "name"): "provider", ("key test", "name"): "provider", ("set", "settings"): "setting",
 }  # fmt: skip
 # What a command prints, for `--fields`.
-_PRINTS = {
-    "open": "Session", "ls": "SessionList", "show": "Session", "usage": "SessionUsage", "log": "Transcript",
-    "fork": "Session", "rewind": "Rewind", "tree": "Tree", "compact": "Compaction", "search": "SearchHitList",
-    "export": "Exported", "import": "Imported", "set": "SessionSettings", "rename": "SessionSettings",
-    "label": "SessionSettings", "park": "Parked", "resume": "Session", "close": "Closed", "rm": "Deleted",
-    "turn": "TurnResult", "cancel": "CancelReceipt", "enqueue": "PendingInput", "work": "WorkReport", "wait": "Wait",
-    "cancel-suffix": "CancelOutcomeList", "gc": "Collection", "doctor": "Doctor", "version": "Version",
-    "schema": "SchemaList", "completion": "CompletionInstalled", "help": "TopicList", "queue add": "PendingInput",
-    "queue ls": "QueueList", "queue show": "QueueItem", "queue cancel": "CancelOutcomeList",
-    "queue cancel-suffix": "CancelOutcomeList", "queue edit": "QueueEdit", "queue hold": "QueueHold",
-    "queue release": "QueueHold", "queue batches": "BatchList", "queue cancel-batch": "BatchCancel",
-    "queue wait-batch": "Batch", "queue abandon": "ClaimAbandoned", "queue revoke-waits": "WaitsRevoked",
-    "config show": "ConfigList", "config get": "ConfigEntry", "config set": "ConfigValue",
-    "config unset": "ConfigRemoved", "config edit": "ConfigEdit", "config path": "Paths",
-    "config validate": "ConfigCheck", "config trust": "ProjectTrust", "provider ls": "ProviderList",
-    "provider add": "Provider", "provider test": "ProviderTest", "provider rm": "Provider", "model ls": "ModelList",
-    "model show": "Model", "model default": "ModelDefault", "model alias": "ModelAlias", "key set": "Key",
-    "key ls": "KeyList", "key test": "KeyTest", "key path": "KeyPath", "key rm": "Key", "trace html": "TracePage",
-    "db path": "DatabasePath", "db info": "DatabaseInfo", "db check": "DatabaseCheck", "db backup": "DatabaseBackup",
-    "db restore": "DatabaseRestore", "db vacuum": "DatabaseVacuum", "db migrate": "DatabaseMigration",
-    "db scan": "SecretList", "db scrub": "DatabaseScrub", "db purge": "DatabasePurge",
-}  # fmt: skip
+_PRINTS = READS | {path: kinds[0] for path, kinds in CHANGES.items()}
 # What prints no document of which fields could be chosen.
 _PRINTS_NONE = frozenset({"tail", "chat", "serve", "config schema"})
 

@@ -76,6 +76,7 @@ class GlobalOptions:
         self.output: str | None = None
         self.fields: tuple[str, ...] | None = None  # empty: list the fields
         self.template: str | None = None
+        self.fields_are_known = False  # found to be what the command prints, before it began
         self.quiet = False
         self.verbose = 0
         self.color: str | None = None

@@ -20,7 +20,8 @@ from lash_cli.views import tables
 from lash_cli.views.safe_text import ascii_text, safe_json, safe_text
 
 SCHEMA = "lash/1"
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}")
+# `{key}` of a template; doubled braces are braces.
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}")
 
 safe = safe_text
 
@@ -219,8 +220,8 @@ def _lookup(document: Document, path: str) -> Any:
     value: Any = document
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
-            if value is None:
-                return None
+            if value is None or current().options.fields_are_known:
+                return None  # of a kind that this command prints, if not of this one
             raise UsageError(f"no field {path!r}", hint=f"fields: {', '.join(_field_names(document))}")
         value = value[name]
     return value
@@ -257,7 +258,7 @@ def _fill(template: str, document: Document) -> str:
         value = _lookup(document, match.group(1))
         return safe_text("" if value is None else value if isinstance(value, str) else to_json(value))
 
-    return _PLACEHOLDER.sub(replacement, template)
+    return PLACEHOLDER.sub(replacement, template)
 
 
 def _cell(value: Any) -> str:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support.terminal import Terminal
 
+from lash_cli.cli.printed import ALIASES, CHANGES
+from lash_cli.cli.table import COMMANDS
+
 NASTY = "a\x1b]0;title\x07\x1b[31m\x9bb\u202ec"
 
 
@@ -38,6 +41,52 @@ def test_fields_and_templates_choose_what_is_printed(lash, two_sessions):
     assert "lease" in lash("ls", "--fields").out.split()
     unknown = lash("ls", "-o", "json", "--fields", "nope")
     assert (unknown.code, unknown.out, unknown.error["code"]) == (2, "", "usage")
+
+
+@pytest.mark.parametrize("choice", [("--fields", "id,nope"), ("--format", "{id} {no.pe}"), ("--fields",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("enqueue", "one", "text"),
+        ("queue", "hold", "one"),
+        ("turn", "one", "text"),
+        ("ask", "one", "text"),
+        ("label", "one", "a=b"),
+        ("rename", "one", "gamma"),
+        ("rm", "one", "--yes"),
+        ("db", "purge", "--confirm", "lash.db"),
+    ],
+    ids=" ".join,
+)
+def test_a_field_that_is_never_printed_is_refused_and_a_list_of_fields_given_before_anything_is_done(
+    lash, two_sessions, verb, choice
+):
+    def everything():
+        asked = [("ls", "-o", "json"), ("queue", "ls", "one", "-o", "json"), ("log", "one", "-o", "json")]
+        return [lash(*words).out for words in asked]
+
+    before = everything()
+    told = lash(*verb, *choice, "-o", "json")
+    if choice == ("--fields",):
+        assert told.code == 0 and len(told.out.split()) > 3, told.err
+    else:
+        assert (told.code, told.out, told.error["code"]) == (2, "", "usage")
+    assert everything() == before
+
+
+def test_a_field_of_the_other_thing_a_command_may_print_is_null(lash, two_sessions):
+    assert lash("turn", "one", "hi", "-o", "json", "--fields", "text,state").json["state"] is None
+    assert lash("label", "one", "a=b", "--fields", "labels.b,labels.a", "-o", "json").json["labels"] == {
+        "a": "b", "b": None,
+    }  # fmt: skip
+
+
+def test_what_is_known_of_printed_fields_knows_every_name_of_a_command():
+    named = {name: entry.name for entry in COMMANDS for name in entry.aliases}
+    assert {name: verb for name, verb in named.items() if verb in CHANGES} == ALIASES
+    assert not {f"{group.name} {verb.name}" for group in COMMANDS for verb in group.verbs if verb.aliases} & set(
+        CHANGES
+    )
 
 
 def test_the_default_format_may_come_from_the_configuration(lash, two_sessions):
