@@ -84,7 +84,8 @@ class ChatDesk:
     def verb(self, words: Sequence[str]) -> list[str]:
         """See `Desk`."""
         options = self._invocation.options
-        command = [sys.executable, "-m", "lash_cli"]
+        # -P: nothing is imported from the directory of the chat, which may have a queue.py of its own.
+        command = [sys.executable, "-P", "-m", "lash_cli"]
         for option, value in (
             ("--home", options.home),
             ("--db", options.database),

@@ -49,3 +49,14 @@ def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) ->
     one.press("\x04")
     assert one.ended() == 0
     assert not (home.parent / "made.txt").exists()
+
+
+def test_a_verb_imports_nothing_from_the_directory_of_the_chat(chat, home) -> None:
+    one = chat("--plain", prompt="status: idle")
+    for name in ("queue", "lash_cli"):
+        (home.parent / f"{name}.py").write_text(f"raise SystemExit('imported the {name} that lies here')\n")
+    one.press("/ls\n")
+    one.wait_for(lambda text: "LAST ACTIVITY" in text or "that lies here" in text)
+    assert "that lies here" not in one.text
+    one.press("\x04")
+    assert one.ended() == 0
