@@ -80,6 +80,13 @@ def with_policy(frames: tuple[AgentFrame, ...], policy: SessionPolicy) -> tuple[
     )
 
 
+def frame_of_session(frame: AgentFrame, session_id: str) -> AgentFrame:
+    """`frame` as one of another session, which its policy names too."""
+    policy = msgspec.structs.replace(frame.assignment.policy, session_id=session_id)
+    assignment = msgspec.structs.replace(frame.assignment, policy=policy)
+    return msgspec.structs.replace(frame, session_id=session_id, assignment=assignment)
+
+
 def return_to_frame(frames: tuple[AgentFrame, ...], frame_id: str) -> tuple[AgentFrame, ...]:
     """The frames with `frame_id` current again, under the policy of the session as it is now.
 

@@ -15,7 +15,7 @@ from lash_cli.api import FunctionToolProvider, OpenAgentFrameRequest, tool
 from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode
-from lash_cli.core.policy import ModelSpec, SessionConfigPatch
+from lash_cli.core.policy import ModelSpec, SessionConfigPatch, SessionSpec
 from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionClosed, SessionExecutionBusy
 
 
@@ -66,6 +66,25 @@ async def test_a_fork_continues_with_the_same_next_request_and_its_source_does_n
     assert copy.read_view().turn_index == 1
     again = await make_core(caller).open_session(meta.session_id, create=False)
     assert said(again.read_view().messages)[-2:] == ["three", "ok"]
+
+
+@pytest.mark.parametrize("made", ["forked", "imported"])
+async def test_a_handle_on_a_copy_brings_no_choice_of_its_own_and_follows_those_of_others(make_core, made) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    if made == "forked":
+        await core.fork_session(S, session_id="copy")
+    else:
+        await core.store.import_session(await core.store.export_session(S), "copy")
+    left_behind = await core.open_session("copy", spec=SessionSpec(inherit="stored"))
+    copy = await core.open_session("copy", spec=SessionSpec(inherit="stored"))
+    await copy.flush()
+    assert copy.read_view().head_revision == left_behind.read_view().head_revision, "there was nothing to write"
+    await copy.configure(SessionConfigPatch(model=ModelSpec("model-2")))
+    await left_behind.turn("two").run()
+    assert left_behind.policy_snapshot.model.id == "model-2"
+    assert left_behind.policy_snapshot.session_id == "copy"
 
 
 async def test_a_fork_is_made_at_a_turn_or_a_node_and_keeps_its_attachments_and_tools(make_core) -> None:

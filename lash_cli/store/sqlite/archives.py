@@ -28,7 +28,7 @@ from lash_cli.core.archive import (
     refs_of,
 )
 from lash_cli.core.codec import decode, encode
-from lash_cli.core.frames import AgentFrame, FrameStatus
+from lash_cli.core.frames import FrameStatus, frame_of_session
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.protocols import Ids
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
@@ -254,7 +254,7 @@ def _write_head(
     for node in head.nodes:
         first_seqs.setdefault(node.agent_frame_id, seqs[node.node_id])
     for frame in head.frames:
-        record: AgentFrame = msgspec.structs.replace(frame, session_id=session_id)
+        record = frame_of_session(frame, session_id)
         first = first_seqs.get(frame.frame_id, len(seqs) + 1)
         connection.execute(
             _INSERT_FRAME, (key, ordinals[frame.frame_id], frame.frame_id, first, encode(record).decode())

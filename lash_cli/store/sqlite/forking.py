@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decode, encode
-from lash_cli.core.frames import AgentFrame, FrameStatus
+from lash_cli.core.frames import AgentFrame, FrameStatus, frame_of_session
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.protocols import Ids
 from lash_cli.errors import ConflictError, CorruptNode
@@ -66,7 +66,7 @@ def _frames_of_path(
         if found is None:
             raise CorruptNode(f"frame {wanted!r} of session {source.session_id!r} is missing or follows itself")
         row_ordinal, first_seq, record = found
-        frame = msgspec.structs.replace(decode(record, AgentFrame), session_id=session_id, status=status)
+        frame = msgspec.structs.replace(frame_of_session(decode(record, AgentFrame), session_id), status=status)
         path.append((row_ordinal, wanted, min(first_seq, next_seq), encode(frame).decode()))
         wanted, status = frame.previous_frame_id, FrameStatus.SUPERSEDED
     return path
