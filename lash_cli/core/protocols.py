@@ -154,7 +154,7 @@ class ToolContext(Protocol):
 
     @property
     def replay_key(self) -> str:
-        """Equal for all attempts of a call: the idempotency key towards the outside."""
+        """Equal for all attempts of a call, and for no other call: the idempotency key towards the outside."""
         ...
 
     @property

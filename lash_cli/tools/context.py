@@ -30,8 +30,11 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
 
     @property
     def replay_key(self) -> str:
-        """`lash-tool:{session}:{call}:{tool}`, equal for all attempts of the call."""
-        return f"lash-tool:{self.session_id}:{self.call_id}:{self.tool_id}"
+        """`lash-tool:{session}:{call}:{tool}`, equal for all attempts of the call and of no other call.
+
+        A call is named with its turn: some models count their calls from zero in every answer.
+        """
+        return f"lash-tool:{self.session_id}:{self.turn_id}.{self.call_id}:{self.tool_id}"
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, Stopped, tool
+from lash_cli.api import FunctionToolProvider, Stopped, ToolContext, tool
 from lash_cli.core.content import is_safe_to_resume
 
 
@@ -133,3 +133,20 @@ async def test_the_calls_of_an_exclusive_group_run_one_after_another_and_others_
         output = await session.turn("x").run()
     assert said == ["begin 1", "end 1", "begin 2", "end 2"]
     assert [record.output.outcome.value for record in output.result.tool_calls] == [1, 2, 3]
+
+
+async def test_calls_of_two_turns_under_one_id_have_replay_keys_of_their_own(make_core) -> None:
+    keys: list[str] = []
+
+    @tool(name="work")
+    async def work(args: Number, context: ToolContext) -> int:
+        keys.append(context.replay_key)
+        return args.value
+
+    # Some models count their calls from zero in every answer.
+    caller = ScriptedCaller([ONE, text("paid"), ONE, text("paid again")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1") as session:
+        first = await session.turn("x").run()
+        second = await session.turn("x").run()
+    assert [record.call_id for output in (first, second) for record in output.result.tool_calls] == ["a", "a"]
+    assert len(set(keys)) == 2

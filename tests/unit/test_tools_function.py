@@ -122,7 +122,7 @@ def test_the_context_names_the_call_and_hands_children_only_session_and_turn() -
     shown: list[str] = []
     made = SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add", attempt=2, on_progress=shown.append)
     assert made.replay_key == SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add").replay_key
-    assert made.replay_key == "lash-tool:s:c:add"
+    assert made.replay_key == "lash-tool:s:t.c:add"
     assert dict(made.environment) == {"LASH_SESSION": "s", "LASH_TURN": "t"}
     made.progress("half")
     assert shown == ["half"]
