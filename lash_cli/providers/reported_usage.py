@@ -14,6 +14,8 @@ from typing import Any
 from lash_cli.core.llm import StreamEvent, UsageReported
 from lash_cli.core.usage import TokenUsage
 
+#: More than any answer can cost, and few enough that the sum of a session's never overflows.
+MAX_TOKENS = 10**12
 #: From merged fields to buckets, and the reasoning tokens if they were reported at all.
 Buckets = Callable[[Mapping[str, Any]], tuple[TokenUsage, int | None]]
 
@@ -104,5 +106,9 @@ def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int | None:
+    """A number of tokens, None for what is none: a server that counted below 0 without a sign says 2^64 - 1."""
     value = fields.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and 0 <= value <= MAX_TOKENS else None

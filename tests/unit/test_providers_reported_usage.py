@@ -64,6 +64,9 @@ def test_reasoning_is_part_of_the_output_however_a_server_counts_it(
         {"prompt_tokens": "9"},
         {"prompt_tokens": -1},
         {"prompt_tokens": True},
+        {"prompt_tokens": 2.5},
+        {"prompt_tokens": 2**64 - 1},
+        {"prompt_tokens": 10**12 + 1, "completion_tokens_details": {"reasoning_tokens": 2**63}},
     ],
 )
 def test_what_is_no_report_says_nothing(report: Any) -> None:
@@ -72,3 +75,9 @@ def test_what_is_no_report_says_nothing(report: Any) -> None:
     reported.take(report)
     assert (reported.usage, reported.reasoning_tokens) == (TokenUsage(3), None)
     assert ReportedUsage(openai_usage).take(report) == []
+
+
+def test_a_whole_number_counts_however_it_is_written() -> None:
+    reported = ReportedUsage(openai_usage)
+    reported.take({"prompt_tokens": 12.0, "completion_tokens_details": {"reasoning_tokens": 0.0}})
+    assert (reported.usage, reported.reasoning_tokens) == (TokenUsage(12), 0)
