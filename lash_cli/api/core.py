@@ -33,7 +33,7 @@ from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
-from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
@@ -388,10 +388,13 @@ class LashCore(SessionHistories):
         """Adopt the stored head: host policy over the current frame, but the recorded provider stays."""
         read = await store.load_session(resident.session_id, ReadScope.CONVERSATION)
         if read is None:
-            if spec.inherit == "stored":
-                row = await store.session_row(resident.session_id)
-                if row is not None:
+            row = await store.session_row(resident.session_id)
+            if row is not None:
+                if spec.inherit == "stored":
                     resident.set_policy(spec.resolve_against(base, row.config))
+                if persisted_config(resident.policy) == row.config:
+                    # No choice that has to be written: what others choose before the first commit is followed.
+                    resident.dirty.discard(Dirty.CONFIG)
             return
         policy = spec.resolve_against(base, read.config)
         if spec.provider_id is msgspec.UNSET:

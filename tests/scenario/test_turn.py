@@ -811,6 +811,21 @@ async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core)
     assert other.policy_snapshot.model.id == "chosen-again"
 
 
+@pytest.mark.parametrize("spec", [SessionSpec(), SessionSpec(inherit="stored")], ids=["core", "stored"])
+async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose_before_its_own(
+    make_core, spec
+) -> None:
+    behind = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=spec)
+    mine = await make_core(ScriptedCaller([])).open_session("s1", spec=SessionSpec(model=ModelSpec("my-model")))
+    other = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=SessionSpec(inherit="stored"))
+    await other.configure(SessionConfigPatch(model=ModelSpec("model-2")))
+    await behind.turn("one").run()
+    assert behind.policy_snapshot.model.id == "model-2"
+    await mine.flush()
+    await mine.refresh()
+    assert mine.policy_snapshot.model.id == "my-model", "what was asked for at its open is a choice of its own"
+
+
 async def test_a_stream_raises_what_its_turn_raised_wherever_it_is_looked_for_first(make_core) -> None:
     caller = ScriptedCaller([text("first")])
     caller.gate = asyncio.Event()
