@@ -36,6 +36,7 @@ from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.reported_usage import MAX_TOKENS
 
 POLL_SECONDS = 0.01
 WORDS_PER_CHUNK = 4
@@ -158,8 +159,8 @@ def _add_failure(script: Round, rest: str) -> None:
 
 def _set_usage(script: Round, rest: str) -> None:
     counts = [int(word) for word in rest.split()]
-    if len(counts) != 2 or min(counts) < 0:
-        raise ValueError("it needs two counts: !usage IN OUT")
+    if len(counts) != 2 or not all(0 <= count <= MAX_TOKENS for count in counts):
+        raise ValueError(f"it needs two counts up to {MAX_TOKENS}: !usage IN OUT")
     script.usage = TokenUsage(input_tokens=counts[0], output_tokens=counts[1])
 
 

@@ -217,7 +217,7 @@ async def test_counted_failures_pass_and_then_the_answer_comes() -> None:
 @pytest.mark.parametrize(
     "line",
     ["!sleep soon", "!sleep -1", "!sleep nan", "!tool", "!tool ls [1]", "!tool ls {", "!fail nothing", "!fail server 0",
-     "!stream 0", "!usage 1", "!wait-file", '!text "\\x"'],
+     "!stream 0", "!usage 1", f"!usage 1 {2**63}", "!wait-file", '!text "\\x"'],
 )  # fmt: skip
 async def test_a_directive_it_cannot_follow_is_named(line: str) -> None:
     with pytest.raises(LlmTransportError) as caught:
