@@ -141,3 +141,13 @@ def is_definitely_dead(holder: LocalProcess) -> bool:
     if start is None:
         return True
     return bool(start and holder.process_start and start != holder.process_start)
+
+
+def is_write_end(descriptor: int) -> bool:
+    """Whether `descriptor` is the writing end of a pipe and nothing else: then it is never readable, and a selector
+    reports it only when the last reader is gone. Who has a named pipe open for both reads it, too."""
+    import fcntl
+    import stat
+
+    is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+    return is_pipe and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY

@@ -10,12 +10,9 @@ is noticed at once, also while nothing happens.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from lash_cli.cli.documents import Document
@@ -25,7 +22,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.errors import LashError, UsageError
-from lash_cli.system import SystemClock
+from lash_cli.system import SystemClock, is_write_end
 from lash_cli.views.safe_text import ascii_text
 
 
@@ -48,10 +45,8 @@ class Following:
 
     @property
     def exit_status(self) -> int:
-        """141 without a reader, 128 plus the signal, else 0."""
-        if self._pump.is_closed:
-            return CLOSED_STDOUT_EXIT
-        return self.signals.exit_status or 0
+        """128 plus the signal, which a reader that left may have had too; 141 without a reader, else 0."""
+        return self.signals.exit_status or (CLOSED_STDOUT_EXIT if self._pump.is_closed else 0)
 
     def left(self) -> None:
         """The reader went away."""
@@ -125,7 +120,7 @@ async def following() -> AsyncIterator[Following]:
     sys.stdout.flush()
     descriptor = sys.stdout.fileno()
     state = Following(OutputPump(descriptor))
-    with turn_signals(state.stop) as state.signals, _watched_reader(descriptor, state):
+    with turn_signals(state.stop) as state.signals, watched_reader(descriptor, state.left):
         await interrupted_before()
         try:
             yield state
@@ -133,24 +128,24 @@ async def following() -> AsyncIterator[Following]:
             await state.drained()
 
 
-@contextlib.contextmanager
-def _watched_reader(descriptor: int, state: Following) -> Any:
-    """Notice a reader that leaves a pipe. Other files have nobody who could, and tell it when they are written."""
+@contextmanager
+def watched_reader(descriptor: int, on_left: Callable[[], None]) -> Iterator[None]:
+    """While inside, call `on_left` in the running loop, once, when the reader of a pipe goes away. Other files have
+    nobody who could, and tell it when they are written."""
+    if not is_write_end(descriptor):
+        yield
+        return
     loop = asyncio.get_running_loop()
-    is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
 
     def left() -> None:
         loop.remove_reader(descriptor)
-        state.left()
+        on_left()
 
-    if is_pipe:
-        # The write end of a pipe is never readable: the loop reports it only when its reader is gone.
-        loop.add_reader(descriptor, left)
+    loop.add_reader(descriptor, left)
     try:
         yield
     finally:
-        if is_pipe:
-            loop.remove_reader(descriptor)
+        loop.remove_reader(descriptor)
 
 
 def require_stream_format(option: str) -> bool:

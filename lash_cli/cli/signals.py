@@ -44,24 +44,27 @@ class SignalState:
 @contextmanager
 def turn_signals(
     on_cancel: Callable[[], object],
-    on_second: Callable[[], object] | None = None,
+    on_second: Callable[[], bool] | None = None,
     *,
     before_stop: Callable[[], object] | None = None,
 ) -> Iterator[SignalState]:
     """While inside, the first signal calls `on_cancel` on the running loop, the second one `on_second` if there is
-    one, and the next one kills. `before_stop` is called before a SIGTSTP stops the process.
+    one, and the next one kills; the second one too when `on_second` answers that there was nothing to do for it.
+    `before_stop` is called before a SIGTSTP stops the process.
 
     Call it from a coroutine. The handlers of before are back in force on exit.
     """
     loop = asyncio.get_running_loop()
     state = SignalState()
-    steps = [on_cancel] if on_second is None else [on_cancel, on_second]
+    count = 0
 
     def handle(number: signal.Signals) -> None:
-        state.received = state.received or number
-        if steps:
-            steps.pop(0)()
-        else:
+        nonlocal count
+        count += 1
+        if count == 1:
+            state.received = number
+            on_cancel()
+        elif count > 2 or on_second is None or not on_second():
             die_of(number)
 
     def suspend(number: signal.Signals) -> None:

@@ -62,7 +62,7 @@ class OutputPump:
     """The single writer of one stdout: takes text from the event loop, writes it from a thread of its own, or at once
     where that cannot have to wait.
 
-    `is_closed` becomes true when the reader went away; what follows is dropped.
+    `is_closed` becomes true when the reader went away, with a terminal its person; what follows is dropped.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -140,7 +140,14 @@ class OutputPump:
             except BrokenPipeError:
                 self.is_closed = True
             except OSError as error:
-                self.failure = error
+                if self._is_hung_up(error):
+                    self.is_closed = True
+                else:
+                    self.failure = error
+
+    def _is_hung_up(self, error: OSError) -> bool:
+        """Whether a write failed because the terminal is gone, and whoever sat there."""
+        return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(self._descriptor).st_mode)
 
 
 class StreamLines:

@@ -8,8 +8,9 @@ that needs a word is allowed by the configuration or by `--approve`.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import msgspec
@@ -18,6 +19,7 @@ import typer
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document, told_as
+from lash_cli.cli.following import watched_reader
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
@@ -119,6 +121,7 @@ class Work:
         self._names: dict[str, str] = {}
         self._cores: dict[str, LashCore] = {}
         self._pump: OutputPump | None = None
+        # While it works.
         self._worker: QueueWorker | None = None
         self._live: LiveStore | None = None
         self._log: WorkLog | WorkLines = self._make_log()
@@ -159,18 +162,24 @@ class Work:
         worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
         self._worker = worker
         self._live = store.live
-        try:
-            with turn_signals(self._stop, worker.abandon, before_stop=store.finish_writes) as signals:
+        with (
+            turn_signals(self._stop, self._abandon, before_stop=store.finish_writes) as signals,
+            self._watched_reader(),
+        ):
+            try:
                 await interrupted_before()
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._log.start()
-                report = await worker.run(session_ids)
-        except Exception as fault:  # noqa: BLE001 - raised as what was told of it
-            error = told_as(fault) if self._pump is None else await self._pump.told_as(fault)
-            await self._end("error", error)
-            raise error  # noqa: B904 - it has its own cause
-        failure = self._error_of(report, signals)
-        await self._end("signal" if signals.received is not None else report.stopped_by, failure)
+                try:
+                    report = await worker.run(session_ids)
+                finally:
+                    self._worker = None
+            except Exception as fault:  # noqa: BLE001 - raised as what was told of it
+                error = told_as(fault) if self._pump is None else await self._pump.told_as(fault)
+                await self._end("error", error)
+                raise error  # noqa: B904 - it has its own cause
+            failure = self._error_of(report, signals)
+            await self._end("signal" if signals.received is not None else report.stopped_by, failure)
         if failure is not None:
             raise failure
         if self._pump is not None:
@@ -219,8 +228,6 @@ class Work:
         return row.meta
 
     def _make_log(self) -> WorkLog | WorkLines:
-        import sys
-
         options = current().output
         if options.format != "jsonl" or options.template is not None or options.fields is not None:
             return WorkLog(self._name_of)
@@ -236,8 +243,8 @@ class Work:
         if isinstance(self._log, WorkLines) and isinstance(event, ActivityShown):
             await self._settle(self._log, event.activity)
         self._log.show(event)
-        if self._pump is not None and self._pump.is_closed and self._worker is not None:
-            self._worker.stop(self._plan.grace_s)  # nobody reads any more: finish what runs, take nothing new
+        if self._pump is not None and self._pump.is_closed:
+            self._left()
 
     async def _settle(self, lines: WorkLines, activity: TurnActivity) -> None:
         """Look up where a turn that has just been committed stands in its session's log."""
@@ -245,15 +252,37 @@ class Work:
             settled = await TurnCursors(self._live, activity.session_id).settled(activity.turn_id)
             lines.settle(activity.session_id, activity.turn_id, settled)
 
-    def _stop(self) -> None:
-        say("stopping: running turns may finish…")
+    def _watched_reader(self) -> AbstractContextManager[None]:
+        """Notice that nobody reads the stream any more, also while there is nothing to tell."""
+        if self._pump is None:
+            return nullcontext()
+        return watched_reader(sys.stdout.fileno(), self._left)
+
+    def _left(self) -> None:
+        """Nobody reads any more: finish what runs, take nothing new."""
+        assert self._pump is not None, "there is a stream"
+        self._pump.is_closed = True
         if self._worker is not None:
             self._worker.stop(self._plan.grace_s)
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            say("stopping: running turns may finish…")
+            self._worker.stop(self._plan.grace_s)
+
+    def _abandon(self) -> bool:
+        """Leave what runs to whoever works next; False when nothing runs any more, and only the reader is waited
+        for."""
+        if self._worker is None:
+            return False
+        self._worker.abandon()
+        return True
 
     async def _end(self, reason: str, error: LashError | None) -> None:
         document = error_document(error) if error is not None else None
         self._log.end(reason, error.exit_status if error is not None else 0, document)
         if self._pump is not None:
+            # In a thread, so that signals still end a process whose reader has stalled.
             await asyncio.to_thread(self._pump.drain)
 
     def _error_of(self, report: WorkReport, signals: SignalState) -> LashError | None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
-import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from lash_cli.errors import LashError, UsageError
+from lash_cli.system import is_write_end
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 _CHUNK: Final = 65_536
@@ -95,8 +95,7 @@ class LineWriter:
         self._has_told = False
         self._thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
         self._thread.start()
-        # The write end of a pipe is never readable: the loop reports it only when its reader is gone.
-        self._is_watched = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        self._is_watched = is_write_end(descriptor)
         if self._is_watched:
             self._loop.add_reader(descriptor, self._left)
 

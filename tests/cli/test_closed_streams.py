@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.cli import Result, environment
+from support.cli import Result, environment, spawn_lash
 
 CLOSED_STDOUT = 141
 
@@ -60,6 +63,36 @@ def test_a_closed_stderr_loses_the_notes_and_nothing_else(lash, home: Path) -> N
     assert closed(home, "turn nope hi", "2>&-").code == 3
     assert closed(home, "rm s", "2>&-").code == 2
     assert lash("show", "s", "-o", "json").json["turns"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "news"),
+    [
+        (["tail", "s"], b'"committed"'),
+        (["log", "s", "--follow"], b'"message"'),
+        (["ls", "--watch"], b'"changed"'),
+        (["work", "s"], b'"committed"'),
+    ],
+    ids=["tail", "log", "ls", "work"],
+)
+def test_a_named_pipe_that_is_open_for_both_is_written_to_its_end(
+    lash, home: Path, tmp_path: Path, arguments: list[str], news: bytes
+) -> None:
+    """As a script has it that begins with `exec 3<>pipe`, so that opening it waits for nobody."""
+    lash("open", "s")
+    os.mkfifo(tmp_path / "pipe")
+    descriptor = os.open(tmp_path / "pipe", os.O_RDWR)
+    with open(descriptor, "rb") as pipe:
+        command = spawn_lash([*arguments, "-o", "jsonl"], home=home, stdout=descriptor)
+        assert b'"stream_start"' in pipe.readline()
+        lash(*(("enqueue", "s") if arguments[0] == "work" else ("turn", "s")), "!text hello")
+        while news not in (line := pipe.readline()):
+            assert b'"stream_end"' not in line
+        command.send_signal(signal.SIGINT)
+        while b'"stream_end"' not in (line := pipe.readline()):
+            pass
+        assert json.loads(line)["exit"] == 130
+        assert command.wait(60) == 130
 
 
 def test_a_closed_stdin_is_an_empty_one(lash, home: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,11 @@ def has_taken_signals(process: subprocess.Popen[bytes]) -> bool:
     return not status.exists() or "ShdPnd:\t0000000000000000" in status.read_text()
 
 
+def wait_until_taken(process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and not has_taken_signals(process):
+        time.sleep(0.01)
+
+
 def test_a_second_signal_leaves_the_turn_to_whoever_works_next(world: QueuedHome, tmp_path: Path) -> None:
     worker, gate = start_gated(world, tmp_path, "--grace", "1h")
     worker.send_signal(signal.SIGTERM)
@@ -333,11 +340,39 @@ def test_the_stream_tells_failures_and_ends_with_the_error(world: QueuedHome) ->
     assert (held["kind"], held["reason"], held["session"]) == ("held", "turn_failed:provider_error", "s")
 
 
+def test_a_worker_that_has_nothing_to_do_ends_when_its_reader_goes_away(world: QueuedHome) -> None:
+    worker = world.spawn("work", "--all", "-o", "jsonl", stderr=subprocess.DEVNULL)
+    assert worker.stdout is not None
+    assert json.loads(worker.stdout.readline())["type"] == "stream_start"
+    worker.stdout.close()
+    assert worker.wait(60) == 141
+
+
+def test_a_worker_that_is_through_waits_for_its_reader_only_until_it_is_told_again(world: QueuedHome) -> None:
+    world.add("!stream 2000\n!text" + " word" * 20_000)
+    reader, writer = os.pipe()
+    worker = world.spawn("work", "--all", "--until-empty", "-o", "jsonl", stdout=writer)
+    os.close(writer)
+    try:
+        wait_until(lambda: turns(world) == 1, worker)
+        # One more where it had not noticed yet that nothing is left to do.
+        for _ in range(3):
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGINT)
+            wait_until_taken(worker)
+        _, err = worker.communicate(timeout=60)
+    finally:
+        os.close(reader)
+    assert worker.returncode == -signal.SIGINT
+    assert b"Traceback" not in err
+
+
 def test_a_reader_that_goes_away_stops_the_worker_and_loses_no_turn(world: QueuedHome) -> None:
     world.add("!stream 200\n!text" + " word" * 200)
     worker = world.spawn("work", "--all", "-o", "jsonl")
     assert worker.stdout is not None
-    assert json.loads(worker.stdout.readline())["type"] == "stream_start"
+    while json.loads(worker.stdout.readline())["type"] != "turn_started":
+        pass
     worker.stdout.close()
     assert worker.wait(60) == 141
     assert worker.stderr is not None

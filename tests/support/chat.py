@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ class Chat(Terminal):
         """Send a turn that calls a tool once `gate` exists, and then says something; returns when it runs."""
         self.press(f' !wait-file {gate}\n!tool glob {{"pattern":"*.md"}}\n!then\n{then}\r')
         self.wait_for("Esc stop")
-
-    def hang_up(self) -> None:
-        """The terminal is closed: whoever reads it finds nobody there any more."""
-        nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, self._master)
-        os.close(nothing)
 
     def said(self) -> list[tuple[str, str, str]]:
         """Turn, role and text of every committed message that says something."""

@@ -113,6 +113,12 @@ class Terminal:
         self.process.send_signal(signal.SIGINT)
         return self.ended()
 
+    def hang_up(self) -> None:
+        """The terminal is closed: whoever reads it finds nobody there any more."""
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._master)
+        os.close(nothing)
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
