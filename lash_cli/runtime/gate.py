@@ -51,9 +51,11 @@ class GateKeeper:
         if isinstance(gate, CancelRequested):
             _trip(token, gate.cancellation)
 
-    async def leave(self, address: Address) -> None:
-        """Forget a turn; the last one ends the look that may be under way. The timer finds nobody and stops."""
-        self.tokens.pop(address, None)
+    async def leave(self, address: Address, token: CancelToken) -> None:
+        """Forget a turn, unless another drive of it has entered since: the lane of this one was lost then. The last one
+        ends the look that may be under way. The timer finds nobody and stops."""
+        if self.tokens.get(address) is token:
+            del self.tokens[address]
         if not self.tokens and self._look is not None:
             look, self._look = self._look, None
             await end(look)

@@ -196,7 +196,7 @@ class DurableTurn(TurnDriver):
                 await gates.look(address, self.token)
             return await self._drive_turn(granted, turn)
         finally:
-            await gates.leave(address)
+            await gates.leave(address, self.token)
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session, guard = self.session, self._entry.lane.guard

@@ -217,8 +217,9 @@ async def test_a_task_cancelled_while_the_look_at_its_gate_ends_is_cancelled(
 
     async def watch() -> None:
         gates, address = keeper_of(core.store), (S, "t")
-        gates.enter(address, CancelToken())
+        token = CancelToken()
+        gates.enter(address, token)
         await looking.reached.wait()
-        await gates.leave(address)
+        await gates.leave(address, token)
 
     await looking.cancels(asyncio.create_task(watch()))

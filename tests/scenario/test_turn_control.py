@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.clock import LIMIT_S
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, Stopped
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.effect import TurnScope
+from lash_cli.core.lease import LeaseFence
 from lash_cli.core.outcome import (
     AssistantMessage,
     CancelRequested,
@@ -20,7 +22,7 @@ from lash_cli.core.outcome import (
     TurnCancellationEvidence,
 )
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
-from lash_cli.errors import EffectError
+from lash_cli.errors import EffectError, SessionExecutionLeaseExpired
 
 SCOPE = TurnScope("s1", "t1")
 EVIDENCE = TurnCancellationEvidence("r1", "elsewhere", "enough")
@@ -103,6 +105,31 @@ async def test_of_many_running_turns_only_the_one_that_is_named_stops(make_core)
     await other.request_turn_cancel("s0", turn_id="t1", request_id="r2")
     await other.request_turn_cancel("s2", turn_id="t1", request_id="r3")
     assert [(await task).result.cancellation.request_id for task in running] == ["r2", "r1", "r3"]
+
+
+async def test_a_request_reaches_the_drive_that_has_the_lane_also_when_the_one_before_ends_after_it_began(
+    make_core,
+) -> None:
+    caller = ScriptedCaller([text("late"), text("never")])
+    core = make_core(caller)
+    first, second = await core.open_session("s1"), await core.open_session("s1")
+    caller.gate = of_the_first = asyncio.Event()
+    lost = asyncio.create_task(first.turn("go", turn_id="t1").run())
+    await caller.entered.wait()
+    caller.entered.clear()
+    lease = (await core.store.session_row("s1")).lease
+    await core.store.release_lease(
+        LeaseFence("s1", lease.owner.owner_id, lease.owner.incarnation_id, lease.token, lease.fencing_token)
+    )
+    caller.gate = asyncio.Event()
+    driven = asyncio.create_task(second.redrive().run())
+    await caller.entered.wait()
+    of_the_first.set()
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await lost
+    await core.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    async with asyncio.timeout(LIMIT_S):
+        assert (await driven).result.cancellation.request_id == "r1"
 
 
 async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_call(make_core) -> None:
