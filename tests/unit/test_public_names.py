@@ -113,6 +113,13 @@ def test_a_type_checker_sees_the_public_names_and_no_others() -> None:
     assert seen == {(module, name) for module, names in api._HOMES.items() for name in names}
 
 
+def test_a_store_has_the_properties_of_its_protocol_as_properties() -> None:
+    """A cached one will not do: to Pyright it is none, and no core could be given the store."""
+    wanted = [name for name, value in inspect.getmembers(api.RuntimePersistence) if isinstance(value, property)]
+    assert {"live", "durability_tier"} <= set(wanted)
+    assert all(isinstance(inspect.getattr_static(api.SqliteStore, name), property) for name in wanted)
+
+
 def test_everything_is_what_a_star_imports() -> None:
     everything: dict[str, object] = {}
     exec("from lash_cli import *", everything)

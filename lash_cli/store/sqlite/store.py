@@ -184,9 +184,13 @@ class SqliteStore:
 
         return Waits(self.db)
 
-    @cached_property
+    @property
     def live(self) -> LiveEvents:
         """See `base.RuntimePersistence`."""
+        return self._live  # to some type checkers a cached property is not the property of the protocol
+
+    @cached_property
+    def _live(self) -> LiveEvents:
         from lash_cli.store.sqlite.live import LiveEvents
 
         return LiveEvents(self.db)
