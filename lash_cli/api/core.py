@@ -26,6 +26,7 @@ from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, Mode
 from lash_cli.errors import (
     ConfigError,
     NotFoundError,
+    ReconfigureError,
     SessionExecutionBusy,
     UsageError,
 )
@@ -113,8 +114,9 @@ class LashCore(SessionHistories):
         its template: configuration of this host, never stored with a session.
         `context` are the plugins that keep conversations within the window, the
         rolling history unless others are named. Raises
-        `ConfigError` with codes `missing_model_spec`,
-        `missing_provider` or `durable_store_required:session_store`.
+        `ConfigError` with codes `missing_model_spec`, `missing_provider`,
+        `durable_store_required:session_store`, or `plugin_registration` for two
+        tools of one id or name.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
         if resolver is None:
@@ -125,6 +127,9 @@ class LashCore(SessionHistories):
             policy = SessionPolicy(model, resolver.default_id, max_turns=max_turns)
         if prompt is not None:
             policy = msgspec.structs.replace(policy, prompt=prompt)
+        self._tools = tuple(tools)
+        if tools:
+            self._require_distinct_tools()
         clock = clock or SystemClock()
         ids = ids or SystemIds()
         timings = lease_timings or LeaseTimings()
@@ -158,11 +163,16 @@ class LashCore(SessionHistories):
             store.live.ring_with(self._ringer)
         # What was opened and is still in somebody's hands: closing the core stops its turns.
         self._opened_sessions: weakref.WeakSet[_Shared] = weakref.WeakSet()
-        self._tools = tuple(tools)
         self._owner_label = owner_label
         self._owns_resources = owns_resources
         self._driver_id = ids.token()
         self._driver = self._driver_of(queue_driver)
+
+    def _require_distinct_tools(self) -> None:
+        try:
+            self._registry()
+        except ReconfigureError as error:
+            raise ConfigError(error.message, code="plugin_registration") from error
 
     def _driver_of(self, wanted: Driver | Literal["inline", "none"] | None) -> Driver | None:
         store = self.host.store

@@ -9,7 +9,9 @@ reads, unless it returns a whole `ToolCallOutput`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import types
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, get_type_hints
 
@@ -92,32 +94,55 @@ def function_tool(
 ) -> FunctionTool:
     """Wrap `function(arguments, context)`; see `tool` for the parameters.
 
-    Raises `ConfigError` when the first parameter is not annotated with a
-    `msgspec.Struct`.
+    Raises `ConfigError` (`plugin_registration`) when the first parameter is not
+    annotated with a `msgspec.Struct` that has a JSON schema, or the name is blank.
     """
     arguments = _arguments_type(function, name)
-    manifest = ToolManifest(
-        id=tool_id or name,
-        name=name,
-        description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
-        retry_policy=retry or NeverRetry(),
-        approval=approval,
-        timeout_ms=None if timeout_s is None else round(timeout_s * 1000),
-        exclusive_group=exclusive_group,
-    )
-    return FunctionTool(manifest, ToolContract(input_schema=arguments_schema(arguments)), arguments, function)
+    try:
+        manifest = ToolManifest(
+            id=tool_id or name,
+            name=name,
+            description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
+            retry_policy=retry or NeverRetry(),
+            approval=approval,
+            timeout_ms=None if timeout_s is None else round(timeout_s * 1000),
+            exclusive_group=exclusive_group,
+        )
+        contract = ToolContract(input_schema=arguments_schema(arguments))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"tool {name!r} cannot be made: {error}", code="plugin_registration") from error
+    return FunctionTool(manifest, contract, arguments, function)
 
 
 def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
-    parameters = list(inspect.signature(function).parameters)
-    hints = get_type_hints(function)
-    arguments = hints.get(parameters[0]) if len(parameters) == 2 else None
+    """The struct that the first parameter is annotated with; what else is annotated is nobody's business here, and may
+    name what is only imported for type checkers."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+        arguments = parameters[0].annotation if len(parameters) == 2 else None
+        if isinstance(arguments, str):
+            named = types.SimpleNamespace(__annotations__={"arguments": arguments})
+            arguments = get_type_hints(named, _globals_of(function))["arguments"]
+    except (NameError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the arguments of tool {name} cannot be read: {error}",
+            code="plugin_registration",
+            hint="a struct that is named in an annotation has to stand in the module of the function",
+        ) from error
     if not (isinstance(arguments, type) and issubclass(arguments, msgspec.Struct)):
         raise ConfigError(
             f"tool {name} must take (arguments, context), the first annotated with a msgspec.Struct",
             code="plugin_registration",
         )
     return arguments
+
+
+def _globals_of(function: ToolFunction) -> dict[str, Any]:
+    """Where the names in the annotations of `function` are looked up."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    return names
 
 
 def tool(
@@ -142,7 +167,7 @@ def tool(
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
     `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
     attempt, in seconds. Calls of tools of one `exclusive_group` run one after another. Raises `ConfigError`
-    (`plugin_registration`) for a function of another shape.
+    (`plugin_registration`) for a function of another shape, arguments without a JSON schema and a blank name.
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:

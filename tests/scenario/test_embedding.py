@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from lash_cli import (
+    FunctionToolProvider,
     LashCore,
     ModelSpec,
     SqliteStore,
     Stopped,
+    ToolContext,
     TurnActivity,
     TurnActivityFanout,
     TurnActivitySink,
     provider,
+    tool,
 )
 from lash_cli.errors import ConfigError
 from tests.support.wire import ChatServer, text_reply
@@ -66,6 +71,38 @@ def test_what_cannot_be_called_is_refused_before_anything_is_sent(
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         provider(kind, **options)
+    assert refused.value.code == code
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
+
+@tool(name="look", tool_id="first")
+def look(arguments: Nothing, context: ToolContext) -> None:
+    """Look around."""
+
+
+@tool(name="look", tool_id="second")
+def look_again(arguments: Nothing, context: ToolContext) -> None:
+    """Look around."""
+
+
+@pytest.mark.parametrize(
+    ("wiring", "code"),
+    [
+        ({"provider": None}, "missing_provider"),
+        ({"model": None}, "missing_model_spec"),
+        ({"queue_driver": "inline"}, "durable_store_required:session_store"),
+        ({"tools": [FunctionToolProvider([look, look_again])]}, "plugin_registration"),
+        ({"tools": [FunctionToolProvider([look]), FunctionToolProvider([look])]}, "plugin_registration"),
+    ],
+)
+def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
+    wiring: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == code
 
 

@@ -118,6 +118,32 @@ def test_equal_ids_and_unannotated_functions_are_refused() -> None:
         async def untyped(arguments: Any, context: Any) -> Any: ...
 
 
+class Imaginary(msgspec.Struct):
+    value: complex
+
+
+def test_only_the_arguments_of_a_function_are_read() -> None:
+    """What else it names may be imported for type checkers only, as linters ask for."""
+
+    async def later(arguments: Point, context: ToolContextOfCheckers) -> ResultOfCheckers: ...  # noqa: F821
+
+    assert tool(name="later")(later).arguments is Point
+
+
+def test_a_function_that_is_no_tool_is_refused_by_name() -> None:
+    class Local(msgspec.Struct):
+        value: int
+
+    async def local(arguments: Local, context: Any) -> Any: ...
+    async def imaginary(arguments: Imaginary, context: Any) -> Any: ...
+    async def sound(arguments: Point, context: Any) -> Any: ...
+
+    for name, function in (("local", local), ("imaginary", imaginary), (" ", sound), ("no function", 5)):
+        with pytest.raises(ConfigError, match=name) as refused:
+            tool(name=name)(function)
+        assert refused.value.code == "plugin_registration"
+
+
 def test_the_context_names_the_call_and_hands_children_only_session_and_turn() -> None:
     shown: list[str] = []
     made = SimpleToolContext("s", "t", "c", ManualCancel(), tool_id="add", attempt=2, on_progress=shown.append)
