@@ -21,6 +21,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
     """Base of every record: immutable, holding tuples, outside the cyclic garbage collector."""
 
 
+MAX_WRITTEN_DEPTH = 128
+
 _encoder = msgspec.json.Encoder(order="deterministic")
 encode = _encoder.encode
 _plain_decoder = msgspec.json.Decoder()
@@ -58,6 +60,31 @@ def decode_json(data: bytes | str) -> Any:
         return _plain_decoder.decode(data)
     except (RecursionError, UnicodeError) as error:
         raise msgspec.DecodeError(str(error)) from error
+
+
+def decode_written(data: bytes | str) -> Any:
+    """JSON that a model wrote, as plain types; raises `msgspec.DecodeError` as `decode_json`, and for what is nested
+    deeper than `MAX_WRITTEN_DEPTH`. It goes into records and documents, which are deeper still and are gone through
+    level by level, wherever the stack happens to be."""
+    value = decode_json(data)
+    if _is_deeper(value, MAX_WRITTEN_DEPTH):
+        raise msgspec.DecodeError(f"it is nested deeper than {MAX_WRITTEN_DEPTH} levels")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether `value` has more than `depth` levels of objects and lists."""
+    level = [value]
+    for _ in range(depth):
+        level = [
+            item
+            for container in level
+            if isinstance(container, dict | list)
+            for item in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return False
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def to_builtins(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import decode_json, to_builtins
+from lash_cli.core.codec import decode_written, to_builtins
 from lash_cli.core.content import (
     AttachmentPart,
     Message,
@@ -194,7 +194,7 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
 def shown_arguments(call: ToolCallPart) -> Any:
     """The arguments of a call as JSON where they parse, else the text the model sent."""
     try:
-        return decode_json(call.input_json) if call.input_json.strip() else {}
+        return decode_written(call.input_json) if call.input_json.strip() else {}
     except msgspec.DecodeError:
         return call.input_json
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import decode_json, encode
+from lash_cli.core.codec import decode_written, encode
 from lash_cli.core.content import CodePart
 
 MAX_NAME_CHARS = 64
@@ -49,7 +49,7 @@ def fenced(part: CodePart) -> str:
 
 def _is_object(raw: str) -> bool:
     try:
-        return isinstance(decode_json(raw), dict)
+        return isinstance(decode_written(raw), dict)
     except msgspec.DecodeError:
         return False
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import decode_json
+from lash_cli.core.codec import decode_written
 from lash_cli.core.content import ProtocolTurnOptions
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnIssue
@@ -59,7 +59,7 @@ def judge_of(output: OutputSpec) -> JudgeAnswer:
 def judged(text: str, output: OutputSpec) -> FittingAnswer | UnfitAnswer:
     """The value of an answer, or what is wrong with it."""
     try:
-        value = decode_json(unfenced(text))
+        value = decode_written(unfenced(text))
     except msgspec.DecodeError as error:
         return UnfitAnswer(f"it is not JSON: {error}" if text.strip() else "it is empty")
     match output:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lash_cli.core.codec import decode_json, encode, sha256_hex
+from lash_cli.core.codec import decode_written, encode, sha256_hex
 from lash_cli.core.schemas import without_absent
 from lash_cli.errors import ConfigError, UsageError
 
@@ -239,7 +239,7 @@ def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:
             raise ArgumentsInvalid("the arguments are empty, but these fields are required: " + _required(schema))
     else:
         try:
-            value = decode_json(input_json)
+            value = decode_written(input_json)
         except msgspec.DecodeError as error:
             raise ArgumentsInvalid(f"the arguments are not valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -38,6 +38,18 @@ def without_marks(value: Any) -> Any:
     return [without_marks(member) for member in value] if isinstance(value, list) else value
 
 
+def test_arguments_nested_too_deep_to_follow_are_answered_like_broken_ones(lash: Any, work: Path) -> None:
+    deep = '{"path": "a.txt", "x": ' + "[" * 500 + "]" * 500 + "}"
+    prompt = f'!tool read_file {{"path": "a.txt"}}\n!raw-args read_file {deep}\n!then\n!text Done.'
+    done = lash("turn", "s", prompt, "--or-open", "--provider", "loopback", "-o", "json", cwd=work)
+    assert done.code == 0, done.err
+    assert done.json["text"] == "Done."
+    read, refused = done.json["tool_calls"]
+    assert (read["status"], refused["status"]) == ("success", "failure")
+    assert "nested deeper than 128 levels" in refused["output"]["failure"]["message"]
+    assert refused["args"] == deep
+
+
 def test_an_anthropic_turn_with_two_calls_thinks_reads_and_answers(lash: Any, work: Path) -> None:
     replies = [
         anthropic.stream_reply(

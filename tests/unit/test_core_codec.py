@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lash_cli.core.codec import decode, decode_any, decode_json
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_any, decode_json, decode_written
 from lash_cli.core.content import TurnInput
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -22,3 +22,13 @@ def test_what_cannot_be_read_is_a_decode_error_whoever_asks(data: bytes | str) -
     for read in (decode_json, lambda text: decode(text, TurnInput), lambda text: decode_any(text, tuple[Any, ...])):
         with pytest.raises(msgspec.DecodeError):
             read(data)
+
+
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_what_a_model_wrote_is_followed_to_a_depth_that_does_not_depend_on_the_stack(start: str, end: str) -> None:
+    def nested(depth: int) -> str:
+        return start * depth + "0" * (start != "[") + end * depth
+
+    decode_written(f"[{nested(MAX_WRITTEN_DEPTH - 1)},{nested(2)}]")
+    with pytest.raises(msgspec.DecodeError, match="nested deeper than 128 levels"):
+        decode_written(f"[{nested(2)},{nested(MAX_WRITTEN_DEPTH)}]")
