@@ -161,10 +161,11 @@ class QueueDriver:
             del self._wakes[session_id]
 
     async def _until_idle(self, session_id: str, wake: _Wake) -> None:
-        """Attempt until the queue is idle, the errors are exhausted or one is terminal."""
+        """Attempt until the queue is idle, the errors are exhausted or one is terminal, or the driver is closed."""
         errors = busy = empty = 0
         warned_at = self._clock.monotonic()
-        while True:
+        # A pass that is cancelled may fail as it cleans up, and then the cancellation that closes us is not heard of.
+        while not self._is_closed:
             wake.signal.clear()
             wake.freed.clear()
             wake.has_progressed = False

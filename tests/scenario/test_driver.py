@@ -9,7 +9,7 @@ from support.driving import Crash, CrashPoints, S, said, wake
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import ActiveTurn, LashCore, ModelSpec, SessionConfigPatch
-from lash_cli.errors import ConfigError, SessionExecutionBusy
+from lash_cli.errors import ConfigError, SessionExecutionBusy, StoreLocked
 from lash_cli.runtime.drivers import QueueDriver
 
 
@@ -167,6 +167,26 @@ async def test_closing_a_core_leaves_the_turn_under_way_to_the_next_one(make_cor
     await other.open_session(S)
     await drained(other)
     assert await transcript(other) == ["hello", "answer to hello"]
+
+
+async def test_a_pass_that_fails_as_it_is_closed_is_not_tried_again(make_core, monkeypatch) -> None:
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller, queue_driver="inline")
+    session = await core.open_session(S)
+    await session.enqueue("hello")
+    await caller.entered.wait()
+    await session.enqueue("more")
+
+    async def locked(fence: object) -> None:
+        raise StoreLocked("the database is locked")
+
+    monkeypatch.setattr(core.host.store, "release_lease", locked)
+    closing = asyncio.ensure_future(core.aclose())
+    ended, _ = await asyncio.wait({closing}, timeout=30)
+    assert ended, "the driver went on"
+    closing.result()
+    assert len(caller.requests) == 1
 
 
 async def test_two_drivers_of_one_session_run_every_input_once(make_core) -> None:
