@@ -33,6 +33,7 @@ from lash_cli.errors import (
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
+from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import RuntimeSessionState
@@ -448,7 +449,12 @@ class LashCore(SessionHistories):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.shield(self.aclose())
+        # Whoever goes on behind the block, or ends the loop there, finds everything closed.
+        closing = asyncio.ensure_future(self.aclose())
+        interruption = await outlast(closing)
+        if interruption is not None:
+            raise interruption from None if closing.cancelled() else closing.exception()
+        closing.result()
 
 
 def _standard_context() -> tuple[ContextPlugin, ...]:

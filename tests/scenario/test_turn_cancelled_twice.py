@@ -14,6 +14,7 @@ from support.driving import S
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, LashSession
+from lash_cli.errors import StoreError
 
 
 class SlowCommit:
@@ -72,3 +73,28 @@ async def test_a_second_cancel_of_the_calling_task_waits_for_the_commit_too(
     assert session.read_view().turn_index == 1
     row = await core.store.session_row(S)
     assert (row.running_turn_id, row.lease.token) == (None, None)
+
+
+async def test_a_core_is_closed_when_its_block_is_left_by_a_task_that_is_cancelled(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session(S)
+    commit = SlowCommit(core)
+
+    async def leave() -> None:
+        async with core:
+            await caller.entered.wait()
+
+    running = asyncio.create_task(run(session))
+    leaving = asyncio.create_task(leave())
+    await commit.reached.wait()
+    for _ in range(2):
+        leaving.cancel()
+        await asyncio.sleep(0.01)
+    assert not leaving.done()
+    commit.may_go_on.set()
+    await asyncio.wait({leaving, running}, timeout=30)
+    assert leaving.cancelled() and running.done()
+    with pytest.raises(StoreError):
+        await core.store.session_row(S)
