@@ -42,7 +42,8 @@ def checked_base_url(base_url: str, *, endings: tuple[str, ...] = ()) -> str:
     except ValueError as error:
         problem = str(error)
     if problem:
-        shown = base_url.rpartition("@")[2]
+        # What stands before an @ or behind a ? or # may be the key.
+        shown = re.sub(r"([?#]).*", r"\1…", base_url.rpartition("@")[2], flags=re.DOTALL)
         raise ConfigError(f"base_url {shown!r} is not usable: {problem}", code="invalid_provider_endpoint")
     return url
 

@@ -338,8 +338,10 @@ def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
 
 
 def _base_url(settings: ProviderSettings, kind: ProviderKind) -> str:
-    """The address to use; raises `ConfigError` when that address needs a key and there is none."""
-    base_url = settings.base_url or kind.default_base_url or ""
+    """The address to use; raises `ConfigError` when it is none, or needs a key and there is none."""
+    from lash_cli.providers.access import checked_base_url
+
+    base_url = checked_base_url(settings.base_url or kind.default_base_url or "")
     if _is_keyed(settings, kind) and not settings.key:
         raise ConfigError(
             f"provider {settings.name!r} needs an API key for {base_url}",

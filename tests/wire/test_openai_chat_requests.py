@@ -12,6 +12,7 @@ from support.sent import request_over as request
 from support.sent import user
 from support.wire import ScriptedTransport, text_reply
 
+from lash_cli.api.provider import provider
 from lash_cli.core.content import (
     AttachmentPart,
     CodePart,
@@ -336,8 +337,10 @@ async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:
         "http://a b/v1",
         "http://x:99999/v1",
         "http://user:pw@x/v1",
-        "http://x/v1?a=1",
-        "http://x/v1#f",
+        "http://user:pw@api.openai.com/v1",
+        "http://x/v1?a=pw",
+        "http://x/v1?a=1\npw",
+        "http://x/v1#pw",
         "http://x/v1/chat/completions",
         "http://[::1/v1",
     ],
@@ -345,6 +348,10 @@ async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAiChatWire(base_url, None)
+    assert caught.value.code == "invalid_provider_endpoint"
+    assert "pw" not in caught.value.message
+    with pytest.raises(ConfigError) as caught:
+        provider("openai_chat", base_url=base_url or " ")
     assert caught.value.code == "invalid_provider_endpoint"
     assert "pw" not in caught.value.message
 
