@@ -90,6 +90,10 @@ class Access(NamedTuple):
             _checked_key_header(key_header),
         )
 
+    def __repr__(self) -> str:
+        shown = "no key" if self.key is None else "key=[redacted]"
+        return f"Access({self.base_url}, {shown}, headers={sorted(self.headers)})"
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """The key and the value of every header that looks like one, also behind the word for its scheme, and each as

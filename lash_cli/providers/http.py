@@ -50,6 +50,9 @@ class HttpRequest(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"HttpRequest({self.method} {self.url}, headers={sorted(self.headers)}, {len(self.body)} bytes)"
+
 
 class HttpResponse(msgspec.Struct, frozen=True):
     """An answer whose body is still on the wire. Header names are lower case. Always `aclose` it."""

@@ -39,8 +39,10 @@ from lash_cli.core.policy import (
 )
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers import chat_request
+from lash_cli.providers.access import Access
 from lash_cli.providers.chat_request import ChatEncoder
 from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.http import HttpRequest
 from lash_cli.providers.openai_chat import OpenAiChatWire
 from lash_cli.providers.openai_dialect import OpenAiDialect
 
@@ -360,6 +362,12 @@ def test_a_key_no_header_can_carry_is_refused_without_showing_it() -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAiChatWire(ROUTE, "abc\ndef")
     assert "abc" not in caught.value.message
+
+
+def test_no_key_shows_in_what_a_debugger_prints() -> None:
+    access = Access.checked(ROUTE, "canary-1", {"x-api-key": "canary-2"})
+    sent = HttpRequest("POST", ROUTE, {**access.authentication, **access.headers}, b"{}")
+    assert "canary" not in f"{access!r} {sent!r} {access} {[sent]}"
 
 
 def test_requests_can_be_compared_as_records() -> None:
