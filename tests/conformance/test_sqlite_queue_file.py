@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.old_files import with_two_indexes_of_what_is_held
 
 from lash_cli.core.codec import encode
 from lash_cli.core.ingress import ActiveTurn, AlreadyClaimed, ByInputId, Cancelled, InputState, NextTurn, TurnInputClaim
@@ -18,6 +20,7 @@ from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.factory import CountingIds
 from lash_cli.store.sqlite import schema
+from lash_cli.store.sqlite.invariants import broken_rules, integrity
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -126,6 +129,79 @@ async def test_a_turn_of_the_first_schema_is_driven_to_its_end_with_its_text_and
     )
     following = make.granted(await store.open_lane(make.drain_request(clock)))
     assert make.ids_of(following.claim) == ["stale", "waiting"]
+
+
+async def test_what_is_held_in_a_file_with_two_indexes_of_it_is_found_driven_to_its_end_and_given_back(
+    database_path: Path, open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    for session_id in (S, "dead", "other"):
+        await make.create(store, clock, session_id)
+    lane = await make.start(store, clock, "t1")
+    await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
+    (wake,) = await make.put(store, make.wake())
+    fence = make.fence_of_lane(lane)
+    taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
+    assert lane.claim is not None and make.ids_of(taken.inputs) == ["steer"] and make.ids_of(taken.work) == [wake]
+    await make.enqueue(store, "left", session_id="dead")
+    (left_wake,) = await make.put(store, make.wake(session_id="dead"))
+    dead_fence = await make.fence_of(store, clock, session_id="dead")
+    left = await store.claim_next_turn_inputs(dead_fence, claim_token="ct")
+    left_work = await store.claim_ready_queued_work(dead_fence, "idle", claim_token="ct")
+    other = await make.start(store, clock, "t2", session_id="other")
+    await make.enqueue(store, "cut")
+    await store.cancel_turn_inputs(S, [ByInputId("cut")], by="me")
+    store.close()
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        with_two_indexes_of_what_is_held(connection)
+    again = open_store()
+    assert again.db.read(integrity) == [] and again.db.read(broken_rules) == []
+    assert left is not None and left_work is not None and other.claim is not None
+    for claim in (lane.claim, left, left_work, other.claim):
+        assert await again.find_claim(claim.claim_id) == claim
+    assert await again.inputs_cancelled_by(S, "me") == {"cut"}
+
+    clock.tick(TTL_SECONDS)
+    redriven = make.granted(await again.open_lane(make.drain_request(clock, "b", turn_id="d1")))
+    assert redriven.redrive and redriven.turn is not None and redriven.turn.turn_id == "t1"
+    assert make.ids_of(redriven.claim) == ["in-t1"]
+    fence = make.fence_of_lane(redriven)
+    repeated = await again.claim_checkpoint_work(fence, make.checkpoint_request())
+    assert (make.ids_of(repeated.inputs), make.ids_of(repeated.work)) == (["steer"], [wake])
+    await again.commit_runtime_state(
+        make.commit(
+            fence,
+            make.append(["m1"]),
+            turn=make.stamp("t1"),
+            claim=redriven.claim,
+            claims=[repeated.inputs],
+            work=[repeated.work],
+            release=True,
+        )
+    )
+    assert await again.find_claim(lane.claim.claim_id) is None
+    assert await again.abandon_turn_input_claims([other.claim]) == ("in-t2",)
+    assert await again.unfinished_turns() == ()
+    drained = make.granted(await again.open_lane(make.drain_request(clock, "b", session_id="dead")))
+    assert make.ids_of(drained.claim) == ["left"]
+    following = await again.claim_ready_queued_work(make.fence_of_lane(drained), "idle", claim_token="ct2")
+    assert make.ids_of(following) == [left_wake]
+    assert again.db.read(integrity) == [] and again.db.read(broken_rules) == []
+
+
+async def test_what_a_dropped_turn_gives_back_is_told_in_the_order_it_came(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    lane = await make.start(store, clock, "t1")
+    fence = make.fence_of_lane(lane)
+    for name, input_id in (("c2", "first"), ("c1", "second")):
+        await make.enqueue(store, input_id, ingress=ActiveTurn("t1"))
+        taken = await store.claim_checkpoint_work(fence, make.checkpoint_request(name=name))
+        assert make.ids_of(taken.inputs) == [input_id]
+    assert lane.claim is not None
+    assert await store.abandon_turn_input_claims([lane.claim]) == ("in-t1", "first", "second")
 
 
 def test_migrations_add_up_to_the_schema_of_a_new_file(

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 
-from lash_cli.store.sqlite import schema, search_tables
+from lash_cli.store.sqlite import queue_tables, schema, search_tables
+
+
+def with_two_indexes_of_what_is_held(connection: sqlite3.Connection) -> None:
+    """The file of before migration 10: what is held stands in an index by turn and in one by claim."""
+    for statement in (
+        "DROP INDEX inputs_held",
+        "DROP INDEX queued_work_held",
+        queue_tables._INPUTS_TAKEN,
+        queue_tables._INPUTS_CLAIMED,
+        queue_tables._WORK_TAKEN,
+        queue_tables._WORK_CLAIMED,
+        "DELETE FROM _sqlite_migrations WHERE name = '0010_held_rows'",
+        "PRAGMA user_version = 9",
+    ):
+        connection.execute(statement)
 
 
 def with_nodes_by_session(connection: sqlite3.Connection) -> None:
     """The file of before migration 9: nodes clustered by session and seq, in a table without a rowid."""
+    with_two_indexes_of_what_is_held(connection)
     for statement in (
         "ALTER TABLE nodes RENAME TO nodes_of_today",
         schema._NODES,

@@ -83,7 +83,11 @@ _CLAIMED_OUTSIDE_A_TURN = (
     + """INDEXED BY queued_work_ready
 WHERE session_key = ? AND state = 'pending' AND turn_id IS NULL AND waits_until_ms IS NULL AND claim_generation = ?"""
 )
-_TAKEN = COLUMNS + "INDEXED BY queued_work_taken WHERE session_key = ? AND turn_id IS NOT NULL AND state = 'pending'"
+_TAKEN = (
+    COLUMNS
+    + """INDEXED BY queued_work_held
+WHERE session_key = ? AND turn_id IS NOT NULL AND claim_id IS NOT NULL AND state = 'pending'"""
+)
 _DEAD = COLUMNS + "INDEXED BY queued_work_dead WHERE session_key = ? AND state = 'dead'"
 # A tombstone: what it was, without its content.
 _CANCEL = """
@@ -93,12 +97,13 @@ WHERE enqueue_seq = ?
 """
 # Contract 02 §5 step 5: ownership is claim id and token, as with inputs.
 _OWNED = """
-SELECT batch_id, payloads, enqueue_seq, attempts FROM queued_work
+SELECT batch_id, payloads, enqueue_seq, attempts FROM queued_work INDEXED BY queued_work_held
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
 """
 _COMPLETE = """
-UPDATE queued_work SET state = 'completed', payloads = '[]', claim_id = NULL, claim_token = NULL,
-    claim_generation = NULL, settled_at_ms = ?
+UPDATE queued_work INDEXED BY queued_work_held
+SET state = 'completed', payloads = '[]', claim_id = NULL, claim_token = NULL, claim_generation = NULL,
+    settled_at_ms = ?
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
 """
 # Design D20: the next attempt waits for its time; without one the batch is dead.
@@ -113,14 +118,15 @@ UPDATE queued_work SET state = 'dead', attempts = attempts + 1, last_error = ?, 
 WHERE enqueue_seq = ?
 """
 _GIVE_BACK_TAKEN = """
-UPDATE queued_work INDEXED BY queued_work_taken
+UPDATE queued_work INDEXED BY queued_work_held
 SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
-WHERE session_key = ? AND turn_id = ? AND state = 'pending'
+WHERE session_key = ? AND turn_id = ? AND claim_id IS NOT NULL AND state = 'pending'
 RETURNING batch_id
 """
 # Whoever drives an unfinished turn again owns its claims under a new generation; the dead one gives nothing back.
 _GIVE_BACK_CLAIM = """
-UPDATE queued_work SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
+UPDATE queued_work INDEXED BY queued_work_held
+SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation = ? AND state = 'pending'
 RETURNING batch_id
 """

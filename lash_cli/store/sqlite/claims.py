@@ -33,32 +33,35 @@ _DROP_TURN = "DELETE FROM turns WHERE session_key = ? AND turn_id = ? AND state 
 _DROP_CANCEL = "DELETE FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # Another turn under the same id must not find effects of this one.
 _DROP_JOURNAL = "DELETE FROM effects WHERE scope_key = ?"
-# A claim id names rows of one session; the token is what its holder proves ownership with.
+# A claim id names rows of one session; the token is what its holder proves ownership with. Of a claim whose session is
+# not known, the few rows that anybody holds are looked through.
 _FIND_INPUTS = """
-SELECT session_key, claim_token, claim_generation, turn_id FROM inputs INDEXED BY inputs_claimed
+SELECT session_key, claim_token, claim_generation, turn_id FROM inputs INDEXED BY inputs_held
 WHERE claim_id = ? AND state IN ('pending_active', 'deferred_next_turn') LIMIT 1
 """
 _FIND_WORK = """
-SELECT session_key, claim_token, claim_generation, turn_id FROM queued_work INDEXED BY queued_work_claimed
+SELECT session_key, claim_token, claim_generation, turn_id FROM queued_work INDEXED BY queued_work_held
 WHERE claim_id = ? AND state = 'pending' LIMIT 1
 """
 _SESSION_ID = "SELECT session_id FROM sessions WHERE session_key = ?"
 _TOKEN_OF_INPUTS = """
-SELECT claim_token FROM inputs
+SELECT claim_token FROM inputs INDEXED BY inputs_held
 WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn') LIMIT 1
 """
-_TOKEN_OF_WORK = (
-    "SELECT claim_token FROM queued_work WHERE session_key = ? AND claim_id = ? AND state = 'pending' LIMIT 1"
-)
+_TOKEN_OF_WORK = """
+SELECT claim_token FROM queued_work INDEXED BY queued_work_held
+WHERE session_key = ? AND claim_id = ? AND state = 'pending' LIMIT 1
+"""
 
 # What a plain turn pays at a checkpoint (contract 02 §1.5, decision 0008): the lease, and whether anything is there
 # that a checkpoint could take, or took under this claim id; never 0 when there is.
 _AT_CHECKPOINT = f"""
 SELECT s.lease_fencing_token, s.lease_token, s.lease_owner, s.lease_claimed_at_ms, s.lease_expires_at_ms,
     {line.ANYTHING_WAITS}
-    OR EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_claimed WHERE claim_id = ?2 AND session_key = s.session_key)
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_claimed
-        WHERE claim_id = ?2 AND session_key = s.session_key)
+    OR EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_held
+        WHERE session_key = s.session_key AND claim_id = ?2 AND state IN ('pending_active', 'deferred_next_turn'))
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_held
+        WHERE session_key = s.session_key AND claim_id = ?2 AND state = 'pending')
 FROM sessions s WHERE s.session_id = ?1
 """
 

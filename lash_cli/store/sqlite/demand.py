@@ -23,10 +23,10 @@ from lash_cli.store.sqlite.sessions import SESSION_COLUMNS, StoredSession, live_
 # anything at all waits.
 _LEFT = """
 SELECT
-    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_taken WHERE session_key = ?1 AND turn_id = ?2
-        AND state IN ('pending_active', 'deferred_next_turn'))
-    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_taken
-        WHERE session_key = ?1 AND turn_id = ?2 AND state = 'pending'),
+    EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_held WHERE session_key = ?1 AND turn_id = ?2
+        AND claim_id IS NOT NULL AND state IN ('pending_active', 'deferred_next_turn'))
+    OR EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_held
+        WHERE session_key = ?1 AND turn_id = ?2 AND claim_id IS NOT NULL AND state = 'pending'),
     EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_active
         WHERE session_key = ?1 AND state = 'pending_active' AND turn_id IS NULL),
     EXISTS (SELECT 1 FROM inputs INDEXED BY inputs_next

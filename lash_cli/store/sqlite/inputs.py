@@ -65,22 +65,24 @@ WHERE enqueue_seq = ?
 """
 # Re-drive: the inputs a turn was started from get a new token, so the dead generation's claim cannot settle them.
 _REPIN_CLAIM = """
-UPDATE inputs SET claim_token = ?, claim_generation = ?
+UPDATE inputs INDEXED BY inputs_held SET claim_token = ?, claim_generation = ?
 WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn')
 """
 # Re-drive: what the turn took at checkpoints keeps the token its journal knows and is hidden again.
 _REPIN_TAKEN = """
-UPDATE inputs INDEXED BY inputs_taken SET claim_generation = ?
-WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn') AND claim_id IS NOT ?
+UPDATE inputs INDEXED BY inputs_held SET claim_generation = ?
+WHERE session_key = ? AND turn_id = ? AND claim_id IS NOT NULL AND state IN ('pending_active', 'deferred_next_turn')
+    AND claim_id IS NOT ?
 """
 _OF_CLAIM = (
     COLUMNS
-    + """WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn')
+    + """INDEXED BY inputs_held
+WHERE session_key = ? AND claim_id = ? AND state IN ('pending_active', 'deferred_next_turn')
 ORDER BY enqueue_seq"""
 )
 # Contract 02 §5 step 5: ownership is claim id and token; the caller's fence was checked before.
 _OWNED = """
-SELECT input_id, enqueue_seq FROM inputs
+SELECT input_id, enqueue_seq FROM inputs INDEXED BY inputs_held
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state IN ('pending_active', 'deferred_next_turn')
 """
 # The consuming turn stays on the row: an exact resubmission is answered with that turn (contract 02 §1.3).
@@ -90,13 +92,13 @@ WHERE enqueue_seq = ?
 """
 # A turn that ends gives back what it took and did not settle: it holds nothing any more.
 _GIVE_BACK_TAKEN = """
-UPDATE inputs INDEXED BY inputs_taken SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
-WHERE session_key = ? AND turn_id = ? AND state IN ('pending_active', 'deferred_next_turn')
+UPDATE inputs INDEXED BY inputs_held SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
+WHERE session_key = ? AND turn_id = ? AND claim_id IS NOT NULL AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id
 """
 # Whoever drives an unfinished turn again owns its claims under a new generation; the dead one gives nothing back.
 _GIVE_BACK_CLAIM = """
-UPDATE inputs SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
+UPDATE inputs INDEXED BY inputs_held SET turn_id = NULL, claim_id = NULL, claim_token = NULL, claim_generation = NULL
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation = ?
     AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id

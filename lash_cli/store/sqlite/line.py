@@ -79,7 +79,11 @@ WHERE session_key = ? AND state = 'pending' AND turn_id IS NULL AND waits_until_
 ORDER BY enqueue_seq LIMIT ?"""
 )
 _BY_ID = COLUMNS + "WHERE batch_id = ? AND session_key = ?"
-_OF_CLAIM = COLUMNS + "WHERE session_key = ? AND claim_id = ? AND state = 'pending' ORDER BY claim_ordinal"
+_OF_CLAIM = (
+    COLUMNS
+    + """INDEXED BY queued_work_held
+WHERE session_key = ? AND claim_id = ? AND state = 'pending' ORDER BY claim_ordinal"""
+)
 _CLAIM = """
 UPDATE queued_work SET turn_id = ?, claim_id = ?, claim_token = ?, claim_generation = ?, claim_ordinal = ?,
     waits_until_ms = NULL, claim_fencing = claim_fencing + 1
@@ -87,12 +91,12 @@ WHERE enqueue_seq = ?
 """
 # Re-drive, as with inputs: the founding claim gets a new token, what was taken at checkpoints keeps its own.
 _REPIN_CLAIM = """
-UPDATE queued_work SET claim_token = ?, claim_generation = ?
+UPDATE queued_work INDEXED BY queued_work_held SET claim_token = ?, claim_generation = ?
 WHERE session_key = ? AND claim_id = ? AND state = 'pending'
 """
 _REPIN_TAKEN = """
-UPDATE queued_work INDEXED BY queued_work_taken SET claim_generation = ?
-WHERE session_key = ? AND turn_id = ? AND state = 'pending' AND claim_id IS NOT ?
+UPDATE queued_work INDEXED BY queued_work_held SET claim_generation = ?
+WHERE session_key = ? AND turn_id = ? AND claim_id IS NOT NULL AND state = 'pending' AND claim_id IS NOT ?
 """
 
 _SETTLED: Final = (BatchState.COMPLETED, BatchState.CANCELLED)

@@ -64,8 +64,9 @@ _CANCEL = """
 UPDATE inputs SET state = 'cancelled', claim_id = ?, claim_token = NULL, claim_generation = NULL
 WHERE enqueue_seq = ?
 """
+# For whoever puts back what an interrupted edit took out: once in a while, all of a session is looked through.
 _CANCELLED_BY = """
-SELECT input_id FROM inputs INDEXED BY inputs_claimed WHERE claim_id = ? AND session_key = ? AND state = 'cancelled'
+SELECT input_id FROM inputs INDEXED BY inputs_by_session WHERE claim_id = ? AND session_key = ? AND state = 'cancelled'
 """
 
 

@@ -1,4 +1,4 @@
-"""Tables and indices of durable ingress: what migration 0002 makes of a file (contract 02 §1, §3, §4).
+"""Tables and indices of durable ingress: what migrations 0002 and 0010 make of a file (contract 02 §1, §3, §4).
 
 A pending row is held by the unfinished turn that took it (`turn_id`) or by a
 claim of the live generation. Rows a turn took leave the partial indices that
@@ -115,6 +115,24 @@ CREATE TABLE wake_fences (
 ) STRICT, WITHOUT ROWID
 """
 
+# What somebody holds, in place of one index by turn and one by claim: a turn writes each index twice, when it takes its
+# text and when it settles it. By claim within the session; a session has one unfinished turn at most, so who asks for
+# what its turn took looks at little else. Nothing is taken without a claim: turn and claim id are written together.
+_DROP_BY_TURN_AND_BY_CLAIM = (
+    "DROP INDEX inputs_taken",
+    "DROP INDEX inputs_claimed",
+    "DROP INDEX queued_work_taken",
+    "DROP INDEX queued_work_claimed",
+)
+_INPUTS_HELD = """
+CREATE INDEX inputs_held ON inputs (session_key, claim_id, turn_id)
+WHERE claim_id IS NOT NULL AND state IN ('pending_active', 'deferred_next_turn')
+"""
+_WORK_HELD = """
+CREATE INDEX queued_work_held ON queued_work (session_key, claim_id, turn_id)
+WHERE claim_id IS NOT NULL AND state = 'pending'
+"""
+
 
 def create_queue_tables(connection: sqlite3.Connection) -> None:
     """Migration 0002: queued work, holds, and inputs that are claimed by index."""
@@ -143,4 +161,10 @@ def create_queue_tables(connection: sqlite3.Connection) -> None:
         _WORK_DEAD,
         _WAKE_FENCES,
     ):
+        connection.execute(statement)
+
+
+def index_what_is_held(connection: sqlite3.Connection) -> None:
+    """Migration 0010: one index of what is held instead of two; no row changes."""
+    for statement in (*_DROP_BY_TURN_AND_BY_CLAIM, _INPUTS_HELD, _WORK_HELD):
         connection.execute(statement)

@@ -401,6 +401,12 @@ def _placed_nodes(connection: sqlite3.Connection) -> None:
     place_nodes(connection)
 
 
+def _held_rows(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.queue_tables import index_what_is_held
+
+    index_what_is_held(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -412,6 +418,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0007_search_inside_sentences", _search_inside_sentences),
     ("0008_rows_say_things_once", _rows_say_things_once),
     ("0009_placed_nodes", _placed_nodes),
+    ("0010_held_rows", _held_rows),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
