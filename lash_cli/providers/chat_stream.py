@@ -111,7 +111,7 @@ class ChatAssembler:
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
-                events += self._take_choice(choice)
+                events += self._take_choice(choice, is_chunk=chunk.get("object") == "chat.completion.chunk")
         return events
 
     def response(self) -> LlmResponse:
@@ -134,17 +134,17 @@ class ChatAssembler:
         """What arrived of an answer that was not proved; evidence only."""
         return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
-    def _take_choice(self, choice: dict[str, Any]) -> list[StreamEvent]:
+    def _take_choice(self, choice: dict[str, Any], *, is_chunk: bool) -> list[StreamEvent]:
         events = self._reported.take(choice.get("usage"))
-        delta = choice.get("delta")
-        if not isinstance(delta, dict):
-            delta = choice.get("message")
+        delta, message = choice.get("delta"), choice.get("message")
         if isinstance(delta, dict):
             events += self._take_delta(delta)
+        elif isinstance(message, dict):
+            events += self._take_delta(message, is_whole=not is_chunk)
         self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
         return events
 
-    def _take_delta(self, delta: dict[str, Any]) -> list[StreamEvent]:
+    def _take_delta(self, delta: dict[str, Any], *, is_whole: bool = False) -> list[StreamEvent]:
         events: list[StreamEvent] = []
         details = _details(delta.get("reasoning_details"))
         reasoning = next((text for name in _REASONING_FIELDS if (text := _text(delta.get(name)))), "")
@@ -164,7 +164,7 @@ class ChatAssembler:
         calls = delta.get("tool_calls")
         for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):
-                self._take_call(call, position)
+                self._take_call(call, position, is_whole)
         return events
 
     def _take_detail(self, detail: dict[str, Any]) -> None:
@@ -174,12 +174,14 @@ class ChatAssembler:
         if signature or data:
             self._run(is_reasoning=True).replay = ReasoningReplay(self._route, identity, data, signature)
 
-    def _take_call(self, delta: dict[str, Any], position: int) -> None:
+    def _take_call(self, delta: dict[str, Any], position: int, is_whole: bool) -> None:
         raw = delta.get("function")
         function: dict[str, Any] = raw if isinstance(raw, dict) else {}
         identity, name = _text(delta.get("id")), _text(function.get("name"))
         index = delta.get("index")
-        if isinstance(index, int):
+        if is_whole:
+            call = self._opened()
+        elif isinstance(index, int):
             call = self._numbered(index, identity, name)
         else:
             call = self._unnumbered(identity, name, position)

@@ -358,6 +358,19 @@ async def test_a_whole_answer_to_a_streaming_request_is_accepted() -> None:
     assert TextDelta("hi") in events
 
 
+@pytest.mark.parametrize("same", [{"id": "a"}, {"id": "a", "index": 0}, {"index": 0}, {}])
+async def test_in_a_whole_answer_every_call_is_one_whatever_it_has_in_common(same: dict[str, Any]) -> None:
+    functions = [{"name": "ls", "arguments": "{}"}, {"name": "cat", "arguments": '{"y":1}'}, {"name": "cat"}]
+    message = {"tool_calls": [{**same, "type": "function", "function": function} for function in functions]}
+    response, _ = await ask(whole(message, "tool_calls"))
+    assert [(call.tool_name, call.input_json) for call in response.tool_calls] == [
+        ("ls", "{}"),
+        ("cat", '{"y":1}'),
+        ("cat", "{}"),
+    ]
+    assert len({call.tool_call_id for call in response.tool_calls}) == 3
+
+
 async def test_a_whole_answer_without_finish_reason_is_not() -> None:
     assert (await failure(whole({"content": "hi"}, None))).code == "stream_ended_before_finish_reason"
 
