@@ -182,23 +182,20 @@ class ChatAssembler:
         if is_whole:
             call = self._opened()
         elif isinstance(index, int):
-            call = self._numbered(index, identity, name)
+            call = self._numbered(index, identity, name, bool(_said(function)))
         else:
             call = self._unnumbered(identity, name, position)
         call.id = call.id or identity
         call.name = call.name or name
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            call.arguments.append(arguments)
-        elif isinstance(arguments, dict):
-            call.arguments.append(encode(arguments).decode())
+        call.arguments.append(_said(function))
 
-    def _numbered(self, index: int, identity: str, name: str) -> _Call:
+    def _numbered(self, index: int, identity: str, name: str, has_arguments: bool) -> _Call:
         """The call of an index.
 
         Some endpoints number every call 0: a delta with another id and a name
         of its own opens a call, which has the number from then on. Others draw
-        an id for every delta, so that an id alone opens nothing.
+        an id for every delta, so that an id alone opens nothing. Without ids a
+        name and arguments open one where the call before is named and complete.
         """
         call = self._by_index.get(index)
         if call is None:
@@ -208,6 +205,8 @@ class ChatAssembler:
             if same is None and name:
                 same = self._by_index[index] = self._opened()
             call = same or call
+        elif not (identity and call.id) and name and call.name and has_arguments and call.is_complete:
+            call = self._by_index[index] = self._opened()
         return call
 
     def _unnumbered(self, identity: str, name: str, position: int) -> _Call:
@@ -267,6 +266,12 @@ class ChatAssembler:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _said(function: dict[str, Any]) -> str:
+    """The arguments of a delta as text; some endpoints send an object."""
+    arguments = function.get("arguments")
+    return encode(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
 
 
 def _details(details: Any) -> list[dict[str, Any]]:

@@ -180,6 +180,15 @@ async def test_calls_without_a_number_and_an_id_are_told_apart_by_their_names(ar
     assert len(await told([call_delta("", name="ls"), call_delta("", name="ls")])) == 2
 
 
+async def test_calls_all_numbered_zero_and_without_an_id_are_told_apart_by_their_names() -> None:
+    first, second = call_delta('{"x":1}', index=0, name="ls"), call_delta('{"x":2}', index=0, name="ls")
+    for deltas in ([[first], [second]], [[first, second]], [[first], [{**second, "id": "b"}]]):
+        assert [said for _, _, said in await told(*deltas)] == ['{"x":1}', '{"x":2}']
+    calls = await told([call_delta('{"x":', index=0, name="ls")], [call_delta("1}", index=0, name="ls")], [first])
+    assert [said for _, _, said in calls] == ['{"x":1}', '{"x":1}']
+    assert len(await told([first], [call_delta("", index=0, name="ls")])) == 1
+
+
 async def test_a_name_that_is_repeated_with_every_piece_opens_no_call() -> None:
     calls = await told([call_delta('{"x":', name="ls")], [call_delta("1}", name="ls")])
     assert [(name, said) for _, name, said in calls] == [("ls", '{"x":1}')]
