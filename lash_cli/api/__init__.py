@@ -100,6 +100,7 @@ _HOMES = {
         "ToolCallPart",
         "ToolResultPart",
         "TurnInput",
+        "message_text",
     ),
     "lash_cli.core.context": (
         "CompactionContext",

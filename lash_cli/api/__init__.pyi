@@ -82,6 +82,7 @@ from lash_cli.core.content import (
     ToolCallPart as ToolCallPart,
     ToolResultPart as ToolResultPart,
     TurnInput as TurnInput,
+    message_text as message_text,
 )
 from lash_cli.core.context import (
     CompactionContext as CompactionContext,

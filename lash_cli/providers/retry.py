@@ -43,6 +43,7 @@ from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttach
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import from_exception, presentable, redact
+from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
     from lash_cli.providers.limiter import RateLimiter
@@ -195,21 +196,23 @@ class RetryingCaller:
     def __init__(
         self,
         provider: Provider,
-        provider_id: str,
-        clock: Clock,
-        random_bits: Callable[[int], int],
+        provider_id: str | None = None,
+        clock: Clock | None = None,
+        random_bits: Callable[[int], int] | None = None,
         policy: RetryPolicy | None = None,
         *,
         secrets: tuple[str, ...] = (),
         limiter: RateLimiter | None = None,
         captures_metadata: bool = False,
     ) -> None:
-        """`secrets` are taken out of everything a provider says about a call. `captures_metadata` tells that the
-        provider's transport is a `metadata.CapturingTransport`, whose findings go into the record."""
+        """`provider_id` is what sessions remember, the provider's kind unless given. `clock` and `random_bits`, for
+        the jitter, are those of the machine unless given. `secrets` are taken out of everything a provider says about
+        a call. `captures_metadata` tells that the provider's transport is a `metadata.CapturingTransport`, whose
+        findings go into the record."""
         self._provider = provider
-        self._provider_id = provider_id
-        self._clock = clock
-        self._random_bits = random_bits
+        self._provider_id = provider_id or provider.kind
+        self._clock = clock or SystemClock()
+        self._random_bits = random_bits or SystemIds().bits
         self._policy = policy or RetryPolicy()
         self._secrets = secrets
         self._limiter = limiter

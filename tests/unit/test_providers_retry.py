@@ -535,3 +535,13 @@ async def test_a_secret_in_an_error_never_reaches_the_record() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         RetryPolicy(**bad)
+
+
+async def test_a_provider_needs_nothing_but_itself_to_be_called_again() -> None:
+    caller = RetryingCaller(ScriptedProvider(transport(), ANSWER), policy=RetryPolicy(base_delay_ms=0))
+
+    async def sink(event: StreamEvent) -> None: ...
+
+    result = await caller.call(REQUEST, sink=sink, cancel=ManualCancel())
+    assert (caller.provider_id, result.response) == ("scripted", ANSWER)
+    assert [attempt.outcome for attempt in result.record.attempts] == ["failed", "completed"]
