@@ -197,7 +197,7 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise LlmTransportError(
-            f"the connection to the provider failed: {str(error) or _UNSAID.get(type(error).__name__, 'it broke off')}",
+            f"the connection to the provider failed: {_tls_problem(error) or str(error) or _unsaid(error)}",
             kind="transport",
             code=_snake(error),
             retryable=True,
@@ -205,7 +205,26 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from error
 
 
-_UNSAID = {"ReadError": "it broke off in the answer", "WriteError": "it broke off in the request"}
+def _unsaid(error: Exception) -> str:
+    return {"ReadError": "it broke off in the answer", "WriteError": "it broke off in the request"}.get(
+        type(error).__name__, "it broke off"
+    )
+
+
+def _tls_problem(error: BaseException) -> str | None:
+    """What of TLS the user can do something about, in words; the library says it in those of its C source."""
+    import ssl
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message}); an authority of your own goes into SSL_CERT_FILE"
+        )
+    if cause is not None and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
+        return "it does not speak TLS there; should the address begin with http:// and not with https://?"
+    return None
 
 
 def _timeout_text(error: Exception) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
+import httpx2
 import pytest
 from support import wire
 from support.clock import ManualCancel, ManualClock
@@ -14,8 +16,9 @@ from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import DeliberateStop, LlmCallResult, LlmRequest, LlmScope
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import EventSink
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
+from lash_cli.providers.http import HttpRequest, Httpx2Transport
 
 REQUEST = LlmRequest(
     model=ModelSpec("test-model"),
@@ -118,6 +121,33 @@ async def test_a_secret_header_is_a_secret_without_its_scheme_and_inside_an_addr
         result = await call(server.base_url, headers={"Authorization": written})
         assert server.requests[0].headers["authorization"] == written
     assert "[redacted]" in result.error.message and echoed not in repr(result)
+
+
+async def test_a_server_without_tls_behind_an_https_address_is_named_as_such() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        result = await call(f"https://127.0.0.1:{port}/v1")
+    assert result.error is not None
+    assert (result.error.kind, result.error.code, result.error.retryable) == ("transport", "connect_error", True)
+    assert "does not speak TLS" in result.error.message
+
+
+async def test_a_certificate_that_is_not_trusted_says_what_to_do() -> None:
+    untrusted = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] ... (_ssl.c:1006)")
+    untrusted.verify_message = "self-signed certificate"
+
+    async def connect(*_: object, **__: object) -> None:
+        raise httpx2.ConnectError(str(untrusted)) from untrusted
+
+    transport = Httpx2Transport()
+    transport._client_of_this_loop().send = connect  # type: ignore[method-assign, assignment]
+    with pytest.raises(LlmTransportError, match=r"not trusted \(self-signed certificate\).*SSL_CERT_FILE"):
+        await transport.send(HttpRequest("POST", "https://test.invalid", {}, b""), start_timeout=None)
+    await transport.aclose()
 
 
 async def test_any_number_of_calls_run_at_a_time() -> None:
