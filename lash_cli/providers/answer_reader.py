@@ -29,6 +29,8 @@ MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
 DRAIN_SECONDS = 0.05
 DONE = "[DONE]"
 OUTPUT_STARTED = "output_started"
+#: What the HTTP library always takes off itself.
+_ENCODINGS = ("", "identity", "gzip", "deflate")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
 
 
@@ -140,6 +142,16 @@ class AnswerReader:
             return
         media_type = headers.get("content-type", "no content type").partition(";")[0]
         is_page = body.startswith(b"<")
+        encoding = headers.get("content-encoding", "identity").strip().lower()
+        if body and encoding not in _ENCODINGS:
+            raise LlmTransportError(
+                f"the endpoint compressed its answer ({encoding}), which was not asked for and cannot be read",
+                kind="http",
+                code="unexpected_content_encoding",
+                status=200,
+                protocol_position=self.position,
+                partial=self.partial(),
+            )
         if not body or (media_type == "text/event-stream" and not is_page):
             return  # a stream that broke before its first event: the missing proof says so
         what = "an HTML page" if is_page else f"{media_type} that is neither an event stream nor JSON"

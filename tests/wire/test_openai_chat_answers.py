@@ -394,6 +394,15 @@ async def test_an_error_document_with_status_200_is_classified() -> None:
     assert (error.kind, error.retryable) == ("auth", False)
 
 
+async def test_a_compression_nobody_asked_for_is_named() -> None:
+    headers = {"content-type": "text/event-stream", "content-encoding": "br"}
+    error = await failure(Reply((b"\x0b\x02\x80data\x03",), headers=headers))
+    assert (error.kind, error.code, error.retryable) == ("http", "unexpected_content_encoding", False)
+    assert "(br)" in error.message
+    answer, _ = await ask(Reply(text_reply("hi").chunks, headers={**headers, "content-encoding": "utf-8"}))
+    assert answer.full_text == "hi"
+
+
 async def test_an_empty_body_is_a_retryable_failure() -> None:
     assert (await failure(Reply(()))).code == "stream_ended_before_finish_reason"
 
