@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from lash_cli.core.ingress import TurnInputCompletion
     from lash_cli.core.queued_work import QueuedWorkBatchDraft, QueuedWorkCompletion
 
-MAX_COMMIT_NODES = 512
+# What one transaction is asked to hold. Every iteration of a turn adds two nodes, and a state that is adopted all of
+# its messages: a bound within their reach would end in work that cannot be kept.
+MAX_COMMIT_NODES = 64 * 1024
 MAX_COMMIT_BYTES = 64 * 1024 * 1024
+COMMIT_TOO_LARGE = "commit_too_large"
 
 
 class CheckpointComponent(Record):

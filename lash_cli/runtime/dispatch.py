@@ -48,6 +48,7 @@ from lash_cli.core.tools import (
     cancelled,
     failure,
     interrupted,
+    project_output,
 )
 from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
@@ -59,6 +60,8 @@ _log = logging.getLogger("lash.dispatch")
 
 CANCEL_GRACE_S = 0.05
 ABANDON_AFTER_S = 3.0
+# What a result may add to a transcript, attachments not counted: no model reads as much, and a turn has to be kept.
+MAX_RESULT_CHARS = 8 * 1024 * 1024
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
@@ -327,7 +330,11 @@ async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolCo
         output: object = await resolved.provider.execute(call, context)
         if not isinstance(output, ToolCallOutput):
             return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
-        return decode(encode(output), ToolCallOutput)
+        data = encode(output)
+        kept = decode(data, ToolCallOutput)
+        if len(data) > MAX_RESULT_CHARS and (length := len(project_output(kept))) > MAX_RESULT_CHARS:
+            return _too_large(call.tool_name, length)
+        return kept
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -346,6 +353,11 @@ def _text_of(error: Exception) -> str:
         text = f"its text cannot be read ({type(fault).__name__})"
     # A file name that is no UTF-8 comes as text that cannot be stored; its bytes are shown as escapes.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _too_large(tool_name: str, length: int) -> ToolCallOutput:
+    text = f"{tool_name} ran, but its result of {length} characters is more than the {MAX_RESULT_CHARS} that are kept."
+    return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
 
 
 def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from lash_cli.core.commit import (
+    COMMIT_TOO_LARGE,
+    MAX_COMMIT_BYTES,
+    MAX_COMMIT_NODES,
     RuntimeCommit,
     RuntimeCommitResult,
     TurnStamp,
@@ -18,7 +21,7 @@ from lash_cli.core.commit import (
     require_settled,
     turn_content_hash,
 )
-from lash_cli.core.content import AttachmentPart, Message, Stored
+from lash_cli.core.content import AttachmentPart, Message, Role, Stored, TextPart, ToolResultPart
 from lash_cli.core.graph import ConversationPayload, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
@@ -29,6 +32,9 @@ from lash_cli.runtime.drive import Drive, usage_of
 from lash_cli.runtime.frames import FrameHandoff, plan_handoff
 from lash_cli.runtime.results import summarise
 from lash_cli.runtime.session import ResidentSession
+
+# Of a text that is given to a turn that cannot be kept.
+_KEPT_CHARS = 64 * 1024
 
 
 class TerminalCommit(msgspec.Struct, frozen=True):
@@ -46,6 +52,43 @@ class TerminalCommit(msgspec.Struct, frozen=True):
         session.adopt_commit(self.commit, result, self.messages)
         if self.handoff is not None and self.handoff.is_opened:
             session.enter_frame(self.handoff.frames, messages_on(self.handoff.nodes))
+
+
+def what_fits(done: DoneEffect) -> DoneEffect:
+    """The end of a turn that said more than a commit holds: what it was given, long texts cut, and why no more.
+
+    Without it the turn could neither be finished nor passed by: whoever drives it again gets the same.
+    """
+    given = [_cut(message) for message in done.messages if _is_given(message)]
+    issue = TurnIssue(
+        "runtime",
+        f"the turn was not kept: all it said is more than {MAX_COMMIT_BYTES} bytes or {MAX_COMMIT_NODES} messages",
+        code=COMMIT_TOO_LARGE,
+        retryable=False,
+    )
+    return msgspec.structs.replace(
+        done, outcome=Stopped("runtime_error"), messages=tuple(given), issues=(*done.issues, issue)
+    )
+
+
+def is_cut(done: DoneEffect) -> bool:
+    """Whether `done` is what `what_fits` made of an end."""
+    return any(issue.code == COMMIT_TOO_LARGE for issue in done.issues)
+
+
+def _is_given(message: Message) -> bool:
+    is_answer = any(isinstance(part, ToolResultPart) for part in message.parts)
+    return message.role in (Role.USER, Role.EVENT) and not is_answer
+
+
+def _cut(message: Message) -> Message:
+    parts = tuple(
+        TextPart(f"{part.content[:_KEPT_CHARS]}\n[{len(part.content) - _KEPT_CHARS} more characters]", part.label)
+        if isinstance(part, TextPart) and len(part.content) > _KEPT_CHARS
+        else part
+        for part in message.parts
+    )
+    return msgspec.structs.replace(message, parts=parts)
 
 
 def terminal_commit(

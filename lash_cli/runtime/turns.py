@@ -17,6 +17,7 @@ import msgspec
 from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import decode, from_builtins
+from lash_cli.core.commit import COMMIT_TOO_LARGE
 from lash_cli.core.content import Message, TurnInput, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
@@ -43,7 +44,7 @@ from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.results import replayed_outcome, result_of
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan, policy_of_plan
-from lash_cli.runtime.turn_commit import terminal_commit
+from lash_cli.runtime.turn_commit import is_cut, terminal_commit, what_fits
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord
 
 
@@ -327,6 +328,8 @@ class DurableTurn(TurnDriver):
                 raise
             return await self._commit(drive, done, _evidence_of(won), guard)
         except LashError as error:
+            if error.code == COMMIT_TOO_LARGE and not is_cut(done):
+                return await self._commit(drive, what_fits(done), evidence, guard)
             if error.ambiguous:
                 guard.withhold()
             raise

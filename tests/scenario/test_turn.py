@@ -44,6 +44,7 @@ from lash_cli.errors import (
     EffectError,
     LashRuntimeError,
     PendingTurnInputSourceKeyConflict,
+    RuntimeTurnCommitConflict,
     SessionClosed,
     SessionDeleted,
     SessionExecutionBusy,
@@ -51,9 +52,10 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
-from lash_cli.runtime import drive, model_calls
+from lash_cli.runtime import dispatch, drive, model_calls
 from lash_cli.runtime.model_calls import ModelCall
 from lash_cli.store.base import ReadScope
+from lash_cli.store.sqlite import commit
 
 
 class Number(msgspec.Struct):
@@ -220,6 +222,46 @@ async def test_a_turn_that_crashed_after_a_tool_is_finished_whatever_the_tool_ha
     assert (await session.redrive().run()).result.assistant_message() == "done"
 
 
+async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make_core) -> None:
+    answers = {"size": dispatch.MAX_RESULT_CHARS + 1}
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("x" * answers["size"])))]
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry"), calls(("b", "t", "{}")), text("good")])
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        refused = (await session.turn("go").run()).result
+        answers["size"] -= 1
+        kept = (await session.turn("less").run()).result
+    assert refused.tool_calls[0].output.outcome.failure.code == "tool_result_too_large"
+    assert refused.assistant_message() == "sorry"
+    assert kept.tool_calls[0].output.status == "success" and kept.assistant_message() == "good"
+
+
+async def test_a_turn_may_call_its_tools_for_as_long_as_it_takes(make_core) -> None:
+    caller = ScriptedCaller([*[calls((f"c{index}", "t", "{}")) for index in range(400)], text("there")])
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("ok")))]
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        assert (await session.turn("go").run()).result.assistant_message() == "there"
+        assert len(session.read_view().messages) == 802
+
+
+async def test_a_turn_that_said_more_than_a_commit_holds_ends_with_what_it_was_given(make_core, monkeypatch) -> None:
+    monkeypatch.setattr(commit, "MAX_COMMIT_BYTES", 200_000)
+    caller = ScriptedCaller([text("x" * 250_000), text("short")])
+    points = CrashPoints("before:commit")
+    doomed = await make_core(caller, crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("y" * 150_000).run()
+    session = await make_core(caller).open_session("s1")
+    output = await session.turn("and now?").run()
+    (ended,) = output.redriven
+    assert ended.outcome == Stopped("runtime_error")
+    assert [issue.code for issue in ended.errors] == ["commit_too_large"]
+    assert ended.usage.total == 15, "what it cost was spent"
+    assert output.result.assistant_message() == "short"
+    first, *rest = [message_text(message) for message in session.read_view().messages]
+    assert rest == ["and now?", "short"]
+    assert first.startswith("y" * 60_000) and "more characters" in first
+
+
 async def test_a_provider_failure_is_an_outcome_and_keeps_the_users_text(make_core) -> None:
     caller = ScriptedCaller([error("auth"), text("better")])
     async with await make_core(caller).open_session("s1") as session:
@@ -341,12 +383,14 @@ async def test_a_key_replays_the_committed_turn_and_refuses_changed_text(make_co
         assert len(session.read_view().messages) == 2
 
 
-async def test_a_turn_id_that_was_committed_is_replayed(make_core) -> None:
+async def test_a_turn_id_that_was_committed_is_replayed_and_refuses_changed_text(make_core) -> None:
     caller = ScriptedCaller([text("once")])
     async with await make_core(caller).open_session("s1") as session:
         await session.turn("x", turn_id="t1").run()
         again = await session.turn("x", turn_id="t1").run()
         assert again.replayed and again.result.assistant_message() == "once"
+        with pytest.raises(RuntimeTurnCommitConflict):
+            await session.turn("y", turn_id="t1").run()
 
 
 async def test_park_and_resume_keep_transcript_config_and_membership(make_core) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lash_cli.core.codec import encode, sha256_hex, to_builtins
 from lash_cli.core.commit import (
+    COMMIT_TOO_LARGE,
     MAX_COMMIT_BYTES,
     MAX_COMMIT_NODES,
     ReplaceFull,
@@ -88,8 +89,6 @@ UPDATE sessions SET head_revision = ?, leaf_seq = ?, leaf_key = ?, next_seq = ?,
 WHERE session_key = ?
 """
 
-_COMMIT_TOO_LARGE: Final = "commit_too_large"
-
 
 class _Prepared(msgspec.Struct, frozen=True):
     """A commit with everything encoded that does not depend on the stored head."""
@@ -130,9 +129,7 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
             )
     nodes = () if isinstance(commit.graph, Unchanged) else commit.graph.nodes
     if len(nodes) > MAX_COMMIT_NODES:
-        raise ConflictError(
-            f"a commit holds at most {MAX_COMMIT_NODES} nodes, not {len(nodes)}", code=_COMMIT_TOO_LARGE
-        )
+        raise ConflictError(f"a commit holds at most {MAX_COMMIT_NODES} nodes, not {len(nodes)}", code=COMMIT_TOO_LARGE)
     prepared_nodes = graph.prepare_nodes(nodes)
     size = sum([len(node.body) for node in prepared_nodes])
     bodies = {}
@@ -141,7 +138,7 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
             bodies[name] = (sha256_hex(component.body), component.body)
             size += len(component.body)
     if size > MAX_COMMIT_BYTES:
-        raise ConflictError(f"a commit holds at most {MAX_COMMIT_BYTES} bytes, not {size}", code=_COMMIT_TOO_LARGE)
+        raise ConflictError(f"a commit holds at most {MAX_COMMIT_BYTES} bytes, not {size}", code=COMMIT_TOO_LARGE)
     return _Prepared(
         commit,
         encode(commit.config).decode(),
