@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return the exit status."""
+    is_interruptible = False
     if argv is None:
+        from lash_cli.cli.interrupt import let_it_end_us
+
+        is_interruptible = let_it_end_us()
         _speak_utf8()
     os.umask(0o077)
     if sys.stdin is None or sys.stdout is None or sys.stderr is None:
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv is None:
             _leave()
         return 0
-    status, was_plain = _run(arguments)
+    status, was_plain = _run(arguments, is_interruptible=is_interruptible)
     if was_plain and status == 0 and argv is None:
         _leave()
     return status
@@ -95,8 +99,10 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _run(arguments: list[str]) -> tuple[int, bool]:
-    """Run a command; its exit status, and whether it was a plain one that left nothing in this process."""
+def _run(arguments: list[str], *, is_interruptible: bool) -> tuple[int, bool]:
+    """Run a command; its exit status, and whether it was a plain one that left nothing in this process.
+    `is_interruptible` says that Ctrl-C is a `KeyboardInterrupt` for one that is not plain; a plain one has nothing to
+    undo and is ended by it."""
     from lash_cli.cli.globals import hoist
 
     options, rest = hoist(arguments)
@@ -128,15 +134,29 @@ def _run(arguments: list[str]) -> tuple[int, bool]:
         if rest and rest[0] in ("show", "describe", "log", "queue", "enqueue"):
             from lash_cli.cli.fast import plain_run
 
-            run = plain_run(rest)
-            if run is not None:
+            plain = plain_run(rest)
+            if plain is not None:
                 was_plain = True
-                return run()
-        from lash_cli.cli.table import dispatch
-
-        return dispatch(rest)
+                return plain()
+        return _interruptible(rest) if is_interruptible else _dispatch(rest)
 
     return failure.run(command), was_plain
+
+
+def _interruptible(rest: list[str]) -> int:
+    from lash_cli.cli.interrupt import let_it_end_us, raise_it
+
+    raise_it()
+    try:
+        return _dispatch(rest)
+    finally:
+        let_it_end_us()
+
+
+def _dispatch(rest: list[str]) -> int:
+    from lash_cli.cli.table import dispatch
+
+    return dispatch(rest)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionRow
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Runner
 
 T = TypeVar("T")
 
@@ -33,11 +33,29 @@ def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEvent
         from lash_cli.cli.logs import log_to_file
 
         log_to_file()
-        with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner = asyncio.Runner(loop_factory=new_loop)
+        try:
             return runner.run(work)
+        finally:
+            _close(runner)
     finally:
         # Python would complain of one that never began.
         work.close()
+
+
+def _close(runner: Runner) -> None:
+    """End a loop whose work is done, or was given up: only its threads are left, and cut off in that they would
+    complain."""
+    import threading
+
+    from lash_cli.cli.interrupt import let_it_end_us, raise_it
+
+    was_raised = threading.current_thread() is threading.main_thread() and let_it_end_us()
+    try:
+        runner.close()
+    finally:
+        if was_raised:
+            raise_it()
 
 
 def run_watching(work: Coroutine[Any, Any, T]) -> T:
