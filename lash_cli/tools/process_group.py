@@ -203,7 +203,7 @@ class ProcessGroups:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._live: dict[int, GroupProcess] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], GroupProcess] = {}
         self._guard: subprocess.Popen[bytes] | None = None
         self._is_closed = False
 
@@ -269,18 +269,24 @@ class ProcessGroups:
     def end_later(self, process: GroupProcess) -> None:
         """Terminate in the background; `aclose` waits for it."""
         task = asyncio.ensure_future(process.terminate())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = process
+        task.add_done_callback(self._ending.pop)
 
     async def aclose(self) -> None:
-        """Kill every group and dismiss the guard; nothing can be started afterwards."""
+        """Kill every group and dismiss the guard; nothing can be started afterwards. Who was told to end before keeps
+        the time it was given for that: it may be cleaning up."""
         self._is_closed = True
         running = tuple(self._live.values())
-        for process in running:
+        ending = dict(self._ending)
+        for process in set(running).difference(ending.values()):
             process.kill()
-        for task in tuple(self._ending):
-            task.cancel()
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        try:
+            if ending:
+                await asyncio.wait(ending, timeout=KILL_WAIT_SECONDS + DRAIN_SECONDS)
+        finally:
+            for task in ending:
+                task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         await asyncio.gather(*(process.wait() for process in running))
         guard, self._guard = self._guard, None
         if guard is not None:

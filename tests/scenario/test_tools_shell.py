@@ -19,6 +19,7 @@ from support.tools import Workbench, failure_of, value_of
 
 import lash_cli
 from lash_cli.core.tools import FailureClass, project_output
+from lash_cli.tools import process_group
 from lash_cli.tools.process_group import session_members
 from lash_cli.tools.shell import (
     SHOWN_AT_ONCE_BYTES,
@@ -245,6 +246,27 @@ async def test_close_kills_every_group_and_refuses_new_ones(bench: Workbench) ->
     await until_dead(*pids)
     await call
     assert failure_of(await bench.call("exec_command", cmd="true")).code == "tool_source_closed"
+
+
+async def test_close_lets_a_cancelled_command_clean_up_in_the_time_it_was_given(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_group, "KILL_WAIT_SECONDS", 30)
+    cleaning = "trap 'sleep 0.1; touch cleaned; exit' TERM; echo $$; echo ready; while :; do sleep 0.01; done"
+    call, pids = await started(bench, cleaning)
+    bench.cancel.set()
+    assert (await call).status == "cancelled"
+    await bench.provider.aclose()
+    assert not any(is_alive(pid) for pid in pids)
+    assert (bench.root / "cleaned").exists()
+
+
+async def test_close_kills_a_cancelled_command_that_takes_longer(bench: Workbench) -> None:
+    call, pids = await started(bench, "trap '' TERM; echo $$; echo ready; while :; do sleep 1; done")
+    bench.cancel.set()
+    assert (await call).status == "cancelled"
+    await bench.provider.aclose()
+    assert not any(is_alive(pid) for pid in pids)
 
 
 async def test_a_killed_guard_is_replaced(bench: Workbench) -> None:
