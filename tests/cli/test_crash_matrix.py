@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,12 @@ class Bench:
             text=True,
         )
 
+    def turn_state(self, turn_id: str) -> str | None:
+        """What the store itself says of a turn; None of one that never began."""
+        with closing(sqlite3.connect(f"file:{self.home / 'lash.db'}?mode=ro", uri=True)) as database:
+            row = database.execute("SELECT state FROM turns WHERE turn_id = ?", (turn_id,)).fetchone()
+        return None if row is None else str(row[0])
+
     def effects(self) -> int:
         file = self.work / "effects.txt"
         return len(file.read_text().splitlines()) if file.exists() else 0
@@ -124,6 +132,7 @@ MATRIX = {
     "before:commit": 2,
     "after:commit": 2,
 }
+AT_DEATH = {"before:lane": None, "after:commit": "committed"}
 MAY_CUT_OFF_THE_COMMAND = {"after:tool_started#2", "before:tool_recorded#2"}
 
 
@@ -132,6 +141,8 @@ MAY_CUT_OFF_THE_COMMAND = {"after:tool_started#2", "before:tool_recorded#2"}
 def test_a_killed_turn_is_finished_once(bench: Bench, point: str, recovery: str) -> None:
     bench.lash("open", "s1")
     bench.crash(point, "turn", "s1", "please work", "--turn-id", "t_first")
+    # Where it died: what follows would look the same on either side of the two transactions that make a turn.
+    assert bench.turn_state("t_first") == AT_DEATH.get(point, "running")
     if point == "before:lane":
         assert bench.document("log", "s1")["items"] == []
         assert bench.lash("turn", "s1", "please work", "--turn-id", "t_first").code == 0
