@@ -12,9 +12,10 @@ from __future__ import annotations
 import codecs
 import difflib
 import unicodedata
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
 import msgspec
 
@@ -22,6 +23,8 @@ from lash_cli.tools.faults import ToolFault, invalid
 
 DIFF_LINES = 240
 DIFF_CONTEXT = 3
+# A text of one character may occur at every place of a large file.
+COUNTED_PLACES = 1000
 
 _LOOKALIKES = str.maketrans(
     {
@@ -110,7 +113,8 @@ def _locate(flat: str, item: Replacement, index: int) -> _Span:
     old, new = (side.replace("\r\n", "\n") for side in (item.old, item.new))
     if not old:
         raise invalid("edit_empty", f"edit {index}: oldText is empty. Nothing was written")
-    places = list(_occurrences(flat, old)) or list(_lenient_occurrences(flat, old))
+    places = list(islice(_occurrences(flat, old), COUNTED_PLACES + 1))
+    places = places or list(islice(_lenient_occurrences(flat, old), COUNTED_PLACES + 1))
     if not places:
         raise invalid("edit_not_found", f"edit {index}: oldText was not found in the file. Nothing was written")
     if len(places) > 1:
@@ -119,9 +123,10 @@ def _locate(flat: str, item: Replacement, index: int) -> _Span:
 
 
 def _not_unique(index: int, count: int) -> ToolFault:
+    times = f"{count} times" if count <= COUNTED_PLACES else f"more than {COUNTED_PLACES} times"
     return invalid(
         "edit_not_unique",
-        f"edit {index}: oldText occurs {count} times; add surrounding lines until it is unique. Nothing was written",
+        f"edit {index}: oldText occurs {times}; add surrounding lines until it is unique. Nothing was written",
     )
 
 
@@ -144,12 +149,19 @@ def _lenient_occurrences(flat: str, old: str) -> Iterator[tuple[int, int]]:
             yield origins[start], origins[end]
 
 
-def _lenient(text: str) -> tuple[str, list[int]]:
+def _lenient(text: str) -> tuple[str, Sequence[int]]:
     """The text in its comparable form, and for each position (and the end) where it comes from."""
     pieces: list[str] = []
-    origins: list[int] = []
+    origins = array("q")
     position = 0
     for line in text.split("\n"):
+        if line.isascii():  # it is what it looks like; most lines are, and a file may have many
+            pieces.append(line.rstrip(" \t\r"))
+            origins.extend(range(position, position + len(pieces[-1])))
+            position += len(line)
+            origins.append(position)
+            position += 1
+            continue
         converted = [
             (character, position + at) for at, cluster in _clusters(line) for character in _comparable(cluster)
         ]

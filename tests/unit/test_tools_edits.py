@@ -167,3 +167,9 @@ def test_a_file_of_many_equal_lines_is_edited_at_once() -> None:
     started = time.process_time()
     apply_edits(before.encode(), [Replacement(before, before.replace('"a"', '"b"'))], "f")
     assert time.process_time() - started < 5  # comparing line by line took minutes
+
+
+def test_places_are_counted_only_as_far_as_a_count_says_something() -> None:
+    with pytest.raises(ToolFault, match="oldText occurs more than 1000 times") as caught:
+        apply_edits(b"a" * 100_000, [Replacement("a" * 1000, "b")], "p")
+    assert caught.value.code == "edit_not_unique"
