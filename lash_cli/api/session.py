@@ -76,7 +76,6 @@ class _Shared:
         "notify",
         "owner",
         "state",
-        "waiting",
     )
 
     def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity, notify: Notify | None = None) -> None:
@@ -87,13 +86,23 @@ class _Shared:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.cancels = TurnCancelRegistry()
         self.handles = 1
-        self.waiting = 0
         self.is_gone = False
 
     @property
     def is_locked(self) -> bool:
         """Whether a turn or a change is under way."""
         return self._lock.locked()
+
+    @property
+    def waiting(self) -> int:
+        """How many turns run or wait for their turn."""
+        return len(self.cancels)
+
+    def forget_closed_loop(self) -> None:
+        """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end."""
+        if self._loop is not None and self._loop.is_closed():
+            self._lock, self._loop = asyncio.Lock(), None
+            self.cancels = TurnCancelRegistry()
 
     @property
     def lock(self) -> asyncio.Lock:
@@ -104,7 +113,8 @@ class _Shared:
             self._refuse_within_a_turn()
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            if self._lock.locked() and self._loop is not None and not self._loop.is_closed():
+            self.forget_closed_loop()
+            if self._lock.locked() and self._loop is not None:
                 raise LashRuntimeError(
                     "session_in_another_loop",
                     f"session {self.state.session_id} is being used in another event loop",
@@ -117,6 +127,7 @@ class _Shared:
         """Cancel every turn, wait until all of them and every change have committed, and let the session go. What runs
         in another loop is left to it."""
         self.is_gone = True
+        self.forget_closed_loop()
         self.cancels.cancel_all(reason=reason)
         while self.is_locked or self.waiting:
             if self._loop is not asyncio.get_running_loop():
@@ -158,11 +169,10 @@ class _InUse:
         self._token = token
 
     def __enter__(self) -> None:
+        self._shared.forget_closed_loop()
         self._shared.cancels.register(self._token)
-        self._shared.waiting += 1
 
     def __exit__(self, *_: object) -> None:
-        self._shared.waiting -= 1
         self._shared.cancels.unregister(self._token)
 
 
@@ -349,6 +359,7 @@ class LashSession(QueueVerbs):
         Each commits as cancelled and the session stays usable. Turns of other
         handles or processes are not reached: see `request_turn_cancel`.
         """
+        self._shared.forget_closed_loop()
         return self._shared.cancels.cancel_all(origin=origin, reason=reason)
 
     async def request_turn_cancel(
@@ -489,6 +500,7 @@ class LashSession(QueueVerbs):
         """Raise `SessionStillInUse` while another handle or a turn shares the runtime; this handle stays usable."""
         self._check_open()
         shared = self._shared
+        shared.forget_closed_loop()
         if shared.handles > 1 or shared.waiting > 0 or shared.is_locked:
             raise SessionStillInUse(
                 f"session {self.session_id} is still in use",

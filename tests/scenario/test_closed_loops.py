@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
+import pytest
 from support.driving import S
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, ModelSpec
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
+
+TESTS = Path(__file__).parent.parent
 
 
 def test_a_loop_that_is_closed_is_let_go_of_with_its_store(tmp_path: Path) -> None:
@@ -34,3 +40,52 @@ def test_a_loop_that_is_closed_is_let_go_of_with_its_store(tmp_path: Path) -> No
     gc.collect()
     assert [loop() is not None for loop in loops[:-1]] == [False] * 3
     assert [store() is not None for store in stores[:-1]] == [False] * 3
+
+
+# In a process of its own: what a closed loop leaves behind complains when it is collected.
+LEFT_BEHIND = """
+import asyncio, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
+from support.scripted import ScriptedCaller, text
+
+caller = ScriptedCaller([text("first"), text("second")])
+core = LashCore(
+    provider=caller, store=SqliteStore.open(sys.argv[1]), queue_driver="none", model=ModelSpec("model-1")
+)
+
+async def leave_a_turn_behind():
+    session = await core.open_session("s1")
+    caller.gate = asyncio.Event()
+    running = asyncio.ensure_future(session.turn("one").run())
+    await caller.entered.wait()
+    return session, running
+
+loop = asyncio.new_event_loop()
+session, left = loop.run_until_complete(leave_a_turn_behind())
+loop.close()
+caller.gate = None
+print(session.cancel_running_turns())
+
+async def go_on():
+    output = await session.turn("two").run()
+    print(*[result.assistant_message() for result in output.turns])
+    await session.close()
+
+if "close" in sys.argv:
+    asyncio.run(core.aclose())
+else:
+    asyncio.run(go_on())
+    asyncio.run(core.aclose())
+print("closed")
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "said"), [("close", ["0", "closed"]), ("go on", ["0", "first second", "closed"])], ids=["close", "go-on"]
+)
+def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: str, said: list[str]) -> None:
+    command = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path / "lash.db"), then]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(TESTS)}
+    )
+    assert (ran.returncode, ran.stdout.splitlines()) == (0, said), ran.stderr
