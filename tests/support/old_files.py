@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 
-from lash_cli.store.sqlite import queue_tables, schema, search_tables
+from lash_cli.store.sqlite import checked_tables, queue_tables, schema, search_tables
+
+
+def with_checks_by_list(connection: sqlite3.Connection) -> None:
+    """The file of before migration 11: what a state may be is checked against a list."""
+    for check in checked_tables.CHECKS:
+        checked_tables.change_check(connection, check.table, check.by_value, check.by_list)
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0011_checks_by_value'")
+    connection.execute("PRAGMA user_version = 10")
 
 
 def with_two_indexes_of_what_is_held(connection: sqlite3.Connection) -> None:
     """The file of before migration 10: what is held stands in an index by turn and in one by claim."""
+    with_checks_by_list(connection)
     for statement in (
         "DROP INDEX inputs_held",
         "DROP INDEX queued_work_held",

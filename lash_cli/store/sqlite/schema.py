@@ -407,6 +407,12 @@ def _held_rows(connection: sqlite3.Connection) -> None:
     index_what_is_held(connection)
 
 
+def _checks_by_value(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.checked_tables import check_by_value
+
+    check_by_value(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -419,6 +425,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0008_rows_say_things_once", _rows_say_things_once),
     ("0009_placed_nodes", _placed_nodes),
     ("0010_held_rows", _held_rows),
+    ("0011_checks_by_value", _checks_by_value),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
