@@ -147,14 +147,19 @@ class ChatClient(Sending):
             self.stop("signal", status=129)
 
     async def _leave(self) -> None:
-        """A turn of ours that still runs ends as cancelled and is committed, unless it was abandoned."""
+        """A turn of ours that still runs ends as cancelled and is committed, unless it was abandoned; none begins any
+        more."""
         self._is_leaving = True
-        is_abandoned = self.end is not None and self.end.reason == "abandoned"
-        if is_abandoned or not self.turns.is_active:
+        self.turns.close()
+        if self.end is not None and self.end.reason == "abandoned":
             return
-        self.face.withdraw()
-        self.session.cancel_running_turns(origin=ORIGIN, reason="the chat ended")
+        if self.turns.is_active:
+            self.face.withdraw()
+            self.session.cancel_running_turns(origin=ORIGIN, reason="the chat ended")
+        # Also of a turn that is over: its end is still being looked after, and so is a cancel of it.
         await self.turns.join()
+        if self._spawned:
+            await asyncio.wait(self._spawned)
 
     def stop(self, reason: EndReason, *, status: int = 0, go_to: str | None = None) -> None:
         """End the chat."""

@@ -50,6 +50,7 @@ class OwnTurns:
         self._on_done = on_done
         self._task: asyncio.Task[None] | None = None
         self._is_running = False
+        self._is_closed = False
         # The newest turn of ours that ended.
         self.ended_turn_id: str | None = None
         self._begun = asyncio.Event()
@@ -76,16 +77,25 @@ class OwnTurns:
         """Finish a turn that a crash cut off."""
         self._start(lambda sink: self._session.redrive().stream_to(sink), None)
 
+    def close(self) -> None:
+        """Begin no more turns: what was to be sent or finished is left to whoever comes next."""
+        self._is_closed = True
+
     async def join(self) -> None:
-        """Wait until the turn under way, and what its end started, is over."""
+        """Wait until the turn under way, and what its end started, is over; raises what that raised. Of a turn that was
+        over before, it was told then."""
+        waited_for: asyncio.Task[None] | None = None
         while self._task is not None and not self._task.done():
-            await asyncio.wait({self._task})
-        if self._task is not None:
-            self._task.result()
+            waited_for = self._task
+            await asyncio.wait({waited_for})
+        if waited_for is not None:
+            waited_for.result()
 
     def _start(
         self, run: Callable[[Callable[[TurnActivity], Awaitable[None]]], Awaitable[TurnOutput | None]], key: str | None
     ) -> None:
+        if self._is_closed:
+            return
         assert not self.is_active, "turns of a chat run one after another"
         self._begun = asyncio.Event()
         self._is_running = True

@@ -132,6 +132,24 @@ async def test_what_was_held_for_a_cancel_that_came_too_late_goes_on(chat: OpenC
     assert chat.watch.row.meta.held_at_ms is None
 
 
+async def test_who_leaves_a_chat_waits_for_what_the_end_of_a_turn_began_and_begins_no_other(chat: OpenChat) -> None:
+    await chat.queue("!text two")
+    chat.desk.is_asked.clear()
+    chat.desk.may_answer.clear()
+    chat.client.turns.send(None, "!text one")
+    await chat.desk.is_asked.wait()
+    assert not chat.client.turns.is_active
+    leaving = asyncio.ensure_future(chat.client._leave())
+    await asyncio.wait({leaving}, timeout=0.1)
+    assert not leaving.done()
+    # The stream tells of the same end, and what waits is ours.
+    await chat.client._turn_ended("t_1", Finished(AssistantMessage("one")))
+    chat.desk.may_answer.set()
+    await asyncio.wait({leaving}, timeout=30)
+    assert leaving.done()
+    assert await chat.users() == ["!text one"]
+
+
 async def test_a_turn_that_begins_while_a_failure_is_told_is_known_to_run() -> None:
     gate = asyncio.Event()
 
