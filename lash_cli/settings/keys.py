@@ -18,6 +18,7 @@ from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
 from lash_cli.settings.redact import redact, remember
+from lash_cli.settings.toml import parse_toml
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,19 +59,17 @@ def read_stored(paths: Paths) -> StoredKeys:
     Raises `ConfigError`: `permissions_unsafe` when others can read the file,
     `config_invalid` when it is no table of texts.
     """
-    import tomllib
-
     path = paths.keys_file
     if shared_bits(path):
         raise unsafe_file(path)
     try:
         with open(path, "rb", opener=only_regular) as file:
-            document = tomllib.load(file)
+            document = parse_toml(file.read().decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return StoredKeys({}, ())
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except ValueError:
         raise ConfigError(f"{path} is not valid TOML", hint="repair it, or remove it and set the keys again") from None
     keys = document.get("keys", {})
     if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):

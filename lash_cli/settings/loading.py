@@ -17,6 +17,7 @@ from lash_cli.errors import ConfigError, NotFoundError
 from lash_cli.paths import Paths, only_regular
 from lash_cli.settings.schema import LABELS, PROJECT_KEYS, UnknownKey, check_value, find_option, is_group, parse_text
 from lash_cli.settings.schema import loose_toml_value as loose
+from lash_cli.settings.toml import parse_toml
 from lash_cli.settings.values import Settings, Sourced
 
 PROJECT_FILE = os.path.join(".lash", "config.toml")
@@ -82,11 +83,9 @@ class Problem(NamedTuple):
 
 def problems_in(text: str, path: str) -> list[Problem]:
     """Every mistake in a configuration file, in the order of its lines; loading stops at the first."""
-    import tomllib
-
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         return [_syntax_problem(text, path, error)]
     profiles = document.pop("profiles", {})
     found = _problems(document, (), path, text)
@@ -141,11 +140,9 @@ def _read(path: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _parse(text: str, path: str) -> dict[str, Any]:
-    import tomllib
-
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise ConfigError(str(_syntax_problem(text, path, error))) from error
 
 

@@ -11,6 +11,8 @@ import math
 import re
 from typing import Any, Literal, NamedTuple
 
+from lash_cli.settings.toml import parse_toml
+
 OptionKind = Literal[
     "text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source", "age", "busy_rule"
 ]
@@ -294,11 +296,9 @@ def parse_text(option: Option, text: str) -> Any:
 
 def parse_toml_value(text: str) -> Any:
     """One TOML value; raises `ValueError` for anything else."""
-    import tomllib
-
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError as error:
         raise ValueError(f"expected a TOML value, got {text!r}") from error
 
 

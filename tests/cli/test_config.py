@@ -80,6 +80,27 @@ def test_a_wrong_value_or_broken_toml_names_the_line(lash, home, text, line):
     assert f"{path}:{line}:" in result.error["message"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 5000, "[" * 3000 + "1" + "]" * 3000, "{a=" * 3000 + "1" + "}" * 3000],
+    ids=["number", "list", "table"],
+)
+def test_what_python_s_reader_of_toml_gives_up_on_is_a_mistake_with_its_line(lash, home, value):
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(f"[defaults]\noutput = 'json'\nmax_steps = {value}\n[models]\n")
+    for words in (["open", "s"], ["config", "validate"], ["config", "unset", "defaults.output"], ["turn", "s", "hi"]):
+        result = lash(*words, "-o", "json")
+        assert (result.code, result.out, result.error["code"]) == (5, "", "config_invalid"), result.err[-500:]
+        assert "config.toml:3: " in result.error["message"]
+    assert lash("ls").err.startswith("error: ")
+    assert lash("doctor").code == 5
+    (home / "config.toml").unlink()
+    for words in (["config", "set", "models.m.pricing", value], ["open", "-c", f"defaults.max_steps={value}"]):
+        result = lash(*words, "-o", "json")
+        assert result.out == "" and result.error["code"] in ("config_invalid", "usage"), result.err[-500:]
+    assert lash("ls").out == ""
+
+
 def test_a_broken_file_does_not_stop_commands_that_need_none(lash, home):
     write_config(home, "nonsense = [")
     assert lash("config", "path", "-o", "json").code == 0
