@@ -103,10 +103,15 @@ def _existing(directory: int, real: Path) -> os.stat_result | None:
         raise ToolFault(FailureClass.PERMISSION_DENIED, "path_outside_roots", f"{real} became a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise invalid("wrong_file_type", f"{real} is not a regular file")
-    # Renaming over a file needs no permission on the file, so a write protection has to be honoured here.
-    if not status.st_mode & 0o222:
+    # Renaming over a file needs no permission on the file, so its protection has to be honoured here: that it is
+    # read-only, which does not bind root, and that it is somebody else's.
+    if not status.st_mode & 0o222 or not _may_write(directory, real.name):
         raise ToolFault(FailureClass.PERMISSION_DENIED, "permission_denied", f"{real} is read-only")
     return status
+
+
+def _may_write(directory: int, name: str) -> bool:
+    return os.access(name, os.W_OK, dir_fd=directory, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
