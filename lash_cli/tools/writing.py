@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -130,9 +131,19 @@ def _read(directory: int, name: str) -> bytes:
 
 
 def _sync_directory(directory: int) -> None:
-    """Make the rename itself durable; the descriptor at hand may be for search only."""
-    descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    """Make the rename itself durable; the descriptor at hand may be for search only.
+
+    The file is written by now: where its directory may not be read, or its file
+    system syncs no directories, there is nothing to report.
+    """
+    try:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - its file may be out of reach of nobody
+import errno
 import os
 import stat
 import tempfile
@@ -260,6 +261,24 @@ async def test_a_file_that_may_not_be_written_is_not_replaced(nobodys_bench: Wor
     assert path.read_text() == "old"
     path.chmod(0o664)
     assert "Replaced" in value_of(await nobodys_bench.call("write", path="file", content="new"))["summary"]
+
+
+async def test_what_is_written_is_reported_so_although_its_directory_cannot_be_synced(
+    nobodys_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (nobodys_bench.root / "d").mkdir(mode=0o300)
+    assert "Created" in value_of(await nobodys_bench.call("write", path="d/file", content="new"))["summary"]
+    assert (nobodys_bench.root / "d" / "file").read_text() == "new"
+    (nobodys_bench.root / "d").chmod(0o700)
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(writing.os, "fsync", fsync)
+    assert "Replaced" in value_of(await nobodys_bench.call("write", path="d/file", content="newer"))["summary"]
 
 
 @pytest.mark.parametrize(
