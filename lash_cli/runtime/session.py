@@ -165,6 +165,15 @@ class ResidentSession:
         if read is not None:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
+    async def as_stored(self, now_ms: int) -> ResidentSession:
+        """The session as the store has it, beside this handle, which is about to replace it: what a turn that began
+        there is finished on. Raises as `adopt_read`."""
+        tools = self.registry.fork_with_state(ToolState())
+        stored = ResidentSession(self.session_id, self.policy, self.core_policy, tools, self.store, now_ms)
+        stored.phase_probe, stored.dirty = self.phase_probe, set()
+        await stored.refresh()
+        return stored
+
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
         """Take over a head read as a conversation. With `keep_policy` the host's policy stays on the current frame.
 

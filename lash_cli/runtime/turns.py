@@ -121,8 +121,14 @@ class DurableTurn(TurnDriver):
                     return self._output(await self._replayed(outcome.turn), replayed=True)
                 if outcome.turn is None:
                     return self._output(None)
-                with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
-                    results = await self._drive_chain(outcome, outcome.turn)
+                if outcome.redrive and session.replaces_graph:
+                    # It began on what this handle is to replace with its next commit, and ends there.
+                    self.session = await session.as_stored(self.host.clock.now_ms())
+                try:
+                    with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
+                        results = await self._drive_chain(outcome, outcome.turn)
+                finally:
+                    self.session = session
                 if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
                     return self._output(results[-1], frames=results[:-1])
                 self._redriven += results

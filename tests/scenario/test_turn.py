@@ -737,6 +737,33 @@ async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(ma
     assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
 
 
+@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
+@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
+async def test_a_handle_that_starts_over_finishes_a_crashed_turn_on_the_history_it_began_on(
+    make_core, opened, point
+) -> None:
+    first = await make_core(ScriptedCaller([text("one")])).open_session("s1")
+    await first.turn("a").run()
+    await first.tools().add_provider(doubling())
+    points = CrashPoints(point)
+    doomed = await make_core(ScriptedCaller([text("two")]), crash_point=points, tools=[doubling()]).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("b").run()
+    core = make_core(ScriptedCaller([text("three")]), tools=[doubling()])
+    other = await make_core(ScriptedCaller([text("elsewhere")])).open_session("s2")
+    await other.turn("of another").run()
+    if opened == "fresh":
+        session, kept = await core.open_fresh("s1"), []
+    else:
+        session = await core.open_with_state("s1", other.export_state().rebound_to("s1"))
+        kept = ["of another", "elsewhere"]
+    output = await session.turn("c").run()
+    assert [result.assistant_message() for result in output.turns] == ["two", "three"]
+    assert [message_text(message) for message in session.read_view().messages] == [*kept, "c", "three"]
+    again = await make_core(ScriptedCaller([])).open_session("s1")
+    assert [message_text(message) for message in again.read_view().messages] == [*kept, "c", "three"]
+
+
 @pytest.mark.parametrize("asked", ["here", "from-afar"])
 async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
     make_core, asked
