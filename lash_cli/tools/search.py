@@ -22,7 +22,7 @@ import msgspec
 
 from lash_cli.core.protocols import CancelSignal, ToolContext
 from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancelled, success
-from lash_cli.tools.faults import ToolFault, invalid
+from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
 from lash_cli.tools.policy import FilePolicy, printable, status_of
@@ -119,9 +119,10 @@ class Walk:
                         return
                     if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
                         yield entry
-        except OSError:
-            # A directory that cannot be read, or vanished, has nothing to show.
-            return
+        except OSError as error:
+            # A directory that cannot be read, or vanished, has nothing to show; the one that was asked for has to.
+            if directory == self._base:
+                raise os_fault(error, "search", self._base) from error
 
     def _repository_root(self) -> Path:
         for directory in (self._base, *self._base.parents):

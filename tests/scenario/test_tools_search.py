@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -90,6 +91,24 @@ async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> N
     bench.write("file", "")
     assert failure_of(await bench.call("glob", pattern="*", path="file")).code == "wrong_file_type"
     assert failure_of(await bench.call("glob", pattern="*", path="absent")).code == "not_found"
+
+
+async def test_a_directory_that_may_not_be_read_is_not_said_to_be_empty(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("locked/a", "x")
+    bench.write("b", "x")
+    scan = os.scandir
+
+    def scandir(path: Path) -> object:
+        if path.name == "locked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return scan(path)
+
+    monkeypatch.setattr(search.os, "scandir", scandir)
+    assert await found(bench, "**") == ["b"]
+    assert failure_of(await bench.call("glob", pattern="*", path="locked")).code == "permission_denied"
+    assert failure_of(await bench.call("grep", pattern="x", path="locked")).code == "permission_denied"
 
 
 async def test_grep_numbers_lines_and_uses_the_same_rules(bench: Workbench) -> None:
