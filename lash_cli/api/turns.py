@@ -102,9 +102,10 @@ class TurnBuilder:
         """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
-        work = loop.create_task(self._work(sink, ended))
+        tell = partial(_tell, ended)
+        work = loop.create_task(self._work(sink, tell))
         # Of a task that is cancelled before it begins nothing else tells.
-        work.add_done_callback(partial(_tell, ended))
+        work.add_done_callback(tell)
         try:
             await ended
         except asyncio.CancelledError:
@@ -120,13 +121,17 @@ class TurnBuilder:
             # What is raised holds this frame, which would hold the task that holds it.
             del work
 
-    async def _work(self, sink: Sink, ended: asyncio.Future[None]) -> TurnOutput:
+    async def _work(self, sink: Sink, tell: Callable[..., None]) -> TurnOutput:
         """Run the request in a task of its own, which tells of its end as the last thing it does: its callbacks are
-        called a pass of the event loop later, and wake the caller in the next one."""
+        called a pass of the event loop later, and wake the caller in the next one. Once it has begun it has none."""
         try:
+            work = asyncio.current_task()
+            assert work is not None
+            work.remove_done_callback(tell)
+            del work  # as in `stream_to`
             return await self._run_here(sink)
         finally:
-            _tell(ended)
+            tell()
 
     def _run_here(self, sink: Sink) -> Coroutine[Any, Any, TurnOutput]:
         """Run to the end in the calling task, which nobody may cancel who wants the turn to be committed."""
