@@ -37,7 +37,9 @@ from lash_cli.store.base import (
 
 class LaneEntry:
     """The lane of one request, over all the turns it leads to: `lane` holds it until it is given back. `commands` are
-    the receipts of what was applied."""
+    the receipts of what was applied, and `plan` is what a turn that it was taken for runs under."""
+
+    plan: TurnPlan
 
     def __init__(
         self,
@@ -68,8 +70,7 @@ class LaneEntry:
         """The id of the turn the request starts, unless an input names another."""
         return self._turn_id
 
-    @property
-    def plan(self) -> TurnPlan:
+    def planned(self) -> TurnPlan:
         """What a turn started now runs under."""
         request, session = self._request, self._session
         return TurnPlan(
@@ -157,6 +158,7 @@ class LaneEntry:
         *,
         is_new_turn: bool = False,
     ) -> LaneRequest:
+        self.plan = self.planned()
         return LaneRequest(
             session_id=self._session.session_id,
             owner=self._owner,

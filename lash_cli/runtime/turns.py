@@ -210,8 +210,9 @@ class DurableTurn(TurnDriver):
         if granted.redrive and session.is_behind(granted.head):
             await session.refresh()
         wanted = policy = session.policy
-        plan = decode(turn.plan, TurnPlan) if granted.redrive and turn.plan else self._entry.plan
+        plan = self._entry.plan
         if granted.redrive:
+            plan = decode(turn.plan, TurnPlan) if turn.plan else self._entry.planned()
             policy = policy_of_plan(wanted, plan)
             # What somebody configured after the crash stands: the commit of the old turn must not write over it.
             if plan.head_revision == session.head_revision:
