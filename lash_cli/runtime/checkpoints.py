@@ -46,16 +46,20 @@ class Checkpoints:
         Raises what the store raises, `SessionExecutionLeaseExpired` among it.
         """
         drive = self._drive
-        key = turn_replay_key(drive.turn_index, effect.iteration, "checkpoint", effect.effect_id)
-        claimed: CheckpointClaims | None = None
-        if not await drive.effects.is_known(key):
-            if await drive.effects.has_any(iteration_replay_prefix(drive.turn_index, effect.iteration + 1)):
+        is_known = False
+        if drive.is_redrive:
+            # Only an earlier drive can have been here before.
+            is_known = await drive.effects.is_known(self._key(effect))
+            following = iteration_replay_prefix(drive.turn_index, effect.iteration + 1)
+            if not is_known and await drive.effects.has_any(following):
                 return CheckpointDelivery()
+        claimed: CheckpointClaims | None = None
+        if not is_known:
             claimed = await self._claim(effect)
             if claimed.inputs is None and claimed.work is None:
                 return CheckpointDelivery()
             self._driver.host.reach("after:checkpoint_claimed")
-        outcome = await self._recorded(effect, key, claimed)
+        outcome = await self._recorded(effect, claimed)
         self._driver.host.reach("after:checkpoint_recorded")
         drive.claims.add(outcome.inputs, outcome.work)
         await self._show(effect, outcome)
@@ -75,11 +79,12 @@ class Checkpoints:
             ),
         )
 
-    async def _recorded(
-        self, effect: CheckpointEffect, key: str, claimed: CheckpointClaims | None
-    ) -> CheckpointOutcome:
-        command = CheckpointCommand(effect.checkpoint.value)
-        envelope = EffectEnvelope(EffectInvocation(self._drive.effects.scope, str(effect.effect_id), key), command)
+    def _key(self, effect: CheckpointEffect) -> str:
+        return turn_replay_key(self._drive.turn_index, effect.iteration, "checkpoint", effect.effect_id)
+
+    async def _recorded(self, effect: CheckpointEffect, claimed: CheckpointClaims | None) -> CheckpointOutcome:
+        invocation = EffectInvocation(self._drive.effects.scope, str(effect.effect_id), self._key(effect))
+        envelope = EffectEnvelope(invocation, CheckpointCommand(effect.checkpoint.value))
 
         async def run(context: EffectContext) -> EffectOutcome:
             return await self._outcome(claimed if claimed is not None else await self._claim(effect))
