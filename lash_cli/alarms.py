@@ -13,18 +13,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 _MAX_ROWS: Final = 32
 
 
-class Alarm:
+class Alarm(msgspec.Struct, eq=False):
     """One call that was put off; `cancel` takes it back."""
 
-    __slots__ = ("_call", "_queue", "due")
-
-    def __init__(self, queue: _Queue, due: float, call: Callable[[], object]) -> None:
-        self._queue = queue
-        self._call: Callable[[], object] | None = call
-        self.due = due
+    _queue: _Queue
+    due: float
+    _call: Callable[[], object] | None
 
     def cancel(self) -> None:
         """Never ring. Idempotent."""
