@@ -278,7 +278,7 @@ class TurnMachine:
         self._decide(self._driver.exec_answered(self._view(), completed))
 
     def _checkpoint_answered(self, delivery: CheckpointDelivery) -> None:
-        fresh = self._tail.undelivered(delivery.messages)
+        fresh = self._tail.undelivered(delivery.messages) if delivery.messages else ()
         if fresh:
             if not self._tail.admits(fresh):
                 self._fail("checkpoint_delivery_invalid", "a checkpoint delivered messages with open tool calls")
