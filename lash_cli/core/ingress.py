@@ -102,7 +102,7 @@ class ClaimDiagnostics(Record):
 
 def completion_of(claim: TurnInputClaim) -> TurnInputCompletion:
     """The completion that settles every input of `claim`."""
-    return TurnInputCompletion(claim.claim_id, claim.claim_token, tuple(item.input_id for item in claim.inputs))
+    return TurnInputCompletion(claim.claim_id, claim.claim_token, tuple([item.input_id for item in claim.inputs]))
 
 
 def is_held(turn_id: str | None, claim_generation: int | None, live_generation: int) -> bool:

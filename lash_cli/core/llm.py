@@ -167,7 +167,7 @@ class LlmResponse(Record):
     @property
     def tool_calls(self) -> tuple[ToolCallPart, ...]:
         """The calls in source order."""
-        return tuple(part for part in self.parts if isinstance(part, ToolCallPart))
+        return tuple([part for part in self.parts if isinstance(part, ToolCallPart)])
 
 
 class NormalizedError(Record):

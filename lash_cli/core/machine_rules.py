@@ -126,7 +126,7 @@ def truncated_message(response: LlmResponse) -> Message | None:
 
 def substantial_parts(parts: Iterable[LlmPart]) -> tuple[LlmPart, ...]:
     """The parts that say something, in wire order: blank prose and empty reasoning without replay data dropped."""
-    return tuple(part for part in parts if _is_substantial(part))
+    return tuple([part for part in parts if _is_substantial(part)])
 
 
 def _is_substantial(part: LlmPart) -> bool:

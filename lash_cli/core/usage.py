@@ -99,7 +99,7 @@ def merge_ledger(entries: Iterable[TokenLedgerEntry]) -> tuple[TokenLedgerEntry,
         if key in sums:
             entry = TokenLedgerEntry(entry.source, entry.model, sums[key].usage + entry.usage)
         sums[key] = entry
-    return tuple(entry for _, entry in sorted(sums.items()) if entry.usage.total)
+    return tuple([entry for _, entry in sorted(sums.items()) if entry.usage.total])
 
 
 class SessionUsageReport(Record):
