@@ -159,14 +159,11 @@ class _Shared:
             self.state.log.close()
 
 
-class _InUse:
+class _InUse(msgspec.Struct, eq=False):
     """The block of `_Shared.in_use`."""
 
-    __slots__ = ("_shared", "_token")
-
-    def __init__(self, shared: _Shared, token: CancelToken) -> None:
-        self._shared = shared
-        self._token = token
+    _shared: _Shared
+    _token: CancelToken
 
     def __enter__(self) -> None:
         self._shared.forget_closed_loop()

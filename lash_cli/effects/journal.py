@@ -79,13 +79,12 @@ class _InPassing(msgspec.Struct, frozen=True, eq=False):
     written: asyncio.Future[bool]
 
 
-class _Superseded:
+class _Superseded(msgspec.Struct, eq=False):
     """A block that makes results on their way into the journal needless, unless it raises."""
 
-    def __init__(self, unsettled: list[_InPassing], record_later: Callable[[MakeRecording], None]) -> None:
-        self._unsettled = unsettled
-        self._record_later = record_later
-        self._withdrawn: list[MakeRecording] = []
+    _unsettled: list[_InPassing]
+    _record_later: Callable[[MakeRecording], None]
+    _withdrawn: list[MakeRecording] = []
 
     def __enter__(self) -> None:
         self._withdrawn = [passing.make for passing in self._unsettled if passing.written.cancel()]

@@ -8,6 +8,10 @@ rows of the iteration after it, and then nothing enters there any more.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
+import msgspec
+
 from lash_cli.core.activity import QueuedInputAccepted, QueuedWorkStarted
 from lash_cli.core.content import ErrorPart, Message, user_message
 from lash_cli.core.delivery import ingress_message_id, work_causes, work_messages
@@ -31,14 +35,13 @@ from lash_cli.runtime.drive import Drive, TurnDriver, text_only
 from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest, TurnInputStore
 
 
-class Checkpoints:
+class Checkpoints(msgspec.Struct, eq=False):
     """The checkpoints of one drive of one turn. The drive's claims learn what they take."""
 
-    def __init__(self, driver: TurnDriver, drive: Drive, store: TurnInputStore, fence: LeaseFence) -> None:
-        self._driver = driver
-        self._drive = drive
-        self._store = store
-        self._fence = fence
+    _driver: TurnDriver
+    _drive: Drive
+    _store: TurnInputStore
+    _fence: LeaseFence
 
     async def pass_one(self, effect: CheckpointEffect) -> CheckpointDelivery:
         """What enters at a checkpoint, in the order the model reads it: user inputs, then work.
@@ -65,11 +68,11 @@ class Checkpoints:
         await self._show(effect, outcome)
         return CheckpointDelivery(outcome.messages)
 
-    async def _claim(self, effect: CheckpointEffect) -> CheckpointClaims:
+    def _claim(self, effect: CheckpointEffect) -> Awaitable[CheckpointClaims]:
         """Claim what is admissible. The claim id is a function of the checkpoint, so asking again takes no more, and
         unlike any claim a turn is started from."""
         self._driver.host.reach("before:checkpoint_claimed")
-        return await self._store.claim_checkpoint_work(
+        return self._store.claim_checkpoint_work(
             self._fence,
             CheckpointRequest(
                 turn_id=self._drive.turn_id,

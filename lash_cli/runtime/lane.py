@@ -222,15 +222,14 @@ class LaneGuard:
                 await _release(self._store, self.fence)
 
 
-class LaneHolder:
+class LaneHolder(msgspec.Struct, eq=False):
     """Holds at most one lane over several grants: session commands, a turn, and the turns of the frames after it."""
 
-    def __init__(self, store: LaneStore, clock: Clock, timings: LeaseTimings, on_lost: Callable[[], object]) -> None:
-        self._store = store
-        self._clock = clock
-        self._timings = timings
-        self._on_lost = on_lost
-        self._guard: LaneGuard | None = None
+    _store: LaneStore
+    _clock: Clock
+    _timings: LeaseTimings
+    _on_lost: Callable[[], object]
+    _guard: LaneGuard | None = None
 
     @property
     def guard(self) -> LaneGuard:

@@ -44,16 +44,15 @@ def joined(earlier: TurnActivity, later: TurnActivity) -> TurnActivity | None:
     return None
 
 
-class PreviewPublisher:
+class PreviewPublisher(msgspec.Struct, eq=False):
     """Publishes the activities of one drive of one turn. Use inside the running loop; nothing here ever raises."""
 
-    def __init__(self, live: LiveStore, session_id: str, generation: int) -> None:
-        self._live = live
-        self._session_id = session_id
-        self._generation = generation
-        self._lock = threading.Lock()
-        self._waiting: list[TurnActivity] = []
-        self._timer: Alarm | None = None
+    _live: LiveStore
+    _session_id: str
+    _generation: int
+    _lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
+    _waiting: list[TurnActivity] = []
+    _timer: Alarm | None = None
 
     async def take_over(self, turn_id: str, activity_id: str) -> None:
         """Retract what a dead attempt of the turn left standing, before this drive shows anything."""
@@ -124,14 +123,11 @@ class PreviewPublisher:
         _log.info("previews of session %s were lost (%d waiting): %s", self._session_id, dropped, error)
 
 
-class TakenAlong:
+class TakenAlong(msgspec.Struct, eq=False):
     """A block that writes a commit with what waited for it; see `PreviewPublisher.taken_along`."""
 
-    __slots__ = ("_publisher", "_taken")
-
-    def __init__(self, publisher: PreviewPublisher, taken: Sequence[TurnActivity]) -> None:
-        self._publisher = publisher
-        self._taken = taken
+    _publisher: PreviewPublisher
+    _taken: Sequence[TurnActivity]
 
     def __enter__(self) -> Sequence[TurnActivity]:
         return self._taken

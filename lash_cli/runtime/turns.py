@@ -10,7 +10,8 @@ the task it left in the queue.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -269,10 +270,9 @@ class DurableTurn(TurnDriver):
                 guard.withhold()
             raise
 
-    async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
+    def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> Coroutine[Any, Any, CheckpointDelivery]:
         """What the queue has for the running turn, taken and recorded."""
-        checkpoints = Checkpoints(self, drive, self.store, self._entry.lane.guard.fence)
-        return await checkpoints.pass_one(effect)
+        return Checkpoints(self, drive, self.store, self._entry.lane.guard.fence).pass_one(effect)
 
     async def _opening(self, granted: LaneGranted, drive: Drive) -> tuple[tuple[Message, ...], TurnIssue | None]:
         """The messages a turn begins with: its inputs as one user message, then its work; and why the inputs cannot
