@@ -9,9 +9,9 @@ two owners of the lane, and the second one finds it busy.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     from lash_cli.api.queue import Notify
     from lash_cli.api.tools import ToolAdmin
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+    from lash_cli.runtime.host import RuntimeHost
     from lash_cli.runtime.phases import TurnPhaseProbe
+
+    RunTurn = Callable[
+        [RuntimeHost, ResidentSession, LeaseOwnerIdentity, TurnRequest, CancelToken, TurnActivitySink],
+        Awaitable[TurnOutput],
+    ]
 
 DIRECT_SOURCE = "direct"
 OUTPUT_NAME = "answer"
@@ -56,6 +62,15 @@ def _answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> Tu
     return msgspec.structs.replace(
         turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
     )
+
+
+@cache
+def _turn_runner() -> RunTurn:
+    """`run_turn`, imported at the first turn: who only looks at a session drives nothing. An import costs a turn more
+    than a microsecond however often it was made before."""
+    from lash_cli.runtime.turns import run_turn
+
+    return run_turn
 
 
 def _as_it_is(state: ResidentSession) -> Undo:
@@ -330,8 +345,6 @@ class LashSession(QueueVerbs):
         return await self._run(TurnRequest(None, drain=DrainSelection()), CancelToken(), sink)
 
     async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
-        from lash_cli.runtime.turns import run_turn  # who only looks at a session drives nothing
-
         self._check_open()
         shared = self._shared
         with shared.in_use(token):
@@ -340,7 +353,7 @@ class LashSession(QueueVerbs):
                 with _Within(shared):
                     output = await self._core._beside_driver(
                         self.session_id,
-                        partial(run_turn, self._core.host, state, shared.owner, request, token, sink),
+                        partial(_turn_runner(), self._core.host, state, shared.owner, request, token, sink),
                     )
         if output.has_waiting:
             self._wake("turn_completed")
