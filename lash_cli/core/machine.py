@@ -138,7 +138,6 @@ class TurnMachine:
         self._awaited: AwaitedEffect | None = None  # it stands in the queue until it is handed out
         self._effect_ids = count(1)
         self._iteration = config.run_offset
-        self._synced_iteration: int | None = None
         self._iterations = 0
         self._is_grace = False
         self._tools_allowed = True
@@ -203,17 +202,15 @@ class TurnMachine:
             self._enter_iteration(self._config.run_offset)
 
     def _begin_iteration(self) -> None:
-        if self._synced_iteration != self._iteration:
-            self._iterations += 1
-            self._move(MachineEvent.ENVIRONMENT_REQUESTED)
-            self._ask(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
-            return
-        self._decide(self._driver.begin_iteration(self._view()))
+        self._iterations += 1
+        self._move(MachineEvent.ENVIRONMENT_REQUESTED)
+        self._ask(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
 
     def _environment_answered(self, synced: EnvironmentSynced) -> None:
-        self._synced_iteration = self._iteration
         if synced.error is not None:
             self._fail("reconfigure_failed", synced.error)
+        else:
+            self._decide(self._driver.begin_iteration(self._view()))
 
     def _llm_answered(self, complete: LlmComplete) -> None:
         result = complete.result
