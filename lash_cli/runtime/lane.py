@@ -150,7 +150,6 @@ class LaneGuard:
         self._expires_at = clock.monotonic() + timings.ttl_ms / 1000
         self._alarm: Alarm | None = None
         self._task: asyncio.Task[None] | None = None
-        self.lease = lease
         self.fence: LeaseFence = lease.fence()
         self.is_lost = False
         self.is_released = False
@@ -166,9 +165,7 @@ class LaneGuard:
         while not self.is_lost and not self.is_released:
             wait = self._timings.renew_interval_ms / 1000
             try:
-                self.lease = await self._store.renew_lease(
-                    self.fence, ttl_ms=self._timings.ttl_ms, now_ms=self._clock.now_ms()
-                )
+                await self._store.renew_lease(self.fence, ttl_ms=self._timings.ttl_ms, now_ms=self._clock.now_ms())
                 self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
             except SessionExecutionLeaseExpired:
                 # A commit that released the lease may overtake a renewal; then nothing was lost.
@@ -194,9 +191,8 @@ class LaneGuard:
                 f"the lane of session {self.fence.session_id} was lost", details={"session": self.fence.session_id}
             )
 
-    def extend(self, lease: SessionExecutionLease) -> None:
+    def extend(self) -> None:
         """Go on under the same lease, whose holder asked for the lane again."""
-        self.lease = lease
         self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
 
     def withhold(self) -> None:
@@ -247,7 +243,7 @@ class LaneHolder(msgspec.Struct, eq=False):
             raise LashRuntimeError("lane_without_lease", "the store granted a lane without a lease")
         guard = self._guard
         if guard is not None and guard.fence == lease.fence() and not guard.is_released and not guard.is_lost:
-            guard.extend(lease)
+            guard.extend()
             return guard
         # Held before the one before is stopped: a task that is cancelled there gives back what it was granted.
         self._guard = granted = LaneGuard(self._store, self._clock, self._timings, lease, self._on_lost)
