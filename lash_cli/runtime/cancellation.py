@@ -41,7 +41,7 @@ class CancelToken:
     @property
     def is_cancellation(self) -> bool:
         """Whether somebody asked for the stop, as opposed to the lane having been lost."""
-        return self.cause in (CancelCause.LOCAL, CancelCause.REQUESTED)
+        return self.is_set and self.cause is not CancelCause.LEASE_LOST
 
     def trip(
         self,
