@@ -8,6 +8,7 @@ hold up a cancelled turn.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 
@@ -21,6 +22,8 @@ from lash_cli.views.turn_text import value_text
 ARGS_SHOWN_CHARS = 1_000
 # A question appears this long after the call, so that a key meant for something else cannot answer it.
 GUARD_SECONDS = 0.3
+# More than a terminal keeps of a line.
+_LINE_BYTES = 65_536
 _ONCE = frozenset({"y", "yes"})
 _ALWAYS = frozenset({"a", "always"})
 _NO = frozenset({"", "n", "no"})
@@ -104,4 +107,14 @@ async def _typed_line(withdrawn: asyncio.Event) -> str:
     finally:
         loop.remove_reader(descriptor)
         giving_up.cancel()
-    return sys.stdin.readline() if typed else ""
+    return _what_was_typed(descriptor) if typed else ""
+
+
+def _what_was_typed(descriptor: int) -> str:
+    """A line, or the beginning of one that was handed over with Ctrl-D; "" where the terminal is gone. To wait for the
+    rest of it would hold up everything else, the signals that end us among it."""
+    try:
+        typed = os.read(descriptor, _LINE_BYTES)
+    except OSError:
+        return ""
+    return typed.decode("utf-8", "replace").partition("\n")[0]

@@ -41,6 +41,16 @@ def test_a_terminal_gets_markdown_and_no_escape_of_the_model(lash, home: Path) -
     assert "\x1b]0" not in shown and "\\x1b]0;owned" in shown
 
 
+@pytest.mark.parametrize(("typed", "shown"), [("y", "done"), ("", "refused")])
+def test_ctrl_d_hands_over_an_answer_as_enter_does(lash, home: Path, typed: str, shown: str) -> None:
+    lash("open", "s")
+    child = at_terminal(home, "turn", "s", TOOL)
+    child.expect(QUESTION)
+    child.send(f"{typed}\x04")
+    child.expect(shown)
+    assert rest(child)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("answer", "called", "reason"), [("y", True, ""), ("n", False, "refused"), ("not now", False, "not now")]
 )
