@@ -1,10 +1,10 @@
 """What a turn shows goes into the live log here, off the turn's path (contract 04 §4, design D9).
 
 The turn only puts an activity into a queue in memory. What gathers within a dozen
-milliseconds is appended in one transaction by the thread that writes; a turn
-that is over sooner has its commit take it along. So previews keep
-their order, precede the commit that settles them, and can neither delay nor
-fail the turn. Text of one row that gathered meanwhile is appended as one piece.
+milliseconds is appended in one transaction, by the thread that writes or, while
+that has nothing to do, in passing (decision 0013); a turn that is over sooner
+has its commit take it along. So previews keep their order, precede the commit
+that settles them, and can neither delay nor fail the turn. Text of one row that gathered meanwhile is appended as one piece.
 """
 
 from __future__ import annotations

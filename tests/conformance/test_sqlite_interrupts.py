@@ -147,7 +147,8 @@ async def test_an_interrupted_brief_write_does_what_was_put_off_once_and_holds_n
         lazy = [f"{point} first", f"{point} second"]
         jobs = [counted(lazy[0]), (failing if is_any_failing else counted)(lazy[1])]
         put_off = [database.write_later(job, is_brief=lambda: True) for job in jobs]
-        brief = Request(counted(f"{point} brief"), False, asyncio.get_running_loop(), None, None)
+        loop = asyncio.get_running_loop()
+        brief = Request(counted(f"{point} brief"), False, loop, None, None, is_brief=lambda: True)
         is_written = None
         monkeypatch.setattr(FullDisk, "is_full", is_disk_full)
         with interrupted(Writer.write_now, point, sealed=FullDisk.execute) as strike, suppress(KeyboardInterrupt):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from sqlite_utils import Database as SqliteUtilsDatabase
 from sqlite_utils.migrations import Migrations
 
+from lash_cli.core.activity import TurnActivity
 from lash_cli.core.commit import ReplaceFull
 from lash_cli.core.observation import (
     GENESIS,
@@ -131,6 +134,81 @@ async def test_a_preview_that_cannot_be_written_is_reported_and_leaves_a_hole(
     store.close()
 
 
+@pytest.fixture
+def written_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """On which threads rows of events were appended, in order."""
+    append, threads = live.append_rows_in, []
+
+    def noted(*arguments: object, **options: object) -> None:
+        threads.append(threading.get_ident())
+        append(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(live, "append_rows_in", noted)
+    return threads
+
+
+async def test_previews_nobody_is_in_the_way_of_are_in_the_log_before_the_caller_goes_on(
+    open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, written_by: list[int]
+) -> None:
+    monkeypatch.setattr(live, "_APART_SECONDS", 0.0)
+    store = open_store()
+    fence = await started(store, clock)
+    for text in ("a", "b"):
+        store.live.append_previews(
+            S, lambda text=text: [prose(text)], generation=fence.fencing_token, on_failed=pytest.fail
+        )
+        assert written_by.pop() == threading.get_ident() and not written_by
+    assert texts(await after(store, START)) == ["a", "b"]
+
+
+async def test_an_event_loop_writes_no_long_previews_and_none_right_behind_others(
+    open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, written_by: list[int]
+) -> None:
+    here = threading.get_ident()
+    store = open_store()
+    fence = await started(store, clock)
+    await show(store, clock, fence, [prose("x" * 65_536)])
+    assert here not in written_by
+    monkeypatch.setattr(live, "_APART_SECONDS", 3_600.0)
+    for text in ("a", "b", "c"):
+        await show(store, clock, fence, [prose(text)])
+    assert [thread == here for thread in written_by] == [False, True, False, False]
+    assert texts(await after(store, START))[1:] == ["a", "b", "c"]
+
+
+async def test_previews_that_meet_a_lock_hold_up_nobody_and_keep_their_place(
+    open_store: OpenStore, clock: ManualClock, database_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_APART_SECONDS", 0.0)
+    store = open_store()
+    fence = await started(store, clock)
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        for text in ("a", "b"):
+            store.live.append_previews(
+                S, lambda text=text: [prose(text)], generation=fence.fencing_token, on_failed=pytest.fail
+            )
+        blocker.execute("ROLLBACK")
+    await show(store, clock, fence, [prose("c")])
+    assert texts(await after(store, START)) == ["a", "b", "c"]
+
+
+async def test_previews_that_were_taken_as_ctrl_c_struck_leave_a_hole(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    fence = await started(store, clock)
+    before = await cursor_of(store)
+
+    def struck() -> list[TurnActivity]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.live.append_previews(S, struck, generation=fence.fencing_token, on_failed=pytest.fail)
+    await show(store, clock, fence, [prose("b")])
+    assert await gap_of(store, before) is UNAVAILABLE
+
+
 async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_it(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
@@ -138,8 +216,10 @@ async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_i
     fence = await started(store, clock)
     before = await cursor_of(store)
 
+    batches: list[list[object]] = [[prose("fine"), object()]]
+
     def broken() -> list[object]:
-        return [prose("fine"), object()]
+        return batches.pop() if batches else []
 
     failures: list[BaseException] = []
     store.live.append_previews(S, broken, generation=fence.fencing_token, on_failed=failures.append)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pytest
 from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite import announcing
+from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES
 from lash_cli.store.sqlite.database import Database
 
 _INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
@@ -180,6 +181,20 @@ async def test_a_brief_write_takes_along_what_its_loop_put_off(database_path: Pa
     assert lazy.done() and lazy.result() == here
     assert [statement.partition(" ")[0] for statement in statements] == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
     assert names(database) == {"lazy", "brief"}
+    await database.aclose()
+
+
+async def test_a_log_that_brief_writes_let_grow_is_looked_after_by_the_thread(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = await opened(database_path, clock)
+    here = threading.get_ident()
+    for number in range(WAL_KEPT_BYTES // 50_000 + 2):
+        if await database.write_brief(insert(f"{number}" + "x" * 50_000)) != here:
+            break
+    else:
+        pytest.fail("the log grew, and nobody looked")
+    assert any(thread.name == "lash-checkpointer" for thread in threading.enumerate())
     await database.aclose()
 
 

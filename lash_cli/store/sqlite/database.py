@@ -266,6 +266,16 @@ class Database:
                 return result
         return await self.write(job, durable=False)
 
+    def write_at_once(self, job: Job[object], *, is_brief: Callable[[], bool]) -> bool:
+        """Do a write nobody waits for and nothing syncs on this thread, which runs an event loop, where that holds up
+        nobody (decision 0013); False, and nothing written or told, where it is to be queued instead.
+
+        `is_brief` is asked right before, where nothing else is in the way. Should it or the job raise, the answer is
+        False: where it is queued it is told. Raises `StoreError` once closed.
+        """
+        self._refuse_if_read_only()
+        return self.writer.write_now(Request(job, False, running_loop(), None, None, is_brief=is_brief))
+
     async def write(self, job: Job[T], *, durable: bool) -> T:
         """Run `job` in a write transaction and return its result after COMMIT.
 

@@ -13,6 +13,7 @@ deleted every 64 events, but the newest one stays.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -60,6 +61,11 @@ if TYPE_CHECKING:
     import asyncio
 
 _TRIM_EVERY: Final = 64
+# Longer previews take milliseconds to write, during which the event loop is to serve others.
+_BRIEF_CHARS: Final = 64 * 1024
+# An event loop that serves many sessions leaves the previews of most of them to the writing thread, which finds them
+# in groups; one that serves few does better without two changes of thread for each.
+_APART_SECONDS: Final = 0.004
 
 # Where the newest row of a session ends; nothing while it has none.
 _TAIL = f"""
@@ -300,6 +306,8 @@ class LiveEvents:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        # On the monotonic clock: before that, previews go to the writing thread.
+        self._here_again_at = 0.0
 
     @property
     def bell_name(self) -> str:
@@ -318,21 +326,32 @@ class LiveEvents:
         generation: int,
         on_failed: Callable[[BaseException], None],
     ) -> None:
-        """See `LiveStore.append_previews`: one small transaction that is not synced."""
+        """See `LiveStore.append_previews`: one small transaction that is not synced, on the caller's thread when it is
+        brief and nobody is in the way."""
         lost = self._db.writer.lost_previews
         taken: Sequence[TurnActivity] | None = None
+        packed: list[PackedRow] | None = None
+
+        def rows() -> list[PackedRow]:
+            nonlocal taken, packed
+            # Asked again after a transaction was taken back; what was taken then is here.
+            if packed is None:
+                taken = take() if taken is None else taken
+                packed = activity_rows(taken)
+            return packed
+
+        def is_brief() -> bool:
+            return sum(len(row.body) for row in rows()) <= _BRIEF_CHARS
 
         def job(connection: sqlite3.Connection) -> None:
-            nonlocal taken
-            # A job may be run again after its transaction was taken back; what it took it has then.
-            activities = taken = take() if taken is None else taken
             try:
+                shown = rows()
                 row = connection.execute(_SESSION, (session_id,)).fetchone()
-                if row is None or row[2] != generation or not activities:
+                if row is None or row[2] != generation or not shown:
                     return
                 key, revision, _ = row
-                rows = [(revision, packed) for packed in activity_rows(activities)]
-                append_rows_in(connection, key, session_id, rows, now_ms=self._db.clock.now_ms())
+                behind = [(revision, one) for one in shown]
+                append_rows_in(connection, key, session_id, behind, now_ms=self._db.clock.now_ms())
             except BaseException:
                 # Known before the next job of this thread runs, so that a commit right behind leaves the hole.
                 lost[session_id] = object()
@@ -344,7 +363,21 @@ class LiveEvents:
                 lost[session_id] = object()
                 on_failed(error)
 
-        self._db.write_later(job, waits_for_company=False).add_done_callback(settle)
+        try:
+            if not self._is_written_here(job, is_brief):
+                self._db.write_later(job, waits_for_company=False).add_done_callback(settle)
+        except BaseException:
+            # Ctrl-C: nobody knows what became of what was taken, and a hole too many costs a re-read.
+            lost[session_id] = object()
+            raise
+
+    def _is_written_here(self, job: Callable[[sqlite3.Connection], None], is_brief: Callable[[], bool]) -> bool:
+        """Write previews on this thread if they are brief, and the last ones it wrote are a moment ago."""
+        now = time.monotonic()
+        if now < self._here_again_at or not self._db.write_at_once(job, is_brief=is_brief):
+            return False
+        self._here_again_at = now + _APART_SECONDS
+        return True
 
     def lose_previews(self, session_id: str) -> None:
         """See `LiveStore.lose_previews`."""

@@ -114,17 +114,24 @@ class Checkpointer:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
+    def is_due(self) -> bool:
+        """Whether the WAL grew past its mark, so that a look may take time; one `lseek`. Asked by who has the pen."""
+        size = self._log.size()
+        if size > self._ask_above:
+            return True
+        if size <= _WAL_RESTART_BYTES:
+            self._ask_above = _WAL_RESTART_BYTES
+        return False
+
     def look(self) -> None:
         """Ask for a checkpoint if the WAL grew past its mark; mostly one `lseek`. Called by the writer only.
 
         Past the last mark the writer waits: a checkpoint that empties the log needs the writer's lock, and a busy
         writer would never let it in.
         """
-        size = self._log.size()
-        if size <= self._ask_above:
-            if size <= _WAL_RESTART_BYTES:
-                self._ask_above = _WAL_RESTART_BYTES
+        if not self.is_due():
             return
+        size = self._log.size()
         self._ask_above = size + _WAL_RESTART_BYTES
         if self._thread is None:
             # Interrupted meanwhile, nobody can know whether it runs: the next look starts another, and both are told

@@ -73,7 +73,8 @@ class Request(msgspec.Struct, eq=False):
     future: asyncio.Future[Any] | None
     done: threading.Event | None
     is_unwatched: bool = False
-    # Asked when an event loop would write it together with a brief write of its own; None for never.
+    # Asked when an event loop would write it together with a brief write of its own, None for never; and before an
+    # event loop writes it alone, None for always.
     is_brief: Callable[[], bool] | None = None
     result: Any = None
     error: BaseException | None = None
@@ -188,9 +189,9 @@ class Writer:
 
         For a brief write that is not synced: handing it to the other thread and back costs as much as the transaction.
         What this loop put off goes before it, in the same transaction, when it is brief too. Should any of them raise,
-        all are left to the thread, which finds out whose error it is. While writes come in company they go together
-        instead, and a log that has grown is left to the next write of the thread, because that may have to wait. Raises
-        `StoreError` once closed.
+        all are left to the thread, which finds out whose error it is; a request that turns out not to be brief too.
+        While writes come in company they go together instead, and when the log has grown the thread writes and looks
+        after it, because that may have to wait. Raises `StoreError` once closed.
         """
         assert not request.durable
         with self._lock:
@@ -204,13 +205,15 @@ class Writer:
                 if not all(_is_brief_of(waiting, request.loop) for waiting in put_off):
                     return False
             with self._pen:
-                return self._write_at_once(connection, put_off, request)
+                return not self._checkpointer.is_due() and self._write_at_once(connection, put_off, request)
 
     def _write_at_once(self, connection: WriterConnection, put_off: list[Request], request: Request) -> bool:
         """Commit all of them together, or nothing, and then nobody is told anything; whether they are committed."""
         are_done = False
         try:
             try:
+                if request.is_brief is not None and not request.is_brief():
+                    return False
                 connection.execute(BEGIN_WRITE)
                 for waiting in put_off:
                     waiting.result = waiting.job(connection)
