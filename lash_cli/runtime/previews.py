@@ -4,7 +4,8 @@ The turn only puts an activity into a queue in memory. What gathers within a doz
 milliseconds is appended in one transaction, by the thread that writes or, while
 that has nothing to do, in passing (decision 0013); a turn that is over sooner
 has its commit take it along. So previews keep their order, precede the commit
-that settles them, and can neither delay nor fail the turn. Text of one row that gathered meanwhile is appended as one piece.
+that settles them, and can neither delay nor fail the turn. Text of one row that
+gathered meanwhile is appended as one piece.
 """
 
 from __future__ import annotations
