@@ -21,6 +21,8 @@ from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 
 NEW_DIRECTORY_MODE = 0o755
+# What the kernel takes at most, in bytes; to look at each directory of a longer one would take for ever.
+MAX_PATH_CHARS = 4096
 # The kernel's view of processes shows their environment, keys included.
 ALWAYS_DENIED = (Path("/proc"),)
 
@@ -98,6 +100,8 @@ class FilePolicy:
     def _resolve(self, path: str, cwd: Path, rules: tuple[_Rule, ...]) -> Path:
         if not path or "\0" in path:
             raise invalid("invalid_path", "a path must be non-empty and free of NUL characters")
+        if len(path) > MAX_PATH_CHARS:
+            raise invalid("invalid_path", f"a path must not be longer than {MAX_PATH_CHARS} characters")
         expanded = os.path.expanduser(path) if path.startswith("~") else path
         real = Path(os.path.realpath(os.path.join(cwd, expanded)))
         if not self._permits(real, rules):
