@@ -223,6 +223,8 @@ def test_a_copy_of_a_newer_program_or_of_itself_or_of_nothing_is_refused(lash, h
     assert lash("db", "restore", str(copy), "-o", "json").error["code"] == "schema_too_new"
     assert lash("db", "restore", str(home / "lash.db"), "-o", "json").error["code"] == "restore_from_itself"
     assert lash("db", "restore", str(home / "nothing.db"), "-o", "json").error["code"] == "backup_not_found"
+    unreachable = lash("db", "restore", "x" * 5000, "-o", "json")
+    assert (unreachable.code, unreachable.out, unreachable.error["code"]) == (9, "", "backup_unusable")
 
 
 def test_a_database_that_cannot_be_opened_is_put_aside_and_replaced(lash, home):

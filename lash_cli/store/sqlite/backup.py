@@ -99,8 +99,12 @@ def inspect(file: Path) -> Copy:
     for one that is damaged, cut off or not of lash, `schema_too_new`."""
     if is_in_the_way(file):
         raise _unusable(file, "it is not a regular file")
-    if not file.exists():
-        raise NotFoundError(f"{file} does not exist", code="backup_not_found", details={"file": str(file)})
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{file} does not exist", code="backup_not_found", details={"file": str(file)}) from None
+    except OSError as error:
+        raise _unusable(file, f"it cannot be read: {error.strerror}") from error
     try:
         connection = connect(file, _READ, read_only=True)
         try:
@@ -140,7 +144,7 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
     then, and a process that is killed in between leaves the old or the new
     content, never a mixture.
     """
-    if database.exists() and source.exists() and source.samefile(database):
+    if database.exists() and os.path.exists(source) and source.samefile(database):
         raise ConflictError(f"{source} is the database itself", code="restore_from_itself")
     copy = inspect(source)
     with _unfinished(database, suffix="restoring") as draft:
