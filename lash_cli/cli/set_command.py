@@ -33,6 +33,8 @@ from lash_cli.system import SystemClock
 
 POLICY_KEYS = ("model", "variant", "provider", "max_steps", "system")
 _NO_LIMIT = ("none", "")
+# A number that anything can hold.
+_MOST_DIGITS = 18
 _OPEN_TIME = ("id", "parent", "cwd", "created_at")
 _ELSEWHERE = {"label": "lash label SESSION K=V", "labels": "lash label SESSION K=V"}
 
@@ -136,7 +138,7 @@ def _variant(values: Mapping[str, str]) -> str | None:
 def _max_steps(text: str) -> int | None:
     if text in _NO_LIMIT:
         return None
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS) or int(text) < 1:
         raise UsageError(f"max_steps is a whole number of at least 1, or none, got {text!r}")
     return int(text)
 

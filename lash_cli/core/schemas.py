@@ -151,6 +151,11 @@ def _listed(schema: dict[str, Any], keyword: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def is_index(key: str) -> bool:
+    """Whether a step of a JSON pointer is a place in a list: plain digits, and no more than a list can have."""
+    return key.isascii() and key.isdigit() and len(key) < 10
+
+
 def resolve_pointer(reference: str, root: Any) -> Any:
     """The target of a local reference (`#/a/b`), None where there is none, it is a named anchor or it leaves `root`."""
     if reference == "#":
@@ -164,7 +169,7 @@ def resolve_pointer(reference: str, root: Any) -> Any:
         key = token.replace("~1", "/").replace("~0", "~")
         if isinstance(target, dict):
             target = target.get(key)
-        elif isinstance(target, list) and key.isdigit() and int(key) < len(target):
+        elif isinstance(target, list) and is_index(key) and int(key) < len(target):
             target = target[int(key)]
         else:
             return None

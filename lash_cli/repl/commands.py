@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # What an aside is booked to.
 ASIDE = "aside"
+# More than anybody counts messages with.
+_MOST_DIGITS = 9
 _ENDING_VERBS = ("park", "close")
 
 
@@ -201,7 +203,9 @@ class Commands:
 
     def _copy(self, rest: str) -> None:
         client = self._client
-        number = int(rest) if rest.isdigit() and rest != "0" else 1
+        number = _number(rest or "1")
+        if not number:
+            raise UsageError(f"/copy cannot take {rest!r}", hint="it takes a number: 1 is the last answer")
         answers = client.watch.answers
         if number > len(answers):
             raise UsageError(f"there are {len(answers)} answers of this chat to copy")
@@ -242,9 +246,15 @@ def spoken(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 
 def _count(text: str) -> int:
-    if text and (not text.isdigit() or text == "0"):
+    number = _number(text or "1")
+    if not number:
         raise UsageError(f"/rewind cannot go back {text!r}", hint="it takes a number of your messages, or ? to choose")
-    return int(text or 1)
+    return number
+
+
+def _number(text: str) -> int | None:
+    """A number as it is typed; None for what is none, which digits of other scripts and raised ones are not."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _required(command: Command, rest: str) -> str:

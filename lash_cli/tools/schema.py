@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from lash_cli.core.codec import decode_written, encode, sha256_hex
-from lash_cli.core.schemas import without_absent
+from lash_cli.core.schemas import is_index, without_absent
 from lash_cli.errors import ConfigError, UsageError
 
 MAX_CACHED_VALIDATORS = 1024
@@ -143,7 +143,7 @@ def _resolve(reference: str, root: dict[str, Any]) -> Any:
         key = token.replace("~1", "/").replace("~0", "~")
         if isinstance(target, dict):
             target = target.get(key)
-        elif isinstance(target, list) and key.isdigit() and int(key) < len(target):
+        elif isinstance(target, list) and is_index(key) and int(key) < len(target):
             target = target[int(key)]
         else:
             return None

@@ -16,6 +16,12 @@ def test_a_rewind_makes_the_message_a_draft_and_a_retry_says_the_last_one_again(
         one.wait_for("│ idle")
     one.press("/rewind 3\r")
     one.wait_for("/rewind 3 goes back too far")
+    for number in ("²", "9" * 12):
+        one.press(f"\x15/rewind {number}\r")
+        one.wait_for(f"/rewind cannot go back '{number}'")
+    one.press("\x15/copy ²\r")
+    one.wait_for("/copy cannot take '²'")
+    one.press("\x15")
     # With a draft it is one Esc, which does nothing.
     one.press("half a thought\x1b\x1b")
     one.press("\x03")

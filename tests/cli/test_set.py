@@ -40,6 +40,7 @@ def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path
         (("max_stepz=3",), "did you mean 'max_steps'?"),
         (("max_steps=0",), "at least 1"),
         (("max_steps=many",), "at least 1"),
+        ((f"max_steps={'9' * 5000}",), "at least 1"),
         (("label=a",), "lash label"),
         (("variant=",), "such as low"),
         (("nonsense",), "KEY=VALUE"),

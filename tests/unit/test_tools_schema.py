@@ -127,7 +127,17 @@ def test_a_bottomless_schema_is_refused() -> None:
         check_schema(schema)
 
 
-@pytest.mark.parametrize("schema", [{"type": 12}, {"$ref": "#/nowhere"}, {"$schema": "http://127.0.0.1:9/meta"}])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": 12},
+        {"$ref": "#/nowhere"},
+        {"$ref": "#/anyOf/²", "anyOf": [{}]},
+        {"$ref": f"#/anyOf/{'1' * 5000}", "anyOf": [{}]},
+        {"$schema": "http://127.0.0.1:9/meta"},
+    ],
+    ids=["type", "nowhere", "raised", "endless", "meta"],
+)
 def test_an_invalid_schema_is_a_fault_of_the_tool(schema: dict[str, Any]) -> None:
     with pytest.raises(SchemaRefused) as caught:
         parse_arguments("{}", schema)
