@@ -85,7 +85,10 @@ class FilePolicy:
 
     def resolve_write(self, path: str, cwd: Path) -> Path:
         """Like `resolve_read`, for a file to be created or replaced; read-only trees do not count."""
-        return self._resolve(path, cwd, self._roots)
+        real = self._resolve(path, cwd, self._roots)
+        if path.endswith("/"):
+            raise invalid("wrong_file_type", f"{path} is the name of a directory, not of a file")
+        return real
 
     def permits_read(self, real_path: Path) -> bool:
         """Whether an already resolved path may be read."""

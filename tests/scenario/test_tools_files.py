@@ -228,6 +228,8 @@ async def test_directories_and_write_protected_files_are_not_replaced(bench: Wor
     bench.write("file", "")
     assert failure_of(await bench.call("write", path="dir", content="")).code == "wrong_file_type"
     assert failure_of(await bench.call("write", path="file/below", content="")).code == "wrong_file_type"
+    assert failure_of(await bench.call("write", path="new/", content="")).code == "wrong_file_type"
+    assert not (bench.root / "new").exists()
     fault = failure_of(await bench.call("write", path="locked", content="new"))
     assert fault.failure_class is FailureClass.PERMISSION_DENIED
     assert (bench.root / "locked").read_text() == "old"
