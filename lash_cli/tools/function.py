@@ -49,7 +49,7 @@ class FunctionTool(msgspec.Struct, frozen=True):
     async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
         """Run the function once; a `ToolFault` becomes its output, other exceptions pass to dispatch."""
         try:
-            arguments = from_builtins(call.args, self.arguments)
+            arguments = _converted(call.args, self.arguments)
         except msgspec.ValidationError as error:
             return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", str(error))
         try:
@@ -60,6 +60,28 @@ class FunctionTool(msgspec.Struct, frozen=True):
         except ToolFault as fault:
             return fault.to_output()
         return result if isinstance(result, ToolCallOutput) else success(to_builtins(result))
+
+
+def _converted(args: dict[str, Any], kind: type[msgspec.Struct]) -> Any:
+    """The arguments as `kind`; raises `msgspec.ValidationError`. To JSON Schema 1.0 is an integer, to msgspec it is
+    none."""
+    try:
+        return from_builtins(args, kind)
+    except msgspec.ValidationError:
+        return from_builtins(_with_whole_numbers(args), kind)
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """`value` with 1 for 1.0."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {name: _with_whole_numbers(item) for name, item in value.items()}
+        case list():
+            return [_with_whole_numbers(item) for item in value]
+        case _:
+            return value
 
 
 def arguments_schema(arguments: type[msgspec.Struct]) -> dict[str, Any]:

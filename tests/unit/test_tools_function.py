@@ -10,12 +10,12 @@ import pytest
 from support.clock import ManualCancel
 
 from lash_cli.core.protocols import ToolContext
-from lash_cli.core.tools import FailureClass, FinishControl, SafeRetry, ToolCall, ToolCallOutput, ToolSuccess
+from lash_cli.core.tools import FailureClass, FinishControl, SafeRetry, ToolCall, ToolCallOutput, ToolSuccess, success
 from lash_cli.errors import ConfigError
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.faults import invalid
 from lash_cli.tools.function import FunctionTool, FunctionToolProvider, arguments_schema, tool
-from lash_cli.tools.schema import check_schema
+from lash_cli.tools.schema import check_schema, validate_arguments
 
 
 class Point(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,6 +80,14 @@ async def test_arguments_of_the_wrong_type_are_a_failure_not_a_call() -> None:
     output = await run(add, x="two")
     assert output.status == "failure"
     assert output.outcome.failure.failure_class is FailureClass.INVALID_REQUEST  # type: ignore[union-attr]
+
+
+async def test_an_integer_written_as_the_schema_allows_is_one() -> None:
+    validate_arguments({"x": 2.0, "y": 1}, add.contract.input_schema)
+    output = await run(add, x=2.0, y=1)
+    assert output == success({"sum": 3, "call": "c"})
+    assert type(output.outcome.value["sum"]) is int  # type: ignore[union-attr]
+    assert (await run(add, x=2.5)).status == "failure"
 
 
 async def test_a_whole_output_passes_and_a_fault_becomes_one() -> None:
