@@ -48,9 +48,12 @@ def moment_ms(text: str | None, now_ms: int) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return now_ms - duration_ms(text)
-    if moment.tzinfo is None:
-        moment = moment.astimezone()
-    return round(moment.astimezone(UTC).timestamp() * 1000)
+    try:
+        since_epoch = (moment if moment.tzinfo else moment.astimezone()).timestamp()
+    except (ValueError, OverflowError):
+        # The ends of the calendar have no local time everywhere, and nothing of ours happened within a day of them.
+        since_epoch = moment.replace(tzinfo=UTC).timestamp()
+    return round(since_epoch * 1000)
 
 
 class WaitCommand(TyperCommand):
