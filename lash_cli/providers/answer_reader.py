@@ -8,8 +8,9 @@ arrived of one that failed goes with the error as evidence.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -32,6 +33,9 @@ OUTPUT_STARTED = "output_started"
 #: What the HTTP library always takes off itself.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+#: The escape of the first half of a pair at the end of a JSON string, behind any number of escaped backslashes.
+_FIRST_HALF = re.compile(r'(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2})(?=")')
+_SECOND_HALF = re.compile(r'"(\\u[dD][c-fC-F][0-9a-fA-F]{2})')
 
 
 def request_id_of(headers: Mapping[str, str]) -> str | None:
@@ -51,6 +55,7 @@ class AnswerReader:
         self._has_event = False
         self._is_done = False
         self._unframed = bytearray()
+        self._characters = _CutCharacters()
         self.position = "no_response"
 
     @property
@@ -117,7 +122,7 @@ class AnswerReader:
     async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
         """Feed one JSON document: a chunk, a whole answer or an error."""
         try:
-            document = decode_json(text)
+            document = self._characters.decoded(text)
         except msgspec.DecodeError as error:
             raise self._stream_error(code, f"{problem}: {error}") from error
         if not isinstance(document, dict):
@@ -191,6 +196,35 @@ class AnswerReader:
             protocol_position=self.position,
             partial=self.partial(),
         )
+
+
+class _CutCharacters:
+    """Reads events whose server cut a character in two: it counts in UTF-16, where an emoji is a pair.
+
+    The first half ends the text of one event and the second begins the text of
+    a later one. Neither is text on its own, so the first waits for the second.
+    """
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def decoded(self, text: str | bytes) -> Any:
+        """The document in `text`; raises `msgspec.DecodeError`."""
+        try:
+            return decode_json(text)
+        except msgspec.DecodeError:
+            if isinstance(text, bytes):
+                raise
+            half = self._half
+            whole = _SECOND_HALF.sub(lambda found: f'"{half}{found[1]}', text, count=1) if half else text
+            cut = _FIRST_HALF.search(whole)
+            if cut is not None:
+                whole = whole[: cut.start(2)] + whole[cut.end(2) :]
+            if whole == text:
+                raise
+            document = decode_json(whole)
+            self._half = cut[2] if cut is not None else ""
+            return document
 
 
 def _is_whole(call: ToolCallPart) -> bool:

@@ -121,6 +121,32 @@ async def test_a_missing_index_belongs_to_the_only_call() -> None:
     assert response.tool_calls == (ToolCallPart("a", "ls", '{"p":1}'),)
 
 
+def said(**delta: Any) -> str:
+    """An event as a server writes it that cuts text between the units of UTF-16."""
+    return json.dumps({"choices": [{"index": 0, "delta": delta}]})
+
+
+async def test_a_character_that_a_server_cut_in_two_is_put_together() -> None:
+    response, events = await ask(
+        stream_reply(
+            said(content="a\\\\\ud83d"),
+            chunk(usage=usage_of()),
+            said(content="\ude00 b \ud83d"),
+            said(content="\ude00"),
+            said(tool_calls=[{"index": 0, "id": "c", "function": {"name": "ls", "arguments": '{"p":"\ud83d'}}]),
+            said(tool_calls=[{"index": 0, "function": {"arguments": '\ude00"}'}}]),
+            chunk(finish_reason="tool_calls"),
+        )
+    )
+    assert response.parts == (ProsePart("a\\\\😀 b 😀"), ToolCallPart("c", "ls", '{"p":"😀"}'))
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\\\\😀 b 😀"
+
+
+@pytest.mark.parametrize("text", ["a\ud83db", "\ude00", "a\ude00\ud83d"])
+async def test_half_a_character_elsewhere_is_a_stream_failure(text: str) -> None:
+    assert (await failure(stream_reply(said(content=text), chunk(finish_reason="stop")))).code == "invalid_sse_json"
+
+
 async def test_calls_all_numbered_zero_are_told_apart_by_their_ids() -> None:
     calls = [
         chunk({"tool_calls": [{"index": 0, "id": i, "function": {"name": "ls", "arguments": "{}"}}]}) for i in "ab"
