@@ -302,7 +302,8 @@ class LashSession(QueueVerbs):
     ) -> TurnBuilder:
         """Describe a turn. `key` makes the submission idempotent: asked again, it answers the first result.
 
-        `turn_id` is a new one unless given. `max_turns` limits its model
+        `turn_id` is a new one unless given; one that was used answers as a key
+        does. `max_turns` limits its model
         iterations. `busy_wait_ms` is how long another holder of the lane is
         waited for, not at all unless given; `timeout_ms` cancels the turn when
         it takes longer. With `output`, a JSON Schema or a

@@ -51,8 +51,11 @@ class TurnBuilder:
     """A turn that was described but not started: refine it, then `run`, `stream_to` or `stream` it, once (contract 01
     §5.2, §5.3).
 
-    Whatever runs it raises `SessionExecutionBusy` while another owner holds the session and `ConfigError` for a
-    provider that cannot be used (nothing was written then), `SessionExecutionLeaseExpired` when the lane was lost on
+    Whatever runs it raises, when nothing was written, `SessionExecutionBusy` while another owner holds the session,
+    `PendingTurnInputSourceKeyConflict` for a key and `RuntimeTurnCommitConflict` for a turn id of another text,
+    `ConfigError` for a provider that cannot be used and `LashRuntimeError` (`llm_provider`) for another one than the
+    session was recorded with, `UsageError` for an attachment that is not allowed, `SessionClosed` and `SessionDeleted`.
+    Later it raises `SessionExecutionLeaseExpired` when the lane was lost on
     the way, `StoreError`, `ambiguous` when it is unknown whether the turn was committed, and `EffectError` when a turn
     that a crash cut off cannot be replayed. Everything else a turn meets, a failing model and a cancel among it, is an
     outcome of its result.

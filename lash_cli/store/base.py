@@ -435,8 +435,9 @@ class LaneStore(Protocol):
         """Take or extend the lease, claim what the turn starts from and insert the running turn row, in one
         transaction. Only a request with `drain` can be answered by `LaneIdle`.
 
-        Raises `PendingTurnInputSourceKeyConflict`, `SessionDeleted`,
-        `NotFoundError`, `SessionClosed`.
+        Raises `PendingTurnInputSourceKeyConflict` for a key and
+        `RuntimeTurnCommitConflict` for a turn id of another text,
+        `SessionDeleted`, `NotFoundError`, `SessionClosed`.
         """
         ...
 

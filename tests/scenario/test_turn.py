@@ -764,6 +764,35 @@ async def test_a_handle_that_starts_over_finishes_a_crashed_turn_on_the_history_
     assert [message_text(message) for message in again.read_view().messages] == [*kept, "c", "three"]
 
 
+@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
+async def test_a_turn_that_crashed_as_it_started_over_is_finished_where_it_began(make_core, opened) -> None:
+    first = await make_core(ScriptedCaller([text("one"), text("more")])).open_session("s1")
+    await first.turn("a").run()
+    state = first.export_state()
+    await first.turn("a again").run()
+    core = make_core(ScriptedCaller([text("two")]), crash_point=CrashPoints("after:model_recorded"))
+    doomed = await (core.open_fresh("s1") if opened == "fresh" else core.open_with_state("s1", state))
+    with pytest.raises(Crash):
+        await doomed.turn("b").run()
+    session = await make_core(ScriptedCaller([])).open_session("s1")
+    output = await session.redrive().run()
+    assert output.result.assistant_message() == "two"
+    kept = [] if opened == "fresh" else ["a", "one"]
+    assert [message_text(message) for message in session.read_view().messages] == [*kept, "b", "two"]
+    assert session.read_view().turn_index == 3
+
+
+async def test_turns_keep_counting_over_a_history_that_was_replaced(make_core) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two")]))
+    first = await core.open_session("s1")
+    await first.turn("a").run()
+    await (await core.open_fresh("s1")).close()
+    session = await core.open_session("s1")
+    assert (list(session.read_view().messages), session.read_view().turn_index) == ([], 1)
+    await session.turn("b").run()
+    assert [turn.turn_index for turn in await core.store.turns("s1", limit=9)] == [2, 1]
+
+
 @pytest.mark.parametrize("asked", ["here", "from-afar"])
 async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
     make_core, asked

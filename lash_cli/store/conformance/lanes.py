@@ -11,6 +11,7 @@ from lash_cli.errors import (
     ConflictError,
     NotFoundError,
     PendingTurnInputSourceKeyConflict,
+    RuntimeTurnCommitConflict,
     SessionBindingMismatch,
     SessionExecutionLeaseExpired,
     TurnInputClaimSuperseded,
@@ -157,14 +158,16 @@ class LaneLaws:
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
         )
 
-    async def test_asking_for_the_unfinished_turn_itself_redrives_it_and_ignores_the_text(
+    async def test_asking_for_the_unfinished_turn_itself_redrives_it_and_refuses_another_text(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
         await make.create(store, clock)
         await store.open_lane(make.lane_request(clock, "a", text="first"))
         clock.tick(TTL_SECONDS)
-        lane = make.granted(await store.open_lane(make.lane_request(clock, "b", text="other", input_id="in-x")))
+        with pytest.raises(RuntimeTurnCommitConflict):
+            await store.open_lane(make.lane_request(clock, "b", text="other", input_id="in-x"))
+        lane = make.granted(await store.open_lane(make.lane_request(clock, "b", text="first", input_id="in-x")))
         assert lane.redrive and lane.claim is not None
         assert [row.input for row in lane.claim.inputs] == [make.text_input("first")]
 
@@ -178,14 +181,16 @@ class LaneLaws:
         assert await store.release_lease(make.fence_of_lane(lane))
         assert await store.unfinished_turns() == ()
 
-    async def test_a_committed_turn_id_is_answered_without_a_lane(
+    async def test_a_committed_turn_id_is_answered_without_a_lane_and_refuses_another_text(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
         await make.create(store, clock)
         await self._run_turn(open_store, clock, key="k")
-        again = make.granted(await store.open_lane(make.lane_request(clock, "b", turn_id="t1", text="whatever")))
+        again = make.granted(await store.open_lane(make.lane_request(clock, "b", turn_id="t1")))
         assert again.committed and again.lease is None and again.turn is not None and again.turn.summary is not None
+        with pytest.raises(RuntimeTurnCommitConflict):
+            await store.open_lane(make.lane_request(clock, "b", turn_id="t1", text="whatever"))
         row = await store.session_row(S)
         assert row is not None and row.lease.token is None
 

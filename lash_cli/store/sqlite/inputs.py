@@ -58,6 +58,8 @@ _BY_SOURCE = """
 SELECT enqueue_seq, input_id, submitted_ingress, state, input, enqueued_at_ms, turn_id, claim_generation, ingress
 FROM inputs WHERE session_key = ? AND source_key = ?
 """
+# What a turn took, to compare with a text that comes again under its id: hardly ever asked for, so without an index.
+_OF_TURN = "SELECT input_id, submitted_ingress, input FROM inputs WHERE session_key = ? AND turn_id = ?"
 # Contract 02 §3.3: the row's own fencing number grows with every claim, whoever makes it.
 _CLAIM_ONE = """
 UPDATE inputs SET turn_id = ?, claim_id = ?, claim_token = ?, claim_generation = ?, claim_fencing = claim_fencing + 1
@@ -236,6 +238,19 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
         draft.source_key,
     )
     return Submitted(found, turn_id, generation)
+
+
+def is_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str, draft: InputDraft) -> bool:
+    """Whether `draft` was submitted for the turn, or nobody knows any more what was."""
+    rows = connection.execute(_OF_TURN, (session_key, turn_id)).fetchall()
+    for input_id, submitted_ingress, body in rows:
+        try:
+            submitted, stored_input = decode_submitted(submitted_ingress), decode(body, TurnInput)
+        except msgspec.DecodeError as error:
+            raise _does_not_decode(input_id, error) from error
+        if is_same_submission(submitted, stored_input, draft.ingress, draft.input):
+            return True
+    return not rows
 
 
 def insert(

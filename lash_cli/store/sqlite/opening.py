@@ -13,10 +13,10 @@ import sqlite3
 from typing import Final
 
 from lash_cli.core.content import TextItem
-from lash_cli.core.ingress import InputState
+from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.machine_tail import own_message_id
-from lash_cli.errors import ConflictError, SessionBindingMismatch, SessionClosed, UsageError
+from lash_cli.errors import ConflictError, RuntimeTurnCommitConflict, SessionBindingMismatch, SessionClosed, UsageError
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
@@ -38,6 +38,8 @@ def _already_done(
     """What answers the request without a lane: its turn, or the turn that consumed its text, is committed."""
     if request.turn_id is not None and not request.is_new_turn:
         turn = read_turn(connection, stored.key, request.turn_id)
+        if turn is not None and request.draft is not None:
+            _refuse_another_text(connection, stored, turn.turn_id, request.draft)
         if turn is not None and turn.state == "committed":
             return _committed(stored, turn), None
         if turn is None and _is_inherited(connection, stored, request.turn_id):
@@ -62,6 +64,16 @@ def _already_done(
         code=f"input_{state.value}",
         details={"input_id": submitted.input.input_id},
     )
+
+
+def _refuse_another_text(connection: sqlite3.Connection, stored: StoredHead, turn_id: str, draft: InputDraft) -> None:
+    """Refuse a text under the id of a turn of another one, whose answer is none to it (contract 01 §0.3)."""
+    if not inputs.is_of_turn(connection, stored.key, turn_id, draft):
+        raise RuntimeTurnCommitConflict(
+            f"turn {turn_id!r} was asked something else",
+            hint="choose another turn id, or leave it out",
+            details={"turn_id": turn_id},
+        )
 
 
 def _is_inherited(connection: sqlite3.Connection, stored: StoredHead, turn_id: str) -> bool:
@@ -161,8 +173,8 @@ class Opening:
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """See `base.LaneStore.open_lane`. Also raises `SessionBindingMismatch`, `UsageError`: `turn_id_missing`,
-        `lane_request_ambiguous`, and `ConflictError`: `turn_inherited`, `input_exists`, `input_cancelled`,
-        `input_claimed`."""
+        `lane_request_ambiguous`, `RuntimeTurnCommitConflict`, and `ConflictError`: `turn_inherited`, `input_exists`,
+        `input_cancelled`, `input_claimed`."""
         _validate(request)
         if request.drain is not None:
             idle = self._db.read(lambda connection: _look(connection, request, self._db.clock.now_ms()))
