@@ -75,8 +75,7 @@ class CommandRunner:
 
     async def _apply(self, claim: QueuedWorkClaim, command: SessionCommand) -> None:
         session = self._session
-        if session.is_behind(await self._store.head_position(session.session_id)):
-            await session.refresh()
+        await session.catch_up()
         undo = apply_command(session, command, self._clock.now_ms())
         try:
             completion = work_completion_of(claim)

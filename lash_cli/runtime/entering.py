@@ -34,6 +34,9 @@ from lash_cli.store.base import (
     busy_error,
 )
 
+# The revision of no stored head: what a handle starts over with is stored before a turn begins on it.
+NOT_STORED = -1
+
 
 class LaneEntry:
     """The lane of one request, over all the turns it leads to: `lane` holds it until it is given back. `commands` are
@@ -113,15 +116,32 @@ class LaneEntry:
             if outcome.commands_due:
                 await self._run_commands(guard)
             elif outcome.refresh_due:
-                await self._catch_up(outcome.head)
+                await self._catch_up(outcome.head, guard)
             else:
                 return outcome
 
-    async def _catch_up(self, head: HeadPosition) -> None:
+    async def _catch_up(self, head: HeadPosition, guard: LaneGuard) -> None:
         """Load the head that another process made. Raises `HeadRevisionConflict` when there is none to load."""
+        if self._session.replaces_graph:
+            await self._start_over(guard)
+            return
         await self._session.refresh()
         if self._session.is_behind(head):
             raise HeadRevisionConflict(self._session.head_revision, head.head_revision)
+
+    async def _start_over(self, guard: LaneGuard) -> None:
+        """Replace what is stored by what the handle was opened with, so that the turn begins on a head that whoever
+        may have to finish it can load."""
+        session = self._session
+        await session.catch_up()
+        commit = session.commit(fence=guard.fence, now_ms=self._host.clock.now_ms(), release_lease=False)
+        try:
+            result = await self._store.commit_runtime_state(commit)
+        except LashError as error:
+            if error.ambiguous:
+                guard.withhold()
+            raise
+        session.adopt_commit(commit, result, ())
 
     async def _run_commands(self, guard: LaneGuard) -> None:
         """Run every command at the head of the queue, younger ones too, once there is one to run."""
@@ -172,5 +192,5 @@ class LaneEntry:
             plan=encode(self.plan) if turn_id is not None else None,
             is_new_turn=is_new_turn,
             origin="prompt" if drain is None else "queue",
-            known_head_revision=None if self._session.replaces_graph else self._session.head_revision or 0,
+            known_head_revision=NOT_STORED if self._session.replaces_graph else self._session.head_revision or 0,
         )

@@ -159,8 +159,7 @@ async def held_lane(
         guard = LaneGuard(store, host.clock, host.timings, lease, lambda: _lose(token))
         guard.start()
         try:
-            if session.is_behind(await store.head_position(session.session_id)):
-                await session.refresh()
+            await session.catch_up()
             yield lease.fence()
         finally:
             await guard.stop()

@@ -307,6 +307,5 @@ async def borrowed_lane(
     lease; whatever happens, it is not left held.
     """
     async with claimed_lane(store, clock, ids, timings, owner, session.session_id) as lease:
-        if session.is_behind(await store.head_position(session.session_id)):
-            await session.refresh()
+        await session.catch_up()
         yield lease.fence()

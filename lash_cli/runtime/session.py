@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.commit import (
     Append,
@@ -164,6 +166,19 @@ class ResidentSession:
         read = await self.store.load_session(self.session_id, ReadScope.CONVERSATION)
         if read is not None:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
+
+    async def catch_up(self) -> None:
+        """Take over the stored head; for a handle that is to replace it, how many turns there were: they keep counting.
+        The caller holds the lane. Raises as `adopt_read`."""
+        if self.store is None:
+            return
+        if not self.replaces_graph:
+            if self.is_behind(await self.store.head_position(self.session_id)):
+                await self.refresh()
+            return
+        read = await self.store.load_session(self.session_id, ReadScope.HEAD)
+        if read is not None and read.turn_state.turn_index > self.turn_state.turn_index:
+            self.turn_state = msgspec.structs.replace(self.turn_state, turn_index=read.turn_state.turn_index)
 
     async def as_stored(self, now_ms: int) -> ResidentSession:
         """The session as the store has it, beside this handle, which is about to replace it: what a turn that began
