@@ -10,7 +10,7 @@ from lash_cli.core.archive import ArchivedInput, SessionArchive
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.commit import Append, CheckpointComponent, Unchanged
 from lash_cli.core.content import AttachmentItem, AttachmentPart, Message, Role, Stored, TurnInput
-from lash_cli.core.frames import AgentFrame, initial_frame_id, open_frame
+from lash_cli.core.frames import AgentFrame, frame_of_session, initial_frame_id, open_frame
 from lash_cli.core.graph import chain
 from lash_cli.core.ingress import ActiveTurn, InputDraft, InputState, NextTurn
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
@@ -46,8 +46,8 @@ async def rich(store: RuntimePersistence, clock: MovableClock) -> None:
 
 
 def renamed(frames: tuple[AgentFrame, ...]) -> list[AgentFrame]:
-    """Frames without the id of their session."""
-    return [msgspec.structs.replace(frame, session_id="") for frame in frames]
+    """Frames without the id of their session, which their policies name, too."""
+    return [frame_of_session(frame, "") for frame in frames]
 
 
 class ArchiveLaws:
@@ -73,7 +73,8 @@ class ArchiveLaws:
             assert old is not None and new is not None
             assert (new.nodes, new.messages, new.leaf_node_id) == (old.nodes, old.messages, old.leaf_node_id)
             assert renamed(new.frames) == renamed(old.frames)
-            assert {frame.session_id for frame in new.frames} == {NEW}
+            named = {(frame.session_id, frame.assignment.policy.session_id) for frame in new.frames}
+            assert named == {(NEW, NEW)}
             assert (new.config, new.turn_state, new.checkpoint_ref, new.component_refs, new.token_ledger) == (
                 old.config, old.turn_state, old.checkpoint_ref, old.component_refs, old.token_ledger,
             )  # fmt: skip
