@@ -180,7 +180,7 @@ class TurnMachine:
         if not isinstance(response, kind):
             return False
         self._awaited = None
-        self._move(event)
+        self._state = next_state(self._state, event)
         take_in(self, response)
         return True
 
@@ -198,12 +198,12 @@ class TurnMachine:
     def _prepare(self) -> None:
         self._apply(self._driver.prepare(self._view()))
         if not self.finished:
-            self._move(MachineEvent.PROTOCOL_PREPARED)
+            self._state = next_state(self._state, MachineEvent.PROTOCOL_PREPARED)
             self._enter_iteration(self._config.run_offset)
 
     def _begin_iteration(self) -> None:
         self._iterations += 1
-        self._move(MachineEvent.ENVIRONMENT_REQUESTED)
+        self._state = next_state(self._state, MachineEvent.ENVIRONMENT_REQUESTED)
         self._ask(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
 
     def _environment_answered(self, synced: EnvironmentSynced) -> None:
@@ -302,22 +302,22 @@ class TurnMachine:
             _ACTIONS[type(action)](self, action)
 
     def _append(self, action: Append) -> None:
-        self._move(MachineEvent.APPEND)
+        self._state = next_state(self._state, MachineEvent.APPEND)
         self._tail.append(action.messages)
 
     def _start_llm(self, action: StartLlm) -> None:
-        self._move(MachineEvent.LLM_REQUESTED)
+        self._state = next_state(self._state, MachineEvent.LLM_REQUESTED)
         self._tools_allowed = allowed = action.tools_allowed
         self._emit(ModelRequestStarted(self._iteration))
         self._ask(LlmCallEffect(next(self._effect_ids), self._iteration, self._tail.messages, allowed))
 
     def _start_tools(self, action: StartTools) -> None:
-        self._move(MachineEvent.TOOLS_REQUESTED)
+        self._state = next_state(self._state, MachineEvent.TOOLS_REQUESTED)
         self._calls = action.calls
         self._ask(ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls))
 
     def _start_exec(self, action: StartExec) -> None:
-        self._move(MachineEvent.EXEC_REQUESTED)
+        self._state = next_state(self._state, MachineEvent.EXEC_REQUESTED)
         self._ask(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
@@ -325,7 +325,7 @@ class TurnMachine:
         if not isinstance(action.on_empty, Finish) and not self._is_granted(self._iteration + 1):
             self._advance()
             return
-        self._move(MachineEvent.CHECKPOINT_REQUESTED)
+        self._state = next_state(self._state, MachineEvent.CHECKPOINT_REQUESTED)
         self._on_empty = action.on_empty
         self._ask(CheckpointEffect(next(self._effect_ids), self._iteration, action.kind))
 
@@ -338,7 +338,7 @@ class TurnMachine:
         return not self._is_beyond_limit(iteration) or (self._driver.has_grace and not self._is_grace)
 
     def _advance(self) -> None:
-        self._move(MachineEvent.ITERATION_ADVANCED)
+        self._state = next_state(self._state, MachineEvent.ITERATION_ADVANCED)
         if self._is_granted(self._iteration + 1):
             self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
         self._enter_iteration(self._iteration + 1)
@@ -358,9 +358,6 @@ class TurnMachine:
     def _view(self) -> TurnView:
         return TurnView(self._config.turn_id, self._iteration, self._tail.messages, self._is_grace)
 
-    def _move(self, event: MachineEvent) -> None:
-        self._state = next_state(self._state, event)
-
     def _ask(self, effect: AwaitedEffect) -> None:
         self._awaited = effect
         self._queue.append(effect)
@@ -374,7 +371,7 @@ class TurnMachine:
 
     def _finish(self, outcome: TurnOutcome, issues: Sequence[TurnIssue] = (), *, cancel_reason: str = "") -> None:
         """Close open calls, drop what was asked but not handed out, and queue progress, outcome and `DoneEffect`."""
-        self._move(MachineEvent.FINISH)
+        self._state = next_state(self._state, MachineEvent.FINISH)
         self.finished = True
         if self._awaited is not None:
             self._queue = deque(effect for effect in self._queue if effect is not self._awaited)
