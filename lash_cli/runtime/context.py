@@ -21,11 +21,11 @@ _DIGEST_CHARS = 32
 
 
 class ShownConversation(msgspec.Struct, frozen=True):
-    """The messages before the turn's own, and what tells this view of them from the committed ones: "" when it is
-    they."""
+    """The messages before the turn's own, and what names them in the envelope of a call: the frame, the leaf and how
+    many they are, and for a view what tells it from the committed ones."""
 
     messages: MessageSequence
-    digest: str = ""
+    base: str
 
 
 def moment_of(session: ResidentSession, policy: SessionPolicy) -> ContextMoment:
@@ -45,14 +45,16 @@ def shown_conversation(host: RuntimeHost, session: ResidentSession, policy: Sess
     """What the context plugins make of the current frame for a turn under `policy`."""
     whole = session.conversation()
     moment = moment_of(session, policy)
+    base = f"{session.frame_id}:{session.leaf_node_id or ''}:{whole.length}"
     shown = prepared(host.context, whole, moment)
     if shown is whole:
-        return ShownConversation(whole)
+        return ShownConversation(whole, base)
     changed = [
         (index, canonical_hash(message))
         for index, (message, committed) in enumerate(zip(shown, whole, strict=True))
         if message is not committed
     ]
     if not changed:
-        return ShownConversation(whole)
-    return ShownConversation(MessageSequence(list(shown), len(shown)), canonical_hash(changed)[:_DIGEST_CHARS])
+        return ShownConversation(whole, base)
+    digest = canonical_hash(changed)[:_DIGEST_CHARS]
+    return ShownConversation(MessageSequence(list(shown), len(shown)), f"{base}:view={digest}")

@@ -181,9 +181,6 @@ class ModelCall:
         shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
         if output is not None:
             shape += f":output={_digest(output)}"
-        base = f"{session.frame_id}:{session.leaf_node_id or ''}:{conversation.length}"
-        if shown.digest:
-            base += f":view={shown.digest}"
         self.request = LlmRequest(
             model=policy.model,
             messages=conversation.with_tail(tail),
@@ -194,14 +191,14 @@ class ModelCall:
             output_token_cap=policy.model.limits.output_token_capacity,
             output_spec=output,
             fetch=fetch,
-            base_digest=base,
+            base_digest=shown.base,
             base_length=conversation.length,
         )
         digests += map(_digest, tail[len(digests) :])
         self.command = LlmCallCommand(
             provider_id=policy.provider_id,
             model=policy.model.id,
-            base=base,
+            base=shown.base,
             tail=tuple(digests),
             shape=shape,
         )
