@@ -24,8 +24,8 @@ def is_session_id(text: str) -> bool:
 
 def sortable_id(prefix: str, now_ms: int, randomness: bytes) -> str:
     """`prefix` + `_` + 26 base-32 digits: ten of `now_ms`, and one of the low five bits of each of 16 random bytes."""
-    time = f"{_high_digits(now_ms >> 10)}{_ALPHABET[now_ms >> 5 & 0x1F]}{_ALPHABET[now_ms & 0x1F]}"
-    return f"{prefix}_{time}{randomness.translate(_DIGIT_OF_BYTE).decode()}"
+    digits = randomness.translate(_DIGIT_OF_BYTE).decode()
+    return f"{prefix}_{_high_digits(now_ms >> 10)}{_ALPHABET[now_ms >> 5 & 0x1F]}{_ALPHABET[now_ms & 0x1F]}{digits}"
 
 
 @lru_cache(maxsize=1)
