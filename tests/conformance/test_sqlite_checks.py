@@ -14,6 +14,7 @@ from support.old_files import with_checks_by_list
 from lash_cli.core.ingress import ByInputId
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite import batches, inputs, line, stamps, turn_start
 from lash_cli.store.sqlite.checked_tables import CHECKS
 from lash_cli.store.sqlite.invariants import broken_rules, integrity
 from lash_cli.store.sqlite.store import SqliteStore
@@ -45,6 +46,27 @@ def test_no_row_is_checked_by_making_a_table(open_store: OpenStore) -> None:
     for table in tables:
         program = [step[1] for step in selected(store, f"EXPLAIN INSERT INTO {table} DEFAULT VALUES")]
         assert "MakeRecord" in program and "OpenEphemeral" not in program, table
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        inputs._INSERT,
+        inputs._INSERT_CLAIMED,
+        inputs._CLAIM_ONE,
+        inputs._COMPLETE,
+        batches._INSERT,
+        line._CLAIM,
+        batches._COMPLETE,
+        turn_start._INSERT,
+        stamps._COMPLETE,
+    ],
+    ids=lambda statement: str(statement.split("(")[0]),
+)
+def test_what_every_turn_writes_is_written_without_making_a_table(open_store: OpenStore, statement: str) -> None:
+    values = (1,) * statement.count("?")
+    program = open_store().db.read(lambda connection: connection.execute(f"EXPLAIN {statement}", values).fetchall())
+    assert "OpenEphemeral" not in [step[1] for step in program]
 
 
 @pytest.mark.parametrize("table", ROWS)

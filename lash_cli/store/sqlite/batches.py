@@ -9,8 +9,8 @@ replayed source key is answered with what became of it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -95,16 +95,16 @@ UPDATE queued_work SET state = 'cancelled', payloads = '[]', waits_until_ms = NU
     claim_token = NULL, claim_generation = NULL, settled_at_ms = ?
 WHERE enqueue_seq = ?
 """
-# Contract 02 §5 step 5: ownership is claim id and token, as with inputs.
+# Contract 02 §5 step 5: ownership is claim id and token, as with inputs; and as with inputs, each row is settled by its
+# number, because SQLite notes in a table of its own what it finds by an index that it changes.
 _OWNED = """
 SELECT batch_id, payloads, enqueue_seq, attempts FROM queued_work INDEXED BY queued_work_held
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
 """
 _COMPLETE = """
-UPDATE queued_work INDEXED BY queued_work_held
-SET state = 'completed', payloads = '[]', claim_id = NULL, claim_token = NULL, claim_generation = NULL,
-    settled_at_ms = ?
-WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
+UPDATE queued_work SET state = 'completed', payloads = '[]', claim_id = NULL, claim_token = NULL,
+    claim_generation = NULL, settled_at_ms = ?
+WHERE enqueue_seq = ?
 """
 # Design D20: the next attempt waits for its time; without one the batch is dead.
 _FAIL = """
@@ -132,6 +132,13 @@ RETURNING batch_id
 """
 
 BatchRow = Sequence[Any]
+
+
+class Owned(NamedTuple):
+    """What a claim owns that is to be settled: its rows, and the wakes in them."""
+
+    enqueue_seqs: tuple[int, ...]
+    wakes: tuple[ProcessWake, ...]
 
 
 def candidate_of(row: BatchRow) -> Candidate:
@@ -258,10 +265,8 @@ def insert(
     raise ConflictError("no free batch id was found", code="batch_exists")
 
 
-def require_owned(
-    connection: sqlite3.Connection, session_key: int, completion: QueuedWorkCompletion
-) -> list[ProcessWake]:
-    """Check that a claim owns exactly the batches it settles; their wakes. Raises `QueuedWorkClaimSuperseded`."""
+def require_owned(connection: sqlite3.Connection, session_key: int, completion: QueuedWorkCompletion) -> Owned:
+    """What a claim owns, which must be exactly the batches it settles. Raises `QueuedWorkClaimSuperseded`."""
     owned = connection.execute(_OWNED, (session_key, completion.claim_id, completion.claim_token)).fetchall()
     if {row[0] for row in owned} != set(completion.batch_ids):
         raise QueuedWorkClaimSuperseded(
@@ -271,19 +276,16 @@ def require_owned(
         payloads = [payload for row in owned for payload in decode_any(row[1], tuple[QueuedWorkPayload, ...])]
     except msgspec.DecodeError as error:
         raise StoreUnusable(f"a batch of claim {completion.claim_id!r} does not decode: {error}") from error
-    return [payload for payload in payloads if isinstance(payload, ProcessWake)]
+    return Owned(
+        tuple(row[2] for row in owned), tuple(payload for payload in payloads if isinstance(payload, ProcessWake))
+    )
 
 
-def complete(
-    connection: sqlite3.Connection,
-    session_key: int,
-    completion: QueuedWorkCompletion,
-    wakes: Iterable[ProcessWake],
-    now_ms: int,
-) -> None:
-    """Settle a claim that `require_owned` accepted in this transaction."""
-    connection.execute(_COMPLETE, (now_ms, session_key, completion.claim_id, completion.claim_token))
-    for wake in wakes:
+def complete(connection: sqlite3.Connection, session_key: int, owned: Owned, now_ms: int) -> None:
+    """Settle what `require_owned` found in this transaction."""
+    for enqueue_seq in owned.enqueue_seqs:
+        connection.execute(_COMPLETE, (now_ms, enqueue_seq))
+    for wake in owned.wakes:
         connection.execute(_MOVE_WAKE_FENCE, (session_key, wake.process_id, wake.sequence))
 
 

@@ -37,7 +37,10 @@ from lash_cli.errors import (
     TurnCancelWon,
 )
 from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
+from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.live import read_end
+from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd
 from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, NO_GENERATION, Addressee, StoredHead, read_session_as
 
 if TYPE_CHECKING:
@@ -45,19 +48,22 @@ if TYPE_CHECKING:
     from lash_cli.core.lease import LeaseFence
     from lash_cli.core.queued_work import QueuedWorkBatchDraft
 
-# All that a commit is checked against, in one lookup: the head of the session, the id of its frame, and, of the
-# turn, its row, the request at its cancel gate and whether it owns attachments.
+# All that a commit is checked against, and behind what it is announced, in one lookup: the head of the session, the id
+# of its frame, of the turn its row, the request at its cancel gate and whether it owns attachments, and the end of the
+# live log.
 _READ = (
     "SELECT"
     + HEAD_COLUMNS
-    + """,
+    + f""",
     (SELECT f.frame_id FROM frames f WHERE f.session_key = s.session_key AND f.ordinal = s.frame_ordinal),
     t.state, t.turn_index, t.content_hash, c.gate,
     EXISTS (SELECT 1 FROM attachments a INDEXED BY attachments_uncommitted WHERE a.session_key = s.session_key
-            AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL)
+            AND a.owner_kind = 'turn' AND a.owner_id = ?1 AND a.committed_at_ms IS NULL),
+    l.epoch, l.hole, ({NEWEST})
 FROM sessions s
 LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
 LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
+LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ?3
 WHERE s.session_id = ?2
 """
 )
@@ -113,6 +119,15 @@ class _Found(StoredHead, frozen=True, gc=False):
     content_hash: str | None
     gate: str | None
     owns_attachments: int
+    log_epoch: str | None
+    log_hole: int | None
+    log_newest: int | None
+
+    def log_end(self) -> LogEnd | None:
+        """Behind what the first event of this transaction is appended."""
+        if self.log_epoch is None or self.log_hole is None:
+            return None
+        return self.log_epoch, self.log_hole, self.log_newest
 
 
 def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepared:
@@ -157,9 +172,11 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
 
     `now_ms` is the store's time and judges liveness only; stamps carry the commit's own.
     """
+    assert isinstance(connection, WriterConnection)
     commit = prepared.commit
     turn_id = None if commit.turn is None else commit.turn.turn_id
-    stored = read_session_as(_Found, connection, _READ, (turn_id, commit.session_id), commit.session_id)
+    values = (turn_id, commit.session_id, connection.stamp)
+    stored = read_session_as(_Found, connection, _READ, values, commit.session_id)
     if stored.turn_row_state == "committed":
         replayed = _replay(connection, stored, commit)
         if replayed is not None:
@@ -170,9 +187,7 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
     settled_inputs: list[int] = []
     for claim in commit.completed_inputs:
         settled_inputs += inputs.require_owned(connection, stored.key, claim)
-    settled_work = []
-    for work in commit.completed_work:
-        settled_work.append((work, batches.require_owned(connection, stored.key, work)))
+    settled_work = [batches.require_owned(connection, stored.key, work) for work in commit.completed_work]
 
     components = _write_components(connection, stored, prepared)
     components_json = encode(components).decode()
@@ -199,8 +214,8 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
         ),
     )
     inputs.complete(connection, settled_inputs)
-    for work, wakes in settled_work:
-        batches.complete(connection, stored.key, work, wakes, commit.now_ms)
+    for work in settled_work:
+        batches.complete(connection, stored.key, work, commit.now_ms)
     has_waiting = _leave_queue(connection, stored, commit, turn_id)
     if stored.owns_attachments or commit.committed_attachment_ids:
         attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
@@ -217,8 +232,10 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             seqs=(stored.next_seq, next_seq - 1) if next_seq > stored.next_seq else (None, None),
             running_index=stored.turn_index,
         )
+    # What is enqueued is announced too, before the commit that enqueues it.
+    end = read_end(connection, stored.key) if enqueued else stored.log_end()
     live_commits.append_commit(
-        connection, stored, prepared.live, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
+        connection, stored, prepared.live, end, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
     )
     return msgspec.structs.replace(result, has_waiting=True) if has_waiting or enqueued else result
 

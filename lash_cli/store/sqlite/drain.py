@@ -64,8 +64,10 @@ def choose(
     if session.has_unfinished:
         return Taking(is_redrive=True)
     generation = _generation_for(session, request, now_ms)
-    line.join_due(connection, session.key, now_ms)
     front = line.read_front(connection, session.key, generation, now_ms)
+    if front.has_due_work:
+        line.join_due(connection, session.key, now_ms)
+        front = line.read_front(connection, session.key, generation, now_ms)
     if drain.batch_ids:
         return _choose_named(connection, session, request, drain, generation, front, now_ms)
     limit = min(drain.max_inputs, MAX_CLAIMED_INPUTS)

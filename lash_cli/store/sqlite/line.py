@@ -66,6 +66,12 @@ _FIRST_WAITING = """
 SELECT min(waits_until_ms) FROM queued_work INDEXED BY queued_work_waiting
 WHERE session_key = ? AND state = 'pending' AND waits_until_ms IS NOT NULL
 """
+# Whether anything does; asked first, because an update that moves rows in the index it finds them by notes them in a
+# table of their own, which it makes even when there are none.
+_IS_ANY_DUE = """
+SELECT EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
+    WHERE session_key = ? AND state = 'pending' AND waits_until_ms IS NOT NULL AND waits_until_ms <= ?)
+"""
 # What waited for its time joins the line, at its old place.
 _JOIN_LINE = """
 UPDATE queued_work INDEXED BY queued_work_waiting SET waits_until_ms = NULL
@@ -154,7 +160,9 @@ def first_waiting(connection: sqlite3.Connection, session_key: int) -> int | Non
 
 def join_due(connection: sqlite3.Connection, session_key: int, now_ms: int) -> None:
     """Let what waited for its time join the line."""
-    connection.execute(_JOIN_LINE, (session_key, now_ms))
+    (is_any_due,) = connection.execute(_IS_ANY_DUE, (session_key, now_ms)).fetchone()
+    if is_any_due:
+        connection.execute(_JOIN_LINE, (session_key, now_ms))
 
 
 def _candidates(

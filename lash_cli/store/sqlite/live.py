@@ -141,8 +141,13 @@ def append_rows_in(
     Observers are woken after COMMIT. `connection` is the writer's own.
     """
     assert isinstance(connection, WriterConnection)
-    end = connection.execute(_END, (session_key, connection.stamp)).fetchone()
-    append_behind(connection, session_key, session_id, end, rows, now_ms=now_ms)
+    append_behind(connection, session_key, session_id, read_end(connection, session_key), rows, now_ms=now_ms)
+
+
+def read_end(connection: WriterConnection, session_key: int) -> LogEnd | None:
+    """Behind what the next event of a session is appended, None for a log that has yet to begin."""
+    end: LogEnd | None = connection.execute(_END, (session_key, connection.stamp)).fetchone()
+    return end
 
 
 def append_behind(

@@ -8,7 +8,6 @@ the transaction, on the caller's thread.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,10 +17,12 @@ from lash_cli.core.activity import TurnActivity, TurnFinished, finished_id
 from lash_cli.core.commit import ReplaceFull, RuntimeCommit
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
-from lash_cli.store.sqlite.live import append_rows_in, mint_in
+from lash_cli.store.sqlite.announcing import WriterConnection
+from lash_cli.store.sqlite.live import append_behind, mint_in, read_end
 from lash_cli.store.sqlite.live_rows import (
     ACTIVITY,
     ActivityBody,
+    LogEnd,
     PackedRow,
     StoredEvent,
     activity_rows,
@@ -62,23 +63,25 @@ def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> Prep
 
 
 def append_commit(
-    connection: sqlite3.Connection,
+    connection: WriterConnection,
     stored: StoredHead,
     prepared: PreparedCommit,
+    end: LogEnd | None,
     *,
     revision: int,
     frame_ordinal: int | None,
     now_ms: int,
 ) -> None:
     """Announce a commit inside its transaction: what was shown before it, under the revision it was shown at, the
-    frame switch if there was one, then `committed`, then how the turn ended. A replaced history begins a new epoch:
-    nothing of the old one may seem to continue."""
+    frame switch if there was one, then `committed`, then how the turn ended. `end` is that of the log now. A replaced
+    history begins a new epoch: nothing of the old one may seem to continue."""
     before = stored.head_revision
     rows = [(before or 0, row) for row in prepared.shown]
     if prepared.is_reset and before is not None:
         mint_in(connection, stored.key)
+        end = read_end(connection, stored.key)
         rows = []
     if prepared.switched is not None and stored.frame_ordinal not in (None, frame_ordinal):
         rows.append((revision, prepared.switched))
     rows.append((revision, prepared.settled))
-    append_rows_in(connection, stored.key, stored.session_id, rows, now_ms=now_ms)
+    append_behind(connection, stored.key, stored.session_id, end, rows, now_ms=now_ms)
