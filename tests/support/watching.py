@@ -39,6 +39,7 @@ from lash_cli.system import SystemClock, SystemIds
 
 PIECES = tuple(f"piece {number} " for number in range(8))
 LONGEST_LIFE_S = 0.12
+LIVES_IN_VAIN = 10
 
 
 class StreamingCaller:
@@ -174,11 +175,17 @@ def one_life(database: str, session_id: str, cursor: str, life_s: float | None) 
 def tails(database: str, session_id: str, rounds: int, seed: int) -> None:
     moments = random.Random(seed)
     cursor = f"lashsc2:{'0' * 16}:0:0:{session_id}"
+    longest_s, in_vain = LONGEST_LIFE_S, 0
     for number in range(rounds + 1):
         if number == rounds:
             print("last", flush=True)
-        life_s = None if number == rounds else moments.random() * LONGEST_LIFE_S
-        for line in one_life(database, session_id, cursor, life_s):
+        life_s = None if number == rounds else moments.random() * longest_s
+        lines = one_life(database, session_id, cursor, life_s)
+        in_vain = 0 if lines else in_vain + 1
+        if in_vain == LIVES_IN_VAIN:
+            # The machine is busy: a tail needs longer than that before it sees anything.
+            longest_s, in_vain = 2 * longest_s, 0
+        for line in lines:
             print(line, flush=True)
             if line != "closed":
                 cursor = line.partition(" ")[0]
