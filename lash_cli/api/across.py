@@ -12,6 +12,7 @@ import msgspec
 
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.content import TurnInput
+from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.outcome import (
@@ -42,6 +43,15 @@ class SessionDeleteReport(msgspec.Struct, frozen=True):
 
     session_id: str
     existed: bool
+
+
+def require_session_id(session_id: str) -> None:
+    """Raise `UsageError` for an id of the wrong shape."""
+    if not is_session_id(session_id):
+        raise UsageError(
+            f"{session_id!r} is not a session id",
+            hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
 
 
 class AcrossProcesses:
@@ -176,7 +186,8 @@ class AcrossProcesses:
         """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.
 
         Raises `SessionExecutionBusy` while somebody holds the lane; a holder
-        that provably runs no more does not count.
+        that provably runs no more does not count. Raises `SessionDeleted` for
+        one that was deleted before.
         """
         row = await self.store.session_row(session_id)
         if row is not None:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from lash_cli.api.across import require_session_id
 from lash_cli.api.history import SessionHistories
 from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
-from lash_cli.core.ids import is_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
@@ -28,7 +28,6 @@ from lash_cli.errors import (
     NotFoundError,
     ReconfigureError,
     SessionExecutionBusy,
-    UsageError,
 )
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
@@ -235,7 +234,7 @@ class LashCore(SessionHistories):
     def observe(self, session_id: str) -> ObservableSession:
         """A read-only handle on any session, opened or not, existing or not (yet). A core without a store shows the
         sessions of its own. Raises `UsageError` for an id of the wrong shape."""
-        _require_session_id(session_id)
+        require_session_id(session_id)
         return self._observable(session_id, msgspec.structs.replace(self.policy, session_id=session_id))
 
     def _observable(self, session_id: str, policy: SessionPolicy, log: ResidentLog | None = None) -> ObservableSession:
@@ -326,11 +325,15 @@ class LashCore(SessionHistories):
         owner: LeaseOwnerIdentity | None = None,
         notify: Notify | None = None,
     ) -> LashSession:
-        _require_session_id(session_id)
+        require_session_id(session_id)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = spec.resolve_against(base)
         store = self.host.store
         meta: SessionMeta | None = None
+        resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
+        resident.is_policy_explicit = _is_explicit(spec)
+        if state is not None:
+            resident.adopt_state(state)  # before anything is written
         if store is not None:
             request = SessionCreate(
                 session_id=session_id,
@@ -343,13 +346,11 @@ class LashCore(SessionHistories):
                 must_be_new=must_be_new,
             )
             meta = await self._meta(store, session_id, create, request)
-        resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
-        resident.is_policy_explicit = _is_explicit(spec)
-        if state is not None:
-            resident.adopt_state(state)
-        elif mode == "fresh":
+        elif not create:
+            raise NotFoundError(f"there is no session {session_id!r}: this core keeps its sessions in memory only")
+        if mode == "fresh":
             resident.replaces_graph = True
-        elif store is not None:
+        elif state is None and store is not None:
             await self._load(resident, store, spec, base)
         if store is None:
             from lash_cli.runtime.ephemeral import publish_state
@@ -461,14 +462,6 @@ def _standard_context() -> tuple[ContextPlugin, ...]:
     from lash_cli.plugins.rolling_history import RollingHistory
 
     return (RollingHistory(),)
-
-
-def _require_session_id(session_id: str) -> None:
-    if not is_session_id(session_id):
-        raise UsageError(
-            f"{session_id!r} is not a session id",
-            hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-        )
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

@@ -21,7 +21,7 @@ from lash_cli import (
     provider,
     tool,
 )
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, NotFoundError, StoreSessionMismatch, UsageError
 from tests.support.wire import ChatServer, text_reply
 
 KEY = "sk-embedded-0001"
@@ -104,6 +104,26 @@ def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
     with pytest.raises(ConfigError) as refused:
         LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == code
+
+
+async def test_what_is_refused_leaves_no_session_behind(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    async with (
+        LashCore(provider=provider("loopback"), model=ModelSpec("loopback"), store=store) as core,
+        await core.open_session("s") as session,
+    ):
+        with pytest.raises(StoreSessionMismatch):
+            await core.open_with_state("other", session.export_state())
+        with pytest.raises(UsageError):
+            await core.fork_session("s", session_id="no id")
+        rows, _ = await store.list_sessions(limit=9)
+        assert [row.meta.session_id for row in rows] == ["s"]
+
+
+async def test_a_session_in_memory_that_is_not_to_be_made_is_not_there() -> None:
+    async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback")) as core:
+        with pytest.raises(NotFoundError):
+            await core.open_session("s", create=False)
 
 
 async def test_a_fanout_hands_every_activity_to_each_sink_in_their_order() -> None:
