@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.documents import session_status
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
-from lash_cli.cli.signals import die_of, given_back, write_at_once
+from lash_cli.cli.signals import die_of, given_back, kill_beyond, write_at_once
 from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.errors import ConfigError, LashError
@@ -241,6 +241,7 @@ def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_dra
             loop.add_signal_handler(number, interrupt)
         else:
             loop.add_signal_handler(number, end, number)
+    kill_beyond(1, [number for number in handled if number in _ENDING])
     try:
         with given_back(_terminal_as_it_is()) if is_drawn else contextlib.nullcontext():
             yield

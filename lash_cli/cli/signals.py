@@ -19,8 +19,10 @@ import contextlib
 import os
 import select
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_BASE = 128
@@ -80,6 +82,7 @@ def turn_signals(
     handled = [number for number in wanted if before[number] != signal.SIG_IGN]  # nohup stays in force
     for number in handled:
         loop.add_signal_handler(number, suspend if number == signal.SIGTSTP else handle, number)
+    kill_beyond(1 if on_second is None else 2, [number for number in handled if number in HANDLED])
     try:
         yield state
     finally:
@@ -95,6 +98,25 @@ async def interrupted_before() -> None:
     that would then have no end.
     """
     await asyncio.sleep(0)
+
+
+def kill_beyond(count: int, numbers: Sequence[signal.Signals]) -> None:
+    """Have this process die of the first of these signals beyond `count` of them, at once: also where the loop, which
+    handles them, stands still, as in a write to a terminal that takes nothing. Whoever takes the handlers back takes
+    this back, too."""
+    left = count
+
+    def struck(number: int, frame: FrameType | None) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            die_of(signal.Signals(number))
+        by_loop[number](number, frame)
+
+    # The loop's own, which says to it that there was one.
+    by_loop: dict[int, Any] = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, struck)
 
 
 @contextmanager

@@ -14,25 +14,29 @@ from support.frozen import wait_until_frozen
 from support.processes import start_process, wait_until
 
 TURN = """
-import asyncio, sys
+import asyncio, os, sys
 from lash_cli.cli.signals import turn_signals
 async def turn():
     cancelled = asyncio.Event()
     settle = lambda: print("settled", flush=True)
     with turn_signals(cancelled.set, before_stop=settle) as state:
         print("ready", flush=True)
+        if sys.argv[1] == "still":
+            os.read(0, 1)
         await cancelled.wait()
         print("cancelled", flush=True)
         if sys.argv[1] == "slow":
             await asyncio.Event().wait()
     return state.exit_status
-sys.exit(asyncio.run(turn()))
+from lash_cli.cli.watching_loop import new_watching_loop
+with asyncio.Runner(loop_factory=new_watching_loop if sys.argv[2] == "uvloop" else None) as runner:
+    sys.exit(runner.run(turn()))
 """
 
 
-def start(tmp_path, mode, **options):
+def start(tmp_path, mode, loop="asyncio", **options):
     process = start_process(
-        [sys.executable, "-c", TURN, mode], env=environment(tmp_path / "home"), stdout=subprocess.PIPE, **options
+        [sys.executable, "-c", TURN, mode, loop], env=environment(tmp_path / "home"), stdout=subprocess.PIPE, **options
     )
     assert process.stdout.readline() == b"ready\n"
     return process
@@ -57,6 +61,31 @@ def test_the_second_signal_does_not_wait(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGTERM
+
+
+def has_taken_signals(process):
+    """Whether no signal is on its way: two of one kind that wait there are one."""
+    return "ShdPnd:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_the_second_signal_kills_a_loop_that_stands_still(tmp_path, loop):
+    """As in a write to a terminal that takes nothing."""
+    process = start(tmp_path, "still", stdin=subprocess.PIPE, loop=loop)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: has_taken_signals(process), process)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_loop_that_stood_still_hears_of_the_first_signal(tmp_path, loop):
+    process = start(tmp_path, "still", stdin=subprocess.PIPE, loop=loop)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: has_taken_signals(process), process)
+    out, _ = process.communicate(b"x", timeout=30)
+    assert (out, process.returncode) == (b"cancelled\n", 143)
 
 
 def test_nohup_stays_in_force(tmp_path):
