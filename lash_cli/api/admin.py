@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 
 class SessionAdmin:
-    """What changes the history of an opened session, from `LashSession.admin()` (contract 01 §4.8, §8.3). Every verb
-    raises `LashRuntimeError` (`missing_session_store_factory`) for a session without a store, `SessionClosed` once the
-    handle is closed, and, where it writes, `SessionExecutionBusy` while another owner holds the lane and
-    `ConflictError` (`turn_unfinished`) while a turn that a crash cut off is not finished."""
+    """What changes the history of an opened session, from `LashSession.admin()` (contract 01 §4.8, §8.3). Without a
+    store compaction, frames and the export work as with one, and every other verb raises `LashRuntimeError`
+    (`missing_session_store_factory`). Every verb raises `SessionClosed` once the handle is closed, and, where it
+    writes, `SessionExecutionBusy` while another owner holds the lane and `ConflictError` (`turn_unfinished`) while a
+    turn that a crash cut off is not finished."""
 
     def __init__(self, session: LashSession) -> None:
         self._session = session
@@ -46,6 +47,7 @@ class SessionAdmin:
 
     async def message_tree(self) -> tuple[TreeEntry, ...]:
         """Every committed message, those of other branches and frames included."""
+        self._session._check_open()
         return await self._session._core.message_tree(self._session.session_id)
 
     async def branch_to_node(self, node_id: str | None) -> HeadMove:

@@ -1,8 +1,7 @@
 """The queue verbs of a session handle, under the names the project was founded on (contract 02 §1–§3).
 
 With a store all of them go straight to it: none takes the lane or waits for a
-running turn. Without one there is no queue, and every verb says so, except
-session commands, which are then applied at once.
+running turn, except a pass over the queue. Without one there is no queue.
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ NO_QUEUE = "queued turn input requires a persistent runtime store"
 
 
 class QueueVerbs:
-    """What `LashSession` offers of its queue. Every verb raises `LashRuntimeError` (`store_commit_failed`) without a
-    store, `NotFoundError`, `SessionDeleted` and `SessionClosed`."""
+    """What `LashSession` offers of its queue. Every verb raises `NotFoundError`, `SessionDeleted` and `SessionClosed`.
+    Without a store there is none: what adds to it, looks at it or cuts it raises `LashRuntimeError`
+    (`store_commit_failed`), a pass over it has nothing to run, and a session command is applied at once."""
 
     _core: LashCore
     _shared: _Shared

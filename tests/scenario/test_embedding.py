@@ -12,6 +12,7 @@ from lash_cli import (
     FunctionToolProvider,
     LashCore,
     ModelSpec,
+    OpenAgentFrameRequest,
     SqliteStore,
     Stopped,
     ToolContext,
@@ -21,7 +22,7 @@ from lash_cli import (
     provider,
     tool,
 )
-from lash_cli.errors import ConfigError, NotFoundError, StoreSessionMismatch, UsageError
+from lash_cli.errors import ConfigError, NotFoundError, SessionClosed, StoreSessionMismatch, UsageError
 from tests.support.wire import ChatServer, text_reply
 
 KEY = "sk-embedded-0001"
@@ -124,6 +125,24 @@ async def test_a_session_in_memory_that_is_not_to_be_made_is_not_there() -> None
     async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback")) as core:
         with pytest.raises(NotFoundError):
             await core.open_session("s", create=False)
+
+
+async def test_an_admin_of_a_closed_handle_does_nothing_any_more(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback"), store=store) as core:
+        session = await core.open_session("s")
+        admin = session.admin()
+        await session.close()
+        for verb in (
+            admin.message_tree,
+            admin.fork,
+            admin.compact_context,
+            lambda: admin.branch_to_node(None),
+            lambda: admin.append_plugin_body("note", {}),
+            lambda: admin.open_agent_frame(OpenAgentFrameRequest("f", "test")),
+        ):
+            with pytest.raises(SessionClosed):
+                await verb()
 
 
 async def test_a_fanout_hands_every_activity_to_each_sink_in_their_order() -> None:
