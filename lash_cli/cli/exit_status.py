@@ -43,10 +43,12 @@ _REFUSED_HERE = frozenset(
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
 
-def interrupted_error(signal_number: int, details: dict[str, Any]) -> TurnCancelledError:
-    """The turn was cancelled and committed because this process got a signal; exits with 128 + the signal."""
+def interrupted_error(signal_number: int, details: dict[str, Any], *, has_begun: bool = True) -> TurnCancelledError:
+    """The turn was cancelled and committed because this process got a signal, or never began as it still waited for
+    the session; exits with 128 + the signal."""
     name = signal.Signals(signal_number).name
-    error = TurnCancelledError(f"{name} received: the turn was cancelled and committed", details=details)
+    became = "the turn was cancelled and committed" if has_begun else "the session was in use, and nothing was sent"
+    error = TurnCancelledError(f"{name} received: {became}", details=details)
     error.exit_status = SIGNAL_EXIT_BASE + signal_number
     return error
 

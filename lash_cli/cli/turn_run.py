@@ -111,7 +111,7 @@ class TurnRun:
                 if output is not None:
                     await self._show_end(output, error, signals)
             except Exception as failure:  # noqa: BLE001 - raised as what was told of it
-                raise await self._ended_by(failure)  # noqa: B904 - it has its own cause
+                raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
             finally:
                 self._view.leave()
                 self._hint()
@@ -219,13 +219,18 @@ class TurnRun:
         if self._showing.out is not None and (error is None or self._lines is not None):
             _write_file(self._showing.out, "".join(self._file))
 
-    async def _ended_by(self, failure: Exception) -> Exception:
-        """What is raised for `failure` once all is written: of a stream, what its last line tells."""
+    async def _ended_by(self, failure: Exception, signals: SignalState) -> Exception:
+        """What is raised for `failure` once all is written: of a stream, what its last line tells. A session that was
+        waited for until a signal came is no failure."""
+        reason = "error"
+        if isinstance(failure, SessionExecutionBusy) and signals.received is not None:
+            reason = "signal"
+            failure = interrupted_error(signals.received, failure.details, has_begun=False)
         if self._lines is None:
             await asyncio.to_thread(self._pump.drain)
             return failure
         error = await self._pump.told_as(failure)
-        await self._end_stream("error", error)
+        await self._end_stream(reason, error)
         return error
 
     async def _end_stream(self, reason: str, error: LashError | None) -> None:

@@ -15,6 +15,7 @@ from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import persisted_config
+from lash_cli.core.protocols import CancelSignal
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import HeadRevisionConflict, LashError, LashRuntimeError
 from lash_cli.runtime.commands import CommandRunner
@@ -52,13 +53,16 @@ class LaneEntry:
         owner: LeaseOwnerIdentity,
         request: TurnRequest,
         on_lost: Callable[[], object],
+        cancel: CancelSignal,
     ) -> None:
+        """`cancel` ends a wait for another holder of the lane."""
         self._host = host
         self._store = store
         self._session = session
         self._owner = owner
         self._request = request
         self._input = request.input
+        self._cancel = cancel
         self.lane = LaneHolder(store, host.clock, host.timings, on_lost)
         self._turn_id = request.turn_id or self._fresh_turn_id()
         self._input_id = host.ids.new("in")
@@ -108,7 +112,13 @@ class LaneEntry:
     async def _take(self, request: Callable[[], LaneRequest]) -> LaneGranted | LaneIdle | LaneBusy:
         while True:
             self._host.reach("before:lane")
-            outcome = await take_lane(self._store, self._host.clock, request(), busy_wait_ms=self._request.busy_wait_ms)
+            outcome = await take_lane(
+                self._store,
+                self._host.clock,
+                request(),
+                busy_wait_ms=self._request.busy_wait_ms,
+                cancel=self._cancel,
+            )
             self._host.reach("after:lane")
             if not isinstance(outcome, LaneGranted) or outcome.committed:
                 return outcome

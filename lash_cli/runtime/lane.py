@@ -25,7 +25,8 @@ from lash_cli.core.lease import (
     SessionExecutionLease,
     is_row_live,
 )
-from lash_cli.core.protocols import Clock, Ids
+from lash_cli.core.protocols import CancelSignal, Clock, Ids
+from lash_cli.effects.host import first_of
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
 from lash_cli.runtime.ending import end
 from lash_cli.runtime.session import ResidentSession
@@ -76,11 +77,13 @@ async def free_dead_lane(
         await _release(store, reclaimed.fence())
 
 
-async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0) -> LaneOutcome:
+async def take_lane(
+    store: LaneStore, clock: Clock, request: LaneRequest, *, busy_wait_ms: int = 0, cancel: CancelSignal
+) -> LaneOutcome:
     """Open the lane, taking it over at once from a holder on this host that is provably dead.
 
-    Waits up to `busy_wait_ms` for a live holder to finish, then answers `LaneBusy`, having written nothing. When the
-    task is cancelled meanwhile, no lane is left held.
+    Waits up to `busy_wait_ms`, and no longer once `cancel` is set, for a live holder to finish, then answers
+    `LaneBusy`, having written nothing. When the task is cancelled meanwhile, no lane is left held.
     """
     deadline = clock.monotonic() + busy_wait_ms / 1000
     delay = BUSY_POLL_FIRST_S
@@ -99,9 +102,9 @@ async def take_lane(store: LaneStore, clock: Clock, request: LaneRequest, *, bus
             request = msgspec.structs.replace(request, dead_holder_fencing_token=outcome.fencing_token)
             continue
         remaining = deadline - clock.monotonic()
-        if remaining <= 0:
+        if remaining <= 0 or cancel.is_set:
             return outcome
-        await clock.sleep(min(delay, remaining))
+        await first_of(clock.sleep(min(delay, remaining)), cancel.wait())
         delay = min(delay * 2, BUSY_POLL_MAX_S)
         request = msgspec.structs.replace(request, now_ms=clock.now_ms())
 

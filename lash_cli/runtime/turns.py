@@ -100,7 +100,7 @@ class DurableTurn(TurnDriver):
         self.store = store
         # Knows the token and not this object: in a circle with its lane a turn, and all it has shown, would outlive its
         # end until the garbage collector comes by.
-        self._entry = LaneEntry(host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST))
+        self._entry = LaneEntry(host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST), token)
         self._redriven: list[TurnResult] = []
         self._has_waiting = False
 

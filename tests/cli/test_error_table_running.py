@@ -58,6 +58,20 @@ def end_of(world: ErrorWorld, process: subprocess.Popen[bytes]) -> tuple[int, di
     return done.code, done.lines[-1], done.error
 
 
+def test_a_signal_ends_a_wait_for_a_session_in_use_and_nothing_was_sent(world: ErrorWorld) -> None:
+    with running(world):
+        before = world.dump()
+        process = world.spawn("turn", "s", "mine", *BY_LOOPBACK, "--if-busy", "wait", "-o", "jsonl")
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        code, last, error = end_of(world, process)
+        assert json.loads(first)["type"] == "stream_start"
+        assert (code, last["reason"], last["exit"]) == (130, "signal", 130)
+        assert "nothing was sent" in str(error["message"])
+        assert world.dump() == before
+
+
 def test_a_session_in_use_refuses_everybody_else_and_names_the_holder(world: ErrorWorld) -> None:
     with running(world) as process:
         for arguments in (

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.clock import settle
+from support.clock import LIMIT_S, settle
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, error, text
 
@@ -335,6 +335,39 @@ async def test_a_request_from_another_core_cancels_with_its_own_evidence(make_co
     with pytest.raises(ConflictError) as raised:
         await other.request_turn_cancel("s1")
     assert raised.value.code == "no_active_turn"
+
+
+@pytest.mark.parametrize("by", ["its-builder", "its-session", "its-task", "its-stream"])
+async def test_a_turn_that_waits_for_another_owner_is_stopped_at_once_and_wrote_nothing(make_core, by) -> None:
+    caller = ScriptedCaller([text("held")])
+    caller.gate = asyncio.Event()
+    holding = asyncio.create_task((await make_core(caller).open_session("s1")).turn("mine").run())
+    await caller.entered.wait()
+    core = make_core(ScriptedCaller([]))
+    session = await core.open_session("s1")
+    turn = session.turn("another", busy_wait_ms=3_600_000)
+
+    async def left() -> None:
+        async with turn.stream():
+            await settle()
+
+    waiting = asyncio.create_task(left() if by == "its-stream" else turn.run())
+    await settle()
+    if by == "its-builder":
+        turn.cancel()
+    elif by == "its-session":
+        assert session.cancel_running_turns() == 1
+    elif by == "its-task":
+        waiting.cancel()
+    done, _ = await asyncio.wait({waiting}, timeout=LIMIT_S)
+    assert done
+    with pytest.raises(asyncio.CancelledError if by == "its-task" else SessionExecutionBusy):
+        await waiting
+    caller.gate.set()
+    await holding
+    await session.refresh()
+    assert [message_text(message) for message in session.read_view().messages] == ["mine", "held"]
+    assert await session.pending_turn_inputs() == ()
 
 
 async def test_a_cancel_of_the_calling_task_commits_first_and_then_raises(make_core) -> None:
