@@ -52,7 +52,10 @@ class TerminalAsker:
         await asyncio.sleep(GUARD_SECONDS)
         _discard_typed_ahead()
         args = safe(preview(value_text(call.args), ARGS_SHOWN_CHARS))
-        self.show(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
+        try:
+            self.show(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
+        except OSError:
+            return "no"  # the terminal is gone, and the signal that says so is on its way
         answer = (await _typed_line(self._withdrawn)).strip()
         word = answer.lower()
         if word in _ONCE:
