@@ -107,6 +107,13 @@ def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
     assert refused.value.code == code
 
 
+def test_what_other_programs_take_for_no_file_is_not_made_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="file"):
+        SqliteStore.open(":memory:")
+    assert not [*tmp_path.iterdir()]
+
+
 async def test_what_is_refused_leaves_no_session_behind(tmp_path: Path) -> None:
     store = SqliteStore.open(tmp_path / "lash.db")
     async with (

@@ -18,7 +18,7 @@ from _weakrefset import WeakSet  # by `threading` anyway; `weakref` itself would
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable, TooManyOpenFiles
+from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable, TooManyOpenFiles, UsageError
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
@@ -228,9 +228,14 @@ class Database:
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
         when file or directory cannot be used (`network_filesystem`: it would be damaged there), `TooManyOpenFiles`,
-        `StoreLocked` after `lock_timeout_s` of waiting for another process, and `NotFoundError` (`store_not_found`) for
-        a missing file with `read_only`.
+        `StoreLocked` after `lock_timeout_s` of waiting for another process, `NotFoundError` (`store_not_found`) for
+        a missing file with `read_only`, and `UsageError` for `:memory:`, which other programs take for no file.
         """
+        if os.path.basename(os.fsdecode(path)) == ":memory:":
+            raise UsageError(
+                "a database is a file, and ':memory:' would be the name of one",
+                hint="what is not to be kept needs none: a LashCore without a store, or lash turn --ephemeral",
+            )
         if not read_only:
             if not os.path.exists(path):
                 _refuse_network(path)
