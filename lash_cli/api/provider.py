@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lash_cli.core.protocols import Clock, Ids, ModelCaller
+from lash_cli.errors import ConfigError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.system import SystemClock, SystemIds
 
@@ -32,4 +33,10 @@ def provider(
     option, `invalid_provider_endpoint`, and `key_missing` for an address that answers nobody without a key.
     """
     settings = ProviderSettings(name or kind, kind, base_url, key, options)
-    return build_caller(settings, clock=clock or SystemClock(), ids_bits=(ids or SystemIds()).bits)
+    try:
+        return build_caller(settings, clock=clock or SystemClock(), ids_bits=(ids or SystemIds()).bits)
+    except ConfigError as error:
+        if error.code == "key_missing":
+            # The hint of the command names a variable that nobody reads here.
+            error.hint = f"pass it: provider({kind!r}, key=…), or the base_url of a server that needs none"
+        raise

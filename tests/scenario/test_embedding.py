@@ -75,6 +75,14 @@ def test_what_cannot_be_called_is_refused_before_anything_is_sent(
     assert refused.value.code == code
 
 
+def test_who_passes_no_key_is_told_how_it_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with pytest.raises(ConfigError) as refused:
+        provider("anthropic")
+    assert refused.value.hint is not None
+    assert "key=" in refused.value.hint and "ANTHROPIC_API_KEY" not in refused.value.hint
+
+
 class Nothing(msgspec.Struct):
     """No arguments."""
 
