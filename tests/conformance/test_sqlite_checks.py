@@ -12,6 +12,7 @@ import pytest
 from support.old_files import with_checks_by_list
 
 from lash_cli.core.ingress import ByInputId
+from lash_cli.errors import StoreUnusable
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite import batches, inputs, line, stamps, turn_start
@@ -127,3 +128,19 @@ async def test_a_file_that_checks_against_lists_is_brought_up_to_date_with_every
     redriven = make.granted(await again.open_lane(make.drain_request(clock, "b")))
     assert redriven.redrive and lane.claim is not None and make.ids_of(redriven.claim) == make.ids_of(lane.claim)
     assert await make.pending_batch_ids(again) == [first_batch]
+
+
+async def test_a_file_that_lacks_one_of_the_tables_is_brought_up_to_date_as_far_as_it_goes(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    await make.enqueue(store, "kept")
+    store.close()
+    with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
+        with_checks_by_list(connection)
+        connection.execute("DROP TABLE waits")
+    again = open_store()
+    assert await make.pending_ids(again) == ["kept"]
+    with pytest.raises(StoreUnusable):
+        await again.cancel_session_waits(S, clock.now_ms())

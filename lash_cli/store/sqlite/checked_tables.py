@@ -56,13 +56,14 @@ def check_by_value(connection: sqlite3.Connection) -> None:
 
 
 def change_check(connection: sqlite3.Connection, table: str, before: str, after: str) -> None:
-    """Make `table` anew with the check `after` in place of `before`; a table that has no such check is left alone."""
-    (made_by,) = connection.execute(_TABLE, (table,)).fetchone()
-    if before not in made_by:
+    """Make `table` anew with the check `after` in place of `before`; what has no such check is left alone."""
+    found = connection.execute(_TABLE, (table,)).fetchone()
+    if found is None or before not in found[0]:
+        # A table that was taken out of the file is named by whoever wants it first.
         return
-    indexes = [made_by for (made_by,) in connection.execute(_INDEXES, (table,)).fetchall()]
+    indexes = [index for (index,) in connection.execute(_INDEXES, (table,)).fetchall()]
     connection.execute(f"ALTER TABLE {table} RENAME TO {table}_of_before")
-    connection.execute(made_by.replace(before, after))
+    connection.execute(found[0].replace(before, after))
     connection.execute(f"INSERT INTO {table} SELECT * FROM {table}_of_before")
     # Contract 02 §1: a number that was given out is not given out again, whether or not its row is still there.
     connection.execute(_FORGET_LAST_NUMBER, (table,))

@@ -66,8 +66,8 @@ _FIRST_WAITING = """
 SELECT min(waits_until_ms) FROM queued_work INDEXED BY queued_work_waiting
 WHERE session_key = ? AND state = 'pending' AND waits_until_ms IS NOT NULL
 """
-# Whether anything does; asked first, because an update that moves rows in the index it finds them by notes them in a
-# table of their own, which it makes even when there are none.
+# Whether the time of anything has come: asked first, because an update that moves rows in the index it finds them by
+# notes them in a table of their own, which it makes even when there are none.
 _IS_ANY_DUE = """
 SELECT EXISTS (SELECT 1 FROM queued_work INDEXED BY queued_work_waiting
     WHERE session_key = ? AND state = 'pending' AND waits_until_ms IS NOT NULL AND waits_until_ms <= ?)
