@@ -9,6 +9,7 @@ everything else gets JSON lines with what changed.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import sys
@@ -20,6 +21,7 @@ from lash_cli.cli.following import Following, FollowLines, following, require_st
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import reading_store
 from lash_cli.cli.signals import given_back, write_at_once
+from lash_cli.cli.tail_keys import handling
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.system import SystemClock
@@ -141,8 +143,26 @@ class _Screen(_Plain):
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Take a screen, and give it back however this ends."""
-        with given_back(lambda: write_at_once(sys.stdout.fileno(), _LEAVE_SCREEN)):
+        """Take a screen, and give it back however this ends, and while it is suspended."""
+        is_suspended = False
+
+        def give_back() -> None:
+            write_at_once(sys.stdout.fileno(), _LEAVE_SCREEN)
+
+        def suspended() -> None:
+            nonlocal is_suspended
+            is_suspended = True
+            give_back()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        def resumed() -> None:
+            nonlocal is_suspended
+            if is_suspended:
+                is_suspended = False
+                self._state.put(_SCREEN)
+                self.touch()
+
+        with given_back(give_back), handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}):
             self._state.put(_SCREEN)
             try:
                 yield

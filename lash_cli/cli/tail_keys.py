@@ -57,7 +57,7 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
             was_suspended = False
             on_resumed()
 
-    with _handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}), given_back(keyboard.give_back):
+    with handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}), given_back(keyboard.give_back):
         keyboard.take()
         try:
             yield
@@ -66,7 +66,8 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+def handling(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """While inside, the running loop makes these calls for these signals, but for those that are ignored."""
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in handlers}
     handled = [number for number in handlers if before[number] != signal.SIG_IGN]

@@ -13,7 +13,9 @@ from typing import Any
 import pexpect
 import pyte
 import pytest
+from support import terminal as terminals
 from support.cli import COMMAND, environment, spawn_lash
+from support.frozen import wait_until_frozen
 
 from lash_cli.views.tables import display_width
 from lash_cli.views.watch import in_order, watch_lines
@@ -175,6 +177,24 @@ def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: 
     turn.wait()
     assert terminal.raw.count("\x1b[?1049h") == terminal.raw.count("\x1b[?1049l") == 1
     assert terminal.raw.rstrip("^C\r\n").endswith("\x1b[?25h\x1b[?1049l")
+
+
+def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_after_it(lash, home: Path) -> None:
+    lash("open", "a")
+    terminal = terminals.Terminal(home, "ls", "--watch")
+    try:
+        terminal.wait_for("1 session: 1 idle")
+        terminal.process.send_signal(signal.SIGTSTP)
+        wait_until_frozen(terminal.process)
+        terminal.wait_until(lambda: terminal.written.endswith(b"\x1b[?25h\x1b[?1049l"))
+        lash("enqueue", "a", "later")
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_for("1 session: 1 queued")
+        assert terminal.written.count(b"\x1b[?1049h") == 2
+        assert terminal.interrupt() == 130
+        assert terminal.written.count(b"\x1b[?1049l") == 2
+    finally:
+        terminal.close()
 
 
 def test_a_resize_draws_the_screen_anew_and_nothing_is_wider_than_it(lash, home: Path) -> None:
