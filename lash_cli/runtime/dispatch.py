@@ -216,11 +216,21 @@ class ToolDispatcher:
         return outcome.output, outcome.duration_ms
 
     async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
-        """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn."""
+        """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn.
+
+        A policy that fails has not allowed the call, and would fail again whenever the turn is finished.
+        """
         deciding = asyncio.ensure_future(approval.decide(resolved.manifest, call))
         try:
             await self._until_over(deciding, None)
-            return deciding.result() if deciding.done() else None
+            if not deciding.done():
+                return None
+            if not deciding.cancelled() and (error := deciding.exception()) is not None:
+                if not isinstance(error, Exception):
+                    raise error
+                _log.error("the approval policy failed for %s", call.tool_name, exc_info=error)
+                return f"the approval policy failed: {type(error).__name__}: {error}"
+            return "the approval policy cancelled itself" if deciding.cancelled() else deciding.result()
         finally:
             deciding.cancel()
 

@@ -645,6 +645,32 @@ async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
     assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
 
 
+@pytest.mark.parametrize("fault", [RuntimeError("no such terminal"), asyncio.CancelledError()])
+async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the_turn(
+    make_core, fault: BaseException
+) -> None:
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class Broken:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            raise fault
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Broken())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert ran == []
+    assert not isinstance(output.result.outcome, Stopped)
+    failure = output.result.tool_calls[0].output.outcome.failure
+    assert failure.code == "tool_denied"
+    assert failure.message.startswith("the approval policy")
+
+
 async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
     asked = asyncio.Event()
     ran: list[int] = []
