@@ -1,1 +1,2 @@
-"""Lua execution sessions in a child process (contract 07, design D14)."""
+"""The place of Lua execution sessions, each in a child process of its own (contract 07, design D14). Nothing stands here
+yet."""
