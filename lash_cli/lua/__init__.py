@@ -1,2 +1,1 @@
-"""The place of Lua execution sessions, each in a child process of its own (contract 07, design D14). Nothing stands here
-yet."""
+"""The place of Lua execution sessions, each in a child process of its own (contract 07, design D14): still empty."""
