@@ -78,6 +78,8 @@ class TurnTail:
 
     def close(self, reason: str) -> tuple[ToolCallRecord, ...]:
         """Answer every open call as cancelled, in one message; returns their records."""
+        if not self._calls:
+            return ()
         answered = set(self._answered)
         open_calls = [call for call in self._calls if call.tool_call_id not in answered]
         if not open_calls:
