@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from enum import StrEnum
 
+import msgspec
+
 from lash_cli.core.outcome import TurnCancellationEvidence
 
 
@@ -93,14 +95,11 @@ class CancelToken:
         return TurnCancellationEvidence(f"internal:{turn_id}", self.origin, self.reason)
 
 
-class _Telling:
+class _Telling(msgspec.Struct, eq=False):
     """The block of `CancelToken.telling`."""
 
-    __slots__ = ("_call", "_token")
-
-    def __init__(self, token: CancelToken, call: Callable[[], object]) -> None:
-        self._token = token
-        self._call = call
+    _token: CancelToken
+    _call: Callable[[], object]
 
     def __enter__(self) -> None:
         if self._token.is_set:
