@@ -18,7 +18,7 @@ from lash_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from lash_cli.core.content import Stored
-    from lash_cli.providers.http import HttpTransport
+    from lash_cli.providers.http import HttpTransport, Timeouts
     from lash_cli.providers.limiter import RateLimiter
     from lash_cli.providers.metadata import AllowList
     from lash_cli.providers.openai_dialect import OpenAiDialect
@@ -159,6 +159,7 @@ def build_caller(
         policy = _retry_policy(options)
         limiter = _limiter(options, clock)
         allowed = _allow_list(options)
+        timeouts = _timeouts(options)
     except ValueError as error:
         raise ConfigError(f"provider {settings.name!r}: {error}") from error
     if settings.kind == "loopback":
@@ -168,13 +169,8 @@ def build_caller(
 
     from lash_cli.providers.attachments import RequestAttachments
     from lash_cli.providers.endpoint import HttpProvider
-    from lash_cli.providers.http import Httpx2Transport, Timeouts
+    from lash_cli.providers.http import Httpx2Transport
 
-    timeouts = Timeouts(
-        request=options.request_timeout_seconds,
-        chunk=options.chunk_timeout_seconds,
-        connect=options.connect_timeout_seconds,
-    )
     attachments = RequestAttachments()
     provider = HttpProvider(
         _wire(settings, kind, options, attachments.bytes_of),
@@ -226,6 +222,17 @@ def _watched(
 
         transport = CapturingTransport(transport, allowed)
     return transport
+
+
+def _timeouts(options: ProviderOptions) -> Timeouts:
+    """The limits of a call; raises `ValueError`."""
+    from lash_cli.providers.http import Timeouts
+
+    return Timeouts(
+        request=options.request_timeout_seconds,
+        chunk=options.chunk_timeout_seconds,
+        connect=options.connect_timeout_seconds,
+    )
 
 
 def _limiter(options: ProviderOptions, clock: Clock) -> RateLimiter | None:

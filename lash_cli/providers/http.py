@@ -36,6 +36,12 @@ class Timeouts(Record):
     chunk: float = 120.0
     connect: float = CONNECT_TIMEOUT_SECONDS
 
+    def __post_init__(self) -> None:
+        for name in ("request", "chunk", "connect"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name}_timeout_seconds must be above 0, got {seconds:g}; inf is no limit")
+
     @property
     def response_start(self) -> float:
         """How long to wait for the status line: the shorter of the two limits."""

@@ -79,6 +79,16 @@ def test_bad_options_are_refused_by_name(options: dict[str, Any]) -> None:
     assert "max_attempt" in caught.value.message or "jitter" in caught.value.message
 
 
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+@pytest.mark.parametrize("name", ["request_timeout_seconds", "chunk_timeout_seconds", "connect_timeout_seconds"])
+def test_a_time_limit_that_no_call_can_keep_is_refused(name: str, seconds: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(base_url="http://test.invalid/v1", **{name: seconds})
+    assert caught.value.code == "config_invalid"
+    assert name in caught.value.message
+    build(base_url="http://test.invalid/v1", **{name: float("inf")})
+
+
 def test_a_bad_address_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         build(base_url="localhost:8000")
