@@ -17,7 +17,6 @@ from lash_cli.errors import ConfigError, NotFoundError
 from lash_cli.paths import Paths, only_regular
 from lash_cli.settings.schema import LABELS, PROJECT_KEYS, UnknownKey, check_value, find_option, is_group, parse_text
 from lash_cli.settings.schema import loose_toml_value as loose
-from lash_cli.settings.toml import parse_toml
 from lash_cli.settings.values import Settings, Sourced
 
 PROJECT_FILE = os.path.join(".lash", "config.toml")
@@ -83,6 +82,8 @@ class Problem(NamedTuple):
 
 def problems_in(text: str, path: str) -> list[Problem]:
     """Every mistake in a configuration file, in the order of its lines; loading stops at the first."""
+    from lash_cli.settings.toml import parse_toml  # most have no file
+
     try:
         document = parse_toml(text)
     except ValueError as error:
@@ -140,6 +141,8 @@ def _read(path: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def _parse(text: str, path: str) -> dict[str, Any]:
+    from lash_cli.settings.toml import parse_toml
+
     try:
         return parse_toml(text)
     except ValueError as error:

@@ -11,8 +11,6 @@ import math
 import re
 from typing import Any, Literal, NamedTuple
 
-from lash_cli.settings.toml import parse_toml
-
 OptionKind = Literal[
     "text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source", "age", "busy_rule"
 ]
@@ -296,6 +294,8 @@ def parse_text(option: Option, text: str) -> Any:
 
 def parse_toml_value(text: str) -> Any:
     """One TOML value; raises `ValueError` for anything else."""
+    from lash_cli.settings.toml import parse_toml
+
     try:
         return parse_toml(f"value = {text}")["value"]
     except ValueError as error:
