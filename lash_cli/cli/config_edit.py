@@ -17,6 +17,7 @@ from lash_cli.cli.output import emit_one, safe, say, warn
 from lash_cli.errors import ConfigError, ConflictError, LashError, UsageError
 from lash_cli.paths import only_regular, write_private_file
 from lash_cli.settings.loading import Problem, problems_in
+from lash_cli.settings.one_writer import only_writer
 
 _TEMPLATE = """\
 # lash reads this file at every start. What there is: lash config show, lash config schema
@@ -76,9 +77,10 @@ def _edit(editor: list[str], draft: str, before: bytes | None, held: HeldSignals
                 "\n".join(f"line {problem.line}: {problem.message}" for problem in problems),
                 details={"problems": [problem._asdict() for problem in problems]},
             )
-    if _read(target) != before:
-        raise ConflictError(f"{target} was changed by somebody else meanwhile", code="config_changed")
-    write_private_file(target, after)
+    with only_writer(target, may_begin=True):
+        if _read(target) != before:
+            raise ConflictError(f"{target} was changed by somebody else meanwhile", code="config_changed")
+        write_private_file(target, after)
     os.unlink(draft)
     return True
 

@@ -16,10 +16,16 @@ from typing import Any
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, only_regular, write_private_file
 from lash_cli.settings.loading import assignments, check_document
+from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import is_credential, redact
 from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
 
 PROFILES = "profiles"
+
+
+def _file(paths: Paths) -> str:
+    """What is replaced: where a linked configuration really is."""
+    return os.path.realpath(paths.config_file)
 
 
 def set_value(paths: Paths, key: str, text: str, *, check: Callable[[Any], None] | None = None) -> Any:
@@ -43,6 +49,7 @@ def set_value(paths: Paths, key: str, text: str, *, check: Callable[[Any], None]
     return value
 
 
+@one_writer(_file, may_begin=True)
 def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str, str] | None = None) -> None:
     """Write several values together, in place of the table `instead_of` if one is named.
 
@@ -68,6 +75,7 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
     write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
 
 
+@one_writer(_file, may_begin=False)
 def unset_value(paths: Paths, key: str) -> None:
     """Take a key, `SECTION.NAME` or `profiles.NAME` out of the user's file.
 
@@ -123,6 +131,7 @@ def _without_empty(table: dict[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in shrunk.items() if item != {}}
 
 
+@one_writer(_file, may_begin=False)
 def remove_table(paths: Paths, section: str, name: str) -> bool:
     """Take `[SECTION.NAME]` out of the user's file; False when it is not in it.
 

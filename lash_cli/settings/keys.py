@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
+from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import redact, remember
 from lash_cli.settings.toml import parse_toml
 
@@ -33,6 +34,10 @@ _KEYRING_SERVICE = "lash"
 _KEYRING_EXTRA = "install the extra: pip install 'lash-cli[keyring]'"
 
 Place = Literal["file", "keyring"]
+
+
+def _file(paths: Paths) -> str:
+    return paths.keys_file
 
 
 class StoredKeys(NamedTuple):
@@ -90,6 +95,7 @@ def unsafe_file(path: str) -> ConfigError:
     )
 
 
+@one_writer(_file, may_begin=True)
 def store_key(paths: Paths, name: str, value: str, *, place: Place | None = None) -> str:
     """Add or replace a key and return its source.
 
@@ -126,6 +132,7 @@ def store_key(paths: Paths, name: str, value: str, *, place: Place | None = None
     return f"keyring:{name}" if place == "keyring" else f"keys:{name}"
 
 
+@one_writer(_file, may_begin=False)
 def forget_key(paths: Paths, name: str) -> str:
     """Remove a key and return its source. Raises `NotFoundError` (`key_not_found`) when there is none of that name."""
     stored = read_stored(paths)

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from lash_cli.errors import ConfigError
 from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
+from lash_cli.settings.one_writer import one_writer
 
 _FILE = "trusted.json"
 _VERSION = 1
@@ -65,6 +66,7 @@ def standing(paths: Paths, file: str, text: str) -> Standing:
     return "trusted" if known == _hash(text) else "changed"
 
 
+@one_writer(trust_file, may_begin=True)
 def trust(paths: Paths, file: str, text: str) -> None:
     """Trust `file` as long as it says `text`. Raises as `read_trusted`, and `StoreReadOnly`."""
     known = {one.file: one.sha256 for one in read_trusted(paths)}
@@ -72,6 +74,7 @@ def trust(paths: Paths, file: str, text: str) -> None:
     _write(paths, known)
 
 
+@one_writer(trust_file, may_begin=False)
 def distrust(paths: Paths, file: str) -> bool:
     """Trust `file` no more; False when it was not trusted."""
     known = {one.file: one.sha256 for one in read_trusted(paths)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -342,6 +343,37 @@ def test_the_schema_accepts_what_loading_accepts_and_refuses_a_typo(lash):
         '[providers.p]\nkey = "sk-itself"\n', "[models.q.prices]\ninputt = 1\n", '[retention]\nmax_age = "soon"\n',
     ):  # fmt: skip
         assert not check(tomllib.loads(bad)), bad
+
+
+def test_what_two_write_at_once_is_all_there(lash, home, tmp_path):
+    def all_of(*commands: tuple[str, ...], input: str | None = None) -> None:
+        with ThreadPoolExecutor(len(commands)) as pool:
+            done = list(pool.map(lambda words: lash(*words, input=input), commands))
+        assert [one.code for one in done] == [0] * len(commands), [one.err for one in done]
+
+    numbers = range(8)
+    all_of(*(("config", "set", f"models.m{n}.id", "x") for n in numbers))
+    all_of(*(("provider", "add", f"p{n}", "--base-url", "http://127.0.0.1:1/v1") for n in numbers))
+    assert {f"models.m{n}.id" for n in numbers} <= set(lash("config", "show", "-q").out.split())
+    assert {f"p{n}" for n in numbers} <= set(lash("provider", "ls", "-q").out.split())
+    all_of(*(("key", "set", f"k{n}", "--stdin") for n in numbers), input="not-a-real-key-1234\n")
+    assert set(lash("key", "ls", "-q").out.split()) == {f"k{n}" for n in numbers}
+    projects = [tmp_path / f"project{n}" / ".lash" / "config.toml" for n in numbers]
+    for file in projects:
+        file.parent.mkdir(parents=True)
+        file.write_text("[defaults]\nmodel = 'x'\n")
+    all_of(*(("config", "trust", str(file.parent.parent), "--yes") for file in projects))
+    assert len(lash("config", "trust", "--list", "-o", "json").json["items"]) == len(projects)
+    all_of(*(("provider", "rm", f"p{n}", "--yes") for n in numbers))
+    all_of(*(("key", "rm", f"k{n}", "--yes") for n in numbers))
+    assert (lash("provider", "ls", "-q").out.split(), lash("key", "ls", "-q").out) == (["loopback"], "")
+
+
+def test_a_refused_change_leaves_no_directory(lash, home):
+    for words in (["config", "unset", "defaults.model"], ["key", "rm", "k"], ["provider", "rm", "p"]):
+        assert lash(*words).code == 3
+    assert lash("key", "set", "bad name", "--stdin", input="not-a-real-key-1234\n").code == 2
+    assert not home.exists()
 
 
 def test_set_writes_a_private_file_and_keeps_comments(lash, home):
