@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -244,7 +245,7 @@ class ToolDispatcher:
             tool_id=call.tool_id,
             attempt=attempt,
             max_attempts=most,
-            on_progress=lambda text: self._show_progress(call.call_id, text),
+            on_progress=partial(self._report, asyncio.get_running_loop(), call.call_id),
         )
         task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(_guarded(resolved, call, context))
         limit_ms = resolved.manifest.timeout_ms
@@ -321,6 +322,13 @@ class ToolDispatcher:
                 return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
         return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)
 
+    def _report(self, loop: asyncio.AbstractEventLoop, call_id: str, text: str) -> None:
+        """Show what a tool says of its progress; one that is a plain function says it in a thread of its own."""
+        if _running_loop() is loop:
+            self._show_progress(call_id, text)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._show_progress, call_id, text)
+
     def _show_progress(self, call_id: str, text: str) -> None:
         async def show() -> None:
             await self._emit(ToolProgress(call_id, text), f"tool:{call_id}")
@@ -328,6 +336,13 @@ class ToolDispatcher:
         task = asyncio.ensure_future(show())
         self._progress.add(task)
         task.add_done_callback(self._progress.discard)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # a thread without one
+        return None
 
 
 async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:

@@ -9,6 +9,7 @@ import pytest
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import FunctionToolProvider, Stopped, ToolContext, tool
+from lash_cli.core.activity import ToolCallCompleted, ToolProgress
 from lash_cli.core.content import is_safe_to_resume
 
 
@@ -43,6 +44,27 @@ async def test_a_tool_beyond_its_time_limit_is_ended_and_told_as_a_timeout(make_
         ("tool_timeout", "work did not finish within 20 ms.")
     }
     assert sorted(ended) == list(range(1, len(failures) + 1))
+
+
+@pytest.mark.parametrize("is_plain", [True, False], ids=["a-function-in-a-thread", "a-coroutine"])
+async def test_what_a_tool_says_of_its_progress_is_shown_before_its_answer(make_core, is_plain) -> None:
+    def plain(args: Number, context: ToolContext) -> str:
+        for step in range(args.value):
+            context.progress(f"step {step}")
+        return "done"
+
+    async def coroutine(args: Number, context: ToolContext) -> str:
+        return plain(args, context)
+
+    work = tool(name="work")(plain if is_plain else coroutine)
+    caller = ScriptedCaller([TWO, text("so it is")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert [record.output.outcome.value for record in output.result.tool_calls] == ["done", "done"]
+    for call_id, steps in (("a", ["step 0"]), ("b", ["step 0", "step 1"])):
+        events = [activity.event for activity in output.activities if getattr(activity.event, "call_id", "") == call_id]
+        assert [event.text for event in events if isinstance(event, ToolProgress)] == steps
+        assert isinstance(events[-1], ToolCallCompleted)
 
 
 async def test_a_tool_within_its_time_limit_answers(make_core) -> None:
