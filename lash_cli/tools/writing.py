@@ -119,9 +119,14 @@ def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
     if existing is None:
         os.fchmod(descriptor, NEW_FILE_MODE)
         return
-    with contextlib.suppress(PermissionError):  # only root gives a file to another owner
+    mode = stat.S_IMODE(existing.st_mode)
+    try:
         os.fchown(descriptor, existing.st_uid, existing.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(existing.st_mode))
+    except PermissionError:  # only root gives a file to another owner; a group of ours can be kept
+        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # whoever runs it must not become us
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, -1, existing.st_gid)
+    os.fchmod(descriptor, mode)
 
 
 def _read(directory: int, name: str) -> bytes:

@@ -265,6 +265,25 @@ async def test_a_file_that_may_not_be_written_is_not_replaced(nobodys_bench: Wor
     assert "Replaced" in value_of(await nobodys_bench.call("write", path="file", content="new"))["summary"]
 
 
+async def test_of_somebody_elses_file_the_group_is_kept_and_no_right_to_become_its_owner(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def fchown(_: int, owner: int, group: int) -> None:
+        asked.append((owner, group))
+        if owner != -1:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    path = bench.write("file", "old")
+    path.chmod(0o6775)
+    status = path.stat()
+    monkeypatch.setattr(writing.os, "fchown", fchown)
+    value_of(await bench.call("write", path="file", content="new"))
+    assert asked == [(status.st_uid, status.st_gid), (-1, status.st_gid)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o775
+
+
 async def test_what_is_written_is_reported_so_although_its_directory_cannot_be_synced(
     nobodys_bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
