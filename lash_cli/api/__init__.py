@@ -249,6 +249,11 @@ _HOMES = {
         "SessionPolicy",
         "SessionSpec",
     ),
+    "lash_cli.core.pricing": (
+        "BucketPrices",
+        "CostLimit",
+        "Prices",
+    ),
     "lash_cli.core.prompt": (
         "DEFAULT_TEMPLATE",
         "STANDARD_BUILTINS",

@@ -231,6 +231,7 @@ from lash_cli.core.policy import (
     SessionPolicy as SessionPolicy,
     SessionSpec as SessionSpec,
 )
+from lash_cli.core.pricing import BucketPrices as BucketPrices, CostLimit as CostLimit, Prices as Prices
 from lash_cli.core.prompt import (
     DEFAULT_TEMPLATE as DEFAULT_TEMPLATE,
     PromptBuiltins as PromptBuiltins,

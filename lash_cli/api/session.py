@@ -23,6 +23,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.protocols import EffectHost
 from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
 from lash_cli.errors import DirectCompletionError, LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
@@ -299,12 +300,13 @@ class LashSession(QueueVerbs):
         busy_wait_ms: int = 0,
         timeout_ms: int | None = None,
         output: OutputSpec | dict[str, Any] | None = None,
+        cost_limit: CostLimit | None = None,
     ) -> TurnBuilder:
         """Describe a turn. `key` makes the submission idempotent: asked again, it answers the first result.
 
         `turn_id` is a new one unless given; one that was used answers as a key
-        does. `max_turns` limits its model
-        iterations. `busy_wait_ms` is how long another holder of the lane is
+        does. `max_turns` limits its model iterations, `cost_limit` what they
+        cost together. `busy_wait_ms` is how long another holder of the lane is
         waited for, not at all unless given; `timeout_ms` cancels the turn when
         it takes longer. With `output`, a JSON Schema or a
         whole `OutputSpec`, the turn finishes with a value that fits it
@@ -330,7 +332,10 @@ class LashSession(QueueVerbs):
                 "execution_scope_turn_id_mismatch",
                 f"the input names turn {content.trace_turn_id!r}, the call {turn_id!r}",
             )
-        return TurnBuilder(self._run, TurnRequest(content, turn_id, key, max_turns, busy_wait_ms, timeout_ms))
+        request = TurnRequest(
+            content, turn_id, key, max_turns, busy_wait_ms=busy_wait_ms, timeout_ms=timeout_ms, cost_limit=cost_limit
+        )
+        return TurnBuilder(self._run, request)
 
     def redrive(self, *, busy_wait_ms: int = 0) -> TurnBuilder:
         """Describe finishing a turn that a crash cut off; its output has no result when there is none."""

@@ -17,7 +17,8 @@ from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageErro
 from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_model, default_provider
 
 if TYPE_CHECKING:
-    from lash_cli.providers.models import KnownModel, Prices
+    from lash_cli.core.pricing import Prices
+    from lash_cli.providers.models import KnownModel
 
 _COLUMNS = (
     "name",

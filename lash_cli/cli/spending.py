@@ -14,9 +14,9 @@ from functools import cache
 from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, usage_document
+from lash_cli.core.pricing import Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import UsageError
-from lash_cli.providers.models import Prices
 from lash_cli.store.shelf_records import UsageTotal
 
 GROUPS = ("day", "model", "session", "source")

@@ -6,6 +6,7 @@ then the session is looked up, the text is made safe and the turn runs.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from lash_cli.cli.running import (
 from lash_cli.cli.stdin import read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
 from lash_cli.core.ids import is_session_id
-from lash_cli.errors import UsageError
+from lash_cli.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
     from lash_cli.core.llm import OutputSpec
+    from lash_cli.core.pricing import CostLimit
     from lash_cli.store.base import SessionMeta
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
 APPROVAL_MODES = ("ask", "auto", "never")
+_LARGEST_AMOUNT = 1_000_000_000
 
 
 class IfBusy(NamedTuple):
@@ -58,6 +61,7 @@ class TurnPlan(msgspec.Struct, frozen=True):
     key: str | None = None
     turn_id: str | None = None
     max_steps: int | None = None
+    max_cost_micros: int | None = None
     timeout_ms: int | None = None
     if_busy: IfBusy = FAIL_IF_BUSY
     or_open: bool = False
@@ -84,6 +88,7 @@ class TurnPlan(msgspec.Struct, frozen=True):
         options = {
             "--turn-id": self.turn_id,
             "--max-steps": self.max_steps,
+            "--max-cost": self.max_cost_micros,
             "--timeout": self.timeout_ms,
             "--model": self.model,
             "--provider": self.provider,
@@ -106,6 +111,9 @@ def command(
         str | None, typer.Option(metavar="FILE|-", help="Answer with JSON that fits this JSON Schema.")
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most model calls of the turn.")] = None,
+    max_cost: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="No more model calls once they cost this, such as 0.50.")
+    ] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DUR", help="Cancel it after this long (exit 124).")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Run the last turn's text again, beside its answer.")] = False,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
@@ -133,7 +141,8 @@ def command(
     enqueue the text of a busy session waits for its next turn instead, and the
     receipt is printed. With --retry the head goes back to before the last turn
     and its text is run again; the old answer is kept as a branch, and the
-    command that returns to it is printed.
+    command that returns to it is printed. --max-cost is in the currency of the
+    model's price and looked at before each model call but the first.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
@@ -163,6 +172,7 @@ def command(
         key=key,
         turn_id=turn_id,
         max_steps=max_steps,
+        max_cost_micros=_amount(max_cost) if max_cost is not None else None,
         timeout_ms=duration_ms(timeout) if timeout is not None else None,
         if_busy=busy_policy(if_busy or current().settings.if_busy),
         or_open=or_open,
@@ -176,6 +186,19 @@ def command(
         is_retry=retry,
     )
     return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
+
+
+def _amount(text: str) -> int:
+    """Micro-units of `--max-cost`; raises `UsageError` for what is no amount of money above 0."""
+    from lash_cli.core.pricing import MICROS
+
+    try:
+        micros = Decimal(text) * MICROS
+        if not 1 <= micros <= _LARGEST_AMOUNT * MICROS:
+            raise ValueError
+    except (ArithmeticError, ValueError):
+        raise UsageError(f"--max-cost is an amount of money above 0, such as 0.50, not {text!r}") from None
+    return int(micros)
 
 
 def _check_retry(contradicting: dict[str, object]) -> None:
@@ -274,6 +297,9 @@ async def _run_stored(plan: TurnPlan) -> int:
     ) as core:
         if plan.is_retry and meta is not None:
             plan = await _said_again(core, meta.session_id, plan)
+        if meta is None:
+            # Before there is a session.
+            _cost_limit(plan.max_cost_micros, core.policy.model.id)
         session = await _open(core, meta, plan)
         return await run_planned_turn(core, session, plan, asker)
 
@@ -306,6 +332,24 @@ def terminal_asker() -> TerminalAsker | None:
     return TerminalAsker()
 
 
+def _cost_limit(micros: int | None, model: str) -> CostLimit | None:
+    """The limit of `--max-cost` for a turn that asks `model`; raises `ConfigError` (`price_unknown`) where it could not
+    be kept."""
+    if micros is None:
+        return None
+    from lash_cli.core.pricing import CostLimit
+    from lash_cli.wiring import known_model
+
+    prices = known_model(current().settings, model).prices
+    if prices is None or prices.buckets.input is None or prices.buckets.output is None:
+        raise ConfigError(
+            f"--max-cost needs the prices of model {model!r}, which are not known",
+            code="price_unknown",
+            hint="give what a million tokens cost in [models.NAME] of config.toml: lash help providers",
+        )
+    return CostLimit(micros, prices)
+
+
 async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan, asker: TerminalAsker | None) -> int:
     """Run the turn of `plan` in an opened session, or queue its text when that is what the plan says for a busy one;
     returns the exit status or raises the turn's error."""
@@ -331,6 +375,7 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
         turn_id=plan.turn_id,
         key=plan.key,
         max_turns=plan.max_steps,
+        cost_limit=_cost_limit(plan.max_cost_micros, session.policy_snapshot.model.id),
         busy_wait_ms=plan.if_busy.wait_ms,
         timeout_ms=plan.timeout_ms,
     )

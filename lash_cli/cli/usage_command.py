@@ -26,7 +26,7 @@ from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.system import SystemClock
 
 if TYPE_CHECKING:
-    from lash_cli.providers.models import Prices
+    from lash_cli.core.pricing import Prices
     from lash_cli.store.shelf_records import UsageTotal
 
 TURNS_PER_PAGE = 500

@@ -60,6 +60,7 @@ from lash_cli.core.machine_records import (
     TurnView,
 )
 from lash_cli.core.machine_rules import (
+    cost_limit_message,
     effective_reason,
     ordered_results,
     provider_issue,
@@ -147,6 +148,7 @@ class TurnMachine:
         self._llm_calls: list[LlmCallRecord] = []
         self._usage = NO_USAGE
         self._last_usage = NO_USAGE
+        self._spent: int | None = 0  # of the cost limit, if there is one
 
     @property
     def state(self) -> MachineState:
@@ -217,6 +219,9 @@ class TurnMachine:
         usage = result.record.usage
         self._llm_calls.append(result.record)
         self._usage += usage
+        if self._config.cost_limit is not None:
+            requests = (attempt.usage for attempt in result.record.attempts)
+            self._spent = self._config.cost_limit.after(self._spent, requests)
         self._emit(UsageShown(self._iteration, usage, self._usage))
         response, error = result.response, result.error
         if response is not None and error is None:
@@ -333,8 +338,15 @@ class TurnMachine:
         limit = self._config.max_turns
         return limit is not None and iteration >= self._config.run_offset + limit
 
+    @property
+    def _is_spent(self) -> bool:
+        limit = self._config.cost_limit
+        return limit is not None and limit.is_reached(self._spent)
+
     def _is_granted(self, iteration: int) -> bool:
-        """Whether an iteration may run: within the limit, or the one grace iteration beyond it."""
+        """Whether an iteration may run: within the limits, or the one grace iteration beyond that of iterations."""
+        if self._is_spent:
+            return False
         return not self._is_beyond_limit(iteration) or (self._driver.has_grace and not self._is_grace)
 
     def _advance(self) -> None:
@@ -345,6 +357,10 @@ class TurnMachine:
 
     def _enter_iteration(self, iteration: int) -> None:
         """Begin `iteration`, as a grace iteration if it is the first beyond the limit, or stop."""
+        if self._is_spent and self._config.cost_limit is not None:
+            self._tail.append((cost_limit_message(self._config.cost_limit),))
+            self._finish(Stopped("max_cost"))
+            return
         if self._is_beyond_limit(iteration):
             is_granted = self._is_granted(iteration)
             if not self._is_grace:

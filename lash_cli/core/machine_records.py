@@ -18,6 +18,7 @@ from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse
 from lash_cli.core.outcome import TurnIssue, TurnOutcome
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.core.usage import TokenUsage
 
@@ -35,12 +36,14 @@ class MachineConfig(Record):
     `max_turns` limits the model iterations of this turn; iterations are
     numbered from `run_offset`. `context_window_tokens` is what the zero-output
     rule compares with; None means unknown and switches that rule off.
+    `cost_limit` bounds what its model calls cost together.
     """
 
     turn_id: str
     max_turns: int | None = None
     context_window_tokens: int | None = None
     run_offset: int = 0
+    cost_limit: CostLimit | None = None
 
 
 class LlmCallEffect(Record):

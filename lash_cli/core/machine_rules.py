@@ -34,6 +34,7 @@ from lash_cli.core.outcome import (
     TurnIssue,
     TurnOutcome,
 )
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.tools import (
     FailControl,
     FinishControl,
@@ -248,3 +249,9 @@ def turn_limit_message(max_turns: int, *, is_grace: bool) -> Message:
         else "The turn was stopped before the work was complete."
     )
     return Message("", Role.SYSTEM, (TextPart(f"Turn limit reached ({max_turns}). {rest}"),))
+
+
+def cost_limit_message(limit: CostLimit) -> Message:
+    """What the transcript says when a turn may cost no more, without an id."""
+    text = f"Cost limit reached ({limit}). The turn was stopped before the work was complete."
+    return Message("", Role.SYSTEM, (TextPart(text),))

@@ -41,6 +41,7 @@ StopReason = Literal[
     "incomplete",
     "invalid_input",
     "max_turns",
+    "max_cost",
     "tool_failure",
     "provider_error",
     "plugin_abort",

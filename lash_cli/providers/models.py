@@ -18,62 +18,10 @@ import msgspec
 
 from lash_cli.core.codec import Record, from_builtins
 from lash_cli.core.policy import ModelCapability, ReasoningCapability
-from lash_cli.core.usage import TokenUsage
+from lash_cli.core.pricing import MICROS, BucketPrices, Prices
 
 LOOKED_UP = "2026-11-26"
-MICROS = 1_000_000
-_TOKENS_PER_PRICE = 1_000_000
 PRICE_BUCKETS = ("input", "cache_read", "cache_write", "output")
-
-
-class BucketPrices(Record):
-    """Micro-units of the currency for a million tokens of each usage bucket; None is unknown.
-
-    `input` is uncached input, `output` includes reasoning: the buckets of
-    `core.usage.TokenUsage`, which do not overlap.
-    """
-
-    input: int | None = None
-    cache_read: int | None = None
-    cache_write: int | None = None
-    output: int | None = None
-
-
-class Prices(Record):
-    """What a model costs, in the standard tier.
-
-    A whole request of more than `long_context_above_tokens` prompt tokens costs
-    `long_context` instead of `buckets`; None there is unknown too.
-    `valid_until` is the last day of an announced temporary price.
-    """
-
-    buckets: BucketPrices
-    currency: str = "USD"
-    looked_up: str | None = None
-    valid_until: str | None = None
-    long_context_above_tokens: int | None = None
-    long_context: BucketPrices | None = None
-
-    def cost_micros(self, usage: TokenUsage) -> int | None:
-        """The price of one request in micro-units, rounded up; None when a bucket that was used has no price."""
-        is_long = self.long_context_above_tokens is not None and usage.prompt > self.long_context_above_tokens
-        rates = self.long_context if is_long else self.buckets
-        if rates is None:
-            return None
-        counted = (
-            (usage.input_tokens, rates.input),
-            (usage.cache_read_input_tokens, rates.cache_read),
-            (usage.cache_write_input_tokens, rates.cache_write),
-            (usage.output_tokens, rates.output),
-        )
-        total = 0
-        for tokens, rate in counted:
-            if not tokens:
-                continue
-            if rate is None:
-                return None
-            total += tokens * rate
-        return -(-total // _TOKENS_PER_PRICE)
 
 
 class KnownModel(Record):

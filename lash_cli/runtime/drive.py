@@ -61,6 +61,7 @@ from lash_cli.core.machine import (
 )
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
 from lash_cli.core.structured import output_of
@@ -100,6 +101,7 @@ class Drive(msgspec.Struct, frozen=True):
     policy: SessionPolicy
     core_prompt: PromptLayer
     max_turns: int | None
+    cost_limit: CostLimit | None
     claims: TurnClaims
     chain: FrameChain
     effects: ScopedEffects
@@ -206,7 +208,12 @@ class TurnDriver(ABC):
         digests: list[str] = []
         counter = 0
         dispatcher: ToolDispatcher | None = None
-        config = MachineConfig(drive.turn_id, drive.max_turns, drive.policy.model.limits.context_window_tokens)
+        config = MachineConfig(
+            drive.turn_id,
+            drive.max_turns,
+            drive.policy.model.limits.context_window_tokens,
+            cost_limit=drive.cost_limit,
+        )
         output = output_of(drive.options)
         machine = TurnMachine(config, self._protocol(output), opening)
         while True:

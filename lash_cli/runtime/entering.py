@@ -87,6 +87,7 @@ class LaneEntry:
             session.head_revision,
             request.prompt,
             self._host.builtins,
+            request.cost_limit,
         )
 
     def _fresh_turn_id(self) -> str:

@@ -145,6 +145,7 @@ class EphemeralTurn(TurnDriver):
             turn_prompt=self.request.prompt,
             builtins=self.host.builtins,
             max_turns=self.request.max_turns or session.policy.max_turns,
+            cost_limit=self.request.cost_limit,
             claims=TurnClaims(),
             chain=chain,
             effects=self.host.effects.scoped(TurnScope(session.session_id, turn_id)),

@@ -16,6 +16,7 @@ from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import TurnInput
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import NO_LAYER, PromptLayer
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.store.base import DrainSelection, IdleReason
 
@@ -28,7 +29,7 @@ DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
 class TurnRequest(msgspec.Struct, frozen=True):
     """What a caller wants: a turn from `input`, one pass over the queue (`drain`), or with neither only an unfinished
     turn to be finished. `drain_id` begins the id of a turn that the pass starts. `prompt` is the prompt's
-    layer of the turn that is started, over those of the core and the session."""
+    layer of the turn that is started, over those of the core and the session; `max_turns` and `cost_limit` bound it."""
 
     input: TurnInput | None
     turn_id: str | None = None
@@ -39,6 +40,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     drain: DrainSelection | None = None
     drain_id: str | None = None
     prompt: PromptLayer = NO_LAYER
+    cost_limit: CostLimit | None = None
 
 
 class TurnOutput(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import SessionNode
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
@@ -33,6 +34,7 @@ class TurnPlan(Record):
     head_revision: int | None = None
     turn_prompt: PromptLayer = NO_LAYER
     builtins: PromptBuiltins = NO_BUILTINS
+    cost_limit: CostLimit | None = None
 
 
 class SessionReadView(msgspec.Struct, frozen=True):

@@ -226,6 +226,7 @@ class DurableTurn(TurnDriver):
             policy=policy,
             core_prompt=plan.core_prompt,
             max_turns=plan.max_turns,
+            cost_limit=plan.cost_limit,
             claims=TurnClaims(granted.claim, granted.work),
             chain=chain_of(turn.turn_id, granted.work),
             effects=self.host.effects.scoped(

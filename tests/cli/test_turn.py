@@ -270,6 +270,29 @@ def test_a_turn_that_does_not_finish_leaves_stdout_empty_and_tells_which_turn_it
     assert lash("turn", "s", "!text fine", "-q").out == "fine\n", "the session stays usable"
 
 
+PRICED = "[models.loopback]\nprices = { input = 1.0, output = 2.0 }\n"
+
+
+def test_a_turn_makes_no_call_beyond_its_cost_limit(lash, home) -> None:
+    lash("open", "s")
+    (home / "config.toml").write_text(PRICED)
+    (home / "config.toml").chmod(0o600)
+    done = lash("turn", "s", TWO_STEPS, "--max-cost", "0.000001", "--approve", "execute=auto", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (6, "", "turn_stopped:max_cost"), done.err
+    assert "Cost limit reached (0.000001 USD)" in lash("log", "s").out
+    assert lash("show", "s", "-o", "json").json["usage"]["total_tokens"] > 0
+    again = lash("turn", "s", TWO_STEPS, "--max-cost", "5", "--approve", "execute=auto")
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize("session", [("s",), ("new", "--or-open")])
+def test_a_cost_limit_of_a_model_without_prices_is_refused_before_anything_is_written(lash, session) -> None:
+    lash("open", "s")
+    done = lash("turn", *session, "hi", "--max-cost", "1", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (5, "", "price_unknown"), done.err
+    assert lash("log", "s").out == "" and lash("show", "new").code == 3
+
+
 def test_a_failed_stream_ends_with_its_error(lash) -> None:
     lash("open", "s")
     done = lash("turn", "s", "!fail quota", "-o", "jsonl", env=ONCE)
@@ -289,6 +312,11 @@ def test_a_failed_stream_ends_with_its_error(lash) -> None:
         (("s", "hi", "--approve", "execute=maybe"), 2, "usage"),
         (("s", "hi", "--timeout", "soon"), 2, "usage"),
         (("s", "hi", "--max-steps", "0"), 2, "usage"),
+        (("s", "hi", "--max-cost", "0"), 2, "usage"),
+        (("s", "hi", "--max-cost", "-1"), 2, "usage"),
+        (("s", "hi", "--max-cost", "nan"), 2, "usage"),
+        (("s", "hi", "--max-cost", "a lot"), 2, "usage"),
+        (("s", "hi", "--max-cost", "1e999999"), 2, "usage"),
         (("s", "hi", "--provider", "nowhere"), 5, "provider_unconfigured"),
         (("--ephemeral", "s", "hi"), 2, "usage"),
         (("--or-open", "no/slash", "hi"), 2, "usage"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from lash_cli.cli.spending import Cost, cost_of, day_text, grouped, parse_groups, spent_document
+from lash_cli.core.pricing import BucketPrices, Prices
 from lash_cli.core.search import split_marks
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import UsageError
-from lash_cli.providers.models import BucketPrices, Prices
 from lash_cli.store.shelf_records import UsageTotal
 from lash_cli.views.usage import bar, money, usage_table
 

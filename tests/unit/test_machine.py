@@ -57,6 +57,7 @@ from lash_cli.core.machine import (
 )
 from lash_cli.core.machine_rules import provider_issue
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue
+from lash_cli.core.pricing import BucketPrices, CostLimit, Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LashRuntimeError
 from lash_cli.modes.standard import StandardProtocol
@@ -379,6 +380,39 @@ def test_the_limit_counts_from_the_run_offset() -> None:
 def test_a_limit_of_zero_stops_before_the_first_call() -> None:
     run = drive(machine(max_turns=0))
     assert (run.kinds(), run.done.outcome, run.done.iterations) == ([], Stopped("max_turns"), 0)
+
+
+# A call of `answer` costs 20 micro-units.
+PRICES = Prices(BucketPrices(input=1_000_000, output=2_000_000))
+
+
+def test_no_call_is_made_once_those_before_cost_the_limit() -> None:
+    run = drive(machine(cost_limit=CostLimit(40, PRICES)), [answer(call("a")), answer(call("b"))])
+    assert run.kinds() == ["sync", "llm", "tools", "after_work", "sync", "llm", "tools"]
+    assert run.done.outcome == Stopped("max_cost")
+    last = run.done.messages[-1]
+    assert (last.role, message_text(last)[:32]) == (Role.SYSTEM, "Cost limit reached (0.00004 USD)")
+    assert is_safe_to_resume(run.done.messages)
+
+
+def test_an_answer_that_costs_more_than_the_limit_is_an_ordinary_answer() -> None:
+    assert drive(machine(cost_limit=CostLimit(1, PRICES)), [answer("hi")]).done.outcome == ANSWERED
+
+
+def test_a_turn_below_its_cost_limit_is_not_stopped() -> None:
+    run = drive(machine(cost_limit=CostLimit(21, PRICES)), [answer(call("a")), answer("hi")])
+    assert run.done.outcome == ANSWERED
+
+
+def test_a_cost_that_nobody_knows_is_taken_for_one_that_is_too_high() -> None:
+    unpriced = answer(call("a"), usage=TokenUsage(1, 1, cache_read_input_tokens=1))
+    assert drive(machine(cost_limit=CostLimit(1000, PRICES)), [unpriced]).done.outcome == Stopped("max_cost")
+
+
+def test_no_grace_is_given_beyond_a_cost_limit() -> None:
+    driver = StandardProtocol(has_grace=True)
+    run = drive(machine(driver, max_turns=1, cost_limit=CostLimit(1, PRICES)), [answer(call("a"))])
+    assert run.done.outcome == Stopped("max_cost")
 
 
 def test_a_grace_iteration_is_granted_once_without_tools() -> None:

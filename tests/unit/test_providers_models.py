@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lash_cli.core.pricing import BucketPrices, Prices
 from lash_cli.core.usage import TokenUsage
-from lash_cli.providers.models import CATALOGUE, BucketPrices, Prices, described, find, micros
+from lash_cli.providers.models import CATALOGUE, described, find, micros
 from lash_cli.settings.providers import WELL_KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
