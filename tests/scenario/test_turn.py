@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
 
-import msgspec
 import pytest
 from support.clock import LIMIT_S, settle
-from support.driving import Crash, CrashPoints
+from support.doubling import Number, doubling
 from support.scripted import ScriptedCaller, calls, error, text
 
 from lash_cli.api import (
     FunctionToolProvider,
     LashCore,
-    LeaseTimings,
     ModelSpec,
     SessionConfigPatch,
     SessionSpec,
@@ -29,19 +24,15 @@ from lash_cli.api.turns import STREAM_QUEUE_ITEMS
 from lash_cli.core.activity import (
     AssistantProseDelta,
     Committed,
-    ToolCallCompleted,
-    ToolCallStarted,
     ToolProgress,
     TurnFinished,
 )
 from lash_cli.core.codec import canonical_hash
-from lash_cli.core.content import Message, Role, ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.content import Message, Role, is_safe_to_resume, message_text
 from lash_cli.core.llm import ToolChoice
 from lash_cli.core.protocols import ToolContext
-from lash_cli.core.tools import ToolCallOutput, ToolContract, ToolManifest, ToolSuccess
 from lash_cli.errors import (
     ConflictError,
-    EffectError,
     LashRuntimeError,
     PendingTurnInputSourceKeyConflict,
     RuntimeTurnCommitConflict,
@@ -52,26 +43,9 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
-from lash_cli.runtime import dispatch, drive, model_calls
+from lash_cli.runtime import drive, model_calls
 from lash_cli.runtime.model_calls import ModelCall
 from lash_cli.store.base import ReadScope
-from lash_cli.store.sqlite import commit
-
-
-class Number(msgspec.Struct):
-    """A number to work on."""
-
-    value: int
-
-
-@tool(name="double")
-async def double(args: Number, context: object) -> int:
-    """Twice the number."""
-    return args.value * 2
-
-
-def doubling() -> FunctionToolProvider:
-    return FunctionToolProvider([double])
 
 
 async def test_a_turn_is_committed_and_read_back_by_another_core(make_core) -> None:
@@ -97,169 +71,6 @@ async def test_the_next_turn_sends_the_whole_conversation(make_core) -> None:
         await session.turn("first").run()
         await session.turn("second").run()
     assert [message_text(message) for message in caller.requests[1].messages] == ["first", "one", "second"]
-
-
-async def test_parallel_calls_are_answered_in_source_order_in_one_message(make_core) -> None:
-    caller = ScriptedCaller([calls(("a", "double", '{"value":1}'), ("b", "double", '{"value":2}')), text("2 and 4")])
-    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
-        output = await session.turn("go").run()
-        messages = session.read_view().messages
-    assert [record.call_id for record in output.result.tool_calls] == ["a", "b"]
-    results = [part for part in messages[2].parts if isinstance(part, ToolResultPart)]
-    assert [(part.tool_call_id, part.content) for part in results] == [("a", "2"), ("b", "4")]
-    assert is_safe_to_resume(list(messages))
-    started = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallStarted)]
-    completed = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallCompleted)]
-    assert sorted(started) == sorted(completed) == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name", "code"),
-    [
-        ("{broken", "double", "invalid_tool_args"),
-        ('{"value":"x"}', "double", "invalid_tool_args"),
-        ("{}", "nothing", "tool_unavailable"),
-    ],
-)
-async def test_a_bad_call_is_a_failed_result_and_the_turn_goes_on(make_core, arguments, name, code) -> None:
-    caller = ScriptedCaller([calls(("a", name, arguments)), text("sorry")])
-    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
-        output = await session.turn("go").run()
-    assert output.result.assistant_message() == "sorry"
-    assert output.result.tool_calls[0].output.outcome.failure.code == code
-
-
-async def test_a_tool_that_raises_leaves_its_siblings_and_the_turn_intact(make_core) -> None:
-    @tool(name="crash")
-    async def crash(args: Number, context: object) -> int:
-        raise RuntimeError("boom")
-
-    caller = ScriptedCaller([calls(("a", "crash", '{"value":1}'), ("b", "double", '{"value":2}')), text("ok")])
-    tools = [FunctionToolProvider([crash, double])]
-    async with await make_core(caller, tools=tools).open_session("s1") as session:
-        output = await session.turn("go").run()
-    first, second = output.result.tool_calls
-    assert first.output.outcome.failure.code == "tool_panicked"
-    assert second.output.outcome.value == 4
-
-
-async def test_a_crash_whose_text_cannot_be_stored_is_a_failed_result_all_the_same(make_core) -> None:
-    @tool(name="look")
-    async def look(args: Number, context: object) -> str:
-        """Look at a file whose name is no UTF-8."""
-        with open(os.fsdecode(b"/gone/\xff")) as file:  # noqa: ASYNC230
-            return file.read()
-
-    caller = ScriptedCaller([calls(("c1", "look", '{"value": 1}')), text("done")])
-    session = await make_core(caller, tools=[FunctionToolProvider([look])]).open_session("s1")
-    result = (await session.turn("go").run()).result
-    assert result.assistant_message() == "done"
-    assert "/gone/\\udcff" in result.tool_calls[0].output.outcome.failure.message
-
-
-class Offering:
-    """Offers one tool, `t`, that answers with what `answer` returns or raises."""
-
-    def __init__(self, answer: Callable[[], Any]) -> None:
-        self._answer = answer
-
-    def manifests(self) -> tuple[ToolManifest, ...]:
-        return (ToolManifest("t", "t", "does t"),)
-
-    def contract(self, tool_id: str) -> ToolContract:
-        return ToolContract()
-
-    async def execute(self, call: object, context: object) -> Any:
-        return self._answer()
-
-    async def aclose(self) -> None:
-        pass
-
-
-class Speechless(Exception):
-    def __str__(self) -> str:
-        raise ValueError("no words")
-
-
-def raise_speechless() -> None:
-    raise Speechless
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (lambda: None, "NoneType"),
-        (lambda: {"a": 1}, "dict"),
-        (lambda: ToolCallOutput("done"), "ValidationError"),  # type: ignore[arg-type]
-        (lambda: ToolCallOutput(ToolSuccess("done"), "finish"), "ValidationError"),  # type: ignore[arg-type]
-        (raise_speechless, "Speechless"),
-    ],
-    ids=["nothing", "a-bare-value", "no-outcome", "no-control", "an-exception-without-text"],
-)
-async def test_whatever_a_tool_answers_or_raises_is_a_result_the_journal_can_hold(make_core, answer, said) -> None:
-    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry")])
-    async with await make_core(caller, tools=[Offering(answer)]).open_session("s1") as session:
-        output = await session.turn("go").run()
-    assert output.result.assistant_message() == "sorry"
-    failure = output.result.tool_calls[0].output.outcome.failure
-    assert failure.code == "tool_panicked"
-    assert said in failure.message
-
-
-@pytest.mark.parametrize(
-    "value",
-    [{"summary": "made it", "path": "/a", "bytes": 3}, b"bytes", datetime(2026, 1, 2, tzinfo=UTC), float("nan")],
-    ids=["keys-in-an-order-of-their-own", "bytes", "a-date", "not-a-number"],
-)
-async def test_a_turn_that_crashed_after_a_tool_is_finished_whatever_the_tool_had_answered(make_core, value) -> None:
-    tools = [Offering(lambda: ToolCallOutput(ToolSuccess(value)))]
-    caller = ScriptedCaller([calls(("a", "t", "{}")), text("done")])
-    points = CrashPoints("after:model_recorded", 2)
-    doomed = await make_core(caller, tools=tools, crash_point=points).open_session("s1")
-    with pytest.raises(Crash):
-        await doomed.turn("go").run()
-    session = await make_core(ScriptedCaller([]), tools=tools).open_session("s1")
-    assert (await session.redrive().run()).result.assistant_message() == "done"
-
-
-async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make_core) -> None:
-    answers = {"size": dispatch.MAX_RESULT_CHARS + 1}
-    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("x" * answers["size"])))]
-    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry"), calls(("b", "t", "{}")), text("good")])
-    async with await make_core(caller, tools=tools).open_session("s1") as session:
-        refused = (await session.turn("go").run()).result
-        answers["size"] -= 1
-        kept = (await session.turn("less").run()).result
-    assert refused.tool_calls[0].output.outcome.failure.code == "tool_result_too_large"
-    assert refused.assistant_message() == "sorry"
-    assert kept.tool_calls[0].output.status == "success" and kept.assistant_message() == "good"
-
-
-async def test_a_turn_may_call_its_tools_for_as_long_as_it_takes(make_core) -> None:
-    caller = ScriptedCaller([*[calls((f"c{index}", "t", "{}")) for index in range(400)], text("there")])
-    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("ok")))]
-    async with await make_core(caller, tools=tools).open_session("s1") as session:
-        assert (await session.turn("go").run()).result.assistant_message() == "there"
-        assert len(session.read_view().messages) == 802
-
-
-async def test_a_turn_that_said_more_than_a_commit_holds_ends_with_what_it_was_given(make_core, monkeypatch) -> None:
-    monkeypatch.setattr(commit, "MAX_COMMIT_BYTES", 200_000)
-    caller = ScriptedCaller([text("x" * 250_000), text("short")])
-    points = CrashPoints("before:commit")
-    doomed = await make_core(caller, crash_point=points).open_session("s1")
-    with pytest.raises(Crash):
-        await doomed.turn("y" * 150_000).run()
-    session = await make_core(caller).open_session("s1")
-    output = await session.turn("and now?").run()
-    (ended,) = output.redriven
-    assert ended.outcome == Stopped("runtime_error")
-    assert [issue.code for issue in ended.errors] == ["commit_too_large"]
-    assert ended.usage.total == 15, "what it cost was spent"
-    assert output.result.assistant_message() == "short"
-    first, *rest = [message_text(message) for message in session.read_view().messages]
-    assert rest == ["and now?", "short"]
-    assert first.startswith("y" * 60_000) and "more characters" in first
 
 
 async def test_a_provider_failure_is_an_outcome_and_keeps_the_users_text(make_core) -> None:
@@ -381,25 +192,6 @@ async def test_a_cancel_of_the_calling_task_commits_first_and_then_raises(make_c
         await running
     assert session.read_view().turn_index == 1
     assert [message_text(m) for m in session.read_view().messages] == ["x"]
-
-
-async def test_a_cancelled_batch_answers_every_call(make_core) -> None:
-    started = asyncio.Event()
-
-    @tool(name="hang")
-    async def hang(args: Number, context: object) -> int:
-        started.set()
-        await asyncio.Event().wait()
-        return 1
-
-    caller = ScriptedCaller([calls(("a", "hang", '{"value":1}'), ("b", "double", '{"value":2}')), text("never")])
-    session = await make_core(caller, tools=[FunctionToolProvider([hang, double])]).open_session("s1")
-    running = asyncio.create_task(session.turn("x").run())
-    await started.wait()
-    session.cancel_running_turns()
-    output = await running
-    assert output.result.outcome == Stopped("cancelled")
-    assert is_safe_to_resume(list(session.read_view().messages))
 
 
 async def test_a_key_replays_the_committed_turn_and_refuses_changed_text(make_core) -> None:
@@ -624,79 +416,6 @@ async def test_a_time_limit_cancels_the_turn_and_says_so(make_core) -> None:
     assert output.result.cancellation.reason == "timeout"
 
 
-async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
-    ran: list[int] = []
-
-    @tool(name="danger", approval="execute")
-    async def danger(args: Number, context: object) -> int:
-        ran.append(args.value)
-        return 1
-
-    class Refuse:
-        async def decide(self, manifest: object, call: object) -> str:
-            return "not allowed here"
-
-    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
-    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Refuse())
-    async with await core.open_session("s1") as session:
-        output = await session.turn("x").run()
-    assert ran == []
-    outcome = output.result.tool_calls[0].output.outcome
-    assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
-
-
-@pytest.mark.parametrize("fault", [RuntimeError("no such terminal"), asyncio.CancelledError()])
-async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the_turn(
-    make_core, fault: BaseException
-) -> None:
-    ran: list[int] = []
-
-    @tool(name="danger", approval="execute")
-    async def danger(args: Number, context: object) -> int:
-        ran.append(args.value)
-        return 1
-
-    class Broken:
-        async def decide(self, manifest: object, call: object) -> str | None:
-            raise fault
-
-    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
-    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Broken())
-    async with await core.open_session("s1") as session:
-        output = await session.turn("x").run()
-    assert ran == []
-    assert not isinstance(output.result.outcome, Stopped)
-    failure = output.result.tool_calls[0].output.outcome.failure
-    assert failure.code == "tool_denied"
-    assert failure.message.startswith("the approval policy")
-
-
-async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
-    asked = asyncio.Event()
-    ran: list[int] = []
-
-    @tool(name="danger", approval="execute")
-    async def danger(args: Number, context: object) -> int:
-        ran.append(args.value)
-        return 1
-
-    class AskForever:
-        async def decide(self, manifest: object, call: object) -> str | None:
-            asked.set()
-            await asyncio.Event().wait()
-            return None
-
-    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("never")])
-    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=AskForever())
-    session = await core.open_session("s1")
-    running = asyncio.create_task(session.turn("x").run())
-    await asked.wait()
-    session.cancel_running_turns()
-    assert (await running).result.outcome == Stopped("cancelled")
-    assert ran == []
-    assert is_safe_to_resume(list(session.read_view().messages))
-
-
 async def test_a_session_that_must_be_new_is_created_once(make_core) -> None:
     cores = [make_core(ScriptedCaller([])) for _ in range(4)]
     opened = await asyncio.gather(
@@ -704,35 +423,6 @@ async def test_a_session_that_must_be_new_is_created_once(make_core) -> None:
     )
     refused = [error for error in opened if isinstance(error, ConflictError)]
     assert len(refused) == 3 and {error.code for error in refused} == {"session_exists"}
-
-
-async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
-    caller = ScriptedCaller([text("from the first")])
-    caller.gate = asyncio.Event()
-    first_core = make_core(caller, lease_timings=LeaseTimings(300, 100))
-    first = await first_core.open_session("s1")
-    running = asyncio.create_task(first.turn("x").run())
-    await caller.entered.wait()
-    fence = (await first_core.store.session_row("s1")).lease
-    await _expire(first_core, fence)
-    caller.gate.set()
-    with pytest.raises(Exception) as raised:
-        await running
-    assert raised.value.code == "session_execution_lease_lost"
-    second = await make_core(ScriptedCaller([text("from the second")])).open_session("s1")
-    output = await second.redrive().run()
-    assert output.result.assistant_message() == "from the second"
-    assert [message_text(m) for m in second.read_view().messages] == ["x", "from the second"]
-
-
-async def _expire(core: LashCore, lease: object) -> None:
-    """Release the lane behind the owner's back, as an expiry does."""
-    from lash_cli.core.lease import LeaseFence
-
-    owner = lease.owner
-    await core.store.release_lease(
-        LeaseFence("s1", owner.owner_id, owner.incarnation_id, lease.token, lease.fencing_token)
-    )
 
 
 async def test_a_session_without_a_store_runs_turns_and_cannot_be_parked() -> None:
@@ -770,219 +460,6 @@ async def test_explicit_choices_win_at_open_and_are_stored_with_the_next_commit(
         await session.turn("y").run()
     async with await core.open_session("s1", spec=SessionSpec(inherit="stored")) as session:
         assert session.policy_snapshot.model.id == "model-7"
-
-
-async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
-    first_caller = ScriptedCaller([text("recorded")])
-    first = make_core(first_caller, crash_point=reach)
-    spec = SessionSpec(inherit="stored", model=ModelSpec("special"))
-    session = await first.open_session("s1", spec=spec)
-    with pytest.raises(Crash):
-        await session.turn("x").run()
-    second_caller = ScriptedCaller([text("next")])
-    second = make_core(second_caller)
-    reopened = await second.open_session("s1", spec=SessionSpec(inherit="stored"))
-    output = await reopened.turn("y").run()
-    assert [result.assistant_message() for result in output.redriven] == ["recorded"]
-    assert output.result.assistant_message() == "next"
-    assert [request.model.id for request in second_caller.requests] == ["special"]
-    assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
-
-
-@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
-@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
-async def test_a_handle_that_starts_over_finishes_a_crashed_turn_on_the_history_it_began_on(
-    make_core, opened, point
-) -> None:
-    first = await make_core(ScriptedCaller([text("one")])).open_session("s1")
-    await first.turn("a").run()
-    await first.tools().add_provider(doubling())
-    points = CrashPoints(point)
-    doomed = await make_core(ScriptedCaller([text("two")]), crash_point=points, tools=[doubling()]).open_session("s1")
-    with pytest.raises(Crash):
-        await doomed.turn("b").run()
-    core = make_core(ScriptedCaller([text("three")]), tools=[doubling()])
-    other = await make_core(ScriptedCaller([text("elsewhere")])).open_session("s2")
-    await other.turn("of another").run()
-    if opened == "fresh":
-        session, kept = await core.open_fresh("s1"), []
-    else:
-        session = await core.open_with_state("s1", other.export_state().rebound_to("s1"))
-        kept = ["of another", "elsewhere"]
-    output = await session.turn("c").run()
-    assert [result.assistant_message() for result in output.turns] == ["two", "three"]
-    assert [message_text(message) for message in session.read_view().messages] == [*kept, "c", "three"]
-    again = await make_core(ScriptedCaller([])).open_session("s1")
-    assert [message_text(message) for message in again.read_view().messages] == [*kept, "c", "three"]
-
-
-@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
-async def test_a_turn_that_crashed_as_it_started_over_is_finished_where_it_began(make_core, opened) -> None:
-    first = await make_core(ScriptedCaller([text("one"), text("more")])).open_session("s1")
-    await first.turn("a").run()
-    state = first.export_state()
-    await first.turn("a again").run()
-    core = make_core(ScriptedCaller([text("two")]), crash_point=CrashPoints("after:model_recorded"))
-    doomed = await (core.open_fresh("s1") if opened == "fresh" else core.open_with_state("s1", state))
-    with pytest.raises(Crash):
-        await doomed.turn("b").run()
-    session = await make_core(ScriptedCaller([])).open_session("s1")
-    output = await session.redrive().run()
-    assert output.result.assistant_message() == "two"
-    kept = [] if opened == "fresh" else ["a", "one"]
-    assert [message_text(message) for message in session.read_view().messages] == [*kept, "b", "two"]
-    assert session.read_view().turn_index == 3
-
-
-async def test_turns_keep_counting_over_a_history_that_was_replaced(make_core) -> None:
-    core = make_core(ScriptedCaller([text("one"), text("two")]))
-    first = await core.open_session("s1")
-    await first.turn("a").run()
-    await (await core.open_fresh("s1")).close()
-    session = await core.open_session("s1")
-    assert (list(session.read_view().messages), session.read_view().turn_index) == ([], 1)
-    await session.turn("b").run()
-    assert [turn.turn_index for turn in await core.store.turns("s1", limit=9)] == [2, 1]
-
-
-@pytest.mark.parametrize("asked", ["here", "from-afar"])
-async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
-    make_core, asked
-) -> None:
-    caller = ScriptedCaller([])
-    caller.gate = asyncio.Event()
-    doomed = await make_core(caller, crash_point=CrashPoints("before:commit")).open_session("s1")
-    running = asyncio.ensure_future(doomed.turn("first", turn_id="t1").run())
-    await caller.entered.wait()
-    if asked == "here":
-        doomed.cancel_running_turns()
-    else:
-        await doomed.request_turn_cancel("t1", "r1")
-    with pytest.raises(Crash):
-        await running
-    next_caller = ScriptedCaller([text("first answer"), text("second answer")])
-    session = await make_core(next_caller).open_session("s1")
-    output = await session.turn("second").run()
-    # A request that stands in the store outlives the process; nobody else knows of one that does not.
-    first = "first answer" if asked == "here" else None
-    assert output.redriven[0].assistant_message() == first
-    assert (output.redriven[0].outcome == Stopped("cancelled")) == (asked == "from-afar")
-    assert output.result.assistant_message() == ("second answer" if asked == "here" else "first answer")
-
-
-async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
-    first = await make_core(ScriptedCaller([text("x")]), tools=[doubling()], crash_point=reach).open_session("s1")
-    with pytest.raises(Crash):
-        await first.turn("begin").run()
-    without_tools = make_core(ScriptedCaller([text("y")]))
-    second = await without_tools.open_session("s1")
-    with pytest.raises(EffectError) as raised:
-        await second.redrive().run()
-    assert raised.value.details["first_divergent_paths"] == ["command.shape"]
-    assert "lash cancel" in (raised.value.hint or "")
-    await without_tools.request_turn_cancel("s1")
-    output = await second.redrive().run()
-    assert output.result.outcome == Stopped("cancelled")
-    assert (await second.turn("go on").run()).result.assistant_message() == "y"
-    assert [message_text(m) for m in second.read_view().messages] == ["begin", "go on", "y"]
-
-
-async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_turn(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
-    stored = SessionSpec(inherit="stored")
-    first = await make_core(ScriptedCaller([text("x")]), crash_point=reach).open_session("s1")
-    with pytest.raises(Crash):
-        await first.turn("begin").run()
-    second = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
-    await second.configure(SessionConfigPatch(model=ModelSpec("chosen")))
-    caller = ScriptedCaller([text("y")])
-    third = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
-    await third.redrive().run()
-    # The commit of the crashed turn did not write its own model over the choice: a process that opens next finds it.
-    fourth = await make_core(caller).open_session("s1", spec=stored)
-    await fourth.turn("go on").run()
-    assert [request.model.id for request in caller.requests] == ["chosen"]
-
-
-@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
-async def test_a_crashed_turn_of_a_handle_that_fell_behind_is_finished_under_what_it_ran_with(make_core, point) -> None:
-    stored = SessionSpec(inherit="stored")
-    caller = ScriptedCaller([text("x")])
-    behind = await make_core(caller, crash_point=CrashPoints(point)).open_session("s1")
-    await behind.configure(SessionConfigPatch(max_turns=3))
-    other = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
-    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
-    with pytest.raises(Crash):
-        await behind.turn("begin").run()
-    assert [request.model.id for request in caller.requests] == ["chosen"]
-    after = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
-    output = await after.redrive().run()
-    assert output.result is not None and output.result.assistant_message() == "x"
-    assert after.policy_snapshot.model.id == "chosen"
-
-
-async def test_a_handle_that_fell_behind_finishes_a_turn_that_crashed_on_the_head_it_does_not_know(make_core) -> None:
-    caller = ScriptedCaller([])
-    behind = await make_core(caller).open_session("s1")
-    other = make_core(ScriptedCaller([text("one"), text("two")]), crash_point=CrashPoints("before:commit", nth=2))
-    session = await other.open_session("s1")
-    await session.turn("a").run()
-    with pytest.raises(Crash):
-        await session.turn("b").run()
-    output = await behind.redrive().run()
-    assert output.result is not None and output.result.assistant_message() == "two"
-    assert [message_text(message) for message in behind.read_view().messages] == ["a", "one", "b", "two"]
-    assert caller.requests == []
-
-
-async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core) -> None:
-    caller = ScriptedCaller([text("one"), text("two")])
-    core = make_core(caller)
-    behind = await core.open_session("s1")
-    await behind.turn("a").run()
-    other = await make_core(ScriptedCaller([])).open_session("s1")
-    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
-    await behind.configure(SessionConfigPatch(max_turns=3))
-    assert (behind.policy_snapshot.model.id, behind.policy_snapshot.max_turns) == ("chosen", 3)
-    await other.configure(SessionConfigPatch(model=ModelSpec("chosen-again")))
-    await behind.turn("b").run()
-    assert caller.requests[1].model.id == "chosen-again"
-    assert other.policy_snapshot.model.id == "chosen-again"
-
-
-@pytest.mark.parametrize("spec", [SessionSpec(), SessionSpec(inherit="stored")], ids=["core", "stored"])
-async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose_before_its_own(
-    make_core, spec
-) -> None:
-    behind = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=spec)
-    mine = await make_core(ScriptedCaller([])).open_session("s1", spec=SessionSpec(model=ModelSpec("my-model")))
-    other = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=SessionSpec(inherit="stored"))
-    await other.configure(SessionConfigPatch(model=ModelSpec("model-2")))
-    await behind.turn("one").run()
-    assert behind.policy_snapshot.model.id == "model-2"
-    await mine.flush()
-    await mine.refresh()
-    assert mine.policy_snapshot.model.id == "my-model", "what was asked for at its open is a choice of its own"
 
 
 async def test_a_stream_raises_what_its_turn_raised_wherever_it_is_looked_for_first(make_core) -> None:

@@ -1,0 +1,265 @@
+"""Crashed turns driven again, and handles that others have left behind (contract 01 §3, design §3)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.doubling import doubling
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import (
+    LashCore,
+    LeaseTimings,
+    ModelSpec,
+    SessionConfigPatch,
+    SessionSpec,
+    Stopped,
+)
+from lash_cli.core.content import message_text
+from lash_cli.errors import (
+    EffectError,
+)
+
+
+async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
+    caller = ScriptedCaller([text("from the first")])
+    caller.gate = asyncio.Event()
+    first_core = make_core(caller, lease_timings=LeaseTimings(300, 100))
+    first = await first_core.open_session("s1")
+    running = asyncio.create_task(first.turn("x").run())
+    await caller.entered.wait()
+    fence = (await first_core.store.session_row("s1")).lease
+    await _expire(first_core, fence)
+    caller.gate.set()
+    with pytest.raises(Exception) as raised:
+        await running
+    assert raised.value.code == "session_execution_lease_lost"
+    second = await make_core(ScriptedCaller([text("from the second")])).open_session("s1")
+    output = await second.redrive().run()
+    assert output.result.assistant_message() == "from the second"
+    assert [message_text(m) for m in second.read_view().messages] == ["x", "from the second"]
+
+
+async def _expire(core: LashCore, lease: object) -> None:
+    """Release the lane behind the owner's back, as an expiry does."""
+    from lash_cli.core.lease import LeaseFence
+
+    owner = lease.owner
+    await core.store.release_lease(
+        LeaseFence("s1", owner.owner_id, owner.incarnation_id, lease.token, lease.fencing_token)
+    )
+
+
+async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    first_caller = ScriptedCaller([text("recorded")])
+    first = make_core(first_caller, crash_point=reach)
+    spec = SessionSpec(inherit="stored", model=ModelSpec("special"))
+    session = await first.open_session("s1", spec=spec)
+    with pytest.raises(Crash):
+        await session.turn("x").run()
+    second_caller = ScriptedCaller([text("next")])
+    second = make_core(second_caller)
+    reopened = await second.open_session("s1", spec=SessionSpec(inherit="stored"))
+    output = await reopened.turn("y").run()
+    assert [result.assistant_message() for result in output.redriven] == ["recorded"]
+    assert output.result.assistant_message() == "next"
+    assert [request.model.id for request in second_caller.requests] == ["special"]
+    assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
+
+
+@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
+@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
+async def test_a_handle_that_starts_over_finishes_a_crashed_turn_on_the_history_it_began_on(
+    make_core, opened, point
+) -> None:
+    first = await make_core(ScriptedCaller([text("one")])).open_session("s1")
+    await first.turn("a").run()
+    await first.tools().add_provider(doubling())
+    points = CrashPoints(point)
+    doomed = await make_core(ScriptedCaller([text("two")]), crash_point=points, tools=[doubling()]).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("b").run()
+    core = make_core(ScriptedCaller([text("three")]), tools=[doubling()])
+    other = await make_core(ScriptedCaller([text("elsewhere")])).open_session("s2")
+    await other.turn("of another").run()
+    if opened == "fresh":
+        session, kept = await core.open_fresh("s1"), []
+    else:
+        session = await core.open_with_state("s1", other.export_state().rebound_to("s1"))
+        kept = ["of another", "elsewhere"]
+    output = await session.turn("c").run()
+    assert [result.assistant_message() for result in output.turns] == ["two", "three"]
+    assert [message_text(message) for message in session.read_view().messages] == [*kept, "c", "three"]
+    again = await make_core(ScriptedCaller([])).open_session("s1")
+    assert [message_text(message) for message in again.read_view().messages] == [*kept, "c", "three"]
+
+
+@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
+async def test_a_turn_that_crashed_as_it_started_over_is_finished_where_it_began(make_core, opened) -> None:
+    first = await make_core(ScriptedCaller([text("one"), text("more")])).open_session("s1")
+    await first.turn("a").run()
+    state = first.export_state()
+    await first.turn("a again").run()
+    core = make_core(ScriptedCaller([text("two")]), crash_point=CrashPoints("after:model_recorded"))
+    doomed = await (core.open_fresh("s1") if opened == "fresh" else core.open_with_state("s1", state))
+    with pytest.raises(Crash):
+        await doomed.turn("b").run()
+    session = await make_core(ScriptedCaller([])).open_session("s1")
+    output = await session.redrive().run()
+    assert output.result.assistant_message() == "two"
+    kept = [] if opened == "fresh" else ["a", "one"]
+    assert [message_text(message) for message in session.read_view().messages] == [*kept, "b", "two"]
+    assert session.read_view().turn_index == 3
+
+
+async def test_turns_keep_counting_over_a_history_that_was_replaced(make_core) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two")]))
+    first = await core.open_session("s1")
+    await first.turn("a").run()
+    await (await core.open_fresh("s1")).close()
+    session = await core.open_session("s1")
+    assert (list(session.read_view().messages), session.read_view().turn_index) == ([], 1)
+    await session.turn("b").run()
+    assert [turn.turn_index for turn in await core.store.turns("s1", limit=9)] == [2, 1]
+
+
+@pytest.mark.parametrize("asked", ["here", "from-afar"])
+async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
+    make_core, asked
+) -> None:
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    doomed = await make_core(caller, crash_point=CrashPoints("before:commit")).open_session("s1")
+    running = asyncio.ensure_future(doomed.turn("first", turn_id="t1").run())
+    await caller.entered.wait()
+    if asked == "here":
+        doomed.cancel_running_turns()
+    else:
+        await doomed.request_turn_cancel("t1", "r1")
+    with pytest.raises(Crash):
+        await running
+    next_caller = ScriptedCaller([text("first answer"), text("second answer")])
+    session = await make_core(next_caller).open_session("s1")
+    output = await session.turn("second").run()
+    # A request that stands in the store outlives the process; nobody else knows of one that does not.
+    first = "first answer" if asked == "here" else None
+    assert output.redriven[0].assistant_message() == first
+    assert (output.redriven[0].outcome == Stopped("cancelled")) == (asked == "from-afar")
+    assert output.result.assistant_message() == ("second answer" if asked == "here" else "first answer")
+
+
+async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    first = await make_core(ScriptedCaller([text("x")]), tools=[doubling()], crash_point=reach).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("begin").run()
+    without_tools = make_core(ScriptedCaller([text("y")]))
+    second = await without_tools.open_session("s1")
+    with pytest.raises(EffectError) as raised:
+        await second.redrive().run()
+    assert raised.value.details["first_divergent_paths"] == ["command.shape"]
+    assert "lash cancel" in (raised.value.hint or "")
+    await without_tools.request_turn_cancel("s1")
+    output = await second.redrive().run()
+    assert output.result.outcome == Stopped("cancelled")
+    assert (await second.turn("go on").run()).result.assistant_message() == "y"
+    assert [message_text(m) for m in second.read_view().messages] == ["begin", "go on", "y"]
+
+
+async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_turn(make_core) -> None:
+    class Crash(BaseException):
+        """Ends the first process."""
+
+    def reach(point: str) -> None:
+        if point == "before:commit":
+            raise Crash
+
+    stored = SessionSpec(inherit="stored")
+    first = await make_core(ScriptedCaller([text("x")]), crash_point=reach).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("begin").run()
+    second = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await second.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    caller = ScriptedCaller([text("y")])
+    third = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await third.redrive().run()
+    # The commit of the crashed turn did not write its own model over the choice: a process that opens next finds it.
+    fourth = await make_core(caller).open_session("s1", spec=stored)
+    await fourth.turn("go on").run()
+    assert [request.model.id for request in caller.requests] == ["chosen"]
+
+
+@pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
+async def test_a_crashed_turn_of_a_handle_that_fell_behind_is_finished_under_what_it_ran_with(make_core, point) -> None:
+    stored = SessionSpec(inherit="stored")
+    caller = ScriptedCaller([text("x")])
+    behind = await make_core(caller, crash_point=CrashPoints(point)).open_session("s1")
+    await behind.configure(SessionConfigPatch(max_turns=3))
+    other = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    with pytest.raises(Crash):
+        await behind.turn("begin").run()
+    assert [request.model.id for request in caller.requests] == ["chosen"]
+    after = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
+    output = await after.redrive().run()
+    assert output.result is not None and output.result.assistant_message() == "x"
+    assert after.policy_snapshot.model.id == "chosen"
+
+
+async def test_a_handle_that_fell_behind_finishes_a_turn_that_crashed_on_the_head_it_does_not_know(make_core) -> None:
+    caller = ScriptedCaller([])
+    behind = await make_core(caller).open_session("s1")
+    other = make_core(ScriptedCaller([text("one"), text("two")]), crash_point=CrashPoints("before:commit", nth=2))
+    session = await other.open_session("s1")
+    await session.turn("a").run()
+    with pytest.raises(Crash):
+        await session.turn("b").run()
+    output = await behind.redrive().run()
+    assert output.result is not None and output.result.assistant_message() == "two"
+    assert [message_text(message) for message in behind.read_view().messages] == ["a", "one", "b", "two"]
+    assert caller.requests == []
+
+
+async def test_a_handle_that_fell_behind_keeps_what_others_configured(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core = make_core(caller)
+    behind = await core.open_session("s1")
+    await behind.turn("a").run()
+    other = await make_core(ScriptedCaller([])).open_session("s1")
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen")))
+    await behind.configure(SessionConfigPatch(max_turns=3))
+    assert (behind.policy_snapshot.model.id, behind.policy_snapshot.max_turns) == ("chosen", 3)
+    await other.configure(SessionConfigPatch(model=ModelSpec("chosen-again")))
+    await behind.turn("b").run()
+    assert caller.requests[1].model.id == "chosen-again"
+    assert other.policy_snapshot.model.id == "chosen-again"
+
+
+@pytest.mark.parametrize("spec", [SessionSpec(), SessionSpec(inherit="stored")], ids=["core", "stored"])
+async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose_before_its_own(
+    make_core, spec
+) -> None:
+    behind = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=spec)
+    mine = await make_core(ScriptedCaller([])).open_session("s1", spec=SessionSpec(model=ModelSpec("my-model")))
+    other = await make_core(ScriptedCaller([text("ok")])).open_session("s1", spec=SessionSpec(inherit="stored"))
+    await other.configure(SessionConfigPatch(model=ModelSpec("model-2")))
+    await behind.turn("one").run()
+    assert behind.policy_snapshot.model.id == "model-2"
+    await mine.flush()
+    await mine.refresh()
+    assert mine.policy_snapshot.model.id == "my-model", "what was asked for at its open is a choice of its own"

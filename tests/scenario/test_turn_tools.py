@@ -1,0 +1,283 @@
+"""Tools inside of whole turns: what the model reads of them, and who may stop them (contract 05 §3, §6)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support.doubling import Number, double, doubling
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import (
+    FunctionToolProvider,
+    Stopped,
+    tool,
+)
+from lash_cli.core.activity import (
+    ToolCallCompleted,
+    ToolCallStarted,
+)
+from lash_cli.core.content import ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.tools import ToolCallOutput, ToolContract, ToolManifest, ToolSuccess
+from lash_cli.runtime import dispatch
+from lash_cli.store.sqlite import commit
+
+
+async def test_parallel_calls_are_answered_in_source_order_in_one_message(make_core) -> None:
+    caller = ScriptedCaller([calls(("a", "double", '{"value":1}'), ("b", "double", '{"value":2}')), text("2 and 4")])
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("go").run()
+        messages = session.read_view().messages
+    assert [record.call_id for record in output.result.tool_calls] == ["a", "b"]
+    results = [part for part in messages[2].parts if isinstance(part, ToolResultPart)]
+    assert [(part.tool_call_id, part.content) for part in results] == [("a", "2"), ("b", "4")]
+    assert is_safe_to_resume(list(messages))
+    started = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallStarted)]
+    completed = [item.event.call_id for item in output.activities if isinstance(item.event, ToolCallCompleted)]
+    assert sorted(started) == sorted(completed) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "code"),
+    [
+        ("{broken", "double", "invalid_tool_args"),
+        ('{"value":"x"}', "double", "invalid_tool_args"),
+        ("{}", "nothing", "tool_unavailable"),
+    ],
+)
+async def test_a_bad_call_is_a_failed_result_and_the_turn_goes_on(make_core, arguments, name, code) -> None:
+    caller = ScriptedCaller([calls(("a", name, arguments)), text("sorry")])
+    async with await make_core(caller, tools=[doubling()]).open_session("s1") as session:
+        output = await session.turn("go").run()
+    assert output.result.assistant_message() == "sorry"
+    assert output.result.tool_calls[0].output.outcome.failure.code == code
+
+
+async def test_a_tool_that_raises_leaves_its_siblings_and_the_turn_intact(make_core) -> None:
+    @tool(name="crash")
+    async def crash(args: Number, context: object) -> int:
+        raise RuntimeError("boom")
+
+    caller = ScriptedCaller([calls(("a", "crash", '{"value":1}'), ("b", "double", '{"value":2}')), text("ok")])
+    tools = [FunctionToolProvider([crash, double])]
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        output = await session.turn("go").run()
+    first, second = output.result.tool_calls
+    assert first.output.outcome.failure.code == "tool_panicked"
+    assert second.output.outcome.value == 4
+
+
+async def test_a_crash_whose_text_cannot_be_stored_is_a_failed_result_all_the_same(make_core) -> None:
+    @tool(name="look")
+    async def look(args: Number, context: object) -> str:
+        """Look at a file whose name is no UTF-8."""
+        with open(os.fsdecode(b"/gone/\xff")) as file:  # noqa: ASYNC230
+            return file.read()
+
+    caller = ScriptedCaller([calls(("c1", "look", '{"value": 1}')), text("done")])
+    session = await make_core(caller, tools=[FunctionToolProvider([look])]).open_session("s1")
+    result = (await session.turn("go").run()).result
+    assert result.assistant_message() == "done"
+    assert "/gone/\\udcff" in result.tool_calls[0].output.outcome.failure.message
+
+
+class Offering:
+    """Offers one tool, `t`, that answers with what `answer` returns or raises."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self._answer = answer
+
+    def manifests(self) -> tuple[ToolManifest, ...]:
+        return (ToolManifest("t", "t", "does t"),)
+
+    def contract(self, tool_id: str) -> ToolContract:
+        return ToolContract()
+
+    async def execute(self, call: object, context: object) -> Any:
+        return self._answer()
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raise_speechless() -> None:
+    raise Speechless
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda: None, "NoneType"),
+        (lambda: {"a": 1}, "dict"),
+        (lambda: ToolCallOutput("done"), "ValidationError"),  # type: ignore[arg-type]
+        (lambda: ToolCallOutput(ToolSuccess("done"), "finish"), "ValidationError"),  # type: ignore[arg-type]
+        (raise_speechless, "Speechless"),
+    ],
+    ids=["nothing", "a-bare-value", "no-outcome", "no-control", "an-exception-without-text"],
+)
+async def test_whatever_a_tool_answers_or_raises_is_a_result_the_journal_can_hold(make_core, answer, said) -> None:
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry")])
+    async with await make_core(caller, tools=[Offering(answer)]).open_session("s1") as session:
+        output = await session.turn("go").run()
+    assert output.result.assistant_message() == "sorry"
+    failure = output.result.tool_calls[0].output.outcome.failure
+    assert failure.code == "tool_panicked"
+    assert said in failure.message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"summary": "made it", "path": "/a", "bytes": 3}, b"bytes", datetime(2026, 1, 2, tzinfo=UTC), float("nan")],
+    ids=["keys-in-an-order-of-their-own", "bytes", "a-date", "not-a-number"],
+)
+async def test_a_turn_that_crashed_after_a_tool_is_finished_whatever_the_tool_had_answered(make_core, value) -> None:
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess(value)))]
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("done")])
+    points = CrashPoints("after:model_recorded", 2)
+    doomed = await make_core(caller, tools=tools, crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go").run()
+    session = await make_core(ScriptedCaller([]), tools=tools).open_session("s1")
+    assert (await session.redrive().run()).result.assistant_message() == "done"
+
+
+async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make_core) -> None:
+    answers = {"size": dispatch.MAX_RESULT_CHARS + 1}
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("x" * answers["size"])))]
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry"), calls(("b", "t", "{}")), text("good")])
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        refused = (await session.turn("go").run()).result
+        answers["size"] -= 1
+        kept = (await session.turn("less").run()).result
+    assert refused.tool_calls[0].output.outcome.failure.code == "tool_result_too_large"
+    assert refused.assistant_message() == "sorry"
+    assert kept.tool_calls[0].output.status == "success" and kept.assistant_message() == "good"
+
+
+async def test_a_turn_may_call_its_tools_for_as_long_as_it_takes(make_core) -> None:
+    caller = ScriptedCaller([*[calls((f"c{index}", "t", "{}")) for index in range(400)], text("there")])
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess("ok")))]
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        assert (await session.turn("go").run()).result.assistant_message() == "there"
+        assert len(session.read_view().messages) == 802
+
+
+async def test_a_turn_that_said_more_than_a_commit_holds_ends_with_what_it_was_given(make_core, monkeypatch) -> None:
+    monkeypatch.setattr(commit, "MAX_COMMIT_BYTES", 200_000)
+    caller = ScriptedCaller([text("x" * 250_000), text("short")])
+    points = CrashPoints("before:commit")
+    doomed = await make_core(caller, crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("y" * 150_000).run()
+    session = await make_core(caller).open_session("s1")
+    output = await session.turn("and now?").run()
+    (ended,) = output.redriven
+    assert ended.outcome == Stopped("runtime_error")
+    assert [issue.code for issue in ended.errors] == ["commit_too_large"]
+    assert ended.usage.total == 15, "what it cost was spent"
+    assert output.result.assistant_message() == "short"
+    first, *rest = [message_text(message) for message in session.read_view().messages]
+    assert rest == ["and now?", "short"]
+    assert first.startswith("y" * 60_000) and "more characters" in first
+
+
+async def test_a_cancelled_batch_answers_every_call(make_core) -> None:
+    started = asyncio.Event()
+
+    @tool(name="hang")
+    async def hang(args: Number, context: object) -> int:
+        started.set()
+        await asyncio.Event().wait()
+        return 1
+
+    caller = ScriptedCaller([calls(("a", "hang", '{"value":1}'), ("b", "double", '{"value":2}')), text("never")])
+    session = await make_core(caller, tools=[FunctionToolProvider([hang, double])]).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await started.wait()
+    session.cancel_running_turns()
+    output = await running
+    assert output.result.outcome == Stopped("cancelled")
+    assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class Refuse:
+        async def decide(self, manifest: object, call: object) -> str:
+            return "not allowed here"
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Refuse())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert ran == []
+    outcome = output.result.tool_calls[0].output.outcome
+    assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("no such terminal"), asyncio.CancelledError()])
+async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the_turn(
+    make_core, fault: BaseException
+) -> None:
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class Broken:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            raise fault
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Broken())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert ran == []
+    assert not isinstance(output.result.outcome, Stopped)
+    failure = output.result.tool_calls[0].output.outcome.failure
+    assert failure.code == "tool_denied"
+    assert failure.message.startswith("the approval policy")
+
+
+async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
+    asked = asyncio.Event()
+    ran: list[int] = []
+
+    @tool(name="danger", approval="execute")
+    async def danger(args: Number, context: object) -> int:
+        ran.append(args.value)
+        return 1
+
+    class AskForever:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            asked.set()
+            await asyncio.Event().wait()
+            return None
+
+    caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("never")])
+    core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=AskForever())
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await asked.wait()
+    session.cancel_running_turns()
+    assert (await running).result.outcome == Stopped("cancelled")
+    assert ran == []
+    assert is_safe_to_resume(list(session.read_view().messages))
