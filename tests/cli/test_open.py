@@ -68,7 +68,7 @@ def test_fresh_needs_a_confirmation_and_then_drops_the_transcript_only(lash) -> 
     assert lash("show", "notes", "-o", "json").json["turns"] == 1
     assert lash("open", "notes", "--fresh", "--yes").code == 0
     shown = lash("show", "notes", "-o", "json").json
-    assert (shown["turns"], shown["model"]) == (0, "kept")
+    assert (shown["turns"], shown["model"]) == (1, "kept"), "turns keep counting, so that each has a number of its own"
     assert lash("log", "notes", "-o", "json").json["items"] == []
     assert shown["usage"]["output_tokens"] > 0, "what it cost is not forgotten"
 
