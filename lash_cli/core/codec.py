@@ -87,6 +87,11 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
+def storable(text: str) -> str:
+    """`text` with its lone surrogates, which no UTF-8 can hold, as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def to_builtins(value: Any) -> Any:
     """`value` as plain JSON types, for documents assembled by the faces."""
     return msgspec.to_builtins(value)

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 import msgspec
 
+from lash_cli.core.codec import storable
 from lash_cli.core.outcome import TurnCancellationEvidence
 
 
@@ -60,7 +61,10 @@ class CancelToken:
         """
         if self.is_set:
             return False
-        self.cause, self.evidence, self.origin, self.reason = cause, evidence, origin, reason
+        self.cause, self.evidence = cause, evidence
+        # They are committed with the turn, which must not fail for a word.
+        self.origin = None if origin is None else storable(origin)
+        self.reason = None if reason is None else storable(reason)
         self.is_set = True
         if self._event is not None:
             self._event.set()

@@ -21,7 +21,7 @@ import msgspec
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
-from lash_cli.core.codec import decode, encode
+from lash_cli.core.codec import decode, encode, storable
 from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -376,8 +376,8 @@ def _text_of(error: Exception) -> str:
         text = str(error)
     except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
         text = f"its text cannot be read ({type(fault).__name__})"
-    # A file name that is no UTF-8 comes as text that cannot be stored; its bytes are shown as escapes.
-    return text.encode("utf-8", "backslashreplace").decode()
+    # A file name that is no UTF-8 has them.
+    return storable(text)
 
 
 def _too_large(tool_name: str, length: int) -> ToolCallOutput:

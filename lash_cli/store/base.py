@@ -276,8 +276,9 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     was started with (model, limits), kept with the turn row until it commits so
     that a re-drive runs under the same policy. `is_new_turn` promises that the
     turn id was made for this request, so no committed turn has to be looked for.
-    `known_head_revision` is the head the plan was made from, 0 for none: on
-    another one no turn is begun; None begins it on any.
+    `known_head_revision` is the head the plan was made from, 0 for none and -1
+    for one that is not stored yet: on another one no turn is begun; None begins
+    it on any.
     """
 
     session_id: str

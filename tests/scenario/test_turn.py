@@ -118,10 +118,12 @@ async def test_cancelling_commits_a_cancelled_turn_and_the_next_turn_works(make_
     session = await make_core(caller).open_session("s1")
     running = asyncio.create_task(session.turn("stop me", turn_id="t1").run())
     await caller.entered.wait()
-    assert session.cancel_running_turns(reason="test") == 1
+    # No word of whoever asks keeps the turn from being committed.
+    assert session.cancel_running_turns(reason="no UTF-8: \ud800") == 1
     output = await running
     assert output.result.outcome == Stopped("cancelled")
     assert output.result.cancellation.request_id == "internal:t1"
+    assert output.result.cancellation.reason == "no UTF-8: \\ud800"
     caller.gate = None
     caller.steps = [text("fine")]
     assert (await session.turn("go on").run()).result.assistant_message() == "fine"
