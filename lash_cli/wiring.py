@@ -266,6 +266,7 @@ def standard_tools(
 
     from lash_cli.tools.builtin import builtin_tools
     from lash_cli.tools.policy import FilePolicy
+    from lash_cli.tools.spilling import DIRECTORY_NAME
 
     roots = settings.tool_roots
     directories = (cwd,) if roots is None else tuple(os.path.join(cwd, os.path.expanduser(root)) for root in roots)
@@ -286,7 +287,7 @@ def standard_tools(
         settings.allow_outside,
         denied=tuple(Path(place) for place in private),
     )
-    return builtin_tools(policy, Path(cwd), Path(paths.state_dir) / "spill", clock)
+    return builtin_tools(policy, Path(cwd), Path(paths.state_dir) / DIRECTORY_NAME, clock)
 
 
 def trace_path(settings: Settings, named: str | None) -> str | None:

@@ -27,6 +27,7 @@ from lash_cli.views.times import rfc3339
 if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionRow
     from lash_cli.store.sqlite.maintenance import Collected, Maintenance
+    from lash_cli.tools.spilling import Spilled
 
 _PAGE = 200
 _NAMED_IN_QUESTION = 5
@@ -38,12 +39,14 @@ def command(
     """Remove what nothing needs any more.
 
     That is: journals of turns that are committed, settled inputs and batches,
-    nodes and attachments nothing leads to, and bytes nobody names. What was
-    settled less than retention.min_age ago stays. If retention.max_age is set,
+    nodes and attachments nothing leads to, bytes nobody names, and the files
+    with whole outputs of commands. What was settled or written less than
+    retention.min_age ago stays. If retention.max_age is set,
     sessions that were not used for so long are deleted too, after a question;
     --yes answers. Make the file smaller afterwards with: lash db vacuum
     """
     from lash_cli.store.sqlite.inspection import looking
+    from lash_cli.tools.spilling import DIRECTORY_NAME, forget_spilled
 
     with looking(Path(current().paths.database)):
         pass
@@ -56,7 +59,8 @@ def command(
         confirm(_question(expired))
         run_async(_delete(expired, idle_since_ms or 0))
     collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
-    document = _document(dry_run, cutoff_ms, idle_since_ms, expired, collected)
+    spilled = forget_spilled(Path(current().paths.state_dir) / DIRECTORY_NAME, cutoff_ms, dry_run=dry_run)
+    document = _document(dry_run, cutoff_ms, idle_since_ms, expired, collected, spilled)
     emit_one("Collection", document, text=_text(document))
     if not dry_run and (collected.blobs or collected.journal_rows or expired):
         say("make the file smaller with: lash db vacuum")
@@ -150,7 +154,12 @@ async def _maintenance(*, read_only: bool) -> AsyncIterator[Maintenance]:
 
 
 def _document(
-    dry_run: bool, cutoff_ms: int, idle_since_ms: int | None, expired: list[SessionRow], collected: Collected
+    dry_run: bool,
+    cutoff_ms: int,
+    idle_since_ms: int | None,
+    expired: list[SessionRow],
+    collected: Collected,
+    spilled: Spilled,
 ) -> Document:
     return {
         "id": current().paths.database,
@@ -168,6 +177,8 @@ def _document(
         "blobs": collected.blobs,
         "blob_bytes": collected.blob_bytes,
         "journal_rows": collected.journal_rows,
+        "spilled_files": spilled.files,
+        "spilled_bytes": spilled.bytes,
     }
 
 
@@ -181,6 +192,7 @@ def _text(document: Document) -> str:
         ("attachments", f"{document['attachments']} that were never committed"),
         ("blobs", f"{document['blobs']}, {document['blob_bytes']} bytes"),
         ("journal rows", str(document["journal_rows"])),
+        ("whole outputs", f"{document['spilled_files']}, {document['spilled_bytes']} bytes"),
     ]
     if not document["sessions"]:
         return pairs(rows)

@@ -23,14 +23,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from lash_cli.core.codec import sha256_hex
 from lash_cli.core.protocols import Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.context import SESSION_VARIABLE, TURN_VARIABLE
-from lash_cli.tools.faults import ToolFault, invalid, os_fault
+from lash_cli.tools.faults import ToolFault, invalid
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.policy import FilePolicy, status_of
 from lash_cli.tools.process_group import ProcessGroups
+from lash_cli.tools.spilling import spill
 
 BUFFER_BYTES = 512_000
 SHOWN_BYTES = 50 * 1024
@@ -250,30 +250,6 @@ class ShellTools:
             except ToolFault as fault:
                 result["full_output_lost"] = fault.message
         return result
-
-
-def spill(directory: Path, content: bytes) -> Path:
-    """Write output to a private file named after its content, so that writing it again gives the same file.
-
-    Raises `ToolFault` when it cannot be written.
-    """
-    path = directory / f"exec_command-{sha256_hex(content)[:12]}.txt"
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
-        partial = directory / f".{path.name}.{os.getpid()}.tmp"
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink()
-            raise
-    except OSError as error:
-        raise os_fault(error, "keep the full output in", path) from error
-    return path
 
 
 def _shell(wanted: str | None) -> str:

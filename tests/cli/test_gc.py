@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 DAY_MS = 86_400_000
@@ -56,6 +58,24 @@ def test_a_dry_run_says_what_a_run_then_removes(lash, home, tmp_path):
     assert lash("db", "check", "-o", "json").json["healthy"]
     assert [item["preview"] for item in lash("queue", "ls", "s", "-o", "json").json["items"]] == ["waits"]
     assert lash("turn", "s", "!text goes on").code == 0
+
+
+def test_the_whole_output_of_a_command_is_kept_until_it_is_old_and_then_goes(lash, home):
+    lash("open", "s")
+    lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': 'seq 1 100000'})}", "--approve", "execute=auto")
+    (kept,) = home.rglob("exec_command-*.txt")
+    assert kept.read_text().endswith("100000\n")
+    assert lash("gc", "-o", "json").json["spilled_files"] == 0
+    size = kept.stat().st_size
+    long_ago = time.time() - 10 * 365 * DAY_MS / 1000
+    os.utime(kept, (long_ago, long_ago))
+    other = kept.parent / "somewhere"
+    other.symlink_to(home / "config.toml")
+    for options, are_there in ((("--dry-run",), True), ((), False)):
+        told = lash("gc", *options, "-o", "json").json
+        assert (told["spilled_files"], told["spilled_bytes"]) == (1, size)
+        assert kept.exists() is are_there
+    assert other.is_symlink()
 
 
 def test_what_was_settled_a_moment_ago_keeps_its_key(lash, home):

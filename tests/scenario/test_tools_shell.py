@@ -139,7 +139,7 @@ async def test_output_that_cannot_be_kept_does_not_hide_how_the_command_ended(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lash_cli.tools.shell.os.replace", full)
+    monkeypatch.setattr("lash_cli.tools.spilling.os.replace", full)
     value = value_of(await bench.call("exec_command", cmd="seq 1 100000; exit 3"))
     assert value["exit_code"] == 3
     assert value["output"].endswith("99999\n100000\n")

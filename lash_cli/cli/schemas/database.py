@@ -141,7 +141,8 @@ class ExpiredSession(Shape):
 
 class Collection(Shape):
     """What `lash gc` removed, or would remove. `settled_before` is up to when settled inputs and batches, hidden nodes
-    and uncommitted attachments went; `idle_since` since when the sessions were idle, null when none expire."""
+    and uncommitted attachments went, and files with whole outputs of commands, the spilled ones; `idle_since` since
+    when the sessions were idle, null when none expire."""
 
     id: str
     dry_run: bool
@@ -155,3 +156,5 @@ class Collection(Shape):
     blobs: Count
     blob_bytes: Count
     journal_rows: Count
+    spilled_files: Count
+    spilled_bytes: Count

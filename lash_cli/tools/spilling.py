@@ -1,0 +1,69 @@
+"""Whole outputs of commands, kept in private files that the model may read, until `lash gc` (contract 05 §5, 08 §6.7).
+
+A transcript holds an end of a long output and names its file. The files belong
+to no session: equal outputs share one, so only their age tells when to go.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lash_cli.core.codec import sha256_hex
+from lash_cli.errors import StoreError
+from lash_cli.tools.faults import os_fault
+
+# In the state directory.
+DIRECTORY_NAME: Final = "spill"
+
+
+class Spilled(NamedTuple):
+    """Files and their bytes."""
+
+    files: int
+    bytes: int
+
+
+def spill(directory: Path, content: bytes) -> Path:
+    """Write output to a private file named after its content, so that writing it again gives the same file.
+
+    Raises `ToolFault` when it cannot be written.
+    """
+    path = directory / f"exec_command-{sha256_hex(content)[:12]}.txt"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        partial = directory / f".{path.name}.{os.getpid()}.tmp"
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink()
+            raise
+    except OSError as error:
+        raise os_fault(error, "keep the full output in", path) from error
+    return path
+
+
+def forget_spilled(directory: Path, before_ms: int, *, dry_run: bool) -> Spilled:
+    """Remove the outputs that were written last before `before_ms`, or only count them; raises `StoreError`."""
+    files = size = 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                if not entry.is_file(follow_symlinks=False) or status.st_mtime_ns >= before_ms * 1_000_000:
+                    continue
+                if not dry_run:
+                    os.unlink(entry.path)
+                files, size = files + 1, size + status.st_size
+    except FileNotFoundError:
+        # Nothing was ever kept, or another collection was here first.
+        return Spilled(files, size)
+    except OSError as error:
+        raise StoreError(f"{directory} cannot be cleared: {error.strerror}") from error
+    return Spilled(files, size)
