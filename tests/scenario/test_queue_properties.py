@@ -391,12 +391,23 @@ class QueueLife(RuleBasedStateMachine):
     @precondition(lambda self: self.late is not None)
     @rule(is_text=st.booleans())
     def the_late_process_goes_on(self, is_text: bool) -> None:
-        """Whatever it still does, it does under a dead fence."""
+        """Whatever it still does, it does under a dead fence.
+
+        One that heard of the request which ended its turn elsewhere asks for the
+        very commit that stands, and is answered with it (contract 01 §9.2 step 2).
+        """
         late, self.late = self.late, None
         assert late is not None and late.drive is not None
         self._reply(late, "too late" if is_text else None)
-        with pytest.raises(SessionExecutionLeaseExpired):
-            self._do(late.drive)
+        try:
+            output = self._do(late.drive)
+        except SessionExecutionLeaseExpired:
+            pass
+        else:
+            told = output.turns[-1]
+            stands = self._do(self.store.turn(S, told.turn_id))
+            assert told.outcome == Stopped("cancelled") and stands is not None and stands.state == "committed"
+            assert stands.summary is not None and stands.summary.cancellation == told.cancellation is not None
         late.drive = None
         self._end(late)
 
