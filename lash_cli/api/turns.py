@@ -55,10 +55,9 @@ class TurnBuilder:
     `PendingTurnInputSourceKeyConflict` for a key and `RuntimeTurnCommitConflict` for a turn id of another text,
     `ConfigError` for a provider that cannot be used and `LashRuntimeError` (`llm_provider`) for another one than the
     session was recorded with, `UsageError` for an attachment that is not allowed, `SessionClosed` and `SessionDeleted`.
-    Later it raises `SessionExecutionLeaseExpired` when the lane was lost on
-    the way, `StoreError`, `ambiguous` when it is unknown whether the turn was committed, and `EffectError` when a turn
-    that a crash cut off cannot be replayed. Everything else a turn meets, a failing model and a cancel among it, is an
-    outcome of its result.
+    Later it raises `SessionExecutionLeaseExpired` when the lane was lost on the way, `StoreError`, `ambiguous` when it
+    is unknown whether the turn was committed, and `EffectError` when a turn that a crash cut off cannot be replayed.
+    Everything else a turn meets, a failing model and a cancel among it, is an outcome of its result.
     """
 
     def __init__(self, run: RunRequest, request: TurnRequest) -> None:

@@ -6,7 +6,6 @@ then the session is looked up, the text is made safe and the turn runs.
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
 APPROVAL_MODES = ("ask", "auto", "never")
-_LARGEST_AMOUNT = 1_000_000_000
+_LARGEST_MICROS = 10**15
 
 
 class IfBusy(NamedTuple):
@@ -137,12 +136,12 @@ def command(
     the turn finished; 6 that it stopped, 7 that somebody cancelled it, 75 that
     the session or the provider is busy and a repeat is safe. With --schema the
     answer is one JSON value on stdout; one that does not fit is given back to
-    the model once, and the second stops the turn. With --if-busy
-    enqueue the text of a busy session waits for its next turn instead, and the
-    receipt is printed. With --retry the head goes back to before the last turn
-    and its text is run again; the old answer is kept as a branch, and the
-    command that returns to it is printed. --max-cost is in the currency of the
-    model's price and looked at before each model call but the first.
+    the model once, and the second stops the turn. With --if-busy enqueue the
+    text of a busy session waits for its next turn instead, and the receipt is
+    printed. With --retry the head goes back to before the last turn and its
+    text is run again; the old answer is kept as a branch, and the command that
+    returns to it is printed. --max-cost is in the currency of the model's price
+    and looked at before each model call but the first.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
@@ -190,15 +189,15 @@ def command(
 
 def _amount(text: str) -> int:
     """Micro-units of `--max-cost`; raises `UsageError` for what is no amount of money above 0."""
-    from lash_cli.core.pricing import MICROS
+    from lash_cli.providers.models import micros
 
     try:
-        micros = Decimal(text) * MICROS
-        if not 1 <= micros <= _LARGEST_AMOUNT * MICROS:
-            raise ValueError
-    except (ArithmeticError, ValueError):
-        raise UsageError(f"--max-cost is an amount of money above 0, such as 0.50, not {text!r}") from None
-    return int(micros)
+        amount = micros(text)
+    except (OverflowError, ValueError):
+        amount = 0
+    if not 1 <= amount <= _LARGEST_MICROS:
+        raise UsageError(f"--max-cost is an amount of money above 0, such as 0.50, not {text!r}")
+    return amount
 
 
 def _check_retry(contradicting: dict[str, object]) -> None:

@@ -76,6 +76,7 @@ from lash_cli.core.machine_rules import (
 from lash_cli.core.machine_table import MachineEvent, MachineState, next_state
 from lash_cli.core.machine_tail import TurnTail
 from lash_cli.core.outcome import FinalValue, Finished, Stopped, ToolValue, TurnIssue, TurnOutcome
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.tools import ToolCallRecord, interrupted
 from lash_cli.core.usage import NO_USAGE
 from lash_cli.errors import LashRuntimeError
@@ -338,14 +339,14 @@ class TurnMachine:
         limit = self._config.max_turns
         return limit is not None and iteration >= self._config.run_offset + limit
 
-    @property
-    def _is_spent(self) -> bool:
+    def _reached_cost(self) -> CostLimit | None:
+        """The cost limit, once it is reached."""
         limit = self._config.cost_limit
-        return limit is not None and limit.is_reached(self._spent)
+        return limit if limit is not None and limit.is_reached(self._spent) else None
 
     def _is_granted(self, iteration: int) -> bool:
         """Whether an iteration may run: within the limits, or the one grace iteration beyond that of iterations."""
-        if self._is_spent:
+        if self._reached_cost() is not None:
             return False
         return not self._is_beyond_limit(iteration) or (self._driver.has_grace and not self._is_grace)
 
@@ -357,8 +358,8 @@ class TurnMachine:
 
     def _enter_iteration(self, iteration: int) -> None:
         """Begin `iteration`, as a grace iteration if it is the first beyond the limit, or stop."""
-        if self._is_spent and self._config.cost_limit is not None:
-            self._tail.append((cost_limit_message(self._config.cost_limit),))
+        if (cost_limit := self._reached_cost()) is not None:
+            self._tail.append((cost_limit_message(cost_limit),))
             self._finish(Stopped("max_cost"))
             return
         if self._is_beyond_limit(iteration):

@@ -25,6 +25,7 @@ from lash_cli.runtime.requests import TurnRequest
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan
 from lash_cli.store.base import (
+    NOT_STORED,
     DrainSelection,
     HeadPosition,
     LaneBusy,
@@ -34,9 +35,6 @@ from lash_cli.store.base import (
     RuntimePersistence,
     busy_error,
 )
-
-# The revision of no stored head: what a handle starts over with is stored before a turn begins on it.
-NOT_STORED = -1
 
 
 class LaneEntry:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -261,6 +261,10 @@ class DrainSelection(msgspec.Struct, frozen=True, kw_only=True):
     max_batches: int = MAX_CLAIMED_BATCHES
 
 
+# The revision of no stored head: what a handle starts over with is stored before a turn begins on it.
+NOT_STORED: Final = -1
+
+
 class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Take the lane for a turn in one transaction (design §3 step 2).
 
@@ -276,9 +280,9 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     was started with (model, limits), kept with the turn row until it commits so
     that a re-drive runs under the same policy. `is_new_turn` promises that the
     turn id was made for this request, so no committed turn has to be looked for.
-    `known_head_revision` is the head the plan was made from, 0 for none and -1
-    for one that is not stored yet: on another one no turn is begun; None begins
-    it on any.
+    `known_head_revision` is the head the plan was made from, 0 for none: on
+    another one no turn is begun, with `NOT_STORED` on no stored one at all;
+    None begins it on any.
     """
 
     session_id: str

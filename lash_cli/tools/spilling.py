@@ -6,7 +6,9 @@ to no session: equal outputs share one, so only their age tells when to go.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -55,15 +57,15 @@ def forget_spilled(directory: Path, before_ms: int, *, dry_run: bool) -> Spilled
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                if not entry.is_file(follow_symlinks=False) or status.st_mtime_ns >= before_ms * 1_000_000:
-                    continue
-                if not dry_run:
-                    os.unlink(entry.path)
-                files, size = files + 1, size + status.st_size
+                with contextlib.suppress(FileNotFoundError):  # another collection was here first
+                    status = entry.stat(follow_symlinks=False)
+                    if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns >= before_ms * 1_000_000:
+                        continue
+                    if not dry_run:
+                        os.unlink(entry.path)
+                    files, size = files + 1, size + status.st_size
     except FileNotFoundError:
-        # Nothing was ever kept, or another collection was here first.
-        return Spilled(files, size)
+        pass  # nothing was ever kept
     except OSError as error:
         raise StoreError(f"{directory} cannot be cleared: {error.strerror}") from error
     return Spilled(files, size)
