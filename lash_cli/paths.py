@@ -66,7 +66,7 @@ class Paths:
         self.runtime_dir = runtime_dir
         self.config_file = os.path.join(config_dir, "config.toml")
         self.keys_file = os.path.join(config_dir, "keys.toml")
-        self.database = os.path.join(data_dir, "lash.db")
+        self.usual_database = self.database = os.path.join(data_dir, "lash.db")
         self.log_file = os.path.join(state_dir, "lash.log")
 
     def rows(self) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from lash_cli.paths import ensure_private_directory
 from lash_cli.system import SystemClock
 from lash_cli.views.shell_words import shell_word
 from lash_cli.views.tables import pairs
+
+if TYPE_CHECKING:
+    from lash_cli.tools.spilling import Spilled
 
 COPIES = "backups"
 
@@ -97,11 +100,14 @@ def purge(
     confirm: Annotated[
         str | None, typer.Option("--confirm", metavar="NAME", help="The file name of the database, instead of typing.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be erased.")] = False,
 ) -> int:
     """Erase every session for ever: the database is empty afterwards.
 
-    Copies, configuration and keys stay where they are. Refused while another
-    process has the database open or a session is held.
+    The files with whole outputs of commands go with them, unless the database
+    was chosen by --db or LASH_DB while the usual one exists: the files may be
+    of its sessions. Copies, configuration and keys stay where they are.
+    Refused while another process has the database open or a session is held.
     """
     from lash_cli.store.sqlite.backup import erase
     from lash_cli.store.sqlite.inspection import facts, looking
@@ -109,20 +115,43 @@ def purge(
     place = Path(current().paths.database)
     with looking(place) as connection:
         before = facts(connection, place)
-    _require_name(place, before.sessions, confirm)
-    erase(place, SystemClock())
+    if not dry_run:
+        _require_name(place, before.sessions, confirm)
+        erase(place, SystemClock())
+    owns_outputs = not _is_beside_the_usual(place)
+    spilled = _spilled(dry_run=dry_run or not owns_outputs)
     document = {
         "id": str(place),
+        "dry_run": dry_run,
         "sessions": before.sessions,
         "bytes_before": before.bytes,
-        "bytes_after": place.stat().st_size,
+        "bytes_after": None if dry_run else place.stat().st_size,
+        "spilled_files": spilled.files if owns_outputs else 0,
+        "spilled_bytes": spilled.bytes if owns_outputs else 0,
     }
     emit_one("DatabasePurge", document, text="")
-    say(f"erased {counted(before.sessions)} of {place}")
+    outputs = f"{spilled.files} whole output{'' if spilled.files == 1 else 's'} of commands"
+    also = f" and {outputs}" if owns_outputs and spilled.files else ""
+    say(f"{'would erase' if dry_run else 'erased'} {counted(before.sessions)} of {place}{also}")
+    if spilled.files and not owns_outputs:
+        say(f"left, since they may be of another database: {outputs}; lash gc removes the old ones")
     left = sorted(Path(current().paths.data_dir, COPIES).glob("*.db"))
     if left:
         say(pairs([("copies that still have them", str(left[0].parent))]))
     return 0
+
+
+def _is_beside_the_usual(place: Path) -> bool:
+    """Whether `place` was chosen while there is the usual database too: outputs of commands name neither."""
+    usual = Path(current().paths.usual_database)
+    return usual.exists() and not usual.samefile(place)
+
+
+def _spilled(*, dry_run: bool) -> Spilled:
+    """The whole outputs of commands, removed or only counted."""
+    from lash_cli.tools.spilling import DIRECTORY_NAME, forget_spilled
+
+    return forget_spilled(Path(current().paths.state_dir) / DIRECTORY_NAME, None, dry_run=dry_run)
 
 
 def _require_name(place: Path, sessions: int, given: str | None) -> None:

@@ -51,15 +51,17 @@ def spill(directory: Path, content: bytes) -> Path:
     return path
 
 
-def forget_spilled(directory: Path, before_ms: int, *, dry_run: bool) -> Spilled:
-    """Remove the outputs that were written last before `before_ms`, or only count them; raises `StoreError`."""
+def forget_spilled(directory: Path, before_ms: int | None, *, dry_run: bool) -> Spilled:
+    """Remove the outputs that were written last before `before_ms`, all with None, or only count them; raises
+    `StoreError`."""
     files = size = 0
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another collection was here first
                     status = entry.stat(follow_symlinks=False)
-                    if not stat.S_ISREG(status.st_mode) or status.st_mtime_ns >= before_ms * 1_000_000:
+                    is_young = before_ms is not None and status.st_mtime_ns >= before_ms * 1_000_000
+                    if not stat.S_ISREG(status.st_mode) or is_young:
                         continue
                     if not dry_run:
                         os.unlink(entry.path)

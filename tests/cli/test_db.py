@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -362,6 +363,39 @@ def test_a_purge_wants_the_name_and_leaves_nothing_behind(lash, home):
     lash("open", "s")
     lash("turn", "s", "!text again")
     assert said(lash) == ["again"]
+
+
+def spilled(lash, home: Path, *options: str) -> Path:
+    """The file with the whole output of a command of session `s`."""
+    lash("open", "s", *options)
+    command = f"!tool exec_command {json.dumps({'cmd': 'seq 1 100000'})}"
+    lash("turn", "s", command, "--approve", "execute=auto", *options)
+    (kept,) = home.rglob("exec_command-*.txt")
+    return kept
+
+
+def test_a_purge_takes_the_whole_outputs_of_commands_with_it(lash, home):
+    kept = spilled(lash, home)
+    size = kept.stat().st_size
+    tried = lash("db", "purge", "--dry-run", "-o", "json").json
+    assert (tried["dry_run"], tried["sessions"], tried["bytes_after"]) == (True, 1, None)
+    assert (tried["spilled_files"], tried["spilled_bytes"]) == (1, size)
+    assert kept.exists() and lash("ls", "-q").out == "s\n"
+    done = lash("db", "purge", "--confirm", "lash.db", "-o", "json").json
+    assert (done["dry_run"], done["sessions"]) == (False, 1)
+    assert (done["spilled_files"], done["spilled_bytes"]) == (1, size)
+    assert not kept.exists() and lash("ls", "-q").out == ""
+
+
+def test_a_purge_of_another_database_leaves_outputs_that_may_be_of_the_usual_one(lash, home, tmp_path):
+    other = ("--db", str(tmp_path / "other.db"))
+    kept = spilled(lash, home, *other)
+    lash("open", "s")
+    done = lash("db", "purge", "--confirm", "other.db", *other)
+    assert kept.exists() and "may be of another database: 1 whole output of commands" in done.err
+    (home / "lash.db").unlink()
+    lash("db", "purge", "--confirm", "other.db", *other)
+    assert not kept.exists()
 
 
 def test_a_check_knows_forks_fresh_starts_and_sessions_that_are_gone(lash, home):

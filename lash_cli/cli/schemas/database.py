@@ -123,12 +123,16 @@ class DatabaseScrub(Shape):
 
 
 class DatabasePurge(Shape):
-    """The database that was emptied for good."""
+    """The database that was emptied for good, or would be. `spilled_files` are files with whole outputs of commands that
+    went with it; `bytes_after` is null when nothing was done."""
 
     id: str
+    dry_run: bool
     sessions: Count
     bytes_before: Count
-    bytes_after: Count
+    bytes_after: Count | None
+    spilled_files: Count
+    spilled_bytes: Count
 
 
 class ExpiredSession(Shape):
