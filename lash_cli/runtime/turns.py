@@ -28,6 +28,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
+from lash_cli.core.policy import SessionPolicy
 from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionDeleted, TurnCancelWon
 from lash_cli.runtime.attachments import stored_input
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
@@ -207,18 +208,36 @@ class DurableTurn(TurnDriver):
             await gates.leave(address, self.token)
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
-        session, guard = self.session, self._entry.lane.guard
-        if granted.redrive and session.is_behind(granted.head):
+        session = self.session
+        if not granted.redrive:
+            return await self._drive_planned(granted, turn, self._entry.plan, session.policy)
+        if session.is_behind(granted.head):
             await session.refresh()
-        wanted = policy = session.policy
-        plan = self._entry.plan
-        if granted.redrive:
-            plan = decode(turn.plan, TurnPlan) if turn.plan else self._entry.planned()
-            policy = policy_of_plan(wanted, plan)
-            # What somebody configured after the crash stands: the commit of the old turn must not write over it.
-            if plan.head_revision == session.head_revision:
-                session.set_policy(policy)
-        elif is_room_due(self.host, session):
+        wanted = session.policy
+        plan = decode(turn.plan, TurnPlan) if turn.plan else self._entry.planned()
+        policy = policy_of_plan(wanted, plan)
+        # What somebody configured after the crash stands: the commit of the old turn must not write over it.
+        if plan.head_revision == session.head_revision:
+            session.set_policy(policy)
+        is_done = False
+        try:
+            ended = await self._drive_planned(granted, turn, plan, policy)
+            is_done = True
+        finally:
+            # What the caller of this open asked for comes back.
+            if session.is_policy_explicit or not is_done:
+                session.set_policy(wanted)
+        return ended
+
+    async def _drive_planned(
+        self, granted: LaneGranted, turn: TurnRecord, plan: TurnPlan, policy: SessionPolicy
+    ) -> _Ended:
+        session, guard = self.session, self._entry.lane.guard
+        effects = self.host.effects.scoped(
+            TurnScope(session.session_id, turn.turn_id), fence=guard.fence, fresh=not granted.redrive
+        )
+        # A re-drive must see what its journal saw, so it makes room only where the turn has done nothing yet.
+        if is_room_due(self.host, session) and not (granted.redrive and await effects.has_any("")):
             await self._make_room(guard)
         drive = Drive(
             turn_id=turn.turn_id,
@@ -229,9 +248,7 @@ class DurableTurn(TurnDriver):
             cost_limit=plan.cost_limit,
             claims=TurnClaims(granted.claim, granted.work),
             chain=chain_of(turn.turn_id, granted.work),
-            effects=self.host.effects.scoped(
-                TurnScope(session.session_id, turn.turn_id), fence=guard.fence, fresh=not granted.redrive
-            ),
+            effects=effects,
             caller=self.host.providers.resolve(policy.provider_id),
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
@@ -248,20 +265,13 @@ class DurableTurn(TurnDriver):
         if granted.work is not None:
             causes = work_causes(granted.work.batches)
             await self.emit(drive, QueuedWorkStarted("idle", drive.claims.batch_ids, causes), row)
-        is_done = False
         try:
-            ended = await self._run_and_commit(granted, drive, guard)
-            is_done = True
+            return await self._run_and_commit(granted, drive, guard)
         finally:
             previews.flush()
-            # What the caller of this open asked for comes back.
-            if granted.redrive and (session.is_policy_explicit or not is_done):
-                session.set_policy(wanted)
-        return ended
 
     async def _make_room(self, guard: LaneGuard) -> None:
-        """Compact the context first: there is hardly room for another turn. A re-drive must see what its journal saw,
-        so only a turn that begins does."""
+        """Compact the context first: there is hardly room for another turn."""
         from lash_cli.runtime.compaction import make_room  # hardly any turn of a session needs it
 
         try:

@@ -278,6 +278,39 @@ async def test_a_turn_that_crashed_around_its_compaction_is_finished(make_core, 
     assert texts.count("three") == 1
 
 
+def killed(request):
+    raise Crash("in the call of the model")
+
+
+@pytest.mark.parametrize("point", ["before:frame", "in the summary", "before the turn's first answer"])
+async def test_a_turn_that_crashed_before_it_did_anything_is_finished_in_a_compacted_frame(make_core, point) -> None:
+    talk = [text("ok"), text("ok", tokens=BIG_ANSWER)]
+    crash = {"before:frame": [text("lost")], "in the summary": [killed]}.get(point, [text("gist"), killed])
+    rest = [text("fits")] if len(crash) == 2 else [text("gist"), text("fits")]
+    caller = ScriptedCaller([*talk, *crash, *rest])
+    await talked(make_core(caller, policy=SMALL, model=None), "one", "two")
+    crashing = make_core(caller, policy=SMALL, model=None, crash_point=CrashPoints(point))
+    with pytest.raises(Crash):
+        await (await crashing.open_session(S, create=False)).turn("three", turn_id="t-3").run()
+    session = await make_core(caller, policy=SMALL, model=None).open_session(S, create=False)
+    output = await session.redrive().run()
+    assert output.result is not None and output.result.turn_id == "t-3"
+    assert said(caller.requests[-1].messages) == ["Compaction summary:\n\ngist", "two", "ok", "three"]
+    assert [frame.reason for frame in session.read_view().frames] == ["initial", "compaction"]
+
+
+async def test_a_turn_whose_first_answer_was_recorded_is_finished_on_what_it_was_asked(make_core) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), error("auth"), text("all the same")])
+    await talked(make_core(caller, policy=SMALL, model=None), "one", "two")
+    crashing = make_core(caller, policy=SMALL, model=None, crash_point=CrashPoints("after:model_recorded"))
+    with pytest.raises(Crash):
+        await (await crashing.open_session(S, create=False)).turn("three").run()
+    session = await make_core(caller, policy=SMALL, model=None).open_session(S, create=False)
+    await session.redrive().run()
+    assert said(session.read_view().messages) == ["one", "ok", "two", "ok", "three", "all the same"]
+    assert len(caller.requests) == 4
+
+
 def with_picture(name: str) -> TurnInput:
     return TurnInput((TextItem(name), AttachmentItem(Inline("image/png", b"\x89PNG" + name.encode(), name))))
 
