@@ -151,3 +151,14 @@ def is_write_end(descriptor: int) -> bool:
 
     is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
     return is_pipe and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+
+
+def loses_reader(descriptor: int, seconds: float) -> bool:
+    """Whether the last reader of a pipe, whose writing end `descriptor` is, is gone within `seconds`; returns as soon
+    as it is."""
+    import math
+    import select
+
+    pipe = select.poll()
+    pipe.register(descriptor, 0)
+    return bool(pipe.poll(math.ceil(seconds * 1000)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_a_session_that_is_deleted_meanwhile_ends_the_wait(world: QueuedHome) ->
     waiting = world.spawn("wait", "s", "--for", "queue-empty", "-o", "json")
     assert world.lash("rm", "s", "--yes").code == 0
     told(world.ended(waiting), 3, "session_deleted")
+
+
+@pytest.mark.parametrize("verb", ["wait", "enqueue", "wait-batch"])
+def test_a_reader_that_goes_away_ends_a_wait(world: QueuedHome, verb: str) -> None:
+    batch = world.add_task()
+    command = {
+        "wait": ("wait", "s", "--for", "queue-empty"),
+        "enqueue": ("enqueue", "s", "x", "--wait"),
+        "wait-batch": ("queue", "wait-batch", batch),
+    }[verb]
+    waiting = world.spawn(*command, stderr=subprocess.DEVNULL)
+    assert waiting.stdout is not None
+    waiting.stdout.close()
+    assert waiting.wait(60) == 141
 
 
 @pytest.mark.parametrize(

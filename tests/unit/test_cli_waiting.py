@@ -22,7 +22,7 @@ class World:
         monkeypatch.setattr(waiting, "_sleep", self.sleep)
         monkeypatch.setattr(waiting.time, "monotonic", lambda: self.now)
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, pipe: int | None) -> None:
         self.pauses.append(seconds)
         self.now += seconds
 
