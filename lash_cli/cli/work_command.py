@@ -22,7 +22,7 @@ from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.following import watched_reader
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import has_database, run_async
 from lash_cli.cli.running import store_having, working_directory, writing_store
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
@@ -32,7 +32,7 @@ from lash_cli.cli.work_stream import WorkLines, WorkLog, report_document, report
 from lash_cli.core.activity import Committed, TurnActivity
 from lash_cli.errors import LashError, LashRuntimeError, NotFoundError, PartialOutcomeError, UsageError
 from lash_cli.runtime.work_events import ActivityShown, WorkEvent, WorkOptions, WorkReport
-from lash_cli.system import SystemClock
+from lash_cli.system import SystemClock, is_write_end, loses_reader
 from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Work:
         self._names: dict[str, str] = {}
         self._cores: dict[str, LashCore] = {}
         self._pump: OutputPump | None = None
+        self._has_left = False
         # While it works.
         self._worker: QueueWorker | None = None
         self._live: LiveStore | None = None
@@ -130,7 +131,9 @@ class Work:
         """Work, tell, and return the exit status; raises what the run amounts to when that is not success."""
         from lash_cli.wiring import open_providers
 
-        named = self._plan.references
+        named, options = self._plan.references, self._plan.options
+        if not named and (options.once or options.until_empty) and not has_database():
+            return await self._nothing(options)
         store = store_having(named[0]) if named else writing_store()
         try:
             session_ids = await self._session_ids(store)
@@ -143,6 +146,13 @@ class Work:
                 await providers.aclose()
         finally:
             await store.aclose()
+
+    async def _nothing(self, options: WorkOptions) -> int:
+        """What a worker does that is through where no session was ever made: it makes no database either."""
+        report = WorkReport(0, 0, 0, (), (), "once" if options.once else "empty")
+        self._log.start()
+        await self._end(report.stopped_by, None)
+        return self._exit_status_of(report)
 
     async def _session_ids(self, store: RuntimePersistence) -> list[str]:
         from lash_cli.cli.bulk import resolve_all
@@ -182,9 +192,14 @@ class Work:
             await self._end("signal" if signals.received is not None else report.stopped_by, failure)
         if failure is not None:
             raise failure
-        if self._pump is not None:
-            return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
-        _show_report(report)
+        return self._exit_status_of(report)
+
+    def _exit_status_of(self, report: WorkReport) -> int:
+        """Print the report of a run in which nothing failed, where no stream told it, and return the exit status."""
+        if self._has_left or (self._pump is not None and self._pump.is_closed):
+            return CLOSED_STDOUT_EXIT
+        if self._pump is None:
+            _show_report(report)
         return 0
 
     @asynccontextmanager
@@ -253,15 +268,18 @@ class Work:
             lines.settle(activity.session_id, activity.turn_id, settled)
 
     def _watched_reader(self) -> AbstractContextManager[None]:
-        """Notice that nobody reads the stream any more, also while there is nothing to tell."""
-        if self._pump is None:
+        """Notice that nobody reads what is told any more, also while there is nothing to tell. A report that had no
+        reader from the start keeps nobody from working."""
+        descriptor = sys.stdout.fileno()
+        if self._pump is None and is_write_end(descriptor) and loses_reader(descriptor, 0):
             return nullcontext()
-        return watched_reader(sys.stdout.fileno(), self._left)
+        return watched_reader(descriptor, self._left)
 
     def _left(self) -> None:
         """Nobody reads any more: finish what runs, take nothing new."""
-        assert self._pump is not None, "there is a stream"
-        self._pump.is_closed = True
+        self._has_left = True
+        if self._pump is not None:
+            self._pump.is_closed = True
         if self._worker is not None:
             self._worker.stop(self._plan.grace_s)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import run_lash
 from support.error_world import told
 from support.processes import wait_until
 from support.queued import QueuedHome
@@ -378,3 +379,34 @@ def test_a_reader_that_goes_away_stops_the_worker_and_loses_no_turn(world: Queue
     assert worker.stderr is not None
     worker.stderr.close()
     assert (turns(world), world.lash("show", "s", "-o", "json").json["unfinished_turn"]) == (1, None)
+
+
+def test_a_worker_without_a_stream_ends_when_its_reader_goes_away(world: QueuedHome) -> None:
+    world.add("!text x")
+    worker = world.spawn("work", "--all")
+    assert worker.stdout is not None and worker.stderr is not None
+    assert b"finished" in worker.stderr.readline(), "it works"
+    worker.stdout.close()
+    assert worker.wait(60) == 141
+    with worker.stderr as stderr:
+        assert stderr.read() == b""
+
+
+def test_a_worker_whose_stdout_was_closed_from_the_start_works_all_the_same(world: QueuedHome) -> None:
+    world.add("!text x")
+    reader, writer = os.pipe()
+    os.close(reader)
+    worker = world.spawn("work", "--all", "--until-empty", stdout=writer)
+    os.close(writer)
+    worker.communicate(timeout=60)
+    assert (worker.returncode, turns(world)) == (141, 1)
+
+
+@pytest.mark.parametrize("limit", ["--once", "--until-empty"])
+def test_a_worker_that_finds_no_database_makes_none(tmp_path: Path, limit: str) -> None:
+    nowhere = tmp_path / "nowhere"
+    report = run_lash(["work", "--all", limit, "-o", "json"], home=nowhere).json
+    assert (report["turns"], report["stopped_by"]) == (0, "once" if limit == "--once" else "empty")
+    streamed = run_lash(["work", "--all", limit, "-o", "jsonl"], home=nowhere)
+    assert [line["type"] for line in streamed.lines] == ["stream_start", "stream_end"]
+    assert not (nowhere / "lash.db").exists()
