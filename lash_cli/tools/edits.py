@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import re
 import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, islice, pairwise
 
 import msgspec
@@ -151,42 +153,61 @@ def _lenient_occurrences(flat: str, old: str) -> Iterator[tuple[int, int]]:
 
 def _lenient(text: str) -> tuple[str, Sequence[int]]:
     """The text in its comparable form, and for each position (and the end) where it comes from."""
+    odd = _odd_clusters(text)
     pieces: list[str] = []
     origins = array("q")
     position = 0
     for line in text.split("\n"):
-        if line.isascii():  # it is what it looks like; most lines are, and a file may have many
+        if odd is None or line.isascii():  # it is what it looks like; most lines are, and a file may have many
             pieces.append(line.rstrip(" \t\r"))
             origins.extend(range(position, position + len(pieces[-1])))
-            position += len(line)
-            origins.append(position)
-            position += 1
-            continue
-        converted = [
-            (character, position + at) for at, cluster in _clusters(line) for character in _comparable(cluster)
-        ]
-        while converted and converted[-1][0] in " \t\r":
-            converted.pop()
-        pieces.append("".join(character for character, _ in converted))
-        origins.extend(origin for _, origin in converted)
+        else:
+            pieces.append(_comparable_line(line, position, odd, origins))
         position += len(line)
         origins.append(position)
         position += 1
     return "\n".join(pieces), origins
 
 
-def _clusters(line: str) -> Iterator[tuple[int, str]]:
-    """Characters with the combining marks that follow them, which only compose together."""
-    start = 0
-    for index in range(1, len(line) + 1):
-        if index == len(line) or not unicodedata.combining(line[index]):
-            yield start, line[start:index]
-            start = index
+def _comparable_line(line: str, position: int, odd: re.Pattern[str], origins: array[int]) -> str:
+    """The comparable form of a line that begins at `position`; adds the origins of its characters."""
+    pieces: list[str] = []
+    begin, end = len(origins), 0
+    for cluster in odd.finditer(line):
+        start = cluster.start()
+        comparable = _comparable(cluster[0])
+        pieces += (line[end:start], comparable)
+        origins.extend(range(position + end, position + start))
+        origins.extend([position + start] * len(comparable))
+        end = cluster.end()
+    origins.extend(range(position + end, position + len(line)))
+    converted = "".join((*pieces, line[end:]))
+    kept = converted.rstrip(" \t\r")
+    del origins[begin + len(kept) :]
+    return kept
 
 
+def _odd_clusters(text: str) -> re.Pattern[str] | None:
+    """What in `text` is compared as something else: a character that is, with the combining marks that follow it, or
+    any with at least one such mark, because they only compose together. None when nothing is."""
+    distinct = {character for character in set(text) if not character.isascii()}
+    marks = {character for character in distinct if unicodedata.combining(character)}
+    odd = {character for character in distinct - marks if _comparable(character) != character}
+    if not odd and not marks:
+        return None
+    follow = f"{_one_of(marks)}*" if marks else ""
+    ways = [f"{_one_of(odd)}{follow}"] if odd else []
+    if marks:
+        ways.append(f".?{_one_of(marks)}+")
+    return re.compile("|".join(ways), re.DOTALL)
+
+
+def _one_of(characters: set[str]) -> str:
+    return f"[{''.join(map(re.escape, sorted(characters)))}]"
+
+
+@lru_cache(maxsize=4096)
 def _comparable(cluster: str) -> str:
-    if cluster.isascii():
-        return cluster
     return unicodedata.normalize("NFKC", cluster.translate(_LOOKALIKES)).translate(_LOOKALIKES)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import time
+import unicodedata
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lash_cli.tools import edits
 from lash_cli.tools.edits import DIFF_LINES, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault
 
@@ -173,3 +177,42 @@ def test_places_are_counted_only_as_far_as_a_count_says_something() -> None:
     with pytest.raises(ToolFault, match="oldText occurs more than 1000 times") as caught:
         apply_edits(b"a" * 100_000, [Replacement("a" * 1000, "b")], "p")
     assert caught.value.code == "edit_not_unique"
+
+
+ODD_TEXT = "ab \t\r\n'\"é“”’–\u00a0\u0301\u0308\u0323ﬁ，漢가\u1100\u1161ั\u0e48\ufdfa\u212b\u2028\u0085٠ẛ"
+
+
+@given(st.text(ODD_TEXT, max_size=20))
+def test_a_lenient_form_is_made_of_characters_with_the_marks_that_follow_them(text: str) -> None:
+    lines, origins, position = [], [], 0
+    for line in text.split("\n"):
+        starts = [at for at, character in enumerate(line) if at == 0 or not unicodedata.combining(character)]
+        converted = [
+            (character, position + at)
+            for at, end in pairwise([*starts, len(line)])
+            for character in as_compared(line[at:end])
+        ]
+        kept = "".join(character for character, _ in converted).rstrip(" \t\r")
+        lines.append(kept)
+        position += len(line) + 1
+        origins += [*(origin for _, origin in converted[: len(kept)]), position - 1]
+    made, came_from = edits._lenient(text)
+    assert (made, list(came_from)) == ("\n".join(lines), origins)
+
+
+def as_compared(cluster: str) -> str:
+    looks = str.maketrans({"“": '"', "”": '"', "’": "'", "–": "-", "\u00a0": " "})
+    return cluster if cluster.isascii() else unicodedata.normalize("NFKC", cluster.translate(looks)).translate(looks)
+
+
+def test_a_text_that_is_not_ascii_is_not_compared_character_by_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def normalize(form: str, text: str) -> str:
+        asked.append(text)
+        return unicodedata.normalize(form, text)
+
+    monkeypatch.setattr(edits, "unicodedata", SimpleNamespace(normalize=normalize, combining=unicodedata.combining))
+    with pytest.raises(ToolFault, match="oldText was not found"):
+        apply_edits("„Größe“ – 漢字、cafe\u0301\n".encode() * 5_000, [Replacement("Kleine", "x")], "f")
+    assert len(asked) < 100
