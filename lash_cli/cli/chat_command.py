@@ -16,10 +16,11 @@ import typer
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import has_database, run_async
 from lash_cli.cli.running import (
     open_to_work,
     opened_core,
+    policy_of_new_session,
     policy_options,
     store_and_session,
     working_directory,
@@ -106,6 +107,8 @@ def _let_go_of_terminal() -> None:
 async def _chat(plan: ChatPlan) -> ChatEnd:
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
 
+    if plan.reference is None and not has_database():
+        policy_of_new_session(model=plan.model)
     store, meta = (writing_store(), None) if plan.reference is None else await store_and_session(plan.reference)
     cwd = working_directory(meta)
     asker = ChatAsker()

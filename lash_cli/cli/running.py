@@ -7,7 +7,7 @@ brings its own directory: its tools work there, wherever the command was given.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
-    from lash_cli.core.policy import SessionSpec
+    from lash_cli.core.policy import SessionPolicy, SessionSpec
     from lash_cli.tools.approval import Asker
 
 FILE_MARK = "@"
@@ -107,21 +107,43 @@ def store_having(reference: str | None) -> RuntimePersistence:
 
 
 async def store_and_session(
-    reference: str | None, *, or_open: bool = False
+    reference: str | None, *, or_open: bool = False, before_creating: Callable[[], None] | None = None
 ) -> tuple[RuntimePersistence, SessionMeta | None]:
     """`writing_store`, and the session `reference` names in it; None means that it is to be created, which only
     `or_open` allows. Where there is no database, none is made before that is known.
 
-    Raises as `resolve_session`, and `UsageError` for what cannot be the id of a new session.
+    `before_creating` raises what else stands against a new session. Raises that, as `resolve_session`, and `UsageError`
+    for what cannot be the id of a new session.
     """
     known = writing_store() if has_database() else None
     try:
         meta = await _session_or_new(known, reference, or_open=or_open)
+        if meta is None and before_creating is not None:
+            before_creating()
     except BaseException:
         if known is not None:
             await known.aclose()
         raise
     return known or writing_store(), meta
+
+
+def policy_of_new_session(*, provider: str | None = None, model: str | None = None) -> SessionPolicy:
+    """The policy a new session would start from, with nothing written.
+
+    Raises what stands against it: no model, or a provider that cannot be used.
+    """
+    from lash_cli.settings.providers import available_provider
+    from lash_cli.system import SystemClock, SystemIds
+    from lash_cli.wiring import build_provider, host_policy
+
+    invocation = current()
+    settings, environment = invocation.settings, invocation.environment
+    policy = host_policy(settings, environment, provider=provider, model=model, needs_model=True)
+    chosen = available_provider(settings, environment, policy.provider_id)
+    # A command or a keyring may ask somebody for the key: the turn does it, once.
+    if not (chosen.key or "").startswith(("cmd:", "keyring:")):
+        build_provider(chosen, invocation.paths, environment, clock=SystemClock(), ids=SystemIds())
+    return policy
 
 
 async def _session_or_new(

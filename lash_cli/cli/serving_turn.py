@@ -17,6 +17,7 @@ from lash_cli.cli.failure import failure_document
 from lash_cli.cli.running import (
     open_to_work,
     opened_core,
+    policy_of_new_session,
     policy_options,
     store_and_session,
     working_directory,
@@ -38,7 +39,12 @@ async def opened_session(
     reference: str | None, asked: PromptParameters, approve: Mapping[str, str]
 ) -> AsyncIterator[tuple[LashCore, LashSession]]:
     """The session that `reference` names, created when it may be; raises what `resolve_session` raises."""
-    store, meta = await store_and_session(reference, or_open=asked.or_open)
+
+    def check_new() -> None:
+        policy_of_new_session(provider=asked.provider, model=asked.model)
+
+    spec = policy_options(model=asked.model, provider=asked.provider, system=None)
+    store, meta = await store_and_session(reference, or_open=asked.or_open, before_creating=check_new)
     async with opened_core(
         store=store,
         provider=asked.provider,
@@ -48,7 +54,6 @@ async def opened_session(
         approve=approve,
         owner_label="serve",
     ) as core:
-        spec = policy_options(model=asked.model, provider=asked.provider, system=None)
         session = await open_to_work(core, meta, reference or "", spec)
         try:
             yield core, session

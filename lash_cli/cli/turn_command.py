@@ -18,6 +18,7 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import (
     open_to_work,
     opened_core,
+    policy_of_new_session,
     policy_options,
     store_and_session,
     working_directory,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
     from lash_cli.core.llm import OutputSpec
+    from lash_cli.core.policy import SessionSpec
     from lash_cli.core.pricing import CostLimit
-    from lash_cli.store.base import SessionMeta
 
 APPROVAL_CLASSES = ("read", "write", "execute", "network")
 APPROVAL_MODES = ("ask", "auto", "never")
@@ -282,7 +283,12 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
 
 
 async def _run_stored(plan: TurnPlan) -> int:
-    store, meta = await store_and_session(plan.reference, or_open=plan.or_open)
+    def check_new() -> None:
+        policy = policy_of_new_session(provider=plan.provider, model=plan.model)
+        _cost_limit(plan.max_cost_micros, policy.model.id)
+
+    spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
+    store, meta = await store_and_session(plan.reference, or_open=plan.or_open, before_creating=check_new)
     asker = terminal_asker()
     async with opened_core(
         store=store,
@@ -295,31 +301,21 @@ async def _run_stored(plan: TurnPlan) -> int:
         trace_file=plan.trace_file,
     ) as core:
         if plan.is_retry and meta is not None:
-            plan = await _said_again(core, meta.session_id, plan)
+            plan = await _said_again(core, meta.session_id, plan, spec)
+        session = await open_to_work(core, meta, plan.reference or "", spec)
         if meta is None:
-            # Before there is a session.
-            _cost_limit(plan.max_cost_micros, core.policy.model.id)
-        session = await _open(core, meta, plan)
+            say(f"opened session {session.name} ({session.session_id})")
         return await run_planned_turn(core, session, plan, asker)
 
 
-async def _said_again(core: LashCore, session_id: str, plan: TurnPlan) -> TurnPlan:
+async def _said_again(core: LashCore, session_id: str, plan: TurnPlan, spec: SessionSpec) -> TurnPlan:
     """The plan with the text of the last turn, and the head where that was said."""
     from lash_cli.cli.say_again import go_before, items_of, last_said
 
     # Whatever stands against the turn is found before anything moves.
-    spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
     message = await last_said(core.store, session_id)
     await go_before(core, session_id, message.id, spec)
     return msgspec.structs.replace(plan, items=items_of(message))
-
-
-async def _open(core: LashCore, meta: SessionMeta | None, plan: TurnPlan) -> LashSession:
-    spec = policy_options(model=plan.model, provider=plan.provider, system=plan.system)
-    session = await open_to_work(core, meta, plan.reference or "", spec)
-    if meta is None:
-        say(f"opened session {session.name} ({session.session_id})")
-    return session
 
 
 def terminal_asker() -> TerminalAsker | None:

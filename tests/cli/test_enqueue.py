@@ -141,6 +141,23 @@ def test_a_home_without_a_database_gets_none(home: Path) -> None:
     assert not home.exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        "turn s x --or-open --provider unknown",
+        "turn s x --or-open --system @/no/such/file",
+        "turn s x --or-open --model dear --max-cost 1",
+        "turn s x --or-open --provider p --model m",
+        "open s -c defaults.provider=unknown",
+    ],
+)
+def test_a_session_that_cannot_be_made_leaves_no_database_behind(home: Path, options: str) -> None:
+    env = {"LASH_CFG__providers__p__key": "env:NOT_SET"}
+    done = run_lash((*options.split(), "-o", "json"), home=home, env=env)
+    assert done.code in (2, 5), done.err
+    assert not home.exists()
+
+
 def test_a_named_session_that_may_be_made_is_made_with_the_database(home: Path) -> None:
     assert run_lash(("turn", "s", "!text x", "--or-open", "-q"), home=home).out == "x\n"
     assert (home / "lash.db").exists()
