@@ -81,6 +81,7 @@ async def _run(plan: OpenPlan) -> SessionRow:
             _require_id(plan.reference)
         if plan.parent is not None:
             raise no_session_yet(plan.parent)
+        _require_model()
     store = writing_store()
     try:
         existing = await _existing(store, plan.reference)
@@ -100,6 +101,12 @@ async def _run(plan: OpenPlan) -> SessionRow:
     if row is None:
         raise NotFoundError(f"session {session_id} was deleted meanwhile")
     return row
+
+
+def _require_model() -> None:
+    from lash_cli.wiring import host_policy
+
+    host_policy(current().settings, current().environment, needs_model=True)
 
 
 async def _existing(store: RuntimePersistence, reference: str | None) -> SessionRow | None:
@@ -157,7 +164,8 @@ def _check_reopening(plan: OpenPlan, existing: SessionRow, parent: str | None) -
     if plan.starts_over and existing.head_revision is not None:
         from lash_cli.cli.asking import confirm
 
-        say(f"what it holds can be saved first: lash log {meta.session_id} -o json > {shell_word(meta.name + '.json')}")
+        file = shell_word(f"{meta.name}.json")
+        say(f"what it holds can be saved first: lash export {shell_word(meta.session_id)} --as json --out {file}")
         confirm(f"start over in {meta.name} ({meta.session_id}) and drop {existing.turn_state.turn_index} turns?")
 
 

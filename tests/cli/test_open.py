@@ -66,7 +66,10 @@ def test_fresh_needs_a_confirmation_and_then_drops_the_transcript_only(lash) -> 
     refused = lash("open", "notes", "--fresh", "-o", "json")
     assert (refused.code, refused.error["code"]) == (2, "confirmation_required")
     assert lash("show", "notes", "-o", "json").json["turns"] == 1
-    assert lash("open", "notes", "--fresh", "--yes").code == 0
+    fresh = lash("open", "notes", "--fresh", "--yes")
+    assert fresh.code == 0
+    saving = next(line for line in fresh.err.splitlines() if "saved first" in line)
+    assert "lash export notes --as json --out " in saving, "what would save it can be imported again"
     shown = lash("show", "notes", "-o", "json").json
     assert (shown["turns"], shown["model"]) == (1, "kept"), "turns keep counting, so that each has a number of its own"
     assert lash("log", "notes", "-o", "json").json["items"] == []
