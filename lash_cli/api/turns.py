@@ -56,8 +56,9 @@ class TurnBuilder:
     `ConfigError` for a provider that cannot be used and `LashRuntimeError` (`llm_provider`) for another one than the
     session was recorded with, `UsageError` for an attachment that is not allowed, `SessionClosed` and `SessionDeleted`.
     Later it raises `SessionExecutionLeaseExpired` when the lane was lost on the way, `StoreError`, `ambiguous` when it
-    is unknown whether the turn was committed, and `EffectError` when a turn that a crash cut off cannot be replayed.
-    Everything else a turn meets, a failing model and a cancel among it, is an outcome of its result.
+    is unknown whether the turn was committed, `EffectError` when a turn that a crash cut off cannot be replayed, and
+    `LashRuntimeError` (`context_prepare_turn`, `context_compact`) when a context plugin fails; that turn is finished by
+    the next one. Everything else a turn meets, a failing model and a cancel among it, is an outcome of its result.
     """
 
     def __init__(self, run: RunRequest, request: TurnRequest) -> None:

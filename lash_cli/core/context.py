@@ -12,10 +12,15 @@ from typing import Protocol
 
 import msgspec
 
+from lash_cli.core.codec import storable
 from lash_cli.core.content import Message
 from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import ModelLimits
 from lash_cli.core.usage import PromptUsage
+from lash_cli.errors import LashError, LashRuntimeError
+
+PREPARE_FAILED = "context_prepare_turn"
+COMPACT_FAILED = "context_compact"
 
 
 class ContextMoment(msgspec.Struct, frozen=True):
@@ -97,11 +102,51 @@ def in_order(plugins: Sequence[ContextPlugin]) -> tuple[ContextPlugin, ...]:
 def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], moment: ContextMoment) -> Sequence[Message]:
     """What the plugins make of the committed messages together; `messages` itself when none of them changes anything.
 
-    Raises `ValueError` when a plugin adds or drops messages: a view stands in for what is committed, one by one.
+    Raises `LashRuntimeError` (`context_prepare_turn`) when a plugin fails, and when it adds or drops messages: a view
+    stands in for what is committed, one by one.
     """
     shown = messages
     for plugin in plugins:
-        shown = plugin.prepare_turn(shown, moment)
-        if shown is not messages and len(shown) != len(messages):
-            raise ValueError(f"the view of plugin {plugin.plugin_id!r} has {len(shown)} messages, not {len(messages)}")
+        try:
+            shown = plugin.prepare_turn(shown, moment)
+            count = len(shown)
+        except Exception as error:
+            raise plugin_failed(plugin, PREPARE_FAILED, error) from error
+        if count != len(messages):
+            raise LashRuntimeError(
+                PREPARE_FAILED, f"the view of plugin {plugin.plugin_id!r} has {count} messages, not {len(messages)}"
+            )
     return shown
+
+
+def is_compaction_due(plugins: Sequence[ContextPlugin], moment: ContextMoment) -> bool:
+    """Whether a plugin says that the context should be compacted; raises `LashRuntimeError` (`context_prepare_turn`)
+    when one fails."""
+    for plugin in plugins:
+        try:
+            if plugin.is_due(moment):
+                return True
+        except Exception as error:
+            raise plugin_failed(plugin, PREPARE_FAILED, error) from error
+    return False
+
+
+async def compacted(plugins: Sequence[ContextPlugin], context: CompactionContext) -> tuple[NodePayload, ...]:
+    """What the first plugin that has anything makes of the context; empty when none has. Raises `LashRuntimeError`
+    (`context_compact`) when one fails, and what asking the model raises."""
+    for plugin in plugins:
+        try:
+            payloads = await plugin.compact(context)
+        except LashError:
+            raise
+        except Exception as error:
+            raise plugin_failed(plugin, COMPACT_FAILED, error) from error
+        if payloads:
+            return payloads
+    return ()
+
+
+def plugin_failed(plugin: ContextPlugin, code: str, error: Exception) -> LashRuntimeError:
+    """The failure of a plugin as an error of ours."""
+    text = f"context plugin {plugin.plugin_id!r} failed: {type(error).__name__}: {error}"
+    return LashRuntimeError(code, storable(text), details={"plugin": plugin.plugin_id})

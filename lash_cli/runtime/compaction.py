@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from lash_cli.core.content import TurnInput, message_text
-from lash_cli.core.context import CompactionContext, SummaryRequest
+from lash_cli.core.context import CompactionContext, SummaryRequest, compacted
 from lash_cli.core.graph import NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnResult
@@ -170,11 +170,7 @@ class _Compaction:
             self._instructions,
             self._is_requested,
         )
-        for plugin in self._host.context:
-            payloads = await plugin.compact(context)
-            if payloads:
-                return payloads
-        return ()
+        return await compacted(self._host.context, context)
 
     def _report(self, nodes: tuple[SessionNode, ...]) -> CompactionReport:
         frame_id, leaf = self._previous

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from lash_cli.core.codec import canonical_hash
-from lash_cli.core.context import ContextMoment, prepared
+from lash_cli.core.context import ContextMoment, is_compaction_due, prepared
 from lash_cli.core.llm import MessageSequence
 from lash_cli.core.policy import SessionPolicy
 from lash_cli.runtime.host import RuntimeHost
@@ -37,8 +37,7 @@ def is_room_due(host: RuntimeHost, session: ResidentSession) -> bool:
     """Whether a plugin says that the session must be compacted before its next turn."""
     if not session.messages:
         return False
-    moment = moment_of(session, session.policy)
-    return any(plugin.is_due(moment) for plugin in host.context)
+    return is_compaction_due(host.context, moment_of(session, session.policy))
 
 
 def shown_conversation(host: RuntimeHost, session: ResidentSession, policy: SessionPolicy) -> ShownConversation:

@@ -17,10 +17,12 @@ from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
 from lash_cli.core.policy import ModelLimits, ModelSpec, SessionPolicy
 from lash_cli.errors import (
     ConflictError,
+    LashRuntimeError,
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
 )
+from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.store.base import ReadScope
 
@@ -309,6 +311,45 @@ async def test_a_turn_whose_first_answer_was_recorded_is_finished_on_what_it_was
     await session.redrive().run()
     assert said(session.read_view().messages) == ["one", "ok", "two", "ok", "three", "all the same"]
     assert len(caller.requests) == 4
+
+
+class Failing(RollingHistory):
+    """A context plugin that fails where it is told to."""
+
+    plugin_id = "failing"
+    where = ""
+
+    def prepare_turn(self, messages, moment):
+        return self._or_fail("prepare", messages)
+
+    def is_due(self, moment):
+        return self._or_fail("due", self.where == "compact")
+
+    async def compact(self, context):
+        return self._or_fail("compact", ())
+
+    def _or_fail(self, where: str, answer):
+        if where == self.where:
+            raise KeyError("broken \ud800")
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("where", "code"),
+    [("prepare", "context_prepare_turn"), ("due", "context_prepare_turn"), ("compact", "context_compact")],
+)
+async def test_a_plugin_that_fails_leaves_the_turn_to_be_finished_and_says_who_it_is(make_core, where, code) -> None:
+    plugin = Failing()
+    core = make_core(ScriptedCaller([text("ok")], repeat=True), context=[plugin])
+    session = await talked(core, "one")
+    plugin.where = where
+    with pytest.raises(LashRuntimeError, match="'failing' failed: KeyError") as caught:
+        await session.turn("two").run()
+    assert caught.value.code == code
+    assert (await core.store.session_row(S)).lease.token is None
+    plugin.where = ""
+    await session.redrive().run()
+    assert said(session.read_view().messages) == ["one", "ok", "two", "ok"]
 
 
 def with_picture(name: str) -> TurnInput:

@@ -23,6 +23,7 @@ from lash_cli.core.content import (
 from lash_cli.core.context import CompactionContext, ContextMoment, SummaryRequest, in_order, prepared
 from lash_cli.core.policy import ModelLimits
 from lash_cli.core.usage import PromptUsage
+from lash_cli.errors import LashRuntimeError
 from lash_cli.plugins import rolling_history
 from lash_cli.plugins.rolling_history import RollingHistory
 
@@ -175,5 +176,6 @@ def test_plugins_are_asked_in_order_and_may_not_drop_messages() -> None:
 
     first, second = in_order([PLUGIN, Other()])
     assert (first.plugin_id, second.plugin_id) == ("other", "rolling_history")
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(LashRuntimeError, match="other") as caught:
         prepared([first], [user("u1")], moment(1))
+    assert caught.value.code == "context_prepare_turn"
