@@ -129,33 +129,52 @@ class BySourceKey(Record, tag="source_key", tag_field="kind"):
 PendingTurnInputCancelTarget = ByInputId | BySourceKey
 
 
-class Cancelled(Record, tag="cancelled", tag_field="outcome"):
+class _CancelOutcome(Record):
+    """What the outcomes of a cancel can be asked alike."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether this call cancelled it, and nobody else will use it."""
+        return False
+
+
+class Cancelled(_CancelOutcome, tag="cancelled", tag_field="outcome"):
     """Cancelled by this call; only these may be edited and submitted again."""
 
     input: PendingTurnInput
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether this call cancelled it, and nobody else will use it."""
+        return True
 
-class AlreadyClaimed(Record, tag="already_claimed", tag_field="outcome"):
+
+class AlreadyClaimed(_CancelOutcome, tag="already_claimed", tag_field="outcome"):
     """A turn or a live claim holds it."""
 
     input: PendingTurnInput
     claim: ClaimDiagnostics | None = None
 
 
-class AlreadyCompleted(Record, tag="already_completed", tag_field="outcome"):
+class AlreadyCompleted(_CancelOutcome, tag="already_completed", tag_field="outcome"):
     """A committed turn used it."""
 
     input: PendingTurnInput
 
 
-class AlreadyCancelled(Record, tag="already_cancelled", tag_field="outcome"):
+class AlreadyCancelled(_CancelOutcome, tag="already_cancelled", tag_field="outcome"):
     """It was cancelled before."""
 
     input: PendingTurnInput
 
 
-class InputNotFound(Record, tag="not_found", tag_field="outcome"):
+class InputNotFound(_CancelOutcome, tag="not_found", tag_field="outcome"):
     """No input of this session has that id or key."""
+
+    @property
+    def input(self) -> None:
+        """There is none."""
+        return None
 
 
 PendingTurnInputCancelOutcome = Cancelled | AlreadyClaimed | AlreadyCompleted | AlreadyCancelled | InputNotFound

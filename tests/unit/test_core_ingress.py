@@ -187,5 +187,17 @@ def test_an_unknown_wire_value_raises_instead_of_becoming_a_default(document: st
         decode_any(document, kind)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "is_cancelled"),
+    [(Cancelled(SETTLED), True), (AlreadyClaimed(SETTLED), False), (AlreadyCompleted(SETTLED), False),
+     (AlreadyCancelled(SETTLED), False), (InputNotFound(), False)],
+)  # fmt: skip
+def test_every_outcome_says_whether_it_cancelled_and_what(
+    outcome: PendingTurnInputCancelOutcome, is_cancelled: bool
+) -> None:
+    assert outcome.is_cancelled is is_cancelled
+    assert outcome.input is (None if isinstance(outcome, InputNotFound) else SETTLED)
+
+
 def test_what_a_cancel_tells_about_a_claim_never_contains_the_token() -> None:
     assert set(ClaimDiagnostics.__struct_fields__) == {"claim_id", "generation", "turn_id"}
