@@ -18,3 +18,8 @@ class TurnState(Record):
     token_usage: TokenUsage = TokenUsage()
     last_prompt_usage: PromptUsage | None = None
     protocol_turn_options: ProtocolTurnOptions = ProtocolTurnOptions()
+
+    def elsewhere(self) -> TurnState:
+        """The state with the head in another place, such as a new frame: how full the context is there is unknown until
+        the next model call."""
+        return TurnState(self.turn_index, protocol_turn_options=self.protocol_turn_options)

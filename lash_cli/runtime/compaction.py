@@ -117,9 +117,14 @@ async def compact_context(
 
 
 async def make_room(
-    host: RuntimeHost, store: RuntimePersistence, session: ResidentSession, fence: LeaseFence, token: CancelToken
+    host: RuntimeHost,
+    store: RuntimePersistence | None,
+    session: ResidentSession,
+    fence: LeaseFence | None,
+    token: CancelToken,
 ) -> CompactionReport:
-    """Compact before a turn begins, under its lane: what a caller does when `context.is_room_due`."""
+    """Compact before a turn begins, under its lane if there is a store: what a caller does when
+    `context.is_room_due`."""
     return await _Compaction(host, session, token, None, None, is_requested=False).run(store, fence)
 
 

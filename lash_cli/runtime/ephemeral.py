@@ -34,6 +34,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnOutcome, TurnResult
 from lash_cli.core.policy import persisted_config
+from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit, usage_of
 from lash_cli.runtime.frames import FrameChain, FrameHandoff, plan_handoff
 from lash_cli.runtime.requests import TurnOutput
@@ -137,6 +138,10 @@ class EphemeralTurn(TurnDriver):
         self, turn_id: str, chain: FrameChain, turn_input: TurnInput
     ) -> tuple[TurnResult, FrameHandoff | None]:
         session = self.session
+        if is_room_due(self.host, session):
+            from lash_cli.runtime.compaction import make_room  # hardly any turn of a session needs it
+
+            await make_room(self.host, None, session, None, self.token)
         drive = Drive(
             turn_id=turn_id,
             turn_index=session.turn_state.turn_index + 1,
@@ -186,6 +191,8 @@ class EphemeralTurn(TurnDriver):
         session.ledger = (*session.ledger, *usage_of(drive.policy, done))
         if handoff is not None:
             first = messages_on(handoff.nodes)
+            if handoff.is_opened:
+                session.turn_state = session.turn_state.elsewhere()
             session.enter_frame(handoff.frames, first if handoff.is_opened else (*session.messages, *first))
         self._publish_end(drive, outcome, handoff)
         self.previews = None  # how the turn ended was told together with its state

@@ -15,7 +15,6 @@ import msgspec
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, NodePayload, SessionNode, messages_on
-from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.observation import AgentFrameSwitched
 from lash_cli.core.usage import TokenLedgerEntry
@@ -91,7 +90,7 @@ async def commit_frame(
     """
     state = session.turn_state
     if planned.is_new:
-        state = TurnState(state.turn_index, protocol_turn_options=state.protocol_turn_options)
+        state = state.elsewhere()
     if store is None or fence is None:
         session.ledger = (*session.ledger, *spent)
         session.turn_state = state

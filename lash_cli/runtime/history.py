@@ -14,7 +14,6 @@ from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe_to_resume
 from lash_cli.core.frames import current_frame, return_to_frame
 from lash_cli.core.graph import ConversationPayload, SessionNode
-from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError, NotFoundError, SessionClosed
 from lash_cli.runtime.host import RuntimeHost
@@ -131,13 +130,12 @@ async def move_head(
         if (node_id, frame_id) == (read.leaf_node_id, was):
             return HeadMove(session_id, node_id, node_id, was, was, read.head_revision, is_moved=False)
         frames = return_to_frame(read.frames, frame_id) if frame_id != was else None
-        state = read.turn_state
         commit = RuntimeCommit(
             session_id=session_id,
             fence=lease.fence(),
             config=read.config,
             graph=Unchanged(node_id),
-            checkpoint=Checkpoint(TurnState(state.turn_index, protocol_turn_options=state.protocol_turn_options)),
+            checkpoint=Checkpoint(read.turn_state.elsewhere()),
             now_ms=host.clock.now_ms(),
             expected_head_revision=read.head_revision,
             release_lease=True,

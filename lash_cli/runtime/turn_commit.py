@@ -157,7 +157,7 @@ def terminal_commit(
         fence=fence,
         now_ms=now_ms,
         nodes=added,
-        turn_state=turn_state,
+        turn_state=turn_state if opened is None else turn_state.elsewhere(),
         usage_deltas=usage,
         release_lease=handoff is None,
     )

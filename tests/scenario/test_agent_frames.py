@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said
 from support.scripted import ScriptedCaller, text
@@ -12,7 +13,10 @@ from support.switching import SUMMARY, Switching, switch
 from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Replayed, Stopped
 from lash_cli.core.frames import FrameStatus, current_frame
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
+from lash_cli.core.policy import ModelLimits, SessionPolicy
 from lash_cli.core.queued_work import BatchState
+from lash_cli.core.usage import TokenUsage
+from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.runtime.frames import MAX_FRAME_SWITCHES
 from lash_cli.store.base import ReadScope
 
@@ -39,6 +43,25 @@ async def test_a_switch_opens_the_frame_and_goes_on_with_the_task(make_core) -> 
     )
     assert await session.queued_turn().run() is None
     assert (await core.store.session_row(S)).lease.token is None
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+async def test_how_full_the_frame_before_was_is_no_matter_in_the_new_one(make_core, has_store: bool) -> None:
+    class Noting(RollingHistory):
+        def prepare_turn(self, messages, moment):
+            fills.append(moment.fill)
+            return messages
+
+    fills: list[float | None] = []
+    policy = SessionPolicy(ModelSpec("model-1", limits=ModelLimits(context_window_tokens=50_000)), "scripted")
+    full = msgspec.structs.replace(switch("f2", "finish it"), usage=TokenUsage(40_000, 1_000))
+    caller = ScriptedCaller([full, text("finished", tokens=(5_000, 0)), text("later")])
+    wiring = {"tools": [Switching((SUMMARY,))], "context": [Noting()], "policy": policy, "model": None}
+    core = make_core(caller, **wiring) if has_store else LashCore(provider=caller, **wiring)
+    session = await core.open_session(S)
+    await session.turn("begin").run()
+    await session.turn("go on").run()
+    assert fills == [None, None, 0.1]
 
 
 async def test_another_process_reads_the_new_frame_and_the_old_one_stays(make_core) -> None:

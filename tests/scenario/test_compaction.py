@@ -380,3 +380,12 @@ async def test_a_session_in_memory_is_compacted_too() -> None:
         await session.turn("three").run()
         assert said(caller.requests[-1].messages) == ["Compaction summary:\n\ngist", "two", "ok", "three"]
         assert {entry.source for entry in session.usage_report().by_source_model} == {"turn", "compaction"}
+
+
+async def test_a_turn_that_would_not_fit_makes_room_in_a_session_in_memory_too() -> None:
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), text("gist"), text("fits")])
+    async with LashCore(provider=caller, policy=SMALL) as core:
+        session = await talked(core, "one", "two", "three")
+        assert said(caller.requests[-1].messages) == ["Compaction summary:\n\ngist", "two", "ok", "three"]
+        assert [frame.reason for frame in session.read_view().frames] == ["initial", "compaction"]
+        assert {entry.source for entry in session.usage_report().by_source_model} == {"turn", "compaction"}
