@@ -67,12 +67,12 @@ def decode_written(data: bytes | str) -> Any:
     deeper than `MAX_WRITTEN_DEPTH`. It goes into records and documents, which are deeper still and are gone through
     level by level, wherever the stack happens to be."""
     value = decode_json(data)
-    if _is_deeper(value, MAX_WRITTEN_DEPTH):
+    if is_deeper(value, MAX_WRITTEN_DEPTH):
         raise msgspec.DecodeError(f"it is nested deeper than {MAX_WRITTEN_DEPTH} levels")
     return value
 
 
-def _is_deeper(value: Any, depth: int) -> bool:
+def is_deeper(value: Any, depth: int) -> bool:
     """Whether `value` has more than `depth` levels of objects and lists."""
     level = [value]
     for _ in range(depth):

@@ -21,7 +21,6 @@ import msgspec
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
-from lash_cli.core.codec import decode, encode, storable
 from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -49,10 +48,10 @@ from lash_cli.core.tools import (
     cancelled,
     failure,
     interrupted,
-    project_output,
 )
 from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.containment import contained
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
 from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
@@ -61,8 +60,6 @@ _log = logging.getLogger("lash.dispatch")
 
 CANCEL_GRACE_S = 0.05
 ABANDON_AFTER_S = 3.0
-# What a result may add to a transcript, attachments not counted: no model reads as much, and a turn has to be kept.
-MAX_RESULT_CHARS = 8 * 1024 * 1024
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
@@ -247,7 +244,7 @@ class ToolDispatcher:
             max_attempts=most,
             on_progress=partial(self._report, asyncio.get_running_loop(), call.call_id),
         )
-        task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(_guarded(resolved, call, context))
+        task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(contained(resolved, call, context))
         limit_ms = resolved.manifest.timeout_ms
         try:
             await self._until_over(task, limit_ms)
@@ -343,51 +340,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:  # a thread without one
         return None
-
-
-async def _guarded(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:
-    """The containment point of tools: an exception, or a result that is not JSON, becomes a failed output.
-
-    A result is what the journal will say of it, to the order of its keys: the model reads its text, and a re-drive that
-    rendered another one would not be the turn that crashed.
-    """
-    try:
-        output: object = await resolved.provider.execute(call, context)
-        if not isinstance(output, ToolCallOutput):
-            return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
-        data = encode(output)
-        kept = decode(data, ToolCallOutput)
-        if len(data) > MAX_RESULT_CHARS and (length := len(project_output(kept))) > MAX_RESULT_CHARS:
-            return _too_large(call.tool_name, length)
-        return kept
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
-    except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
-        _log.exception("tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
-
-
-def _text_of(error: Exception) -> str:
-    """What an exception of a tool says, as text that can be stored."""
-    try:
-        text = str(error)
-    except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
-        text = f"its text cannot be read ({type(fault).__name__})"
-    # A file name that is no UTF-8 has them.
-    return storable(text)
-
-
-def _too_large(tool_name: str, length: int) -> ToolCallOutput:
-    text = f"{tool_name} ran, but its result of {length} characters is more than the {MAX_RESULT_CHARS} that are kept."
-    return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
-
-
-def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:
-    message = f"{tool_name} crashed: {kind}: {text}" if text else f"{tool_name} crashed: {kind}"
-    return failure(FailureClass.INTERNAL, "tool_panicked", message)
 
 
 async def _end(task: asyncio.Task[ToolCallOutput], tool_name: str) -> None:

@@ -22,9 +22,18 @@ from lash_cli.core.activity import (
     ToolCallCompleted,
     ToolCallStarted,
 )
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH
 from lash_cli.core.content import ToolResultPart, is_safe_to_resume, message_text
-from lash_cli.core.tools import ToolCallOutput, ToolContract, ToolManifest, ToolSuccess
-from lash_cli.runtime import dispatch
+from lash_cli.core.tools import (
+    FailureClass,
+    FinishControl,
+    ToolCallOutput,
+    ToolContract,
+    ToolManifest,
+    ToolSuccess,
+    failure,
+)
+from lash_cli.runtime import containment
 from lash_cli.store.sqlite import commit
 
 
@@ -152,7 +161,7 @@ async def test_a_turn_that_crashed_after_a_tool_is_finished_whatever_the_tool_ha
 
 
 async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make_core) -> None:
-    answers = {"size": dispatch.MAX_RESULT_CHARS + 1}
+    answers = {"size": containment.MAX_RESULT_CHARS + 1}
     tools = [Offering(lambda: ToolCallOutput(ToolSuccess("x" * answers["size"])))]
     caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry"), calls(("b", "t", "{}")), text("good")])
     async with await make_core(caller, tools=tools).open_session("s1") as session:
@@ -162,6 +171,53 @@ async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make
     assert refused.tool_calls[0].output.outcome.failure.code == "tool_result_too_large"
     assert refused.assistant_message() == "sorry"
     assert kept.tool_calls[0].output.status == "success" and kept.assistant_message() == "good"
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        value = [value] if level % 2 else {"inner": value}
+    return value
+
+
+@pytest.mark.parametrize("depth", [MAX_WRITTEN_DEPTH + 1, 900, 975, 980, 985, 5000])
+@pytest.mark.parametrize("of", ["value", "raw", "control"])
+async def test_a_result_nested_without_end_is_a_failure_the_model_reads(make_core, of: str, depth: int) -> None:
+    answers = {
+        "value": lambda: ToolCallOutput(ToolSuccess(nested(depth))),
+        "raw": lambda: failure(FailureClass.EXECUTION, "broken", "it broke", raw=nested(depth)),
+        "control": lambda: ToolCallOutput(ToolSuccess("done"), FinishControl(nested(depth))),
+    }
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry")])
+    async with await make_core(caller, tools=[Offering(answers[of])]).open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    assert result.tool_calls[0].output.outcome.failure.code == "tool_result_too_large"
+    assert result.assistant_message() == "sorry"
+
+
+async def test_a_result_nested_as_deep_as_arguments_may_be_is_kept(make_core) -> None:
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("good")])
+    tools = [Offering(lambda: ToolCallOutput(ToolSuccess(nested(MAX_WRITTEN_DEPTH))))]
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    assert result.tool_calls[0].output.outcome == ToolSuccess(nested(MAX_WRITTEN_DEPTH))
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("of", ["value", "inner", "raw", "control"])
+async def test_a_number_that_is_none_is_no_result_and_is_not_called_null(make_core, of: str, number: float) -> None:
+    answers = {
+        "value": lambda: ToolCallOutput(ToolSuccess(number)),
+        "inner": lambda: ToolCallOutput(ToolSuccess({"mean": [None, (1, number)]})),
+        "raw": lambda: failure(FailureClass.EXECUTION, "broken", "it broke", raw={"mean": number}),
+        "control": lambda: ToolCallOutput(ToolSuccess("done"), FinishControl({"mean": number})),
+    }
+    caller = ScriptedCaller([calls(("a", "t", "{}")), text("sorry")])
+    async with await make_core(caller, tools=[Offering(answers[of])]).open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    said = result.tool_calls[0].output.outcome.failure
+    assert (said.code, result.assistant_message()) == ("tool_panicked", "sorry")
+    assert "NaN or Infinity, which JSON cannot hold" in said.message
 
 
 async def test_a_turn_may_call_its_tools_for_as_long_as_it_takes(make_core) -> None:

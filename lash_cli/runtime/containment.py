@@ -1,0 +1,104 @@
+"""The containment point of tools: whatever a tool does, its call has a result that can be kept (contract 05 §1.3, 3.6).
+
+A result is JSON that the journal, the transcript and every document about them can hold: no number that is none, not
+nested without end, not larger than any model reads. What is more than that is a failure the model is told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import Any
+
+import msgspec
+
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, encode, is_deeper, storable
+from lash_cli.core.tools import FailureClass, ToolCall, ToolCallOutput, failure, project_output
+from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.registry import ResolvedTool
+
+_log = logging.getLogger("lash.dispatch")
+
+# What a result may add to a transcript, attachments not counted: no model reads as much, and a turn has to be kept.
+MAX_RESULT_CHARS = 8 * 1024 * 1024
+# An output is so many levels around the value of a result.
+_OUTPUT_LEVELS = 2
+
+
+async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:
+    """Run one attempt; an exception, or an answer that is no result, becomes a failed output."""
+    try:
+        output: object = await resolved.provider.execute(call, context)
+        if not isinstance(output, ToolCallOutput):
+            return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
+        return _kept(call.tool_name, output)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
+    except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
+        _log.exception("tool %s raised", call.tool_name)
+        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+
+
+def _kept(tool_name: str, output: ToolCallOutput) -> ToolCallOutput:
+    """The output as the journal will have it, to the order of its keys: the model reads its text, and a re-drive that
+    rendered another one would not be the turn that crashed. Or the failure that stands for it."""
+    try:
+        data = encode(output)
+    except RecursionError:
+        return _too_deep(tool_name)
+    if data.count(b"{") + data.count(b"[") > MAX_WRITTEN_DEPTH:
+        try:
+            is_deep = is_deeper(decode_json(data), MAX_WRITTEN_DEPTH + _OUTPUT_LEVELS)
+        except msgspec.DecodeError:  # it was written just now, so it can only be nested deeper than we follow
+            is_deep = True
+        if is_deep:
+            return _too_deep(tool_name)
+    if b"null" in data and _has_non_number(msgspec.to_builtins(output)):
+        # It would be read as null.
+        return _panicked(tool_name, "ValueError", "its result has NaN or Infinity, which JSON cannot hold")
+    kept = decode(data, ToolCallOutput)
+    if len(data) > MAX_RESULT_CHARS and (length := len(project_output(kept))) > MAX_RESULT_CHARS:
+        return _too_large(tool_name, length)
+    return kept
+
+
+def _has_non_number(value: Any) -> bool:
+    """Whether a float somewhere in `value` is no finite number; `value` is not nested deeper than results are."""
+    match value:
+        case float():
+            return not math.isfinite(value)
+        case dict():
+            return any(map(_has_non_number, value.values()))
+        case list() | tuple():
+            return any(map(_has_non_number, value))
+        case _:
+            return False
+
+
+def _text_of(error: Exception) -> str:
+    """What an exception of a tool says, as text that can be stored."""
+    try:
+        text = str(error)
+    except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
+        text = f"its text cannot be read ({type(fault).__name__})"
+    # A file name that is no UTF-8 has them.
+    return storable(text)
+
+
+def _too_large(tool_name: str, length: int) -> ToolCallOutput:
+    text = f"{tool_name} ran, but its result of {length} characters is more than the {MAX_RESULT_CHARS} that are kept."
+    return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
+
+
+def _too_deep(tool_name: str) -> ToolCallOutput:
+    text = f"{tool_name} ran, but its result is nested deeper than the {MAX_WRITTEN_DEPTH} levels that are kept."
+    return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
+
+
+def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:
+    message = f"{tool_name} crashed: {kind}: {text}" if text else f"{tool_name} crashed: {kind}"
+    return failure(FailureClass.INTERNAL, "tool_panicked", message)
