@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -206,6 +206,11 @@ class TurnTrace:
         """Record what a turn shows."""
         with self._tracer.contained():
             self._observe(self._turn(drive), drive, event)
+
+    def enqueued(self, drive: Drive, batch_ids: Sequence[str]) -> None:
+        """Record what the commit of a turn left in the queue."""
+        with self._tracer.contained():
+            self._emit(self._turn(drive), traced.Custom("queued_work.enqueued", {"batch_ids": tuple(batch_ids)}))
 
     async def model_call(
         self,

@@ -355,6 +355,8 @@ class DurableTurn(TurnDriver):
         guard.is_released = terminal.commit.release_lease
         terminal.adopt(self.session, result)
         self.previews = None  # how the turn ended is told by its commit itself
+        if self.trace is not None and result.enqueued_batches:
+            self.trace.enqueued(drive, result.enqueued_batches)
         row = f"{drive.turn_id}:turn"
         await self.emit(drive, Committed(result.head_revision, result.leaf_node_id), row)
         await self.emit(drive, TurnFinished(terminal.outcome), row, finished_id(drive.turn_id))

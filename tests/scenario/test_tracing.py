@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from support.clock import ManualClock
 from support.scripted import ScriptedCaller, calls, error, text
+from support.switching import Switching, switch
 from support.wire import Reply, ScriptedTransport, text_reply, tool_calls_reply
 
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, TraceContext, TraceLevel, Tracer, TraceRecord, tool
@@ -178,6 +179,19 @@ async def test_the_records_say_what_was_asked_answered_called_and_spent(make_cor
     assert (ended["status"], ended["done_reason"]) == ("completed", "assistant_message")
     assert {record["context"]["run_id"] for record in sink.records} == {"r1"}
     assert [record["name"] for record in sink.of("custom")] == ["turn_input.claimed", "turn_input.completed"]
+
+
+async def test_work_is_traced_from_the_commit_that_left_it_to_the_one_that_settles_it(make_core) -> None:
+    sink = Kept()
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    core = make_core(caller, tools=[Switching()], tracer=tracer_of(sink))
+    async with await core.open_session("s1") as session:
+        await session.turn("begin", turn_id="root").run()
+    told = {record["name"]: record for record in sink.of("custom") if record["name"].startswith("queued_work.")}
+    assert list(told) == ["queued_work.enqueued", "queued_work.claimed", "queued_work.completed"]
+    assert [record["context"]["turn_id"] for record in told.values()] == ["root", *["root:agent-frame:1"] * 2]
+    (batch_ids,) = {tuple(record["payload"]["batch_ids"]) for record in told.values()}
+    assert len(batch_ids) == 1
 
 
 async def test_what_was_sent_and_streamed_is_traced_at_the_extended_level_only(make_core) -> None:
