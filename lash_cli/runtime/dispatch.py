@@ -38,6 +38,7 @@ from lash_cli.core.machine_rules import shown_arguments
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectContext, ScopedEffects
 from lash_cli.core.tools import (
     FailureClass,
+    IdempotentRetry,
     NeverRetry,
     RetryHint,
     ToolCall,
@@ -256,7 +257,9 @@ class ToolDispatcher:
                     raise SessionExecutionLeaseExpired(f"the lane of session {self._scope.session_id} was lost")
                 return task.result() if task.done() else cancelled()
             text = f"{call.tool_name} did not finish within {limit_ms} ms."
-            return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime")
+            # What it had done by then is unknown, so only a tool that may be run again after an effect is (§3.5).
+            retry = RetryHint("safe") if isinstance(resolved.manifest.retry_policy, IdempotentRetry) else None
+            return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
         finally:
             await _end(task, call.tool_name)
 

@@ -188,8 +188,9 @@ def tool(
     first paragraph of the docstring unless given. `retry` says whether a further attempt is made when one fails with
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
     `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
-    attempt, in seconds. Calls of tools of one `exclusive_group` run one after another. Raises `ConfigError`
-    (`plugin_registration`) for a function of another shape, arguments without a JSON schema and a blank name.
+    attempt, in seconds; one that takes longer is made again only for `IdempotentRetry`. Calls of tools of one
+    `exclusive_group` run one after another. Raises `ConfigError` (`plugin_registration`) for a function of another
+    shape, arguments without a JSON schema and a blank name.
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:
