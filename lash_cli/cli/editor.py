@@ -68,7 +68,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
         raise ConfigError(
             f"there is no editor {chosen!r}",
             code="editor_missing",
-            hint="set VISUAL or EDITOR, or give the new text with --file FILE",
+            hint="set VISUAL or EDITOR",
         )
     return words
 

@@ -6,55 +6,24 @@ it was. The edited text is in a private file until its turn has taken it.
 
 from __future__ import annotations
 
-from lash_cli.cli.edit_journal import forget_text, text_path, write_text
-from lash_cli.cli.editor import editor_command, held_signals, run_editor
+from lash_cli.cli.editor import editor_command
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import say
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.running import opened_core, working_directory, writing_store
 from lash_cli.cli.say_again import go_before, items_of, user_message_at
 from lash_cli.cli.turn_command import TurnPlan, run_planned_turn, terminal_asker
 from lash_cli.cli.turn_run import Showing
+from lash_cli.cli.written import written_text
 from lash_cli.core.content import Message, message_text
-from lash_cli.errors import LashError, UsageError
-from lash_cli.paths import only_regular
 from lash_cli.store.base import SessionMeta
-from lash_cli.system import SystemIds
 
 
 def edit_and_run(reference: str | None, node_id: str) -> int:
     """Edit the message at `node_id` and run a turn with it; the exit status of the turn."""
-    editor = editor_command(current().environment)
+    editor_command(current().environment)  # before anything is read for it
     meta, message = run_inline(lambda: _read(reference, node_id))
-    edit_id = SystemIds().new("e")
-    path = write_text(edit_id, message_text(message))
-    with held_signals() as held:
-        try:
-            run_editor(editor, path, held)
-            text = _edited(path)
-        except LashError as error:
-            error.hint = f"the session is as it was; what you typed is in {path}"
-            error.details.update(file=path)
-            raise
-    if not text.strip():
-        forget_text(edit_id)
-        raise UsageError("the edited text is empty", code="empty_prompt", hint="the session is as it was")
-    try:
-        status = run_async(_say(meta, message, text))
-    except BaseException:
-        say(f"what you typed is in {text_path(edit_id)}")
-        raise
-    forget_text(edit_id)
-    return status
-
-
-def _edited(path: str) -> str:
-    """What the editor left, without the line feed that editors add."""
-    try:
-        with open(path, encoding="utf-8", newline="", opener=only_regular) as file:
-            return file.read().removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the edited file cannot be read: {error}") from error
+    with written_text(message_text(message), "the session is as it was") as text:
+        return run_async(_say(meta, message, text))
 
 
 async def _read(reference: str | None, node_id: str) -> tuple[SessionMeta, Message]:

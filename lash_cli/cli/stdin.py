@@ -117,7 +117,10 @@ def read_secret(limit_bytes: int) -> str:
 
 def _whole_prompt_from_stdin(kind: StdinKind, wait_seconds: float | None) -> str:
     if kind is StdinKind.TERMINAL:
-        raise UsageError("a PROMPT is needed", hint="give it as an argument, or pipe it in: echo hello | lash turn S")
+        raise UsageError(
+            "a PROMPT is needed",
+            hint="give it as an argument, pipe it in: echo hello | lash turn S, or write it: lash turn S -e",
+        )
     if kind not in (StdinKind.FILE, StdinKind.FIFO):
         reason = "stdin is not read" if current().no_stdin else "stdin is neither a file nor a pipe"
         raise UsageError(f"the prompt is empty: no PROMPT was given and {reason}", code="empty_prompt")

@@ -14,7 +14,7 @@ import typer
 from lash_cli.cli.durations import FOREVER_MS, duration_ms
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say, warn
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.running import (
     open_to_work,
     opened_core,
@@ -23,8 +23,8 @@ from lash_cli.cli.running import (
     store_and_session,
     working_directory,
 )
-from lash_cli.cli.stdin import read_prompt, stdin_takers
-from lash_cli.core.content import AttachmentItem, InputItem, TurnInput
+from lash_cli.cli.stdin import STDIN_MARK, read_prompt, stdin_takers
+from lash_cli.core.content import AttachmentItem, InputItem, TextItem, TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, UsageError
 
@@ -107,6 +107,7 @@ def command(
         list[str] | None,
         typer.Option("--attach", "-a", metavar="PATH|URL|-", help="An image, PDF or text; repeatable."),
     ] = None,
+    edit: Annotated[bool, typer.Option("--edit", "-e", help="Write the text in an editor first.")] = False,
     schema: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Answer with JSON that fits this JSON Schema.")
     ] = None,
@@ -149,8 +150,10 @@ def command(
     stdin_is_taken = stdin_takers(attach or (), (schema,) if schema is not None else ())
     reference, text = _positionals(session, prompt, ephemeral)
     if retry:
-        given = {"PROMPT": text, "--attach": attach, "--key": key, "--if-busy": if_busy}
+        given = {"PROMPT": text, "--attach": attach, "--key": key, "--if-busy": if_busy, "--edit": edit or None}
         _check_retry({**given, "--or-open": or_open or None, "--ephemeral": ephemeral or None})
+    if edit:
+        _check_edit(text)
     if turn_id is not None and not is_session_id(turn_id):
         raise UsageError(
             f"{turn_id!r} cannot be a turn id",
@@ -182,10 +185,34 @@ def command(
         approve=tuple(approvals(approve).items()),
         trace_file=trace,
         output=_schema(schema),
-        items=() if retry else (*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
+        items=() if retry or edit else (*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
         is_retry=retry,
     )
-    return run_async(_run_ephemeral(plan) if ephemeral else _run_stored(plan))
+    run = _run_ephemeral if ephemeral else _run_stored
+    if not edit:
+        return run_async(run(plan))
+    from lash_cli.cli.written import written_text
+
+    attached = _attachments(attach)
+    if not ephemeral and not or_open:
+        plan = msgspec.structs.replace(plan, reference=run_inline(lambda: _known_session(reference)))
+    with written_text(text or "", "nothing was sent") as written:
+        return run_async(run(msgspec.structs.replace(plan, items=(TextItem(written), *attached))))
+
+
+def _check_edit(text: str | None) -> None:
+    if text == STDIN_MARK:
+        raise UsageError("--edit and - contradict each other", hint="give the text to begin with, or none")
+    if not current().can_ask:
+        raise UsageError(
+            "an editor needs a terminal", code="not_a_tty", hint="without one, give PROMPT; nothing was sent"
+        )
+
+
+async def _known_session(reference: str | None) -> str:
+    """The id of the session, looked up before somebody writes a text for it."""
+    async with reading_store() as store:
+        return (await read_session_row(store, reference)).meta.session_id
 
 
 def _amount(text: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pexpect
@@ -115,3 +117,49 @@ def test_plain_output_has_no_escape_sequence_at_all(lash, home: Path) -> None:
     child = at_terminal(home, "turn", "s", '!text "# Title\\n\\nsome *text*"', "--plain")
     child.expect(pexpect.EOF)
     assert "\x1b" not in child.before and "# Title" in child.before
+
+
+def editor(tmp_path: Path, body: str) -> dict[str, str]:
+    script = tmp_path / "editor"
+    script.write_text(f"#!{sys.executable}\nimport sys\npath = sys.argv[1]\n{body}\n")
+    script.chmod(0o700)
+    return {"VISUAL": str(script)}
+
+
+def test_a_text_is_written_in_an_editor_only_when_that_is_asked_for(lash, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    env = editor(tmp_path, "open(path, 'a').write('!text written\\n')")
+    status, shown = rest(at_terminal(home, "turn", "s", **env))
+    assert status == 2 and "a PROMPT is needed" in shown and "lash turn S -e" in shown
+    status, shown = rest(at_terminal(home, "turn", "s", "-e", **env))
+    assert status == 0 and "written" in shown
+    status, shown = rest(at_terminal(home, "turn", "s", "--edit", "to begin with\n", **env))
+    assert status == 0
+    said = [item["parts"][0]["content"] for item in lash("log", "s", "--role", "user", "-o", "json").json["items"]]
+    assert said == ["!text written", "to begin with\n!text written"]
+    assert not [name for name in os.listdir(home / "edits") if name.endswith(".txt")]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "told"), [("sys.exit(3)", 1, "what you typed is in"), ("", 2, "the edited text is empty")]
+)
+def test_an_editor_that_fails_or_leaves_nothing_sends_nothing(
+    lash, home: Path, tmp_path: Path, body: str, expected: int, told: str
+) -> None:
+    lash("open", "s")
+    status, shown = rest(at_terminal(home, "turn", "s", "-e", **editor(tmp_path, body)))
+    assert status == expected and told in " ".join(shown.split()) and "nothing was sent" in " ".join(shown.split())
+    assert lash("log", "s", "-o", "json").json["items"] == []
+
+
+def test_no_editor_opens_for_a_session_that_is_not_there_or_without_a_terminal(lash, home, tmp_path: Path) -> None:
+    lash("open", "s")
+    marker = tmp_path / "edited"
+    env = editor(tmp_path, f"open({str(marker)!r}, 'w').close()")
+    status, shown = rest(at_terminal(home, "turn", "nowhere", "-e", **env))
+    assert status == 3 and "no session" in shown
+    for arguments in (("s", "-e", "-"), ("s", "-e", "--retry")):
+        assert rest(at_terminal(home, "turn", *arguments, **env))[0] == 2
+    done = lash("turn", "s", "-e", "-o", "json", env=env)
+    assert (done.code, done.error["code"]) == (2, "not_a_tty")
+    assert not marker.exists()
