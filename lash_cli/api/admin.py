@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lash_cli.core.content import Message
+from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.graph import ConversationPayload, PluginPayload
 from lash_cli.core.history import TreeEntry
+from lash_cli.errors import UsageError
 from lash_cli.runtime.appending import (
     Appended,
     AppendSessionNodesRequest,
@@ -24,6 +25,7 @@ from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.compaction import CompactionReport, compact_context
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, OpenAgentFrameResult, open_agent_frame
 from lash_cli.runtime.history import HeadMove, move_head
+from lash_cli.runtime.session import ResidentSession, Undo
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import SessionMeta
 
@@ -66,6 +68,35 @@ class SessionAdmin:
             )
             await session._state.refresh()
         return move
+
+    async def set_protocol_turn_options(self, options: ProtocolTurnOptions) -> None:
+        """Ask every turn of the current agent frame, and of those opened after it, with `options`; a turn's own stand
+        over them, key by key. What was set before is replaced. Raises `UsageError` for options that cannot be used
+        (`invalid_turn_options`)."""
+        await self._set_options(options, is_for_all=False)
+
+    async def set_protocol_turn_options_all_frames(self, options: ProtocolTurnOptions) -> None:
+        """`set_protocol_turn_options` for the frames before it as well, which the head can be moved back to."""
+        await self._set_options(options, is_for_all=True)
+
+    async def _set_options(self, options: ProtocolTurnOptions, *, is_for_all: bool) -> None:
+        from lash_cli.runtime.structured import options_issue  # no other verb judges schemas
+
+        issue = options_issue(options)
+        if issue is not None:
+            raise UsageError(issue.message, code=issue.code)
+
+        def change(state: ResidentSession) -> Undo | None:
+            frames, dirty = state.frames, set(state.dirty)
+            if not state.set_turn_options(options, is_for_all=is_for_all):
+                return None
+
+            def undo() -> None:
+                state.frames, state.dirty = frames, dirty
+
+            return undo
+
+        await self._session._change(change)
 
     async def compact_context(self, instructions: str | None = None) -> bool:
         """Go on in a new frame that begins with a summary of the old one; whether one was opened.

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from lash_cli.core.codec import Record
 from lash_cli.errors import UsageError
 
@@ -65,11 +67,24 @@ class AttachmentItem(Record, tag="attachment", tag_field="type"):
 InputItem = TextItem | AttachmentItem
 
 
-class ProtocolTurnOptions(Record):
-    """Options the turn protocol owns; merged by shallow override, frame first, turn second (contract 01 §3)."""
+TURN_OPTIONS_VERSION = 1
 
-    schema_version: int = 1
+
+class ProtocolTurnOptions(Record):
+    """Options the turn protocol owns (contract 01 §3): those of a turn stand over those of its agent frame, key by key.
+    A turn whose options have another version than 1 stops as invalid input."""
+
+    schema_version: int = TURN_OPTIONS_VERSION
     payload: dict[str, Any] = {}
+
+
+def options_over(frame: ProtocolTurnOptions, turn: ProtocolTurnOptions | None) -> ProtocolTurnOptions | None:
+    """What a turn runs with that was asked for with `turn` in a frame that has `frame`; None for nothing."""
+    if not frame.payload:
+        return turn
+    if turn is None:
+        return frame
+    return msgspec.structs.replace(turn, payload={**frame.payload, **turn.payload})
 
 
 class TurnInput(Record):

@@ -80,6 +80,18 @@ def with_policy(frames: tuple[AgentFrame, ...], policy: SessionPolicy) -> tuple[
     )
 
 
+def with_turn_options(
+    frames: tuple[AgentFrame, ...], options: ProtocolTurnOptions, *, is_for_all: bool = False
+) -> tuple[AgentFrame, ...]:
+    """The frames with `options` on the current one, or on all of them."""
+    return tuple(
+        msgspec.structs.replace(frame, protocol_turn_options=options)
+        if is_for_all or frame.status is FrameStatus.ACTIVE
+        else frame
+        for frame in frames
+    )
+
+
 def frame_of_session(frame: AgentFrame, session_id: str) -> AgentFrame:
     """`frame` as one of another session, which its policy names too."""
     policy = msgspec.structs.replace(frame.assignment.policy, session_id=session_id)

@@ -41,16 +41,17 @@ JudgeAnswer = Callable[[str], FittingAnswer | UnfitAnswer]
 
 def with_output(options: ProtocolTurnOptions | None, output: OutputSpec) -> ProtocolTurnOptions:
     """`options` that also ask for `output`."""
-    payload = {} if options is None else options.payload
-    return ProtocolTurnOptions(payload={**payload, OUTPUT_OPTION: to_builtins(output)})
+    options = options or ProtocolTurnOptions()
+    return msgspec.structs.replace(options, payload={**options.payload, OUTPUT_OPTION: to_builtins(output)})
 
 
 def output_of(options: ProtocolTurnOptions | None) -> OutputSpec | None:
-    """What `options` ask for; raises `ValueError` when that cannot be read."""
-    if options is None or OUTPUT_OPTION not in options.payload:
+    """What `options` ask for, a null for prose; raises `ValueError` when that cannot be read."""
+    asked = None if options is None else options.payload.get(OUTPUT_OPTION)
+    if asked is None:
         return None
     try:
-        wanted: OutputSpec = from_builtins(options.payload[OUTPUT_OPTION], OutputSpec)
+        wanted: OutputSpec = from_builtins(asked, OutputSpec)
     except msgspec.ValidationError as error:
         raise ValueError(f"the turn's output option cannot be read: {error}") from error
     return wanted

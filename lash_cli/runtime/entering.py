@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
+from lash_cli.core.frames import current_frame
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import persisted_config
@@ -86,6 +87,7 @@ class LaneEntry:
             request.prompt,
             self._host.builtins,
             request.cost_limit,
+            current_frame(session.frames).protocol_turn_options,
         )
 
     def _fresh_turn_id(self) -> str:

@@ -19,9 +19,10 @@ from lash_cli.core.activity import (
     TurnStarted,
     finished_id,
 )
-from lash_cli.core.content import TextItem, TurnInput, user_message
+from lash_cli.core.content import TextItem, TurnInput, options_over, user_message
 from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import TurnScope
+from lash_cli.core.frames import current_frame
 from lash_cli.core.graph import messages_on
 from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
@@ -158,7 +159,7 @@ class EphemeralTurn(TurnDriver):
             is_redrive=False,
             started_at_ms=self.host.clock.now_ms(),
             started_monotonic=self.host.clock.monotonic(),
-            options=turn_input.protocol_turn_options,
+            options=options_over(current_frame(session.frames).protocol_turn_options, turn_input.protocol_turn_options),
         )
         previews = self.previews = None if session.log is None else ResidentPreviews(session.log)
         await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")

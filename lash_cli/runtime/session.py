@@ -25,8 +25,8 @@ from lash_cli.core.commit import (
     RuntimeCommitResult,
     Unchanged,
 )
-from lash_cli.core.content import Message
-from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy
+from lash_cli.core.content import Message, ProtocolTurnOptions
+from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy, with_turn_options
 from lash_cli.core.graph import SessionNode, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
@@ -261,6 +261,15 @@ class ResidentSession:
         self.policy = policy
         self.frames = with_policy(self.frames, policy)
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES}
+        return True
+
+    def set_turn_options(self, options: ProtocolTurnOptions, *, is_for_all: bool) -> bool:
+        """Put `options` on the current frame, or on all frames; False when nothing changed."""
+        frames = with_turn_options(self.frames, options, is_for_all=is_for_all)
+        if frames == self.frames:
+            return False
+        self.frames = frames
+        self.dirty.add(Dirty.FRAMES)
         return True
 
     def refresh_tools(self) -> Undo:

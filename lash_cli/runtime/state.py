@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.content import Message
+from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import SessionNode
 from lash_cli.core.head_state import TurnState
@@ -35,6 +35,7 @@ class TurnPlan(Record):
     turn_prompt: PromptLayer = NO_LAYER
     builtins: PromptBuiltins = NO_BUILTINS
     cost_limit: CostLimit | None = None
+    frame_options: ProtocolTurnOptions = ProtocolTurnOptions()
 
 
 class SessionReadView(msgspec.Struct, frozen=True):
@@ -49,6 +50,11 @@ class SessionReadView(msgspec.Struct, frozen=True):
     frames: tuple[AgentFrame, ...]
     leaf_node_id: str | None
     head_revision: int | None
+
+    @property
+    def protocol_turn_options(self) -> ProtocolTurnOptions:
+        """What every turn of the current frame is asked with, unless it says otherwise."""
+        return current_frame(self.frames).protocol_turn_options
 
 
 class RuntimeSessionState(Record):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import decode_written
-from lash_cli.core.content import ProtocolTurnOptions
+from lash_cli.core.content import TURN_OPTIONS_VERSION, ProtocolTurnOptions
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.schemas import without_absent
@@ -38,6 +38,9 @@ def options_issue(options: ProtocolTurnOptions | None) -> TurnIssue | None:
     """Why the options of a turn cannot be followed, if they cannot."""
     if options is None:
         return None
+    if options.schema_version != TURN_OPTIONS_VERSION:
+        text = f"the turn's options have version {options.schema_version}, this program reads {TURN_OPTIONS_VERSION}"
+        return TurnIssue("input_validation", text, code=INVALID_OPTIONS, retryable=False)
     try:
         output = output_of(options)
         if output is not None:

@@ -19,7 +19,7 @@ from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnFinished, T
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import decode, from_builtins
 from lash_cli.core.commit import COMMIT_TOO_LARGE
-from lash_cli.core.content import Message, TurnInput, user_message
+from lash_cli.core.content import Message, TurnInput, options_over, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.graph import ConversationPayload
@@ -255,7 +255,7 @@ class DurableTurn(TurnDriver):
             started_monotonic=self.host.clock.monotonic(),
             turn_prompt=plan.turn_prompt,
             builtins=plan.builtins,
-            options=turn_options(granted.claim, granted.work),
+            options=options_over(plan.frame_options, turn_options(granted.claim, granted.work)),
         )
         previews = self.previews = PreviewPublisher(self.store.live, session.session_id, guard.fence.fencing_token)
         if granted.redrive:

@@ -11,7 +11,17 @@ from support.driving import Crash, CrashPoints
 from support.frozen import cut_lease
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FinalValue, Finished, ModelSpec, SessionSpec, Stopped, TurnInput
+from lash_cli.api import (
+    AssistantMessage,
+    FinalValue,
+    Finished,
+    LashCore,
+    ModelSpec,
+    OpenAgentFrameRequest,
+    SessionSpec,
+    Stopped,
+    TurnInput,
+)
 from lash_cli.core import activity
 from lash_cli.core.content import ProtocolTurnOptions, Role, TextPart
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput
@@ -128,8 +138,6 @@ async def test_a_queued_input_keeps_its_schema(make_core) -> None:
 
 
 async def test_a_session_without_a_store_answers_with_values_too(make_core) -> None:
-    from lash_cli.api import LashCore
-
     caller = ScriptedCaller([text("no"), text('{"city": "Oslo"}')])
     async with LashCore(provider=caller, model=ModelSpec("m")) as core:
         session = await core.open_session("s1")
@@ -147,10 +155,72 @@ async def test_a_schema_that_cannot_judge_is_refused_before_anything_is_written(
             assert refused.value.code == "schema_invalid"
 
 
-async def test_options_that_cannot_be_read_end_the_turn_and_not_the_queue(make_core) -> None:
-    caller = ScriptedCaller([])
-    broken = TurnInput(TurnInput.text("x").items, ProtocolTurnOptions(payload={"output": {"type": "poem"}}))
-    async with await make_core(caller).open_session("s1") as session:
-        output = await session.turn(broken).run()
+WANTED = with_output(None, JsonSchemaOutput("answer", SCHEMA))
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+async def test_what_a_frame_asks_for_every_turn_is_asked_and_a_turns_own_options_stand_over_it(
+    make_core, has_store: bool
+) -> None:
+    caller = ScriptedCaller([text('{"city": "Oslo"}'), text("prose"), text("true"), text('{"city": "Bergen"}')])
+    core = make_core(caller) if has_store else LashCore(provider=caller, model=ModelSpec("m"))
+    session = await core.open_session("s1")
+    await session.admin().set_protocol_turn_options(WANTED)
+    if has_store:
+        await session.close()
+        session = await core.open_session("s1")
+    assert session.read_view().protocol_turn_options == WANTED
+    own = TurnInput(TurnInput.text("tell me").items, ProtocolTurnOptions(payload={"output": None}))
+    outcomes = [
+        (await turn.run()).result.outcome.finish
+        for turn in (session.turn("where"), session.turn(own), session.turn("sure?", output={"type": "boolean"}))
+    ]
+    assert outcomes == [FinalValue({"city": "Oslo"}), AssistantMessage("prose"), FinalValue(True)]
+    await session.admin().open_agent_frame(OpenAgentFrameRequest("f2", "test"))
+    assert (await session.turn("and there?").run()).result.final_value() == {"city": "Bergen"}
+    await core.aclose()
+
+
+async def test_options_are_set_for_one_frame_or_for_all(make_core) -> None:
+    session = await make_core(ScriptedCaller([text("ok")], repeat=True)).open_session("s1")
+    await session.turn("one").run()
+    before = session.read_view()
+    await session.admin().open_agent_frame(OpenAgentFrameRequest("f2", "test"))
+    await session.admin().set_protocol_turn_options(WANTED)
+    assert [frame.protocol_turn_options for frame in session.read_view().frames] == [ProtocolTurnOptions(), WANTED]
+    await session.admin().set_protocol_turn_options_all_frames(WANTED)
+    assert [frame.protocol_turn_options for frame in session.read_view().frames] == [WANTED, WANTED]
+    await session.admin().set_protocol_turn_options(ProtocolTurnOptions())
+    await session.admin().branch_to_node(before.leaf_node_id)
+    assert session.read_view().protocol_turn_options == WANTED
+
+
+async def test_a_turn_that_was_cut_off_is_finished_with_the_options_its_frame_had(make_core) -> None:
+    core = make_core(ScriptedCaller([text('{"city": "Oslo"}')]), crash_point=CrashPoints("after:model_recorded"))
+    session = await core.open_session("s1")
+    await session.admin().set_protocol_turn_options(WANTED)
+    with pytest.raises(Crash):
+        await session.turn("where").run()
+    other = await make_core(ScriptedCaller([])).open_session("s1")
+    await other.admin().set_protocol_turn_options(ProtocolTurnOptions())
+    output = await other.redrive().run()
+    assert output.result.final_value() == {"city": "Oslo"}
+    assert other.read_view().protocol_turn_options == ProtocolTurnOptions()
+
+
+@pytest.mark.parametrize("options", [ProtocolTurnOptions(2), ProtocolTurnOptions(payload={"output": {"type": "poem"}})])
+async def test_options_of_another_version_or_shape_are_refused(make_core, options: ProtocolTurnOptions) -> None:
+    async with await make_core(ScriptedCaller([])).open_session("s1") as session:
+        with pytest.raises(UsageError) as refused:
+            await session.admin().set_protocol_turn_options(options)
+        assert refused.value.code == "invalid_turn_options"
+        assert session.read_view().head_revision is None
+        output = await session.turn(TurnInput(TurnInput.text("x").items, options)).run()
     assert output.result.outcome == Stopped("invalid_input")
     assert output.result.errors[0].code == "invalid_turn_options"
+
+
+def test_an_output_is_added_to_options_as_they_are() -> None:
+    given = ProtocolTurnOptions(2, {"more": 1})
+    added = with_output(given, JsonObjectOutput())
+    assert (added.schema_version, added.payload) == (2, {"more": 1, "output": {"type": "json_object"}})
