@@ -63,7 +63,8 @@ def test_a_key_is_submitted_once_and_a_repeat_gets_the_same_receipt_with_its_pre
     assert (again["replayed"], again["state"]) == (True, "deferred_next_turn")
     assert "queued before" in world.lash("enqueue", "s", "once", "--key", "k").out
     error = told(world.lash("enqueue", "s", "changed", "--key", "k", "-o", "json"), 4, "source_key_conflict")
-    assert error["details"]["existing_input_id"] == first["id"]
+    assert error["details"] == {"session": "s", "source_key": "host:k", "existing_input_id": first["id"]}
+    assert "key 'k' was used" in error["message"], "the key is told as it was given"
     world.take(turn_id="t_1")
     taken = world.lash("enqueue", "s", "once", "--key", "k", "-o", "json").json
     assert (taken["id"], taken["state"], taken["turn_id"]) == (first["id"], "accepted", "t_1")

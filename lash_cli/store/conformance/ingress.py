@@ -143,7 +143,7 @@ class IngressLaws:
         for text, ingress in (("other", NextTurn()), ("text", ActiveTurn("t1"))):
             with pytest.raises(PendingTurnInputSourceKeyConflict) as caught:
                 await make.enqueue(store, "i2", text, key="k", ingress=ingress)
-            assert caught.value.details["existing_input_id"] == "i1"
+            assert caught.value.details == {"session": S, "source_key": "k", "existing_input_id": "i1"}
         await store.cancel_turn_inputs(S, [ByInputId("i1")])
         with pytest.raises(PendingTurnInputSourceKeyConflict):
             await make.enqueue(store, "i2", "other", key="k")

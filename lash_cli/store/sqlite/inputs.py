@@ -18,6 +18,7 @@ import msgspec
 from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.content import TextItem, TurnInput
 from lash_cli.core.ingress import (
+    HOST_PREFIX,
     ActiveTurn,
     InputDraft,
     InputState,
@@ -224,8 +225,12 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
         raise _does_not_decode(input_id, error) from error
     if not is_same_submission(submitted, stored_input, draft.ingress, draft.input):
         raise PendingTurnInputSourceKeyConflict(
-            f"key {draft.source_key!r} was used for another text",
-            details={"source_key": draft.source_key, "existing_input_id": input_id},
+            f"key {draft.source_key.removeprefix(HOST_PREFIX)!r} was used for another text",
+            details={
+                "session": draft.session_id,
+                "source_key": draft.source_key,
+                "existing_input_id": input_id,
+            },
         )
     found = PendingTurnInput(
         input_id,
