@@ -43,7 +43,20 @@ LashError
 from __future__ import annotations
 
 from errno import EMFILE, ENFILE
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+# What no repetition of the same call can get past, whatever class it is raised as: how the core is wired or which turn
+# the call names is wrong (contract 01 §16).
+_TERMINAL_CODES: Final = frozenset(
+    (
+        "missing_execution_scope_id",
+        "execution_scope_turn_id_mismatch",
+        "missing_process_execution_id",
+        "missing_session_store_factory",
+        "llm_provider",
+    )
+)
+_TERMINAL_FAMILIES: Final = ("durable_store_required:", "durable_effect_live_")
 
 
 class LashError(Exception):
@@ -73,6 +86,8 @@ class LashError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
+        if self.code in _TERMINAL_CODES or self.code.startswith(_TERMINAL_FAMILIES):
+            self.terminal = True
         self.details: dict[str, Any] = details or {}
         self.hint = hint if hint is not None else self._default_hint()
 
