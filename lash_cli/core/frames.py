@@ -28,7 +28,8 @@ class FrameStatus(StrEnum):
 
 
 class FrameAssignment(Record):
-    """What a frame runs under; the current frame's policy is the effective policy of everything."""
+    """What a frame runs under; the current frame's policy is the effective policy of everything. Its turns are booked
+    to `usage_source` in the ledger, to `turn` without one."""
 
     policy: SessionPolicy
     plugin_source: Literal["current_host_fresh", "current_session_fork"] = "current_host_fresh"

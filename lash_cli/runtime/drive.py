@@ -88,7 +88,6 @@ if TYPE_CHECKING:
     from lash_cli.runtime.dispatch import ToolDispatcher
 
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
-USAGE_SOURCE = "turn"
 _WITHOUT_LIMIT: Final = contextlib.nullcontext()
 _WITHOUT_OUTPUT: Final = StandardProtocol()
 
@@ -338,11 +337,11 @@ class TurnDriver(ABC):
         return round((self.host.clock.monotonic() - drive.started_monotonic) * 1000)
 
 
-def usage_of(policy: SessionPolicy, done: DoneEffect) -> tuple[TokenLedgerEntry, ...]:
-    """What a turn adds to the ledger."""
+def usage_of(session: ResidentSession, policy: SessionPolicy, done: DoneEffect) -> tuple[TokenLedgerEntry, ...]:
+    """What a turn in the current frame of `session` adds to the ledger."""
     if not done.usage.total:
         return ()
-    return (TokenLedgerEntry(USAGE_SOURCE, policy.model.id, done.usage),)
+    return (TokenLedgerEntry(session.usage_source, policy.model.id, done.usage),)
 
 
 def text_only(turn_input: TurnInput) -> TurnInput:

@@ -189,7 +189,7 @@ class EphemeralTurn(TurnDriver):
         kept = tuple(message for message in done.messages if not message.is_transient)
         session.messages.extend(kept)
         session.turn_state = self.turn_state(drive, done)
-        session.ledger = (*session.ledger, *usage_of(drive.policy, done))
+        session.ledger = (*session.ledger, *usage_of(session, drive.policy, done))
         if handoff is not None:
             first = messages_on(handoff.nodes)
             if handoff.is_opened:

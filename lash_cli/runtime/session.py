@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from lash_cli.store.resident_log import ResidentLog
 
 TOOL_STATE = "tool_state"
+USAGE_SOURCE = "turn"
 
 Undo = Callable[[], None]
 
@@ -112,6 +113,14 @@ class ResidentSession:
     def conversation(self) -> MessageSequence:
         """The messages of the current frame as an immutable view that costs nothing to take."""
         return MessageSequence(self.messages, len(self.messages))
+
+    @property
+    def usage_source(self) -> str:
+        """What the turns of the current frame are booked to: what the frame was assigned, else `turn` (contract 01
+        §12)."""
+        # Nearly always the last one, however many there were before it.
+        frame = next(frame for frame in reversed(self.frames) if frame.frame_id == self.frame_id)
+        return frame.assignment.usage_source or USAGE_SOURCE
 
     def read_view(self) -> SessionReadView:
         """A picture of the committed state."""

@@ -133,7 +133,7 @@ def terminal_commit(
             outbox = (frame_task_draft(session.session_id, drive.turn_id, handoff.task),)
     opened = handoff if handoff is not None and handoff.is_opened else None
     messages = [node.payload.message for node in added if isinstance(node.payload, ConversationPayload)]
-    usage, input_ids = usage_of(drive.policy, done), drive.claims.input_ids
+    usage, input_ids = usage_of(session, drive.policy, done), drive.claims.input_ids
     summary = summarise(
         outcome=outcome,
         evidence=evidence,

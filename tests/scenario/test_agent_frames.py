@@ -289,3 +289,25 @@ async def test_without_a_store_a_switch_is_watched_right_before_its_commit() -> 
         ]
         view = await session.observe().read_view()
         assert said(view.messages) == ["what happened so far", "finish it", "finished"]
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "in memory"])
+async def test_the_turns_of_a_frame_are_booked_to_the_source_it_was_assigned(make_core, is_stored: bool) -> None:
+    caller = ScriptedCaller([text("one"), switch("f2", "finish it"), text("finished")])
+    tools = [Switching((SUMMARY,))]
+    core = (
+        make_core(caller, tools=tools)
+        if is_stored
+        else LashCore(provider=caller, model=ModelSpec("model-1"), tools=tools)
+    )
+    async with await core.open_session(S) as session:
+        state = session.export_state()
+    (first,) = state.frames
+    assignment = msgspec.structs.replace(first.assignment, usage_source="nightly")
+    state = msgspec.structs.replace(state, frames=(msgspec.structs.replace(first, assignment=assignment),))
+    async with await core.open_with_state(S, state) as session:
+        await session.turn("a").run()
+        await session.turn("begin").run()
+        assert {source: usage.total for source, usage in session.usage_report().by_source.items()} == {"nightly": 45}
+    if not is_stored:
+        await core.aclose()
