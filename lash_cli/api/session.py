@@ -25,12 +25,19 @@ from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.protocols import EffectHost
-from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
-from lash_cli.errors import DirectCompletionError, LashRuntimeError, SessionClosed, SessionStillInUse, UsageError
+from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage, merge_ledger
+from lash_cli.errors import (
+    DirectCompletionError,
+    LashError,
+    LashRuntimeError,
+    SessionClosed,
+    SessionStillInUse,
+    UsageError,
+)
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.requests import TurnOutput, TurnRequest
-from lash_cli.runtime.session import Dirty, ResidentSession, Undo
+from lash_cli.runtime.session import Dirty, ResidentSession, Undo, is_refused
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.store.base import DrainSelection
 
@@ -395,7 +402,8 @@ class LashSession(QueueVerbs):
         """One model call beside the session's turns, with its provider and model; the transcript stays as it is.
 
         What it cost is booked to `caused_by` and committed before the call
-        returns, or raises: failed attempts cost too. Nothing is journalled, so
+        returns, or raises: failed attempts cost too. Where that is refused it
+        is owed, and goes along with the next commit of this session. Nothing is journalled, so
         a call that is cut off is asked again by whoever wanted it. Raises as
         `LashCore.direct_completion`, and `SessionExecutionBusy` when another
         owner holds the lane as the cost is to be booked.
@@ -418,8 +426,13 @@ class LashSession(QueueVerbs):
     async def _book(self, request: DirectRequest, usage: TokenUsage) -> None:
         if not usage.total or request.model is None:
             return
-        source = request.caused_by or DIRECT_SOURCE
-        await self._change(_as_it_is, (TokenLedgerEntry(source, request.model.id, usage),))
+        spent = (TokenLedgerEntry(request.caused_by or DIRECT_SOURCE, request.model.id, usage),)
+        try:
+            await self._change(_as_it_is, spent)
+        except LashError as error:
+            if is_refused(error):
+                self._shared.state.owe(spent)
+            raise
 
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.
@@ -463,7 +476,7 @@ class LashSession(QueueVerbs):
                 if change(self._state) is not None:
                     from lash_cli.runtime.ephemeral import publish_change
 
-                    self._state.ledger = (*self._state.ledger, *usage)
+                    self._state.ledger = merge_ledger((*self._state.ledger, *usage))
                     publish_change(self._state)
             else:
                 await self._core._beside_driver(self.session_id, lambda: self._commit_change(change, usage))

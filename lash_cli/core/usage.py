@@ -102,6 +102,20 @@ def merge_ledger(entries: Iterable[TokenLedgerEntry]) -> tuple[TokenLedgerEntry,
     return tuple([entry for _, entry in sorted(sums.items()) if entry.usage.total])
 
 
+def ledger_beyond(
+    stored: Iterable[TokenLedgerEntry], claimed: Iterable[TokenLedgerEntry]
+) -> tuple[TokenLedgerEntry, ...]:
+    """What has to be added to `stored` so that no count is less than `claimed` says; sorted."""
+    known = {(entry.source, entry.model): entry.usage for entry in merge_ledger(stored)}
+    rows = []
+    for entry in merge_ledger(claimed):
+        base = known.get((entry.source, entry.model), NO_USAGE)
+        more = TokenUsage(*(max(0, getattr(entry.usage, name) - getattr(base, name)) for name in _FIELDS))
+        if more.total:
+            rows.append(TokenLedgerEntry(entry.source, entry.model, more))
+    return tuple(rows)
+
+
 class SessionUsageReport(Record):
     """The ledger of a session, summed three ways (contract 01 §12)."""
 

@@ -35,6 +35,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnOutcome, TurnResult
 from lash_cli.core.policy import persisted_config
+from lash_cli.core.usage import merge_ledger
 from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit, usage_of
 from lash_cli.runtime.frames import FrameChain, FrameHandoff, plan_handoff
@@ -189,7 +190,7 @@ class EphemeralTurn(TurnDriver):
         kept = tuple(message for message in done.messages if not message.is_transient)
         session.messages.extend(kept)
         session.turn_state = self.turn_state(drive, done)
-        session.ledger = (*session.ledger, *usage_of(session, drive.policy, done))
+        session.ledger = merge_ledger((*session.ledger, *usage_of(session, drive.policy, done)))
         if handoff is not None:
             first = messages_on(handoff.nodes)
             if handoff.is_opened:

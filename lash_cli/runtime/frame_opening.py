@@ -17,15 +17,15 @@ from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.observation import AgentFrameSwitched
-from lash_cli.core.usage import TokenLedgerEntry
-from lash_cli.errors import ConflictError
+from lash_cli.core.usage import TokenLedgerEntry, merge_ledger
+from lash_cli.errors import ConflictError, LashError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ephemeral import publish_commit
 from lash_cli.runtime.frames import NODES_CODE, first_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, claimed_lane
-from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.session import ResidentSession, is_refused
 from lash_cli.store.base import RuntimePersistence
 
 
@@ -86,13 +86,14 @@ async def commit_frame(
 ) -> None:
     """Write a planned frame and what it cost, and go on in it; with a plan that opens nothing, only the cost.
 
-    The lane of `fence` stays held. How full the new frame is is unknown until the next model call.
+    The lane of `fence` stays held. How full the new frame is is unknown until the next model call. What a refused
+    commit should have booked is owed.
     """
     state = session.turn_state
     if planned.is_new:
         state = state.elsewhere()
     if store is None or fence is None:
-        session.ledger = (*session.ledger, *spent)
+        session.ledger = merge_ledger((*session.ledger, *spent))
         session.turn_state = state
         if planned.is_new:
             session.enter_frame(planned.frames, messages_on(planned.nodes))
@@ -109,7 +110,12 @@ async def commit_frame(
     if planned.is_new:
         commit = msgspec.structs.replace(commit, frames=planned.frames)
     host.reach("before:frame")
-    result = await store.commit_runtime_state(commit)
+    try:
+        result = await store.commit_runtime_state(commit)
+    except LashError as error:
+        if is_refused(error):
+            session.owe(spent)
+        raise
     host.reach("after:frame")
     session.adopt_commit(commit, result, ())
     if planned.is_new:

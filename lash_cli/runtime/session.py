@@ -36,10 +36,11 @@ from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
     SessionUsageReport,
     TokenLedgerEntry,
+    ledger_beyond,
     merge_ledger,
     usage_report,
 )
-from lash_cli.errors import StoreSessionMismatch
+from lash_cli.errors import LashError, SessionExecutionLeaseExpired, StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
@@ -73,6 +74,11 @@ class Dirty(StrEnum):
     GRAPH = "graph"
 
 
+def is_refused(error: LashError) -> bool:
+    """Whether a commit that ended in `error` has certainly changed nothing."""
+    return not error.ambiguous or isinstance(error, SessionExecutionLeaseExpired)
+
+
 class ResidentSession:
     """State of one opened session. Every mutation happens while the caller holds the session's writer lock."""
 
@@ -99,6 +105,10 @@ class ResidentSession:
         self.messages: list[Message] = []
         self.turn_state = TurnState()
         self.ledger: tuple[TokenLedgerEntry, ...] = ()
+        # What was spent and stands in no commit yet: the next one takes it along (contract 01 §12).
+        self.owed: tuple[TokenLedgerEntry, ...] = ()
+        # What the state that was adopted had cost, until it is known how much of it is stored.
+        self._adopted_ledger: tuple[TokenLedgerEntry, ...] = ()
         self.dirty: set[Dirty] = {Dirty.CONFIG, Dirty.FRAMES}
         self.replaces_graph = False
         self.is_policy_explicit = False
@@ -137,8 +147,19 @@ class ResidentSession:
         )
 
     def usage_report(self) -> SessionUsageReport:
-        """The ledger, summed."""
-        return usage_report(self.ledger)
+        """The ledger, summed, with what is still to be written to it."""
+        return usage_report(self._spent)
+
+    @property
+    def _spent(self) -> tuple[TokenLedgerEntry, ...]:
+        return (*self.ledger, *self.owed, *self._adopted_ledger)
+
+    def owe(self, spent: tuple[TokenLedgerEntry, ...]) -> None:
+        """Keep what was spent but could not be committed for the next commit; without a store nothing is committed."""
+        if self.store is None:
+            self.ledger = merge_ledger((*self.ledger, *spent))
+        else:
+            self.owed = (*self.owed, *spent)
 
     def export_state(self) -> RuntimeSessionState:
         """The portable state; nodes of the current frame are rebuilt from its messages."""
@@ -151,7 +172,7 @@ class ResidentSession:
             nodes[-1].node_id if nodes else None,
             self.turn_state,
             self.registry.export_state(),
-            self.ledger,
+            merge_ledger(self._spent),
         )
 
     def is_behind(self, head: HeadPosition) -> bool:
@@ -177,8 +198,8 @@ class ResidentSession:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
     async def catch_up(self) -> None:
-        """Take over the stored head; for a handle that is to replace it, how many turns there were: they keep counting.
-        The caller holds the lane. Raises as `adopt_read`."""
+        """Take over the stored head; for a handle that is to replace it, how many turns there were and what they cost:
+        both keep counting. The caller holds the lane. Raises as `adopt_read`."""
         if self.store is None:
             return
         if not self.replaces_graph:
@@ -186,6 +207,9 @@ class ResidentSession:
                 await self.refresh()
             return
         read = await self.store.load_session(self.session_id, ReadScope.HEAD)
+        self.ledger = () if read is None else merge_ledger(read.token_ledger)
+        self.owe(ledger_beyond(self.ledger, self._adopted_ledger))
+        self._adopted_ledger = ()
         if read is not None and read.turn_state.turn_index > self.turn_state.turn_index:
             self.turn_state = msgspec.structs.replace(self.turn_state, turn_index=read.turn_state.turn_index)
 
@@ -256,7 +280,10 @@ class ResidentSession:
         self.messages = messages_on(state.nodes, self.frame_id)
         self.leaf_node_id = state.leaf_node_id
         self.turn_state = state.turn_state
-        self.ledger = state.token_ledger
+        if self.store is None:
+            self.ledger = state.token_ledger
+        else:
+            self._adopted_ledger = state.token_ledger
         self._initial_nodes = state.nodes
         if state.tool_state is not None:
             self.registry.restore_state(state.tool_state)
@@ -345,7 +372,7 @@ class ResidentSession:
         usage_deltas: tuple[TokenLedgerEntry, ...] = (),
         release_lease: bool = True,
     ) -> RuntimeCommit:
-        """A commit of everything dirty plus the given additions, guarded by the head that memory knows."""
+        """A commit of everything dirty or owed plus the given additions, guarded by the head that memory knows."""
         components: dict[str, CheckpointComponent] = {}
         if self._tools_need_saving():
             components[TOOL_STATE] = CheckpointComponent(body=encode(self.registry.export_state()))
@@ -359,7 +386,7 @@ class ResidentSession:
             expected_head_revision=None if self.replaces_graph else self.head_revision,
             release_lease=release_lease,
             frames=self.frames if Dirty.FRAMES in self.dirty or self.head_revision is None else None,
-            usage_deltas=usage_deltas,
+            usage_deltas=(*self.owed, *usage_deltas),
         )
 
     def _tools_need_saving(self) -> bool:
@@ -372,8 +399,11 @@ class ResidentSession:
         self.checkpoint_ref = result.checkpoint_ref
         self.component_refs = dict(result.component_refs)
         self.turn_state = commit.checkpoint.turn_state
-        if commit.usage_deltas:
-            self.ledger = merge_ledger((*self.ledger, *commit.usage_deltas))
+        booked = commit.usage_deltas
+        if self.owed:
+            booked = self._settled(booked, is_stored=not result.replayed)
+        if booked:
+            self.ledger = merge_ledger((*self.ledger, *booked))
         if TOOL_STATE in commit.checkpoint.components:
             self.saved_tool_generation = self.registry.generation
         self.messages.extend(messages)
@@ -381,9 +411,21 @@ class ResidentSession:
         self._initial_nodes = ()
         self.dirty.clear()
 
+    def _settled(self, booked: tuple[TokenLedgerEntry, ...], *, is_stored: bool) -> tuple[TokenLedgerEntry, ...]:
+        """What of `booked` a commit has added to the ledger. It settles what it took along of what was owed, unless it
+        was answered with an earlier one, which took along nothing of ours."""
+        taken = {id(entry) for entry in booked}
+        if is_stored:
+            self.owed = tuple(entry for entry in self.owed if id(entry) not in taken)
+            return booked
+        owed = {id(entry) for entry in self.owed}
+        return tuple(entry for entry in booked if id(entry) not in owed)
+
     @property
     def is_dirty(self) -> bool:
         """Whether anything in memory still has to be written. A never committed, unchanged session is clean."""
+        if self.owed:
+            return True
         if self.head_revision is None and not self.replaces_graph:
             return bool(self.dirty - {Dirty.CONFIG, Dirty.FRAMES})
         return bool(self.dirty)

@@ -9,6 +9,7 @@ from lash_cli.core.usage import (
     TokenLedgerEntry,
     TokenUsage,
     diff_token_ledger,
+    ledger_beyond,
     merge_ledger,
     prompt_usage,
     usage_report,
@@ -71,6 +72,22 @@ def test_a_difference_of_ledgers_is_what_was_appended(
 ) -> None:
     difference = diff_token_ledger(before, [*before, *added])
     assert difference == merge_ledger(added)
+
+
+@given(entries, entries)
+def test_what_a_ledger_lacks_of_another_is_as_little_as_covers_it(
+    stored: list[TokenLedgerEntry], claimed: list[TokenLedgerEntry]
+) -> None:
+    lacking = ledger_beyond(stored, claimed)
+    covered = {(row.source, row.model): astuple(row.usage) for row in merge_ledger([*stored, *lacking])}
+    known, wanted = (
+        {(row.source, row.model): astuple(row.usage) for row in merge_ledger(rows)} for rows in (stored, claimed)
+    )
+    nothing = astuple(TokenUsage())
+    for key in known.keys() | wanted.keys():
+        pairs = zip(known.get(key, nothing), wanted.get(key, nothing), strict=True)
+        assert covered[key][:4] == tuple(map(max, pairs))[:4]
+    assert ledger_beyond([*stored, *lacking], claimed) == ()
 
 
 @pytest.mark.parametrize("after", [[], [entry("turn", "m", 4)], [entry("turn", "other", 9)]])

@@ -1,0 +1,169 @@
+"""What a session has cost is written once, whatever stands in the way of writing it (contract 01 §12, §4.3, §5.4)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+from support.driving import S
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import (
+    DirectRequest,
+    FunctionToolProvider,
+    LashCore,
+    LashSession,
+    ModelSpec,
+    SessionConfigPatch,
+    SqliteStore,
+    ToolContext,
+    tool,
+)
+from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.errors import LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.store.base import ReadScope
+
+
+class Nothing(msgspec.Struct):
+    """A tool without arguments."""
+
+
+SOMEBODY = LeaseOwnerIdentity("somebody", "elsewhere")
+
+
+def asking(words: str = "title?") -> DirectRequest:
+    return DirectRequest((Message("m", Role.USER, (TextPart(words),)),))
+
+
+def spent(session: LashSession) -> dict[str, int]:
+    return {source: usage.total for source, usage in session.usage_report().by_source.items()}
+
+
+async def stored(core) -> dict[str, int]:
+    read = await core.store.load_session(S, ReadScope.HEAD)
+    return {} if read is None else {entry.source: entry.usage.total for entry in read.token_ledger}
+
+
+async def held_by_somebody(core):
+    """The lane of the session in other hands, and what gives it back."""
+    lease = await core.store.try_claim_lease(S, SOMEBODY, ttl_ms=60_000, now_ms=0, token="theirs")
+    return lease.fence()
+
+
+@pytest.mark.parametrize("booked_by", ["turn", "configure", "close", "completion"])
+async def test_a_cost_that_could_not_be_booked_goes_along_with_the_next_commit(make_core, booked_by: str) -> None:
+    caller = ScriptedCaller([text("one"), text("title", tokens=(7, 1)), text("two")])
+    core = make_core(caller)
+    async with await core.open_session(S) as session:
+        await session.turn("a").run()
+        fence = await held_by_somebody(core)
+        with pytest.raises(SessionExecutionBusy):
+            await session.direct_completion(asking())
+        assert spent(session) == {"turn": 15, "direct": 8}
+        assert await stored(core) == {"turn": 15}
+        await core.store.release_lease(fence)
+        if booked_by == "turn":
+            await session.turn("b").run()
+        elif booked_by == "configure":
+            await session.configure(SessionConfigPatch(max_turns=3))
+        elif booked_by == "completion":
+            await session.direct_completion(asking())
+        else:
+            await session.close()
+        total = {"turn": {"turn": 30, "direct": 8}, "completion": {"turn": 15, "direct": 23}}
+        assert await stored(core) == total.get(booked_by, {"turn": 15, "direct": 8})
+        if booked_by != "close":
+            assert spent(session) == await stored(core)
+    assert await stored(core) == total.get(booked_by, {"turn": 15, "direct": 8})
+
+
+async def test_a_session_is_not_closed_over_a_cost_that_cannot_be_booked(make_core) -> None:
+    core = make_core(ScriptedCaller([text("title")]))
+    session = await core.open_session(S)
+    fence = await held_by_somebody(core)
+    with pytest.raises(SessionExecutionBusy):
+        await session.direct_completion(asking())
+    for leave in (session.close, session.park):
+        with pytest.raises(SessionExecutionBusy):
+            await leave()
+    await core.store.release_lease(fence)
+    await session.park()
+    assert await stored(core) == {"direct": 15}
+
+
+async def test_a_summary_that_came_too_late_is_paid_for_all_the_same(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")])
+    core = make_core(caller)
+    async with await core.open_session(S) as session:
+        for words in ("a", "b"):
+            await session.turn(words).run()
+        caller.gate, caller.entered = asyncio.Event(), asyncio.Event()
+        compacting = asyncio.ensure_future(session.admin().compact_context())
+        async with asyncio.timeout(30):
+            await caller.entered.wait()
+        lease = (await core.store.session_row(S)).lease
+        taken = await core.store.reclaim_lease(
+            S, SOMEBODY, observed_fencing_token=lease.fencing_token, ttl_ms=60_000, now_ms=0, token="theirs"
+        )
+        caller.gate.set()
+        with pytest.raises(SessionExecutionLeaseExpired):
+            await compacting
+        await core.store.release_lease(taken.fence())
+        assert (spent(session), await stored(core)) == ({"turn": 30, "compaction": 77}, {"turn": 30})
+        await session.turn("c").run()
+        assert await stored(core) == {"turn": 45, "compaction": 77}
+
+
+async def test_a_completion_asked_for_by_a_tool_of_the_session_is_booked_with_its_turn(make_core) -> None:
+    caller = ScriptedCaller([calls(("c1", "title", "{}")), text("title", tokens=(7, 1)), text("done")])
+    sessions: list[LashSession] = []
+
+    @tool(name="title", description="Find a title.")
+    async def title(arguments: Nothing, context: ToolContext) -> str:
+        with pytest.raises(LashRuntimeError, match="would wait for itself"):
+            await sessions[0].direct_completion(asking())
+        return "none"
+
+    core = make_core(caller, tools=[FunctionToolProvider([title])])
+    async with await core.open_session(S) as session:
+        sessions.append(session)
+        await session.turn("a").run()
+        assert spent(session) == await stored(core) == {"turn": 30, "direct": 8}
+
+
+async def test_a_state_brings_along_what_it_cost_and_nothing_is_booked_twice(make_core, tmp_path) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two"), text("three"), text("four")]))
+    async with await core.open_session(S) as session:
+        await session.turn("a").run()
+        state = session.export_state()
+        await session.turn("b").run()
+    # In its own store all of it is booked, and more.
+    async with await core.open_with_state(S, state) as session:
+        await session.turn("c").run()
+        assert spent(session) == await stored(core) == {"turn": 45}
+        later = session.export_state()
+    elsewhere = LashCore(
+        provider=ScriptedCaller([text("four"), text("five")]),
+        model=ModelSpec("model-1"),
+        store=SqliteStore.open(tmp_path / "elsewhere.db"),
+        queue_driver="none",
+    )
+    async with elsewhere:
+        async with await elsewhere.open_with_state(S, later) as session:
+            assert spent(session) == {"turn": 45}
+            await session.turn("d").run()
+            assert spent(session) == await stored(elsewhere) == {"turn": 60}
+        async with await elsewhere.open_session(S) as again:
+            await again.turn("e").run()
+            assert spent(again) == await stored(elsewhere) == {"turn": 75}
+
+
+async def test_a_fresh_start_goes_on_counting_what_was_spent_before(make_core) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two")]))
+    async with await core.open_session(S) as session:
+        await session.turn("a").run()
+    async with await core.open_fresh(S) as fresh:
+        await fresh.turn("b").run()
+        assert spent(fresh) == await stored(core) == {"turn": 30}
