@@ -35,6 +35,19 @@ def duration_ms(text: str) -> int:
     return round(min(float(match[1]) * _UNIT_MS[match[2]], _LONGEST_MS))
 
 
+def heartbeat_seconds(text: str | None, *, is_stream: bool) -> float | None:
+    """Seconds of `--heartbeat DUR`; None without one. Raises `UsageError` for none above 0, and where nothing is written
+    as JSON lines."""
+    if text is None:
+        return None
+    if not is_stream:
+        raise UsageError("--heartbeat is for a stream of JSON lines", hint="add: -o jsonl")
+    seconds = duration_ms(text) / 1000
+    if seconds <= 0:
+        raise UsageError(f"--heartbeat cannot be {text!r}", hint="give a duration above 0, such as 15s")
+    return seconds
+
+
 def moment_ms(text: str | None, now_ms: int) -> int | None:
     """Epoch milliseconds of a date, a time, or how long ago it was; None for None.
 

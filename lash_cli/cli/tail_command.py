@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.durations import duration_ms
+from lash_cli.cli.durations import duration_ms, heartbeat_seconds
 from lash_cli.cli.reading import run_watching
 from lash_cli.errors import UsageError
 
@@ -29,6 +29,9 @@ def command(
     ] = None,
     strict_gap: Annotated[bool, typer.Option("--strict-gap", help="End with exit 4 when events were missed.")] = False,
     no_follow: Annotated[bool, typer.Option("--no-follow", help="Show what is there and end.")] = False,
+    heartbeat: Annotated[
+        str | None, typer.Option(metavar="DUR", help="With -o jsonl: a line at least so often.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Show the text as it is, terminal escapes included.")] = False,
 ) -> int:
     """Watch sessions live, whichever process works on them.
@@ -72,6 +75,7 @@ def command(
         is_strict=strict_gap,
         follows=not no_follow,
         raw=raw,
+        heartbeat_seconds=heartbeat_seconds(heartbeat, is_stream=is_json),
     )
     return run_watching(Tail(plan, is_json=is_json, is_live=not is_json and is_terminal()).run())
 

@@ -33,7 +33,8 @@ _TURN_STATUSES = (TurnStoppedError.exit_status, TurnCancelledError.exit_status)
 
 
 class TailPlan(msgspec.Struct, frozen=True):
-    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time."""
+    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time.
+    `heartbeat_seconds` is for JSON lines only."""
 
     references: tuple[str | None, ...]
     is_all: bool
@@ -45,6 +46,7 @@ class TailPlan(msgspec.Struct, frozen=True):
     is_strict: bool = False
     follows: bool = True
     raw: bool = False
+    heartbeat_seconds: float | None = None
 
 
 class TailSink(Protocol):

@@ -67,6 +67,8 @@ class Tail:
             if self._plan.seconds is not None:
                 self._spawn(self._time_out(self._plan.seconds))
             self._spawn(self._begin(store, begun))
+            if self._plan.heartbeat_seconds is not None:
+                self._spawn(self._beat(self._plan.heartbeat_seconds))
             await state.until(self._over.wait())
             return await self._end(state, watched)
         finally:
@@ -392,6 +394,17 @@ class Tail:
     async def _time_out(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._finish("timeout")
+
+    async def _beat(self, seconds: float) -> None:
+        """Write a line now and then while nothing happens, so that a reader knows an idle stream from a dead one."""
+        assert isinstance(self._sink, JsonTail), "refused before for anything else"
+        while True:
+            await asyncio.sleep(seconds)
+            async with self._turnstile:
+                if self._over.is_set():
+                    return
+                self._sink.heartbeat()
+                await self._sink.flush()
 
     async def _outcome_error(self) -> LashError | None:
         """What the last turn of a session stands for; of several, the first that is not success."""

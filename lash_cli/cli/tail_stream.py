@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
     from lash_cli.store.base import SessionRow
 
-# What `--types` may name. Framing (`stream_start`, `gap`, `snapshot`, `stream_end`) is always shown.
+# What `--types` may name. Framing (`stream_start`, `gap`, `snapshot`, `heartbeat`, `stream_end`) is always shown.
 EVENT_TYPES = (
     "turn_started", "turn_finished", "model_request_started", "retry", "text_delta", "reasoning_delta",
     "attempt_reset", "tool_started", "tool_progress", "tool_completed", "code_started", "code_completed",
     "final_value", "tool_value", "usage", "child_usage", "input_accepted", "work_started", "queue_changed",
     "process_changed", "frame_switched", "resident_changed", "committed", "error", "plugin",
 )  # fmt: skip
-FRAMING = ("stream_start", "gap", "snapshot", "stream_end")
+FRAMING = ("stream_start", "gap", "snapshot", "heartbeat", "stream_end")
 
 
 def observed_document(event: SessionObservationEvent) -> tuple[str, Document]:
@@ -89,12 +89,14 @@ class JsonTail:
     def __init__(self, target: LineTarget) -> None:
         self._target = target
         self._text: list[str] = []
+        self._only_id: str | None = None
         clock = SystemClock()
         self._lines = StreamLines(self._text.append, now_ms=clock.now_ms, ascii_only=current().output.ascii)
 
     def start(self, watched: Sequence[Watched], begun: str) -> None:
         """Write `stream_start`; with one session its cursor is where the stream begins."""
         only = watched[0] if len(watched) == 1 else None
+        self._only_id = only.session_id if only else None
         self._lines.start(
             "tail",
             only.session_id if only else None,
@@ -136,6 +138,10 @@ class JsonTail:
         if isinstance(event.payload, ActivityObserved):
             at_ms = event.payload.activity.at_ms or at_ms
         self._lines.line(kind, watched.session_id, turn_id, document, at_ms or None, cursor=cursor)
+
+    def heartbeat(self) -> None:
+        """Write that the stream is alive."""
+        self._lines.heartbeat(self._only_id)
 
     def holder_died(self, watched: Watched, message: str) -> None:
         """On stderr: who reads the stream from a cursor later must find the same lines."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 import typer
 
-from lash_cli.cli.durations import FOREVER_MS, duration_ms
+from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -130,6 +130,9 @@ def command(
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the answer there instead of stdout.")] = None,
     usage_file: Annotated[str | None, typer.Option(metavar="FILE", help="Write the tokens it cost there.")] = None,
     trace: Annotated[str | None, typer.Option(metavar="FILE", help="Append what the turn does to this trace.")] = None,
+    heartbeat: Annotated[
+        str | None, typer.Option(metavar="DUR", help="With -o jsonl: a line at least so often.")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
 ) -> int:
     """Run one turn now and stream the answer.
@@ -171,6 +174,7 @@ def command(
             timeout_text=timeout,
             is_ephemeral=ephemeral,
             is_value=schema is not None,
+            heartbeat_seconds=heartbeat_seconds(heartbeat, is_stream=current().output.format == "jsonl"),
         ),
         key=key,
         turn_id=turn_id,

@@ -55,6 +55,7 @@ class Showing(msgspec.Struct, frozen=True):
     timeout_text: str | None = None
     is_ephemeral: bool = False
     is_value: bool = False
+    heartbeat_seconds: float | None = None
 
 
 class TurnRun:
@@ -102,9 +103,12 @@ class TurnRun:
         before_stop = None if self._store is None else self._store.finish_writes
         with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals, given_back(self._give_back):
             await interrupted_before()
+            beating = None
             if self._lines is not None:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._lines.start("turn", begun_at)
+                if self._showing.heartbeat_seconds is not None:
+                    beating = asyncio.ensure_future(self._lines.beat(self._showing.heartbeat_seconds))
             try:
                 output = await self._stream_or_enqueue(builder)
                 error = self._error_of(output, signals) if output is not None else None
@@ -113,6 +117,9 @@ class TurnRun:
             except Exception as failure:  # noqa: BLE001 - raised as what was told of it
                 raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
             finally:
+                if beating is not None:
+                    beating.cancel()
+                    await asyncio.wait({beating})
                 self._view.leave()
                 self._hint()
             if error is not None:

@@ -206,6 +206,11 @@ class StreamLines:
         }
         self.line("stream_start", session_id, None, payload, cursor=cursor)
 
+    def heartbeat(self, session_id: str | None) -> None:
+        """Write that the stream is alive, unless it has ended."""
+        if not self._has_ended:
+            self.line("heartbeat", session_id, None, {})
+
     def activity(self, activity: TurnActivity, cursor: SessionCursor | None = None) -> None:
         """Write one event of a turn other than its end."""
         kind, payload = event_document(activity)
@@ -292,6 +297,12 @@ class EventLines:
         """Write that the text waits in the queue instead of being turned now."""
         payload = queue_document("enqueued", [receipt["id"]], receipt=receipt)
         self._lines.line("queue_changed", self._session_id, None, payload)
+
+    async def beat(self, seconds: float) -> None:
+        """Write a heartbeat every `seconds`, until cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            self._lines.heartbeat(self._session_id)
 
     def leave(self) -> None:
         """Nothing to give back."""

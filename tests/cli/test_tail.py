@@ -163,6 +163,29 @@ def test_only_the_types_asked_for_are_told(lash, tailing) -> None:
     assert types(tail.rest()) == ["stream_start", "turn_started", "committed", "turn_finished", "stream_end"]
 
 
+def test_a_quiet_stream_tells_that_it_is_alive_only_when_that_is_asked_for(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--heartbeat", "50ms", "--types", "committed")
+    beats = [tail.until("heartbeat") for _ in range(2)]
+    assert [(beat["session"], beat["cursor"]) for beat in beats] == [("s", None)] * 2
+    assert lash("turn", "s", "!text x").code == 0
+    tail.until("committed")
+    tail.until("heartbeat")
+    quiet = lash("tail", "s", "--until", "300ms", "-o", "jsonl").out
+    assert '"stream_end"' in quiet and "heartbeat" not in quiet
+    for arguments in (("--heartbeat", "0s", "-o", "jsonl"), ("--heartbeat", "1s"), ("--heartbeat", "x", "-o", "jsonl")):
+        assert lash("tail", "s", *arguments).code == 2
+
+
+def test_a_turn_tells_that_it_is_alive_until_its_stream_ends(lash, home: Path) -> None:
+    lash("open", "s")
+    done = lash("turn", "s", "!sleep 1\n!text x", "--heartbeat", "50ms", "-o", "jsonl")
+    kinds = [json.loads(line)["type"] for line in done.out.splitlines()]
+    assert done.code == 0 and kinds.count("heartbeat") >= 1
+    assert (kinds[0], kinds[-1]) == ("stream_start", "stream_end")
+    assert lash("turn", "s", "x", "--heartbeat", "1s").code == 2
+
+
 def test_several_sessions_are_told_apart_by_their_names(lash, home: Path) -> None:
     lash("open", "a", "--name", "alpha")
     lash("open", "b", "--name", "beta")

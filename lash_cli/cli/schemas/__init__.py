@@ -180,6 +180,7 @@ _EVENTS: dict[str, Any] = {
     "error": events.ErrorLine,
     "warning": events.WarningLine,
     "plugin": events.Plugin,
+    "heartbeat": events.Heartbeat,
 }
 
 KINDS: dict[str, Kind] = {

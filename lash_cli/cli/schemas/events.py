@@ -312,6 +312,10 @@ class WarningLine(Shape):
     retry_in_ms: Count | None
 
 
+class Heartbeat(Shape):
+    """The stream is alive; only with `--heartbeat DUR`."""
+
+
 class Plugin(Shape):
     """A plugin shows something."""
 
