@@ -36,8 +36,8 @@ def duration_ms(text: str) -> int:
 
 
 def heartbeat_seconds(text: str | None, *, is_stream: bool) -> float | None:
-    """Seconds of `--heartbeat DUR`; None without one. Raises `UsageError` for none above 0, and where nothing is written
-    as JSON lines."""
+    """Seconds of `--heartbeat DUR`; None without one. Raises `UsageError` for none above 0, and where no JSON lines are
+    written."""
     if text is None:
         return None
     if not is_stream:
