@@ -8,7 +8,6 @@ on which something is due, and only what still matters is remembered.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import AsyncIterator, Collection
 
@@ -44,7 +43,8 @@ class SeenSession(msgspec.Struct):
 
 
 class Look(msgspec.Struct):
-    """What one look came to. `is_worth_waiting` says that something can be drained soon, though not now."""
+    """What one look came to. `is_worth_waiting` says that something can be drained soon, though not now; `gone` are
+    the named sessions that were deleted."""
 
     due: list[str] = msgspec.field(default_factory=list)
     given_up: list[str] = msgspec.field(default_factory=list)
@@ -52,6 +52,7 @@ class Look(msgspec.Struct):
     next_at_ms: int | None = None
     next_at: float = math.inf
     holders: list[LeaseOwnerIdentity] = msgspec.field(default_factory=list)
+    gone: list[NotFoundError] = msgspec.field(default_factory=list)
 
     def again_at_ms(self, at_ms: int) -> None:
         """Look again at the stored moment `at_ms`, if not before."""
@@ -121,8 +122,12 @@ class WorkSearch:
         """The sessions to judge. Of all there are only the page that made something due, or every page, each once."""
         if self._named:
             for session_id in self._named:
-                with contextlib.suppress(NotFoundError):
-                    yield await self._store.demand(session_id)
+                try:
+                    demand = await self._store.demand(session_id)
+                except NotFoundError as error:
+                    look.gone.append(error)
+                else:
+                    yield demand
             return
         met: set[str] = set()
         while True:

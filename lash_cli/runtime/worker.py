@@ -99,7 +99,8 @@ class QueueWorker:
 
         Raises, before anything is claimed, `NotFoundError`, `SessionDeleted`,
         `SessionClosed` or `QueueHeld` for a named session that cannot be worked
-        on; and `ConfigError` when a named session cannot be run here.
+        on; `ConfigError` when a named session cannot be run here; and
+        `SessionDeleted` once every named session was deleted.
         """
         self._search = WorkSearch(self._store, self._clock, self._options, tuple(dict.fromkeys(session_ids)))
         await self._search.admit()
@@ -137,6 +138,8 @@ class QueueWorker:
             ended = self._end_of_idle(look)
             if ended is not None:
                 return ended
+            if look.gone and len(look.gone) == len(self._search.named) and not self._tasks:
+                raise look.gone[0]  # their ids are never used again
             await self._wait(mark, look)
 
     @property

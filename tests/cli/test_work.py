@@ -381,6 +381,15 @@ def test_a_reader_that_goes_away_stops_the_worker_and_loses_no_turn(world: Queue
     assert (turns(world), world.lash("show", "s", "-o", "json").json["unfinished_turn"]) == (1, None)
 
 
+def test_a_worker_ends_when_every_session_it_was_to_work_on_is_deleted(world: QueuedHome) -> None:
+    assert world.lash("open", "other").code == 0
+    worker = world.spawn("work", "s", "other", "-o", "json")
+    for session in ("s", "other"):
+        assert world.lash("enqueue", session, "!text x", "--wait=30s").code == 0, "it works on what is left"
+        assert world.lash("rm", session, "--yes").code == 0
+    told(world.ended(worker), 3, "session_deleted")
+
+
 def test_a_worker_without_a_stream_ends_when_its_reader_goes_away(world: QueuedHome) -> None:
     world.add("!text x")
     worker = world.spawn("work", "--all")
