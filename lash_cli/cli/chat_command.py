@@ -32,6 +32,7 @@ from lash_cli.views.shell_words import shell_word
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
+    from lash_cli.cli.chat_record import ChatRecording
     from lash_cli.repl.client import ChatClient, ChatEnd, ChatOptions
     from lash_cli.repl.desk import Face
     from lash_cli.repl.outbox import Outbox
@@ -48,6 +49,7 @@ class ChatPlan(msgspec.Struct, frozen=True):
     is_vi: bool
     is_plain: bool
     model: str | None = None
+    record: str | None = None
 
 
 def command(
@@ -55,6 +57,9 @@ def command(
     replay: Annotated[int | None, typer.Option(min=0, metavar="N", help="Show the last N messages first.")] = None,
     vi: Annotated[bool, typer.Option("--vi", help="Edit as in vi.")] = False,
     model: Annotated[str | None, typer.Option(help="The model from now on.")] = None,
+    record: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write what happens to a new FILE, as lash tail -o jsonl does.")
+    ] = None,
 ) -> int:
     """Talk in a session; without one begin a new session.
 
@@ -76,15 +81,38 @@ def command(
         is_vi=vi or settings.get("repl.editing") == "vi",
         is_plain=current().output.plain,
         model=model,
+        record=record,
     )
     return run_async(_run(plan))
 
 
 async def _run(plan: ChatPlan) -> int:
+    if plan.record is None:
+        return (await _chats(plan, None)).status
+    from lash_cli.cli.chat_record import ChatRecording
+    from lash_cli.cli.failure import told_as
+
+    recording = ChatRecording(plan.record)
+    try:
+        end = await _chats(plan, recording)
+    except Exception as error:
+        told = told_as(error)
+        await recording.end("error", told.exit_status, told)
+        raise
+    await _end_recording(recording, end)
+    return end.status
+
+
+async def _end_recording(recording: ChatRecording, end: ChatEnd) -> None:
+    await recording.end("signal" if end.reason == "signal" else "quit", end.status, None)
+
+
+async def _chats(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
+    """Chat in one session after another until the person leaves."""
     while True:
-        end = await _chat(plan)
+        end = await _chat(plan, recording)
         if end.go_to is None:
-            return end.status
+            return end
         plan = ChatPlan(end.go_to or None, plan.replay, plan.is_vi, plan.is_plain)
 
 
@@ -104,7 +132,7 @@ def _let_go_of_terminal() -> None:
             os.close(nowhere)
 
 
-async def _chat(plan: ChatPlan) -> ChatEnd:
+async def _chat(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
 
     if plan.reference is None and not has_database():
@@ -119,7 +147,7 @@ async def _chat(plan: ChatPlan) -> ChatEnd:
         try:
             row = await core.store.session_row(session.session_id)
             assert row is not None, "opened just now"
-            return await _talk(core, session, row, plan, asker, ChatDesk(current()), cwd)
+            return await _talk(core, session, row, plan, asker, ChatDesk(current()), cwd, recording)
         finally:
             session.close_handle()
 
@@ -146,6 +174,7 @@ async def _talk(
     asker: ChatAsker,
     desk: ChatDesk,
     cwd: str,
+    recording: ChatRecording | None,
 ) -> ChatEnd:
     from lash_cli.cli.chat_desk import hang_up_signals
     from lash_cli.repl.client import ChatClient
@@ -161,11 +190,17 @@ async def _talk(
         client = ChatClient(core, session, watch, outbox, desk, options)
         face, interrupt = desk.face(client, memory, plan)
         asker.face = face
+        if recording is not None:
+            watch.recorder, recording.on_failure = recording, client.tell_error
         with hang_up_signals(client, interrupt, is_drawn=not plan.is_plain):
             end = await _until_left(client, face, outbox, options)
         await _hint(core, session)
         _let_go_of_terminal()
+        if recording is not None:
+            await recording.leave()
         if end.reason == "abandoned":
+            if recording is not None:
+                await _end_recording(recording, end)
             memory.close()
             _vanish(end.status)
         return end

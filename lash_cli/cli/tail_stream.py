@@ -86,8 +86,10 @@ class JsonTail:
 
     shows_messages = False
 
-    def __init__(self, target: LineTarget) -> None:
+    def __init__(self, target: LineTarget, mode: str = "tail") -> None:
+        """`mode` is what `stream_start` calls the command that writes."""
         self._target = target
+        self._mode = mode
         self._text: list[str] = []
         self._only_id: str | None = None
         clock = SystemClock()
@@ -98,7 +100,7 @@ class JsonTail:
         only = watched[0] if len(watched) == 1 else None
         self._only_id = only.session_id if only else None
         self._lines.start(
-            "tail",
+            self._mode,
             only.session_id if only else None,
             session_name=only.name if only else None,
             begun=begun,

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lash_cli.core.content import AttachmentItem, TurnInput
+from lash_cli.core.observation import SessionCursor, SessionObservationEvent
 from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import LashError
 from lash_cli.repl.panels import Panel
 from lash_cli.runtime.history import HeadMove
+from lash_cli.runtime.observing import ObservedGap
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.views.chat_picture import Block
 
@@ -74,6 +76,23 @@ class Desk(Protocol):
 
     def error_text(self, error: LashError) -> str:
         """An error as people read it: message and hint, safe for a terminal."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps what a chat observes. Methods that read the store raise `LashError` before they keep anything, and may be
+    called again."""
+
+    def begin(self, store: RuntimePersistence, row: SessionRow, cursor: SessionCursor) -> None:
+        """A session is observed from `cursor` on."""
+        ...
+
+    async def event(self, event: SessionObservationEvent) -> None:
+        """One event of it."""
+        ...
+
+    async def gap(self, item: ObservedGap) -> None:
+        """Events of it were missed."""
         ...
 
 

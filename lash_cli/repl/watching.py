@@ -29,8 +29,8 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.outcome import TurnOutcome
 from lash_cli.errors import LashError, NotFoundError
-from lash_cli.repl.desk import Desk, Face
-from lash_cli.runtime.observing import ObservedGap, SessionObservation
+from lash_cli.repl.desk import Desk, Face, Recorder
+from lash_cli.runtime.observing import ObservedEvent, ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow, TurnRecord
 from lash_cli.views.chat_history import input_text, message_blocks, user_block
@@ -83,6 +83,7 @@ class Watch:
         self.last_tool: str | None = None
         self.face: Face
         self.on_turn_end: OnTurnEnd
+        self.recorder: Recorder | None = None
         self._observed = core.observe(self.session_id)
         self._cursor: SessionCursor | None = None
         self._last_node_id: str | None = None
@@ -104,6 +105,8 @@ class Watch:
         """Show the last `replay` messages and remember where the stream goes on."""
         observation = await self._observed.current_observation()
         self._cursor = observation.cursor
+        if self.recorder is not None:
+            self.recorder.begin(self._core.store, self.row, observation.cursor)
         messages = observation.read_view.messages
         self._last_node_id = messages[-1].id if messages else None
         if replay > 0 and messages:
@@ -129,12 +132,21 @@ class Watch:
             async for item in stream:
                 # Whoever begins again after a failure shows nothing twice.
                 self._cursor = stream.cursor
+                await self._record(item)
                 if isinstance(item, ObservedGap):
                     await self._resync(item.observation, item.gap.reason.value)
                 else:
                     await self._event(item.event)
         finally:
             await stream.aclose()
+
+    async def _record(self, item: ObservedEvent | ObservedGap) -> None:
+        if self.recorder is None:
+            return
+        if isinstance(item, ObservedGap):
+            await self.recorder.gap(item)
+        else:
+            await self._patiently(partial(self.recorder.event, item.event))
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` answers; while the store is busy it is asked again. Raises what will not pass by itself."""

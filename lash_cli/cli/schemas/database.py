@@ -123,8 +123,8 @@ class DatabaseScrub(Shape):
 
 
 class DatabasePurge(Shape):
-    """The database that was emptied for good, or would be. `spilled_files` are files with whole outputs of commands that
-    went with it; `bytes_after` is null when nothing was done."""
+    """The database that was emptied for good, or would be. `spilled_files` are the files with whole outputs of commands
+    that went with it; `bytes_after` is null when nothing was done."""
 
     id: str
     dry_run: bool

@@ -45,7 +45,7 @@ class NamedSession(Shape):
 
 
 class StreamStart(Shape, rename={"begun": "from"}):
-    """The first line. `mode`: turn, work, tail, log or ls; `from` is where the stream was asked to begin."""
+    """The first line. `mode`: turn, work, tail, chat, log or ls; `from` is where the stream was asked to begin."""
 
     protocol_version: int
     mode: str
