@@ -192,8 +192,15 @@ async def _talk(
         asker.face = face
         if recording is not None:
             watch.recorder, recording.on_failure = recording, client.tell_error
-        with hang_up_signals(client, interrupt, is_drawn=not plan.is_plain):
-            end = await _until_left(client, face, outbox, options)
+        try:
+            with hang_up_signals(client, interrupt, is_drawn=not plan.is_plain):
+                end = await _until_left(client, face, outbox, options)
+        except Exception as error:
+            if not _is_gone(error):
+                # Nothing more can be said for certain of a session whose store just failed.
+                say(f"the chat of {row.meta.name} ended by an error; what was committed stays")
+                say(f"resume: lash chat {shell_word(row.meta.name)}")
+            raise
         await _hint(core, session)
         _let_go_of_terminal()
         if recording is not None:
@@ -213,9 +220,14 @@ async def _until_left(client: ChatClient, face: Face, outbox: Outbox, options: C
         return await client.run(face)
     except LashError as error:
         # Somebody deleted the session: a draft of it would wait for a chat that never comes.
-        if error.exit_status == NotFoundError.exit_status and outbox.put_into_history(options.cwd, options.history):
+        if _is_gone(error) and outbox.put_into_history(options.cwd, options.history):
             say("what you had typed and not sent is in the history: ↑ or Ctrl-R in another chat")
         raise
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether the chat failed because its session was deleted."""
+    return isinstance(error, LashError) and error.exit_status == NotFoundError.exit_status
 
 
 def _options(plan: ChatPlan, cwd: str) -> ChatOptions:

@@ -63,6 +63,35 @@ Database.peek = while_free(Database.peek)
 """
 
 
+BROKEN = """
+import os
+from lash_cli.errors import StoreUnusable
+from lash_cli.store.sqlite.database import Database
+
+def while_sound(real):
+    def read(self, *args):
+        if os.path.exists(os.environ["BROKEN_FILE"]):
+            raise StoreUnusable("the disk is on fire")
+        return real(self, *args)
+    return read
+
+Database.read = while_sound(Database.read)
+Database.peek = while_sound(Database.peek)
+"""
+
+
+def test_a_chat_that_an_error_ends_says_how_to_come_back(chat, lash, tmp_path: Path) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(BROKEN)
+    broken = tmp_path / "broken"
+    path = os.pathsep.join((str(tmp_path / "path"), str(Path(__file__).resolve().parents[2])))
+    one = chat(PYTHONPATH=path, BROKEN_FILE=str(broken))
+    broken.touch()
+    lash("turn", "s", "!text from elsewhere")
+    assert one.ended() == 1
+    assert "the disk is on fire" in one.everything and "resume: lash chat fjord" in one.everything
+
+
 def test_a_store_that_is_busy_is_told_once_and_waited_for(chat, lash, tmp_path: Path) -> None:
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "sitecustomize.py").write_text(BUSY)
@@ -256,6 +285,7 @@ def test_a_draft_outlives_its_session_in_the_history(chat, lash, home) -> None:
     assert lash("rm", "s", "--yes").code == 0
     assert one.ended() == 3
     assert "was deleted" in one.text and "is in the history" in one.text and one.is_cooked
+    assert "resume:" not in one.everything
     lash("open", "other", "--name", "next")
     with contextlib.closing(Chat(home, "other")) as two:
         two.wait_for("next ❯")
