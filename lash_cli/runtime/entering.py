@@ -37,6 +37,10 @@ from lash_cli.store.base import (
     busy_error,
 )
 
+# How often in a row commands that are due may be gone as they are to be run; a store that says so for ever contradicts
+# itself.
+MOST_VAIN_LOOKS = 8
+
 
 class LaneEntry:
     """The lane of one request, over all the turns it leads to: `lane` holds it until it is given back. `commands` are
@@ -111,6 +115,7 @@ class LaneEntry:
         return await self._take(lambda: self._request_under(turn_id, drain=DrainSelection(batch_ids=(batch_id,))))
 
     async def _take(self, request: Callable[[], LaneRequest]) -> LaneGranted | LaneIdle | LaneBusy:
+        vain = 0
         while True:
             self._host.reach("before:lane")
             outcome = await take_lane(
@@ -125,7 +130,9 @@ class LaneEntry:
                 return outcome
             guard = await self.lane.take(outcome.lease)
             if outcome.commands_due:
-                await self._run_commands(guard)
+                vain = 0 if await self._run_commands(guard) else vain + 1
+                if vain == MOST_VAIN_LOOKS:
+                    raise LashRuntimeError("session_command_claim", "the store says that commands are due and has none")
             elif outcome.refresh_due:
                 await self._catch_up(outcome.head, guard)
             else:
@@ -154,8 +161,10 @@ class LaneEntry:
             raise
         session.adopt_commit(commit, result, ())
 
-    async def _run_commands(self, guard: LaneGuard) -> None:
-        """Run every command at the head of the queue, younger ones too, once there is one to run."""
+    async def _run_commands(self, guard: LaneGuard) -> bool:
+        """Run every command at the head of the queue, younger ones too, once there is one to run; False when there is
+        none after all: it cannot be read and was parked, or since the lane was taken it was cancelled or the queue
+        held."""
         runner = CommandRunner(self._store, self._host.clock, self._host.ids, self._session, guard.fence)
         is_any = False
         try:
@@ -169,8 +178,7 @@ class LaneEntry:
             if error.ambiguous:
                 guard.withhold()
             raise
-        if not is_any:
-            raise LashRuntimeError("session_command_claim", "the store says that commands are due and has none")
+        return is_any
 
     def _lane_request(self) -> LaneRequest:
         request = self._request

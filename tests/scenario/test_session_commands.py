@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 
 import msgspec
 import pytest
-from support.driving import Crash, CrashPoints, S, later_wake, said
+from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, later_wake, said
 from support.scripted import ScriptedCaller, text
 from support.tools import NamedTools
 
@@ -148,6 +150,49 @@ def core_with_clock(make_core, caller, clock) -> LashCore:
     path = make_core(ScriptedCaller([])).store.db.path
     store = SqliteStore.open(path, clock=clock, ids=SystemIds())
     return LashCore(provider=caller, model=ModelSpec("model-1"), store=store, clock=clock, queue_driver="none")
+
+
+@pytest.mark.parametrize("is_held", [True, False], ids=["held", "cancelled"])
+@pytest.mark.parametrize("is_drain", [True, False], ids=["drain", "turn"])
+async def test_commands_that_are_held_or_cancelled_as_the_lane_is_taken_are_in_nobodys_way(
+    make_core, tmp_path, is_held: bool, is_drain: bool
+) -> None:
+    async def intervene(store) -> None:
+        if is_held:
+            await store.set_queue_hold(S, held_at_ms=1)
+        else:
+            assert await store.cancel_queued_work_batch(S, receipt.batch_id) is not None
+
+    hook = AtPoint("after:lane", lambda: from_afar(tmp_path / "home" / "lash.db", intervene))
+    core = make_core(ScriptedCaller([text("x")]), crash_point=hook)
+    session = await core.open_session(S)
+    receipt = await session.commands().reset("start over", "k1")
+    if is_drain:
+        builder = session.queued_turn()
+        assert (await builder.run(), builder.idle_reason) == (None, "held" if is_held else "empty")
+    else:
+        assert (await session.turn("hello").run()).result.is_success
+    assert (await core.store.session_row(S)).lease.token is None
+    expected = BatchState.PENDING if is_held else BatchState.CANCELLED
+    assert (await core.store.queued_work_batch(S, receipt.batch_id)).state is expected
+
+
+async def test_a_command_that_nobody_can_read_is_in_nobodys_way(make_core, tmp_path) -> None:
+    core = make_core(ScriptedCaller([text("x"), text("y")]))
+    session = await core.open_session(S)
+    for key in ("k1", "k2"):
+        receipt = await session.commands().reset("start over", key)
+        with closing(sqlite3.connect(tmp_path / "home" / "lash.db")) as connection, connection:
+            spoilt = connection.execute(
+                "UPDATE queued_work SET payloads = 'nonsense' WHERE batch_id = ?", (receipt.batch_id,)
+            )
+            assert spoilt.rowcount == 1
+        if key == "k1":
+            assert (await session.turn("hello").run()).result.is_success
+        else:
+            await session.enqueue("from the queue")
+            assert (await session.queued_turn().run()).result.is_success
+        assert (await core.store.queued_work_batch(S, receipt.batch_id)).state is BatchState.DEAD
 
 
 async def test_a_younger_command_waits_behind_turn_work(make_core) -> None:
