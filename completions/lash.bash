@@ -21,7 +21,7 @@ _lash() {
   current=${words[${#words[@]} - 1]}
   COMPREPLY=()
   if ((${#words[@]} == 2)) && [[ $current != -* ]]; then
-    COMPREPLY=($(compgen -W 'open ls show search usage log tail fork rewind tree set rename label export import compact park resume close rm turn chat cancel enqueue queue cancel-suffix work wait config provider model key trace gc db doctor schema serve completion help version' -- "$current"))
+    COMPREPLY=($(compgen -W 'open ls show search usage log tail fork rewind tree set rename label tool export import compact park resume close rm turn chat cancel enqueue queue cancel-suffix work wait config provider model key trace gc db doctor schema serve completion help version' -- "$current"))
     return
   fi
   answer=$("${words[0]/#\~/$HOME}" __complete -- "${words[@]:1}" 2>/dev/null) || return

@@ -50,6 +50,7 @@ complete -c lash -k -n __lash_first -a 'park' -d 'write everything down and rele
 complete -c lash -k -n __lash_first -a 'compact' -d 'summarise what was said, to make room'
 complete -c lash -k -n __lash_first -a 'import' -d 'make a session again from an export'
 complete -c lash -k -n __lash_first -a 'export' -d 'sessions as Markdown, a page, or JSON to import again'
+complete -c lash -k -n __lash_first -a 'tool' -d 'which tools a session may call'
 complete -c lash -k -n __lash_first -a 'label' -d 'set labels of a session, or take them away'
 complete -c lash -k -n __lash_first -a 'rename' -d 'give a session another name'
 complete -c lash -k -n __lash_first -a 'set' -d 'change what a session runs under'

@@ -16,6 +16,7 @@ Register-ArgumentCompleter -Native -CommandName lash -ScriptBlock {
         'set' = 'change what a session runs under'
         'rename' = 'give a session another name'
         'label' = 'set labels of a session, or take them away'
+        'tool' = 'which tools a session may call'
         'export' = 'sessions as Markdown, a page, or JSON to import again'
         'import' = 'make a session again from an export'
         'compact' = 'summarise what was said, to make room'

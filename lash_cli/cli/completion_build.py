@@ -11,6 +11,7 @@ the same as `--check`.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from lash_cli.cli import globals as global_options
 from lash_cli.cli.completing import WORDS_FILE
 from lash_cli.cli.printed import CHANGES, READS
 from lash_cli.cli.table import COMMANDS, Entry, load
+from lash_cli.paths import resolve_paths
 
 SCRIPTS_DIRECTORY = Path(__file__).parent.parent.parent / "completions"
 
@@ -29,7 +31,7 @@ _BY_METAVAR = {
     "SESSION": "session", "IN": "input", "ANCHOR": "input", "BATCH": "batch", "TURN": "turn", "NODE": "node",
     "FILE": "file", "FILE|-": "file", "PATH": "file", "PATH|URL|-": "file", "DIR": "dir", "DB": "file",
     "SHELL": "shell", "TOPIC": "topic", "KIND": "schema", "K=V": "label", "K[=V]": "label", "K=V|K-": "label",
-    "NODE|TURN": "node", "CLASS=MODE": "approval",
+    "TOOL": "tool", "NODE|TURN": "node", "CLASS=MODE": "approval",
     "ROLE": "role", "CONDITION": "condition", "KEY": "config-key", "KEY=VALUE": "override",
 }  # fmt: skip
 # By the name of the option or argument, where the help has no name of its own for the value.
@@ -156,6 +158,9 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
     from lash_cli.providers.models import CATALOGUE
     from lash_cli.settings.providers import WELL_KNOWN
     from lash_cli.settings.schema import KEY_SOURCES
+    from lash_cli.settings.values import Settings
+    from lash_cli.system import SystemClock
+    from lash_cli.wiring import standard_tools
 
     plain: dict[str, tuple[str, ...]] = {
         "format": global_options.FORMATS,
@@ -187,6 +192,9 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         yield "provider", "word", name, "built in" if name == "loopback" else ""
     for name, known in CATALOGUE.items():
         yield "model", "word", name, known.kind or ""
+    tools = standard_tools(Settings({}), resolve_paths({}, home=os.sep), os.sep, SystemClock())
+    for manifest in sorted(tools.manifests(), key=lambda manifest: manifest.name):
+        yield "tool", "word", manifest.name, _sentence(manifest.description)
     for name, schema in KINDS.items():
         yield "schema", "word", name, schema.summary
     for name, title in topics().items():

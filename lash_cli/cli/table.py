@@ -113,6 +113,15 @@ _DB_VERBS = (
           "lash db purge --confirm lash.db", "lash_cli.cli.db_files:purge"),
 )  # fmt: skip
 
+_TOOL_VERBS = (
+    Entry("ls", "the tools of a session, and which are on", _VERBS,
+          "lash tool ls notes", "lash_cli.cli.tool_commands:list_tools", ("list",)),
+    Entry("on", "let a session call tools", _VERBS,
+          "lash tool on notes exec_command", "lash_cli.cli.tool_commands:on"),
+    Entry("off", "offer tools to the model no more", _VERBS,
+          "lash tool off notes exec_command write", "lash_cli.cli.tool_commands:off"),
+)  # fmt: skip
+
 COMMANDS: tuple[Entry, ...] = (
     Entry("open", "create a session, or reopen one; prints its id", _SESSIONS,
           "lash open notes --model gpt-6-luna", "lash_cli.cli.open_command:command"),
@@ -140,6 +149,7 @@ COMMANDS: tuple[Entry, ...] = (
           "lash rename notes minutes", "lash_cli.cli.set_command:rename"),
     Entry("label", "set labels of a session, or take them away", _SESSIONS,
           "lash label notes area=billing draft-", "lash_cli.cli.set_command:label"),
+    Entry("tool", "which tools a session may call", _SESSIONS, "lash tool ls notes", verbs=_TOOL_VERBS),
     Entry("export", "sessions as Markdown, a page, or JSON to import again", _SESSIONS,
           "lash export notes --as json --out notes.json", "lash_cli.cli.export_command:command"),
     Entry("import", "make a session again from an export", _SESSIONS,

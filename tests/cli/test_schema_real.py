@@ -184,6 +184,9 @@ def _sessions(lash: Printed) -> None:
     lash("ls")
     lash("show", "s")
     lash("show", "s", "--tools")
+    lash("tool", "ls", "s")
+    lash("tool", "off", "s", "grep")
+    lash("tool", "on", "s", "grep")
     lash("show", "s", "--turn", "t_1")
     lash("usage", "s")
     lash("log", "s")
@@ -242,6 +245,7 @@ def _streams(lash: Printed) -> None:
     lash.lines("work", "s", "--until-empty")
     lash.lines("tail", "s", "--from", "start", "--until", "idle")
     lash.lines("tail", "s", "--from", "lashsc2:00000000deadbeef:1:1:s", "--until", "idle")
+    lash.until(["tail", "s", "--heartbeat", "50ms"], b'"heartbeat"')
     lash.until(["log", "s", "--follow"], b'"message"')
     lash.until(["ls", "--watch"], b'"session","change"')
     busy = spawn_lash(["turn", "s", "!sleep 60", "--turn-id", "t_busy"], home=lash.home, stdout=subprocess.DEVNULL,

@@ -133,6 +133,7 @@ _LISTS: dict[str, Any] = {
     "SecretList": database.SecretItem,
     "SearchHitList": shelf.SearchHit,
     "SessionList": sessions.SessionItem,
+    "ToolList": sessions.ToolItem,
     "UsageList": shelf.UsageRow,
     "TopicList": setup.TopicItem,
     "TrustList": setup.TrustItem,

@@ -123,6 +123,12 @@ class Tool(Shape):
     timeout_ms: Count | None
 
 
+class ToolItem(Tool):
+    """A tool of a session. `state`: on, off, or gone when what offered it is not there any more."""
+
+    state: str
+
+
 class Outcome(Shape):
     """How a turn ended. `type`: finished, agent_frame_switch or stopped; `finish`: assistant_message, final_value or
     tool_value; `reason` says why it stopped."""
