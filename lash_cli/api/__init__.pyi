@@ -240,6 +240,7 @@ from lash_cli.core.prompt import (
 from lash_cli.core.protocols import (
     ApprovalPolicy as ApprovalPolicy,
     CancelSignal as CancelSignal,
+    CancelsExternalWork as CancelsExternalWork,
     Clock as Clock,
     EffectHost as EffectHost,
     EventSink as EventSink,
@@ -307,6 +308,7 @@ from lash_cli.core.tools import (
     FinishControl as FinishControl,
     IdempotentRetry as IdempotentRetry,
     NeverRetry as NeverRetry,
+    PendingCompletion as PendingCompletion,
     RetryHint as RetryHint,
     SafeRetry as SafeRetry,
     SwitchAgentFrameControl as SwitchAgentFrameControl,
@@ -321,6 +323,7 @@ from lash_cli.core.tools import (
     ToolFailure as ToolFailure,
     ToolManifest as ToolManifest,
     ToolOutcome as ToolOutcome,
+    ToolResult as ToolResult,
     ToolRetryPolicy as ToolRetryPolicy,
     ToolState as ToolState,
     ToolStateEntry as ToolStateEntry,
@@ -338,6 +341,15 @@ from lash_cli.core.usage import (
     SessionUsageReport as SessionUsageReport,
     TokenLedgerEntry as TokenLedgerEntry,
     TokenUsage as TokenUsage,
+)
+from lash_cli.core.wait import (
+    AwaitEventKey as AwaitEventKey,
+    Resolution as Resolution,
+    ResolvedCancelled as ResolvedCancelled,
+    ResolvedErr as ResolvedErr,
+    ResolvedOk as ResolvedOk,
+    ResolvedTimeout as ResolvedTimeout,
+    ResolveOutcome as ResolveOutcome,
 )
 from lash_cli.providers.retry import RetryPolicy as RetryPolicy, RetryingCaller as RetryingCaller
 from lash_cli.runtime.appending import (

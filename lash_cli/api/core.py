@@ -231,6 +231,12 @@ class LashCore(SessionHistories):
         async with driver.paused(session_id):
             return await work()
 
+    @property
+    def effect_host(self) -> EffectHost:
+        """The effect host of all sessions; who holds an `AwaitEventKey` resolves it here, whether or not its session
+        is open."""
+        return self.host.effects
+
     def observe(self, session_id: str) -> ObservableSession:
         """A read-only handle on any session, opened or not, existing or not (yet). A core without a store shows the
         sessions of its own. Raises `UsageError` for an id of the wrong shape."""

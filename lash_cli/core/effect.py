@@ -18,7 +18,7 @@ from lash_cli.core.graph import CausalRef
 from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.queued_work import QueuedWorkCompletion
-from lash_cli.core.tools import ToolCall, ToolCallOutput
+from lash_cli.core.tools import PendingCompletion, ToolCall, ToolCallOutput
 from lash_cli.errors import EffectError
 
 MAX_DIVERGENT_PATHS = 8
@@ -141,10 +141,13 @@ class LlmCallOutcome(Record, tag="llm_call", tag_field="kind"):
 
 
 class ToolAttemptOutcome(Record, tag="tool_attempt", tag_field="kind"):
-    """What one attempt produced and how long it took."""
+    """What one attempt produced and how long it took; without an `output` the call is `pending`, and `deadline_ms`
+    (epoch, None without end) is when it is waited for no longer."""
 
-    output: ToolCallOutput
+    output: ToolCallOutput | None
     duration_ms: int = 0
+    pending: PendingCompletion | None = None
+    deadline_ms: int | None = None
 
 
 class CheckpointOutcome(Record, tag="checkpoint", tag_field="kind"):

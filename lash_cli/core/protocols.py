@@ -18,7 +18,7 @@ from lash_cli.core.content import AttachmentSource
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
-from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest
+from lash_cli.core.tools import ToolCall, ToolContract, ToolManifest, ToolResult
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 
 
@@ -167,6 +167,12 @@ class ToolContext(Protocol):
         """Variables a child process gets on top of its scrubbed environment: `LASH_SESSION`, `LASH_TURN`."""
         ...
 
+    async def completion_key(self) -> AwaitEventKey:
+        """The key that completes this call from outside, equal for all attempts: for a tool that hands it on and
+        answers `PendingCompletion`. Raises what becomes the failed result of the call
+        (`tool_completion_key_process_lifetime`) where keys die with the process, as in a core without a store."""
+        ...
+
     def progress(self, text: str) -> None:
         """Show output while running; best effort, never part of the result."""
         ...
@@ -183,12 +189,21 @@ class ToolProvider(Protocol):
         """The contract of one tool; raises `KeyError` when unknown."""
         ...
 
-    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one attempt. Ordinary failures are outputs; an exception is contained by dispatch."""
         ...
 
     async def aclose(self) -> None:
         """End everything still running on behalf of this source."""
+        ...
+
+
+@runtime_checkable
+class CancelsExternalWork(Protocol):
+    """A source of tools that hears when nobody waits any more for what one of them left pending."""
+
+    async def cancel_external_work(self, call: ToolCall, key: AwaitEventKey) -> None:
+        """The call was cancelled while it waited for `key`. May be told more than once; best effort."""
         ...
 
 

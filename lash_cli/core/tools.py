@@ -210,6 +210,29 @@ class ToolCallOutput(Record):
                 return "cancelled"
 
 
+class PendingCompletion(Record):
+    """What a tool answers whose result comes from outside (contract 05 §1.7).
+
+    The tool asked for its `completion_key` and handed it on; whoever resolves
+    that key gives the result. `timeout_ms` counts from the end of the attempt,
+    None waits without end; when it has passed the call fails and the model is
+    told (`error_as_result`), or the turn stops (`fail_turn`). When the turn is
+    cancelled, or the session's waits are, the source of the tool is told to
+    `cancel_external_work`, or it is left alone (`ignore`).
+    """
+
+    timeout_ms: int | None = None
+    on_timeout: Literal["error_as_result", "fail_turn"] = "error_as_result"
+    on_cancel: Literal["cancel_external_work", "ignore"] = "cancel_external_work"
+
+    def __post_init__(self) -> None:
+        if self.timeout_ms is not None and self.timeout_ms < 0:
+            raise ValueError("timeout_ms must not be negative")
+
+
+ToolResult = ToolCallOutput | PendingCompletion
+
+
 class ToolCall(Record):
     """A call as dispatch hands it on (contract 05 §1.6): the arguments are parsed and validated."""
 

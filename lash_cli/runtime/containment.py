@@ -14,8 +14,17 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, encode, is_deeper, storable
-from lash_cli.core.tools import FailureClass, ToolCall, ToolCallOutput, failure, project_output
+from lash_cli.core.tools import (
+    FailureClass,
+    PendingCompletion,
+    ToolCall,
+    ToolCallOutput,
+    ToolResult,
+    failure,
+    project_output,
+)
 from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ResolvedTool
 
 _log = logging.getLogger("lash.dispatch")
@@ -26,13 +35,15 @@ MAX_RESULT_CHARS = 8 * 1024 * 1024
 _OUTPUT_LEVELS = 2
 
 
-async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolCallOutput:
+async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolResult:
     """Run one attempt; an exception, or an answer that is no result, becomes a failed output."""
     try:
-        output: object = await resolved.provider.execute(call, context)
+        output = await _answer(resolved, call, context)
+        if isinstance(output, PendingCompletion):
+            return decode(encode(output), PendingCompletion)
         if not isinstance(output, ToolCallOutput):
             return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
-        return _kept(call.tool_name, output)
+        return kept_output(call.tool_name, output)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -43,7 +54,14 @@ async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolC
         return _panicked(call.tool_name, type(error).__name__, _text_of(error))
 
 
-def _kept(tool_name: str, output: ToolCallOutput) -> ToolCallOutput:
+async def _answer(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> object:
+    try:
+        return await resolved.provider.execute(call, context)
+    except ToolFault as fault:
+        return fault.to_output()
+
+
+def kept_output(tool_name: str, output: ToolCallOutput) -> ToolCallOutput:
     """The output as the journal will have it, to the order of its keys: the model reads its text, and a re-drive that
     rendered another one would not be the turn that crashed. Or the failure that stands for it."""
     try:

@@ -35,16 +35,18 @@ from lash_cli.core.effect import (
     turn_replay_key,
 )
 from lash_cli.core.machine_rules import shown_arguments
-from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectContext, ScopedEffects
+from lash_cli.core.protocols import ApprovalPolicy, AwaitEventResolver, Clock, EffectContext, ScopedEffects
 from lash_cli.core.tools import (
     FailureClass,
     IdempotentRetry,
     NeverRetry,
+    PendingCompletion,
     RetryHint,
     ToolCall,
     ToolCallOutput,
     ToolCallRecord,
     ToolFailed,
+    ToolResult,
     ToolSuccess,
     cancelled,
     failure,
@@ -53,6 +55,7 @@ from lash_cli.core.tools import (
 from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.containment import contained
+from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
 from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
@@ -75,6 +78,7 @@ class ToolDispatcher:
         registry: ToolRegistry,
         approval: ApprovalPolicy | None,
         effects: ScopedEffects,
+        resolver: AwaitEventResolver,
         clock: Clock,
         scope: TurnScope,
         turn_index: int,
@@ -85,6 +89,7 @@ class ToolDispatcher:
         self._registry = registry
         self._approval = approval
         self._effects = effects
+        self._resolver = resolver
         self._clock = clock
         self._scope = scope
         self._turn_index = turn_index
@@ -170,8 +175,14 @@ class ToolDispatcher:
         total_ms = 0
         attempt = 1
         while True:
-            output, duration_ms = await self._attempt(call, resolved, key, attempt, most)
-            total_ms += duration_ms
+            replay_key = child_replay_key(key, f"attempt:{attempt}")
+            attempted = await self._attempt(call, resolved, replay_key, attempt, most)
+            total_ms += attempted.duration_ms
+            output = attempted.output
+            if output is None:
+                # Whoever completes it answers for the attempt; there is no retry behind it.
+                wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, resolved, call)
+                return await wait.output(replay_key, attempted), total_ms
             outcome = output.outcome
             if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
                 return output, total_ms
@@ -187,16 +198,15 @@ class ToolDispatcher:
             attempt += 1
 
     async def _attempt(
-        self, call: ToolCall, resolved: ResolvedTool, key: str, attempt: int, most: int
-    ) -> tuple[ToolCallOutput, int]:
-        replay_key = child_replay_key(key, f"attempt:{attempt}")
+        self, call: ToolCall, resolved: ResolvedTool, replay_key: str, attempt: int, most: int
+    ) -> ToolAttemptOutcome:
         envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most))
         refusal = None
         if self._approval is not None and not await self._effects.is_known(replay_key):
             # A refusal is recorded like any result, so that a re-drive tells the model the same story.
             refusal = await self._decide(self._approval, resolved, call)
             if self._cancel.is_set:
-                return cancelled(), 0
+                return ToolAttemptOutcome(cancelled())
 
         async def run(context: EffectContext) -> EffectOutcome:
             if refusal is not None:
@@ -205,14 +215,25 @@ class ToolDispatcher:
             if context.taken_over and isinstance(resolved.manifest.retry_policy, NeverRetry):
                 return ToolAttemptOutcome(interrupted(call.tool_name))
             started = self._clock.monotonic()
-            output = await self._execute(call, resolved, attempt, most)
-            output = await self._with_stored_attachments(output)
+            keys = CompletionKeys(self._resolver, self._scope, call)
+            result = await self._execute(call, resolved, attempt, most, keys)
+            if isinstance(result, PendingCompletion):
+                if keys.is_asked:
+                    return self._left_pending(result, started)
+                result = without_key(call.tool_name)
+            output = await self._with_stored_attachments(result)
             return ToolAttemptOutcome(output, round((self._clock.monotonic() - started) * 1000))
 
         outcome = await self._effects.execute(envelope, run)
         if not isinstance(outcome, ToolAttemptOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a tool attempt recorded another kind of outcome")
-        return outcome.output, outcome.duration_ms
+        return outcome
+
+    def _left_pending(self, pending: PendingCompletion, started: float) -> ToolAttemptOutcome:
+        """The deadline is recorded with the attempt, so that no crash moves it."""
+        duration_ms = round((self._clock.monotonic() - started) * 1000)
+        deadline_ms = None if pending.timeout_ms is None else self._clock.now_ms() + pending.timeout_ms
+        return ToolAttemptOutcome(None, duration_ms, pending, deadline_ms)
 
     async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
         """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn.
@@ -233,7 +254,9 @@ class ToolDispatcher:
         finally:
             deciding.cancel()
 
-    async def _execute(self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int) -> ToolCallOutput:
+    async def _execute(
+        self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int, keys: CompletionKeys
+    ) -> ToolResult:
         """One attempt under cancellation and time limit. Never raises for what the tool does."""
         context = SimpleToolContext(
             session_id=self._scope.session_id,
@@ -244,8 +267,9 @@ class ToolDispatcher:
             attempt=attempt,
             max_attempts=most,
             on_progress=partial(self._report, asyncio.get_running_loop(), call.call_id),
+            on_completion_key=keys.ask,
         )
-        task: asyncio.Task[ToolCallOutput] = asyncio.ensure_future(contained(resolved, call, context))
+        task: asyncio.Task[ToolResult] = asyncio.ensure_future(contained(resolved, call, context))
         limit_ms = resolved.manifest.timeout_ms
         try:
             await self._until_over(task, limit_ms)
@@ -345,7 +369,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _end(task: asyncio.Task[ToolCallOutput], tool_name: str) -> None:
+async def _end(task: asyncio.Task[ToolResult], tool_name: str) -> None:
     """Make sure a tool's task does not outlive its attempt."""
     if task.done():
         return

@@ -256,6 +256,7 @@ class TurnDriver(ABC):
             registry=self.session.registry,
             approval=self.host.approval,
             effects=drive.effects,
+            resolver=self.host.effects,
             clock=self.host.clock,
             scope=TurnScope(self.session.session_id, drive.turn_id),
             turn_index=drive.turn_index,

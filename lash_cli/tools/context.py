@@ -6,11 +6,14 @@ session and the turn and nothing else (contract 08 §6.6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from lash_cli.core.protocols import CancelSignal, ProgressSink
+from lash_cli.core.tools import FailureClass
+from lash_cli.core.wait import AwaitEventKey
+from lash_cli.tools.faults import ToolFault
 
 SESSION_VARIABLE = "LASH_SESSION"
 TURN_VARIABLE = "LASH_TURN"
@@ -27,6 +30,7 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     attempt: int = 1
     max_attempts: int = 1
     on_progress: ProgressSink | None = None
+    on_completion_key: Callable[[], Awaitable[AwaitEventKey]] | None = None
 
     @property
     def replay_key(self) -> str:
@@ -40,6 +44,12 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     def environment(self) -> Mapping[str, str]:
         """`LASH_SESSION` and `LASH_TURN`."""
         return {SESSION_VARIABLE: self.session_id, TURN_VARIABLE: self.turn_id}
+
+    async def completion_key(self) -> AwaitEventKey:
+        """The key of this call; raises `ToolFault` where there is none to be had."""
+        if self.on_completion_key is None:
+            raise ToolFault(FailureClass.INTERNAL, "tool_completion_key_missing_call_id", "this call has no key")
+        return await self.on_completion_key()
 
     def progress(self, text: str) -> None:
         """Hand `text` to the sink, if there is one; never part of the result."""

@@ -3,7 +3,7 @@
 A tool function takes a `msgspec.Struct` of arguments and a `ToolContext`. It
 may be a coroutine function, or a plain function that then runs in a thread and
 has to poll `context.cancel` itself. What it returns is the value the model
-reads, unless it returns a whole `ToolCallOutput`.
+reads, unless it returns a whole `ToolCallOutput` or a `PendingCompletion`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,17 @@ from lash_cli.core.tools import (
     ApprovalClass,
     FailureClass,
     NeverRetry,
+    PendingCompletion,
     ToolCall,
     ToolCallOutput,
     ToolContract,
     ToolManifest,
+    ToolResult,
     ToolRetryPolicy,
     failure,
     success,
 )
+from lash_cli.core.wait import AwaitEventKey
 from lash_cli.errors import ConfigError
 from lash_cli.tools.faults import ToolFault
 
@@ -46,7 +49,7 @@ class FunctionTool(msgspec.Struct, frozen=True):
     arguments: type[msgspec.Struct]
     function: ToolFunction
 
-    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run the function once; a `ToolFault` becomes its output, other exceptions pass to dispatch."""
         try:
             arguments = _converted(call.args, self.arguments)
@@ -59,7 +62,8 @@ class FunctionTool(msgspec.Struct, frozen=True):
                 result = await asyncio.to_thread(self.function, arguments, context)
         except ToolFault as fault:
             return fault.to_output()
-        return result if isinstance(result, ToolCallOutput) else success(to_builtins(result))
+        is_whole = isinstance(result, ToolCallOutput | PendingCompletion)
+        return result if is_whole else success(to_builtins(result))
 
 
 def _converted(args: dict[str, Any], kind: type[msgspec.Struct]) -> Any:
@@ -180,9 +184,10 @@ def tool(
     """Decorator that makes a `FunctionTool` of `function(arguments, context)` (contract 05 §1).
 
     `arguments` is annotated with a `msgspec.Struct`, whose fields are the schema the model is given; `context` is a
-    `ToolContext`. What is returned is JSON or what msgspec makes JSON of, or a whole `ToolCallOutput`. A coroutine
-    runs in the loop, a plain function in a thread. To fail so that the model reads why, raise `ToolFault`; any other
-    exception is a failure (`tool_panicked`) of which the model reads the type and the text.
+    `ToolContext`. What is returned is JSON or what msgspec makes JSON of, a whole `ToolCallOutput`, or a
+    `PendingCompletion` when the result comes from outside. A coroutine runs in the loop, a plain function in a
+    thread. To fail so that the model reads why, raise `ToolFault`; any other exception is a failure (`tool_panicked`)
+    of which the model reads the type and the text.
 
     `name` is what the model calls; `tool_id`, the name unless given, is what a session remembers. `description` is the
     first paragraph of the docstring unless given. `retry` says whether a further attempt is made when one fails with
@@ -211,13 +216,21 @@ def tool(
 class FunctionToolProvider:
     """Implements `core.protocols.ToolProvider` for a fixed set of function tools (contract 05 §1.6)."""
 
-    def __init__(self, tools: Iterable[FunctionTool], *, on_close: Callable[[], Awaitable[None]] | None = None) -> None:
-        """`on_close` ends whatever the tools share, such as running processes. Raises `ConfigError` on equal ids."""
+    def __init__(
+        self,
+        tools: Iterable[FunctionTool],
+        *,
+        on_close: Callable[[], Awaitable[None]] | None = None,
+        on_cancel: Callable[[ToolCall, AwaitEventKey], Awaitable[None]] | None = None,
+    ) -> None:
+        """`on_close` ends whatever the tools share, such as running processes; `on_cancel` ends outside what a tool
+        left pending (`PendingCompletion`) when the call is cancelled. Raises `ConfigError` on equal ids."""
         self._tools: dict[str, FunctionTool] = {}
         for entry in tools:
             if self._tools.setdefault(entry.manifest.id, entry) is not entry:
                 raise ConfigError(f"two tools have the id {entry.manifest.id}", code="plugin_registration")
         self._on_close = on_close
+        self._on_cancel = on_cancel
 
     def manifests(self) -> Sequence[ToolManifest]:
         """The manifests in the order the tools were given."""
@@ -227,12 +240,17 @@ class FunctionToolProvider:
         """The contract of one tool; raises `KeyError` when unknown."""
         return self._tools[tool_id].contract
 
-    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one attempt of the tool the call names by id."""
         entry = self._tools.get(call.tool_id)
         if entry is None:
             return failure(FailureClass.UNAVAILABLE, "tool_unavailable", f"Unknown tool id {call.tool_id}")
         return await entry.execute(call, context)
+
+    async def cancel_external_work(self, call: ToolCall, key: AwaitEventKey) -> None:
+        """See `CancelsExternalWork`."""
+        if self._on_cancel is not None:
+            await self._on_cancel(call, key)
 
     async def aclose(self) -> None:
         """End what the tools share; safe to call again."""

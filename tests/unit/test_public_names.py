@@ -71,7 +71,8 @@ def test_what_a_public_signature_names_is_public(name: str) -> None:
 
 
 # What only somebody who writes a store or an effect host of their own reads: it stands in `lash_cli.core` and `store`.
-DEEPER = ("EffectHost", "RuntimePersistence", "SqliteStore")
+# A key of a wait is handed on whole; what it says of the wait is read by the host that signed it.
+DEEPER = ("AwaitEventKey", "EffectHost", "RuntimePersistence", "SqliteStore")
 
 
 def test_what_a_public_record_is_made_of_is_public() -> None:
