@@ -168,6 +168,8 @@ _HOMES = {
         "EvidenceReported",
         "ExecutionEvidence",
         "FetchAttachment",
+        "GenerationReceipt",
+        "Handling",
         "JsonObjectOutput",
         "JsonSchemaOutput",
         "LlmCallRecord",
@@ -227,6 +229,7 @@ _HOMES = {
         "TurnTerminal",
     ),
     "lash_cli.core.policy": (
+        "Generation",
         "ModelCapability",
         "ModelLimits",
         "ModelSpec",

@@ -150,6 +150,8 @@ from lash_cli.core.llm import (
     EvidenceReported as EvidenceReported,
     ExecutionEvidence as ExecutionEvidence,
     FetchAttachment as FetchAttachment,
+    GenerationReceipt as GenerationReceipt,
+    Handling as Handling,
     JsonObjectOutput as JsonObjectOutput,
     JsonSchemaOutput as JsonSchemaOutput,
     LlmCallRecord as LlmCallRecord,
@@ -209,6 +211,7 @@ from lash_cli.core.outcome import (
     TurnTerminal as TurnTerminal,
 )
 from lash_cli.core.policy import (
+    Generation as Generation,
     ModelCapability as ModelCapability,
     ModelLimits as ModelLimits,
     ModelSpec as ModelSpec,

@@ -20,7 +20,7 @@ from lash_cli.api.session import LashSession, _Shared
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
-from lash_cli.core.policy import ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
+from lash_cli.core.policy import POLICY_FIELDS, ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import (
@@ -471,7 +471,7 @@ def _standard_context() -> tuple[ContextPlugin, ...]:
 
 
 def _is_explicit(spec: SessionSpec) -> bool:
-    return any(getattr(spec, name) is not msgspec.UNSET for name in ("provider_id", "model", "max_turns", "prompt"))
+    return any(getattr(spec, name) is not msgspec.UNSET for name in POLICY_FIELDS)
 
 
 def _default_effect_host(

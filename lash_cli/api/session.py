@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lash_cli.api.queue import Notify
     from lash_cli.api.tools import ToolAdmin
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+    from lash_cli.core.policy import Generation
     from lash_cli.runtime.host import RuntimeHost
     from lash_cli.runtime.phases import TurnPhaseProbe
 
@@ -70,6 +71,17 @@ def _answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> Tu
     return msgspec.structs.replace(
         turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
     )
+
+
+def _drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
+    """`turn_input` that also says how its answers are drawn; raises `UsageError` for options that cannot be read."""
+    from lash_cli.core.generation import with_generation
+
+    try:
+        options = with_generation(turn_input.protocol_turn_options, generation)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return msgspec.structs.replace(turn_input, protocol_turn_options=options)
 
 
 @cache
@@ -308,6 +320,7 @@ class LashSession(QueueVerbs):
         timeout_ms: int | None = None,
         output: OutputSpec | dict[str, Any] | None = None,
         cost_limit: CostLimit | None = None,
+        generation: Generation | None = None,
     ) -> TurnBuilder:
         """Describe a turn. `key` makes the submission idempotent: asked again, it answers the first result.
 
@@ -318,8 +331,10 @@ class LashSession(QueueVerbs):
         it takes longer. With `output`, a JSON Schema or a
         whole `OutputSpec`, the turn finishes with a value that fits it
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
-        Raises `UsageError` for a blank turn id or key, a limit below 1, or a
-        schema that cannot be used (`schema_invalid`), and `LashRuntimeError`
+        `generation` is laid over that of the session, for this turn.
+        Raises `UsageError` for a blank turn id or key, a limit below 1, a
+        schema that cannot be used (`schema_invalid`), or options of the input
+        that cannot be read, and `LashRuntimeError`
         (`execution_scope_turn_id_mismatch`) for an input that names another turn.
         """
         self._check_open()
@@ -332,6 +347,8 @@ class LashSession(QueueVerbs):
         content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
         if output is not None:
             content = _answering(content, output)
+        if generation is not None:
+            content = _drawn(content, generation)
         if turn_id is None:
             turn_id = content.trace_turn_id
         elif content.trace_turn_id is not None and content.trace_turn_id != turn_id:

@@ -197,6 +197,7 @@ async def _reopen(core: LashCore, plan: OpenPlan, existing: SessionRow) -> None:
             model=config.model,
             max_turns=config.max_turns,
             prompt=config.prompt,
+            generation=config.generation,
         )
         async with await core.open_session(meta.session_id, spec=whole, mode="fresh", create=False) as session:
             await session.flush()

@@ -122,6 +122,7 @@ def _policy(row: SessionRow) -> SessionPolicy:
         session_id=row.meta.session_id,
         max_turns=config.max_turns,
         prompt=config.prompt or PromptLayer(),
+        generation=config.generation,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ProsePart, TextPart
 from lash_cli.core.llm import LlmCallRecord, LlmResponse, LlmScope, OutputSpec
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.policy import NO_GENERATION, Generation, ModelSpec
 from lash_cli.core.usage import TokenUsage
 
 
@@ -31,6 +31,7 @@ class DirectRequest(Record):
     provider_id: str | None = None
     output: OutputSpec | None = None
     output_token_cap: int | None = None
+    generation: Generation = NO_GENERATION
     session_id: str | None = None
     caused_by: str | None = None
 

@@ -14,7 +14,7 @@ import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.policy import NO_GENERATION, Generation, ModelSpec
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.core.usage import NO_USAGE, TokenUsage
 
@@ -129,12 +129,28 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[LlmToolSpec, ...] = ()
     tool_choice: ToolChoice = ToolChoice.AUTO
     output_token_cap: int | None = None
+    generation: Generation = NO_GENERATION
     output_spec: OutputSpec | None = None
     base_digest: str = ""
     base_length: int = 0
     cache_breakpoint: int | None = None
     stream: bool = True
     fetch: FetchAttachment | None = None
+
+
+#: What became of one option: it was sent as it is, left out, or sent as far as the wire goes.
+Handling = Literal["applied", "omitted", "clamped"]
+
+
+class GenerationReceipt(Record):
+    """What became of each option of a request's `Generation` (contract 06 §4); None for one that was not asked for.
+
+    What a wire has no words for is left out, and this tells it.
+    """
+
+    temperature: Handling | None = None
+    seed: Handling | None = None
+    stop_sequences: Handling | None = None
 
 
 class ExecutionEvidence(Record):
@@ -151,13 +167,15 @@ LlmPart = ProsePart | ReasoningPart | ToolCallPart
 
 
 class LlmResponse(Record):
-    """A complete, terminally proved answer (contract 06 §1). `parts` are in wire order."""
+    """A complete, terminally proved answer (contract 06 §1). `parts` are in wire order; `generation` says what became
+    of the request's intent, None when it had none or the provider does not tell."""
 
     parts: tuple[LlmPart, ...] = ()
     usage: TokenUsage = TokenUsage()
     terminal_reason: TerminalReason = TerminalReason.STOP
     terminal_diagnostic: str | None = None
     evidence: ExecutionEvidence | None = None
+    generation: GenerationReceipt | None = None
 
     @property
     def full_text(self) -> str:
@@ -199,7 +217,7 @@ class AttemptRecord(Record):
 
     `aborted` was cancelled, `interrupted` was ended on purpose because what had
     arrived was enough. `response_metadata` holds what the provider's allow-list
-    names and nothing else. The defaults are those of an attempt that succeeded,
+    names and nothing else; `generation` is the answer's receipt. The defaults are those of an attempt that succeeded,
     so that such a one is stored in a few bytes.
     """
 
@@ -214,6 +232,7 @@ class AttemptRecord(Record):
     evidence: ExecutionEvidence | None = None
     usage: TokenUsage = TokenUsage()
     response_metadata: dict[str, Any] = {}
+    generation: GenerationReceipt | None = None
 
 
 class LlmCallRecord(Record):

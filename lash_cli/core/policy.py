@@ -7,6 +7,7 @@ host supplies, never guessed from a name.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -81,6 +82,39 @@ class ModelSpec(Record):
     def __post_init__(self) -> None:
         if not self.id or any(character.isspace() for character in self.id):
             raise ValueError(f"model id must be non-empty and free of white space, got {self.id!r}")
+
+
+MAX_SEED = 2**63 - 1
+
+
+class Generation(Record):
+    """How an answer is to be drawn (contract 06 §4).
+
+    None leaves an option to the provider, and an empty `stop_sequences` takes
+    inherited ones away.
+    """
+
+    temperature: float | None = None
+    seed: int | None = None
+    stop_sequences: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature:g}")
+        if self.seed is not None and not -MAX_SEED <= self.seed <= MAX_SEED:
+            raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
+        if not all(self.stop_sequences or ()):
+            raise ValueError("a stop sequence must not be empty")
+
+    def overlaid_by(self, inner: Generation) -> Generation:
+        """This intent with what `inner` says in its place."""
+        if inner == NO_GENERATION:
+            return self
+        said = {name: value for name in inner.__struct_fields__ if (value := getattr(inner, name)) is not None}
+        return msgspec.structs.replace(self, **said)
+
+
+NO_GENERATION = Generation()
 
 
 PromptSlot = Literal["intro", "execution", "guidance", "project_instructions", "runtime_context", "environment"]
@@ -183,6 +217,8 @@ class PromptLayer(Record):
 
 
 NO_LAYER = PromptLayer()
+#: What of a session's policy can be changed.
+POLICY_FIELDS = ("provider_id", "model", "max_turns", "prompt", "generation")
 
 
 class SessionPolicy(Record):
@@ -194,6 +230,7 @@ class SessionPolicy(Record):
     autonomous: bool = False
     max_turns: int | None = None
     prompt: PromptLayer = PromptLayer()
+    generation: Generation = NO_GENERATION
 
 
 class PersistedSessionConfig(Record):
@@ -203,6 +240,7 @@ class PersistedSessionConfig(Record):
     model: ModelSpec
     max_turns: int | None = None
     prompt: PromptLayer | None = None
+    generation: Generation = NO_GENERATION
 
 
 class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,7 +251,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     first: the choice of a command line, where each call is a new host. The
     prompt is the session's own in either case: unset, the stored one stays, and
     a stored empty one is a choice too (contract 06 §12). `max_turns=None`
-    clears the limit, which is different from leaving it unset.
+    clears the limit, which is different from leaving it unset. A `generation`
+    replaces the inherited one as a whole.
     """
 
     inherit: Literal["core", "stored"] = "core"
@@ -221,6 +260,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelSpec | UnsetType = UNSET
     max_turns: int | UnsetType | None = UNSET
     prompt: PromptLayer | UnsetType = UNSET
+    generation: Generation | UnsetType = UNSET
 
     def prompt_template(self, template: tuple[PromptSection, ...] | None) -> SessionSpec:
         """See `PromptLayer.prompt_template`; it and its siblings build the session's own layer from an empty one."""
@@ -249,10 +289,10 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`."""
         merged: dict[str, Any] = {}
         if self.inherit == "stored" and stored is not None:
-            merged = {"provider_id": stored.provider_id, "model": stored.model, "max_turns": stored.max_turns}
+            merged = {name: getattr(stored, name) for name in ("provider_id", "model", "max_turns", "generation")}
         if stored is not None and stored.prompt is not None:
             merged["prompt"] = stored.prompt
-        for name in ("provider_id", "model", "max_turns", "prompt"):
+        for name in POLICY_FIELDS:
             value = getattr(self, name)
             if value is not UNSET:
                 merged[name] = value
@@ -263,7 +303,11 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
 def persisted_config(policy: SessionPolicy) -> PersistedSessionConfig:
     """The part of `policy` that is stored with the head."""
     return PersistedSessionConfig(
-        provider_id=policy.provider_id, model=policy.model, max_turns=policy.max_turns, prompt=policy.prompt
+        provider_id=policy.provider_id,
+        model=policy.model,
+        max_turns=policy.max_turns,
+        prompt=policy.prompt,
+        generation=policy.generation,
     )
 
 
@@ -274,14 +318,11 @@ class SessionConfigPatch(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelSpec | UnsetType = UNSET
     max_turns: int | UnsetType | None = UNSET
     prompt: PromptLayer | UnsetType = UNSET
+    generation: Generation | UnsetType = UNSET
 
     def apply(self, policy: SessionPolicy) -> SessionPolicy:
         """`policy` with the set fields replaced; the provider id is trimmed, as at open."""
-        changes = {
-            name: getattr(self, name)
-            for name in ("provider_id", "model", "max_turns", "prompt")
-            if getattr(self, name) is not UNSET
-        }
+        changes = {name: value for name in POLICY_FIELDS if (value := getattr(self, name)) is not UNSET}
         patched = msgspec.structs.replace(policy, **changes)
         return msgspec.structs.replace(patched, provider_id=patched.provider_id.strip())
 

@@ -36,13 +36,14 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
+from lash_cli.core.llm import GenerationReceipt, JsonSchemaOutput, LlmRequest, LlmToolSpec, ToolChoice
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
@@ -56,6 +57,8 @@ _FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assis
 _TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
 _WIRE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CARRIED = CARRIED["anthropic"]
+# It has no seed.
+_WORDS = GenerationWords("temperature", stop_sequences="stop_sequences", most_temperature=1.0)
 _THINKING = ("thinking", "redacted_thinking")
 
 
@@ -111,7 +114,8 @@ class AnthropicEncoder:
         carry, and for a conversation without content.
         """
         marks = marks_of(request, self._cache_retention, "anthropic")
-        options = b"]," + encode(overlaid(self._options(request), self._extra_body))[1:]
+        said = overlaid(self._options(request), self._extra_body) | self._spoken(request).fields
+        options = b"]," + encode(said)[1:]
         head = b"{"
         if request.tools:
             head += b'"tools":[' + marked_last(self._encoded_tools(request.tools), marks.tool) + b"],"
@@ -123,6 +127,23 @@ class AnthropicEncoder:
         if body.startswith(b"]", len(head)):
             raise refused("empty_conversation", "the conversation holds nothing that this provider can be sent")
         return body
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """What becomes of the request's generation intent."""
+        return self._spoken(request).receipt
+
+    def _spoken(self, request: LlmRequest) -> Spoken:
+        """The generation intent; this wire refuses a temperature beside thinking."""
+        words = _WORDS._replace(temperature=None) if self._thinks(request.model) else _WORDS
+        return spoken(request.generation, words, self._extra_body)
+
+    def _thinks(self, model: ModelSpec) -> bool:
+        """Whether the model is told to think, or known to think where nothing is said."""
+        thinking = self.thinking(model)
+        if thinking is not None:
+            return bool(thinking["type"] != "disabled")
+        reasoning = model.capability.reasoning if model.capability else None
+        return reasoning is not None and (reasoning.mandatory or _thinks_by_default(model))
 
     def _encoded_tools(self, tools: tuple[LlmToolSpec, ...]) -> list[bytes]:
         """The tools as JSON; the same ones are asked for at every call of a session, so the last are kept."""

@@ -34,11 +34,12 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
+from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
+from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
 from lash_cli.providers.prefix import Piece, PrefixCaches
@@ -49,6 +50,7 @@ OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 #: What OpenAI takes as the id of a call on this wire.
 MAX_ID_CHARS = 40
 _CARRIED = CARRIED["openai_chat"]
+_WORDS = GenerationWords("temperature", "seed", "stop", most_stop_sequences=4)
 
 
 class ChatEncoder:
@@ -81,7 +83,7 @@ class ChatEncoder:
         """
         marks = marks_of(request, self._dialect.cache_retention, self._dialect.cache_control)
         is_marked = dialect_of(request.model, self._dialect.cache_control) is not None
-        options = self._dialect.encoded(self._options(request, marks), request)
+        options = self._dialect.encoded(self._options(request, marks), request, _WORDS)
         head = b'{"messages":['
         system = _system_text(request)
         if system and is_marked:
@@ -91,6 +93,10 @@ class ChatEncoder:
             head += encode({"content": system, "role": "system"})
         cache = self._caches.of((self.route(request.model.id), is_marked))
         return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """What becomes of the request's generation intent."""
+        return self._dialect.spoken(request, _WORDS).receipt
 
     def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], Piece]:
         """How messages are written for one route, with or without places for marks."""

@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.llm import (
     DeliberateStop,
@@ -75,6 +77,12 @@ class HttpProvider:
 
     async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
         """Run one attempt; see `core.protocols.Provider.complete`."""
+        response = await self._attempt(request, sink)
+        receipt = self._wire.generation_receipt(request)
+        return response if receipt is None else msgspec.structs.replace(response, generation=receipt)
+
+    async def _attempt(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
+        """One attempt without its receipt."""
         wire = self._wire
         # First: what is refused is refused, and what it holds may have to be announced.
         check_own(request, self.kind, self._credential_scope)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from lash_cli.core.llm import LlmRequest
+from lash_cli.core.llm import GenerationReceipt, LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.google_request import GoogleEncoder
@@ -87,6 +87,10 @@ class GoogleWire:
     def body(self, request: LlmRequest) -> bytes:
         """See `wire.Wire.body`."""
         return self._encoder.body(request)
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """See `wire.Wire.generation_receipt`."""
+        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> GoogleAssembler:
         """See `wire.Wire.assembler`."""

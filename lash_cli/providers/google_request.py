@@ -35,10 +35,11 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
+from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.past import fenced, past_name, past_object
 from lash_cli.providers.prefix import PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
@@ -46,6 +47,8 @@ from lash_cli.providers.schemas import project
 
 SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
 _CARRIED = CARRIED["google"]
+_PLACE = "generationConfig"
+_WORDS = GenerationWords("temperature", "seed", "stopSequences", most_stop_sequences=5)
 _CALLING_MODES = {ToolChoice.NONE: "NONE", ToolChoice.REQUIRED: "ANY"}
 # The shape of ids the assembler made up: they mean nothing to the provider and are not sent.
 _MADE_UP_ID = re.compile(r"call_\d+_[0-9a-f]{8}")
@@ -91,12 +94,27 @@ class GoogleEncoder:
         for a reasoning selection, an attachment or a schema this wire cannot
         carry.
         """
-        options = encode(overlaid(self._options(request), self._extra_body))
+        said = overlaid(self._options(request), self._extra_body)
+        drawn = self._spoken(request).fields
+        if drawn:
+            said = overlaid(said, {_PLACE: drawn})
+        options = encode(said)
         foot = b"]" + (b"," + options[1:] if options != b"{}" else b"}")
         capability = request.model.capability
         needs_signatures = capability is not None and capability.thought_signatures == "required"
         cache = self._caches.of((self.route(request.model.id), needs_signatures))
         return cache.join(b'{"contents":[', request.messages, foot)
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """What becomes of the request's generation intent."""
+        return self._spoken(request).receipt
+
+    def _spoken(self, request: LlmRequest) -> Spoken:
+        """The generation intent, for the object it has its place in; an endpoint may have that taken away."""
+        defaults = self._extra_body.get(_PLACE, {})
+        if not isinstance(defaults, Mapping):
+            return spoken(request.generation, GenerationWords(), {})
+        return spoken(request.generation, _WORDS, defaults)
 
     def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], bytes]:
         """How messages are written for one route, to a model that demands signatures or does not."""
@@ -110,7 +128,7 @@ class GoogleEncoder:
         options: dict[str, Any] = {}
         generation = self._generation(request)
         if generation:
-            options["generationConfig"] = generation
+            options[_PLACE] = generation
         if request.system:
             options["systemInstruction"] = {"parts": [{"text": request.system}]}
         if request.tools:

@@ -24,6 +24,7 @@ from lash_cli.core.llm import (
     DeliberateStop,
     EvidenceReported,
     ExecutionEvidence,
+    GenerationReceipt,
     JsonSchemaOutput,
     LlmPart,
     LlmRequest,
@@ -32,6 +33,7 @@ from lash_cli.core.llm import (
     TextDelta,
     UsageReported,
 )
+from lash_cli.core.policy import NO_GENERATION
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
@@ -267,7 +269,7 @@ class Loopback:
             parts.append(ToolCallPart(synthetic_call_id(request.scope.request_id, position), name, arguments))
         reason = TerminalReason.TOOL_USE if script.calls else TerminalReason.STOP
         evidence = msgspec.structs.replace(_SERVED, provider_finish_reason=reason.value)
-        return LlmResponse(tuple(parts), usage, reason, None, evidence)
+        return LlmResponse(tuple(parts), usage, reason, None, evidence, _receipt(request))
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -321,6 +323,15 @@ def _failure(name: str) -> LlmTransportError:
 
 def _is_scripted(rounds: list[Round]) -> bool:
     return len(rounds) > 1 or rounds[0] != Round()
+
+
+def _receipt(request: LlmRequest) -> GenerationReceipt | None:
+    """It draws nothing, so that whatever is asked for about that is left out."""
+    if request.generation == NO_GENERATION:
+        return None
+    from lash_cli.providers.generation import GenerationWords, spoken
+
+    return spoken(request.generation, GenerationWords(), {}).receipt
 
 
 def _shaped(request: LlmRequest, script: Round) -> str | None:

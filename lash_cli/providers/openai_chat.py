@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lash_cli.core.llm import LlmRequest
+from lash_cli.core.llm import GenerationReceipt, LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.chat_request import ChatEncoder, OutputCapField
@@ -68,6 +68,10 @@ class OpenAiChatWire:
     def body(self, request: LlmRequest) -> bytes:
         """See `wire.Wire.body`."""
         return self._encoder.body(request)
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """See `wire.Wire.generation_receipt`."""
+        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ChatAssembler:
         """See `wire.Wire.assembler`."""

@@ -14,6 +14,7 @@ from lash_cli.core.codec import encode
 from lash_cli.core.llm import LlmRequest, LlmToolSpec
 from lash_cli.providers.caching import CacheDialect, CacheRetention, affinity_key
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
+from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.reasoning import ReasoningDialect
 from lash_cli.providers.schemas import project
 
@@ -54,11 +55,15 @@ class OpenAiDialect(NamedTuple):
         """Headers that keep the calls of a conversation together."""
         return {"x-client-request-id": affinity_key(request.scope)} if self.cache_session_affinity else {}
 
-    def encoded(self, options: dict[str, Any], request: LlmRequest) -> bytes:
-        """The options of a body as JSON, with what the endpoint is told beside them."""
+    def encoded(self, options: dict[str, Any], request: LlmRequest, words: GenerationWords) -> bytes:
+        """The options of a body as JSON, with what the endpoint is told beside them and the intent in `words`."""
         if self.cache_session_affinity:
             options = options | {"session_id": affinity_key(request.scope)}
-        return encode(overlaid(options, self.extra_body))
+        return encode(overlaid(options, self.extra_body) | self.spoken(request, words).fields)
+
+    def spoken(self, request: LlmRequest, words: GenerationWords) -> Spoken:
+        """The generation intent as this endpoint is told it."""
+        return spoken(request.generation, words, self.extra_body)
 
 
 #: The dialect of OpenAI's own endpoints.

@@ -33,10 +33,11 @@ from lash_cli.core.content import (
     ToolCallPart,
     ToolResultPart,
 )
-from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, LlmRequest
+from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest
 from lash_cli.core.media import is_text
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import fitted, prompt_cache_fields
+from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
 from lash_cli.providers.prefix import PrefixCaches
@@ -47,6 +48,8 @@ from lash_cli.providers.schemas import project
 MAX_ID_CHARS = 64
 _DIGEST_CHARS = 16
 _CARRIED = CARRIED["openai_responses"]
+# It has neither a seed nor stop sequences.
+_WORDS = GenerationWords("temperature")
 #: The kinds of file the wire takes, and the ending that names one without a name.
 _FILES = {
     "application/pdf": "pdf",
@@ -97,9 +100,13 @@ class ResponsesEncoder:
         Raises `LlmTransportError` (validation or unsupported, never retryable)
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
-        options = self._dialect.encoded(self._options(request), request)
+        options = self._dialect.encoded(self._options(request), request, _WORDS)
         cache = self._caches.of(self.route(request.model.id))
         return cache.join(b'{"input":[', request.messages, b"]," + options[1:])
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """What becomes of the request's generation intent."""
+        return self._dialect.spoken(request, _WORDS).receipt
 
     def _encoding(self, route: str) -> Callable[[Message], bytes]:
         """How messages are written for one route; a session that changes its model starts a new one."""

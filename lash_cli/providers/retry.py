@@ -298,7 +298,9 @@ class RetryingCaller:
             ladder.attempts.append(self._aborted(base, attempt))
             return LlmCallResult(_record(request, ladder), error=_CANCELLED, text_streamed=attempt.has_text), None
         response = self._cleaned(outcome)
-        sealed = msgspec.structs.replace(base, evidence=response.evidence, usage=response.usage)
+        sealed = msgspec.structs.replace(
+            base, evidence=response.evidence, usage=response.usage, generation=response.generation
+        )
         if attempt.is_stopped:
             sealed = msgspec.structs.replace(sealed, outcome="interrupted", protocol_position=attempt.position)
         ladder.attempts.append(sealed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from lash_cli.core.llm import LlmRequest, LlmResponse, StreamEvent
+from lash_cli.core.llm import GenerationReceipt, LlmRequest, LlmResponse, StreamEvent
 
 Termination = Literal["require", "tolerate_eof"]
 
@@ -70,6 +70,10 @@ class Wire(Protocol):
 
     def body(self, request: LlmRequest) -> bytes:
         """The request body. Raises `LlmTransportError` (validation or unsupported) for what the wire cannot carry."""
+        ...
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """What becomes of the request's generation intent in its body; None when it has none (contract 06 §4)."""
         ...
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> Assembler:

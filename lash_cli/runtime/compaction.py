@@ -17,7 +17,7 @@ from lash_cli.core.context import CompactionContext, SummaryRequest, compacted
 from lash_cli.core.graph import NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnResult
-from lash_cli.core.policy import PromptLayer, SessionPolicy, session_prompt
+from lash_cli.core.policy import NO_GENERATION, PromptLayer, SessionPolicy, session_prompt
 from lash_cli.core.prompt import NO_BUILTINS
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
@@ -76,7 +76,11 @@ class _Summariser:
         """The answer of the model; None when it gave none."""
         child_id = f"{self._session.session_id}-compaction"
         policy: SessionPolicy = msgspec.structs.replace(
-            self._session.policy, session_id=child_id, prompt=session_prompt(request.system), max_turns=1
+            self._session.policy,
+            session_id=child_id,
+            prompt=session_prompt(request.system),
+            max_turns=1,
+            generation=NO_GENERATION,  # how the session's answers end is not how its summary does
         )
         core_policy = msgspec.structs.replace(policy, prompt=PromptLayer())
         child = ResidentSession(child_id, policy, core_policy, ToolRegistry(), None, self._host.clock.now_ms())

@@ -79,6 +79,7 @@ def _llm_request(host: RuntimeHost, request: DirectRequest, model: ModelSpec) ->
         system=request.system,
         tool_choice=ToolChoice.NONE,
         output_token_cap=request.output_token_cap or model.limits.output_token_capacity,
+        generation=request.generation,
         output_spec=request.output,
         fetch=reader_of(host.store, request.session_id or "") if has_store and host.store is not None else None,
     )

@@ -60,7 +60,7 @@ from lash_cli.core.machine import (
     TurnMachine,
 )
 from lash_cli.core.outcome import TurnIssue
-from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
+from lash_cli.core.policy import NO_LAYER, Generation, PromptLayer, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
@@ -297,6 +297,7 @@ class TurnDriver(ABC):
             tools_allowed=effect.tools_allowed,
             emit=partial(self.emit, drive),
             output=output,
+            generation=_generation(drive),
             fetch=self._fetch,
             shown=shown,
             digests=digests,
@@ -336,6 +337,15 @@ class TurnDriver(ABC):
     def elapsed_ms(self, drive: Drive) -> int:
         """Milliseconds since the drive began."""
         return round((self.host.clock.monotonic() - drive.started_monotonic) * 1000)
+
+
+def _generation(drive: Drive) -> Generation:
+    """How the answers of a turn are drawn: as the session says, and over that the turn."""
+    if drive.options is None:
+        return drive.policy.generation
+    from lash_cli.core.generation import generation_of
+
+    return drive.policy.generation.overlaid_by(generation_of(drive.options))
 
 
 def usage_of(session: ResidentSession, policy: SessionPolicy, done: DoneEffect) -> tuple[TokenLedgerEntry, ...]:

@@ -35,7 +35,7 @@ from lash_cli.core.llm import (
     ToolChoice,
     UsageReported,
 )
-from lash_cli.core.policy import NO_LAYER, PromptLayer, SessionPolicy
+from lash_cli.core.policy import NO_GENERATION, NO_LAYER, Generation, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
 from lash_cli.core.tools import ToolContract
 from lash_cli.runtime.context import ShownConversation
@@ -165,6 +165,7 @@ class ModelCall:
         tools_allowed: bool,
         emit: Emit,
         output: OutputSpec | None = None,
+        generation: Generation = NO_GENERATION,
         fetch: FetchAttachment | None = None,
         shown: ShownConversation,
         digests: list[str],
@@ -181,6 +182,8 @@ class ModelCall:
         shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
         if output is not None:
             shape += f":output={_digest(output)}"
+        if generation != NO_GENERATION:
+            shape += f":generation={_digest(generation)}"
         self.request = LlmRequest(
             model=policy.model,
             messages=conversation.with_tail(tail),
@@ -189,6 +192,7 @@ class ModelCall:
             tools=environment.tools,
             tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,
             output_token_cap=policy.model.limits.output_token_capacity,
+            generation=generation,
             output_spec=output,
             fetch=fetch,
             base_digest=shown.base,

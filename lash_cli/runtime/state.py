@@ -93,4 +93,5 @@ def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:
         model=config.model,
         max_turns=config.max_turns,
         prompt=config.prompt if config.prompt is not None else base.prompt,
+        generation=config.generation,
     )

@@ -13,6 +13,7 @@ import msgspec
 
 from lash_cli.core.codec import decode_written
 from lash_cli.core.content import TURN_OPTIONS_VERSION, ProtocolTurnOptions
+from lash_cli.core.generation import generation_of
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.schemas import without_absent
@@ -42,6 +43,7 @@ def options_issue(options: ProtocolTurnOptions | None) -> TurnIssue | None:
         text = f"the turn's options have version {options.schema_version}, this program reads {TURN_OPTIONS_VERSION}"
         return TurnIssue("input_validation", text, code=INVALID_OPTIONS, retryable=False)
     try:
+        generation_of(options)
         output = output_of(options)
         if output is not None:
             check_output(output)
