@@ -175,6 +175,7 @@ def policy_document(policy: SessionPolicy) -> Document:
         "max_steps": policy.max_turns,
         "autonomous": policy.autonomous,
         "system": render_prompt((policy.prompt,)) or None,
+        "generation": spelled_out(policy.generation),
     }
 
 

@@ -8,17 +8,19 @@ shelf and change at any time.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from lash_cli.cli.documents import Document
+from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.queue_access import existing_store, named_session
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
 from lash_cli.core.policy import (
+    NO_GENERATION,
+    Generation,
     PersistedSessionConfig,
     PromptLayer,
     ReasoningDisabled,
@@ -31,7 +33,9 @@ from lash_cli.errors import ConflictError, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import SystemClock
 
-POLICY_KEYS = ("model", "variant", "provider", "max_steps", "system")
+POLICY_KEYS = ("model", "variant", "provider", "max_steps", "system", "temperature", "seed", "stop")
+# By key, the field of `Generation` it sets.
+_DRAWN = {"temperature": "temperature", "seed": "seed", "stop": "stop_sequences"}
 _NO_LIMIT = ("none", "")
 # A number that anything can hold.
 _MOST_DIGITS = 18
@@ -40,26 +44,29 @@ _ELSEWHERE = {"label": "lash label SESSION K=V", "labels": "lash label SESSION K
 
 
 class _Change(NamedTuple):
-    """What a command changes: the policy, the effort of its model, the name, labels (None removes one)."""
+    """What a command changes: the policy, the effort of its model, how its answers are drawn, the name, labels (None
+    removes one)."""
 
     spec: SessionSpec | None = None
     variant: str | None = None
+    drawn: Mapping[str, Any] = {}
     name: str | None = None
     labels: Mapping[str, str | None] = {}
 
 
 def set_values(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
-    settings: Annotated[
-        list[str], typer.Argument(metavar="K=V...", help="model, variant, provider, max_steps, system, name.")
-    ],
+    settings: Annotated[list[str], typer.Argument(metavar="K=V...", help="model, variant, provider, …; see above.")],
 ) -> int:
     """Change what a session runs under; its next turn does.
 
     model is an id or an alias; a provider without a model brings its default
     one. variant is the effort of the model: low or what else it has, off, or
     default. max_steps=none takes the limit away. system is TEXT or @FILE; empty
-    takes it away.
+    takes it away. temperature, seed and stop say how answers are drawn; none
+    leaves it to the provider. stop is TEXT that ends an answer, or several as
+    '["one", "two"]'. What a provider has no word for is left out, which lash
+    show --turn tells. name is what the session is called.
     """
     values = key_values(settings, "set")
     _require_settable(values)
@@ -76,7 +83,7 @@ def set_values(
             spec = replace(spec, max_turns=_max_steps(values["max_steps"]))
         if values.get("system") == "":
             spec = replace(spec, prompt=PromptLayer())
-    return _apply(session, _Change(spec, _variant(values), name))
+    return _apply(session, _Change(spec, _variant(values), _drawn(values), name))
 
 
 def rename(
@@ -135,6 +142,45 @@ def _variant(values: Mapping[str, str]) -> str | None:
     return text
 
 
+def _drawn(values: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Generation` that are changed, None for one that is taken away."""
+    fields: dict[str, Any] = {}
+    for key, field in _DRAWN.items():
+        if key in values:
+            text = values[key]
+            fields[field] = None if text in _NO_LIMIT else _drawn_value(key, text)
+    _require_drawable(NO_GENERATION, fields)
+    return fields
+
+
+def _drawn_value(key: str, text: str) -> Any:
+    try:
+        match key:
+            case "temperature":
+                return float(text)
+            case "seed":
+                return int(text)
+    except ValueError:
+        raise UsageError(f"{key} is a number, or none, got {text!r}") from None
+    if not text.startswith("["):
+        return (text,)
+    from lash_cli.settings.schema import Option, parse_text
+
+    try:
+        return tuple(parse_text(Option("list"), text)) or None
+    except ValueError as error:
+        raise UsageError(f"{key} is TEXT or a list of texts: {error}", hint="for example: stop='[\"END\"]'") from error
+
+
+def _require_drawable(before: Generation, fields: Mapping[str, Any]) -> Generation:
+    from msgspec.structs import replace
+
+    try:
+        return replace(before, **fields)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def _max_steps(text: str) -> int | None:
     if text in _NO_LIMIT:
         return None
@@ -158,7 +204,7 @@ async def _run(reference: str, change: _Change) -> Document:
         meta = before.meta
         # Policy first: it is what can be refused, because somebody works in the session.
         if change.spec is not None:
-            await _configure(meta.session_id, change.spec, change.variant)
+            await _configure(meta.session_id, change.spec, change)
         if change.name is not None or change.labels:
             await known.change_meta(
                 meta.session_id, name=change.name, labels=change.labels, now_ms=SystemClock().now_ms()
@@ -178,7 +224,7 @@ async def _require_free(store: RuntimePersistence, meta: SessionMeta, name: str 
         )
 
 
-async def _configure(session_id: str, spec: SessionSpec, variant: str | None) -> None:
+async def _configure(session_id: str, spec: SessionSpec, change: _Change) -> None:
     from msgspec import UNSET
 
     from lash_cli.wiring import with_variant
@@ -186,12 +232,16 @@ async def _configure(session_id: str, spec: SessionSpec, variant: str | None) ->
     async with opened_core(store=writing_store(), owner_label="set") as core:
         stored = SessionSpec(inherit="stored")
         async with await core.open_session(session_id, spec=stored, create=False) as session:
-            model = spec.model
-            if variant is not None:
-                model = with_variant(session.policy_snapshot.model if model is UNSET else model, variant)
+            model, before = spec.model, session.policy_snapshot
+            if change.variant is not None:
+                model = with_variant(before.model if model is UNSET else model, change.variant)
             await session.configure(
                 SessionConfigPatch(
-                    provider_id=spec.provider_id, model=model, max_turns=spec.max_turns, prompt=spec.prompt
+                    provider_id=spec.provider_id,
+                    model=model,
+                    max_turns=spec.max_turns,
+                    prompt=spec.prompt,
+                    generation=_require_drawable(before.generation, change.drawn) if change.drawn else UNSET,
                 )
             )
 
@@ -211,6 +261,7 @@ def _settings(row: SessionRow) -> Document:
         "variant": _variant_word(config),
         "max_steps": config.max_turns,
         "system": render_prompt((config.prompt,)) or None if config.prompt is not None else None,
+        **{key: spelled_out(getattr(config.generation, field)) for key, field in _DRAWN.items()},
     }
 
 

@@ -94,6 +94,7 @@ def _attempt_document(attempt: AttemptRecord) -> Document:
         "reasoning_tokens": evidence.reasoning_output_tokens,
         "usage": usage_document(attempt.usage),
         "response_metadata": spelled_out(attempt.response_metadata),
+        "generation": spelled_out(attempt.generation),
     }
 
 

@@ -59,6 +59,11 @@ def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
         labelled("limits", clean(value_text(model["limits"]))),
         labelled("max steps", str(policy["max_steps"]) if policy["max_steps"] is not None else "no limit"),
     ]
+    rows += [
+        labelled(name.replace("_", " "), clean(value_text(value)))
+        for name, value in policy["generation"].items()
+        if value is not None
+    ]
     if policy["system"]:
         rows.append("system")
         rows.extend(f"    {line}".rstrip() for line in clean(policy["system"]).splitlines())

@@ -43,6 +43,13 @@ def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path
         ((f"max_steps={'9' * 5000}",), "at least 1"),
         (("label=a",), "lash label"),
         (("variant=",), "such as low"),
+        (("temperature=warm",), "temperature is a number"),
+        (("temperature=-1",), "at least 0"),
+        (("temperature=nan",), "at least 0"),
+        (("seed=1.5",), "seed is a number"),
+        ((f"seed={'9' * 30}",), "64 bits"),
+        (("stop=[1]",), "list of texts"),
+        (('stop=["END", ""]',), "not be empty"),
         (("nonsense",), "KEY=VALUE"),
         (("name=@here",), "cannot be a session's name"),
     ],
@@ -54,6 +61,28 @@ def test_what_cannot_be_set_is_refused_and_nothing_is_changed(
     done = lash("set", "s", "max_steps=5", *arguments)
     assert (done.code, done.out) == (2, "") and words in done.err
     assert policy(lash)["max_steps"] is None and lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
+
+
+def test_how_answers_are_drawn_is_changed_one_by_one_and_each_attempt_tells_what_became_of_it(lash: Any) -> None:
+    def drawn() -> Any:
+        return lash("show", "s", "-o", "json").json["policy"]["generation"]
+
+    lash("open", "s", "--name", "kept")
+    assert drawn() == {"temperature": None, "seed": None, "stop_sequences": None}
+    done = lash("set", "s", "temperature=0.5", "stop=END", "-o", "json").json
+    assert (done["temperature"], done["seed"], done["stop"]) == (0.5, None, ["END"])
+    assert done["changed"] == ["temperature", "stop"]
+    assert lash("set", "s", "seed=7", 'stop=["a", "\\n"]', "-o", "json").json["changed"] == ["seed", "stop"]
+    assert drawn() == {"temperature": 0.5, "seed": 7, "stop_sequences": ["a", "\n"]}
+    assert "temperature" in lash("show", "s", "--policy").out
+    turn = lash("turn", "s", "hello", "-o", "json").json
+    shown = lash("show", "s", "--turn", turn["turn_id"], "-o", "json").json
+    assert shown["model_calls"] == turn["model_calls"]
+    assert shown["model_calls"][0]["attempts"][0]["generation"] == dict.fromkeys(
+        ("temperature", "seed", "stop_sequences"), "omitted"
+    )
+    assert lash("set", "s", "temperature=none", "stop=", "seed=none", "max_steps=3").code == 0
+    assert drawn() == {"temperature": None, "seed": None, "stop_sequences": None}
 
 
 def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any) -> None:

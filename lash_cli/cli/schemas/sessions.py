@@ -6,9 +6,9 @@ from typing import Any
 
 from lash_cli.cli.schemas.queue import Batch, PendingItem
 from lash_cli.cli.schemas.shape import Count, Shape, Time
-from lash_cli.core.llm import NormalizedError, RetryDecision
+from lash_cli.core.llm import GenerationReceipt, NormalizedError, RetryDecision
 from lash_cli.core.outcome import TurnCancellationEvidence, TurnIssue
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.policy import Generation, ModelSpec
 from lash_cli.core.tools import ToolCancelled, ToolFailed, ToolSuccess
 
 
@@ -85,13 +85,15 @@ class SessionItem(Shape):
 
 
 class Policy(Shape):
-    """What a session's turns run under. `system` is its rendered prompt."""
+    """What a session's turns run under. `system` is its rendered prompt, `generation` how its answers are drawn, where
+    a null is left to the provider."""
 
     provider: str
     model: ModelSpec
     max_steps: int | None
     autonomous: bool
     system: str | None
+    generation: Generation
 
 
 class Head(Shape):
@@ -144,7 +146,9 @@ class Outcome(Shape):
 class Attempt(Shape):
     """One attempt of a model call. `outcome`: completed, failed, aborted (cancelled) or interrupted (cut on purpose);
     `protocol_position`: no_response, response_observed, output_started or terminal_observed. What the provider did not
-    say about itself is null; `response_metadata` has what the provider's `response_metadata` option names."""
+    say about itself is null; `response_metadata` has what the provider's `response_metadata` option names. `generation`
+    tells of each option that was asked for whether it was applied, clamped or omitted; it is null where none was, and
+    of an attempt without an answer."""
 
     ordinal: int
     outcome: str
@@ -161,6 +165,7 @@ class Attempt(Shape):
     reasoning_tokens: int | None
     usage: Usage
     response_metadata: dict[str, Any]
+    generation: GenerationReceipt | None
 
 
 class ModelCall(Shape):

@@ -61,6 +61,9 @@ class SessionSettings(Shape):
     variant: str | None
     max_steps: int | None
     system: str | None
+    temperature: float | None
+    seed: int | None
+    stop: list[str] | None
     changed: list[str]
 
 
