@@ -369,6 +369,8 @@ _HOMES = {
         "SessionUsageReport",
         "TokenLedgerEntry",
         "TokenUsage",
+        "diff_token_ledger",
+        "diff_usage_reports",
     ),
     "lash_cli.core.wait": (
         "AwaitEventKey",

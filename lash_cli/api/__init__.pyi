@@ -344,6 +344,8 @@ from lash_cli.core.usage import (
     SessionUsageReport as SessionUsageReport,
     TokenLedgerEntry as TokenLedgerEntry,
     TokenUsage as TokenUsage,
+    diff_token_ledger as diff_token_ledger,
+    diff_usage_reports as diff_usage_reports,
 )
 from lash_cli.core.wait import (
     AwaitEventKey as AwaitEventKey,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from lash_cli.core.codec import Record
+from lash_cli.errors import UsageError
 
 _FIELDS = (
     "input_tokens",
@@ -127,15 +128,15 @@ class SessionUsageReport(Record):
 
 
 def usage_report(entries: Iterable[TokenLedgerEntry]) -> SessionUsageReport:
-    """The report over `entries`; rows sorted by key."""
+    """The report over `entries`; rows and groups sorted by key."""
     merged = merge_ledger(entries)
     total = NO_USAGE
     by_source: dict[str, TokenUsage] = {}
-    by_model: dict[str, TokenUsage] = {}
+    by_model = dict.fromkeys(sorted({entry.model for entry in merged}), NO_USAGE)
     for entry in merged:
         total = total + entry.usage
         by_source[entry.source] = by_source.get(entry.source, NO_USAGE) + entry.usage
-        by_model[entry.model] = by_model.get(entry.model, NO_USAGE) + entry.usage
+        by_model[entry.model] = by_model[entry.model] + entry.usage
     return SessionUsageReport(len(merged), total, by_source, by_model, merged)
 
 
@@ -144,7 +145,8 @@ def diff_token_ledger(
 ) -> tuple[TokenLedgerEntry, ...]:
     """What `after` added over `before`, per key; zero rows dropped, sorted.
 
-    Raises `ValueError` when any count decreased: ledgers never shrink.
+    Raises `UsageError` (`ledger_shrank`) when any count decreased: ledgers never shrink, so these are not of one
+    session, or not in this order.
     """
     old = {(entry.source, entry.model): entry.usage for entry in merge_ledger(before)}
     rows = []
@@ -152,9 +154,20 @@ def diff_token_ledger(
         base = old.pop((entry.source, entry.model), NO_USAGE)
         change = TokenUsage(*(getattr(entry.usage, name) - getattr(base, name) for name in _FIELDS))
         if any(getattr(change, name) < 0 for name in _FIELDS):
-            raise ValueError(f"ledger of {entry.source}/{entry.model} shrank")
+            raise _shrank(f"the ledger of {entry.source}/{entry.model} shrank")
         if change.total:
             rows.append(TokenLedgerEntry(entry.source, entry.model, change))
     if old:
-        raise ValueError(f"ledger lost {sorted(old)}")
+        lost = ", ".join(f"{source}/{model}" for source, model in sorted(old))
+        raise _shrank(f"the ledger lost {lost}")
     return tuple(rows)
+
+
+def _shrank(message: str) -> UsageError:
+    return UsageError(message, code="ledger_shrank", hint="give the earlier one first, and both of the same session")
+
+
+def diff_usage_reports(before: SessionUsageReport, after: SessionUsageReport) -> SessionUsageReport:
+    """The report over what `after` has more than `before`: what a session cost in between. Raises as
+    `diff_token_ledger`."""
+    return usage_report(diff_token_ledger(before.by_source_model, after.by_source_model))

@@ -9,11 +9,13 @@ from lash_cli.core.usage import (
     TokenLedgerEntry,
     TokenUsage,
     diff_token_ledger,
+    diff_usage_reports,
     ledger_beyond,
     merge_ledger,
     prompt_usage,
     usage_report,
 )
+from lash_cli.errors import UsageError
 
 counts = st.integers(0, 1_000)
 usages = st.builds(TokenUsage, counts, counts, counts, counts, counts)
@@ -92,5 +94,24 @@ def test_what_a_ledger_lacks_of_another_is_as_little_as_covers_it(
 
 @pytest.mark.parametrize("after", [[], [entry("turn", "m", 4)], [entry("turn", "other", 9)]])
 def test_a_ledger_that_shrank_is_refused(after: list[TokenLedgerEntry]) -> None:
-    with pytest.raises(ValueError, match="ledger"):
-        diff_token_ledger([entry("turn", "m", 5)], after)
+    before = [entry("turn", "m", 5)]
+    with pytest.raises(UsageError) as refused:
+        diff_token_ledger(before, after)
+    assert refused.value.code == "ledger_shrank"
+    with pytest.raises(UsageError):
+        diff_usage_reports(usage_report(before), usage_report(after))
+
+
+@given(entries, entries)
+def test_a_difference_of_reports_is_the_report_over_what_was_appended(
+    before: list[TokenLedgerEntry], added: list[TokenLedgerEntry]
+) -> None:
+    difference = diff_usage_reports(usage_report(before), usage_report([*before, *added]))
+    assert difference == usage_report(added)
+
+
+@given(entries)
+def test_every_group_of_a_report_is_sorted(rows: list[TokenLedgerEntry]) -> None:
+    report = usage_report(rows)
+    for group in (report.by_source, report.by_model):
+        assert list(group) == sorted(group)
