@@ -256,7 +256,8 @@ class LashSession(QueueVerbs):
 
     def _check_open(self) -> None:
         if self._is_closed or self._shared.is_gone:
-            raise SessionClosed(f"this handle of session {self._shared.state.session_id} is closed")
+            session_id = self._shared.state.session_id
+            raise SessionClosed(f"this handle of session {session_id} is closed", details={"session": session_id})
 
     @property
     def session_id(self) -> str:
@@ -550,7 +551,11 @@ class LashSession(QueueVerbs):
         if shared.handles > 1 or shared.waiting > 0 or shared.is_locked:
             raise SessionStillInUse(
                 f"session {self.session_id} is still in use",
-                details={"other_handles": shared.handles - 1, "running_turns": shared.waiting},
+                details={
+                    "session": self.session_id,
+                    "other_handles": shared.handles - 1,
+                    "running_turns": shared.waiting,
+                },
             )
 
     async def park(self) -> ParkedSession:

@@ -10,11 +10,18 @@ import threading
 
 import msgspec
 import pytest
+from support.driving import S
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, Stopped, tool
+from lash_cli.api import FunctionToolProvider, LeaseFence, Stopped, tool
 from lash_cli.core.content import message_text
-from lash_cli.errors import LashRuntimeError, SessionClosed, UsageError
+from lash_cli.errors import (
+    LashRuntimeError,
+    SessionClosed,
+    SessionExecutionLeaseExpired,
+    SessionStillInUse,
+    UsageError,
+)
 
 
 async def test_closing_the_core_stops_its_running_turns_and_waits_for_their_commits(make_core) -> None:
@@ -233,3 +240,25 @@ async def in_parent():
 
 asyncio.run(in_parent())
 """
+
+
+async def test_the_command_a_refusal_names_can_be_typed_as_it_stands(make_core) -> None:
+    core = make_core(ScriptedCaller([text("ok")]))
+    session = await core.open_session(S)
+    await session.turn("hello").run()
+    clone = session.clone()
+    with pytest.raises(SessionStillInUse) as in_use:
+        await session.close()
+    clone.close_handle()
+    await session.close()
+    with pytest.raises(SessionClosed) as closed:
+        session.read_view()
+    fence = LeaseFence(S, "somebody", "else", "no", 1)
+    with pytest.raises(SessionExecutionLeaseExpired) as lost:
+        await core.store.renew_lease(fence, ttl_ms=1000, now_ms=0)
+    for refused, command in (
+        (in_use, f"lash cancel {S} --wait"),
+        (closed, f"lash resume {S}"),
+        (lost, f"lash show {S}"),
+    ):
+        assert refused.value.hint.endswith(command)

@@ -91,7 +91,11 @@ def require_live(stored: StoredHead, fence: LeaseFence, now_ms: int) -> LeaseRow
     if fence.session_id != stored.session_id or not is_fence_live(row, fence, now_ms):
         raise SessionExecutionLeaseExpired(
             f"the lane of session {stored.session_id!r} is no longer held by this owner",
-            details={"fencing_token": fence.fencing_token, "current_fencing_token": row.fencing_token},
+            details={
+                "session": stored.session_id,
+                "fencing_token": fence.fencing_token,
+                "current_fencing_token": row.fencing_token,
+            },
         )
     return row
 
