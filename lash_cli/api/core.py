@@ -291,8 +291,10 @@ class LashCore(SessionHistories):
         commit. `state` adopts a caller's state in the same way. Raises
         `UsageError` for an id of the wrong shape, `NotFoundError` when it is
         absent and `create` is off, `ConflictError` (`session_exists`) when it
-        had to be new and is not, `SessionDeleted`, and `StoreSessionMismatch`
-        when `state` belongs to another session.
+        had to be new and is not, `SessionDeleted`, and, before anything is
+        written, `StoreSessionMismatch` when `state` belongs to another session
+        and `UsageError` (`session_state_invalid`) when it does not hold
+        together.
         """
         session = await self._opened(
             session_id,
@@ -383,7 +385,8 @@ class LashCore(SessionHistories):
     async def open_with_state(
         self, session_id: str, state: RuntimeSessionState, *, spec: SessionSpec | None = None
     ) -> LashSession:
-        """Open with a state the caller supplies; its id must match."""
+        """Open with a state the caller supplies; its id must match, and it goes on from its leaf. Raises as
+        `open_session`."""
         return await self.open_session(session_id, spec=spec, state=state)
 
     async def resume(self, parked: ParkedSession, *, spec: SessionSpec | None = None) -> LashSession:

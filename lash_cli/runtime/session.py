@@ -42,7 +42,7 @@ from lash_cli.core.usage import (
 )
 from lash_cli.errors import LashError, SessionExecutionLeaseExpired, StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
-from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
+from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, path_of
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
 
@@ -268,16 +268,18 @@ class ResidentSession:
     def adopt_state(self, state: RuntimeSessionState) -> None:
         """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3).
 
-        Raises `StoreSessionMismatch` for the state of another session.
+        Raises `StoreSessionMismatch` for the state of another session, and `UsageError` (`session_state_invalid`) as
+        `path_of`; then nothing has changed.
         """
         if state.session_id != self.session_id:
             raise StoreSessionMismatch(
                 f"state belongs to session {state.session_id}, requested {self.session_id}",
                 details={"loaded": state.session_id, "requested": self.session_id},
             )
+        path = path_of(state)
         self.frames = with_policy(state.frames, self.policy)
         self.frame_id = current_frame(state.frames).frame_id
-        self.messages = messages_on(state.nodes, self.frame_id)
+        self.messages = messages_on(path, self.frame_id)
         self.leaf_node_id = state.leaf_node_id
         self.turn_state = state.turn_state
         if self.store is None:
@@ -356,8 +358,7 @@ class ResidentSession:
     def graph_delta(self, nodes: tuple[SessionNode, ...]) -> GraphDelta:
         """The delta that appends `nodes`, or replaces the graph for a fresh open."""
         if self.replaces_graph:
-            everything = (*self._initial_nodes, *nodes)
-            return ReplaceFull(everything, everything[-1].node_id if everything else None)
+            return ReplaceFull((*self._initial_nodes, *nodes), nodes[-1].node_id if nodes else self.leaf_node_id)
         if nodes:
             return Append(nodes, nodes[-1].node_id)
         return Unchanged(self.leaf_node_id)

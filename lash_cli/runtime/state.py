@@ -10,15 +10,16 @@ from collections.abc import Sequence
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.content import Message, ProtocolTurnOptions
+from lash_cli.core.content import Message, ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
-from lash_cli.core.graph import SessionNode
+from lash_cli.core.graph import SessionNode, active_path, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
+from lash_cli.errors import UsageError
 
 
 class TurnPlan(Record):
@@ -82,6 +83,41 @@ class RuntimeSessionState(Record):
         return msgspec.structs.replace(
             self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, token_ledger=()
         )
+
+
+def path_of(state: RuntimeSessionState) -> tuple[SessionNode, ...]:
+    """The path of a state that somebody hands in, root to leaf.
+
+    Raises `UsageError` (`session_state_invalid`) for one that no session could go on from: other than one active frame,
+    a node twice, one whose parent does not stand before it or whose frame is unknown, an unknown leaf, or tool calls
+    without a result.
+    """
+    known = {frame.frame_id for frame in state.frames}
+    seen: set[str | None] = {None}
+    for node in state.nodes:
+        if node.node_id in seen:
+            raise _unsound(state, f"node {node.node_id!r} is there twice")
+        if node.parent_node_id not in seen:
+            raise _unsound(state, f"the parent of node {node.node_id!r} does not stand before it")
+        if node.agent_frame_id not in known:
+            raise _unsound(state, f"node {node.node_id!r} is in an unknown frame")
+        seen.add(node.node_id)
+    try:
+        current = current_frame(state.frames)
+        path = active_path(state.nodes, state.leaf_node_id)
+    except ValueError as error:
+        raise _unsound(state, str(error)) from error
+    if not is_safe_to_resume(messages_on(path, current.frame_id)):
+        raise _unsound(state, "it leaves tool calls without a result")
+    return path
+
+
+def _unsound(state: RuntimeSessionState, problem: str) -> UsageError:
+    return UsageError(
+        f"the state of session {state.session_id!r} does not hold together: {problem}",
+        code="session_state_invalid",
+        details={"session": state.session_id},
+    )
 
 
 def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:

@@ -1,0 +1,71 @@
+"""Opening a session with a state that the caller supplies (contract 01 §2.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+from support.scripted import ScriptedCaller, text
+
+from lash_cli.api import RuntimeSessionState, SessionNode
+from lash_cli.core.content import ToolCallPart, message_text
+from lash_cli.core.graph import ConversationPayload
+from lash_cli.errors import UsageError
+
+Change = Callable[[RuntimeSessionState], RuntimeSessionState]
+
+
+async def test_a_state_goes_on_from_its_leaf_and_keeps_its_branches(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two"), text("three")])
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        for words in ("a", "b"):
+            await session.turn(words).run()
+        state = session.export_state().rebound_to("s2")
+    state = replace(state, leaf_node_id=state.nodes[1].node_id)
+    async with await core.open_with_state("s2", state) as copied:
+        assert [message_text(message) for message in copied.read_view().messages] == ["a", "one"]
+        await copied.turn("c").run()
+        assert [message_text(message) for message in caller.requests[2].messages] == ["a", "one", "c"]
+    tree = await core.message_tree("s2")
+    assert [message_text(entry.message) for entry in tree if not entry.is_active] == ["b", "two"]
+    async with await core.open_session("s2") as again:
+        assert [message_text(message) for message in again.read_view().messages] == ["a", "one", "c", "three"]
+
+
+def with_nodes(change: Callable[[SessionNode, SessionNode], tuple[SessionNode, ...]]) -> Change:
+    return lambda state: replace(state, nodes=change(*state.nodes))
+
+
+def with_two_active_frames(state: RuntimeSessionState) -> RuntimeSessionState:
+    (frame,) = state.frames
+    return replace(state, frames=(frame, replace(frame, frame_id="other")))
+
+
+def with_an_open_call(asked: SessionNode, answered: SessionNode) -> tuple[SessionNode, ...]:
+    message = replace(answered.payload.message, parts=(ToolCallPart("c1", "ls", "{}"),))
+    return asked, replace(answered, payload=ConversationPayload(message))
+
+
+UNSOUND: dict[str, Change] = {
+    "exactly one active frame, found 0": lambda state: replace(state, frames=(), nodes=(), leaf_node_id=None),
+    "exactly one active frame, found 2": with_two_active_frames,
+    "is there twice": with_nodes(lambda asked, answered: (asked, answered, asked)),
+    "does not stand before it": with_nodes(lambda asked, answered: (answered, asked)),
+    "is in an unknown frame": with_nodes(lambda asked, answered: (asked, replace(answered, agent_frame_id="x"))),
+    "is missing": lambda state: replace(state, leaf_node_id="nowhere"),
+    "tool calls without a result": with_nodes(with_an_open_call),
+}
+
+
+@pytest.mark.parametrize("problem", UNSOUND)
+async def test_a_state_that_does_not_hold_together_is_refused_before_anything_is_written(make_core, problem) -> None:
+    core = make_core(ScriptedCaller([text("one")]))
+    async with await core.open_session("s1") as session:
+        await session.turn("a").run()
+        state = session.export_state().rebound_to("s2")
+    with pytest.raises(UsageError, match=problem) as refused:
+        await core.open_with_state("s2", UNSOUND[problem](state))
+    assert refused.value.code == "session_state_invalid"
+    assert await core.store.session_row("s2") is None
