@@ -29,7 +29,7 @@ from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from lash_cli.api import LashCore, LashSession
+    from lash_cli.api import LashCore, LashSession, TurnBuilder
     from lash_cli.cli.asking import TerminalAsker
     from lash_cli.cli.documents import Document
     from lash_cli.cli.turn_run import Showing
@@ -72,6 +72,7 @@ class TurnPlan(msgspec.Struct, frozen=True):
     trace_file: str | None = None
     output: OutputSpec | None = None
     is_retry: bool = False
+    is_fed: bool = False
 
     @property
     def content(self) -> TurnInput:
@@ -130,6 +131,9 @@ def command(
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write the answer there instead of stdout.")] = None,
     usage_file: Annotated[str | None, typer.Option(metavar="FILE", help="Write the tokens it cost there.")] = None,
     trace: Annotated[str | None, typer.Option(metavar="FILE", help="Append what the turn does to this trace.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--input", metavar="jsonl", help="With -o jsonl: a turn for each line of stdin.")
+    ] = None,
     heartbeat: Annotated[
         str | None, typer.Option(metavar="DUR", help="With -o jsonl: a line at least so often.")
     ] = None,
@@ -145,7 +149,9 @@ def command(
     text of a busy session waits for its next turn instead, and the receipt is
     printed. With --retry the head goes back to before the last turn and its
     text is run again; the old answer is kept as a branch, and the command that
-    returns to it is printed. --max-cost is in the currency of the model's price
+    returns to it is printed. --input jsonl runs a turn for each line of stdin,
+    {"text": …, "key": …, "attachments": […]}, and ends with the first that
+    does not finish. --max-cost is in the currency of the model's price
     and looked at before each model call but the first.
     """
     from lash_cli.cli.turn_run import Showing, check_writable
@@ -157,6 +163,13 @@ def command(
         _check_retry({**given, "--or-open": or_open or None, "--ephemeral": ephemeral or None})
     if edit:
         _check_edit(text)
+    if source is not None:
+        from lash_cli.cli.turn_feed import check_input
+
+        own = {"PROMPT": text, "--key": key, "--turn-id": turn_id, "--attach": attach, "--out": out}
+        once = {"--usage-file": usage_file, "--retry": retry or None, "--edit": edit or None}
+        check_input(source, {**own, **once, "--schema -": schema if stdin_is_taken else None})
+    brings_text = retry or edit or source is not None
     if turn_id is not None and not is_session_id(turn_id):
         raise UsageError(
             f"{turn_id!r} cannot be a turn id",
@@ -189,8 +202,9 @@ def command(
         approve=tuple(approvals(approve).items()),
         trace_file=trace,
         output=_schema(schema),
-        items=() if retry or edit else (*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
+        items=() if brings_text else (*read_prompt(text, stdin_is_taken=stdin_is_taken), *_attachments(attach)),
         is_retry=retry,
+        is_fed=source is not None,
     )
     run = _run_ephemeral if ephemeral else _run_stored
     if not edit:
@@ -381,6 +395,14 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
     returns the exit status or raises the turn's error."""
     from lash_cli.cli.turn_run import TurnRun
 
+    if plan.is_fed:
+        from lash_cli.cli.turn_feed import run_fed_turns
+
+        try:
+            return await run_fed_turns(core, session, plan, lambda one: _builder(session, one))
+        finally:
+            session.close_handle()
+
     async def enqueue() -> Document:
         from lash_cli.cli.enqueueing import enqueue_instead
 
@@ -396,7 +418,15 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
         enqueue=enqueue if plan.if_busy.enqueues else None,
         store=core.host.store,
     )
-    builder = session.turn(
+    builder = _builder(session, plan)
+    try:
+        return await run.drive(builder, turn_id=plan.turn_id)
+    finally:
+        session.close_handle()
+
+
+def _builder(session: LashSession, plan: TurnPlan) -> TurnBuilder:
+    return session.turn(
         plan.content,
         turn_id=plan.turn_id,
         key=plan.key,
@@ -405,7 +435,3 @@ async def run_planned_turn(core: LashCore, session: LashSession, plan: TurnPlan,
         busy_wait_ms=plan.if_busy.wait_ms,
         timeout_ms=plan.timeout_ms,
     )
-    try:
-        return await run.drive(builder, turn_id=plan.turn_id)
-    finally:
-        session.close_handle()
