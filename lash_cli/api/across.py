@@ -105,13 +105,15 @@ class AcrossProcesses:
 
         Raises as `SessionQueue.enqueue` and `SessionQueue.stored`.
         """
-        from lash_cli.api.queue import require_key
+        from lash_cli.api.queue import require_addressee, require_key
 
+        ingress = ActiveTurn(turn_id)
+        require_addressee(ingress)
         content = TurnInput.text(message) if isinstance(message, str) else message
         key = INJECTION_PREFIX + require_key(id)
         if has_bytes(content):
             content = await self.queue(session_id).stored(content)
-        draft = InputDraft(session_id, self.host.ids.new("in"), content, ActiveTurn(turn_id), key)
+        draft = InputDraft(session_id, self.host.ids.new("in"), content, ingress, key)
         return await self.store.enqueue_turn_input(draft)
 
     async def running_turn(self, session_id: str) -> TurnRecord | None:

@@ -18,6 +18,7 @@ from lash_cli.core.attachments import AttachmentPolicy, has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     HOST_PREFIX,
+    ActiveTurn,
     ByInputId,
     InputDraft,
     NextTurn,
@@ -72,6 +73,13 @@ def source_key_of(key: str) -> str:
     return HOST_PREFIX + require_key(key)
 
 
+def require_addressee(ingress: TurnInputIngress) -> None:
+    """Raise `UsageError` (`missing_execution_scope_id`) for an input addressed to a turn without a name: none could
+    ever take it."""
+    if isinstance(ingress, ActiveTurn) and not ingress.turn_id.strip():
+        raise UsageError("the id of the turn an input is for must not be blank", code="missing_execution_scope_id")
+
+
 def require_command_key(key: str) -> str:
     """`key`; raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank one."""
     if not key.strip():
@@ -116,8 +124,10 @@ class SessionQueue:
 
         Raises `PendingTurnInputSourceKeyConflict` for a key of another text,
         `ConflictError` (`input_exists`) for a used `input_id` and `UsageError`
-        (`invalid_key`) for a blank or unprintable key.
+        (`invalid_key`, `missing_execution_scope_id`) for a blank or unprintable
+        key and a blank turn id.
         """
+        require_addressee(ingress)
         content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
         source_key = None if key is None else source_key_of(key)
         if has_bytes(content):
@@ -143,6 +153,7 @@ class SessionQueue:
         for draft in drafts:
             if draft.session_id != self.session_id:
                 raise UsageError(f"the input belongs to session {draft.session_id!r}", code="session_binding_mismatch")
+            require_addressee(draft.ingress)
             is_heavy = has_bytes(draft.input)
             ready.append(msgspec.structs.replace(draft, input=await self.stored(draft.input)) if is_heavy else draft)
         stored = await self._store.enqueue_turn_inputs(ready)

@@ -23,7 +23,7 @@ from lash_cli.api import (
 )
 from lash_cli.core.activity import QueuedWorkStarted, TurnStarted
 from lash_cli.core.content import ProtocolTurnOptions, Role, Stored, message_text
-from lash_cli.core.ingress import InputState
+from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.queued_work import (
     BatchState,
     DeliveryPolicy,
@@ -384,6 +384,23 @@ async def test_a_cancel_that_precedes_a_named_turn_reaches_it(make_core) -> None
     await core.request_turn_cancel(S, turn_id="t_named", request_id="r1")
     output = await session.queued_turn().run()
     assert output.result.cancellation.request_id == "r1"
+
+
+@pytest.mark.parametrize("turn_id", ["", " "])
+async def test_no_input_is_taken_for_a_turn_without_a_name(make_core, turn_id: str) -> None:
+    core = make_core(ScriptedCaller([]))
+    session = await core.open_session(S)
+    ingress = ActiveTurn(turn_id)
+    draft = InputDraft(S, "in-1", TurnInput.text("x"), ingress)
+    for submit in (
+        lambda: session.enqueue("x", ingress=ingress),
+        lambda: core.queue(S).enqueue_all([draft]),
+        lambda: core.inject_turn_input(S, turn_id, "k", "x"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            await submit()
+        assert refused.value.code == "missing_execution_scope_id"
+    assert await session.pending_turn_inputs() == ()
 
 
 async def test_enqueue_is_idempotent_by_its_key_and_refuses_changed_text(make_core) -> None:
