@@ -60,9 +60,9 @@ def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
         labelled("max steps", str(policy["max_steps"]) if policy["max_steps"] is not None else "no limit"),
     ]
     rows += [
-        labelled(name.replace("_", " "), clean(value_text(value)))
-        for name, value in policy["generation"].items()
-        if value is not None
+        labelled(name, clean(value_text(value)))
+        for name, field in (("temperature", "temperature"), ("seed", "seed"), ("stop", "stop_sequences"))
+        if (value := policy["generation"][field]) is not None
     ]
     if policy["system"]:
         rows.append("system")

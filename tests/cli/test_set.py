@@ -74,7 +74,8 @@ def test_how_answers_are_drawn_is_changed_one_by_one_and_each_attempt_tells_what
     assert done["changed"] == ["temperature", "stop"]
     assert lash("set", "s", "seed=7", 'stop=["a", "\\n"]', "-o", "json").json["changed"] == ["seed", "stop"]
     assert drawn() == {"temperature": 0.5, "seed": 7, "stop_sequences": ["a", "\n"]}
-    assert "temperature" in lash("show", "s", "--policy").out
+    shown = lash("show", "s", "--policy").out
+    assert all(line in shown for line in ("temperature 0.5", "seed        7", 'stop        ["a","\\n"]')), shown
     turn = lash("turn", "s", "hello", "-o", "json").json
     shown = lash("show", "s", "--turn", turn["turn_id"], "-o", "json").json
     assert shown["model_calls"] == turn["model_calls"]
