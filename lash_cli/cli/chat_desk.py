@@ -83,9 +83,22 @@ class ChatDesk:
 
     def verb(self, words: Sequence[str]) -> list[str]:
         """See `Desk`."""
-        options = self._invocation.options
         # -P: nothing is imported from the directory of the chat, which may have a queue.py of its own.
-        command = [sys.executable, "-P", "-m", "lash_cli"]
+        return [sys.executable, "-P", "-m", "lash_cli", *self._own_options(), *words]
+
+    def candidates(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """See `Desk`. They are those of `lash __complete`."""
+        from lash_cli.cli.completing import CommandLine, Words
+
+        try:
+            return CommandLine(Words.read(), [*self._own_options(), *words]).complete()[0]
+        except Exception:  # noqa: BLE001 - as everywhere in completion: no candidates instead of an error
+            return []
+
+    def _own_options(self) -> list[str]:
+        """The options that lead to the home, database and profile of this chat."""
+        options = self._invocation.options
+        command = []
         for option, value in (
             ("--home", options.home),
             ("--db", options.database),
@@ -98,7 +111,7 @@ class ChatDesk:
             command += ["-c", override]
         if self._invocation.output.ascii:
             command.append("--ascii")
-        return [*command, *words]
+        return command
 
     def editor(self) -> list[str]:
         """See `Desk`."""

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ASIDE = "aside"
 # More than anybody counts messages with.
 _MOST_DIGITS = 9
-_ENDING_VERBS = ("park", "close")
 
 
 class Commands:
@@ -126,6 +125,8 @@ class Commands:
                 client.call(self._tool(command, rest))
             case _:
                 words = (*command.verb, *slash.words_of(rest))
+                if command.name in slash.ENDING_COMMANDS and not rest.startswith("-") and rest:
+                    raise UsageError(f"/{command.name} is about this session", hint=f"in a shell: lash {command.name}")
                 client.call_aside(self._verb(words, is_interactive=command.is_interactive))
 
     async def _verb(self, words: Sequence[str], *, is_interactive: bool) -> None:
@@ -134,7 +135,7 @@ class Commands:
         named = [session_id if word == SESSION else word for word in words]
         async with client.watch.own_move():
             status = await client.face.run_verb(client.desk.verb(named), is_interactive=is_interactive)
-        if status == 0 and words[0] in _ENDING_VERBS:
+        if status == 0 and words[0] in slash.ENDING_COMMANDS:
             client.stop("quit")
 
     def _leave(self) -> None:

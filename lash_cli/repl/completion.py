@@ -1,4 +1,4 @@
-"""Completion in the prompt of a chat: slash commands, and files after `@` (contract 08 §7.3).
+"""Completion in the prompt of a chat: slash commands with what follows them, and files after `@` (contract 08 §7.3).
 
 Files are those that `glob` would find: hidden and ignored ones are not offered.
 The list of a directory is walked once in a while and in a thread, so typing
@@ -8,26 +8,31 @@ never waits for a disk.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
-from lash_cli.repl.slash import COMMANDS, QUEUE_WORDS, find
+from lash_cli.repl.slash import COMMANDS, PATH_COMMANDS, QUEUE_WORDS, Command, completed_like, find
+from lash_cli.views.safe_text import safe_line
 
 OFFERED = 50
 WALKED_FILES = 20_000
 FRESH_SECONDS = 10.0
 
 ListFiles = Callable[[], Iterable[str]]
+# What may stand in the place of the last of some shell words, and what each is.
+Candidates = Callable[[Sequence[str]], Iterable[tuple[str, str]]]
 
 
 class ChatCompleter(Completer):
     """Completes what stands before the cursor; nothing in ordinary text."""
 
-    def __init__(self, list_files: ListFiles) -> None:
+    def __init__(self, list_files: ListFiles, candidates: Candidates) -> None:
         self._list_files = list_files
+        self._candidates = candidates
+        self._paths = PathCompleter(expanduser=True)
         self._files: list[str] = []
         self._walked_at = float("-inf")
 
@@ -35,12 +40,30 @@ class ChatCompleter(Completer):
         """Suggestions, best first."""
         before = document.text_before_cursor
         if before.startswith("/") and not before.startswith("//") and "\n" not in before:
-            yield from _commands(before[1:])
+            word, space, rest = before[1:].partition(" ")
+            if not space:
+                yield from _commands(word)
+            elif (command := find(word)) is not None:
+                yield from self._arguments(command, rest, complete_event)
             return
         word = before.rpartition("\n")[2].rpartition(" ")[2]
         if word.startswith("@"):
             for path in fuzzy(word[1:], self._known_files())[:OFFERED]:
                 yield Completion(f"@{path}", start_position=-len(word), display=path)
+
+    def _arguments(self, command: Command, rest: str, complete_event: CompleteEvent) -> Iterable[Completion]:
+        typed = rest.rpartition(" ")[2]
+        if " " not in rest:
+            for choice in {"queue": QUEUE_WORDS, "tool": ("on", "off")}.get(command.name, ()):
+                if choice.startswith(rest):
+                    yield Completion(choice, start_position=-len(rest))
+        if command.name in PATH_COMMANDS and not rest.startswith("-"):
+            yield from self._paths.get_completions(Document(rest), complete_event)
+            return
+        words = completed_like(command, rest)
+        for value, description in self._candidates(words) if words else ():
+            if " " not in value and value.isprintable():
+                yield Completion(value, start_position=-len(typed), display_meta=safe_line(description))
 
     def _known_files(self) -> list[str]:
         if time.monotonic() - self._walked_at > FRESH_SECONDS:
@@ -50,19 +73,11 @@ class ChatCompleter(Completer):
 
 
 def _commands(typed: str) -> Iterable[Completion]:
-    word, space, rest = typed.partition(" ")
-    if not space:
-        for command in COMMANDS:
-            for name in (command.name, *command.aliases):
-                if name.startswith(word):
-                    shown = f"/{name} {command.arguments}".strip()
-                    yield Completion(name, start_position=-len(word), display=shown, display_meta=command.summary)
-        return
-    command_found = find(word)
-    choices = {"queue": QUEUE_WORDS, "tool": ("on", "off")}.get(command_found.name if command_found else "", ())
-    for choice in choices:
-        if " " not in rest and choice.startswith(rest):
-            yield Completion(choice, start_position=-len(rest))
+    for command in COMMANDS:
+        for name in (command.name, *command.aliases):
+            if name.startswith(typed):
+                shown = f"/{name} {command.arguments}".strip()
+                yield Completion(name, start_position=-len(typed), display=shown, display_meta=command.summary)
 
 
 def fuzzy(typed: str, paths: Iterable[str]) -> list[str]:

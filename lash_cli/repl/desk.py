@@ -41,6 +41,11 @@ class Desk(Protocol):
         """The command that runs a shell verb on the home, database and profile of this chat."""
         ...
 
+    def candidates(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """What may stand in the place of the last of these shell words, and what it is, as `verb` would run them. Reads
+        the database and the configuration, in whatever thread; what goes wrong is no candidate."""
+        ...
+
     def editor(self) -> list[str]:
         """The user's editor; raises `ConfigError` (`editor_missing`)."""
         ...

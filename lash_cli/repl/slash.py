@@ -19,7 +19,8 @@ SESSION = "{session}"
 
 class Command(NamedTuple):
     """One slash command. `verb` is the shell verb behind it, with `SESSION` where the id goes; empty for what the chat
-    does itself. An interactive one gets the terminal."""
+    does itself. An interactive one gets the terminal. What follows one that has no verb is completed as the last of
+    the shell words `like`."""
 
     name: str
     summary: str
@@ -28,6 +29,7 @@ class Command(NamedTuple):
     aliases: tuple[str, ...] = ()
     verb: tuple[str, ...] = ()
     is_interactive: bool = False
+    like: tuple[str, ...] = ()
 
 
 COMMANDS: tuple[Command, ...] = (
@@ -51,12 +53,17 @@ COMMANDS: tuple[Command, ...] = (
     Command("note", "write TEXT on this screen only", True, "TEXT"),
     Command("exit", "leave the chat", True, aliases=("quit",)),
     Command("new", "begin another session", aliases=("clear",)),
-    Command("switch", "go on in another session", arguments="SESSION", aliases=("resume", "continue")),
-    Command("fork", "a new session that goes on from here, or from NODE", arguments="[NODE]"),
+    Command("switch", "go on in another session", arguments="SESSION", aliases=("resume", "continue"), like=("show",)),
+    Command(
+        "fork",
+        "a new session that goes on from here, or from NODE",
+        arguments="[NODE]",
+        like=("fork", SESSION, "--at"),
+    ),
     Command("rewind", "go back to before your Nth last message; it becomes the draft", arguments="[N|?]"),
     Command("retry", "say your last message again, beside its answer"),
     Command("edit", "edit your last message and say it beside the old one"),
-    Command("model", "show or change the model", arguments="[MODEL]"),
+    Command("model", "show or change the model", arguments="[MODEL]", like=("open", "--model")),
     Command("attach", "send FILE or URL with the next text; none takes all away", True, "[FILE|URL|none]"),
     Command(
         "compact", "summarise the conversation and go on from that", arguments="[FOCUS]", verb=("compact", SESSION)
@@ -155,6 +162,28 @@ def queue_verb(rest: str, oldest_waiting: str | None) -> tuple[tuple[str, ...], 
     if word == "edit":
         return ("queue", "edit", target), True
     return (("queue", "cancel", target) if word == "cancel" else ("cancel-suffix", SESSION, target)), False
+
+
+# What ends the chat, and so is about no other session.
+ENDING_COMMANDS = ("park", "close")
+# What is completed as a path.
+PATH_COMMANDS = ("attach", "export")
+
+
+def completed_like(command: Command, rest: str) -> tuple[str, ...]:
+    """The shell words of which the last is completed as the last word of `rest` is; none where nothing is."""
+    *done, typed = rest.split(" ")
+    if command.name == "queue":
+        return ("cancel-suffix", SESSION, typed) if len(done) == 1 and done[0] in ("edit", "cancel", "cut") else ()
+    if command.name == "tool":
+        return ("tool", done[0], SESSION, typed) if len(done) == 1 else ()
+    if command.name == "export":
+        return ("export", SESSION, *done, typed)
+    if command.like:
+        return (*command.like, typed) if not done else ()
+    if command.name in ENDING_COMMANDS and not typed.startswith("-"):
+        return ()
+    return (*command.verb, *done, typed) if command.verb else ()
 
 
 def words_of(rest: str) -> tuple[str, ...]:

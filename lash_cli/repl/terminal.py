@@ -39,6 +39,7 @@ from lash_cli.repl.panels import Panel
 from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
+from lash_cli.repl.slash import SESSION
 from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
@@ -113,7 +114,7 @@ class PromptFace:
         self.questions = Questions(self)
         self._save_timer: asyncio.TimerHandle | None = None
         self.buffer = Buffer(
-            completer=ThreadedCompleter(ChatCompleter(lambda: files_below(options.directory))),
+            completer=ThreadedCompleter(ChatCompleter(lambda: files_below(options.directory), self._candidates)),
             complete_while_typing=True,
             history=history,
             enable_history_search=True,
@@ -305,6 +306,10 @@ class PromptFace:
         return self.client.moment(
             has_draft=bool(buffer.text.strip()), has_popup=has_popup, has_panel=self.questions.is_closable
         )
+
+    def _candidates(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        session_id = self.client.watch.session_id
+        return self.client.desk.candidates([session_id if word == SESSION else word for word in words])
 
     @property
     def has_suggestions(self) -> bool:

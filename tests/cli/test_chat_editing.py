@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 PROMPT = "fjord ❯"
 
 
@@ -87,6 +89,45 @@ def test_commands_and_files_are_completed_with_tab(chat, home: Path) -> None:
     assert "hidden" not in one.text
     one.press("\t")
     one.wait_for(f"{PROMPT} see @notes.md")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered", "completed"),
+    [
+        ("/switch del", "idle, other", "/switch delta"),
+        ("/resume oth", "idle, delta", "/resume other"),
+        ("/model swi", "of the configuration", "/model swift"),
+        ("/set max_s", "max_steps", "/set max_steps="),
+        ("/tool off exec", "Run a shell command", "/tool off exec_command"),
+        ("/queue cut in_", "in_", "/queue cut in_"),
+        ("/fork m_", "user", "/fork m_ingress"),
+        ("/ls --sta", "--status", "/ls --status"),
+        ("/log --rol", "--role", "/log --role"),
+        ("/attach no", "notes.md", "/attach notes.md"),
+        ("/export --red", "--redact", "/export --redact"),
+    ],
+)
+def test_what_follows_a_command_is_completed_too(chat, lash, home: Path, typed, offered, completed) -> None:
+    lash("open", "other", "--name", "delta")
+    lash("config", "set", "models.swift.id", "loopback")
+    lash("turn", "s", "!text something to fork at")
+    lash("enqueue", "s", "later")
+    (home.parent / "notes.md").write_text("x")
+    one = chat()
+    one.press(typed)
+    one.wait_for(lambda text: offered in text.partition(PROMPT)[2].partition("\n")[2])
+    one.press("\t")
+    one.wait_for(f"{PROMPT} {completed}")
+    assert one.users() == ["!text something to fork at"]
+
+
+def test_what_ends_the_chat_is_about_its_own_session_only(chat, lash) -> None:
+    lash("open", "other", "--name", "delta")
+    one = chat()
+    one.press("/close delta\r")
+    one.wait_for("/close is about this session")
+    one.wait_for(f"{PROMPT} /close delta")
+    assert {row["status"] for row in lash("ls", "-o", "json").json["items"]} == {"idle"}
 
 
 def test_the_editor_gets_the_draft_and_one_that_fails_leaves_it(chat, tmp_path: Path) -> None:
