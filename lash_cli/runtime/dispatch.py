@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -97,6 +97,7 @@ class ToolDispatcher:
         self._emit = emit
         self._store_attachment = store_attachment
         self._progress: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
 
     async def run_batch(
         self, calls: tuple[ToolCallPart, ...], *, iteration: int, effect_id: int
@@ -142,13 +143,27 @@ class ToolDispatcher:
     ) -> ToolCallRecord:
         if after is not None:
             await asyncio.wait({after})
-        row = f"tool:{part.tool_call_id}"
         args = shown_arguments(part)
-        await self._emit(ToolCallStarted(part.tool_call_id, part.tool_name, args), row)
+        await self._tell_started(part.tool_call_id, part.tool_name, args)
         output, duration_ms = await self._answer(part, resolved, key)
         record = ToolCallRecord(part.tool_call_id, part.tool_name, args, output, duration_ms)
-        await self._emit(ToolCallCompleted(part.tool_call_id, part.tool_name, args, output, duration_ms), row)
+        await self._tell_completed(record)
         return record
+
+    async def show_untold(self, records: Iterable[ToolCallRecord]) -> None:
+        """Tell of the calls of a turn that were answered without having come here, because it had to stop before."""
+        for record in records:
+            if record.call_id not in self._told:
+                await self._tell_started(record.call_id, record.tool, record.args)
+                await self._tell_completed(record)
+
+    def _tell_started(self, call_id: str, name: str, args: Any) -> Awaitable[None]:
+        self._told.add(call_id)
+        return self._emit(ToolCallStarted(call_id, name, args), f"tool:{call_id}")
+
+    def _tell_completed(self, record: ToolCallRecord) -> Awaitable[None]:
+        done = ToolCallCompleted(record.call_id, record.tool, record.args, record.output, record.duration_ms)
+        return self._emit(done, f"tool:{record.call_id}")
 
     async def _answer(self, part: ToolCallPart, resolved: ResolvedTool | None, key: str) -> tuple[ToolCallOutput, int]:
         if self._cancel.is_cancellation:

@@ -239,6 +239,9 @@ class TurnDriver(ABC):
                 )
                 answer = ToolResults(records)
             elif isinstance(effect, DoneEffect):
+                if effect.tool_calls:
+                    dispatcher = dispatcher or self._dispatcher(drive)
+                    await dispatcher.show_untold(effect.tool_calls)
                 return effect
             elif isinstance(effect, ProgressEffect):
                 continue

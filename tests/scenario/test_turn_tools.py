@@ -24,6 +24,7 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.codec import MAX_WRITTEN_DEPTH
 from lash_cli.core.content import ToolResultPart, is_safe_to_resume, message_text
+from lash_cli.core.llm import LlmResponse
 from lash_cli.core.tools import (
     FailureClass,
     FinishControl,
@@ -264,6 +265,26 @@ async def test_a_cancelled_batch_answers_every_call(make_core) -> None:
     output = await running
     assert output.result.outcome == Stopped("cancelled")
     assert is_safe_to_resume(list(session.read_view().messages))
+
+
+async def test_a_call_that_a_cancel_overtook_is_shown_like_every_other(make_core) -> None:
+    def asked_to_stop(request: object) -> LlmResponse:
+        session.cancel_running_turns(reason="enough")
+        return calls(("a", "double", '{"value":1}'), ("b", "double", '{"value":2}'))
+
+    core = make_core(ScriptedCaller([calls(("a0", "double", '{"value":0}')), asked_to_stop]), tools=[doubling()])
+    session = await core.open_session("s1")
+    output = await session.turn("x").run()
+    assert output.result.outcome == Stopped("cancelled")
+    records = [(record.call_id, record.output.status) for record in output.result.tool_calls]
+    assert records == [("a0", "success"), ("a", "cancelled"), ("b", "cancelled")]
+    told = [
+        (event.call_id, event.output.status if isinstance(event, ToolCallCompleted) else "started")
+        for event in (activity.event for activity in output.activities)
+        if isinstance(event, ToolCallStarted | ToolCallCompleted)
+    ]
+    assert told == [pair for call_id, status in records for pair in ((call_id, "started"), (call_id, status))]
+    await session.close()
 
 
 async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
