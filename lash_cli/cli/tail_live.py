@@ -101,7 +101,7 @@ class LiveTail:
         """Fold one event; a commit prints what it made permanent and empties the picture."""
         is_wanted = self._types is None or kind in self._types
         if kind == "committed":
-            news = await watched.news(event.turn_id)
+            news = await watched.news(event)
             self._picture.settle()
             if is_wanted:
                 self._messages(news, event.at_ms)

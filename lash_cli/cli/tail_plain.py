@@ -65,7 +65,7 @@ class PlainTail:
     async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:
         """One event; a commit tells the messages it made permanent."""
         if kind == "committed" and (self._types is None or kind in self._types):
-            self._messages(watched, await watched.news(event.turn_id), event.at_ms)
+            self._messages(watched, await watched.news(event), event.at_ms)
         if kind not in QUIET_TYPES if self._types is None else kind in self._types:
             self._put(watched, event.at_ms, event_row(kind, document, event.turn_id, self._clean))
 

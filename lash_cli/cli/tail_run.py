@@ -192,6 +192,8 @@ class Tail:
         if from_start or is_shown_from_now:
             observation = await session.observed.current_observation()
             session.cursor = observation.cursor
+        elif is_resumed and self._sink.shows_messages:
+            await session.begin_behind(session.cursor)
         await self._introduce(session, row)
         if observation is not None and from_start:
             self._sink.snapshot(session, observation)

@@ -13,11 +13,11 @@ from lash_cli.api.observable import ObservableSession
 from lash_cli.cli.documents import is_lease_live, session_status
 from lash_cli.core.content import Message
 from lash_cli.core.lease import LocalProcess
-from lash_cli.core.observation import SessionCursor
+from lash_cli.core.observation import SessionCursor, SessionObservationEvent
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import SessionPolicy
 from lash_cli.errors import SessionDeleted
-from lash_cli.runtime.observing import Replayed, SessionObservation
+from lash_cli.runtime.observing import Replayed
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
@@ -28,6 +28,7 @@ from lash_cli.views.shell_words import shell_word
 HOLDER_SECONDS: Final = 1.0
 # Whoever is there to take over an unfinished turn, a worker or a chat, does so well within this time.
 ABANDONED_SECONDS: Final = 3.0
+_SPANS_PER_PAGE: Final = 64
 
 
 class Watched:
@@ -115,17 +116,38 @@ class Watched:
         self.know(view)
         return news
 
-    async def news(self, turn_id: str | None) -> Sequence[Message]:
-        """What is committed and was not shown yet, after a commit of `turn_id`."""
-        observation: SessionObservation = await self.observed.current_observation()
-        view = observation.read_view
-        if self._known is None and turn_id is not None:
-            # Begun at a cursor: what stood before this turn was before the cursor.
-            record = await self.store.turn(self.session_id, turn_id)
-            ids = [message.id for message in view.messages]
-            first = record.first_node_id if record is not None else None
-            self._known = set(ids[: ids.index(first)] if first in ids else ids)
+    async def begin_behind(self, cursor: SessionCursor) -> None:
+        """What was committed up to `cursor` was told before. Nothing came since, or it is not known yet what that is:
+        then the first commit behind it tells."""
+        observation = await self.observed.current_observation()
+        now = observation.cursor
+        if (now.epoch, now.revision) == (cursor.epoch, cursor.revision):
+            self.know(observation.read_view)
+
+    async def news(self, event: SessionObservationEvent) -> Sequence[Message]:
+        """What is committed and was not shown yet, after the commit that `event` tells."""
+        view = (await self.observed.current_observation()).read_view
+        if self._known is None:
+            self._known = await self._told_before(event, [message.id for message in view.messages])
         return self.unknown_in(view)
+
+    async def _told_before(self, event: SessionObservationEvent, ids: list[str]) -> set[str]:
+        """Which messages stood before the first commit behind the cursor that the tail was begun at.
+
+        Only turns say which nodes are theirs: what was appended between two of them may be shown once more.
+        """
+        if event.turn_id is not None:
+            record = await self.store.turn(self.session_id, event.turn_id)
+            first = record.first_node_id if record is not None else None
+            return set(ids[: ids.index(first)] if first in ids else ids)
+        before: int | None = None
+        while spans := await self.store.turn_spans(self.session_id, limit=_SPANS_PER_PAGE, before=before):
+            for span in spans:
+                is_before = span.head_revision is not None and span.head_revision < event.revision
+                if is_before and span.last_node_id in ids:
+                    return set(ids[: ids.index(span.last_node_id) + 1])
+            before = spans[-1].turn_index
+        return set()
 
     def is_look_due(self) -> bool:
         """Whether `HOLDER_SECONDS` have passed since this was last answered with yes."""

@@ -137,6 +137,22 @@ def test_start_prints_the_transcript_first_and_then_follows(lash, tailing) -> No
     assert types(tail.rest())[2:4] == ["turn_started", "model_request_started"]
 
 
+def test_a_commit_of_no_turn_behind_a_cursor_repeats_nothing_that_was_said_before(lash, home: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
+    with spawn_lash(["tail", "s", "--from", begun, "--until", "turn"], home=home, stderr=subprocess.DEVNULL) as tail:
+        lash("set", "s", "max_steps=9")
+        caught_up = lash("tail", "s", "--from", begun, "--no-follow")
+        lash("turn", "s", "!text two")
+        assert tail.stdout is not None
+        followed = tail.stdout.read().decode()
+    assert caught_up.code == 0 and caught_up.out == ""
+    assert "one" not in followed and followed.count("two") == 2
+    later = lash("tail", "s", "--from", begun, "--no-follow")
+    assert "one" not in later.out and later.out.count("two") == 2
+
+
 def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> None:
     lash("open", "s")
     tail = spawn_lash(["tail", "s", "--until", "turn"], home=home)
