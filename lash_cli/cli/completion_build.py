@@ -172,7 +172,7 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "if-busy": ("fail", "wait", "wait=", "enqueue"),
         "on-failure": ("pause", "continue"),
         "condition": ("idle", "queue-empty", "turn=", "input="),
-        "tail-until": ("idle", "turn"),
+        "tail-until": ("idle", "turn", "committed"),
         "tail-from": ("start", "now"),
         "event": EVENT_TYPES,
         "approval": tuple(f"{name}={mode}" for name in APPROVAL_CLASSES for mode in APPROVAL_MODES),

@@ -81,12 +81,12 @@ class ShutdownParameters(Parameters, kw_only=True):
 class TailParameters(SessionParameters, kw_only=True, rename={"begin": "from"}):
     """As `lash tail`, of one session. `stop` names a tail that is to end, and nothing else is given then.
 
-    `begin` (`from`) is start, now or a cursor. `until` is idle or turn; without `follow` it ends when all that is
-    there was told.
+    `begin` (`from`) is start, last-commit, now or a cursor. `until` is idle, turn or committed; without `follow` it
+    ends when all that is there was told.
     """
 
     begin: str = "now"
-    until: Literal["idle", "turn"] | None = None
+    until: Literal["idle", "turn", "committed"] | None = None
     timeout_ms: int | None = None
     types: list[str] | None = None
     follow: bool = True

@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.reading import read_session_row, reading_store
-from lash_cli.cli.tail_cursor import START, parse_from, require_sessions
-from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, abandoned_error, ended_error, gap_error
+from lash_cli.cli.tail_cursor import LAST_COMMIT, START, Begin, parse_from, require_sessions
+from lash_cli.cli.tail_plan import (
+    UNTIL_COMMITTED,
+    UNTIL_EVENT,
+    UNTIL_IDLE,
+    UNTIL_TURN,
+    abandoned_error,
+    ended_error,
+    gap_error,
+    has_commit,
+    is_end,
+)
 from lash_cli.cli.tail_stream import EVENT_TYPES, JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
-from lash_cli.core.activity import TurnFinished
-from lash_cli.core.observation import GENESIS, ActivityObserved, SessionCursor
+from lash_cli.core.observation import GENESIS, SessionCursor
 from lash_cli.errors import LashError, NotFoundError, UsageError
 from lash_cli.runtime.observing import ObservedGap, RecoveringStream
 
@@ -66,7 +75,7 @@ class Tails:
                 row = await read_session_row(opened, reference)
                 assert opened is not None, "without a store no session was found"
                 require_sessions(begin, [row.meta.session_id])
-                session = await _watched(opened, row, begin.cursors.get(row.meta.session_id))
+                session = await _watched(opened, row, begin)
                 tail = _Tail(asked, session, stop, call)
                 return await tail.run(begin.word)
         finally:
@@ -83,10 +92,13 @@ class Tails:
         return {"session": None, "reason": "stopping", "cursor": None}
 
 
-async def _watched(store: RuntimePersistence, row: SessionRow, cursor: SessionCursor | None) -> Watched:
+async def _watched(store: RuntimePersistence, row: SessionRow, begin: Begin) -> Watched:
+    cursor = begin.cursors.get(row.meta.session_id)
     session = Watched(store, row, cursor or SessionCursor(GENESIS, 0, 0, row.meta.session_id))
     session.first_turn_id = await session.last_turn_id()
-    if cursor is None:
+    if begin.word == LAST_COMMIT:
+        session.cursor = await session.last_commit_cursor()
+    elif cursor is None:
         session.cursor = await session.head_cursor()
     return session
 
@@ -118,6 +130,8 @@ class _Tail:
         self._session = session
         self._stop = stop
         self._sink = JsonTail(_Lines(call))
+        # Whether what is waited for will not come, because its writer died.
+        self._is_given_up = False
 
     async def run(self, begun: str) -> Document:
         session = self._session
@@ -157,7 +171,7 @@ class _Tail:
                 if pull.done():
                     item, pull, seconds = pull.result(), None, 0.0
                     if await self._tell(stream, item):
-                        return UNTIL_TURN
+                        return self._asked.until or UNTIL_TURN
                 elif (end := await self._end_of_waiting()) is not None:
                     return end
                 else:
@@ -173,26 +187,25 @@ class _Tail:
     async def _tell(self, stream: RecoveringStream, item: Any) -> bool:
         """Tell one item; whether it is the end that was asked for."""
         session = self._session
-        is_end = False
         if isinstance(item, ObservedGap):
             self._sink.gap(session, item)
             await self._sink.flush()
             if self._asked.strict_gap:
                 raise gap_error(session, item)
             newest = await session.last_turn_id()
-            is_end = newest is not None and newest != session.first_turn_id
+            is_new = newest is not None and newest != session.first_turn_id
+            is_over = is_new if self._asked.until == UNTIL_TURN else has_commit(item)
         else:
             event = item.event
             kind, document = observed_document(event)
             if self._asked.types is None or kind in self._asked.types:
                 await self._sink.event(session, event, kind, document)
-            payload = event.payload
-            if isinstance(payload, ActivityObserved) and isinstance(payload.activity.event, TurnFinished):
-                is_end = True
-                session.ended_turn_id = event.turn_id if self._asked.until == UNTIL_TURN else None
+            is_over = is_end(self._asked.until, event)
+            if is_over:
+                session.ended_turn_id = event.turn_id
         await self._sink.flush()
         session.cursor = stream.cursor
-        return is_end and self._asked.until == UNTIL_TURN
+        return is_over and self._asked.until in UNTIL_EVENT
 
     async def _end_of_waiting(self) -> str | None:
         """Why nothing is to be waited for, when nothing is there to be told; None while something is."""
@@ -201,14 +214,17 @@ class _Tail:
             return UNTIL_IDLE if await session.is_caught_up() else None
         if self._asked.until == UNTIL_IDLE:
             return UNTIL_IDLE if await session.is_at_rest() else None
-        if self._asked.until != UNTIL_TURN:
+        if self._asked.until not in UNTIL_EVENT:
             return None
         row = await session.row()
-        return UNTIL_TURN if row is not None and await session.is_abandoned(row) else None
+        self._is_given_up = row is not None and await session.is_abandoned(row)
+        return self._asked.until if self._is_given_up else None
 
     async def _outcome_error(self, reason: str) -> LashError | None:
         """What the turn stands for that the tail was to wait for."""
-        if self._asked.until is None or reason not in (UNTIL_IDLE, UNTIL_TURN):
+        if self._asked.until is None or reason not in (UNTIL_IDLE, *UNTIL_EVENT):
+            return None
+        if reason == UNTIL_COMMITTED and not self._is_given_up:
             return None
         if self._session.ended_turn_id is None and self._session.abandoned_turn_id is not None:
             return abandoned_error(self._session, self._session.abandoned_turn_id)

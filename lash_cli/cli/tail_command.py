@@ -16,10 +16,16 @@ def command(
     every: Annotated[bool, typer.Option("--all", help="Every session, those made later too.")] = False,
     begin: Annotated[
         str | None,
-        typer.Option("--from", metavar="WHERE", help="now (default), start (the transcript first), or a cursor."),
+        typer.Option(
+            "--from",
+            metavar="WHERE",
+            help="now (default), start (the transcript first), last-commit (what runs, whole), or a cursor.",
+        ),
     ] = None,
+    cursor: Annotated[str | None, typer.Option(metavar="C", help="Go on from a cursor: --from C.")] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="WHEN", help="End when idle, after a turn, or after a duration.")
+        str | None,
+        typer.Option(metavar="WHEN", help="End when idle, after a turn, when committed, or after a duration."),
     ] = None,
     types: Annotated[
         list[str] | None, typer.Option("--types", metavar="A,B", help="Only events of these types; repeatable.")
@@ -46,7 +52,7 @@ def command(
     nobody finishes it.
     """
     from lash_cli.cli.following import require_stream_format
-    from lash_cli.cli.tail_cursor import NOW, Begin, CursorFile, parse_from
+    from lash_cli.cli.tail_cursor import NOW, Begin, CursorFile, parse_cursor, parse_from
     from lash_cli.cli.tail_plan import TailPlan, is_terminal
     from lash_cli.cli.tail_run import Tail
 
@@ -59,7 +65,9 @@ def command(
     if no_follow and until is not None:
         raise UsageError("--no-follow ends at once, --until later", hint="give one or the other")
     word, seconds = _until(until)
-    asked = parse_from(begin) if begin is not None else None
+    if begin is not None and cursor is not None:
+        raise UsageError("--from and --cursor both say where to begin", hint="give one or the other")
+    asked = parse_from(begin) if begin is not None else parse_cursor(cursor) if cursor is not None else None
     if asked is not None and asked.cursors and (every or len(references) > 1):
         raise UsageError("a cursor belongs to one session", hint="name that session, or use --save-cursor")
     cursor_file = CursorFile(save_cursor) if save_cursor is not None else None
@@ -82,13 +90,13 @@ def command(
 
 def _until(text: str | None) -> tuple[str | None, float | None]:
     """The condition and the seconds of `--until`."""
-    if text is None or text in ("idle", "turn"):
+    if text is None or text in ("idle", "turn", "committed"):
         return text, None
     try:
         return None, duration_ms(text) / 1000
     except UsageError as error:
         raise UsageError(
-            f"--until cannot be {text!r}", hint="it takes idle, turn, or a duration such as 30s"
+            f"--until cannot be {text!r}", hint="it takes idle, turn, committed, or a duration such as 30s"
         ) from error
 
 

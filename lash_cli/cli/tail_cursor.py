@@ -20,6 +20,7 @@ from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCur
 from lash_cli.paths import only_regular
 
 START = "start"
+LAST_COMMIT = "last-commit"
 NOW = "now"
 CURSOR = "cursor"
 _PRIVATE = 0o600
@@ -27,7 +28,7 @@ _MAX_BYTES = 1 << 20
 
 
 class Begin(NamedTuple):
-    """Where to begin: `word` is `start`, `now` or `cursor`; `cursors` are by session id."""
+    """Where to begin: `word` is `start`, `last-commit`, `now` or `cursor`; `cursors` are by session id."""
 
     word: str
     cursors: dict[str, SessionCursor]
@@ -35,7 +36,7 @@ class Begin(NamedTuple):
 
 def parse_from(text: str) -> Begin:
     """What `--from` says; raises `SessionCursorMalformed` for a word that is neither known nor a cursor."""
-    if text in (START, NOW):
+    if text in (START, LAST_COMMIT, NOW):
         return Begin(text, {})
     try:
         cursor = SessionCursor.from_store_token(text)
@@ -43,9 +44,15 @@ def parse_from(text: str) -> Begin:
         if text.startswith("lashsc"):
             raise
         raise SessionCursorMalformed(
-            f"--from cannot be {text!r}: it takes start, now or a cursor",
+            f"--from cannot be {text!r}: it takes start, last-commit, now or a cursor",
             hint="a cursor is what a JSON line of lash tail or lash turn carries as `cursor`",
         ) from error
+    return Begin(CURSOR, {cursor.session_id: cursor})
+
+
+def parse_cursor(text: str) -> Begin:
+    """What `--cursor` says; raises `SessionCursorMalformed`."""
+    cursor = SessionCursor.from_store_token(text)
     return Begin(CURSOR, {cursor.session_id: cursor})
 
 

@@ -10,6 +10,8 @@ import msgspec
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import turn_error
 from lash_cli.cli.invocation import current
+from lash_cli.core.activity import TurnFinished
+from lash_cli.core.observation import ActivityObserved, StateCommitted
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.errors import (
     ConflictError,
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
 
 UNTIL_IDLE = "idle"
 UNTIL_TURN = "turn"
+UNTIL_COMMITTED = "committed"
+# What a tail waits for that does not come when nobody finishes a turn.
+UNTIL_EVENT = (UNTIL_TURN, UNTIL_COMMITTED)
 _TURN_STATUSES = (TurnStoppedError.exit_status, TurnCancelledError.exit_status)
 
 
 class TailPlan(msgspec.Struct, frozen=True):
-    """A validated `lash tail`. `until` is idle, turn or None; `seconds` is the end by time.
+    """A validated `lash tail`. `until` is idle, turn, committed or None; `seconds` is the end by time.
     `heartbeat_seconds` is for JSON lines only."""
 
     references: tuple[str | None, ...]
@@ -100,6 +105,20 @@ class TailSink(Protocol):
     async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None:
         """The tail ends; called once, last, and written before it returns."""
         ...
+
+
+def is_end(until: str | None, event: SessionObservationEvent) -> bool:
+    """Whether an event is what `until` waits for."""
+    payload = event.payload
+    if until == UNTIL_COMMITTED:
+        return isinstance(payload, StateCommitted)
+    is_turn_end = isinstance(payload, ActivityObserved) and isinstance(payload.activity.event, TurnFinished)
+    return until == UNTIL_TURN and is_turn_end
+
+
+def has_commit(item: ObservedGap) -> bool:
+    """Whether something was committed in a gap."""
+    return item.gap.latest_revision > item.gap.requested_cursor.revision
 
 
 def ended_error(result: TurnResult) -> LashError | None:

@@ -17,12 +17,23 @@ from lash_cli.cli.following import Following, following
 from lash_cli.cli.output import warn
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_crowd import MAX_WATCHED, Crowd, ids_of
-from lash_cli.cli.tail_cursor import CURSOR, START, require_sessions
-from lash_cli.cli.tail_plan import UNTIL_IDLE, UNTIL_TURN, TailPlan, TailSink, abandoned_error, ended_error, gap_error
+from lash_cli.cli.tail_cursor import CURSOR, LAST_COMMIT, START, require_sessions
+from lash_cli.cli.tail_plan import (
+    UNTIL_COMMITTED,
+    UNTIL_EVENT,
+    UNTIL_IDLE,
+    UNTIL_TURN,
+    TailPlan,
+    TailSink,
+    abandoned_error,
+    ended_error,
+    gap_error,
+    has_commit,
+    is_end,
+)
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import HOLDER_SECONDS, Watched
-from lash_cli.core.activity import TurnFinished
-from lash_cli.core.observation import GENESIS, ActivityObserved, SessionCursor, SessionObservationEvent
+from lash_cli.core.observation import GENESIS, SessionCursor
 from lash_cli.errors import LashError, LiveReplayClosed, NotFoundError, SessionDeleted
 from lash_cli.runtime.observing import ObservedGap, RecoveringStream
 from lash_cli.store.base import RuntimePersistence, SessionRow
@@ -44,6 +55,8 @@ class Tail:
         self._turnstile = asyncio.Lock()
         self._over = asyncio.Event()
         self._reason = "signal"
+        # Whether what is waited for will not come, because its writer died.
+        self._is_given_up = False
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._sink: TailSink
@@ -82,13 +95,13 @@ class Tail:
         failure = self._failure
         reason = self._reason
         async with self._turnstile:
-            if failure is None and not state.is_over and reason in (UNTIL_IDLE, UNTIL_TURN):
+            if failure is None and not state.is_over and reason in (UNTIL_IDLE, *UNTIL_EVENT):
                 try:
                     failure = await self._outcome_error()
                 except Exception as unreadable:  # noqa: BLE001 - told by the last line, and raised when that is written
                     failure = unreadable
             error = told_as(failure) if isinstance(failure, Exception) else None
-            if error is not None and reason not in (UNTIL_IDLE, UNTIL_TURN):
+            if error is not None and reason not in (UNTIL_IDLE, *UNTIL_EVENT):
                 reason = "error"
             status = error.exit_status if error is not None else state.exit_status
             await self._sink.end(watched, reason, status, error)
@@ -123,7 +136,8 @@ class Tail:
             session.first_turn_id = await session.last_turn_id()
             if cursor is None and not (self._plan.is_all and begin.word == CURSOR):
                 # Of a session that was made while nobody watched, nothing was shown yet.
-                session.cursor = await session.head_cursor()
+                is_behind_commit = begin.word == LAST_COMMIT
+                session.cursor = await (session.last_commit_cursor() if is_behind_commit else session.head_cursor())
         except SessionDeleted:
             if self._plan.is_all:
                 return None
@@ -184,7 +198,7 @@ class Tail:
 
     async def _admit(self, session: Watched, row: SessionRow) -> None:
         """Show where a session stands and follow it."""
-        is_resumed = session.session_id in self._plan.begin.cursors
+        is_resumed = session.session_id in self._plan.begin.cursors or self._plan.begin.word == LAST_COMMIT
         from_start = self._plan.begin.word == START and not is_resumed
         is_shown_from_now = self._sink.shows_messages and not is_resumed and not self._plan.is_all
         # Where it begins is decided before anybody is told that it began: from then on nothing is missed.
@@ -278,26 +292,28 @@ class Tail:
         """Show one item and keep its cursor. Called by one task at a time."""
         session.is_idle = False
         self._crowd.shown(session)
-        is_end = False
         if isinstance(item, ObservedGap):
             self._sink.gap(session, item)
             if self._plan.is_strict:
                 await self._sink.flush()
                 raise gap_error(session, item)
-            is_end = self._plan.until == UNTIL_TURN and await self._has_new_turn(session)
+            if self._plan.until == UNTIL_TURN:
+                is_over = await self._has_new_turn(session)
+            else:
+                is_over = self._plan.until == UNTIL_COMMITTED and has_commit(item)
         else:
             event = item.event
             kind, document = observed_document(event)
             if self._plan.types is None or kind in self._plan.types or not self._is_json:
                 await self._sink.event(session, event, kind, document)
-            is_end = self._plan.until == UNTIL_TURN and _is_turn_end(event)
-            if is_end:
+            is_over = is_end(self._plan.until, event)
+            if is_over:
                 session.ended_turn_id = event.turn_id
         await self._sink.flush()
         session.cursor = stream.cursor
         self._save(session)
-        if is_end:
-            self._finish(UNTIL_TURN)
+        if is_over:
+            self._finish(self._plan.until or UNTIL_TURN)
 
     async def _rest(self, session: Watched) -> None:
         """Nothing is there to be shown: judge whether that is the end, and whether a writer died."""
@@ -321,13 +337,14 @@ class Tail:
                 if not self._over.is_set():
                     self._tell_death(session, row)
                     await self._sink.flush()
-        if self._plan.until == UNTIL_TURN and not self._plan.is_all and await session.is_abandoned(row):
+        if self._plan.until in UNTIL_EVENT and not self._plan.is_all and await session.is_abandoned(row):
             self._end_if_all_abandoned()
 
     def _end_if_all_abandoned(self) -> None:
-        """The end of a turn is waited for, and no turn of the named sessions ends unless somebody finishes it."""
+        """A turn or a commit is waited for, and no turn of the named sessions ends unless somebody finishes it."""
         if all(session.abandoned_turn_id is not None for session in self._crowd.watched.values()):
-            self._finish(UNTIL_TURN)
+            self._is_given_up = True
+            self._finish(self._plan.until or UNTIL_TURN)
 
     @property
     def _ends_when_idle(self) -> bool:
@@ -410,8 +427,10 @@ class Tail:
 
     async def _outcome_error(self) -> LashError | None:
         """What the last turn of a session stands for; of several, the first that is not success."""
+        if self._reason == UNTIL_COMMITTED and not self._is_given_up:
+            return None
         watched = [*self._crowd.watched.values(), *self._crowd.left_out]
-        if self._reason == UNTIL_TURN:
+        if self._reason in UNTIL_EVENT:
             watched = [session for session in watched if session.ended_turn_id is not None] or watched
         for session in watched:
             if session.ended_turn_id is None and session.abandoned_turn_id is not None:
@@ -438,7 +457,3 @@ class Tail:
 
         is_prefixed = self._plan.is_all or len(begun) > 1
         return PlainTail(state, types=self._plan.types, raw=self._plan.raw, is_prefixed=is_prefixed)
-
-
-def _is_turn_end(event: SessionObservationEvent) -> bool:
-    return isinstance(event.payload, ActivityObserved) and isinstance(event.payload.activity.event, TurnFinished)

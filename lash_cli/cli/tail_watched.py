@@ -64,6 +64,10 @@ class Watched:
         """The cursor of now, without the transcript."""
         return (await self.store.live.cut(self.session_id, ReadScope.HEAD)).cursor
 
+    async def last_commit_cursor(self) -> SessionCursor:
+        """The cursor right behind the newest commit."""
+        return await self.store.live.after_last_commit(self.session_id)
+
     async def is_caught_up(self) -> bool:
         """Whether nothing came after the cursor."""
         found = await self.observed.resume_from_cursor(self.cursor)

@@ -116,6 +116,14 @@ class LiveStore(LiveReading, Protocol):
         (contract 04 §10.3: first thing of a take-over)."""
         ...
 
+    async def after_last_commit(self, session_id: str) -> SessionCursor:
+        """The place right behind the newest commit: what follows it is no part of the committed state yet.
+
+        Of a commit that the log no longer has it is a place whose replay reports the gap, where anything followed. An
+        unknown session is at position 0. Raises `SessionDeleted`.
+        """
+        ...
+
     async def trim_session(self, session_id: str) -> int:
         """Apply the bounds now; how much was deleted. Positions go on from where they were."""
         ...

@@ -257,7 +257,7 @@ def test_a_tail_with_an_end_says_that_a_writer_died(peer, home, tmp_path, lash):
         turn_id = peer.event("t", "model_request_started")["turn"]
         writer.kill()
         writer.communicate()
-    for request_id, until in (("u", "idle"), ("v", "turn")):
+    for request_id, until in (("u", "idle"), ("v", "turn"), ("w", "committed")):
         error = peer.refused(request_id, "tail", session="s", until=until)
         assert (error["code"], error["exit"]) == ("session_execution_lease_lost", 75)
         assert turn_id in error["message"]
@@ -273,6 +273,13 @@ def test_a_tail_ends_as_its_turn_did_or_when_its_time_is_up(peer, tmp_path, lash
         "stream_start", "turn_started", "turn_finished", "stream_end",
     ]  # fmt: skip
     assert peer.ask("u", "tail", session="s", timeout_ms=1)["reason"] == "timeout"
+    assert peer.ask("v", "tail", session="s", from_="last-commit", follow=False)["reason"] == "idle"
+    assert [event["type"] for event in peer.events("v")] == ["stream_start", "stream_end"]
+    peer.send("w", "tail", session="s", until="committed")
+    peer.event("w", "stream_start")
+    assert lash("set", "s", "max_steps=9").code == 0
+    assert peer.response("w")["result"]["reason"] == "committed"
+    assert [event["type"] for event in peer.events("w")] == ["stream_start", "committed", "stream_end"]
     assert peer.refused("v", "tail", session="s", types=["nonsense"])["code"] == "invalid_params"
     assert peer.refused("w", "tail", session="s", from_="yesterday")["code"] == "cursor_invalid"
     assert peer.refused("x", "tail", session="nowhere")["code"] == "session_not_found"

@@ -153,6 +153,51 @@ def test_a_commit_of_no_turn_behind_a_cursor_repeats_nothing_that_was_said_befor
     assert "one" not in later.out and later.out.count("two") == 2
 
 
+def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settled_one_not_at_all(
+    lash, home: Path, tailing, tmp_path: Path
+) -> None:
+    lash("open", "s")
+    behind_last_commit = ["tail", "s", "--from", "last-commit", "--no-follow"]
+    assert types(lash(*behind_last_commit, "-o", "jsonl").lines) == ["stream_start", "stream_end"]
+    lash("turn", "s", "!text first")
+    watching = tailing("s")
+    gate = tmp_path / "gate"
+    running = f"!text shown\n!tool glob {{}}\n!then\n!wait-file {gate}\n!text second"
+    with spawn_lash(["turn", "s", running], home=home, **SILENT) as turn:
+        watching.until("tool_completed")
+        told = lash(*behind_last_commit, "-o", "jsonl").lines
+        assert told[0]["from"] == "last-commit"
+        assert types(told)[1:4] == ["turn_started", "model_request_started", "text_delta"]
+        assert "tool_completed" in types(told) and told[-1]["reason"] == "caught_up"
+        people = lash(*behind_last_commit)
+        assert "glob" in people.out and "first" not in people.out
+        gate.touch()
+        turn.wait(PATIENCE_S)
+    settled = lash(*behind_last_commit, "-o", "jsonl").lines
+    assert types(settled) == ["stream_start", "stream_end"]
+    assert settled[0]["cursor"] == watching.until("turn_finished")["cursor"]
+    lash("enqueue", "s", "later", "-q")
+    assert types(lash(*behind_last_commit, "-o", "jsonl").lines)[1:-1] == ["queue_changed"]
+
+
+def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, tailing) -> None:
+    lash("open", "s")
+    tail = tailing("s", "--until", "committed")
+    assert lash("turn", "s", "!fail auth").code == 5
+    assert types(tail.rest())[-2:] == ["committed", "stream_end"]
+    assert (tail.lines[-1]["reason"], tail.lines[-1]["exit"], tail.process.returncode) == ("committed", 0, 0)
+    configured = tailing("s", "--until", "committed")
+    lash("set", "s", "max_steps=9")
+    assert types(configured.rest()) == ["stream_start", "committed", "stream_end"]
+    cursor = tail.lines[0]["cursor"]
+    again = lash("tail", "s", "--cursor", cursor, "--until", "committed", "-o", "jsonl")
+    assert again.code == 0 and again.lines[1:-1] == [
+        {**line, "seq": number} for number, line in enumerate(tail.lines[1:-1], start=1)
+    ]
+    lost = lash("tail", "s", "--cursor", foreign_epoch(cursor), "--until", "committed", "-o", "jsonl")
+    assert types(lost.lines) == ["stream_start", "gap", "snapshot", "stream_end"] and lost.code == 0
+
+
 def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> None:
     lash("open", "s")
     tail = spawn_lash(["tail", "s", "--until", "turn"], home=home)
@@ -459,7 +504,7 @@ def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
     assert tail.rest()[-1]["exit"] == tail.process.returncode == 3
 
 
-@pytest.mark.parametrize("until", ["idle", "turn"])
+@pytest.mark.parametrize("until", ["idle", "turn", "committed"])
 def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path, until: str) -> None:
     lash("open", "s")
     begun = tailing("s")
@@ -551,7 +596,10 @@ def test_a_tail_creates_no_home(lash, home: Path) -> None:
 
 GENESIS = "0" * 16
 BAD = [
-    (["s", "--from", "yesterday"], 2, "cursor_invalid", "start, now or a cursor"),
+    (["s", "--from", "yesterday"], 2, "cursor_invalid", "start, last-commit, now or a cursor"),
+    (["s", "--cursor", "last-commit"], 2, "cursor_invalid", "lashsc2"),
+    (["s", "--from", "now", "--cursor", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "--cursor"),
+    (["s", "t", "--cursor", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "one session"),
     (["s", "--from", "lashsc1:1:2:s"], 2, "cursor_invalid", "lashsc2"),
     (["s", "--from", "lashsc2:e:x:1:s"], 2, "cursor_invalid", "revision"),
     (["s", "--from", f"lashsc2:{GENESIS}:0:0:other"], 2, "cursor_invalid", "other"),

@@ -13,6 +13,7 @@ from lash_cli.core.frames import initial_frame_id, open_frame
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.observation import (
     GENESIS,
+    MAX_AGE_MS,
     LiveReplayGapReason,
     ResidentChanged,
     SessionCursor,
@@ -184,6 +185,27 @@ class LiveLaws(LogLaws):
         assert rings == [start.position + 4]
         again = await store.commit_runtime_state(commit, shown=shown)
         assert again.replayed and len(await after(store, start)) == 4
+
+    async def test_what_follows_the_last_commit_is_what_is_not_committed_or_a_gap(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        assert await store.live.after_last_commit("nobody") == await cursor_of(store, "nobody")
+        fence = await started(store, clock)
+        await show(store, clock, fence, [prose("a")])
+        assert texts(await after(store, await store.live.after_last_commit(make.SESSION))) == ["a"]
+        commit = make.commit(fence, make.append(["u1"]), turn=make.stamp())
+        await store.commit_runtime_state(commit, shown=[prose("b")])
+        behind = await store.live.after_last_commit(make.SESSION)
+        assert behind == await cursor_of(store)
+        clock.tick(MAX_AGE_MS / 1000 + 1)
+        assert await after(store, behind) == ()
+        fence = await make.fence_of(store, clock)
+        await show(store, clock, fence, [prose("c"), prose("d")])
+        assert await store.live.after_last_commit(make.SESSION) == behind
+        assert texts(await after(store, behind)) == ["c", "d"]
+        await store.live.trim_session(make.SESSION)
+        assert await gap_of(store, await store.live.after_last_commit(make.SESSION)) is LiveReplayGapReason.TRIMMED
 
     async def test_a_commit_that_is_refused_shows_nothing_of_what_it_would_have_taken_along(
         self, open_store: OpenStore, clock: MovableClock

@@ -109,6 +109,10 @@ WHERE place > ? AND place <= ? ORDER BY place LIMIT ?
 """
 # Contract 04 §4: only a `committed` proves that no commit was missed.
 _NEWEST_COMMITTED = "SELECT max(revision) FROM live_row WHERE place > ? AND place <= ? AND committed"
+# Where the row of the newest commit ends, which is behind the end of its turn.
+_LAST_COMMITTED = f"""
+SELECT place & {LAST_POSITION} FROM live_row WHERE place BETWEEN ? AND ? AND committed ORDER BY place DESC LIMIT 1
+"""
 # Contract 04 §10.3: what a turn has shown and not taken back.
 _SHOWN_BY_TURN = "SELECT body FROM live_row WHERE place BETWEEN ? AND ? AND turn_id = ? ORDER BY place"
 
@@ -306,6 +310,15 @@ def _cut(connection: sqlite3.Connection, session_id: str, scope: ReadScope) -> L
     return LiveCut(cursor, decode(stored.config, PersistedSessionConfig), graph.load_in(connection, session_id, scope))
 
 
+def _after_last_commit(connection: sqlite3.Connection, session_id: str) -> SessionCursor:
+    stored = find_session(connection, session_id)
+    log = None if stored is None else connection.execute(_LOG, (stored.key,)).fetchone()
+    if stored is None or log is None:
+        return SessionCursor(GENESIS, 0 if stored is None else stored.head_revision or 0, 0, session_id)
+    last = connection.execute(_LAST_COMMITTED, places(stored.key)).fetchone()
+    return SessionCursor(log[0], stored.head_revision or 0, 0 if last is None else last[0], session_id)
+
+
 class LiveEvents:
     """The live logs of one database; implements `store.live.LiveStore`."""
 
@@ -420,6 +433,10 @@ class LiveEvents:
     async def replay(self, cursor: SessionCursor) -> LiveReplay:
         """See `LiveStore.replay`; a look is short and done inline."""
         return self._db.read(lambda connection: _replay(connection, cursor, self._db.clock.now_ms()))
+
+    async def after_last_commit(self, session_id: str) -> SessionCursor:
+        """See `LiveStore.after_last_commit`."""
+        return self._db.read(lambda connection: _after_last_commit(connection, session_id))
 
     @property
     def carried(self) -> Carried:
