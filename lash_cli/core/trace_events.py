@@ -50,7 +50,7 @@ class LlmRequestShown(Record):
     """A model call as it was asked; `messages` begins with the system prompt.
 
     `messages_total` is the number of messages that were sent when `messages`
-    leaves out some of the oldest.
+    leaves out some of the oldest. `output_spec` is the shape that was asked of the answer.
     """
 
     model: str
@@ -60,6 +60,7 @@ class LlmRequestShown(Record):
     model_variant: str | None = None
     tools: tuple[JSON, ...] = ()
     messages_total: int | None = None
+    output_spec: JSON = None
 
 
 class LlmCallStarted(Record, tag="llm_call_started", tag_field="type"):

@@ -72,6 +72,7 @@ def shown_request(request: LlmRequest) -> traced.LlmRequestShown:
         model_variant=None if isinstance(variant, ProviderDefault) else str(to_builtins(variant)),
         tools=tuple(to_builtins(tool) for tool in request.tools),
         messages_total=total if len(newest) < total else None,
+        output_spec=None if request.output_spec is None else to_builtins(request.output_spec),
     )
 
 

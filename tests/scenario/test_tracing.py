@@ -181,6 +181,18 @@ async def test_the_records_say_what_was_asked_answered_called_and_spent(make_cor
     assert [record["name"] for record in sink.of("custom")] == ["turn_input.claimed", "turn_input.completed"]
 
 
+async def test_the_shape_that_was_asked_of_an_answer_is_traced_with_the_request(make_core) -> None:
+    sink = Kept()
+    core = make_core(ScriptedCaller([text('{"n": 2}'), text("two")]), tracer=tracer_of(sink))
+    shape = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    async with await core.open_session("s1") as session:
+        await session.turn("how many", output=shape).run()
+        await session.turn("and in words").run()
+    shaped, free = (record["request"] for record in sink.of("llm_call_started"))
+    assert (shaped["output_spec"]["type"], shaped["output_spec"]["schema"]) == ("json_schema", shape)
+    assert "output_spec" not in free
+
+
 async def test_work_is_traced_from_the_commit_that_left_it_to_the_one_that_settles_it(make_core) -> None:
     sink = Kept()
     caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
