@@ -222,7 +222,7 @@ class ConfiguredProviders:
     def _build(self, name: str) -> ModelCaller:
         from lash_cli.settings.providers import available_provider
 
-        on_request = partial(self._tracer.provider_request, name) if self._tracer is not None else None
+        tracer = self._tracer if self._tracer is not None and self._tracer.shows_the_wire else None
         provider = available_provider(self._settings, self._environment, name)
         return build_provider(
             provider,
@@ -230,7 +230,8 @@ class ConfiguredProviders:
             self._environment,
             clock=self._clock,
             ids=self._ids,
-            on_request=on_request,
+            on_request=partial(tracer.provider_request, name) if tracer is not None else None,
+            on_event=partial(tracer.provider_event, name) if tracer is not None else None,
         )
 
 
@@ -242,6 +243,7 @@ def build_provider(
     clock: Clock,
     ids: Ids,
     on_request: Callable[[str, bytes], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> ModelCaller:
     """The caller of a provider; its key is fetched now, and nothing is opened.
 
@@ -255,7 +257,7 @@ def build_provider(
     if provider.key is not None:
         key = fetch_key(provider.key, paths, environment, wanted_by=f"provider {provider.name}")
     resolved = ProviderSettings(provider.name, provider.kind, provider.base_url, key, dict(provider.options))
-    return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request)
+    return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request, on_event=on_event)
 
 
 def standard_tools(

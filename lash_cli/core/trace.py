@@ -22,6 +22,7 @@ from lash_cli.core.trace_events import (
     LlmCallStarted,
     PromptBuilt,
     ProviderRequest,
+    ProviderStreamEvent,
     RuntimeStreamEvent,
     SessionStarted,
     ToolCallCompleted,
@@ -39,7 +40,7 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class TraceLevel(StrEnum):
-    """How much is traced: `extended` adds every request's bytes and every live delta."""
+    """How much is traced: `extended` adds every request's bytes, what is streamed back, and every live delta."""
 
     STANDARD = "standard"
     EXTENDED = "extended"
@@ -170,7 +171,7 @@ def stamped(event: TraceEvent, context: TraceContext) -> TraceContext:
             node = call
         case ToolCallStarted(call_id=call_id) | ToolCallCompleted(call_id=call_id):
             node = f"tool:{call_id}"
-        case ProviderRequest() | RuntimeStreamEvent():
+        case ProviderRequest() | ProviderStreamEvent() | RuntimeStreamEvent():
             parent = call or parent
         case PromptBuilt() | UsageCounted() | Custom():
             pass

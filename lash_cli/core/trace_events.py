@@ -141,6 +141,27 @@ class ProviderRequest(Record, tag="provider_request", tag_field="type"):
     event: ProviderRequestShown
 
 
+class ProviderStreamShown(Record):
+    """One event of a provider's stream. Length and SHA-256 are those of its data, exactly as it came."""
+
+    provider: str
+    sequence: int
+    elapsed_ms: int
+    event_name: str
+    raw_len: int
+    raw_sha256: str
+    item_id: str | None = None
+    output_index: int | None = None
+    raw_json: JSON = None
+
+
+class ProviderStreamEvent(Record, tag="provider_stream_event", tag_field="type"):
+    """What a provider streamed; `sequence` counts the events of the call from 0, over all its attempts. `raw_json` is
+    left out of a long one. Extended level only."""
+
+    event: ProviderStreamShown
+
+
 class RuntimeStreamShown(Record):
     """Something a turn showed while it ran, as previewed."""
 
@@ -207,6 +228,7 @@ TraceEvent = (
     | LlmCallCompleted
     | LlmCallFailed
     | ProviderRequest
+    | ProviderStreamEvent
     | RuntimeStreamEvent
     | ToolCallStarted
     | ToolCallCompleted
@@ -215,7 +237,7 @@ TraceEvent = (
     | Custom
 )
 
-EXTENDED_ONLY = (ProviderRequest, RuntimeStreamEvent)
+EXTENDED_ONLY = (ProviderRequest, ProviderStreamEvent, RuntimeStreamEvent)
 
 
 def kind(event: TraceEvent) -> str:

@@ -141,11 +141,13 @@ def build_caller(
     ids_bits: Callable[[int], int],
     transport: HttpTransport | None = None,
     on_request: Callable[[str, bytes], None] | None = None,
+    on_event: Callable[[str], None] | None = None,
 ) -> ModelCaller:
     """The provider of `settings` behind its retry ladder. Opens nothing.
 
     `transport` replaces the network. `on_request` is told the address
-    and the bytes of every request. Raises `ConfigError` (`config_invalid`,
+    and the bytes of every request; then `on_event` is told the data of every
+    event that is streamed back. Raises `ConfigError` (`config_invalid`,
     `invalid_provider_endpoint` or `key_missing`).
     """
     from lash_cli.providers.retry import RetryingCaller
@@ -174,7 +176,7 @@ def build_caller(
     attachments = RequestAttachments()
     provider = HttpProvider(
         _wire(settings, kind, options, attachments.bytes_of),
-        _watched(transport or Httpx2Transport(timeouts), on_request, allowed),
+        _watched(transport or Httpx2Transport(timeouts), on_request, on_event, allowed),
         clock=clock,
         timeouts=timeouts,
         expose_thinking=options.expose_thinking,
@@ -210,13 +212,17 @@ def _retry_policy(options: ProviderOptions) -> RetryPolicy:
 
 
 def _watched(
-    transport: HttpTransport, on_request: Callable[[str, bytes], None] | None, allowed: AllowList | None
+    transport: HttpTransport,
+    on_request: Callable[[str, bytes], None] | None,
+    on_event: Callable[[str], None] | None,
+    allowed: AllowList | None,
 ) -> HttpTransport:
-    """`transport` that tells `on_request` what is sent and keeps what is `allowed` of what comes back."""
+    """`transport` that tells `on_request` what is sent and `on_event` what is streamed, and keeps what is `allowed` of
+    what comes back."""
     if on_request is not None:
         from lash_cli.providers.traced import TracedTransport
 
-        transport = TracedTransport(transport, on_request)
+        transport = TracedTransport(transport, on_request, on_event)
     if allowed is not None:
         from lash_cli.providers.metadata import CapturingTransport
 

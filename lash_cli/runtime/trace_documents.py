@@ -21,7 +21,7 @@ from lash_cli.core.activity import (
     ToolProgress,
     TurnEvent,
 )
-from lash_cli.core.codec import canonical_hash, sha256_hex, to_builtins
+from lash_cli.core.codec import canonical_hash, decode_json, sha256_hex, to_builtins
 from lash_cli.core.content import Message, ProsePart
 from lash_cli.core.llm import AttemptRecord, LlmCallResult, LlmRequest, LlmResponse, NormalizedError
 from lash_cli.core.outcome import AgentFrameSwitch, Finished, Stopped, TurnOutcome
@@ -31,6 +31,7 @@ from lash_cli.core.trace import moment
 from lash_cli.core.trace_limits import MAX_RECORD_CHARS, MAX_TEXT_CHARS
 from lash_cli.errors import LashError
 
+MAX_BODY_BYTES = 2_048  # of what is embedded of the wire; length and hash are always there
 MAX_MESSAGES = 128
 # Messages share a record with the tools and the system prompt.
 MAX_MESSAGE_CHARS = MAX_RECORD_CHARS // 2
@@ -185,6 +186,41 @@ def stream_event(event: TurnEvent, sequence: int, elapsed_ms: int) -> traced.Run
             return None
     name = str(event.__struct_config__.tag)
     return traced.RuntimeStreamEvent(traced.RuntimeStreamShown(sequence, elapsed_ms, name, text, detail))
+
+
+def embedded(body: bytes) -> tuple[Any, Any]:
+    """The JSON of a small body, or why it is left out."""
+    if len(body) > MAX_BODY_BYTES:
+        return None, "size_limit"
+    try:
+        return decode_json(body), None
+    except msgspec.DecodeError:
+        return None, "invalid_json"
+
+
+def provider_event(provider: str, data: str, sequence: int, elapsed_ms: int) -> traced.ProviderStreamShown:
+    """An event of a provider's stream; what it is called and what it is about, as far as its data says that."""
+    raw = data.encode("utf-8", "surrogatepass")
+    try:
+        known = decode_json(raw)
+    except msgspec.DecodeError:
+        known = None
+    about: dict[str, Any] = known if isinstance(known, dict) else {}
+    item = about.get("item")
+    item_id = about.get("item_id") or (item.get("id") if isinstance(item, dict) else None)
+    index = about.get("output_index", about.get("index"))
+    name = about.get("type") or about.get("object")
+    return traced.ProviderStreamShown(
+        provider=provider,
+        sequence=sequence,
+        elapsed_ms=elapsed_ms,
+        event_name=name if isinstance(name, str) else "data",
+        raw_len=len(raw),
+        raw_sha256=sha256_hex(raw),
+        item_id=item_id if isinstance(item_id, str) else None,
+        output_index=index if isinstance(index, int) and not isinstance(index, bool) else None,
+        raw_json=known if len(raw) <= MAX_BODY_BYTES else None,
+    )
 
 
 def ended_turn(

@@ -21,7 +21,7 @@ import msgspec
 
 from lash_cli.core import activity as shown
 from lash_cli.core import trace_events as traced
-from lash_cli.core.codec import decode_json, sha256_hex, to_builtins
+from lash_cli.core.codec import sha256_hex, to_builtins
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, LlmCallOutcome
 from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
@@ -30,9 +30,11 @@ from lash_cli.core.trace_limits import Limiter, Redact
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.model_calls import CallStopped
 from lash_cli.runtime.trace_documents import (
+    embedded,
     ended_call,
     ended_turn,
     prompt_built,
+    provider_event,
     shown_output,
     shown_request,
     stream_event,
@@ -41,8 +43,6 @@ from lash_cli.runtime.trace_documents import (
 if TYPE_CHECKING:
     from lash_cli.runtime.drive import Drive
     from lash_cli.runtime.session import ResidentSession
-
-MAX_BODY_BYTES = 2_048  # of a request that is embedded; length and hash are always there
 
 _log = logging.getLogger("lash.trace")
 
@@ -55,6 +55,7 @@ class _Call(msgspec.Struct):
     context: TraceContext
     started: float
     requests: int = 0
+    events: int = 0
 
 
 _current_call: ContextVar[_Call | None] = ContextVar("lash_trace_call", default=None)
@@ -85,6 +86,11 @@ class Tracer:
         self._context = context or TraceContext()
         self.lost = 0  # records that the sink did not take
 
+    @property
+    def shows_the_wire(self) -> bool:
+        """Whether `provider_request` and `provider_event` record anything."""
+        return self.level is TraceLevel.EXTENDED
+
     def emit(self, event: traced.TraceEvent, context: TraceContext | None = None) -> None:
         """Write one record, if the level admits its kind. Fields of `context` win over the host's."""
         if self.level.admits(event):
@@ -109,11 +115,11 @@ class Tracer:
 
     def provider_request(self, provider: str, url: str, body: bytes) -> None:
         """A request goes to a provider, on behalf of the model call of the running task."""
-        if self.level is not TraceLevel.EXTENDED:
+        if not self.shows_the_wire:
             return
         with self.contained():
             call = _current_call.get() or _Call(TraceContext(), self.clock.monotonic())
-            document, omitted = _embedded(body)
+            document, omitted = embedded(body)
             request = traced.ProviderRequestShown(
                 provider=provider,
                 sequence=call.requests,
@@ -126,6 +132,16 @@ class Tracer:
             )
             call.requests += 1
             self.emit(traced.ProviderRequest(request), call.context)
+
+    def provider_event(self, provider: str, data: str) -> None:
+        """A provider streamed an event with this data, to the model call of the running task."""
+        if not self.shows_the_wire:
+            return
+        with self.contained():
+            call = _current_call.get() or _Call(TraceContext(), self.clock.monotonic())
+            streamed = provider_event(provider, data, call.events, self.elapsed_ms(call.started))
+            call.events += 1
+            self.emit(traced.ProviderStreamEvent(streamed), call.context)
 
     def elapsed_ms(self, started: float) -> int:
         """Milliseconds since a monotonic moment."""
@@ -327,16 +343,6 @@ class TurnTrace:
         if built != turn.prompt:
             turn.prompt = built
             self._emit(turn, built)
-
-
-def _embedded(body: bytes) -> tuple[Any, Any]:
-    """The JSON of a small body, or why it is left out."""
-    if len(body) > MAX_BODY_BYTES:
-        return None, "size_limit"
-    try:
-        return decode_json(body), None
-    except msgspec.DecodeError:
-        return None, "invalid_json"
 
 
 def _endpoint(url: str) -> str:

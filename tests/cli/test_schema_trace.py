@@ -13,10 +13,17 @@ import pytest
 from lash_cli.cli.schemas import KINDS
 from lash_cli.cli.schemas.generate import closed, schema_of
 from lash_cli.core.trace import TRACE_SCHEMA_VERSION, TraceRecord
-from lash_cli.core.trace_events import Custom, ProviderRequest, ProviderRequestShown, TraceEvent
+from lash_cli.core.trace_events import (
+    Custom,
+    ProviderRequest,
+    ProviderRequestShown,
+    ProviderStreamEvent,
+    ProviderStreamShown,
+    TraceEvent,
+)
 
 # Nothing of the loopback model goes over a wire.
-UNSEEN = {"provider_request"}
+UNSEEN = {"provider_request", "provider_stream_event"}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,8 @@ def test_every_line_of_a_real_trace_is_what_the_schema_says(lash, tmp_path: Path
 @pytest.mark.parametrize("event", [
     ProviderRequest(ProviderRequestShown("wire", 0, 3, "http://h/v1", 2, "ab", {})),
     ProviderRequest(ProviderRequestShown("wire", 1, 3, "http://h/v1", 2, "ab", None, "size_limit")),
+    ProviderStreamEvent(ProviderStreamShown("wire", 0, 3, "message_start", 2, "ab", "item", 0, {})),
+    ProviderStreamEvent(ProviderStreamShown("wire", 1, 3, "data", 2, "ab")),
     Custom("turn_input.claimed", {"ids": ["in_1"]}),
 ])  # fmt: skip
 def test_what_is_not_seen_here_has_its_shape_too(event: Any, validator) -> None:

@@ -132,6 +132,8 @@ def test_no_key_reaches_the_trace_or_the_page_of_a_real_request(lash, tmp_path: 
     assert lash("trace", "html", str(trace)).code == 0
     (sent,) = [record for record in records(trace) if record["type"] == "provider_request"]
     assert sent["event"]["provider"] == "openai" and sent["event"]["body_len"] > 0
+    came = [record["event"] for record in records(trace) if record["type"] == "provider_stream_event"]
+    assert {event["event_name"] for event in came} == {"chat.completion.chunk", "data"}
     for path in (trace, tmp_path / "t.html"):
         text = path.read_text(encoding="utf-8")
         assert KEY not in text and "[redacted]" in text

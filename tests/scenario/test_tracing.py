@@ -106,6 +106,7 @@ def retrying(transport: ScriptedTransport, tracer: Tracer) -> Any:
         ids_bits=lambda _: 0,
         transport=transport,
         on_request=on_request,
+        on_event=lambda data: tracer.provider_event("wire", data),
     )
 
 
@@ -217,6 +218,7 @@ async def test_what_was_sent_and_streamed_is_traced_at_the_extended_level_only(m
         sent = sink.of("provider_request")
         assert len(sent) == expected
         assert len(sink.of("runtime_stream_event")) == 3 * expected
+        assert (len(sink.of("provider_stream_event")) > 0) == bool(expected)
         if expected:
             event = sent[0]["event"]
             body = transport.requests[0].body
@@ -226,6 +228,30 @@ async def test_what_was_sent_and_streamed_is_traced_at_the_extended_level_only(m
             (call,) = sink.of("llm_call_started")
             assert sent[0]["context"]["parent_graph_node_id"] == call["context"]["graph_node_id"]
             assert "graph_node_id" not in sent[0]["context"]
+
+
+async def test_every_event_a_provider_streamed_is_traced_as_it_came_over_all_attempts(make_core) -> None:
+    sink = Kept()
+    tracer = tracer_of(sink, TraceLevel.EXTENDED)
+    broken = Reply((b'data: {"object":"first"}\n\n', b"data: not json\n\n"))
+    whole = text_reply("z" * 2_500)
+    core = make_core(retrying(ScriptedTransport(broken, whole), tracer), tracer=tracer)
+    async with await core.open_session("s1") as session:
+        output = await session.turn("hi").run()
+    assert output.result.assistant_message() == "z" * 2_500
+    records = sink.of("provider_stream_event")
+    events = [record["event"] for record in records]
+    assert [event["sequence"] for event in events] == list(range(len(events)))
+    datas = [line[6:] for line in b"".join((*broken.chunks, *whole.chunks)).splitlines() if line.startswith(b"data: ")]
+    assert [(event["raw_len"], event["raw_sha256"]) for event in events] == [
+        (len(data), hashlib.sha256(data).hexdigest()) for data in datas
+    ]
+    assert events[0]["event_name"] == "first" and events[0]["raw_json"] == {"object": "first"}
+    assert events[1]["event_name"] == "data" and "raw_json" not in events[1]
+    (long,) = [event for event in events if event["raw_len"] > 2_500]
+    assert long["event_name"] == "chat.completion.chunk" and "raw_json" not in long
+    (call,) = sink.of("llm_call_started")
+    assert {record["context"]["parent_graph_node_id"] for record in records} == {call["context"]["graph_node_id"]}
 
 
 async def test_a_long_request_is_named_by_length_and_hash_instead_of_being_embedded(make_core) -> None:

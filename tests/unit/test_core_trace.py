@@ -35,6 +35,7 @@ REQUEST = traced.LlmRequestShown("m", (), "auto", True)
 ANSWER = traced.LlmResponseShown("hi", 1)
 FAULT = traced.LlmErrorShown("no", False)
 SENT = traced.ProviderRequestShown("p", 0, 1, "http://x", 2, "00")
+CAME = traced.ProviderStreamShown("p", 0, 1, "message_start", 2, "00")
 LIVE = traced.RuntimeStreamShown(0, 1, "assistant_prose_delta", "hi")
 
 EVENTS = {
@@ -45,6 +46,7 @@ EVENTS = {
     "llm_call_completed": traced.LlmCallCompleted(ANSWER),
     "llm_call_failed": traced.LlmCallFailed(FAULT, 1),
     "provider_request": traced.ProviderRequest(SENT),
+    "provider_stream_event": traced.ProviderStreamEvent(CAME),
     "runtime_stream_event": traced.RuntimeStreamEvent(LIVE),
     "tool_call_started": traced.ToolCallStarted("c", "grep", {}),
     "tool_call_completed": traced.ToolCallCompleted("c", "grep", {}, {}, 1),
@@ -67,7 +69,7 @@ def test_every_kind_is_tagged_by_kind_and_by_nothing_else() -> None:
 
 def test_only_the_extended_level_admits_what_was_sent_and_streamed() -> None:
     refused = {tag for tag, event in EVENTS.items() if not TraceLevel.STANDARD.admits(event)}
-    assert refused == {"provider_request", "runtime_stream_event"}
+    assert refused == {"provider_request", "provider_stream_event", "runtime_stream_event"}
     assert all(TraceLevel.EXTENDED.admits(event) for event in EVENTS.values())
 
 
@@ -89,6 +91,7 @@ IN_A_CALL = TraceContext(session_id="s", turn_id="t", turn_index=3, llm_call_id=
         ("tool_call_started", "tool:c", "turn:s:t"),
         ("tool_call_completed", "tool:c", "turn:s:t"),
         ("provider_request", None, "llm:c1"),
+        ("provider_stream_event", None, "llm:c1"),
         ("runtime_stream_event", None, "llm:c1"),
     ],
 )

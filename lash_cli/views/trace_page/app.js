@@ -2,8 +2,8 @@
 
 const SLICE_MS = 12;            // of work between two frames while searching
 const TYPING_MS = 120;
-const QUIET_KINDS = ['prompt_built', 'token_usage', 'custom', 'provider_request', 'runtime_stream_event'];
-const KIND_ORDER = ['session', 'turn', 'llm', 'tool', 'prompt_built', 'token_usage', 'custom', 'provider_request', 'runtime_stream_event'];
+const QUIET_KINDS = ['prompt_built', 'token_usage', 'custom', 'provider_request', 'provider_stream_event', 'runtime_stream_event'];
+const KIND_ORDER = ['session', 'turn', 'llm', 'tool', 'prompt_built', 'token_usage', 'custom', 'provider_request', 'provider_stream_event', 'runtime_stream_event'];
 
 const byId = (id) => document.getElementById(id);
 const model = buildModel(JSON.parse(byId('records').textContent));

@@ -3,7 +3,8 @@
 const LABELS = {
   __proto__: null,   // kinds come from the file, and one may be called "constructor"
   session: 'session', turn: 'turn', llm: 'model', tool: 'tool',
-  prompt_built: 'prompt', token_usage: 'tokens', provider_request: 'request', runtime_stream_event: 'stream',
+  prompt_built: 'prompt', token_usage: 'tokens', provider_request: 'request', provider_stream_event: 'wire',
+  runtime_stream_event: 'stream',
 };
 const COLOURED = new Set(['session', 'turn', 'llm', 'tool']);
 const STATES = { ok: 'ok', failed: 'failed', cancelled: 'cancelled', unfinished: 'unfinished', implied: '' };
@@ -73,6 +74,8 @@ function instantTitle(record) {
     case 'token_usage': return [tokensOf(record.usage) || 'no tokens', ''];
     case 'provider_request':
       return [textOf(record.event?.endpoint), `${grouped(record.event?.body_len ?? 0)} bytes`];
+    case 'provider_stream_event':
+      return [textOf(record.event?.event_name), `${grouped(record.event?.raw_len ?? 0)} bytes`];
     case 'runtime_stream_event': return [textOf(record.event?.event_name), firstLine(textOf(record.event?.visible_text))];
     case 'custom': return [textOf(record.name), firstLine(JSON.stringify(record.payload ?? '') ?? '')];
     default: return ['', firstLine(JSON.stringify(record))];
