@@ -42,17 +42,20 @@ class ToolAdmin:
         """Members only, ordered by id."""
         return self._registry.members()
 
-    async def set_membership(self, name: str, present: bool) -> int:
-        """Make one tool a member or not; returns the new generation. Raises `ReconfigureError` when unknown."""
-        return await self.set_membership_many([(name, present)])
+    async def set_membership(self, tool: str, present: bool) -> int:
+        """Make one tool a member or not, by its id or its name; returns the new generation. Raises `ReconfigureError`
+        (`tool_unknown`)."""
+        return await self.set_membership_many([(tool, present)])
 
     async def set_membership_many(self, changes: Iterable[tuple[str, bool]]) -> int:
-        """Several changes by tool name, all or nothing, committed together; the new generation.
-
-        Raises `ReconfigureError` (`tool_unknown`).
+        """Several changes, all or nothing, committed together; the new generation. A tool is named by its id, or by
+        its name where no tool has such an id. Raises `ReconfigureError` (`tool_unknown`).
         """
-        wanted = dict(changes)
-        await self._edit(lambda: self._registry.set_tool_membership(wanted))
+        wanted = tuple(changes)
+        registry = self._registry
+        await self._edit(
+            lambda: registry.set_tool_membership({registry.name_of(tool): present for tool, present in wanted})
+        )
         return self._registry.generation
 
     async def add_provider(self, provider: ToolProvider) -> ToolSourceHandle:

@@ -15,6 +15,7 @@ import msgspec
 from lash_cli.core.codec import Record
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.schemas import AUTO, SchemaProjection
+from lash_cli.errors import ReconfigureError
 
 ApprovalClass = Literal["read", "write", "execute", "network"]
 
@@ -101,10 +102,32 @@ class ToolState(Record):
         return tuple(entry.manifest for _, entry in sorted(self.tools.items()) if entry.member and not entry.orphaned)
 
     def set_membership(self, tool_id: str, present: bool) -> ToolState:
-        """A copy with the membership of one id set; raises `KeyError` for an unknown id."""
-        entry = self.tools[tool_id]
-        changed = msgspec.structs.replace(entry, member=present)
-        return msgspec.structs.replace(self, tools={**self.tools, tool_id: changed})
+        """A copy with the membership of one id set; raises `ReconfigureError` `tool_unknown`."""
+        return self._with(tool_id, msgspec.structs.replace(self._entry(tool_id), member=present))
+
+    def with_manifest(self, manifest: ToolManifest) -> ToolState:
+        """A copy in which the tool of that id is described so; raises `ReconfigureError` `tool_unknown`."""
+        return self._with(manifest.id, msgspec.structs.replace(self._entry(manifest.id), manifest=manifest))
+
+    def remove(self, tool_id: str) -> ToolState:
+        """A copy without one tool; raises `ReconfigureError` `tool_unknown`."""
+        self._entry(tool_id)
+        rest = {known: entry for known, entry in self.tools.items() if known != tool_id}
+        return msgspec.structs.replace(self, tools=rest)
+
+    def _entry(self, tool_id: str) -> ToolStateEntry:
+        entry = self.tools.get(tool_id)
+        if entry is None:
+            raise unknown_tool_id(tool_id)
+        return entry
+
+    def _with(self, tool_id: str, entry: ToolStateEntry) -> ToolState:
+        return msgspec.structs.replace(self, tools={**self.tools, tool_id: entry})
+
+
+def unknown_tool_id(tool_id: str) -> ReconfigureError:
+    """The error of an id that no tool has."""
+    return ReconfigureError(f"unknown tool id `{tool_id}`", code="tool_unknown")
 
 
 class FailureClass(StrEnum):

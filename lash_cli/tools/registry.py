@@ -177,25 +177,33 @@ class ToolRegistry:
             self._check_generation(expected_generation)
         state = self.export_state()
         for tool_id, present in changes.items():
-            if tool_id not in state.tools:
-                raise ReconfigureError(f"unknown tool id `{tool_id}`", code="tool_unknown")
             state = state.set_membership(tool_id, present)
         return self.apply_state(state)
 
     def set_tool_membership(self, wanted: Mapping[str, bool], *, expected_generation: int | None = None) -> int:
         """Set membership by tool name, all or nothing; hidden names are unknown. See `set_membership`."""
-        surface = self._surface
-        ids = {
-            entry.manifest.name: tool_id
-            for tool_id, entry in surface.entries.items()
-            if not entry.is_hidden(self._hidden)
-        }
+        ids = {name: tool_id for tool_id, name in self._shown_names().items()}
         changes: dict[str, bool] = {}
         for name, present in wanted.items():
             if name not in ids:
                 raise ReconfigureError(f"unknown tool `{name}`", code="tool_unknown")
             changes[ids[name]] = present
         return self.set_membership(changes, expected_generation=expected_generation)
+
+    def name_of(self, tool: str) -> str:
+        """The name of the tool with that id, or else with that name; hidden ones are unknown. Raises
+        `ReconfigureError` `tool_unknown`."""
+        names = self._shown_names()
+        if tool in names:
+            return names[tool]
+        if tool in names.values():
+            return tool
+        raise ReconfigureError(f"unknown tool `{tool}`", code="tool_unknown")
+
+    def _shown_names(self) -> dict[str, str]:
+        """The names of the tools that are not hidden, by id."""
+        entries = self._surface.entries.items()
+        return {tool_id: entry.manifest.name for tool_id, entry in entries if not entry.is_hidden(self._hidden)}
 
     def fork_with_state(self, state: ToolState, hidden_names: Iterable[str] = ()) -> ToolRegistry:
         """A registry for a child session: the same sources, the given state, at least the same hidden names."""

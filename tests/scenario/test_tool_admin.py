@@ -114,3 +114,43 @@ async def test_the_next_turn_asks_for_what_a_source_says_of_its_tools_then_and_i
     assert first is second and "maxProperties" not in first[0].input_schema
     assert third[0].input_schema["maxProperties"] == 5
     assert fourth[0].description == "Much louder."
+
+
+async def test_a_tool_is_named_by_its_id_or_else_by_its_name(make_core) -> None:
+    @tool(name="say", tool_id="words.say")
+    async def say(args: Words, context: object) -> str:
+        return args.text
+
+    @tool(name="words.say", tool_id="words.other")
+    async def other(args: Words, context: object) -> str:
+        return args.text
+
+    core = make_core(ScriptedCaller([]), tools=[FunctionToolProvider([say, other, shout])])
+    async with await core.open_session("s1") as session:
+        admin = session.tools()
+        await admin.set_membership("words.say", False)
+        assert names(session) == ["shout", "words.say"]
+        await admin.set_membership_many([("words.other", False), ("say", True), ("shout", False)])
+        assert names(session) == ["say"]
+        before = admin.state()
+        with pytest.raises(ReconfigureError, match="unknown tool `nobody`") as unknown:
+            await admin.set_membership_many([("words.other", True), ("nobody", True)])
+        assert (unknown.value.code, admin.state()) == ("tool_unknown", before)
+
+
+async def test_an_exported_state_is_edited_tool_by_tool_and_applied(make_core) -> None:
+    core = make_core(ScriptedCaller([]), tools=[FunctionToolProvider([shout])])
+    async with await core.open_session("s1") as session:
+        admin = session.tools()
+        taken = admin.state()
+        with pytest.raises(ReconfigureError, match="unknown tool id `nobody`"):
+            taken.set_membership("nobody", True)
+        with pytest.raises(ReconfigureError, match="unknown tool id `nobody`"):
+            taken.remove("nobody")
+        softly = msgspec.structs.replace(taken.tools["shout"].manifest, description="Say it softly.")
+        with pytest.raises(ReconfigureError, match="unknown tool id `nobody`"):
+            taken.with_manifest(msgspec.structs.replace(softly, id="nobody"))
+        await admin.advanced().apply_state(taken.with_manifest(softly))
+        assert [manifest.description for manifest in admin.active_manifests()] == ["Say it softly."]
+        await admin.advanced().apply_state(admin.state().remove("shout"))
+        assert (admin.state().tools, admin.active_manifests()) == ({}, ())
