@@ -403,7 +403,10 @@ _HOMES = {
         "OpenAgentFrameResult",
     ),
     "lash_cli.runtime.history": ("HeadMove",),
-    "lash_cli.runtime.host": ("ProviderResolver",),
+    "lash_cli.runtime.host": (
+        "ProviderResolver",
+        "ProviderStatus",
+    ),
     "lash_cli.runtime.observing": (
         "LiveSubscription",
         "ObservedEvent",

@@ -372,7 +372,10 @@ from lash_cli.runtime.frame_opening import (
     OpenAgentFrameResult as OpenAgentFrameResult,
 )
 from lash_cli.runtime.history import HeadMove as HeadMove
-from lash_cli.runtime.host import ProviderResolver as ProviderResolver
+from lash_cli.runtime.host import (
+    ProviderResolver as ProviderResolver,
+    ProviderStatus as ProviderStatus,
+)
 from lash_cli.runtime.observing import (
     LiveSubscription as LiveSubscription,
     ObservedEvent as ObservedEvent,

@@ -123,7 +123,7 @@ class SessionAdmin:
                 return await core._beside_driver(
                     session.session_id,
                     lambda: compact_context(
-                        core.host,
+                        shared.host,
                         state,
                         shared.owner,
                         signal,

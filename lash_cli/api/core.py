@@ -284,11 +284,14 @@ class LashCore(SessionHistories):
         parent: str | None = None,
         labels: dict[str, str] | None = None,
         owner: LeaseOwnerIdentity | None = None,
+        provider: ModelCaller | None = None,
     ) -> LashSession:
         """Open a session; the head is not written (contract 01 §2).
 
         `mode="fresh"` ignores what is stored and replaces it with the first
-        commit. `state` adopts a caller's state in the same way. Raises
+        commit. `state` adopts a caller's state in the same way. `provider`
+        makes the model calls of this open, whatever is recorded; nothing of it
+        is stored, and who gave it closes it. Raises
         `UsageError` for an id of the wrong shape, `NotFoundError` when it is
         absent and `create` is off, `ConflictError` (`session_exists`) when it
         had to be new and is not, `SessionDeleted`, and, before anything is
@@ -308,6 +311,7 @@ class LashCore(SessionHistories):
             parent=parent,
             labels=labels,
             owner=owner,
+            provider=provider,
             notify=self._notify,
         )
         store, notify = self.host.store, self._notify
@@ -331,6 +335,7 @@ class LashCore(SessionHistories):
         parent: str | None = None,
         labels: dict[str, str] | None = None,
         owner: LeaseOwnerIdentity | None = None,
+        provider: ModelCaller | None = None,
         notify: Notify | None = None,
     ) -> LashSession:
         require_session_id(session_id)
@@ -369,7 +374,7 @@ class LashCore(SessionHistories):
             weakref.finalize(resident, log.close).atexit = False
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
-        shared = _Shared(resident, owner or self._new_owner(), notify)
+        shared = _Shared(resident, self.host.calling(provider), owner or self._new_owner(), notify)
         self._opened_sessions.add(shared)
         return LashSession(
             self,

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from lash_cli.api.tools import ToolAdmin
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.core.policy import Generation
-    from lash_cli.runtime.host import RuntimeHost
+    from lash_cli.runtime.host import ProviderStatus, RuntimeHost
     from lash_cli.runtime.phases import TurnPhaseProbe
 
     RunTurn = Callable[
@@ -107,14 +107,18 @@ class _Shared:
         "_loop",
         "cancels",
         "handles",
+        "host",
         "is_gone",
         "notify",
         "owner",
         "state",
     )
 
-    def __init__(self, state: ResidentSession, owner: LeaseOwnerIdentity, notify: Notify | None = None) -> None:
+    def __init__(
+        self, state: ResidentSession, host: RuntimeHost, owner: LeaseOwnerIdentity, notify: Notify | None = None
+    ) -> None:
         self.state = state
+        self.host = host
         self.owner = owner
         self.notify = notify
         self._lock = asyncio.Lock()
@@ -274,6 +278,13 @@ class LashSession(QueueVerbs):
         """The effect host shared by the whole core."""
         return self._core.host.effects
 
+    def provider_status(self) -> ProviderStatus:
+        """Whether the provider the session is recorded with is the one that is wired, and configured: what the next
+        turn would find."""
+        from lash_cli.runtime.host import provider_status
+
+        return provider_status(self._shared.host.providers, self._state.policy.provider_id)
+
     def read_view(self) -> SessionReadView:
         """A picture of the committed transcript; cheap, and immune to later turns."""
         return self._state.read_view()
@@ -384,7 +395,7 @@ class LashSession(QueueVerbs):
                 with _Within(shared):
                     output = await self._core._beside_driver(
                         self.session_id,
-                        partial(_turn_runner(), self._core.host, state, shared.owner, request, token, sink),
+                        partial(_turn_runner(), shared.host, state, shared.owner, request, token, sink),
                     )
         if output.has_waiting:
             self._wake("turn_completed")
@@ -432,7 +443,7 @@ class LashSession(QueueVerbs):
         request = msgspec.structs.replace(request, session_id=self.session_id, model=request.model or policy.model)
         try:
             completion = await complete_directly(
-                self._core.host, request, model=policy.model, provider_id=policy.provider_id
+                self._shared.host, request, model=policy.model, provider_id=policy.provider_id
             )
         except DirectCompletionError as error:
             if error.record is not None:

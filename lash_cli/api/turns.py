@@ -16,6 +16,7 @@ import msgspec
 
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
+from lash_cli.core.protocols import ModelCaller
 from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import outlast
@@ -84,6 +85,12 @@ class TurnBuilder:
 
     def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
         self._request = msgspec.structs.replace(self._request, prompt=prompt)
+        return self
+
+    def provider(self, caller: ModelCaller) -> TurnBuilder:
+        """Have `caller` make this turn's model calls, whatever provider the session is recorded with. Nothing of it is
+        stored, so a turn that a crash cuts off is finished with the session's own; who gave it closes it."""
+        self._request = msgspec.structs.replace(self._request, provider=caller)
         return self
 
     def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:

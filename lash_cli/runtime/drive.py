@@ -127,7 +127,7 @@ class TurnDriver(ABC):
     def __init__(
         self, host: RuntimeHost, session: ResidentSession, request: TurnRequest, token: CancelToken, sink: Sink
     ) -> None:
-        self.host = host
+        self.host = host.calling(request.provider)
         self.session = session
         self.request = request
         self.token = token

@@ -15,7 +15,7 @@ from lash_cli.core.context import ContextPlugin
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
-from lash_cli.errors import LashRuntimeError
+from lash_cli.errors import LashError, LashRuntimeError
 from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
@@ -71,6 +71,49 @@ class SingleProvider:
         await self._caller.aclose()
 
 
+class GivenProvider:
+    """A resolver that answers every id with the caller one turn or one opened session was given (contract 01 §5.2, §2).
+    What is recorded stays as it is."""
+
+    def __init__(self, caller: ModelCaller) -> None:
+        self._caller = caller
+
+    @property
+    def default_id(self) -> str:
+        """The caller's own id."""
+        return self._caller.provider_id
+
+    def resolve(self, provider_id: str) -> ModelCaller:
+        """The caller."""
+        return self._caller
+
+    async def aclose(self) -> None:
+        """Nothing: the caller belongs to who gave it."""
+
+
+class ProviderStatus(msgspec.Struct, frozen=True):
+    """Whether the provider a session is recorded with can serve its next turn (contract 01 §2.4): `code` and `message`
+    are those of the error that the turn would raise, None when it can. Nobody was asked over the network."""
+
+    provider_id: str
+    code: str | None = None
+    message: str | None = None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a turn would find its provider."""
+        return self.code is None
+
+
+def provider_status(providers: ProviderResolver, provider_id: str) -> ProviderStatus:
+    """What resolving the provider comes to."""
+    try:
+        providers.resolve(provider_id)
+    except LashError as error:
+        return ProviderStatus(provider_id, error.code, error.message)
+    return ProviderStatus(provider_id)
+
+
 class RuntimeHost(msgspec.Struct, frozen=True):
     """The shared wiring. `store` None means sessions live in memory only."""
 
@@ -86,6 +129,10 @@ class RuntimeHost(msgspec.Struct, frozen=True):
     attachments: AttachmentPolicy = ANY_ATTACHMENT
     builtins: PromptBuiltins = NO_BUILTINS
     context: tuple[ContextPlugin, ...] = ()
+
+    def calling(self, caller: ModelCaller | None) -> RuntimeHost:
+        """The wiring with every model call made by `caller`; the same without one."""
+        return self if caller is None else msgspec.structs.replace(self, providers=GivenProvider(caller))
 
     def reach(self, point: str) -> None:
         """Tell a fault-injecting test where the turn is; nothing otherwise."""

@@ -17,6 +17,7 @@ from lash_cli.core.content import TurnInput
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import NO_LAYER, PromptLayer
 from lash_cli.core.pricing import CostLimit
+from lash_cli.core.protocols import ModelCaller
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.store.base import DrainSelection, IdleReason
 
@@ -29,7 +30,8 @@ DrainReason = IdleReason | Literal["lane_busy", "no_store", "commands_only"]
 class TurnRequest(msgspec.Struct, frozen=True):
     """What a caller wants: a turn from `input`, one pass over the queue (`drain`), or with neither only an unfinished
     turn to be finished. `drain_id` begins the id of a turn that the pass starts. `prompt` is the prompt's
-    layer of the turn that is started, over those of the core and the session; `max_turns` and `cost_limit` bound it."""
+    layer of the turn that is started, over those of the core and the session; `max_turns` and `cost_limit` bound it,
+    and `provider` makes its model calls in place of the session's."""
 
     input: TurnInput | None
     turn_id: str | None = None
@@ -41,6 +43,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
     drain_id: str | None = None
     prompt: PromptLayer = NO_LAYER
     cost_limit: CostLimit | None = None
+    provider: ModelCaller | None = None
 
 
 class TurnOutput(msgspec.Struct, frozen=True):

@@ -99,6 +99,8 @@ class DurableTurn(TurnDriver):
         super().__init__(host, session, request, token, sink)
         self.owner = owner
         self.store = store
+        # Without the provider of the request: a turn that is finished first has nothing to do with it.
+        self._shared_host = host
         # Knows the token and not this object: in a circle with its lane a turn, and all it has shown, would outlive its
         # end until the garbage collector comes by.
         self._entry = LaneEntry(host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST), token)
@@ -123,14 +125,18 @@ class DurableTurn(TurnDriver):
                     return self._output(await self._replayed(outcome.turn), replayed=True)
                 if outcome.turn is None:
                     return self._output(None)
+                is_other = outcome.redrive and outcome.turn.turn_id != self._entry.turn_id
                 if outcome.redrive and session.replaces_graph:
                     # It began on what this handle is to replace with its next commit, and ends there.
                     self.session = await session.as_stored(self.host.clock.now_ms())
+                own_host = self.host
                 try:
+                    if is_other:
+                        self.host = self._shared_host
                     with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
                         results = await self._drive_chain(outcome, outcome.turn)
                 finally:
-                    self.session = session
+                    self.session, self.host = session, own_host
                 if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
                     return self._output(results[-1], frames=results[:-1])
                 self._redriven += results

@@ -1,0 +1,78 @@
+"""Providers given for one turn or one open, and what a session says of its own (contract 01 §2, §2.4, §5.2)."""
+
+from __future__ import annotations
+
+import pytest
+from support.driving import Crash, CrashPoints, S, said
+from support.scripted import ScriptedCaller, calls, text
+from support.switching import Switching, switch
+from support.tools import NamedTools
+
+from lash_cli.api import DirectRequest, LashCore, ModelSpec, ProviderStatus, SessionConfigPatch, TurnInput
+from lash_cli.core.content import user_message
+
+
+@pytest.mark.parametrize("has_store", [True, False])
+async def test_a_provider_given_for_a_turn_serves_that_turn_only(make_core, has_store: bool) -> None:
+    own, given = (
+        ScriptedCaller([text("own")]),
+        ScriptedCaller([switch("f2", "more"), text("given")], provider_id="else"),
+    )
+    wiring = {"tools": [Switching()]}
+    core = make_core(own, **wiring) if has_store else LashCore(provider=own, model=ModelSpec("m"), **wiring)
+    session = await core.open_session(S)
+    assert (await session.turn("one").provider(given).run()).result.assistant_message() == "given"
+    assert session.policy_snapshot.provider_id == "scripted"
+    assert (await session.turn("two").run()).result.assistant_message() == "own"
+    await core.aclose()
+
+
+async def test_a_provider_given_for_a_turn_serves_also_where_the_recorded_one_is_not_wired(make_core) -> None:
+    async with await make_core(ScriptedCaller([text("x")], provider_id="first")).open_session(S) as session:
+        await session.turn("one").run()
+    session = await make_core(ScriptedCaller([], provider_id="second")).open_session(S)
+    assert session.provider_status().code == "llm_provider"
+    output = await session.turn("two").provider(ScriptedCaller([text("given")])).run()
+    assert output.result.assistant_message() == "given"
+    assert session.policy_snapshot.provider_id == "first"
+
+
+async def test_a_turn_that_crashed_under_a_given_provider_is_finished_under_the_sessions_own(make_core) -> None:
+    given = ScriptedCaller([calls(("c1", "look", "{}"))], provider_id="else")
+    core = make_core(
+        ScriptedCaller([]), tools=[NamedTools(("look", "look"))], crash_point=CrashPoints("after:tool_recorded")
+    )
+    with pytest.raises(Crash):
+        await (await core.open_session(S)).turn("one", turn_id="t1").provider(given).run()
+    own, second = ScriptedCaller([text("own")]), ScriptedCaller([text("second")], provider_id="else")
+    session = await make_core(own, tools=[NamedTools(("look", "look"))]).open_session(S)
+    output = await session.turn("two").provider(second).run()
+    assert [result.turn_id for result in output.redriven] == ["t1"]
+    assert said(session.read_view().messages) == ["one", "own", "two", "second"]
+    assert (len(given.requests), len(own.requests), len(second.requests)) == (1, 1, 1)
+
+
+async def test_a_provider_given_at_open_serves_all_of_that_open_and_is_not_stored(make_core) -> None:
+    own = ScriptedCaller([text("own")])
+    given = ScriptedCaller([text("one"), text("two"), text("gist"), text("aside")], provider_id="else")
+    core = make_core(own)
+    session = await core.open_session(S, provider=given)
+    for word in ("one", "two"):
+        await session.turn(word).run()
+    assert await session.admin().compact_context()
+    assert (
+        await session.direct_completion(DirectRequest((user_message("m", TurnInput.text("psst")),)))
+    ).text == "aside"
+    assert session.provider_status() == ProviderStatus("scripted")
+    await session.close()
+    session = await core.open_session(S)
+    assert (await session.turn("three").run()).result.assistant_message() == "own"
+
+
+async def test_a_session_says_whether_its_provider_can_be_found(make_core) -> None:
+    session = await make_core(ScriptedCaller([])).open_session(S)
+    assert session.provider_status() == ProviderStatus("scripted") and session.provider_status().is_usable
+    await session.configure(SessionConfigPatch(provider_id="else"))
+    status = session.provider_status()
+    assert (status.provider_id, status.code, status.is_usable) == ("else", "llm_provider", False)
+    assert "'else'" in status.message
