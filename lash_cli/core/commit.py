@@ -88,6 +88,7 @@ class TurnSummary(Record):
     input_ids: tuple[str, ...] = ()
     tool_call_count: int = 0
     answer_node_id: str | None = None
+    had_code_execution: bool = False
 
 
 class TurnStamp(Record):

@@ -144,6 +144,7 @@ class TurnMachine:
         self._is_grace = False
         self._tools_allowed = True
         self._calls: tuple[ToolCallPart, ...] = ()  # the batch being awaited
+        self._had_code_execution = False
         self._on_empty: Literal["continue"] | Finish = "continue"  # what follows the checkpoint without messages
         self._tool_calls: list[ToolCallRecord] = []
         self._llm_calls: list[LlmCallRecord] = []
@@ -324,6 +325,7 @@ class TurnMachine:
 
     def _start_exec(self, action: StartExec) -> None:
         self._state = next_state(self._state, MachineEvent.EXEC_REQUESTED)
+        self._had_code_execution = True
         self._ask(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
@@ -412,6 +414,7 @@ class TurnMachine:
                 self._usage,
                 self._last_usage,
                 self._iterations,
+                self._had_code_execution,
             )
         )
 

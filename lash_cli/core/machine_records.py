@@ -116,6 +116,7 @@ class DoneEffect(Record):
     usage: TokenUsage = TokenUsage()
     last_usage: TokenUsage = TokenUsage()
     iterations: int = 0
+    had_code_execution: bool = False
 
 
 AwaitedEffect = LlmCallEffect | ToolCallsEffect | ExecCodeEffect | CheckpointEffect | SyncEnvironmentEffect

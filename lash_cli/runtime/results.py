@@ -56,6 +56,7 @@ def summarise(
         input_ids=input_ids,
         tool_call_count=len(done.tool_calls),
         answer_node_id=answer,
+        had_code_execution=done.had_code_execution,
     )
 
 
@@ -76,7 +77,7 @@ def result_of(
         assistant_output=output,
         execution=ExecutionSummary(
             had_tool_calls=summary.tool_call_count > 0,
-            had_code_execution=False,
+            had_code_execution=summary.had_code_execution,
             started_at_ms=summary.started_at_ms,
             duration_ms=summary.duration_ms,
         ),

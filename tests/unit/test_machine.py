@@ -61,6 +61,7 @@ from lash_cli.core.pricing import BucketPrices, CostLimit, Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LashRuntimeError
 from lash_cli.modes.standard import StandardProtocol
+from lash_cli.runtime.results import result_of, summarise
 
 ANSWERED = Finished(AssistantMessage("hi"))
 WAITS = {
@@ -605,6 +606,12 @@ def test_a_program_is_run_and_its_calls_are_recorded() -> None:
     assert run.of(ExecCodeEffect) == [ExecCodeEffect(2, 0, "lua", "return 1")]
     assert run.done.outcome == Finished(FinalValue(1))
     assert run.done.tool_calls == nested
+    summary = summarise(
+        outcome=run.done.outcome, evidence=None, issues=(), done=run.done, messages=run.done.messages,
+        started_at_ms=1, duration_ms=2, input_ids=(),
+    )  # fmt: skip
+    assert result_of("s", "t", run.done.outcome, summary, None, None).execution.had_code_execution
+    assert not drive(machine(Scripted(Finish(ANSWERED)))).done.had_code_execution
 
 
 def test_an_after_work_checkpoint_may_finish_when_empty() -> None:
