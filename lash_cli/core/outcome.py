@@ -7,12 +7,15 @@ evidence.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lash_cli.core.codec import Record
 from lash_cli.core.llm import LlmCallRecord
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
 
 class AssistantMessage(Record, tag="assistant_message", tag_field="type"):
@@ -221,6 +224,18 @@ class TurnResult(Record):
             case Finished(finish=ToolValue(value=value)):
                 return value
         return None
+
+    def started_at(self) -> datetime:
+        """When the turn began, in UTC."""
+        from datetime import UTC, datetime  # who only reads results by their numbers needs none of it (design D16)
+
+        return datetime.fromtimestamp(self.execution.started_at_ms / 1000, UTC)
+
+    def duration(self) -> timedelta:
+        """How long it took."""
+        from datetime import timedelta
+
+        return timedelta(milliseconds=self.execution.duration_ms)
 
     def total_usage(self) -> TokenUsage:
         """This turn's usage plus its children's."""

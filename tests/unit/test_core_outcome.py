@@ -33,3 +33,10 @@ def test_a_result_has_the_one_answer_its_turn_finished_with_and_no_other(
     result = TurnResult("s", "t", outcome, AssistantOutput("", "", "usable"), ExecutionSummary(False, False, 0, 0))
     assert (result.assistant_message(), result.final_value(), result.tool_value()) == (message, final, tool)
     assert result.has_final_value == (isinstance(outcome, Finished) and isinstance(outcome.finish, FinalValue))
+
+
+def test_a_result_says_when_its_turn_began_and_how_long_it_took() -> None:
+    execution = ExecutionSummary(False, False, 1_700_000_000_250, 1_500)
+    result = TurnResult("s", "t", Stopped("cancelled"), AssistantOutput("", "", "usable"), execution)
+    assert result.started_at().isoformat() == "2023-11-14T22:13:20.250000+00:00"
+    assert result.duration().total_seconds() == 1.5
