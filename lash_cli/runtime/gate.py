@@ -15,14 +15,14 @@ from lash_cli.core.outcome import (
     CancelRequested,
     TurnCancellationEvidence,
 )
-from lash_cli.errors import (
-    LashError,
-)
+from lash_cli.errors import LashError, StoreError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import end
 from lash_cli.store.base import RuntimePersistence
 
 GATE_POLL_S = 0.05
+# Before the second and the third attempt to read the gate of a turn that begins (contract 01 §6.6).
+GATE_BACKOFF_S = (0.025, 1.0)
 
 # A running turn: its session's id and its own.
 Address = tuple[str, str]
@@ -46,8 +46,18 @@ class GateKeeper:
             self._set_timer()
 
     async def look(self, address: Address, token: CancelToken) -> None:
-        """Trip `token` now when a cancel request stands at the turn's gate."""
-        gate = await self.store.cancel_gate(*address)
+        """Trip `token` now when a cancel request stands at the turn's gate. Raises `StoreError` when it cannot be read,
+        having tried three times."""
+        for wait_s in GATE_BACKOFF_S:
+            try:
+                gate = await self.store.cancel_gate(*address)
+                break
+            except StoreError as error:
+                if error.terminal:
+                    raise
+                await asyncio.sleep(wait_s)
+        else:
+            gate = await self.store.cancel_gate(*address)
         if isinstance(gate, CancelRequested):
             _trip(token, gate.cancellation)
 

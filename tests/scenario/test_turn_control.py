@@ -22,7 +22,7 @@ from lash_cli.core.outcome import (
     TurnCancellationEvidence,
 )
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
-from lash_cli.errors import EffectError, SessionExecutionLeaseExpired
+from lash_cli.errors import EffectError, SessionExecutionLeaseExpired, StoreError
 
 SCOPE = TurnScope("s1", "t1")
 EVIDENCE = TurnCancellationEvidence("r1", "elsewhere", "enough")
@@ -141,6 +141,30 @@ async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_
     output = await session.turn("stop me", turn_id="t1").run()
     assert output.result.cancellation == EVIDENCE
     assert caller.requests == []
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+async def test_the_gate_of_a_turn_that_begins_is_read_three_times_before_the_turn_fails(
+    make_core, monkeypatch, failures: int
+) -> None:
+    core = make_core(ScriptedCaller([text("never")]))
+    session = await core.open_session("s1")
+    await core.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    read, left = core.store.cancel_gate, [None] * failures
+
+    async def failing(*address: str) -> object:
+        if left:
+            left.pop()
+            raise StoreError("the disk had a moment")
+        return await read(*address)
+
+    monkeypatch.setattr(core.store, "cancel_gate", failing)
+    turn = session.turn("stop me", turn_id="t1")
+    if failures == 3:
+        with pytest.raises(StoreError):
+            await turn.run()
+        turn = session.redrive()
+    assert (await turn.run()).result.cancellation.request_id == "r1"
 
 
 @pytest.mark.parametrize("resolution", [ok(CompletionSealed()), ok({"nonsense": 1}), ResolvedErr("x", "y")])
