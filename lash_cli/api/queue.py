@@ -41,7 +41,7 @@ from lash_cli.core.queued_work import (
     command_draft,
     command_source_key,
 )
-from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.errors import LashRuntimeError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Clock, Ids
@@ -235,16 +235,22 @@ class SessionQueue:
         """Cancel a batch nobody holds; None means already claimed, done, or not of this session."""
         return await self._store.cancel_queued_work_batch(self.session_id, batch_id)
 
-    async def await_batch(self, batch_id: str) -> BatchSettlement:
-        """Wait until a batch is settled or parked as dead, whoever drains it; bound it with `asyncio.timeout`.
+    async def await_batch(self, batch_id: str, *, timeout_ms: int | None = None) -> BatchSettlement:
+        """Wait until a batch is settled or parked as dead, whoever drains it, without end unless `timeout_ms` is given.
 
-        A batch that never was, or is no more, is settled at once.
+        A batch that never was, or is no more, is settled at once. Raises `WaitTimeout`; the batch is left as it is.
         """
+        deadline = None if timeout_ms is None else self._clock.monotonic() + timeout_ms / 1000
         delay = BATCH_POLL_FIRST_S
         while True:
             batch = await self._store.queued_work_batch(self.session_id, batch_id)
             if batch is None or batch.state is not BatchState.PENDING:
                 return BatchSettlement(batch_id, None if batch is None else batch.state)
+            if deadline is not None:
+                left = deadline - self._clock.monotonic()
+                if left <= 0:
+                    raise WaitTimeout(f"batch {batch_id} was not settled in time", details={"batch": batch_id})
+                delay = min(delay, left)
             await self._clock.sleep(delay)
             delay = min(delay * 2, BATCH_POLL_MAX_S)
 

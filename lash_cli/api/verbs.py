@@ -120,9 +120,10 @@ class QueueVerbs:
         """Give back what a claim still owns; the ids given back."""
         return await self._queue().abandon_work(claim)
 
-    async def await_queued_work_batch(self, batch_id: str) -> BatchSettlement:
-        """Wait until a batch is settled or parked as dead, whoever drains it; at once for one that never was."""
-        return await self._queue().await_batch(batch_id)
+    async def await_queued_work_batch(self, batch_id: str, *, timeout_ms: int | None = None) -> BatchSettlement:
+        """Wait until a batch is settled or parked as dead, whoever drains it; at once for one that never was. Raises
+        `WaitTimeout` when that takes longer than `timeout_ms`."""
+        return await self._queue().await_batch(batch_id, timeout_ms=timeout_ms)
 
     def commands(self) -> SessionCommands:
         """Session commands by name."""

@@ -39,6 +39,7 @@ from lash_cli.errors import (
     PendingTurnInputSourceKeyConflict,
     SessionExecutionBusy,
     UsageError,
+    WaitTimeout,
 )
 
 
@@ -362,6 +363,17 @@ async def test_waiting_for_a_batch_ends_when_it_is_settled_and_not_when_it_is_ta
     await draining
     assert (await waiting).state is BatchState.COMPLETED
     assert (await session.await_queued_work_batch("qwb:unknown")).state is None
+
+
+async def test_waiting_for_a_batch_ends_at_the_callers_limit_and_leaves_it_where_it_is(make_core) -> None:
+    core = make_core(ScriptedCaller([text("noted")]))
+    session = await core.open_session(S)
+    receipt = await core.queue(S).enqueue_work(wake())
+    with pytest.raises(WaitTimeout):
+        await session.await_queued_work_batch(receipt.batch_id, timeout_ms=40)
+    await session.queued_turn().run()
+    settled = await session.await_queued_work_batch(receipt.batch_id, timeout_ms=0)
+    assert settled.state is BatchState.COMPLETED
 
 
 async def test_a_queued_turn_that_is_cancelled_uses_its_input_up(make_core) -> None:
