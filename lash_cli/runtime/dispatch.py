@@ -52,9 +52,10 @@ from lash_cli.core.tools import (
     failure,
     interrupted,
 )
-from lash_cli.errors import EffectError, LashError, SessionExecutionLeaseExpired, UsageError
+from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.containment import contained
+from lash_cli.runtime.lane import lane_lost
 from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
@@ -293,7 +294,7 @@ class ToolDispatcher:
             if self._cancel.is_set:
                 await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
                 if self._cancel.cause is CancelCause.LEASE_LOST:
-                    raise SessionExecutionLeaseExpired(f"the lane of session {self._scope.session_id} was lost")
+                    raise lane_lost(self._scope.session_id)
                 return task.result() if task.done() else cancelled()
             text = f"{call.tool_name} did not finish within {limit_ms} ms."
             # What it had done by then is unknown, so only a tool that may be run again after an effect is (§3.5).

@@ -70,7 +70,6 @@ from lash_cli.errors import (
     EffectError,
     LashError,
     LashRuntimeError,
-    SessionExecutionLeaseExpired,
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
@@ -79,6 +78,7 @@ from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
+from lash_cli.runtime.lane import lane_lost
 from lash_cli.runtime.model_calls import CallStopped, ModelCall, ModelEnvironment, is_stopped
 from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
@@ -277,7 +277,7 @@ class TurnDriver(ABC):
 
     def _stop(self, machine: TurnMachine) -> None:
         if not self.token.is_cancellation:
-            raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
+            raise lane_lost(self.session.session_id)
         machine.cancel(self.token.reason or "")
 
     async def _call_model(
@@ -311,7 +311,7 @@ class TurnDriver(ABC):
         async def run(context: EffectContext) -> EffectOutcome:
             result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
             if self.token.cause is CancelCause.LEASE_LOST:
-                raise SessionExecutionLeaseExpired(f"the lane of session {self.session.session_id} was lost")
+                raise lane_lost(self.session.session_id)
             if is_stopped(result):
                 raise CallStopped(result)
             return LlmCallOutcome(result)

@@ -42,6 +42,11 @@ RENEW_RETRY_S = 0.5
 CLEANING_S = 1.0
 
 
+def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
+    """What a turn raises that notices that its lane is not its own any more."""
+    return SessionExecutionLeaseExpired(f"the lane of session {session_id} was lost", details={"session": session_id})
+
+
 def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:
     """Whether an owner is a process of this host and boot that runs no more."""
     return isinstance(owner.liveness, LocalProcess) and is_definitely_dead(owner.liveness)
@@ -190,9 +195,7 @@ class LaneGuard:
     def check(self) -> None:
         """Raise `SessionExecutionLeaseExpired` when the lane is known to be lost."""
         if self.is_lost:
-            raise SessionExecutionLeaseExpired(
-                f"the lane of session {self.fence.session_id} was lost", details={"session": self.fence.session_id}
-            )
+            raise lane_lost(self.fence.session_id)
 
     def extend(self) -> None:
         """Go on under the same lease, whose holder asked for the lane again."""

@@ -44,9 +44,10 @@ from lash_cli.core.wait import (
     ToolCompletionWait,
 )
 from lash_cli.effects.host import resolution_of
-from lash_cli.errors import EffectError, SessionExecutionLeaseExpired
+from lash_cli.errors import EffectError
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import kept_output
+from lash_cli.runtime.lane import lane_lost
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ResolvedTool
 
@@ -151,7 +152,7 @@ class PendingWait:
         try:
             await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done() and not self._cancel.is_cancellation:
-                raise SessionExecutionLeaseExpired(f"the lane of session {self._scope.session_id} was lost")
+                raise lane_lost(self._scope.session_id)
             return await waiting
         finally:
             for task in (waiting, stopped):

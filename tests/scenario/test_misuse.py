@@ -10,10 +10,19 @@ import threading
 
 import msgspec
 import pytest
+from support.doubling import Number
 from support.driving import S
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, LeaseFence, Stopped, tool
+from lash_cli.api import (
+    FunctionToolProvider,
+    LeaseFence,
+    LeaseOwnerIdentity,
+    LeaseTimings,
+    Stopped,
+    ToolContext,
+    tool,
+)
 from lash_cli.core.content import message_text
 from lash_cli.errors import (
     LashRuntimeError,
@@ -262,3 +271,38 @@ async def test_the_command_a_refusal_names_can_be_typed_as_it_stands(make_core) 
         (lost, f"lash show {S}"),
     ):
         assert refused.value.hint.endswith(command)
+
+
+@pytest.mark.parametrize("busy_with", ["model", "tool"])
+async def test_a_turn_that_notices_in_mid_work_that_its_lane_is_lost_names_what_to_look_at(
+    make_core, busy_with: str
+) -> None:
+    is_begun, never = asyncio.Event(), asyncio.Event()
+
+    @tool(name="wait", description="Wait.")
+    async def wait(arguments: Number, context: ToolContext) -> str:
+        is_begun.set()
+        await never.wait()
+        return ""
+
+    caller = ScriptedCaller([calls(("c1", "wait", '{"value": 1}'))])
+    if busy_with == "model":
+        caller.entered, caller.gate = is_begun, never
+    timings = LeaseTimings.from_ttl(600)
+    core = make_core(caller, tools=[FunctionToolProvider([wait])], lease_timings=timings)
+    session = await core.open_session(S)
+    turn = asyncio.ensure_future(session.turn("go").run())
+    async with asyncio.timeout(30):
+        await is_begun.wait()
+        lease = (await core.store.session_row(S)).lease
+        await core.store.reclaim_lease(
+            S,
+            LeaseOwnerIdentity("thief", "1"),
+            observed_fencing_token=lease.fencing_token,
+            ttl_ms=60_000,
+            now_ms=0,
+            token="stolen",
+        )
+        with pytest.raises(SessionExecutionLeaseExpired) as lost:
+            await turn
+    assert lost.value.hint == f"look before retrying: lash show {S}"
