@@ -187,10 +187,41 @@ def test_tabs_show_the_calls_and_every_record(open_page: Open) -> None:
     assert len(types) == 15 and types[0] == "session_started" and types[-1] == "turn_completed"
     chosen = "return document.querySelector('[role=tab][aria-selected=true]').id"
     assert page.run(chosen) == "tab-raw"
-    for key, tab in (("1", "timeline"), ("2", "llm"), ("3", "raw")):
+    for key, tab in (("1", "timeline"), ("2", "llm"), ("3", "streams"), ("4", "raw")):
         page.run("document.getElementById('scroller').focus()")
         page.press(key)
         assert page.run(chosen) == f"tab-{tab}"
+
+
+def test_the_streams_tab_shows_what_came_and_what_was_shown_in_order(open_page: Open) -> None:
+    trace = TraceText()
+    trace.session()
+    trace.turn(1, 10, 100)
+    trace.call(1, 0, 20, 90)
+    call = {"session_id": "s", "turn_id": "t1", "parent_graph_node_id": "llm:s:t1:llm:0"}
+    wire = {"provider": "p", "elapsed_ms": 1, "raw_sha256": "00"}
+    trace.add("provider_stream_event", 30, call, event={
+        **wire, "sequence": 0, "event_name": "message_start", "raw_len": 9, "raw_json": {"a": "b"},
+    })  # fmt: skip
+    trace.add("runtime_stream_event", 31, call, event={
+        "sequence": 0, "elapsed_ms": 2, "event_name": "assistant_prose_delta", "visible_text": "hello <b>",
+    })  # fmt: skip
+    trace.add("provider_stream_event", 40, call, event={
+        **wire, "sequence": 1, "event_name": "message_stop", "raw_len": 5_000,
+    })  # fmt: skip
+    trace.add("runtime_stream_event", 50, call, event="of another kind")
+    page = open_page(trace)
+    page.click("#tab-streams")
+    assert page.texts(".row .type") == ["message_start", "assistant_prose_delta", "message_stop", "stream"]
+    assert page.texts(".row .json") == ['{"a":"b"}', "hello <b>", "5\u202f000 bytes", '{"event":"of another kind"}']
+    assert page.texts("#kinds .toggle") == ["wire2", "stream2", "only failed"]
+    page.click("#kinds [data-kind=runtime_stream_event]")
+    assert page.texts(".row .type") == ["message_start", "message_stop"]
+    page.click(".row")
+    assert "message_start" in page.text("#detail")
+    page = open_page(small_trace())
+    page.click("#tab-streams")
+    assert page.rows() == [] and "extended level" in page.text("#nothing")
 
 
 def test_the_page_can_be_read_by_keyboard_alone(open_page: Open) -> None:

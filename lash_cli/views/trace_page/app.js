@@ -3,6 +3,7 @@
 const SLICE_MS = 12;            // of work between two frames while searching
 const TYPING_MS = 120;
 const QUIET_KINDS = ['prompt_built', 'token_usage', 'custom', 'provider_request', 'provider_stream_event', 'runtime_stream_event'];
+const STREAM_KINDS = ['provider_stream_event', 'runtime_stream_event'];
 const KIND_ORDER = ['session', 'turn', 'llm', 'tool', 'prompt_built', 'token_usage', 'custom', 'provider_request', 'provider_stream_event', 'runtime_stream_event'];
 
 const byId = (id) => document.getElementById(id);
@@ -11,8 +12,8 @@ byId('records').remove();   // the text is needed no more, and it may be large
 
 const state = {
   tab: 'timeline', query: '', matches: null, onlyFailed: false, folded: new Set(),
-  hidden: { timeline: new Set(QUIET_KINDS), llm: new Set(), raw: new Set() },
-  rows: [], selected: { timeline: 0, llm: 0, raw: 0 }, isOpen: false, zoom: null,
+  hidden: { timeline: new Set(QUIET_KINDS), llm: new Set(), streams: new Set(), raw: new Set() },
+  rows: [], selected: { timeline: 0, llm: 0, streams: 0, raw: 0 }, isOpen: false, zoom: null,
   axis: wholeAxis(model), ticks: [],
 };
 const scroller = byId('scroller');
@@ -26,6 +27,7 @@ function renderRow(index) {
   const isSelected = index === state.selected[state.tab];
   if (state.tab === 'timeline') return timelineRow(row, index, isSelected, state.axis, state.ticks);
   if (state.tab === 'llm') return callRow(row, index, isSelected, model.start);
+  if (state.tab === 'streams') return streamRow(row, index, isSelected, model.start);
   return rawRow(row, index, isSelected);
 }
 
@@ -46,7 +48,8 @@ function refresh(keep = itemAt(state.rows[state.selected[state.tab]])) {
   } else if (state.tab === 'llm') {
     state.rows = model.spans.filter((span) => span.kind === 'llm' && wants(span));
   } else {
-    state.rows = model.entries.filter((entry) => !state.hidden.raw.has(entry.kind) && wants(entry));
+    const isHere = (kind) => !state.hidden[state.tab].has(kind) && (state.tab === 'raw' || STREAM_KINDS.includes(kind));
+    state.rows = model.entries.filter((entry) => isHere(entry.kind) && wants(entry));
   }
   const kept = keep ? state.rows.findIndex((row) => itemAt(row) === keep) : -1;
   const before = state.selected[state.tab];
@@ -90,9 +93,10 @@ function select(index, { open = false } = {}) {
 function showColumns() {
   const titles = {
     timeline: ['name', 'status', 'tokens', 'length'], llm: ['number', 'when', 'name', 'status', 'tokens', 'length'],
-    raw: ['number', 'when', 'type', 'json'],
+    streams: ['number', 'when', 'type', 'json'], raw: ['number', 'when', 'type', 'json'],
   }[state.tab];
   const words = { name: 'Span', status: 'Outcome', tokens: 'Tokens', length: 'Length', number: '#', when: 'Time', type: 'Type', json: 'Record' };
+  if (state.tab === 'streams') Object.assign(words, { type: 'Event', json: 'What came' });
   const columns = byId('columns');
   columns.replaceChildren(...titles.map((name) => make('div', name, name === 'name' && state.tab === 'llm' ? 'Model and answer' : words[name])));
   byId('view').dataset.tab = state.tab;
@@ -118,7 +122,9 @@ function showCounts(isNarrowed) {
 function showNothing() {
   const nothing = byId('nothing');
   nothing.hidden = state.rows.length > 0;
-  nothing.textContent = state.query ? `Nothing here contains “${state.query}”.` : 'Nothing of the chosen kinds is here.';
+  const isUntold = state.tab === 'streams' && !model.entries.some((entry) => STREAM_KINDS.includes(entry.kind));
+  nothing.textContent = isUntold ? 'What was streamed is traced at the extended level only.'
+    : state.query ? `Nothing here contains “${state.query}”.` : 'Nothing of the chosen kinds is here.';
 }
 
 function showDetail() {
@@ -162,7 +168,8 @@ function zoomTo(span) {
 // --- tabs, kinds, totals ---
 
 function setTab(name, keep = itemAt(state.rows[state.selected[state.tab]])) {
-  const wanted = name === 'raw' && keep && isSpan(keep) ? keep.entries[0] : name !== 'raw' && keep && !isSpan(keep) ? keep.span : keep;
+  const isOfRecords = name === 'raw' || name === 'streams';
+  const wanted = isOfRecords && keep && isSpan(keep) ? keep.entries[0] : !isOfRecords && keep && !isSpan(keep) ? keep.span : keep;
   state.tab = name;
   for (const tab of document.querySelectorAll('[role=tab]')) {
     const isChosen = tab.dataset.tab === name;
@@ -182,7 +189,8 @@ function showKinds() {
   const rank = (kind) => (KIND_ORDER.includes(kind) ? KIND_ORDER.indexOf(kind) : KIND_ORDER.length);
   const kinds = [...counts.keys()].sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
   const hidden = state.hidden[state.tab];
-  const toggles = (state.tab === 'llm' ? [] : kinds).map((kind) => {
+  const offered = { llm: [], streams: kinds.filter((kind) => STREAM_KINDS.includes(kind)) }[state.tab] ?? kinds;
+  const toggles = offered.map((kind) => {
     const toggle = button('', `toggle kind-${cssName(kind)}`, () => {
       if (!hidden.delete(kind)) hidden.add(kind);
       toggle.setAttribute('aria-pressed', !hidden.has(kind));
@@ -310,7 +318,7 @@ document.addEventListener('keydown', (event) => {
     if (event.key === 'ArrowDown' || event.key === 'Enter') { event.preventDefault(); scroller.focus(); }
     return;
   }
-  const tabs = { 1: 'timeline', 2: 'llm', 3: 'raw' };
+  const tabs = { 1: 'timeline', 2: 'llm', 3: 'streams', 4: 'raw' };
   if (event.key === '/') { event.preventDefault(); byId('search').select(); byId('search').focus(); }
   else if (tabs[event.key]) setTab(tabs[event.key]);
 });

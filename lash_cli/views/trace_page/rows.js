@@ -188,6 +188,20 @@ function callRow(span, index, isSelected, start) {
   return element;
 }
 
+function streamRow(entry, index, isSelected, start) {
+  const element = baseRow(`row-${index}`, isSelected, index);
+  const event = isObject(entry.record.event) ? entry.record.event : {};
+  const length = Number.isFinite(event.raw_len) ? `${grouped(event.raw_len)} bytes` : withoutEnvelope(entry.record);
+  const said = event.visible_text ?? event.detail ?? event.raw_json ?? length;
+  element.append(
+    cell('number', String(entry.index + 1)),
+    cell('when', Number.isNaN(entry.at) ? '' : `+${spoken(entry.at - start)}`),
+    cell('type kind-other', visible(textOf(event.event_name) || LABELS[entry.kind])),
+    cell('json', visible((typeof said === 'string' ? said : JSON.stringify(said)).slice(0, 500))),
+  );
+  return element;
+}
+
 function rawRow(entry, index, isSelected) {
   const element = baseRow(`row-${index}`, isSelected, index);
   const when = Number.isNaN(entry.at) ? '' : new Date(entry.at).toISOString().slice(11, 23);
