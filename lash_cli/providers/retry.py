@@ -39,6 +39,7 @@ from lash_cli.core.llm import (
     TextDelta,
     UsageReported,
 )
+from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
@@ -227,9 +228,14 @@ class RetryingCaller:
         """Run attempts until one is proved complete, none is left, or `cancel` is set.
 
         Returns the response or the error of the last attempt, with the record
-        of all of them. Raises only what `sink` raises, except `DeliberateStop`.
+        of all of them: none for a reasoning selection that the model's data do
+        not allow, whoever provides the model. Raises only what `sink` raises,
+        except `DeliberateStop`.
         """
         ladder = _Ladder(self._policy, self._random_bits)
+        refusal = _selection_refusal(request.model)
+        if refusal is not None:
+            return LlmCallResult(_record(request, ladder), error=from_exception(refusal, self._secrets))
         while not cancel.is_set:
             permit = await self._permitted(request, cancel)
             if permit is None:
@@ -409,6 +415,19 @@ async def _first(work: asyncio.Future[Any], cancel: CancelSignal) -> bool:
             if not task.done():
                 task.cancel()
         await asyncio.gather(work, watch, return_exceptions=True)
+
+
+def _selection_refusal(model: ModelSpec) -> LlmTransportError | None:
+    """Why the reasoning selection of `model` cannot be asked for, if it cannot (contract 06 §4)."""
+    if isinstance(model.variant, ProviderDefault):
+        return None
+    from lash_cli.providers.reasoning import intent_of
+
+    try:
+        intent_of(model)
+    except LlmTransportError as refusal:
+        return refusal
+    return None
 
 
 def _record(request: LlmRequest, ladder: _Ladder) -> LlmCallRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import pytest
 from support.clock import ManualCancel, ManualClock, settle
 
@@ -28,13 +29,14 @@ from lash_cli.core.llm import (
     TextDelta,
     UsageReported,
 )
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.policy import ModelCapability, ModelSpec, ReasoningCapability, ReasoningDisabled, ReasoningEffort
 from lash_cli.core.protocols import EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.limiter import RateLimiter, RateLimits
 from lash_cli.providers.retry import RetryingCaller, RetryPolicy
 
+REASONS = ModelCapability(ReasoningCapability(("high",), aliases={"most": "high"}))
 ANSWER = LlmResponse((ProsePart("hi"),), TokenUsage(3, 1))
 REQUEST = LlmRequest(model=ModelSpec("m"), messages=(), scope=LlmScope("s", "s:turn:t:llm:0"))
 Step = LlmResponse | Exception | Callable[[EventSink], Awaitable[LlmResponse]]
@@ -76,8 +78,8 @@ class Call:
     async def sink(self, event: StreamEvent) -> None:
         self.events.append(event)
 
-    async def run(self) -> LlmCallResult:
-        return await self.caller.call(REQUEST, sink=self.sink, cancel=self.cancel)
+    async def run(self, request: LlmRequest = REQUEST) -> LlmCallResult:
+        return await self.caller.call(request, sink=self.sink, cancel=self.cancel)
 
 
 def transport() -> LlmTransportError:
@@ -535,6 +537,29 @@ async def test_a_secret_in_an_error_never_reaches_the_record() -> None:
 def test_a_policy_that_makes_no_sense_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         RetryPolicy(**bad)
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (ModelSpec("m", ReasoningEffort("high")), "effort_not_configurable"),
+        (ModelSpec("m", ReasoningEffort("huge"), capability=REASONS), "unsupported_effort"),
+        (ModelSpec("m", ReasoningDisabled(), capability=REASONS), "effort_required"),
+    ],
+)
+async def test_a_selection_the_model_does_not_have_is_refused_before_any_attempt_whoever_provides_it(
+    model: ModelSpec, code: str
+) -> None:
+    call = Call(ANSWER)
+    result = await call.run(msgspec.structs.replace(REQUEST, model=model))
+    assert result.error is not None and (result.error.kind, result.error.code) == ("validation", code)
+    assert (result.record.attempts, call.provider.calls, call.events) == ((), 0, [])
+
+
+async def test_a_selection_the_model_has_is_asked_for() -> None:
+    call = Call(ANSWER)
+    model = ModelSpec("m", ReasoningEffort("most"), capability=REASONS)
+    assert (await call.run(msgspec.structs.replace(REQUEST, model=model))).response == ANSWER
 
 
 async def test_a_provider_needs_nothing_but_itself_to_be_called_again() -> None:
