@@ -431,11 +431,13 @@ class LashSession(QueueVerbs):
         """One model call beside the session's turns, with its provider and model; the transcript stays as it is.
 
         What it cost is booked to `caused_by` and committed before the call
-        returns, or raises: failed attempts cost too. Where that is refused it
-        is owed, and goes along with the next commit of this session. Nothing is journalled, so
-        a call that is cut off is asked again by whoever wanted it. Raises as
-        `LashCore.direct_completion`, and `SessionExecutionBusy` when another
-        owner holds the lane as the cost is to be booked.
+        returns, or raises: failed attempts cost too. While another owner holds
+        the lane, and within a turn of the session itself, it is only noted and
+        goes along with the next commit of this session, which is that of the
+        turn, or at the latest `close`. Nothing is journalled, so a call that is
+        cut off is asked again by whoever wanted it. Raises as
+        `LashCore.direct_completion`, and `StoreError` when it is unknown whether
+        the cost was booked.
         """
         from lash_cli.runtime.direct import complete_directly
 
@@ -459,9 +461,10 @@ class LashSession(QueueVerbs):
         try:
             await self._change(_as_it_is, spent)
         except LashError as error:
-            if is_refused(error):
-                self._shared.state.owe(spent)
-            raise
+            # What was paid for is the caller's: an answer is not given up for a lane that somebody else has.
+            if self._shared.is_gone or not is_refused(error):
+                raise
+            self._shared.state.owe(spent)
 
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.

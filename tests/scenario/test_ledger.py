@@ -12,17 +12,25 @@ from support.scripted import ScriptedCaller, calls, text
 from lash_cli.api import (
     DirectRequest,
     FunctionToolProvider,
+    JsonSchemaOutput,
     LashCore,
     LashSession,
     ModelSpec,
+    OutputSpec,
     SessionConfigPatch,
     SqliteStore,
     ToolContext,
+    ToolSuccess,
     tool,
 )
 from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.errors import LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
+from lash_cli.errors import (
+    DirectCompletionError,
+    SessionClosed,
+    SessionExecutionBusy,
+    SessionExecutionLeaseExpired,
+)
 from lash_cli.store.base import ReadScope
 
 
@@ -33,8 +41,8 @@ class Nothing(msgspec.Struct):
 SOMEBODY = LeaseOwnerIdentity("somebody", "elsewhere")
 
 
-def asking(words: str = "title?") -> DirectRequest:
-    return DirectRequest((Message("m", Role.USER, (TextPart(words),)),))
+def asking(words: str = "title?", output: OutputSpec | None = None) -> DirectRequest:
+    return DirectRequest((Message("m", Role.USER, (TextPart(words),)),), output=output)
 
 
 def spent(session: LashSession) -> dict[str, int]:
@@ -59,8 +67,7 @@ async def test_a_cost_that_could_not_be_booked_goes_along_with_the_next_commit(m
     async with await core.open_session(S) as session:
         await session.turn("a").run()
         fence = await held_by_somebody(core)
-        with pytest.raises(SessionExecutionBusy):
-            await session.direct_completion(asking())
+        assert (await session.direct_completion(asking())).text == "title"
         assert spent(session) == {"turn": 15, "direct": 8}
         assert await stored(core) == {"turn": 15}
         await core.store.release_lease(fence)
@@ -83,8 +90,7 @@ async def test_a_session_is_not_closed_over_a_cost_that_cannot_be_booked(make_co
     core = make_core(ScriptedCaller([text("title")]))
     session = await core.open_session(S)
     fence = await held_by_somebody(core)
-    with pytest.raises(SessionExecutionBusy):
-        await session.direct_completion(asking())
+    await session.direct_completion(asking())
     for leave in (session.close, session.park):
         with pytest.raises(SessionExecutionBusy):
             await leave()
@@ -122,15 +128,38 @@ async def test_a_completion_asked_for_by_a_tool_of_the_session_is_booked_with_it
 
     @tool(name="title", description="Find a title.")
     async def title(arguments: Nothing, context: ToolContext) -> str:
-        with pytest.raises(LashRuntimeError, match="would wait for itself"):
-            await sessions[0].direct_completion(asking())
-        return "none"
+        return (await sessions[0].direct_completion(asking())).text
 
     core = make_core(caller, tools=[FunctionToolProvider([title])])
     async with await core.open_session(S) as session:
         sessions.append(session)
-        await session.turn("a").run()
+        output = await session.turn("a").run()
+        assert output.result.tool_calls[0].output.outcome == ToolSuccess("title")
         assert spent(session) == await stored(core) == {"turn": 30, "direct": 8}
+
+
+async def test_an_answer_that_came_when_the_session_was_gone_is_told_with_its_end(make_core) -> None:
+    caller = ScriptedCaller([text("late")])
+    core = make_core(caller)
+    session = await core.open_session(S)
+    caller.gate = asyncio.Event()
+    asked = asyncio.ensure_future(session.direct_completion(asking()))
+    async with asyncio.timeout(30):
+        await caller.entered.wait()
+    await session.close()
+    caller.gate.set()
+    with pytest.raises(SessionClosed):
+        await asked
+
+
+async def test_a_failed_call_says_what_failed_also_when_its_cost_has_to_wait(make_core) -> None:
+    core = make_core(ScriptedCaller([text("no json", tokens=(4, 4))]))
+    async with await core.open_session(S) as session:
+        fence = await held_by_somebody(core)
+        with pytest.raises(DirectCompletionError) as failed:
+            await session.direct_completion(asking(output=JsonSchemaOutput("answer", {"type": "object"})))
+        await core.store.release_lease(fence)
+        assert (failed.value.code, spent(session)) == ("invalid_structured_output", {"direct": 8})
 
 
 async def test_a_state_brings_along_what_it_cost_and_nothing_is_booked_twice(make_core, tmp_path) -> None:
