@@ -7,8 +7,6 @@ topic; the command has its `--help`.
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
 import sys
 from typing import Annotated
 
@@ -17,10 +15,10 @@ import typer
 from lash_cli import docs
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, say
+from lash_cli.cli.paging import write_paged
 from lash_cli.errors import NotFoundError
 
 _WIDTH = 100
-_PAGER = ("less", "-FIRX")
 
 
 def command(
@@ -70,22 +68,11 @@ def _show_on_terminal(text: str) -> None:
     from rich.markdown import Markdown
 
     options = current().output
-    size = shutil.get_terminal_size()
-    console = Console(no_color=not options.color, highlight=False, width=min(size.columns, _WIDTH) or _WIDTH)
+    columns = shutil.get_terminal_size().columns
+    console = Console(no_color=not options.color, highlight=False, width=min(columns, _WIDTH) or _WIDTH)
     with console.capture() as captured:
         console.print(Markdown(text, hyperlinks=False))
-    shown = captured.get()
-    if options.no_pager or shown.count("\n") < size.lines or shutil.which(_PAGER[0]) is None:
-        sys.stdout.write(shown)
-        return
-    sys.stdout.flush()
-    with subprocess.Popen(_PAGER, stdin=subprocess.PIPE) as pager:
-        # Ctrl-C is the pager's: if it ended us, the terminal would stay as the pager had set it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            pager.communicate(shown.encode())
-        finally:
-            signal.signal(signal.SIGINT, before)
+    write_paged(captured.get())
 
 
 def _help_of_command(words: list[str]) -> int:

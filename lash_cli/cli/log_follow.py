@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, message_document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
-from lash_cli.cli.output import safe, warn
+from lash_cli.cli.output import safe, warn, warn_of_raw
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.transcript_detail import (
     CommittedMessage,
@@ -210,6 +210,8 @@ class _Text:
     def __init__(self, state: Following, choice: FollowChoice) -> None:
         self._state = state
         self._choice = choice.text
+        if self._choice.raw:
+            warn_of_raw()
         self._has_begun = False
 
     def start(self) -> None:

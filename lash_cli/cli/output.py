@@ -158,6 +158,12 @@ def warn_once(text: str, code: str = "warning") -> None:
         warn(text, code)
 
 
+def warn_of_raw() -> None:
+    """Say what `--raw` lets happen, where it can: at a terminal."""
+    if sys.stdout.isatty():
+        warn_once("--raw lets what the model writes control this terminal")
+
+
 def to_notice(document: Any) -> str:
     """One line of JSON for stderr; needs no settings, so it also works when they are broken."""
     return safe_json(json.dumps(document, ensure_ascii=True, separators=(",", ":")))

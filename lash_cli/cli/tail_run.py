@@ -14,7 +14,7 @@ from typing import Any
 
 from lash_cli.cli.failure import told_as
 from lash_cli.cli.following import Following, following
-from lash_cli.cli.output import warn
+from lash_cli.cli.output import warn, warn_of_raw
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_crowd import MAX_WATCHED, Crowd, ids_of
 from lash_cli.cli.tail_cursor import CURSOR, LAST_COMMIT, START, require_sessions
@@ -447,8 +447,8 @@ class Tail:
     def _make_sink(self, state: Following, begun: Sequence[tuple[SessionRow, Watched]]) -> TailSink:
         if self._is_json:
             return JsonTail(state)
-        if self._plan.raw and self._is_live:
-            warn("--raw lets what the model writes control this terminal")
+        if self._plan.raw:
+            warn_of_raw()
         if self._is_live and len(begun) == 1 and not self._plan.is_all:
             from lash_cli.cli.tail_live import LiveTail
 

@@ -21,7 +21,7 @@ import msgspec
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import write_out
-from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn
+from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn_of_raw
 from lash_cli.cli.signals import SignalState, given_back, interrupted_before, turn_signals, write_at_once
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
@@ -303,14 +303,14 @@ class TurnRun:
                 ascii_only=options.ascii,
             )
             return self._lines
+        if self._showing.raw and self._showing.out is None:
+            warn_of_raw()
         if options.quiet:
             return QuietView(self._write, self._clean)
         if self._showing.is_value:
             return ValueView(self._write, self._tell_on_terminal if self._is_on_terminal else say, self._clean)
         if self._showing.out is not None or not _is_terminal(sys.stdout):
             return PipeView(self._write, say, self._clean)
-        if self._showing.raw:
-            warn("--raw lets what the model writes control this terminal")
         tell = self._tell_on_terminal if self._is_on_terminal else say
         if options.plain:
             return PlainTerminalView(self._write, tell, self._clean)

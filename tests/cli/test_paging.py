@@ -1,0 +1,75 @@
+"""A long text at a terminal goes through the pager of the user, and nowhere else through one (contract 08 §6.6, §11)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.terminal import Terminal
+
+
+@pytest.fixture
+def pager(lash: Any, tmp_path: Path) -> str:
+    """A pager that says so, and a session with more than a screen of text."""
+    script = tmp_path / "my pager"
+    script.write_text("#!/bin/sh\necho through the pager\ncat\n")
+    script.chmod(0o700)
+    lash("open", "s")
+    assert lash("turn", "s", "\n".join(f"line {number}" for number in range(40))).code == 0
+    return f"'{script}'"
+
+
+def shown(home: Path, *args: str, rows: int = 24, **env: str) -> tuple[int, str]:
+    terminal = Terminal(home, *args, rows=rows, **env)
+    try:
+        return terminal.ended(), terminal.everything
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("command", [("log", "s"), ("help", "scripting")])
+def test_a_long_text_goes_through_the_pager_of_the_user(home: Path, pager: str, command: tuple[str, ...]) -> None:
+    status, text = shown(home, *command, PAGER=pager)
+    assert status == 0 and "through the pager" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "rows"),
+    [
+        (("--no-pager",), {}, 24),
+        (("--no-input",), {}, 24),
+        (("--plain",), {}, 24),
+        (("-o", "json"), {}, 24),
+        (("--last", "1", "--role", "system"), {}, 24),
+        ((), {"PAGER": ""}, 24),
+        ((), {"PAGER": "no-such-pager-here"}, 24),
+        ((), {}, 400),
+    ],
+    ids=str,
+)
+def test_no_pager_opens_where_none_is_wanted(home: Path, pager: str, options: Any, env: Any, rows: int) -> None:
+    status, text = shown(home, "log", "s", *options, rows=rows, **{"PAGER": pager, **env})
+    assert status == 0 and "through the pager" not in text
+    assert "--role" in options or "line 39" in text
+
+
+def test_no_pager_opens_without_a_terminal(lash: Any, pager: str) -> None:
+    done = lash("log", "s", env={"PAGER": pager})
+    assert done.code == 0 and "through the pager" not in done.out and "line 39" in done.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("log", "s", "--last", "1"),
+        ("turn", "s", "!text x"),
+        ("turn", "s", "!text x", "-q"),
+        ("tail", "s", "--no-follow"),
+    ],
+    ids=" ".join,
+)
+def test_a_terminal_is_warned_of_raw_text(lash: Any, home: Path, pager: str, command: tuple[str, ...]) -> None:
+    status, text = shown(home, *command, "--raw", "--no-pager")
+    assert status == 0 and text.count("--raw lets what the model writes control this terminal") == 1
+    assert "control this terminal" not in lash(*command, "--raw").err
