@@ -1,4 +1,4 @@
-"""A long text at a terminal goes through the pager of the user, and nowhere else through one (contract 08 §6.6, §11)."""
+"""A long text at a terminal goes through the user's pager, and nowhere else through one (contract 08 §6.6, §11)."""
 
 from __future__ import annotations
 
