@@ -16,7 +16,7 @@ import msgspec
 
 from lash_cli.api.across import require_session_id
 from lash_cli.api.history import SessionHistories
-from lash_cli.api.session import LashSession, _Shared
+from lash_cli.api.session import LashSession, _Shared, refuse_within_turn
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
@@ -219,7 +219,8 @@ class LashCore(SessionHistories):
         """Run `work`; while this core's own driver holds the lane, after the pass under way.
 
         Turns of one core queue up behind one another whoever started them.
-        Raises `SessionExecutionBusy` only for another holder.
+        Raises `SessionExecutionBusy` only for another holder, and
+        `LashRuntimeError` (`session_in_turn`) inside of that very pass.
         """
         try:
             return await work()
@@ -228,6 +229,9 @@ class LashCore(SessionHistories):
             holder = busy.details.get("holder") or {}
             if not isinstance(driver, QueueDriver) or holder.get("owner_id") != self._driver_id:
                 raise
+        refuse_within_turn(
+            lambda shared: (shared.owner.owner_id, shared.state.session_id) == (self._driver_id, session_id)
+        )
         async with driver.paused(session_id):
             return await work()
 

@@ -149,7 +149,7 @@ class _Shared:
         `session_in_another_loop` while another loop holds it, which would not wake anybody here, and `session_in_turn`
         for what a turn itself does, such as a tool of it."""
         if self._lock.locked():
-            self._refuse_within_a_turn()
+            refuse_within_turn(lambda shared: shared is self)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.forget_closed_loop()
@@ -175,17 +175,6 @@ class _Shared:
                 pass  # whoever came before us is done
             await asyncio.sleep(0)
         self.let_go()
-
-    def _refuse_within_a_turn(self) -> None:
-        within = _WITHIN.get()
-        while within is not None:
-            if within.shared is self and not within.is_over:
-                raise LashRuntimeError(
-                    "session_in_turn",
-                    f"session {self.state.session_id} is in the turn this was called from, which would wait for itself",
-                    hint="enqueue what is to follow: it is run after the turn",
-                )
-            within = within.outer
 
     def in_use(self, token: CancelToken) -> _InUse:
         """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
@@ -233,6 +222,21 @@ class _Within:
 
 
 _WITHIN: ContextVar[_Within | None] = ContextVar("lash_turn", default=None)
+
+
+def refuse_within_turn(is_meant: Callable[[_Shared], bool]) -> None:
+    """Raise `LashRuntimeError` (`session_in_turn`) for what is called from a turn of a session that is meant: it would
+    wait for itself."""
+    within = _WITHIN.get()
+    while within is not None:
+        if not within.is_over and is_meant(within.shared):
+            raise LashRuntimeError(
+                "session_in_turn",
+                f"session {within.shared.state.session_id} is in the turn this was called from, which would wait for"
+                " itself",
+                hint="enqueue what is to follow: it is run after the turn",
+            )
+        within = within.outer
 
 
 class LashSession(QueueVerbs):

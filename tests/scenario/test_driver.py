@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from support.driving import Crash, CrashPoints, S, said, wake
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import ActiveTurn, LashCore, ModelSpec, SessionConfigPatch
+from lash_cli.api import ActiveTurn, FunctionToolProvider, LashCore, ModelSpec, SessionConfigPatch, tool
+from lash_cli.core.codec import to_builtins
 from lash_cli.errors import ConfigError, SessionExecutionBusy, StoreLocked
 from lash_cli.runtime.drivers import QueueDriver
 
@@ -126,6 +128,37 @@ async def test_a_turn_of_the_same_core_waits_for_the_drivers_pass(make_core) -> 
     caller.gate.set()
     assert (await running).result.assistant_message() == "answer to typed"
     assert said(session.read_view().messages) == ["queued", "answer to queued", "typed", "answer to typed"]
+
+
+class Way(msgspec.Struct):
+    """How a tool calls the session it runs in."""
+
+    name: str
+
+
+@pytest.mark.parametrize("way", ["turn", "drain", "configure"])
+async def test_what_a_tool_of_the_drivers_pass_asks_of_its_own_session_is_refused(make_core, way: str) -> None:
+    @tool(name="again")
+    async def again(asked: Way, context: object) -> str:
+        """Call the session this tool runs in, through the handle of the host."""
+        match asked.name:
+            case "turn":
+                await session.turn("inner").run()
+            case "drain":
+                await session.drain_next_session_command()
+            case _:
+                await session.configure(SessionConfigPatch(model=ModelSpec("other")))
+        return "done"
+
+    caller = ScriptedCaller([calls(("c1", "again", f'{{"name": "{way}"}}')), text("over")])
+    core = make_core(caller, tools=[FunctionToolProvider([again])], queue_driver="inline")
+    session = await core.open_session(S)
+    await session.enqueue("go")
+    async with asyncio.timeout(30):
+        await drained(core)
+    answer = caller.requests[1].messages[-1]
+    assert "the turn this was called from" in str(to_builtins(answer))
+    assert await transcript(core) == ["go", "over"]
 
 
 async def test_configure_waits_for_the_drivers_pass_too(make_core) -> None:
