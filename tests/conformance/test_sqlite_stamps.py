@@ -53,6 +53,7 @@ SUMMARIES = {
     "an answer without words": TurnSummary(ANSWERED, 1_000, 0),
     "an answer that no node holds": TurnSummary(Finished(AssistantMessage("words")), 1_000, 2),
     "another ending": TurnSummary(Stopped("cancelled"), 1_000, 2, errors=(TurnIssue("a", "b"),)),
+    "a turn that ran code": msgspec.structs.replace(ORDINARY, had_code_execution=True),
     "costs that no call explains": msgspec.structs.replace(ORDINARY, usage=TokenUsage(1)),
     "calls that cost, in a turn that did not": msgspec.structs.replace(ORDINARY, usage=TokenUsage()),
 }

@@ -56,6 +56,7 @@ class StoredSummary(Record):
     input_ids: tuple[str, ...] = ()
     tool_call_count: int = 0
     answer_node_id: str | None = None
+    had_code_execution: bool = False
 
 
 class StoredResult(Record):
@@ -85,6 +86,7 @@ def encode_summary(summary: TurnSummary, started_at_ms: int) -> str:
         input_ids=summary.input_ids,
         tool_call_count=summary.tool_call_count,
         answer_node_id=summary.answer_node_id,
+        had_code_execution=summary.had_code_execution,
     )
     return encode(stored).decode()
 
@@ -103,6 +105,7 @@ def decode_summary(body: str, started_at_ms: int) -> TurnSummary:
         input_ids=stored.input_ids,
         tool_call_count=stored.tool_call_count,
         answer_node_id=stored.answer_node_id,
+        had_code_execution=stored.had_code_execution,
     )
 
 
