@@ -41,6 +41,8 @@ class OpenPlan(msgspec.Struct, frozen=True):
     parent: str | None = None
     must_be_new: bool = False
     starts_over: bool = False
+    provider: str | None = None
+    model: str | None = None
 
 
 def command(
@@ -67,6 +69,8 @@ def command(
         parent=parent,
         must_be_new=new,
         starts_over=fresh,
+        provider=provider,
+        model=model,
     )
     row = run_async(_run(plan))
     document = bare_session_document(row, SystemClock().now_ms(), is_definitely_dead)
@@ -81,7 +85,7 @@ async def _run(plan: OpenPlan) -> SessionRow:
             _require_id(plan.reference)
         if plan.parent is not None:
             raise no_session_yet(plan.parent)
-        _require_model()
+        _require_model(plan)
     store = writing_store()
     try:
         existing = await _existing(store, plan.reference)
@@ -91,7 +95,9 @@ async def _run(plan: OpenPlan) -> SessionRow:
     except BaseException:
         await store.aclose()
         raise
-    async with opened_core(store=store, needs_model=existing is None, owner_label="open") as core:
+    async with opened_core(
+        store=store, provider=plan.provider, model=plan.model, needs_model=existing is None, owner_label="open"
+    ) as core:
         if existing is None:
             session_id = await _create(core, plan, parent)
         else:
@@ -103,10 +109,10 @@ async def _run(plan: OpenPlan) -> SessionRow:
     return row
 
 
-def _require_model() -> None:
+def _require_model(plan: OpenPlan) -> None:
     from lash_cli.wiring import host_policy
 
-    host_policy(current().settings, current().environment, needs_model=True)
+    host_policy(current().settings, current().environment, provider=plan.provider, model=plan.model, needs_model=True)
 
 
 async def _existing(store: RuntimePersistence, reference: str | None) -> SessionRow | None:

@@ -94,6 +94,21 @@ def test_an_unconfigured_provider_is_exit_5(lash) -> None:
     assert (done.code, done.out, done.error["code"]) == (5, "", "provider_unconfigured")
 
 
+def test_a_model_or_provider_that_is_named_stands_in_for_the_default_one(lash) -> None:
+    """Of a server of one's own nothing says which model it has."""
+    added = ("provider", "add", "local", "--base-url", "http://127.0.0.1:1/v1", "--default")
+    assert lash(*added).code == 0
+    refused = lash("open", "none", "-o", "json")
+    assert (refused.code, refused.out) == (5, "") and "no model is chosen" in refused.error["message"]
+    for again in range(2):  # with no database, and with one
+        assert lash("open", f"mine-{again}", "--model", "llama").code == 0
+        assert lash("open", f"mine-{again}", "--model", "qwen").code == 0
+        policy = lash("show", f"mine-{again}", "-o", "json").json["policy"]
+        assert (policy["provider"], policy["model"]["id"]) == ("local", "qwen")
+    assert lash("open", "off", "--provider", "loopback").code == 0
+    assert lash("show", "off", "-o", "json").json["policy"]["provider"] == "loopback"
+
+
 def test_opening_a_deleted_id_is_not_found(lash) -> None:
     lash("open", "notes")
     lash("rm", "notes", "--yes")
