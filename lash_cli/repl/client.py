@@ -23,7 +23,7 @@ from lash_cli.repl.desk import Desk, Face
 from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.rules import Do, Moment, TurnStanding
-from lash_cli.repl.sending import Sending
+from lash_cli.repl.sending import HELD_HERE, Sending
 from lash_cli.repl.watching import Watch
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import safe_text
@@ -274,7 +274,7 @@ class ChatClient(Sending):
         await self.turns.begun_or_over()
         await self.watch.look()
         if self.watch.waiting and self.turns.is_active and self.options.after_interrupt == "hold":
-            self._holds_for_cancel = await self._queue.hold("a turn was cancelled in lash chat")
+            self._holds_for_cancel = await self._queue.hold(f"a turn was cancelled {HELD_HERE}")
         try:
             receipt = await self.core.request_turn_cancel(self.watch.session_id, origin=ORIGIN, reason=reason)
         except ConflictError:
@@ -356,11 +356,13 @@ class ChatClient(Sending):
         )
         is_held = self.watch.row.meta.held_at_ms is not None
         if then == "hold" and not is_held:
-            await self._queue.hold(f"a turn {ending} in lash chat")
+            await self._queue.hold(f"a turn {ending} {HELD_HERE}")
             await self.watch.look()
         elif then == "drain" and not is_held and not self.turns.is_active:
             # While it was looked around, the end may have been seen on the stream too, or somebody pressed Enter.
             self.turns.drain()
+        elif then == "nothing" and was_held:
+            await self.let_go_of_empty_hold()
 
     async def _own_turn_failed(self, error: LashError, key: str | None) -> None:
         self._turn_is_over()

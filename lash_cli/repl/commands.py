@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # What an aside is booked to.
 ASIDE = "aside"
+# What may leave the queue empty.
+_QUEUE_VERBS = ("queue", "cancel-suffix")
 # More than anybody counts messages with.
 _MOST_DIGITS = 9
 
@@ -137,6 +139,8 @@ class Commands:
             status = await client.face.run_verb(client.desk.verb(named), is_interactive=is_interactive)
         if status == 0 and words[0] in slash.ENDING_COMMANDS:
             client.stop("quit")
+        elif words[0] in _QUEUE_VERBS:
+            await client.let_go_of_empty_hold()
 
     def _leave(self) -> None:
         """As Ctrl-D: what becomes of a turn of this chat is asked first."""

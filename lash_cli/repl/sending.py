@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from lash_cli.repl.watching import Waiting, Watch
 
 
+# What a hold of a chat ends with.
+HELD_HERE = "in lash chat"
+
+
 class Sending:
     """The part of `ChatClient` that moves texts."""
 
@@ -64,6 +68,7 @@ class Sending:
 
     async def send_taken(self, key: str, content: TurnInput) -> None:
         """Send what was taken out of the draft under `key`: as a turn, or into the one of ours that runs."""
+        await self.let_go_of_empty_hold()
         await self.turns.begun_or_over()
         if self.turns.is_active:
             await self._enqueue(key, content, into_running=True)
@@ -103,6 +108,16 @@ class Sending:
         if not self.turns.is_active:
             self.turns.drain()
         await self.watch.look()
+
+    async def let_go_of_empty_hold(self) -> None:
+        """End a hold of a chat once nothing is left that it keeps back; one of a person is theirs to end."""
+        if self.watch.row.meta.held_at_ms is None or self.turns.is_active:
+            return
+        await self.watch.look()
+        row = self.watch.row
+        if (row.meta.hold_reason or "").endswith(HELD_HERE) and not row.pending_inputs and not row.pending_batches:
+            await self._queue.release()
+            await self.watch.look()
 
     def finish_interrupted(self) -> None:
         """Finish a turn that a crash cut off."""
@@ -191,6 +206,7 @@ class Sending:
         else:
             self.tell(f"{newest.input_id} was not taken back: {outcome}")
         await self.watch.look()
+        await self.let_go_of_empty_hold()
 
     def stash(self) -> None:
         """Put the draft aside."""

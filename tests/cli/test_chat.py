@@ -267,6 +267,30 @@ def test_a_failed_turn_holds_what_waits_until_it_is_sent(chat, lash, gate) -> No
     assert one.users()[1:] == ["for later"]
 
 
+def test_a_hold_of_the_chat_ends_with_the_last_text_it_kept_back(chat, lash, gate: Path) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("not this\t")
+    one.wait_for("next turn · 1")
+    one.press("\x1b")
+    one.wait_for("│ queue 0+1 held")
+    one.press("/queue cut\r")
+    one.wait_for(lambda text: "│ idle" in text and "held" not in text.rpartition(PROMPT)[2])
+    assert lash("show", "s", "-o", "json").json["held_at"] is None
+    second = gate.with_name("second")
+    one.gated(second)
+    one.press("but this\t")
+    one.wait_for("next turn · 1")
+    second.touch()
+    one.wait_for("You said: but this")
+    assert "not this" not in one.users()
+    lash("queue", "hold", "s", "--reason", "mine")
+    one.wait_for(lambda text: "held" in text.rpartition(PROMPT)[2])
+    one.press("/queue\r")
+    one.wait_for("nothing waits")
+    assert lash("show", "s", "-o", "json").json["held_at"] is not None
+
+
 def test_a_queue_that_goes_on_after_a_cancel_is_delivered_once(chat, gate) -> None:
     one = chat(LASH_CFG__repl__after_interrupt="continue")
     one.gated(gate)
