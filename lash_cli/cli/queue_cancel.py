@@ -132,7 +132,9 @@ def finish_cancel(kind: str, items: Sequence[Document]) -> int:
         emit_many(kind, items, columns=COLUMNS)
         return 0
     for item in items:
-        say(f"{item['outcome']}  {item['id'] or item['target']['value']}  {item['preview'] or ''}".rstrip())
+        turn_id = item["claim"]["turn_id"] if item["claim"] is not None else None
+        turn = f"  (turn {turn_id})" if turn_id is not None else ""
+        say(f"{item['outcome']}  {item['id'] or item['target']['value']}  {item['preview'] or ''}".rstrip() + turn)
     raise error
 
 

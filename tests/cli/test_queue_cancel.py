@@ -65,7 +65,7 @@ def test_some_but_not_all_is_a_partial_outcome_and_keeps_the_callers_order(world
     assert world.states() == {"in use": "deferred_next_turn", "free": "cancelled"}
     people = world.lash("queue", "cancel", free, claimed)
     assert (people.code, people.out) == (8, "")
-    assert f"already_claimed  {claimed}  in use" in people.err
+    assert f"already_claimed  {claimed}  in use  (turn t_1)\n" in people.err
 
 
 def test_none_because_all_are_in_use_is_that_conflict(world: QueuedHome) -> None:
