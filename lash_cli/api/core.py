@@ -20,7 +20,15 @@ from lash_cli.api.session import LashSession, _Shared, refuse_within_turn
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
-from lash_cli.core.policy import POLICY_FIELDS, ModelSpec, PromptLayer, SessionPolicy, SessionSpec, persisted_config
+from lash_cli.core.policy import (
+    POLICY_FIELDS,
+    ModelSpec,
+    PersistedSessionConfig,
+    PromptLayer,
+    SessionPolicy,
+    SessionSpec,
+    persisted_config,
+)
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import (
@@ -100,9 +108,9 @@ class LashCore(SessionHistories):
         """Wire a core from keyword arguments.
 
         Give either `provider` or `providers`, and either `model` or a whole
-        `policy`. `store` None keeps sessions in memory. Without `approval` no
-        tool is asked about: each may run. Without `effect_host`
-        the store's journal is used, or the inline host when there is no store.
+        `policy`, which `max_turns` and `prompt` stand over. `store` None keeps
+        sessions in memory. Without `approval` no tool is asked about: each may
+        run. Without `effect_host` the store's journal is used, or the inline host when there is no store.
         `queue_driver` says who drains the queues: this core in the background
         (`inline`, the default with a store), nobody (`none`: the host calls
         `queued_turn`), or a driver of the host. With `owns_resources` off the
@@ -115,16 +123,23 @@ class LashCore(SessionHistories):
         `context` are the plugins that keep conversations within the window, the
         rolling history unless others are named. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
-        `durable_store_required:session_store`, or `plugin_registration` for two
-        tools of one id or name.
+        `durable_store_required:session_store`, `plugin_registration` for two
+        tools of one id or name, or `config_invalid` for both of what is given
+        either way.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
         if resolver is None:
             raise ConfigError("a core needs a provider", code="missing_provider")
+        if provider is not None and providers is not None:
+            raise ConfigError("a core is given either a provider or a resolver of several, not both")
         if policy is None:
             if model is None:
                 raise ConfigError("a core needs a model", code="missing_model_spec")
-            policy = SessionPolicy(model, resolver.default_id, max_turns=max_turns)
+            policy = SessionPolicy(model, resolver.default_id)
+        elif model is not None:
+            raise ConfigError("a core is given either a model or a whole policy, not both")
+        if max_turns is not None:
+            policy = msgspec.structs.replace(policy, max_turns=max_turns)
         if prompt is not None:
             policy = msgspec.structs.replace(policy, prompt=prompt)
         self._tools = tuple(tools)
@@ -344,7 +359,9 @@ class LashCore(SessionHistories):
     ) -> LashSession:
         require_session_id(session_id)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
-        policy = spec.resolve_against(base)
+        policy = (
+            spec.resolve_against(base) if state is None else _over_recorded(spec, base, persisted_config(state.policy))
+        )
         store = self.host.store
         meta: SessionMeta | None = None
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
@@ -426,10 +443,7 @@ class LashCore(SessionHistories):
                     # No choice that has to be written: what others choose before the first commit is followed.
                     resident.dirty.discard(Dirty.CONFIG)
             return
-        policy = spec.resolve_against(base, read.config)
-        if spec.provider_id is msgspec.UNSET:
-            policy = msgspec.structs.replace(policy, provider_id=read.config.provider_id)
-        resident.policy = policy
+        resident.policy = _over_recorded(spec, base, read.config)
         await resident.adopt_read(read, keep_policy=True)
 
     def _registry(self) -> ToolRegistry:
@@ -480,6 +494,15 @@ def _standard_context() -> tuple[ContextPlugin, ...]:
     from lash_cli.plugins.rolling_history import RollingHistory
 
     return (RollingHistory(),)
+
+
+def _over_recorded(spec: SessionSpec, base: SessionPolicy, recorded: PersistedSessionConfig) -> SessionPolicy:
+    """The policy of an open of what somebody recorded: the host's, but the recorded provider stays (contract 01
+    §2.1, §2.4)."""
+    policy = spec.resolve_against(base, recorded)
+    if spec.provider_id is msgspec.UNSET:
+        policy = msgspec.structs.replace(policy, provider_id=recorded.provider_id)
+    return policy
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

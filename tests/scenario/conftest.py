@@ -25,7 +25,8 @@ async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
 
     def build(caller: ScriptedCaller, **options: object) -> LashCore:
         store = SqliteStore.open(tmp_path / "home" / "lash.db", clock=SystemClock(), ids=SystemIds())
-        options = {"queue_driver": "none", "model": ModelSpec("model-1"), **options}
+        model = {} if "policy" in options else {"model": ModelSpec("model-1")}
+        options = {"queue_driver": "none", **model, **options}
         core = LashCore(provider=caller, store=store, **options)  # type: ignore[arg-type]
         cores.append(core)
         return core

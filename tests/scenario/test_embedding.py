@@ -13,6 +13,9 @@ from lash_cli import (
     LashCore,
     ModelSpec,
     OpenAgentFrameRequest,
+    PromptContribution,
+    PromptLayer,
+    SessionPolicy,
     SqliteStore,
     Stopped,
     ToolContext,
@@ -23,6 +26,7 @@ from lash_cli import (
     tool,
 )
 from lash_cli.errors import ConfigError, NotFoundError, SessionClosed, StoreSessionMismatch, UsageError
+from lash_cli.runtime.host import SingleProvider
 from tests.support.wire import ChatServer, text_reply
 
 KEY = "sk-embedded-0001"
@@ -102,6 +106,8 @@ def look_again(arguments: Nothing, context: ToolContext) -> None:
     [
         ({"provider": None}, "missing_provider"),
         ({"model": None}, "missing_model_spec"),
+        ({"policy": SessionPolicy(ModelSpec("m"), "loopback")}, "config_invalid"),
+        ({"providers": SingleProvider(provider("loopback"))}, "config_invalid"),
         ({"queue_driver": "inline"}, "durable_store_required:session_store"),
         ({"tools": [FunctionToolProvider([look, look_again])]}, "plugin_registration"),
         ({"tools": [FunctionToolProvider([look]), FunctionToolProvider([look])]}, "plugin_registration"),
@@ -113,6 +119,14 @@ def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
     with pytest.raises(ConfigError) as refused:
         LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == code
+
+
+def test_what_is_given_beside_a_policy_stands_over_it() -> None:
+    prompt = PromptLayer().replace_prompt_slot("intro", PromptContribution("intro", "Be brief."))
+    policy = SessionPolicy(ModelSpec("m"), "loopback", max_turns=9)
+    core = LashCore(provider=provider("loopback"), policy=policy, max_turns=2, prompt=prompt)
+    assert (core.policy.max_turns, core.policy.prompt, core.policy.model.id) == (2, prompt, "m")
+    assert LashCore(provider=provider("loopback"), policy=policy).policy == policy
 
 
 def test_what_other_programs_take_for_no_file_is_not_made_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from lash_cli.api import (
     FunctionToolProvider,
     LashCore,
     ModelSpec,
+    PromptContribution,
     SessionConfigPatch,
     SessionSpec,
     Stopped,
@@ -291,6 +292,25 @@ async def test_open_with_state_continues_a_copied_conversation(make_core) -> Non
     await copied.close()
     with pytest.raises(ConflictError):
         await core.open_with_state("s3", state)
+
+
+@pytest.mark.parametrize("spec", [SessionSpec(), SessionSpec(inherit="stored")])
+async def test_a_state_brings_its_prompt_and_its_provider_and_the_host_the_rest_unless_told(make_core, spec) -> None:
+    core = make_core(ScriptedCaller([text("one")]))
+    wanted = SessionSpec(max_turns=3).replace_prompt_slot("intro", PromptContribution("intro", "Be brief."))
+    async with await core.open_session("s1", spec=wanted) as session:
+        await session.turn("a").run()
+        state = session.export_state()
+    caller = ScriptedCaller([text("two")], provider_id="second", repeat=True)
+    other = make_core(caller, model=ModelSpec("model-2"))
+    copied = await other.open_with_state("s2", state.rebound_to("s2"), spec=spec)
+    policy = copied.policy_snapshot
+    is_stored = spec.inherit == "stored"
+    assert (policy.model.id, policy.max_turns) == (("model-1", 3) if is_stored else ("model-2", None))
+    assert policy.provider_id == "scripted" and copied.provider_status().code == "llm_provider"
+    await copied.configure(SessionConfigPatch(provider_id="second"))
+    await copied.turn("b").run()
+    assert "Be brief." in caller.requests[0].system
 
 
 async def test_a_recorded_provider_survives_another_wiring_and_fails_the_turn_before_any_write(make_core) -> None:
