@@ -196,6 +196,39 @@ class InvalidAttachmentRef(RemoteProtocolError):
         super().__init__(f"attachment {attachment}: {message}", details={"attachment": attachment})
 
 
+class InvalidToolGrant(RemoteProtocolError):
+    """A tool cannot be granted like this."""
+
+    def __init__(self, tool_name: str, message: str) -> None:
+        super().__init__(f"tool {tool_name}: {message}", details={"tool_name": tool_name})
+
+
+class MissingToolBinding(RemoteProtocolError):
+    """A granted tool is not bound to what it is to be called through."""
+
+    def __init__(self, tool_name: str, binding: str) -> None:
+        super().__init__(
+            f"tool {tool_name} has no binding {binding!r}", details={"tool_name": tool_name, "binding": binding}
+        )
+
+
+class DuplicateRemoteCallPath(RemoteProtocolError):
+    """Two granted tools are called under one name."""
+
+    def __init__(self, call_path: str) -> None:
+        super().__init__(f"the call path {call_path} is granted twice", details={"call_path": call_path})
+
+
+class RemoteToolRegistryReopenMismatch(RemoteProtocolError):
+    """The granted tools of a session changed their call paths while it was closed."""
+
+    def __init__(self, before: list[str], after: list[str]) -> None:
+        super().__init__(
+            f"the call paths were {', '.join(before) or 'none'} and are {', '.join(after) or 'none'}",
+            details={"before": before, "after": after},
+        )
+
+
 class ActivitySerialization(RemoteProtocolError):
     """An activity could not be made a line of JSON."""
 

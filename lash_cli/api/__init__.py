@@ -318,6 +318,17 @@ _HOMES = {
         "RemoteTextItem",
         "RemoteTurnInput",
     ),
+    "lash_cli.core.remote_tools": (
+        "RemoteArgumentProjection",
+        "RemoteMaterializedArguments",
+        "RemoteOutputContract",
+        "RemoteOutputFromInput",
+        "RemotePreservedReferences",
+        "RemoteStaticOutput",
+        "RemoteToolGrant",
+        "require_same_call_paths",
+        "validate_tool_grants",
+    ),
     "lash_cli.core.remote_turns": (
         "RemoteCancellation",
         "RemoteTurnCancelReceipt",

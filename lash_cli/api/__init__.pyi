@@ -296,6 +296,17 @@ from lash_cli.core.remote_input import (
     RemoteTextItem as RemoteTextItem,
     RemoteTurnInput as RemoteTurnInput,
 )
+from lash_cli.core.remote_tools import (
+    RemoteArgumentProjection as RemoteArgumentProjection,
+    RemoteMaterializedArguments as RemoteMaterializedArguments,
+    RemoteOutputContract as RemoteOutputContract,
+    RemoteOutputFromInput as RemoteOutputFromInput,
+    RemotePreservedReferences as RemotePreservedReferences,
+    RemoteStaticOutput as RemoteStaticOutput,
+    RemoteToolGrant as RemoteToolGrant,
+    require_same_call_paths as require_same_call_paths,
+    validate_tool_grants as validate_tool_grants,
+)
 from lash_cli.core.remote_turns import (
     RemoteCancellation as RemoteCancellation,
     RemoteTurnCancelReceipt as RemoteTurnCancelReceipt,

@@ -39,6 +39,7 @@ from lash_cli.core.remote import (
     require_text,
 )
 from lash_cli.core.remote_input import RemotePart, RemoteTurnInput
+from lash_cli.core.remote_tools import RemoteToolGrant, validate_tool_grants
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import (
@@ -57,12 +58,14 @@ _RECEIPT_WORDS: Final = {
 
 
 class RemoteTurnRequest(RemoteEnvelope, frozen=True, kw_only=True):
-    """A turn that somebody wants (contract 04 §6.3). `idempotency_key` makes the submission happen once."""
+    """A turn that somebody wants (contract 04 §6.3). `idempotency_key` makes the submission happen once;
+    `tool_grants` are tools that the peer lends to it."""
 
     session_id: str
     turn_id: str
     input: RemoteTurnInput
     idempotency_key: str | None = None
+    tool_grants: tuple[RemoteToolGrant, ...] = ()
     metadata: dict[str, Any] = {}
 
     def _validate_fields(self) -> None:
@@ -71,6 +74,9 @@ class RemoteTurnRequest(RemoteEnvelope, frozen=True, kw_only=True):
             require_text(self, "idempotency_key")
         _require_same_version(self, "RemoteTurnInput", self.input.protocol_version)
         self.input.validate()
+        for grant in self.tool_grants:
+            _require_same_version(self, "RemoteToolGrant", grant.protocol_version)
+        validate_tool_grants(self.tool_grants)
 
 
 class RemoteCancellation(RemotePart, frozen=True, kw_only=True):

@@ -39,13 +39,14 @@ from lash_cli.core.outcome import (
 )
 from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION, RemoteTurnActivity
 from lash_cli.core.remote_input import RemoteTurnInput
+from lash_cli.core.remote_tools import RemoteToolGrant
 from lash_cli.core.remote_turns import (
     RemoteTurnCancelReceipt,
     RemoteTurnCancelRequest,
     RemoteTurnRequest,
     RemoteTurnResult,
 )
-from lash_cli.core.tools import ToolCallRecord, success
+from lash_cli.core.tools import ToolCallRecord, ToolContract, ToolManifest, success
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import (
     ActivitySerialization,
@@ -154,6 +155,7 @@ def envelopes():
     return [
         remote_input,
         RemoteTurnRequest(protocol_version=V, session_id="s", turn_id="t", input=remote_input, idempotency_key="k"),
+        RemoteToolGrant.of(ToolManifest("t1", "find", "Finds."), ToolContract()),
         RemoteTurnResult.of(result()),
         RemoteTurnCancelRequest.of(REQUEST),
         RemoteTurnCancelReceipt.of(REQUEST, TurnCancelReceipt(REQUEST.address, "requested", "durable")),

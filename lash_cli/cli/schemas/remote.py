@@ -16,6 +16,7 @@ import msgspec
 from lash_cli.core import activity as shown
 from lash_cli.core.remote import RemoteLiveReplayGap, RemoteSessionCursor
 from lash_cli.core.remote_input import RemoteTurnInput
+from lash_cli.core.remote_tools import RemoteToolGrant
 from lash_cli.core.remote_turns import (
     RemoteTurnCancelReceipt,
     RemoteTurnCancelRequest,
@@ -190,6 +191,7 @@ KINDS: dict[str, Any] = {
     "RemoteLiveReplayGap": RemoteLiveReplayGap,
     "RemoteTurnActivity": RemoteTurnActivity,
     "RemoteTurnInput": RemoteTurnInput,
+    "RemoteToolGrant": RemoteToolGrant,
     "RemoteTurnRequest": RemoteTurnRequest,
     "RemoteTurnResult": RemoteTurnResult,
     "RemoteTurnCancelRequest": RemoteTurnCancelRequest,
