@@ -104,23 +104,31 @@ def boot_id() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """The start time of a live process in the kernel's own units, or None when no such process runs.
+    """The start time of a live process in the kernel's own units, "" where it cannot be told, or None when no such
+    process runs.
 
     A zombie counts as gone: it can write nothing any more.
     """
-    stat = _read(f"/proc/{pid}/stat")
-    if stat is not None:
-        fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in ("Z", "X") else fields[19]
-    if os.path.isdir("/proc/self"):
-        return None
+    try:
+        # As bytes: the name of a process is cut off after 15 of them, also in the middle of a letter.
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        # Some systems show the processes of others to nobody, and some have no such directory.
+        return None if _is_gone(pid) else ""
+    except OSError:
+        return ""  # no descriptor left to read it with, for one: that says nothing of the process
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _is_gone(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return None
-    except PermissionError:
-        return ""
-    return ""
+        return True
+    except OSError:
+        return False  # not ours to signal, so it is there
+    return False
 
 
 def this_process() -> LocalProcess:
