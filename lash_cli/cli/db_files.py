@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lash_cli.cli.invocation import current
+from lash_cli.cli.out_files import named_file
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.errors import UsageError
 from lash_cli.paths import ensure_private_directory
@@ -60,7 +61,7 @@ def backup(
     place = Path(current().paths.database)
     with looking(place):
         pass
-    copy = back_up(place, Path(os.path.abspath(out)) if out is not None else copy_place())
+    copy = back_up(place, Path(os.path.abspath(named_file(out, "--out"))) if out is not None else copy_place())
     document = {
         "id": str(copy.file),
         "file": str(copy.file),

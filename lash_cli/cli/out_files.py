@@ -11,9 +11,20 @@ import os
 import stat
 from typing import Final
 
+from lash_cli.errors import UsageError
+
+# The file name that means stdout.
+STDOUT_MARK: Final = "-"
 _FILE_MODE: Final = 0o600
 # A descriptor may lead to a regular file, which belongs to whoever opened it.
 _STREAM_PLACES: Final = ("/dev", "/dev/fd")
+
+
+def named_file(path: str, option: str) -> str:
+    """`path`; raises `UsageError` for `-`, where stdout has something else to say than what `option` writes."""
+    if path == STDOUT_MARK:
+        raise UsageError(f"{option} cannot be stdout", hint=f"name a file; one that is called - is ./{path}")
+    return path
 
 
 def is_stream(path: str) -> bool:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection
 from typing import NamedTuple
 
-from lash_cli.cli.out_files import is_stream
+from lash_cli.cli.out_files import is_stream, named_file
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
 from lash_cli.paths import only_regular
@@ -69,7 +69,7 @@ class CursorFile:
     """The file of `--save-cursor`."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = named_file(path, "--save-cursor")
         self._target = os.path.realpath(path)
         self._tokens: dict[str, str] = {}
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.out_files import write_out
+from lash_cli.cli.out_files import STDOUT_MARK, write_out
 from lash_cli.cli.output import emit_one
 from lash_cli.core.trace_limits import encodable
 from lash_cli.errors import LashRuntimeError, NotFoundError, UsageError
@@ -34,6 +34,7 @@ def html(
 
     if stdout and out is not None:
         raise UsageError("--stdout and --out exclude each other")
+    stdout = stdout or out == STDOUT_MARK
     lines = trace_lines(_read(file))
     name = encodable(os.path.basename(file))
     page = trace_page(lines, title=encodable(title) if title else os.path.splitext(name)[0] or name, source=name)

@@ -102,3 +102,21 @@ def test_the_hint_of_a_refused_key_is_the_next_step(tmp_path: Path) -> None:
         assert world.lash(*command.split(), "--stdin", input=f"{CANARY}\n".encode()).code == 0
         done = world.lash("turn", "s", "now", "--provider", "mine", "--model", "m", "-q")
         assert (done.code, done.out) == (0, "welcome\n")
+
+
+def test_a_dash_is_stdout_or_refused_and_never_a_file(lash: Any, tmp_path: Path) -> None:
+    lash("open", "s")
+    assert lash("turn", "s", "!text x", "--out", "-", cwd=tmp_path).out == "x\n"
+    for arguments in (
+        ("turn", "s", "!text y", "--usage-file", "-"),
+        ("turn", "s", "!text y", "--trace", "-"),
+        ("db", "backup", "--out", "-"),
+        ("tail", "s", "--no-follow", "--save-cursor", "-"),
+    ):
+        done = lash(*arguments, "-o", "jsonl", cwd=tmp_path)
+        assert (done.code, done.out, done.error["code"]) == (2, "", "usage"), arguments
+    trace = str(tmp_path / "t.jsonl")
+    assert lash("turn", "s", "!text z", "--trace", trace, cwd=tmp_path).code == 0
+    assert lash("trace", "html", trace, "--out", "-", cwd=tmp_path).out.startswith("<!")
+    assert not (tmp_path / "-").exists()
+    assert "text y" not in lash("log", "s").out
