@@ -213,7 +213,8 @@ class Commands:
             raise UsageError(f"/copy cannot take {rest!r}", hint="it takes a number: 1 is the last answer")
         answers = client.watch.answers
         if number > len(answers):
-            raise UsageError(f"there are {len(answers)} answers of this chat to copy")
+            there_are = "there is 1 answer" if len(answers) == 1 else f"there are {len(answers)} answers"
+            raise UsageError(f"{there_are} to copy")
         sequence = client.desk.clipboard(answers[-number])
         if sequence is None:
             raise ConflictError("the clipboard is switched off by LASH_NO_OSC52", code="clipboard_forbidden")

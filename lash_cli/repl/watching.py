@@ -33,7 +33,7 @@ from lash_cli.repl.desk import Desk, Face, Recorder
 from lash_cli.runtime.observing import ObservedEvent, ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow, TurnRecord
-from lash_cli.views.chat_history import input_text, message_blocks, user_block
+from lash_cli.views.chat_history import answers_in, input_text, message_blocks, user_block
 from lash_cli.views.chat_picture import Block, ChatPicture, whole_tool
 from lash_cli.views.safe_text import preview, safe_text
 from lash_cli.views.turn_text import answer_of
@@ -77,7 +77,7 @@ class Watch:
         self.running: Running | None = None
         self.picture = ChatPicture(safe_text)
         self.cost: str | None = None
-        # Finished answers, newest last, for the clipboard.
+        # Answers, those from before the chat too, newest last, for the clipboard.
         self.answers: list[str] = []
         # The newest tool call that ended, in full.
         self.last_tool: str | None = None
@@ -109,6 +109,7 @@ class Watch:
             self.recorder.begin(self._core.store, self.row, observation.cursor)
         messages = observation.read_view.messages
         self._last_node_id = messages[-1].id if messages else None
+        self.answers = answers_in(messages)[-KEPT_ANSWERS:]
         if replay > 0 and messages:
             left_out = len(messages) - replay
             blocks = message_blocks(messages[-replay:], safe_text)
@@ -280,6 +281,7 @@ class Watch:
     async def _resync(self, observation: SessionObservation, reason: str) -> None:
         """Live events were missed: what they said stands in the transcript."""
         self.picture.forget()
+        self.answers = answers_in(observation.read_view.messages)[-KEPT_ANSWERS:]
         news = _after(observation.read_view.messages, self._last_node_id)
         self.face.show([Block("note", f"some live events were missed ({reason})"), *message_blocks(news, safe_text)])
         if observation.read_view.messages:

@@ -13,6 +13,7 @@ from lash_cli.core.content import (
     TextPart,
     ToolResultPart,
     TurnInput,
+    is_user_input,
 )
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import Clean, preview
@@ -41,11 +42,28 @@ def user_block(text: str, clean: Clean) -> Block:
     return Block("user", "\n".join(lines))
 
 
+def answers_in(messages: Iterable[Message]) -> list[str]:
+    """What was answered to each of a person's messages, the last words of each answer, oldest first."""
+    answers: list[str] = []
+    last: str | None = None
+    for message in messages:
+        if is_user_input(message):
+            answers += [last] if last is not None else []
+            last = None
+        elif message.role is Role.ASSISTANT and (said := _said(message)).strip():
+            last = said
+    return [*answers, last] if last is not None else answers
+
+
+def _said(message: Message) -> str:
+    return "\n".join(part.content for part in message.parts if isinstance(part, TextPart | ProsePart))
+
+
 def message_blocks(messages: Iterable[Message], clean: Clean) -> list[Block]:
     """A committed transcript: what was said, and one line for each result of a tool."""
     blocks: list[Block] = []
     for message in messages:
-        said = "\n".join(part.content for part in message.parts if isinstance(part, TextPart | ProsePart))
+        said = _said(message)
         has_attachment = any(isinstance(part, AttachmentPart) for part in message.parts)
         if message.role is Role.USER and (said.strip() or has_attachment):
             blocks.append(user_block(said + ("\n[attachment]" if has_attachment else ""), clean))

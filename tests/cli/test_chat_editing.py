@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import sys
@@ -119,6 +120,37 @@ def test_what_follows_a_command_is_completed_too(chat, lash, home: Path, typed, 
     one.press("\t")
     one.wait_for(f"{PROMPT} {completed}")
     assert one.users() == ["!text something to fork at"]
+
+
+def test_answers_are_copied_those_from_before_the_chat_too(chat, lash, gate: Path) -> None:
+    lash("turn", "s", "!text the oldest")
+    lash("turn", "s", '!text look\n!tool glob {"pattern": "*.md"}\n!then\n!text the old one')
+    one = chat("--replay", "0")
+
+    def copied(text: str) -> bool:
+        return f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}".encode() in one.written
+
+    one.press("/copy\r")
+    one.wait_until(lambda: copied("the old one"))
+    one.press(" !text the new one\r")
+    one.wait_for("assistant ▸")
+    one.wait_for("│ idle")
+    one.gated(gate)
+    one.press("/copy\r")
+    one.wait_until(lambda: copied("the new one"))
+    one.press("/copy 3\r")
+    one.wait_until(lambda: copied("the oldest"))
+    assert not copied("look")
+    one.press("/copy 4\r")
+    one.wait_for("there are 3 answers to copy")
+
+
+def test_without_osc_52_nothing_is_copied(chat, lash) -> None:
+    lash("turn", "s", "!text the answer")
+    one = chat(LASH_NO_OSC52="1")
+    one.press("/copy\r")
+    one.wait_for("switched off by LASH_NO_OSC52")
+    assert b"\x1b]52" not in one.written
 
 
 def test_what_ends_the_chat_is_about_its_own_session_only(chat, lash) -> None:
