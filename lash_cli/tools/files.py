@@ -7,6 +7,7 @@ of its path; `edit` writes only over the content it has read.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import stat
@@ -23,6 +24,7 @@ from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.policy import FilePolicy, printable, require_regular
+from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
 
 LINE_BYTES = 2000
@@ -31,6 +33,7 @@ BINARY_PROBE_BYTES = 8192
 EDIT_BYTES = 10 * 1024 * 1024
 ATTACHMENT_BYTES = 20 * 1024 * 1024
 DEFAULT_LINES = 2000
+PDF_MAGIC = b"%PDF-"
 READ_RETRY = SafeRetry(max_attempts=2, base_delay_ms=25, max_delay_ms=100)
 
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
@@ -80,9 +83,11 @@ class EditArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FileTools:
     """Builds the file tools over one policy and one set of path locks."""
 
-    def __init__(self, policy: FilePolicy, cwd: Path) -> None:
+    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups) -> None:
+        """`groups` run what reads PDF."""
         self._policy = policy
         self._cwd = cwd
+        self._groups = groups
         self._locks = PathLocks()
 
     def tools(self) -> tuple[FunctionTool, ...]:
@@ -93,8 +98,8 @@ class FileTools:
                 name="read_file",
                 tool_id="builtin.read_file",
                 description=(
-                    "Read a text file as numbered lines, list a directory, or attach an image (png, jpeg, gif, webp,"
-                    " bmp). Long files are cut; continue with offset."
+                    "Read a text file or the text of a PDF as numbered lines, list a directory, or attach an image"
+                    " (png, jpeg, gif, webp, bmp). Long files are cut; continue with offset."
                 ),
                 retry=READ_RETRY,
                 approval="read",
@@ -123,7 +128,15 @@ class FileTools:
     async def read_file(self, arguments: ReadArguments, context: ToolContext) -> ToolCallOutput:
         """Text, listing or attachment of one path."""
         try:
-            return await asyncio.to_thread(self._read, arguments, context.cancel)
+            found = await asyncio.to_thread(self._read, arguments, context.cancel)
+            if isinstance(found, ToolCallOutput):
+                return found
+            from lash_cli.tools.pdfs import pdf_text  # few read any
+
+            text = await pdf_text(found, arguments.path, self._groups, context.cancel)
+            if text is None:
+                return cancelled()
+            return success(await asyncio.to_thread(numbered_lines, io.BytesIO(text), arguments, context.cancel))
         except _NoLongerWanted:
             return cancelled()
 
@@ -166,7 +179,8 @@ class FileTools:
         replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
         return edited
 
-    def _read(self, arguments: ReadArguments, cancel: CancelSignal) -> ToolCallOutput:
+    def _read(self, arguments: ReadArguments, cancel: CancelSignal) -> ToolCallOutput | bytes:
+        """The answer, or the whole of a PDF that is to be read as text."""
         descriptor = self._policy.open_file(self._policy.resolve_read(arguments.path, self._cwd))
         try:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
@@ -178,6 +192,8 @@ class FileTools:
                 media_type = _attachment_type(file, arguments)
                 if media_type is not None:
                     return _attachment(file, media_type, arguments.path)
+                if _is_pdf(file):
+                    return _whole(file, arguments.path)
                 return success(numbered_lines(file, arguments, cancel))
         except OSError as error:
             raise os_fault(error, "read", arguments.path) from error
@@ -322,20 +338,25 @@ def _attachment_type(file: BinaryIO, arguments: ReadArguments) -> str | None:
     image = image_type(head)
     if image is not None:
         return image
-    if head.startswith(b"%PDF-"):
-        raise invalid(
-            "pdf_not_readable",
-            f"{arguments.path} is a PDF and cannot be read as text here; convert it first (for example with"
-            " pdftotext), or pass attach_as=application/pdf if the model reads PDF attachments",
-        )
-    if b"\0" in head:
+    if b"\0" in head and not head.startswith(PDF_MAGIC):
         raise invalid("binary_file", f"{arguments.path} is a binary file; it has no text to show")
     return None
 
 
-def _attachment(file: BinaryIO, media_type: str, path: str) -> ToolCallOutput:
+def _is_pdf(file: BinaryIO) -> bool:
+    head = file.read(len(PDF_MAGIC))
+    file.seek(0)
+    return head == PDF_MAGIC
+
+
+def _whole(file: BinaryIO, path: str) -> bytes:
     data = file.read(ATTACHMENT_BYTES + 1)
     if len(data) > ATTACHMENT_BYTES:
         raise _too_large(path, ATTACHMENT_BYTES)
+    return data
+
+
+def _attachment(file: BinaryIO, media_type: str, path: str) -> ToolCallOutput:
+    data = _whole(file, path)
     note = f"{path}: {media_type}, {len(data)} bytes, attached"
     return ToolCallOutput(ToolSuccess(note, attachments=(Inline(media_type, data),)))

@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
 from lash_cli.tools.policy import FilePolicy, printable, status_of
 from lash_cli.tools.process_group import ProcessGroups
+from lash_cli.tools.workers import run_worker
 
 WALKED_ENTRIES = 200_000
 DEFAULT_LIMIT = 100
@@ -245,30 +245,15 @@ class SearchTools:
 
     async def _run_worker(self, request: bytes, context: ToolContext) -> bytes | None:
         """The worker's output, None when cancelled; raises `ToolFault` when the time is over."""
-        received = bytearray()
-        process = await self._groups.start(
-            # What Python warns of in a pattern is no part of the answer.
-            (sys.executable, "-I", "-S", "-W", "ignore", str(_WORKER)),
-            sink=received.extend,
-            environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-            directory=Path("/"),
-            stdin=request,
-        )
         try:
-            ending = await process.first_of(context.cancel, GREP_SECONDS)
-            if ending == "cancelled":
-                return None
-            if ending == "timed_out":
-                raise ToolFault(
-                    FailureClass.TIMEOUT,
-                    "grep_timeout",
-                    f"the search was stopped after {GREP_SECONDS:.0f} s; simplify the pattern (nested repetition is"
-                    " slow) or search fewer files",
-                )
-            await process.finish()
-        finally:
-            process.kill()
-        return bytes(received)
+            return await run_worker(self._groups, _WORKER, (), request, context.cancel, GREP_SECONDS, options=("-S",))
+        except TimeoutError as error:
+            raise ToolFault(
+                FailureClass.TIMEOUT,
+                "grep_timeout",
+                f"the search was stopped after {GREP_SECONDS:.0f} s; simplify the pattern (nested repetition is"
+                " slow) or search fewer files",
+            ) from error
 
 
 def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> list[tuple[str, str]]:

@@ -1,0 +1,47 @@
+"""Scripts that do in a process of their own what cannot be stopped in ours (contract 05 §6)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lash_cli.core.protocols import CancelSignal
+from lash_cli.tools.process_group import ProcessGroups
+
+
+async def run_worker(
+    groups: ProcessGroups,
+    script: Path,
+    arguments: Sequence[str],
+    stdin: bytes,
+    cancel: CancelSignal,
+    seconds: float,
+    *,
+    options: Sequence[str] = (),
+) -> bytes | None:
+    """Run a script of ours to its end: what it printed, None when cancelled.
+
+    `options` are further ones of Python. Raises `TimeoutError` when the time was over, `ToolFault` when it cannot be
+    started.
+    """
+    received = bytearray()
+    process = await groups.start(
+        # What Python warns of is no part of the answer.
+        (sys.executable, "-I", "-W", "ignore", *options, str(script), *arguments),
+        sink=received.extend,
+        environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        directory=Path("/"),
+        stdin=stdin,
+    )
+    try:
+        ending = await process.first_of(cancel, seconds)
+        if ending == "cancelled":
+            return None
+        if ending == "timed_out":
+            raise TimeoutError(f"{script.name} took longer than {seconds} s")
+        await process.finish()
+    finally:
+        process.kill()
+    return bytes(received)
