@@ -96,9 +96,10 @@ def model_spec(settings: Settings, name: str) -> ModelSpec:
 
 
 def with_variant(model: ModelSpec, variant: str, *, name: str | None = None) -> ModelSpec:
-    """`model` at an effort, at `off` or at `default`; `name` is what the user calls it. Raises `ConfigError`
-    (`unsupported_effort`) for an effort that is known not to be one of its."""
-    from lash_cli.core.policy import ModelCapability, ReasoningCapability, ReasoningEffort
+    """`model` at an effort, at `off` or at `default`; `name` is what the user calls it. Raises `ConfigError` for what
+    each of its turns would be refused for: an effort that is known not to be one of its (`unsupported_effort`), and
+    `off` where no way to turn its reasoning off is known (`effort_required`)."""
+    from lash_cli.core.policy import ModelCapability, ReasoningCapability, ReasoningDisabled, ReasoningEffort
 
     selection = _variant(variant)
     capability = model.capability
@@ -107,6 +108,8 @@ def with_variant(model: ModelSpec, variant: str, *, name: str | None = None) -> 
             reasoning = ReasoningCapability(efforts=(selection.effort,))
             capability = msgspec.structs.replace(capability or ModelCapability(), reasoning=reasoning)
         _check_effort(name or model.id, selection.effort, capability)
+    elif isinstance(selection, ReasoningDisabled):
+        _check_off(name or model.id, capability)
     return msgspec.structs.replace(model, variant=selection, capability=capability)
 
 
@@ -125,6 +128,18 @@ def _check_effort(name: str, effort: str, capability: ModelCapability) -> None:
         f"model {name!r} has no effort {effort!r}; it has: {', '.join(reasoning.efforts) or 'none'}",
         code="unsupported_effort",
         hint=f"if it has it now, say so: lash config set models.{name}.reasoning.efforts '[\"{effort}\"]'",
+    )
+
+
+def _check_off(name: str, capability: ModelCapability | None) -> None:
+    reasoning = capability.reasoning if capability is not None else None
+    if reasoning is not None and reasoning.disable is not None and not reasoning.mandatory:
+        return
+    known = "cannot be turned off" if reasoning is not None else "is not known to be one that can be turned off"
+    raise ConfigError(
+        f"the reasoning of model {name!r} {known}",
+        code="effort_required",
+        hint=f"if it can be, say how, such as: lash config set models.{name}.reasoning.disable 'effort(none)'",
     )
 
 

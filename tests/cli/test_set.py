@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from support.cli import spawn_lash
 
-ALIAS = {"LASH_CFG__models__quick__id": "loopback-2"}
+ALIAS = {
+    "LASH_CFG__models__quick__id": "loopback-2",
+    "LASH_CFG__models__quick__reasoning": '{ disable = "omit" }',
+}
 
 
 def policy(lash: Any) -> dict[str, Any]:
@@ -97,6 +100,8 @@ def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any
     done = lash("set", "s", "model=quick", "variant=off", "-o", "json", env=ALIAS).json
     assert (done["model"], done["variant"], done["changed"]) == ("loopback-2", "off", ["model", "variant"])
     assert variant() == {"kind": "disabled"}
+    refused = lash("set", "s", "model=other", "variant=off", "-o", "json")
+    assert (refused.code, refused.out, refused.error["code"]) == (5, "", "effort_required")
     assert lash("set", "s", "variant=default", "-o", "json").json["variant"] is None
     assert variant() == {"kind": "provider_default"}
     refused = lash("set", "s", "model=gpt-5.4-mini", "variant=enormous", "name=other", "-o", "json")

@@ -62,7 +62,7 @@ def test_a_new_session_of_a_configured_provider_needs_a_model(load):
 def test_an_alias_brings_id_variant_and_limits(load):
     settings = load(
         '[models.big]\nid = "big-1"\nvariant = "high"\nmax_output_tokens = 5\ncontext_window_tokens = 9\n'
-        '[models.quiet]\nid = "q"\nvariant = "off"\n'
+        '[models.quiet]\nid = "q"\nvariant = "off"\nreasoning.disable = "native"\n'
     )
     spec = model_spec(settings, "big")
     assert (spec.id, spec.variant) == ("big-1", ReasoningEffort("high"))
@@ -180,7 +180,20 @@ def test_a_renamed_model_gets_nothing_guessed(load):
         spec = model_spec(load(f'[models.mine]\nid = "{name}"\n'), "mine")
         assert spec.capability is None
         assert spec.limits.context_window_tokens is spec.limits.output_token_capacity is None
-    assert model_spec(load('[models.q]\nid = "unheard-of"\nvariant = "off"\n'), "q").capability is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ['id = "unheard-of"', 'id = "claude-sonnet-5-5"', 'id = "unheard-of"\nreasoning.efforts = ["low"]'],
+)
+def test_off_is_refused_where_no_way_to_it_is_known(load, lines):
+    text = f'[models.x]\n{lines}\nvariant = "off"\n'
+    with pytest.raises(ConfigError) as caught:
+        model_spec(load(text), "x")
+    assert caught.value.code == "effort_required"
+    assert "models.x.reasoning.disable" in caught.value.hint
+    known = text + 'reasoning.disable = "native"\nreasoning.mandatory = false\n'
+    assert model_spec(load(known), "x").variant == ReasoningDisabled()
 
 
 def test_every_field_of_a_model_can_be_overridden(load):
