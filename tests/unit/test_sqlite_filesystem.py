@@ -21,6 +21,8 @@ MOUNTS = """\
 25 22 0:22 / /mnt/with\\040space rw - fuse.sshfs me@host:/ rw
 26 22 0:23 / /mnt/over rw - nfs server:/y rw
 27 22 0:24 / /mnt/over rw - ext4 /dev/sdb1 rw
+28 22 0:25 / /mnt/データ\\134x rw - nfs4 server:/z rw
+29 22 0:26 / /mnt/\udcff rw - cifs //server/z rw
 a line that is none
 """
 
@@ -34,6 +36,8 @@ a line that is none
         ("/mnt/share/local/lash.db", None),
         ("/mnt/with space/deep/lash.db", "fuse.sshfs"),
         ("/mnt/over/lash.db", None),
+        ("/mnt/データ\\x/lash.db", "nfs4"),
+        ("/mnt/\udcff/lash.db", "cifs"),
     ],
 )
 def test_the_mount_that_is_nearest_decides(path, kind):

@@ -8,12 +8,15 @@ that cannot be told is taken for local.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
 from lash_cli.errors import StoreReadOnly
 from lash_cli.store.sqlite.file_names import StrPath
 
+# How the kernel writes a space, a tab, a line end and a backslash in the name of a place; all else stands as it is.
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _NETWORK: Final = frozenset(
     {"afs", "beegfs", "ceph", "cifs", "coda", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs"}
@@ -35,12 +38,12 @@ def network_filesystem(path: Path, *, mounts: str | None = None) -> str | None:
             return None
     place = path.absolute().resolve()
     best, kind = -1, ""
-    for line in mounts.splitlines():
+    for line in mounts.split("\n"):
         before, _, after = line.partition(" - ")
         fields = before.split(" ")
         if len(fields) < 5 or not after:
             continue
-        point = Path(fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape", "replace"))
+        point = Path(_ESCAPED.sub(lambda escape: chr(int(escape[1], 8)), fields[4]))
         # A later line of the same place covers an earlier one.
         if place.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), after.split(" ")[0]
