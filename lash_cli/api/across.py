@@ -6,6 +6,7 @@ turn and waiting for its end, deletion.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -32,6 +33,8 @@ from lash_cli.system import this_process
 
 if TYPE_CHECKING:
     from lash_cli.api.queue import Notify, SessionQueue
+
+_log = logging.getLogger("lash.driver")
 
 TERMINAL_POLL_FIRST_S = 0.025
 TERMINAL_POLL_MAX_S = 0.25
@@ -71,7 +74,15 @@ class AcrossProcesses:
 
     @property
     def _notify(self) -> Notify | None:
-        return None if self._driver is None else self._driver.notify
+        return None if self._driver is None else self._tell_driver
+
+    def _tell_driver(self, session_id: str, reason: str) -> None:
+        """What is to be driven is durable whoever hears of it: a driver that fails fails nobody's call."""
+        assert self._driver is not None, "there is one to tell"
+        try:
+            self._driver.notify(session_id, reason)
+        except Exception:  # noqa: BLE001 - a host's driver is foreign code, and its fault is told here
+            _log.exception("the queue driver could not be told of %s (%s)", session_id, reason)
 
     def _new_owner(self) -> LeaseOwnerIdentity:
         token = self.host.ids.token()

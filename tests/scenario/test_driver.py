@@ -11,6 +11,7 @@ from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import ActiveTurn, FunctionToolProvider, LashCore, ModelSpec, SessionConfigPatch, tool
 from lash_cli.core.codec import to_builtins
+from lash_cli.core.queued_work import BatchState
 from lash_cli.errors import ConfigError, SessionExecutionBusy, StoreLocked
 from lash_cli.runtime.drivers import QueueDriver
 
@@ -87,6 +88,27 @@ async def test_a_hosts_own_driver_is_told_and_closed(make_core) -> None:
     ]
     await core.aclose()
     assert driver.is_closed
+
+
+async def test_a_hosts_driver_that_fails_fails_nobodys_call(make_core, caplog) -> None:
+    class Failing:
+        def notify(self, session_id: str, reason: str) -> None:
+            raise RuntimeError("no connection")
+
+        async def aclose(self) -> None:
+            return None
+
+    core = make_core(answering(), queue_driver=Failing())
+    session = await core.open_session(S)
+    stored = await session.enqueue("later")
+    receipt = await session.commands().reset("why", "k")
+    assert await session.pending_turn_inputs() == (stored,)
+    assert (await session.turn("now").run()).result.is_success, "it says that something waits"
+    assert (await session.await_queued_work_batch(receipt.batch_id)).state is BatchState.COMPLETED
+    assert (await core.open_session(S)).session_id == S
+    told = [record.getMessage() for record in caplog.records if record.name == "lash.driver"]
+    reasons = ("queued_turn_input", "session_command", "turn_completed", "session_open")
+    assert told == [f"the queue driver could not be told of {S} ({reason})" for reason in reasons]
 
 
 async def test_what_came_in_while_nobody_drove_is_run_when_the_session_is_opened(make_core) -> None:
