@@ -39,14 +39,14 @@ def get(
     origin: Annotated[bool, typer.Option("--origin", help="Also show where the value came from.")] = False,
 ) -> int:
     """Show the value of one key that is in force; nothing when it has none."""
+    from lash_cli.settings.editing import unknown_key
     from lash_cli.settings.schema import UnknownKey, find_option
 
     settings = current().settings
     try:
         _, base, inside = find_option(key)
     except UnknownKey as error:
-        hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
-        raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
+        raise unknown_key(error, key) from error
     value = _shown(base, settings.get(base))
     for name in inside:
         value = value.get(name) if isinstance(value, dict) else None

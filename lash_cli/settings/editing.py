@@ -18,7 +18,16 @@ from lash_cli.paths import Paths, only_regular, write_private_file
 from lash_cli.settings.loading import assignments, check_document
 from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import is_credential, redact
-from lash_cli.settings.schema import NAMED_SECTIONS, Option, UnknownKey, find_option, loose_toml_value, parse_text
+from lash_cli.settings.schema import (
+    NAMED_SECTIONS,
+    SECTIONS,
+    Option,
+    UnknownKey,
+    find_option,
+    is_group,
+    loose_toml_value,
+    parse_text,
+)
 
 PROFILES = "profiles"
 
@@ -178,8 +187,20 @@ def _known(key: str) -> tuple[Option, str, tuple[str, ...]]:
     try:
         return find_option(inner if head == PROFILES and name and inner else key)
     except UnknownKey as error:
-        hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
-        raise UsageError(f"unknown configuration key {key!r}", hint=hint) from error
+        raise unknown_key(error, key) from error
+
+
+def unknown_key(error: UnknownKey, key: str) -> UsageError:
+    """What to tell whoever named `key`, which is none: the nearest one, or what is in a table of that name."""
+    parts = tuple(error.key.split("."))
+    if is_group(parts):
+        section = parts[0]
+        names = NAMED_SECTIONS.get(section) or SECTIONS.get(section) or ("KEY",)
+        table = f"{section}.NAME" if section in NAMED_SECTIONS and len(parts) == 1 else error.key
+        keys = ", ".join(f"{table}.{name}" for name in names)
+        return UsageError(f"{key!r} is a table and no key", hint=f"in it are: {keys}")
+    hint = f"did you mean: {error.nearest}" if error.nearest else "see: lash config show"
+    return UsageError(f"unknown configuration key {key!r}", hint=hint)
 
 
 def _checked(option: Option, key: str, text: str, *, has_path_inside: bool) -> Any:

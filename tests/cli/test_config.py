@@ -234,6 +234,23 @@ def test_get_shows_the_value_in_force_and_where_it_came_from(lash, home):
     assert (unknown.code, unknown.out, unknown.error["hint"]) == (2, "", "did you mean: defaults.model")
 
 
+@pytest.mark.parametrize(
+    ("table", "inside"),
+    [
+        ("approval", "approval.write"),
+        ("labels", "labels.KEY"),
+        ("models", "models.NAME.id"),
+        ("models.q", "models.q.id"),
+    ],
+)
+def test_a_table_is_no_key_and_what_is_in_it_is_told(lash, home, table, inside):
+    for arguments in (("get", table), ("set", table, "x")):
+        done = lash("config", *arguments, "-o", "json")
+        assert (done.code, done.out) == (2, "") and "is a table" in done.error["message"]
+        assert inside in done.error["hint"].replace("in it are: ", "").split(", ")
+    assert not home.exists()
+
+
 def test_unset_takes_one_value_out_and_leaves_the_rest(lash, home):
     path = write_config(
         home,
