@@ -81,7 +81,7 @@ def timeout_error(timeout_text: str, details: dict[str, Any]) -> WaitTimeout:
 
 
 def _blocking_issue(issues: tuple[TurnIssue, ...]) -> TurnIssue | None:
-    blocking = [issue for issue in issues if issue.blocking] or list(issues)
+    blocking = [issue for issue in issues if issue.blocking]
     return blocking[-1] if blocking else None
 
 

@@ -73,8 +73,9 @@ class TurnOutput(msgspec.Struct, frozen=True):
     @property
     def turns(self) -> tuple[TurnResult, ...]:
         """Every turn that ended in this call, in order; a replayed one ended before."""
-        own = () if self.result is None or self.replayed else (self.result,)
-        return (*self.redriven, *self.frames, *own)
+        if self.result is None or self.replayed:
+            return self.redriven
+        return (*self.redriven, *self.frames, self.result)
 
 
 async def unseen(activity: TurnActivity) -> None:

@@ -67,9 +67,11 @@ def result_of(
     summary: TurnSummary,
     done: DoneEffect | None,
     head_revision: int | None,
+    stored: tuple[Message, ...] = (),
 ) -> TurnResult:
-    """The result of a turn: of one that just ended, or (`done` None) of one read from its stored summary."""
-    output, notes = assistant_output(outcome, done.messages if done is not None else ())
+    """The result of a turn: of one that just ended, or (`done` None) of one read from its stored summary, and from
+    what is `stored` of what it said."""
+    output, notes = assistant_output(outcome, done.messages if done is not None else stored)
     return TurnResult(
         session_id=session_id,
         turn_id=turn_id,

@@ -7,10 +7,12 @@ here both are put together again.
 from __future__ import annotations
 
 from lash_cli.core.commit import TurnSummary
+from lash_cli.core.content import Message, is_user_input
 from lash_cli.core.graph import ConversationPayload
-from lash_cli.core.outcome import TurnOutcome, TurnResult
+from lash_cli.core.outcome import AgentFrameSwitch, Finished, TurnOutcome, TurnResult
+from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.results import replayed_outcome, result_of
-from lash_cli.store.base import RuntimePersistence
+from lash_cli.store.base import RuntimePersistence, TurnRecord
 
 
 async def stored_outcome(store: RuntimePersistence, session_id: str, summary: TurnSummary) -> TurnOutcome:
@@ -26,4 +28,37 @@ async def stored_result(store: RuntimePersistence, session_id: str, turn_id: str
     if turn is None or turn.summary is None:
         return None
     outcome = await stored_outcome(store, session_id, turn.summary)
-    return result_of(session_id, turn_id, outcome, turn.summary, None, turn.head_revision)
+    said = () if isinstance(outcome, Finished | AgentFrameSwitch) else await _said_last(store, turn)
+    return result_of(session_id, turn_id, outcome, turn.summary, None, turn.head_revision, said)
+
+
+async def stored_results(store: RuntimePersistence, session_id: str, turn_id: str) -> tuple[TurnResult, ...]:
+    """The results of a committed turn and of those it handed on to in other agent frames, as far as they are
+    committed, in order; empty for one that is unknown or not committed."""
+    results: list[TurnResult] = []
+    chain = FrameChain(turn_id)
+    following = await stored_result(store, session_id, turn_id)
+    while following is not None:
+        results.append(following)
+        if not isinstance(following.outcome, AgentFrameSwitch):
+            break
+        following = await stored_result(store, session_id, chain.next_turn_id)
+        chain = FrameChain(turn_id, chain.switches + 1)
+    return tuple(results)
+
+
+async def _said_last(store: RuntimePersistence, turn: TurnRecord) -> tuple[Message, ...]:
+    """The messages of a turn behind the last words it was given, that one first: where the text of one that stopped
+    short is looked for."""
+    messages: list[Message] = []
+    node_id = turn.last_node_id
+    while node_id is not None:
+        node = await store.load_node(turn.session_id, node_id)
+        if node is None:
+            break
+        if isinstance(node.payload, ConversationPayload):
+            messages.append(node.payload.message)
+            if is_user_input(node.payload.message):
+                break
+        node_id = None if node_id == turn.first_node_id else node.parent_node_id
+    return tuple(reversed(messages))

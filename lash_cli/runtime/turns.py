@@ -22,7 +22,6 @@ from lash_cli.core.commit import COMMIT_TOO_LARGE
 from lash_cli.core.content import Message, TurnInput, options_over, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
-from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.ingress import materialise
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffect
@@ -43,7 +42,7 @@ from lash_cli.runtime.lane import LaneGuard
 from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
-from lash_cli.runtime.results import replayed_outcome, result_of
+from lash_cli.runtime.results import result_of
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan, policy_of_plan
 from lash_cli.runtime.turn_commit import is_cut, terminal_commit, what_fits
@@ -122,7 +121,7 @@ class DurableTurn(TurnDriver):
                 if not isinstance(outcome, LaneGranted):
                     return self._nothing(outcome)
                 if outcome.committed:
-                    return self._output(await self._replayed(outcome.turn), replayed=True)
+                    return await self._replayed(outcome.turn)
                 if outcome.turn is None:
                     return self._output(None)
                 is_other = outcome.redrive and outcome.turn.turn_id != self._entry.turn_id
@@ -374,18 +373,14 @@ class DurableTurn(TurnDriver):
             return _Ended(turn)
         return _Ended(turn, (drive.chain.next_turn_id, result.enqueued_batches[0]))
 
-    async def _replayed(self, turn: TurnRecord | None) -> TurnResult:
-        """The result of a turn that was committed before, read from its stamp and its answer's node."""
-        if turn is None or turn.summary is None:
+    async def _replayed(self, turn: TurnRecord | None) -> TurnOutput:
+        """The answer of a turn that was committed before, and that of the frames it handed on to."""
+        from lash_cli.runtime.stored_turns import stored_results  # hardly any request is a repeat
+
+        results = () if turn is None else await stored_results(self.store, self.session.session_id, turn.turn_id)
+        if not results:
             raise LashRuntimeError("turn_summary_missing", "a committed turn has no stored summary")
-        summary = turn.summary
-        answer: Message | None = None
-        if summary.answer_node_id is not None:
-            node = await self.store.load_node(self.session.session_id, summary.answer_node_id)
-            if node is not None and isinstance(node.payload, ConversationPayload):
-                answer = node.payload.message
-        outcome = replayed_outcome(summary, answer)
-        return result_of(self.session.session_id, turn.turn_id, outcome, summary, None, turn.head_revision)
+        return self._output(results[-1], frames=results[:-1], replayed=True)
 
 
 def _evidence_of(won: TurnCancelWon) -> TurnCancellationEvidence:

@@ -161,6 +161,12 @@ def test_a_failure_that_says_what_helps_gets_the_next_step_as_its_hint(issue, hi
     assert error is not None and hint in (error.hint or "")
 
 
+def test_where_the_text_of_a_turn_was_found_is_not_why_it_stopped() -> None:
+    note = TurnIssue("runtime", "the answer's text was taken from the transcript", code="recovered", blocking=False)
+    error = turn_error(result(Stopped("max_turns"), errors=(note,)), {})
+    assert error is not None and error.message == "the turn stopped (max_turns)"
+
+
 def test_only_stopped_turns_are_errors_and_a_cancelled_one_is_7() -> None:
     assert turn_error(result(Finished(AssistantMessage("hi"))), {}) is None
     assert turn_error(result(AgentFrameSwitch("f", "x")), {}) is None

@@ -87,6 +87,17 @@ async def test_a_view_taken_before_a_switch_keeps_what_it_showed(make_core) -> N
     assert said(view.messages) == ["first", "one"]
 
 
+async def test_a_repeated_key_answers_what_the_last_frame_said(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "on"), switch("f3", "on and on"), text("finished")])
+    session = await make_core(caller, tools=[Switching((SUMMARY,))]).open_session(S)
+    first = await session.turn("begin", key="k").run()
+    again = await session.turn("begin", key="k").run()
+    assert again.replayed and again.turns == ()
+    assert again.result.assistant_message() == first.result.assistant_message() == "finished"
+    assert [frame.turn_id for frame in again.frames] == [frame.turn_id for frame in first.frames]
+    assert len(caller.requests) == 3
+
+
 async def test_a_queued_turn_follows_its_switches_too(make_core) -> None:
     core = make_core(ScriptedCaller([switch("f2", "finish it"), text("finished")]), tools=[Switching()])
     session = await core.open_session(S)

@@ -29,8 +29,8 @@ from lash_cli.core.activity import (
     TurnFinished,
 )
 from lash_cli.core.codec import canonical_hash
-from lash_cli.core.content import Message, Role, is_safe_to_resume, message_text
-from lash_cli.core.llm import ToolChoice
+from lash_cli.core.content import Message, ProsePart, Role, is_safe_to_resume, message_text
+from lash_cli.core.llm import LlmResponse, TerminalReason, ToolChoice
 from lash_cli.core.protocols import ToolContext
 from lash_cli.errors import (
     ConflictError,
@@ -209,6 +209,17 @@ async def test_a_key_replays_the_committed_turn_and_refuses_changed_text(make_co
         with pytest.raises(PendingTurnInputSourceKeyConflict):
             await session.turn("do something else", key="k").run()
         assert len(session.read_view().messages) == 2
+
+
+async def test_a_repeated_key_of_a_turn_that_stopped_short_answers_the_text_it_had(make_core) -> None:
+    cut = LlmResponse((ProsePart("half an ans"),), terminal_reason=TerminalReason.OUTPUT_LIMIT)
+    caller = ScriptedCaller([text("before"), calls(("c1", "none", "{}")), cut])
+    session = await make_core(caller).open_session("s1")
+    await session.turn("zero").run()
+    first = (await session.turn("one", key="k").run()).result
+    again = (await session.turn("one", key="k").run()).result
+    assert first.assistant_output.raw_text == "half an ans"
+    assert (again.assistant_output, again.errors) == (first.assistant_output, first.errors)
 
 
 async def test_a_turn_id_that_was_committed_is_replayed_and_refuses_changed_text(make_core) -> None:
