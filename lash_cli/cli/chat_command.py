@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import msgspec
 import typer
 
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
 from lash_cli.cli.reading import has_database, run_async
@@ -199,7 +200,7 @@ async def _talk(
             if not _is_gone(error):
                 # Nothing more can be said for certain of a session whose store just failed.
                 say(f"the chat of {row.meta.name} ended by an error; what was committed stays")
-                say(f"resume: lash chat {shell_word(row.meta.name)}")
+                say(f"resume: {command_here('chat', row.meta.name)}")
             raise
         await _hint(core, session)
         _let_go_of_terminal()
@@ -255,4 +256,4 @@ async def _hint(core: LashCore, session: LashSession) -> None:
         f"session {row.meta.name} ({row.meta.session_id}): {row.turn_state.turn_index} turns, {shown} tokens, "
         f"queue {row.pending_inputs + row.pending_batches}"
     )
-    say(f"resume: lash chat {shell_word(row.meta.name)}")
+    say(f"resume: {command_here('chat', row.meta.name)}")

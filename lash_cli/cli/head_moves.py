@@ -23,13 +23,17 @@ def undo_command(move: HeadMove) -> str:
 
 def rewind_command(session_id: str, node_id: str | None) -> str:
     """The exact command, for a shell, that moves the head of a session to a node; None is before everything."""
+    return command_here("rewind", session_id, "--to", node_id or ROOT)
+
+
+def command_here(*words: str) -> str:
+    """The exact command, for a shell, that runs a verb on the home, database and profile of this invocation."""
     options = current().options
-    words = ["lash"]
+    command = ["lash"]
     for option, value in (("--home", options.home), ("--db", options.database), ("--profile", options.profile)):
         if value is not None:
-            words += [option, value]
-    words += ["rewind", session_id, "--to", node_id or ROOT]
-    return shlex.join(words)
+            command += [option, value]
+    return shlex.join([*command, *words])
 
 
 def rewind_document(move: HeadMove, meta: SessionMeta) -> Document:

@@ -63,6 +63,16 @@ Database.peek = while_free(Database.peek)
 """
 
 
+def test_the_hint_leads_to_the_home_of_the_chat(chat, lash, home: Path) -> None:
+    other = home.parent / "another home"
+    lash("--home", str(other), "open", "s", "--name", "fjord")
+    one = chat("--home", str(other))
+    one.press("\x04")
+    assert one.ended() == 0
+    said = "".join(one.everything.split("\n"))
+    assert f"resume: lash --home '{other}' chat fjord" in said
+
+
 BROKEN = """
 import os
 from lash_cli.errors import StoreUnusable
