@@ -86,9 +86,21 @@ class _Wake:
         return ",".join(self.reasons)
 
 
+class _Here:
+    """What a driver has in one event loop, to which whatever waits in it belongs."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.slots = asyncio.Semaphore(concurrency)
+        self.wakes: dict[str, _Wake] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.passes: dict[str, asyncio.Event] = {}
+        self.paused: Counter[str] = Counter()
+        self.resumed = asyncio.Condition()
+
+
 class QueueDriver:
-    """Drives the queues of one core in its event loop: what `LashCore(queue_driver="inline")` makes (contract 02
-    §6.3)."""
+    """Drives the queues of one core: what `LashCore(queue_driver="inline")` makes (contract 02 §6.3). Each session is
+    driven in the event loop that told of it; of several loops the lane admits one."""
 
     def __init__(
         self,
@@ -102,54 +114,65 @@ class QueueDriver:
         self._store = store
         self._clock = clock
         self._open = opener
-        self._slots = asyncio.Semaphore(max(1, concurrency))
-        self._wakes: dict[str, _Wake] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._passes: dict[str, asyncio.Event] = {}
-        self._paused: Counter[str] = Counter()
-        self._resumed = asyncio.Condition()
+        self._concurrency = max(1, concurrency)
+        self._loops: dict[asyncio.AbstractEventLoop, _Here] = {}
         self._is_closed = False
+
+    def _here(self) -> _Here:
+        """What belongs to the running loop. What closed loops left is forgotten: nothing of it goes on."""
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is None:
+            for closed in [known for known in self._loops if known.is_closed()]:
+                del self._loops[closed]
+            here = self._loops[loop] = _Here(self._concurrency)
+        return here
 
     def notify(self, session_id: str, reason: str) -> None:
         """Something may wait in a session: drive it, or once more after the drive under way."""
         if self._is_closed:
             return
-        wake = self._wakes.get(session_id)
+        here = self._here()
+        wake = here.wakes.get(session_id)
         if wake is not None:
             wake.add(reason)
             return
-        self._wakes[session_id] = wake = _Wake(reason)
+        here.wakes[session_id] = wake = _Wake(reason)
         task = asyncio.get_running_loop().create_task(self._drive(session_id, wake))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        here.tasks.add(task)
+        task.add_done_callback(here.tasks.discard)
 
     async def aclose(self) -> None:
-        """End every drive where it stands. A turn under way is not committed; its rows wait for the next owner."""
+        """End every drive of this loop where it stands. A turn under way is not committed; its rows wait for the next
+        owner. A drive in another loop ends after its attempt."""
         self._is_closed = True
-        tasks = list(self._tasks)
+        tasks = list(self._here().tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def settled(self) -> None:
-        """Return once nothing is driven any more."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        """Return once nothing is driven any more in this loop."""
+        here = self._here()
+        while here.tasks:
+            await asyncio.wait(list(here.tasks))
 
     @contextlib.asynccontextmanager
     async def paused(self, session_id: str) -> AsyncIterator[None]:
         """Keep the driver out of a session: the pass under way ends first, none begins inside the block."""
-        self._paused[session_id] += 1
+        here = self._here()
+        here.paused[session_id] += 1
         try:
-            while (running := self._passes.get(session_id)) is not None:
+            while (running := here.passes.get(session_id)) is not None:
                 await running.wait()
             yield
         finally:
-            self._paused[session_id] -= 1
-            async with self._resumed:
-                self._resumed.notify_all()
+            here.paused[session_id] -= 1
+            async with here.resumed:
+                here.resumed.notify_all()
 
     async def _drive(self, session_id: str, wake: _Wake) -> None:
+        here = self._here()
         try:
             while True:
                 await self._until_idle(session_id, wake)
@@ -158,7 +181,7 @@ class QueueDriver:
                 wake.reasons, wake.again = wake.again, {}
         finally:
             # Nothing is awaited since the last look at `again`: no signal falls between the two.
-            del self._wakes[session_id]
+            del here.wakes[session_id]
 
     async def _until_idle(self, session_id: str, wake: _Wake) -> None:
         """Attempt until the queue is idle, the errors are exhausted or one is terminal, or the driver is closed."""
@@ -222,7 +245,7 @@ class QueueDriver:
                 return _Found.NOTHING
             case Standing.CONTENDED:
                 return _Found.CONTENDED
-        async with self._slots, self._told_when_slow(session_id, wake), self._open(session_id) as session:
+        async with self._here().slots, self._told_when_slow(session_id, wake), self._open(session_id) as session:
             return await self._drain(session_id, session, wake)
 
     async def _drain(self, session_id: str, session: Drainable, wake: _Wake) -> _Found:
@@ -237,13 +260,14 @@ class QueueDriver:
 
     async def _pass(self, session_id: str, session: Drainable) -> str | None:
         """One pass; why it ran no turn, None when it ran one."""
-        async with self._resumed:
-            await self._resumed.wait_for(lambda: not self._paused[session_id])
-            self._passes[session_id] = ended = asyncio.Event()
+        here = self._here()
+        async with here.resumed:
+            await here.resumed.wait_for(lambda: not here.paused[session_id])
+            here.passes[session_id] = ended = asyncio.Event()
         try:
             output = await session.drain_once(unseen)
         finally:
-            del self._passes[session_id]
+            del here.passes[session_id]
             ended.set()
         return output.idle
 

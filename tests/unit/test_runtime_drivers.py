@@ -334,3 +334,28 @@ async def test_a_paused_session_is_not_driven_and_goes_on_afterwards(world, driv
     await holding
     await driver.settled()
     assert world.ended == 3
+
+
+def test_a_driver_serves_one_event_loop_after_another(clock) -> None:
+    """As a program has it that keeps its core and runs each of its tasks in a loop of its own."""
+    world = World(clock)
+    driver = QueueDriver(world, clock, world.opener, concurrency=1)
+
+    async def one_loop(*, is_cut_off: bool) -> None:
+        world.gate = asyncio.Event()
+        async with driver.paused("a"):
+            for session_id in ("a", "b", "c"):
+                world.waiting[session_id] += 1
+                driver.notify(session_id, "x")
+            await settle()  # one waits for the end of the pause, the others for its slot
+        if is_cut_off:
+            return
+        world.gate.set()
+        await driver.settled()
+
+    asyncio.run(one_loop(is_cut_off=False))
+    asyncio.run(one_loop(is_cut_off=True))
+    asyncio.run(one_loop(is_cut_off=False))
+    assert sum(world.waiting.values()) == 0
+    assert world.ended == 9
+    asyncio.run(driver.aclose())
