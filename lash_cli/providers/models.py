@@ -50,7 +50,7 @@ def described(model_id: str, overrides: Mapping[str, Any]) -> KnownModel:
     and temporary prices end with it. A `reasoning` table replaces the fields it
     names. `cache_control = "none"` takes the dialect away, and
     `thought_signatures = "optional"` the demand for them. Raises `ValueError`
-    for a table that does not decode.
+    for a table that does not decode, or says what could never be asked for.
     """
     known = find(model_id) or KnownModel(model_id)
     changes: dict[str, Any] = {
@@ -85,11 +85,17 @@ def _repriced(known: Prices | None, table: Mapping[str, Any]) -> Prices:
 
 
 def _reasoning(known: ReasoningCapability | None, table: Mapping[str, Any]) -> ReasoningCapability:
+    from lash_cli.providers.reasoning import malformed  # most models are described without
+
     try:
         given: ReasoningCapability = from_builtins(dict(table), ReasoningCapability)
     except msgspec.ValidationError as error:
         raise ValueError(f"reasoning: {error}") from error
-    return msgspec.structs.replace(known or ReasoningCapability(), **{name: getattr(given, name) for name in table})
+    whole = msgspec.structs.replace(known or ReasoningCapability(), **{name: getattr(given, name) for name in table})
+    problem = malformed(whole)
+    if problem is not None:
+        raise ValueError(f"reasoning: {problem}")
+    return whole
 
 
 def micros(amount: float | str) -> int:

@@ -7,6 +7,7 @@ and refuses an intent it has no words for.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -33,6 +34,7 @@ class ToggleOff(msgspec.Struct, frozen=True):
 
 #: What the `reasoning` object of an endpoint that follows OpenAI understands: efforts, or OpenRouter's three ways.
 ReasoningDialect = Literal["openai", "openrouter"]
+_WITH_ARGUMENT = re.compile(r"effort\(([^()\s]+)\)|budget\(([0-9]{1,9})\)")
 Intent = Effort | Budget | ToggleOff | None
 
 
@@ -51,6 +53,20 @@ def intent_of(model: ModelSpec) -> Intent:
     if isinstance(selection, ReasoningDisabled):
         return _disabled(model, capability)
     return _effort(model, selection, capability)
+
+
+def malformed(reasoning: ReasoningCapability) -> str | None:
+    """What of `reasoning` could never be asked for as it is written; None when all of it could."""
+    if reasoning.disable is not None and _turned_off(reasoning.disable) is None:
+        ways = "native, omit, toggle_false, effort(NAME) or budget(TOKENS)"
+        return f"disable is {ways}, not {reasoning.disable!r}"
+    for name, effort in reasoning.aliases.items():
+        if effort not in reasoning.efforts:
+            return f"alias {name!r} stands for {effort!r}, which is not one of the efforts"
+    unpriced = [effort for effort in reasoning.efforts if effort not in reasoning.budgets]
+    if reasoning.encoding == "budget" and unpriced:
+        return f"budgets has no tokens for effort {unpriced[0]!r}"
+    return None
 
 
 def reasoning_object(intent: Intent, dialect: ReasoningDialect, wire: str) -> dict[str, Any]:
@@ -78,20 +94,24 @@ def refused(code: str, message: str) -> LlmTransportError:
 
 
 def _disabled(model: ModelSpec, capability: ReasoningCapability) -> Intent:
-    """`disable` is native, toggle_false, omit, `effort(NAME)` or `budget(TOKENS)`."""
     way = capability.disable
     if capability.mandatory or way is None:
         raise refused("effort_required", f"the reasoning of model {model.id!r} cannot be turned off")
-    if way == "omit":
-        return None
-    if way in ("native", "toggle_false"):
+    intent = _turned_off(way)
+    if intent is None:
+        raise refused("malformed_capability", f"model {model.id!r} has an unknown way to turn reasoning off: {way!r}")
+    return None if way == "omit" else intent
+
+
+def _turned_off(way: str) -> Effort | Budget | ToggleOff | None:
+    """What `disable` asks for: native, toggle_false, omit, `effort(NAME)` or `budget(TOKENS)`; None for anything
+    else."""
+    if way in ("native", "toggle_false", "omit"):
         return ToggleOff()
-    kind, _, argument = way.removesuffix(")").partition("(")
-    if kind == "effort" and argument:
-        return Effort(argument)
-    if kind == "budget" and argument.isdigit():
-        return Budget(int(argument))
-    raise refused("malformed_capability", f"model {model.id!r} has an unknown way to turn reasoning off: {way!r}")
+    match = _WITH_ARGUMENT.fullmatch(way)
+    if match is None:
+        return None
+    return Effort(match[1]) if match[1] is not None else Budget(int(match[2]))
 
 
 def _effort(model: ModelSpec, selection: ReasoningEffort, capability: ReasoningCapability) -> Intent:

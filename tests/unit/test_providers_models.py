@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lash_cli.core.policy import ModelSpec, ReasoningDisabled
 from lash_cli.core.pricing import BucketPrices, Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.models import CATALOGUE, described, find, micros
+from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of
 from lash_cli.settings.providers import WELL_KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +55,34 @@ def test_only_the_exact_id_is_found() -> None:
     for other in ("gpt-6-luna ", "GPT-6-luna", "openai/gpt-6-luna", "gpt-6-luna-2026-09-22", "gpt-6"):
         assert find(other) is None
     assert described("unheard-of", {}).capability is None
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "said"),
+    [
+        ({"disable": "never"}, "disable is native"),
+        ({"disable": "effort()"}, "disable is native"),
+        ({"disable": "budget(few)"}, "disable is native"),
+        ({"efforts": ["low"], "aliases": {"quick": "fast"}}, "alias 'quick' stands for 'fast'"),
+        ({"efforts": ["low", "high"], "encoding": "budget", "budgets": {"low": 9}}, "no tokens for effort 'high'"),
+    ],
+)
+def test_abilities_that_could_never_be_asked_for_are_refused_where_they_are_written(
+    reasoning: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        described("mine", {"reasoning": reasoning})
+
+
+@pytest.mark.parametrize("way", ["native", "toggle_false", "omit", "effort(none)", "budget(0)"])
+def test_every_way_to_turn_reasoning_off_can_be_written(way: str) -> None:
+    known = described("mine", {"reasoning": {"disable": way}})
+    assert known.capability is not None and known.capability.reasoning is not None
+    assert intent_of(ModelSpec("mine", ReasoningDisabled(), capability=known.capability)) == {
+        "omit": None,
+        "effort(none)": Effort("none"),
+        "budget(0)": Budget(0),
+    }.get(way, ToggleOff())
 
 
 def test_a_request_costs_what_its_buckets_cost() -> None:
