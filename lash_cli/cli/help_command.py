@@ -7,7 +7,6 @@ topic; the command has its `--help`.
 from __future__ import annotations
 
 import shutil
-import sys
 from typing import Annotated
 
 import typer
@@ -53,7 +52,7 @@ def _show(name: str) -> int:
     from lash_cli.cli.table import COMMANDS, find
 
     text, options = docs.read(name), current().output
-    if options.format == "text" and sys.stdout.isatty() and not (options.plain or options.ascii):
+    if options.format == "text" and options.is_terminal and not (options.plain or options.ascii):
         _show_on_terminal(text)
     else:
         emit_one("Topic", {"id": name, "title": docs.title(name), "text": text}, text=safe(text))
@@ -68,8 +67,10 @@ def _show_on_terminal(text: str) -> None:
     from rich.markdown import Markdown
 
     options = current().output
-    columns = shutil.get_terminal_size().columns
-    console = Console(no_color=not options.color, highlight=False, width=min(columns, _WIDTH) or _WIDTH)
+    columns = options.columns or shutil.get_terminal_size().columns
+    console = Console(
+        no_color=not options.color, force_terminal=True, highlight=False, width=min(columns, _WIDTH) or _WIDTH
+    )
     with console.capture() as captured:
         console.print(Markdown(text, hyperlinks=False))
     write_paged(captured.get())

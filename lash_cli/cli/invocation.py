@@ -21,12 +21,22 @@ if TYPE_CHECKING:
     from lash_cli.settings import Settings
 
 Format = Literal["text", "table", "json", "jsonl", "name"]
+# What LASH_FORCE_TTY says beyond yes.
+_FEWEST_COLUMNS = 10
 MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
 
 
 def is_ascii_wanted(options: GlobalOptions, environment: Mapping[str, str]) -> bool:
     """Whether nothing beyond ASCII may be printed: `--ascii` or `LASH_ASCII`, whatever the configuration says."""
     return options.ascii or is_set(environment, "LASH_ASCII")
+
+
+def _stdout_is_terminal(environment: Mapping[str, str]) -> tuple[bool, int | None]:
+    """Whether text goes to a terminal, or is to look so (`LASH_FORCE_TTY`), and the columns that one says."""
+    forced = environment.get("LASH_FORCE_TTY", "").strip()
+    if is_set(environment, "LASH_FORCE_TTY"):
+        return True, int(forced) if forced.isdecimal() and int(forced) >= _FEWEST_COLUMNS else None
+    return sys.stdout is not None and sys.stdout.isatty(), None
 
 
 class OutputOptions:
@@ -38,14 +48,16 @@ class OutputOptions:
         self.template = options.template
         self.quiet = options.quiet
         self.verbose = options.verbose
+        # Whether the text is for a terminal, of so many columns if that is said and not asked.
+        self.is_terminal, self.columns = _stdout_is_terminal(environment)
         dumb = environment.get("TERM") == "dumb"
         self.plain = options.plain or is_set(environment, "LASH_PLAIN") or dumb
         self.ascii = is_ascii_wanted(options, environment)
-        self.color = self._color(options.color, environment, dumb)
+        self.color = self._color(options.color, environment, dumb, self.is_terminal)
         self.no_pager = options.no_pager
 
     @staticmethod
-    def _color(asked: str | None, environment: Mapping[str, str], dumb: bool) -> bool:
+    def _color(asked: str | None, environment: Mapping[str, str], dumb: bool, is_terminal: bool) -> bool:
         """Whether stdout gets colour: the option, then NO_COLOR, FORCE_COLOR, CLICOLOR_FORCE, then the terminal."""
         if asked in ("always", "never"):
             return asked == "always"
@@ -55,7 +67,7 @@ class OutputOptions:
             return True
         if dumb or environment.get("CLICOLOR") == "0":
             return False
-        return sys.stdout is not None and sys.stdout.isatty()
+        return is_terminal
 
     @property
     def is_machine(self) -> bool:

@@ -188,8 +188,11 @@ def _name(value: object) -> str:
 
 def terminal_width() -> int | None:
     """The columns of the terminal stdout is, None when it is none (then nothing is ever cut)."""
-    if not sys.stdout.isatty():
+    options = current().output
+    if not options.is_terminal:
         return None
+    if options.columns is not None:
+        return options.columns
     import shutil  # and with it every compressor; a pipe never needs it (design D16)
 
     width = shutil.get_terminal_size().columns
@@ -216,7 +219,13 @@ def _write_table(
 def _print_rich(renderable: Any, options: OutputOptions) -> None:
     from rich.console import Console
 
-    console = Console(no_color=not options.color, highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(
+        no_color=not options.color,
+        force_terminal=options.color or options.is_terminal,  # said here, or rich asks the environment again
+        highlight=False,
+        soft_wrap=not options.is_terminal,
+        width=options.columns,
+    )
     with console.capture() as captured:
         console.print(renderable)
     sys.stdout.write(captured.get())  # not by the console, which ends the process when the reader has left

@@ -309,12 +309,12 @@ class TurnRun:
             return QuietView(self._write, self._clean)
         if self._showing.is_value:
             return ValueView(self._write, self._tell_on_terminal if self._is_on_terminal else say, self._clean)
-        if self._showing.out is not None or not _is_terminal(sys.stdout):
+        if self._showing.out is not None or not options.is_terminal:
             return PipeView(self._write, say, self._clean)
         tell = self._tell_on_terminal if self._is_on_terminal else say
         if options.plain:
             return PlainTerminalView(self._write, tell, self._clean)
-        width = shutil.get_terminal_size().columns
+        width = options.columns or shutil.get_terminal_size().columns
         return MarkdownTerminalView(_PumpFile(self._write), tell, self._clean, color=options.color, width=width)
 
     def _tell_on_terminal(self, line: str) -> None:

@@ -73,3 +73,18 @@ def test_a_terminal_is_warned_of_raw_text(lash: Any, home: Path, pager: str, com
     status, text = shown(home, *command, "--raw", "--no-pager")
     assert status == 0 and text.count("--raw lets what the model writes control this terminal") == 1
     assert "control this terminal" not in lash(*command, "--raw").err
+
+
+def test_what_goes_to_a_file_looks_as_on_a_terminal_only_when_that_is_asked_for(lash: Any, pager: str) -> None:
+    escape = "\x1b["
+    assert escape not in lash("tree", "s").out
+    assert escape in lash("tree", "s", "--color", "always").out
+    assert escape not in lash("tree", "s", "--color", "never", env={"FORCE_COLOR": "1"}).out
+    assert escape not in lash("tree", "s", env={"NO_COLOR": "1", "FORCE_COLOR": "1"}).out
+    forced = lash("tree", "s", env={"LASH_FORCE_TTY": "44", "PAGER": pager}).out
+    assert escape in forced and "through the pager" not in forced
+    wide = lash("ls", env={"LASH_FORCE_TTY": "200"}).out
+    narrow = lash("ls", env={"LASH_FORCE_TTY": "44"}).out
+    assert max(map(len, narrow.splitlines())) <= 44 < max(map(len, wide.splitlines()))
+    assert escape in lash("turn", "s", "!text some **bold** words", env={"LASH_FORCE_TTY": "yes"}).out
+    assert lash("turn", "s", "!text some **bold** words", env={"LASH_FORCE_TTY": "0"}).out == "some **bold** words\n"
