@@ -427,6 +427,7 @@ _HOMES = {
         "SessionObservation",
         "Subscribed",
     ),
+    "lash_cli.runtime.pages": ("TranscriptPage",),
     "lash_cli.runtime.phases": (
         "TurnPhase",
         "TurnPhaseProbe",

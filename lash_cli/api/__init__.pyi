@@ -396,6 +396,7 @@ from lash_cli.runtime.observing import (
     SessionObservation as SessionObservation,
     Subscribed as Subscribed,
 )
+from lash_cli.runtime.pages import TranscriptPage as TranscriptPage
 from lash_cli.runtime.phases import TurnPhase as TurnPhase, TurnPhaseProbe as TurnPhaseProbe
 from lash_cli.runtime.requests import DrainReason as DrainReason, TurnOutput as TurnOutput
 from lash_cli.runtime.state import RuntimeSessionState as RuntimeSessionState, SessionReadView as SessionReadView

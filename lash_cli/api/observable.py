@@ -29,7 +29,7 @@ from lash_cli.core.remote import (
 )
 from lash_cli.core.tools import ToolManifest, ToolState
 from lash_cli.core.usage import SessionUsageReport, usage_report
-from lash_cli.errors import LashError, StoreError
+from lash_cli.errors import LashError, NotFoundError, StoreError, UsageError
 from lash_cli.runtime.bells import hang_bell
 from lash_cli.runtime.observing import (
     LiveSubscription,
@@ -41,6 +41,7 @@ from lash_cli.runtime.observing import (
     SessionReader,
     Subscribed,
 )
+from lash_cli.runtime.pages import TranscriptPage, WalkBack, resident_path, stored_path
 from lash_cli.runtime.resident_bell import ResidentBell
 from lash_cli.runtime.session import TOOL_STATE
 from lash_cli.runtime.state import SessionReadView
@@ -74,22 +75,27 @@ class ObservableSession:
     is nothing to close. Every read raises `LiveReplayClosed` for a deleted session, and for one without a store that
     was let go, and `LiveReplayError` when the store fails."""
 
-    def __init__(self, reader: SessionReader, load_component: Callable[[str], Awaitable[bytes]]) -> None:
+    def __init__(
+        self, reader: SessionReader, load_component: Callable[[str], Awaitable[bytes]], walk_back: WalkBack
+    ) -> None:
         self._reader = reader
         self._load_component = load_component
+        self._walk_back = walk_back
         self._tools: tuple[str, ToolState] | None = None
 
     @classmethod
     def of_store(cls, store: RuntimePersistence, session_id: str, policy: SessionPolicy) -> ObservableSession:
         """A session of a store, whichever process works on it."""
         bell = partial(hang_bell, store.live.bell_name, session_id)
-        return cls(SessionReader(store.live, session_id, policy, bell), store.load_component)
+        return cls(
+            SessionReader(store.live, session_id, policy, bell), store.load_component, stored_path(store, session_id)
+        )
 
     @classmethod
     def of_log(cls, log: ResidentLog, policy: SessionPolicy) -> ObservableSession:
         """A session that only this process holds."""
         reader = SessionReader(log, log.session_id, policy, lambda: ResidentBell(log.listen))
-        return cls(reader, log.load_component)
+        return cls(reader, log.load_component, resident_path(log, log.session_id))
 
     @property
     def session_id(self) -> str:
@@ -107,6 +113,17 @@ class ObservableSession:
     async def read_view(self) -> SessionReadView:
         """The committed transcript of the current frame; after a `committed` event never older than it."""
         return (await self._reader.observation()).read_view
+
+    async def page(self, before: str | None = None, *, limit: int = 50) -> TranscriptPage:
+        """Up to `limit` messages of the committed transcript of the current frame, newest first; `before` is what the
+        page behind which to go on says (contract 04 §8). What is committed meanwhile moves no page, and nothing but
+        the page is read. Raises `UsageError` for a limit below 1, and `NotFoundError` (`node_not_found`)."""
+        if limit < 1:
+            raise UsageError(f"a page holds at least one message, not {limit}")
+        page = await self._reader.page(self._walk_back, before, limit)
+        if page is None:
+            raise NotFoundError(f"session {self.session_id} has no node {before!r}", code="node_not_found")
+        return page
 
     async def policy_snapshot(self) -> SessionPolicy:
         """The effective policy."""

@@ -27,6 +27,7 @@ from lash_cli.core.policy import SessionPolicy, SessionSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LiveReplayClosed, LiveReplayError, SessionDeleted, StoreError, SubscriberLagged
 from lash_cli.runtime.bells import Bell
+from lash_cli.runtime.pages import TranscriptPage, WalkBack, read_page
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import PersistedSessionRead, ReadScope
 from lash_cli.store.live import Carried, LiveCut, LiveReading, LiveReplay
@@ -118,6 +119,20 @@ class SessionReader:
         view = view_of(self.session_id, self.policy_of(cut), cut.read)
         self._installed = view
         return SessionObservation(view, cut.cursor)
+
+    async def page(self, walk_back: WalkBack, before: str | None, limit: int) -> TranscriptPage | None:
+        """Up to `limit` messages before a node, without one the newest of the current frame. None when there is no such
+        node. Raises as `cut` does."""
+        head = (await self.cut(ReadScope.HEAD)).read
+        if before is None and head is None:
+            return TranscriptPage(())
+        leaf, frame_id = before, None
+        if before is None and head is not None:
+            leaf, frame_id = head.leaf_node_id, current_frame(head.frames).frame_id
+        try:
+            return await read_page(walk_back, leaf, frame_id, limit, is_behind=before is not None)
+        except (SessionDeleted, StoreError) as error:
+            raise _closed_or_failed(error) from error
 
     def policy_of(self, cut: LiveCut) -> SessionPolicy:
         """The policy of a cut: that of its frame, else what the session was created with, else the host's."""
