@@ -36,6 +36,7 @@ LashError
 │   ├── DirectCompletionError 1 invalid_request, invalid_structured_output, or the provider's code
 │   └── LiveReplayError     1   live_replay: SubscriberLagged, LiveReplayClosed (3 when the session was deleted)
 ├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
+│   ├── EffectDiverged      1   a replayed effect is not the recorded one
 │   └── JournalFault        1   the journal itself failed; never recorded
 └── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
 """
@@ -593,6 +594,14 @@ class EffectError(LashError):
     ) -> None:
         super().__init__(message, code=code, details=details)
         self.retryable = retryable
+
+
+class EffectDiverged(EffectError):
+    """A replayed effect is not the recorded one (contract 03 §2.4). `stored` and `rebuilt` are the canonical envelopes,
+    for an extended trace: their values stand in no message."""
+
+    stored: bytes = b""
+    rebuilt: bytes = b""
 
 
 class JournalFault(EffectError):

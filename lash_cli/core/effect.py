@@ -19,7 +19,7 @@ from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.queued_work import QueuedWorkCompletion
 from lash_cli.core.tools import PendingCompletion, ToolCall, ToolCallOutput
-from lash_cli.errors import EffectError
+from lash_cli.errors import EffectDiverged, EffectError
 
 MAX_DIVERGENT_PATHS = 8
 DIVERGED_HINT = "the turn cannot be finished as it was begun; end it with: lash cancel SESSION --wait"
@@ -279,7 +279,7 @@ def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvel
             details={"stored_hash": stored.hash, "rebuilt_hash": rebuilt.hash},
         )
     shown = paths[:MAX_DIVERGENT_PATHS]
-    error = EffectError(
+    error = EffectDiverged(
         code,
         f"replayed effect differs from the recorded one at {', '.join(shown)}",
         details={
@@ -290,4 +290,5 @@ def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvel
         },
     )
     error.hint = DIVERGED_HINT
+    error.stored, error.rebuilt = stored.json, rebuilt.json
     return error

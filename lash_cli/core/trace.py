@@ -17,6 +17,7 @@ from lash_cli.core.codec import Record, to_builtins
 from lash_cli.core.trace_events import (
     EXTENDED_ONLY,
     Custom,
+    EffectEnvelopeDiff,
     LlmCallCompleted,
     LlmCallFailed,
     LlmCallStarted,
@@ -40,7 +41,8 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 class TraceLevel(StrEnum):
-    """How much is traced: `extended` adds every request's bytes, what is streamed back, and every live delta."""
+    """How much is traced: `extended` adds every request's bytes, what is streamed back, every live delta, and
+    both sides of a replay that diverged."""
 
     STANDARD = "standard"
     EXTENDED = "extended"
@@ -173,7 +175,7 @@ def stamped(event: TraceEvent, context: TraceContext) -> TraceContext:
             node = f"tool:{call_id}"
         case ProviderRequest() | ProviderStreamEvent() | RuntimeStreamEvent():
             parent = call or parent
-        case PromptBuilt() | UsageCounted() | Custom():
+        case PromptBuilt() | UsageCounted() | EffectEnvelopeDiff() | Custom():
             pass
     node = context.graph_node_id or node
     parent = context.parent_graph_node_id or parent

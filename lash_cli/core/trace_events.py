@@ -220,6 +220,26 @@ class Custom(Record, tag="custom", tag_field="type"):
     payload: JSON = None
 
 
+class EnvelopeShown(Record):
+    """One side of a divergence. Length and SHA-256 are those of the canonical JSON."""
+
+    json_len: int
+    sha256: str
+    value: JSON = None
+    omitted: Literal["size_limit"] | None = None
+
+
+class EffectEnvelopeDiff(Record, tag="effect_envelope_diff", tag_field="type"):
+    """A replayed effect is not the recorded one: what the journal has, and what was asked for now. Extended level
+    only."""
+
+    code: str
+    stored: EnvelopeShown
+    rebuilt: EnvelopeShown
+    divergent_path_count: int
+    first_divergent_paths: tuple[str, ...]
+
+
 TraceEvent = (
     SessionStarted
     | TurnStarted
@@ -234,10 +254,11 @@ TraceEvent = (
     | ToolCallCompleted
     | UsageCounted
     | TurnCompleted
+    | EffectEnvelopeDiff
     | Custom
 )
 
-EXTENDED_ONLY = (ProviderRequest, ProviderStreamEvent, RuntimeStreamEvent)
+EXTENDED_ONLY = (ProviderRequest, ProviderStreamEvent, RuntimeStreamEvent, EffectEnvelopeDiff)
 
 
 def kind(event: TraceEvent) -> str:

@@ -29,7 +29,7 @@ from lash_cli.core.policy import PromptLayer, ProviderDefault
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed, ToolSuccess
 from lash_cli.core.trace import moment
 from lash_cli.core.trace_limits import MAX_RECORD_CHARS, MAX_TEXT_CHARS
-from lash_cli.errors import LashError
+from lash_cli.errors import EffectDiverged, LashError
 
 MAX_BODY_BYTES = 2_048  # of what is embedded of the wire; length and hash are always there
 MAX_MESSAGES = 128
@@ -196,6 +196,23 @@ def embedded(body: bytes) -> tuple[Any, Any]:
         return decode_json(body), None
     except msgspec.DecodeError:
         return None, "invalid_json"
+
+
+def envelope_diff(error: EffectDiverged) -> traced.EffectEnvelopeDiff:
+    """Both sides of a divergence."""
+    return traced.EffectEnvelopeDiff(
+        error.code,
+        _envelope(error.stored),
+        _envelope(error.rebuilt),
+        error.details["divergent_path_count"],
+        tuple(error.details["first_divergent_paths"]),
+    )
+
+
+def _envelope(canonical: bytes) -> traced.EnvelopeShown:
+    is_shown = len(canonical) <= MAX_BODY_BYTES
+    value = decode_json(canonical) if is_shown else None
+    return traced.EnvelopeShown(len(canonical), sha256_hex(canonical), value, None if is_shown else "size_limit")
 
 
 def provider_event(provider: str, data: str, sequence: int, elapsed_ms: int) -> traced.ProviderStreamShown:

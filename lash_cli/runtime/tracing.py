@@ -27,12 +27,13 @@ from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
 from lash_cli.core.trace import TraceContext, TraceLevel, TraceRecord, TraceSink, moment, stamped
 from lash_cli.core.trace_limits import Limiter, Redact
-from lash_cli.errors import LashRuntimeError
+from lash_cli.errors import EffectDiverged, LashRuntimeError
 from lash_cli.runtime.model_calls import CallStopped
 from lash_cli.runtime.trace_documents import (
     embedded,
     ended_call,
     ended_turn,
+    envelope_diff,
     prompt_built,
     provider_event,
     shown_output,
@@ -214,6 +215,9 @@ class TurnTrace:
             return await running
         except BaseException as error:
             for turn in self._open.values():
+                if isinstance(error, EffectDiverged):
+                    with self._tracer.contained():
+                        self._emit(turn, envelope_diff(error))
                 self._emit(turn, ended_turn(None, self._tracer.elapsed_ms(turn.started), turn.errors, error))
             self._open.clear()
             raise

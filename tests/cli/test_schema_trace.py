@@ -15,6 +15,8 @@ from lash_cli.cli.schemas.generate import closed, schema_of
 from lash_cli.core.trace import TRACE_SCHEMA_VERSION, TraceRecord
 from lash_cli.core.trace_events import (
     Custom,
+    EffectEnvelopeDiff,
+    EnvelopeShown,
     ProviderRequest,
     ProviderRequestShown,
     ProviderStreamEvent,
@@ -22,8 +24,8 @@ from lash_cli.core.trace_events import (
     TraceEvent,
 )
 
-# Nothing of the loopback model goes over a wire.
-UNSEEN = {"provider_request", "provider_stream_event"}
+# Nothing of the loopback model goes over a wire, and no turn here is replayed.
+UNSEEN = {"provider_request", "provider_stream_event", "effect_envelope_diff"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,7 @@ def test_every_line_of_a_real_trace_is_what_the_schema_says(lash, tmp_path: Path
     ProviderRequest(ProviderRequestShown("wire", 1, 3, "http://h/v1", 2, "ab", None, "size_limit")),
     ProviderStreamEvent(ProviderStreamShown("wire", 0, 3, "message_start", 2, "ab", "item", 0, {})),
     ProviderStreamEvent(ProviderStreamShown("wire", 1, 3, "data", 2, "ab")),
+    EffectEnvelopeDiff("x", EnvelopeShown(2, "ab", {}), EnvelopeShown(9999, "cd", None, "size_limit"), 1, ("a[0].b",)),
     Custom("turn_input.claimed", {"ids": ["in_1"]}),
 ])  # fmt: skip
 def test_what_is_not_seen_here_has_its_shape_too(event: Any, validator) -> None:

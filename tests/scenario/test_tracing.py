@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.clock import ManualClock
+from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, error, text
 from support.switching import Switching, switch
 from support.wire import Reply, ScriptedTransport, text_reply, tool_calls_reply
@@ -21,7 +22,7 @@ from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, TraceContext
 from lash_cli.core.outcome import Stopped
 from lash_cli.core.trace_events import Custom
 from lash_cli.core.trace_limits import MAX_TEXT_CHARS
-from lash_cli.errors import LashRuntimeError, SessionExecutionLeaseExpired
+from lash_cli.errors import EffectDiverged, LashRuntimeError, SessionExecutionLeaseExpired
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.runtime.trace_documents import MAX_MESSAGES
 from lash_cli.settings import redact as redactor
@@ -304,6 +305,41 @@ async def test_a_turn_that_raises_closes_its_spans_with_the_code_of_the_error(ma
     (ended,) = sink.of("turn_completed")
     code = SessionExecutionLeaseExpired.default_code
     assert (failed["error"]["code"], ended["status"], ended["done_reason"]) == (code, "failed", code)
+
+
+@pytest.mark.parametrize("level", list(TraceLevel))
+@pytest.mark.parametrize("length", [1, 3000], ids=["short", "long"])
+async def test_both_sides_of_a_replay_that_diverged_are_traced_at_the_extended_level_only(
+    make_core, level: TraceLevel, length: int
+) -> None:
+    model = ModelSpec("m" * length)
+    caller = ScriptedCaller([calls(("a", "double", '{"value":4}'))])
+    first = make_core(caller, model=model, tools=tools(), crash_point=CrashPoints("after:tool_recorded"))
+    with pytest.raises(Crash):
+        await (await first.open_session("s1")).turn("go").run()
+    sink = Kept()
+    core = make_core(ScriptedCaller([]), model=model, tracer=tracer_of(sink, level))
+    session = await core.open_session("s1")
+    with pytest.raises(EffectDiverged) as diverged:
+        await session.redrive().run()
+    await core.aclose()
+    shown = sink.of("effect_envelope_diff")
+    if level is TraceLevel.STANDARD:
+        assert shown == []
+        return
+    (record,) = shown
+    assert sink.kinds[-2:] == ["effect_envelope_diff", "turn_completed"]
+    assert (record["code"], record["first_divergent_paths"]) == (diverged.value.code, ["command.shape"])
+    for side, hashed in (("stored", "stored_hash"), ("rebuilt", "rebuilt_hash")):
+        assert record[side]["sha256"] == diverged.value.details[hashed]
+        if length == 1:
+            assert record[side]["value"]["command"]["kind"] == "llm_call"
+            assert "omitted" not in record[side]
+        else:
+            assert record[side]["json_len"] > length
+            assert (record[side]["omitted"], record[side].get("value")) == ("size_limit", None)
+    if length == 1:
+        assert record["stored"]["value"]["command"]["shape"] != record["rebuilt"]["value"]["command"]["shape"]
 
 
 async def test_a_turn_whose_task_is_cancelled_closes_its_spans(make_core) -> None:

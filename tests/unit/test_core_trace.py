@@ -37,6 +37,7 @@ FAULT = traced.LlmErrorShown("no", False)
 SENT = traced.ProviderRequestShown("p", 0, 1, "http://x", 2, "00")
 CAME = traced.ProviderStreamShown("p", 0, 1, "message_start", 2, "00")
 LIVE = traced.RuntimeStreamShown(0, 1, "assistant_prose_delta", "hi")
+SIDE = traced.EnvelopeShown(2, "00", {})
 
 EVENTS = {
     "session_started": traced.SessionStarted(),
@@ -52,6 +53,7 @@ EVENTS = {
     "tool_call_completed": traced.ToolCallCompleted("c", "grep", {}, {}, 1),
     "token_usage": traced.UsageCounted(TokenUsage(1, 2)),
     "turn_completed": traced.TurnCompleted("completed", "assistant_message"),
+    "effect_envelope_diff": traced.EffectEnvelopeDiff("x", SIDE, SIDE, 1, ("command.shape",)),
     "custom": traced.Custom("turn_input.claimed"),
 }
 
@@ -67,9 +69,9 @@ def test_every_kind_is_tagged_by_kind_and_by_nothing_else() -> None:
         assert msgspec.to_builtins(event)["type"] == tag
 
 
-def test_only_the_extended_level_admits_what_was_sent_and_streamed() -> None:
+def test_only_the_extended_level_admits_what_was_sent_streamed_and_asked_for_again() -> None:
     refused = {tag for tag, event in EVENTS.items() if not TraceLevel.STANDARD.admits(event)}
-    assert refused == {"provider_request", "provider_stream_event", "runtime_stream_event"}
+    assert refused == {"provider_request", "provider_stream_event", "runtime_stream_event", "effect_envelope_diff"}
     assert all(TraceLevel.EXTENDED.admits(event) for event in EVENTS.values())
 
 
