@@ -30,6 +30,8 @@ from lash_cli.views.times import rfc3339
 
 DEFAULT_LIMIT = 20
 COLUMNS = ("session_name", "role", "at", "snippet", "id")
+# Of the numbers a place is counted by: 64 bits with a sign.
+_END = 1 << 63
 _PATIENCE_SECONDS = 1.0
 _BOLD, _NORMAL = "\x1b[1m", "\x1b[0m"
 
@@ -81,7 +83,7 @@ def command(
 def _position(cursor: str | None) -> int | None:
     if cursor is None:
         return None
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19 and int(cursor) < _END):
         raise UsageError(
             f"{cursor!r} is not a cursor of this search",
             code="cursor_invalid",

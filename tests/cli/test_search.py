@@ -75,6 +75,7 @@ def test_a_search_is_narrowed_paged_and_shows_what_stands_around_a_hit(lash: Any
         (("x", "--role", "nobody"), "usage"),
         (("x", "--since", "whenever"), "usage"),
         (("x", "--cursor", "nonsense"), "cursor_invalid"),
+        (("x", "--cursor", "9" * 19), "cursor_invalid"),
         (("x", "-n", "0"), "usage"),
     ],
 )

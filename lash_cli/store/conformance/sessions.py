@@ -7,7 +7,7 @@ import pytest
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.effect import CanonicalEnvelope, TurnScope, scope_key
 from lash_cli.core.wait import CustomWait, ResolvedOk
-from lash_cli.errors import ConflictError, LashError, NotFoundError, SessionDeleted, SessionExecutionBusy
+from lash_cli.errors import ConflictError, LashError, NotFoundError, SessionDeleted, SessionExecutionBusy, UsageError
 from lash_cli.store.base import JournalClaim, LaneBusy, ReadScope, SessionCreate
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
@@ -112,9 +112,23 @@ class SessionLaws:
         assert seen == ["s1", "s6", "s5", "s4", "s3", "s2", "s0"]
         rows, _ = await store.list_sessions(limit=1)
         assert (rows[0].running_turn_id, rows[0].head_revision, rows[0].pending_inputs) == ("t1", 1, 0)
-        with pytest.raises(LashError) as caught:
-            await store.list_sessions(limit=3, cursor="nonsense")
-        assert caught.value.code == "cursor_invalid"
+        for cursor in ("nonsense", "1", "1.", f"{2**63}.1", f"1.{2**63}"):
+            with pytest.raises(LashError) as caught:
+                await store.list_sessions(limit=3, cursor=cursor)
+            assert caught.value.code == "cursor_invalid"
+
+    async def test_a_number_beyond_64_bits_is_a_usage_error_and_changes_nothing(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await store.create_session(SessionCreate("s1", make.CONFIG, 1))
+        with pytest.raises(UsageError) as caught:
+            await store.create_session(SessionCreate("s2", make.CONFIG, 2**63))
+        assert caught.value.code == "number_out_of_range"
+        with pytest.raises(UsageError):
+            await store.turns("s1", limit=3, before=2**63)
+        assert await store.session_row("s2") is None
+        await store.create_session(SessionCreate("s2", make.CONFIG, 2))
 
     async def test_a_reference_finds_the_best_kind_only(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()

@@ -16,7 +16,15 @@ from typing import Any, Final
 
 import msgspec
 
-from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable, TooManyOpenFiles
+from lash_cli.errors import (
+    LashError,
+    StoreError,
+    StoreLocked,
+    StoreReadOnly,
+    StoreUnusable,
+    TooManyOpenFiles,
+    UsageError,
+)
 from lash_cli.store.sqlite.file_names import StrPath, file_uri, is_in_the_way
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
@@ -75,11 +83,14 @@ def closed_error(path: StrPath, *, is_forked: bool) -> StoreError:
 
 
 def told_error(error: BaseException, path: StrPath) -> BaseException:
-    """What a caller is told for what went wrong in its job: errors of SQLite, and records that are none, as ours."""
+    """What a caller is told for what went wrong in its job: errors of SQLite, numbers that are none to it, and records
+    that are none, as ours."""
     if isinstance(error, sqlite3.Error):
         return map_error(error, path)
     if isinstance(error, msgspec.DecodeError):
         return StoreUnusable(f"a record in {path} does not decode: {error}")
+    if isinstance(error, OverflowError):
+        return UsageError("a number is beyond what the database can hold: it takes 64 bits", code="number_out_of_range")
     return error
 
 
@@ -113,10 +124,10 @@ def _has_descriptor_left() -> bool:
 
 @contextlib.contextmanager
 def mapped_errors(path: StrPath) -> Iterator[None]:
-    """Raise lash errors for the SQLite errors of the block, and for records in which it found no record."""
+    """Raise lash errors for the SQLite errors of the block, as `told_error`."""
     try:
         yield
-    except (sqlite3.Error, msgspec.DecodeError) as error:
+    except (sqlite3.Error, msgspec.DecodeError, OverflowError) as error:
         raise told_error(error, path) from error
 
 

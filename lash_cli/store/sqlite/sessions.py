@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _NAME_BITS: Final = 64
 _NAME_ATTEMPTS: Final = 32
 _MAX_CANDIDATES: Final = 50
+# Every number of fewer digits is one to SQLite.
+_CURSOR_DIGITS: Final = 19
 # No live lease has this generation, so no claim is hidden.
 NO_GENERATION: Final = -1
 
@@ -336,7 +338,7 @@ def _parse_cursor(cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return (1 << 62, 1 << 62)
     activity, separator, key = cursor.partition(".")
-    if not (separator and activity.isdecimal() and key.isdecimal()):
+    if not (separator and all(len(number) < _CURSOR_DIGITS and number.isdecimal() for number in (activity, key))):
         raise UsageError(
             f"{cursor!r} is not a cursor of this listing",
             code="cursor_invalid",
