@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from lash_cli.core.activity import (
     AssistantProseDelta,
     ModelAttemptReset,
@@ -24,6 +26,7 @@ from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.frames import current_frame
 from lash_cli.core.graph import messages_on
+from lash_cli.core.ingress import HOST_PREFIX
 from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.observation import (
@@ -36,10 +39,11 @@ from lash_cli.core.observation import (
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnIssue, TurnOutcome, TurnResult
 from lash_cli.core.policy import persisted_config
 from lash_cli.core.usage import merge_ledger
+from lash_cli.errors import PendingTurnInputSourceKeyConflict, RuntimeTurnCommitConflict
 from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit, usage_of
 from lash_cli.runtime.frames import FrameChain, FrameHandoff, plan_handoff
-from lash_cli.runtime.requests import TurnOutput
+from lash_cli.runtime.requests import AnsweredRequest, TurnOutput
 from lash_cli.runtime.results import result_of, summarise
 from lash_cli.runtime.session import TOOL_STATE, ResidentSession
 from lash_cli.store.base import PersistedSessionRead
@@ -114,6 +118,11 @@ class ResidentPreviews:
         return ModelAttemptReset(tuple(self._prose), tuple(self._reasoning))
 
 
+def _opening_id(turn_id: str) -> str:
+    """The id of the message a turn begins with."""
+    return f"m_{turn_id}"
+
+
 class EphemeralTurn(TurnDriver):
     """A turn of a session without a store, and those of the frames it hands on to, in memory."""
 
@@ -122,6 +131,9 @@ class EphemeralTurn(TurnDriver):
         following = self.request.input
         if following is None:
             return TurnOutput(None, idle=None if self.request.drain is None else "no_store")
+        asked, key = following, None if self.request.source_key is None else f"{HOST_PREFIX}{self.request.source_key}"
+        if (before := self._answered_before(asked, key)) is not None:
+            return before
         turn_id = self.request.turn_id or self.host.ids.new("t")
         chain = FrameChain(turn_id)
         results: list[TurnResult] = []
@@ -134,7 +146,34 @@ class EphemeralTurn(TurnDriver):
                     task = handoff.task
                     following = TurnInput((TextItem(task.task),), task.protocol_turn_options)
                     turn_id, chain = chain.next_turn_id, FrameChain(chain.root_turn_id, chain.switches + 1)
-        return TurnOutput(results[-1], frames=tuple(results[:-1]))
+        output = TurnOutput(results[-1], frames=tuple(results[:-1]))
+        for name in (chain.root_turn_id, key):
+            if name is not None:
+                self.session.answered[name] = AnsweredRequest(asked, output)
+        return output
+
+    def _answered_before(self, asked: TurnInput, key: str | None) -> TurnOutput | None:
+        """The answer of the turn that the key, or the turn id, was given to first; None when they are new.
+
+        Raises `PendingTurnInputSourceKeyConflict` and `RuntimeTurnCommitConflict` when that was asked something else.
+        """
+        turn_id, answered = self.request.turn_id, self.session.answered
+        if key is not None and (by_key := answered.get(key)) is not None:
+            if by_key.input != asked:
+                raise PendingTurnInputSourceKeyConflict(f"key {self.request.source_key!r} was used for another text")
+            return msgspec.structs.replace(by_key.output, replayed=True)
+        if turn_id is None:
+            return None
+        by_id = answered.get(turn_id)
+        if by_id is not None and by_id.input == asked:
+            return msgspec.structs.replace(by_id.output, replayed=True)
+        if by_id is not None or any(message.id == _opening_id(turn_id) for message in self.session.messages):
+            raise RuntimeTurnCommitConflict(
+                f"turn {turn_id!r} was asked something else",
+                hint="choose another turn id, or leave it out",
+                details={"turn_id": turn_id},
+            )
+        return None
 
     async def _run_one(
         self, turn_id: str, chain: FrameChain, turn_input: TurnInput
@@ -165,7 +204,7 @@ class EphemeralTurn(TurnDriver):
         previews = self.previews = None if session.log is None else ResidentPreviews(session.log)
         await self.emit(drive, TurnStarted("prompt"), f"{turn_id}:turn")
         try:
-            done = await self._drive_input(drive, f"m_{turn_id}", turn_input)
+            done = await self._drive_input(drive, _opening_id(turn_id), turn_input)
         except BaseException:
             if previews is not None and previews.retraction is not None:
                 previews.publish(self._activity(drive, previews.retraction, self.host.ids.new("a")))

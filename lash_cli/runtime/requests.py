@@ -78,5 +78,12 @@ class TurnOutput(msgspec.Struct, frozen=True):
         return (*self.redriven, *self.frames, self.result)
 
 
+class AnsweredRequest(msgspec.Struct, frozen=True):
+    """What a turn of a session without a store was asked, and what it came to: the answer of a repeat."""
+
+    input: TurnInput
+    output: TurnOutput
+
+
 async def unseen(activity: TurnActivity) -> None:
     """The sink of a turn that nobody watches here; whoever wants to reads the store."""

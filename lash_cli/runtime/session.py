@@ -47,6 +47,7 @@ from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, S
 from lash_cli.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
+    from lash_cli.runtime.requests import AnsweredRequest
     from lash_cli.store.resident_log import ResidentLog
 
 TOOL_STATE = "tool_state"
@@ -116,6 +117,8 @@ class ResidentSession:
         self.phase_probe: TurnPhaseProbe | None = None
         # What observers of a session without a store read; with one they read the store.
         self.log: ResidentLog | None = None
+        # The turns of a session without a store by id, and by the source keys they were asked for with.
+        self.answered: dict[str, AnsweredRequest] = {}
         self._initial_nodes: tuple[SessionNode, ...] = ()
         # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
         self.model_environment: object = None

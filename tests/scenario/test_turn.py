@@ -305,6 +305,19 @@ async def test_open_with_state_continues_a_copied_conversation(make_core) -> Non
         await core.open_with_state("s3", state)
 
 
+async def test_the_id_of_a_turn_of_an_adopted_state_is_refused_before_any_model_call(make_core) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        await session.turn("a", turn_id="t").run()
+        state = session.export_state()
+    copied = await core.open_with_state("s2", state.rebound_to("s2"))
+    with pytest.raises(ConflictError) as refused:
+        await copied.turn("b", turn_id="t").run()
+    assert refused.value.code == "turn_inherited" and len(caller.requests) == 1
+    assert (await copied.turn("b").run()).result.assistant_message() == "two"
+
+
 @pytest.mark.parametrize("spec", [SessionSpec(), SessionSpec(inherit="stored")])
 async def test_a_state_brings_its_prompt_and_its_provider_and_the_host_the_rest_unless_told(make_core, spec) -> None:
     core = make_core(ScriptedCaller([text("one")]))
@@ -468,6 +481,24 @@ async def test_a_session_without_a_store_runs_turns_and_cannot_be_parked() -> No
     with pytest.raises(LashRuntimeError):
         await session.park()
     await session.close()
+
+
+async def test_a_session_without_a_store_answers_a_repeat_from_memory_and_refuses_another_text() -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    async with LashCore(provider=caller, model=ModelSpec("m")) as core, await core.open_session("s1") as session:
+        first = await session.turn("a", key="k").run()
+        for again in (session.turn("a", key="k"), session.turn("a", turn_id=first.result.turn_id)):
+            output = await again.run()
+            assert output.replayed and output.turns == () and output.result == first.result
+        await session.turn("b", turn_id="t").run()
+        with pytest.raises(PendingTurnInputSourceKeyConflict):
+            await session.turn("c", key="k").run()
+        with pytest.raises(RuntimeTurnCommitConflict):
+            await session.turn("c", turn_id="t").run()
+        copied = await core.open_with_state("s1", session.export_state())
+        with pytest.raises(RuntimeTurnCommitConflict):
+            await copied.turn("b", turn_id="t").run()
+        assert [message_text(message) for message in copied.read_view().messages] == ["a", "one", "b", "two"]
 
 
 async def test_bad_arguments_of_the_api_change_nothing(make_core) -> None:

@@ -44,7 +44,7 @@ def _already_done(
             return _committed(stored, turn), None
         if turn is None and _is_inherited(connection, stored, request.turn_id):
             raise ConflictError(
-                f"turn {request.turn_id!r} is one of the session this one was forked from",
+                f"turn {request.turn_id!r} is one of the history this session began with",
                 code="turn_inherited",
                 hint="choose another turn id, or leave it out",
                 details={"turn_id": request.turn_id},
@@ -77,9 +77,10 @@ def _refuse_another_text(connection: sqlite3.Connection, stored: StoredHead, tur
 
 
 def _is_inherited(connection: sqlite3.Connection, stored: StoredHead, turn_id: str) -> bool:
-    """Whether a fork shares the nodes of a turn of that id: its own would get the same names."""
+    """Whether the history that the session began with, shared with the one it was forked from or adopted from a state,
+    has a turn of that id: the nodes of another one would get the same names, and no commit could add them."""
     segments = segments_of(connection, stored.key, stored.next_seq)
-    return len(segments) > 1 and find_node(connection, segments, own_message_id(turn_id, 1)) is not None
+    return find_node(connection, segments, own_message_id(turn_id, 1)) is not None
 
 
 def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:
