@@ -11,9 +11,20 @@ import os
 import time
 
 from lash_cli.cli.invocation import current
-from lash_cli.errors import LashError
+from lash_cli.errors import ConfigError, LashError
 from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory
 from lash_cli.settings.redact import redact
+
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "off": logging.CRITICAL + 1,
+}
+_USUAL = "warning"
+# Below info they tell whole headers, which are nobody's business.
+_WIRES = ("httpx2", "httpcore2", "httpcore")
 
 
 class LogFile(logging.Handler):
@@ -35,7 +46,20 @@ class LogFile(logging.Handler):
 
 
 def log_to_file() -> None:
-    """Send warnings and errors of this process to the log file; whatever the host of a library set up stays."""
+    """Send what this process logs to the log file, from the level of `LASH_LOG` on; whatever the host of a library set
+    up stays. Raises `ConfigError` for a level there is not."""
+    level = _level(current().environment.get("LASH_LOG") or _USUAL)
     root = logging.getLogger()
-    if not root.handlers:
-        root.addHandler(LogFile(logging.WARNING))
+    if root.handlers:
+        return
+    root.addHandler(LogFile(level))
+    root.setLevel(level)
+    for name in _WIRES:
+        logging.getLogger(name).setLevel(max(level, logging.INFO))
+
+
+def _level(word: str) -> int:
+    level = _LEVELS.get(word.strip().lower())
+    if level is None:
+        raise ConfigError(f"LASH_LOG: expected one of: {', '.join(_LEVELS)}, got {word!r}")
+    return level

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.terminal import Terminal
+from support.wire import ThreadedChatServer, text_reply
 
 from lash_cli.cli.printed import ALIASES, CHANGES
 from lash_cli.cli.table import COMMANDS
@@ -131,3 +133,20 @@ def test_a_terminal_gets_only_what_it_was_said_to_take(lash, home: Path, args: t
     finally:
         terminal.close()
     assert b"\x1b" not in terminal.written if name == "LASH_PLAIN" else terminal.written.isascii()
+
+
+def test_the_log_holds_what_its_level_says_and_no_key(lash: Any, home: Path) -> None:
+    lash("open", "s")
+    with ThreadedChatServer([text_reply("hi") for _ in range(3)]) as server:
+        env = {"OPENAI_API_KEY": "sk-canary-0123456789", "OPENAI_BASE_URL": server.base_url}
+        turn = ("turn", "s", "x", "--provider", "openai", "--model", "m")
+        assert lash(*turn, env=env).code == 0
+        assert not (home / "lash.log").exists(), "warnings only, if nobody asks for more"
+        assert lash(*turn, env={**env, "LASH_LOG": "off"}).code == 0
+        assert not (home / "lash.log").exists()
+        assert lash(*turn, env={**env, "LASH_LOG": "debug"}).code == 0
+    log = (home / "lash.log").read_text()
+    assert server.base_url in log and "canary" not in log and "uthorization" not in log
+    assert (home / "lash.log").stat().st_mode & 0o077 == 0
+    done = lash("turn", "s", "x", "-o", "json", env={"LASH_LOG": "loud"})
+    assert (done.code, done.error["code"]) == (5, "config_invalid") and "debug" in done.error["message"]
