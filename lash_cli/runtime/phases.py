@@ -26,6 +26,10 @@ class TurnPhase(StrEnum):
     POST_PERSIST_HOOKS = "post_persist_hooks"
 
 
+# A named part: the look for a cancel request that came before the turn began (contract 03 §8).
+START_GATE: Final = "turn_cancel.start_gate"
+
+
 class TurnPhaseProbe(Protocol):
     """Is told when phases begin and end (contract 03 §8)."""
 
@@ -38,7 +42,7 @@ class TurnPhaseProbe(Protocol):
         ...
 
     def begin_named(self, name: str) -> None:
-        """A part of a phase begins, such as one plugin's hook."""
+        """A part of a phase or of a turn's start begins, such as `turn_cancel.start_gate`."""
 
     def end_named(self, name: str) -> None:
         """That part ended."""
@@ -59,3 +63,17 @@ def _probed(probe: TurnPhaseProbe, phases: tuple[TurnPhase, ...]) -> Iterator[No
             probe.begin(phase)
             begun.callback(probe.end, phase)
         yield
+
+
+def in_named(probe: TurnPhaseProbe | None, name: str) -> AbstractContextManager[None]:
+    """Run the block as the part `name`. Without a probe it costs next to nothing."""
+    return _UNWATCHED if probe is None else _named(probe, name)
+
+
+@contextmanager
+def _named(probe: TurnPhaseProbe, name: str) -> Iterator[None]:
+    probe.begin_named(name)
+    try:
+        yield
+    finally:
+        probe.end_named(name)

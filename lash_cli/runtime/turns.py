@@ -39,7 +39,7 @@ from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import keeper_of
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard
-from lash_cli.runtime.phases import TurnPhase, in_phase
+from lash_cli.runtime.phases import START_GATE, TurnPhase, in_named, in_phase
 from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.results import result_of
@@ -207,7 +207,8 @@ class DurableTurn(TurnDriver):
         gates.enter(address, self.token)
         try:
             if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
-                await gates.look(address, self.token)
+                with in_named(self.session.phase_probe, START_GATE):
+                    await gates.look(address, self.token)
             return await self._drive_turn(granted, turn)
         finally:
             await gates.leave(address, self.token)

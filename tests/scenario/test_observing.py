@@ -588,7 +588,7 @@ class Probe:
 
     def __init__(self, fails_at: TurnPhase | None = None) -> None:
         self.steps: list[str] = []
-        self.open: list[TurnPhase] = []
+        self.open: list[TurnPhase | str] = []
         self.fails_at = fails_at
 
     def begin(self, phase: TurnPhase) -> None:
@@ -600,9 +600,12 @@ class Probe:
     def end(self, phase: TurnPhase) -> None:
         assert self.open.pop() is phase
 
-    def begin_named(self, name: str) -> None: ...
+    def begin_named(self, name: str) -> None:
+        self.steps.append(name)
+        self.open.append(name)
 
-    def end_named(self, name: str) -> None: ...
+    def end_named(self, name: str) -> None:
+        assert self.open.pop() == name
 
 
 async def test_phases_nest_and_balance_in_the_order_of_the_turn(make_core) -> None:
@@ -622,6 +625,9 @@ async def test_phases_nest_and_balance_in_the_order_of_the_turn(make_core) -> No
     await session.set_turn_phase_probe(None)
     await session.turn("again").run()
     assert len(probe.steps) == 6
+    await session.set_turn_phase_probe(probe)
+    await session.turn("under a name that somebody may have cancelled", turn_id="t1").run()
+    assert probe.steps[6:8] == ["turn_cancel.start_gate", "effect_loop"] and probe.open == []
     await session.close()
 
 
