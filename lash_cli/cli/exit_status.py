@@ -53,9 +53,12 @@ def interrupted_error(signal_number: int, details: dict[str, Any], *, has_begun:
     return error
 
 
-def turn_error(result: TurnResult, details: dict[str, Any], *, provider: str | None = None) -> LashError | None:
+def turn_error(
+    result: TurnResult, details: dict[str, Any], *, provider: str | None = None, is_kept: bool = True
+) -> LashError | None:
     """The error a finished turn stands for, None when it did what was asked. `details` goes into the error, the name
-    of the `provider` into the hint, if it is known."""
+    of the `provider` into the hint, if it is known. The session of a turn that is not `is_kept` is gone, so that
+    nothing can be done about it."""
     if not isinstance(result.outcome, Stopped):
         return None
     reason = result.outcome.reason
@@ -63,14 +66,13 @@ def turn_error(result: TurnResult, details: dict[str, Any], *, provider: str | N
         return TurnCancelledError(_cancel_message(result), details=details)
     issue = _blocking_issue(result.errors)
     if reason == "provider_error" and issue is not None:
-        refined = _provider_error(result, issue, details, provider)
+        refined = _provider_error(issue, details, provider, _again(result, is_kept))
         if refined is not None:
             return refined
     return TurnStoppedError(
         _stop_message(result.outcome, issue),
         code=f"turn_stopped:{reason}",
-        hint=_next_step(result, issue, provider)
-        or f"look at it with: lash show {result.session_id} --turn {result.turn_id}",
+        hint=_next_step(result, issue, provider, is_kept) or (_look(result) if is_kept else None),
         details=details,
     )
 
@@ -85,12 +87,18 @@ def _blocking_issue(issues: tuple[TurnIssue, ...]) -> TurnIssue | None:
     return blocking[-1] if blocking else None
 
 
-def _provider_error(
-    result: TurnResult, issue: TurnIssue, details: dict[str, Any], provider: str | None
-) -> LashError | None:
+def _again(result: TurnResult, is_kept: bool) -> str:
+    """What runs the text again."""
+    return f"lash turn {result.session_id if is_kept else '--ephemeral'} '…'"
+
+
+def _look(result: TurnResult) -> str:
+    return f"look at it with: lash show {result.session_id} --turn {result.turn_id}"
+
+
+def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | None, again: str) -> LashError | None:
     """The provider failures a script treats differently from a turn that merely stopped; None for the others."""
     kind = issue.provider_failure_kind
-    again = f"lash turn {result.session_id} '…'"
     if kind == "auth":
         hint = f"set a valid key with: lash key set {provider or 'PROVIDER'}"
         return ConfigError(issue.message, code="key_rejected", hint=hint, details=details)
@@ -112,23 +120,24 @@ def _provider_error(
     return None
 
 
-def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None) -> str | None:
+def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None, is_kept: bool) -> str | None:
     """What helps where the provider's word for the failure says it; None where one has to look."""
     if issue is None:
         return None
-    again = f"lash turn {result.session_id} '…'"
+    again = _again(result, is_kept)
     if issue.terminal_reason == "context_overflow":
-        shorter = f"lash compact {result.session_id}"
-        return f"make it shorter with: {shorter}, or ask a model with a larger window: {again} --model ID"
+        shorter = f"make it shorter with: lash compact {result.session_id}" if is_kept else "make it shorter"
+        return f"{shorter}, or ask a model with a larger window: {again} --model ID"
     if issue.terminal_reason == "output_limit":
-        return f"let it go on: {again}, or allow a longer answer by max_output_tokens of the model"
+        longer = "allow a longer answer by max_output_tokens of the model"
+        return f"let it go on: {again}, or {longer}" if is_kept else longer
     if issue.code == "model_not_found":
         return f"name a model that the provider has: {again} --model ID"
     if issue.code == NO_NETWORK:
         return f"set that right or unset it, then: {again}"
     if issue.code in WRONG_ADDRESS:
         return f"check the address and the kind of the provider with: lash provider test {provider or 'NAME'}"
-    if issue.provider_failure_kind == "validation" and issue.code not in _REFUSED_HERE:
+    if is_kept and issue.provider_failure_kind == "validation" and issue.code not in _REFUSED_HERE:
         back = f"lash tree {result.session_id}, then: lash rewind {result.session_id} --to ID"
         return f"if it is for what was said or attached last, which every request repeats, go back before it: {back}"
     return None

@@ -206,7 +206,12 @@ class TurnRun:
                 return timeout_error(self._showing.timeout_text or "its time limit", details)
             if is_ours and signals.received is not None:
                 return interrupted_error(signals.received, details)
-        return turn_error(result, details, provider=self._session.policy_snapshot.provider_id)
+        return turn_error(
+            result,
+            details,
+            provider=self._session.policy_snapshot.provider_id,
+            is_kept=not self._showing.is_ephemeral,
+        )
 
     async def _show_end(self, output: TurnOutput, error: LashError | None, signals: SignalState) -> None:
         result = _result_of(output)

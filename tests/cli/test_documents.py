@@ -161,6 +161,27 @@ def test_a_failure_that_says_what_helps_gets_the_next_step_as_its_hint(issue, hi
     assert error is not None and hint in (error.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("issue", "hint"),
+    [
+        ({"terminal_reason": "context_overflow"}, "make it shorter, or ask a model with a larger window: "),
+        ({"terminal_reason": "output_limit"}, "allow a longer answer"),
+        ({"code": "model_not_found"}, "lash turn --ephemeral '…' --model ID"),
+        ({"provider_failure_kind": "validation", "code": "invalid_image"}, None),
+        ({"code": "whatever"}, None),
+        ({"provider_failure_kind": "quota"}, "lash turn --ephemeral '…' --provider NAME"),
+        ({"provider_failure_kind": "quota", "retryable": True}, "lash turn --ephemeral '…'"),
+        ({"provider_failure_kind": "timeout"}, "lash turn --ephemeral '…'"),
+        ({"code": "unsafe_retry_after_output_started"}, "lash turn --ephemeral '…'"),
+    ],
+)
+def test_a_hint_never_names_the_session_of_an_ephemeral_turn_which_is_gone(issue, hint) -> None:
+    stopped = result(Stopped("provider_error"), errors=(TurnIssue("llm", "no", **issue),))
+    error = turn_error(stopped, {}, provider="mine", is_kept=False)
+    assert error is not None and stopped.session_id not in (error.hint or "").split()
+    assert hint in (error.hint or "") if hint is not None else error.hint is None
+
+
 def test_where_the_text_of_a_turn_was_found_is_not_why_it_stopped() -> None:
     note = TurnIssue("runtime", "the answer's text was taken from the transcript", code="recovered", blocking=False)
     error = turn_error(result(Stopped("max_turns"), errors=(note,)), {})

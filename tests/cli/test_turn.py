@@ -453,3 +453,9 @@ def test_in_jsonl_an_interrupted_turn_has_its_own_turn_id(lash, home: Path, tmp_
     assert finished == [("t_old", True), ("t_new", True)]
     redriven = {event["turn"]: event["redriven"] for event in events if event["type"] == "turn_started"}
     assert redriven == {"t_old": True, "t_new": False}
+
+
+def test_an_ephemeral_turn_that_failed_is_run_again_as_one(lash) -> None:
+    failed = lash("turn", "--ephemeral", "!fail network", "-o", "json")
+    assert (failed.code, failed.out) == (75, "")
+    assert "lash turn --ephemeral '…'" in failed.error["hint"] and " s_" not in failed.error["hint"]
