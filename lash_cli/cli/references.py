@@ -21,6 +21,8 @@ from lash_cli.paths import current_place, path_text
 if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 
+LAST = "@last"
+_NEWEST = (LAST, "@any")
 MINIMUM_PREFIX = 4
 _PAGE = 100
 _SUGGESTION_POOL = 500
@@ -28,7 +30,7 @@ _CANDIDATES_SHOWN = 10
 
 
 async def resolve_session(store: RuntimePersistence, reference: str | None) -> SessionMeta:
-    """The session `reference` names; None takes `LASH_SESSION` and says so on stderr.
+    """The session `reference` names; None takes `LASH_SESSION`. One that was not named itself is said on stderr.
 
     Raises `NotFoundError` (`session_not_found`), `SessionDeleted` for an id
     that was deleted, `UsageError` (`session_ambiguous`, or `usage` when nothing
@@ -38,13 +40,19 @@ async def resolve_session(store: RuntimePersistence, reference: str | None) -> S
         reference = current().environment.get("LASH_SESSION") or None
         if reference is None:
             raise UsageError("a SESSION is needed", hint="name one, or set LASH_SESSION; list them with: lash ls")
-        meta = await resolve_session(store, reference)
+        meta = await _named(store, reference)
         say(f"session {meta.name} ({meta.session_id}) from LASH_SESSION")
         return meta
-    if reference == "@last":
-        return await _newest(store, current_place())
-    if reference == "@any":
-        return await _newest(store, None)
+    meta = await _named(store, reference)
+    if reference in _NEWEST:
+        say(f"session {meta.name} ({meta.session_id}) is {reference}")
+    return meta
+
+
+async def _named(store: RuntimePersistence, reference: str) -> SessionMeta:
+    """The session of a reference; raises as `resolve_session`."""
+    if reference in _NEWEST:
+        return await _newest(store, current_place() if reference == LAST else None)
     if not reference.isascii() and path_text(reference) != reference:
         raise UsageError(f"{path_text(reference)!r} is not valid UTF-8, and no session is named so")
     candidates = _long_enough(await store.find_sessions(reference), reference)

@@ -58,6 +58,16 @@ async def test_several_matches_are_ambiguous_and_listed(store):
     assert caught.value.details["candidates"] == [{"id": "s_abc1", "name": "one"}, {"id": "s_abc2", "name": "two"}]
 
 
+async def test_a_session_that_was_not_named_itself_is_said(store, capsys, tmp_path):
+    invocation.begin(hoist([])[0], {"LASH_SESSION": "@last", "LASH_HOME": str(tmp_path)})
+    await create(store, "mine", "quiet-fjord", cwd=os.getcwd(), at=1)
+    for reference, said in (("@last", "is @last"), ("@any", "is @any"), (None, "from LASH_SESSION")):
+        await resolve_session(store, reference)
+        assert capsys.readouterr().err == f"session quiet-fjord (mine) {said}\n"
+    await resolve_session(store, "quiet-fjord")
+    assert capsys.readouterr().err == ""
+
+
 async def test_last_is_of_this_directory_only_and_any_is_global(store, tmp_path, monkeypatch):
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
