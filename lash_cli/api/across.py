@@ -15,7 +15,7 @@ from lash_cli.core.attachments import has_bytes
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
-from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.lease import LeaseOwnerIdentity, is_row_live
 from lash_cli.core.outcome import (
     CancelRequested,
     TerminalCommitted,
@@ -28,7 +28,7 @@ from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, Usag
 from lash_cli.runtime.drivers import Driver
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import free_dead_lane
-from lash_cli.store.base import RuntimePersistence, TurnRecord
+from lash_cli.store.base import LaneBusy, RuntimePersistence, TurnRecord, busy_error
 from lash_cli.system import this_process
 
 if TYPE_CHECKING:
@@ -195,6 +195,21 @@ class AcrossProcesses:
             await self.host.clock.sleep(delay)
             delay = min(delay * 2, TERMINAL_POLL_MAX_S)
 
+    async def _free_dead_lane(self, session_id: str) -> None:
+        host, row = self.host, await self.store.session_row(session_id)
+        if row is not None:
+            await free_dead_lane(
+                self.store, host.clock, host.ids, host.timings, self._new_owner(), session_id, row.lease
+            )
+
+    async def _require_free_lane(self, session_id: str) -> None:
+        """Raise `SessionExecutionBusy` while somebody holds the lane who does not provably run no more."""
+        await self._free_dead_lane(session_id)
+        row = await self.store.session_row(session_id)
+        if row is None or row.lease.owner is None or not is_row_live(row.lease, self.host.clock.now_ms()):
+            return
+        raise busy_error(session_id, LaneBusy(row.lease.owner, row.lease.expires_at_ms, row.lease.fencing_token))
+
     async def delete_session(self, session_id: str) -> SessionDeleteReport:
         """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.
 
@@ -202,11 +217,7 @@ class AcrossProcesses:
         that provably runs no more does not count. Raises `SessionDeleted` for
         one that was deleted before.
         """
-        row = await self.store.session_row(session_id)
-        if row is not None:
-            await free_dead_lane(
-                self.store, self.host.clock, self.host.ids, self.host.timings, self._new_owner(), session_id, row.lease
-            )
+        await self._free_dead_lane(session_id)
         existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
         if existed:
             await self.host.effects.revoke_await_events_for_session(session_id)

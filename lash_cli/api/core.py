@@ -383,6 +383,8 @@ class LashCore(SessionHistories):
         elif not create:
             raise NotFoundError(f"there is no session {session_id!r}: this core keeps its sessions in memory only")
         if mode == "fresh":
+            if store is not None:
+                await self._beside_driver(session_id, partial(self._require_free_lane, session_id))
             resident.replaces_graph = True
         elif state is None and store is not None:
             await self._load(resident, store, spec, base)
@@ -405,7 +407,8 @@ class LashCore(SessionHistories):
         )
 
     async def open_fresh(self, session_id: str, *, spec: SessionSpec | None = None) -> LashSession:
-        """Open with an empty transcript; the first commit replaces what is stored."""
+        """Open with an empty transcript; the first commit replaces what is stored. Raises `SessionExecutionBusy` while
+        somebody holds the lane: what a running turn is about to add would be replaced unseen."""
         return await self.open_session(session_id, spec=spec, mode="fresh")
 
     async def open_with_state(
@@ -415,9 +418,18 @@ class LashCore(SessionHistories):
         `open_session`."""
         return await self.open_session(session_id, spec=spec, state=state)
 
-    async def resume(self, parked: ParkedSession, *, spec: SessionSpec | None = None) -> LashSession:
-        """Rebuild a parked session: the same path as opening it (contract 01 §4.5)."""
-        return await self.open_session(parked.session_id, spec=spec or SessionSpec(inherit="stored"), create=False)
+    async def resume(
+        self,
+        parked: ParkedSession,
+        *,
+        spec: SessionSpec | None = None,
+        owner: LeaseOwnerIdentity | None = None,
+        provider: ModelCaller | None = None,
+    ) -> LashSession:
+        """Rebuild a parked session: the same path as opening it (contract 01 §4.5). What only the open before was given
+        is given again or left out."""
+        spec = spec or SessionSpec(inherit="stored")
+        return await self.open_session(parked.session_id, spec=spec, create=False, owner=owner, provider=provider)
 
     async def _meta(
         self, store: RuntimePersistence, session_id: str, create: bool, request: SessionCreate

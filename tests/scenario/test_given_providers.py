@@ -67,6 +67,9 @@ async def test_a_provider_given_at_open_serves_all_of_that_open_and_is_not_store
     await session.close()
     session = await core.open_session(S)
     assert (await session.turn("three").run()).result.assistant_message() == "own"
+    given.steps = [text("again")]
+    resumed = await core.resume(await session.park(), provider=given)
+    assert (await resumed.turn("four").run()).result.assistant_message() == "again"
 
 
 async def test_a_session_says_whether_its_provider_can_be_found(make_core) -> None:

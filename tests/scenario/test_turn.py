@@ -289,6 +289,23 @@ async def test_open_writes_no_head_and_fresh_replaces_only_at_the_first_commit(m
     await fresh.close()
 
 
+async def test_nobody_starts_over_under_a_running_turn(make_core) -> None:
+    caller = ScriptedCaller([text("old"), text("new")])
+    caller.gate = asyncio.Event()
+    core, other = make_core(caller), make_core(caller)
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("before").run())
+    await caller.entered.wait()
+    for one in (core, other):
+        with pytest.raises(SessionExecutionBusy):
+            await one.open_fresh("s1")
+    caller.gate.set()
+    await running
+    fresh = await other.open_fresh("s1")
+    await fresh.turn("start over").run()
+    assert [message_text(message) for message in fresh.read_view().messages] == ["start over", "new"]
+
+
 async def test_open_with_state_continues_a_copied_conversation(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two")])
     core = make_core(caller)
