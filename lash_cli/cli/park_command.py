@@ -37,7 +37,11 @@ def command(
     """Write everything down and release a session until lash resume."""
     wait_ms = duration_ms(wait) if wait is not None else 0
     document = run_async(_run(session, wait_ms))
-    emit_one("Parked", document, text=f"parked {document['name']} ({document['id']}); next: lash resume {shell_word(document['name'])}")
+    emit_one(
+        "Parked",
+        document,
+        text=f"parked {document['name']} ({document['id']}); next: lash resume {shell_word(document['name'])}",
+    )
     return 0
 
 
