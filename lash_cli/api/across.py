@@ -32,7 +32,10 @@ from lash_cli.store.base import LaneBusy, RuntimePersistence, TurnRecord, busy_e
 from lash_cli.system import this_process
 
 if TYPE_CHECKING:
+    from weakref import WeakSet
+
     from lash_cli.api.queue import Notify, SessionQueue
+    from lash_cli.api.session import _Shared
 
 _log = logging.getLogger("lash.driver")
 
@@ -63,6 +66,7 @@ class AcrossProcesses:
 
     host: RuntimeHost
     _owner_label: str
+    _opened_sessions: WeakSet[_Shared]
     _driver: Driver | None
 
     @property
@@ -87,6 +91,22 @@ class AcrossProcesses:
     def _new_owner(self) -> LeaseOwnerIdentity:
         token = self.host.ids.token()
         return LeaseOwnerIdentity(token, token, this_process(), self._owner_label)
+
+    def _owner_of(self, session_id: str, given: LeaseOwnerIdentity | None) -> LeaseOwnerIdentity:
+        """`given`, or a new one.
+
+        Another incarnation of it while a handle of the session has that very identity: whoever asks for a lane under
+        the identity of its holder gets the holder's own lease, and would give it back in the middle of its turn, or
+        drive that turn a second time (contract 01 §4, §13).
+        """
+        if given is None:
+            return self._new_owner()
+        identity = (given.owner_id, given.incarnation_id)
+        for shared in tuple(self._opened_sessions):
+            holder = (shared.owner.owner_id, shared.owner.incarnation_id)
+            if shared.state.session_id == session_id and holder == identity and not shared.is_gone:
+                return msgspec.structs.replace(given, incarnation_id=self.host.ids.token())
+        return given
 
     def queue(self, session_id: str) -> SessionQueue:
         """The durable queue of a session, which need not be opened. What enters it is driven by this core's driver.

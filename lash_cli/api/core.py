@@ -224,7 +224,7 @@ class LashCore(SessionHistories):
     async def _opened_to_drain(self, owner_id: str, label: str, session_id: str) -> AsyncIterator[LashSession]:
         """A session under its stored policy and an owner of its own, opened and let go in silence."""
         owner = LeaseOwnerIdentity(owner_id, self.host.ids.token(), this_process(), label)
-        session = await self._opened(session_id, SessionSpec(inherit="stored"), owner=owner, create=False)
+        session = await self._opened(session_id, SessionSpec(inherit="stored"), owner=lambda: owner, create=False)
         try:
             yield session
         finally:
@@ -308,7 +308,9 @@ class LashCore(SessionHistories):
         """Open a session; the head is not written (contract 01 §2).
 
         `mode="fresh"` ignores what is stored and replaces it with the first
-        commit. `state` adopts a caller's state in the same way. `provider`
+        commit. `state` adopts a caller's state in the same way. `owner` is who
+        takes the lane, a new one unless given; while another handle of the
+        session has that identity it is another incarnation of it. `provider`
         makes the model calls of this open, whatever is recorded; nothing of it
         is stored, and who gave it closes it. Raises
         `UsageError` for an id of the wrong shape, `NotFoundError` when it is
@@ -329,7 +331,7 @@ class LashCore(SessionHistories):
             cwd=cwd,
             parent=parent,
             labels=labels,
-            owner=owner,
+            owner=partial(self._owner_of, session_id, owner),
             provider=provider,
             notify=self._notify,
         )
@@ -353,7 +355,7 @@ class LashCore(SessionHistories):
         cwd: str | None = None,
         parent: str | None = None,
         labels: dict[str, str] | None = None,
-        owner: LeaseOwnerIdentity | None = None,
+        owner: Callable[[], LeaseOwnerIdentity],
         provider: ModelCaller | None = None,
         notify: Notify | None = None,
     ) -> LashSession:
@@ -397,7 +399,7 @@ class LashCore(SessionHistories):
             weakref.finalize(resident, log.close).atexit = False
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
-        shared = _Shared(resident, self.host.calling(provider), owner or self._new_owner(), notify)
+        shared = _Shared(resident, self.host.calling(provider), owner(), notify)
         self._opened_sessions.add(shared)
         return LashSession(
             self,

@@ -89,7 +89,7 @@ class SessionHistories(AcrossProcesses):
         """
         from lash_cli.runtime.history import move_head
 
-        return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id)
+        return await move_head(self.host, self.store, self._owner_of(session_id, owner), session_id, node_id)
 
     async def branch_before_node(
         self, session_id: str, node_id: str, *, owner: LeaseOwnerIdentity | None = None
@@ -100,7 +100,9 @@ class SessionHistories(AcrossProcesses):
         """
         from lash_cli.runtime.history import move_head
 
-        return await move_head(self.host, self.store, owner or self._new_owner(), session_id, node_id, is_before=True)
+        return await move_head(
+            self.host, self.store, self._owner_of(session_id, owner), session_id, node_id, is_before=True
+        )
 
     async def message_tree(self, session_id: str) -> tuple[TreeEntry, ...]:
         """Every message of a session, those of other branches and frames included; empty when nothing was said."""

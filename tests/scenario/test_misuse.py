@@ -19,6 +19,7 @@ from lash_cli.api import (
     LeaseFence,
     LeaseOwnerIdentity,
     LeaseTimings,
+    SessionConfigPatch,
     Stopped,
     ToolContext,
     tool,
@@ -27,6 +28,7 @@ from lash_cli.core.content import message_text
 from lash_cli.errors import (
     LashRuntimeError,
     SessionClosed,
+    SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
     UsageError,
@@ -306,3 +308,31 @@ async def test_a_turn_that_notices_in_mid_work_that_its_lane_is_lost_names_what_
         with pytest.raises(SessionExecutionLeaseExpired) as lost:
             await turn
     assert lost.value.hint == f"look before retrying: lash show {S}"
+
+
+@pytest.mark.parametrize("meddling", ["turn", "configure", "branch", "drain"])
+async def test_two_handles_that_were_given_one_identity_do_not_share_a_lane(make_core, meddling: str) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    core, owner = make_core(caller), LeaseOwnerIdentity("web", "1")
+    first, second = [await core.open_session(S, owner=owner) for _ in range(2)]
+    caller.gate = asyncio.Event()
+    turn = asyncio.ensure_future(first.turn("hello").run())
+    async with asyncio.timeout(30):
+        await caller.entered.wait()
+        assert (await core.store.session_row(S)).lease.owner == owner
+        if meddling == "drain":
+            await second.enqueue("later")
+            assert await second.queued_turn().run() is None
+        else:
+            with pytest.raises(SessionExecutionBusy):
+                if meddling == "turn":
+                    await second.turn("other").run()
+                elif meddling == "configure":
+                    await second.configure(SessionConfigPatch(max_turns=3))
+                else:
+                    await core.branch_to_node(S, None, owner=owner)
+        caller.gate.set()
+        assert (await turn).result.assistant_message() == "one"
+        await first.close()
+        assert (await second.turn("other").run()).result.assistant_message() == "two"
+    assert len(caller.requests) == 2
