@@ -222,7 +222,7 @@ async def _until_left(client: ChatClient, face: Face, outbox: Outbox, options: C
     except LashError as error:
         # Somebody deleted the session: a draft of it would wait for a chat that never comes.
         if _is_gone(error) and outbox.put_into_history(options.cwd, options.history):
-            say("what you had typed and not sent is in the history: ↑ or Ctrl-R in another chat")
+            say("what you had typed and not sent is in the history: Up or Ctrl-R in another chat")
         raise
 
 

@@ -62,6 +62,16 @@ def stashed(draft: Draft) -> Draft:
     return msgspec.structs.replace(draft, text="", stash=_put_aside(draft.stash, draft.text))
 
 
+def unstashed(draft: Draft) -> Draft:
+    """What was put aside last is the draft again, before what was typed; unchanged when nothing was. The history may
+    have brought it back already."""
+    if not draft.stash:
+        return draft
+    *others, newest = draft.stash
+    text = newest if draft.text == newest else _before(newest, draft.text)
+    return msgspec.structs.replace(draft, text=text, stash=tuple(others))
+
+
 def sending(draft: Draft, key: str, text: str) -> Draft:
     """`text` leaves the draft for the store. A stashed copy of it was brought back and goes with it."""
     kept = tuple(other for other in draft.stash if other != text)
@@ -99,8 +109,8 @@ def pulled(draft: Draft, input_id: str, *, is_cancelled: bool) -> Draft:
     draft = msgspec.structs.replace(draft, pulling=tuple(pull for pull in draft.pulling if pull.input_id != input_id))
     if not is_cancelled:
         return draft
-    joined = f"{text}\n{draft.text}" if draft.text.strip() else text
-    return msgspec.structs.replace(draft, text=joined, own=tuple(own for own in draft.own if own != input_id))
+    own = tuple(own for own in draft.own if own != input_id)
+    return msgspec.structs.replace(draft, text=_before(text, draft.text), own=own)
 
 
 def recovered(drafts: Iterable[Draft], *, stored_keys: Collection[str], cancelled_ids: Collection[str]) -> Draft:
@@ -132,6 +142,10 @@ def _given_back(draft: Draft, text: str) -> Draft:
     if not draft.text.strip():
         return msgspec.structs.replace(draft, text=text)
     return msgspec.structs.replace(draft, stash=_put_aside(draft.stash, text))
+
+
+def _before(text: str, typed: str) -> str:
+    return f"{text}\n{typed}" if typed.strip() else text
 
 
 def _put_aside(stash: tuple[str, ...], text: str) -> tuple[str, ...]:

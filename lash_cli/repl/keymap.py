@@ -51,7 +51,7 @@ KEYMAP: dict[Action, Binding] = {
         ("c-c",), "put the draft aside; again within 2 s: quit", "put the draft aside, else cancel the turn"
     ),
     Action.LEAVE: Binding(("c-d",), "quit when the draft is empty", "ask what becomes of the turn"),
-    Action.PULL_BACK: Binding(("m-up",), "take back your newest queued text", "the same; also ↑ on an empty draft"),
+    Action.PULL_BACK: Binding(("m-up",), "take back your newest queued text", "the same; also Up on an empty draft"),
     Action.EDIT_QUEUE: Binding(("m-q",), "edit what waits in $EDITOR", "the same"),
     Action.EDITOR: Binding(("c-x c-e", "c-g"), "edit the draft in $EDITOR", "the same"),
     Action.EXPAND: Binding(("c-o",), "expand folded pastes, else show what the last tool said", "the same"),

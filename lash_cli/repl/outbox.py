@@ -82,6 +82,13 @@ class Outbox:
         self.sync()
         self._become(drafts.stashed(self.draft))
 
+    def unstash(self) -> bool:
+        """Make what was put aside last the draft again; False when nothing was."""
+        self.sync()
+        before = self.draft
+        self._become(drafts.unstashed(before))
+        return self.draft != before
+
     def take(self, text: str) -> str:
         """`text` leaves the draft; the key it goes under."""
         key = f"chat-{self._ids.token()}"

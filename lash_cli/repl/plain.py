@@ -23,7 +23,7 @@ from lash_cli.repl.rules import Do
 from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
-from lash_cli.views.safe_text import ascii_text, preview, safe_text
+from lash_cli.views.safe_text import ascii_marks, ascii_text, preview, safe_text
 from lash_cli.views.turn_text import value_text
 
 READ_BYTES = 65_536
@@ -74,7 +74,8 @@ class PlainFace:
     def show(self, blocks: Sequence[Block]) -> None:
         """See `Face`."""
         for block in blocks:
-            self.write(plain_block(block))
+            text = plain_block(block)
+            self.write(text if block.kind in ("user", "assistant") else ascii_marks(text))
 
     def write(self, text: str) -> None:
         """Write `text`, which is safe for a terminal, as lines."""
@@ -136,7 +137,7 @@ class PlainFace:
         self._panels.append(panel)
         answers = "".join(f"answer: /{letter} {choice.label}\n" for letter, choice in panel.choices.items())
         usual = f"note: an empty line is /{panel.default}\n" if panel.default is not None else ""
-        self.write(f"question: {panel.title}\n{answers}{usual}")
+        self.write(ascii_marks(f"question: {panel.title}\n{answers}{usual}"))
 
     async def ask(self, manifest: ToolManifest, call: ToolCall) -> str:
         """See `Face`."""

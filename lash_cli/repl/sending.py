@@ -188,13 +188,17 @@ class Sending:
         return edited
 
     def pull_back(self) -> None:
-        """Take the newest own next-turn input back into the draft, if nobody uses it."""
+        """Take the newest own next-turn input back into the draft, if nobody uses it; with none, what was put aside
+        last."""
         self.call(self._pull_back())
 
     async def _pull_back(self) -> None:
         own = self._own_next()
         if not own:
-            self.tell("nothing of yours waits for the next turn")
+            if self.outbox.unstash():
+                self.face.set_text(self.outbox.draft.text)
+            else:
+                self.tell("nothing of yours waits for the next turn")
             return
         newest = own[-1]
         if newest.has_attachment:
@@ -216,7 +220,7 @@ class Sending:
         self.face.set_text("")
         if text.strip():
             self.face.stash_changed(text)
-            self.tell("draft put aside: ↑ brings it back")
+            self.tell("draft put aside: /back brings it back, and Up where lines can be edited")
 
     def _own_next(self) -> list[Waiting]:
         own = set(self.outbox.draft.own)

@@ -44,7 +44,7 @@ from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import rich_block
 from lash_cli.views.chat_lines import ChatGlyphs
 from lash_cli.views.chat_picture import Block
-from lash_cli.views.safe_text import ascii_text, safe_text
+from lash_cli.views.safe_text import ascii_marks, ascii_text, safe_text
 
 AUTOSAVE_SECONDS = 0.1
 TOOL_LINES = 20
@@ -171,7 +171,7 @@ class PromptFace:
     def write_above(self, text: str) -> None:
         """Write `text`, which is safe for a terminal, above the prompt."""
         text = text if text.endswith("\n") else text + "\n"
-        self._above.append(ascii_text(text) if self.options.ascii_only else text)
+        self._above.append(self.shown(text))
         if self.app.is_running:
             asyncio.get_running_loop().call_soon(self._flush_above)
         elif self._has_ended:
@@ -201,8 +201,8 @@ class PromptFace:
             self.app._redraw()
 
     def shown(self, line: str) -> str:
-        """A line around the prompt as this terminal gets it."""
-        return ascii_text(line) if self.options.ascii_only else line
+        """A text as this terminal gets it."""
+        return ascii_text(ascii_marks(line)) if self.options.ascii_only else line
 
     def set_text(self, text: str) -> None:
         """See `Face`."""
@@ -445,7 +445,7 @@ class PromptFace:
     def prompt(self) -> str:
         """What stands before the draft."""
         name = "reason" if self.questions.is_reason else safe_text(self.client.watch.row.meta.name)
-        return f"{name} {self.options.glyphs.prompt} "
+        return self.shown(f"{name} {self.options.glyphs.prompt} ")
 
     def _key_pressed(self, _: object) -> None:
         self.questions.disturb()

@@ -62,6 +62,19 @@ def ascii_text(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
+# Marks and lines of ours and of Rich, in characters that every terminal has.
+_MARKS = str.maketrans({
+    **dict.fromkeys("─╌┄", "-"), **dict.fromkeys("━═", "="), **dict.fromkeys("│┃▌", "|"),
+    **dict.fromkeys("┌┐└┘├┤┬┴┼╭╮╰╯┏┓┗┛┡┩╇╺╸", "+"),
+    "·": "-", "•": "*", "…": "...", "↑": "Up", "↳": "-", "◆": "now", "◇": "next", "❯": ">", "▸": ">", "▶": "*",
+})  # fmt: skip
+
+
+def ascii_marks(text: str) -> str:
+    """`text` with the marks that views draw as plain characters, wherever they stand."""
+    return text if text.isascii() else text.translate(_MARKS)
+
+
 def _visible(match: re.Match[str]) -> str:
     character = match.group()
     named = _NAMED.get(character)

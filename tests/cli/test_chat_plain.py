@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,41 @@ def test_a_terminal_without_redraw_gets_words_and_no_escape(chat, gate, args, en
     assert one.ended() == 0
     assert b"\x1b" not in one.written and "resume: lash chat fjord" in one.text
     assert one.users()[1:] == ["also this", "then that"]
+
+
+def is_saved(home: Path, words: bytes) -> bool:
+    """Whether a draft with `words` is on disk."""
+    with contextlib.closing(sqlite3.connect(f"file:{home / 'chat.db'}?mode=ro", uri=True)) as database:
+        return any(words in draft for (draft,) in database.execute("SELECT draft FROM drafts"))
+
+
+def test_what_was_put_aside_comes_back_without_redraw_too(chat, home: Path) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press("half a thought\\\nand more\\\n")
+    one.wait_until(lambda: is_saved(home, b"and more"))
+    one.process.send_signal(signal.SIGINT)
+    one.wait_for("put aside: half a thought")
+    one.press("/back\n")
+    one.wait_for("an empty line sends this draft")
+    one.press("\n")
+    one.wait_for("assistant: You said: half a thought")
+    assert one.users() == ["half a thought\nand more"]
+    assert one.written.isascii()
+
+
+def test_with_ascii_every_mark_is_a_plain_character(chat, gate) -> None:
+    one = chat("--ascii", prompt="fjord >")
+    one.press("/help\r/keys\r")
+    one.press(' !text "# Title\\n\\n* point"\r')
+    one.wait_for(lambda text: "assistant >" in text and "| idle" in text)
+    one.gated(gate)
+    one.press("next one\t")
+    one.wait_for("next: queued for next turn - 1   - next one")
+    one.press("thought\x03")
+    one.wait_for("draft put aside")
+    one.press("\x1b")
+    one.wait_for("1 queued: Enter send now - Alt-Q edit")
+    assert one.written.isascii() and "\\u" not in one.everything and "\\x" not in one.everything
 
 
 def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) -> None:

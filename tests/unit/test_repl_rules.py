@@ -86,7 +86,7 @@ def test_a_failed_turn_holds_what_waits_whatever_is_configured(after) -> None:
     assert rules.after_turn("cancelled", waiting=1, after_interrupt=after) == wanted
 
 
-STEP = st.sampled_from(["type", "type", "stash", "send", "send", "arrive", "refuse", "pull", "pulled"])
+STEP = st.sampled_from(["type", "type", "stash", "unstash", "send", "send", "arrive", "refuse", "pull", "pulled"])
 STEPS = st.lists(st.tuples(STEP, st.integers(0, 9)), min_size=12, max_size=40)
 
 
@@ -102,6 +102,8 @@ def test_no_step_loses_or_doubles_a_text_whenever_the_process_dies(steps, data) 
             draft = drafts.typed(draft, f"text {number}")
         elif step == "stash":
             draft = drafts.stashed(draft)
+        elif step == "unstash":
+            draft = drafts.unstashed(draft)
         elif step == "send" and draft.text:
             draft = drafts.sending(draft, f"key {number}", draft.text)
         elif step == "arrive" and draft.leaving:
@@ -133,6 +135,11 @@ def test_no_step_loses_or_doubles_a_text_whenever_the_process_dies(steps, data) 
     kept = [line for text in (after.text, *after.stash) for line in text.split("\n") if line]
     assert known <= stored | set(kept)
     assert not after.leaving and not after.pulling
+
+
+def test_what_the_history_brought_back_is_not_brought_back_twice() -> None:
+    assert drafts.unstashed(Draft("aside", ("older", "aside"))) == Draft("aside", ("older",))
+    assert drafts.unstashed(Draft("typed", ("aside",))) == Draft("aside\ntyped")
 
 
 def test_the_rows_of_ended_chats_are_taken_over_and_those_of_living_ones_are_not(tmp_path) -> None:
