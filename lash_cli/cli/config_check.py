@@ -18,7 +18,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, warn
 from lash_cli.errors import ConfigError, LashError, NotFoundError
 from lash_cli.paths import current_directory, only_regular
-from lash_cli.settings.loading import Problem, find_project_file, problems_in
+from lash_cli.settings.loading import Problem, check_document, find_project_file, problems_in
 from lash_cli.settings.values import Settings
 
 _PLACE = re.compile(r"(?:user|project) (.+):(\d+)")
@@ -32,14 +32,15 @@ def command(
     """Check configuration files and name every mistake in them, with its line.
 
     Without FILE that is the user's file, the project's, the environment and
-    -c, and whether the models and providers they describe can be made.
+    -c. Whether the models, providers and keys they describe can be made is
+    checked too; nobody is called.
     """
     files = [_named(file)] if file is not None else _in_force()
     problems = [
         problem for one in files if one["exists"] for problem in problems_in(_text_of(one["path"]), one["path"])
     ]
-    if file is None and not problems:
-        problems = what_cannot_be_made(current().settings)
+    if not problems:
+        problems = what_cannot_be_made(current().settings if file is None else _settings_of(files[0]["path"]))
     if problems:
         raise ConfigError(
             "\n".join(str(problem) for problem in problems),
@@ -55,6 +56,11 @@ def _named(path: str) -> Document:
     if not os.path.isfile(path):
         raise NotFoundError(f"there is no file {path}", code="config_file_not_found", details={"path": path})
     return {"path": os.path.abspath(path), "role": "named", "exists": True}
+
+
+def _settings_of(path: str) -> Settings:
+    """What a file says by itself, read as the user's."""
+    return Settings(check_document(_text_of(path), path))
 
 
 def _in_force() -> list[Document]:

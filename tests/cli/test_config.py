@@ -319,6 +319,10 @@ def test_validate_names_every_mistake_with_its_line_and_the_nearest_key(lash, ho
     other.write_text('[defaults]\nmodel = "x"\n')
     assert lash("config", "validate", str(other), "-o", "json").json["files"][0]["role"] == "named"
     assert lash("config", "validate", str(tmp_path / "none"), "-o", "json").error["code"] == "config_file_not_found"
+    other.write_text('[repl.keys]\nnewline = ["c-j"]\nqueue_nxt = ["tab"]\n[models.m]\nid = ""\n')
+    named = lash("config", "validate", str(other), "-o", "json")
+    assert named.code == 5 and "no action 'queue_nxt'" in named.error["message"], "what is no action is an error"
+    assert "did you mean: queue_next" in named.error["message"] and str(other) in named.error["message"]
 
 
 def test_validate_makes_what_the_files_describe_without_a_call(lash, home):
