@@ -324,7 +324,8 @@ def root() -> LazyGroup:
         help_text=(
             "\b\nExample: lash turn \"$(lash open)\" 'Say hello'\n\n"
             "Durable sessions with language models: open one, run turns, stop at any point, resume anywhere. "
-            "Without configuration the model is `loopback`, which needs no network."
+            "Without configuration the model is `loopback`, which needs no network. "
+            "The guide: lash help. When something is wrong: lash doctor."
         ),
     )
 
