@@ -202,8 +202,10 @@ class TurnDriver(ABC):
         environment = ModelEnvironment.of(
             self.session, drive.policy, drive.core_prompt, drive.turn_prompt, drive.builtins
         )
-        with in_phase(self.session.phase_probe, TurnPhase.CONTEXT_TRANSFORM):
-            shown = shown_conversation(self.host, self.session, drive.policy)
+        shown: ShownConversation | None = None
+        if not self.token.is_set:  # a turn that is to stop can be ended whatever becomes of its context
+            with in_phase(self.session.phase_probe, TurnPhase.CONTEXT_TRANSFORM):
+                shown = shown_conversation(self.host, self.session, drive.policy)
         digests: list[str] = []
         counter = 0
         dispatcher: ToolDispatcher | None = None
@@ -229,6 +231,7 @@ class TurnDriver(ABC):
                     environment.sync()
                 answer = EnvironmentSynced()
             elif isinstance(effect, LlmCallEffect):
+                assert shown is not None, "a machine that was stopped before it began calls no model"
                 answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))
             elif isinstance(effect, CheckpointEffect):
                 answer = await self.pass_checkpoint(drive, effect)

@@ -242,8 +242,10 @@ class DurableTurn(TurnDriver):
         effects = self.host.effects.scoped(
             TurnScope(session.session_id, turn.turn_id), fence=guard.fence, fresh=not granted.redrive
         )
-        # A re-drive must see what its journal saw, so it makes room only where the turn has done nothing yet.
-        if is_room_due(self.host, session) and not (granted.redrive and await effects.has_any("")):
+        # A turn that is to stop asks no model. A re-drive must see what its journal saw, so it makes room only where
+        # the turn has done nothing yet.
+        is_due = not self.token.is_set and is_room_due(self.host, session)
+        if is_due and not (granted.redrive and await effects.has_any("")):
             await self._make_room(guard)
         drive = Drive(
             turn_id=turn.turn_id,

@@ -352,6 +352,21 @@ async def test_a_plugin_that_fails_leaves_the_turn_to_be_finished_and_says_who_i
     assert said(session.read_view().messages) == ["one", "ok", "two", "ok"]
 
 
+@pytest.mark.parametrize("where", ["prepare", "due", "compact"])
+async def test_a_turn_whose_plugin_always_fails_can_be_ended_by_a_cancel(make_core, where: str) -> None:
+    plugin = Failing()
+    core = make_core(ScriptedCaller([text("ok")], repeat=True), context=[plugin])
+    session = await talked(core, "one")
+    plugin.where = where
+    with pytest.raises(LashRuntimeError):
+        await session.turn("two", turn_id="t-2").run()
+    await session.request_turn_cancel("t-2", "r1")
+    output = await session.redrive().run()
+    assert output.result.cancellation.request_id == "r1"
+    plugin.where = ""
+    assert (await session.turn("three").run()).result.is_success
+
+
 def with_picture(name: str) -> TurnInput:
     return TurnInput((TextItem(name), AttachmentItem(Inline("image/png", b"\x89PNG" + name.encode(), name))))
 
