@@ -33,6 +33,13 @@ from lash_cli.core.observation import (
     StateCommitted,
     payload_type,
 )
+from lash_cli.core.remote_checks import (
+    COUNTERS,
+    DIAGNOSTIC_KINDS,
+    DIAGNOSTIC_TYPE,
+    require_activity,
+    require_usage,
+)
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed, ToolSuccess
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import (
@@ -47,16 +54,6 @@ REMOTE_PROTOCOL_VERSION: Final = 1
 
 E = TypeVar("E", bound="RemoteEnvelope")
 
-_COUNTERS: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)
-# Kinds that only mean something to the host they come from travel under one type.
-_DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
-_DIAGNOSTIC_KINDS: Final = frozenset({"queued_work_started", "plugin_runtime", "queued_input_accepted"})
 # What an event of each type brings beside it; an activity has an envelope of its own.
 _OBSERVATION_PAYLOADS: Final[Mapping[str, type[msgspec.Struct] | None]] = {
     "turn_activity": None,
@@ -171,9 +168,7 @@ class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
     def _validate_fields(self) -> None:
         require_text(self, "session_id", "cursor")
         require_counts(self, "turn_index")
-        for counter in _COUNTERS:
-            if counter not in self.usage:
-                raise MissingRequiredField("RemoteUsage", counter)
+        require_usage(self.usage)
 
 
 class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
@@ -188,6 +183,7 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
 
     def _validate_fields(self) -> None:
         require_text(self, "id", "correlation_id", "type")
+        require_activity(type(self).__name__, self.type, self.fields)
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
@@ -271,12 +267,13 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
 def _require_payload(event: RemoteSessionObservationEvent, payload: type[msgspec.Struct]) -> None:
     """Raise `MissingRequiredField` or `InvalidEnvelope` unless the fields of `event` make a `payload`; others may stand
     beside them."""
-    known = {field.name: field for field in msgspec.structs.fields(payload)}
-    for name, field in known.items():
-        if field.required and name not in event.fields:
+    known = payload.__struct_fields__
+    for name in known:
+        said = event.fields.get(name)
+        if name not in event.fields or (isinstance(said, str) and not said.strip()):
             raise MissingRequiredField(type(event).__name__, name)
     try:
-        msgspec.convert({name: event.fields[name] for name in known if name in event.fields}, payload)
+        msgspec.convert({name: event.fields[name] for name in known}, payload)
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(type(event).__name__, str(error)) from error
 
@@ -324,7 +321,7 @@ def remote_observation(
 
 def remote_usage(usage: TokenUsage) -> dict[str, int]:
     """All five counters, zeros included."""
-    return {counter: getattr(usage, counter) for counter in _COUNTERS}
+    return {counter: getattr(usage, counter) for counter in COUNTERS}
 
 
 def plain(value: Any) -> Any:
@@ -361,8 +358,8 @@ def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
 def _activity_fields(activity: TurnActivity) -> tuple[str, dict[str, Any]]:
     event = activity.event
     tag = str(event.__struct_config__.tag)
-    if tag in _DIAGNOSTIC_KINDS:
-        return _DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
+    if tag in DIAGNOSTIC_KINDS:
+        return DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
     match event:
         case RetryWait(wait_ms=wait_ms):
             fields = _fields_of(event)

@@ -38,6 +38,7 @@ from lash_cli.core.remote import (
     remote_usage,
     require_text,
 )
+from lash_cli.core.remote_checks import require_keys, require_tool_call, require_usage
 from lash_cli.core.remote_input import RemotePart, RemoteTurnInput
 from lash_cli.core.remote_tools import RemoteToolGrant, validate_tool_grants
 from lash_cli.core.tools import ToolCallRecord
@@ -122,11 +123,26 @@ class RemoteTurnResult(RemoteEnvelope, frozen=True, kw_only=True):
             raise InvalidEnvelope(name, f"status {self.status!r} contradicts the outcome, which is {expected}")
         if (self.cancellation is not None) != (expected == "cancelled"):
             raise InvalidEnvelope(name, "there is a cancellation if and only if the turn was cancelled")
-        if self.assistant_output.get("state") not in _STATES:
-            raise InvalidEnvelope(name, f"unknown state {self.assistant_output.get('state')!r}")
-        for book in ("parent", "total"):
-            if not isinstance(self.usage.get(book), Mapping):
-                raise MissingRequiredField(name, f"usage.{book}")
+        if self.cancellation is not None and not self.cancellation.request_id.strip():
+            raise MissingRequiredField("RemoteCancellation", "request_id")
+        require_keys(f"{name}.assistant_output", self.assistant_output, "safe_text", "raw_text", "state")
+        if self.assistant_output["state"] not in _STATES:
+            raise InvalidEnvelope(name, f"unknown state {self.assistant_output['state']!r}")
+        require_keys(f"{name}.usage", self.usage, "parent", "total")
+        children = self.usage.get("children", [])
+        if not isinstance(children, list | tuple):
+            raise InvalidEnvelope(name, "usage.children is no list")
+        for entry in children:
+            require_keys("RemoteTokenLedgerEntry", entry, "source", "model", "usage")
+        for usage in (self.usage["parent"], self.usage["total"], *(entry["usage"] for entry in children)):
+            require_usage(usage)
+        require_keys(
+            f"{name}.execution", self.execution, "had_tool_calls", "had_code_execution", "started_at_ms", "duration_ms"
+        )
+        for call in self.tool_calls:
+            require_tool_call(call)
+        for issue in self.issues:
+            require_keys("RemoteIssue", issue, "kind", "message")
         ids = [call.get("call_id") for call in self.llm_calls]
         if len(set(ids)) != len(ids) or None in ids:
             raise InvalidEnvelope(name, "every model call has an id of its own")

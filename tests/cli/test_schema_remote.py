@@ -86,8 +86,10 @@ def test_every_kind_of_activity_is_tried() -> None:
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
-def test_an_activity_has_its_shape_alone_and_inside_an_event(event: Any) -> None:
-    check("RemoteTurnActivity", RemoteTurnActivity.of(activity(event), 0).document())
+def test_an_activity_has_its_shape_alone_and_inside_an_event_and_is_read_back(event: Any) -> None:
+    envelope = RemoteTurnActivity.of(activity(event), 0)
+    assert RemoteTurnActivity.from_json(envelope.to_json()) == envelope
+    check("RemoteTurnActivity", envelope.document())
     observed = SessionObservationEvent("s", 4, CURSOR, ActivityObserved(activity(event)), "t")
     check("RemoteSessionObservationEvent", RemoteSessionObservationEvent.of(observed, 0).document())
 

@@ -162,6 +162,8 @@ def test_an_event_has_its_pinned_shape_and_survives_the_wire(payload, fields):
         ({"type": "queue_changed", "kind": "grown", "batch_ids": []}, InvalidEnvelope),
         ({"type": "queue_changed", "kind": "enqueued", "batch_ids": [5]}, InvalidEnvelope),
         ({"type": "queue_changed", "batch_ids": []}, MissingRequiredField),
+        ({"type": "queue_changed", "kind": "enqueued"}, MissingRequiredField),
+        ({"type": "agent_frame_switched", "frame_id": " "}, MissingRequiredField),
         ({"type": "process_changed", "kind": "completed", "process_ids": []}, InvalidEnvelope),
         ({"type": "agent_frame_switched"}, MissingRequiredField),
         ({"type": "committed", "revision": -1}, InvalidEnvelope),
@@ -171,6 +173,36 @@ def test_an_event_that_says_what_no_session_does_is_refused(spoilt, error):
     whole = RemoteSessionObservationEvent.of(observed(StateCommitted()), 0).document()
     with pytest.raises(error):
         RemoteSessionObservationEvent.from_document({**whole, **spoilt})
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"type": "of_the_future"}, InvalidEnvelope),
+        ({"type": "queued_work_started", "boundary": "idle", "batch_ids": []}, InvalidEnvelope),
+        ({"type": "assistant_prose_delta"}, MissingRequiredField),
+        ({"type": "assistant_prose_delta", "text": 5}, InvalidEnvelope),
+        (
+            {"type": "usage", "protocol_iteration": 0, "usage": {"input_tokens": 1}, "cumulative": {}},
+            MissingRequiredField,
+        ),
+        ({"type": "retry_status", "wait_seconds": 1, "attempt": 1, "reason": "x"}, MissingRequiredField),
+        ({"type": "error"}, MissingRequiredField),
+        ({"type": "runtime_diagnostic", "kind": "plugin_runtime"}, MissingRequiredField),
+        ({"type": "tool_call_completed", "call_id": "c", "name": "grep", "duration_ms": 1}, MissingRequiredField),
+    ],
+)
+def test_an_activity_that_says_less_than_its_kind_is_refused(said, error):
+    whole = {"protocol_version": V, "sequence": 0, "id": "a", "correlation_id": "c"}
+    with pytest.raises(error):
+        RemoteTurnActivity.from_document({**whole, **said})
+
+
+@pytest.mark.parametrize("count", [-1, True, "1", None])
+def test_a_counter_is_a_count(count):
+    whole = remote_observation("s", CURSOR, 1, TokenUsage()).document()
+    with pytest.raises(InvalidEnvelope):
+        RemoteSessionObservation.from_document({**whole, "usage": {**whole["usage"], "output_tokens": count}})
 
 
 def test_an_activity_inside_an_event_survives_the_wire_with_its_turn():

@@ -283,11 +283,40 @@ def test_a_cancellation_is_there_if_and_only_if_the_turn_was_cancelled() -> None
         {"assistant_output": {"safe_text": "", "raw_text": "", "state": "odd"}},
         {"llm_calls": [{"call_id": "a"}, {"call_id": "a"}]},
         {"usage": "much"},
+        {"tool_calls": [{"tool_name": "t", "args": {}, "outcome": {"status": "odd", "payload": 1}, "duration_ms": 1}]},
     ],
 )
 def test_a_result_that_cannot_be_is_refused(change) -> None:
     with pytest.raises(InvalidEnvelope):
         RemoteTurnResult.from_document({**RemoteTurnResult.of(result()).document(), **change})
+
+
+@pytest.mark.parametrize(
+    ("field", "part"),
+    [
+        ("assistant_output", "raw_text"),
+        ("execution", "had_code_execution"),
+        ("usage", "total"),
+    ],
+)
+def test_a_result_that_says_less_than_it_must_is_refused(field: str, part: str) -> None:
+    document = RemoteTurnResult.of(result()).document()
+    del document[field][part]
+    with pytest.raises(MissingRequiredField):
+        RemoteTurnResult.from_document(document)
+
+
+def test_what_stands_in_a_result_has_all_of_its_parts() -> None:
+    document = RemoteTurnResult.of(result(Stopped("cancelled"), cancellation=EVIDENCE)).document()
+    for change in (
+        {"cancellation": {"request_id": " "}},
+        {"usage": {**document["usage"], "parent": {"input_tokens": 1}}},
+        {"usage": {**document["usage"], "children": [{"source": "s", "model": "m"}]}},
+        {"tool_calls": [{"tool_name": "t"}]},
+        {"issues": [{"kind": "k"}]},
+    ):
+        with pytest.raises(MissingRequiredField):
+            RemoteTurnResult.from_document({**document, **change})
 
 
 @pytest.mark.parametrize(
