@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"\[paste #(\d+) · \d+ lines?\]")
 
 def is_folded(text: str) -> bool:
     """Whether a paste is large enough to be folded."""
-    return text.count("\n") >= FOLD_LINES or len(text.encode("utf-8", "surrogatepass")) > FOLD_BYTES
+    return text.removesuffix("\n").count("\n") >= FOLD_LINES or len(text.encode("utf-8", "surrogatepass")) > FOLD_BYTES
 
 
 def normalised(text: str) -> str:

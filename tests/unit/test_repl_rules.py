@@ -198,7 +198,7 @@ def test_a_folded_paste_expands_to_itself_and_an_edited_placeholder_is_text(arou
     mark = placeholder(1, pasted)
     assert expanded(f"{mark}{mark}", {1: pasted}) == pasted + pasted
     assert expanded(mark.replace("#1", "#2"), {1: pasted}) == mark.replace("#1", "#2")
-    assert is_folded("x\n" * 20) and is_folded("x" * 2_049) and not is_folded("x\n" * 19)
+    assert is_folded("x\n" * 21) and is_folded("x" * 2_049) and not is_folded("x\n" * 20)
     assert "\r" not in normalised(around)
 
 
