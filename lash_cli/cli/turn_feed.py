@@ -17,6 +17,7 @@ import msgspec
 
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.invocation import current
+from lash_cli.cli.output import warn_once
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.stdin import STDIN_MARK, StdinKind, stdin_kind
 from lash_cli.cli.turn_run import TIMEOUT_REASON, TurnRun
@@ -175,7 +176,10 @@ async def run_fed_turns(
         return msgspec.structs.replace(plan, items=items, key=key)
 
     async def enqueue(items: tuple[InputItem, ...], key: str | None) -> Document:
-        return await enqueue_instead(core.store, session.session_id, saying(items, key).content, key)
+        receipt = await enqueue_instead(core.store, session.session_id, saying(items, key).content, key)
+        if plan.own_options:
+            warn_once(f"texts were queued without {', '.join(plan.own_options)}, which are for a turn that runs now")
+        return receipt
 
     run = FedTurns(session, plan.showing, store=core.host.store)
     return await run.drive_lines(

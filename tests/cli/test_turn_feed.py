@@ -92,6 +92,26 @@ def test_a_line_that_is_no_input_is_named_and_ends_the_stream(lash: Any, line: s
     assert finished(done) == ["one"] and said(lash) == ["!text one"]
 
 
+def test_lines_of_a_busy_session_may_wait_in_its_queue(lash: Any, home: Path, tmp_path: Path) -> None:
+    lash("open", "s")
+    gate = tmp_path / "gate"
+    busy = spawn_lash(["turn", "s", f"!wait-file {gate}", "-o", "jsonl"], home=home, stderr=subprocess.DEVNULL)
+    assert busy.stdout is not None
+    with busy.stdout:
+        while json.loads(busy.stdout.readline())["type"] != "model_request_started":
+            pass
+        lines = ({"text": "one"}, {"text": "two", "key": "k"})
+        refused = feed(lash, *lines)
+        assert (refused.code, refused.lines[-1]["error"]["code"]) == (75, "session_execution_busy")
+        done = feed(lash, *lines, options=("--if-busy", "enqueue", "--max-steps", "3"))
+        assert (done.code, types(done)) == (0, ["stream_start", "queue_changed", "queue_changed", "stream_end"])
+        assert done.err.count("--max-steps") == 1
+        assert [item["preview"] for item in lash("queue", "ls", "s", "-o", "json").json["items"]] == ["one", "two"]
+        gate.touch()
+        busy.stdout.read()
+    assert busy.wait(PATIENCE_S) == 0
+
+
 def test_no_line_at_all_is_an_empty_prompt(lash: Any) -> None:
     lash("open", "s")
     done = feed(lash, "\n")
