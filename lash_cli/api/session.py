@@ -9,6 +9,7 @@ two owners of the lane, and the second one finds it busy.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from functools import cache, partial
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
         [RuntimeHost, ResidentSession, LeaseOwnerIdentity, TurnRequest, CancelToken, TurnActivitySink],
         Awaitable[TurnOutput],
     ]
+
+_log = logging.getLogger("lash.session")
 
 DIRECT_SOURCE = "direct"
 OUTPUT_NAME = "answer"
@@ -242,7 +245,8 @@ def refuse_within_turn(is_meant: Callable[[_Shared], bool]) -> None:
 class LashSession(QueueVerbs):
     """One handle on an opened session, from `LashCore.open_session` (contract 01 §4; its queue: contract 02).
 
-    Use it as an async context manager: leaving closes the handle, and the session with the last one. What reads, turns
+    Use it as an async context manager: leaving closes the handle, and the session with the last one; where that is
+    refused it raises as `close`, unless an error ends the block, which is then the one to be told. What reads, turns
     or changes it raises `SessionClosed` once the handle is closed. What waits for the session's writer lock raises
     `LashRuntimeError`: `session_in_another_loop` while another event loop uses the session, `session_in_turn` for
     what is called from inside of a turn of it.
@@ -618,10 +622,17 @@ class LashSession(QueueVerbs):
     async def __aenter__(self) -> LashSession:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._is_closed or self._shared.is_gone:
             return
         if self._shared.handles > 1:
             self.close_handle()
-        else:
+            return
+        try:
             await self.close()
+        except LashError as refusal:
+            if error is None:
+                raise
+            # What went wrong in the block is what its caller is to be told.
+            _log.warning("session %s was let go without its last changes: %s", self.session_id, refusal)
+            self.close_handle()

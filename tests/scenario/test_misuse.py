@@ -336,3 +336,27 @@ async def test_two_handles_that_were_given_one_identity_do_not_share_a_lane(make
         await first.close()
         assert (await second.turn("other").run()).result.assistant_message() == "two"
     assert len(caller.requests) == 2
+
+
+@pytest.mark.parametrize("is_error_raised", [True, False])
+async def test_an_error_in_the_block_of_a_session_is_not_hidden_by_a_refused_close(
+    make_core, caplog, is_error_raised: bool
+) -> None:
+    caller = ScriptedCaller([text("one")])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    with pytest.raises(ZeroDivisionError if is_error_raised else SessionStillInUse):
+        async with await core.open_session(S) as session:
+            turn = asyncio.ensure_future(session.turn("hello").run())
+            async with asyncio.timeout(30):
+                await caller.entered.wait()
+            if is_error_raised:
+                raise ZeroDivisionError
+    assert ("let go without its last changes" in caplog.text) is is_error_raised
+    if is_error_raised:
+        with pytest.raises(SessionClosed):
+            session.read_view()
+    caller.gate.set()
+    async with asyncio.timeout(30):
+        assert (await turn).result.assistant_message() == "one"
+    await session.close()
