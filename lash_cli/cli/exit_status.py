@@ -100,8 +100,9 @@ def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | N
     """The provider failures a script treats differently from a turn that merely stopped; None for the others."""
     kind = issue.provider_failure_kind
     if kind == "auth":
-        hint = f"set a valid key with: lash key set {provider or 'PROVIDER'}"
-        return ConfigError(issue.message, code="key_rejected", hint=hint, details=details)
+        from lash_cli.cli.key_hint import key_hint_of
+
+        return ConfigError(issue.message, code="key_rejected", hint=key_hint_of(provider), details=details)
     if kind == "quota" and issue.retryable:
         return ProviderRateLimited(issue.message, hint=f"wait, then run it again: {again}", details=details)
     if kind == "quota":

@@ -13,6 +13,7 @@ import typer
 
 from lash_cli.cli.exit_status import NO_NETWORK, WRONG_ADDRESS
 from lash_cli.cli.invocation import current
+from lash_cli.cli.key_hint import key_hint
 from lash_cli.cli.output import Document, emit_one
 from lash_cli.cli.provider_commands import shown_address
 from lash_cli.errors import (
@@ -160,7 +161,7 @@ def explained(provider: AvailableProvider, model: str, error: NormalizedError, d
     }
     again = f"lash provider test {provider.name}"
     if error.kind == "auth":
-        return ConfigError(error.message, code="key_rejected", hint=_key_hint(provider), details=details)
+        return ConfigError(error.message, code="key_rejected", hint=key_hint(provider), details=details)
     if error.kind == "quota" and error.retryable:
         wait = error.retry_after_ms
         when = "in a while" if wait is None else f"in {-(-wait // 1000)} s"
@@ -177,21 +178,6 @@ def explained(provider: AvailableProvider, model: str, error: NormalizedError, d
         hint = f"name a model this server has: {again} --model ID"
         return ProviderFailed(error.message, code="model_not_found", hint=hint, details=details)
     return ProviderFailed(error.message, code=error.code, hint=_refusal_hint(provider, error), details=details)
-
-
-def _key_hint(provider: AvailableProvider) -> str:
-    scheme, _, place = (provider.key or "").partition(":")
-    match scheme:
-        case "keys" | "keyring":
-            return f"store a key that is valid here: lash key set {place}"
-        case "env":
-            return f"set {place} to a key that is valid here"
-        case "file":
-            return f"put a key that is valid here into {place}"
-        case "cmd":
-            return "let the key command print a key that is valid here"
-    setting = f"lash config set providers.{provider.name}.key keys:{provider.name}"
-    return f"this server wants a key: lash key set {provider.name}, then: {setting}"
 
 
 def _unreachable_hint(provider: AvailableProvider) -> str:

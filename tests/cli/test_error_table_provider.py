@@ -98,7 +98,7 @@ def test_a_failed_turn_in_text_is_an_error_and_a_hint_and_no_key(tmp_path: Path)
     with served(tmp_path, default=refusal(401, "invalid_api_key")) as (world, _):
         done = world.lash(*TURN)
         assert (done.code, done.out) == (5, "")
-        assert "error: " in done.err and "hint: set a valid key with: lash key set" in done.err
+        assert "error: " in done.err and "hint: store a key that is valid here: lash key set" in done.err
         debugged = world.lash("turn", "s", "again", "--debug", "-v")
         assert debugged.code == 5 and "Traceback" in debugged.err
 

@@ -53,7 +53,7 @@ REFUSALS = {
     ),
 }  # fmt: skip
 ENDS = [
-    (5, "key_rejected", ("set a valid key with: lash key set mine",)),
+    (5, "key_rejected", ("store a key that is valid here: lash key set mine",)),
     (
         6,
         "turn_stopped:provider_error",
@@ -92,6 +92,9 @@ def test_each_refusal_ends_the_command_in_its_own_way(tmp_path: Path, kind: str)
             assert f"hint: {error['hint']}" in text.err.splitlines()
 
 
+TURN_OF_MINE = ("turn", "--ephemeral", "hi", "--provider", "mine", "--model", "m", "-o", "json")
+
+
 def test_the_hint_of_a_refused_key_is_the_next_step(tmp_path: Path) -> None:
     with (
         ThreadedChatServer([OPENAI[0]], default=text_reply("welcome")) as server,
@@ -102,6 +105,27 @@ def test_the_hint_of_a_refused_key_is_the_next_step(tmp_path: Path) -> None:
         assert world.lash(*command.split(), "--stdin", input=f"{CANARY}\n".encode()).code == 0
         done = world.lash("turn", "s", "now", "--provider", "mine", "--model", "m", "-q")
         assert (done.code, done.out) == (0, "welcome\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "step"),
+    [
+        (None, "lash key set mine, then: lash config set providers.mine.key keys:mine"),
+        ("env:MY_OWN_KEY", "set MY_OWN_KEY to a key that is valid here"),
+    ],
+)
+def test_a_key_that_is_kept_elsewhere_is_not_to_be_stored(lash: Any, key: str | None, step: str) -> None:
+    around = {"MY_OWN_KEY": CANARY, "NO_PROXY": "*"}
+    with ThreadedChatServer([], default=OPENAI[0]) as server:
+        source = () if key is None else ("--key", key)
+        assert lash("provider", "add", "mine", "--base-url", server.base_url, *source).code == 0
+        done = lash(*TURN_OF_MINE, env=around)
+        tested = lash("provider", "test", "mine", "--model", "m", "-o", "json", env=around)
+    assert (done.code, done.error["code"]) == (5, "key_rejected")
+    assert done.error["hint"] == tested.error["hint"] and step in done.error["hint"]
+    if key is None:
+        told = lash("key", "set", "mine", "--stdin", input=CANARY).err
+        assert "lash config set providers.mine.key keys:mine" in told
 
 
 def test_a_dash_is_stdout_or_refused_and_never_a_file(lash: Any, tmp_path: Path) -> None:
