@@ -46,7 +46,6 @@ from lash_cli.core.machine import (
     CheckpointEffect,
     DoneEffect,
     EmitEffect,
-    EnvironmentSynced,
     ExecCodeEffect,
     ExecCompleted,
     LlmCallEffect,
@@ -228,8 +227,7 @@ class TurnDriver(ABC):
                 continue
             elif isinstance(effect, SyncEnvironmentEffect):
                 with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
-                    environment.sync()
-                answer = EnvironmentSynced()
+                    answer = environment.synced()
             elif isinstance(effect, LlmCallEffect):
                 assert shown is not None, "a machine that was stopped before it began calls no model"
                 answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))

@@ -16,7 +16,7 @@ from lash_cli.core.activity import (
     RetryWait,
     TurnEvent,
 )
-from lash_cli.core.codec import canonical_hash
+from lash_cli.core.codec import canonical_hash, storable
 from lash_cli.core.content import Message
 from lash_cli.core.effect import LlmCallCommand
 from lash_cli.core.llm import (
@@ -35,9 +35,11 @@ from lash_cli.core.llm import (
     ToolChoice,
     UsageReported,
 )
+from lash_cli.core.machine import EnvironmentSynced
 from lash_cli.core.policy import NO_GENERATION, NO_LAYER, Generation, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
 from lash_cli.core.tools import ToolContract
+from lash_cli.errors import LashError
 from lash_cli.runtime.context import ShownConversation
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.tools.registry import ResolvedTool
@@ -117,7 +119,16 @@ class ModelEnvironment:
         layers = (core_prompt, self._policy.prompt, turn_prompt)
         return render_prompt(layers, builtins=builtins, can_ask=self._can_ask)
 
-    def sync(self) -> None:
+    def synced(self) -> EnvironmentSynced:
+        """Bring tools and prompt up to date with the registry; an error when a source of tools fails."""
+        try:
+            self._sync()
+        except Exception as error:  # noqa: BLE001 - whatever a source of tools does, its turn has an outcome
+            text = error.message if isinstance(error, LashError) else f"{type(error).__name__}: {error}"
+            return EnvironmentSynced(storable(f"the tools cannot be described: {text}"))
+        return EnvironmentSynced()
+
+    def _sync(self) -> None:
         """Bring tools and prompt up to date with the registry."""
         registry = self._session.registry
         if registry.surface is not self._surface:

@@ -12,9 +12,12 @@ import pytest
 from support.doubling import Number, double, doubling
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
+from support.tools import NamedTools
 
 from lash_cli.api import (
     FunctionToolProvider,
+    LashCore,
+    ModelSpec,
     Stopped,
     tool,
 )
@@ -34,6 +37,7 @@ from lash_cli.core.tools import (
     ToolSuccess,
     failure,
 )
+from lash_cli.errors import ReconfigureError
 from lash_cli.runtime import containment
 from lash_cli.store.sqlite import commit
 
@@ -66,6 +70,39 @@ async def test_a_bad_call_is_a_failed_result_and_the_turn_goes_on(make_core, arg
         output = await session.turn("go").run()
     assert output.result.assistant_message() == "sorry"
     assert output.result.tool_calls[0].output.outcome.failure.code == code
+
+
+class Failing(NamedTools):
+    """A source whose tools cannot be described while it is broken."""
+
+    failure: Exception | None = None
+
+    def contract(self, tool_id: str) -> ToolContract:
+        if self.failure is not None:
+            raise self.failure
+        return super().contract(tool_id)
+
+
+@pytest.mark.parametrize("broken", [ValueError("no \ud800"), ReconfigureError("no contract")])
+@pytest.mark.parametrize("has_store", [True, False])
+async def test_a_source_that_fails_ends_the_turn_and_not_the_session(make_core, broken, has_store: bool) -> None:
+    source, caller = Failing(("look", "look")), ScriptedCaller([text("fine")])
+    core = (
+        make_core(caller, tools=[source])
+        if has_store
+        else LashCore(provider=caller, model=ModelSpec("m"), tools=[source])
+    )
+    session = await core.open_session("s1")
+    source.failure = broken
+    result = (await session.turn("one").run()).result
+    assert result.outcome == Stopped("runtime_error") and caller.requests == []
+    assert [(issue.code, "the tools cannot be described" in issue.message) for issue in result.errors] == [
+        ("reconfigure_failed", True)
+    ]
+    source.failure = None
+    assert (await session.turn("two").run()).result.assistant_message() == "fine"
+    assert caller.requests[0].tools[0].name == "look"
+    await core.aclose()
 
 
 async def test_a_tool_that_raises_leaves_its_siblings_and_the_turn_intact(make_core) -> None:
