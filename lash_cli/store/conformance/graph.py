@@ -7,7 +7,7 @@ import pytest
 
 from lash_cli.core.commit import Append, CheckpointComponent, ReplaceFull, Unchanged
 from lash_cli.core.content import Message, PluginOrigin, Role, TextPart
-from lash_cli.core.frames import open_frame
+from lash_cli.core.frames import FrameStatus, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, PluginPayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence
 from lash_cli.errors import ConflictError, MissingCheckpointComponent
@@ -118,6 +118,28 @@ class GraphLaws:
             make.commit(fence, make.append(["n3"], parent="n2", frame_id="f2"), expected=2)
         )
         assert await ids_on_path(store) == ["n1", "n2", "n3"]
+
+    async def test_frames_of_which_not_exactly_one_would_be_active_are_refused(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        (first,) = make.frames()
+        _, second = open_frame(make.frames(), "f2", "compaction", 9)[0]
+        left = msgspec.structs.replace(first, status=FrameStatus.SUPERSEDED)
+        for frames in (None, (), (left,), (first, second), (first, first), (left, left, second)):
+            with pytest.raises(ConflictError) as refused:
+                await store.commit_runtime_state(make.commit(fence, Unchanged(None), with_frames=frames))
+            assert refused.value.code == "agent_frame_missing"
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
+        for frames in ((second,), (first, second), (left,)):
+            with pytest.raises(ConflictError) as refused:
+                await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=frames))
+            assert refused.value.code == "agent_frame_missing"
+        read = await store.load_session(S, ReadScope.FULL_GRAPH)
+        assert read is not None and (read.head_revision, read.frames) == (1, (first,))
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=(left, second)))
 
     async def test_an_opened_frame_without_nodes_has_an_empty_path(
         self, open_store: OpenStore, clock: MovableClock

@@ -133,7 +133,8 @@ class _Found(StoredHead, frozen=True, gc=False):
 def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepared:
     """Encode a commit, and what its turn has shown, and check its size and binding before any transaction.
 
-    Raises `ConflictError` (`commit_too_large`), `InvalidQueuedWorkBatch` and `SessionBindingMismatch`.
+    Raises `ConflictError` (`commit_too_large`, `agent_frame_missing`), `InvalidQueuedWorkBatch` and
+    `SessionBindingMismatch`.
     """
     parts: tuple[LeaseFence | AgentFrame | QueuedWorkBatchDraft, ...]
     parts = (commit.fence, *(commit.frames or ()), *commit.outbox)
@@ -142,6 +143,8 @@ def prepare(commit: RuntimeCommit, shown: Sequence[TurnActivity] = ()) -> _Prepa
             raise SessionBindingMismatch(
                 f"the commit of session {commit.session_id!r} carries parts of another session"
             )
+    if commit.frames is not None:
+        _require_one_active(commit.frames)
     nodes = () if isinstance(commit.graph, Unchanged) else commit.graph.nodes
     if len(nodes) > MAX_COMMIT_NODES:
         raise ConflictError(f"a commit holds at most {MAX_COMMIT_NODES} nodes, not {len(nodes)}", code=COMMIT_TOO_LARGE)
@@ -357,7 +360,7 @@ def _write_frames(
     """
     if prepared.frames is None:
         if stored.frame_id is None or stored.frame_ordinal is None:
-            return {}, stored.frame_ordinal
+            raise _frames_unsound("there is none yet, and the commit names none")
         return {stored.frame_id: stored.frame_ordinal}, stored.frame_ordinal
     is_replaced = isinstance(prepared.commit.graph, ReplaceFull)
     known = {frame_id: (ordinal, record) for ordinal, frame_id, _, record in graph.read_frames(connection, stored.key)}
@@ -379,9 +382,22 @@ def _write_frames(
         connection.executemany(
             _DROP_FRAME, [(stored.key, ordinal) for frame_id, (ordinal, _) in known.items() if frame_id not in ordinals]
         )
-    if active is None:
-        raise ConflictError("a session has exactly one active frame, the commit names none", code="agent_frame_missing")
+    if not is_replaced and stored.frame_id is not None and stored.frame_id not in ordinals:
+        raise _frames_unsound(f"what becomes of the current one, {stored.frame_id!r}, is not said")
     return ordinals, active
+
+
+def _require_one_active(frames: Sequence[AgentFrame]) -> None:
+    """Refuse frames that would leave the session without a current one, or with two: nobody could open it again."""
+    if len({frame.frame_id for frame in frames}) != len(frames):
+        raise _frames_unsound("the commit names one twice")
+    active = sum(frame.status is FrameStatus.ACTIVE for frame in frames)
+    if active != 1:
+        raise _frames_unsound(f"the commit names {active or 'none'}")
+
+
+def _frames_unsound(problem: str) -> ConflictError:
+    return ConflictError(f"a session has exactly one active frame: {problem}", code="agent_frame_missing")
 
 
 def _write_graph(
