@@ -40,7 +40,7 @@ from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
-from lash_cli.providers.prefix import PrefixCaches
+from lash_cli.providers.prefix import Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
@@ -108,7 +108,7 @@ class ResponsesEncoder:
         """What becomes of the request's generation intent."""
         return self._dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, route: str) -> Callable[[Message], bytes]:
+    def _encoding(self, route: str) -> Callable[[Message], Piece]:
         """How messages are written for one route; a session that changes its model starts a new one."""
         replays = self._dialect.replay_reasoning
         return _ItemEncoder(route, replays, self._credential_scope, self._attachment_bytes).encode_message
@@ -120,8 +120,9 @@ class ResponsesEncoder:
             "stream": request.stream,
             "text": {"verbosity": "medium"} | self._text_format(request),
         }
-        if request.system:
-            options["instructions"] = request.system
+        instructions = _instructions(request)
+        if instructions:
+            options["instructions"] = instructions
         options |= self._reasoning_options(request)
         if request.output_token_cap is not None:
             options["max_output_tokens"] = request.output_token_cap
@@ -176,25 +177,21 @@ class _ItemEncoder:
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
-    def encode_message(self, message: Message) -> bytes:
+    def encode_message(self, message: Message) -> Piece:
         """The items of one message, each behind a comma."""
-        return b"".join(b"," + encode(item) for item in self._items(message))
+        data = b"".join(b"," + encode(item) for item in self._items(message))
+        return Piece(data, told_apart=message.role is Role.SYSTEM)
 
     def _items(self, message: Message) -> list[dict[str, Any]]:
-        match message.role:
-            case Role.ASSISTANT:
-                return self._assistant(message)
-            case Role.SYSTEM:
-                return self._spoken("system", message)
-            case Role.USER | Role.EVENT:
-                results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
-                return results + self._spoken("user", message, may_be_empty=bool(results))
-
-    def _spoken(self, role: str, message: Message, *, may_be_empty: bool = False) -> list[dict[str, Any]]:
+        """What the system says later is the user's: servers that follow this wire give the items to the template of
+        their model, and many refuse a system message behind others, for ever."""
+        if message.role is Role.ASSISTANT:
+            return self._assistant(message)
+        results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
-        if not blocks and may_be_empty:
-            return []
-        return [{"content": blocks or [_input_text("")], "role": role, "type": "message"}]
+        if not blocks and results:
+            return results
+        return [*results, {"content": blocks or [_input_text("")], "role": "user", "type": "message"}]
 
     def _assistant(self, message: Message) -> list[dict[str, Any]]:
         """What the model said, in its order; neighbouring text of one wire item is one item again."""
@@ -287,6 +284,16 @@ class _ItemEncoder:
                 return {"file_id": file_id, "type": "input_file"}
             case _:
                 refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
+
+
+def _instructions(request: LlmRequest) -> str:
+    """The system prompt and the system messages the conversation begins with."""
+    texts = [request.system]
+    for message in request.messages:
+        if message.role is not Role.SYSTEM:
+            break
+        texts += [said["text"] for part in message.parts if (said := _output_text(part, {})) is not None]
+    return "\n\n".join(text for text in texts if text.strip())
 
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:

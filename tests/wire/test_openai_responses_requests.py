@@ -193,10 +193,17 @@ def test_encrypted_reasoning_is_asked_for_only_where_a_model_is_known_to_reason(
     assert not {"include", "reasoning"} & unknown.keys()
 
 
-def test_system_messages_stay_where_they_were_said() -> None:
-    said = items(user("a"), Message("s", Role.SYSTEM, (TextPart("limit"),)), user("b", "b"), system="be kind")
-    assert [item["role"] for item in said] == ["user", "system", "user"]
+def test_what_the_system_says_first_is_an_instruction_and_what_it_says_later_the_users() -> None:
+    """Servers of local models give the items to a template, and many refuse a system message behind others."""
+    limit = Message("s", Role.SYSTEM, (TextPart("limit"),))
+    said = items(user("a"), limit, user("b", "b"), system="be kind")
+    assert [item["role"] for item in said] == ["user", "user", "user"]
     assert said[1]["content"] == [{"type": "input_text", "text": "limit"}]
+    first = (limit, Message("s2", Role.SYSTEM, (TextPart(" "), TextPart("more"))), user("a"))
+    for messages in (first, MessageSequence(list(first), len(first))):
+        sent = json.loads(ResponsesEncoder(BASE).body(request(messages, system="be kind")))
+        assert sent["instructions"] == "be kind\n\nlimit\n\nmore"
+        assert [item["content"][0]["text"] for item in sent["input"]] == ["a"]
 
 
 def test_results_precede_what_the_user_added_to_them_and_labels_name_their_source() -> None:
