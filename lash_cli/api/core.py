@@ -28,6 +28,7 @@ from lash_cli.core.policy import (
     SessionPolicy,
     SessionSpec,
     persisted_config,
+    readable_policy,
 )
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
@@ -125,7 +126,8 @@ class LashCore(SessionHistories):
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `plugin_registration` for two
         tools of one id or name, or `config_invalid` for both of what is given
-        either way.
+        either way; and `UsageError` (`policy_invalid`) for what no session
+        could be opened under again.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
         if resolver is None:
@@ -154,7 +156,7 @@ class LashCore(SessionHistories):
             raise ConfigError(
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
-        self.policy = policy
+        self.policy = readable_policy(policy)
         self.host = RuntimeHost(
             store,
             effect_host,

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, decode, encode
+from lash_cli.errors import UsageError
 
 
 class ProviderDefault(Record, tag="provider_default", tag_field="kind"):
@@ -286,7 +287,8 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, prompt=prompt)
 
     def resolve_against(self, base: SessionPolicy, stored: PersistedSessionConfig | None = None) -> SessionPolicy:
-        """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`."""
+        """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`. Raises
+        `UsageError` as `readable_policy` does."""
         merged: dict[str, Any] = {}
         if self.inherit == "stored" and stored is not None:
             merged = {name: getattr(stored, name) for name in ("provider_id", "model", "max_turns", "generation")}
@@ -296,7 +298,7 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not UNSET:
                 merged[name] = value
-        policy = msgspec.structs.replace(base, **merged)
+        policy = readable_policy(msgspec.structs.replace(base, **merged))
         return msgspec.structs.replace(policy, provider_id=policy.provider_id.strip())
 
 
@@ -311,6 +313,20 @@ def persisted_config(policy: SessionPolicy) -> PersistedSessionConfig:
     )
 
 
+def readable_policy(policy: SessionPolicy) -> SessionPolicy:
+    """`policy`, of which what is stored can be read again.
+
+    A program that is not type-checked may hand in anything, such as a model by
+    its name: stored, that would be a session nobody can open any more. Raises
+    `UsageError` (`policy_invalid`).
+    """
+    try:
+        decode(encode(persisted_config(policy)), PersistedSessionConfig)
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise UsageError(f"that is no policy a session can have: {error}", code="policy_invalid") from error
+    return policy
+
+
 class SessionConfigPatch(msgspec.Struct, frozen=True, kw_only=True):
     """A change to a live session (contract 01 §4.6); unset fields stay as they are."""
 
@@ -321,9 +337,10 @@ class SessionConfigPatch(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation | UnsetType = UNSET
 
     def apply(self, policy: SessionPolicy) -> SessionPolicy:
-        """`policy` with the set fields replaced; the provider id is trimmed, as at open."""
+        """`policy` with the set fields replaced; the provider id is trimmed, as at open. Raises `UsageError` as
+        `readable_policy` does."""
         changes = {name: value for name in POLICY_FIELDS if (value := getattr(self, name)) is not UNSET}
-        patched = msgspec.structs.replace(policy, **changes)
+        patched = readable_policy(msgspec.structs.replace(policy, **changes))
         return msgspec.structs.replace(patched, provider_id=patched.provider_id.strip())
 
 

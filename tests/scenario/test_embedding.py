@@ -15,7 +15,9 @@ from lash_cli import (
     OpenAgentFrameRequest,
     PromptContribution,
     PromptLayer,
+    SessionConfigPatch,
     SessionPolicy,
+    SessionSpec,
     SqliteStore,
     Stopped,
     ToolContext,
@@ -119,6 +121,28 @@ def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
     with pytest.raises(ConfigError) as refused:
         LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == code
+
+
+@pytest.mark.parametrize("unreadable", [{"model": "a name"}, {"max_turns": "5"}, {"prompt": "Be brief."}])
+async def test_a_policy_that_could_not_be_read_again_is_stored_nowhere(
+    unreadable: dict[str, Any], tmp_path: Path
+) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    wiring: dict[str, Any] = {"provider": provider("loopback"), "model": ModelSpec("loopback"), "store": store}
+    with pytest.raises(UsageError) as of_core:
+        LashCore(**wiring | unreadable)
+    async with LashCore(**wiring) as core:
+        with pytest.raises(UsageError) as of_open:
+            await core.open_session("new", spec=SessionSpec(**unreadable))
+        async with await core.open_session("old") as session:
+            with pytest.raises(UsageError) as of_configure:
+                await session.configure(SessionConfigPatch(**unreadable))
+            assert (await session.turn("hello").run()).result is not None
+        async with await core.open_session("old"):
+            pass
+        with pytest.raises(NotFoundError):
+            await core.open_session("new", create=False)
+    assert {refused.value.code for refused in (of_core, of_open, of_configure)} == {"policy_invalid"}
 
 
 def test_what_is_given_beside_a_policy_stands_over_it() -> None:
