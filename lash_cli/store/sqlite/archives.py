@@ -339,12 +339,13 @@ class Archives:
         for archive, _ in archives:
             check_archive(archive)
         now_ms = self._db.clock.now_ms()
-        try:
-            return await self._db.write(
-                lambda connection: tuple(
+
+        def job(connection: sqlite3.Connection) -> tuple[SessionMeta, ...]:
+            try:
+                return tuple(
                     _import(connection, archive, session_id, self._ids, now_ms) for archive, session_id in archives
-                ),
-                durable=True,
-            )
-        except OverflowError as error:
-            raise invalid_archive("a number in it is greater than any of ours") from error
+                )
+            except OverflowError as error:
+                raise invalid_archive("a number in it is greater than any of ours") from error
+
+        return await self._db.write(job, durable=True)
