@@ -440,6 +440,7 @@ _HOMES = {
         "RuntimeSessionState",
         "SessionReadView",
     ),
+    "lash_cli.runtime.trace_otel": ("OpenTelemetryTraceSink",),
     "lash_cli.runtime.trace_sinks": (
         "JsonlTraceSink",
         "StderrTraceSink",
