@@ -43,9 +43,10 @@ LABEL = "chat"
 
 
 class ChatPlan(msgspec.Struct, frozen=True):
-    """A validated `lash chat`. `reference` None begins a new session."""
+    """A validated `lash chat`. `reference` None is the session of `LASH_SESSION`, unless a new one begins."""
 
     reference: str | None
+    begins_new: bool
     replay: int
     is_vi: bool
     is_plain: bool
@@ -77,7 +78,8 @@ def command(
             hint="without one, run turns: lash turn SESSION PROMPT",
         )
     plan = ChatPlan(
-        reference=session or current().environment.get("LASH_SESSION") or None,
+        reference=session or None,
+        begins_new=not session and not current().environment.get("LASH_SESSION"),
         replay=int(settings.get("repl.replay")) if replay is None else replay,
         is_vi=vi or settings.get("repl.editing") == "vi",
         is_plain=current().output.plain,
@@ -114,7 +116,7 @@ async def _chats(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
         end = await _chat(plan, recording)
         if end.go_to is None:
             return end
-        plan = ChatPlan(end.go_to or None, plan.replay, plan.is_vi, plan.is_plain)
+        plan = ChatPlan(end.go_to or None, not end.go_to, plan.replay, plan.is_vi, plan.is_plain)
 
 
 def _vanish(status: int) -> None:
@@ -136,9 +138,9 @@ def _let_go_of_terminal() -> None:
 async def _chat(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
     from lash_cli.cli.chat_desk import ChatAsker, ChatDesk
 
-    if plan.reference is None and not has_database():
+    if plan.begins_new and not has_database():
         policy_of_new_session(model=plan.model)
-    store, meta = (writing_store(), None) if plan.reference is None else await store_and_session(plan.reference)
+    store, meta = (writing_store(), None) if plan.begins_new else await store_and_session(plan.reference)
     cwd = working_directory(meta)
     asker = ChatAsker()
     async with opened_core(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.chat import Chat
+from support.terminal import Terminal
 
 PROMPT = "fjord ❯"
 
@@ -61,6 +62,16 @@ def while_free(real):
 Database.read = while_free(Database.read)
 Database.peek = while_free(Database.peek)
 """
+
+
+def test_a_session_that_was_not_named_is_said(home: Path, lash) -> None:
+    lash("open", "s", "--name", "fjord")
+    with contextlib.closing(Terminal(home, "chat", LASH_SESSION="s")) as one:
+        one.wait_for(PROMPT)
+        assert "session fjord (s) from LASH_SESSION" in one.text
+        one.press("/new\r")
+        one.wait_for("opened session")
+        assert one.text.count("from LASH_SESSION") == 1
 
 
 def test_the_hint_leads_to_the_home_of_the_chat(chat, lash, home: Path) -> None:
