@@ -367,6 +367,7 @@ _HOMES = {
         "ToolState",
         "ToolStateEntry",
         "ToolSuccess",
+        "tool_error",
     ),
     "lash_cli.core.trace": (
         "TraceContext",

@@ -342,6 +342,7 @@ from lash_cli.core.tools import (
     ToolState as ToolState,
     ToolStateEntry as ToolStateEntry,
     ToolSuccess as ToolSuccess,
+    tool_error as tool_error,
 )
 from lash_cli.core.trace import (
     TraceContext as TraceContext,

@@ -138,6 +138,11 @@ class ToolContext(Protocol):
         ...
 
     @property
+    def agent_frame_id(self) -> str:
+        """The agent frame the turn belongs to."""
+        ...
+
+    @property
     def call_id(self) -> str:
         """The call; unique in its turn."""
         ...

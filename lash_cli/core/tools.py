@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, encode
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.errors import ReconfigureError
@@ -293,6 +293,13 @@ def failure(
     return ToolCallOutput(
         ToolFailed(ToolFailure(failure_class, code, message, source=source, retry=retry or RetryHint(), raw=raw))
     )
+
+
+def tool_error(value: Any) -> ToolCallOutput:
+    """The failed output of a tool that has nothing more precise to say: the model reads `value`, text as it is and
+    other JSON compact, and a program finds it under `raw`. Raises `TypeError` for what is no JSON."""
+    text = value if isinstance(value, str) else encode(value).decode()
+    return failure(FailureClass.EXECUTION, "tool_error", text, raw=value)
 
 
 def cancelled(message: str = "tool call cancelled") -> ToolCallOutput:

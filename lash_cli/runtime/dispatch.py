@@ -83,6 +83,7 @@ class ToolDispatcher:
         clock: Clock,
         scope: TurnScope,
         turn_index: int,
+        agent_frame_id: str,
         cancel: CancelToken,
         emit: Emit,
         store_attachment: StoreAttachment,
@@ -94,6 +95,7 @@ class ToolDispatcher:
         self._clock = clock
         self._scope = scope
         self._turn_index = turn_index
+        self._agent_frame_id = agent_frame_id
         self._cancel = cancel
         self._emit = emit
         self._store_attachment = store_attachment
@@ -282,6 +284,7 @@ class ToolDispatcher:
             tool_id=call.tool_id,
             attempt=attempt,
             max_attempts=most,
+            agent_frame_id=self._agent_frame_id,
             on_progress=partial(self._report, asyncio.get_running_loop(), call.call_id),
             on_completion_key=keys.ask,
         )

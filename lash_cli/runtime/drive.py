@@ -264,6 +264,7 @@ class TurnDriver(ABC):
             clock=self.host.clock,
             scope=TurnScope(self.session.session_id, drive.turn_id),
             turn_index=drive.turn_index,
+            agent_frame_id=self.session.frame_id,
             cancel=self.token,
             emit=partial(self.emit, drive),
             store_attachment=lambda source: self.stored(source, drive),

@@ -29,6 +29,7 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     tool_id: str = ""
     attempt: int = 1
     max_attempts: int = 1
+    agent_frame_id: str = ""
     on_progress: ProgressSink | None = None
     on_completion_key: Callable[[], Awaitable[AwaitEventKey]] | None = None
 

@@ -7,10 +7,19 @@ import asyncio
 import msgspec
 import pytest
 from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, said
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 from support.switching import SUMMARY, Switching, switch
 
-from lash_cli.api import AgentFrameSwitch, LashCore, ModelSpec, Replayed, Stopped
+from lash_cli.api import (
+    AgentFrameSwitch,
+    FunctionToolProvider,
+    LashCore,
+    ModelSpec,
+    Replayed,
+    Stopped,
+    ToolContext,
+    tool,
+)
 from lash_cli.core.frames import FrameStatus, current_frame
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
 from lash_cli.core.policy import ModelLimits, SessionPolicy
@@ -43,6 +52,25 @@ async def test_a_switch_opens_the_frame_and_goes_on_with_the_task(make_core) -> 
     )
     assert await session.queued_turn().run() is None
     assert (await core.store.session_row(S)).lease.token is None
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
+
+async def test_a_tool_is_told_the_frame_it_is_called_in(make_core) -> None:
+    seen: list[str] = []
+
+    @tool(name="where")
+    async def where(arguments: Nothing, context: ToolContext) -> None:
+        seen.append(context.agent_frame_id)
+
+    asks = [calls((f"w{number}", "where", "{}")) for number in range(2)]
+    caller = ScriptedCaller([asks[0], switch("f2", "finish it"), asks[1], text("finished")])
+    session = await make_core(caller, tools=[Switching(), FunctionToolProvider([where])]).open_session(S)
+    await session.turn("begin").run()
+    assert seen == [frame.frame_id for frame in session.read_view().frames] != []
+    await session.close()
 
 
 @pytest.mark.parametrize("has_store", [True, False])

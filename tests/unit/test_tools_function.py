@@ -10,7 +10,18 @@ import pytest
 from support.clock import ManualCancel
 
 from lash_cli.core.protocols import ToolContext
-from lash_cli.core.tools import FailureClass, FinishControl, SafeRetry, ToolCall, ToolCallOutput, ToolSuccess, success
+from lash_cli.core.tools import (
+    FailureClass,
+    FinishControl,
+    RetryHint,
+    SafeRetry,
+    ToolCall,
+    ToolCallOutput,
+    ToolSuccess,
+    project_output,
+    success,
+    tool_error,
+)
 from lash_cli.errors import ConfigError
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.faults import invalid
@@ -101,6 +112,17 @@ async def test_a_whole_output_passes_and_a_fault_becomes_one() -> None:
 
     assert await run(whole, x=0) is done
     assert (await run(whole, x=1)).outcome.failure.code == "bad_x"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [("no such city", "no such city"), ({"b": 1, "a": [None]}, '{"a":[null],"b":1}')]
+)
+def test_the_short_error_says_what_it_is_given_and_keeps_it_for_programs(value: Any, said: str) -> None:
+    output = tool_error(value)
+    reason = output.outcome.failure  # type: ignore[union-attr]
+    assert (reason.failure_class, reason.code, reason.source) == (FailureClass.EXECUTION, "tool_error", "tool")
+    assert (reason.retry, reason.raw, reason.message) == (RetryHint(), value, said)
+    assert project_output(output) == f"[Tool execution failed]\n{said}"
 
 
 async def test_another_exception_is_left_to_dispatch() -> None:
