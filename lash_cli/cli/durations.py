@@ -59,8 +59,12 @@ def moment_ms(text: str | None, now_ms: int) -> int | None:
 
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
-        return now_ms - duration_ms(text)
+    except ValueError as error:
+        try:
+            return now_ms - duration_ms(text)
+        except UsageError:
+            hint = "give a date (2026-03-01), a time (2026-03-01T09:00), or how long ago it was (30m, 2h, 7d)"
+            raise UsageError(f"not a time: {text!r}", hint=hint) from error
     try:
         since_epoch = (moment if moment.tzinfo else moment.astimezone()).timestamp()
     except (ValueError, OverflowError):

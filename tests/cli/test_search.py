@@ -104,3 +104,12 @@ def test_after_a_vacuum_the_file_holds_no_word_of_a_deleted_session(lash: Any, h
     held = b"".join(path.read_bytes() for path in home.glob("lash.db*"))
     assert b"entfremdet" not in held and b"something else" in held
     assert lash("search", "something", "-q").out
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2026-13-01", "-5d"])
+def test_what_is_no_time_is_told_how_one_is_written(lash, when) -> None:
+    lash("open", "s")
+    for verb in (("search", "word"), ("ls",), ("usage",)):
+        done = lash(*verb, f"--since={when}", "-o", "json")
+        assert (done.code, done.out) == (2, "")
+        assert "not a time" in done.error["message"] and "7d" in done.error["hint"] and "date" in done.error["hint"]
