@@ -98,6 +98,12 @@ class LashError(Exception):
             return self.default_hint
         return self.default_hint.replace("SESSION", session)
 
+    def happened_in(self, session_id: str) -> None:
+        """Fill in the session that its own hint leaves open, for whoever knows which one it is."""
+        if self.hint is not None and self.hint == self.default_hint and "SESSION" in self.hint:
+            self.details = {**self.details, "session": session_id}
+            self.hint = self._default_hint()
+
 
 class UsageError(LashError):
     """The command or call was malformed; nothing was done."""

@@ -397,14 +397,18 @@ class LashSession(QueueVerbs):
     async def _run(self, request: TurnRequest, token: CancelToken, sink: TurnActivitySink) -> TurnOutput:
         self._check_open()
         shared = self._shared
-        with shared.in_use(token):
-            async with shared.lock:
-                state = self._state
-                with _Within(shared):
-                    output = await self._core._beside_driver(
-                        self.session_id,
-                        partial(_turn_runner(), shared.host, state, shared.owner, request, token, sink),
-                    )
+        try:
+            with shared.in_use(token):
+                async with shared.lock:
+                    state = self._state
+                    with _Within(shared):
+                        output = await self._core._beside_driver(
+                            self.session_id,
+                            partial(_turn_runner(), shared.host, state, shared.owner, request, token, sink),
+                        )
+        except LashError as error:
+            error.happened_in(self.session_id)
+            raise
         if output.has_waiting:
             self._wake("turn_completed")
         return output
@@ -534,8 +538,10 @@ class LashSession(QueueVerbs):
             try:
                 commit = state.commit(fence=fence, now_ms=host.clock.now_ms(), usage_deltas=usage)
                 result = await host.store.commit_runtime_state(commit)
-            except BaseException:
+            except BaseException as error:
                 undo()
+                if isinstance(error, LashError):
+                    error.happened_in(state.session_id)
                 raise
         state.adopt_commit(commit, result, ())
         if result.has_waiting:

@@ -3,7 +3,7 @@
 import pytest
 
 from lash_cli import errors
-from lash_cli.errors import LashError, LashRuntimeError, UsageError
+from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, StoreError, StoreLocked, UsageError
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,20 @@ def test_no_error_is_both_worth_a_repetition_and_past_all_hope() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LashError)]
     assert len(kinds) > 40
     assert not [kind for kind in kinds if kind.terminal and (kind.retryable or kind.ambiguous)]
+
+
+def test_whoever_knows_the_session_fills_it_into_the_hint_of_an_error_and_nothing_else() -> None:
+    error = StoreError("disk I/O error")
+    error.happened_in("s1")
+    assert (error.hint, error.details) == ("look before retrying: lash show s1", {"session": "s1"})
+    error.happened_in("s2")
+    assert (error.hint, error.details) == ("look before retrying: lash show s1", {"session": "s1"})
+    for other in (
+        StoreLocked("stayed locked"),
+        StoreError("no", hint="something else"),
+        SessionClosed("closed", details={"session": "s1"}),
+        LashRuntimeError("x", "no"),
+    ):
+        before = (other.hint, other.details)
+        other.happened_in("s2")
+        assert (other.hint, other.details) == before
