@@ -138,12 +138,14 @@ class Watched:
     async def _told_before(self, event: SessionObservationEvent, ids: list[str]) -> set[str]:
         """Which messages stood before the first commit behind the cursor that the tail was begun at.
 
-        Only turns say which nodes are theirs: what was appended between two of them may be shown once more.
+        `ids` are those that stand now: a turn may have been left behind since, by a rewind or by a compaction. Only
+        turns say which nodes are theirs: what was appended between two of them may be shown once more, and nothing is
+        left out.
         """
         if event.turn_id is not None:
             record = await self.store.turn(self.session_id, event.turn_id)
-            first = record.first_node_id if record is not None else None
-            return set(ids[: ids.index(first)] if first in ids else ids)
+            if record is not None and record.first_node_id in ids:
+                return set(ids[: ids.index(record.first_node_id)])
         before: int | None = None
         while spans := await self.store.turn_spans(self.session_id, limit=_SPANS_PER_PAGE, before=before):
             for span in spans:

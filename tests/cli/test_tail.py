@@ -153,6 +153,23 @@ def test_a_commit_of_no_turn_behind_a_cursor_repeats_nothing_that_was_said_befor
     assert "one" not in later.out and later.out.count("two") == 2
 
 
+@pytest.mark.parametrize("way", ["rewind", "compact"])
+def test_behind_a_cursor_nothing_is_left_out_when_the_turns_after_it_are_no_part_of_the_transcript_any_more(
+    lash, way: str
+) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
+    last_node = lash("tree", "s", "-o", "json").json["items"][-1]["id"]
+    lash("turn", "s", "!text left behind")
+    assert lash(*(["rewind", "s", "--to", last_node] if way == "rewind" else ["compact", "s"])).code == 0
+    lash("turn", "s", "!text two")
+    told = lash("tail", "s", "--from", begun, "--no-follow").out
+    assert told.count("user      !text two") == told.count("assistant two") == 1
+    assert "user      !text one" not in told
+    assert ("Compaction summary" in told) == (way == "compact")
+
+
 def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settled_one_not_at_all(
     lash, home: Path, tailing, tmp_path: Path
 ) -> None:
