@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import named_file
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.errors import UsageError
 from lash_cli.paths import ensure_private_directory
 from lash_cli.system import SystemClock
-from lash_cli.views.shell_words import shell_word
 from lash_cli.views.tables import pairs
 
 if TYPE_CHECKING:
@@ -33,6 +33,11 @@ COPIES = "backups"
 def counted(sessions: int) -> str:
     """`1 session`, `2 sessions`."""
     return f"{sessions} session{'' if sessions == 1 else 's'}"
+
+
+def way_back(copy: Path | str) -> str:
+    """The exact command, for a shell, that restores the database of this invocation from `copy`, and no other one."""
+    return command_here("db", "restore", str(copy))
 
 
 def copy_place(reason: str = "") -> Path:
@@ -70,7 +75,7 @@ def backup(
         "sessions": copy.sessions,
     }
     emit_one("DatabaseBackup", document, text=str(copy.file))
-    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: lash db restore {shell_word(str(copy.file))}")
+    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: {way_back(copy.file)}")
     return 0
 
 
@@ -93,7 +98,7 @@ def restore(
     emit_one("DatabaseRestore", document, text="")
     say(f"restored {counted(done.copy.sessions)} from {done.copy.file}")
     if kept is not None:
-        say(f"as it was before: {kept}; undo with: lash db restore {shell_word(kept)}")
+        say(f"as it was before: {kept}; undo with: {way_back(kept)}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import stat
 import time
@@ -127,6 +128,22 @@ def test_a_restore_brings_the_copy_back_and_keeps_what_was_there(lash, home):
     assert said(lash) == ["one", "two"]
     assert lash("db", "check", "-o", "json").json["healthy"]
     assert not [path.name for path in home.iterdir() if "restoring" in path.name]
+
+
+def test_the_way_back_that_is_printed_leads_to_the_same_database(lash, home, tmp_path):
+    lash("open", "s")
+    lash("turn", "s", "!text the usual one")
+    other = ("--home", str(tmp_path / "another home"))
+    lash("open", "s", *other)
+    lash("turn", "s", "!text one", *other)
+    made = lash("db", "backup", *other)
+    lash("turn", "s", "!text two", *other)
+    back = made.err.strip().partition("put it back with: lash ")[2]
+    undo = lash(*shlex.split(back)).err.strip().partition("undo with: lash ")[2]
+    assert [item["text"] for item in lash("log", "s", "-o", "json", *other).json["items"]][1:] == ["one"]
+    assert lash(*shlex.split(undo)).code == 0
+    assert [item["text"] for item in lash("log", "s", "-o", "json", *other).json["items"]][1::2] == ["one", "two"]
+    assert said(lash) == ["the usual one"]
 
 
 def test_a_cursor_from_before_a_restore_is_a_gap(lash, home):
