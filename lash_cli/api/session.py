@@ -9,6 +9,7 @@ two owners of the lane, and the second one finds it busy.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -32,6 +33,7 @@ from lash_cli.errors import (
     LashError,
     LashRuntimeError,
     SessionClosed,
+    SessionDeleted,
     SessionStillInUse,
     UsageError,
 )
@@ -604,12 +606,14 @@ class LashSession(QueueVerbs):
         return ParkedSession(self.session_id, self._core.host.store, self._shared.state.policy)
 
     async def close(self) -> None:
-        """Flush and give up the runtime. Idempotent. Raises `SessionStillInUse` as `park` does."""
+        """Flush and give up the runtime. Idempotent; of a session that was deleted there is nothing to write any more.
+        Raises `SessionStillInUse` as `park` does."""
         if self._is_closed or self._shared.is_gone:
             return
         self._take_sole_ownership()
         async with self._shared.lock:
-            await self._flush()
+            with contextlib.suppress(SessionDeleted):
+                await self._flush()
             self._end()
 
     def close_handle(self) -> None:

@@ -19,7 +19,9 @@ from lash_cli.api import (
     LeaseFence,
     LeaseOwnerIdentity,
     LeaseTimings,
+    ModelSpec,
     SessionConfigPatch,
+    SessionSpec,
     Stopped,
     ToolContext,
     tool,
@@ -28,6 +30,7 @@ from lash_cli.core.content import message_text
 from lash_cli.errors import (
     LashRuntimeError,
     SessionClosed,
+    SessionDeleted,
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
@@ -360,3 +363,17 @@ async def test_an_error_in_the_block_of_a_session_is_not_hidden_by_a_refused_clo
     async with asyncio.timeout(30):
         assert (await turn).result.assistant_message() == "one"
     await session.close()
+
+
+@pytest.mark.parametrize("opened", ["as it is", "with another model", "fresh"])
+async def test_a_handle_of_a_session_that_was_deleted_can_be_closed(make_core, opened: str) -> None:
+    core = make_core(ScriptedCaller([text("one")]))
+    async with await core.open_session(S) as session:
+        await session.turn("hello").run()
+    spec = SessionSpec(model=ModelSpec("other")) if opened == "with another model" else None
+    async with await core.open_session(S, spec=spec, mode="fresh" if opened == "fresh" else "load") as session:
+        await core.delete_session(S)
+        with pytest.raises(SessionDeleted):
+            await session.turn("more").run()
+    with pytest.raises(SessionClosed):
+        session.read_view()
