@@ -23,6 +23,7 @@ _LEVELS = {
     "off": logging.CRITICAL + 1,
 }
 _USUAL = "warning"
+_PROMPTS = "lash.prompts"
 # Below info they tell whole headers, which are nobody's business.
 _WIRES = ("httpx2", "httpcore2", "httpcore")
 
@@ -56,6 +57,19 @@ def log_to_file() -> None:
     root.setLevel(level)
     for name in _WIRES:
         logging.getLogger(name).setLevel(max(level, logging.INFO))
+
+
+def log_prompts() -> None:
+    """Send what is said to sessions to the log file too, where `privacy.log_prompts` wants it and there is a log."""
+    invocation = current()
+    logger = logging.getLogger(_PROMPTS)
+    if not invocation.settings.log_prompts or logger.handlers:
+        return
+    if _level(invocation.environment.get("LASH_LOG") or _USUAL) > logging.CRITICAL:
+        return
+    logger.addHandler(LogFile(logging.INFO))
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _level(word: str) -> int:

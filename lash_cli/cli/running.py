@@ -44,9 +44,11 @@ async def opened_core(
 
     A trace that lost records says so on stderr. Raises what `wiring.open_core` raises.
     """
+    from lash_cli.cli.logs import log_prompts
     from lash_cli.wiring import open_core
 
     invocation = current()
+    log_prompts()
     try:
         core = open_core(
             invocation.settings,

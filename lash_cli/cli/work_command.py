@@ -218,11 +218,13 @@ class Work:
 
     def _core_at(self, directory: str, store: RuntimePersistence, providers: ConfiguredProviders) -> LashCore:
         """The core whose tools work in `directory`; making one costs as much as a turn, so each is kept."""
+        from lash_cli.cli.logs import log_prompts
         from lash_cli.wiring import open_core
 
         core = self._cores.get(directory)
         if core is None:
             invocation = current()
+            log_prompts()
             core = self._cores[directory] = open_core(
                 invocation.settings,
                 invocation.paths,

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,6 +21,7 @@ import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnEvent
 from lash_cli.core.attachments import require_media_type
+from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentItem,
     AttachmentSource,
@@ -29,6 +31,7 @@ from lash_cli.core.content import (
     Stored,
     TextItem,
     TurnInput,
+    message_text,
 )
 from lash_cli.core.delivery import TurnClaims
 from lash_cli.core.effect import (
@@ -87,6 +90,10 @@ if TYPE_CHECKING:
     from lash_cli.runtime.dispatch import ToolDispatcher
 
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
+# Says what was said, to whoever turns it on: nobody does by having a log (contract 08 §6.7 `privacy.log_prompts`).
+_prompts = logging.getLogger("lash.prompts")
+if _prompts.level == logging.NOTSET:
+    _prompts.setLevel(logging.CRITICAL + 1)
 _WITHOUT_LIMIT: Final = contextlib.nullcontext()
 _WITHOUT_OUTPUT: Final = StandardProtocol()
 
@@ -214,6 +221,7 @@ class TurnDriver(ABC):
             drive.policy.model.limits.context_window_tokens,
             cost_limit=drive.cost_limit,
         )
+        self._log_texts(drive, opening)
         output = output_of(drive.options)
         machine = TurnMachine(config, self._protocol(output), opening)
         while True:
@@ -233,6 +241,7 @@ class TurnDriver(ABC):
                 answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))
             elif isinstance(effect, CheckpointEffect):
                 answer = await self.pass_checkpoint(drive, effect)
+                self._log_texts(drive, answer.messages)
             elif isinstance(effect, ToolCallsEffect):
                 dispatcher = dispatcher or self._dispatcher(drive)
                 records = await dispatcher.run_batch(
@@ -251,6 +260,13 @@ class TurnDriver(ABC):
             else:
                 raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
             machine.respond(effect.effect_id, answer)
+
+    def _log_texts(self, drive: Drive, messages: Iterable[Message]) -> None:
+        """Tell the log what entered the turn, each text on one line, where somebody wants that."""
+        if _prompts.isEnabledFor(logging.INFO):
+            for message in messages:
+                text = encode(message_text(message)).decode()
+                _prompts.info("turn %s of session %s: %s", drive.turn_id, self.session.session_id, text)
 
     def _dispatcher(self, drive: Drive) -> ToolDispatcher:
         """What runs the tools of a turn; many a turn calls none."""

@@ -123,6 +123,11 @@ class Settings:
         return str(self.get("store.synchronous"))
 
     @property
+    def log_prompts(self) -> bool:
+        """Whether the log holds what is said to sessions."""
+        return bool(self.get("privacy.log_prompts"))
+
+    @property
     def retention_min_age(self) -> float:
         """How many seconds what is settled is kept at least."""
         return float(self.get("retention.min_age"))

@@ -135,6 +135,24 @@ def test_a_terminal_gets_only_what_it_was_said_to_take(lash, home: Path, args: t
     assert b"\x1b" not in terminal.written if name == "LASH_PLAIN" else terminal.written.isascii()
 
 
+def test_what_is_said_to_a_session_is_logged_only_where_that_is_wanted(lash: Any, home: Path) -> None:
+    lash("open", "s")
+    wanted = ("-c", "privacy.log_prompts=true")
+    assert lash("turn", "s", "a secret", env={"LASH_LOG": "debug"}).code == 0
+    assert lash(*wanted, "turn", "s", "a secret", env={"LASH_LOG": "off"}).code == 0
+    assert "a secret" not in ((home / "lash.log").read_text() if (home / "lash.log").exists() else "")
+    (home / "lash.log").unlink(missing_ok=True)
+    said = "two\nlines, and sk-canary-0123456789"
+    assert lash(*wanted, "turn", "s", said).code == 0
+    lash("enqueue", "s", "queued")
+    assert lash(*wanted, "work", "s", "--once", env={"LASH_LOG": "error"}).code == 0
+    assert lash(*wanted, "turn", "--ephemeral", "gone").code == 0
+    first, second, third = (home / "lash.log").read_text().splitlines()
+    assert 'of session s: "two\\nlines, and [redacted]"' in first
+    assert second.endswith('of session s: "queued"') and third.endswith(': "gone"')
+    assert (home / "lash.log").stat().st_mode & 0o077 == 0
+
+
 def test_the_log_holds_what_its_level_says_and_no_key(lash: Any, home: Path) -> None:
     lash("open", "s")
     with ThreadedChatServer([text_reply("hi") for _ in range(3)]) as server:
