@@ -270,6 +270,11 @@ class ScopedEffects(Protocol):
         """Whether the journal holds a row of this key, finished or not. Always False where nothing is journalled."""
         ...
 
+    async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
+        """What an earlier drive asked for under a key and was answered, for who can no longer ask for it; None when
+        there is no such outcome. Raises `JournalFault` for a row that cannot be read."""
+        ...
+
     async def has_any(self, key_prefix: str) -> bool:
         """Whether the journal holds a row whose key begins so, finished or not: how a re-drive knows that the turn
         was there before. Always False where nothing is journalled."""

@@ -57,6 +57,10 @@ class InlineScopedEffects:
         """Always False: nothing is journalled."""
         return False
 
+    async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
+        """Always None: nothing is journalled."""
+        return None
+
     async def has_any(self, key_prefix: str) -> bool:
         """Always False: nothing is journalled."""
         return False

@@ -26,6 +26,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from lash_cli.core.codec import decode
 from lash_cli.core.effect import (
     CheckpointCommand,
     EffectEnvelope,
@@ -201,6 +202,19 @@ class JournalScopedEffects:
         if replay_key in self._started:
             return True
         return self._fence is not None and not self._fresh and replay_key in await self._journal()
+
+    async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
+        """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
+        if self._fence is None or self._fresh:
+            return None
+        row = (await self._journal()).get(replay_key)
+        if row is None or row.status != "completed" or row.outcome is None:
+            return None
+        try:
+            envelope = decode(row.envelope.json, EffectEnvelope)
+            return envelope, decode_outcome(row.outcome, envelope.command)
+        except msgspec.DecodeError as error:
+            raise self._host.fault("corrupt_row", f"{replay_key} does not decode") from error
 
     async def has_any(self, key_prefix: str) -> bool:
         """See `ScopedEffects`."""

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -173,19 +174,44 @@ class ToolDispatcher:
             return cancelled(), 0
         if resolved is None:
             text = f"There is no tool named {part.tool_name!r}."
-            return failure(FailureClass.UNAVAILABLE, "tool_unavailable", text, source="runtime"), 0
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", text, part, key)
         try:
             schema = resolved.contract().input_schema
         except KeyError:
             text = f"The contract of {part.tool_name} is not available."
-            return failure(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, source="runtime"), 0
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
         try:
             args = parse_arguments(part.input_json, schema)
         except (ArgumentsInvalid, SchemaRefused) as error:
             text = f"Invalid arguments for {part.tool_name}: {error.message}"
-            return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, source="runtime"), 0
+            return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, part, key)
         call = ToolCall(part.tool_call_id, resolved.manifest.id, part.tool_name, args)
         return await self._attempts(call, resolved, key)
+
+    async def _refused(
+        self, failure_class: FailureClass, code: str, text: str, part: ToolCallPart, key: str
+    ) -> tuple[ToolCallOutput, int]:
+        """The failure of a call that cannot be made; or, when an earlier drive of the turn had made it, what that
+        recorded: a finished effect is a fact, whatever became of its tool."""
+        output = failure(failure_class, code, text, source="runtime")
+        total_ms = 0
+        for attempt in count(1):
+            replay_key = child_replay_key(key, f"attempt:{attempt}")
+            known = await self._effects.recorded(replay_key)
+            if known is None:
+                break
+            envelope, attempted = known
+            command = envelope.command
+            if not isinstance(command, ToolAttemptCommand) or not isinstance(attempted, ToolAttemptOutcome):
+                raise EffectError("runtime_effect_wrong_outcome", "the attempts of a call have a row of another kind")
+            total_ms += attempted.duration_ms
+            if attempted.output is None:
+                wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, None, command.call)
+                return await wait.output(replay_key, attempted), total_ms
+            output = attempted.output
+            if attempt == command.max_attempts:
+                output = _exhausted(output, attempt)
+        return output, total_ms
 
     async def _attempts(self, call: ToolCall, resolved: ResolvedTool, key: str) -> tuple[ToolCallOutput, int]:
         policy = resolved.manifest.retry_policy
@@ -205,7 +231,7 @@ class ToolDispatcher:
             if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
                 return output, total_ms
             if isinstance(policy, NeverRetry) or attempt >= most:
-                return _exhausted(output, outcome, attempt), total_ms
+                return _exhausted(output, attempt), total_ms
             delay = outcome.failure.retry.after_ms
             if delay is None:
                 delay = policy.base_delay_ms * 2 ** (attempt - 1)
@@ -398,9 +424,11 @@ async def _end(task: asyncio.Task[ToolResult], tool_name: str) -> None:
         _log.error("tool %s ignored its cancellation and was abandoned", tool_name)
 
 
-def _exhausted(output: ToolCallOutput, outcome: ToolFailed, attempts: int) -> ToolCallOutput:
-    """The last failed attempt says that its retries are used up, if there were any."""
-    if attempts == 1:
+def _exhausted(output: ToolCallOutput, attempts: int) -> ToolCallOutput:
+    """The last attempt, when it failed in a way that could be tried again, says that its retries are used up, if there
+    were any."""
+    outcome = output.outcome
+    if attempts == 1 or not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
         return output
     spent = msgspec.structs.replace(outcome.failure, retry=RetryHint("exhausted", attempts=attempts))
     return ToolCallOutput(ToolFailed(spent), output.control)

@@ -106,7 +106,8 @@ class _AskedToStop:
 
 
 class PendingWait:
-    """One pending call: waits once, as far as anybody can observe, and says what became of it."""
+    """One pending call: waits once, as far as anybody can observe, and says what became of it. `resolved` is None when
+    its tool is gone."""
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class PendingWait:
         resolver: AwaitEventResolver,
         scope: TurnScope,
         cancel: CancelToken,
-        resolved: ResolvedTool,
+        resolved: ResolvedTool | None,
         call: ToolCall,
     ) -> None:
         self._effects = effects
@@ -160,6 +161,8 @@ class PendingWait:
             await asyncio.gather(waiting, stopped, return_exceptions=True)
 
     async def _tell_source(self, key: AwaitEventKey) -> None:
+        if self._resolved is None:
+            return
         source = self._resolved.provider
         if not isinstance(source, CancelsExternalWork):
             return

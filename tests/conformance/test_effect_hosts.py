@@ -554,3 +554,20 @@ async def test_an_inline_host_never_knows_of_an_earlier_drive(clock: ManualClock
     effects = InlineEffectHost(clock, SystemIds()).scoped(SCOPE)
     await effects.execute(envelope(MODEL, "1:1:llm_call:2"), Runs(model_outcome()))
     assert not await effects.has_any("1:1:") and not await effects.is_known("1:1:llm_call:2")
+    assert await effects.recorded("1:1:llm_call:2") is None
+
+
+async def test_what_an_earlier_drive_recorded_can_be_read_without_asking_for_it_again(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host = JournalEffectHost(store, clock, SystemIds())
+    first = host.scoped(SCOPE, fence=fence)
+    asked = envelope(tool_command(), "done")
+    await first.execute(asked, Runs(tool_outcome("there")))
+    await store.journal_prepare(first._claim(envelope(tool_command(), "begun"), clock.now_ms(), "token"))
+    later = host.scoped(SCOPE, fence=await next_lane(store, clock, fence))
+    assert await later.recorded("done") == (asked, tool_outcome("there"))
+    assert await later.recorded("begun") is None
+    assert await later.recorded("never") is None

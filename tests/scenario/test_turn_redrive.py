@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from support.doubling import doubling
 from support.driving import Crash, CrashPoints
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
+    AwaitEventKey,
+    FunctionToolProvider,
     LashCore,
     LeaseTimings,
     ModelSpec,
+    PendingCompletion,
+    ResolvedOk,
+    RetryHint,
+    SafeRetry,
     SessionConfigPatch,
     SessionSpec,
     Stopped,
+    ToolContext,
+    ToolManifest,
+    tool,
 )
 from lash_cli.core.content import message_text
+from lash_cli.core.tools import failure, success
 from lash_cli.errors import (
     EffectError,
 )
+
+BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
 
 
 async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
@@ -263,3 +280,61 @@ async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose
     await mine.flush()
     await mine.refresh()
     assert mine.policy_snapshot.model.id == "my-model", "what was asked for at its open is a choice of its own"
+
+
+class Unadvertised:
+    """Tools that are callable and in no request, so that a turn does not depend on their being there."""
+
+    def __init__(self, provider: FunctionToolProvider) -> None:
+        self._provider = provider
+        self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
+
+    def manifests(self) -> tuple[ToolManifest, ...]:
+        return tuple(
+            msgspec.structs.replace(manifest, activation="internal") for manifest in self._provider.manifests()
+        )
+
+
+@pytest.mark.parametrize(
+    ("answers", "recorded", "expected"),
+    [
+        ([success("there")], 1, success("there")),
+        ([BROKEN, success("there")], 2, success("there")),
+        ([BROKEN, BROKEN], 1, BROKEN),
+        ([BROKEN, BROKEN], 2, failure("execution", "broken", "it broke", retry=RetryHint("exhausted", attempts=2))),
+        ([PendingCompletion()], 1, success("from outside")),
+    ],
+    ids=["a success", "a second attempt", "a first attempt", "all attempts", "a pending call"],
+)
+async def test_what_a_tool_had_done_is_used_though_the_tool_is_gone(make_core, answers, recorded, expected) -> None:
+    keys: list[AwaitEventKey] = []
+
+    @tool(name="work", retry=SafeRetry(2))
+    async def work(arguments: Nothing, context: ToolContext) -> object:
+        keys.append(await context.completion_key())
+        return answers.pop(0)
+
+    points = CrashPoints("after:tool_recorded", recorded)
+    caller = ScriptedCaller([calls(("a", "work", "{}"))])
+    offered = Unadvertised(FunctionToolProvider([work]))
+    doomed = await make_core(caller, tools=[offered], crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go").run()
+    core = make_core(ScriptedCaller([text("done")]))
+    await core.effect_host.resolve_await_event(keys[0], ResolvedOk("from outside"))
+    session = await core.open_session("s1")
+    result = (await session.redrive().run()).result
+    assert (result.tool_calls[0].output, result.assistant_message()) == (expected, "done")
+    await session.close()
+
+
+async def test_a_call_that_was_never_made_is_refused_where_its_tool_is_gone(make_core) -> None:
+    points = CrashPoints("before:tool_started")
+    caller = ScriptedCaller([calls(("a", "double", '{"value":1}'))])
+    doomed = await make_core(caller, tools=[Unadvertised(doubling())], crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go").run()
+    session = await make_core(ScriptedCaller([text("done")])).open_session("s1")
+    result = (await session.redrive().run()).result
+    assert result.tool_calls[0].output.outcome.failure.code == "tool_unavailable"
+    await session.close()
