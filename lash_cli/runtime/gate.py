@@ -11,13 +11,16 @@ import asyncio
 import contextlib
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from lash_cli.core.outcome import (
     CancelRequested,
     TurnCancellationEvidence,
 )
+from lash_cli.core.protocols import Clock
 from lash_cli.errors import LashError, StoreError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.ending import end
+from lash_cli.runtime.ending import end, outlast
 from lash_cli.store.base import RuntimePersistence
 
 GATE_POLL_S = 0.05
@@ -89,6 +92,32 @@ class GateKeeper:
                 token = self.tokens.get((session_id, turn_id))
                 if token is not None:
                     _trip(token, evidence)
+
+
+class LocalCancel(msgspec.Struct, eq=False):
+    """Puts a cancel that was asked for in this process at the gate of its turn, as it is asked for: whoever finishes
+    the turn of a process that dies on its way to stop ends it as cancelled (contract 01 §6.6)."""
+
+    store: RuntimePersistence
+    address: Address
+    token: CancelToken
+    clock: Clock
+    _writing: asyncio.Task[None] | None = None
+
+    def record(self) -> None:
+        """What `CancelToken.telling` calls. A request is at the gate already, and a lost lane is no cancel."""
+        if self.token.cause is CancelCause.LOCAL:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def _write(self) -> None:
+        evidence = self.token.evidence_for(self.address[1])
+        with contextlib.suppress(LashError):  # the turn is cancelled without it, unless the process dies first
+            await self.store.request_turn_cancel(*self.address, evidence, self.clock.now_ms())
+
+    async def settle(self) -> None:
+        """Wait until it stands there, if it was asked for."""
+        if self._writing is not None and (interruption := await outlast(self._writing)) is not None:
+            raise interruption
 
 
 _KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, GateKeeper]] = WeakKeyDictionary()

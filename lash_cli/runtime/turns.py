@@ -36,7 +36,7 @@ from lash_cli.runtime.context import is_room_due
 from lash_cli.runtime.drive import Drive, TurnDriver, text_only, time_limit
 from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.frames import chain_of
-from lash_cli.runtime.gate import keeper_of
+from lash_cli.runtime.gate import LocalCancel, keeper_of
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard
 from lash_cli.runtime.phases import START_GATE, TurnPhase, in_named, in_phase
@@ -204,14 +204,17 @@ class DurableTurn(TurnDriver):
         if granted.claim is None and granted.work is None:
             raise LashRuntimeError("turn_without_claim", f"turn {turn.turn_id} was started from nothing")
         gates, address = keeper_of(self.store), (self.session.session_id, turn.turn_id)
+        cancel = LocalCancel(self.store, address, self.token, self.host.clock)
         gates.enter(address, self.token)
         try:
-            if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
-                with in_named(self.session.phase_probe, START_GATE):
-                    await gates.look(address, self.token)
-            return await self._drive_turn(granted, turn)
+            with self.token.telling(cancel.record):
+                if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
+                    with in_named(self.session.phase_probe, START_GATE):
+                        await gates.look(address, self.token)
+                return await self._drive_turn(granted, turn)
         finally:
             await gates.leave(address, self.token)
+            await cancel.settle()
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session = self.session

@@ -28,10 +28,9 @@ from lash_cli.api import (
     tool,
 )
 from lash_cli.core.content import message_text
+from lash_cli.core.outcome import TurnCancellationEvidence
 from lash_cli.core.tools import failure, success
-from lash_cli.errors import (
-    EffectError,
-)
+from lash_cli.errors import EffectError, StoreError
 
 BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
 
@@ -150,28 +149,40 @@ async def test_turns_keep_counting_over_a_history_that_was_replaced(make_core) -
 
 
 @pytest.mark.parametrize("asked", ["here", "from-afar"])
-async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_or_finished_by_whoever_comes_next(
-    make_core, asked
-) -> None:
+async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_by_whoever_comes_next(make_core, asked) -> None:
     caller = ScriptedCaller([])
     caller.gate = asyncio.Event()
     doomed = await make_core(caller, crash_point=CrashPoints("before:commit")).open_session("s1")
     running = asyncio.ensure_future(doomed.turn("first", turn_id="t1").run())
     await caller.entered.wait()
     if asked == "here":
-        doomed.cancel_running_turns()
+        doomed.cancel_running_turns(origin="a test", reason="enough")
     else:
         await doomed.request_turn_cancel("t1", "r1")
     with pytest.raises(Crash):
         await running
-    next_caller = ScriptedCaller([text("first answer"), text("second answer")])
+    next_caller = ScriptedCaller([text("second answer")])
     session = await make_core(next_caller).open_session("s1")
     output = await session.turn("second").run()
-    # A request that stands in the store outlives the process; nobody else knows of one that does not.
-    first = "first answer" if asked == "here" else None
-    assert output.redriven[0].assistant_message() == first
-    assert (output.redriven[0].outcome == Stopped("cancelled")) == (asked == "from-afar")
-    assert output.result.assistant_message() == ("second answer" if asked == "here" else "first answer")
+    assert output.redriven[0].outcome == Stopped("cancelled")
+    here = TurnCancellationEvidence("internal:t1", "a test", "enough")
+    assert output.redriven[0].cancellation == (here if asked == "here" else TurnCancellationEvidence("r1"))
+    assert output.result.assistant_message() == "second answer"
+
+
+async def test_a_cancel_that_cannot_be_recorded_ends_the_turn_all_the_same(make_core, monkeypatch) -> None:
+    async def failing(*_: object) -> None:
+        raise StoreError("the disk had a moment")
+
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session("s1")
+    running = asyncio.ensure_future(session.turn("first").run())
+    await caller.entered.wait()
+    monkeypatch.setattr(core.store, "request_turn_cancel", failing)
+    assert session.cancel_running_turns() == 1
+    assert (await running).result.outcome == Stopped("cancelled")
 
 
 async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
