@@ -13,6 +13,7 @@ import msgspec
 import typer
 
 from lash_cli.cli.documents import bare_session_document
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
@@ -23,7 +24,6 @@ from lash_cli.errors import ConflictError, NotFoundError, UsageError
 from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
-from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -170,8 +170,8 @@ def _check_reopening(plan: OpenPlan, existing: SessionRow, parent: str | None) -
     if plan.starts_over and existing.head_revision is not None:
         from lash_cli.cli.asking import confirm
 
-        file = shell_word(f"{meta.name}.json")
-        say(f"what it holds can be saved first: lash export {shell_word(meta.session_id)} --as json --out {file}")
+        export = command_here("export", meta.session_id, "--as", "json", "--out", f"{meta.name}.json")
+        say(f"what it holds can be saved first: {export}")
         confirm(f"start over in {meta.name} ({meta.session_id}) and drop {existing.turn_state.turn_index} turns?")
 
 

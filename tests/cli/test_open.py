@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from support.cli import spawn_lash
@@ -74,6 +75,16 @@ def test_fresh_needs_a_confirmation_and_then_drops_the_transcript_only(lash) -> 
     assert (shown["turns"], shown["model"]) == (1, "kept"), "turns keep counting, so that each has a number of its own"
     assert lash("log", "notes", "-o", "json").json["items"] == []
     assert shown["usage"]["output_tokens"] > 0, "what it cost is not forgotten"
+
+
+def test_what_saves_a_session_before_a_fresh_start_is_of_its_own_home(lash, tmp_path) -> None:
+    other = ("--home", str(tmp_path / "another home"))
+    lash("open", "notes", *other)
+    lash("turn", "notes", "hello", *other)
+    told = lash("open", "notes", "--fresh", *other).err.splitlines()[0].partition("lash ")[2]
+    assert lash(*shlex.split(told), cwd=tmp_path).code == 0
+    (file,) = tmp_path.glob("*.json")
+    assert "hello" in file.read_text()
 
 
 def test_malformed_ids_labels_and_system_files_are_usage_errors_that_create_nothing(lash) -> None:
