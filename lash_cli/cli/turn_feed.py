@@ -132,6 +132,7 @@ class FedTurns(TurnRun):
             error = self._error_of(output, signals)
             if error is not None:
                 return error
+        await asyncio.sleep(0)  # who ends us often closes our stdin at the same moment, and the signal tells why
         if not turns and signals.received is None and not self._pump.is_closed:
             raise UsageError("stdin held no line; nothing was sent", code="empty_prompt")
         return None
