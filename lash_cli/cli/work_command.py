@@ -48,12 +48,13 @@ OWNER_LABEL = "work"
 
 
 class WorkPlan(msgspec.Struct, frozen=True):
-    """A validated `lash work`; no references means every session."""
+    """A validated `lash work`; no references means every session. `is_implied` says that `LASH_SESSION` named it."""
 
     references: tuple[str, ...]
     options: WorkOptions
     grace_s: float
     approve: tuple[tuple[str, str], ...] = ()
+    is_implied: bool = False
 
 
 def command(
@@ -82,12 +83,13 @@ def command(
     within --grace and cancels them then; a second one leaves them to whoever
     works next. Exit status 8 means that a turn failed.
     """
-    references = tuple(sessions or ())
+    references, is_implied = tuple(sessions or ()), False
     if not references and not every:
         named = current().environment.get("LASH_SESSION")
         if not named:
             raise UsageError("name the sessions to work on, or give --all", hint="for example: lash work --all")
         references = (named,)
+        is_implied = True
     elif references and every:
         raise UsageError("--all and named sessions contradict each other", hint="give one or the other")
     plan = WorkPlan(
@@ -103,6 +105,7 @@ def command(
         ),
         grace_s=duration_ms(grace) / 1000,
         approve=tuple(approvals(approve).items()),
+        is_implied=is_implied,
     )
     return run_async(Work(plan).run())
 
@@ -156,8 +159,12 @@ class Work:
 
     async def _session_ids(self, store: RuntimePersistence) -> list[str]:
         from lash_cli.cli.bulk import resolve_all
+        from lash_cli.cli.references import resolve_session
 
-        metas = await resolve_all(store, self._plan.references)
+        if self._plan.is_implied:
+            metas = [await resolve_session(store, None)]
+        else:
+            metas = await resolve_all(store, self._plan.references)
         self._names.update((meta.session_id, meta.name) for meta in metas)
         return [meta.session_id for meta in metas]
 

@@ -419,3 +419,10 @@ def test_a_worker_that_finds_no_database_makes_none(tmp_path: Path, limit: str) 
     streamed = run_lash(["work", "--all", limit, "-o", "jsonl"], home=nowhere)
     assert [line["type"] for line in streamed.lines] == ["stream_start", "stream_end"]
     assert not (nowhere / "lash.db").exists()
+
+
+def test_a_session_that_was_not_named_is_said(lash) -> None:
+    lash("open", "s", "--name", "fjord")
+    done = lash("work", "--until-empty", env={"LASH_SESSION": "fjord"})
+    assert done.code == 0 and "session fjord (s) from LASH_SESSION" in done.err
+    assert lash("work", "--until-empty", env={"LASH_SESSION": "nowhere"}).code == 3
