@@ -25,7 +25,7 @@ from lash_cli.core.codec import canonical_hash, decode_json, sha256_hex, to_buil
 from lash_cli.core.content import Message, ProsePart
 from lash_cli.core.llm import AttemptRecord, LlmCallResult, LlmRequest, LlmResponse, NormalizedError
 from lash_cli.core.outcome import AgentFrameSwitch, Finished, Stopped, TurnOutcome
-from lash_cli.core.policy import PromptLayer, ProviderDefault
+from lash_cli.core.policy import PromptLayer, ProviderDefault, ReasoningDisabled, ReasoningEffort, ReasoningSelection
 from lash_cli.core.tools import ToolCallOutput, ToolCancelled, ToolFailed, ToolSuccess
 from lash_cli.core.trace import moment
 from lash_cli.core.trace_limits import MAX_RECORD_CHARS, MAX_TEXT_CHARS
@@ -64,17 +64,27 @@ def shown_request(request: LlmRequest) -> traced.LlmRequestShown:
     """A request with its system prompt and its newest messages."""
     newest = _newest(request)
     total = len(request.messages)
-    variant = request.model.variant
     return traced.LlmRequestShown(
         model=request.model.id,
         messages=(*_system(request.system), *(_plain(message) for message in newest)),
         tool_choice=request.tool_choice.value,
         stream=request.stream,
-        model_variant=None if isinstance(variant, ProviderDefault) else str(to_builtins(variant)),
+        model_variant=_variant(request.model.variant),
         tools=tuple(to_builtins(tool) for tool in request.tools),
         messages_total=total if len(newest) < total else None,
         output_spec=None if request.output_spec is None else to_builtins(request.output_spec),
     )
+
+
+def _variant(selection: ReasoningSelection) -> str | None:
+    """The effort that is asked for, or `off`."""
+    match selection:
+        case ReasoningEffort(effort=effort):
+            return effort
+        case ReasoningDisabled():
+            return "off"
+        case ProviderDefault():
+            return None
 
 
 def _system(text: str) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from support.wire import Reply, ScriptedTransport, text_reply, tool_calls_reply
 
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, TraceContext, TraceLevel, Tracer, TraceRecord, tool
 from lash_cli.core.outcome import Stopped
+from lash_cli.core.policy import ProviderDefault, ReasoningDisabled, ReasoningEffort, SessionConfigPatch
 from lash_cli.core.trace_events import Custom
 from lash_cli.core.trace_limits import MAX_TEXT_CHARS
 from lash_cli.errors import EffectDiverged, LashRuntimeError, SessionExecutionLeaseExpired
@@ -193,6 +194,17 @@ async def test_the_shape_that_was_asked_of_an_answer_is_traced_with_the_request(
     shaped, free = (record["request"] for record in sink.of("llm_call_started"))
     assert (shaped["output_spec"]["type"], shaped["output_spec"]["schema"]) == ("json_schema", shape)
     assert "output_spec" not in free
+
+
+async def test_the_effort_that_was_asked_of_a_model_is_traced_by_its_name(make_core) -> None:
+    sink = Kept()
+    core = make_core(ScriptedCaller([text("1"), text("2"), text("3")]), tracer=tracer_of(sink))
+    async with await core.open_session("s1") as session:
+        for variant in (ReasoningEffort("high"), ReasoningDisabled(), ProviderDefault()):
+            await session.configure(SessionConfigPatch(model=ModelSpec("m", variant)))
+            await session.turn("hi").run()
+    asked = [record["request"].get("model_variant") for record in sink.of("llm_call_started")]
+    assert asked == ["high", "off", None]
 
 
 async def test_work_is_traced_from_the_commit_that_left_it_to_the_one_that_settles_it(make_core) -> None:
