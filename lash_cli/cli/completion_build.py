@@ -44,6 +44,7 @@ _BY_OPTION = {
 _BY_PLACE = {
     ("ls", "--status"): "status", ("ls", "--sort"): "sort", ("tail", "--until"): "tail-until",
     ("tail", "--from"): "tail-from", ("open", "session"): "session", ("rename", "name"): "",
+    ("turn", "--input"): "input-format",
     ("fork", "--at"): "node", ("rewind", "--to"): "node", ("queue cancel", "--key"): "",
     ("provider add", "--kind"): "provider-kind", ("provider add", "name"): "well-known",
     ("provider add", "--key"): "key-source", ("provider test", "name"): "provider", ("provider rm", "name"): "provider",
@@ -184,6 +185,7 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "by": ("day", "model", "session", "source"),
         "setting": ("model=", "variant=", "provider=", "max_steps=", "system=", "name="),
         "export-format": ("md", "html", "json", "jsonl"),
+        "input-format": ("jsonl",),
     }
     for kind, values in plain.items():
         for value in values:
