@@ -52,6 +52,8 @@ class Watched:
         self._looked_at = 0.0
         # The messages shown or known so far; None while it is not known what came before the cursor.
         self._known: set[str] | None = None
+        # Those that were there at the cursor, as far as turns say that; what is told behind a gap is counted from here.
+        self._told: set[str] = set()
 
     async def row(self) -> SessionRow | None:
         """The session's row now, None for one that is gone."""
@@ -115,18 +117,22 @@ class Watched:
 
     def unknown_in(self, view: SessionReadView) -> list[Message]:
         """The messages of `view` that were not shown yet; they are known from now on."""
-        known = self._known or set()
+        known = self._told if self._known is None else self._known
         news = [message for message in view.messages if message.id not in known]
         self.know(view)
         return news
 
     async def begin_behind(self, cursor: SessionCursor) -> None:
-        """What was committed up to `cursor` was told before. Nothing came since, or it is not known yet what that is:
-        then the first commit behind it tells."""
+        """What was committed up to `cursor` was told before. Nothing came since, or the first commit behind it tells
+        what that is, or a gap does not."""
         observation = await self.observed.current_observation()
-        now = observation.cursor
-        if (now.epoch, now.revision) == (cursor.epoch, cursor.revision):
-            self.know(observation.read_view)
+        view, now = observation.read_view, observation.cursor
+        if now.epoch != cursor.epoch:
+            return
+        if now.revision == cursor.revision:
+            self.know(view)
+        else:
+            self._told = await self._committed_by(cursor.revision, [message.id for message in view.messages])
 
     async def news(self, event: SessionObservationEvent) -> Sequence[Message]:
         """What is committed and was not shown yet, after the commit that `event` tells."""
@@ -138,19 +144,22 @@ class Watched:
     async def _told_before(self, event: SessionObservationEvent, ids: list[str]) -> set[str]:
         """Which messages stood before the first commit behind the cursor that the tail was begun at.
 
-        `ids` are those that stand now: a turn may have been left behind since, by a rewind or by a compaction. Only
-        turns say which nodes are theirs: what was appended between two of them may be shown once more, and nothing is
-        left out.
+        `ids` are those that stand now: a turn may have been left behind since, by a rewind or by a compaction.
         """
         if event.turn_id is not None:
             record = await self.store.turn(self.session_id, event.turn_id)
             if record is not None and record.first_node_id in ids:
                 return set(ids[: ids.index(record.first_node_id)])
+        return await self._committed_by(event.revision - 1, ids)
+
+    async def _committed_by(self, revision: int, ids: list[str]) -> set[str]:
+        """Which of the messages were there at a revision. Only turns say which nodes are theirs: what was appended
+        between two of them may be shown once more, and nothing is left out."""
         before: int | None = None
         while spans := await self.store.turn_spans(self.session_id, limit=_SPANS_PER_PAGE, before=before):
             for span in spans:
-                is_before = span.head_revision is not None and span.head_revision < event.revision
-                if is_before and span.last_node_id in ids:
+                is_there = span.head_revision is not None and span.head_revision <= revision
+                if is_there and span.last_node_id in ids:
                     return set(ids[: ids.index(span.last_node_id) + 1])
             before = spans[-1].turn_index
         return set()

@@ -170,6 +170,20 @@ def test_behind_a_cursor_nothing_is_left_out_when_the_turns_after_it_are_no_part
     assert ("Compaction summary" in told) == (way == "compact")
 
 
+def test_behind_a_gap_the_lines_for_people_tell_what_was_committed_since_the_cursor(lash, home: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one")
+    begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
+    lash("turn", "s", "!text two")
+    with closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as database:
+        database.execute("UPDATE live_row SET at_ms = 0")
+    told = lash("tail", "s", "--from", begun, "--no-follow").out
+    assert "gap       (trimmed)" in told
+    assert told.count("assistant two") == 1 and "one" not in told
+    elsewhere = lash("tail", "s", "--from", foreign_epoch(begun), "--no-follow").out
+    assert "gap       (unavailable)" in elsewhere and "assistant one" in elsewhere and "assistant two" in elsewhere
+
+
 def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settled_one_not_at_all(
     lash, home: Path, tailing, tmp_path: Path
 ) -> None:
