@@ -34,6 +34,7 @@ from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
 from lash_cli.errors import (
     ConfigError,
+    ConflictError,
     NotFoundError,
     ReconfigureError,
     SessionExecutionBusy,
@@ -431,7 +432,16 @@ class LashCore(SessionHistories):
         provider: ModelCaller | None = None,
     ) -> LashSession:
         """Rebuild a parked session: the same path as opening it (contract 01 §4.5). What only the open before was given
-        is given again or left out."""
+        is given again or left out. Raises as `open_session`, and `ConflictError` (`parked_elsewhere`) for a session of
+        another store than this core's, which may have one of that id too."""
+        store = self.host.store
+        if store is not None and not _is_one_store(store, parked.store):
+            raise ConflictError(
+                f"session {parked.session_id} was parked in another store than this core has",
+                code="parked_elsewhere",
+                hint="resume it with a core over the store it was parked in",
+                details={"session": parked.session_id},
+            )
         spec = spec or SessionSpec(inherit="stored")
         return await self.open_session(parked.session_id, spec=spec, create=False, owner=owner, provider=provider)
 
@@ -519,6 +529,16 @@ def _over_recorded(spec: SessionSpec, base: SessionPolicy, recorded: PersistedSe
     if spec.provider_id is msgspec.UNSET:
         policy = msgspec.structs.replace(policy, provider_id=recorded.provider_id)
     return policy
+
+
+def _is_one_store(one: RuntimePersistence, other: RuntimePersistence) -> bool:
+    """Whether two stores, the first of which is open, are over one file."""
+    if one is other:
+        return True
+    try:
+        return one.live.bell_name == other.live.bell_name
+    except OSError:
+        return False  # the file of one of them is gone
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

@@ -16,18 +16,21 @@ from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
     FunctionToolProvider,
+    LashCore,
     LeaseFence,
     LeaseOwnerIdentity,
     LeaseTimings,
     ModelSpec,
     SessionConfigPatch,
     SessionSpec,
+    SqliteStore,
     Stopped,
     ToolContext,
     tool,
 )
 from lash_cli.core.content import message_text
 from lash_cli.errors import (
+    ConflictError,
     LashRuntimeError,
     SessionClosed,
     SessionDeleted,
@@ -377,3 +380,20 @@ async def test_a_handle_of_a_session_that_was_deleted_can_be_closed(make_core, o
             await session.turn("more").run()
     with pytest.raises(SessionClosed):
         session.read_view()
+
+
+async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_no_other(make_core, tmp_path) -> None:
+    core = make_core(ScriptedCaller([text("one")]))
+    session = await core.open_session(S)
+    await session.turn("hello").run()
+    parked = await session.park()
+    await core.aclose()
+    path = tmp_path / "elsewhere.db"
+    elsewhere = LashCore(provider=ScriptedCaller([]), model=ModelSpec("m"), store=SqliteStore.open(path))
+    async with elsewhere:
+        await (await elsewhere.open_session(S)).close()
+        with pytest.raises(ConflictError) as refused:
+            await elsewhere.resume(parked)
+        assert refused.value.code == "parked_elsewhere"
+    resumed = await make_core(ScriptedCaller([])).resume(parked)
+    assert [message_text(message) for message in resumed.read_view().messages] == ["hello", "one"]
