@@ -10,6 +10,7 @@ the task it left in the queue.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -204,7 +205,7 @@ class DurableTurn(TurnDriver):
         if granted.claim is None and granted.work is None:
             raise LashRuntimeError("turn_without_claim", f"turn {turn.turn_id} was started from nothing")
         gates, address = keeper_of(self.store), (self.session.session_id, turn.turn_id)
-        cancel = LocalCancel(self.store, address, self.token, self.host.clock)
+        cancel = LocalCancel(self.store, address, self.token, self.host.clock, asyncio.get_running_loop())
         gates.enter(address, self.token)
         try:
             with self.token.telling(cancel.record):

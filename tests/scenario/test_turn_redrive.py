@@ -170,6 +170,16 @@ async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_by_whoever_come
     assert output.result.assistant_message() == "second answer"
 
 
+async def test_a_cancel_from_another_thread_ends_the_turn_all_the_same(make_core) -> None:
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    turn = (await make_core(caller).open_session("s1")).turn("first")
+    running = asyncio.ensure_future(turn.run())
+    await caller.entered.wait()
+    assert await asyncio.to_thread(turn.cancel)
+    assert (await running).result.outcome == Stopped("cancelled")
+
+
 async def test_a_cancel_that_cannot_be_recorded_ends_the_turn_all_the_same(make_core, monkeypatch) -> None:
     async def failing(*_: object) -> None:
         raise StoreError("the disk had a moment")
