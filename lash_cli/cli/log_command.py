@@ -33,7 +33,8 @@ def command(
 
     As JSON: {"schema":"lash/1","kind":"Transcript","session":…,"items":[…]}. With -o jsonl one message per line.
     --follow goes on until a signal or the end of the session; with -o jsonl it is a stream whose message lines have
-    the cursor to go on from. What a running turn shows is seen with lash tail.
+    the cursor to go on from. What a running turn shows is seen with lash tail. At a terminal a long transcript opens in
+    the pager of PAGER, or less.
     """
     choice = TextChoice(reasoning, tools, raw)
     if frames and (follow or since_cursor is not None or turn is not None):
