@@ -15,9 +15,10 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.activity import TurnActivity
+from lash_cli.core.content import ProtocolTurnOptions, options_over
 from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
 from lash_cli.core.protocols import ModelCaller
-from lash_cli.errors import LashRuntimeError
+from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
@@ -85,6 +86,18 @@ class TurnBuilder:
 
     def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
         self._request = msgspec.structs.replace(self._request, prompt=prompt)
+        return self
+
+    def protocol_turn_options(self, options: ProtocolTurnOptions) -> TurnBuilder:
+        """Ask this turn with `options`, which stand over those of its input and of its frame, key by key. They are part
+        of the submission that a key or a turn id names. Raises `UsageError` for the finishing of a turn, which has its
+        own."""
+        given = self._request.input
+        if given is None:
+            raise UsageError("a turn that was cut off is finished with the options it has")
+        merged = options_over(given.protocol_turn_options or ProtocolTurnOptions(), options)
+        changed = msgspec.structs.replace(given, protocol_turn_options=merged)
+        self._request = msgspec.structs.replace(self._request, input=changed)
         return self
 
     def provider(self, caller: ModelCaller) -> TurnBuilder:

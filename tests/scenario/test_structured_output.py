@@ -181,6 +181,21 @@ async def test_what_a_frame_asks_for_every_turn_is_asked_and_a_turns_own_options
     await core.aclose()
 
 
+async def test_options_of_a_turn_are_given_as_it_is_described_and_are_part_of_what_its_key_names(make_core) -> None:
+    caller = ScriptedCaller([text('{"city": "Oslo"}')])
+    session = await make_core(caller).open_session("s1")
+    first = await session.turn("where", key="k").protocol_turn_options(WANTED).run()
+    assert first.result.final_value() == {"city": "Oslo"}
+    assert (await session.turn("where", key="k", output=SCHEMA).run()).replayed
+    with pytest.raises(PendingTurnInputSourceKeyConflict):
+        await session.turn("where", key="k").run()
+    plain = session.turn("x", output=SCHEMA).protocol_turn_options(ProtocolTurnOptions(payload={"output": None}))
+    caller.steps = [text("prose")]
+    assert (await plain.run()).result.assistant_message() == "prose"
+    with pytest.raises(UsageError):
+        session.redrive().protocol_turn_options(WANTED)
+
+
 async def test_options_are_set_for_one_frame_or_for_all(make_core) -> None:
     session = await make_core(ScriptedCaller([text("ok")], repeat=True)).open_session("s1")
     await session.turn("one").run()
