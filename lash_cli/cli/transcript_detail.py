@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.documents import Document, message_document, transcript_document
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_line, emit_one, safe, warn_of_raw, write
+from lash_cli.cli.output import emit_line, emit_many, emit_one, safe, warn_of_raw, write
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
@@ -103,6 +103,9 @@ def show_transcript(
     if options.format == "jsonl" and is_whole:
         for document in documents:
             emit_line(document)
+        return 0
+    if options.format == "jsonl":
+        emit_many("Transcript", documents, columns=("id", "role", "text"))
         return 0
     _print_document(transcript_document(row, documents, frames, cursor=cursor), shown, choice, frames)
     return 0

@@ -95,3 +95,15 @@ def test_a_running_turn_is_not_in_the_log(lash, home, tmp_path) -> None:
     finally:
         running.kill()
     assert texts(lash("log", "s", "--role", "assistant", "-o", "json")) == ["late"]
+
+
+def test_as_lines_the_fields_are_those_of_a_message(lash) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text one", "-q")
+    done = lash("log", "s", "-o", "jsonl", "--fields", "role,text")
+    assert done.lines == [{"role": "user", "text": "!text one"}, {"role": "assistant", "text": "one"}]
+    assert lash("log", "s", "-o", "jsonl", "--format", "{role}: {text}").out == "user: !text one\nassistant: one\n"
+    assert "role" in lash("log", "s", "-o", "jsonl", "--fields").out.split()
+    unknown = lash("log", "s", "-o", "jsonl", "--fields", "nope")
+    assert (unknown.code, unknown.out) == (2, "") and "role" in unknown.error["hint"]
+    assert set(lash("log", "s", "-o", "json", "--fields", "session").json) == {"schema", "kind", "session"}
