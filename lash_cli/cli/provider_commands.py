@@ -215,7 +215,7 @@ def _options(texts: list[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise UsageError(f"--option {path.strip()}: {part} is a value already")
-        place[parts[-1]] = loose_toml_value(value.strip())
+        place[parts[-1]] = loose_toml_value(value.strip(), parts)
     return table
 
 

@@ -51,7 +51,7 @@ def set_value(paths: Paths, key: str, text: str, *, check: Callable[[Any], None]
             f"{key}: a credential is never given as an argument: others can see it in the process list",
             hint="keep the key of a provider with: lash key set NAME, or write the file with: lash config edit",
         )
-    value = _checked(option, key, text, has_path_inside=bool(inside))
+    value = _checked(option, key, text, inside)
     if check is not None:
         check(value)
     set_values(paths, {key: value})
@@ -203,9 +203,9 @@ def unknown_key(error: UnknownKey, key: str) -> UsageError:
     return UsageError(f"unknown configuration key {key!r}", hint=hint)
 
 
-def _checked(option: Option, key: str, text: str, *, has_path_inside: bool) -> Any:
-    if has_path_inside:
-        return loose_toml_value(text)
+def _checked(option: Option, key: str, text: str, inside: tuple[str, ...]) -> Any:
+    if inside:
+        return loose_toml_value(text, inside)
     try:
         value = parse_text(option, text)
     except ValueError as error:

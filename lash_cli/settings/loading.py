@@ -279,7 +279,7 @@ def _apply_text(values: Values, key: str, text: str, origin: str, place: str) ->
         option, base, inside = find_option(key)
         if origin == "-c" and inside:
             _refuse_credential(inside)
-        value = loose(text) if inside else parse_text(option, text)
+        value = loose(text, inside) if inside else parse_text(option, text)
     except UnknownKey as error:
         raise ConfigError(f"{place}: unknown key {key}{_nearest(error)}") from error
     except ValueError as error:

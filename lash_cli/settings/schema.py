@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 OptionKind = Literal[
@@ -302,11 +303,13 @@ def parse_toml_value(text: str) -> Any:
         raise ValueError(f"expected a TOML value, got {text!r}") from error
 
 
-def loose_toml_value(text: str) -> Any:
-    """One TOML value, or the text itself when it is none or a date: for free keys inside a table."""
+def loose_toml_value(text: str, inside: Sequence[str]) -> Any:
+    """One TOML value, or the text itself when it is none or a date: for the free key `inside` a table. What goes into
+    a header or an address is always text."""
     try:
         value = parse_toml_value(text)
     except ValueError:
         return text
     # Nothing here holds a date; a version such as 2024-10-21 is meant as it stands.
-    return value if isinstance(value, bool | int | float | str | list | dict) else text
+    is_text = len(inside) > 1 and inside[-2] in ("headers", "query")
+    return value if isinstance(value, str if is_text else bool | int | float | str | list | dict) else text

@@ -17,6 +17,7 @@ from support.wire import (
     hang_reply,
     html_reply,
     stream_reply,
+    text_reply,
     usage_of,
 )
 
@@ -124,6 +125,20 @@ def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, argume
     assert "canary" not in done.err
     assert (home / "config.toml").read_text() == before
     assert not (home / "keys.toml").exists()
+
+
+def test_what_goes_into_a_header_or_an_address_is_text_however_it_looks(lash, home, no_proxy):
+    given = ("--option", "headers.X-Org=123", "--option", "query.api-version=1.0", "--option", 'query.q="true"')
+    with ThreadedChatServer([], default=text_reply("hi")) as server:
+        assert lash("provider", "add", "mine", "--base-url", server.base_url, *given).code == 0
+        assert lash("provider", "add", "other", "--base-url", server.base_url).code == 0
+        assert lash("config", "set", "providers.other.options.headers.X-On", "true").code == 0
+        again = ("-c", "providers.other.options.headers.X-Nr=007")
+        assert lash("provider", "test", "mine", "--model", "m", env=no_proxy).code == 0
+        assert lash(*again, "provider", "test", "other", "--model", "m", env=no_proxy).code == 0
+        mine, other = server.requests
+    assert mine.headers["x-org"] == "123" and mine.path.endswith("?api-version=1.0&q=true")
+    assert (other.headers["x-on"], other.headers["x-nr"]) == ("true", "007")
 
 
 def test_a_key_from_stdin_is_stored_and_only_its_place_is_configured(lash, home):
