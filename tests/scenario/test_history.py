@@ -14,9 +14,10 @@ from support.switching import SUMMARY, Switching, switch
 from lash_cli.api import FunctionToolProvider, OpenAgentFrameRequest, tool
 from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
 from lash_cli.core.frames import FrameStatus
-from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode
+from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode, orphaned_node_ids
 from lash_cli.core.policy import ModelSpec, SessionConfigPatch, SessionSpec
 from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionClosed, SessionExecutionBusy
+from lash_cli.store.base import ReadScope
 
 
 def echo() -> ScriptedCaller:
@@ -351,3 +352,20 @@ async def test_a_frame_is_opened_once_and_begins_with_its_nodes(make_core) -> No
         await session.admin().open_agent_frame(OpenAgentFrameRequest("f3", "x", (ConversationPayload(broken),)))
     assert caught.value.code == "agent_frame_nodes_invalid"
     assert len(session.read_view().frames) == 2
+
+
+async def test_a_turn_whose_answer_was_hidden_says_so_when_it_is_asked_for_again(make_core) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two"), text("three")]))
+    async with await core.open_session(S) as session:
+        await session.turn("a", turn_id="t1").run()
+        await session.turn("b", turn_id="t2").run()
+        await session.admin().branch_to_node(session.read_view().messages[1].id)
+        await session.turn("c", turn_id="t3").run()
+        told = await session.turn("b", turn_id="t2").run()
+        assert (told.result.assistant_message(), told.result.errors) == ("two", ())
+        graph = await core.store.load_session(S, ReadScope.FULL_GRAPH)
+        assert await core.store.tombstone_nodes(S, orphaned_node_ids(graph.nodes, graph.leaf_node_id)) == 2
+        told = await session.turn("b", turn_id="t2").run()
+        assert told.replayed and [issue.code for issue in told.result.errors] == ["answer_not_kept"]
+        told = await session.turn("a", turn_id="t1").run()
+        assert (told.result.assistant_message(), told.result.errors) == ("one", ())
