@@ -7,6 +7,7 @@ itself is `repl`; on leaving it says on stderr how to come back.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -100,7 +101,8 @@ async def _run(plan: ChatPlan) -> int:
         end = await _chats(plan, recording)
     except Exception as error:
         told = told_as(error)
-        await recording.end("error", told.exit_status, told)
+        with contextlib.suppress(LashError):  # what ended the chat is told, and the recording ends without its last line
+            await recording.end("error", told.exit_status, told)
         raise
     await _end_recording(recording, end)
     return end.status

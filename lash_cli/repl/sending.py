@@ -68,7 +68,11 @@ class Sending:
 
     async def send_taken(self, key: str, content: TurnInput) -> None:
         """Send what was taken out of the draft under `key`: as a turn, or into the one of ours that runs."""
-        await self.let_go_of_empty_hold()
+        try:
+            await self.let_go_of_empty_hold()
+        except LashError as error:
+            # Whether it ends now or with the next text: this one is on its way.
+            self.tell_error(error)
         await self.turns.begun_or_over()
         if self.turns.is_active:
             await self._enqueue(key, content, into_running=True)
