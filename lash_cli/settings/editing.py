@@ -101,7 +101,7 @@ def unset_value(paths: Paths, key: str) -> None:
         raise NotFoundError(
             f"{paths.config_file} does not set {key}", code="config_key_not_set", hint="see: lash config show --origin"
         )
-    after = without_table(before, parts)
+    after = _without(before, parts)
     if not _is_all_but(before, after, parts):
         raise ConfigError(f"cannot take {key} out of {paths.config_file} by its lines", hint="edit the file by hand")
     check_document(after, paths.config_file)
@@ -219,8 +219,17 @@ def edit(text: str, path: tuple[str, ...], value: str) -> str:
 
     A profile is one table with dotted keys, unless the file has a table for the
     section in it. Raises `ConfigError` when the present value spans several
-    lines.
+    lines, or `path` leads through a value that is no table.
     """
+    import tomllib
+
+    around = _inline_table(text, path)
+    if around is not None:
+        whole, table = around
+        changed = _with(table, path[len(whole) :], tomllib.loads(f"value = {value}")["value"])
+        if tomllib.loads(f"value = {literal(changed)}")["value"] != changed:
+            raise ConfigError(f"{_dotted(whole)} holds what cannot be written again", hint="edit the file by hand")
+        return edit(text, whole, literal(changed))
     lines = text.splitlines()
     section = path[:-1]
     last_of: dict[tuple[str, ...], int] = {}
@@ -241,6 +250,43 @@ def edit(text: str, path: tuple[str, ...], value: str) -> str:
             lines.append("")
         lines += [f"[{_dotted(section)}]", addition]
     return "\n".join(lines) + "\n"
+
+
+def _inline_table(text: str, path: tuple[str, ...]) -> tuple[tuple[str, ...], Any] | None:
+    """The assignment of a table in braces that `path` leads into, and what it holds; None when there is none."""
+    import tomllib
+
+    for _, found, is_header in assignments(text):
+        if not is_header and len(found) < len(path) and path[: len(found)] == found:
+            value: Any = tomllib.loads(text)
+            for part in found:
+                value = value[part]
+            return found, value
+    return None
+
+
+def _with(table: Any, path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of `table` with `value` at `path`; None takes away what is there."""
+    if not isinstance(table, dict):
+        raise ConfigError(f"what stands above {path[0]} is a value and no table", hint="edit the file by hand")
+    changed = dict(table)
+    if len(path) > 1:
+        changed[path[0]] = _with(changed.get(path[0], {}), path[1:], value)
+    elif value is None:
+        changed.pop(path[0], None)
+    else:
+        changed[path[0]] = value
+    return changed
+
+
+def _without(text: str, path: tuple[str, ...]) -> str:
+    """`text` without `path`, which may stand in a table in braces."""
+    around = _inline_table(text, path)
+    if around is None:
+        return without_table(text, path)
+    whole, table = around
+    left = _without_empty(_with(table, path[len(whole) :], None))
+    return edit(text, whole, literal(left)) if left else without_table(text, whole)
 
 
 def without_table(text: str, path: tuple[str, ...]) -> str:

@@ -270,8 +270,8 @@ def test_unset_takes_one_value_out_and_leaves_the_rest(lash, home):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ('defaults = { model = "m", provider = "loopback" }\n', "defaults.model"),
-        ("[providers.p]\noptions = { a = 1, b = 2 }\n", "providers.p.options.a"),
+        ('tools = { roots = [\n"/a",\n], allow_outside = true }\n', "tools.allow_outside"),
+        ('[providers.p]\noptions = { jitter = 1, omit_body = [\n"a",\n] }\n', "providers.p.options.jitter"),
     ],
 )
 def test_unset_does_not_touch_what_lines_cannot_be_taken_from(lash, home, text, key):
@@ -279,6 +279,15 @@ def test_unset_does_not_touch_what_lines_cannot_be_taken_from(lash, home, text, 
     done = lash("config", "unset", key, "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (5, "", "config_invalid")
     assert path.read_text() == text
+
+
+def test_set_and_unset_reach_into_tables_in_braces(lash, home):
+    path = write_config(home, 'defaults = { model = "m", provider = "loopback" }  # mine\n')
+    assert lash("config", "set", "defaults.model", "n").code == 0
+    assert lash("config", "unset", "defaults.provider").code == 0
+    assert path.read_text() == 'defaults = { model = "n" }  # mine\n'
+    assert lash("config", "unset", "defaults.model").code == 0
+    assert path.read_text() == ""
 
 
 def test_set_and_unset_reach_into_profiles(lash, home):

@@ -127,6 +127,20 @@ def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, argume
     assert not (home / "keys.toml").exists()
 
 
+def test_options_that_were_added_are_changed_and_taken_away_one_by_one(lash, home):
+    given = ("--option", "max_attempts=1", "--option", "headers.X-Org=blue")
+    assert lash("provider", "add", "mine", "--base-url", "http://h/v1", *given).code == 0
+    option = "providers.mine.options"
+    for key, value in (("max_attempts", "3"), ("jitter", "0.5"), ("headers.X-Team", "red")):
+        assert lash("config", "set", f"{option}.{key}", value).code == 0
+    text = (home / "config.toml").read_text()
+    assert 'options = { max_attempts = 3, headers = { X-Org = "blue", X-Team = "red" }, jitter = 0.5 }' in text
+    for key in ("headers.X-Org", "max_attempts", "headers.X-Team", "jitter"):
+        assert lash("config", "unset", f"{option}.{key}").code == 0
+    assert "options" not in (home / "config.toml").read_text()
+    assert lash("config", "validate").code == 0
+
+
 def test_what_goes_into_a_header_or_an_address_is_text_however_it_looks(lash, home, no_proxy):
     given = ("--option", "headers.X-Org=123", "--option", "query.api-version=1.0", "--option", 'query.q="true"')
     with ThreadedChatServer([], default=text_reply("hi")) as server:
@@ -162,7 +176,7 @@ def test_a_bad_key_writes_no_provider(lash, home):
 
 def test_a_file_that_cannot_be_added_to_is_left_alone_and_no_key_stays_behind(lash, home):
     home.mkdir(mode=0o700)
-    text = 'providers = { a = { kind = "openai_chat" } }\n'
+    text = 'providers = { a = { kind = "openai_chat", options = { omit_body = [\n"b",\n] } } }\n'
     (home / "config.toml").write_text(text)
     done = lash("provider", "add", "mine", "--base-url", "http://h/v1", "--stdin", "-o", "json", input=SECRET)
     assert (done.code, done.out, done.error["hint"]) == (5, "", "edit the file by hand")

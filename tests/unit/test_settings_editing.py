@@ -126,6 +126,37 @@ def test_a_table_written_in_another_way_goes_too(text, left):
     assert tomllib.loads(without_table(text, ("providers", "a")))["providers"] == left
 
 
+IN_BRACES = """\
+[providers.a]
+options = { max_attempts = 1, headers = { X-Org = "1" } }  # ours
+kind = "openai_chat"
+[models]
+b = { id = "b" }
+"""
+
+
+def test_a_key_inside_a_table_in_braces_is_set_there_and_the_rest_stays_word_for_word():
+    text = edit(IN_BRACES, ("providers", "a", "options", "max_attempts"), "3")
+    assert text == IN_BRACES.replace("max_attempts = 1", "max_attempts = 3")
+    text = edit(IN_BRACES, ("providers", "a", "options", "headers", "X-Team"), '"blue"')
+    assert text == IN_BRACES.replace('X-Org = "1" }', 'X-Org = "1", X-Team = "blue" }')
+    text = edit(IN_BRACES, ("models", "b", "reasoning", "disable"), '"omit"')
+    assert text == IN_BRACES.replace('{ id = "b" }', '{ id = "b", reasoning = { disable = "omit" } }')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[providers.a]\noptions = { headers = "none" }\n',
+        "[providers.a]\noptions = { since = 2026-01-01 }\n",
+    ],
+)
+def test_a_table_in_braces_that_cannot_be_written_again_is_not_edited(text):
+    with pytest.raises(ConfigError) as caught:
+        edit(text, ("providers", "a", "options", "headers", "X-Team"), '"blue"')
+    assert "by hand" in caught.value.hint
+
+
 def test_what_lines_cannot_be_taken_from_is_left_alone(tmp_path):
     paths = resolve_paths({"LASH_HOME": str(tmp_path)})
     text = 'providers = { a = { kind = "loopback" }, b = { kind = "loopback" } }\n'
