@@ -101,7 +101,7 @@ async def _run(plan: ChatPlan) -> int:
         end = await _chats(plan, recording)
     except Exception as error:
         told = told_as(error)
-        with contextlib.suppress(LashError):  # what ended the chat is told, and the recording ends without its last line
+        with contextlib.suppress(LashError):  # what ended the chat is told; the recording lacks its last line
             await recording.end("error", told.exit_status, told)
         raise
     await _end_recording(recording, end)

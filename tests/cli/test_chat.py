@@ -333,7 +333,6 @@ def test_a_text_is_not_swallowed_by_a_store_that_is_busy_as_the_hold_ends(chat, 
     one.wait_for(lambda text: f"{PROMPT} keep me" in text or "You said: keep me" in text)
 
 
-
 def test_a_queue_that_goes_on_after_a_cancel_is_delivered_once(chat, gate) -> None:
     one = chat(LASH_CFG__repl__after_interrupt="continue")
     one.gated(gate)
