@@ -8,6 +8,7 @@ turn can begin in a frame that is about to be left.
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import Literal
 
 import msgspec
@@ -150,8 +151,7 @@ class _Compaction:
         self._instructions = instructions
         self._is_requested = is_requested
         self._before = len(session.messages)
-        scope = operation_id or f"r{session.head_revision or session.turn_state.turn_index}"
-        self._frame_id = f"{session.session_id}:frame:compaction:{scope}"
+        self._frame_id = _frame_id(session, operation_id)
         self._previous = (session.frame_id, session.leaf_node_id)
         self._summariser = _Summariser(host, session, self._frame_id, token)
 
@@ -200,3 +200,14 @@ class _Compaction:
             self._summariser.turn,
             summary,
         )
+
+
+def _frame_id(session: ResidentSession, operation_id: str | None) -> str:
+    """The id of the frame a compaction opens: a function of its operation, or without one of the head, and of the
+    frames that were opened elsewhere at a head of the same number and brought here by an import or a state."""
+    base = f"{session.session_id}:frame:compaction:"
+    if operation_id is not None:
+        return f"{base}{operation_id}"
+    first = f"{base}r{session.head_revision or session.turn_state.turn_index}"
+    used = {frame.frame_id for frame in session.frames}
+    return next(name for name in chain((first,), (f"{first}.{number}" for number in count(2))) if name not in used)

@@ -9,7 +9,7 @@ import pytest
 from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, error, text
 
-from lash_cli.api import LashCore
+from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.content import AttachmentItem, Inline, PluginOrigin, TextItem, TurnInput, message_text
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
@@ -127,6 +127,28 @@ async def test_a_session_without_history_or_plugins_has_nothing_to_compact(make_
     report = await other.admin().compact_with_report()
     assert report.reason == "nothing_to_compact"
     assert (await bare.store.head_position("other")).head_revision == 1
+
+
+async def test_frames_that_a_state_brought_do_not_stand_in_the_way_of_a_turn_that_makes_room(
+    make_core, tmp_path
+) -> None:
+    """They were named after heads of another store, and the heads here count anew."""
+    caller = ScriptedCaller([text("ok")], repeat=True)
+    core = make_core(caller)
+    session = await talked(core, "one", "two")
+    await session.admin().compact_context()
+    await session.turn("three").run()
+    await session.admin().compact_context()
+    state = session.export_state()
+    frames = [frame.frame_id for frame in state.frames]
+    assert frames[1:] == [f"{S}:frame:compaction:r2", f"{S}:frame:compaction:r4"]
+    full = ScriptedCaller([text("ok", tokens=BIG_ANSWER)], repeat=True)
+    async with LashCore(provider=full, policy=SMALL, store=SqliteStore.open(tmp_path / "other.db")) as other:
+        copied = await other.open_with_state(S, state)
+        for word in ("four", "five", "six", "seven"):
+            assert (await copied.turn(word).run()).result.is_success
+        names = [frame.frame_id for frame in copied.read_view().frames]
+    assert f"{S}:frame:compaction:r2.2" in names and len(set(names)) == len(names) > 4
 
 
 async def test_a_repeated_operation_opens_one_frame(make_core) -> None:
