@@ -312,27 +312,6 @@ def test_a_hold_of_the_chat_ends_with_the_last_text_it_kept_back(chat, lash, gat
     assert lash("show", "s", "-o", "json").json["held_at"] is not None
 
 
-def test_a_text_is_not_swallowed_by_a_store_that_is_busy_as_the_hold_ends(chat, lash, gate: Path, tmp_path) -> None:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path" / "sitecustomize.py").write_text(BUSY)
-    busy = tmp_path / "busy"
-    path = os.pathsep.join((str(tmp_path / "path"), str(Path(__file__).resolve().parents[2])))
-    one = chat(PYTHONPATH=path, BUSY_FILE=str(busy))
-    one.gated(gate)
-    one.press("not this\t")
-    one.wait_for("next turn · 1")
-    one.press("\x1b")
-    one.wait_for("│ queue 0+1 held")
-    (waiting,) = lash("queue", "ls", "s", "-o", "name").out.split()
-    lash("queue", "cancel", waiting)
-    one.wait_for("│ queue 0+0 held")
-    busy.touch()
-    one.press("keep me\r")
-    one.wait_for("stayed locked")
-    busy.unlink()
-    one.wait_for(lambda text: f"{PROMPT} keep me" in text or "You said: keep me" in text)
-
-
 def test_a_queue_that_goes_on_after_a_cancel_is_delivered_once(chat, gate) -> None:
     one = chat(LASH_CFG__repl__after_interrupt="continue")
     one.gated(gate)
