@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from lash_cli.core.codec import sha256_hex
@@ -116,6 +119,18 @@ class SessionLaws:
             with pytest.raises(LashError) as caught:
                 await store.list_sessions(limit=3, cursor=cursor)
             assert caught.value.code == "cursor_invalid"
+
+    @pytest.mark.parametrize("changes", [{"name": "n\ud800"}, {"labels": {"team": "\udfff"}}, {"cwd": "/\ud83d"}])
+    async def test_a_text_with_half_a_character_is_a_usage_error_and_changes_nothing(
+        self, open_store: OpenStore, changes: dict[str, Any]
+    ) -> None:
+        store = open_store()
+        with pytest.raises(UsageError) as caught:
+            await store.create_session(msgspec.structs.replace(SessionCreate("s1", make.CONFIG, 1), **changes))
+        assert caught.value.code == "text_not_utf8"
+        assert await store.session_row("s1") is None
+        await store.create_session(SessionCreate("s1", make.CONFIG, 1))
+        assert await store.session_row("s1") is not None
 
     async def test_a_number_beyond_64_bits_is_a_usage_error_and_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock

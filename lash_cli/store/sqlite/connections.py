@@ -83,14 +83,19 @@ def closed_error(path: StrPath, *, is_forked: bool) -> StoreError:
 
 
 def told_error(error: BaseException, path: StrPath) -> BaseException:
-    """What a caller is told for what went wrong in its job: errors of SQLite, numbers that are none to it, and records
-    that are none, as ours."""
+    """What a caller is told for what went wrong in its job: errors of SQLite, numbers and texts that are none to
+    it, and records that are none, as ours."""
     if isinstance(error, sqlite3.Error):
         return map_error(error, path)
     if isinstance(error, msgspec.DecodeError):
         return StoreUnusable(f"a record in {path} does not decode: {error}")
     if isinstance(error, OverflowError):
         return UsageError("a number is beyond what the database can hold: it takes 64 bits", code="number_out_of_range")
+    if isinstance(error, UnicodeEncodeError):
+        # Half of a surrogate pair, which only a program can hand in; it is not quoted, because it cannot be printed.
+        return UsageError(
+            f"an id, a key or a name is not valid Unicode at character {error.start}", code="text_not_utf8"
+        )
     return error
 
 
@@ -127,7 +132,7 @@ def mapped_errors(path: StrPath) -> Iterator[None]:
     """Raise lash errors for the SQLite errors of the block, as `told_error`."""
     try:
         yield
-    except (sqlite3.Error, msgspec.DecodeError, OverflowError) as error:
+    except (sqlite3.Error, msgspec.DecodeError, OverflowError, UnicodeEncodeError) as error:
         raise told_error(error, path) from error
 
 
