@@ -84,18 +84,14 @@ class FedTurns(TurnRun):
         with turn_signals(stop, before_stop=before_stop) as signals:
             await interrupted_before()
             self._lines.start("turn", begun_at)
-            seconds = self._showing.heartbeat_seconds
-            beating = None if seconds is None else asyncio.ensure_future(self._lines.beat(seconds))
-            try:
-                error = await self._each(reader, signals, build, enqueue)
-                await self._end(error, signals)
-            except Exception as failure:  # noqa: BLE001 - raised as what was told of it
-                raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
-            finally:
-                if beating is not None:
-                    beating.cancel()
-                    await asyncio.wait({beating})
-                self._hint()
+            async with self._beating():
+                try:
+                    error = await self._each(reader, signals, build, enqueue)
+                    await self._end(error, signals)
+                except Exception as failure:  # noqa: BLE001 - raised as what was told of it
+                    raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
+                finally:
+                    self._hint()
             if error is not None:
                 raise error
             return CLOSED_STDOUT_EXIT if self._pump.is_closed else signals.exit_status or 0

@@ -13,7 +13,8 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
@@ -103,28 +104,37 @@ class TurnRun:
         before_stop = None if self._store is None else self._store.finish_writes
         with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals, given_back(self._give_back):
             await interrupted_before()
-            beating = None
             if self._lines is not None:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._lines.start("turn", begun_at)
-                if self._showing.heartbeat_seconds is not None:
-                    beating = asyncio.ensure_future(self._lines.beat(self._showing.heartbeat_seconds))
-            try:
-                output = await self._stream_or_enqueue(builder)
-                error = self._error_of(output, signals) if output is not None else None
-                if output is not None:
-                    await self._show_end(output, error, signals)
-            except Exception as failure:  # noqa: BLE001 - raised as what was told of it
-                raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
-            finally:
-                if beating is not None:
-                    beating.cancel()
-                    await asyncio.wait({beating})
-                self._view.leave()
-                self._hint()
+            async with self._beating():
+                try:
+                    output = await self._stream_or_enqueue(builder)
+                    error = self._error_of(output, signals) if output is not None else None
+                    if output is not None:
+                        await self._show_end(output, error, signals)
+                except Exception as failure:  # noqa: BLE001 - raised as what was told of it
+                    raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
+                finally:
+                    self._view.leave()
+                    self._hint()
             if error is not None:
                 raise error
         return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
+
+    @asynccontextmanager
+    async def _beating(self) -> AsyncIterator[None]:
+        """Write the heartbeats that were asked for, for as long as the block takes."""
+        seconds = self._showing.heartbeat_seconds
+        if self._lines is None or seconds is None:
+            yield
+            return
+        beating = asyncio.ensure_future(self._lines.beat(seconds))
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
 
     def ask(self, question: str) -> None:
         """Print a question where the answer of the turn is being printed, in order with it."""
