@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, from_builtins, to_builtins
 from lash_cli.errors import UsageError
 
 
@@ -85,6 +85,24 @@ def options_over(frame: ProtocolTurnOptions, turn: ProtocolTurnOptions | None) -
     if turn is None:
         return frame
     return msgspec.structs.replace(turn, payload={**frame.payload, **turn.payload})
+
+
+def with_option(options: ProtocolTurnOptions | None, name: str, value: Any) -> ProtocolTurnOptions:
+    """`options` in which `name` is the record `value`."""
+    options = options or ProtocolTurnOptions()
+    return msgspec.structs.replace(options, payload={**options.payload, name: to_builtins(value)})
+
+
+def option_of(options: ProtocolTurnOptions | None, name: str, kind: Any) -> Any:
+    """The option `name` as a record of `kind`, None where there is none or a null; raises `ValueError` when it
+    cannot be read."""
+    asked = None if options is None else options.payload.get(name)
+    if asked is None:
+        return None
+    try:
+        return from_builtins(asked, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the turn's {name} option cannot be read: {error}") from error
 
 
 class TurnInput(Record):

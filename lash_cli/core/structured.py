@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
-
-from lash_cli.core.codec import Record, encode, from_builtins, to_builtins
-from lash_cli.core.content import Message, ProtocolTurnOptions, Role, TextPart
+from lash_cli.core.codec import Record, encode
+from lash_cli.core.content import Message, ProtocolTurnOptions, Role, TextPart, option_of, with_option
 from lash_cli.core.llm import JsonObjectOutput, JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnIssue
 
@@ -41,19 +39,12 @@ JudgeAnswer = Callable[[str], FittingAnswer | UnfitAnswer]
 
 def with_output(options: ProtocolTurnOptions | None, output: OutputSpec) -> ProtocolTurnOptions:
     """`options` that also ask for `output`."""
-    options = options or ProtocolTurnOptions()
-    return msgspec.structs.replace(options, payload={**options.payload, OUTPUT_OPTION: to_builtins(output)})
+    return with_option(options, OUTPUT_OPTION, output)
 
 
 def output_of(options: ProtocolTurnOptions | None) -> OutputSpec | None:
     """What `options` ask for, a null for prose; raises `ValueError` when that cannot be read."""
-    asked = None if options is None else options.payload.get(OUTPUT_OPTION)
-    if asked is None:
-        return None
-    try:
-        wanted: OutputSpec = from_builtins(asked, OutputSpec)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"the turn's output option cannot be read: {error}") from error
+    wanted: OutputSpec | None = option_of(options, OUTPUT_OPTION, OutputSpec)
     return wanted
 
 
