@@ -187,9 +187,14 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
     ]
     for record in records:
         if isinstance(record.output.outcome, ToolSuccess) and record.output.outcome.attachments:
-            parts.append(TextPart(f"Attached by {record.tool} ({record.call_id}):"))
+            parts.append(TextPart(attachments_label(record.tool, record.call_id)))
             parts += [AttachmentPart(attachment) for attachment in record.output.outcome.attachments]
     return Message("", Role.USER, tuple(parts))
+
+
+def attachments_label(tool_name: str, call_id: str) -> str:
+    """What stands before the attachments of one call."""
+    return f"Attached by {tool_name} ({call_id}):"
 
 
 def shown_arguments(call: ToolCallPart) -> Any:

@@ -23,6 +23,11 @@ def own_message_id(turn_id: str, number: int) -> str:
     return f"{turn_id}.m{number}"
 
 
+def is_own_message_id(turn_id: str, message_id: str) -> bool:
+    """Whether the turn itself made the message of that id."""
+    return message_id.startswith(f"{turn_id}.m")
+
+
 class TurnTail:
     """The `messages` of one turn so far, opening first.
 

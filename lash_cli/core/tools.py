@@ -321,6 +321,20 @@ def interrupted(tool_name: str) -> ToolCallOutput:
     )
 
 
+def exhausted(output: ToolCallOutput, attempts: int) -> ToolCallOutput:
+    """The output of the last of `attempts`: where it failed in a way that could be tried again it says that its retries
+    are used up, if there were any."""
+    outcome = output.outcome
+    if attempts == 1 or not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
+        return output
+    spent = msgspec.structs.replace(outcome.failure, retry=RetryHint("exhausted", attempts=attempts))
+    return ToolCallOutput(ToolFailed(spent), output.control)
+
+
+_FAILED_LABEL = "[Tool execution failed]\n"
+_CANCELLED_LABEL = "[Tool execution cancelled]\n"
+
+
 def project_output(output: ToolCallOutput) -> str:
     """What the model reads (contract 05 §1.4): text verbatim, other JSON compact, failures and cancels labelled."""
     match output.outcome:
@@ -329,6 +343,18 @@ def project_output(output: ToolCallOutput) -> str:
         case ToolSuccess(value=value):
             return msgspec.json.encode(value).decode()
         case ToolFailed(failure=reason):
-            return f"[Tool execution failed]\n{reason.message}"
+            return f"{_FAILED_LABEL}{reason.message}"
         case ToolCancelled(cancellation=reason):
-            return f"[Tool execution cancelled]\n{reason.message}"
+            return f"{_CANCELLED_LABEL}{reason.message}"
+
+
+def output_as_told(status: str, text: str, attachments: tuple[AttachmentSource, ...] = ()) -> ToolCallOutput:
+    """What is left of an output of which only the status and what the model read are known: the text of its value, or
+    the message of its failure or cancellation."""
+    match status:
+        case "success":
+            return ToolCallOutput(ToolSuccess(text, attachments))
+        case "cancelled":
+            return cancelled(text.removeprefix(_CANCELLED_LABEL))
+        case _:
+            return failure(FailureClass.EXECUTION, "tool_error", text.removeprefix(_FAILED_LABEL))

@@ -50,6 +50,7 @@ from lash_cli.core.tools import (
     ToolResult,
     ToolSuccess,
     cancelled,
+    exhausted,
     failure,
     interrupted,
 )
@@ -210,7 +211,7 @@ class ToolDispatcher:
                 return await wait.output(replay_key, attempted), total_ms
             output = attempted.output
             if attempt == command.max_attempts:
-                output = _exhausted(output, attempt)
+                output = exhausted(output, attempt)
         return output, total_ms
 
     async def _attempts(self, call: ToolCall, resolved: ResolvedTool, key: str) -> tuple[ToolCallOutput, int]:
@@ -231,7 +232,7 @@ class ToolDispatcher:
             if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
                 return output, total_ms
             if isinstance(policy, NeverRetry) or attempt >= most:
-                return _exhausted(output, attempt), total_ms
+                return exhausted(output, attempt), total_ms
             delay = outcome.failure.retry.after_ms
             if delay is None:
                 delay = policy.base_delay_ms * 2 ** (attempt - 1)
@@ -422,16 +423,6 @@ async def _end(task: asyncio.Task[ToolResult], tool_name: str) -> None:
     _, left = await asyncio.wait({task}, timeout=ABANDON_AFTER_S)
     if left:
         _log.error("tool %s ignored its cancellation and was abandoned", tool_name)
-
-
-def _exhausted(output: ToolCallOutput, attempts: int) -> ToolCallOutput:
-    """The last attempt, when it failed in a way that could be tried again, says that its retries are used up, if there
-    were any."""
-    outcome = output.outcome
-    if attempts == 1 or not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
-        return output
-    spent = msgspec.structs.replace(outcome.failure, retry=RetryHint("exhausted", attempts=attempts))
-    return ToolCallOutput(ToolFailed(spent), output.control)
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:

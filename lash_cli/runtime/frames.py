@@ -87,7 +87,7 @@ def plan_handoff(
         text = f"the first nodes of an agent frame are not usable: {error}"
         return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
     frame_id = current_frame(after).frame_id
-    nodes = first_nodes(payloads, name=f"{turn_id}.f", parent=leaf_node_id, frame_id=frame_id, now_ms=now_ms)
+    nodes = first_nodes(payloads, name=handed_on_name(turn_id), parent=leaf_node_id, frame_id=frame_id, now_ms=now_ms)
     if not is_safe_to_resume(messages_on(nodes)):
         text = "the first nodes of an agent frame leave tool calls without a result"
         return TurnIssue("runtime", text, code=NODES_CODE, retryable=False)
@@ -100,6 +100,11 @@ def _payloads(initial_nodes: tuple[Any, ...]) -> tuple[NodePayload, ...]:
     if len(initial_nodes) > MAX_INITIAL_NODES:
         raise ValueError(f"at most {MAX_INITIAL_NODES} of them, not {len(initial_nodes)}")
     return tuple(from_builtins(to_builtins(node), NodePayload) for node in initial_nodes)
+
+
+def handed_on_name(turn_id: str) -> str:
+    """What the ids of the nodes begin with that the commit of a turn adds for the frame it hands on to."""
+    return f"{turn_id}.f"
 
 
 def first_nodes(

@@ -20,6 +20,7 @@ from lash_cli.core.outcome import (
     TurnOutcome,
     TurnResult,
 )
+from lash_cli.core.tools import ToolCallRecord
 
 
 def answer_node_id(outcome: TurnOutcome, messages: tuple[Message, ...]) -> str | None:
@@ -68,9 +69,10 @@ def result_of(
     done: DoneEffect | None,
     head_revision: int | None,
     stored: tuple[Message, ...] = (),
+    calls: tuple[ToolCallRecord, ...] = (),
 ) -> TurnResult:
     """The result of a turn: of one that just ended, or (`done` None) of one read from its stored summary, and from
-    what is `stored` of what it said."""
+    what is `stored` of its messages and its `calls`."""
     output, notes = assistant_output(outcome, done.messages if done is not None else stored)
     return TurnResult(
         session_id=session_id,
@@ -87,7 +89,7 @@ def result_of(
         cancellation=summary.cancellation,
         usage=summary.usage,
         llm_calls=summary.llm_calls,
-        tool_calls=done.tool_calls if done is not None else (),
+        tool_calls=done.tool_calls if done is not None else calls,
         errors=(*summary.errors, *notes),
         input_ids=summary.input_ids,
     )

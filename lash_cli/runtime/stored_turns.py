@@ -11,17 +11,33 @@ from typing import Final
 import msgspec
 
 from lash_cli.core.commit import TurnSummary
-from lash_cli.core.content import Message, is_user_input
+from lash_cli.core.content import Message
 from lash_cli.core.graph import ConversationPayload
-from lash_cli.core.outcome import AgentFrameSwitch, Finished, TurnIssue, TurnOutcome, TurnResult
-from lash_cli.runtime.frames import FrameChain
+from lash_cli.core.outcome import (
+    AgentFrameSwitch,
+    AssistantMessage,
+    FinalValue,
+    Finished,
+    TurnIssue,
+    TurnOutcome,
+    TurnResult,
+)
+from lash_cli.core.tools import ToolCallRecord
+from lash_cli.runtime.frames import FrameChain, handed_on_name
 from lash_cli.runtime.results import replayed_outcome, result_of
 from lash_cli.store.base import RuntimePersistence, TurnRecord
 
-_NOT_KEPT: Final = TurnIssue(
+_ANSWER_NOT_KEPT: Final = TurnIssue(
     "runtime",
     "the answer of this turn is not in the session any more",
     code="answer_not_kept",
+    retryable=False,
+    blocking=False,
+)
+_CALLS_NOT_KEPT: Final = TurnIssue(
+    "runtime",
+    "tool calls of this turn are not in the session any more",
+    code="tool_calls_not_kept",
     retryable=False,
     blocking=False,
 )
@@ -39,18 +55,30 @@ async def _answer(store: RuntimePersistence, session_id: str, summary: TurnSumma
 
 
 async def stored_result(store: RuntimePersistence, session_id: str, turn_id: str) -> TurnResult | None:
-    """The result of a committed turn; None for one that is unknown or not committed. An answer whose node is not shown
-    any more is missing in it, and an issue says so."""
+    """The result of a committed turn; None for one that is unknown or not committed.
+
+    It is that of the turn when it ended, as far as the store has it: how whole its tool calls are says `stored_calls`.
+    An answer and calls whose nodes are not shown any more are missing in it, and issues say so.
+    """
     turn = await store.turn(session_id, turn_id)
     if turn is None or turn.summary is None:
         return None
-    answer = await _answer(store, session_id, turn.summary)
-    outcome = replayed_outcome(turn.summary, answer)
-    said = () if isinstance(outcome, Finished | AgentFrameSwitch) else await _said_last(store, turn)
-    result = result_of(session_id, turn_id, outcome, turn.summary, None, turn.head_revision, said)
-    if turn.summary.answer_node_id is None or answer is not None:
-        return result
-    return msgspec.structs.replace(result, errors=(*result.errors, _NOT_KEPT))
+    summary = turn.summary
+    answer = await _answer(store, session_id, summary)
+    outcome = replayed_outcome(summary, answer)
+    messages = await _messages(store, turn) if summary.tool_call_count or not _tells_its_answer(outcome) else ()
+    calls: tuple[ToolCallRecord, ...] = ()
+    if summary.tool_call_count:
+        from lash_cli.runtime.stored_calls import stored_calls  # many a turn makes none
+
+        calls = await stored_calls(store, session_id, turn_id, messages)
+    result = result_of(session_id, turn_id, outcome, summary, None, turn.head_revision, messages, calls)
+    missing: list[TurnIssue] = []
+    if summary.answer_node_id is not None and answer is None:
+        missing.append(_ANSWER_NOT_KEPT)
+    if len(calls) < summary.tool_call_count:
+        missing.append(_CALLS_NOT_KEPT)
+    return msgspec.structs.replace(result, errors=(*result.errors, *missing)) if missing else result
 
 
 async def stored_results(store: RuntimePersistence, session_id: str, turn_id: str) -> tuple[TurnResult, ...]:
@@ -68,18 +96,22 @@ async def stored_results(store: RuntimePersistence, session_id: str, turn_id: st
     return tuple(results)
 
 
-async def _said_last(store: RuntimePersistence, turn: TurnRecord) -> tuple[Message, ...]:
-    """The messages of a turn behind the last words it was given, that one first: where the text of one that stopped
-    short is looked for."""
+def _tells_its_answer(outcome: TurnOutcome) -> bool:
+    """Whether the answer of a turn stands in its outcome; else it is what it said last."""
+    return isinstance(outcome, Finished) and isinstance(outcome.finish, AssistantMessage | FinalValue)
+
+
+async def _messages(store: RuntimePersistence, turn: TurnRecord) -> tuple[Message, ...]:
+    """The messages of a turn, without those it handed on to another frame; only the last ones where a node between
+    them is not shown any more."""
     messages: list[Message] = []
+    handed_on = handed_on_name(turn.turn_id)
     node_id = turn.last_node_id
     while node_id is not None:
         node = await store.load_node(turn.session_id, node_id)
         if node is None:
             break
-        if isinstance(node.payload, ConversationPayload):
+        if isinstance(node.payload, ConversationPayload) and not node_id.startswith(handed_on):
             messages.append(node.payload.message)
-            if is_user_input(node.payload.message):
-                break
         node_id = None if node_id == turn.first_node_id else node.parent_node_id
     return tuple(reversed(messages))
