@@ -22,13 +22,13 @@ import msgspec
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import write_out
-from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn_of_raw
+from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn, warn_of_raw
 from lash_cli.cli.signals import SignalState, given_back, interrupted_before, turn_signals, write_at_once
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
 from lash_cli.cli.turn_stream import EventLines, OutputPump
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
-from lash_cli.core.outcome import Stopped, TurnResult
+from lash_cli.core.outcome import ANSWER_NOT_KEPT, Stopped, TurnResult
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, UsageError
 from lash_cli.system import SystemClock
 from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
@@ -230,6 +230,11 @@ class TurnRun:
             return
         self._write_usage(result)
         self._view.finish(result, replayed=output.replayed)
+        if self._lines is None and not self._is_document:
+            # Without a word it would look like a turn that answered nothing; a program reads it among the errors.
+            for issue in result.errors:
+                if issue.code == ANSWER_NOT_KEPT:
+                    warn(issue.message, ANSWER_NOT_KEPT)
         reason = "turn"
         if error is not None and signals.received is not None and error.exit_status == signals.exit_status:
             reason = "signal"

@@ -79,6 +79,10 @@ class Stopped(Record, tag="stopped", tag_field="type"):
 TurnOutcome = Finished | AgentFrameSwitch | Stopped
 
 
+# The code of the issue of a turn whose answer was hidden since.
+ANSWER_NOT_KEPT = "answer_not_kept"
+
+
 class TurnIssue(Record):
     """Something worth telling about a turn (contract 01 §7)."""
 

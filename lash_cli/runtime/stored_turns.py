@@ -14,6 +14,7 @@ from lash_cli.core.commit import TurnSummary
 from lash_cli.core.content import Message
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.outcome import (
+    ANSWER_NOT_KEPT,
     AgentFrameSwitch,
     AssistantMessage,
     FinalValue,
@@ -30,7 +31,7 @@ from lash_cli.store.base import RuntimePersistence, TurnRecord
 _ANSWER_NOT_KEPT: Final = TurnIssue(
     "runtime",
     "the answer of this turn is not in the session any more",
-    code="answer_not_kept",
+    code=ANSWER_NOT_KEPT,
     retryable=False,
     blocking=False,
 )

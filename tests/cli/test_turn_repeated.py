@@ -1,0 +1,56 @@
+"""`lash turn` with a key that was used before, when its answer is not kept any more (contract 01 §7, 08 §6.5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from lash_cli.api import SqliteStore
+from lash_cli.core.graph import orphaned_node_ids
+from lash_cli.store.base import ReadScope
+from lash_cli.system import SystemClock, SystemIds
+
+
+def hide_what_was_left(path: Path, session_id: str) -> None:
+    """Hide every node that is not on the path of the head, as a host may."""
+
+    async def hide() -> None:
+        store = SqliteStore.open(path, clock=SystemClock(), ids=SystemIds())
+        try:
+            graph = await store.load_session(session_id, ReadScope.FULL_GRAPH)
+            assert graph is not None
+            await store.tombstone_nodes(session_id, orphaned_node_ids(graph.nodes, graph.leaf_node_id))
+        finally:
+            await store.aclose()
+
+    asyncio.run(hide())
+
+
+@pytest.fixture
+def repeat(lash, home: Path):
+    """Repeats a key whose answer is gone, with the given options."""
+    assert lash("open", "s").code == 0
+    first = json.loads(lash("turn", "s", "!text one", "-o", "json").out)
+    assert lash("turn", "s", "!text two", "--key", "k").out == "two\n"
+    node = json.loads(lash("show", "s", "--turn", first["turn_id"], "-o", "json").out)["last_node"]
+    assert lash("rewind", "s", "--to", node).code == 0
+    hide_what_was_left(home / "lash.db", "s")
+    return lambda *options: lash("turn", "s", "!text two", "--key", "k", *options)
+
+
+@pytest.mark.parametrize("options", [(), ("-q",)])
+def test_a_person_is_told_that_the_answer_of_a_repeated_key_is_gone(repeat, options: tuple[str, ...]) -> None:
+    told = repeat(*options)
+    assert (told.code, told.out.strip()) == (0, "")
+    assert "warning: the answer of this turn is not in the session any more\n" in told.err
+
+
+def test_a_program_finds_it_among_the_errors_of_the_turn(repeat) -> None:
+    told = repeat("-o", "json")
+    document = json.loads(told.out)
+    assert (document["text"], document["replayed"]) == ("", True)
+    assert [issue["code"] for issue in document["errors"]] == ["answer_not_kept"]
+    assert "not in the session any more" not in told.err
