@@ -156,19 +156,36 @@ class _Compaction:
         self._summariser = _Summariser(host, session, self._frame_id, token)
 
     async def run(self, store: RuntimePersistence | None, fence: LeaseFence | None) -> CompactionReport:
-        """Ask the plugins and open the frame; `fence` is that of the lane, which stays held."""
-        session, clock = self._session, self._host.clock
+        """Ask the plugins and open the frame; `fence` is that of the lane, which stays held. What the model was paid
+        is booked also when this raises."""
+        session = self._session
         unchanged = PlannedFrame(session.frames, (), is_new=False)
+        try:
+            planned = await self._planned()
+        except Exception:
+            if self._spent:
+                await commit_frame(self._host, store, session, fence, unchanged, self._spent)
+            raise
+        except BaseException:
+            session.owe(self._spent)  # who is stopped waits for no commit
+            raise
+        if planned.nodes or self._spent:
+            await commit_frame(self._host, store, session, fence, planned if planned.nodes else unchanged, self._spent)
+        return self._report(planned.nodes)
+
+    @property
+    def _spent(self) -> tuple[TokenLedgerEntry, ...]:
+        """What the model was paid so far."""
+        usage = self._summariser.usage
+        return (TokenLedgerEntry(USAGE_SOURCE, self._session.policy.model.id, usage),) if usage.total else ()
+
+    async def _planned(self) -> PlannedFrame:
+        """The frame with what the plugins make of the context; without nodes when they make nothing of it."""
+        session, clock = self._session, self._host.clock
         # An id that opens nothing, or that was used before, is found out before the model is asked.
         planned = plan_frame(session, OpenAgentFrameRequest(self._frame_id, REASON), clock.now_ms())
         payloads = await self._payloads() if planned.is_new and self._before else ()
-        if payloads:
-            planned = plan_frame(session, OpenAgentFrameRequest(self._frame_id, REASON, payloads), clock.now_ms())
-        usage = self._summariser.usage
-        spent = (TokenLedgerEntry(USAGE_SOURCE, session.policy.model.id, usage),) if usage.total else ()
-        if payloads or spent:
-            await commit_frame(self._host, store, session, fence, planned if payloads else unchanged, spent)
-        return self._report(planned.nodes)
+        return plan_frame(session, OpenAgentFrameRequest(self._frame_id, REASON, payloads), clock.now_ms())
 
     async def _payloads(self) -> tuple[NodePayload, ...]:
         session = self._session

@@ -23,14 +23,20 @@ from lash_cli.api import (
     ToolSuccess,
     tool,
 )
-from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
+from lash_cli.core.context import CompactionContext, ContextMoment
+from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import (
+    ConflictError,
     DirectCompletionError,
+    LashError,
+    LashRuntimeError,
     SessionClosed,
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
 )
+from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.store.base import ReadScope
 
 
@@ -196,3 +202,70 @@ async def test_a_fresh_start_goes_on_counting_what_was_spent_before(make_core) -
     async with await core.open_fresh(S) as fresh:
         await fresh.turn("b").run()
         assert spent(fresh) == await stored(core) == {"turn": 30}
+
+
+class Stumbling(RollingHistory):
+    """A compactor that asks the model and then fails, or makes what no frame can begin with, or is stopped."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def is_due(self, moment: ContextMoment) -> bool:
+        return self.way != "well" and moment.limits is not None
+
+    async def compact(self, context: CompactionContext) -> tuple[NodePayload, ...]:
+        payloads = await super().compact(context)
+        if self.way == "fails":
+            raise KeyError("stumbled")
+        if self.way == "unfit":
+            part = ToolCallPart("c", "look", "{}")
+            return (ConversationPayload(Message("any", Role.ASSISTANT, (part,))),)
+        if self.way == "stopped":
+            raise asyncio.CancelledError
+        return payloads
+
+
+GIST = [text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")]
+
+
+@pytest.mark.parametrize(
+    ("way", "raised"),
+    [("fails", LashRuntimeError), ("unfit", ConflictError), ("stopped", asyncio.CancelledError)],
+)
+@pytest.mark.parametrize("has_store", [True, False])
+async def test_a_compaction_that_fails_after_it_asked_is_paid_for(make_core, way: str, raised, has_store: bool) -> None:
+    plugin = Stumbling("well")
+    wiring = {"model": ModelSpec("model-1"), "context": [plugin]}
+    core = make_core(ScriptedCaller(GIST), **wiring) if has_store else LashCore(provider=ScriptedCaller(GIST), **wiring)
+    async with await core.open_session(S) as session:
+        for words in ("a", "b"):
+            await session.turn(words).run()
+        plugin.way = way
+        with pytest.raises(raised):
+            await session.admin().compact_context()
+        assert spent(session) == {"turn": 30, "compaction": 77}
+        assert len(session.read_view().frames) == 1
+        if has_store and way != "stopped":
+            assert await stored(core) == spent(session)
+        plugin.way = "well"
+        await session.turn("c").run()
+        assert spent(session) == {"turn": 45, "compaction": 77}
+        if has_store:
+            assert await stored(core) == spent(session)
+
+
+@pytest.mark.parametrize("way", ["fails", "unfit"])
+async def test_room_that_could_not_be_made_before_a_turn_is_paid_for(make_core, way: str) -> None:
+    plugin = Stumbling("well")
+    core = make_core(ScriptedCaller(GIST), context=[plugin])
+    async with await core.open_session(S) as session:
+        for words in ("a", "b"):
+            await session.turn(words).run()
+        plugin.way = way
+        with pytest.raises(LashError):
+            await session.turn("c").run()
+        assert await stored(core) == spent(session) == {"turn": 30, "compaction": 77}
+        assert (await core.store.session_row(S)).lease.token is None
+        plugin.way = "well"
+        assert (await session.redrive().run()).result.is_success
+        assert await stored(core) == spent(session) == {"turn": 45, "compaction": 77}
