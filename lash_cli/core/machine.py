@@ -15,8 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import count
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lash_cli.core.activity import (
     AssistantProseDelta,
@@ -81,6 +80,9 @@ from lash_cli.core.tools import ToolCallRecord, interrupted
 from lash_cli.core.usage import NO_USAGE
 from lash_cli.errors import LashRuntimeError
 
+if TYPE_CHECKING:
+    from lash_cli.core.machine_checkpoint import TurnCheckpoint
+
 __all__ = [
     "Append",
     "AwaitedEffect",
@@ -138,7 +140,7 @@ class TurnMachine:
         self._tail = TurnTail(config.turn_id, opening)
         self._queue: deque[MachineEffect] = deque()
         self._awaited: AwaitedEffect | None = None  # it stands in the queue until it is handed out
-        self._effect_ids = count(1)
+        self._last_effect_id = 0
         self._iteration = config.run_offset
         self._iterations = 0
         self._is_grace = False
@@ -151,6 +153,66 @@ class TurnMachine:
         self._usage = NO_USAGE
         self._last_usage = NO_USAGE
         self._spent: int | None = 0  # of the cost limit, if there is one
+
+    @classmethod
+    def restore(cls, checkpoint: TurnCheckpoint, driver: ProtocolDriver) -> TurnMachine:
+        """The turn that `checkpoint` was taken of, under the protocol it ran under (contract 01 §6.2, §6.3).
+
+        It goes on as that one would have: the awaited effect that was handed
+        out is handed out again, under the same id and before anything else.
+        Raises `ValueError` for a checkpoint that no turn can have left.
+        """
+        from lash_cli.core.machine_checkpoint import awaited_of  # no turn of lash itself is ever frozen
+
+        machine = cls(checkpoint.config, driver, ())
+        machine._awaited = awaited_of(checkpoint)
+        machine._tail = TurnTail.restored(
+            checkpoint.config.turn_id, checkpoint.messages, checkpoint.next_synthetic_message_id
+        )
+        machine.finished = checkpoint.state is MachineState.FINISHED
+        machine._state = checkpoint.state
+        machine._queue.extend(checkpoint.pending_effects)
+        machine._last_effect_id = checkpoint.next_effect_id - 1
+        machine._iteration = checkpoint.protocol_iteration
+        machine._iterations = checkpoint.iterations
+        machine._is_grace = checkpoint.is_grace
+        machine._tools_allowed = checkpoint.tools_allowed
+        machine._calls = machine._awaited.calls if isinstance(machine._awaited, ToolCallsEffect) else ()
+        machine._had_code_execution = checkpoint.had_code_execution
+        machine._on_empty = checkpoint.on_empty
+        machine._tool_calls.extend(checkpoint.tool_calls)
+        machine._llm_calls.extend(checkpoint.llm_calls)
+        machine._usage = checkpoint.cumulative_usage
+        machine._last_usage = checkpoint.last_usage
+        machine._spent = checkpoint.spent
+        return machine
+
+    def checkpoint(self) -> TurnCheckpoint:
+        """All that the turn has come to, for `restore`; the turn itself goes on untouched."""
+        from lash_cli.core.machine_checkpoint import TurnCheckpoint
+
+        pending: tuple[MachineEffect, ...] = tuple(self._queue)
+        if self._awaited is not None and self._awaited not in self._queue:
+            pending = (self._awaited, *pending)
+        return TurnCheckpoint(
+            self._config,
+            self._state,
+            self._tail.messages,
+            pending,
+            self._last_effect_id + 1,
+            self._tail.next_number,
+            self._iteration,
+            self._iterations,
+            self._is_grace,
+            self._tools_allowed,
+            self._had_code_execution,
+            self._on_empty,
+            tuple(self._tool_calls),
+            tuple(self._llm_calls),
+            self._usage,
+            self._last_usage,
+            self._spent,
+        )
 
     @property
     def state(self) -> MachineState:
@@ -208,7 +270,7 @@ class TurnMachine:
     def _begin_iteration(self) -> None:
         self._iterations += 1
         self._state = next_state(self._state, MachineEvent.ENVIRONMENT_REQUESTED)
-        self._ask(SyncEnvironmentEffect(next(self._effect_ids), self._iteration))
+        self._ask(SyncEnvironmentEffect(self._last_effect_id + 1, self._iteration))
 
     def _environment_answered(self, synced: EnvironmentSynced) -> None:
         if synced.error is not None:
@@ -316,17 +378,17 @@ class TurnMachine:
         self._state = next_state(self._state, MachineEvent.LLM_REQUESTED)
         self._tools_allowed = allowed = action.tools_allowed
         self._emit(ModelRequestStarted(self._iteration))
-        self._ask(LlmCallEffect(next(self._effect_ids), self._iteration, self._tail.messages, allowed))
+        self._ask(LlmCallEffect(self._last_effect_id + 1, self._iteration, self._tail.messages, allowed))
 
     def _start_tools(self, action: StartTools) -> None:
         self._state = next_state(self._state, MachineEvent.TOOLS_REQUESTED)
         self._calls = action.calls
-        self._ask(ToolCallsEffect(next(self._effect_ids), self._iteration, action.calls))
+        self._ask(ToolCallsEffect(self._last_effect_id + 1, self._iteration, action.calls))
 
     def _start_exec(self, action: StartExec) -> None:
         self._state = next_state(self._state, MachineEvent.EXEC_REQUESTED)
         self._had_code_execution = True
-        self._ask(ExecCodeEffect(next(self._effect_ids), self._iteration, action.language, action.code))
+        self._ask(ExecCodeEffect(self._last_effect_id + 1, self._iteration, action.language, action.code))
 
     def _start_checkpoint(self, action: StartCheckpoint) -> None:
         """Open a checkpoint, unless the turn would stop right after it: then nothing is taken in."""
@@ -335,7 +397,7 @@ class TurnMachine:
             return
         self._state = next_state(self._state, MachineEvent.CHECKPOINT_REQUESTED)
         self._on_empty = action.on_empty
-        self._ask(CheckpointEffect(next(self._effect_ids), self._iteration, action.kind))
+        self._ask(CheckpointEffect(self._last_effect_id + 1, self._iteration, action.kind))
 
     def _is_beyond_limit(self, iteration: int) -> bool:
         limit = self._config.max_turns
@@ -379,6 +441,7 @@ class TurnMachine:
 
     def _ask(self, effect: AwaitedEffect) -> None:
         self._awaited = effect
+        self._last_effect_id = effect.effect_id
         self._queue.append(effect)
 
     def _emit(self, event: TurnEvent) -> None:

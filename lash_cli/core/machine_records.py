@@ -46,7 +46,7 @@ class MachineConfig(Record):
     cost_limit: CostLimit | None = None
 
 
-class LlmCallEffect(Record):
+class LlmCallEffect(Record, tag="llm_call", tag_field="effect"):
     """Call the model with the conversation so far and `tail`; answered by `LlmComplete`."""
 
     effect_id: int
@@ -55,7 +55,7 @@ class LlmCallEffect(Record):
     tools_allowed: bool = True
 
 
-class ToolCallsEffect(Record):
+class ToolCallsEffect(Record, tag="tool_calls", tag_field="effect"):
     """Run one batch; answered by `ToolResults`."""
 
     effect_id: int
@@ -63,7 +63,7 @@ class ToolCallsEffect(Record):
     calls: tuple[ToolCallPart, ...]
 
 
-class ExecCodeEffect(Record):
+class ExecCodeEffect(Record, tag="exec_code", tag_field="effect"):
     """Run one program of the code mode; answered by `ExecCompleted`."""
 
     effect_id: int
@@ -72,7 +72,7 @@ class ExecCodeEffect(Record):
     code: str
 
 
-class CheckpointEffect(Record):
+class CheckpointEffect(Record, tag="checkpoint", tag_field="effect"):
     """Offer queued input a place in this turn; answered by `CheckpointDelivery`."""
 
     effect_id: int
@@ -80,27 +80,27 @@ class CheckpointEffect(Record):
     checkpoint: CheckpointKind
 
 
-class SyncEnvironmentEffect(Record):
+class SyncEnvironmentEffect(Record, tag="sync_environment", tag_field="effect"):
     """Bring tools, prompt and limits up to date; once per iteration; answered by `EnvironmentSynced`."""
 
     effect_id: int
     iteration: int
 
 
-class EmitEffect(Record):
+class EmitEffect(Record, tag="emit", tag_field="effect"):
     """Show an event; nothing is awaited."""
 
     event: TurnEvent
 
 
-class ProgressEffect(Record):
+class ProgressEffect(Record, tag="progress", tag_field="effect"):
     """An iteration ended with `message_count` messages in the tail; nothing is awaited."""
 
     iteration: int
     message_count: int
 
 
-class DoneEffect(Record):
+class DoneEffect(Record, tag="done", tag_field="effect"):
     """The turn is over. Always the last effect, and its `messages` are always safe to resume.
 
     `messages` is the whole tail, opening and transient messages included;

@@ -43,6 +43,26 @@ class TurnTail:
         if len(self._ids) != len(opening) or "" in self._ids or not are_answered(self._calls, self._answered):
             raise ValueError("the opening of a turn needs unique non-empty message ids and no open tool call")
 
+    @classmethod
+    def restored(cls, turn_id: str, messages: tuple[Message, ...], next_number: int) -> TurnTail:
+        """A tail that stood at `messages`, calls without a result included, and goes on counting from `next_number`.
+
+        Raises `ValueError` for a repeated or empty id.
+        """
+        tail = cls(turn_id, ())
+        tail.messages = messages
+        tail._ids = {message.id for message in messages}
+        tail._calls, tail._answered = calls_and_results(messages)
+        tail._last_number = next_number - 1
+        if len(tail._ids) != len(messages) or "" in tail._ids:
+            raise ValueError("the messages of a turn need unique non-empty ids")
+        return tail
+
+    @property
+    def next_number(self) -> int:
+        """What the next message id of the turn's own counts from."""
+        return self._last_number + 1
+
     @property
     def call_ids(self) -> set[str]:
         """The ids of all calls."""
