@@ -433,6 +433,7 @@ _HOMES = {
         "TurnPhase",
         "TurnPhaseProbe",
     ),
+    "lash_cli.runtime.replacing": ("ReadStateReplaced",),
     "lash_cli.runtime.requests": (
         "DrainReason",
         "TurnOutput",

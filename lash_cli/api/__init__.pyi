@@ -399,6 +399,7 @@ from lash_cli.runtime.observing import (
 )
 from lash_cli.runtime.pages import TranscriptPage as TranscriptPage
 from lash_cli.runtime.phases import TurnPhase as TurnPhase, TurnPhaseProbe as TurnPhaseProbe
+from lash_cli.runtime.replacing import ReadStateReplaced as ReadStateReplaced
 from lash_cli.runtime.requests import DrainReason as DrainReason, TurnOutput as TurnOutput
 from lash_cli.runtime.state import RuntimeSessionState as RuntimeSessionState, SessionReadView as SessionReadView
 from lash_cli.runtime.trace_otel import OpenTelemetryTraceSink as OpenTelemetryTraceSink

@@ -25,6 +25,7 @@ from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.compaction import CompactionReport, compact_context
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, OpenAgentFrameResult, open_agent_frame
 from lash_cli.runtime.history import HeadMove, move_head
+from lash_cli.runtime.replacing import ReadStateReplaced, replace_active_read_state
 from lash_cli.runtime.session import ResidentSession, Undo
 from lash_cli.runtime.state import RuntimeSessionState
 from lash_cli.store.base import SessionMeta
@@ -175,6 +176,29 @@ class SessionAdmin:
         done = await self.append_session_nodes(AppendSessionNodesRequest(nodes, operation_id=operation_id))
         assert isinstance(done, Appended), "no ancestor was required"
         return done
+
+    async def replace_active_read_state(
+        self, messages: Sequence[Message], *, operation_id: str | None = None
+    ) -> ReadStateReplaced:
+        """Go on in the current frame as if `messages` were all that was said in it (contract 01 §8.2), in one commit.
+
+        As many of them as were said there in this order stay; the others are appended beside what followed, which
+        stays as a branch. Transient ones are left out, and those that are appended get ids of their own.
+        `operation_id` makes a repeat harmless. Raises `ConflictError`: `node_not_resumable` when the messages leave
+        tool calls without a result, and `node_exists` when the operation added something else before.
+        """
+        session = self._session
+        core, shared = session._core, session._shared
+        store = core.store
+        async with shared.lock:
+            await session._flush()
+            state = session._state
+            return await core._beside_driver(
+                session.session_id,
+                lambda: replace_active_read_state(
+                    core.host, store, state, shared.owner, messages, operation_id=operation_id
+                ),
+            )
 
     async def fork(
         self, *, session_id: str | None = None, at: str | None = None, name: str | None = None

@@ -116,3 +116,30 @@ def messages_on(path: Iterable[SessionNode], agent_frame_id: str | None = None) 
                 seen.add(message.id)
                 messages.append(message)
     return messages
+
+
+def common_beginning(
+    path: Sequence[SessionNode], messages: Sequence[Message], leaf_node_id: str | None
+) -> tuple[int, str | None]:
+    """How many of `messages` a path says from its beginning, and the last node before it says something else, which is
+    `leaf_node_id`, the end of the path, where it does not (contract 01 §8.2).
+
+    What counts is what is said and by whom: ids are given by whoever appends.
+    """
+    said = 0
+    seen: set[str] = set()
+    for node in path:
+        if not isinstance(node.payload, ConversationPayload):
+            continue
+        message = node.payload.message
+        if message.is_transient or message.id in seen:
+            continue
+        seen.add(message.id)
+        if said == len(messages) or not _says_the_same(message, messages[said]):
+            return said, node.parent_node_id
+        said += 1
+    return said, leaf_node_id
+
+
+def _says_the_same(one: Message, other: Message) -> bool:
+    return (one.role, one.parts, one.origin) == (other.role, other.parts, other.origin)

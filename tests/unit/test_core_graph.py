@@ -11,6 +11,7 @@ from lash_cli.core.graph import (
     SessionNode,
     active_path,
     chain,
+    common_beginning,
     messages_on,
     orphaned_node_ids,
 )
@@ -79,3 +80,22 @@ def test_messages_of_a_path_are_scoped_to_a_frame_and_free_of_other_records() ->
     )
     assert [m.id for m in messages_on(path)] == ["a", "b"]
     assert [m.id for m in messages_on(path, "f2")] == ["b"]
+
+
+@given(st.lists(st.sampled_from("xyp"), max_size=6), st.lists(st.sampled_from("xy"), max_size=6))
+def test_what_is_said_differently_hangs_where_the_common_beginning_ends(words: list[str], wanted: list[str]) -> None:
+    """`p` is a record of a plugin; messages say the same under any id."""
+    parent: str | None = "root"
+    path: list[SessionNode] = []
+    for place, word in enumerate(words):
+        said = Message(f"n{place}", Role.USER, (TextPart(word),))
+        payload = PluginPayload("note") if word == "p" else ConversationPayload(said)
+        path.append(SessionNode(f"n{place}", parent, "f", 0, payload))
+        parent = f"n{place}"
+    messages = [Message("", Role.USER, (TextPart(word),)) for word in wanted]
+    kept, end = common_beginning(path, messages, parent)
+    stays = path[: next((at + 1 for at, node in enumerate(path) if node.node_id == end), 0)]
+    assert [m.parts for m in messages_on(stays)] == [m.parts for m in messages[:kept]]
+    following = messages_on(path[len(stays) :])
+    assert not following or kept == len(messages) or following[0].parts != messages[kept].parts
+    assert len(stays) == len(path) or isinstance(path[len(stays)].payload, ConversationPayload)
