@@ -448,8 +448,10 @@ class LashSession(QueueVerbs):
         returns, or raises: failed attempts cost too. While another owner holds
         the lane, and within a turn of the session itself, it is only noted and
         goes along with the next commit of this session, which is that of the
-        turn, or at the latest `close`. Nothing is journalled, so a call that is
-        cut off is asked again by whoever wanted it. Raises as
+        turn, or at the latest `close`. An answer that comes when the session is
+        closed is told all the same, and booked where that is still possible.
+        Nothing is journalled, so a call that is cut off is asked again by
+        whoever wanted it. Raises as
         `LashCore.direct_completion`, and `StoreError` when it is unknown whether
         the cost was booked.
         """
@@ -476,9 +478,27 @@ class LashSession(QueueVerbs):
             await self._change(_as_it_is, spent)
         except LashError as error:
             # What was paid for is the caller's: an answer is not given up for a lane that somebody else has.
-            if self._shared.is_gone or not is_refused(error):
+            if not is_refused(error):
                 raise
-            self._shared.state.owe(spent)
+            if self._shared.is_gone:
+                await self._book_late(spent)
+            else:
+                self._shared.state.owe(spent)
+
+    async def _book_late(self, spent: tuple[TokenLedgerEntry, ...]) -> None:
+        """Book what was under way when the session was closed; where that fails nobody is left to book it, and the
+        log says so."""
+        state = self._shared.state
+        if self._core.host.store is None:
+            return
+        try:
+            async with self._shared.lock:
+                await self._core._beside_driver(state.session_id, lambda: self._commit_change(state, _as_it_is, spent))
+        except LashError as error:
+            costs = ", ".join(f"{entry.usage.total} tokens more ({entry.source})" for entry in spent)
+            _log.warning(
+                "session %s was closed before it was known that it had cost %s: %s", state.session_id, costs, error
+            )
 
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.
@@ -525,12 +545,16 @@ class LashSession(QueueVerbs):
                     self._state.ledger = merge_ledger((*self._state.ledger, *usage))
                     publish_change(self._state)
             else:
-                await self._core._beside_driver(self.session_id, lambda: self._commit_change(change, usage))
+                await self._core._beside_driver(
+                    self.session_id, lambda: self._commit_change(self._state, change, usage)
+                )
 
     async def _commit_change(
-        self, change: Callable[[ResidentSession], Undo | None], usage: tuple[TokenLedgerEntry, ...] = ()
+        self,
+        state: ResidentSession,
+        change: Callable[[ResidentSession], Undo | None],
+        usage: tuple[TokenLedgerEntry, ...] = (),
     ) -> None:
-        state = self._state
         host = self._core.host
         assert host.store is not None, "asked by the caller"
         async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
@@ -565,7 +589,7 @@ class LashSession(QueueVerbs):
     async def _flush(self) -> None:
         """Commit what is dirty under a lane of its own."""
         if self._core.host.store is not None and self._state.is_dirty:
-            await self._core._beside_driver(self.session_id, lambda: self._commit_change(_as_it_is))
+            await self._core._beside_driver(self.session_id, lambda: self._commit_change(self._state, _as_it_is))
 
     def clone(self) -> LashSession:
         """Another handle on the same runtime. Each handle is closed on its own."""

@@ -144,18 +144,68 @@ async def test_a_completion_asked_for_by_a_tool_of_the_session_is_booked_with_it
         assert spent(session) == await stored(core) == {"turn": 30, "direct": 8}
 
 
-async def test_an_answer_that_came_when_the_session_was_gone_is_told_with_its_end(make_core) -> None:
-    caller = ScriptedCaller([text("late")])
-    core = make_core(caller)
+async def asked_at_a_gate(core, caller: ScriptedCaller, request: DirectRequest):
+    """A session whose completion waits for the model, and the task it runs in."""
     session = await core.open_session(S)
     caller.gate = asyncio.Event()
-    asked = asyncio.ensure_future(session.direct_completion(asking()))
+    asked = asyncio.ensure_future(session.direct_completion(request))
     async with asyncio.timeout(30):
         await caller.entered.wait()
+    return session, asked
+
+
+async def test_an_answer_that_came_when_its_session_was_closed_is_told_and_paid_for(make_core) -> None:
+    caller = ScriptedCaller([text("late"), text("one")])
+    core = make_core(caller)
+    session, asked = await asked_at_a_gate(core, caller, asking())
     await session.close()
     caller.gate.set()
+    assert (await asked).text == "late"
+    assert await stored(core) == {"direct": 15}
+    assert (await core.store.session_row(S)).lease.token is None
     with pytest.raises(SessionClosed):
+        session.usage_report()
+    async with await core.open_session(S) as again:
+        await again.turn("a").run()
+        assert spent(again) == await stored(core) == {"turn": 15, "direct": 15}
+
+
+@pytest.mark.parametrize("end", ["core", "deleted", "busy"])
+async def test_an_answer_whose_cost_nobody_can_book_any_more_is_told_all_the_same(make_core, caplog, end: str) -> None:
+    caller = ScriptedCaller([text("late")])
+    core = make_core(caller)
+    session, asked = await asked_at_a_gate(core, caller, asking())
+    await session.close()
+    if end == "core":
+        await core.aclose()
+    elif end == "deleted":
+        await core.delete_session(S)
+    else:
+        await held_by_somebody(core)
+    caller.gate.set()
+    assert (await asked).text == "late"
+    assert f"session {S} was closed before it was known that it had cost 15 tokens more (direct)" in caplog.text
+
+
+async def test_a_call_that_failed_when_its_session_was_closed_says_what_failed(make_core) -> None:
+    caller = ScriptedCaller([text("no json", tokens=(4, 4))])
+    core = make_core(caller)
+    request = asking(output=JsonSchemaOutput("answer", {"type": "object"}))
+    session, asked = await asked_at_a_gate(core, caller, request)
+    await session.close()
+    caller.gate.set()
+    with pytest.raises(DirectCompletionError):
         await asked
+    assert await stored(core) == {"direct": 8}
+
+
+async def test_a_session_in_memory_gives_a_late_answer_too() -> None:
+    caller = ScriptedCaller([text("late")])
+    async with LashCore(provider=caller, model=ModelSpec("model-1")) as core:
+        session, asked = await asked_at_a_gate(core, caller, asking())
+        await session.close()
+        caller.gate.set()
+        assert (await asked).text == "late"
 
 
 async def test_a_failed_call_says_what_failed_also_when_its_cost_has_to_wait(make_core) -> None:
