@@ -15,7 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 import msgspec
 
 from lash_cli.core.content import AttachmentSource
-from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope
+from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, ToolAttemptOutcome
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
 from lash_cli.core.tools import ToolCall, ToolContract, ToolManifest, ToolResult
@@ -273,6 +273,14 @@ class ScopedEffects(Protocol):
     async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
         """What an earlier drive asked for under a key and was answered, for who can no longer ask for it; None when
         there is no such outcome. Raises `JournalFault` for a row that cannot be read."""
+        ...
+
+    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+        """The attempts of earlier drives whose calls somebody outside was to complete, with their replay keys.
+
+        For who ends the scope without going through its calls again. Empty where nothing is journalled. Raises
+        `JournalFault` for a row that cannot be read.
+        """
         ...
 
     async def has_any(self, key_prefix: str) -> bool:

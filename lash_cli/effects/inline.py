@@ -10,9 +10,17 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, validate_envelope, validate_scope
+from lash_cli.core.effect import (
+    EffectEnvelope,
+    EffectOutcome,
+    ExecutionScope,
+    ToolAttemptOutcome,
+    validate_envelope,
+    validate_scope,
+)
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
+from lash_cli.core.tools import ToolCall
 from lash_cli.effects.host import due_at_ms, require_outcome_kind
 from lash_cli.effects.resolver import InlineResolver
 
@@ -60,6 +68,10 @@ class InlineScopedEffects:
     async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
         """Always None: nothing is journalled."""
         return None
+
+    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+        """Always empty: there are no earlier drives."""
+        return ()
 
     async def has_any(self, key_prefix: str) -> bool:
         """Always False: nothing is journalled."""

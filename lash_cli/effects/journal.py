@@ -36,6 +36,7 @@ from lash_cli.core.effect import (
     PeekAwaitEventCommand,
     SleepCommand,
     ToolAttemptCommand,
+    ToolAttemptOutcome,
     canonical,
     mismatch_error,
     scope_key,
@@ -45,6 +46,7 @@ from lash_cli.core.effect import (
 )
 from lash_cli.core.lease import LeaseFence, LeaseTimings
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
+from lash_cli.core.tools import ToolCall
 from lash_cli.effects.host import (
     MS_PER_S,
     decode_error,
@@ -208,13 +210,31 @@ class JournalScopedEffects:
         if self._fence is None or self._fresh:
             return None
         row = (await self._journal()).get(replay_key)
-        if row is None or row.status != "completed" or row.outcome is None:
+        return None if row is None else self._read(row)
+
+    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+        """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
+        if self._fence is None or self._fresh:
+            return ()
+        found = []
+        for row in (await self._journal()).values():
+            known = self._read(row)
+            if known is None or not isinstance(known[0].command, ToolAttemptCommand):
+                continue
+            call, outcome = known[0].command.call, known[1]
+            if isinstance(outcome, ToolAttemptOutcome) and outcome.pending is not None:
+                found.append((row.replay_key, call, outcome))
+        return tuple(found)
+
+    def _read(self, row: JournalRow) -> tuple[EffectEnvelope, EffectOutcome] | None:
+        """What a finished row was asked for and answered; raises `JournalFault` when it cannot be read."""
+        if row.status != "completed" or row.outcome is None:
             return None
         try:
             envelope = decode(row.envelope.json, EffectEnvelope)
             return envelope, decode_outcome(row.outcome, envelope.command)
         except msgspec.DecodeError as error:
-            raise self._host.fault("corrupt_row", f"{replay_key} does not decode") from error
+            raise self._host.fault("corrupt_row", f"{row.replay_key} does not decode") from error
 
     async def has_any(self, key_prefix: str) -> bool:
         """See `ScopedEffects`."""

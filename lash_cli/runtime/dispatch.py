@@ -162,6 +162,14 @@ class ToolDispatcher:
                 await self._tell_started(record.call_id, record.tool, record.args)
                 await self._tell_completed(record)
 
+    async def end_pending(self) -> None:
+        """End what earlier drives of a turn left pending, as the turn is cancelled: who completes it later learns that
+        it is over, and its source hears of it (contract 05 §1.7). Raises what effects raise."""
+        for replay_key, call, attempted in await self._effects.left_pending():
+            resolved = self._registry.resolve_id(call.tool_id)
+            wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, resolved, call)
+            await wait.output(replay_key, attempted)
+
     def _tell_started(self, call_id: str, name: str, args: Any) -> Awaitable[None]:
         self._told.add(call_id)
         return self._emit(ToolCallStarted(call_id, name, args), f"tool:{call_id}")

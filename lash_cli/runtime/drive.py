@@ -249,6 +249,9 @@ class TurnDriver(ABC):
                 )
                 answer = ToolResults(records)
             elif isinstance(effect, DoneEffect):
+                if drive.is_redrive and self.token.is_cancellation:
+                    dispatcher = dispatcher or self._dispatcher(drive)
+                    await dispatcher.end_pending()
                 if effect.tool_calls:
                     dispatcher = dispatcher or self._dispatcher(drive)
                     await dispatcher.show_untold(effect.tool_calls)

@@ -315,3 +315,38 @@ async def test_a_key_that_was_altered_completes_nothing(make_core) -> None:
     assert (await core.effect_host.resolve_await_event(forged, ResolvedOk("mine"))).kind == "unknown_or_revoked"
     assert only_record(await running).output.outcome.failure.code == "tool_completion_timeout"
     await session.close()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["cancel_external_work", "ignore"])
+async def test_a_cancel_ends_what_a_crashed_turn_had_left_pending(make_core, told: bool) -> None:
+    pending = PendingCompletion(on_cancel="cancel_external_work" if told else "ignore")
+    before = Outside(pending)
+    points = CrashPoints("after:tool_recorded")
+    doomed = await make_core(ScriptedCaller([JOB]), tools=[before.provider], crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go", turn_id="t1").run()
+    after = Outside(pending)
+    core = make_core(ScriptedCaller([]), tools=[after.provider])
+    await core.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    async with await core.open_session("s1") as session:
+        output = await session.redrive().run()
+    assert (output.result.outcome, after.ran) == (Stopped("cancelled"), 0)
+    late = await core.effect_host.resolve_await_event(before.key(), ResolvedOk("late"))
+    assert (late.kind, late.terminal) == ("already_resolved", ResolvedCancelled())
+    assert after.told == ([("job", before.key())] if told else [])
+
+
+async def test_what_came_before_the_cancel_of_a_crashed_turn_stands(make_core) -> None:
+    before = Outside()
+    points = CrashPoints("after:tool_recorded")
+    doomed = await make_core(ScriptedCaller([JOB]), tools=[before.provider], crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go", turn_id="t1").run()
+    after = Outside()
+    core = make_core(ScriptedCaller([]), tools=[after.provider])
+    await core.effect_host.resolve_await_event(before.key(), ResolvedOk("there"))
+    await core.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    async with await core.open_session("s1") as session:
+        assert (await session.redrive().run()).result.outcome == Stopped("cancelled")
+    assert await core.effect_host.peek_await_event(before.key()) == ResolvedOk("there")
+    assert after.told == []
