@@ -38,8 +38,8 @@ def command(
 ) -> int:
     """Remove what nothing needs any more.
 
-    That is: journals of turns that are committed, settled inputs and batches,
-    nodes and attachments nothing leads to, bytes nobody names, and the files
+    That is: journals of turns that are committed, settled inputs, batches and
+    waits, nodes and attachments nothing leads to, bytes nobody names, and the files
     with whole outputs of commands. What was settled or written less than
     retention.min_age ago stays. If retention.max_age is set,
     sessions that were not used for so long are deleted too, after a question;
@@ -173,6 +173,7 @@ def _document(
         "nodes": collected.nodes,
         "inputs": collected.inputs,
         "batches": collected.queued_work,
+        "waits": collected.waits,
         "attachments": collected.attachments,
         "blobs": collected.blobs,
         "blob_bytes": collected.blob_bytes,
@@ -189,6 +190,7 @@ def _text(document: Document) -> str:
         ("hidden nodes", str(document["nodes"])),
         ("settled inputs", str(document["inputs"])),
         ("settled batches", str(document["batches"])),
+        ("settled waits", str(document["waits"])),
         ("attachments", f"{document['attachments']} that were never committed"),
         ("blobs", f"{document['blobs']}, {document['blob_bytes']} bytes"),
         ("journal rows", str(document["journal_rows"])),

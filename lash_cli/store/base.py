@@ -425,7 +425,8 @@ class SessionStore(Protocol):
         ...
 
     async def vacuum(self, session_id: str | None) -> dict[str, int]:
-        """Delete tombstoned nodes and terminal inputs of one session (None: all). Counts by kind."""
+        """Delete tombstoned nodes, settled inputs and batches, and the promises of calls of committed turns, of one
+        session (None: all). Counts by kind."""
         ...
 
     async def gc_unreachable(self) -> dict[str, int]:

@@ -14,11 +14,12 @@ from lash_cli.core.commit import CheckpointComponent
 from lash_cli.core.effect import CanonicalEnvelope, QueueDrainScope, RuntimeOperationScope, TurnScope, scope_key
 from lash_cli.core.frames import FrameStatus, initial_frame
 from lash_cli.core.lease import LeaseFence
-from lash_cli.core.wait import CustomWait, ResolvedOk
-from lash_cli.errors import MissingCheckpointComponent, NotFoundError, SessionDeleted, StoreUnusable
+from lash_cli.core.wait import AwaitEventKey, CustomWait, ResolvedOk, ToolCompletionWait
+from lash_cli.errors import EffectError, MissingCheckpointComponent, NotFoundError, SessionDeleted, StoreUnusable
 from lash_cli.store.base import JournalClaim
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite.maintenance import Maintenance
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -225,3 +226,66 @@ async def test_a_session_whose_waits_were_revoked_first_is_deleted_completely(
 async def test_a_vacuum_of_an_absent_session_is_not_found(open_store: OpenStore, clock: ManualClock) -> None:
     with pytest.raises(NotFoundError):
         await open_store().vacuum("nobody")
+
+
+async def completed_calls(store: SqliteStore, clock: ManualClock) -> dict[str, AwaitEventKey]:
+    """Calls that somebody outside completed, of a turn that is committed at 5 and of one that runs, and a promise of
+    the host in the committed one."""
+    keys: dict[str, AwaitEventKey] = {}
+    for session_id in ("done", "running"):
+        fence = await start_turn(store, clock, session_id)
+        keys[session_id] = await store.wait_key(TurnScope(session_id, "t1"), ToolCompletionWait("c1"))
+        await store.register_wait(keys[session_id], None, 1)
+        await store.resolve_wait(keys[session_id], ResolvedOk(session_id), 1)
+        if session_id == "done":
+            keys["own"] = await store.wait_key(TurnScope(session_id, "t1"), CustomWait("x"))
+            await store.resolve_wait(keys["own"], ResolvedOk("mine"), 1)
+            keys["late"] = await store.wait_key(TurnScope(session_id, "t1"), ToolCompletionWait("never waited for"))
+            nodes = make.append(["m1"], frame_id="done:frame:initial")
+            await store.commit_runtime_state(make.commit(fence, nodes, turn=make.stamp("t1"), now_ms=5))
+    return keys
+
+
+@pytest.mark.parametrize("sweep", ["vacuum", "vacuum of the session", "collect"])
+async def test_the_promises_of_calls_go_with_their_turn_and_are_not_kept_twice(
+    open_store: OpenStore, clock: ManualClock, sweep: str
+) -> None:
+    store = open_store()
+    keys = await completed_calls(store, clock)
+    maintenance = Maintenance(store.db)
+    assert (await maintenance.collect(5)).waits == 0, "settled too lately"
+    assert (await store.vacuum("running"))["waits"] == 0
+    match sweep:
+        case "collect":
+            assert (await maintenance.try_collect(6)).waits == 1
+            assert (await maintenance.collect(6)).waits == 1
+        case "vacuum":
+            assert (await store.vacuum(None))["waits"] == 1
+        case _:
+            assert (await store.vacuum("done"))["waits"] == 1
+    assert await store.peek_wait(keys["running"]) == ResolvedOk("running")
+    assert await store.peek_wait(keys["own"]) == ResolvedOk("mine")
+    again = await open_store().resolve_wait(keys["done"], ResolvedOk("again"), 9)
+    assert (again.kind, again.terminal) == ("unknown_or_revoked", None)
+    with pytest.raises(EffectError) as gone:
+        await store.register_wait(keys["done"], None, 9)
+    assert gone.value.code == "await_event_unknown_or_revoked"
+
+
+async def test_nobody_completes_a_call_of_a_turn_that_is_over(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    keys = await completed_calls(store, clock)
+    assert (await store.resolve_wait(keys["late"], ResolvedOk("late"), 9)).kind == "unknown_or_revoked"
+
+
+async def test_a_wait_that_is_no_json_stays_and_does_not_stop_the_sweep(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await completed_calls(store, clock)
+    statement = """
+    INSERT INTO waits (key_id, session_id, scope, wait, is_control, state, created_at_ms)
+    VALUES ('bad', 'done', 'no', 'json', 0, 'resolved', 1)
+    """
+    await execute(store, statement)
+    assert (await store.vacuum(None))["waits"] == 1

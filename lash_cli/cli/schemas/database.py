@@ -144,9 +144,9 @@ class ExpiredSession(Shape):
 
 
 class Collection(Shape):
-    """What `lash gc` removed, or would remove. `settled_before` is up to when settled inputs and batches, hidden nodes
-    and uncommitted attachments went, and files with whole outputs of commands, the spilled ones; `idle_since` since
-    when the sessions were idle, null when none expire."""
+    """What `lash gc` removed, or would remove. `settled_before` is up to when settled inputs and batches, waits of
+    calls whose turns are committed, hidden nodes and uncommitted attachments went, and files with whole outputs of
+    commands, the spilled ones; `idle_since` since when the sessions were idle, null when none expire."""
 
     id: str
     dry_run: bool
@@ -156,6 +156,7 @@ class Collection(Shape):
     nodes: Count
     inputs: Count
     batches: Count
+    waits: Count
     attachments: Count
     blobs: Count
     blob_bytes: Count

@@ -14,6 +14,7 @@ from lash_cli.core.ingress import (
     InputState,
     NextTurn,
 )
+from lash_cli.core.wait import ResolvedOk, ToolCompletionWait
 from lash_cli.errors import TurnInputClaimSuperseded
 from lash_cli.store.base import JournalClaim
 from lash_cli.store.conformance import builders as make
@@ -148,6 +149,20 @@ class GivenBackLaws:
         await store.abandon_turn_input_claims([lane.claim])
         left = [len(await store.journal_rows(scope)) for scope in scopes]
         assert left == [0, 1], "another turn of the same id must not find these effects"
+
+    async def test_a_turn_that_is_dropped_takes_its_promises_along(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        keys = [await store.wait_key(TurnScope(S, turn_id), ToolCompletionWait("c1")) for turn_id in ("t1", "t2")]
+        for key in keys:
+            await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())
+        assert lane.claim is not None
+        await store.abandon_turn_input_claims([lane.claim])
+        left = [await store.peek_wait(key) for key in keys]
+        assert left == [None, ResolvedOk(1)], "another turn of the same id must not find what completed a call of this"
 
     async def test_a_claim_of_a_committed_turn_gives_nothing_back(
         self, open_store: OpenStore, clock: MovableClock

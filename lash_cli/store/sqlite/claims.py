@@ -23,6 +23,7 @@ from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
 from lash_cli.store.sqlite.queue_announcing import announce
 from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session
+from lash_cli.store.sqlite.waits import drop_waits
 
 _RUNNING = """
 SELECT turn_id FROM turns INDEXED BY turns_running
@@ -74,7 +75,9 @@ def drop_turn(connection: sqlite3.Connection, session: StoredSession, turn_id: s
     """Undo an unfinished turn: everything it took is free again. Returns the ids of what it gave back."""
     connection.execute(_DROP_TURN, (session.key, turn_id))
     connection.execute(_DROP_CANCEL, (session.key, turn_id))
-    connection.execute(_DROP_JOURNAL, (scope_key(TurnScope(session.session_id, turn_id)),))
+    scope = TurnScope(session.session_id, turn_id)
+    connection.execute(_DROP_JOURNAL, (scope_key(scope),))
+    drop_waits(connection, scope)
     return [
         *inputs.give_back_taken(connection, session.key, turn_id),
         *batches.give_back_taken(connection, session.key, turn_id),

@@ -1,4 +1,4 @@
-"""Reclaiming space: tombstones, settled ingress, unreferenced blobs, old journals (contract 01 §9.6, design D5).
+"""Reclaiming space: tombstones, what is settled, unreferenced blobs, old journals (contract 01 §9.6, 03 §3, design D5).
 
 Only what nothing can reach any more is deleted, and a head that does not
 decode aborts the sweep: never delete on doubt. Turn stamps, usage rows and
@@ -24,6 +24,7 @@ from lash_cli.store.sqlite.deletion import reclaim
 from lash_cli.store.sqlite.lineage import outside, shared_runs
 from lash_cli.store.sqlite.places import POSITION_BITS, place_at, sql_places
 from lash_cli.store.sqlite.sessions import key_of
+from lash_cli.store.sqlite.waits import sweep_waits
 
 _ATTACHMENT_PREFIX = "sha256:"
 
@@ -89,7 +90,8 @@ def _vacuum(connection: sqlite3.Connection, session_id: str | None) -> dict[str,
     if session_id is None:
         nodes += sum(reclaim(connection, key) for (key,) in connection.execute(_ORPHANED_CLUSTERS).fetchall())
     inputs, work = (connection.execute(statement, values).rowcount for statement in statements)
-    return {"nodes": nodes, "inputs": inputs, "queued_work": work}
+    waits = sweep_waits(connection, session_id=session_id)
+    return {"nodes": nodes, "inputs": inputs, "queued_work": work, "waits": waits}
 
 
 def _delete_hidden(connection: sqlite3.Connection, hidden: list[tuple[int, int]]) -> int:
@@ -142,17 +144,20 @@ class Collected(NamedTuple):
     blobs: int
     blob_bytes: int
     journal_rows: int
+    waits: int
 
 
 def _collect_aged(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
     nodes = _delete_hidden(connection, connection.execute(_AGED_HIDDEN, (cutoff_ms,)).fetchall())
     nodes += sum(reclaim(connection, key) for (key,) in connection.execute(_ORPHANED_CLUSTERS).fetchall())
     inputs, work = (connection.execute(text, (cutoff_ms,)).rowcount for text in (_AGED_INPUTS, _AGED_WORK))
+    waits = sweep_waits(connection, before_ms=cutoff_ms)
     attachments = forget_aged(connection, cutoff_ms)
     (before,) = connection.execute(_BLOB_BYTES).fetchone()
     swept = _collect(connection)
     (after,) = connection.execute(_BLOB_BYTES).fetchone()
-    return Collected(nodes, inputs, work, attachments, swept["blobs"], before - after, swept["journal_rows"])
+    swept_bytes = before - after
+    return Collected(nodes, inputs, work, attachments, swept["blobs"], swept_bytes, swept["journal_rows"], waits)
 
 
 def _collect_aged_of_copy(connection: sqlite3.Connection, cutoff_ms: int) -> Collected:
@@ -170,7 +175,7 @@ class Maintenance:
         self._db = db
 
     async def vacuum(self, session_id: str | None) -> dict[str, int]:
-        """See `base.SessionStore.vacuum`; counts under `nodes`, `inputs` and `queued_work`."""
+        """See `base.SessionStore.vacuum`; counts under `nodes`, `inputs`, `queued_work` and `waits`."""
         return await self._db.write(lambda connection: _vacuum(connection, session_id), durable=True)
 
     async def gc_unreachable(self) -> dict[str, int]:

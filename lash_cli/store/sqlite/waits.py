@@ -4,7 +4,8 @@ A key is a signed capability: any process of this file can check it, because
 the secret is a row. Turn control has no rows here: its gate is the cancel
 request or the committed turn, its terminal is the committed turn, so they can
 never disagree with what the session did. A deleted session answers no key any
-more, because the tombstone is looked up in every transaction.
+more, because the tombstone is looked up in every transaction; nor does a call
+of a committed turn whose row is gone, because turns stay.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from lash_cli.core.wait import (
     ResolvedCancelled,
     ResolvedOk,
     ResolveOutcome,
+    ToolCompletionWait,
     TurnCancelGateWait,
     WaitIdentity,
     WaitState,
@@ -66,6 +68,27 @@ UPDATE waits SET state = 'resolved', resolution = ? WHERE session_id = ? AND sta
 # Contract 03 §3.3 "revoke": the tombstone first, then the rows.
 _BURY_SESSION = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
+# Another turn under the same id must not find what completed a call of a turn that was dropped.
+_DELETE_OF_SCOPE = "DELETE FROM waits WHERE session_id = ? AND scope = ?"
+# Contract 03 §3, 05 §1.7: nobody waits any more for a call of a turn that is committed. Turns stay when promises are
+# swept, so what was completed once is not completed again.
+_IS_COMMITTED = """
+SELECT 1 FROM sessions s JOIN turns t ON t.session_key = s.session_key
+WHERE s.session_id = ? AND t.turn_id = ? AND t.state = 'committed'
+"""
+# Promises that a host made in the scope of a turn are its own to keep: only calls of tools end with it. One row that is
+# no JSON must not stop the sweep.
+_SWEEP = """
+DELETE FROM waits
+WHERE session_id = coalesce(?1, session_id) AND CASE WHEN json_valid(scope) AND json_valid(wait) THEN
+    json_extract(wait, '$.kind') = 'tool_completion' AND json_extract(scope, '$.type') = 'turn' AND EXISTS (
+        SELECT 1 FROM sessions s JOIN turns t ON t.session_key = s.session_key
+        WHERE s.session_id = waits.session_id AND t.turn_id = json_extract(waits.scope, '$.turn_id')
+            AND t.state = 'committed' AND t.committed_at_ms < ?2
+    )
+ELSE 0 END
+"""
+_FOR_EVER: Final = (1 << 63) - 1
 # D8: what the turn tables say about the two promises of a turn.
 _TURN_CONTROL = """
 SELECT sessions.session_key, turn_cancels.gate, turns.summary, turns.started_at_ms, turns.head_revision
@@ -95,6 +118,17 @@ def revoke_waits(connection: sqlite3.Connection, session_id: str, now_ms: int) -
     connection.execute(_DELETE_WAITS, (session_id,))
 
 
+def drop_waits(connection: sqlite3.Connection, scope: TurnScope) -> None:
+    """Forget the promises of a turn that is dropped, inside the caller's transaction."""
+    connection.execute(_DELETE_OF_SCOPE, (scope.session_id, encode(scope).decode()))
+
+
+def sweep_waits(connection: sqlite3.Connection, *, session_id: str | None = None, before_ms: int = _FOR_EVER) -> int:
+    """Forget the calls of turns that were committed before `before_ms`, of one session or of all, inside the caller's
+    transaction; how many. Their keys stay used: see `_is_over`."""
+    return connection.execute(_SWEEP, (session_id, before_ms)).rowcount
+
+
 def _look(connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState, Resolution | None]:
     """State and terminal of an authentic key; the caller checked the signature."""
     if _is_deleted(connection, key.scope):
@@ -104,9 +138,17 @@ def _look(connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState
         return (WaitState.PENDING, None) if standing is None else (WaitState.RESOLVED, standing)
     row = connection.execute(_WAIT, (key.key_id,)).fetchone()
     if row is None:
-        return WaitState.MISSING, None
+        return WaitState.REVOKED if _is_over(connection, key) else WaitState.MISSING, None
     state, resolution, _deadline_ms = row
     return WaitState(state), None if resolution is None else decode_any(resolution, Resolution)
+
+
+def _is_over(connection: sqlite3.Connection, key: AwaitEventKey) -> bool:
+    """Whether the key completes a call of a turn that is committed."""
+    scope = key.scope
+    if not isinstance(scope, TurnScope) or not isinstance(key.wait, ToolCompletionWait):
+        return False
+    return connection.execute(_IS_COMMITTED, (scope.session_id, scope.turn_id)).fetchone() is not None
 
 
 def _identity(key: AwaitEventKey) -> tuple[str, str | None, str, str]:
@@ -213,7 +255,8 @@ class Waits:
     async def resolve_wait(self, key: AwaitEventKey, resolution: Resolution, now_ms: int) -> ResolveOutcome:
         """Offer a terminal; the first one stands, and an accepted one is synced before this returns.
 
-        A forged key is `unknown_or_revoked`. The gate of a turn takes a cancel
+        A forged key is `unknown_or_revoked`, and so is that of a call which was
+        open, or whose promise was swept, when its turn is committed. The gate of a turn takes a cancel
         request only: anything else raises `EffectError`
         (`turn_control_resolved_by_commit`).
         """
