@@ -65,11 +65,19 @@ from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_argumen
 
 _log = logging.getLogger("lash.dispatch")
 
+# How long a call may take to return once its turn is cancelled, and once more when it is cancelled itself (contract 05
+# §3.4).
 CANCEL_GRACE_S = 0.05
-ABANDON_AFTER_S = 3.0
+# How long the end of a call that took too long, or whose turn is left, is waited for: what a shell needs to kill a
+# command that does not stop when it is told to.
+ABANDON_AFTER_S = 0.75
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
+
+# Calls that outlive their attempts. The event loop knows its tasks only weakly, and one that is cleaning up must not be
+# collected on the way; what it comes to is nobody's any more.
+_stragglers: set[asyncio.Task[ToolResult]] = set()
 
 
 class ToolDispatcher:
@@ -102,6 +110,7 @@ class ToolDispatcher:
         self._emit = emit
         self._store_attachment = store_attachment
         self._progress: set[asyncio.Task[None]] = set()
+        self._attempts_under_way: set[tuple[str, int]] = set()
         self._told: set[str] = set()
 
     async def run_batch(
@@ -320,11 +329,12 @@ class ToolDispatcher:
             attempt=attempt,
             max_attempts=most,
             agent_frame_id=self._agent_frame_id,
-            on_progress=partial(self._report, asyncio.get_running_loop(), call.call_id),
+            on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
             on_completion_key=keys.ask,
         )
         task: asyncio.Task[ToolResult] = asyncio.ensure_future(contained(resolved, call, context))
         limit_ms = resolved.manifest.timeout_ms
+        self._attempts_under_way.add((call.call_id, attempt))
         try:
             await self._until_over(task, limit_ms)
             if task.done():
@@ -339,7 +349,8 @@ class ToolDispatcher:
             retry = RetryHint("safe") if isinstance(resolved.manifest.retry_policy, IdempotentRetry) else None
             return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
         finally:
-            await _end(task, call.tool_name)
+            self._attempts_under_way.discard((call.call_id, attempt))
+            await _end(task, call.tool_name, CANCEL_GRACE_S if self._cancel.is_set else ABANDON_AFTER_S)
 
     async def _until_over(self, task: asyncio.Task[Any], limit_ms: int | None) -> None:
         """Return when the task is done, the turn is cancelled, or the time is up."""
@@ -400,14 +411,19 @@ class ToolDispatcher:
                 return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
         return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)
 
-    def _report(self, loop: asyncio.AbstractEventLoop, call_id: str, text: str) -> None:
+    def _report(self, loop: asyncio.AbstractEventLoop, attempt: tuple[str, int], text: str) -> None:
         """Show what a tool says of its progress; one that is a plain function says it in a thread of its own."""
         if _running_loop() is loop:
-            self._show_progress(call_id, text)
+            self._show_progress(attempt, text)
         elif not loop.is_closed():
-            loop.call_soon_threadsafe(self._show_progress, call_id, text)
+            loop.call_soon_threadsafe(self._show_progress, attempt, text)
 
-    def _show_progress(self, call_id: str, text: str) -> None:
+    def _show_progress(self, attempt: tuple[str, int], text: str) -> None:
+        """Show it, unless the attempt is over: who goes on all the same has nothing to say any more."""
+        if attempt not in self._attempts_under_way:
+            return
+        call_id, _ = attempt
+
         async def show() -> None:
             await self._emit(ToolProgress(call_id, text), f"tool:{call_id}")
 
@@ -423,14 +439,17 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _end(task: asyncio.Task[ToolResult], tool_name: str) -> None:
-    """Make sure a tool's task does not outlive its attempt."""
+async def _end(task: asyncio.Task[ToolResult], tool_name: str, wait_s: float) -> None:
+    """Cancel a tool's task with its attempt. One that does not end within `wait_s` is cut off: it may go on, but what
+    it answers, raises or shows reaches nobody."""
     if task.done():
         return
     task.cancel()
-    _, left = await asyncio.wait({task}, timeout=ABANDON_AFTER_S)
+    _stragglers.add(task)
+    task.add_done_callback(_stragglers.discard)
+    _, left = await asyncio.wait({task}, timeout=wait_s)
     if left:
-        _log.error("tool %s ignored its cancellation and was abandoned", tool_name)
+        _log.warning("tool %s goes on although it was cancelled; its result is lost", tool_name)
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from support.scripted import ScriptedCaller, calls, text
 from lash_cli.api import FunctionToolProvider, Stopped, ToolContext, tool
 from lash_cli.core.activity import ToolCallCompleted, ToolProgress
 from lash_cli.core.content import is_safe_to_resume
+from lash_cli.core.tools import cancelled
 
 
 class Number(msgspec.Struct):
@@ -129,6 +132,82 @@ async def test_a_turn_whose_task_is_cancelled_ends_the_tool_it_waits_for(make_co
         await running
     assert ended.is_set()
     assert is_safe_to_resume(list(session.read_view().messages))
+    await session.close()
+
+
+class Stubborn:
+    """A tool that does not stop when it is told to, until it is let go; then it has much to say."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.freed = asyncio.Event()
+        self.over = asyncio.Event()
+
+        @tool(name="work")
+        async def work(args: Number, context: ToolContext) -> str:
+            self.started.set()
+            while not self.freed.is_set():
+                try:
+                    await self.freed.wait()
+                except asyncio.CancelledError:
+                    continue
+            context.progress("still here")
+            self.over.set()
+            return "too late"
+
+        self.provider = FunctionToolProvider([work])
+
+
+@pytest.fixture
+async def stubborn() -> AsyncIterator[Stubborn]:
+    """It is let go whatever becomes of the test: its loop would not end before."""
+    made = Stubborn()
+    yield made
+    made.freed.set()
+
+
+async def test_a_tool_that_ignores_its_cancellation_is_cut_off_and_writes_no_result(
+    make_core, stubborn: Stubborn
+) -> None:
+    core = make_core(ScriptedCaller([TWO, text("never")]), tools=[stubborn.provider])
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("x", turn_id="t1").run())
+    await stubborn.started.wait()
+    began = time.monotonic()
+    session.cancel_running_turns()
+    output = await running
+    assert time.monotonic() - began < 1.0, "the grace is 50 ms"
+    assert output.result.outcome == Stopped("cancelled")
+    assert [record.output for record in output.result.tool_calls] == [cancelled(), cancelled()]
+    before = await core.store.turn("s1", "t1")
+    seen = list(output.activities)
+    began = time.monotonic()
+    session.cancel_running_turns()
+    await session.close()
+    assert time.monotonic() - began < 1.0, "nobody waits for it a second time"
+    stubborn.freed.set()
+    await stubborn.over.wait()
+    await asyncio.sleep(0.01)
+    assert output.activities == tuple(seen)
+    assert not any(isinstance(activity.event, ToolProgress) for activity in seen)
+    assert await core.store.turn("s1", "t1") == before
+
+
+async def test_a_tool_that_ignores_its_cancellation_does_not_outlast_a_second_cancel_of_its_task(
+    make_core, stubborn: Stubborn
+) -> None:
+    session = await make_core(ScriptedCaller([ONE]), tools=[stubborn.provider]).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await stubborn.started.wait()
+    running.cancel()
+    await asyncio.sleep(0.01)
+    began = time.monotonic()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert time.monotonic() - began < 1.0
+    stubborn.freed.set()
+    await stubborn.over.wait()
     await session.close()
 
 
