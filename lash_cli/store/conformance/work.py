@@ -189,6 +189,18 @@ class WorkLaws:
         for other in (make.wake(1, process_id="p2"), make.wake(1, session_id="s2")):
             assert not (await store.enqueue_queued_work(other)).already_settled
 
+    async def test_a_cancelled_wake_is_not_delivered_again_even_after_a_vacuum(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        waiting, taken_back = await make.put(store, make.wake(6), make.wake(7))
+        assert await store.cancel_queued_work_batch(S, taken_back) is not None
+        assert (await store.vacuum(S))["queued_work"] == 1
+        for sequence, is_settled in ((7, True), (8, False)):
+            assert (await store.enqueue_queued_work(make.wake(sequence))).already_settled is is_settled
+        assert (await make.pending_batch_ids(store))[0] == waiting
+
     async def test_a_settled_wake_never_moves_the_mark_of_its_process_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

@@ -9,7 +9,7 @@ replayed source key is answered with what became of it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
@@ -285,7 +285,12 @@ def complete(connection: sqlite3.Connection, session_key: int, owned: Owned, now
     """Settle what `require_owned` found in this transaction."""
     for enqueue_seq in owned.enqueue_seqs:
         connection.execute(_COMPLETE, (now_ms, enqueue_seq))
-    for wake in owned.wakes:
+    _move_fences(connection, session_key, owned.wakes)
+
+
+def _move_fences(connection: sqlite3.Connection, session_key: int, wakes: Iterable[ProcessWake]) -> None:
+    """Note that wakes are settled, used or cancelled, so that none is delivered again (contract 02 §3.2)."""
+    for wake in wakes:
         connection.execute(_MOVE_WAKE_FENCE, (session_key, wake.process_id, wake.sequence))
 
 
@@ -383,8 +388,12 @@ class Batches:
                 return None
             if is_held(row[13], row[14], live_generation(session.lease(), now_ms)):
                 return None
+            cancelled = legible_batch(session_id, row)
             connection.execute(_CANCEL, (now_ms, row[0]))
+            _move_fences(
+                connection, session.key, [wake for wake in cancelled.payloads if isinstance(wake, ProcessWake)]
+            )
             announce(connection, session, "cancelled", [batch_id], now_ms)
-            return legible_batch(session_id, row)
+            return cancelled
 
         return await self._db.write(job, durable=True)
