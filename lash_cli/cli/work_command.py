@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import msgspec
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 DEFAULT_GRACE = "20s"
 ON_FAILURE = ("pause", "continue")
 OWNER_LABEL = "work"
+# How often a worker of every session looks whether there is a database yet.
+DATABASE_POLL_S = 0.05
 
 
 class WorkPlan(msgspec.Struct, frozen=True):
@@ -125,6 +127,9 @@ class Work:
         self._cores: dict[str, LashCore] = {}
         self._pump: OutputPump | None = None
         self._has_left = False
+        self._is_stopping = asyncio.Event()
+        # None until there is a database.
+        self._store: RuntimePersistence | None = None
         # While it works.
         self._worker: QueueWorker | None = None
         self._live: LiveStore | None = None
@@ -137,18 +142,20 @@ class Work:
         named, options = self._plan.references, self._plan.options
         if not named and (options.once or options.until_empty) and not has_database():
             return await self._nothing(options)
-        store = store_having(named[0]) if named else writing_store()
+        if named or has_database():
+            self._store = store_having(named[0]) if named else writing_store()
         try:
-            session_ids = await self._session_ids(store)
+            session_ids = [] if self._store is None else await self._session_ids(self._store)
             providers = open_providers(current().settings, current().paths, environment=current().environment)
             try:
-                return await self._work(store, providers, session_ids)
+                return await self._work(providers, session_ids)
             finally:
                 for core in self._cores.values():
                     await core.aclose()
                 await providers.aclose()
         finally:
-            await store.aclose()
+            if self._store is not None:
+                await self._store.aclose()
 
     async def _nothing(self, options: WorkOptions) -> int:
         """What a worker does that is through where no session was ever made: it makes no database either."""
@@ -168,29 +175,16 @@ class Work:
         self._names.update((meta.session_id, meta.name) for meta in metas)
         return [meta.session_id for meta in metas]
 
-    async def _work(self, store: RuntimePersistence, providers: ConfiguredProviders, session_ids: list[str]) -> int:
-        from lash_cli.runtime.worker import QueueWorker
-
-        @asynccontextmanager
-        async def opened(session_id: str) -> AsyncIterator[LashSession]:
-            async with self._opened(store, providers, session_id) as session:
-                yield session
-
-        worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
-        self._worker = worker
-        self._live = store.live
+    async def _work(self, providers: ConfiguredProviders, session_ids: list[str]) -> int:
         with (
-            turn_signals(self._stop, self._abandon, before_stop=store.finish_writes) as signals,
+            turn_signals(self._stop, self._abandon, before_stop=self._finish_writes) as signals,
             self._watched_reader(),
         ):
             try:
                 await interrupted_before()
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._log.start()
-                try:
-                    report = await worker.run(session_ids)
-                finally:
-                    self._worker = None
+                report = await self._report(providers, session_ids)
             except Exception as fault:  # noqa: BLE001 - raised as what was told of it
                 error = told_as(fault) if self._pump is None else await self._pump.told_as(fault)
                 await self._end("error", error)
@@ -200,6 +194,48 @@ class Work:
         if failure is not None:
             raise failure
         return self._exit_status_of(report)
+
+    async def _report(self, providers: ConfiguredProviders, session_ids: list[str]) -> WorkReport:
+        """Work until something ends it."""
+        from lash_cli.runtime.worker import QueueWorker
+
+        if self._store is None:
+            ended = await self._until_database()
+            if ended is not None:
+                return WorkReport(0, 0, 0, (), (), ended)
+            self._store = writing_store()
+        store = self._store
+
+        @asynccontextmanager
+        async def opened(session_id: str) -> AsyncIterator[LashSession]:
+            async with self._opened(store, providers, session_id) as session:
+                yield session
+
+        self._live = store.live
+        self._worker = QueueWorker(store, SystemClock(), opened, self._plan.options, on_event=self._on_event)
+        try:
+            return await self._worker.run(session_ids)
+        finally:
+            self._worker = None
+
+    async def _until_database(self) -> Literal["stopped", "idle"] | None:
+        """Wait until somebody makes a database: who only works has nothing to put into one. Why the worker ends
+        instead, None when there is one."""
+        clock, most_ms = SystemClock(), self._plan.options.idle_exit_ms
+        since = clock.monotonic()
+        while not has_database():
+            if self._is_stopping.is_set():
+                return "stopped"
+            if most_ms is not None and (clock.monotonic() - since) * 1000 >= most_ms:
+                return "idle"
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DATABASE_POLL_S):
+                    await self._is_stopping.wait()
+        return None
+
+    def _finish_writes(self) -> None:
+        if self._store is not None:
+            self._store.finish_writes()
 
     def _exit_status_of(self, report: WorkReport) -> int:
         """Print the report of a run in which nothing failed, where no stream told it, and return the exit status."""
@@ -289,10 +325,12 @@ class Work:
         self._has_left = True
         if self._pump is not None:
             self._pump.is_closed = True
+        self._is_stopping.set()
         if self._worker is not None:
             self._worker.stop(self._plan.grace_s)
 
     def _stop(self) -> None:
+        self._is_stopping.set()
         if self._worker is not None:
             say("stopping: running turns may finish…")
             self._worker.stop(self._plan.grace_s)

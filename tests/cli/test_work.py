@@ -14,7 +14,7 @@ import pytest
 from support.cli import run_lash
 from support.error_world import told
 from support.processes import wait_until
-from support.queued import QueuedHome
+from support.queued import QueuedHome, spawn_lash
 
 
 @pytest.fixture
@@ -418,6 +418,41 @@ def test_a_worker_that_finds_no_database_makes_none(tmp_path: Path, limit: str) 
     assert (report["turns"], report["stopped_by"]) == (0, "once" if limit == "--once" else "empty")
     streamed = run_lash(["work", "--all", limit, "-o", "jsonl"], home=nowhere)
     assert [line["type"] for line in streamed.lines] == ["stream_start", "stream_end"]
+    assert not (nowhere / "lash.db").exists()
+
+
+def test_a_worker_without_a_limit_makes_no_database_and_works_once_somebody_made_one(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    worker = spawn_lash(["work", "--all", "-o", "jsonl"], home=nowhere)
+    assert worker.stdout is not None
+    assert json.loads(worker.stdout.readline())["type"] == "stream_start"
+    time.sleep(0.3)
+    assert not (nowhere / "lash.db").exists()
+    QueuedHome(nowhere).add("!text here it is")
+    lines = iter(worker.stdout.readline, b"")
+    assert any(json.loads(line)["type"] == "turn_finished" for line in lines)
+    worker.terminate()
+    rest, _ = worker.communicate(timeout=60)
+    assert (worker.returncode, json.loads(rest.splitlines()[-1])["type"]) == (143, "stream_end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_waits_for_a_database_ends_when_it_is_told(tmp_path: Path, number: signal.Signals) -> None:
+    nowhere = tmp_path / "nowhere"
+    worker = spawn_lash(["work", "--all", "-o", "jsonl"], home=nowhere)
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    worker.send_signal(number)
+    rest, _ = worker.communicate(timeout=60)
+    ended = json.loads(rest)
+    assert (worker.returncode, ended["type"], ended["reason"]) == (128 + number, "stream_end", "signal")
+    assert not (nowhere / "lash.db").exists()
+
+
+def test_a_worker_that_waits_for_a_database_ends_when_it_was_idle_long_enough(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    report = run_lash(["work", "--all", "--idle-exit", "200ms", "-o", "json"], home=nowhere).json
+    assert (report["turns"], report["stopped_by"]) == (0, "idle")
     assert not (nowhere / "lash.db").exists()
 
 
