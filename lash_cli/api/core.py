@@ -35,9 +35,10 @@ from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, Mode
 from lash_cli.errors import (
     ConfigError,
     ConflictError,
-    NotFoundError,
+    PluginRegistrationError,
     ReconfigureError,
     SessionExecutionBusy,
+    SessionNotFound,
 )
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
@@ -190,7 +191,7 @@ class LashCore(SessionHistories):
         try:
             self._registry()
         except ReconfigureError as error:
-            raise ConfigError(error.message, code="plugin_registration") from error
+            raise PluginRegistrationError(error.message) from error
 
     def _driver_of(self, wanted: Driver | Literal["inline", "none"] | None) -> Driver | None:
         store = self.host.store
@@ -316,7 +317,7 @@ class LashCore(SessionHistories):
         session has that identity it is another incarnation of it. `provider`
         makes the model calls of this open, whatever is recorded; nothing of it
         is stored, and who gave it closes it. Raises
-        `UsageError` for an id of the wrong shape, `NotFoundError` when it is
+        `UsageError` for an id of the wrong shape, `SessionNotFound` when it is
         absent and `create` is off, `ConflictError` (`session_exists`) when it
         had to be new and is not, `SessionDeleted`, and, before anything is
         written, `StoreSessionMismatch` when `state` belongs to another session
@@ -386,7 +387,7 @@ class LashCore(SessionHistories):
             )
             meta = await self._meta(store, session_id, create, request)
         elif not create:
-            raise NotFoundError(f"there is no session {session_id!r}: this core keeps its sessions in memory only")
+            raise SessionNotFound(f"there is no session {session_id!r}: this core keeps its sessions in memory only")
         if mode == "fresh":
             if store is not None:
                 await self._beside_driver(session_id, partial(self._require_free_lane, session_id))
@@ -452,7 +453,7 @@ class LashCore(SessionHistories):
             return await store.create_session(request)
         row = await store.session_row(session_id)
         if row is None:
-            raise NotFoundError(f"there is no session {session_id!r}", hint="list them with: lash ls")
+            raise SessionNotFound(f"there is no session {session_id!r}", hint="list them with: lash ls")
         return row.meta
 
     async def _load(

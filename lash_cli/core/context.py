@@ -17,7 +17,7 @@ from lash_cli.core.content import Message
 from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import ModelLimits
 from lash_cli.core.usage import PromptUsage
-from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.errors import LashError, PluginInvokeError
 
 PREPARE_FAILED = "context_prepare_turn"
 COMPACT_FAILED = "context_compact"
@@ -102,7 +102,7 @@ def in_order(plugins: Sequence[ContextPlugin]) -> tuple[ContextPlugin, ...]:
 def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], moment: ContextMoment) -> Sequence[Message]:
     """What the plugins make of the committed messages together; `messages` itself when none of them changes anything.
 
-    Raises `LashRuntimeError` (`context_prepare_turn`) when a plugin fails, and when it adds or drops messages: a view
+    Raises `PluginInvokeError` (`context_prepare_turn`) when a plugin fails, and when it adds or drops messages: a view
     stands in for what is committed, one by one.
     """
     shown = messages
@@ -113,14 +113,16 @@ def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], mome
         except Exception as error:
             raise plugin_failed(plugin, PREPARE_FAILED, error) from error
         if count != len(messages):
-            raise LashRuntimeError(
-                PREPARE_FAILED, f"the view of plugin {plugin.plugin_id!r} has {count} messages, not {len(messages)}"
+            raise PluginInvokeError(
+                PREPARE_FAILED,
+                f"the view of plugin {plugin.plugin_id!r} has {count} messages, not {len(messages)}",
+                plugin_id=plugin.plugin_id,
             )
     return shown
 
 
 def is_compaction_due(plugins: Sequence[ContextPlugin], moment: ContextMoment) -> bool:
-    """Whether a plugin says that the context should be compacted; raises `LashRuntimeError` (`context_prepare_turn`)
+    """Whether a plugin says that the context should be compacted; raises `PluginInvokeError` (`context_prepare_turn`)
     when one fails."""
     for plugin in plugins:
         try:
@@ -132,7 +134,7 @@ def is_compaction_due(plugins: Sequence[ContextPlugin], moment: ContextMoment) -
 
 
 async def compacted(plugins: Sequence[ContextPlugin], context: CompactionContext) -> tuple[NodePayload, ...]:
-    """What the first plugin that has anything makes of the context; empty when none has. Raises `LashRuntimeError`
+    """What the first plugin that has anything makes of the context; empty when none has. Raises `PluginInvokeError`
     (`context_compact`) when one fails, and what asking the model raises."""
     for plugin in plugins:
         try:
@@ -146,7 +148,7 @@ async def compacted(plugins: Sequence[ContextPlugin], context: CompactionContext
     return ()
 
 
-def plugin_failed(plugin: ContextPlugin, code: str, error: Exception) -> LashRuntimeError:
+def plugin_failed(plugin: ContextPlugin, code: str, error: Exception) -> PluginInvokeError:
     """The failure of a plugin as an error of ours."""
     text = f"context plugin {plugin.plugin_id!r} failed: {type(error).__name__}: {error}"
-    return LashRuntimeError(code, storable(text), details={"plugin": plugin.plugin_id})
+    return PluginInvokeError(code, storable(text), plugin_id=plugin.plugin_id)

@@ -15,7 +15,7 @@ from lash_cli.core.context import ContextPlugin
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
-from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.errors import LashError, ProviderMismatch
 from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class ProviderResolver(Protocol):
         ...
 
     def resolve(self, provider_id: str) -> ModelCaller:
-        """The caller; raises `ConfigError` (`provider_unconfigured`, `key_missing`) or `LashRuntimeError`
-        (`llm_provider`) when the recorded provider is not the one wired."""
+        """The caller; raises `ConfigError` (`provider_unconfigured`, `key_missing`) or `ProviderMismatch`
+        when the recorded provider is not the one wired."""
         ...
 
     async def aclose(self) -> None:
@@ -56,14 +56,9 @@ class SingleProvider:
         return self._caller.provider_id
 
     def resolve(self, provider_id: str) -> ModelCaller:
-        """The caller, if it is the one the session recorded; raises `LashRuntimeError` (`llm_provider`) otherwise."""
+        """The caller, if it is the one the session recorded; raises `ProviderMismatch` otherwise."""
         if provider_id != self._caller.provider_id:
-            raise LashRuntimeError(
-                "llm_provider",
-                f"the session was recorded with provider {provider_id!r}, but {self._caller.provider_id!r} is wired",
-                hint="choose the provider again with configure(), or wire the recorded one",
-                details={"recorded": provider_id, "wired": self._caller.provider_id},
-            )
+            raise ProviderMismatch(provider_id, self._caller.provider_id)
         return self._caller
 
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ProviderUnconfigured
 from lash_cli.settings.values import ProviderEntry, Settings
 
 LOOPBACK = "loopback"
@@ -81,7 +81,7 @@ def _variable_of(name: str, environment: Mapping[str, str]) -> str | None:
 
 
 def require_provider(settings: Settings, environment: Mapping[str, str], name: str) -> str:
-    """`name`, if it is a provider; raises `ConfigError` (`provider_unconfigured`) otherwise."""
+    """`name`, if it is a provider; raises `ProviderUnconfigured` otherwise."""
     known = provider_names(settings, environment)
     if name in known:
         return name
@@ -92,13 +92,11 @@ def require_provider(settings: Settings, environment: Mapping[str, str], name: s
 
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(known)}"
-    raise ConfigError(
-        f"no provider {name!r} is configured", code="provider_unconfigured", hint=hint, details={"provider": name}
-    )
+    raise ProviderUnconfigured(f"no provider {name!r} is configured", hint=hint, details={"provider": name})
 
 
 def available_provider(settings: Settings, environment: Mapping[str, str], name: str) -> AvailableProvider:
-    """The provider as it would be built. Raises `ConfigError` (`provider_unconfigured`)."""
+    """The provider as it would be built. Raises `ProviderUnconfigured`."""
     require_provider(settings, environment, name)
     entry = settings.provider(name)
     options = entry.options if entry is not None else {}

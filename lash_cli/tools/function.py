@@ -35,7 +35,7 @@ from lash_cli.core.tools import (
     success,
 )
 from lash_cli.core.wait import AwaitEventKey
-from lash_cli.errors import ConfigError
+from lash_cli.errors import PluginRegistrationError
 from lash_cli.tools.faults import ToolFault
 
 ToolFunction = Callable[[Any, ToolContext], Any]
@@ -120,7 +120,7 @@ def function_tool(
 ) -> FunctionTool:
     """Wrap `function(arguments, context)`; see `tool` for the parameters.
 
-    Raises `ConfigError` (`plugin_registration`) when the first parameter is not
+    Raises `PluginRegistrationError` when the first parameter is not
     annotated with a `msgspec.Struct` that has a JSON schema, or the name is blank.
     """
     arguments = _arguments_type(function, name)
@@ -136,7 +136,7 @@ def function_tool(
         )
         contract = ToolContract(input_schema=arguments_schema(arguments))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"tool {name!r} cannot be made: {error}", code="plugin_registration") from error
+        raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
     return FunctionTool(manifest, contract, arguments, function)
 
 
@@ -150,15 +150,13 @@ def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
             named = types.SimpleNamespace(__annotations__={"arguments": arguments})
             arguments = get_type_hints(named, _globals_of(function))["arguments"]
     except (NameError, TypeError, ValueError) as error:
-        raise ConfigError(
+        raise PluginRegistrationError(
             f"the arguments of tool {name} cannot be read: {error}",
-            code="plugin_registration",
             hint="a struct that is named in an annotation has to stand in the module of the function",
         ) from error
     if not (isinstance(arguments, type) and issubclass(arguments, msgspec.Struct)):
-        raise ConfigError(
-            f"tool {name} must take (arguments, context), the first annotated with a msgspec.Struct",
-            code="plugin_registration",
+        raise PluginRegistrationError(
+            f"tool {name} must take (arguments, context), the first annotated with a msgspec.Struct"
         )
     return arguments
 
@@ -194,7 +192,7 @@ def tool(
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
     `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
     attempt, in seconds; one that takes longer is made again only for `IdempotentRetry`. Calls of tools of one
-    `exclusive_group` run one after another. Raises `ConfigError` (`plugin_registration`) for a function of another
+    `exclusive_group` run one after another. Raises `PluginRegistrationError` for a function of another
     shape, arguments without a JSON schema and a blank name.
     """
 
@@ -224,11 +222,11 @@ class FunctionToolProvider:
         on_cancel: Callable[[ToolCall, AwaitEventKey], Awaitable[None]] | None = None,
     ) -> None:
         """`on_close` ends whatever the tools share, such as running processes; `on_cancel` ends outside what a tool
-        left pending (`PendingCompletion`) when the call is cancelled. Raises `ConfigError` on equal ids."""
+        left pending (`PendingCompletion`) when the call is cancelled. Raises `PluginRegistrationError` on equal ids."""
         self._tools: dict[str, FunctionTool] = {}
         for entry in tools:
             if self._tools.setdefault(entry.manifest.id, entry) is not entry:
-                raise ConfigError(f"two tools have the id {entry.manifest.id}", code="plugin_registration")
+                raise PluginRegistrationError(f"two tools have the id {entry.manifest.id}")
         self._on_close = on_close
         self._on_cancel = on_cancel
 

@@ -1,9 +1,60 @@
 """The exception tree (contract 01 §16): what a program may conclude from an error without reading its text."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from lash_cli import errors
-from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, StoreError, StoreLocked, UsageError
+from lash_cli.errors import (
+    LashError,
+    LashRuntimeError,
+    PluginError,
+    SessionClosed,
+    SessionError,
+    StoreError,
+    StoreLocked,
+    UsageError,
+)
+
+# The tree as it is written, with whatever part of it is only loaded where it is needed.
+NAMES = [
+    node.name
+    for path in sorted(Path(errors.__file__).parent.glob("*.py"))
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.ClassDef)
+]
+KINDS = [getattr(errors, name) for name in NAMES]
+
+# Whose matter an error is, with what a script can tell it by: that stays whatever stands above it.
+OF_A_SESSION = {
+    "SessionNotFound": ("session_not_found", 3),
+    "SessionDeleted": ("session_deleted", 3),
+    "SessionClosed": ("session_closed", 4),
+    "StoreSessionMismatch": ("store_session_mismatch", 4),
+    "SessionBindingMismatch": ("session_binding_mismatch", 4),
+    "QueueHeld": ("queue_held", 4),
+    "ProviderUnconfigured": ("provider_unconfigured", 5),
+    "SessionExecutionBusy": ("session_execution_busy", 75),
+    "SessionStillInUse": ("session_still_in_use", 75),
+    "SessionExecutionLeaseExpired": ("session_execution_lease_lost", 75),
+    "ProviderMismatch": ("llm_provider", 1),
+}
+OF_A_PLUGIN = {"PluginRegistrationError": ("plugin_registration", 5), "PluginInvokeError": ("internal", 1)}
+
+
+@pytest.mark.parametrize(("node", "below"), [(SessionError, OF_A_SESSION), (PluginError, OF_A_PLUGIN)])
+def test_whose_matter_an_error_is_changes_neither_its_code_nor_its_status(node, below) -> None:
+    found = {kind.__name__: (kind.default_code, kind.exit_status) for kind in KINDS if issubclass(kind, node)}
+    found.pop(node.__name__)
+    assert found == below
+
+
+def test_every_error_has_its_home_on_the_page_of_the_tree_and_is_there_once() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(issubclass(kind, LashError) for kind in KINDS)
+    with pytest.raises(AttributeError, match="has no attribute 'SessionCursors'"):
+        errors.SessionCursors  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -30,9 +81,8 @@ def test_a_code_nobody_called_hopeless_is_not_terminal(code: str) -> None:
 
 
 def test_no_error_is_both_worth_a_repetition_and_past_all_hope() -> None:
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LashError)]
-    assert len(kinds) > 40
-    assert not [kind for kind in kinds if kind.terminal and (kind.retryable or kind.ambiguous)]
+    assert len(KINDS) > 60
+    assert not [kind for kind in KINDS if kind.terminal and (kind.retryable or kind.ambiguous)]
 
 
 def test_whoever_knows_the_session_fills_it_into_the_hint_of_an_error_and_nothing_else() -> None:

@@ -23,7 +23,7 @@ from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, Ses
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
-from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, NotFoundError
+from lash_cli.errors import ConflictError, CorruptNode, MissingCheckpointComponent, SessionNotFound
 from lash_cli.store.base import PersistedSessionRead, ReadScope
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import (
@@ -424,9 +424,7 @@ class GraphTable:
         """See `base.SessionStore.load_node`; None for an absent session too."""
         try:
             return self._db.read(lambda connection: _load_node(connection, session_id, node_id))
-        except NotFoundError as error:
-            if error.code != "session_not_found":
-                raise
+        except SessionNotFound:
             return None
 
     async def load_component(self, ref: str) -> bytes:

@@ -21,8 +21,8 @@ from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import (
     ConflictError,
-    NotFoundError,
     SessionDeleted,
+    SessionNotFound,
     UsageError,
 )
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
@@ -212,13 +212,13 @@ def refuse_deleted(connection: sqlite3.Connection, session_id: str) -> None:
 
 
 def refuse_missing(connection: sqlite3.Connection, session_id: str) -> NoReturn:
-    """Raise `SessionDeleted` for a tombstoned id and `NotFoundError` (`session_not_found`) for one that never was."""
+    """Raise `SessionDeleted` for a tombstoned id and `SessionNotFound` for one that never was."""
     refuse_deleted(connection, session_id)
-    raise NotFoundError(f"session {session_id!r} does not exist", code="session_not_found")
+    raise SessionNotFound(f"session {session_id!r} does not exist")
 
 
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
-    """The row of `session_id`; raises `NotFoundError` (`session_not_found`) or `SessionDeleted`."""
+    """The row of `session_id`; raises `SessionNotFound` or `SessionDeleted`."""
     return read_session_as(StoredSession, connection, _READ, (session_id,), session_id)
 
 

@@ -12,13 +12,14 @@ LashError
 │   ├── SessionCursorError  2   cursor_invalid: Malformed, WrongSession
 │   └── RemoteProtocolError 2   remote_protocol: versions and shapes of envelopes
 ├── NotFoundError           3   session_not_found, turn_unknown, …
-│   └── SessionDeleted      3
+│   └── SessionNotFound, SessionDeleted
 ├── ConflictError           4   session_exists, source_key_conflict, no_active_turn, revision_conflict
 │   ├── HeadRevisionConflict, RuntimeTurnCommitConflict, PendingTurnInputSourceKeyConflict
 │   └── StoreSessionMismatch, SessionBindingMismatch, SessionClosed, QueueHeld, ReconfigureError
 ├── ConfigError             5   config_invalid, provider_unconfigured, key_missing, permissions_unsafe, …
 │   ├── StoreReadOnly       5   permissions_unsafe
-│   └── TooManyOpenFiles    5   too_many_open_files
+│   ├── TooManyOpenFiles    5   too_many_open_files
+│   └── ProviderUnconfigured, PluginRegistrationError
 ├── TurnStoppedError        6   turn_stopped:{…}
 ├── ProviderFailed          6   quota_exhausted, model_not_found, …: a provider's own no, outside of a turn
 ├── TurnCancelledError      7   turn_cancelled
@@ -33,18 +34,27 @@ LashError
 ├── SessionExecutionLeaseExpired  75  session_execution_lease_lost (ambiguous)
 ├── WaitTimeout             124
 ├── LashRuntimeError        1   an open set of codes (contract 01 §16)
+│   ├── ProviderMismatch    1   llm_provider
+│   ├── PluginInvokeError   1   context_prepare_turn, context_compact
 │   ├── DirectCompletionError 1 invalid_request, invalid_structured_output, or the provider's code
 │   └── LiveReplayError     1   live_replay: SubscriberLagged, LiveReplayClosed (3 when the session was deleted)
 ├── EffectError             1   journal faults and replayed effect failures (contract 03 §2)
 │   ├── EffectDiverged      1   a replayed effect is not the recorded one
 │   └── JournalFault        1   the journal itself failed; never recorded
 └── LlmTransportError       –   one failed model attempt; never leaves the provider layer unrecorded
+
+Across these families, as a second parent, stands whose matter an error is:
+
+SessionError    SessionNotFound, SessionDeleted, SessionClosed, StoreSessionMismatch, SessionBindingMismatch, QueueHeld,
+                SessionExecutionBusy, SessionStillInUse, SessionExecutionLeaseExpired, ProviderMismatch,
+                ProviderUnconfigured
+PluginError     PluginRegistrationError, PluginInvokeError
 """
 
 from __future__ import annotations
 
 from errno import EMFILE, ENFILE
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 # What no repetition of the same call can get past, whatever class it is raised as: how the core is wired or which turn
 # the call names is wrong (contract 01 §16).
@@ -105,6 +115,15 @@ class LashError(Exception):
             self.hint = self._default_hint()
 
 
+class SessionError(LashError):
+    """Something is the matter with one session: it is gone, in use, closed, or its provider cannot be used (contract 01
+    §16). What a program can do about it says the other parent of each class, and `code`."""
+
+
+class PluginError(LashError):
+    """Code that a host plugged in is at fault, not lash and not the session (contract 01 §16)."""
+
+
 class UsageError(LashError):
     """The command or call was malformed; nothing was done."""
 
@@ -143,107 +162,6 @@ class SessionCursorWrongSession(SessionCursorError):
         self.actual_session_id = actual_session_id
 
 
-class RemoteProtocolError(UsageError):
-    """What a peer sent is not an envelope of our version (contract 04 §6)."""
-
-    default_code = "remote_protocol"
-    terminal = True
-
-
-class UnsupportedProtocolVersion(RemoteProtocolError):
-    """The peer speaks another version; versions must be equal."""
-
-    def __init__(self, actual: int, expected: int) -> None:
-        super().__init__(
-            f"protocol version {actual} is not supported, this program speaks {expected}",
-            details={"actual": actual, "expected": expected},
-        )
-        self.actual = actual
-        self.expected = expected
-
-
-class MismatchedNestedProtocolVersion(RemoteProtocolError):
-    """An envelope inside another one carries another version."""
-
-    def __init__(self, parent: str, child: str, parent_version: int, child_version: object) -> None:
-        super().__init__(
-            f"{parent} has version {parent_version}, the {child} in it {child_version}",
-            details={"parent": parent, "child": child, "parent_version": parent_version},
-        )
-
-
-class MissingRequiredField(RemoteProtocolError):
-    """A required field is missing or blank."""
-
-    def __init__(self, type_name: str, field: str) -> None:
-        super().__init__(f"{type_name}.{field} is required", details={"type_name": type_name, "field": field})
-        self.type_name = type_name
-        self.field = field
-
-
-class InvalidEnvelope(RemoteProtocolError):
-    """An envelope does not have the shape of its type."""
-
-    def __init__(self, type_name: str, message: str) -> None:
-        super().__init__(f"{type_name}: {message}", details={"type_name": type_name})
-        self.type_name = type_name
-
-
-class InvalidAttachmentData(RemoteProtocolError):
-    """The bytes of an attachment are not what they say they are; `attachment` is its place among the items."""
-
-    def __init__(self, attachment: str, message: str) -> None:
-        super().__init__(f"attachment {attachment}: {message}", details={"attachment": attachment})
-
-
-class InvalidAttachmentRef(RemoteProtocolError):
-    """A reference to an attachment cannot be used."""
-
-    def __init__(self, attachment: str, message: str) -> None:
-        super().__init__(f"attachment {attachment}: {message}", details={"attachment": attachment})
-
-
-class InvalidToolGrant(RemoteProtocolError):
-    """A tool cannot be granted like this."""
-
-    def __init__(self, tool_name: str, message: str) -> None:
-        super().__init__(f"tool {tool_name}: {message}", details={"tool_name": tool_name})
-
-
-class MissingToolBinding(RemoteProtocolError):
-    """A granted tool is not bound to what it is to be called through."""
-
-    def __init__(self, tool_name: str, binding: str) -> None:
-        super().__init__(
-            f"tool {tool_name} has no binding {binding!r}", details={"tool_name": tool_name, "binding": binding}
-        )
-
-
-class DuplicateRemoteCallPath(RemoteProtocolError):
-    """Two granted tools are called under one name."""
-
-    def __init__(self, call_path: str) -> None:
-        super().__init__(f"the call path {call_path} is granted twice", details={"call_path": call_path})
-
-
-class RemoteToolRegistryReopenMismatch(RemoteProtocolError):
-    """The granted tools of a session changed their call paths while it was closed."""
-
-    def __init__(self, before: list[str], after: list[str]) -> None:
-        super().__init__(
-            f"the call paths were {', '.join(before) or 'none'} and are {', '.join(after) or 'none'}",
-            details={"before": before, "after": after},
-        )
-
-
-class ActivitySerialization(RemoteProtocolError):
-    """An activity could not be made a line of JSON."""
-
-
-class ActivityWrite(RemoteProtocolError):
-    """A line could not be written to whoever follows a turn."""
-
-
 class NotFoundError(LashError):
     """The thing named does not exist."""
 
@@ -251,7 +169,11 @@ class NotFoundError(LashError):
     exit_status = 3
 
 
-class SessionDeleted(NotFoundError):
+class SessionNotFound(NotFoundError, SessionError):
+    """No session has this id."""
+
+
+class SessionDeleted(NotFoundError, SessionError):
     """The session id was deleted; ids are used once (contract 01 §1.4)."""
 
     default_code = "session_deleted"
@@ -294,28 +216,28 @@ class PendingTurnInputSourceKeyConflict(ConflictError):
     default_hint = "use a new key for changed text, or resend the original text unchanged"
 
 
-class StoreSessionMismatch(ConflictError):
+class StoreSessionMismatch(ConflictError, SessionError):
     """The loaded state belongs to another session (contract 01 §2.1)."""
 
     default_code = "store_session_mismatch"
     terminal = True
 
 
-class SessionBindingMismatch(ConflictError):
+class SessionBindingMismatch(ConflictError, SessionError):
     """A store bound to one session was asked about another (contract 01 §9)."""
 
     default_code = "session_binding_mismatch"
     terminal = True
 
 
-class SessionClosed(ConflictError):
+class SessionClosed(ConflictError, SessionError):
     """The handle, or the session itself, is closed."""
 
     default_code = "session_closed"
     default_hint = "reopen it with: lash resume SESSION"
 
 
-class QueueHeld(ConflictError):
+class QueueHeld(ConflictError, SessionError):
     """The session's queue is held: nothing is taken from it until it is released (contract 08 §5.2)."""
 
     default_code = "queue_held"
@@ -341,6 +263,18 @@ class ConfigError(LashError):
     default_code = "config_invalid"
     exit_status = 5
     terminal = True
+
+
+class ProviderUnconfigured(ConfigError, SessionError):
+    """The provider a session is recorded with, or one that was named, is not configured (contract 01 §2.4)."""
+
+    default_code = "provider_unconfigured"
+
+
+class PluginRegistrationError(ConfigError, PluginError):
+    """What was plugged in cannot be used as it is: a tool of another shape, or an id that is taken (contract 05 §1)."""
+
+    default_code = "plugin_registration"
 
 
 class TurnStoppedError(LashError):
@@ -490,14 +424,14 @@ class BusyError(LashError):
     retryable = True
 
 
-class SessionExecutionBusy(BusyError):
+class SessionExecutionBusy(BusyError, SessionError):
     """Another owner holds the session's lane (contract 01 §5.4 step 2). `details["holder"]` names it."""
 
     default_code = "session_execution_busy"
     default_hint = "wait for its end: lash wait SESSION, or stop it: lash cancel SESSION --wait"
 
 
-class SessionStillInUse(BusyError):
+class SessionStillInUse(BusyError, SessionError):
     """Another handle or a running turn shares the runtime; the session stays usable (contract 01 §4.2)."""
 
     default_code = "session_still_in_use"
@@ -516,7 +450,7 @@ class ProviderRateLimited(BusyError):
     default_code = "provider_rate_limited"
 
 
-class SessionExecutionLeaseExpired(LashError):
+class SessionExecutionLeaseExpired(SessionError):
     """The fence is dead: the store refused the write, or the lane was lost (contract 01 §13)."""
 
     default_code = "session_execution_lease_lost"
@@ -546,33 +480,28 @@ class LashRuntimeError(LashError):
         super().__init__(message, code=code, hint=hint, details=details)
 
 
-class LiveReplayError(LashRuntimeError):
-    """Watching a session cannot go on from here (contract 04 §1); a gap is data and never this error."""
+class ProviderMismatch(LashRuntimeError, SessionError):
+    """A session is recorded with another provider than the one that is wired (contract 01 §2.4)."""
 
-    def __init__(self, message: str, *, cause: StoreError | None = None, details: dict[str, Any] | None = None) -> None:
-        """`cause` is what the store said: where that may be tried again, so may this."""
-        super().__init__("live_replay", message, details=details if cause is None else {"code": cause.code})
-        if cause is not None and cause.retryable:
-            self.retryable = True
-            self.exit_status = cause.exit_status
-            self.hint = cause.hint
+    default_code = "llm_provider"
 
-
-class SubscriberLagged(LiveReplayError):
-    """A subscription fell behind what is kept: drop it and subscribe again from the last delivered cursor."""
-
-    def __init__(self, missed: int) -> None:
-        super().__init__(f"lagged by {missed} events", details={"missed": missed})
-        self.missed = missed
+    def __init__(self, recorded: str, wired: str) -> None:
+        super().__init__(
+            self.default_code,
+            f"the session was recorded with provider {recorded!r}, but {wired!r} is wired",
+            hint="choose the provider again with configure(), or wire the recorded one",
+            details={"recorded": recorded, "wired": wired},
+        )
+        self.recorded = recorded
+        self.wired = wired
 
 
-class LiveReplayClosed(LiveReplayError):
-    """There is nothing left to watch: the session was deleted, or the store was closed."""
+class PluginInvokeError(LashRuntimeError, PluginError):
+    """A plugin failed when it was called: `context_prepare_turn`, `context_compact`. `details["plugin"]` names it."""
 
-    def __init__(self, message: str, *, is_deleted: bool) -> None:
-        super().__init__(message, details={"deleted": is_deleted})
-        if is_deleted:
-            self.exit_status = 3
+    def __init__(self, code: str, message: str, *, plugin_id: str) -> None:
+        super().__init__(code, message, details={"plugin": plugin_id})
+        self.plugin_id = plugin_id
 
 
 class DirectCompletionError(LashRuntimeError):
@@ -648,3 +577,34 @@ class LlmTransportError(LashError):
         self.protocol_position = protocol_position
         self.partial = partial
         self.raw = raw
+
+
+if TYPE_CHECKING:
+    from lash_cli.errors.observing import LiveReplayClosed as LiveReplayClosed
+    from lash_cli.errors.observing import LiveReplayError as LiveReplayError
+    from lash_cli.errors.observing import SubscriberLagged as SubscriberLagged
+    from lash_cli.errors.remote import ActivitySerialization as ActivitySerialization
+    from lash_cli.errors.remote import ActivityWrite as ActivityWrite
+    from lash_cli.errors.remote import DuplicateRemoteCallPath as DuplicateRemoteCallPath
+    from lash_cli.errors.remote import InvalidAttachmentData as InvalidAttachmentData
+    from lash_cli.errors.remote import InvalidAttachmentRef as InvalidAttachmentRef
+    from lash_cli.errors.remote import InvalidEnvelope as InvalidEnvelope
+    from lash_cli.errors.remote import InvalidToolGrant as InvalidToolGrant
+    from lash_cli.errors.remote import MismatchedNestedProtocolVersion as MismatchedNestedProtocolVersion
+    from lash_cli.errors.remote import MissingRequiredField as MissingRequiredField
+    from lash_cli.errors.remote import MissingToolBinding as MissingToolBinding
+    from lash_cli.errors.remote import RemoteProtocolError as RemoteProtocolError
+    from lash_cli.errors.remote import RemoteToolRegistryReopenMismatch as RemoteToolRegistryReopenMismatch
+    from lash_cli.errors.remote import UnsupportedProtocolVersion as UnsupportedProtocolVersion
+else:
+
+    def __getattr__(name: str) -> Any:
+        """An error of a part of the tree that most commands never need; raises `AttributeError` for anything else."""
+        if name[0] != "_":
+            from importlib import import_module
+
+            for part in ("observing", "remote"):
+                kind = vars(import_module(f"lash_cli.errors.{part}")).get(name)
+                if isinstance(kind, type) and issubclass(kind, LashError):
+                    return kind
+        raise AttributeError(f"module 'lash_cli.errors' has no attribute {name!r}")
