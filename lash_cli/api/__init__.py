@@ -121,10 +121,12 @@ _HOMES = {
     ),
     "lash_cli.core.graph": (
         "CausalRef",
+        "ChronologicalEntry",
         "ConversationPayload",
         "NodePayload",
         "PluginPayload",
         "ProtocolPayload",
+        "SessionGraph",
         "SessionNode",
     ),
     "lash_cli.core.head_state": ("TurnState",),
@@ -439,6 +441,7 @@ _HOMES = {
         "TurnOutput",
     ),
     "lash_cli.runtime.state": (
+        "Residency",
         "RuntimeSessionState",
         "SessionReadView",
     ),

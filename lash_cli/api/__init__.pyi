@@ -105,7 +105,9 @@ from lash_cli.core.graph import (
     CausalRef as CausalRef,
     ConversationPayload as ConversationPayload,
     NodePayload as NodePayload,
+    ChronologicalEntry as ChronologicalEntry,
     PluginPayload as PluginPayload,
+    SessionGraph as SessionGraph,
     ProtocolPayload as ProtocolPayload,
     SessionNode as SessionNode,
 )
@@ -401,7 +403,11 @@ from lash_cli.runtime.pages import TranscriptPage as TranscriptPage
 from lash_cli.runtime.phases import TurnPhase as TurnPhase, TurnPhaseProbe as TurnPhaseProbe
 from lash_cli.runtime.replacing import ReadStateReplaced as ReadStateReplaced
 from lash_cli.runtime.requests import DrainReason as DrainReason, TurnOutput as TurnOutput
-from lash_cli.runtime.state import RuntimeSessionState as RuntimeSessionState, SessionReadView as SessionReadView
+from lash_cli.runtime.state import (
+    Residency as Residency,
+    RuntimeSessionState as RuntimeSessionState,
+    SessionReadView as SessionReadView,
+)
 from lash_cli.runtime.trace_otel import OpenTelemetryTraceSink as OpenTelemetryTraceSink
 from lash_cli.runtime.trace_sinks import (
     JsonlTraceSink as JsonlTraceSink,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.content import Message, ProtocolTurnOptions
-from lash_cli.core.graph import ConversationPayload, PluginPayload
+from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionGraph, SessionNode
 from lash_cli.core.history import TreeEntry
 from lash_cli.errors import UsageError
 from lash_cli.runtime.appending import (
@@ -52,6 +52,16 @@ class SessionAdmin:
         """Every committed message, those of other branches and frames included."""
         self._session._check_open()
         return await self._session._core.message_tree(self._session.session_id)
+
+    async def session_graph(self) -> SessionGraph:
+        """Every committed node, those of other branches and of older frames included, and the head."""
+        self._session._check_open()
+        return await self._session._core.session_graph(self._session.session_id)
+
+    async def get_historic_node(self, node_id: str) -> SessionNode:
+        """One committed node, on whatever branch it is, read alone; raises as `LashCore.get_historic_node`."""
+        self._session._check_open()
+        return await self._session._core.get_historic_node(self._session.session_id, node_id)
 
     async def branch_to_node(self, node_id: str | None) -> HeadMove:
         """Move the head to a node of the session, None for before everything that was said.

@@ -10,7 +10,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -46,8 +46,8 @@ from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import Dirty, ResidentSession
-from lash_cli.runtime.state import RuntimeSessionState
-from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionMeta
+from lash_cli.runtime.state import Residency, RuntimeSessionState
+from lash_cli.store.base import RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
 
@@ -107,6 +107,7 @@ class LashCore(SessionHistories):
         prompt: PromptLayer | None = None,
         builtins: PromptBuiltins = NO_BUILTINS,
         context: Sequence[ContextPlugin] | None = None,
+        residency: Residency | None = None,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -124,9 +125,12 @@ class LashCore(SessionHistories):
         the core layer of every session's prompt and `builtins` are the texts of
         its template: configuration of this host, never stored with a session.
         `context` are the plugins that keep conversations within the window, the
-        rolling history unless others are named. Raises
+        rolling history unless others are named. `residency` is what an opened
+        session holds in memory: `active_path_only`, the default with a store
+        and possible only there, reads other branches when they are asked for;
+        with `keep_all` they are read at open and shown by `read_view()`. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
-        `durable_store_required:session_store`, `plugin_registration` for two
+        `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name, or `config_invalid` for both of what is given
         either way; and `UsageError` (`policy_invalid`) for what no session
         could be opened under again.
@@ -158,6 +162,7 @@ class LashCore(SessionHistories):
             raise ConfigError(
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
+        self._keeps_all = _keeps_all(residency, store)
         self.policy = readable_policy(policy)
         self.host = RuntimeHost(
             store,
@@ -372,6 +377,8 @@ class LashCore(SessionHistories):
         meta: SessionMeta | None = None
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
         resident.is_policy_explicit = _is_explicit(spec)
+        if self._keeps_all and store is not None:
+            resident.keep_all()
         if state is not None:
             resident.adopt_state(state)  # before anything is written
         if store is not None:
@@ -460,7 +467,7 @@ class LashCore(SessionHistories):
         self, resident: ResidentSession, store: RuntimePersistence, spec: SessionSpec, base: SessionPolicy
     ) -> None:
         """Adopt the stored head: host policy over the current frame, but the recorded provider stays."""
-        read = await store.load_session(resident.session_id, ReadScope.CONVERSATION)
+        read = await store.load_session(resident.session_id, resident.read_scope)
         if read is None:
             row = await store.session_row(resident.session_id)
             if row is not None:
@@ -540,6 +547,17 @@ def _is_one_store(one: RuntimePersistence, other: RuntimePersistence) -> bool:
         return one.live.bell_name == other.live.bell_name
     except OSError:
         return False  # the file of one of them is gone
+
+
+def _keeps_all(residency: Residency | None, store: RuntimePersistence | None) -> bool:
+    if residency not in (None, *get_args(Residency)):
+        known = " or ".join(get_args(Residency))
+        raise ConfigError(f"the residency of a session is {known}, not {residency!r}", code="residency_unknown")
+    if residency == "active_path_only" and store is None:
+        raise ConfigError(
+            "what is not held in memory has to be in a session store", code="durable_store_required:session_store"
+        )
+    return residency == "keep_all"
 
 
 def _is_explicit(spec: SessionSpec) -> bool:

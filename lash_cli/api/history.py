@@ -14,6 +14,7 @@ from lash_cli.errors import NotFoundError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionFork, SessionMeta
 
 if TYPE_CHECKING:
+    from lash_cli.core.graph import SessionGraph, SessionNode
     from lash_cli.core.history import TreeEntry
     from lash_cli.runtime.history import HeadMove
 
@@ -103,6 +104,22 @@ class SessionHistories(AcrossProcesses):
         return await move_head(
             self.host, self.store, self._owner_of(session_id, owner), session_id, node_id, is_before=True
         )
+
+    async def session_graph(self, session_id: str) -> SessionGraph:
+        """Every committed node of a session, those of other branches and of older frames included, and its head."""
+        from lash_cli.core.graph import SessionGraph
+
+        read = await self.store.load_session(session_id, ReadScope.FULL_GRAPH)
+        return SessionGraph() if read is None else SessionGraph(read.nodes, read.leaf_node_id)
+
+    async def get_historic_node(self, session_id: str, node_id: str) -> SessionNode:
+        """One committed node of a session, on whatever branch it is, read alone (contract 01 §10).
+
+        Raises `NotFoundError` (`node_not_found`) for one that is not there, or hidden.
+        """
+        from lash_cli.runtime.history import find_node
+
+        return await find_node(self.store, session_id, node_id)
 
     async def message_tree(self, session_id: str) -> tuple[TreeEntry, ...]:
         """Every message of a session, those of other branches and frames included; empty when nothing was said."""

@@ -56,6 +56,29 @@ class SessionNode(Record):
     caused_by: CausalRef | None = None
 
 
+class SessionGraph(Record):
+    """Every node of a session, parents before their children, and where its head stands (contract 01 §8.1)."""
+
+    nodes: tuple[SessionNode, ...] = ()
+    leaf_node_id: str | None = None
+
+    def active_path(self) -> tuple[SessionNode, ...]:
+        """The nodes from the root to the head, those of older frames included; raises as the function."""
+        return active_path(self.nodes, self.leaf_node_id)
+
+    def node(self, node_id: str) -> SessionNode | None:
+        """A node of any branch, None when there is none of that id."""
+        return next((node for node in self.nodes if node.node_id == node_id), None)
+
+
+class ChronologicalEntry(Record):
+    """One thing that happened in a session, a message or an event of its protocol; `index` counts from 0 without gaps
+    (contract 04 §8)."""
+
+    index: int
+    payload: ConversationPayload | ProtocolPayload
+
+
 def active_path(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> tuple[SessionNode, ...]:
     """The nodes from the root to `leaf_node_id`.
 
@@ -116,6 +139,38 @@ def messages_on(path: Iterable[SessionNode], agent_frame_id: str | None = None) 
                 seen.add(message.id)
                 messages.append(message)
     return messages
+
+
+def events_on(path: Iterable[SessionNode], agent_frame_id: str) -> tuple[SessionNode, ...]:
+    """The messages and the events of the protocol on a path that belong to a frame; records of plugins are none."""
+    return tuple(
+        node
+        for node in path
+        if node.agent_frame_id == agent_frame_id and isinstance(node.payload, ConversationPayload | ProtocolPayload)
+    )
+
+
+def chronological(events: Iterable[SessionNode], messages: Iterable[Message] = ()) -> tuple[ChronologicalEntry, ...]:
+    """What happened, in order: `events`, then the `messages` that are not among them yet (contract 04 §8).
+
+    Transient messages are left out, and so is a message whose id was there before.
+    """
+    seen: set[str] = set()
+    payloads: list[ConversationPayload | ProtocolPayload] = []
+
+    def add(payload: ConversationPayload) -> None:
+        if not payload.message.is_transient and payload.message.id not in seen:
+            seen.add(payload.message.id)
+            payloads.append(payload)
+
+    for node in events:
+        if isinstance(node.payload, ConversationPayload):
+            add(node.payload)
+        elif isinstance(node.payload, ProtocolPayload):
+            payloads.append(node.payload)
+    for message in messages:
+        add(ConversationPayload(message))
+    return tuple(ChronologicalEntry(index, payload) for index, payload in enumerate(payloads))
 
 
 def common_beginning(

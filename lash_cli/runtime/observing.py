@@ -82,6 +82,7 @@ def view_of(session_id: str, policy: SessionPolicy, read: PersistedSessionRead |
         read.frames,
         read.leaf_node_id,
         read.head_revision,
+        read.nodes,
     )
 
 

@@ -27,7 +27,7 @@ from lash_cli.core.commit import (
 )
 from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy, with_turn_options
-from lash_cli.core.graph import SessionNode, chain, messages_on
+from lash_cli.core.graph import SessionNode, active_path, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
@@ -62,6 +62,7 @@ _RESET_FIELDS = (
     "leaf_node_id",
     "turn_state",
     "replaces_graph",
+    "nodes",
     "_initial_nodes",
 )
 
@@ -112,6 +113,8 @@ class ResidentSession:
         self._adopted_ledger: tuple[TokenLedgerEntry, ...] = ()
         self.dirty: set[Dirty] = {Dirty.CONFIG, Dirty.FRAMES}
         self.replaces_graph = False
+        # Every node of the stored graph where `keep_all` asked for it, else None: memory holds the messages alone.
+        self.nodes: tuple[SessionNode, ...] | None = None
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self.phase_probe: TurnPhaseProbe | None = None
@@ -137,6 +140,7 @@ class ResidentSession:
 
     def read_view(self) -> SessionReadView:
         """A picture of the committed state."""
+        nodes = self._initial_nodes if self.replaces_graph and self.store is not None else self.nodes
         return SessionReadView(
             self.session_id,
             self.policy,
@@ -147,7 +151,18 @@ class ResidentSession:
             self.frames,
             self.leaf_node_id,
             self.head_revision,
+            nodes,
+            nodes is not None,
         )
+
+    def keep_all(self) -> None:
+        """Hold every branch from now on; before anything is loaded."""
+        self.nodes = ()
+
+    @property
+    def read_scope(self) -> ReadScope:
+        """What a load has to bring."""
+        return ReadScope.CONVERSATION if self.nodes is None else ReadScope.FULL_GRAPH
 
     def usage_report(self) -> SessionUsageReport:
         """The ledger, summed, with what is still to be written to it."""
@@ -165,17 +180,12 @@ class ResidentSession:
             self.owed = (*self.owed, *spent)
 
     def export_state(self) -> RuntimeSessionState:
-        """The portable state; nodes of the current frame are rebuilt from its messages."""
-        nodes = chain(self.messages, parent_node_id=None, agent_frame_id=self.frame_id, at_ms=0)
-        return RuntimeSessionState(
-            self.session_id,
-            self.policy,
-            self.frames,
-            nodes,
-            nodes[-1].node_id if nodes else None,
-            self.turn_state,
-            self.registry.export_state(),
-            merge_ledger(self._spent),
+        """The portable state, as far as memory holds it: `read_view().to_snapshot()` with its tools and its costs."""
+        return msgspec.structs.replace(
+            self.read_view().to_snapshot(),
+            turn_state=self.turn_state,
+            tool_state=self.registry.export_state(),
+            token_ledger=merge_ledger(self._spent),
         )
 
     def is_behind(self, head: HeadPosition) -> bool:
@@ -196,7 +206,7 @@ class ResidentSession:
         """
         if self.store is None:
             return
-        read = await self.store.load_session(self.session_id, ReadScope.CONVERSATION)
+        read = await self.store.load_session(self.session_id, self.read_scope)
         if read is not None:
             await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
@@ -226,7 +236,8 @@ class ResidentSession:
         return stored
 
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
-        """Take over a head read as a conversation. With `keep_policy` the host's policy stays on the current frame.
+        """Take over a head that was read with `read_scope`. With `keep_policy` the host's policy stays on the current
+        frame.
 
         Raises `StoreSessionMismatch` for the head of another session, and what reading its tools raises.
         """
@@ -241,7 +252,11 @@ class ResidentSession:
         self.head_revision = read.head_revision
         self.leaf_node_id = read.leaf_node_id
         self.checkpoint_ref = read.checkpoint_ref
-        self.messages = list(read.messages)
+        if self.nodes is None:
+            self.messages = list(read.messages)
+        else:
+            self.nodes = read.nodes
+            self.messages = messages_on(active_path(read.nodes, read.leaf_node_id), stored.frame_id)
         self.turn_state = read.turn_state
         self.ledger = merge_ledger(read.token_ledger)
         self.dirty.discard(Dirty.FRAMES)
@@ -411,9 +426,21 @@ class ResidentSession:
         if TOOL_STATE in commit.checkpoint.components:
             self.saved_tool_generation = self.registry.generation
         self.messages.extend(messages)
+        if self.nodes is not None:
+            self._hold(commit.graph)
         self.replaces_graph = False
         self._initial_nodes = ()
         self.dirty.clear()
+
+    def _hold(self, graph: GraphDelta) -> None:
+        """Add what a commit has added. What an answer of an earlier commit stands for may be held already."""
+        assert self.nodes is not None, "asked by the caller"
+        match graph:
+            case ReplaceFull(nodes=nodes):
+                self.nodes = nodes
+            case Append(nodes=nodes):
+                held = {node.node_id for node in self.nodes}
+                self.nodes = (*self.nodes, *(node for node in nodes if node.node_id not in held))
 
     def _settled(self, booked: tuple[TokenLedgerEntry, ...], *, is_stored: bool) -> tuple[TokenLedgerEntry, ...]:
         """What of `booked` a commit has added to the ledger. It settles what it took along of what was owed, unless it

@@ -6,20 +6,37 @@ All of them are immutable pictures; `runtime.session` holds the state they are t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
-from lash_cli.core.graph import SessionNode, active_path, messages_on
+from lash_cli.core.graph import (
+    ChronologicalEntry,
+    SessionGraph,
+    SessionNode,
+    active_path,
+    chain,
+    chronological,
+    events_on,
+    messages_on,
+)
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
-from lash_cli.errors import UsageError
+from lash_cli.errors import LashRuntimeError, UsageError
+
+if TYPE_CHECKING:
+    from lash_cli.core.history import TreeEntry
+
+# What an opened session of a store holds in memory: what is said in its current frame, or the whole graph (contract
+# 01 §10).
+Residency = Literal["active_path_only", "keep_all"]
 
 
 class TurnPlan(Record):
@@ -40,7 +57,13 @@ class TurnPlan(Record):
 
 
 class SessionReadView(msgspec.Struct, frozen=True):
-    """An immutable picture of the current frame's active path (contract 04 §8)."""
+    """An immutable picture of the current frame's active path (contract 04 §8).
+
+    `nodes` is as much of the graph as whoever took it holds: None is nothing
+    but the messages, with `is_whole` it is every branch, else the path of the
+    current frame. What is asked for beyond that raises `LashRuntimeError`
+    (`graph_not_resident`).
+    """
 
     session_id: str
     policy: SessionPolicy
@@ -51,11 +74,77 @@ class SessionReadView(msgspec.Struct, frozen=True):
     frames: tuple[AgentFrame, ...]
     leaf_node_id: str | None
     head_revision: int | None
+    nodes: tuple[SessionNode, ...] | None = None
+    is_whole: bool = False
 
     @property
     def protocol_turn_options(self) -> ProtocolTurnOptions:
         """What every turn of the current frame is asked with, unless it says otherwise."""
         return current_frame(self.frames).protocol_turn_options
+
+    def active_events(self) -> tuple[SessionNode, ...]:
+        """The messages of the current frame and the events of its protocol, in order."""
+        return events_on(self._path(), self._frame_id)
+
+    def chronological_projection(self) -> tuple[ChronologicalEntry, ...]:
+        """`active_events` as they are told: each message once, the transient ones left out."""
+        return chronological(self.active_events(), self.messages)
+
+    def session_graph(self) -> SessionGraph:
+        """Every node, those of other branches and of older frames included; of a session without a store only what is
+        said in its current frame is left."""
+        if self.nodes is None and self.head_revision is None:
+            path = self._path()
+            return SessionGraph(path, path[-1].node_id if path else None)
+        if self.nodes is None or not self.is_whole:
+            raise self._not_resident("the other branches")
+        return SessionGraph(self.nodes, self.leaf_node_id)
+
+    def message_tree(self) -> tuple[TreeEntry, ...]:
+        """Every message, those of other branches and frames included."""
+        from lash_cli.core.history import message_tree
+
+        graph = self.session_graph()
+        return message_tree(graph.nodes, graph.leaf_node_id)
+
+    def to_snapshot(self) -> RuntimeSessionState:
+        """What `open_with_state` goes on from: the nodes that are held, those of the messages where that is nothing
+        else. Tools and costs are no part of it."""
+        nodes = self.nodes
+        if nodes is None:
+            nodes = self._said()
+        elif not self.is_whole:
+            # What the first of them hung below is in an older frame and not here.
+            nodes = tuple(
+                node if index else msgspec.structs.replace(node, parent_node_id=None)
+                for index, node in enumerate(nodes)
+            )
+        leaf = self.leaf_node_id if self.is_whole else nodes[-1].node_id if nodes else None
+        state = TurnState(self.turn_index, self.token_usage, self.last_prompt_usage)
+        return RuntimeSessionState(self.session_id, self.policy, self.frames, nodes, leaf, state)
+
+    @property
+    def _frame_id(self) -> str:
+        return current_frame(self.frames).frame_id
+
+    def _path(self) -> tuple[SessionNode, ...]:
+        if self.nodes is None:
+            if self.head_revision is not None:
+                raise self._not_resident("anything but the messages")
+            return self._said()  # nothing is stored: there is nothing else
+        return active_path(self.nodes, self.leaf_node_id) if self.is_whole else self.nodes
+
+    def _said(self) -> tuple[SessionNode, ...]:
+        """Nodes of the messages, whose moments nobody knows."""
+        return chain(self.messages, parent_node_id=None, agent_frame_id=self._frame_id, at_ms=0)
+
+    def _not_resident(self, what: str) -> LashRuntimeError:
+        return LashRuntimeError(
+            "graph_not_resident",
+            f"this view of session {self.session_id} does not hold {what}",
+            hint="ask session.admin() for the graph, or build the core with residency='keep_all'",
+            details={"session": self.session_id},
+        )
 
 
 class RuntimeSessionState(Record):
@@ -75,13 +164,19 @@ class RuntimeSessionState(Record):
         policy = msgspec.structs.replace(self.policy, session_id=session_id)
         frame_id = current_frame(self.frames).frame_id
         first = initial_frame(session_id, policy, self.frames[0].created_at_ms)
+        said = {node.node_id for node in self.nodes if node.agent_frame_id == frame_id}
         nodes = tuple(
-            msgspec.structs.replace(node, agent_frame_id=first.frame_id)
+            msgspec.structs.replace(
+                node,
+                agent_frame_id=first.frame_id,
+                parent_node_id=node.parent_node_id if node.parent_node_id in said else None,
+            )
             for node in self.nodes
-            if node.agent_frame_id == frame_id
+            if node.node_id in said
         )
+        leaf = self.leaf_node_id if self.leaf_node_id in said else None
         return msgspec.structs.replace(
-            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, token_ledger=()
+            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, leaf_node_id=leaf, token_ledger=()
         )
 
 
