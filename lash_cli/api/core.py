@@ -467,18 +467,17 @@ class LashCore(SessionHistories):
         self, resident: ResidentSession, store: RuntimePersistence, spec: SessionSpec, base: SessionPolicy
     ) -> None:
         """Adopt the stored head: host policy over the current frame, but the recorded provider stays."""
-        read = await store.load_session(resident.session_id, resident.read_scope)
-        if read is None:
-            row = await store.session_row(resident.session_id)
-            if row is not None:
-                if spec.inherit == "stored":
-                    resident.set_policy(spec.resolve_against(base, row.config))
-                if persisted_config(resident.policy) == row.config:
-                    # No choice that has to be written: what others choose before the first commit is followed.
-                    resident.dirty.discard(Dirty.CONFIG)
-            return
-        resident.policy = _over_recorded(spec, base, read.config)
-        await resident.adopt_read(read, keep_policy=True)
+        while (read := await store.load_session(resident.session_id, resident.read_scope)) is not None:
+            resident.policy = _over_recorded(spec, base, read.config)
+            if await resident.adopt_read(read, keep_policy=True):
+                return
+        row = await store.session_row(resident.session_id)
+        if row is not None:
+            if spec.inherit == "stored":
+                resident.set_policy(spec.resolve_against(base, row.config))
+            if persisted_config(resident.policy) == row.config:
+                # No choice that has to be written: what others choose before the first commit is followed.
+                resident.dirty.discard(Dirty.CONFIG)
 
     def _registry(self) -> ToolRegistry:
         registry = ToolRegistry()

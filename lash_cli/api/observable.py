@@ -29,7 +29,7 @@ from lash_cli.core.remote import (
 )
 from lash_cli.core.tools import ToolManifest, ToolState
 from lash_cli.core.usage import SessionUsageReport, usage_report
-from lash_cli.errors import LashError, NotFoundError, StoreError, UsageError
+from lash_cli.errors import LashError, MissingCheckpointComponent, NotFoundError, StoreError, UsageError
 from lash_cli.runtime.bells import hang_bell
 from lash_cli.runtime.observing import (
     LiveSubscription,
@@ -136,17 +136,24 @@ class ObservableSession:
 
     async def tool_state(self) -> ToolState | None:
         """The committed tool surface, None while none was committed or when it cannot be read."""
-        cut = await self._reader.cut(ReadScope.HEAD)
-        ref = None if cut.read is None else cut.read.component_refs.get(TOOL_STATE)
-        if ref is None:
-            return None
-        if self._tools is None or self._tools[0] != ref:
+        missing: str | None = None
+        while (ref := await self._tools_ref()) is not None:
+            if self._tools is not None and self._tools[0] == ref:
+                return self._tools[1]
             try:
                 self._tools = (ref, decode(await self._load_component(ref), ToolState))
             except (StoreError, msgspec.MsgspecError) as error:
+                if isinstance(error, MissingCheckpointComponent) and ref != missing:
+                    missing = ref  # there may be another head since, and what only this one named collected
+                    continue
                 _log.info("the tools of session %s cannot be read: %s", self.session_id, error)
                 return None
-        return self._tools[1]
+        return None
+
+    async def _tools_ref(self) -> str | None:
+        """What the head names its tools by."""
+        cut = await self._reader.cut(ReadScope.HEAD)
+        return None if cut.read is None else cut.read.component_refs.get(TOOL_STATE)
 
     async def active_tool_manifests(self) -> tuple[ToolManifest, ...]:
         """The tools that are members of the catalogue, ordered by id."""

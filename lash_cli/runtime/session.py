@@ -40,7 +40,7 @@ from lash_cli.core.usage import (
     merge_ledger,
     usage_report,
 )
-from lash_cli.errors import LashError, SessionExecutionLeaseExpired, StoreSessionMismatch
+from lash_cli.errors import LashError, MissingCheckpointComponent, SessionExecutionLeaseExpired, StoreSessionMismatch
 from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, path_of
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
@@ -206,9 +206,10 @@ class ResidentSession:
         """
         if self.store is None:
             return
-        read = await self.store.load_session(self.session_id, self.read_scope)
-        if read is not None:
-            await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
+        is_taken = False
+        while not is_taken:
+            read = await self.store.load_session(self.session_id, self.read_scope)
+            is_taken = read is None or await self.adopt_read(read, keep_policy=Dirty.CONFIG in self.dirty)
 
     async def catch_up(self) -> None:
         """Take over the stored head; for a handle that is to replace it, how many turns there were and what they cost:
@@ -235,9 +236,10 @@ class ResidentSession:
         await stored.refresh()
         return stored
 
-    async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> None:
+    async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> bool:
         """Take over a head that was read with `read_scope`. With `keep_policy` the host's policy stays on the current
-        frame.
+        frame. False, and nothing is taken over, when there is another head since, and what only this one named was
+        collected: then the other is to be read.
 
         Raises `StoreSessionMismatch` for the head of another session, and what reading its tools raises.
         """
@@ -246,6 +248,14 @@ class ResidentSession:
                 f"loaded session {read.session_id}, requested {self.session_id}",
                 details={"loaded": read.session_id, "requested": self.session_id},
             )
+        ref = read.component_refs.get(TOOL_STATE)
+        is_moved = ref != self.component_refs.get(TOOL_STATE)
+        try:
+            tools = await self._stored_tools(ref) if is_moved else None
+        except MissingCheckpointComponent:
+            if await self._is_replaced(read):
+                return False
+            raise
         stored = current_frame(read.frames)
         is_first_load = self.head_revision is None
         self.frame_id = stored.frame_id
@@ -267,21 +277,28 @@ class ResidentSession:
         else:
             self.frames = read.frames
             self.policy = stored.assignment.policy
-        if read.component_refs.get(TOOL_STATE) != self.component_refs.get(TOOL_STATE):
-            if not is_first_load:
-                # Another runtime moved the surface: what the sources offered when this one was opened may be old.
-                self.registry.refresh_sources()
-            await self._restore_tools(read.component_refs.get(TOOL_STATE))
+        if is_moved and not is_first_load:
+            # Another runtime moved the surface: what the sources offered when this one was opened may be old.
+            self.registry.refresh_sources()
+        if tools is not None:
+            report = self.registry.restore_state(tools)
+            self.saved_tool_generation = report.generation
+            if report.changed:
+                self.dirty.add(Dirty.TOOLS)
         self.component_refs = dict(read.component_refs)
+        return True
 
-    async def _restore_tools(self, ref: str | None) -> None:
+    async def _stored_tools(self, ref: str | None) -> ToolState | None:
         if ref is None or self.store is None:
-            return
-        snapshot = decode(await self.store.load_component(ref), ToolState)
-        report = self.registry.restore_state(snapshot)
-        self.saved_tool_generation = report.generation
-        if report.changed:
-            self.dirty.add(Dirty.TOOLS)
+            return None
+        return decode(await self.store.load_component(ref), ToolState)
+
+    async def _is_replaced(self, read: PersistedSessionRead) -> bool:
+        """Whether there is another head than the one that was read."""
+        if self.store is None:
+            return False
+        position = await self.store.head_position(self.session_id)
+        return position.head_revision != read.head_revision
 
     def adopt_state(self, state: RuntimeSessionState) -> None:
         """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3).
