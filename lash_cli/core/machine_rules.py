@@ -41,7 +41,6 @@ from lash_cli.core.tools import (
     SwitchAgentFrameControl,
     ToolCallOutput,
     ToolCallRecord,
-    ToolSuccess,
     project_output,
 )
 
@@ -176,7 +175,7 @@ def without_calls(response: LlmResponse) -> LlmResponse:
 def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequence[str] = ()) -> Message:
     """The one user message that answers a batch, without an id.
 
-    All results come first, in source order, then the attachments of successful
+    All results come first, in source order, then the attachments of the
     calls: wires demand that nothing stands between a call and its result. A
     label before them names the call they came from (contract 06 §7).
     """
@@ -186,9 +185,9 @@ def tool_results_message(records: Sequence[ToolCallRecord], projections: Sequenc
         for record, text in zip(records, texts, strict=True)
     ]
     for record in records:
-        if isinstance(record.output.outcome, ToolSuccess) and record.output.outcome.attachments:
+        if record.output.attachments:
             parts.append(TextPart(attachments_label(record.tool, record.call_id)))
-            parts += [AttachmentPart(attachment) for attachment in record.output.outcome.attachments]
+            parts += [AttachmentPart(attachment) for attachment in record.output.attachments]
     return Message("", Role.USER, tuple(parts))
 
 

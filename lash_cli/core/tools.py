@@ -152,7 +152,7 @@ class RetryHint(Record):
 
 
 class ToolFailure(Record):
-    """Why a call failed; `message` is what the model reads (contract 05 §1.3)."""
+    """Why a call failed; `message` is what the model reads, and `attachments` behind it (contract 05 §1.3, §1.4)."""
 
     failure_class: FailureClass
     code: str
@@ -160,6 +160,7 @@ class ToolFailure(Record):
     source: Literal["runtime", "tool", "plugin", "policy", "cancellation"] = "tool"
     retry: RetryHint = RetryHint()
     raw: Any = None
+    attachments: tuple[AttachmentSource, ...] = ()
 
 
 class ToolCancellation(Record):
@@ -168,6 +169,7 @@ class ToolCancellation(Record):
     message: str
     source: str = "cancellation"
     raw: Any = None
+    attachments: tuple[AttachmentSource, ...] = ()
 
 
 class ToolSuccess(Record, tag="success", tag_field="status"):
@@ -232,6 +234,28 @@ class ToolCallOutput(Record):
             case _:
                 return "cancelled"
 
+    @property
+    def attachments(self) -> tuple[AttachmentSource, ...]:
+        """What rides beside the outcome, whichever it is."""
+        match self.outcome:
+            case ToolSuccess(attachments=attachments):
+                return attachments
+            case ToolFailed(failure=reason):
+                return reason.attachments
+            case ToolCancelled(cancellation=reason):
+                return reason.attachments
+
+    def with_attachments(self, attachments: tuple[AttachmentSource, ...]) -> ToolCallOutput:
+        """The same output with other attachments."""
+        replace = msgspec.structs.replace
+        match self.outcome:
+            case ToolFailed(failure=reason):
+                return ToolCallOutput(ToolFailed(replace(reason, attachments=attachments)), self.control)
+            case ToolCancelled(cancellation=reason):
+                return ToolCallOutput(ToolCancelled(replace(reason, attachments=attachments)), self.control)
+            case success:
+                return ToolCallOutput(replace(success, attachments=attachments), self.control)
+
 
 class PendingCompletion(Record):
     """What a tool answers whose result comes from outside (contract 05 §1.7).
@@ -288,11 +312,12 @@ def failure(
     source: Literal["runtime", "tool", "plugin", "policy", "cancellation"] = "tool",
     retry: RetryHint | None = None,
     raw: Any = None,
+    attachments: tuple[AttachmentSource, ...] = (),
 ) -> ToolCallOutput:
     """A failed output."""
-    return ToolCallOutput(
-        ToolFailed(ToolFailure(failure_class, code, message, source=source, retry=retry or RetryHint(), raw=raw))
-    )
+    hint = retry or RetryHint()
+    reason = ToolFailure(failure_class, code, message, source=source, retry=hint, raw=raw, attachments=attachments)
+    return ToolCallOutput(ToolFailed(reason))
 
 
 def tool_error(value: Any) -> ToolCallOutput:
@@ -355,6 +380,7 @@ def output_as_told(status: str, text: str, attachments: tuple[AttachmentSource, 
         case "success":
             return ToolCallOutput(ToolSuccess(text, attachments))
         case "cancelled":
-            return cancelled(text.removeprefix(_CANCELLED_LABEL))
+            return cancelled(text.removeprefix(_CANCELLED_LABEL)).with_attachments(attachments)
         case _:
-            return failure(FailureClass.EXECUTION, "tool_error", text.removeprefix(_FAILED_LABEL))
+            message = text.removeprefix(_FAILED_LABEL)
+            return failure(FailureClass.EXECUTION, "tool_error", message, attachments=attachments)

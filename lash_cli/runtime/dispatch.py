@@ -17,8 +17,6 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-import msgspec
-
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
@@ -48,7 +46,6 @@ from lash_cli.core.tools import (
     ToolCallRecord,
     ToolFailed,
     ToolResult,
-    ToolSuccess,
     cancelled,
     exhausted,
     failure,
@@ -395,11 +392,10 @@ class ToolDispatcher:
     async def _with_stored_attachments(self, output: ToolCallOutput) -> ToolCallOutput:
         """Replace attachment bytes by references: only references reach the journal and the graph. What the host does
         not allow is a failure of the call (contract 05 §1.5)."""
-        outcome = output.outcome
-        if not isinstance(outcome, ToolSuccess) or not outcome.attachments:
+        if not output.attachments:
             return output
         stored: list[AttachmentSource] = []
-        for source in outcome.attachments:
+        for source in output.attachments:
             try:
                 stored.append(await self._store_attachment(source))
             except LashError as error:
@@ -409,7 +405,7 @@ class ToolDispatcher:
                     return failure(FailureClass.UNAVAILABLE, error.code, error.message, source="runtime")
                 text = f"The attachment could not be stored: {error.message}"
                 return failure(FailureClass.INTERNAL, "attachment_store_failed", text, source="runtime")
-        return ToolCallOutput(msgspec.structs.replace(outcome, attachments=tuple(stored)), output.control)
+        return output.with_attachments(tuple(stored))
 
     def _report(self, loop: asyncio.AbstractEventLoop, attempt: tuple[str, int], text: str) -> None:
         """Show what a tool says of its progress; one that is a plain function says it in a thread of its own."""

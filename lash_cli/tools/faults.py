@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lash_cli.core.content import AttachmentSource
 from lash_cli.core.tools import FailureClass, RetryHint, ToolCallOutput, failure
 from lash_cli.errors import UsageError
 
@@ -17,7 +18,8 @@ class ToolFault(UsageError):
     """One tool call failed in a way the model should read.
 
     `failure_class` and `code` classify it, `retry` says whether another
-    attempt may help, `raw` is JSON for programs.
+    attempt may help, `raw` is JSON for programs, `attachments` are
+    shown to the model behind the message.
     """
 
     default_code = "tool_error"
@@ -30,15 +32,24 @@ class ToolFault(UsageError):
         *,
         retry: RetryHint | None = None,
         raw: Any = None,
+        attachments: tuple[AttachmentSource, ...] = (),
     ) -> None:
         super().__init__(message, code=code)
         self.failure_class = failure_class
         self.retry = retry or RetryHint()
         self.raw = raw
+        self.attachments = attachments
 
     def to_output(self) -> ToolCallOutput:
         """The failed output that stands for this fault."""
-        return failure(self.failure_class, self.code, self.message, retry=self.retry, raw=self.raw)
+        return failure(
+            self.failure_class,
+            self.code,
+            self.message,
+            retry=self.retry,
+            raw=self.raw,
+            attachments=self.attachments,
+        )
 
 
 def invalid(code: str, message: str) -> ToolFault:

@@ -6,12 +6,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.driving import Crash, CrashPoints
 from support.frozen import cut_lease
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import AttachmentItem, LashCore, ModelSpec, SessionSpec, Stopped, TextItem, TurnInput
+from lash_cli.api import (
+    AttachmentItem,
+    FailureClass,
+    FunctionToolProvider,
+    LashCore,
+    ModelSpec,
+    SessionSpec,
+    Stopped,
+    TextItem,
+    ToolContext,
+    ToolFault,
+    TurnInput,
+    tool,
+)
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
@@ -21,6 +35,10 @@ from lash_cli.providers.attachments import CARRIED, RequestAttachments, carrying
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 REF = "sha256:" + sha256_hex(PNG)
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
 
 
 def with_image(words: str = "look") -> TurnInput:
@@ -165,6 +183,36 @@ async def test_a_session_without_a_store_asks_the_host_too_and_keeps_the_bytes_i
         assert (await session.turn(denied).run()).result.outcome == Stopped("invalid_input")
         await session.turn(with_image()).run()
     assert attached(caller.requests[0].messages) == [Inline("image/png", PNG, "cat.png")]
+
+
+def shot(source: Any) -> FunctionToolProvider:
+    @tool(name="shoot")
+    async def shoot(args: Nothing, context: ToolContext) -> Any:
+        raise ToolFault(FailureClass.EXECUTION, "blurred", "it is blurred", attachments=(source,))
+
+    return FunctionToolProvider([shoot])
+
+
+async def test_what_a_failed_call_attaches_is_stored_and_shown_behind_its_message(make_core) -> None:
+    caller = ScriptedCaller([calls(("a", "shoot", "{}")), text("a blurred cat")])
+    core = make_core(caller, tools=[shot(Inline("image/png", PNG, "cat.png"))])
+    stored = Stored(REF, "image/png", len(PNG), "cat.png")
+    async with await core.open_session("s1") as session:
+        output = await session.turn("look").run()
+    assert output.result.tool_calls[0].output.outcome.failure.attachments == (stored,)
+    parts = caller.requests[1].messages[-1].parts
+    assert [part.content for part in parts[:2]] == ["[Tool execution failed]\nit is blurred", "Attached by shoot (a):"]
+    assert attached(caller.requests[1].messages) == [stored]
+    assert await core.store.get_attachment("s1", REF) == PNG
+
+
+async def test_what_a_failed_call_attaches_is_judged_like_what_others_do(make_core) -> None:
+    caller = ScriptedCaller([calls(("a", "shoot", "{}")), text("never mind")])
+    core = make_core(caller, tools=[shot(ExternalUrl("image/png", "file:///etc/passwd"))])
+    async with await core.open_session("s1") as session:
+        failure = (await session.turn("look").run()).result.tool_calls[0].output.outcome.failure
+    assert (failure.failure_class, failure.code) == ("permission_denied", "attachment_source_policy_denied")
+    assert attached(caller.requests[1].messages) == []
 
 
 class CountingEncoder:
