@@ -14,6 +14,7 @@ from typing import Literal
 
 from lash_cli.core.codec import Record, encode
 from lash_cli.core.content import TurnInput
+from lash_cli.core.lease import LeaseOwnerIdentity
 
 # What the key of a caller is stored behind; keys that lash makes itself begin otherwise.
 HOST_PREFIX = "host:"
@@ -93,11 +94,18 @@ class TurnInputCompletion(Record):
 
 
 class ClaimDiagnostics(Record):
-    """Who holds a row: enough to find the turn, never the token."""
+    """Who holds a row: enough to find the turn and its process, never the token (contract 02 §1.1).
+
+    `owner` has the lane under `generation`, or had it last; None when it gave
+    the lane back, or somebody else has it by now.
+    """
 
     claim_id: str | None
     generation: int | None
     turn_id: str | None = None
+    owner: LeaseOwnerIdentity | None = None
+    fencing_token: int | None = None
+    state: InputState | None = None
 
 
 def completion_of(claim: TurnInputClaim) -> TurnInputCompletion:

@@ -200,4 +200,11 @@ def test_every_outcome_says_whether_it_cancelled_and_what(
 
 
 def test_what_a_cancel_tells_about_a_claim_never_contains_the_token() -> None:
-    assert set(ClaimDiagnostics.__struct_fields__) == {"claim_id", "generation", "turn_id"}
+    assert set(ClaimDiagnostics.__struct_fields__) == {
+        "claim_id",
+        "generation",
+        "turn_id",
+        "owner",
+        "fencing_token",
+        "state",
+    }

@@ -16,6 +16,7 @@ from lash_cli.core.ingress import (
     ByInputId,
     BySourceKey,
     Cancelled,
+    ClaimDiagnostics,
     InputDraft,
     InputState,
     NextTurn,
@@ -286,7 +287,9 @@ class IngressLaws:
         held, _, free = (result.outcome for result in results)
         assert isinstance(held, AlreadyClaimed) and isinstance(free, Cancelled)
         assert held.claim is not None and lane.claim is not None
-        assert (held.claim.claim_id, held.claim.generation, held.claim.turn_id) == (lane.claim.claim_id, 1, "d1")
+        assert held.claim == ClaimDiagnostics(
+            lane.claim.claim_id, 1, "d1", make.owner(), lane.claim.fencing_token, InputState.DEFERRED_NEXT_TURN
+        )
 
     async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(
         self, open_store: OpenStore, clock: MovableClock

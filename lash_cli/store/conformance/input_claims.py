@@ -254,7 +254,8 @@ class InputClaimLaws:
         await end(store, clock, fence, how)
         assert await make.pending_ids(store) == []
         (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
-        assert isinstance(result.outcome, AlreadyClaimed)
+        assert isinstance(result.outcome, AlreadyClaimed) and result.outcome.claim is not None
+        assert result.outcome.claim.owner is None, "the lane is nobody's, or that of the next generation"
         lane = make.granted(await store.open_lane(make.lane_request(clock, "next", turn_id=None, text=None)))
         assert lane.redrive and lane.turn is not None and lane.turn.turn_id == "t1"
         repeated = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())

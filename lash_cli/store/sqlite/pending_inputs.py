@@ -37,7 +37,7 @@ from lash_cli.core.ingress import (
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.inputs import COLUMNS, NO_LIMIT, legible_input
-from lash_cli.store.sqlite.sessions import key_of, live_generation, read_session
+from lash_cli.store.sqlite.sessions import StoredSession, key_of, live_generation, read_session
 
 _BY_ID = COLUMNS + "WHERE input_id = ? AND session_key = ?"
 _SESSION_OF = """
@@ -76,18 +76,21 @@ def _find(connection: sqlite3.Connection, session_key: int, target: PendingTurnI
 
 
 def _judge(
-    connection: sqlite3.Connection, session_id: str, row: Any, generation: int, by: str | None = None
+    connection: sqlite3.Connection, session: StoredSession, row: Any, generation: int, by: str | None = None
 ) -> PendingTurnInputCancelOutcome:
     """Apply the common rule to a row just read in this transaction."""
-    *_, turn_id, claim_id, claim_generation, _ = row
-    stored = legible_input(session_id, row)
+    *_, turn_id, claim_id, claim_generation, fencing_token = row
+    stored = legible_input(session.session_id, row)
     verdict = judge_cancel(stored.state, is_held=is_held(turn_id, claim_generation, generation))
     if verdict is CancelVerdict.COMPLETED:
         return AlreadyCompleted(stored)
     if verdict is CancelVerdict.CANCELLED:
         return AlreadyCancelled(stored)
     if verdict is CancelVerdict.CLAIMED:
-        return AlreadyClaimed(stored, ClaimDiagnostics(claim_id, claim_generation, turn_id))
+        lease = session.lease()
+        owner = lease.owner if lease.fencing_token == claim_generation else None
+        diagnostics = ClaimDiagnostics(claim_id, claim_generation, turn_id, owner, fencing_token, stored.state)
+        return AlreadyClaimed(stored, diagnostics)
     connection.execute(_CANCEL, (by, stored.enqueue_seq))
     return Cancelled(msgspec.structs.replace(stored, state=InputState.CANCELLED))
 
@@ -203,7 +206,7 @@ class PendingInputs:
             results = []
             for target in targets:
                 row = _find(connection, session.key, target)
-                outcome = InputNotFound() if row is None else _judge(connection, session_id, row, generation, by)
+                outcome = InputNotFound() if row is None else _judge(connection, session, row, generation, by)
                 results.append(PendingTurnInputCancelResult(target, outcome))
             cancelled = _cancelled_ids(result.outcome for result in results)
             announce(connection, session, "cancelled", cancelled, now_ms)
@@ -234,7 +237,7 @@ class PendingInputs:
             now_ms = self._db.clock.now_ms()
             generation = live_generation(session.lease(), now_ms)
             rows = connection.execute(_SUFFIX, (session.key, first[0])).fetchall()
-            outcomes = tuple(_judge(connection, session_id, row, generation) for row in rows)
+            outcomes = tuple(_judge(connection, session, row, generation) for row in rows)
             announce(connection, session, "cancelled", _cancelled_ids(outcomes), now_ms)
             return SuffixOutcomes(anchor, outcomes)
 
