@@ -85,7 +85,9 @@ class AcrossProcesses:
         assert self._driver is not None, "there is one to tell"
         try:
             self._driver.notify(session_id, reason)
-        except Exception:  # noqa: BLE001 - a host's driver is foreign code, and its fault is told here
+        except Exception:
+            if self.host.is_strict:
+                raise
             _log.exception("the queue driver could not be told of %s (%s)", session_id, reason)
 
     def _new_owner(self) -> LeaseOwnerIdentity:

@@ -108,6 +108,7 @@ class LashCore(SessionHistories):
         builtins: PromptBuiltins = NO_BUILTINS,
         context: Sequence[ContextPlugin] | None = None,
         residency: Residency | None = None,
+        strict: bool = False,
     ) -> None:
         """Wire a core from keyword arguments.
 
@@ -128,7 +129,11 @@ class LashCore(SessionHistories):
         rolling history unless others are named. `residency` is what an opened
         session holds in memory: `active_path_only`, the default with a store
         and possible only there, reads other branches when they are asked for;
-        with `keep_all` they are read at open and shown by `read_view()`. Raises
+        with `keep_all` they are read at open and shown by `read_view()`. `strict`
+        is for the tests of a host: what foreign code raises, tools and their
+        sources, the approval policy, the provider, the driver and the trace
+        sink, is contained nowhere but comes out of the call it happened in,
+        whose turn is left unfinished, so that a bug is loud. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name, or `config_invalid` for both of what is given
@@ -177,7 +182,10 @@ class LashCore(SessionHistories):
             attachments or ANY_ATTACHMENT,
             builtins,
             _standard_context() if context is None else in_order(context),
+            strict,
         )
+        if tracer is not None:
+            tracer.is_strict = tracer.is_strict or strict
         # Logs of sessions without a store live as long as somebody has or watches the session.
         self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()
         self._ringer: BellRinger | None = None

@@ -35,8 +35,11 @@ MAX_RESULT_CHARS = 8 * 1024 * 1024
 _OUTPUT_LEVELS = 2
 
 
-async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> ToolResult:
-    """Run one attempt; an exception, or an answer that is no result, becomes a failed output."""
+async def contained(
+    resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext, *, is_strict: bool = False
+) -> ToolResult:
+    """Run one attempt; an exception, or an answer that is no result, becomes a failed output. With `is_strict` an
+    exception passes through."""
     try:
         output = await _answer(resolved, call, context)
         if isinstance(output, PendingCompletion):
@@ -49,7 +52,10 @@ async def contained(resolved: ResolvedTool, call: ToolCall, context: SimpleToolC
         if task is not None and task.cancelling():
             raise
         return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
-    except Exception as error:  # noqa: BLE001 - contract 05 §3.6: a tool must not take the turn down
+    except Exception as error:
+        if is_strict:
+            raise
+        # Contract 05 §3.6: a tool must not take the turn down.
         _log.exception("tool %s raised", call.tool_name)
         return _panicked(call.tool_name, type(error).__name__, _text_of(error))
 

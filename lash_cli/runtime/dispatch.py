@@ -94,7 +94,9 @@ class ToolDispatcher:
         cancel: CancelToken,
         emit: Emit,
         store_attachment: StoreAttachment,
+        is_strict: bool = False,
     ) -> None:
+        """`is_strict` lets pass what a tool, its source or the policy raises."""
         self._registry = registry
         self._approval = approval
         self._effects = effects
@@ -106,6 +108,7 @@ class ToolDispatcher:
         self._cancel = cancel
         self._emit = emit
         self._store_attachment = store_attachment
+        self._is_strict = is_strict
         self._progress: set[asyncio.Task[None]] = set()
         self._attempts_under_way: set[tuple[str, int]] = set()
         self._told: set[str] = set()
@@ -173,8 +176,19 @@ class ToolDispatcher:
         it is over, and its source hears of it (contract 05 §1.7). Raises what effects raise."""
         for replay_key, call, attempted in await self._effects.left_pending():
             resolved = self._registry.resolve_id(call.tool_id)
-            wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, resolved, call)
+            wait = self._pending(resolved, call)
             await wait.output(replay_key, attempted)
+
+    def _pending(self, resolved: ResolvedTool | None, call: ToolCall) -> PendingWait:
+        return PendingWait(
+            self._effects,
+            self._resolver,
+            self._scope,
+            self._cancel,
+            resolved,
+            call,
+            is_strict=self._is_strict,
+        )
 
     def _tell_started(self, call_id: str, name: str, args: Any) -> Awaitable[None]:
         self._told.add(call_id)
@@ -221,7 +235,7 @@ class ToolDispatcher:
                 raise EffectError("runtime_effect_wrong_outcome", "the attempts of a call have a row of another kind")
             total_ms += attempted.duration_ms
             if attempted.output is None:
-                wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, None, command.call)
+                wait = self._pending(None, command.call)
                 return await wait.output(replay_key, attempted), total_ms
             output = attempted.output
             if attempt == command.max_attempts:
@@ -240,7 +254,7 @@ class ToolDispatcher:
             output = attempted.output
             if output is None:
                 # Whoever completes it answers for the attempt; there is no retry behind it.
-                wait = PendingWait(self._effects, self._resolver, self._scope, self._cancel, resolved, call)
+                wait = self._pending(resolved, call)
                 return await wait.output(replay_key, attempted), total_ms
             outcome = output.outcome
             if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
@@ -305,7 +319,7 @@ class ToolDispatcher:
             if not deciding.done():
                 return None
             if not deciding.cancelled() and (error := deciding.exception()) is not None:
-                if not isinstance(error, Exception):
+                if self._is_strict or not isinstance(error, Exception):
                     raise error
                 _log.error("the approval policy failed for %s", call.tool_name, exc_info=error)
                 return f"the approval policy failed: {type(error).__name__}: {error}"
@@ -329,7 +343,9 @@ class ToolDispatcher:
             on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
             on_completion_key=keys.ask,
         )
-        task: asyncio.Task[ToolResult] = asyncio.ensure_future(contained(resolved, call, context))
+        task: asyncio.Task[ToolResult] = asyncio.ensure_future(
+            contained(resolved, call, context, is_strict=self._is_strict)
+        )
         limit_ms = resolved.manifest.timeout_ms
         self._attempts_under_way.add((call.call_id, attempt))
         try:

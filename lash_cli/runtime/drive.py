@@ -89,6 +89,8 @@ from lash_cli.runtime.session import ResidentSession
 if TYPE_CHECKING:
     from lash_cli.runtime.dispatch import ToolDispatcher
 
+# The code of what a provider raised that is no failure of its endpoint: a bug in it (contract 05 §3.6).
+PROVIDER_PANICKED = "provider_panicked"
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 # Says what was said, to whoever turns it on: nobody does by having a log (contract 08 §6.7 `privacy.log_prompts`).
 _prompts = logging.getLogger("lash.prompts")
@@ -235,7 +237,7 @@ class TurnDriver(ABC):
                 continue
             elif isinstance(effect, SyncEnvironmentEffect):
                 with in_phase(self.session.phase_probe, TurnPhase.PROMPT_BUILD):
-                    answer = environment.synced()
+                    answer = environment.synced(is_strict=self.host.is_strict)
             elif isinstance(effect, LlmCallEffect):
                 assert shown is not None, "a machine that was stopped before it began calls no model"
                 answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))
@@ -287,6 +289,7 @@ class TurnDriver(ABC):
             cancel=self.token,
             emit=partial(self.emit, drive),
             store_attachment=lambda source: self.stored(source, drive),
+            is_strict=self.host.is_strict,
         )
 
     def _protocol(self, output: OutputSpec | None) -> StandardProtocol:
@@ -333,6 +336,8 @@ class TurnDriver(ABC):
             result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
             if self.token.cause is CancelCause.LEASE_LOST:
                 raise lane_lost(self.session.session_id)
+            if self.host.is_strict and result.error is not None and result.error.code == PROVIDER_PANICKED:
+                raise LashRuntimeError(PROVIDER_PANICKED, result.error.message)
             if is_stopped(result):
                 raise CallStopped(result)
             return LlmCallOutcome(result)

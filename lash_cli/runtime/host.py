@@ -110,7 +110,8 @@ def provider_status(providers: ProviderResolver, provider_id: str) -> ProviderSt
 
 
 class RuntimeHost(msgspec.Struct, frozen=True):
-    """The shared wiring. `store` None means sessions live in memory only."""
+    """The shared wiring. `store` None means sessions live in memory only. With `is_strict` nothing that foreign code
+    raises is contained (contract 05 §3.6)."""
 
     store: RuntimePersistence | None
     effects: EffectHost
@@ -124,6 +125,7 @@ class RuntimeHost(msgspec.Struct, frozen=True):
     attachments: AttachmentPolicy = ANY_ATTACHMENT
     builtins: PromptBuiltins = NO_BUILTINS
     context: tuple[ContextPlugin, ...] = ()
+    is_strict: bool = False
 
     def calling(self, caller: ModelCaller | None) -> RuntimeHost:
         """The wiring with every model call made by `caller`; the same without one."""

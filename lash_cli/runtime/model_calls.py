@@ -119,11 +119,15 @@ class ModelEnvironment:
         layers = (core_prompt, self._policy.prompt, turn_prompt)
         return render_prompt(layers, builtins=builtins, can_ask=self._can_ask)
 
-    def synced(self) -> EnvironmentSynced:
-        """Bring tools and prompt up to date with the registry; an error when a source of tools fails."""
+    def synced(self, *, is_strict: bool = False) -> EnvironmentSynced:
+        """Bring tools and prompt up to date with the registry; an error when a source of tools fails, which raises when
+        that `is_strict`."""
         try:
             self._sync()
-        except Exception as error:  # noqa: BLE001 - whatever a source of tools does, its turn has an outcome
+        except Exception as error:
+            if is_strict:
+                raise
+            # Whatever a source of tools does, its turn has an outcome.
             text = error.message if isinstance(error, LashError) else f"{type(error).__name__}: {error}"
             return EnvironmentSynced(storable(f"the tools cannot be described: {text}"))
         return EnvironmentSynced()

@@ -117,6 +117,8 @@ class PendingWait:
         cancel: CancelToken,
         resolved: ResolvedTool | None,
         call: ToolCall,
+        *,
+        is_strict: bool = False,
     ) -> None:
         self._effects = effects
         self._resolver = resolver
@@ -124,6 +126,7 @@ class PendingWait:
         self._cancel = cancel
         self._resolved = resolved
         self._call = call
+        self._is_strict = is_strict
 
     async def output(self, attempt_key: str, attempted: ToolAttemptOutcome) -> ToolCallOutput:
         """Wait as an effect below the one of the attempt; raises what effects raise."""
@@ -169,7 +172,10 @@ class PendingWait:
         try:
             async with asyncio.timeout(CANCEL_HOOK_S):
                 await source.cancel_external_work(self._call, key)
-        except Exception:  # noqa: BLE001 - the call is cancelled all the same, and who wrote the source reads the log
+        except Exception:
+            if self._is_strict:
+                raise
+            # The call is cancelled all the same, and who wrote the source reads the log.
             _log.exception("what %s left pending could not be cancelled", self._call.tool_name)
 
     def _result(self, resolution: Resolution, pending: PendingCompletion) -> ToolCallOutput:

@@ -63,7 +63,8 @@ _current_call: ContextVar[_Call | None] = ContextVar("lash_trace_call", default=
 
 
 class Tracer:
-    """Turns events into records and hands them to a sink (contract 04 §9). No method but `flush` raises.
+    """Turns events into records and hands them to a sink (contract 04 §9). No method but `flush` raises,
+    unless `is_strict` is set.
 
     `redact` masks secrets in every text; `context` is the host's own, under
     what the runtime knows. The tracer owns the sink and closes it.
@@ -86,6 +87,7 @@ class Tracer:
         self._redact = redact
         self._context = context or TraceContext()
         self.lost = 0  # records that the sink did not take
+        self.is_strict = False  # what the sink raises is contained nowhere: for the tests of a host
 
     @property
     def shows_the_wire(self) -> bool:
@@ -169,8 +171,10 @@ class Tracer:
         """The containment point of tracing: the first failure is a warning, the later ones are counted."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - contract 04 §9: a trace never fails a turn
-            self.lost += 1
+        except Exception as error:
+            if self.is_strict:
+                raise
+            self.lost += 1  # contract 04 §9: a trace never fails a turn
             level = logging.WARNING if self.lost == 1 else logging.DEBUG
             _log.log(level, "the trace is incomplete: %s: %s", type(error).__name__, error)
 

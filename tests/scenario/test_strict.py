@@ -1,0 +1,174 @@
+"""A strict core: what foreign code raises comes out where it happened, for the tests of a host (contract 05 §3.6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import FunctionToolProvider, LashCore, LashSession, ModelSpec, PendingCompletion, ToolContext, tool
+from lash_cli.core.llm import LlmRequest, LlmResponse
+from lash_cli.core.protocols import EventSink
+from lash_cli.errors import LashRuntimeError
+from lash_cli.providers.retry import RetryingCaller
+from lash_cli.runtime.tracing import Tracer
+from lash_cli.system import SystemClock, SystemIds
+
+
+class Broken(Exception):
+    """What foreign code raises."""
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
+
+def tools(function: Callable[..., Awaitable[Any]], **options: Any) -> FunctionToolProvider:
+    return FunctionToolProvider([tool(name="work", **options)(function)])
+
+
+async def breaks(args: Nothing, context: ToolContext) -> str:
+    raise Broken("in a tool")
+
+
+async def works(args: Nothing, context: ToolContext) -> str:
+    return "done"
+
+
+ONE = calls(("a", "work", "{}"))
+BOTH = calls(("a", "work", "{}"), ("b", "work", "{}"))
+
+
+class Policy:
+    """An approval policy with a bug."""
+
+    async def decide(self, manifest: object, call: object) -> str | None:
+        raise Broken("in a policy")
+
+
+class Driver:
+    """A driver with a bug."""
+
+    def notify(self, session_id: str, reason: str) -> None:
+        raise Broken("in a driver")
+
+    async def aclose(self) -> None:
+        return
+
+
+class Sink:
+    """A trace sink with a bug."""
+
+    def append(self, record: object) -> None:
+        raise Broken("in a sink")
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Provider:
+    """A provider with a bug."""
+
+    kind = "broken"
+
+    async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
+        raise Broken("in a provider")
+
+    async def aclose(self) -> None:
+        return
+
+
+def tracer() -> Tracer:
+    return Tracer(Sink(), clock=SystemClock(), ids=SystemIds(), redact=lambda text: text)
+
+
+@pytest.mark.parametrize("answer", [ONE, BOTH], ids=["one call", "two calls"])
+async def test_what_a_tool_raises_comes_out_of_its_turn_which_can_be_finished_later(make_core, answer) -> None:
+    session = await make_core(ScriptedCaller([answer]), tools=[tools(breaks)], strict=True).open_session("s1")
+    with pytest.raises(Broken, match="in a tool"):
+        await session.turn("go").run()
+    await session.close()
+    async with await make_core(ScriptedCaller([text("so be it")]), tools=[tools(works)]).open_session("s1") as again:
+        assert (await again.redrive().run()).result.assistant_message() == "so be it"
+
+
+async def test_without_a_store_it_comes_out_too() -> None:
+    async with LashCore(
+        provider=ScriptedCaller([ONE]), model=ModelSpec("m"), tools=[tools(breaks)], strict=True
+    ) as core:
+        with pytest.raises(Broken, match="in a tool"):
+            await (await core.open_session("s1")).turn("go").run()
+
+
+async def test_what_a_policy_raises_comes_out(make_core) -> None:
+    core = make_core(ScriptedCaller([ONE]), tools=[tools(works)], approval=Policy(), strict=True)
+    with pytest.raises(Broken, match="in a policy"):
+        await (await core.open_session("s1")).turn("go").run()
+
+
+async def test_what_a_driver_raises_comes_out(make_core) -> None:
+    core = make_core(ScriptedCaller([]), queue_driver=Driver(), strict=True)
+    session = await core.open_session("s1")
+    with pytest.raises(Broken, match="in a driver"):
+        await session.enqueue("later")
+
+
+async def test_what_a_trace_sink_raises_comes_out(make_core) -> None:
+    with pytest.raises(Broken, match="in a sink"):
+        await make_core(ScriptedCaller([]), tracer=tracer(), strict=True).open_session("s1")
+
+
+async def test_what_a_provider_raises_comes_out_as_what_it_was(make_core) -> None:
+    core = make_core(RetryingCaller(Provider()), strict=True)
+    with pytest.raises(LashRuntimeError, match="Broken: in a provider") as raised:
+        await (await core.open_session("s1")).turn("go").run()
+    assert raised.value.code == "provider_panicked"
+
+
+async def test_what_ends_external_work_and_raises_comes_out(make_core) -> None:
+    handed = asyncio.Event()
+
+    @tool(name="work")
+    async def hand_over(args: Nothing, context: ToolContext) -> PendingCompletion:
+        await context.completion_key()
+        handed.set()
+        return PendingCompletion()
+
+    async def gone(call: object, key: object) -> None:
+        raise Broken("outside")
+
+    provider = FunctionToolProvider([hand_over], on_cancel=gone)
+    session = await make_core(ScriptedCaller([ONE]), tools=[provider], strict=True).open_session("s1")
+    running = asyncio.create_task(session.turn("go").run())
+    await handed.wait()
+    session.cancel_running_turns()
+    with pytest.raises(Broken, match="outside"):
+        await running
+
+
+async def test_what_a_source_of_tools_raises_comes_out(make_core) -> None:
+    class Source(FunctionToolProvider):
+        def contract(self, tool_id: str) -> Any:
+            raise Broken("in a source")
+
+    session = await make_core(ScriptedCaller([]), tools=[Source([tool(name="work")(works)])], strict=True).open_session(
+        "s1"
+    )
+    with pytest.raises(Broken, match="in a source"):
+        await session.turn("go").run()
+
+
+async def test_every_other_core_contains_them_all(make_core) -> None:
+    async def run(session: LashSession) -> str | None:
+        return (await session.turn("go").run()).result.assistant_message()
+
+    core = make_core(ScriptedCaller([ONE, text("well")]), tools=[tools(breaks)], queue_driver=Driver(), tracer=tracer())
+    async with await core.open_session("s1") as session:
+        assert await run(session) == "well"
