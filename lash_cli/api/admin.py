@@ -45,8 +45,40 @@ class SessionAdmin:
         self._session = session
 
     def export_state(self) -> RuntimeSessionState:
-        """A portable copy of the state, for `open_with_state`."""
+        """What memory holds of the state, for `open_with_state`: without `keep_all` what is said in the current frame,
+        and attachments by name only. See `export_persistence_state` for all of it."""
         return self._session.export_state()
+
+    async def export_persistence_state(self) -> RuntimeSessionState:
+        """All that is committed, for `open_with_state` and `apply_persistence_state`, in this store or another: every
+        branch and frame, the records of plugins, tools, costs, and the bytes of attachments. Without a store it is
+        `export_state`."""
+        from lash_cli.runtime.persistence import export_state
+
+        session = self._session
+        store = session._core.host.store
+        async with session._shared.lock:
+            state = session._state
+            return state.export_state() if store is None else await export_state(store, state)
+
+    async def apply_persistence_state(self, state: RuntimeSessionState) -> None:
+        """Go on from `state` instead of what is stored, in one commit; what it had shows nobody any more. The policy,
+        the count of turns and what was spent stay those of the session.
+
+        Raises `StoreSessionMismatch` for the state of another session, and `UsageError` (`session_state_invalid`) as
+        `LashCore.open_with_state`. On failure nothing is changed.
+        """
+        from lash_cli.runtime.persistence import apply_state
+
+        session = self._session
+        core, shared = session._core, session._shared
+        store = core.store
+        async with shared.lock:
+            await session._flush()
+            resident = session._state
+            await core._beside_driver(
+                session.session_id, lambda: apply_state(core.host, store, resident, shared.owner, state)
+            )
 
     async def message_tree(self) -> tuple[TreeEntry, ...]:
         """Every committed message, those of other branches and frames included."""

@@ -388,7 +388,10 @@ class LashCore(SessionHistories):
         if self._keeps_all and store is not None:
             resident.keep_all()
         if state is not None:
-            resident.adopt_state(state)  # before anything is written
+            from lash_cli.runtime.persistence import put_attachments, require_attachments
+
+            resident.adopt_state(state, self.host.clock.now_ms())  # before anything is written
+            await require_attachments(store, state)
         if store is not None:
             request = SessionCreate(
                 session_id=session_id,
@@ -401,6 +404,8 @@ class LashCore(SessionHistories):
                 must_be_new=must_be_new,
             )
             meta = await self._meta(store, session_id, create, request)
+            if state is not None:
+                await put_attachments(store, state, self.host.clock.now_ms())
         elif not create:
             raise SessionNotFound(f"there is no session {session_id!r}: this core keeps its sessions in memory only")
         if mode == "fresh":

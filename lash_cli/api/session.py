@@ -304,7 +304,7 @@ class LashSession(QueueVerbs):
         return self._state.usage_report()
 
     def export_state(self) -> RuntimeSessionState:
-        """A portable copy of the state, for `open_with_state`."""
+        """What memory holds of the state, for `open_with_state`; see `SessionAdmin.export_persistence_state`."""
         return self._state.export_state()
 
     def tools(self) -> ToolAdmin:

@@ -13,9 +13,9 @@ from typing import Literal
 
 from lash_cli.core.codec import Record, sha256_hex
 from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
-from lash_cli.core.content import AttachmentItem, AttachmentPart, Stored, TurnInput
+from lash_cli.core.content import AttachmentItem, Stored, TurnInput
 from lash_cli.core.frames import AgentFrame, FrameStatus
-from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.graph import SessionNode, attachments_of
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import NextTurn, TurnInputIngress
@@ -128,13 +128,7 @@ def stored_refs(archive: SessionArchive) -> set[str]:
 
 def refs_of(nodes: tuple[SessionNode, ...]) -> set[str]:
     """References of the stored attachments that the messages of `nodes` name."""
-    return {
-        part.attachment.attachment_ref
-        for node in nodes
-        if isinstance(node.payload, ConversationPayload)
-        for part in node.payload.message.parts
-        if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored)
-    }
+    return {source.attachment_ref for source in attachments_of(nodes) if isinstance(source, Stored)}
 
 
 def input_refs(inputs: tuple[ArchivedInput, ...]) -> set[str]:

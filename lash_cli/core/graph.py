@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from lash_cli.core.codec import Record
-from lash_cli.core.content import Message
+from lash_cli.core.content import AttachmentPart, AttachmentSource, Inline, Message, Stored
 
 
 class CausalRef(Record):
@@ -139,6 +141,38 @@ def messages_on(path: Iterable[SessionNode], agent_frame_id: str | None = None) 
                 seen.add(message.id)
                 messages.append(message)
     return messages
+
+
+def attachments_of(nodes: Iterable[SessionNode]) -> tuple[AttachmentSource, ...]:
+    """The attachments that the messages of `nodes` have, in order."""
+    return tuple(
+        part.attachment
+        for node in nodes
+        if isinstance(node.payload, ConversationPayload)
+        for part in node.payload.message.parts
+        if isinstance(part, AttachmentPart)
+    )
+
+
+def with_bytes(nodes: Iterable[SessionNode], stored: dict[str, bytes]) -> tuple[SessionNode, ...]:
+    """`nodes` with the bytes of their stored attachments, which `stored` has by reference, in place."""
+
+    def filled(node: SessionNode) -> SessionNode:
+        if not any(isinstance(source, Stored) for source in attachments_of((node,))):
+            return node
+        assert isinstance(node.payload, ConversationPayload), "only messages have attachments"
+        message = node.payload.message
+        parts = tuple(
+            AttachmentPart(
+                Inline(part.attachment.media_type, stored[part.attachment.attachment_ref], part.attachment.label)
+            )
+            if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored)
+            else part
+            for part in message.parts
+        )
+        return msgspec.structs.replace(node, payload=ConversationPayload(msgspec.structs.replace(message, parts=parts)))
+
+    return tuple(map(filled, nodes))
 
 
 def events_on(path: Iterable[SessionNode], agent_frame_id: str) -> tuple[SessionNode, ...]:

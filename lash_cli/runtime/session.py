@@ -27,7 +27,7 @@ from lash_cli.core.commit import (
 )
 from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy, with_turn_options
-from lash_cli.core.graph import SessionNode, active_path, messages_on
+from lash_cli.core.graph import SessionNode, active_path, messages_on, with_bytes
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
@@ -64,6 +64,9 @@ _RESET_FIELDS = (
     "replaces_graph",
     "nodes",
     "_initial_nodes",
+    "given_attachments",
+    "owed",
+    "_adopted_ledger",
 )
 
 
@@ -123,6 +126,8 @@ class ResidentSession:
         # The turns of a session without a store by id, and by the source keys they were asked for with.
         self.answered: dict[str, AnsweredRequest] = {}
         self._initial_nodes: tuple[SessionNode, ...] = ()
+        # The bytes that came with the state which was adopted, until they are committed.
+        self.given_attachments: dict[str, bytes] = {}
         # What model calls share, kept from turn to turn: see `model_calls.ModelEnvironment.of`.
         self.model_environment: object = None
 
@@ -300,18 +305,23 @@ class ResidentSession:
         position = await self.store.head_position(self.session_id)
         return position.head_revision != read.head_revision
 
-    def adopt_state(self, state: RuntimeSessionState) -> None:
-        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3).
-
-        Raises `StoreSessionMismatch` for the state of another session, and `UsageError` (`session_state_invalid`) as
-        `path_of`; then nothing has changed.
-        """
+    def require_own(self, state: RuntimeSessionState) -> None:
+        """Raise `StoreSessionMismatch` for the state of another session, and `UsageError` (`session_state_invalid`) as
+        `path_of`."""
         if state.session_id != self.session_id:
             raise StoreSessionMismatch(
                 f"state belongs to session {state.session_id}, requested {self.session_id}",
                 details={"loaded": state.session_id, "requested": self.session_id},
             )
-        path = path_of(state)
+        path_of(state)
+
+    def adopt_state(self, state: RuntimeSessionState, now_ms: int) -> None:
+        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3). Nodes of
+        which nobody knows when they were committed are of now. Raises as `require_own`; then nothing has changed."""
+        self.require_own(state)
+        path = active_path(state.nodes, state.leaf_node_id)
+        if self.store is None and state.attachments:
+            path = with_bytes(path, state.attachments)
         self.frames = with_policy(state.frames, self.policy)
         self.frame_id = current_frame(state.frames).frame_id
         self.messages = messages_on(path, self.frame_id)
@@ -321,11 +331,38 @@ class ResidentSession:
             self.ledger = state.token_ledger
         else:
             self._adopted_ledger = state.token_ledger
-        self._initial_nodes = state.nodes
+        self._initial_nodes = tuple(
+            node if node.at_ms else msgspec.structs.replace(node, at_ms=now_ms) for node in state.nodes
+        )
+        self.given_attachments = {} if self.store is None else dict(state.attachments)
         if state.tool_state is not None:
             self.registry.restore_state(state.tool_state)
         self.replaces_graph = True
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES, Dirty.GRAPH, Dirty.TOOLS}
+
+    def replace_by(self, state: RuntimeSessionState, now_ms: int) -> Undo:
+        """Go on from a caller's state under the policy there is; the next commit replaces what is stored. Turns keep
+        counting and what was spent stays booked. Raises as `adopt_state`."""
+        undo, turns, booked = self._as_before(), self.turn_state.turn_index, self.ledger
+        self.adopt_state(state, now_ms)
+        if turns > state.turn_state.turn_index:
+            self.turn_state = msgspec.structs.replace(state.turn_state, turn_index=turns)
+        self._adopted_ledger = ()
+        self.owe(ledger_beyond(booked, state.token_ledger))
+        return undo
+
+    def _as_before(self) -> Undo:
+        """How to have the session as it is now."""
+        kept = {name: getattr(self, name) for name in _RESET_FIELDS}
+        surface, dirty = self.registry.surface, set(self.dirty)
+
+        def undo() -> None:
+            for name, value in kept.items():
+                setattr(self, name, value)
+            self.registry.roll_back(surface)
+            self.dirty = dirty
+
+        return undo
 
     def set_policy(self, policy: SessionPolicy) -> bool:
         """Put `policy` on the current frame; False when nothing changed."""
@@ -364,8 +401,7 @@ class ResidentSession:
         Turns keep counting and the ledger stays: what was spent was spent. The
         next commit replaces the stored graph.
         """
-        kept = {name: getattr(self, name) for name in _RESET_FIELDS}
-        surface, dirty = self.registry.surface, set(self.dirty)
+        undo = self._as_before()
         self.frames = (initial_frame(self.session_id, self.policy, now_ms),)
         self.frame_id = self.frames[0].frame_id
         self.messages = []
@@ -373,15 +409,9 @@ class ResidentSession:
         self.turn_state = TurnState(turn_index=self.turn_state.turn_index)
         self.replaces_graph = True
         self._initial_nodes = ()
+        self.given_attachments = {}
         self.registry.restore_state(ToolState(generation=self.registry.generation))
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES, Dirty.GRAPH, Dirty.TOOLS}
-
-        def undo() -> None:
-            for name, value in kept.items():
-                setattr(self, name, value)
-            self.registry.roll_back(surface)
-            self.dirty = dirty
-
         return undo
 
     def enter_frame(self, frames: tuple[AgentFrame, ...], messages: Sequence[Message]) -> None:
@@ -423,6 +453,7 @@ class ResidentSession:
             release_lease=release_lease,
             frames=self.frames if Dirty.FRAMES in self.dirty or self.head_revision is None else None,
             usage_deltas=(*self.owed, *usage_deltas),
+            committed_attachment_ids=tuple(self.given_attachments),
         )
 
     def _tools_need_saving(self) -> bool:
@@ -447,6 +478,8 @@ class ResidentSession:
             self._hold(commit.graph)
         self.replaces_graph = False
         self._initial_nodes = ()
+        if self.given_attachments:
+            self.given_attachments = {}
         self.dirty.clear()
 
     def _hold(self, graph: GraphDelta) -> None:

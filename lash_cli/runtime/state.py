@@ -148,7 +148,8 @@ class SessionReadView(msgspec.Struct, frozen=True):
 
 
 class RuntimeSessionState(Record):
-    """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3)."""
+    """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3). `attachments` are the bytes of
+    those that its messages name, by reference."""
 
     session_id: str
     policy: SessionPolicy
@@ -158,6 +159,7 @@ class RuntimeSessionState(Record):
     turn_state: TurnState = TurnState()
     tool_state: ToolState | None = None
     token_ledger: tuple[TokenLedgerEntry, ...] = ()
+    attachments: dict[str, bytes] = {}
 
     def rebound_to(self, session_id: str) -> RuntimeSessionState:
         """The same conversation as the start of another session: one initial frame, no cost booked to it yet."""

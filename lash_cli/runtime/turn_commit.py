@@ -169,7 +169,7 @@ def terminal_commit(
         completed_work=tuple(drive.claims.work),
         outbox=outbox,
         defer_inputs_of_turn=drive.turn_id,
-        committed_attachment_ids=_attachment_refs(messages),
+        committed_attachment_ids=(*commit.committed_attachment_ids, *_attachment_refs(messages)),
     )
     require_settled(commit, drive.claims.inputs, drive.claims.work)
     # What a handoff adds stands on the current frame unless it opens another one.

@@ -367,12 +367,21 @@ def _write_frames(
     next_ordinal = max((ordinal for ordinal, _ in known.values()), default=0) + 1
     ordinals: dict[str, int] = {}
     active: int | None = None
+    begins: dict[str, int] = {}
+    behind = stored.next_seq
+    if is_replaced:
+        # Everything is written anew: a frame begins with the first node of its own, one that has none behind all.
+        for prepared_node in prepared.nodes:
+            begins.setdefault(prepared_node.node.agent_frame_id, behind)
+            behind += 1
     for frame, record in prepared.frames:
         ordinal, stored_record = known.get(frame.frame_id, (next_ordinal, None))
         if stored_record is None:
             next_ordinal += 1
         if stored_record is None or is_replaced:
-            connection.execute(_WRITE_FRAME, (stored.key, ordinal, frame.frame_id, stored.next_seq, record))
+            connection.execute(
+                _WRITE_FRAME, (stored.key, ordinal, frame.frame_id, begins.get(frame.frame_id, behind), record)
+            )
         elif stored_record != record:
             connection.execute(_CHANGE_FRAME, (record, stored.key, ordinal))
         ordinals[frame.frame_id] = ordinal
