@@ -57,6 +57,11 @@ class ProcessWake(Record, tag="process_wake", tag_field="type"):
     created_at_ms: int = 0
 
 
+def following_turn_id(root_turn_id: str, switches: int) -> str:
+    """The id of the turn that stands behind so many switches of one that began as `root_turn_id`."""
+    return f"{root_turn_id}:agent-frame:{switches}"
+
+
 class AgentFrameTask(Record, tag="agent_frame_task", tag_field="type"):
     """The task a turn handed to the frame it switched to.
 
@@ -69,6 +74,12 @@ class AgentFrameTask(Record, tag="agent_frame_task", tag_field="type"):
     protocol_turn_options: ProtocolTurnOptions | None = None
     root_turn_id: str = ""
     switches: int = 1
+
+    @property
+    def turn_id(self) -> str | None:
+        """The id of the turn that follows the switch (contract 01 §5.4), whoever starts it; None for a task that does
+        not say what switched."""
+        return following_turn_id(self.root_turn_id, self.switches) if self.root_turn_id else None
 
 
 class CommandWork(Record, tag="session_command", tag_field="type"):
@@ -256,6 +267,11 @@ def wake_draft(session_id: str, wake: ProcessWake) -> QueuedWorkBatchDraft:
     )
 
 
+def frame_task_key(turn_id: str) -> str:
+    """The key of the batch that a switching turn hands on."""
+    return f"agent-frame-handoff:{turn_id}"
+
+
 def frame_task_draft(session_id: str, turn_id: str, task: AgentFrameTask) -> QueuedWorkBatchDraft:
     """The batch that hands the task of switching turn `turn_id` to its new frame."""
     return QueuedWorkBatchDraft(
@@ -263,7 +279,7 @@ def frame_task_draft(session_id: str, turn_id: str, task: AgentFrameTask) -> Que
         (task,),
         DeliveryPolicy.AFTER_CURRENT_TURN_COMMIT,
         SlotPolicy.EXCLUSIVE,
-        source_key=f"agent-frame-handoff:{turn_id}",
+        source_key=frame_task_key(turn_id),
     )
 
 

@@ -18,7 +18,7 @@ from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.frames import AgentFrame, current_frame, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
 from lash_cli.core.outcome import AgentFrameSwitch, TurnIssue
-from lash_cli.core.queued_work import AgentFrameTask, QueuedWorkClaim
+from lash_cli.core.queued_work import AgentFrameTask, QueuedWorkClaim, following_turn_id
 from lash_cli.errors import ConflictError
 
 MAX_FRAME_SWITCHES = 16
@@ -38,7 +38,7 @@ class FrameChain(msgspec.Struct, frozen=True):
     @property
     def next_turn_id(self) -> str:
         """The id of the turn that follows a switch of this one."""
-        return f"{self.root_turn_id}:agent-frame:{self.switches + 1}"
+        return following_turn_id(self.root_turn_id, self.switches + 1)
 
 
 def chain_of(turn_id: str, work: QueuedWorkClaim | None) -> FrameChain:

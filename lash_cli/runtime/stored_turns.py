@@ -12,6 +12,7 @@ import msgspec
 
 from lash_cli.core.commit import TurnSummary
 from lash_cli.core.content import Message
+from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.outcome import (
     ANSWER_NOT_KEPT,
@@ -23,6 +24,7 @@ from lash_cli.core.outcome import (
     TurnOutcome,
     TurnResult,
 )
+from lash_cli.core.queued_work import frame_task_key
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.runtime.frames import FrameChain, handed_on_name
 from lash_cli.runtime.results import replayed_outcome, result_of
@@ -95,6 +97,19 @@ async def stored_results(store: RuntimePersistence, session_id: str, turn_id: st
         following = await stored_result(store, session_id, chain.next_turn_id)
         chain = FrameChain(turn_id, chain.switches + 1)
     return tuple(results)
+
+
+async def open_handoff(store: RuntimePersistence, session_id: str, result: TurnResult) -> tuple[str, str] | None:
+    """Where a turn handed on and the next one did not end yet: the id of that one, and the batch it starts from. None
+    when it ended, or its task was cancelled."""
+    if not isinstance(result.outcome, AgentFrameSwitch):
+        return None
+    key = frame_task_key(result.turn_id)
+    for batch in await store.queued_work(session_id, pending_only=False):
+        task = frame_task_of((batch,)) if batch.source_key == key else None
+        if task is not None and task.turn_id is not None:
+            return task.turn_id, batch.batch_id
+    return None
 
 
 def _tells_its_answer(outcome: TurnOutcome) -> bool:

@@ -47,7 +47,7 @@ from lash_cli.runtime.results import result_of
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan, policy_of_plan
 from lash_cli.runtime.turn_commit import is_cut, terminal_commit, what_fits
-from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord
+from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord, busy_error
 
 
 def run_turn(
@@ -117,12 +117,16 @@ class DurableTurn(TurnDriver):
                 self._entry.hand_in(await self._with_stored_bytes(request.input))
             if request.drain is not None and session.is_behind(await self.store.head_position(session.session_id)):
                 await session.refresh()
+            before: tuple[TurnResult, ...] = ()
             while True:
                 outcome = await self._entry.enter()
                 if not isinstance(outcome, LaneGranted):
                     return self._nothing(outcome)
                 if outcome.committed:
-                    return await self._replayed(outcome.turn)
+                    before, following = await self._answered(outcome.turn)
+                    if following is None:
+                        return self._replayed(before)
+                    outcome = following
                 if outcome.turn is None:
                     return self._output(None)
                 is_other = outcome.redrive and outcome.turn.turn_id != self._entry.turn_id
@@ -138,7 +142,7 @@ class DurableTurn(TurnDriver):
                 finally:
                     self.session, self.host = session, own_host
                 if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
-                    return self._output(results[-1], frames=results[:-1])
+                    return self._output(results[-1], frames=(*before, *results[:-1]))
                 self._redriven += results
                 self.token.forget_request()
         finally:
@@ -380,13 +384,32 @@ class DurableTurn(TurnDriver):
             return _Ended(turn)
         return _Ended(turn, (drive.chain.next_turn_id, result.enqueued_batches[0]))
 
-    async def _replayed(self, turn: TurnRecord | None) -> TurnOutput:
-        """The answer of a turn that was committed before, and that of the frames it handed on to."""
-        from lash_cli.runtime.stored_turns import stored_results  # hardly any request is a repeat
+    async def _answered(self, turn: TurnRecord | None) -> tuple[tuple[TurnResult, ...], LaneGranted | None]:
+        """What a turn that was committed before, and the frames it handed on to, came to; with the turn that goes on
+        where a crash left the next frame in the queue, because what was asked for is not over before. Nobody goes on
+        while the queue is held or when the task was cancelled.
 
-        results = () if turn is None else await stored_results(self.store, self.session.session_id, turn.turn_id)
-        if not results:
+        Raises `SessionExecutionBusy` while somebody else has the lane.
+        """
+        from lash_cli.runtime.stored_turns import open_handoff, stored_results  # hardly any request is a repeat
+
+        store, session_id = self.store, self.session.session_id
+        results = () if turn is None else await stored_results(store, session_id, turn.turn_id)
+        if turn is None or not results:
             raise LashRuntimeError("turn_summary_missing", "a committed turn has no stored summary")
+        handoff = await open_handoff(store, session_id, results[-1])
+        if handoff is None:
+            return results, None
+        outcome = await self._entry.follow(*handoff)
+        if isinstance(outcome, LaneBusy):
+            raise busy_error(session_id, outcome)
+        if isinstance(outcome, LaneGranted) and outcome.turn is not None and not outcome.committed:
+            return results, outcome
+        # Somebody may have gone on with it meanwhile.
+        return await stored_results(store, session_id, turn.turn_id), None
+
+    def _replayed(self, results: tuple[TurnResult, ...]) -> TurnOutput:
+        """The answer of turns that were committed before this call; what of them it finished itself is named too."""
         return self._output(results[-1], frames=results[:-1], replayed=True)
 
 

@@ -14,6 +14,7 @@ import sqlite3
 import msgspec
 
 from lash_cli.core.claim_limits import MAX_CLAIMED_INPUTS
+from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.ingress import PendingTurnInput
 from lash_cli.core.lease import ClaimVerdict
 from lash_cli.core.queued_work import ProcessWake, QueuedWorkBatch
@@ -126,11 +127,12 @@ def start(
             decoded=decoded,
         )
         return turn_start.begin_turn(connection, stored, lease, request, turn_id=turn_id, origin="queue", claim=claim)
+    turn_id = _turn_id_behind(connection, stored, taking.work) or request.turn_id
     work = line.claim_decoded(
         connection,
         stored.session_id,
         taking.work,
-        turn_id=request.turn_id,
+        turn_id=turn_id,
         claim_token=request.claim_token,
         generation=lease.fencing_token,
     )
@@ -140,7 +142,7 @@ def start(
         stored,
         lease,
         request,
-        turn_id=request.turn_id,
+        turn_id=turn_id,
         origin="wake" if is_wake else "queue",
         work=work,
     )
@@ -148,7 +150,21 @@ def start(
 
 def _turn_id_of(connection: sqlite3.Connection, stored: StoredHead, rows: tuple[PendingTurnInput, ...]) -> str | None:
     """The turn id the inputs ask for, unless a turn has it already."""
-    turn_id = next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
+    return _unless_used(
+        connection, stored, next((row.input.trace_turn_id for row in rows if row.input.trace_turn_id), None)
+    )
+
+
+def _turn_id_behind(
+    connection: sqlite3.Connection, stored: StoredHead, work: tuple[tuple[BatchRow, QueuedWorkBatch], ...]
+) -> str | None:
+    """The id of the turn that a handoff leads to, unless a turn has it already: by it whoever asks for the turn that
+    switched finds the end of it."""
+    task = frame_task_of(batch for _, batch in work)
+    return None if task is None else _unless_used(connection, stored, task.turn_id)
+
+
+def _unless_used(connection: sqlite3.Connection, stored: StoredHead, turn_id: str | None) -> str | None:
     is_used = turn_id is not None and connection.execute(_TURN_EXISTS, (stored.key, turn_id)).fetchone() is not None
     return None if is_used else turn_id
 
