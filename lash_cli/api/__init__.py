@@ -273,6 +273,7 @@ _HOMES = {
         "EventSink",
         "Ids",
         "ModelCaller",
+        "PreparesCalls",
         "Provider",
         "ToolContext",
         "ToolProvider",

@@ -251,6 +251,7 @@ from lash_cli.core.protocols import (
     EventSink as EventSink,
     Ids as Ids,
     ModelCaller as ModelCaller,
+    PreparesCalls as PreparesCalls,
     Provider as Provider,
     ToolContext as ToolContext,
     ToolProvider as ToolProvider,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -18,7 +18,7 @@ from lash_cli.core.content import AttachmentSource
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, ToolAttemptOutcome
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
-from lash_cli.core.tools import ToolCall, ToolContract, ToolManifest, ToolResult
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, ToolResult
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 
 
@@ -172,6 +172,12 @@ class ToolContext(Protocol):
         """Variables a child process gets on top of its scrubbed environment: `LASH_SESSION`, `LASH_TURN`."""
         ...
 
+    @property
+    def prepared_payload(self) -> Any:
+        """What the source of the tool minted for the call before its first attempt, None when nothing was: equal for
+        all attempts, also behind a crash."""
+        ...
+
     async def completion_key(self) -> AwaitEventKey:
         """The key that completes this call from outside, equal for all attempts: for a tool that hands it on and
         answers `PendingCompletion`. Raises what becomes the failed result of the call
@@ -200,6 +206,20 @@ class ToolProvider(Protocol):
 
     async def aclose(self) -> None:
         """End everything still running on behalf of this source."""
+        ...
+
+
+@runtime_checkable
+class PreparesCalls(Protocol):
+    """A source of tools that readies a call before its first attempt (contract 05 §1.6, §3.1)."""
+
+    async def prepare_tool_call(self, call: ToolCall, context: ToolContext) -> ToolCall | ToolCallOutput:
+        """The call as it is to be made, with what is minted once, such as the id of a child, as its
+        `prepared_payload`; or at once its result.
+
+        Asked when the call was validated and allowed. What it returns is recorded with the first attempt, so that
+        whoever goes on behind a crash does not ask again. An exception is contained by dispatch.
+        """
         ...
 
 
@@ -273,6 +293,11 @@ class ScopedEffects(Protocol):
     async def recorded(self, replay_key: str) -> tuple[EffectEnvelope, EffectOutcome] | None:
         """What an earlier drive asked for under a key and was answered, for who can no longer ask for it; None when
         there is no such outcome. Raises `JournalFault` for a row that cannot be read."""
+        ...
+
+    async def asked(self, replay_key: str) -> EffectEnvelope | None:
+        """What an earlier drive asked for under a key, finished or not; None when nothing, and where nothing is
+        journalled. Raises `JournalFault` for a row that cannot be read."""
         ...
 
     async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:

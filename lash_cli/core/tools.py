@@ -281,12 +281,14 @@ ToolResult = ToolCallOutput | PendingCompletion
 
 
 class ToolCall(Record):
-    """A call as dispatch hands it on (contract 05 §1.6): the arguments are parsed and validated."""
+    """A call as dispatch hands it on (contract 05 §1.6): the arguments are parsed and validated. `prepared_payload` is
+    what its source minted for it, the same JSON for all attempts, also behind a crash."""
 
     call_id: str
     tool_id: str
     tool_name: str
     args: dict[str, Any]
+    prepared_payload: Any = None
 
 
 class ToolCallRecord(Record):

@@ -69,6 +69,10 @@ class InlineScopedEffects:
         """Always None: nothing is journalled."""
         return None
 
+    async def asked(self, replay_key: str) -> EffectEnvelope | None:
+        """Always None: nothing is journalled."""
+        return None
+
     async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
         """Always empty: there are no earlier drives."""
         return ()

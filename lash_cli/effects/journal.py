@@ -212,6 +212,18 @@ class JournalScopedEffects:
         row = (await self._journal()).get(replay_key)
         return None if row is None else self._read(row)
 
+    async def asked(self, replay_key: str) -> EffectEnvelope | None:
+        """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
+        if self._fence is None or self._fresh:
+            return None
+        row = (await self._journal()).get(replay_key)
+        if row is None:
+            return None
+        try:
+            return decode(row.envelope.json, EffectEnvelope)
+        except msgspec.DecodeError as error:
+            raise self._host.fault("corrupt_row", f"{replay_key} does not decode") from error
+
     async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
         """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
         if self._fence is None or self._fresh:

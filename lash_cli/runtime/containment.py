@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, encode, is_deeper, storable
+from lash_cli.core.protocols import PreparesCalls
 from lash_cli.core.tools import (
     FailureClass,
     PendingCompletion,
@@ -58,6 +59,37 @@ async def contained(
         # Contract 05 §3.6: a tool must not take the turn down.
         _log.exception("tool %s raised", call.tool_name)
         return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+
+
+async def prepared(
+    resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext, *, is_strict: bool = False
+) -> ToolCall | ToolCallOutput:
+    """Have the source of a tool ready a call, as the journal will have it; an exception, or an answer that is of no
+    use, becomes a failed output (contract 05 §3.1 step 5). With `is_strict` an exception passes through."""
+    source = resolved.provider
+    if not isinstance(source, PreparesCalls):
+        return call
+    try:
+        answer: object = await source.prepare_tool_call(call, context)
+        if isinstance(answer, ToolCallOutput):
+            return kept_output(call.tool_name, answer)
+        if not isinstance(answer, ToolCall):
+            return _panicked(call.tool_name, "TypeError", f"it was readied as {type(answer).__name__}, no ToolCall")
+        kept = decode(encode(answer), ToolCall)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _panicked(call.tool_name, "CancelledError", "its preparation cancelled itself")
+    except Exception as error:
+        if is_strict:
+            raise
+        _log.exception("preparing tool %s raised", call.tool_name)
+        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+    if (kept.tool_id, kept.call_id, kept.tool_name) != (call.tool_id, call.call_id, call.tool_name):
+        text = f"{call.tool_name} was readied as a call of another tool, or as another call."
+        return failure(FailureClass.INTERNAL, "prepared_tool_id_mismatch", text, source="runtime")
+    return kept
 
 
 async def _answer(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> object:

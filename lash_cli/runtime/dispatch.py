@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
@@ -34,7 +34,14 @@ from lash_cli.core.effect import (
     turn_replay_key,
 )
 from lash_cli.core.machine_rules import shown_arguments
-from lash_cli.core.protocols import ApprovalPolicy, AwaitEventResolver, Clock, EffectContext, ScopedEffects
+from lash_cli.core.protocols import (
+    ApprovalPolicy,
+    AwaitEventResolver,
+    Clock,
+    EffectContext,
+    PreparesCalls,
+    ScopedEffects,
+)
 from lash_cli.core.tools import (
     FailureClass,
     IdempotentRetry,
@@ -53,7 +60,7 @@ from lash_cli.core.tools import (
 )
 from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.containment import contained
+from lash_cli.runtime.containment import contained, prepared
 from lash_cli.runtime.lane import lane_lost
 from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
@@ -74,7 +81,9 @@ StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
 
 # Calls that outlive their attempts. The event loop knows its tasks only weakly, and one that is cleaning up must not be
 # collected on the way; what it comes to is nobody's any more.
-_stragglers: set[asyncio.Task[ToolResult]] = set()
+_stragglers: set[asyncio.Task[Any]] = set()
+
+T = TypeVar("T")
 
 
 class ToolDispatcher:
@@ -249,7 +258,7 @@ class ToolDispatcher:
         attempt = 1
         while True:
             replay_key = child_replay_key(key, f"attempt:{attempt}")
-            attempted = await self._attempt(call, resolved, replay_key, attempt, most)
+            call, attempted = await self._attempt(call, resolved, replay_key, attempt, most)
             total_ms += attempted.duration_ms
             output = attempted.output
             if output is None:
@@ -272,19 +281,50 @@ class ToolDispatcher:
 
     async def _attempt(
         self, call: ToolCall, resolved: ResolvedTool, replay_key: str, attempt: int, most: int
-    ) -> ToolAttemptOutcome:
-        envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most))
-        refusal = None
+    ) -> tuple[ToolCall, ToolAttemptOutcome]:
+        """One attempt, and the call as it is made from the first one on: readied by its source."""
+        early: ToolCallOutput | None = None
         if self._approval is not None and not await self._effects.is_known(replay_key):
             # A refusal is recorded like any result, so that a re-drive tells the model the same story.
             refusal = await self._decide(self._approval, resolved, call)
             if self._cancel.is_set:
-                return ToolAttemptOutcome(cancelled())
+                return call, ToolAttemptOutcome(cancelled())
+            if refusal is not None:
+                early = failure(FailureClass.PERMISSION_DENIED, "tool_denied", refusal, source="policy")
+        if early is None and attempt == 1 and isinstance(resolved.provider, PreparesCalls):
+            readied = await self._readied(call, resolved, replay_key)
+            if self._cancel.is_set:
+                return call, ToolAttemptOutcome(cancelled())
+            if isinstance(readied, ToolCall):
+                call = readied
+            else:
+                early = readied
+        return call, await self._made(call, resolved, replay_key, attempt, most, early)
+
+    async def _readied(self, call: ToolCall, resolved: ResolvedTool, replay_key: str) -> ToolCall | ToolCallOutput:
+        """The call as an earlier drive recorded it, or as its source readies it now."""
+        asked = await self._effects.asked(replay_key)
+        if asked is not None and isinstance(asked.command, ToolAttemptCommand):
+            return asked.command.call
+        context = self._context(call, attempt=1, most=1)
+        running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._is_strict))
+        return await self._within_limits(running, call, resolved)
+
+    async def _made(
+        self,
+        call: ToolCall,
+        resolved: ResolvedTool,
+        replay_key: str,
+        attempt: int,
+        most: int,
+        early: ToolCallOutput | None,
+    ) -> ToolAttemptOutcome:
+        """The attempt as an effect; its outcome is `early` where it need not be made any more."""
+        envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most))
 
         async def run(context: EffectContext) -> EffectOutcome:
-            if refusal is not None:
-                denied = failure(FailureClass.PERMISSION_DENIED, "tool_denied", refusal, source="policy")
-                return ToolAttemptOutcome(denied)
+            if early is not None:
+                return ToolAttemptOutcome(await self._with_stored_attachments(early))
             if context.taken_over and isinstance(resolved.manifest.retry_policy, NeverRetry):
                 return ToolAttemptOutcome(interrupted(call.tool_name))
             started = self._clock.monotonic()
@@ -331,7 +371,18 @@ class ToolDispatcher:
         self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int, keys: CompletionKeys
     ) -> ToolResult:
         """One attempt under cancellation and time limit. Never raises for what the tool does."""
-        context = SimpleToolContext(
+        context = self._context(call, attempt, most, keys)
+        running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._is_strict))
+        self._attempts_under_way.add((call.call_id, attempt))
+        try:
+            return await self._within_limits(running, call, resolved)
+        finally:
+            self._attempts_under_way.discard((call.call_id, attempt))
+
+    def _context(
+        self, call: ToolCall, attempt: int, most: int, keys: CompletionKeys | None = None
+    ) -> SimpleToolContext:
+        return SimpleToolContext(
             session_id=self._scope.session_id,
             turn_id=self._scope.turn_id,
             call_id=call.call_id,
@@ -340,14 +391,15 @@ class ToolDispatcher:
             attempt=attempt,
             max_attempts=most,
             agent_frame_id=self._agent_frame_id,
+            prepared_payload=call.prepared_payload,
             on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
-            on_completion_key=keys.ask,
+            on_completion_key=None if keys is None else keys.ask,
         )
-        task: asyncio.Task[ToolResult] = asyncio.ensure_future(
-            contained(resolved, call, context, is_strict=self._is_strict)
-        )
+
+    async def _within_limits(self, task: asyncio.Task[T], call: ToolCall, resolved: ResolvedTool) -> T | ToolCallOutput:
+        """What foreign code answers, unless the turn is cancelled or its time is up before; it does not outlive that
+        by more than its grace."""
         limit_ms = resolved.manifest.timeout_ms
-        self._attempts_under_way.add((call.call_id, attempt))
         try:
             await self._until_over(task, limit_ms)
             if task.done():
@@ -362,7 +414,6 @@ class ToolDispatcher:
             retry = RetryHint("safe") if isinstance(resolved.manifest.retry_policy, IdempotentRetry) else None
             return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
         finally:
-            self._attempts_under_way.discard((call.call_id, attempt))
             await _end(task, call.tool_name, CANCEL_GRACE_S if self._cancel.is_set else ABANDON_AFTER_S)
 
     async def _until_over(self, task: asyncio.Task[Any], limit_ms: int | None) -> None:
@@ -451,7 +502,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-async def _end(task: asyncio.Task[ToolResult], tool_name: str, wait_s: float) -> None:
+async def _end(task: asyncio.Task[Any], tool_name: str, wait_s: float) -> None:
     """Cancel a tool's task with its attempt. One that does not end within `wait_s` is cut off: it may go on, but what
     it answers, raises or shows reaches nobody."""
     if task.done():

@@ -7,6 +7,7 @@ session and the turn and nothing else (contract 08 §6.6).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,7 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     attempt: int = 1
     max_attempts: int = 1
     agent_frame_id: str = ""
+    prepared_payload: Any = None
     on_progress: ProgressSink | None = None
     on_completion_key: Callable[[], Awaitable[AwaitEventKey]] | None = None
 

@@ -48,6 +48,22 @@ class FunctionTool(msgspec.Struct, frozen=True):
     contract: ToolContract
     arguments: type[msgspec.Struct]
     function: ToolFunction
+    prepare: ToolFunction | None = None
+
+    async def prepare_call(self, call: ToolCall, context: ToolContext) -> ToolCall | ToolCallOutput:
+        """The call with what `prepare` minted for it, or the result that it has instead; raises what it raises, but a
+        `ToolFault`, which becomes its output."""
+        if self.prepare is None:
+            return call
+        try:
+            payload = await _called(self.prepare, _converted(call.args, self.arguments), context)
+        except msgspec.ValidationError as error:
+            return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", str(error))
+        except ToolFault as fault:
+            return fault.to_output()
+        if isinstance(payload, ToolCallOutput):
+            return payload
+        return msgspec.structs.replace(call, prepared_payload=to_builtins(payload))
 
     async def execute(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run the function once; a `ToolFault` becomes its output, other exceptions pass to dispatch."""
@@ -56,14 +72,18 @@ class FunctionTool(msgspec.Struct, frozen=True):
         except msgspec.ValidationError as error:
             return failure(FailureClass.INVALID_REQUEST, "invalid_tool_args", str(error))
         try:
-            if inspect.iscoroutinefunction(self.function):
-                result = await self.function(arguments, context)
-            else:
-                result = await asyncio.to_thread(self.function, arguments, context)
+            result = await _called(self.function, arguments, context)
         except ToolFault as fault:
             return fault.to_output()
         is_whole = isinstance(result, ToolCallOutput | PendingCompletion)
         return result if is_whole else success(to_builtins(result))
+
+
+async def _called(function: ToolFunction, arguments: Any, context: ToolContext) -> Any:
+    """What the function answers; a plain one runs in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(arguments, context)
+    return await asyncio.to_thread(function, arguments, context)
 
 
 def _converted(args: dict[str, Any], kind: type[msgspec.Struct]) -> Any:
@@ -117,6 +137,7 @@ def function_tool(
     approval: ApprovalClass = "read",
     timeout_s: float | None = None,
     exclusive_group: str | None = None,
+    prepare: ToolFunction | None = None,
 ) -> FunctionTool:
     """Wrap `function(arguments, context)`; see `tool` for the parameters.
 
@@ -137,7 +158,7 @@ def function_tool(
         contract = ToolContract(input_schema=arguments_schema(arguments))
     except (TypeError, ValueError) as error:
         raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
-    return FunctionTool(manifest, contract, arguments, function)
+    return FunctionTool(manifest, contract, arguments, function, prepare)
 
 
 def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
@@ -178,6 +199,7 @@ def tool(
     approval: ApprovalClass = "read",
     timeout_s: float | None = None,
     exclusive_group: str | None = None,
+    prepare: ToolFunction | None = None,
 ) -> Callable[[ToolFunction], FunctionTool]:
     """Decorator that makes a `FunctionTool` of `function(arguments, context)` (contract 05 §1).
 
@@ -192,7 +214,10 @@ def tool(
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
     `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
     attempt, in seconds; one that takes longer is made again only for `IdempotentRetry`. Calls of tools of one
-    `exclusive_group` run one after another. Raises `PluginRegistrationError` for a function of another
+    `exclusive_group` run one after another. `prepare` is a function of the same two, called once when a call was
+    allowed and before its first attempt: what it returns, which is JSON, every attempt has as
+    `context.prepared_payload`, also behind a crash; a `ToolCallOutput` or a `ToolFault` is the result of the call
+    instead. Raises `PluginRegistrationError` for a function of another
     shape, arguments without a JSON schema and a blank name.
     """
 
@@ -206,6 +231,7 @@ def tool(
             approval=approval,
             timeout_s=timeout_s,
             exclusive_group=exclusive_group,
+            prepare=prepare,
         )
 
     return decorate
@@ -244,6 +270,11 @@ class FunctionToolProvider:
         if entry is None:
             return failure(FailureClass.UNAVAILABLE, "tool_unavailable", f"Unknown tool id {call.tool_id}")
         return await entry.execute(call, context)
+
+    async def prepare_tool_call(self, call: ToolCall, context: ToolContext) -> ToolCall | ToolCallOutput:
+        """See `PreparesCalls`."""
+        entry = self._tools.get(call.tool_id)
+        return call if entry is None else await entry.prepare_call(call, context)
 
     async def cancel_external_work(self, call: ToolCall, key: AwaitEventKey) -> None:
         """See `CancelsExternalWork`."""
