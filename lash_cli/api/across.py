@@ -195,7 +195,8 @@ class AcrossProcesses:
     async def await_terminal(self, address: TurnAddress, *, timeout_ms: int | None = None) -> TurnTerminal:
         """Wait until a turn has ended, wherever it runs; its outcome has the text of the answer.
 
-        Raises `WaitTimeout`, and `NotFoundError` (`turn_unknown`).
+        Raises `WaitTimeout` (`turn_terminal_await_timeout`), which changes nothing, and `NotFoundError`
+        (`turn_unknown`).
         """
         from lash_cli.runtime.stored_turns import stored_outcome  # only whoever waits needs it (design D16)
 
@@ -211,7 +212,7 @@ class AcrossProcesses:
             if deadline is not None and self.host.clock.monotonic() >= deadline:
                 raise WaitTimeout(
                     f"turn {address.turn_id} did not end in time",
-                    code="wait_timeout",
+                    code="turn_terminal_await_timeout",
                     details={"turn": address.turn_id},
                 )
             await self.host.clock.sleep(delay)

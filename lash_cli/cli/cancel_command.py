@@ -103,8 +103,8 @@ async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -
             session.close_handle()
         try:
             terminal = await core.await_terminal(address, timeout_ms=min(left_ms, DRIVER_LOOK_MS))
-        except WaitTimeout:
+        except WaitTimeout as late:
             if clock.monotonic() >= deadline:
-                raise
+                raise WaitTimeout(late.message, details=late.details) from late  # of a command as of any other
             continue
         return outcome_document(terminal.outcome) if isinstance(terminal, TerminalCommitted) else None

@@ -22,7 +22,7 @@ from lash_cli.core.outcome import (
     TurnCancellationEvidence,
 )
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
-from lash_cli.errors import EffectError, SessionExecutionLeaseExpired, StoreError
+from lash_cli.errors import EffectError, SessionExecutionLeaseExpired, StoreError, WaitTimeout
 
 SCOPE = TurnScope("s1", "t1")
 EVIDENCE = TurnCancellationEvidence("r1", "elsewhere", "enough")
@@ -64,6 +64,20 @@ async def test_whoever_awaits_a_turn_through_its_core_is_told_the_words_of_its_a
     ended = TerminalCommitted(output.result.outcome, None, output.result.head_revision)
     assert ended.outcome == Finished(AssistantMessage("hello there"))
     assert await elsewhere.await_terminal(TurnAddress("s1", "t1")) == ended
+
+
+async def test_a_turn_that_does_not_end_in_time_is_left_to_run(make_core) -> None:
+    caller = ScriptedCaller([text("late")])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        running = asyncio.ensure_future(session.turn("go", turn_id="t1").run())
+        await asyncio.wait_for(caller.entered.wait(), 30)
+        with pytest.raises(WaitTimeout) as late:
+            await make_core(caller).await_terminal(TurnAddress("s1", "t1"), timeout_ms=1)
+        assert (late.value.code, late.value.exit_status) == ("turn_terminal_await_timeout", 124)
+        caller.gate.set()
+        assert (await running).result.assistant_message() == "late"
 
 
 async def test_a_request_put_at_the_gate_stops_the_turn_and_is_what_every_waiter_learns(make_core) -> None:
