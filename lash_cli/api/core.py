@@ -351,6 +351,7 @@ class LashCore(SessionHistories):
             owner=partial(self._owner_of, session_id, owner),
             provider=provider,
             notify=self._notify,
+            keeps_all=self._keeps_all,
         )
         store, notify = self.host.store, self._notify
         if store is not None and notify is not None:
@@ -375,6 +376,7 @@ class LashCore(SessionHistories):
         owner: Callable[[], LeaseOwnerIdentity],
         provider: ModelCaller | None = None,
         notify: Notify | None = None,
+        keeps_all: bool = False,
     ) -> LashSession:
         require_session_id(session_id)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
@@ -385,7 +387,7 @@ class LashCore(SessionHistories):
         meta: SessionMeta | None = None
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
         resident.is_policy_explicit = _is_explicit(spec)
-        if self._keeps_all and store is not None:
+        if keeps_all and store is not None:
             resident.keep_all()
         if state is not None:
             from lash_cli.runtime.persistence import put_attachments, require_attachments

@@ -78,6 +78,11 @@ class SessionReadView(msgspec.Struct, frozen=True):
     is_whole: bool = False
 
     @property
+    def revision(self) -> int:
+        """The revision of the head; of a session without one, how many turns it had (contract 04 §2)."""
+        return self.turn_index if self.head_revision is None else self.head_revision
+
+    @property
     def protocol_turn_options(self) -> ProtocolTurnOptions:
         """What every turn of the current frame is asked with, unless it says otherwise."""
         return current_frame(self.frames).protocol_turn_options

@@ -17,6 +17,7 @@ from lash_cli import (
     OpenAgentFrameRequest,
     SessionAppendNode,
     SessionReadView,
+    WorkOptions,
 )
 from lash_cli.core.content import Role, TextPart
 from lash_cli.core.graph import ConversationPayload, PluginPayload, ProtocolPayload
@@ -116,6 +117,35 @@ async def test_a_node_off_the_path_is_read_when_it_is_asked_for(make_core: MakeC
     with pytest.raises(NotFoundError) as refused:
         await core.get_historic_node(S, "nowhere")
     assert refused.value.code == "node_not_found"
+
+
+async def test_who_only_drains_a_queue_holds_no_branches(make_core: MakeCore, monkeypatch) -> None:
+    await branched(make_core(echo()))
+    core = make_core(echo(), residency="keep_all")
+    await core.queue(S).enqueue("queued")
+    scopes: list[ReadScope] = []
+    load = core.store.load_session
+
+    async def watched(session_id: str, scope: ReadScope):
+        scopes.append(scope)
+        return await load(session_id, scope)
+
+    monkeypatch.setattr(core.store, "load_session", watched)
+    await core.worker(WorkOptions(until_empty=True)).run([S])
+    assert scopes and ReadScope.FULL_GRAPH not in scopes
+    assert said((await core.observe(S).read_view()).messages)[-2:] == ["queued", "ok"]
+
+
+async def test_the_revision_of_a_view_is_that_of_the_head_or_counts_the_turns(make_core: MakeCore) -> None:
+    session = await make_core(echo()).open_session(S)
+    assert session.read_view().revision == 0
+    await session.turn("one").run()
+    await session.admin().append_messages([user("noted")])
+    assert session.read_view().revision == session.read_view().head_revision == 2
+    async with LashCore(provider=echo(), model=ModelSpec("model-1")) as core:
+        resident = await core.open_session(S)
+        await resident.turn("one").run()
+        assert (resident.read_view().revision, resident.read_view().head_revision) == (1, None)
 
 
 async def test_only_who_keeps_all_reads_the_whole_graph_to_open(make_core: MakeCore, monkeypatch) -> None:
