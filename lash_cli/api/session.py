@@ -474,8 +474,20 @@ class LashSession(QueueVerbs):
         if not usage.total or request.model is None:
             return
         spent = (TokenLedgerEntry(request.caused_by or DIRECT_SOURCE, request.model.id, usage),)
+        is_begun = False
+
+        def begin(state: ResidentSession) -> Undo:
+            nonlocal is_begun
+            is_begun = True
+            return _as_it_is(state)
+
         try:
-            await self._change(_as_it_is, spent)
+            await self._change(begin, spent)
+        except asyncio.CancelledError:
+            # Who is stopped while another has the lock has booked nothing; behind that the commit is under way.
+            if not is_begun:
+                self._shared.state.owe(spent)
+            raise
         except LashError as error:
             # What was paid for is the caller's: an answer is not given up for a lane that somebody else has.
             if not is_refused(error):

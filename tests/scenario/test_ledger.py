@@ -199,6 +199,34 @@ async def test_a_call_that_failed_when_its_session_was_closed_says_what_failed(m
     assert await stored(core) == {"direct": 8}
 
 
+async def test_who_stops_waiting_for_a_turn_to_end_has_paid_all_the_same(make_core) -> None:
+    """The call is over; only its booking waits, because a turn of the session runs."""
+    caller = ScriptedCaller([text("title", tokens=(7, 1)), text("one")])
+    core = make_core(caller)
+    async with await core.open_session(S) as session:
+        caller.gate = asyncio.Event()
+        asked = asyncio.ensure_future(session.direct_completion(asking()))
+        async with asyncio.timeout(30):
+            await caller.entered.wait()
+        asking_first, caller.gate = caller.gate, asyncio.Event()
+        caller.entered.clear()
+        running = asyncio.ensure_future(session.turn("a").run())
+        async with asyncio.timeout(30):
+            await caller.entered.wait()
+        # The steps of the script go to who gets through first: the completion.
+        asking_first.set()
+        await asyncio.sleep(0.05)
+        assert len(caller.steps) == 1
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        caller.gate.set()
+        await running
+        assert spent(session) == {"turn": 15, "direct": 8}
+        await session.flush()
+        assert await stored(core) == {"turn": 15, "direct": 8}
+
+
 async def test_a_session_in_memory_gives_a_late_answer_too() -> None:
     caller = ScriptedCaller([text("late")])
     async with LashCore(provider=caller, model=ModelSpec("model-1")) as core:
