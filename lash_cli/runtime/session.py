@@ -116,8 +116,9 @@ class ResidentSession:
         self._adopted_ledger: tuple[TokenLedgerEntry, ...] = ()
         self.dirty: set[Dirty] = {Dirty.CONFIG, Dirty.FRAMES}
         self.replaces_graph = False
-        # Every node of the stored graph where `keep_all` asked for it, else None: memory holds the messages alone.
-        self.nodes: tuple[SessionNode, ...] | None = None
+        # Every node of the stored graph where `keep_all` asked for it, else None: memory holds the messages alone. By
+        # id, so that a commit adds its own to them however many there are.
+        self.nodes: dict[str, SessionNode] | None = None
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self.phase_probe: TurnPhaseProbe | None = None
@@ -145,7 +146,7 @@ class ResidentSession:
 
     def read_view(self) -> SessionReadView:
         """A picture of the committed state."""
-        nodes = self._initial_nodes if self.replaces_graph and self.store is not None else self.nodes
+        nodes = self._held_nodes()
         return SessionReadView(
             self.session_id,
             self.policy,
@@ -160,9 +161,15 @@ class ResidentSession:
             nodes is not None,
         )
 
+    def _held_nodes(self) -> tuple[SessionNode, ...] | None:
+        """As much of the graph as a view may show: all of it, or None."""
+        if self.replaces_graph and self.store is not None:
+            return self._initial_nodes
+        return None if self.nodes is None else tuple(self.nodes.values())
+
     def keep_all(self) -> None:
         """Hold every branch from now on; before anything is loaded."""
-        self.nodes = ()
+        self.nodes = {}
 
     @property
     def read_scope(self) -> ReadScope:
@@ -270,7 +277,7 @@ class ResidentSession:
         if self.nodes is None:
             self.messages = list(read.messages)
         else:
-            self.nodes = read.nodes
+            self.nodes = {node.node_id: node for node in read.nodes}
             self.messages = messages_on(active_path(read.nodes, read.leaf_node_id), stored.frame_id)
         self.turn_state = read.turn_state
         self.ledger = merge_ledger(read.token_ledger)
@@ -487,10 +494,10 @@ class ResidentSession:
         assert self.nodes is not None, "asked by the caller"
         match graph:
             case ReplaceFull(nodes=nodes):
-                self.nodes = nodes
+                self.nodes = {node.node_id: node for node in nodes}
             case Append(nodes=nodes):
-                held = {node.node_id for node in self.nodes}
-                self.nodes = (*self.nodes, *(node for node in nodes if node.node_id not in held))
+                for node in nodes:
+                    self.nodes.setdefault(node.node_id, node)
 
     def _settled(self, booked: tuple[TokenLedgerEntry, ...], *, is_stored: bool) -> tuple[TokenLedgerEntry, ...]:
         """What of `booked` a commit has added to the ledger. It settles what it took along of what was owed, unless it
