@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -101,6 +101,10 @@ def check() -> int:
     return 0 if document["healthy"] else EXIT_DAMAGED
 
 
+# The head of a session names no message, and all the messages are there (contract 01 §10).
+_LOST_HEAD: Final = "leaf_missing"
+
+
 def _check_text(document: Document) -> str:
     from lash_cli.views.safe_text import safe_text
 
@@ -112,6 +116,8 @@ def _check_text(document: Document) -> str:
             lines.append("its rules were not checked: bring it up to date first with lash db migrate")
     else:
         lines.append("put a sound copy back with: lash db restore FILE")
+        lost = sorted({one["session"] for one in document["broken"] if one["code"] == _LOST_HEAD})
+        lines += [f"or go on from a message of lash tree {one}: lash rewind {one} --to NODE" for one in lost]
     return safe_text("\n".join(lines))
 
 

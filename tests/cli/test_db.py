@@ -300,6 +300,22 @@ def test_a_check_finds_what_breaks_a_rule_and_exits_with_9(lash, home, code, dam
     assert code in lash("db", "check").out
 
 
+def test_a_check_names_the_way_on_for_a_session_whose_head_is_lost(lash, home):
+    lash("open", "s")
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text {text}")
+    change(home, "UPDATE sessions SET leaf_seq = 99, next_seq = 100")
+    assert lash("log", "s").code == 9
+    assert "a message of lash tree s: lash rewind s --to NODE" in lash("db", "check").out
+    messages = lash("tree", "s", "-o", "json").json["items"]
+    answers = {one["preview"]: one["id"] for one in messages if one["role"] == "assistant"}
+    assert lash("rewind", "s", "--to", answers["two"]).code == 0
+    assert said(lash) == ["one", "two"]
+    assert lash("turn", "s", "!text three").code == 0
+    assert said(lash) == ["one", "two", "three"]
+    assert lash("db", "check").code == 0
+
+
 def test_a_check_finds_damage_in_the_file_itself(lash, home):
     lash("open", "s")
     for index in range(30):
