@@ -275,6 +275,7 @@ _HOMES = {
         "ModelCaller",
         "PreparesCalls",
         "Provider",
+        "ResolvesTools",
         "ToolContext",
         "ToolProvider",
     ),

@@ -253,6 +253,7 @@ from lash_cli.core.protocols import (
     ModelCaller as ModelCaller,
     PreparesCalls as PreparesCalls,
     Provider as Provider,
+    ResolvesTools as ResolvesTools,
     ToolContext as ToolContext,
     ToolProvider as ToolProvider,
 )

@@ -210,6 +210,20 @@ class ToolProvider(Protocol):
 
 
 @runtime_checkable
+class ResolvesTools(Protocol):
+    """A source of tools that has more of them than it advertises (contract 05 §1.6, §2.2): one that is called is known
+    from then on. Both are cheap and a function of their argument as long as the source offers the tool."""
+
+    def resolve_manifest(self, name: str) -> ToolManifest | None:
+        """The tool of that name, None when there is none."""
+        ...
+
+    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
+        """The tool of that id, None when there is none."""
+        ...
+
+
+@runtime_checkable
 class PreparesCalls(Protocol):
     """A source of tools that readies a call before its first attempt (contract 05 §1.6, §3.1)."""
 

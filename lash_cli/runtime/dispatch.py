@@ -135,14 +135,14 @@ class ToolDispatcher:
             # Nothing runs beside it, so it needs no task of its own.
             (call,) = calls
             key = child_replay_key(parent, f"child:0:{call.tool_call_id}")
-            return (await self._run_call(call, self._registry.resolve(call.tool_name), key, None),)
+            return (await self._run_call(call, self._found(call.tool_name), key, None),)
         work: list[asyncio.Task[ToolCallRecord]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 previous: asyncio.Task[ToolCallRecord] | None = None
                 last_of_group: dict[str, asyncio.Task[ToolCallRecord]] = {}
                 for index, call in enumerate(calls):
-                    resolved = self._registry.resolve(call.tool_name)
+                    resolved = self._found(call.tool_name)
                     exclusive = resolved.manifest.exclusive_group if resolved is not None else None
                     after = previous if not self._effects.supports_concurrent_effects else None
                     if exclusive is not None:
@@ -156,6 +156,16 @@ class ToolDispatcher:
         except BaseExceptionGroup as failures:
             raise _first_error(failures) from failures
         return tuple(task.result() for task in work)
+
+    def _found(self, name: str) -> ResolvedTool | None:
+        """The tool of a call; what a source cannot say of one is not there."""
+        try:
+            return self._registry.find(name)
+        except Exception:
+            if self._is_strict:
+                raise
+            _log.exception("the sources of tools could not be asked for %s", name)
+            return None
 
     async def _run_call(
         self,

@@ -281,8 +281,15 @@ class DurableTurn(TurnDriver):
         if granted.work is not None:
             causes = work_causes(granted.work.batches)
             await self.emit(drive, QueuedWorkStarted("idle", drive.claims.batch_ids, causes), row)
+        surface = session.registry.surface
         try:
             return await self._run_and_commit(granted, drive, guard)
+        except BaseException:
+            if session.saved_tool_generation != session.registry.generation:
+                # Tools that it found and did not commit: who drives it again offers the model what it was offered, and
+                # finds them again.
+                session.registry.roll_back(surface)
+            raise
         finally:
             previews.flush()
 

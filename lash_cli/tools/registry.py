@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.protocols import ToolProvider
+from lash_cli.core.protocols import ResolvesTools, ToolProvider
 from lash_cli.core.tools import ToolContract, ToolManifest, ToolState
 from lash_cli.errors import GenerationMismatch, ReconfigureError
 from lash_cli.tools.surface import (
@@ -22,6 +22,7 @@ from lash_cli.tools.surface import (
     LiveTool,
     Surface,
     apply_entries,
+    check_found,
     check_identity,
     checked_generation,
     collect_live,
@@ -97,6 +98,41 @@ class ToolRegistry:
                 return self._resolved(surface, entry)
         return None
 
+    def find(self, name: str) -> ResolvedTool | None:
+        """Like `resolve`, but a name that nothing is known of is asked of the sources that have more tools than they
+        advertise: the tool is a member from then on, and the generation moves.
+
+        Raises `ReconfigureError` when several sources have it, or one answers with another tool, and what a source
+        raises; then nothing changed.
+        """
+        known = self.resolve(name)
+        surface = self._surface
+        if known is not None or name in self._hidden or name in self._names():
+            return known
+        found: dict[str, LiveTool] = {}
+        for source_id, source in surface.sources.items():
+            manifest = source.resolve_manifest(name) if isinstance(source, ResolvesTools) else None
+            if manifest is None:
+                continue
+            check_found(manifest, manifest.name == name, f"name {name}", source_id, found.values())
+            found[manifest.id] = LiveTool(manifest, source_id)
+        if not found or found.keys() & surface.entries.keys():
+            return None
+        entries = {tool_id: Entry(tool.manifest, tool, member=True) for tool_id, tool in found.items()}
+        self._swap(
+            Surface(
+                checked_generation(surface.generation + 1),
+                surface.sources,
+                {**surface.live, **found},
+                {**surface.entries, **entries},
+            )
+        )
+        return self.resolve(name)
+
+    def _names(self) -> set[str]:
+        """What the known tools are called, whatever became of them."""
+        return {entry.manifest.name for entry in self._surface.entries.values()}
+
     def resolve_id(self, tool_id: str) -> ResolvedTool | None:
         """Like `resolve`, by id."""
         entry = self._surface.entries.get(tool_id)
@@ -138,10 +174,9 @@ class ToolRegistry:
         """
         surface = self._surface
         self._check_generation(state.generation)
-        entries = apply_entries(state, surface.live, self._hidden)
-        self._swap(
-            msgspec.structs.replace(surface, generation=checked_generation(surface.generation + 1), entries=entries)
-        )
+        live = self._with_found(surface.live, surface.sources, state.tools)
+        entries = apply_entries(state, live, self._hidden)
+        self._swap(Surface(checked_generation(surface.generation + 1), surface.sources, live, entries))
         self._is_cold = False
         return self.generation
 
@@ -157,9 +192,10 @@ class ToolRegistry:
         for tool_id, stated in snapshot.tools.items():
             check_identity(tool_id, stated.manifest)
             known[tool_id] = Entry(stated.manifest, None, stated.member)
-        entries = rebuild(surface.live, known, self._hidden, keep_gone=True)
+        live = self._with_found(surface.live, surface.sources, known)
+        entries = rebuild(live, known, self._hidden, keep_gone=True)
         generation = self._restored_generation(snapshot, entries)
-        self._swap(msgspec.structs.replace(surface, generation=checked_generation(generation), entries=entries))
+        self._swap(Surface(checked_generation(generation), surface.sources, live, entries))
         self._is_cold = False
         return ToolRestoreReport(
             generation=generation,
@@ -247,8 +283,29 @@ class ToolRegistry:
         source_id = entry.live.source_id
         return ResolvedTool(entry.manifest, source_id, surface.sources[source_id])
 
-    def _live(self, sources: Mapping[str, ToolProvider]) -> dict[str, LiveTool]:
-        return collect_live({source_id: tuple(provider.manifests()) for source_id, provider in sources.items()})
+    def _live(self, sources: Mapping[str, ToolProvider]) -> Mapping[str, LiveTool]:
+        live = collect_live({source_id: tuple(provider.manifests()) for source_id, provider in sources.items()})
+        return self._with_found(live, sources, self._surface.entries)
+
+    def _with_found(
+        self, live: Mapping[str, LiveTool], sources: Mapping[str, ToolProvider], known: Iterable[str]
+    ) -> Mapping[str, LiveTool]:
+        """`live` with what sources have of the known tools without advertising it."""
+        resolving = {source_id: source for source_id, source in sources.items() if isinstance(source, ResolvesTools)}
+        missing = [tool_id for tool_id in known if tool_id not in live] if resolving else []
+        found: dict[str, LiveTool] = {}
+        names = {tool.manifest.name for tool in live.values()} if missing else set()
+        for tool_id in missing:
+            for source_id, source in resolving.items():
+                manifest = source.resolve_manifest_by_id(tool_id)
+                if manifest is None:
+                    continue
+                mine = [tool for tool in found.values() if tool.manifest.id == tool_id]
+                check_found(manifest, manifest.id == tool_id, f"id {tool_id}", source_id, mine)
+                if manifest.name not in names:
+                    found[tool_id] = LiveTool(manifest, source_id)
+                    names.add(manifest.name)
+        return {**live, **found} if found else live
 
     def _swap(self, surface: Surface) -> None:
         self._surface = surface

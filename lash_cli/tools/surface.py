@@ -176,6 +176,18 @@ def check_identity(tool_id: str, manifest: ToolManifest) -> None:
         raise ReconfigureError("a tool needs a non-blank id and a non-blank name")
 
 
+def check_found(
+    manifest: ToolManifest, is_asked_for: bool, asked: str, source_id: str, others: Iterable[LiveTool]
+) -> None:
+    """Judge the answer of a source to the question for one tool; raises `ReconfigureError` when it is not the one that
+    was asked for, or others have answered too (contract 05 §2.2)."""
+    check_identity(manifest.id, manifest)
+    if not is_asked_for:
+        raise ReconfigureError(f"source {source_id} answers with {manifest.name} ({manifest.id}) for {asked}")
+    for other in others:
+        raise ReconfigureError(f"sources {other.source_id} and {source_id} both have a tool of {asked}")
+
+
 def state_of(entries: Mapping[str, Entry], generation: int) -> ToolState:
     """The serialisable state, ordered by id."""
     return ToolState(

@@ -40,6 +40,22 @@ class NamedTools:
         return None
 
 
+class ShyTools(NamedTools):
+    """A source that has tools which it does not advertise."""
+
+    def __init__(self, *tools: tuple[str, str] | ToolManifest, advertised: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(*advertised)
+        self.more = [self._manifest(tool) for tool in tools]
+        self.asked: list[str] = []
+
+    def resolve_manifest(self, name: str) -> ToolManifest | None:
+        self.asked.append(name)
+        return next((tool for tool in self.more if tool.name == name), None)
+
+    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
+        return next((tool for tool in self.more if tool.id == tool_id), None)
+
+
 class Workbench:
     """The built-in tools over a real directory, called by name like dispatch would."""
 

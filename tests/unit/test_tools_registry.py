@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.tools import NamedTools
+from support.tools import NamedTools, ShyTools
 
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.tools import SafeRetry, ToolManifest, ToolState, ToolStateEntry
@@ -35,6 +35,69 @@ def test_new_tools_are_members_and_the_first_source_moves_the_generation_to_one(
     assert made.generation == 0
     assert made.upsert_source("plugins", NamedTools(("t.b", "b"), ("t.a", "a"))) == 1
     assert names(made) == ["a", "b"]
+
+
+def test_a_tool_that_is_not_advertised_is_a_member_once_it_was_found() -> None:
+    made = ToolRegistry()
+    source = ShyTools(("t.deep", "deep"), advertised=(("t.a", "a"),))
+    made.upsert_source("plugins", source)
+    assert (names(made), made.resolve("deep"), made.generation) == (["a"], None, 1)
+    found = made.find("deep")
+    assert found is not None and (found.manifest.id, found.provider) == ("t.deep", source)
+    assert (names(made), made.generation) == (["a", "deep"], 2)
+    again = made.find("deep")
+    assert again is not None and (made.generation, source.asked) == (2, ["deep"])
+    assert (made.find("nothing"), made.generation) == (None, 2)
+    assert (made.refresh_sources(), names(made)) == (2, ["a", "deep"])
+
+
+def test_a_tool_that_was_found_is_bound_again_behind_a_restart_with_its_membership() -> None:
+    made = ToolRegistry()
+    made.upsert_source("plugins", ShyTools(("t.deep", "deep")))
+    made.find("deep")
+    made.set_tool_membership({"deep": False})
+    later = ToolRegistry()
+    later.upsert_source("plugins", ShyTools(("t.deep", "deep")))
+    report = later.restore_state(made.export_state())
+    assert (report.orphaned, report.changed, later.export_state()) == ((), False, made.export_state())
+    assert later.find("deep") is None, "somebody took it out"
+    gone = ToolRegistry()
+    gone.upsert_source("plugins", ShyTools())
+    assert gone.restore_state(made.export_state()).orphaned == ("t.deep",)
+
+
+def test_what_is_hidden_or_known_is_not_asked_of_a_source() -> None:
+    made = ToolRegistry(("secret",))
+    source = ShyTools(("t.secret", "secret"), ("t.a2", "a"), advertised=(("t.a", "a"),))
+    made.upsert_source("plugins", source)
+    made.set_tool_membership({"a": False})
+    assert (made.find("secret"), made.find("a"), source.asked) == (None, None, [])
+
+
+class Lying(ShyTools):
+    """It answers with another tool than it was asked for."""
+
+    def resolve_manifest(self, name: str) -> ToolManifest | None:
+        return ToolManifest("t.other", "other", "")
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        (ShyTools(("t.deep", "deep")), ShyTools(("t.deep", "deep"))),
+        (ShyTools(("t.deep", "deep")), ShyTools(("t.deep2", "deep"))),
+        (Lying(),),
+    ],
+    ids=["one tool of two sources", "two tools of one name", "another tool"],
+)
+def test_a_tool_that_is_not_the_one_or_the_only_one_is_refused_and_changes_nothing(sources: tuple[ShyTools]) -> None:
+    made = ToolRegistry()
+    for number, source in enumerate(sources):
+        made.upsert_source(f"live:{number}", source)
+    before = made.export_state()
+    with pytest.raises(ReconfigureError):
+        made.find("deep")
+    assert made.export_state() == before
 
 
 def test_a_snapshot_carries_no_source_and_no_defaults() -> None:
