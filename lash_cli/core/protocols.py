@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -20,6 +20,9 @@ from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
 from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, ToolResult
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
+
+if TYPE_CHECKING:
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
 
 
 class Clock(Protocol):
@@ -182,6 +185,20 @@ class ToolContext(Protocol):
         """The key that completes this call from outside, equal for all attempts: for a tool that hands it on and
         answers `PendingCompletion`. Raises what becomes the failed result of the call
         (`tool_completion_key_process_lifetime`) where keys die with the process, as in a core without a store."""
+        ...
+
+    async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:
+        """One model call beside the turn, with its provider and model unless the request names others; booked to the
+        session, as `tool:NAME` unless the request says for what.
+
+        It belongs to the attempt: nothing of it is journalled, so an attempt that is made again asks again. Raises as
+        `LashCore.direct_completion`.
+        """
+        ...
+
+    async def put_attachment(self, source: AttachmentSource) -> AttachmentSource:
+        """Keep bytes in the session and get the reference that stands for them, to be named in a result; a source that
+        is no bytes stays as it is. Raises `LashError` for one that the host, the provider or the store refuses."""
         ...
 
     def progress(self, text: str) -> None:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
@@ -67,6 +67,11 @@ from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
 from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
 
+if TYPE_CHECKING:
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+
+    AskModel = Callable[[str, DirectRequest], Awaitable[DirectLlmCompletion]]
+
 _log = logging.getLogger("lash.dispatch")
 
 # How long a call may take to return once its turn is cancelled, and once more when it is cancelled itself (contract 05
@@ -103,9 +108,11 @@ class ToolDispatcher:
         cancel: CancelToken,
         emit: Emit,
         store_attachment: StoreAttachment,
+        ask_model: AskModel | None = None,
         is_strict: bool = False,
     ) -> None:
-        """`is_strict` lets pass what a tool, its source or the policy raises."""
+        """`ask_model` makes the direct completions of tools, and books them to what it is given. `is_strict` lets pass
+        what a tool, its source or the policy raises."""
         self._registry = registry
         self._approval = approval
         self._effects = effects
@@ -117,6 +124,7 @@ class ToolDispatcher:
         self._cancel = cancel
         self._emit = emit
         self._store_attachment = store_attachment
+        self._ask_model = ask_model
         self._is_strict = is_strict
         self._progress: set[asyncio.Task[None]] = set()
         self._attempts_under_way: set[tuple[str, int]] = set()
@@ -392,6 +400,7 @@ class ToolDispatcher:
     def _context(
         self, call: ToolCall, attempt: int, most: int, keys: CompletionKeys | None = None
     ) -> SimpleToolContext:
+        ask_model = None if self._ask_model is None else partial(self._ask_model, f"tool:{call.tool_name}")
         return SimpleToolContext(
             session_id=self._scope.session_id,
             turn_id=self._scope.turn_id,
@@ -404,6 +413,8 @@ class ToolDispatcher:
             prepared_payload=call.prepared_payload,
             on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
             on_completion_key=None if keys is None else keys.ask,
+            on_direct_completion=ask_model,
+            on_attachment=self._store_attachment,
         )
 
     async def _within_limits(self, task: asyncio.Task[T], call: ToolCall, resolved: ResolvedTool) -> T | ToolCallOutput:

@@ -67,8 +67,9 @@ from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
 from lash_cli.core.structured import output_of
-from lash_cli.core.usage import TokenLedgerEntry, prompt_usage
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, prompt_usage
 from lash_cli.errors import (
+    DirectCompletionError,
     EffectError,
     LashError,
     LashRuntimeError,
@@ -87,6 +88,7 @@ from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.session import ResidentSession
 
 if TYPE_CHECKING:
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.dispatch import ToolDispatcher
 
 # The code of what a provider raised that is no failure of its endpoint: a bug in it (contract 05 §3.6).
@@ -289,8 +291,28 @@ class TurnDriver(ABC):
             cancel=self.token,
             emit=partial(self.emit, drive),
             store_attachment=lambda source: self.stored(source, drive),
+            ask_model=partial(self._ask_model, drive),
             is_strict=self.host.is_strict,
         )
+
+    async def _ask_model(self, drive: Drive, cause: str, request: DirectRequest) -> DirectLlmCompletion:
+        """A completion beside the turn; what it cost goes along with the next commit, which is that of the turn."""
+        from lash_cli.runtime.direct import complete_directly
+
+        session, policy = self.session, drive.policy
+        model = request.model or policy.model
+        request = msgspec.structs.replace(request, session_id=session.session_id, model=model)
+        usage = TokenUsage()
+        try:
+            completion = await complete_directly(self.host, request, model=model, provider_id=policy.provider_id)
+            usage = completion.usage
+        except DirectCompletionError as error:
+            usage = usage if error.record is None else error.record.usage
+            raise
+        finally:
+            if usage.total:
+                session.owe((TokenLedgerEntry(request.caused_by or cause, model.id, usage),))
+        return completion
 
     def _protocol(self, output: OutputSpec | None) -> StandardProtocol:
         if output is None:

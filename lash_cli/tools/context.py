@@ -7,14 +7,18 @@ session and the turn and nothing else (contract 08 §6.6).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lash_cli.core.content import AttachmentSource
 from lash_cli.core.protocols import CancelSignal, ProgressSink
 from lash_cli.core.tools import FailureClass
 from lash_cli.core.wait import AwaitEventKey
 from lash_cli.tools.faults import ToolFault
+
+if TYPE_CHECKING:
+    from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
 
 SESSION_VARIABLE = "LASH_SESSION"
 TURN_VARIABLE = "LASH_TURN"
@@ -34,6 +38,8 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     prepared_payload: Any = None
     on_progress: ProgressSink | None = None
     on_completion_key: Callable[[], Awaitable[AwaitEventKey]] | None = None
+    on_direct_completion: Callable[[DirectRequest], Awaitable[DirectLlmCompletion]] | None = None
+    on_attachment: Callable[[AttachmentSource], Awaitable[AttachmentSource]] | None = None
 
     @property
     def replay_key(self) -> str:
@@ -54,7 +60,24 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
             raise ToolFault(FailureClass.INTERNAL, "tool_completion_key_missing_call_id", "this call has no key")
         return await self.on_completion_key()
 
+    async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:
+        """See `ToolContext`; raises `ToolFault` (`tool_context_unavailable`) where there is no session."""
+        if self.on_direct_completion is None:
+            raise _without_session("completions")
+        return await self.on_direct_completion(request)
+
+    async def put_attachment(self, source: AttachmentSource) -> AttachmentSource:
+        """See `ToolContext`; raises `ToolFault` (`tool_context_unavailable`) where there is no session."""
+        if self.on_attachment is None:
+            raise _without_session("attachments")
+        return await self.on_attachment(source)
+
     def progress(self, text: str) -> None:
         """Hand `text` to the sink, if there is one; never part of the result."""
         if self.on_progress is not None and text:
             self.on_progress(text)
+
+
+def _without_session(what: str) -> ToolFault:
+    text = f"this call has no {what}: it is made outside of a session"
+    return ToolFault(FailureClass.INTERNAL, "tool_context_unavailable", text)
