@@ -202,8 +202,10 @@ class ConfiguredProviders:
         ids: Ids,
         tracer: Tracer | None = None,
         owns_tracer: bool = False,
+        fetched_keys: Mapping[str, str] | None = None,
     ) -> None:
-        """`tracer` records requests at level extended; with `owns_tracer` it is closed with the callers."""
+        """`tracer` records requests at level extended; with `owns_tracer` it is closed with the callers.
+        `fetched_keys` are as for `build_provider`."""
         self._settings = settings
         self._paths = paths
         self._environment = environment
@@ -212,6 +214,7 @@ class ConfiguredProviders:
         self._ids = ids
         self._tracer = tracer
         self._owns_tracer = owns_tracer
+        self._fetched_keys = fetched_keys
         self._callers: dict[str, ModelCaller] = {}
 
     @property
@@ -247,6 +250,7 @@ class ConfiguredProviders:
             ids=self._ids,
             on_request=partial(tracer.provider_request, name) if tracer is not None else None,
             on_event=partial(tracer.provider_event, name) if tracer is not None else None,
+            fetched_keys=self._fetched_keys,
         )
 
 
@@ -259,8 +263,10 @@ def build_provider(
     ids: Ids,
     on_request: Callable[[str, bytes], None] | None = None,
     on_event: Callable[[str], None] | None = None,
+    fetched_keys: Mapping[str, str] | None = None,
 ) -> ModelCaller:
-    """The caller of a provider; its key is fetched now, and nothing is opened.
+    """The caller of a provider; its key is fetched now, unless `fetched_keys` has one for its source, and nothing is
+    opened.
 
     Raises `ConfigError` (`key_missing`, `permissions_unsafe`, `config_invalid`,
     `invalid_provider_endpoint`).
@@ -268,8 +274,8 @@ def build_provider(
     from lash_cli.providers.catalog import ProviderSettings, build_caller
     from lash_cli.settings.keys import fetch_key
 
-    key = None
-    if provider.key is not None:
+    key = (fetched_keys or {}).get(provider.key or "")
+    if key is None and provider.key is not None:
         key = fetch_key(provider.key, paths, environment, wanted_by=f"provider {provider.name}")
     resolved = ProviderSettings(provider.name, provider.kind, provider.base_url, key, dict(provider.options))
     return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request, on_event=on_event)
@@ -377,6 +383,7 @@ def open_core(
     asker: Asker | None = None,
     owner_label: str = "turn",
     trace_file: str | None = None,
+    fetched_keys: Mapping[str, str] | None = None,
 ) -> LashCore:
     """One core over the user's store, providers, tools and approval modes.
 
@@ -386,8 +393,9 @@ def open_core(
     the background: a verb that drains says so.
     `approve` overrides approval modes by class; `asker` asks a person.
     `needs_model` is for verbs that may create a session. `trace_file` traces
-    there instead of where the settings say. Raises what `open_store`,
-    `host_policy` and `open_tracer` raise.
+    there instead of where the settings say. `fetched_keys` are as for
+    `build_provider`. Raises what `open_store`, `host_policy` and `open_tracer`
+    raise.
     """
     from lash_cli.api import LashCore
     from lash_cli.core.lease import LeaseTimings
@@ -407,7 +415,14 @@ def open_core(
         store=store,
         providers=providers
         or ConfiguredProviders(
-            settings, paths, surroundings, default_id=policy.provider_id, clock=clock, ids=ids, tracer=tracer
+            settings,
+            paths,
+            surroundings,
+            default_id=policy.provider_id,
+            clock=clock,
+            ids=ids,
+            tracer=tracer,
+            fetched_keys=fetched_keys,
         ),
         policy=policy,
         tools=(tools,),

@@ -88,7 +88,14 @@ class Invocation:
         self.request_id = "r_" + os.urandom(8).hex()
         # What was warned of and need not be said again.
         self.told: set[str] = set()
+        # By source: what was asked for to see whether a session can be begun.
+        self.fetched_keys: dict[str, str] = {}
         self._stands_alone = False
+
+    def take_fetched_keys(self) -> dict[str, str]:
+        """The keys in `fetched_keys`, which are for one core and are asked for again by the next."""
+        taken, self.fetched_keys = self.fetched_keys, {}
+        return taken
 
     @cached_property
     def paths(self) -> Paths:

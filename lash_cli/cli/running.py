@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lash_cli.tools.approval import Asker
 
 FILE_MARK = "@"
+# Where somebody may be asked for a key each time it is fetched.
+_ASKING_SOURCES = ("cmd:", "keyring:")
 
 
 @asynccontextmanager
@@ -64,6 +66,7 @@ async def opened_core(
             asker=asker,
             owner_label=owner_label,
             trace_file=trace_file,
+            fetched_keys=invocation.take_fetched_keys(),
         )
     except BaseException:
         if store is not None:
@@ -133,7 +136,10 @@ def policy_of_new_session(*, provider: str | None = None, model: str | None = No
     """The policy a new session would start from, with nothing written.
 
     Raises what stands against it: no model, or a provider that cannot be used.
+    A key that a command or a keyring gave is kept for `opened_core`, since
+    either may ask somebody for it.
     """
+    from lash_cli.settings.keys import fetch_key
     from lash_cli.settings.providers import available_provider
     from lash_cli.system import SystemClock, SystemIds
     from lash_cli.wiring import build_provider, host_policy
@@ -142,9 +148,17 @@ def policy_of_new_session(*, provider: str | None = None, model: str | None = No
     settings, environment = invocation.settings, invocation.environment
     policy = host_policy(settings, environment, provider=provider, model=model, needs_model=True)
     chosen = available_provider(settings, environment, policy.provider_id)
-    # A command or a keyring may ask somebody for the key: the turn does it, once.
-    if not (chosen.key or "").startswith(("cmd:", "keyring:")):
-        build_provider(chosen, invocation.paths, environment, clock=SystemClock(), ids=SystemIds())
+    if chosen.key is not None and chosen.key.startswith(_ASKING_SOURCES):
+        wanted_by = f"provider {chosen.name}"
+        invocation.fetched_keys[chosen.key] = fetch_key(chosen.key, invocation.paths, environment, wanted_by=wanted_by)
+    build_provider(
+        chosen,
+        invocation.paths,
+        environment,
+        clock=SystemClock(),
+        ids=SystemIds(),
+        fetched_keys=invocation.fetched_keys,
+    )
     return policy
 
 

@@ -149,6 +149,8 @@ def test_a_home_without_a_database_gets_none(home: Path) -> None:
         "turn s x --or-open --system @/no/such/file",
         "turn s x --or-open --model dear --max-cost 1",
         "turn s x --or-open --provider p --model m",
+        "turn s x --or-open --provider p --model m -c providers.p.key=cmd:false",
+        "turn s x --or-open --provider p --model m -c providers.p.key=keyring:not-there",
         "open s -c defaults.provider=unknown",
     ],
 )
