@@ -91,6 +91,7 @@ async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -
 
     Raises `WaitTimeout`.
     """
+    from lash_cli.cli.following import while_read
     from lash_cli.core.outcome import TerminalCommitted
 
     address, clock = receipt.address, SystemClock()
@@ -102,7 +103,7 @@ async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -
             await session.redrive(busy_wait_ms=left_ms).run()
             session.close_handle()
         try:
-            terminal = await core.await_terminal(address, timeout_ms=min(left_ms, DRIVER_LOOK_MS))
+            terminal = await while_read(core.await_terminal(address, timeout_ms=min(left_ms, DRIVER_LOOK_MS)))
         except WaitTimeout as late:
             if clock.monotonic() >= deadline:
                 raise WaitTimeout(late.message, details=late.details) from late  # of a command as of any other

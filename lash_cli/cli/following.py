@@ -10,10 +10,12 @@ is noticed at once, also while nothing happens.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
@@ -24,6 +26,8 @@ from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.errors import LashError, UsageError
 from lash_cli.system import SystemClock, is_write_end
 from lash_cli.views.safe_text import ascii_text
+
+T = TypeVar("T")
 
 
 class Following:
@@ -146,6 +150,29 @@ def watched_reader(descriptor: int, on_left: Callable[[], None]) -> Iterator[Non
         yield
     finally:
         loop.remove_reader(descriptor)
+
+
+async def while_read(waiting: Coroutine[Any, Any, T]) -> T:
+    """What `waiting` returns or raises.
+
+    When the reader of stdout leaves meanwhile nobody waits any more: `waiting`,
+    which must leave nothing half done, is cancelled. Raises `BrokenPipeError` then.
+    """
+    awaited = asyncio.ensure_future(waiting)
+    has_left = False
+
+    def left() -> None:
+        nonlocal has_left
+        has_left = True
+        awaited.cancel()
+
+    with watched_reader(sys.stdout.fileno(), left):
+        try:
+            return await awaited
+        except asyncio.CancelledError:
+            if not has_left:
+                raise
+    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def require_stream_format(option: str) -> bool:

@@ -46,11 +46,12 @@ def command(
 
 
 async def _run(reference: str | None, wait_ms: int) -> Document:
+    from lash_cli.cli.following import while_read
     from lash_cli.cli.references import resolve_session
 
     async with opened_core(store=store_having(reference), cwd=current_directory_or_root(), owner_label="park") as core:
         meta = await resolve_session(core.store, reference)
-        row = await idle_row(core.store, meta.session_id, wait_ms)
+        row = await while_read(idle_row(core.store, meta.session_id, wait_ms))
         if row.meta.closed_at_ms is not None:
             raise SessionClosed(
                 f"session {meta.name} ({meta.session_id}) is closed", details={"session": meta.session_id}

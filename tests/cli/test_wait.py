@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.error_world import told
+from support.frozen import freeze
 from support.queued import QueuedHome
 
 
@@ -104,6 +105,20 @@ def test_a_session_that_is_deleted_meanwhile_ends_the_wait(world: QueuedHome) ->
     waiting = world.spawn("wait", "s", "--for", "queue-empty", "-o", "json")
     assert world.lash("rm", "s", "--yes").code == 0
     told(world.ended(waiting), 3, "session_deleted")
+
+
+@pytest.mark.parametrize("verb", ["cancel", "park"])
+def test_a_reader_that_goes_away_ends_the_wait_for_a_turn_that_does_not_end(
+    world: QueuedHome, tmp_path: Path, verb: str
+) -> None:
+    _, turn = gated(world, tmp_path)
+    freeze(turn, world.home / "lash.db")
+    waiting = world.spawn(verb, "s", "--wait", stderr=subprocess.DEVNULL)
+    assert waiting.stdout is not None
+    waiting.stdout.close()
+    assert waiting.wait(60) == 141
+    assert world.lash("show", "s", "-o", "json").json["lease"]["live"], "it did not wait for the lease to run out"
+    turn.kill()
 
 
 @pytest.mark.parametrize("verb", ["wait", "enqueue", "wait-batch"])
