@@ -28,13 +28,16 @@ safe = safe_text
 Document = dict[str, Any]
 
 
-def emit_one(kind: str, document: Document, *, text: Any = None, name: str | None = None) -> None:
+def emit_one(
+    kind: str, document: Document, *, text: Any = None, name: str | None = None, is_paged: bool = False
+) -> None:
     """Print one thing.
 
     `document` holds plain JSON types with snake_case keys; `text` is what
     people see: a string (already safe for a terminal), a Rich renderable, or
     None for aligned `key value` lines. `name` is what `-o name` and `-q`
-    print, by default the document's `id`. Raises `UsageError` for a field that
+    print, by default the document's `id`. With `is_paged` what people see goes
+    through their pager as `paging` has it. Raises `UsageError` for a field that
     does not exist.
     """
     options = current().output
@@ -52,9 +55,9 @@ def emit_one(kind: str, document: Document, *, text: Any = None, name: str | Non
     elif text is None:
         write(tables.pairs([(field, _cell(value)) for field, value in document.items()]) + "\n")
     elif isinstance(text, str):
-        write(text if text.endswith("\n") or not text else text + "\n")
+        write_shown(text if text.endswith("\n") or not text else text + "\n", is_paged=is_paged)
     else:
-        _print_rich(text, options)
+        write_shown(_set_by_rich(text, options), is_paged=is_paged)
 
 
 def emit_many(
@@ -66,13 +69,15 @@ def emit_many(
     id_field: str = "id",
     cells: Callable[[Document], Sequence[str]] | None = None,
     text: str | None = None,
+    is_paged: bool = False,
 ) -> None:
     """Print a list: one envelope as json, one item per line as jsonl, else a table of `columns`.
 
     `kind` names the list (`SessionList`). A column may be a dotted path;
     `cells` makes the table row of an item when the raw values are not what
     people want to read; `text` is what people see in format `text` instead of
-    a table. Raises `UsageError` for a field that does not exist.
+    a table, with `is_paged` through their pager as `paging` has it. Raises
+    `UsageError` for a field that does not exist.
     """
     options = current().output
     if options.fields == ():
@@ -92,7 +97,7 @@ def emit_many(
         write_lines(_name(item.get(id_field, "")) for item in items)
         return
     if text is not None and options.format == "text" and options.fields is None:
-        write(text + "\n" if text else "")
+        write_shown(text + "\n" if text else "", is_paged=is_paged)
     else:
         _write_table(items, columns, cells, options)
     if next_cursor is not None:
@@ -216,7 +221,17 @@ def _write_table(
     write_line(tables.columns(header, rows, width=terminal_width(), ascii_only=options.ascii))
 
 
-def _print_rich(renderable: Any, options: OutputOptions) -> None:
+def write_shown(text: str, *, is_paged: bool) -> None:
+    """Write what people see, through their pager where that is meant and stdout is a terminal."""
+    if is_paged and sys.stdout.isatty():
+        from lash_cli.cli.paging import write_paged
+
+        write_paged(text)
+    else:
+        write(text)
+
+
+def _set_by_rich(renderable: Any, options: OutputOptions) -> str:
     from rich.console import Console
 
     console = Console(
@@ -228,7 +243,7 @@ def _print_rich(renderable: Any, options: OutputOptions) -> None:
     )
     with console.capture() as captured:
         console.print(renderable)
-    sys.stdout.write(captured.get())  # not by the console, which ends the process when the reader has left
+    return captured.get()  # not written by the console, which ends the process when the reader has left
 
 
 def _lookup(document: Document, path: str) -> Any:

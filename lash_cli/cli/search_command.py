@@ -76,6 +76,7 @@ def command(
         columns=COLUMNS,
         next_cursor=None if page.next_before is None else str(page.next_before),
         text=None if current().output.is_machine else _text(hits, page, now_ms),
+        is_paged=True,
     )
     return 0
 

@@ -37,7 +37,7 @@ def print_session(document: Document, *, policy: bool = False, tools: bool = Fal
     """Print a Session document; the text is made only for who reads text."""
     is_text = not current().output.is_machine
     text = _text(document, policy=policy, tools=tools, lease=lease) if is_text else None
-    emit_one("Session", document, text=text)
+    emit_one("Session", document, text=text, is_paged=True)
 
 
 def _text(document: Document, *, policy: bool, tools: bool, lease: bool) -> str:

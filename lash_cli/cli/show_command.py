@@ -44,7 +44,7 @@ def command(
 def _show_turn(document: Document) -> None:
     from lash_cli.views.turns import turn_text
 
-    emit_one("Turn", document, text=turn_text(document, clean=safe))
+    emit_one("Turn", document, text=turn_text(document, clean=safe), is_paged=True)
 
 
 async def _read_with_tools(reference: str | None) -> Document:

@@ -7,13 +7,12 @@ live text of a running turn is never part of it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.documents import Document, message_document, transcript_document
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_line, emit_many, emit_one, safe, warn_of_raw, write
+from lash_cli.cli.output import emit_line, emit_many, emit_one, safe, warn_of_raw, write_shown
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
@@ -89,12 +88,7 @@ def show_transcript(
         warn_of_raw()
     if options.format == "text" and is_whole:
         text = transcript_lines(shown, choice, frames, clean=str if choice.raw else safe)
-        if sys.stdout.isatty():
-            from lash_cli.cli.paging import write_paged
-
-            write_paged(text + "\n" if text else "")
-        else:
-            write(text + "\n" if text else "")
+        write_shown(text + "\n" if text else "", is_paged=True)
         return 0
     documents = [
         message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id)

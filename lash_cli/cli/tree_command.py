@@ -36,7 +36,8 @@ def command(
     text: Any = None
     if not current().output.is_machine:
         text = _shown(document)
-    emit_one("Tree", document, text=text, name="\n".join(item["id"] for item in document["items"]))
+    names = "\n".join(item["id"] for item in document["items"])
+    emit_one("Tree", document, text=text, name=names, is_paged=True)
     return 0
 
 

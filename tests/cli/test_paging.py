@@ -16,7 +16,7 @@ def pager(lash: Any, tmp_path: Path) -> str:
     script.write_text("#!/bin/sh\necho through the pager\ncat\n")
     script.chmod(0o700)
     lash("open", "s")
-    assert lash("turn", "s", "\n".join(f"line {number}" for number in range(40))).code == 0
+    assert lash("turn", "s", "\n".join(f"line {number}" for number in range(40)), "--turn-id", "t_1").code == 0
     return f"'{script}'"
 
 
@@ -28,9 +28,23 @@ def shown(home: Path, *args: str, rows: int = 24, **env: str) -> tuple[int, str]
         terminal.close()
 
 
-@pytest.mark.parametrize("command", [("log", "s"), ("help", "scripting")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("log", "s"),
+        ("help", "scripting"),
+        ("show", "s"),
+        ("show", "s", "--policy"),
+        ("show", "s", "--tools"),
+        ("show", "s", "--turn", "t_1"),
+        ("tree", "s", "-v"),
+        ("search", "line"),
+        ("search", "line", "--context", "1"),
+    ],
+    ids=" ".join,
+)
 def test_a_long_text_goes_through_the_pager_of_the_user(home: Path, pager: str, command: tuple[str, ...]) -> None:
-    status, text = shown(home, *command, PAGER=pager)
+    status, text = shown(home, *command, rows=2, PAGER=pager)
     assert status == 0 and "through the pager" in text
 
 
@@ -55,8 +69,9 @@ def test_no_pager_opens_where_none_is_wanted(home: Path, pager: str, options: An
 
 
 def test_no_pager_opens_without_a_terminal(lash: Any, pager: str) -> None:
-    done = lash("log", "s", env={"PAGER": pager})
-    assert done.code == 0 and "through the pager" not in done.out and "line 39" in done.out
+    for command in (("log", "s"), ("show", "s"), ("tree", "s", "-v"), ("search", "line")):
+        done = lash(*command, env={"PAGER": pager})
+        assert done.code == 0 and "through the pager" not in done.out and done.out, command
 
 
 @pytest.mark.parametrize(
