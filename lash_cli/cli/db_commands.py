@@ -15,6 +15,7 @@ import typer
 from lash_cli.cli.db_files import copy_place
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
+from lash_cli.cli.progress import progress
 from lash_cli.errors import StoreUnusable
 from lash_cli.views.tables import columns, pairs
 
@@ -85,7 +86,7 @@ def check() -> int:
     from lash_cli.store.sqlite.invariants import broken_rules, integrity
 
     place = Path(current().paths.database)
-    with looking(place) as connection:
+    with looking(place) as connection, progress("checking the database"):
         damage = integrity(connection)
         # Rules are about today's tables, and a damaged index would only make them lie.
         are_checked = not damage and schema_version(connection) == schema.SCHEMA_VERSION
@@ -132,7 +133,8 @@ def vacuum() -> int:
     place = Path(current().paths.database)
     with looking(place):
         pass
-    before, after = compact(place)
+    with progress("writing the database without unused space"):
+        before, after = compact(place)
     emit_one("DatabaseVacuum", {"id": str(place), "bytes_before": before, "bytes_after": after}, text="")
     say(f"{place}: {before} bytes before, {after} now")
     return 0
@@ -159,8 +161,10 @@ def migrate(
     copy = None
     if pending and not dry_run:
         if not no_backup:
-            copy = str(back_up(place, copy_place("before-migration")).file)
-        apply(place, SystemClock())
+            with progress("copying the database"):
+                copy = str(back_up(place, copy_place("before-migration")).file)
+        with progress("bringing the database up to date"):
+            apply(place, SystemClock())
     document: Document = {
         "id": str(place),
         "dry_run": dry_run,

@@ -19,6 +19,7 @@ from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import named_file
 from lash_cli.cli.output import emit_one, safe, say
+from lash_cli.cli.progress import progress
 from lash_cli.errors import UsageError
 from lash_cli.paths import ensure_private_directory
 from lash_cli.system import SystemClock
@@ -66,7 +67,9 @@ def backup(
     place = Path(current().paths.database)
     with looking(place):
         pass
-    copy = back_up(place, Path(os.path.abspath(named_file(out, "--out"))) if out is not None else copy_place())
+    target = Path(os.path.abspath(named_file(out, "--out"))) if out is not None else copy_place()
+    with progress("copying the database"):
+        copy = back_up(place, target)
     document = {
         "id": str(copy.file),
         "file": str(copy.file),
@@ -92,7 +95,8 @@ def restore(
 
     paths = current().paths
     ensure_private_directory(os.path.dirname(paths.database))
-    done = put_back(Path(os.path.abspath(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
+    with progress("checking the copy and putting it back"):
+        done = put_back(Path(os.path.abspath(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
     kept = None if done.kept is None else str(done.kept)
     document = {"id": paths.database, "file": str(done.copy.file), "kept": kept, "sessions": done.copy.sessions}
     emit_one("DatabaseRestore", document, text="")
@@ -123,7 +127,8 @@ def purge(
         before = facts(connection, place)
     if not dry_run:
         _require_name(place, before.sessions, confirm)
-        erase(place, SystemClock())
+        with progress("erasing every session"):
+            erase(place, SystemClock())
     owns_outputs = not _is_beside_the_usual(place)
     spilled = _spilled(dry_run=dry_run or not owns_outputs)
     document = {

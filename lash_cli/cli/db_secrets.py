@@ -22,6 +22,7 @@ from lash_cli.cli.db_files import copy_place
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.output import Document, emit_many, emit_one, say
+from lash_cli.cli.progress import progress
 from lash_cli.errors import StoreUnusable
 from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path
 from lash_cli.settings.redact import MASK, find_secrets, may_hold_secret
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 RECORD = "scrubs.jsonl"
 _COLUMNS = ("session", "table", "row", "kind", "times", "ends_with")
+_LOOKING = "looking for secrets"
 _BEGIN = "BEGIN IMMEDIATE"
 
 
@@ -47,7 +49,7 @@ def scan() -> int:
     from lash_cli.store.sqlite.secrets import scan as look
 
     load_known_keys()
-    with looking(Path(current().paths.database)) as connection:
+    with looking(Path(current().paths.database)) as connection, progress(_LOOKING):
         items = [_item(hit) for hit in look(connection, _finder())]
     emit_many("SecretList", items, columns=_COLUMNS, id_field="row")
     if items:
@@ -74,7 +76,7 @@ def scrub(
 
     load_known_keys()
     place = Path(current().paths.database)
-    with looking(place) as connection:
+    with looking(place) as connection, progress(_LOOKING):
         found = sum(1 for _ in look(connection, _finder()))
     if not found:
         emit_one("DatabaseScrub", _document(place, dry_run, None, None, None), text="")
@@ -82,8 +84,9 @@ def scrub(
         return 0
     if not dry_run:
         confirm(f"change what was said in {place}, to take secrets out of {found} places?")
-    migrate(place, SystemClock())
-    copy, record, done = _scrub(place, is_trial=dry_run, with_copy=not no_backup)
+    with progress("looking what would be changed" if dry_run else "taking secrets out"):
+        migrate(place, SystemClock())
+        copy, record, done = _scrub(place, is_trial=dry_run, with_copy=not no_backup)
     document = _document(place, dry_run, copy, record, done)
     emit_one("DatabaseScrub", document, text=_text(document))
     if copy is not None:

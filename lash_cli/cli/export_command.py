@@ -20,6 +20,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.out_files import is_stream, write_out
 from lash_cli.cli.output import emit_one, safe, say, warn, write
+from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive
 from lash_cli.errors import LashRuntimeError, UsageError
@@ -48,10 +49,11 @@ def command(
     """
     chosen = _format(as_format, out)
     is_redacted = redacts_by_default(chosen) if redact is None else redact
-    rows, archives = run_inline(lambda: _read(sessions))
-    if is_redacted:
-        load_known_keys()
-    content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
+    with progress("exporting"):
+        rows, archives = run_inline(lambda: _read(sessions))
+        if is_redacted:
+            load_known_keys()
+        content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
     _say_what_is_missing(rows, chosen)
     _say_redaction(chosen, is_redacted)
     if out is None or out == STDOUT:

@@ -17,6 +17,7 @@ import typer
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
+from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import ConfigError, SessionStillInUse, StoreReadOnly
@@ -58,8 +59,9 @@ def command(
     if expired and not dry_run:
         confirm(_question(expired))
         run_async(_delete(expired, idle_since_ms or 0))
-    collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
-    spilled = forget_spilled(Path(current().paths.state_dir) / DIRECTORY_NAME, cutoff_ms, dry_run=dry_run)
+    with progress("looking for what nothing needs" if dry_run else "removing what nothing needs"):
+        collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
+        spilled = forget_spilled(Path(current().paths.state_dir) / DIRECTORY_NAME, cutoff_ms, dry_run=dry_run)
     document = _document(dry_run, cutoff_ms, idle_since_ms, expired, collected, spilled)
     emit_one("Collection", document, text=_text(document))
     if not dry_run and (collected.blobs or collected.journal_rows or expired):

@@ -17,6 +17,7 @@ from lash_cli.cli.bulk import COLUMNS
 from lash_cli.cli.documents import Document
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_many, say
+from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import writing_store
 from lash_cli.cli.stdin import StdinKind, stdin_kind
@@ -58,13 +59,16 @@ def command(
             f"{new_id!r} cannot be a session id",
             hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
         )
-    archives = read_export(_read(file), file)
+    data = _read(file)
+    with progress("reading the export"):
+        archives = read_export(data, file)
     if new_id is not None and len(archives) != 1:
         raise UsageError(f"--id is for one session, the file has {len(archives)}")
     targets = [(archive, new_id or archive.session_id) for archive in archives]
     if len({session_id for _, session_id in targets}) != len(targets):
         raise _invalid(file, "a session occurs twice")
-    rows = run_async(_check(targets) if dry_run else _import(targets))
+    with progress("looking whether it can be imported" if dry_run else "importing"):
+        rows = run_async(_check(targets) if dry_run else _import(targets))
     emit_many("Imported", rows, columns=COLUMNS)
     for archive, session_id in targets:
         if archive.cwd is not None and archive.cwd != path_text(current_directory_or_root()):

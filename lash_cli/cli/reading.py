@@ -7,8 +7,9 @@ answer and not a failure.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.cli.invocation import current
@@ -114,12 +115,24 @@ async def reading_store() -> AsyncIterator[RuntimePersistence | None]:
             raise
         store = None
     except StoreReadOnly:
-        store = open_store(paths)
+        with opening_told():
+            store = open_store(paths)
     try:
         yield store
     finally:
         if store is not None:
             await store.aclose()
+
+
+def opening_told() -> AbstractContextManager[None]:
+    """Tell a person what goes on while a database is opened for writing, should it take long: an old one is brought up
+    to date first, and another process may hold it."""
+    # Whoever is not watched need not load what tells it (design D16).
+    if sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext()
+    from lash_cli.cli.progress import progress
+
+    return progress("opening the database")
 
 
 def has_database() -> bool:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
-from lash_cli.cli.reading import has_database, no_session_yet
+from lash_cli.cli.reading import has_database, no_session_yet, opening_told
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import current_directory, current_place, regular_or_given
@@ -92,7 +92,8 @@ def writing_store() -> RuntimePersistence:
     from lash_cli.wiring import open_store
 
     invocation = current()
-    store = open_store(invocation.paths, synchronous=invocation.settings.synchronous)
+    with opening_told():
+        store = open_store(invocation.paths, synchronous=invocation.settings.synchronous)
     if shared_bits(invocation.paths.database):
         from lash_cli.cli.output import warn_once
 

@@ -7,9 +7,6 @@ committed text only: live text of a running turn is not part of it.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 import typer
@@ -18,7 +15,8 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.invocation import current
 from lash_cli.cli.log_command import named_roles
-from lash_cli.cli.output import emit_many, safe, say, warn
+from lash_cli.cli.output import emit_many, safe, warn
+from lash_cli.cli.progress import progress
 from lash_cli.cli.queue_access import existing_store
 from lash_cli.cli.reading import run_async
 from lash_cli.core.search import parse_query
@@ -32,7 +30,6 @@ DEFAULT_LIMIT = 20
 COLUMNS = ("session_name", "role", "at", "snippet", "id")
 # Of the numbers a place is counted by: 64 bits with a sign.
 _END = 1 << 63
-_PATIENCE_SECONDS = 1.0
 _BOLD, _NORMAL = "\x1b[1m", "\x1b[0m"
 
 
@@ -97,25 +94,8 @@ async def _search(request: SearchRequest) -> SearchPage:
     async with existing_store() as store:
         if store is None:
             return SearchPage(())
-        async with _patience():
+        with progress("reading what was said since the last search"):
             return await store.search_messages(request)
-
-
-@contextlib.asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
-    """Say what is going on once it takes longer than a look."""
-
-    async def explain() -> None:
-        await asyncio.sleep(_PATIENCE_SECONDS)
-        say("reading what was said since the last search…")
-
-    explaining = asyncio.create_task(explain())
-    try:
-        yield
-    finally:
-        explaining.cancel()
-        # Gathered, so that a cancellation of the search itself is not taken for that of its note.
-        await asyncio.gather(explaining, return_exceptions=True)
 
 
 def _document(hit: FoundMessage) -> Document:
