@@ -28,13 +28,12 @@ from lash_cli.errors import LashError
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.tail_picture import ASCII_GLYPHS, Glyphs, QueueStanding, SessionStanding, TailPicture, gap_row
 from lash_cli.views.tail_region import Region
-from lash_cli.views.tail_text import Row, message_row, outcome_words, row_line, turn_end_row
+from lash_cli.views.tail_text import Row, message_row, outcome_words, rewind_row, row_line, turn_end_row
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
 if TYPE_CHECKING:
     from lash_cli.cli.following import Following
-    from lash_cli.cli.tail_watched import Watched
-    from lash_cli.core.content import Message
+    from lash_cli.cli.tail_watched import News, Watched
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
     from lash_cli.store.base import SessionRow
     from lash_cli.views.safe_text import Clean
@@ -95,7 +94,7 @@ class LiveTail:
         self._picture.settle()
         self._picture.note_gap(reason, view.head_revision)
         self._print(now_ms, gap_row(reason, view.head_revision), "yellow")
-        self._messages(watched.unknown_in(view), now_ms)
+        self._news(watched.news_in(view), now_ms)
 
     async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:
         """Fold one event; a commit prints what it made permanent and empties the picture."""
@@ -104,7 +103,7 @@ class LiveTail:
             news = await watched.news(event)
             self._picture.settle()
             if is_wanted:
-                self._messages(news, event.at_ms)
+                self._news(news, event.at_ms)
         elif kind == "turn_finished":
             if is_wanted and outcome_words(document["outcome"]) != "finished":
                 self._print(event.at_ms, turn_end_row(event.turn_id, document), "yellow")
@@ -144,8 +143,10 @@ class LiveTail:
     def _print(self, at_ms: int, row: Row, style: str = "") -> None:
         self._above.append(self._region.settled(row_line(at_ms, row), style))
 
-    def _messages(self, messages: Sequence[Message], at_ms: int) -> None:
-        for message in messages:
+    def _news(self, news: News, at_ms: int) -> None:
+        if news.left_behind:
+            self._print(at_ms, rewind_row(news.left_behind, news.last_kept_id), "yellow")
+        for message in news.messages:
             row = message_row(message, self._clean, with_tools=True)
             if row is not None:
                 self._print(at_ms, row)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.documents import Document, session_status
 from lash_cli.cli.output import safe, say
 from lash_cli.cli.tail_watched import holder_words
-from lash_cli.core.content import Message
 from lash_cli.core.observation import SessionObservationEvent
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.safe_text import safe_line
 from lash_cli.views.tail_picture import gap_row
-from lash_cli.views.tail_text import QUIET_TYPES, Row, event_row, message_row, row_line
+from lash_cli.views.tail_text import QUIET_TYPES, Row, event_row, message_row, rewind_row, row_line
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
 if TYPE_CHECKING:
     from lash_cli.cli.following import Following
-    from lash_cli.cli.tail_watched import Watched
+    from lash_cli.cli.tail_watched import News, Watched
     from lash_cli.errors import LashError
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
     from lash_cli.store.base import SessionRow
@@ -60,12 +59,12 @@ class PlainTail:
         view = item.observation.read_view
         now_ms = SystemClock().now_ms()
         self._put(watched, now_ms, gap_row(item.gap.reason.value, view.head_revision))
-        self._messages(watched, watched.unknown_in(view), now_ms)
+        self._news(watched, watched.news_in(view), now_ms)
 
     async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:
         """One event; a commit tells the messages it made permanent."""
         if kind == "committed" and (self._types is None or kind in self._types):
-            self._messages(watched, await watched.news(event), event.at_ms)
+            self._news(watched, await watched.news(event), event.at_ms)
         if kind not in QUIET_TYPES if self._types is None else kind in self._types:
             self._put(watched, event.at_ms, event_row(kind, document, event.turn_id, self._clean))
 
@@ -94,8 +93,10 @@ class PlainTail:
         """Nothing but what waits: an error is told on stderr."""
         await self.flush()
 
-    def _messages(self, watched: Watched, messages: Sequence[Message], at_ms: int) -> None:
-        for message in messages:
+    def _news(self, watched: Watched, news: News, at_ms: int) -> None:
+        if news.left_behind:
+            self._put(watched, at_ms, rewind_row(news.left_behind, news.last_kept_id))
+        for message in news.messages:
             row = message_row(message, self._clean, with_tools=False)
             if row is not None:
                 self._put(watched, at_ms, row)

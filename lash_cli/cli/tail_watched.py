@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from lash_cli.api.observable import ObservableSession
 from lash_cli.cli.documents import is_lease_live, session_status
 from lash_cli.core.content import Message
+from lash_cli.core.frames import current_frame
 from lash_cli.core.lease import LocalProcess
 from lash_cli.core.observation import SessionCursor, SessionObservationEvent
 from lash_cli.core.outcome import TurnResult
@@ -29,6 +30,15 @@ HOLDER_SECONDS: Final = 1.0
 # Whoever is there to take over an unfinished turn, a worker or a chat, does so well within this time.
 ABANDONED_SECONDS: Final = 3.0
 _SPANS_PER_PAGE: Final = 64
+
+
+class News(NamedTuple):
+    """What a commit made of the transcript that was shown: messages that came, and how many were left behind by a
+    rewind to `last_kept_id`, the newest that stayed; None if none did."""
+
+    messages: Sequence[Message]
+    left_behind: int
+    last_kept_id: str | None
 
 
 class Watched:
@@ -54,6 +64,8 @@ class Watched:
         self._known: set[str] | None = None
         # Those that were there at the cursor, as far as turns say that; what is told behind a gap is counted from here.
         self._told: set[str] = set()
+        # The frame of the messages that are known.
+        self._frame_id: str | None = None
 
     async def row(self) -> SessionRow | None:
         """The session's row now, None for one that is gone."""
@@ -114,13 +126,17 @@ class Watched:
     def know(self, view: SessionReadView) -> None:
         """Everything of `view` was shown, or is not to be shown."""
         self._known = {message.id for message in view.messages}
+        self._frame_id = _frame_of(view)
 
-    def unknown_in(self, view: SessionReadView) -> list[Message]:
-        """The messages of `view` that were not shown yet; they are known from now on."""
+    def news_in(self, view: SessionReadView) -> News:
+        """What of `view` was not shown yet, and what was shown and is no part of it; it is known from now on."""
         known = self._told if self._known is None else self._known
-        news = [message for message in view.messages if message.id not in known]
+        messages = [message for message in view.messages if message.id not in known]
+        kept = [message.id for message in view.messages if message.id in known]
+        # What another frame left out is told by its switch.
+        left_behind = len(known) - len(kept) if _frame_of(view) == self._frame_id else 0
         self.know(view)
-        return news
+        return News(messages, left_behind, kept[-1] if kept else None)
 
     async def begin_behind(self, cursor: SessionCursor) -> None:
         """What was committed up to `cursor` was told before. Nothing came since, or the first commit behind it tells
@@ -134,12 +150,12 @@ class Watched:
         else:
             self._told = await self._committed_by(cursor.revision, [message.id for message in view.messages])
 
-    async def news(self, event: SessionObservationEvent) -> Sequence[Message]:
-        """What is committed and was not shown yet, after the commit that `event` tells."""
+    async def news(self, event: SessionObservationEvent) -> News:
+        """What changed in the transcript, after the commit that `event` tells."""
         view = (await self.observed.current_observation()).read_view
         if self._known is None:
             self._known = await self._told_before(event, [message.id for message in view.messages])
-        return self.unknown_in(view)
+        return self.news_in(view)
 
     async def _told_before(self, event: SessionObservationEvent, ids: list[str]) -> set[str]:
         """Which messages stood before the first commit behind the cursor that the tail was begun at.
@@ -194,3 +210,8 @@ def holder_words(row: SessionRow) -> str | None:
         return None
     who = f"pid {owner.liveness.pid}" if isinstance(owner.liveness, LocalProcess) else owner.owner_id
     return f"{who} ({owner.label})" if owner.label else who
+
+
+def _frame_of(view: SessionReadView) -> str | None:
+    """The current frame; a session in which nothing was said has none yet."""
+    return current_frame(view.frames).frame_id if view.frames else None

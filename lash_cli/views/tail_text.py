@@ -95,6 +95,13 @@ def turn_end_row(turn_id: str | None, document: dict[str, Any]) -> Row:
     return Row("turn", f"{_ids(turn_id)} {outcome_words(document['outcome'])}")
 
 
+def rewind_row(left_behind: int, last_kept_id: str | None) -> Row:
+    """The head moved back to a message, or before all of them: what was said after it is no part of what follows."""
+    messages = f"{left_behind} message{'' if left_behind == 1 else 's'}"
+    where = "the beginning" if last_kept_id is None else _ids(last_kept_id)
+    return Row("rewind", f"{messages} left behind; it goes on from {where}")
+
+
 def _ids(*ids: str | None) -> str:
     """Ids on one line. Commands check theirs, but an embedding application or an imported file may have made these."""
     return ", ".join(safe_line(str(name)) for name in ids)

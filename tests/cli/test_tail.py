@@ -241,6 +241,39 @@ def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> No
     assert "retracted" in text and " retry " in text and "finished" in text and "\x1b" not in text
 
 
+def test_the_lines_for_people_tell_of_a_rewind_and_of_nothing_else_as_one(lash, home: Path) -> None:
+    lash("open", "s")
+    for text in ("one", "two"):
+        lash("turn", "s", f"!text {text}", "-q")
+    first = lash("log", "s", "-o", "json").json["items"][1]["id"]
+    tail = spawn_lash(["tail", "s"], home=home)
+    assert tail.stderr is not None and tail.stdout is not None and b"watching" in tail.stderr.readline()
+    told: list[str] = []
+
+    def until(what: str) -> None:
+        while not told or what not in told[-1]:
+            told.append(tail.stdout.readline().decode())
+
+    lash("rewind", "s", "--to", first)
+    until("rewind ")
+    assert told[-1].split(maxsplit=1)[1] == f"rewind    2 messages left behind; it goes on from {first}\n"
+    lash("turn", "s", "!text three", "-q")
+    until("finished")
+    lash("compact", "s")
+    until("frame ")
+    lash("turn", "s", "!text four", "-q")
+    until("finished")
+    lash("rewind", "s", "--to", "root")
+    until("frame ")
+    lash("turn", "s", "!text five", "-q")
+    until("finished")
+    lash("rewind", "s", "--to", "root")
+    until("from the beginning")
+    tail.terminate()
+    tail.communicate(timeout=PATIENCE_S)
+    assert sum(" rewind " in line for line in told) == 2, told
+
+
 def test_text_of_the_model_is_harmless_unless_raw(lash) -> None:
     lash("open", "s")
     lash("turn", "s", '!text "a\\u001b]0;owned\\u0007b"')

@@ -48,6 +48,15 @@ def picture(lines: list[str]) -> list[str]:
     return [line for line in lines[rules[-1] - 1 :] if line] if rules else []
 
 
+def test_the_live_view_tells_of_a_rewind(lash, at_terminal) -> None:
+    lash("open", "s", "--name", "fjord")
+    lash("turn", "s", "!text one", "-q")
+    terminal = at_terminal("tail", "s")
+    terminal.wait_for("fjord  s  loopback  idle")
+    lash("rewind", "s", "--to", "root")
+    terminal.wait_for("rewind    2 messages left behind; it goes on from the beginning")
+
+
 def test_the_live_view_shows_who_works_what_happens_and_what_waits(
     lash, at_terminal, gated, home: Path, tmp_path: Path
 ) -> None:
