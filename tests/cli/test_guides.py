@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -58,7 +59,7 @@ def test_what_is_shown_as_data_is_data(topic: str) -> None:
 
 
 def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
-    known = {"sh", "python", "toml", "json", ""}
+    known = {"sh", "python", "terminal", "toml", "json", ""}
     for topic in docs.names():
         assert docs.read(topic).count("```") == 2 * len(fenced(topic)), topic
         assert {name for name, _ in fenced(topic)} <= known, topic
@@ -68,6 +69,39 @@ def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
     for topic, name in ELSEWHERE.items():
         text = (Path(__file__).parent / name).read_text()
         assert f'blocks("{topic}", "sh")' in text and "run_shell(" in text, topic
+
+
+def typed_at_a_terminal() -> list[tuple[str, str]]:
+    """Every line of the guide that needs a terminal, with its topic."""
+    return [(topic, line) for topic in docs.names() for text in blocks(topic, "terminal") for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(("topic", "line"), typed_at_a_terminal())
+def test_what_needs_a_terminal_runs_at_one(topic: str, line: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\necho ' written in an editor' >> \"$1\"\n")
+    editor.chmod(0o700)
+    program, verb, session, *_ = words = shlex.split(line)
+    assert program == "lash" and run_lash(["open", session], home=home).code == 0
+    terminal = Terminal(home, *words[1:], VISUAL=str(editor))
+    try:
+        if verb == "chat":
+            terminal.wait_for("❯")
+            terminal.press("written at the prompt\r")
+            terminal.wait_for("You said: written")
+            terminal.wait_for("│ idle")
+            terminal.press("\x04")
+        assert terminal.ended() == 0, (topic, terminal.text)
+    finally:
+        terminal.close()
+    said = run_lash(["log", session], home=home).out
+    assert "written" in said
+    if "Dear reader," in words:
+        assert "Dear reader, written in an editor" in " ".join(said.split())
+    if "--record" in words:
+        lines = (tmp_path / words[words.index("--record") + 1]).read_text().splitlines()
+        assert [json.loads(lines[place])["type"] for place in (0, -1)] == ["stream_start", "stream_end"]
 
 
 def test_no_text_deletes_a_session_that_a_later_one_goes_on_with() -> None:
