@@ -272,11 +272,12 @@ class ToolDispatcher:
     async def _attempts(self, call: ToolCall, resolved: ResolvedTool, key: str) -> tuple[ToolCallOutput, int]:
         policy = resolved.manifest.retry_policy
         most = 1 if isinstance(policy, NeverRetry) else policy.max_attempts
+        is_readied = not isinstance(resolved.provider, PreparesCalls)
         total_ms = 0
         attempt = 1
         while True:
             replay_key = child_replay_key(key, f"attempt:{attempt}")
-            call, attempted = await self._attempt(call, resolved, replay_key, attempt, most)
+            call, is_readied, attempted = await self._attempt(call, is_readied, resolved, replay_key, attempt, most)
             total_ms += attempted.duration_ms
             output = attempted.output
             if output is None:
@@ -298,33 +299,36 @@ class ToolDispatcher:
             attempt += 1
 
     async def _attempt(
-        self, call: ToolCall, resolved: ResolvedTool, replay_key: str, attempt: int, most: int
-    ) -> tuple[ToolCall, ToolAttemptOutcome]:
-        """One attempt, and the call as it is made from the first one on: readied by its source."""
+        self, call: ToolCall, is_readied: bool, resolved: ResolvedTool, replay_key: str, attempt: int, most: int
+    ) -> tuple[ToolCall, bool, ToolAttemptOutcome]:
+        """One attempt; with the call as it is made from then on, and whether its source has readied it."""
         early: ToolCallOutput | None = None
         if self._approval is not None and not await self._effects.is_known(replay_key):
             # A refusal is recorded like any result, so that a re-drive tells the model the same story.
             refusal = await self._decide(self._approval, resolved, call)
             if self._cancel.is_set:
-                return call, ToolAttemptOutcome(cancelled())
+                return call, is_readied, ToolAttemptOutcome(cancelled())
             if refusal is not None:
                 early = failure(FailureClass.PERMISSION_DENIED, "tool_denied", refusal, source="policy")
-        if early is None and attempt == 1 and isinstance(resolved.provider, PreparesCalls):
-            readied = await self._readied(call, resolved, replay_key)
-            if self._cancel.is_set:
-                return call, ToolAttemptOutcome(cancelled())
-            if isinstance(readied, ToolCall):
-                call = readied
+        if early is None and not is_readied:
+            asked = await self._effects.asked(replay_key)
+            if asked is not None and isinstance(asked.command, ToolAttemptCommand):
+                # As an earlier drive recorded it; where that is as it was, its source answered, or changed nothing.
+                is_readied = asked.command.call != call
+                call = asked.command.call
             else:
-                early = readied
-        return call, await self._made(call, resolved, replay_key, attempt, most, early)
+                readied = await self._readied(call, resolved, attempt, most)
+                if self._cancel.is_set:
+                    return call, False, ToolAttemptOutcome(cancelled())
+                is_readied = isinstance(readied, ToolCall)
+                call, early = (readied, None) if isinstance(readied, ToolCall) else (call, readied)
+        return call, is_readied, await self._made(call, resolved, replay_key, attempt, most, early)
 
-    async def _readied(self, call: ToolCall, resolved: ResolvedTool, replay_key: str) -> ToolCall | ToolCallOutput:
-        """The call as an earlier drive recorded it, or as its source readies it now."""
-        asked = await self._effects.asked(replay_key)
-        if asked is not None and isinstance(asked.command, ToolAttemptCommand):
-            return asked.command.call
-        context = self._context(call, attempt=1, most=1)
+    async def _readied(
+        self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int
+    ) -> ToolCall | ToolCallOutput:
+        """The call as its source readies it, or what it answers at once."""
+        context = self._context(call, attempt, most)
         running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._is_strict))
         return await self._within_limits(running, call, resolved)
 

@@ -101,6 +101,33 @@ async def test_what_a_preparation_answers_is_the_result_and_the_tool_is_not_run(
     assert (output.outcome.failure.code, ran) == ("full", [])
 
 
+@pytest.mark.parametrize("point", [None, "after:tool_recorded"])
+async def test_a_preparation_that_may_be_tried_again_is(make_core, point: str | None) -> None:
+    minting = Minting()
+    mint = minting._prepare
+
+    async def fails_once(job: Job, context: ToolContext) -> Any:
+        if not await mint(job, context) or len(minting.minted) == 1:
+            raise ToolFault(FailureClass.UNAVAILABLE, "full", "there is no room yet", retry=RetryHint("safe"))
+        return {"child": len(minting.minted)}
+
+    work = msgspec.structs.replace(minting.provider._tools["work"], prepare=fails_once)
+    source = FunctionToolProvider([work])
+    core = make_core(
+        ScriptedCaller([ONE, text("done")]), tools=[source], crash_point=CrashPoints(point) if point else None
+    )
+    session = await core.open_session("s1")
+    if point is None:
+        output = await session.turn("go").run()
+    else:
+        with pytest.raises(Crash):
+            await session.turn("go").run()
+        session = await make_core(ScriptedCaller([text("done")]), tools=[source]).open_session("s1")
+        output = await session.redrive().run()
+    assert (outputs(output), minting.seen) == ([success({"child": 2})], [(2, {"child": 2})])
+    await session.close()
+
+
 class Source(FunctionToolProvider):
     """A source that prepares its calls as `prepared` says."""
 
