@@ -15,9 +15,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from lash_cli.alarms import alarm_after
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
 from lash_cli.core.content import AttachmentSource, ToolCallPart
@@ -44,10 +43,8 @@ from lash_cli.core.protocols import (
 )
 from lash_cli.core.tools import (
     FailureClass,
-    IdempotentRetry,
     NeverRetry,
     PendingCompletion,
-    RetryHint,
     ToolCall,
     ToolCallOutput,
     ToolCallRecord,
@@ -59,9 +56,9 @@ from lash_cli.core.tools import (
     interrupted,
 )
 from lash_cli.errors import EffectError, LashError, UsageError
-from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import contained, prepared
-from lash_cli.runtime.lane import lane_lost
+from lash_cli.runtime.foreign import until_over, within_limits
 from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
@@ -74,21 +71,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("lash.dispatch")
 
-# How long a call may take to return once its turn is cancelled, and once more when it is cancelled itself (contract 05
-# §3.4).
-CANCEL_GRACE_S = 0.05
-# How long the end of a call that took too long, or whose turn is left, is waited for: what a shell needs to kill a
-# command that does not stop when it is told to.
-ABANDON_AFTER_S = 0.75
-
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
-
-# Calls that outlive their attempts. The event loop knows its tasks only weakly, and one that is cleaning up must not be
-# collected on the way; what it comes to is nobody's any more.
-_stragglers: set[asyncio.Task[Any]] = set()
-
-T = TypeVar("T")
 
 
 class ToolDispatcher:
@@ -330,7 +314,7 @@ class ToolDispatcher:
         """The call as its source readies it, or what it answers at once."""
         context = self._context(call, attempt, most)
         running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._is_strict))
-        return await self._within_limits(running, call, resolved)
+        return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
 
     async def _made(
         self,
@@ -377,7 +361,7 @@ class ToolDispatcher:
         """
         deciding = asyncio.ensure_future(approval.decide(resolved.manifest, call))
         try:
-            await self._until_over(deciding, None)
+            await until_over(deciding, self._cancel)
             if not deciding.done():
                 return None
             if not deciding.cancelled() and (error := deciding.exception()) is not None:
@@ -397,7 +381,7 @@ class ToolDispatcher:
         running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._is_strict))
         self._attempts_under_way.add((call.call_id, attempt))
         try:
-            return await self._within_limits(running, call, resolved)
+            return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
         finally:
             self._attempts_under_way.discard((call.call_id, attempt))
 
@@ -420,44 +404,6 @@ class ToolDispatcher:
             on_direct_completion=ask_model,
             on_attachment=self._store_attachment,
         )
-
-    async def _within_limits(self, task: asyncio.Task[T], call: ToolCall, resolved: ResolvedTool) -> T | ToolCallOutput:
-        """What foreign code answers, unless the turn is cancelled or its time is up before; it does not outlive that
-        by more than its grace."""
-        limit_ms = resolved.manifest.timeout_ms
-        try:
-            await self._until_over(task, limit_ms)
-            if task.done():
-                return task.result()
-            if self._cancel.is_set:
-                await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
-                if self._cancel.cause is CancelCause.LEASE_LOST:
-                    raise lane_lost(self._scope.session_id)
-                return task.result() if task.done() else cancelled()
-            text = f"{call.tool_name} did not finish within {limit_ms} ms."
-            # What it had done by then is unknown, so only a tool that may be run again after an effect is (§3.5).
-            retry = RetryHint("safe") if isinstance(resolved.manifest.retry_policy, IdempotentRetry) else None
-            return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
-        finally:
-            await _end(task, call.tool_name, CANCEL_GRACE_S if self._cancel.is_set else ABANDON_AFTER_S)
-
-    async def _until_over(self, task: asyncio.Task[Any], limit_ms: int | None) -> None:
-        """Return when the task is done, the turn is cancelled, or the time is up."""
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def end(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        task.add_done_callback(end)
-        alarm = None if limit_ms is None else alarm_after(limit_ms / 1000, end)
-        try:
-            with self._cancel.telling(end):
-                await over
-        finally:
-            task.remove_done_callback(end)
-            if alarm is not None:
-                alarm.cancel()
 
     async def _back_off(self, key: str, call_id: str, attempt: int, delay_ms: int) -> bool:
         """Sleep before the next attempt, as an effect of its own; False when the turn was cancelled meanwhile."""
@@ -525,19 +471,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:  # a thread without one
         return None
-
-
-async def _end(task: asyncio.Task[Any], tool_name: str, wait_s: float) -> None:
-    """Cancel a tool's task with its attempt. One that does not end within `wait_s` is cut off: it may go on, but what
-    it answers, raises or shows reaches nobody."""
-    if task.done():
-        return
-    task.cancel()
-    _stragglers.add(task)
-    task.add_done_callback(_stragglers.discard)
-    _, left = await asyncio.wait({task}, timeout=wait_s)
-    if left:
-        _log.warning("tool %s goes on although it was cancelled; its result is lost", tool_name)
 
 
 def _first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
