@@ -94,11 +94,13 @@ def _unknown(words: list[str]) -> NotFoundError:
     from lash_cli.cli.table import COMMANDS
 
     name = " ".join(words)
-    known = [*docs.names(), *docs.ALIASES, *(entry.name for entry in COMMANDS)]
+    # One that is a topic and a command is one word to try.
+    known = {*docs.names(), *docs.ALIASES, *(entry.name for entry in COMMANDS)}
     nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    offered = ", ".join(f"lash help {one}" for one in nearest)
     return NotFoundError(
         f"there is no topic and no command {name!r}",
         code="topic_not_found",
-        hint=f"did you mean: {', '.join(nearest)}" if nearest else "list them with: lash help",
+        hint=f"did you mean: {offered}" if nearest else "list them with: lash help",
         details={"topic": name, "nearest": nearest},
     )

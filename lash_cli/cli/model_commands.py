@@ -15,6 +15,7 @@ from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.provider_commands import say_if_overruled
 from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
 from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_model, default_provider
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.core.pricing import Prices
@@ -147,11 +148,9 @@ def _unknown(name: str) -> NotFoundError:
 
     known = [*current().settings.names("models"), *CATALOGUE]
     near = difflib.get_close_matches(name, known, n=1)
-    hint = (
-        f"did you mean {near[0]}?"
-        if near
-        else "it can be used all the same: give it as --model, or make an alias of it"
-    )
+    hint = f"it can be used all the same with --model; a short name for it: lash model alias NAME {shell_word(name)}"
+    if near:
+        hint = f"did you mean: lash model show {shell_word(near[0])}"
     return NotFoundError(
         f"nothing is known about a model {name!r}", code="model_not_found", hint=hint, details={"model": name}
     )

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.cli.invocation import current
+from lash_cli.core.ids import is_session_id
 from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, UsageError
 from lash_cli.store.base import RuntimePersistence, SessionRow
 
@@ -150,9 +151,12 @@ def no_session_yet(reference: str | None) -> LashError:
     """The error of a verb that needs the session `reference` names, where there is no database."""
     if reference is None and not current().environment.get("LASH_SESSION"):
         return UsageError("a SESSION is needed", hint="make one with: lash open")
+    named = reference or current().environment["LASH_SESSION"]
+    # Under the name it was asked for, so that the same command finds it then.
+    made = f"lash open {named}" if is_session_id(named) else "lash open"
     return NotFoundError(
-        f"no session {reference or current().environment['LASH_SESSION']!r}",
-        hint="there is no session yet; make one with: lash open",
+        f"no session {named!r}",
+        hint=f"there is no session yet; make one with: {made}",
         details={"reference": reference, "nearest": []},
     )
 

@@ -142,6 +142,16 @@ def test_a_home_without_a_database_gets_none(home: Path) -> None:
     assert not home.exists()
 
 
+def test_what_is_asked_of_a_session_before_there_is_one_says_how_to_make_it(home: Path) -> None:
+    refused = run_lash(("turn", "notes", "!text x"), home=home)
+    (hint,) = [line for line in refused.err.splitlines() if line.startswith("hint: ")]
+    command = hint.rpartition("make one with: ")[2].split()
+    assert command == ["lash", "open", "notes"]
+    assert run_lash(command[1:], home=home).code == 0
+    assert run_lash(("turn", "notes", "!text x", "-q"), home=home).out == "x\n"
+    assert "make one with: lash open\n" in run_lash(("turn", "my notes", "x"), home=home.parent / "none").err
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -63,7 +63,10 @@ def test_an_alias_of_an_unknown_model_shows_that_nothing_is_known(lash):
         assert document[field] is None
 
 
-@pytest.mark.parametrize(("name", "said"), [("gpt-6-lunar", "did you mean gpt-6-luna?"), ("zzz", "all the same")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("gpt-6-lunar", "did you mean: lash model show gpt-6-luna"), ("zzz", "lash model alias NAME zzz")],
+)
 def test_an_unknown_model_is_not_found(lash, name, said):
     done = lash("model", "show", name, "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (3, "", "model_not_found")
