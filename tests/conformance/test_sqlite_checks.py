@@ -106,7 +106,7 @@ async def test_a_file_that_checks_against_lists_is_brought_up_to_date_with_every
     first_batch, last_batch = await make.put(store, make.wake(1), make.wake(2))
     await store.cancel_turn_inputs(S, [ByInputId("last")])
     await store.cancel_queued_work_batch(S, last_batch)
-    assert await store.vacuum(None) == {"nodes": 0, "inputs": 1, "queued_work": 1}
+    assert await store.vacuum(None) == {"nodes": 0, "inputs": 1, "queued_work": 1, "waits": 0}
     rows = {table: selected(store, f"SELECT * FROM {table}") for table in (*ROWS, "sqlite_sequence")}
     store.close()
     with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:
