@@ -224,7 +224,14 @@ class QueueOracle:
         row.state = "cancelled"
         row.free()
         self.cut.append(row.id)
+        self._mark(row)
         return True
+
+    def _mark(self, row: Work) -> None:
+        """A settled wake is not delivered again, nor one before it."""
+        if row.wake is not None:
+            process, sequence = row.wake
+            self.wake_marks[process] = max(sequence, self.wake_marks.get(process, 0))
 
     def _group(self, line: Sequence[Work], *, at_checkpoint: bool) -> list[Work]:
         if not line or line[0].is_command or (at_checkpoint and line[0].waits_for_commit):
@@ -512,9 +519,8 @@ class QueueOracle:
             row.state = "completed"
             row.claim = None
             self.used.append(row.id)
-            if isinstance(row, Work) and row.wake is not None:
-                process, sequence = row.wake
-                self.wake_marks[process] = max(sequence, self.wake_marks.get(process, 0))
+            if isinstance(row, Work):
+                self._mark(row)
         if turn is not None:
             self._give_back(turn)
             self.turns[turn] = Turn(turn, is_committed=True)
