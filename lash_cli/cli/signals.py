@@ -19,6 +19,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -141,5 +142,13 @@ def die_of(number: signal.Signals) -> None:
     """Let `number` do to this process what it does to one that does not handle it, so that its parent sees it."""
     for give_back in reversed(_to_give_back):
         give_back()
+    # Of a signal that came in this very moment Python says that it is ignored; this one has the same end.
+    told, sys.unraisablehook = sys.unraisablehook, _say_nothing
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
+    # Still here: it stood still, and somebody let it go on.
+    sys.unraisablehook = told
+
+
+def _say_nothing(_: object) -> None:
+    """Keep what cannot be raised to oneself."""

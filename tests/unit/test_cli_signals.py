@@ -115,3 +115,27 @@ def test_a_process_settles_its_writes_before_it_is_suspended_and_goes_on_afterwa
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert (out, process.returncode) == (b"cancelled\n", 130)
+
+
+DYING = """
+import signal
+from lash_cli.cli.signals import die_of
+
+class Ignored:
+    def __del__(self):
+        raise OSError("Signal 2 ignored due to race condition")
+
+set_handler = signal.signal
+def in_that_moment(number, handler):
+    set_handler(number, handler)
+    Ignored()  # Python tells of a signal that it drops as of an exception that nobody can catch
+signal.signal = in_that_moment
+die_of(signal.SIGINT)
+"""
+
+
+def test_who_dies_of_a_signal_says_nothing_of_another_one_that_is_dropped(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", DYING], env=environment(tmp_path / "home"), capture_output=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
