@@ -35,21 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         from lash_cli.version import __version__
 
         try:
-            return _answer(f"lash {__version__}\n")
+            status = _answer(f"lash {__version__}\n")
         except OSError as error:
             from lash_cli.cli.globals import GlobalOptions
 
-            return _unwritable(GlobalOptions(), error)
-    if first == "__complete":
+            status = _unwritable(GlobalOptions(), error)
+    elif first == "__complete":
         from lash_cli.cli.completing import main as complete
 
         complete(arguments[1:])
-        if argv is None:
-            _leave()
-        return 0
-    status, was_plain = _run(arguments, is_interruptible=is_interruptible)
-    if was_plain and status == 0 and argv is None:
-        _leave()
+        status = 0
+    else:
+        status = _run(arguments, is_interruptible=is_interruptible)
+    if argv is None:
+        _leave(status)
     return status
 
 
@@ -90,19 +89,35 @@ def _unwritable(options: GlobalOptions, error: OSError) -> int:
     return failure.run(fail)
 
 
-def _leave() -> None:
-    """End the process here and now; whoever wrote has flushed, and the store is closed.
+def _leave(status: int) -> None:
+    """End the process with `status` here and now, or return where something is left that only the interpreter ends.
 
-    Taking the interpreter apart module by module takes as long as starting it did, and after a plain command there is
-    nothing in it to save: no thread, no queue, no handler of ours.
+    Taking the interpreter apart module by module takes as long as starting it did, and saves nothing: the store is
+    closed, whoever wrote has flushed. What others registered for the end of the process is run first. A thread that
+    is to be waited for, and output that nobody takes, are left to the interpreter, which knows what to do and say.
     """
-    os._exit(0)
+    threading = sys.modules.get("threading")
+    if threading is not None and any(
+        not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()
+    ):
+        return
+    atexit = sys.modules.get("atexit")
+    if atexit is not None:
+        atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (OSError, ValueError):
+        return
+    os._exit(status)
 
 
-def _run(arguments: list[str], *, is_interruptible: bool) -> tuple[int, bool]:
-    """Run a command; its exit status, and whether it was a plain one that left nothing in this process.
+def _run(arguments: list[str], *, is_interruptible: bool) -> int:
+    """Run a command and return its exit status.
+
     `is_interruptible` says that Ctrl-C is a `KeyboardInterrupt` for one that is not plain; a plain one has nothing to
-    undo and is ended by it."""
+    undo and is ended by it.
+    """
     from lash_cli.cli.globals import hoist
 
     options, rest = hoist(arguments)
@@ -112,16 +127,14 @@ def _run(arguments: list[str], *, is_interruptible: bool) -> tuple[int, bool]:
         listing = serve(options, rest)
         if listing is not None:
             try:
-                return _answer(listing), True
+                return _answer(listing)
             except OSError as error:
-                return _unwritable(options, error), False
+                return _unwritable(options, error)
     from lash_cli.cli import failure, invocation
 
     invocation.begin(options)
-    was_plain = False
 
     def command() -> int:
-        nonlocal was_plain
         if options.problem is not None:
             raise options.problem
         if options.version:
@@ -136,11 +149,10 @@ def _run(arguments: list[str], *, is_interruptible: bool) -> tuple[int, bool]:
 
             plain = plain_run(rest)
             if plain is not None:
-                was_plain = True
                 return plain()
         return _interruptible(rest) if is_interruptible else _dispatch(rest)
 
-    return failure.run(command), was_plain
+    return failure.run(command)
 
 
 def _interruptible(rest: list[str]) -> int:
