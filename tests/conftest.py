@@ -1,9 +1,12 @@
-"""What every test of the project shares: how property tests spend their time, and that no process outlives a test.
+"""What every test of the project shares: how property tests spend their time, which signals end a process, what the
+garbage collector looks at, and that no process outlives a test.
 
 Hypothesis fails an example that takes longer than 200 ms, and a strategy that draws slowly. On a
 busy machine both are statements about the machine; the suite times nothing but the start-up.
 """
 
+import gc
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +15,24 @@ from support.processes import end_started
 
 settings.register_profile("lash", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lash")
+
+# Who is started in the background of a script, or by nohup, ignores these, and so does every process it starts: the
+# signal that a test sends would end nobody, and the test would wait until its time is over. What is handled here is
+# at its default in the processes that are started; only Ctrl-C means something to the tests themselves.
+for number, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, lambda number, frame: None),
+    (signal.SIGHUP, lambda number, frame: None),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
+
+
+def pytest_collection_finish() -> None:
+    """Takes what was imported and collected out of what the garbage collector looks at: it stays until the end, and is
+    so much that a test which collects garbage a hundred times did little else."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

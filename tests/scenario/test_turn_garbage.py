@@ -46,7 +46,9 @@ async def _left_by(doing: Doing, session: LashSession, times: int) -> list[str]:
     flags = gc.get_debug()
     await doing(session)  # what comes once: threads, caches, the first row
     gc.collect()
-    gc.freeze()  # what other tests still hold is not looked at, whenever they let go of it
+    # What other tests still hold is not looked at, whenever they let go of it; nor is it thawed, for with it would be
+    # what all tests share.
+    gc.freeze()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
@@ -57,7 +59,6 @@ async def _left_by(doing: Doing, session: LashSession, times: int) -> list[str]:
     finally:
         gc.set_debug(flags)
         gc.garbage.clear()
-        gc.unfreeze()
         gc.enable()
 
 
