@@ -96,7 +96,10 @@ def check() -> int:
         "healthy": not damage and not broken,
         "integrity": damage,
         "rules_checked": are_checked,
-        "broken": [{"code": one.code, "session": one.session_id, "detail": one.detail} for one in broken],
+        "broken": [
+            {"code": one.code, "session": one.session_id, "detail": one.detail, "whole_until": one.whole_until}
+            for one in broken
+        ],
     }
     emit_one("DatabaseCheck", document, text=_check_text(document))
     return 0 if document["healthy"] else EXIT_DAMAGED
@@ -107,6 +110,7 @@ _LOST_HEAD: Final = "leaf_missing"
 
 
 def _check_text(document: Document) -> str:
+    from lash_cli.cli.head_moves import command_here
     from lash_cli.views.safe_text import safe_text
 
     lines = [f"damaged: {text}" for text in document["integrity"]]
@@ -119,6 +123,11 @@ def _check_text(document: Document) -> str:
         lines.append("put a sound copy back with: lash db restore FILE")
         lost = sorted({one["session"] for one in document["broken"] if one["code"] == _LOST_HEAD})
         lines += [f"or go on from a message of lash tree {one}: lash rewind {one} --to NODE" for one in lost]
+        whole = {one["session"]: one["whole_until"] for one in document["broken"] if one["whole_until"] is not None}
+        lines += [
+            f"or go on from before what is missing: {command_here('rewind', one, '--to', whole[one])}"
+            for one in sorted(whole)
+        ]
     return safe_text("\n".join(lines))
 
 

@@ -41,11 +41,13 @@ class DatabaseInfo(Shape):
 
 
 class BrokenRule(Shape):
-    """One place where a rule between rows does not hold."""
+    """One place where a rule between rows does not hold. `whole_until` is the last message before a hole in the path
+    of the session, null where there is no hole or nothing before it."""
 
     code: str
     session: str | None
     detail: str
+    whole_until: str | None
 
 
 class DatabaseCheck(Shape):

@@ -8,7 +8,7 @@ Read-only, in the caller's transaction. Each rule gives at most `SHOWN` examples
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -22,8 +22,8 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
-from lash_cli.store.sqlite.lineage import runs_to_root, segments_of
-from lash_cli.store.sqlite.places import sql_place, sql_places
+from lash_cli.store.sqlite.lineage import Run, Segment, key_at, runs_to_root, segments_of
+from lash_cli.store.sqlite.places import place_at, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
@@ -37,6 +37,8 @@ _OWNERLESS: Final = {
 _SESSIONS = """
 SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
 """
+_SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
+_ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
 _ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
 # A leaf is a node, and the frame it is in exists.
 _LEAF_MISSING = f"""
@@ -113,11 +115,16 @@ _RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
 
 
 class Broken(NamedTuple):
-    """One place where a rule does not hold. `session_id` None means it belongs to none."""
+    """One place where a rule does not hold. `session_id` None means it belongs to none.
+
+    `whole_until` is the id of the last message before a hole in a path, from which the session can go on; None where
+    there is no hole, or no message before it.
+    """
 
     code: str
     session_id: str | None
     detail: str
+    whole_until: str | None = None
 
 
 def integrity(connection: sqlite3.Connection) -> list[str]:
@@ -148,13 +155,35 @@ def _selected(code: str, statement: str) -> Callable[[sqlite3.Connection], Itera
 def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
     """From the leaf of every session one can walk to the root."""
     for key, session_id, next_seq, leaf_seq, *_ in connection.execute(_SESSIONS).fetchall():
+        segments = segments_of(connection, key, next_seq)
+        whole_until = None
+        are_whole = True
         try:
-            for run in runs_to_root(connection, segments_of(connection, key, next_seq), leaf_seq):
+            # Root first: what is before the first hole is what the session can go on from.
+            for run in reversed(list(runs_to_root(connection, segments, leaf_seq))):
                 (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
-                if present != run.high - run.low + 1:
-                    yield Broken("path_broken", session_id, f"a node between {run.low} and {run.high} is missing")
+                if present == run.high - run.low + 1:
+                    continue
+                if are_whole:
+                    whole_until = _last_before_hole(connection, segments, run)
+                    are_whole = False
+                detail = f"a node between {run.low} and {run.high} is missing"
+                yield Broken("path_broken", session_id, detail, whole_until)
         except CorruptNode as error:
             yield Broken("path_broken", session_id, error.message)
+
+
+def _last_before_hole(connection: sqlite3.Connection, segments: Sequence[Segment], run: Run) -> str | None:
+    """The id of the node below which `run` lacks its first row; None when that is the first of the path."""
+    last, following = run.parent_seq, run.low
+    for (seq,) in connection.execute(_SEQS_OF_RUN, run.places):
+        if seq != following:
+            break
+        last, following = seq, seq + 1
+    if last is None:
+        return None
+    row = connection.execute(_ID_AT, (place_at(key_at(segments, last), last),)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _undecodable(connection: sqlite3.Connection) -> Iterator[Broken]:
