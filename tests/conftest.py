@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.processes import end_started
 
-settings.register_profile("lash", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("lash", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lash")
 
 # Who is started in the background of a script, or by nohup, ignores these, and so does every process it starts: the

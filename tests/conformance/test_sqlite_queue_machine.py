@@ -638,5 +638,5 @@ def make_pending(store: SqliteStore) -> Coroutine[Any, Any, list[str]]:
 
 TestQueueMachine = QueueMachine.TestCase
 TestQueueMachine.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=18, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -89,7 +89,7 @@ class World:
         await asyncio.gather(*tasks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(limits, plans)
 def test_no_limit_is_ever_exceeded_and_everybody_is_served_in_order(limits: RateLimits, plan: list[Asked]) -> None:
     world = World(limits)

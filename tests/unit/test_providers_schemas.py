@@ -92,7 +92,7 @@ def _draw_value(draw: Any, schema: dict[str, Any], root: dict[str, Any], depth: 
             return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schema=_schemas, data=st.data())
 def test_whatever_a_strict_projection_allows_fits_the_canonical_schema_once_absent_members_are_gone(
     schema: dict[str, Any], data: st.DataObject
@@ -124,7 +124,7 @@ def _subschemas(node: Any) -> list[dict[str, Any]]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schema=_schemas, dialect=st.sampled_from(ALL))
 def test_a_projection_changes_nothing_given_is_the_same_twice_and_projects_to_itself(
     schema: dict[str, Any], dialect: SchemaDialect
@@ -137,7 +137,7 @@ def test_a_projection_changes_nothing_given_is_the_same_twice_and_projects_to_it
     assert project(schema, dialect) is projected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(schema=_schemas, dialect=st.sampled_from(STRICT))
 def test_a_strict_projection_closes_every_object_requires_every_member_and_types_every_value(
     schema: dict[str, Any], dialect: SchemaDialect

@@ -90,7 +90,7 @@ STEP = st.sampled_from(["type", "type", "stash", "unstash", "send", "send", "arr
 STEPS = st.lists(st.tuples(STEP, st.integers(0, 9)), min_size=12, max_size=40)
 
 
-@settings(max_examples=300)
+@settings(max_examples=130)
 @given(STEPS, st.data())
 def test_no_step_loses_or_doubles_a_text_whenever_the_process_dies(steps, data) -> None:
     draft = Draft()

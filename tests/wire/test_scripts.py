@@ -61,7 +61,7 @@ async def test_a_provider_makes_of_a_script_what_it_expects(path: Path) -> None:
 
 # Few for each of many scripts; every single cut of an answer is tried in the tests of its wire.
 @every_script
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data())
 async def test_chunking_does_not_change_what_a_provider_makes_of_a_script(path: Path, data: st.DataObject) -> None:
     script = script_of(path)
@@ -93,7 +93,7 @@ async def test_over_a_socket_byte_by_byte_a_script_is_the_same_answer(path: Path
 
 
 @every_answer
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.usefixtures("no_proxy")
 async def test_over_a_socket_neither_chunking_nor_framing_changes_a_script(path: Path, data: st.DataObject) -> None:
