@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 from support.cli import COMMAND, Result, environment
 from support.error_world import ErrorWorld, error_world, told
+from support.processes import start_process
 
+IMPATIENT = Path(__file__).parent.parent / "support" / "impatient.py"
 READS = [("ls",), ("show", "demo"), ("log", "demo")]
 WRITES = [
     ("open", "new"), ("turn", "demo", "hi"), ("turn", "new", "hi", "--or-open"), ("cancel", "demo"), ("park", "demo"),
@@ -291,7 +294,14 @@ def test_a_locked_database_is_store_locked_and_readers_do_not_wait(world: ErrorW
     with closing(sqlite3.connect(world.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         waiting = [
-            world.spawn(*arguments, "-o", "json")
+            start_process(
+                [sys.executable, str(IMPATIENT), *arguments, "-o", "json"],
+                env=environment(world.home),
+                cwd=world.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
             for arguments in (("turn", "demo", "hi"), ("open", "new"), ("close", "demo"))
         ]
         for arguments in READS:
