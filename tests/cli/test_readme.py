@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import program
 from support.wire import ThreadedChatServer, text_reply
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
@@ -25,9 +26,7 @@ def reader(tmp_path: Path) -> dict[str, str]:
     """A reader's environment: `lash` on the path, a home of their own, a key in a file."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    lash = programs / "lash"
-    lash.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m lash_cli "$@"\n')
-    lash.chmod(0o700)
+    program(programs / "lash")
     (tmp_path / "key.txt").write_text("sk-from-a-file\n")
     root = str(Path(__file__).parent.parent.parent)
     return {

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE
+from typing import Any, cast
 
-from support.processes import start_process
+from support.processes import end_with_test, start_process
 from support.warm import Warm, is_cold
 
 COMMAND = (sys.executable, "-m", "lash_cli")
@@ -82,23 +83,35 @@ def run_lash(
         elif stdin is None or stdin == subprocess.DEVNULL:
             stdin = open_until_done.enter_context(open(os.devnull, "rb"))
         seen, directory = environment(home, env), str(cwd or Path(home).parent)
-        done = None
-        if not is_cold(seen):
-            descriptor = stdin if isinstance(stdin, int) else stdin.fileno()
-            done = _WARM.run(args, seen, directory, descriptor, timeout)
-        if done is None:
-            cold = subprocess.run(
-                [*COMMAND, *args],
-                env=seen,
-                cwd=directory,
-                stdin=stdin,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
-            done = (cold.returncode, cold.stdout, cold.stderr)
-    code, out, err = done
-    return Result(code, out.decode(), err.decode())
+        warm = None if is_cold(seen) else _WARM.start(args, seen, directory, (stdin, PIPE, PIPE))
+        if warm is not None:
+            with warm:
+                try:
+                    out, err = warm.communicate(timeout=timeout)
+                except subprocess.TimeoutExpired:
+                    warm.kill()
+                    raise
+            return Result(warm.wait(), out.decode(), err.decode())
+        cold = subprocess.run(
+            [*COMMAND, *args],
+            env=seen,
+            cwd=directory,
+            stdin=stdin,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    return Result(cold.returncode, cold.stdout.decode(), cold.stderr.decode())
+
+
+def program(path: Path) -> None:
+    """Make the program `lash` for a script: it does what the installed one does, warm where commands may be."""
+    if is_cold({}):
+        command = f'"{sys.executable}" -m lash_cli'
+    else:
+        command = f'"{sys.executable}" -I -S "{_ROOT}/tests/support/warm_command.py" "{_WARM.door()}"'
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o700)
 
 
 @contextlib.contextmanager
@@ -129,8 +142,17 @@ def spawn_lash(
     stdin: Any = subprocess.DEVNULL,
     **options: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start one command; stdout and stderr are pipes unless `options` says otherwise."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return start_process(
-        [*COMMAND, *args], env=environment(home, env), cwd=cwd or Path(home).parent, stdin=stdin, **pipes
-    )
+    """Start one command; stdout and stderr are pipes unless `options` says otherwise.
+
+    With no other option than those it starts warm, and what is returned does
+    what tests need of a `Popen`.
+    """
+    streams = {"stdout": PIPE, "stderr": PIPE}
+    seen, directory = environment(home, env), cwd or Path(home).parent
+    if options.keys() <= streams.keys() and not is_cold(seen):
+        streams |= options
+        warm = _WARM.start(args, seen, str(directory), (stdin, streams["stdout"], streams["stderr"]))
+        if warm is not None:
+            return end_with_test(cast("subprocess.Popen[bytes]", warm))
+    pipes: dict[str, Any] = {**streams, **options}
+    return start_process([*COMMAND, *args], env=seen, cwd=directory, stdin=stdin, **pipes)

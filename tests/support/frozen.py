@@ -17,11 +17,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from support.warm import WarmProcess
+
 PATIENCE_S = 60
 
 
 def wait_until_frozen(process: subprocess.Popen[Any]) -> None:
-    """Until the process, a child of this one, was stopped with all its threads."""
+    """Until the process, a child of this one or a warm one, was stopped with all its threads."""
+    if isinstance(process, WarmProcess):
+        process.wait_stopped(PATIENCE_S)
+        return
     deadline = time.monotonic() + PATIENCE_S
     while True:
         pid, status = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.cli import program
+
 from lash_cli import docs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,9 +29,9 @@ def reader(place: Path) -> dict[str, str]:
     """A reader's environment: `lash` and `python` on the path, a home of their own; made in `place`."""
     programs = place / "bin"
     programs.mkdir()
-    for name, command in (("lash", f'"{sys.executable}" -m lash_cli'), ("python", f'"{sys.executable}"')):
-        (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-        (programs / name).chmod(0o700)
+    program(programs / "lash")
+    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (programs / "python").chmod(0o700)
     return {
         "PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(place / "user"), "LASH_HOME": str(place / "home"),
         "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "NO_PROXY": "127.0.0.1",

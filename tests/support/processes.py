@@ -19,7 +19,11 @@ _started: list[subprocess.Popen[Any]] = []
 
 def start_process(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """`subprocess.Popen(command, **options)`, ended with its test at the latest."""
-    process = subprocess.Popen(command, **options)
+    return end_with_test(subprocess.Popen(command, **options))
+
+
+def end_with_test(process: subprocess.Popen[Any]) -> subprocess.Popen[Any]:
+    """The process, which is ended with this test at the latest."""
     _started.append(process)
     return process
 
