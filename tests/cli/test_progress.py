@@ -5,16 +5,15 @@ from __future__ import annotations
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import support.cli
-import support.terminal
-from support.cli import spawn_lash
+from support.cli import environment, spawn_lash
 from support.old_files import with_checks_by_list
+from support.processes import start_process
 from support.terminal import Terminal
 
 # Where each of them takes its time; a file so large that it takes longer by itself takes as long to make.
@@ -71,25 +70,35 @@ def held(made: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+class SlowTerminal(Terminal):
+    """A command of which one function takes 1.5 s."""
+
+    def __init__(self, home: Path, place: str, *args: str) -> None:
+        self._place = place
+        super().__init__(home, *args)
+
+    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> Any:
+        command = [sys.executable, "-c", _SLOW, self._place, *args]
+        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
+        return start_process(command, env=environment(home, env), cwd=home.parent, start_new_session=True, **streams)
+
+
 @pytest.mark.parametrize("command", _PLACES)
-def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(
-    terminal: Any, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
+def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(made: Path, command: str) -> None:
     place, said = _PLACES[command]
-    monkeypatch.setattr(support.terminal, "COMMAND", (sys.executable, "-c", _SLOW, place))
-    one = terminal(*command.split())
-    one.wait_for(f"{said} 1 s")
-    assert one.ended() == 0
-    assert said not in one.everything
+    with closing(SlowTerminal(made, place, *command.split())) as one:
+        one.wait_for(f"{said} 1 s")
+        assert one.ended() == 0
+        assert said not in one.everything
 
 
 def test_the_first_use_of_an_old_database_says_that_it_is_opened(terminal: Any, held: sqlite3.Connection) -> None:
     for command in (("enqueue", "s", "x"), ("show", "s")):
         one = terminal(*command)
-        one.wait_for("opening the database… 2 s")
+        one.wait_for("opening the database… 1 s")
         one.interrupt()
     one = terminal("show", "s")
-    one.wait_for("opening the database… 1 s")
+    one.wait_for("opening the database… 2 s")
     held.execute("ROLLBACK")
     assert one.ended() == 0 and "opening" not in one.everything
 

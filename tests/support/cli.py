@@ -144,14 +144,15 @@ def spawn_lash(
 ) -> subprocess.Popen[bytes]:
     """Start one command; stdout and stderr are pipes unless `options` says otherwise.
 
-    With no other option than those it starts warm, and what is returned does
-    what tests need of a `Popen`.
+    With no other options than those and `start_new_session` it starts warm, and
+    what is returned does what tests need of a `Popen`.
     """
     streams = {"stdout": PIPE, "stderr": PIPE}
     seen, directory = environment(home, env), cwd or Path(home).parent
-    if options.keys() <= streams.keys() and not is_cold(seen):
-        streams |= options
-        warm = _WARM.start(args, seen, str(directory), (stdin, streams["stdout"], streams["stderr"]))
+    if options.keys() <= {*streams, "start_new_session"} and not is_cold(seen):
+        out, err = ({**streams, **options}[name] for name in streams)
+        session = options.get("start_new_session", False)
+        warm = _WARM.start(args, seen, str(directory), (stdin, out, err), start_new_session=session)
         if warm is not None:
             return end_with_test(cast("subprocess.Popen[bytes]", warm))
     pipes: dict[str, Any] = {**streams, **options}

@@ -8,14 +8,14 @@ import pty
 import select
 import signal
 import struct
+import subprocess
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pyte
-from support.cli import COMMAND, environment
-from support.processes import start_process
+from support.cli import spawn_lash
 
 PATIENCE_S = 40
 QUIET_S = 0.002
@@ -32,10 +32,11 @@ class Terminal:
         # The slave stays open here, so that its settings can be looked at after the command has ended.
         self._master, self._slave = pty.openpty()
         self._size(columns, rows)
-        self.process = start_process(
-            [*COMMAND, *args], env=environment(home, {"TERM": "xterm-256color", **env}), cwd=home.parent,
-            stdin=self._slave, stdout=self._slave, stderr=self._slave, start_new_session=True,
-        )  # fmt: skip
+        self.process = self._start(home, args, {"TERM": "xterm-256color", **env})
+
+    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
+        return spawn_lash(args, home=home, env=env, start_new_session=True, **streams)
 
     def _size(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

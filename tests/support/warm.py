@@ -43,8 +43,8 @@ _LIBRARIES = (
     "asyncio", "concurrent.futures.thread", "sqlite3", "typer", "httpx2", "jsonschema_rs", "sqlite_utils",
     "rich.console", "rich.table", "typer._click.decorators",
 )  # fmt: skip
-# Commands at a terminal start cold, and nothing that is installed with lash runs its tests.
-_LEFT_OUT = ("lash_cli.__main__", "lash_cli.repl", "lash_cli.store.conformance")
+# Nothing that is installed with lash runs its tests.
+_LEFT_OUT = ("lash_cli.__main__", "lash_cli.store.conformance")
 
 
 class WarmProcess:
@@ -164,14 +164,22 @@ class Warm:
         return f"{self._place}/door"
 
     def start(
-        self, args: Sequence[str], env: Mapping[str, str], cwd: str, streams: Sequence[Any]
+        self,
+        args: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        streams: Sequence[Any],
+        *,
+        start_new_session: bool = False,
     ) -> WarmProcess | None:
         """Start a command; None when it has to be started cold.
 
         `streams` are its stdin, stdout and stderr: descriptors, files, or what
         `subprocess` has for a pipe, for /dev/null and for the same as stdout.
         """
-        request = json.dumps({"args": list(args), "env": dict(env), "cwd": cwd}).encode()
+        request = json.dumps(
+            {"args": list(args), "env": dict(env), "cwd": cwd, "start_new_session": start_new_session}
+        ).encode()
         if len(request) > _MESSAGE_BYTES // 2:
             return None
         ours: list[int | None] = []
@@ -336,6 +344,8 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     """Be the command, and end with its status."""
     import random
 
+    if request.get("start_new_session"):
+        os.setsid()
     for place, descriptor in enumerate(descriptors):
         os.dup2(descriptor, place)
     for descriptor in descriptors:
@@ -374,7 +384,7 @@ def _streams() -> tuple[Any, Any, Any]:
 
     return (
         io.TextIOWrapper(binary(0, "rb"), encoding="utf-8", errors="surrogateescape"),
-        io.TextIOWrapper(binary(1, "wb"), encoding="utf-8", errors="surrogateescape"),
+        io.TextIOWrapper(binary(1, "wb"), encoding="utf-8", errors="surrogateescape", line_buffering=os.isatty(1)),
         io.TextIOWrapper(binary(2, "wb"), encoding="utf-8", errors="backslashreplace", line_buffering=True),
     )
 
