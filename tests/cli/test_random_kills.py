@@ -32,7 +32,8 @@ from lash_cli.store.base import PersistedSessionRead, ReadScope, TurnRecord
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
-ROUNDS = 25
+ROUNDS = 14
+FEWEST_KILLS = 12
 LONGEST_DELAY_S = 0.4
 FRESH_HOMES = 6
 EVENT_LIMIT_S = 30.0
@@ -190,7 +191,7 @@ def test_turns_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) 
         longest_s = LONGEST_DELAY_S
         for number in range(ROUNDS):
             turn = ("turn", "s1", f"msg {number}", "--key", f"k_{number}")
-            for _ in range(chance.choice((1, 1, 2))):
+            for _ in range(chance.choice((1, 2, 2))):
                 seen = len(server.requests)
 
                 def at_first_request(process: subprocess.Popen[bytes], seen: int = seen) -> None:
@@ -204,7 +205,7 @@ def test_turns_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) 
             assert done.code == 0, (number, done.err)
             # A machine may be done with a turn sooner than that: then the kills must fall sooner too.
             longest_s = min(longest_s, time.monotonic() - started)
-        assert killed > ROUNDS // 2, "the kills came too late to prove anything"
+        assert killed >= FEWEST_KILLS, "the kills came too late to prove anything"
         shown = lash("show", "s1", "-o", "json").json
 
     assert (shown["unfinished_turn"], shown["status"], shown["pending_inputs"]) == (None, "idle", 0)
