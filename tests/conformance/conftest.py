@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.made_files import lay
 
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.factory import CountingIds
@@ -27,7 +28,7 @@ def open_store(database_path: Path, clock: ManualClock) -> Iterator[Callable[[],
     handles: list[SqliteStore] = []
 
     def open_one() -> SqliteStore:
-        handles.append(SqliteStore.open(database_path, clock, CountingIds(), synchronous="normal"))
+        handles.append(SqliteStore.open(lay(database_path), clock, CountingIds(), synchronous="normal"))
         return handles[-1]
 
     yield open_one

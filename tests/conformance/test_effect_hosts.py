@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
+from support.made_files import lay
 from support.processes import start_process
 
 from lash_cli.core.effect import (
@@ -67,7 +68,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def store(tmp_path: Path, clock: ManualClock) -> Iterator[SqliteStore]:
-    opened = SqliteStore.open(tmp_path / "lash.db", clock, SystemIds())
+    opened = SqliteStore.open(lay(tmp_path / "lash.db"), clock, SystemIds())
     yield opened
     opened.close()
 
@@ -77,7 +78,7 @@ def open_journal(tmp_path: Path, clock: ManualClock) -> Iterator[OpenJournalHost
     opened: list[SqliteStore] = []
 
     def open_one(**options: Any) -> JournalEffectHost:
-        opened.append(SqliteStore.open(tmp_path / "lash.db", clock, SystemIds()))
+        opened.append(SqliteStore.open(lay(tmp_path / "lash.db"), clock, SystemIds()))
         return JournalEffectHost(opened[-1], clock, SystemIds(), **options)
 
     yield open_one

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.made_files import lay
 from support.queue_oracle import Passed, QueueOracle, Refusal, Text, Work
 
 from lash_cli.core.commit import RuntimeCommit, Unchanged
@@ -66,7 +67,7 @@ class QueueMachine(RuleBasedStateMachine):
     def open(self) -> None:
         self.directory = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
-        path = Path(self.directory.name) / "lash.db"
+        path = lay(Path(self.directory.name) / "lash.db")
         self.store = SqliteStore.open(path, self.clock, CountingIds(), synchronous="normal")
         self.other = SqliteStore.open(path, self.clock, CountingIds(), synchronous="normal")
         self.loop = asyncio.new_event_loop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.made_files import lay
 
 from lash_cli.core.commit import Unchanged
 from lash_cli.core.lease import LeaseFence
@@ -32,7 +33,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.clock = ManualClock()
         path = Path(self.directory.name) / "lash.db"
-        self.store = SqliteStore.open(path, self.clock, CountingIds(), synchronous="normal")
+        self.store = SqliteStore.open(lay(path), self.clock, CountingIds(), synchronous="normal")
         self.loop = asyncio.new_event_loop()
         self.holder: str | None = None
         self.expires_at = 0

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from support.made_files import lay
 from support.scripted import ScriptedCaller
 
 from lash_cli.api import LashCore, SqliteStore
@@ -24,7 +25,7 @@ async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
     cores: list[LashCore] = []
 
     def build(caller: ScriptedCaller, **options: object) -> LashCore:
-        store = SqliteStore.open(tmp_path / "home" / "lash.db", clock=SystemClock(), ids=SystemIds())
+        store = SqliteStore.open(lay(tmp_path / "home" / "lash.db"), clock=SystemClock(), ids=SystemIds())
         model = {} if "policy" in options else {"model": ModelSpec("model-1")}
         options = {"queue_driver": "none", **model, **options}
         core = LashCore(provider=caller, store=store, **options)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.driving import S, said
+from support.made_files import lay
 from support.scripted import ScriptedCaller, text
 
 from lash_cli import LashCore, LashSession, Message, OpenAgentFrameRequest, SqliteStore
@@ -109,7 +110,7 @@ async def live(home: Path, script: list[Step]) -> None:
     """Let a script happen and look after every step."""
 
     def core(**options: Any) -> LashCore:
-        store = SqliteStore.open(home / "lash.db", clock=SystemClock(), ids=SystemIds())
+        store = SqliteStore.open(lay(home / "lash.db"), clock=SystemClock(), ids=SystemIds())
         return LashCore(provider=echo(), model=ModelSpec("m"), store=store, queue_driver="none", **options)
 
     async with core(residency="keep_all") as keeping, core() as other:

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.clock import ManualClock
 from support.drive_oracle import Boundary, Goal, Input, Oracle, Reached, Row, Work
 from support.driving import Crash, S, later_wake, said, unseen, wake
+from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -177,7 +178,7 @@ class QueueLife(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def _store(self) -> SqliteStore:
-        return SqliteStore.open(self.path, clock=self.clock, ids=SystemIds(), synchronous="normal")
+        return SqliteStore.open(lay(self.path), clock=self.clock, ids=SystemIds(), synchronous="normal")
 
     def _serve(self) -> None:
         self.process = Process(self._store(), self.clock)

@@ -20,6 +20,7 @@ import msgspec
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -170,7 +171,7 @@ class SessionLife(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def _store(self) -> SqliteStore:
-        return SqliteStore.open(self.path, clock=SystemClock(), ids=SystemIds(), synchronous="normal")
+        return SqliteStore.open(lay(self.path), clock=SystemClock(), ids=SystemIds(), synchronous="normal")
 
     def _core(self) -> LashCore:
         caller = ScriptedCaller([self.world.answer], repeat=True)
