@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 from support.chat import Chat
 from support.cli import Result, run_lash
+from support.tailing import Tailing
 
 
 class Runner(Protocol):
@@ -52,3 +53,20 @@ def chat(lash: Runner, home: Path) -> Iterator[Callable[..., Chat]]:
 def gate(tmp_path: Path) -> Path:
     """A file that opens a gated turn when it is there."""
     return tmp_path / "gate"
+
+
+@pytest.fixture
+def tailing(home: Path) -> Iterator[Callable[..., Tailing]]:
+    """Starts tails that have begun to watch; what still runs at the end is killed."""
+    made: list[Tailing] = []
+
+    def start(*args: str) -> Tailing:
+        tail = Tailing(home, *args)
+        made.append(tail)
+        assert tail.next()["type"] == "stream_start"
+        return tail
+
+    yield start
+    for tail in made:
+        tail.process.kill()
+        tail.process.communicate()

@@ -257,8 +257,13 @@ def test_a_tail_with_an_end_says_that_a_writer_died(peer, home, tmp_path, lash):
         turn_id = peer.event("t", "model_request_started")["turn"]
         writer.kill()
         writer.communicate()
-    for request_id, until in (("u", "idle"), ("v", "turn"), ("w", "committed")):
-        error = peer.refused(request_id, "tail", session="s", until=until)
+    waiting = (("u", "idle"), ("v", "turn"), ("w", "committed"))
+    for request_id, until in waiting:
+        peer.send(request_id, "tail", session="s", until=until)
+    for request_id, _ in waiting:
+        response = peer.response(request_id)
+        assert not response["ok"] and response["result"] is None
+        error = response["error"]
         assert (error["code"], error["exit"]) == ("session_execution_lease_lost", 75)
         assert turn_id in error["message"]
 

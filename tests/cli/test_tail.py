@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import random
-import resource
 import signal
 import sqlite3
-import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,83 +16,11 @@ import pytest
 from support.cli import spawn_lash
 from support.frozen import freeze
 from support.guides import blocks, reader, run_shell
+from support.tailing import GENESIS, PATIENCE_S, SILENT, foreign_epoch, payload, types
 from support.watching import StreamingCaller
 
 from lash_cli.api import LashCore, ModelSpec, SqliteStore
-from lash_cli.cli.tail_cursor import CursorFile
-from lash_cli.errors import LashRuntimeError
 from lash_cli.system import SystemClock, SystemIds
-
-PATIENCE_S = 60
-KILLS = 4
-LONGEST_LIFE_S = 0.8
-SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-OWN = ("v", "seq", "t", "session", "turn", "cursor", "type")
-
-
-class Tailing:
-    """A tail under way, whose JSON lines are read as they come."""
-
-    def __init__(self, home: Path, *args: str) -> None:
-        self.process = spawn_lash(["tail", *args, "-o", "jsonl"], home=home)
-        self.lines: list[Any] = []
-
-    def next(self) -> Any:
-        """The next line."""
-        assert self.process.stdout is not None
-        line = json.loads(self.process.stdout.readline())
-        self.lines.append(line)
-        return line
-
-    def until(self, kind: str) -> Any:
-        """The next line of a type."""
-        while True:
-            line = self.next()
-            if line["type"] == kind:
-                return line
-            assert line["type"] != "stream_end", line
-
-    def rest(self) -> list[Any]:
-        """Everything, once it ended by itself."""
-        assert self.process.stdout is not None
-        self.lines.extend(json.loads(line) for line in self.process.stdout.read().splitlines())
-        self.process.wait(PATIENCE_S)
-        return self.lines
-
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        self.rest()
-        return self.process.returncode
-
-
-@pytest.fixture
-def tailing(home: Path) -> Iterator[Callable[..., Tailing]]:
-    """Starts tails that have begun to watch; what still runs at the end is killed."""
-    made: list[Tailing] = []
-
-    def start(*args: str) -> Tailing:
-        tail = Tailing(home, *args)
-        made.append(tail)
-        assert tail.next()["type"] == "stream_start"
-        return tail
-
-    yield start
-    for tail in made:
-        tail.process.kill()
-        tail.process.communicate()
-
-
-def payload(line: Any) -> Any:
-    return {key: value for key, value in line.items() if key not in OWN}
-
-
-def types(lines: list[Any]) -> list[str]:
-    return [line["type"] for line in lines]
-
-
-def foreign_epoch(cursor: str) -> str:
-    prefix, _, rest = cursor.split(":", 2)
-    return f"{prefix}:00000000deadbeef:{rest}"
 
 
 def test_a_tail_tells_the_documents_of_the_turn_itself(lash, tailing) -> None:
@@ -209,24 +132,6 @@ def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settle
     assert settled[0]["cursor"] == watching.until("turn_finished")["cursor"]
     lash("enqueue", "s", "later", "-q")
     assert types(lash(*behind_last_commit, "-o", "jsonl").lines)[1:-1] == ["queue_changed"]
-
-
-def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, tailing) -> None:
-    lash("open", "s")
-    tail = tailing("s", "--until", "committed")
-    assert lash("turn", "s", "!fail auth").code == 5
-    assert types(tail.rest())[-2:] == ["committed", "stream_end"]
-    assert (tail.lines[-1]["reason"], tail.lines[-1]["exit"], tail.process.returncode) == ("committed", 0, 0)
-    configured = tailing("s", "--until", "committed")
-    lash("set", "s", "max_steps=9")
-    assert types(configured.rest()) == ["stream_start", "committed", "stream_end"]
-    cursor = tail.lines[0]["cursor"]
-    again = lash("tail", "s", "--cursor", cursor, "--until", "committed", "-o", "jsonl")
-    assert again.code == 0 and again.lines[1:-1] == [
-        {**line, "seq": number} for number, line in enumerate(tail.lines[1:-1], start=1)
-    ]
-    lost = lash("tail", "s", "--cursor", foreign_epoch(cursor), "--until", "committed", "-o", "jsonl")
-    assert types(lost.lines) == ["stream_start", "gap", "snapshot", "stream_end"] and lost.code == 0
 
 
 def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> None:
@@ -413,42 +318,6 @@ def test_until_idle_waits_for_who_works_unwatched_in_a_crowd(lash, home: Path, t
     assert rest[-1]["reason"] == "idle" and tail.process.returncode == 0
 
 
-def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
-    place = tmp_path / "place"
-    unbroken = tailing("s")
-    moments = random.Random(20_261_126)
-    told: list[Any] = []
-    lash("tail", "s", "--no-follow", "--save-cursor", str(place))
-    gate = tmp_path / "gate"
-    words = "!text " + "word " * 60 + "\n!stream 60 0.05\n!tool glob {}"
-    turn = spawn_lash(["turn", "s", f"{words}\n!then\n!wait-file {gate}\n!text last"], home=home, **SILENT)
-    for number in range(KILLS + 1):
-        is_over = number == KILLS
-        if is_over:
-            gate.touch()
-            assert turn.wait(PATIENCE_S) == 0
-        args = ["tail", "s", "-o", "jsonl", "--save-cursor", str(place), *(["--no-follow"] if is_over else [])]
-        with spawn_lash(args, home=home, stderr=subprocess.DEVNULL) as tail:
-            assert tail.stdout is not None
-            out = tail.stdout.readline()
-            if not is_over:
-                time.sleep(moments.random() * LONGEST_LIFE_S)
-                tail.kill()
-            out += tail.stdout.read()
-        whole = out.decode().splitlines(keepends=True)
-        told.extend(json.loads(line) for line in whole if line.endswith("\n"))
-    last = unbroken.until("turn_finished")
-    assert told[-2]["cursor"] == last["cursor"]
-    # The item that was shown last before a kill may be shown once more; it has the same cursor.
-    items = {line["cursor"]: payload(line) for line in told if line["type"] not in ("stream_start", "stream_end")}
-    expected = {line["cursor"]: payload(line) for line in unbroken.lines[1:]}
-    assert types(told).count("stream_start") == KILLS + 1
-    if "gap" not in types(told):
-        assert list(items.items()) == list(expected.items())
-    assert place.stat().st_mode & 0o777 == 0o600 and place.read_text() == f"{last['cursor']}\n"
-
-
 def test_a_cursor_of_a_turn_is_one_of_a_tail(lash) -> None:
     lash("open", "s")
     lines = lash("turn", "s", "hi", "-o", "jsonl").lines
@@ -472,17 +341,6 @@ def test_a_gap_is_told_with_the_state_to_go_on_from(lash) -> None:
     assert snapshot["messages"][-1]["text"] == "kept" and end["exit"] == result.code == 0
 
 
-def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, tmp_path: Path) -> None:
-    lash("open", "s")
-    cursor = lash("turn", "s", "hi", "-o", "jsonl").lines[-2]["cursor"]
-    place = tmp_path / "place"
-    place.write_text(foreign_epoch(cursor))
-    for _ in range(2):
-        result = lash("tail", "s", "--save-cursor", str(place), "--strict-gap", "-o", "jsonl")
-        assert types(result.lines) == ["stream_start", "gap", "snapshot", "stream_end"]
-        assert result.code == result.lines[-1]["exit"] == 4 and result.error["code"] == "observation_gap"
-
-
 def test_a_stopped_tail_does_not_hold_the_turn_and_misses_nothing(lash, home: Path, tailing) -> None:
     lash("open", "s")
     tail = tailing("s", "--until", "turn")
@@ -492,144 +350,6 @@ def test_a_stopped_tail_does_not_hold_the_turn_and_misses_nothing(lash, home: Pa
     told = tail.rest()
     assert "".join(line["text"] for line in told if line["type"] == "text_delta").split() == ["word"] * 300
     assert types(told)[-2:] == ["turn_finished", "stream_end"]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "code"), [("!text well", 0), ("!fail auth", 6), ("!tool nope {}\n!then\n!fail content_filter", 6)]
-)
-def test_until_idle_and_until_turn_end_as_the_turn_did(lash, tailing, prompt: str, code: int) -> None:
-    lash("open", "s")
-    tail = tailing("s", "--until", "turn")
-    lash("turn", "s", prompt)
-    assert tail.rest()[-1]["exit"] == tail.process.returncode == code
-    idle = lash("tail", "s", "--until", "idle", "-o", "jsonl")
-    assert idle.code == code == idle.lines[-1]["exit"] and idle.lines[-1]["reason"] == "idle"
-
-
-def test_until_idle_ends_as_cancelled_when_somebody_cancelled(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
-    tail = tailing("s")
-    turn = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
-    tail.until("model_request_started")
-    idle = tailing("s", "--until", "idle")
-    assert lash("cancel", "s", "--wait=30s").code == 0
-    turn.communicate(timeout=PATIENCE_S)
-    assert idle.rest()[-1]["exit"] == idle.process.returncode == 7
-    assert idle.lines[-1]["error"]["code"] == "turn_cancelled"
-
-
-def test_a_duration_ends_well(lash) -> None:
-    lash("open", "s")
-    result = lash("tail", "s", "--until", "50ms", "-o", "jsonl")
-    assert result.code == 0 and result.lines[-1]["reason"] == "timeout" and result.err == ""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_tail_in_order(lash, tailing, number: int, code: int) -> None:
-    lash("open", "s")
-    tail = tailing("s")
-    tail.process.send_signal(number)
-    end = tail.rest()[-1]
-    assert (end["type"], end["reason"], end["exit"]) == ("stream_end", "signal", code) == (
-        "stream_end", "signal", tail.process.returncode,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("form", ["text", "jsonl"])
-def test_a_reader_that_leaves_ends_a_quiet_tail(lash, home: Path, form: str) -> None:
-    lash("open", "s")
-    lash("turn", "s", "hi")
-    tail = spawn_lash(["tail", "s", "--from", "start", "-o", form], home=home)
-    assert tail.stdout is not None and tail.stderr is not None
-    tail.stdout.readline()
-    tail.stdout.close()
-    assert tail.wait(PATIENCE_S) == 141
-    assert b"Traceback" not in tail.stderr.read()
-    tail.stderr.close()
-
-
-def test_a_session_deleted_under_a_tail_ends_it(lash, tailing) -> None:
-    lash("open", "s")
-    tail = tailing("s")
-    assert lash("rm", "s", "--yes").code == 0
-    end = tail.rest()[-1]
-    assert end["type"] == "stream_end" and end["exit"] == tail.process.returncode == 3
-    assert end["error"]["details"]["deleted"] is True
-
-
-def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
-    lash("open", "a")
-    lash("open", "b")
-    tail = tailing("a", "b")
-    lash("rm", "a", "--yes")
-    lash("turn", "b", "!text alive")
-    assert tail.until("turn_finished")["text"] == "alive"
-    lash("rm", "b", "--yes")
-    assert tail.rest()[-1]["exit"] == tail.process.returncode == 3
-
-
-@pytest.mark.parametrize("until", ["idle", "turn", "committed"])
-def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path, until: str) -> None:
-    lash("open", "s")
-    begun = tailing("s")
-    first = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'go'}"], home=home)
-    turn_id = begun.until("model_request_started")["turn"]
-    tail = tailing("s", "--until", until)
-    first.kill()
-    first.communicate()
-    end = tail.rest()[-1]
-    assert (end["reason"], end["exit"], tail.process.returncode) == (until, 75, 75)
-    assert (end["error"]["code"], end["error"]["ambiguous"]) == ("session_execution_lease_lost", True)
-    assert turn_id in end["error"]["message"] and "lash resume" in end["error"]["hint"]
-    (tmp_path / "go").touch()
-    assert lash("resume", "s").code == 0
-    assert lash("tail", "s", "--until", "idle").code == 0
-
-
-def test_of_several_sessions_a_turn_that_can_end_is_waited_for(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "dead")
-    lash("open", "alive")
-    begun = tailing("dead")
-    writer = spawn_lash(["turn", "dead", f"!wait-file {tmp_path / 'never'}"], home=home)
-    begun.until("model_request_started")
-    writer.kill()
-    writer.communicate()
-    tail = tailing("dead", "alive", "--until", "turn")
-    assert tail.process.stderr is not None
-    assert json.loads(tail.process.stderr.readline())["code"] == "holder_dead"
-    # Begun later, it waits as long as the tail of both must have waited by then.
-    alone = lash("tail", "dead", "--until", "turn")
-    assert alone.code == 75 and "hint: finish it: lash resume" in alone.err
-    lash("turn", "alive", "!text here")
-    assert tail.rest()[-1]["exit"] == tail.process.returncode == 0
-
-
-def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
-    tail = tailing("s")
-    writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
-    turn_id = tail.until("model_request_started")["turn"]
-    lines = spawn_lash(["tail", "s"], home=home)
-    assert lines.stdout is not None and lines.stderr is not None and b"running" in lines.stderr.readline()
-    writer.kill()
-    writer.communicate()
-    said = lines.stdout.readline().decode()
-    assert f"pid {writer.pid} (turn) is gone" in said and turn_id in said
-    lines.kill()
-    lines.communicate()
-    assert tail.process.stderr is not None
-    warning = json.loads(tail.process.stderr.readline())
-    assert warning["code"] == "holder_dead" and f"pid {writer.pid}" in warning["message"]
-    assert tail.end() == 143
-
-
-def test_a_look_at_no_session_at_all_ends(lash) -> None:
-    lash("open", "s")
-    lash("rm", "s", "--yes")
-    assert types(lash("tail", "--all", "--no-follow", "-o", "jsonl").lines) == [
-        "stream_start",
-        "stream_end",
-    ]
 
 
 def dump(home: Path) -> list[str]:
@@ -658,7 +378,6 @@ def test_a_tail_creates_no_home(lash, home: Path) -> None:
     assert not home.exists()
 
 
-GENESIS = "0" * 16
 BAD = [
     (["s", "--from", "yesterday"], 2, "cursor_invalid", "start, last-commit, now or a cursor"),
     (["s", "--cursor", "last-commit"], 2, "cursor_invalid", "lashsc2"),
@@ -690,93 +409,6 @@ def test_bad_input_is_refused_before_anything_is_shown(lash, args, code: int, na
     result = lash("tail", *args, "-o", "jsonl")
     assert (result.code, result.out, result.error["code"]) == (code, "", name)
     assert said in result.error["message"] + (result.error["hint"] or "")
-
-
-@pytest.mark.parametrize("content", ["", "rubbish\n", f"lashsc2:{GENESIS}:0:0:other\n"])
-def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(lash, tmp_path: Path, content: str) -> None:
-    lash("open", "s")
-    place = tmp_path / "place"
-    place.write_text(content)
-    result = lash("tail", "s", "--save-cursor", str(place), "-o", "jsonl")
-    assert (result.code, result.out, result.error["code"]) == (2, "", "cursor_invalid")
-    assert place.read_text() == content
-    assert lash("tail", "s", "--save-cursor", str(place), "--from", "now", "--no-follow").code == 0
-    assert place.read_text().startswith("lashsc2:")
-
-
-@pytest.mark.parametrize("kind", ["device", "pipe", "descriptor", "nameless"])
-def test_a_place_is_kept_in_nothing_but_a_file(lash, tmp_path: Path, kind: str) -> None:
-    lash("open", "s")
-    place = tmp_path / "place"
-    if kind == "device":
-        place.symlink_to("/dev/null")
-    elif kind == "pipe":
-        os.mkfifo(place)
-    before = os.lstat(place).st_mode if kind in ("device", "pipe") else None
-    named = {"descriptor": "/dev/fd/1", "nameless": ""}.get(kind, str(place))
-    for begin in ((), ("--from", "now")):
-        result = lash("tail", "s", "--save-cursor", named, "--no-follow", *begin, "-o", "jsonl")
-        assert (result.code, result.out, result.error["code"]) == (2, "", "usage")
-    if before is not None:
-        assert os.lstat(place).st_mode == before and stat.S_ISCHR(os.stat("/dev/null").st_mode)
-
-
-def test_a_link_to_a_cursor_file_stays_a_link(lash, tmp_path: Path) -> None:
-    lash("open", "s")
-    place, link = tmp_path / "place", tmp_path / "link"
-    link.symlink_to(place)
-    for _ in range(2):
-        assert lash("tail", "s", "--save-cursor", str(link), "--no-follow").code == 0
-        assert link.is_symlink() and place.read_text().startswith("lashsc2:")
-
-
-def test_a_place_that_cannot_be_kept_is_told(lash, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
-    directory = tmp_path / "places"
-    directory.mkdir()
-    tail = tailing("s", "--save-cursor", str(directory / "place"))
-    lash("enqueue", "s", "first")
-    tail.until("queue_changed")
-    directory.rename(tmp_path / "elsewhere")  # in one step, whatever the tail has just put into it
-    lash("enqueue", "s", "news")
-    end = tail.rest()[-1]
-    assert (end["type"], end["reason"], end["exit"], tail.process.returncode) == ("stream_end", "error", 1, 1)
-    assert end["error"]["code"] == "cursor_not_saved"
-
-
-def test_a_full_disk_leaves_the_place_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    place.write_text(f"lashsc2:{GENESIS}:0:0:s\n")
-    cursors = CursorFile(str(place))
-    begin = cursors.load(is_wanted=True)
-    assert begin is not None
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
-    try:
-        with pytest.raises(LashRuntimeError) as refused:
-            cursors.save(begin.cursors["s"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert refused.value.code == "cursor_not_saved"
-    assert place.read_text() == f"lashsc2:{GENESIS}:0:0:s\n" and os.listdir(tmp_path) == ["place"]
-
-
-def test_a_tail_of_all_that_is_killed_early_loses_no_place(lash, home: Path, tmp_path: Path) -> None:
-    for name in ("one", "two", "three"):
-        lash("open", name)
-    place = tmp_path / "places"
-    lash("tail", "--all", "--save-cursor", str(place), "--no-follow")
-    kept = set(place.read_text().splitlines())
-    assert len(kept) == 3
-    cursors = CursorFile(str(place))
-    begin = cursors.load(is_wanted=True)
-    assert begin is not None
-    # As far as a tail comes that is killed behind the first session it begins with.
-    cursors.save(begin.cursors["two"])
-    assert set(place.read_text().splitlines()) == kept
-    lash("rm", "one", "--yes")
-    lash("tail", "--all", "--save-cursor", str(place), "--no-follow")
-    assert {line.rpartition(":")[2] for line in place.read_text().splitlines()} == {"two", "three"}
 
 
 @pytest.mark.parametrize("form", [["-o", "json"], ["-o", "name"], ["--fields", "type"], ["--format", "{type}"]])
