@@ -1,8 +1,7 @@
 """A process that may open few files: what it does is whole, or not done and told as what it is (contract 08 §6.4).
 
 Whatever opens a file can be the one that finds no room, an import too, so the limits climb from where hardly anything
-can be loaded to where every command goes through. A command that went through twice has room enough from there on,
-which the last limit checks; what lies between would only be the same again.
+can be loaded to where every command goes through.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import json
 import resource
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +31,6 @@ WORK = (
     ("work", "demo", "--until-empty"),
     ("db", "backup"),
 )
-
-
-def limits(codes: list[int]) -> Iterator[int]:
-    """The limits to try, one by one; `codes` is what the commands under those before ended with."""
-    for limit in LIMITS:
-        if codes[-2:] != [0, 0] or limit == LIMITS[-1]:
-            yield limit
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +77,8 @@ def test_a_look_without_descriptors_is_told_and_changes_nothing(
     home = tmp_path / "home"
     shutil.copytree(seeded, home)
     before = dump(home / "lash.db")
-    codes: list[int] = []
-    for limit in limits(codes):
+    codes = []
+    for limit in LIMITS:
         done = limited(arguments, home, limit)
         codes.append(done.code)
         if done.code != 0:
@@ -100,8 +91,8 @@ def test_a_look_without_descriptors_is_told_and_changes_nothing(
 def test_work_without_descriptors_is_done_or_told_and_can_be_done_then(
     seeded: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    codes: list[int] = []
-    for limit in limits(codes):
+    codes = []
+    for limit in LIMITS:
         home = tmp_path / str(limit) / "home"
         shutil.copytree(seeded, home)
         before = dump(home / "lash.db")
