@@ -472,7 +472,7 @@ class Counted:
 async def test_what_a_worker_looks_at_grows_with_the_sessions_and_not_with_their_square(make_core, options) -> None:
     core = make_core(answering())
     looked_at = []
-    for round_, count in enumerate((60, 180)):
+    for round_, count in enumerate((100, 300)):
         names = [f"r{round_}n{number}" for number in range(count)]
         await sessions(core, *names)
         for name in names:
