@@ -92,7 +92,7 @@ def _unwritable(options: GlobalOptions, error: OSError) -> int:
 def _leave(status: int) -> None:
     """End the process with `status` here and now, or return where something is left that only the interpreter ends.
 
-    Taking the interpreter apart module by module takes as long as starting it did, and saves nothing: the store is
+    Taking the interpreter apart module by module takes longer than many a command, and saves nothing: the store is
     closed, whoever wrote has flushed. What others registered for the end of the process is run first. A thread that
     is to be waited for, and output that nobody takes, are left to the interpreter, which knows what to do and say.
     """

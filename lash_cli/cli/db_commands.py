@@ -122,10 +122,13 @@ def _check_text(document: Document) -> str:
     else:
         lines.append("put a sound copy back with: lash db restore FILE")
         lost = sorted({one["session"] for one in document["broken"] if one["code"] == _LOST_HEAD})
-        lines += [f"or go on from a message of lash tree {one}: lash rewind {one} --to NODE" for one in lost]
+        lines += [
+            f"or go on from a message of {command_here('tree', one)}: {command_here('rewind', one, '--to', 'NODE')}"
+            for one in lost
+        ]
         whole = {one["session"]: one["whole_until"] for one in document["broken"] if one["whole_until"] is not None}
         lines += [
-            f"or go on from before what is missing: {command_here('rewind', one, '--to', whole[one])}"
+            f"or go on in a fork from before what is missing: {command_here('fork', one, '--at', whole[one])}"
             for one in sorted(whole)
         ]
     return safe_text("\n".join(lines))

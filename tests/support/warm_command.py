@@ -11,6 +11,9 @@ import signal
 import socket
 import sys
 
+# What the parent tells of a command that may go on; nothing of the tests can be imported here.
+STOPPED = 1 << 16
+
 door = socket.socket(socket.AF_UNIX)
 door.connect(sys.argv[1])
 request = json.dumps({"args": sys.argv[2:], "env": dict(os.environ), "cwd": os.getcwd()}).encode()
@@ -21,10 +24,12 @@ if not pid:
     sys.exit("the parent of the commands is gone")
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: os.kill(pid, number))
-told = door.recv(4)
-if len(told) < 4:
-    sys.exit("the parent of the commands is gone")
-status = int.from_bytes(told, "big", signed=True)
+status = STOPPED
+while status == STOPPED:
+    told = door.recv(4)
+    if len(told) < 4:
+        sys.exit("the parent of the commands is gone")
+    status = int.from_bytes(told, "big", signed=True)
 if status < 0:
     signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
