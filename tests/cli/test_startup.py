@@ -143,8 +143,8 @@ FOR_A_SESSION = """
 """
 OF_A_GRAPH = "core.frames core.graph store.sqlite.graph store.sqlite.lineage"
 OF_A_QUEUE = """
-    cli.queue_access cli.queue_documents core.ingress core.queued_work store.sqlite.inputs store.sqlite.pending_inputs
-    views.queue views.shell_words
+    cli.queue_access cli.queue_documents core.ingress core.queued_work store.sqlite.inputs store.sqlite.numbered_tables
+    store.sqlite.pending_inputs views.queue views.shell_words
 """
 OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tools"
 # Text asks the settings whether it is what is wanted.

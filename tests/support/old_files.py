@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import sqlite3
 
-from lash_cli.store.sqlite import checked_tables, queue_tables, schema, search_tables
+from lash_cli.store.sqlite import checked_tables, numbered_tables, queue_tables, schema, search_tables
+
+
+def with_numbers_of_sqlite(connection: sqlite3.Connection) -> None:
+    """The file of before migration 12: SQLite writes down the last number of the queue with every row."""
+    for table in numbered_tables.NUMBERED:
+        key = "enqueue_seq INTEGER PRIMARY KEY"
+        connection.execute(f"DROP TRIGGER {table}_numbered")
+        checked_tables.change_check(connection, table, key, f"{key} AUTOINCREMENT")
+        connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        connection.execute(
+            "INSERT INTO sqlite_sequence SELECT family, max(last, coalesce((SELECT max(enqueue_seq) FROM"
+            f" {table}), 0)) FROM numbers_gone WHERE family = ?",
+            (table,),
+        )
+    connection.execute("DROP TABLE numbers_gone")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0012_numbers_by_rows'")
+    connection.execute("PRAGMA user_version = 11")
 
 
 def with_checks_by_list(connection: sqlite3.Connection) -> None:
     """The file of before migration 11: what a state may be is checked against a list."""
+    with_numbers_of_sqlite(connection)
     for check in checked_tables.CHECKS:
         checked_tables.change_check(connection, check.table, check.by_value, check.by_list)
     connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0011_checks_by_value'")

@@ -18,6 +18,7 @@ from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputState, NextTurn
 from lash_cli.core.protocols import Ids
 from lash_cli.store.sqlite.inputs import decode_submitted, encode_submitted
+from lash_cli.store.sqlite.numbered_tables import next_number
 
 HOLD_REASON: Final = "imported"
 
@@ -26,9 +27,10 @@ SELECT input_id, submitted_ingress, enqueued_at_ms, input, source_key FROM input
 WHERE session_key = ? AND state IN ('pending_active', 'deferred_next_turn') ORDER BY enqueue_seq
 """
 _IS_USED: Final = "SELECT 1 FROM inputs WHERE input_id = ?"
-_INSERT: Final = """
-INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, state, input, enqueued_at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+_INSERT: Final = f"""
+INSERT INTO inputs (enqueue_seq, input_id, session_key, source_key, ingress, submitted_ingress, state, input,
+    enqueued_at_ms)
+VALUES ({next_number("inputs")}, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _HOLD: Final = "UPDATE sessions SET held_at_ms = ?, hold_reason = ? WHERE session_key = ?"
 _NEXT_TURN: Final = encode(NextTurn()).decode()

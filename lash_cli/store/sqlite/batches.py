@@ -36,6 +36,7 @@ from lash_cli.core.queued_work import (
 )
 from lash_cli.errors import ConflictError, QueuedWorkClaimSuperseded, StoreUnusable
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.numbered_tables import next_number
 from lash_cli.store.sqlite.queue_announcing import Observed, announce
 from lash_cli.store.sqlite.sessions import key_of, live_generation, read_session
 
@@ -50,10 +51,10 @@ SELECT enqueue_seq, batch_id, source_key, work_class, delivery_policy, slot_poli
     enqueued_at_ms, payloads, state, attempts, last_error, turn_id, claim_generation, claim_fencing
 FROM queued_work
 """
-_INSERT = """
-INSERT INTO queued_work (batch_id, session_key, source_key, work_class, delivery_policy, slot_policy, merge_key,
-    available_at_ms, waits_until_ms, enqueued_at_ms, payloads)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_INSERT = f"""
+INSERT INTO queued_work (enqueue_seq, batch_id, session_key, source_key, work_class, delivery_policy, slot_policy,
+    merge_key, available_at_ms, waits_until_ms, enqueued_at_ms, payloads)
+VALUES ({next_number("queued_work")}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 # Contract 02 §3.2: no content check, a key stands for what was stored under it first.
 _BY_SOURCE = "SELECT batch_id, state FROM queued_work WHERE session_key = ? AND source_key = ?"

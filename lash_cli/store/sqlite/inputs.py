@@ -36,6 +36,7 @@ from lash_cli.errors import (
     StoreUnusable,
     TurnInputClaimSuperseded,
 )
+from lash_cli.store.sqlite.numbered_tables import next_number
 
 _NEXT_TURN = encode(NextTurn()).decode()
 
@@ -45,15 +46,15 @@ SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key,
     claim_fencing
 FROM inputs
 """
-_INSERT = """
-INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, min_boundary, state,
-    input, enqueued_at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_INSERT = f"""
+INSERT INTO inputs (enqueue_seq, input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id,
+    min_boundary, state, input, enqueued_at_ms)
+VALUES ({next_number("inputs")}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_INSERT_CLAIMED = """
-INSERT INTO inputs (input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id, min_boundary, state,
-    input, enqueued_at_ms, turn_id, claim_id, claim_token, claim_generation, claim_fencing)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)
+_INSERT_CLAIMED = f"""
+INSERT INTO inputs (enqueue_seq, input_id, session_key, source_key, ingress, submitted_ingress, target_turn_id,
+    min_boundary, state, input, enqueued_at_ms, turn_id, claim_id, claim_token, claim_generation, claim_fencing)
+VALUES ({next_number("inputs")}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)
 """
 _BY_SOURCE = """
 SELECT enqueue_seq, input_id, submitted_ingress, state, input, enqueued_at_ms, turn_id, claim_generation, ingress

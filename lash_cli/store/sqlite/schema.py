@@ -413,6 +413,12 @@ def _checks_by_value(connection: sqlite3.Connection) -> None:
     check_by_value(connection)
 
 
+def _numbers_by_rows(connection: sqlite3.Connection) -> None:
+    from lash_cli.store.sqlite.numbered_tables import number_by_rows
+
+    number_by_rows(connection)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -426,6 +432,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0009_placed_nodes", _placed_nodes),
     ("0010_held_rows", _held_rows),
     ("0011_checks_by_value", _checks_by_value),
+    ("0012_numbers_by_rows", _numbers_by_rows),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
