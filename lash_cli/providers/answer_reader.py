@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lash_cli.providers.wire import Termination, Wire
 
 MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
+#: What is looked at of a body that is not our wire: far more than is kept, so that no secret is cut unrecognised.
+QUOTED_BYTES = 64 * 1024
 DRAIN_SECONDS = 0.05
 DONE = "[DONE]"
 OUTPUT_STARTED = "output_started"
@@ -167,7 +169,7 @@ class AnswerReader:
             status=200,
             protocol_position=self.position,
             partial=self.partial(),
-            raw=presentable(body[:400].decode("utf-8", errors="replace"), self._wire.secrets),
+            raw=presentable(body[:QUOTED_BYTES].decode("utf-8", errors="replace"), self._wire.secrets),
         )
 
     def conclude(self) -> LlmResponse:

@@ -18,6 +18,8 @@ from lash_cli.core.llm import LlmResponse, NormalizedError, TerminalReason
 from lash_cli.errors import LlmTransportError
 
 MAX_ERROR_CHARS = 1024
+#: How much of a body that is no error document an error quotes.
+MAX_QUOTED_CHARS = 300
 MIN_SECRET_CHARS = 4
 _REDACTED = "[redacted]"
 _BEARER = re.compile(
@@ -174,7 +176,7 @@ def classify_http(
     is_page = body.lstrip().startswith("<")
     verdict, code = _judge(codes, "" if is_page else message or body, status, hint)
     if not message:
-        message = _describe_body(body)
+        message = _describe_body(body, secrets)
     if is_page and status < 500:
         code = code or "unexpected_html"
     if 300 <= status < 400:
@@ -345,15 +347,15 @@ def _embedded_status(error: Any) -> int | None:
     return None
 
 
-def _describe_body(body: str) -> str:
-    """One line about a body that is not an error document."""
+def _describe_body(body: str, secrets: tuple[str, ...]) -> str:
+    """One line about a body that is not an error document, without any of `secrets` before it is cut."""
     text = " ".join(body.split())
     if not text:
         return "the answer has no body"
     if text.startswith("<"):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE)
         return f"the endpoint answered with an HTML page{f' titled {title[1].strip()!r}' if title else ''}"
-    return text[:300]
+    return redact(text, secrets)[:MAX_QUOTED_CHARS]
 
 
 def _milliseconds_until(text: str, answered_at: str, now_ms: int) -> int | None:

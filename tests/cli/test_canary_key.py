@@ -90,7 +90,7 @@ FAILURES: dict[str, Reply] = {
     "500": refusal(500),
     "an unknown status": refusal(418),
     "an error as text": echoing(error_reply(500, f"upstream said: bad key {CANARY}\n" * 40)),
-    "an error that is cut at the key": echoing(error_reply(500, "x" * 290 + CANARY)),
+    "an error that is cut at the key": echoing(error_reply(500, "x" * 281 + CANARY)),
     "a web page": echoing(html_reply(200, f"Sign in {CANARY}")),
     "a web page as an error": echoing(html_reply(502, f"Bad gateway {CANARY}")),
     "a redirect": echoing(error_reply(302, "", {"location": f"https://elsewhere.example/v1?key={CANARY}"})),

@@ -181,6 +181,13 @@ def test_secrets_are_removed_before_the_text_is_cut() -> None:
     assert "very" not in shown
 
 
+@pytest.mark.parametrize("before", range(280, 302, 3))
+def test_a_body_that_is_no_document_is_cut_behind_the_redaction_too(before: int) -> None:
+    key = "very-private-key"
+    verdict = classify_http(500, {}, "x" * before + key, now_ms=0, secrets=(key,))
+    assert not any(key[:length] in verdict.message for length in range(2, len(key)))
+
+
 @pytest.mark.parametrize(
     "text",
     [

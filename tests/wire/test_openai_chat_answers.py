@@ -380,6 +380,11 @@ async def test_another_content_type_is_named() -> None:
     assert "text/plain" in error.message
 
 
+async def test_what_is_kept_of_another_content_is_cut_behind_the_redaction() -> None:
+    error = await failure(Reply((b"x" * 390 + KEY.encode(),), 200, {"content-type": "text/plain"}))
+    assert error.raw is not None and KEY[:8] not in error.raw
+
+
 def whole(message: dict[str, Any], finish_reason: str | None = "stop") -> Reply:
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     return json_reply({"id": "c", "model": "m", "object": "chat.completion", "choices": [choice], "usage": usage_of()})
