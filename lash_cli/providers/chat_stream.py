@@ -269,9 +269,10 @@ def _text(value: Any) -> str:
 
 
 def _said(function: dict[str, Any]) -> str:
-    """The arguments of a delta as text; some endpoints send an object."""
+    """The arguments of a delta as text. Some endpoints send an object; what is neither is no call without arguments,
+    so it is kept for the model to be told."""
     arguments = function.get("arguments")
-    return encode(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
+    return _text(arguments) if arguments is None or isinstance(arguments, str) else encode(arguments).decode()
 
 
 def _details(details: Any) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ class _Call:
     def __init__(self, identity: str, name: str, arguments: Any, signature: str) -> None:
         self.id = identity
         self.name = name
-        self.arguments = encode(arguments).decode() if isinstance(arguments, dict) else "{}"
+        self.arguments = "{}" if arguments in (None, "") else encode(arguments).decode()
         self.signature = signature
 
 

@@ -146,10 +146,10 @@ class CallItem:
         """Take the finished item, whose arguments are the last word."""
         self.note(item)
         arguments = item.get("arguments")
-        if isinstance(arguments, dict):
+        if arguments is not None and not isinstance(arguments, str):
             self.arguments = [encode(arguments).decode()]
-        elif text_of(arguments):
-            self.arguments = [text_of(arguments)]
+        elif arguments:
+            self.arguments = [arguments]
         return []
 
 

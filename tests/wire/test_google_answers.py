@@ -71,6 +71,13 @@ async def test_calls_keep_their_order_and_get_stable_distinct_ids() -> None:
     assert not any(isinstance(event, TextDelta) for event in events)
 
 
+@pytest.mark.parametrize(("given", "expected"), [(["a"], '["a"]'), ("ls", '"ls"'), (False, "false"), (None, "{}")])
+async def test_arguments_that_are_no_object_are_not_taken_for_none(given: Any, expected: str) -> None:
+    part = {"functionCall": {"name": "ls", "args": given}}
+    response, _ = await ask(streamed(document(part, finish="STOP")))
+    assert response.tool_calls[0].input_json == expected
+
+
 async def test_ids_differ_between_the_calls_of_a_session_and_given_ids_are_kept() -> None:
     reply = streamed(document(call("ls"), call("cat", id="gp737npz"), call("cat", id="gp737npz"), finish="STOP"))
     first, _ = await ask(reply)

@@ -240,6 +240,13 @@ async def test_unparsable_arguments_are_kept_as_sent() -> None:
     assert response.tool_calls[0].input_json == '{"path": oops'
 
 
+@pytest.mark.parametrize("arguments", [["a"], [], 7, 0, True, False])
+async def test_arguments_that_are_neither_text_nor_an_object_are_not_taken_for_none(arguments: Any) -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "ls", "arguments": arguments}}
+    response, _ = await ask(stream_reply(chunk({"tool_calls": [call]}), chunk(finish_reason="tool_calls")))
+    assert response.tool_calls[0].input_json == json.dumps(arguments)
+
+
 @pytest.mark.parametrize(
     ("finish_reason", "expected"),
     [

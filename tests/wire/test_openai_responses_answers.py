@@ -201,6 +201,16 @@ async def test_the_finished_item_has_the_last_word_on_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "expected"), [(["a"], '["a"]'), (False, "false"), ({"p": 1}, '{"p":1}'), (None, "{}")]
+)
+async def test_arguments_that_are_no_text_are_not_taken_for_none(given: Any, expected: str) -> None:
+    item = call("ls", "") | {"arguments": given}
+    ended = {"type": "response.completed", "response": {"status": "completed", "output": [item]}}
+    response, _ = await ask(stream_reply(ended, done=False))
+    assert response.tool_calls[0].input_json == expected
+
+
+@pytest.mark.parametrize(
     "kept",
     [
         ("response.completed",),
