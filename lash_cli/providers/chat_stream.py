@@ -9,6 +9,7 @@ evidence, whose tool calls are never run. A whole answer is one large chunk.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 #: The kinds of reasoning details, and where each has readable text; encrypted ones have none.
 _DETAIL_TEXTS = {"reasoning.text": "text", "reasoning.summary": "summary", "reasoning.encrypted": ""}
+_DIGITS = re.compile("[0-9]{1,9}")
 _TERMINAL_REASONS = {
     "stop": TerminalReason.STOP,
     "tool_calls": TerminalReason.TOOL_USE,
@@ -110,7 +112,7 @@ class ChatAssembler:
         events = self._reported.take(chunk.get("usage"))
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("index", 0) in (0, None):
+            if isinstance(choice, dict) and choice.get("index") in (None, 0, "0"):
                 events += self._take_choice(choice, is_chunk=chunk.get("object") == "chat.completion.chunk")
         return events
 
@@ -178,10 +180,10 @@ class ChatAssembler:
         raw = delta.get("function")
         function: dict[str, Any] = raw if isinstance(raw, dict) else {}
         identity, name = _text(delta.get("id")), _text(function.get("name"))
-        index = delta.get("index")
+        index = _number(delta.get("index"))
         if is_whole:
             call = self._opened()
-        elif isinstance(index, int):
+        elif index is not None:
             call = self._numbered(index, identity, name, bool(_said(function)))
         else:
             call = self._unnumbered(identity, name, position)
@@ -266,6 +268,15 @@ class ChatAssembler:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _number(index: Any) -> int | None:
+    """The number of a call, however it is written; None where it has none."""
+    if isinstance(index, str) and _DIGITS.fullmatch(index):
+        return int(index)
+    if isinstance(index, float) and index.is_integer():
+        return int(index)
+    return index if isinstance(index, int) else None
 
 
 def _said(function: dict[str, Any]) -> str:

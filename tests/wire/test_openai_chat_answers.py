@@ -247,6 +247,21 @@ async def test_arguments_that_are_neither_text_nor_an_object_are_not_taken_for_n
     assert response.tool_calls[0].input_json == json.dumps(arguments)
 
 
+@pytest.mark.parametrize("number", [float, str])
+async def test_a_number_counts_however_it_is_written(number: Any) -> None:
+    def piece(index: int, **function: str) -> dict[str, Any]:
+        delta = {"index": number(index), "function": function}
+        return {"choices": [{"index": number(0), "delta": {"tool_calls": [delta]}}]}
+
+    pieces = [piece(0, name="ls"), piece(1, name="pwd"), piece(0, arguments='{"path":"/"}')]
+    ending = {"choices": [{"index": number(0), "finish_reason": "tool_calls"}]}
+    response, _ = await ask(stream_reply(*pieces, ending))
+    assert [(call.tool_name, call.input_json) for call in response.tool_calls] == [
+        ("ls", '{"path":"/"}'),
+        ("pwd", "{}"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("finish_reason", "expected"),
     [
