@@ -40,6 +40,8 @@ _TERMINAL_REASONS = {
     "content_filter": TerminalReason.CONTENT_FILTER,
     "safety": TerminalReason.CONTENT_FILTER,
 }
+#: A server that says one of these behind another end, as some do with the usage, does not take back that it was cut.
+_PLAIN_ENDS = ("stop", "tool_calls", "function_call")
 
 
 def synthetic_call_id(request_id: str, position: int) -> str:
@@ -143,7 +145,9 @@ class ChatAssembler:
             events += self._take_delta(delta)
         elif isinstance(message, dict):
             events += self._take_delta(message, is_whole=not is_chunk)
-        self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
+        ended = _text(choice.get("finish_reason"))
+        if ended and (ended not in _PLAIN_ENDS or self.finish_reason in ("", *_PLAIN_ENDS)):
+            self.finish_reason = ended
         return events
 
     def _take_delta(self, delta: dict[str, Any], *, is_whole: bool = False) -> list[StreamEvent]:

@@ -262,6 +262,19 @@ async def test_a_number_counts_however_it_is_written(number: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize("cut", ["length", "content_filter", "weird"])
+async def test_a_plain_end_does_not_take_back_that_the_answer_was_cut(cut: str) -> None:
+    reply = stream_reply(chunk({"content": "half"}, cut), chunk({}, "stop"))
+    response, _ = await ask(reply)
+    assert response.evidence.provider_finish_reason == cut
+    assert response.terminal_reason not in (TerminalReason.STOP, TerminalReason.TOOL_USE)
+
+
+async def test_an_end_that_turns_out_to_be_a_cut_is_one() -> None:
+    response, _ = await ask(stream_reply(chunk({"content": "half"}, "stop"), chunk({}, "content_filter")))
+    assert response.terminal_reason is TerminalReason.CONTENT_FILTER
+
+
 @pytest.mark.parametrize(
     ("finish_reason", "expected"),
     [
