@@ -78,5 +78,5 @@ class OpenAiChatWire:
         return ChatAssembler(request.scope.request_id, self._encoder.route(request.model.id), provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:
-        """An `error` member, whatever else the chunk holds."""
-        return document.get("error")
+        """An `error` member, whatever else the chunk holds, or a whole document that calls itself one (vLLM)."""
+        return document.get("error") or (document if document.get("object") == "error" else None)

@@ -383,6 +383,14 @@ async def test_an_error_inside_the_stream_is_classified_by_its_code_first() -> N
     assert error.partial.full_text == "x"
 
 
+@pytest.mark.parametrize("is_whole", [False, True], ids=["in a stream", "as the whole answer"])
+async def test_a_document_that_calls_itself_an_error_is_one(is_whole: bool) -> None:
+    document = {"object": "error", "message": "the prompt has no end", "type": "BadRequestError", "code": 400}
+    error = await failure(json_reply(document) if is_whole else stream_reply(document))
+    assert (error.kind, error.status, error.retryable) == ("validation", 400, False)
+    assert "the prompt has no end" in error.message
+
+
 @pytest.mark.parametrize("event", ["{not json", "[1]", '"text"'])
 async def test_an_event_that_is_no_json_object_is_a_stream_failure(event: str) -> None:
     error = await failure(Reply((sse(event, chunk({"content": "x"}, "stop")),)))
