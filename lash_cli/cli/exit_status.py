@@ -105,6 +105,10 @@ def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | N
         return ConfigError(issue.message, code="key_rejected", hint=key_hint_of(provider), details=details)
     if kind == "quota" and issue.retryable:
         return ProviderRateLimited(issue.message, hint=f"wait, then run it again: {again}", details=details)
+    if issue.code == OUTPUT_STARTED:
+        hint = f"part of the answer had been shown, so it was not asked for again; run it again: {again}"
+        said = ProviderRateLimited if kind == "quota" else ProviderUnavailable
+        return said(issue.message, hint=hint, details=details)
     if kind == "quota":
         return TurnStoppedError(
             f"the turn stopped (provider_error): {issue.message}",
@@ -113,9 +117,6 @@ def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | N
             f" {again} --provider NAME --model ID",
             details=details,
         )
-    if issue.code == OUTPUT_STARTED:
-        hint = f"part of the answer had been shown, so it was not asked for again; run it again: {again}"
-        return ProviderUnavailable(issue.message, hint=hint, details=details)
     if kind in _UNREACHABLE or (kind in _TRANSIENT and issue.retryable):
         return ProviderUnavailable(issue.message, hint=f"run it again: {again}", details=details)
     return None

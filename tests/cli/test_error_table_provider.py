@@ -71,6 +71,10 @@ FAILURES = [
     # Not asked for again: part of the answer had been shown (contract 06 §3.2). For a script it is a failed provider.
     ("a cut stream", cut_reply(), 75, "provider_unavailable", 1),
     ("a cut stream that looks whole", cut_reply(ending="complete"), 75, "provider_unavailable", 1),
+    ("a rate limit after some text", stream_reply(chunk({"content": "half"}), {"error": {"code": 429}}), 75,
+     "provider_rate_limited", 1),
+    ("no quota after some text", stream_reply(chunk({"content": "half"}), {"error": {"code": "insufficient_quota"}}), 6,
+     "turn_stopped:provider_error", 1),
     ("a stream cut before anything was shown", cut_reply(""), 75, "provider_unavailable", 2),
     ("nothing at all", Reply((b"",)), 75, "provider_unavailable", 2),
     ("an empty answer", text_reply(""), 75, "provider_unavailable", 2),
