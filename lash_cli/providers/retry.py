@@ -43,7 +43,7 @@ from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.classify import from_exception, presentable, redact
+from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
 from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
@@ -360,12 +360,13 @@ class RetryingCaller:
         return msgspec.structs.replace(response, evidence=evidence, terminal_diagnostic=diagnostic)
 
     def _cleaned_evidence(self, evidence: ExecutionEvidence | None) -> ExecutionEvidence | None:
-        """Evidence without secrets: an endpoint that echoes its request may put the key into an id."""
-        if evidence is None or not any(
-            secret in value for secret in self._secrets for value in _texts_of(evidence).values()
-        ):
+        """Evidence without secrets and as short as an error: an endpoint that echoes its request may put the key into
+        an id, and one that names itself with megabytes would have every listing of the turn repeat them."""
+        texts = {} if evidence is None else _texts_of(evidence)
+        if not any(len(text) > MAX_ERROR_CHARS or _holds(text, self._secrets) for text in texts.values()):
             return evidence
-        cleaned = {name: redact(value, self._secrets) for name, value in _texts_of(evidence).items()}
+        assert evidence is not None
+        cleaned = {name: presentable(text, self._secrets) for name, text in texts.items()}
         return msgspec.structs.replace(evidence, **cleaned)
 
     async def _attempt(
@@ -438,6 +439,10 @@ def _texts_of(evidence: ExecutionEvidence) -> dict[str, str]:
     """The textual fields that are set."""
     fields = {name: getattr(evidence, name) for name in evidence.__struct_fields__}
     return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def _holds(text: str, secrets: tuple[str, ...]) -> bool:
+    return any(secret in text for secret in secrets)
 
 
 def _reason(decision: RetryDecision, error: NormalizedError) -> str:

@@ -33,6 +33,7 @@ from lash_cli.core.policy import ModelCapability, ModelSpec, ReasoningCapability
 from lash_cli.core.protocols import EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
+from lash_cli.providers.classify import MAX_ERROR_CHARS
 from lash_cli.providers.limiter import RateLimiter, RateLimits
 from lash_cli.providers.retry import RetryingCaller, RetryPolicy
 
@@ -379,6 +380,17 @@ async def test_evidence_of_a_failed_attempt_is_kept_without_secrets() -> None:
     result = await Call(cut_after(evidence=evidence), ANSWER).run()
     failed = result.record.attempts[0]
     assert failed.evidence == ExecutionEvidence(served_model="m", provider_request_id="[redacted]")
+
+
+@pytest.mark.parametrize("is_proved", [False, True])
+async def test_what_a_provider_says_about_an_attempt_is_cut_like_an_error(is_proved: bool) -> None:
+    evidence = ExecutionEvidence("m" * 5000, "topsecret" + "i" * 5000, None, 3, "stop")
+    answer = LlmResponse((ProsePart("hi"),), evidence=evidence)
+    result = await Call(answer if is_proved else cut_after(evidence=evidence), ANSWER).run()
+    kept = result.record.attempts[0].evidence
+    assert len(kept.served_model) == len(kept.provider_response_id) == MAX_ERROR_CHARS
+    assert kept.provider_response_id.startswith("[redacted]iii")
+    assert (kept.reasoning_output_tokens, kept.provider_finish_reason) == (3, "stop")
 
 
 async def test_what_a_proved_answer_says_about_itself_holds_no_secret() -> None:
