@@ -132,8 +132,9 @@ class LashCore(SessionHistories):
         with `keep_all` they are read at open and shown by `read_view()`. `strict`
         is for the tests of a host: what foreign code raises, tools and their
         sources, the approval policy, the provider, the driver and the trace
-        sink, is contained nowhere but comes out of the call it happened in,
-        whose turn is left unfinished, so that a bug is loud. Raises
+        sinks, is contained nowhere but comes out of the call it happened in,
+        whose turn is left unfinished, or whose command goes on waiting, so that
+        a bug is loud. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name, or `config_invalid` for both of what is given
@@ -184,8 +185,8 @@ class LashCore(SessionHistories):
             _standard_context() if context is None else in_order(context),
             strict,
         )
-        if tracer is not None:
-            tracer.is_strict = tracer.is_strict or strict
+        if tracer is not None and strict:
+            tracer.let_through()
         # Logs of sessions without a store live as long as somebody has or watches the session.
         self._logs: weakref.WeakValueDictionary[str, ResidentLog] = weakref.WeakValueDictionary()
         self._ringer: BellRinger | None = None

@@ -38,13 +38,22 @@ class CommandRunner:
     """Applies the commands at the head of one session's queue, under a fence its caller keeps alive."""
 
     def __init__(
-        self, store: RuntimePersistence, clock: Clock, ids: Ids, session: ResidentSession, fence: LeaseFence
+        self,
+        store: RuntimePersistence,
+        clock: Clock,
+        ids: Ids,
+        session: ResidentSession,
+        fence: LeaseFence,
+        *,
+        is_strict: bool = False,
     ) -> None:
+        """With `is_strict` what a tool source raises passes through, and its command waits on as if never tried."""
         self._store = store
         self._clock = clock
         self._ids = ids
         self._session = session
         self._fence = fence
+        self._is_strict = is_strict
 
     async def run_next(self) -> tuple[SessionCommandReceipt, bool] | None:
         """Take and apply the command at the head; its receipt and whether it was applied, None when none stands there.
@@ -67,7 +76,10 @@ class CommandRunner:
                 raise
             await self._fail(claim, command, error.code, error.message)
             return receipt, False
-        except Exception as error:  # noqa: BLE001 - a tool source is foreign code, and must not block the queue
+        except Exception as error:
+            if self._is_strict:
+                raise
+            # A tool source is foreign code, and must not block the queue.
             _log.exception("session command of batch %s raised", receipt.batch_id)
             await self._fail(claim, command, _CODES[type(command)], f"{type(error).__name__}: {error}")
             return receipt, False

@@ -44,5 +44,5 @@ async def run_next_command(
 async def _run(
     host: RuntimeHost, store: RuntimePersistence, session: ResidentSession, fence: LeaseFence
 ) -> SessionCommandReceipt | None:
-    ran = await CommandRunner(store, host.clock, host.ids, session, fence).run_next()
+    ran = await CommandRunner(store, host.clock, host.ids, session, fence, is_strict=host.is_strict).run_next()
     return ran[0] if ran is not None and ran[1] else None

@@ -165,7 +165,8 @@ class LaneEntry:
         """Run every command at the head of the queue, younger ones too, once there is one to run; False when there is
         none after all: it cannot be read and was parked, or since the lane was taken it was cancelled or the queue
         held."""
-        runner = CommandRunner(self._store, self._host.clock, self._host.ids, self._session, guard.fence)
+        host = self._host
+        runner = CommandRunner(self._store, host.clock, host.ids, self._session, guard.fence, is_strict=host.is_strict)
         is_any = False
         try:
             while (ran := await runner.run_next()) is not None:

@@ -86,12 +86,21 @@ class TeeTraceSink:
     """Several sinks in order (contract 04 §9). One that fails does not keep a record from the others.
 
     The first failure of each sink is a warning, its later ones are logged for
-    debugging only: a full disk fails with every record.
+    debugging only: a full disk fails with every record. Once `let_through` was
+    called, the first failure is raised instead, after every sink was tried.
     """
 
     def __init__(self, sinks: Sequence[TraceSink]) -> None:
         self._sinks = tuple(sinks)
         self._failed: set[int] = set()
+        self._is_strict = False
+
+    def let_through(self) -> None:
+        """Contain nothing any more, here and in tees behind this one: for the tests of a host (contract 05 §3.6)."""
+        self._is_strict = True
+        for sink in self._sinks:
+            if isinstance(sink, TeeTraceSink):
+                sink.let_through()
 
     def append(self, record: TraceRecord) -> None:
         """Give the record to every sink."""
@@ -106,13 +115,19 @@ class TeeTraceSink:
         self._each("close", lambda sink: sink.close())
 
     def _each(self, what: str, act: Callable[[TraceSink], None]) -> None:
+        first: Exception | None = None
         for number, sink in enumerate(self._sinks):
             try:
                 act(sink)
             except Exception as error:  # noqa: BLE001 - contract 04 §9: try all sinks, log failures
+                if self._is_strict:
+                    first = first or error
+                    continue
                 level = logging.DEBUG if number in self._failed else logging.WARNING
                 self._failed.add(number)
                 _log.log(level, "trace sink %s failed to %s: %s", type(sink).__name__, what, error)
+        if first is not None:
+            raise first
 
 
 def _make_private_directories(directory: Path) -> None:

@@ -64,7 +64,7 @@ _current_call: ContextVar[_Call | None] = ContextVar("lash_trace_call", default=
 
 class Tracer:
     """Turns events into records and hands them to a sink (contract 04 §9). No method but `flush` raises,
-    unless `is_strict` is set.
+    once `let_through` was called.
 
     `redact` masks secrets in every text; `context` is the host's own, under
     what the runtime knows. The tracer owns the sink and closes it.
@@ -87,7 +87,16 @@ class Tracer:
         self._redact = redact
         self._context = context or TraceContext()
         self.lost = 0  # records that the sink did not take
-        self.is_strict = False  # what the sink raises is contained nowhere: for the tests of a host
+        self._is_strict = False
+
+    def let_through(self) -> None:
+        """Contain nothing any more of what the sink, or one behind a tee, raises: for the tests of a host (contract 05
+        §3.6)."""
+        from lash_cli.runtime.trace_sinks import TeeTraceSink  # needed nowhere else here
+
+        self._is_strict = True
+        if isinstance(self._sink, TeeTraceSink):
+            self._sink.let_through()
 
     @property
     def shows_the_wire(self) -> bool:
@@ -172,7 +181,7 @@ class Tracer:
         try:
             yield
         except Exception as error:
-            if self.is_strict:
+            if self._is_strict:
                 raise
             self.lost += 1  # contract 04 §9: a trace never fails a turn
             level = logging.WARNING if self.lost == 1 else logging.DEBUG

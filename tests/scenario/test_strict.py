@@ -10,9 +10,20 @@ import msgspec
 import pytest
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, LashCore, LashSession, ModelSpec, PendingCompletion, ToolContext, tool
+from lash_cli.api import (
+    FunctionToolProvider,
+    LashCore,
+    LashSession,
+    ModelSpec,
+    PendingCompletion,
+    TeeTraceSink,
+    ToolContext,
+    tool,
+)
 from lash_cli.core.llm import LlmRequest, LlmResponse
 from lash_cli.core.protocols import EventSink
+from lash_cli.core.queued_work import BatchState
+from lash_cli.core.trace import TraceSink
 from lash_cli.errors import LashRuntimeError
 from lash_cli.providers.retry import RetryingCaller
 from lash_cli.runtime.tracing import Tracer
@@ -85,8 +96,34 @@ class Provider:
         return
 
 
-def tracer() -> Tracer:
-    return Tracer(Sink(), clock=SystemClock(), ids=SystemIds(), redact=lambda text: text)
+class Counting:
+    """A trace sink that counts its records."""
+
+    count = 0
+
+    def append(self, record: object) -> None:
+        self.count += 1
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class Source(FunctionToolProvider):
+    """A source of tools that gets a bug."""
+
+    is_broken = False
+
+    def manifests(self) -> Any:
+        if self.is_broken:
+            raise Broken("in a source")
+        return super().manifests()
+
+
+def tracer(sink: TraceSink | None = None) -> Tracer:
+    return Tracer(sink or Sink(), clock=SystemClock(), ids=SystemIds(), redact=lambda text: text)
 
 
 @pytest.mark.parametrize("answer", [ONE, BOTH], ids=["one call", "two calls"])
@@ -125,6 +162,42 @@ async def test_what_a_trace_sink_raises_comes_out(make_core) -> None:
         await make_core(ScriptedCaller([]), tracer=tracer(), strict=True).open_session("s1")
 
 
+async def test_what_a_sink_behind_a_tee_raises_comes_out_once_every_sink_was_tried(make_core) -> None:
+    first, last = Counting(), Counting()
+    tee = TeeTraceSink([first, TeeTraceSink([Sink(), last])])
+    with pytest.raises(Broken, match="in a sink"):
+        await make_core(ScriptedCaller([]), tracer=tracer(tee), strict=True).open_session("s1")
+    assert first.count == last.count == 1
+
+
+async def test_a_tee_contains_what_its_sinks_raise_in_every_other_core(make_core) -> None:
+    last = Counting()
+    await make_core(ScriptedCaller([]), tracer=tracer(TeeTraceSink([Sink(), last]))).open_session("s1")
+    assert last.count == 1
+
+
+@pytest.mark.parametrize("way", ["drain", "turn", "step"])
+async def test_what_a_source_raises_in_a_command_of_the_queue_comes_out_and_the_command_still_waits(
+    make_core, way
+) -> None:
+    source = Source([tool(name="work")(works)])
+    session = await make_core(ScriptedCaller([]), tools=[source], strict=True).open_session("s1")
+    source.is_broken = True
+    receipt = await session.commands().refresh_tool_catalog("look again", "k1")
+    with pytest.raises(Broken, match="in a source"):
+        if way == "drain":
+            await session.queued_turn().run()
+        elif way == "turn":
+            await session.turn("go").run()
+        else:
+            await session.drain_next_session_command()
+    assert [(batch.state, batch.last_error) for batch in await session.queued_work()] == [(BatchState.PENDING, None)]
+    await session.close()
+    async with await make_core(ScriptedCaller([]), tools=[tools(works)]).open_session("s1") as again:
+        await again.queued_turn().run()
+        assert (await again.await_queued_work_batch(receipt.batch_id)).state is BatchState.COMPLETED
+
+
 async def test_what_a_provider_raises_comes_out_as_what_it_was(make_core) -> None:
     core = make_core(RetryingCaller(Provider()), strict=True)
     with pytest.raises(LashRuntimeError, match="Broken: in a provider") as raised:
@@ -154,13 +227,12 @@ async def test_what_ends_external_work_and_raises_comes_out(make_core) -> None:
 
 
 async def test_what_a_source_of_tools_raises_comes_out(make_core) -> None:
-    class Source(FunctionToolProvider):
+    class Unreadable(FunctionToolProvider):
         def contract(self, tool_id: str) -> Any:
             raise Broken("in a source")
 
-    session = await make_core(ScriptedCaller([]), tools=[Source([tool(name="work")(works)])], strict=True).open_session(
-        "s1"
-    )
+    source = Unreadable([tool(name="work")(works)])
+    session = await make_core(ScriptedCaller([]), tools=[source], strict=True).open_session("s1")
     with pytest.raises(Broken, match="in a source"):
         await session.turn("go").run()
 
