@@ -18,6 +18,7 @@ from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
 from lash_cli.cli.reading import run_at_once
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import ActiveTurn, Boundary, InputState, NextTurn, PendingTurnInput, TurnInputIngress
+from lash_cli.core.outcome import ANSWER_NOT_KEPT, TurnResult
 from lash_cli.errors import (
     ConflictError,
     LashError,
@@ -43,6 +44,14 @@ class EnqueuePlan(NamedTuple):
     or_next: bool = False
     wait_ms: int | None = None
     wait_text: str | None = None
+
+
+class _Use(NamedTuple):
+    """What became of an input that was waited for: its row, the turn that used it, and how that ended."""
+
+    row: PendingTurnInput | None
+    turn_id: str | None = None
+    result: TurnResult | None = None
 
 
 def submit(plan: EnqueuePlan) -> int:
@@ -191,50 +200,72 @@ async def _await_use(
     from lash_cli.cli.waiting import look_until, tell_if_stuck
 
     session_id, input_id = session.meta.session_id, str(document["id"])
+    used: list[tuple[PendingTurnInput, str | None]] = []
 
-    async def look() -> tuple[PendingTurnInput | None, str | None] | None:
+    async def look() -> _Use | None:
         found = await store.turn_input(session_id, input_id)
         if found is None:
-            return None, None
-        if found[0].state in (InputState.COMPLETED, InputState.CANCELLED):
-            return found
+            return _Use(None)
+        if found[0].state is InputState.CANCELLED:
+            return _Use(*found)
+        if found[0].state is InputState.COMPLETED:
+            used[:] = [found]
+            results = await _results(store, session_id, found[1])
+            if results is not None:
+                return _Use(*found, results[-1] if results else None)
         row = await store.session_row(session_id)
         if row is not None:
             tell_if_stuck(row, told_stuck)
         return None
 
     ended = await look_until(store, look, plan.wait_ms)
+    if ended is None and used:
+        stored, turn_id = used[0]
+        raise WaitTimeout(
+            f"input {input_id} was used, but its turn goes on in another frame and did not end within {plan.wait_text}",
+            hint=f"look at it with: lash show {shell_word(session.meta.name)}",
+            details={"input": receipt(session, stored, turn_id=turn_id, is_replay=document["replayed"])},
+        )
     if ended is None:
         raise WaitTimeout(
             f"input {input_id} was not used within {plan.wait_text}",
             hint=f"it stays queued; look at it with: lash queue show {input_id}",
             details={"input": document},
         )
-    row, turn_id = ended
+    row = ended.row
     if row is None:
         raise NotFoundError(f"input {input_id} is no more", code="input_not_found", details={"input": document})
-    document = {**receipt(session, row, turn_id=turn_id, is_replay=document["replayed"])}
+    document = receipt(session, row, turn_id=ended.turn_id, is_replay=document["replayed"])
     if row.state is InputState.CANCELLED:
         raise TurnCancelledError(
             f"input {input_id} was cancelled before a turn used it", code="input_cancelled", details={"input": document}
         )
-    return await _with_outcome(store, document)
+    return document if ended.result is None else _with_outcome(session, document, ended.result)
 
 
-async def _with_outcome(store: RuntimePersistence, document: Document) -> Document:
-    """The receipt of a used input with the outcome of its turn; raises the error that outcome stands for."""
+async def _results(store: RuntimePersistence, session_id: str, turn_id: str | None) -> tuple[TurnResult, ...] | None:
+    """What the turn that used an input came to, and the frames it handed on to; None while it goes on in one."""
+    if turn_id is None:
+        return ()
+    from lash_cli.runtime.stored_turns import ended_results
+
+    return await ended_results(store, session_id, turn_id)
+
+
+def _with_outcome(session: SessionRow, document: Document, result: TurnResult) -> Document:
+    """The receipt of a used input with how its turn ended, in the last of its frames; raises the error that this stands
+    for. An answer that is not kept is warned of: the receipt has no place for it."""
     from lash_cli.cli.exit_status import turn_error
+    from lash_cli.cli.output import warn
     from lash_cli.cli.turn_documents import outcome_document, turn_result_document
-    from lash_cli.runtime.stored_turns import stored_result
 
-    if document["turn_id"] is None:
-        return document
-    result = await stored_result(store, document["session"], document["turn_id"])
-    if result is None:
-        return document
     document = {**document, "outcome": outcome_document(result.outcome), "text": result.assistant_message()}
     turn = turn_result_document(result, name=document["session_name"])
-    error: LashError | None = turn_error(result, {"input": document, "turn": turn})
+    provider = session.config.provider_id
+    error: LashError | None = turn_error(result, {"input": document, "turn": turn}, provider=provider)
     if error is not None:
         raise error
+    for issue in result.errors:
+        if issue.code == ANSWER_NOT_KEPT:
+            warn(issue.message, ANSWER_NOT_KEPT)
     return document

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
 from lash_cli.core.codec import Record
@@ -57,9 +57,20 @@ class ProcessWake(Record, tag="process_wake", tag_field="type"):
     created_at_ms: int = 0
 
 
+_FOLLOWING: Final = ":agent-frame:"
+
+
 def following_turn_id(root_turn_id: str, switches: int) -> str:
     """The id of the turn that stands behind so many switches of one that began as `root_turn_id`."""
-    return f"{root_turn_id}:agent-frame:{switches}"
+    return f"{root_turn_id}{_FOLLOWING}{switches}"
+
+
+def followed_turn_id(turn_id: str) -> tuple[str, int] | None:
+    """The turn that began what a turn of that id goes on with, and how many switches led there; None for an id that
+    `following_turn_id` did not make. A caller may have chosen one that only looks like it."""
+    root_turn_id, mark, switches = turn_id.rpartition(_FOLLOWING)
+    is_made = bool(root_turn_id and mark) and switches.isascii() and switches.isdecimal()
+    return (root_turn_id, int(switches)) if is_made else None
 
 
 class AgentFrameTask(Record, tag="agent_frame_task", tag_field="type"):

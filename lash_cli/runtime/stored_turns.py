@@ -24,7 +24,7 @@ from lash_cli.core.outcome import (
     TurnOutcome,
     TurnResult,
 )
-from lash_cli.core.queued_work import frame_task_key
+from lash_cli.core.queued_work import BatchState, followed_turn_id, frame_task_key
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.runtime.frames import FrameChain, handed_on_name
 from lash_cli.runtime.results import replayed_outcome, result_of
@@ -86,7 +86,8 @@ async def stored_result(store: RuntimePersistence, session_id: str, turn_id: str
 
 async def stored_results(store: RuntimePersistence, session_id: str, turn_id: str) -> tuple[TurnResult, ...]:
     """The results of a committed turn and of those it handed on to in other agent frames, as far as they are
-    committed, in order; empty for one that is unknown or not committed."""
+    committed, in order; empty for one that is unknown or not committed. The turn may be one in the middle of a
+    chain."""
     results: list[TurnResult] = []
     chain = FrameChain(turn_id)
     following = await stored_result(store, session_id, turn_id)
@@ -95,8 +96,38 @@ async def stored_results(store: RuntimePersistence, session_id: str, turn_id: st
         if not isinstance(following.outcome, AgentFrameSwitch):
             break
         following = await stored_result(store, session_id, chain.next_turn_id)
-        chain = FrameChain(turn_id, chain.switches + 1)
+        if following is None and len(results) == 1 and (followed := followed_turn_id(turn_id)) is not None:
+            chain = FrameChain(*followed)
+            following = await stored_result(store, session_id, chain.next_turn_id)
+        chain = FrameChain(chain.root_turn_id, chain.switches + 1)
     return tuple(results)
+
+
+async def ended_results(store: RuntimePersistence, session_id: str, turn_id: str) -> tuple[TurnResult, ...] | None:
+    """`stored_results` of a turn whose request is over; None while it goes on, or is about to, in another frame.
+
+    It is over as well where nobody goes on: when the task was cancelled or is dead, or the queue is held.
+    """
+    results = await stored_results(store, session_id, turn_id)
+    while results and isinstance(results[-1].outcome, AgentFrameSwitch):
+        handoff = await open_handoff(store, session_id, results[-1])
+        if handoff is not None:
+            return None if await _is_followed(store, session_id, *handoff) else results
+        # Somebody may have gone on with it meanwhile.
+        later = await stored_results(store, session_id, turn_id)
+        if len(later) == len(results):
+            break
+        results = later
+    return results
+
+
+async def _is_followed(store: RuntimePersistence, session_id: str, turn_id: str, batch_id: str) -> bool:
+    """Whether a turn that was handed on to runs, or will without anybody's decision."""
+    if await store.turn(session_id, turn_id) is not None:
+        return True
+    row, batch = await store.session_row(session_id), await store.queued_work_batch(session_id, batch_id)
+    is_held = row is not None and row.meta.held_at_ms is not None
+    return not is_held and batch is not None and batch.state is not BatchState.DEAD
 
 
 async def open_handoff(store: RuntimePersistence, session_id: str, result: TurnResult) -> tuple[str, str] | None:

@@ -36,6 +36,8 @@ from lash_cli.core.queued_work import (
     class_of,
     command_draft,
     command_source_key,
+    followed_turn_id,
+    following_turn_id,
     frame_task_draft,
     retry_at_ms,
     select_leading_command,
@@ -107,6 +109,14 @@ def test_only_a_batch_a_claim_can_use_is_admitted(
             validate_draft(draft)
     else:
         assert validate_draft(draft) is expected is class_of(payloads)
+
+
+def test_the_id_of_a_turn_that_follows_says_what_it_follows() -> None:
+    assert followed_turn_id(following_turn_id("root", 3)) == ("root", 3)
+    nested = following_turn_id("a", 1)
+    assert followed_turn_id(following_turn_id(nested, 2)) == (nested, 2)
+    for other in ("root", ":agent-frame:1", "root:agent-frame:", "root:agent-frame:x", "root:agent-frame:\u0661"):
+        assert followed_turn_id(other) is None
 
 
 def test_every_producer_makes_an_exclusive_batch_under_its_own_key() -> None:

@@ -59,7 +59,7 @@ class PendingItem(_Waiting):
 
 class PendingInput(_Waiting):
     """The receipt of a text that was put into a queue. `replayed`: it stood there before; `outcome` and `text` are
-    those of the turn that used it, known after `--wait`."""
+    those of the turn that used it, in the last of its frames, known after `--wait`."""
 
     replayed: bool
     outcome: Object | None
