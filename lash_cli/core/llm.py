@@ -252,12 +252,14 @@ class LlmCallRecord(Record):
 
 
 class LlmCallResult(Record):
-    """The outcome of the retry ladder (contract 06 §3.1): exactly one of `response` and `error` is set."""
+    """The outcome of the retry ladder (contract 06 §3.1): exactly one of `response` and `error` is set. `raw` is what
+    the provider said itself, where that is more than the message of `error`: see `core.redaction.kept_raw`."""
 
     record: LlmCallRecord
     response: LlmResponse | None = None
     error: NormalizedError | None = None
     text_streamed: bool = False
+    raw: str | None = None
 
 
 class TextDelta(Record, tag="text_delta", tag_field="type"):

@@ -295,7 +295,7 @@ class TurnMachine:
         elif error.terminal_reason is TerminalReason.CANCELLED:
             self._finish(Stopped("cancelled"))
         else:
-            self._finish(Stopped("provider_error"), (provider_issue(error),))
+            self._finish(Stopped("provider_error"), (provider_issue(error, result.raw),))
 
     def _judge(self, response: LlmResponse, *, text_streamed: bool) -> None:
         """Terminal reasons are judged here, before any protocol sees the response (contract 06 §10)."""
@@ -313,7 +313,7 @@ class TurnMachine:
         kept = truncated_message(response) if reason is TerminalReason.OUTPUT_LIMIT else None
         if kept is not None:
             self._tail.append((kept,))
-        issue = terminal_issue(reason, response.terminal_diagnostic)
+        issue = terminal_issue(reason, response)
         self._finish(Stopped(stop), (issue,) if issue is not None else ())
 
     def _with_sound_calls(self, response: LlmResponse) -> LlmResponse:

@@ -84,21 +84,27 @@ def stop_of_reason(reason: TerminalReason) -> StopReason | None:
     return _STOP_OF_REASON.get(reason)
 
 
-def terminal_issue(reason: TerminalReason, diagnostic: str | None) -> TurnIssue | None:
-    """The issue of a response that ended the turn; a cancel is not an issue. Never retryable."""
+def terminal_issue(reason: TerminalReason, response: LlmResponse) -> TurnIssue | None:
+    """The issue of a response that ended the turn; a cancel is not an issue. Never retryable. What the provider itself
+    called the reason is its `raw`."""
     if reason not in _DEFAULT_DIAGNOSTIC:
         return None
+    from lash_cli.core.redaction import kept_raw  # hardly any turn ends here
+
+    message = response.terminal_diagnostic or _DEFAULT_DIAGNOSTIC[reason]
+    said = response.evidence.provider_finish_reason if response.evidence is not None else None
     return TurnIssue(
         LLM_ISSUE,
-        diagnostic or _DEFAULT_DIAGNOSTIC[reason],
+        message,
         code=reason.value,
         terminal_reason=reason.value,
         retryable=False,
+        raw=kept_raw(said, message),
     )
 
 
-def provider_issue(error: NormalizedError) -> TurnIssue:
-    """The issue of a call whose attempts all failed."""
+def provider_issue(error: NormalizedError, raw: str | None = None) -> TurnIssue:
+    """The issue of a call whose attempts all failed; `raw` is that of the call."""
     wait = error.retry_after_ms
     return TurnIssue(
         LLM_ISSUE,
@@ -107,6 +113,7 @@ def provider_issue(error: NormalizedError) -> TurnIssue:
         terminal_reason=error.terminal_reason.value,
         retryable=error.retryable,
         provider_failure_kind=error.kind,
+        raw=raw,
     )
 
 

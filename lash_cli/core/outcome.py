@@ -84,7 +84,9 @@ ANSWER_NOT_KEPT = "answer_not_kept"
 
 
 class TurnIssue(Record):
-    """Something worth telling about a turn (contract 01 §7)."""
+    """Something worth telling about a turn (contract 01 §7). `raw` is what the provider or the tool said itself, where
+    that is more than `message`: without credentials, at most 4 096 characters (`core.redaction.kept_raw`), and never
+    read by a model."""
 
     kind: str
     message: str
@@ -93,6 +95,7 @@ class TurnIssue(Record):
     retryable: bool | None = None
     provider_failure_kind: str | None = None
     blocking: bool = True
+    raw: str | None = None
 
 
 class TurnAddress(Record):

@@ -237,7 +237,7 @@ def _call_document(record: ToolCallRecord) -> dict[str, Any]:
 
 
 def _issue_document(issue: TurnIssue) -> dict[str, Any]:
-    fields = ("kind", "code", "terminal_reason", "message", "retryable", "provider_failure_kind")
+    fields = ("kind", "code", "terminal_reason", "message", "raw", "retryable", "provider_failure_kind")
     return {name: value for name in fields if (value := getattr(issue, name)) is not None}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, Role, ToolResultPart
 from lash_cli.core.llm import LlmResponse, OutputSpec
 from lash_cli.core.machine import (
@@ -137,5 +138,17 @@ def _control_issues(outcome: TurnOutcome) -> tuple[TurnIssue, ...]:
         case Stopped(reason="tool_error", value=value, tool_name=tool_name):
             text = value.get("message", "") if isinstance(value, dict) else str(value)
             code = value.get("code") if isinstance(value, dict) else None
-            return (TurnIssue("tool", f"{tool_name}: {text}", code=code, retryable=False),)
+            message = f"{tool_name}: {text}"
+            said = _said_by_tool(value, message)
+            return (TurnIssue("tool", message, code=code, retryable=False, raw=said),)
     return ()
+
+
+def _said_by_tool(failure: object, message: str) -> str | None:
+    """What a failing tool gave programs beside its text, as an issue keeps it."""
+    raw = failure.get("raw") if isinstance(failure, dict) else None
+    if raw is None:
+        return None
+    from lash_cli.core.redaction import kept_raw  # hardly any turn ends here
+
+    return kept_raw(raw if isinstance(raw, str) else encode(raw).decode(), message)

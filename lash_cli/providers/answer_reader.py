@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lash_cli.core.codec import decode_json
+from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import ToolCallPart, ToolResultPart
 from lash_cli.core.llm import LlmRequest, LlmResponse, ReasoningDelta, TerminalReason, TextDelta
 from lash_cli.core.protocols import EventSink
+from lash_cli.core.redaction import kept_raw
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import classify_error_object, presentable, to_exception
 from lash_cli.providers.http import HttpResponse
@@ -133,7 +134,9 @@ class AnswerReader:
         if failure:
             self._assembler.feed(document)  # ids and usage beside the error are evidence of the failed attempt
             verdict = classify_error_object(failure, secrets=self._wire.secrets)
-            raise to_exception(verdict, protocol_position=self.position, partial=self.partial())
+            said = failure if isinstance(failure, str) else encode(failure).decode()
+            raw = kept_raw(said, verdict.message, self._wire.secrets)
+            raise to_exception(verdict, protocol_position=self.position, partial=self.partial(), raw=raw)
         for event in self._assembler.feed(document):
             if self.position != OUTPUT_STARTED and (
                 isinstance(event, ReasoningDelta | TextDelta) or not self._assembler.is_empty

@@ -15,18 +15,12 @@ import msgspec
 
 from lash_cli.core.codec import decode_json
 from lash_cli.core.llm import LlmResponse, NormalizedError, TerminalReason
+from lash_cli.core.redaction import redact
 from lash_cli.errors import LlmTransportError
 
 MAX_ERROR_CHARS = 1024
 #: How much of a body that is no error document an error quotes.
 MAX_QUOTED_CHARS = 300
-MIN_SECRET_CHARS = 4
-_REDACTED = "[redacted]"
-_BEARER = re.compile(
-    r"""(?i)\b(bearer|x-goog-api-key:?|x-api-key:?|api[-_]?key["']?\s*[=:]|[?&]key=)["'\s]*[^\s\"',;&]+"""
-)
-_KEY_SHAPED = re.compile(r"\b(?:(?:sk|pk|gsk|xai)-[A-Za-z0-9_*.-]{6,}|AIza[A-Za-z0-9_-]{20,})")
-
 
 # What may stand as a code: anything else a server says there is no word for programs.
 _CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
@@ -149,15 +143,6 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
     ),
 )
 _MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|does not exist)", re.IGNORECASE)
-
-
-def redact(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """`text` without any of `secrets` and without anything shaped like a credential."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= MIN_SECRET_CHARS:
-            text = text.replace(secret, _REDACTED)
-    text = _BEARER.sub(lambda match: f"{match[1]} {_REDACTED}", text)
-    return _KEY_SHAPED.sub(_REDACTED, text)
 
 
 def presentable(text: str, secrets: tuple[str, ...] = ()) -> str:

@@ -25,6 +25,7 @@ from lash_cli.core.llm import (
     StreamEvent,
 )
 from lash_cli.core.protocols import Clock, EventSink
+from lash_cli.core.redaction import kept_raw
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.answer_reader import AnswerReader, request_id_of
 from lash_cli.providers.attachments import CARRIED, RequestAttachments, carrying_refusal, check_own
@@ -156,7 +157,7 @@ class HttpProvider:
         )
         request_id = request_id_of(response.headers)
         named = LlmResponse(evidence=ExecutionEvidence(provider_request_id=request_id)) if request_id else None
-        return to_exception(verdict, raw=presentable(text, self.secrets), partial=named)
+        return to_exception(verdict, raw=kept_raw(text, verdict.message, self.secrets), partial=named)
 
 
 def _quiet(sink: EventSink) -> EventSink:

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import Record, decode_json, encode
+from lash_cli.core.redaction import redact
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.classify import redact
 from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport
 from lash_cli.providers.sse import SseDecoder
 

@@ -41,6 +41,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
+from lash_cli.core.redaction import kept_raw
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
@@ -299,7 +300,8 @@ class RetryingCaller:
                     decision.delay_ms, ladder.consumed + 1, self._policy.max_attempts, _reason(decision, error)
                 )
                 return None, status
-            return LlmCallResult(_record(request, ladder), error=error, text_streamed=attempt.has_text), None
+            raw = kept_raw(outcome.raw, error.message, self._secrets)
+            return LlmCallResult(_record(request, ladder), error=error, text_streamed=attempt.has_text, raw=raw), None
         if outcome is None:
             ladder.attempts.append(self._aborted(base, attempt))
             return LlmCallResult(_record(request, ladder), error=_CANCELLED, text_streamed=attempt.has_text), None

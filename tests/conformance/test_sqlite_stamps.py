@@ -21,6 +21,7 @@ from lash_cli.core.wait import TurnTerminalWait
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite.invariants import broken_rules
+from lash_cli.store.sqlite.stamps import decode_summary, encode_summary
 from lash_cli.store.sqlite.store import SqliteStore
 
 S = make.SESSION
@@ -53,6 +54,9 @@ SUMMARIES = {
     "an answer without words": TurnSummary(ANSWERED, 1_000, 0),
     "an answer that no node holds": TurnSummary(Finished(AssistantMessage("words")), 1_000, 2),
     "another ending": TurnSummary(Stopped("cancelled"), 1_000, 2, errors=(TurnIssue("a", "b"),)),
+    "what the provider said itself": TurnSummary(
+        Stopped("provider_error"), 1_000, 2, errors=(TurnIssue("a", "b", raw='{"c":"d"}'),)
+    ),
     "a turn that ran code": msgspec.structs.replace(ORDINARY, had_code_execution=True),
     "costs that no call explains": msgspec.structs.replace(ORDINARY, usage=TokenUsage(1)),
     "calls that cost, in a turn that did not": msgspec.structs.replace(ORDINARY, usage=TokenUsage()),
@@ -120,6 +124,15 @@ async def test_a_row_of_an_archive_keeps_what_the_archive_says_otherwise(
     )
     await store.import_session(msgspec.structs.replace(archive, turns=(odd,)), "odd")
     assert (await store.export_session("odd")).turns == (odd,)
+
+
+def test_an_issue_that_was_stored_without_what_was_said_is_read_and_written_as_it_was() -> None:
+    row = (
+        '{"duration_ms":2,"outcome":{"type":"stopped","reason":"provider_error"},"errors":[{"kind":"a","message":"b"}]}'
+    )
+    summary = decode_summary(row, 1_000)
+    assert summary.errors == (TurnIssue("a", "b", raw=None),)
+    assert encode_summary(summary, 1_000) == row
 
 
 async def test_rows_of_schema_7_are_read_replayed_and_exported_as_they_were(

@@ -10,6 +10,7 @@ from lash_cli.core.activity import TurnEvent
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Role, TextPart, ToolCallPart
 from lash_cli.core.llm import (
     AttemptRecord,
+    ExecutionEvidence,
     LlmCallRecord,
     LlmCallResult,
     LlmResponse,
@@ -65,15 +66,16 @@ def answer(
     usage: TokenUsage | None = None,
     streamed: bool = True,
     diagnostic: str | None = None,
+    finish_reason: str | None = None,
 ) -> LlmComplete:
     """A complete answer; strings become prose. Its record holds one attempt with the same usage."""
     wire = tuple(ProsePart(part) if isinstance(part, str) else part for part in parts)
     has_calls = any(isinstance(part, ToolCallPart) for part in wire)
     usage = usage or TokenUsage(10, 5)
     reason = reason or (TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP)
-    return LlmComplete(
-        LlmCallResult(record(usage), LlmResponse(wire, usage, reason, diagnostic), text_streamed=streamed)
-    )
+    evidence = ExecutionEvidence(provider_finish_reason=finish_reason) if finish_reason is not None else None
+    response = LlmResponse(wire, usage, reason, diagnostic, evidence=evidence)
+    return LlmComplete(LlmCallResult(record(usage), response, text_streamed=streamed))
 
 
 def failed(
@@ -83,10 +85,11 @@ def failed(
     retryable: bool = False,
     usage: TokenUsage | None = None,
     code: str | None = None,
+    raw: str | None = None,
 ) -> LlmComplete:
     """A call whose attempts all failed."""
     error = NormalizedError(kind, "it broke", code=code, retryable=retryable, terminal_reason=reason)
-    return LlmComplete(LlmCallResult(record(usage or TokenUsage()), error=error))
+    return LlmComplete(LlmCallResult(record(usage or TokenUsage()), error=error, raw=raw))
 
 
 def record(*usages: TokenUsage) -> LlmCallRecord:

@@ -247,6 +247,20 @@ def test_a_provider_error_stops_without_a_checkpoint_and_leaves_no_history() -> 
     assert issue.terminal_reason == "provider_error"
 
 
+def test_what_the_provider_said_beside_its_message_is_told_and_enters_no_history() -> None:
+    done = drive(machine(), [failed("http", raw='{"param": "tools"}')]).done
+    assert (done.issues[0].message, done.issues[0].raw) == ("it broke", '{"param": "tools"}')
+    assert done.messages == OPENING
+
+
+@pytest.mark.parametrize(
+    ("said", "raw"), [("SAFETY", "SAFETY"), ("token sk-canary123456", "token [redacted]"), (None, None), ("why", None)]
+)
+def test_what_the_provider_itself_called_the_end_of_an_answer_is_told(said: str | None, raw: str | None) -> None:
+    ended = answer("par", reason=TerminalReason.CONTENT_FILTER, diagnostic="it says why", finish_reason=said)
+    assert drive(machine(), [ended]).done.issues[0].raw == raw
+
+
 def test_a_provider_error_without_a_code_is_named_by_its_kind() -> None:
     assert drive(machine(), [failed("timeout")]).done.issues[0].code == "timeout"
 

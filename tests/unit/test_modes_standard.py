@@ -172,6 +172,21 @@ def test_a_fail_control_ends_the_turn_with_its_failure() -> None:
     assert (done.issues[0].code, done.issues[0].message) == ("no_quota", "submit: nothing left")
 
 
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (None, None),
+        ("nothing left", None),
+        ("quota of 5 used", "quota of 5 used"),
+        ({"limit": 5, "token": "canary"}, '{"limit":5,"token":"[redacted]"}'),
+    ],
+)
+def test_what_a_failing_tool_said_to_programs_is_told_of_the_turn(raw: object, told: str | None) -> None:
+    control = FailControl(ToolFailure(FailureClass.EXTERNAL, "no_quota", "nothing left", raw=raw))
+    done = drive(machine(), [answer(call("a", "submit"))], tools=batch(controlled(control))).done
+    assert (done.issues[0].message, done.issues[0].raw) == ("submit: nothing left", told)
+
+
 def test_a_frame_switch_ends_the_turn_in_favour_of_the_frame() -> None:
     control = SwitchAgentFrameControl("f2", "go on", ({"n": 1},))
     done = drive(machine(), [answer(call())], tools=batch(controlled(control))).done

@@ -209,7 +209,7 @@ def test_a_result_has_its_pinned_shape() -> None:
         usage=TokenUsage(1, 2),
         children_usage=(TokenLedgerEntry("subagent", "m", TokenUsage(3, 4)),),
         tool_calls=(call,),
-        errors=(TurnIssue("tool", "slow", code="late"),),
+        errors=(TurnIssue("tool", "slow", code="late", raw="very"),),
     )
     none = {"cache_read_input_tokens": 0, "cache_write_input_tokens": 0, "reasoning_output_tokens": 0}
     assert RemoteTurnResult.of(ended, metadata={"m": 1}).document() == {
@@ -236,7 +236,7 @@ def test_a_result_has_its_pinned_shape() -> None:
                 "duration_ms": 3,
             }
         ],
-        "issues": [{"kind": "tool", "code": "late", "message": "slow"}],
+        "issues": [{"kind": "tool", "code": "late", "message": "slow", "raw": "very"}],
         "metadata": {"m": 1},
     }
     assert RemoteTurnResult.of(ended).to_usage() == TokenUsage(1, 2)
