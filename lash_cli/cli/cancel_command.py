@@ -8,6 +8,7 @@ the caller waits for it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +19,7 @@ from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, store_having
 from lash_cli.cli.turn_documents import outcome_document, receipt_document
-from lash_cli.errors import ConflictError, WaitTimeout
+from lash_cli.errors import ConflictError, SessionExecutionBusy, WaitTimeout
 from lash_cli.paths import current_directory_or_root
 from lash_cli.system import SystemClock, is_definitely_dead
 
@@ -89,7 +90,7 @@ async def _is_driven(core: LashCore, session_id: str) -> bool:
 async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -> Document | None:
     """Wait for the turn's end; a turn that nobody drives, or that loses its driver meanwhile, is finished here.
 
-    Raises `WaitTimeout`.
+    Raises `WaitTimeout`, and `BrokenPipeError` when the reader of stdout leaves meanwhile.
     """
     from lash_cli.cli.following import while_read
     from lash_cli.core.outcome import TerminalCommitted
@@ -100,7 +101,9 @@ async def _await_end(core: LashCore, receipt: TurnCancelReceipt, wait_ms: int) -
         left_ms = max(0, round((deadline - clock.monotonic()) * 1000))
         if not await _is_driven(core, address.session_id):
             session = await core.open_session(address.session_id, create=False)
-            await session.redrive(busy_wait_ms=left_ms).run()
+            # Who took the lane between the look and now finishes the turn, and is waited for like any driver.
+            with suppress(SessionExecutionBusy):
+                await while_read(session.redrive().run())
             session.close_handle()
         try:
             terminal = await while_read(core.await_terminal(address, timeout_ms=min(left_ms, DRIVER_LOOK_MS)))

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.cli import spawn_lash
-from support.frozen import freeze
+from support.cli import environment, spawn_lash
+from support.error_world import told
+from support.frozen import freeze, wait_until_frozen
+from support.processes import start_process
+from support.queued import QueuedHome
+
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.store.base import LaneBusy, RuntimePersistence
+from lash_cli.system import SystemClock, SystemIds, this_process
+
+CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
 
 
 def started(home: Path, prompt: str, *options: str) -> subprocess.Popen[bytes]:
@@ -69,6 +79,45 @@ def test_a_turn_whose_process_dies_during_the_wait_ends_as_cancelled_too(lash, h
     out, err = waiting.communicate(timeout=60)
     assert waiting.returncode == 0, err
     assert json.loads(out)["terminal"]["reason"] == "cancelled"
+
+
+@pytest.fixture
+def abandoned(home: Path) -> QueuedHome:
+    """A session with a turn whose process died."""
+    world = QueuedHome(home)
+    world.add("x")
+    world.take(turn_id="t_1", is_alive=False)
+    return world
+
+
+def outrun(world: QueuedHome, *options: str) -> subprocess.Popen[bytes]:
+    """A `cancel --wait` that found nobody at the turn and is about to finish it, when another process, this one, takes
+    the lane before it."""
+    command = [sys.executable, str(CRASHING), "stop:before:lane", "cancel", "s", *options, "-o", "json"]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    waiting = start_process(command, env=environment(world.home), cwd=world.home.parent, **streams)
+    wait_until_frozen(waiting)
+
+    async def hold(store: RuntimePersistence) -> None:
+        clock, ids = SystemClock(), SystemIds()
+        owner = LeaseOwnerIdentity(ids.token(), ids.token(), this_process(), "test")
+        held = await store.try_claim_lease("s", owner, ttl_ms=600_000, now_ms=clock.now_ms(), token=ids.token())
+        assert not isinstance(held, LaneBusy)
+
+    world.store(hold)
+    waiting.send_signal(signal.SIGCONT)
+    return waiting
+
+
+def test_a_reader_that_leaves_ends_the_wait_for_who_finishes_a_dead_turn(abandoned: QueuedHome) -> None:
+    waiting = outrun(abandoned, "--wait=50s")
+    assert waiting.stdout is not None
+    waiting.stdout.close()
+    assert waiting.wait(20) == 141
+
+
+def test_the_time_limit_is_told_as_that_when_another_process_finishes_a_dead_turn(abandoned: QueuedHome) -> None:
+    told(abandoned.ended(outrun(abandoned, "--wait=200ms")), 124, "wait_timeout")
 
 
 def test_a_turn_whose_process_died_is_only_marked_without_wait_and_ends_on_resume(lash, home: Path) -> None:
