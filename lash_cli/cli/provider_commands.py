@@ -95,6 +95,8 @@ def add(
 ) -> int:
     """Add a provider to the user's configuration file.
 
+    openai, anthropic and google need nothing else; any other NAME needs --base-url,
+    or --kind for the server that kind is of.
     Everything is checked first and nothing is called; `lash provider test NAME`
     does that. --key says where the key is kept, --stdin and --ask-key bring it.
     Where a key is certainly needed it is asked for without --ask-key too.
@@ -110,6 +112,8 @@ def add(
     if key is not None:
         _check_source(key)
     options = _options(option or [])
+    if kind is None and base_url is None:
+        _check_well_known(name)
     chosen = _kind(name, kind)
     needs_key = check_provider(name, chosen, base_url, options)
     source, is_new_key = key, False
@@ -163,6 +167,23 @@ def _check_name(name: str) -> None:
             hint=f"change it with: lash config set providers.{name}.base_url URL, or: lash provider rm {name}",
             details={"provider": name},
         )
+
+
+def _check_well_known(name: str) -> None:
+    """Raises `UsageError` (`provider_unknown`) for a name that does not say which server it stands for: a key that is
+    given with it would go to the server of the usual kind."""
+    import difflib
+
+    if name in WELL_KNOWN:
+        return
+    near = difflib.get_close_matches(name.lower(), WELL_KNOWN, n=1)
+    own = "one of your own needs --base-url URL, or --kind KIND for the server that kind is of"
+    raise UsageError(
+        f"{name!r} is not among the providers that need no address: {', '.join(WELL_KNOWN)}",
+        code="provider_unknown",
+        hint=f"did you mean {near[0]}? {own}" if near else own,
+        details={"provider": name, "nearest": near},
+    )
 
 
 def _kind(name: str, kind: str | None) -> str:

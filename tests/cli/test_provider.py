@@ -114,6 +114,9 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
         (["x", "--base-url", "http://h/v1", "--ask-key", "--stdin"], "usage", 2, "contradict"),
         (["x", "--base-url", "http://h/v1", "--ask-key"], "not_a_tty", 2, "--stdin"),
         (["openai"], "not_a_tty", 2, "--stdin"),
+        (["opnai"], "provider_unknown", 2, "did you mean openai?"),
+        (["Antropic", "--key", "env:X", "--default"], "provider_unknown", 2, "did you mean anthropic?"),
+        (["openrouter", "--key", "keys:openrouter"], "provider_unknown", 2, "--base-url URL"),
     ],
 )
 def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, arguments, code, status, said):
@@ -162,6 +165,20 @@ def test_a_key_from_stdin_is_stored_and_only_its_place_is_configured(lash, home)
     everything = done.err + (home / "config.toml").read_text() + lash("config", "show").out + lash("key", "ls").out
     assert "canary" not in everything
     assert SECRET in (home / "keys.toml").read_text()
+
+
+def test_a_name_that_says_nothing_takes_no_key_and_gets_none(lash, home):
+    for given in ({"input": SECRET}, {"env": {"OPENAI_API_KEY": SECRET}}):
+        options = ("--stdin",) if "input" in given else ()
+        done = lash("provider", "add", "opnai", *options, "-o", "json", **given)
+        assert (done.code, done.out, done.error["code"]) == (2, "", "provider_unknown")
+        assert done.error["details"] == {"provider": "opnai", "nearest": ["openai"]}
+    assert not (home / "config.toml").exists() and not (home / "keys.toml").exists()
+
+
+def test_a_name_of_ones_own_with_a_kind_is_that_kinds_own_server(lash):
+    done = lash("provider", "add", "opnai", "--kind", "openai", "--key", "env:SECOND_KEY", "-o", "json")
+    assert (done.code, done.json["provider_kind"], done.json["base_url"]) == (0, "openai_chat", None)
 
 
 def test_a_key_in_the_environment_need_not_be_given_again(lash, home):
