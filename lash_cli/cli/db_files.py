@@ -127,10 +127,11 @@ def purge(
         before = facts(connection, place)
     if not dry_run:
         _require_name(place, before.sessions, confirm)
-        with progress("erasing every session"):
+    with progress("counting what would be erased" if dry_run else "erasing every session"):
+        if not dry_run:
             erase(place, SystemClock())
-    owns_outputs = not _is_beside_the_usual(place)
-    spilled = _spilled(dry_run=dry_run or not owns_outputs)
+        owns_outputs = not _is_beside_the_usual(place)
+        spilled = _spilled(dry_run=dry_run or not owns_outputs)
     document = {
         "id": str(place),
         "dry_run": dry_run,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,40 +13,81 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import environment, spawn_lash
+from support.cli import environment, run_lash, spawn_lash
 from support.old_files import with_checks_by_list
-from support.processes import start_process
+from support.processes import start_process, wait_until
 from support.terminal import Terminal
 
-# Where each of them takes its time; a file so large that it takes longer by itself takes as long to make.
-_SLOW = """
-import importlib, sys, time
-module, _, name = sys.argv.pop(1).partition(":")
+SECRET = "sk-" + "proj-canary0123456789abcdefCANARY"
+# Where each of them takes its time; a file so large that it takes longer by itself takes as long to make. It is told
+# of sooner than after a second, so that no test has to wait for one.
+_HELD = """
+import importlib, pathlib, sys, time
+import lash_cli.cli.progress
+place, directory = sys.argv[1:3]
+del sys.argv[1:3]
+reached, gate = (pathlib.Path(directory, name) for name in ("reached", "gate"))
+module, _, name = place.partition(":")
 module = importlib.import_module(module)
 real = getattr(module, name)
-def slow(*args, **options):
-    time.sleep(1.5)
+def held(*args, **options):
+    reached.touch()
+    while not gate.exists():
+        time.sleep(0.005)
     return real(*args, **options)
-setattr(module, name, slow)
+setattr(module, name, held)
+lash_cli.cli.progress.AFTER_SECONDS = lash_cli.cli.progress.EVERY_SECONDS = 0.02
 from lash_cli.__main__ import main
 sys.exit(main())
 """
 _PLACES = {
-    "db check": ("lash_cli.store.sqlite.invariants:integrity", "checking the database…"),
-    "db vacuum": ("lash_cli.store.sqlite.inspection:compact", "writing the database without unused space…"),
-    "db backup": ("lash_cli.store.sqlite.backup:back_up", "copying the database…"),
-    "db scan": ("lash_cli.store.sqlite.secrets:scan", "looking for secrets…"),
-    "export s": ("lash_cli.cli.exporting:exported", "exporting…"),
-    "import made.json --id t": ("lash_cli.core.archive:check_archive", "reading the export…"),
-    "gc": ("lash_cli.tools.spilling:forget_spilled", "removing what nothing needs…"),
+    "db check": [("lash_cli.store.sqlite.invariants:integrity", "checking the database…")],
+    "db vacuum": [("lash_cli.store.sqlite.inspection:compact", "writing the database without unused space…")],
+    "db backup": [("lash_cli.store.sqlite.backup:back_up", "copying the database…")],
+    "db restore made.db": [("lash_cli.store.sqlite.backup:restore", "checking the copy and putting it back…")],
+    "db migrate": [
+        ("lash_cli.store.sqlite.backup:back_up", "copying the database…"),
+        ("lash_cli.store.sqlite.inspection:migrate", "bringing the database up to date…"),
+    ],
+    "db scan": [("lash_cli.store.sqlite.secrets:scan", "looking for secrets…")],
+    "db scrub --yes": [
+        ("lash_cli.store.sqlite.secrets:scan", "looking for secrets…"),
+        ("lash_cli.store.sqlite.backup:write_copy", "taking secrets out…"),
+        ("lash_cli.store.sqlite.secrets:scrub", "taking secrets out…"),
+    ],
+    "db scrub --dry-run": [("lash_cli.store.sqlite.secrets:scrub", "looking what would be changed…")],
+    "db purge --confirm lash.db": [
+        ("lash_cli.store.sqlite.backup:erase", "erasing every session…"),
+        ("lash_cli.tools.spilling:forget_spilled", "erasing every session…"),
+    ],
+    "db purge --dry-run": [("lash_cli.tools.spilling:forget_spilled", "counting what would be erased…")],
+    "export s": [("lash_cli.cli.exporting:exported", "exporting…")],
+    "import made.json --id t": [("lash_cli.core.archive:check_archive", "reading the export…")],
+    "gc": [("lash_cli.tools.spilling:forget_spilled", "removing what nothing needs…")],
 }
+# Command, place and what is said there.
+_CASES = [(command, *case) for command, cases in _PLACES.items() for case in cases]
+_NAMES = [f"{command} at {place.rpartition(':')[2]}" for command, place, _ in _CASES]
+
+
+@pytest.fixture(scope="module")
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that is copied for every test, and what was made of it."""
+    home = tmp_path_factory.mktemp("pattern") / "lash-home"
+    for args in (
+        ("open", "s"),
+        ("turn", "s", f"!text said {SECRET}"),
+        ("export", "s", "--out", str(home.parent / "made.json")),
+        ("db", "backup", "--out", str(home.parent / "made.db")),
+    ):
+        done = run_lash(args, home=home)
+        assert done.code == 0, done.err
+    return home.parent
 
 
 @pytest.fixture
-def made(lash: Any, home: Path) -> Path:
-    lash("open", "s")
-    assert lash("turn", "s", "!text said").code == 0
-    assert lash("export", "s", "--out", str(home.parent / "made.json")).code == 0
+def made(pattern: Path, home: Path) -> Path:
+    shutil.copytree(pattern, home.parent, dirs_exist_ok=True)
     return home
 
 
@@ -70,26 +113,56 @@ def held(made: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-class SlowTerminal(Terminal):
-    """A command of which one function takes 1.5 s."""
+@pytest.fixture
+def old(made: Path) -> Path:
+    """The home, with its file as an older lash left it."""
+    with closing(sqlite3.connect(made / "lash.db", isolation_level=None)) as connection:
+        with_checks_by_list(connection)
+    return made
+
+
+def held_command(home: Path, place: str, args: Sequence[str], **streams: Any) -> Any:
+    """A command that stands still at one function until there is `gate` beside the home."""
+    command = [sys.executable, "-c", _HELD, place, str(home.parent), *args]
+    return start_process(command, env=environment(home), cwd=home.parent, start_new_session=True, **streams)
+
+
+class HeldTerminal(Terminal):
+    """Such a command at a terminal."""
 
     def __init__(self, home: Path, place: str, *args: str) -> None:
         self._place = place
         super().__init__(home, *args)
 
     def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> Any:
-        command = [sys.executable, "-c", _SLOW, self._place, *args]
         streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
-        return start_process(command, env=environment(home, env), cwd=home.parent, start_new_session=True, **streams)
+        return held_command(home, self._place, args, **streams)
 
 
-@pytest.mark.parametrize("command", _PLACES)
-def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(made: Path, command: str) -> None:
-    place, said = _PLACES[command]
-    with closing(SlowTerminal(made, place, *command.split())) as one:
-        one.wait_for(f"{said} 1 s")
-        assert one.ended() == 0
+@pytest.mark.parametrize(("command", "place", "said"), _CASES, ids=_NAMES)
+def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(
+    old: Path, command: str, place: str, said: str
+) -> None:
+    with closing(HeldTerminal(old, place, *command.split())) as one:
+        one.wait_until((old.parent / "reached").exists)
+        before = len(one.written)
+        # Again and again, so that what was said before that place does not count.
+        one.wait_until(lambda: one.written[before:].count(said.encode()) > 3)
+        (old.parent / "gate").touch()
+        assert one.ended() == 0, one.text
         assert said not in one.everything
+
+
+@pytest.mark.parametrize(("command", "place", "said"), _CASES, ids=_NAMES)
+def test_in_a_pipe_what_takes_long_says_nothing_of_that(old: Path, command: str, place: str, said: str) -> None:
+    pipe = subprocess.PIPE
+    one = held_command(old, place, command.split(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    wait_until((old.parent / "reached").exists, one)
+    time.sleep(0.2)
+    (old.parent / "gate").touch()
+    out, err = one.communicate(timeout=60)
+    assert one.returncode == 0, err
+    assert said.removesuffix("…") not in (out + err).decode() and b"\r" not in out + err
 
 
 def test_the_first_use_of_an_old_database_says_that_it_is_opened(terminal: Any, held: sqlite3.Connection) -> None:
