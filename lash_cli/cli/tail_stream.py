@@ -50,8 +50,8 @@ def observed_document(event: SessionObservationEvent) -> tuple[str, Document]:
             if isinstance(activity.event, TurnFinished):
                 return "turn_finished", finish_document(activity.event)
             return event_document(activity)
-        case StateCommitted():
-            return "committed", {"revision": event.revision, "head_node": None}
+        case StateCommitted(head_node_id=head_node_id):
+            return "committed", {"revision": event.revision, "head_node": head_node_id}
         case AgentFrameSwitched(frame_id=frame_id):
             return "frame_switched", {"frame_id": frame_id}
         case QueueChanged(kind=kind, batch_ids=ids):

@@ -82,7 +82,10 @@ class ActivityObserved(Record, tag="turn_activity", tag_field="type"):
 
 
 class StateCommitted(Record, tag="committed", tag_field="type"):
-    """The head moved to the event's revision: replace every preview of the turn by the committed view."""
+    """The head moved to the event's revision: replace every preview of the turn by the committed view. `head_node_id`
+    is the node that is the head then, None for the commit of a turn, whose record names it, and where there is none."""
+
+    head_node_id: str | None = None
 
 
 class ResidentChanged(Record, tag="resident_changed", tag_field="type"):

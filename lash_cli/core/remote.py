@@ -54,10 +54,15 @@ REMOTE_PROTOCOL_VERSION: Final = 1
 
 E = TypeVar("E", bound="RemoteEnvelope")
 
+
+class _Signal(msgspec.Struct, frozen=True):
+    """Nothing: that it came is all that is said."""
+
+
 # What an event of each type brings beside it; an activity has an envelope of its own.
 _OBSERVATION_PAYLOADS: Final[Mapping[str, type[msgspec.Struct] | None]] = {
     "turn_activity": None,
-    "committed": StateCommitted,
+    "committed": _Signal,
     "resident_changed": ResidentChanged,
     "agent_frame_switched": AgentFrameSwitched,
     "queue_changed": QueueChanged,
@@ -250,6 +255,8 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
         """The envelope of an event; `sequence` is given to the activity inside."""
         if isinstance(event.payload, ActivityObserved):
             fields: dict[str, Any] = {"activity": RemoteTurnActivity.of(event.payload.activity, sequence).document()}
+        elif isinstance(event.payload, StateCommitted):
+            fields = {}  # what its reader goes on from is the view
         else:
             fields = _fields_of(event.payload)
         return cls(

@@ -93,6 +93,22 @@ def test_behind_a_cursor_nothing_is_left_out_when_the_turns_after_it_are_no_part
     assert ("Compaction summary" in told) == (way == "compact")
 
 
+def test_every_commit_names_the_node_that_is_the_head_after_it(lash) -> None:
+    lash("open", "s")
+    begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
+    lash("turn", "s", "!text one")
+    lash("turn", "s", "!text two")
+    nodes = [item["id"] for item in lash("tree", "s", "-o", "json").json["items"]]
+    assert len(nodes) == 4
+    lash("rewind", "s", "--to", nodes[1])
+    lash("set", "s", "model=m")
+    lash("rewind", "s", "--to", "root")
+    lash("rewind", "s", "--to", nodes[3])
+    told = lash("tail", "s", "--from", begun, "--no-follow", "-o", "jsonl").lines
+    heads = [line["head_node"] for line in told if line["type"] == "committed"]
+    assert heads == [nodes[1], nodes[3], nodes[1], nodes[1], None, nodes[3]]
+
+
 def test_behind_a_gap_the_lines_for_people_tell_what_was_committed_since_the_cursor(lash, home: Path) -> None:
     lash("open", "s")
     lash("turn", "s", "!text one")

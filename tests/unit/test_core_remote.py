@@ -136,6 +136,7 @@ def test_a_cancelled_output_is_plain_json():
     ("payload", "fields"),
     [
         (StateCommitted(), {"type": "committed"}),
+        (StateCommitted("n1"), {"type": "committed"}),
         (ResidentChanged(), {"type": "resident_changed"}),
         (AgentFrameSwitched("f2"), {"type": "agent_frame_switched", "frame_id": "f2"}),
         (QueueChanged("enqueued"), {"type": "queue_changed", "kind": "enqueued", "batch_ids": []}),

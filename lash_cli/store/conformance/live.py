@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity
-from lash_cli.core.commit import ReplaceFull
+from lash_cli.core.commit import ReplaceFull, Unchanged
 from lash_cli.core.frames import initial_frame_id, open_frame
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.observation import (
@@ -18,6 +18,7 @@ from lash_cli.core.observation import (
     ResidentChanged,
     SessionCursor,
     SessionObservationEvent,
+    StateCommitted,
 )
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, SessionDeleted
@@ -185,6 +186,18 @@ class LiveLaws(LogLaws):
         assert rings == [start.position + 4]
         again = await store.commit_runtime_state(commit, shown=shown)
         assert again.replayed and len(await after(store, start)) == 4
+
+    async def test_a_commit_of_no_turn_names_the_head_it_leaves(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["u1", "u2"])))
+        start = await cursor_of(store)
+        for revision, leaf in enumerate(("u1", None), start=1):
+            await store.commit_runtime_state(make.commit(fence, Unchanged(leaf), expected=revision))
+        told = [event.payload for event in await after(store, start)]
+        assert told == [StateCommitted("u1"), StateCommitted()]
 
     async def test_what_follows_the_last_commit_is_what_is_not_committed_or_a_gap(
         self, open_store: OpenStore, clock: MovableClock

@@ -1,6 +1,7 @@
 """What a commit announces to observers, inside its own transaction (contract 04 §4, §10.1).
 
-The frame switch if there was one, then `committed`, then how the turn ended:
+The frame switch if there was one, then `committed`, which names the new head
+where no turn does, then how the turn ended:
 adjacent positions, present exactly when the state is. The text of the answer
 stands in its node and is read from there (`answers`). Encoding happens before
 the transaction, on the caller's thread.
@@ -48,7 +49,8 @@ def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> Prep
     """Encode the events of a commit, and what its turn has shown, on the caller's thread."""
     turn = commit.turn
     if turn is None:
-        settled = packed((_COMMITTED,), None, is_commit=True)
+        moved: StoredEvent = ("committed", StateCommitted(commit.graph.leaf_node_id))
+        settled = packed((moved,), None, is_commit=True)
     else:
         turn_id = turn.turn_id
         finished = ActivityBody(
