@@ -28,6 +28,12 @@ ELSEWHERE = {
     "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py",
     "queue": "test_queue_guide.py", "tail": "test_tail.py",
 }  # fmt: skip
+# What has its example only in its own help.
+LOOKED_UP = {
+    "help", "version", "queue add", "queue show", "queue cancel-suffix", "queue batches", "queue cancel-batch",
+    "queue wait-batch", "queue abandon", "queue revoke-waits", "config edit", "config schema", "config trust",
+    "key test", "key path", "db path", "db restore", "db vacuum", "db migrate",
+}  # fmt: skip
 HERE = [topic for topic in docs.names() if topic not in ELSEWHERE]
 
 
@@ -102,6 +108,15 @@ def test_what_needs_a_terminal_runs_at_one(topic: str, line: str, tmp_path: Path
     if "--record" in words:
         lines = (tmp_path / words[words.index("--record") + 1]).read_text().splitlines()
         assert [json.loads(lines[place])["type"] for place in (0, -1)] == ["stream_start", "stream_end"]
+
+
+def test_every_verb_has_an_example_but_those_an_administrator_looks_up() -> None:
+    """Each has one in its help; in the guide a reader meets it where it is of use."""
+    shown = "\n".join(text for topic in docs.names() for name, text in fenced(topic) if name in ("sh", "terminal"))
+    verbs = [f"{entry.name} {verb.name}" for entry in COMMANDS for verb in entry.verbs]
+    names = [*verbs, *(entry.name for entry in COMMANDS if not entry.verbs)]
+    missing = {name for name in names if not re.search(rf"\blash (-\S+ )*{name}\b", shown)}
+    assert missing <= LOOKED_UP, sorted(missing - LOOKED_UP)
 
 
 def test_no_text_deletes_a_session_that_a_later_one_goes_on_with() -> None:
