@@ -23,7 +23,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.lineage import Run, Segment, key_at, runs_to_root, segments_of
-from lash_cli.store.sqlite.places import place_at, sql_place, sql_places
+from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
@@ -40,6 +40,17 @@ SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state
 _SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
 _ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
 _ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
+_HIDDEN_OF_RUN = """
+SELECT seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1 AND place BETWEEN ? AND ? ORDER BY place
+"""
+# Contract 01 §8.2: a parent is there, and older. The parents that live rows between two places of one cluster name and
+# that are not so in it; those of a fork may be in another. Asked for what is beside the path only: the rest is counted.
+_WITHOUT_PARENT = """
+SELECT DISTINCT n.parent_seq FROM nodes n
+WHERE n.place BETWEEN ? AND ? AND n.tombstoned = 0 AND n.parent_seq IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM nodes p WHERE p.place = n.place - n.seq + n.parent_seq AND p.place < n.place AND p.tombstoned = 0)
+ORDER BY n.parent_seq
+"""
 # A leaf is a node, and the frame it is in exists.
 _LEAF_MISSING = f"""
 SELECT s.session_id, 'leaf ' || s.leaf_seq FROM sessions s WHERE s.leaf_seq IS NOT NULL AND NOT EXISTS (
@@ -153,31 +164,77 @@ def _selected(code: str, statement: str) -> Callable[[sqlite3.Connection], Itera
 
 
 def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
-    """From the leaf of every session one can walk to the root."""
+    """From the leaf of every session one can walk to the root; and of one where that is so, from every other node.
+
+    What a broken path hides besides is told once the head stands elsewhere.
+    """
     for key, session_id, next_seq, leaf_seq, *_ in connection.execute(_SESSIONS).fetchall():
         segments = segments_of(connection, key, next_seq)
-        whole_until = None
-        are_whole = True
         try:
-            # Root first: what is before the first hole is what the session can go on from.
-            for run in reversed(list(runs_to_root(connection, segments, leaf_seq))):
-                (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
-                if present == run.high - run.low + 1:
-                    continue
-                if are_whole:
-                    whole_until = _last_before_hole(connection, segments, run)
-                    are_whole = False
-                detail = f"a node between {run.low} and {run.high} is missing"
-                yield Broken("path_broken", session_id, detail, whole_until)
+            path = list(runs_to_root(connection, segments, leaf_seq))
         except CorruptNode as error:
             yield Broken("path_broken", session_id, error.message)
+            continue
+        # Root first: what is before the first hole is what the session can go on from.
+        holes = [run for run in reversed(path) if not _is_whole(connection, run, key)]
+        whole_until = _last_before_hole(connection, segments, holes[0]) if holes else None
+        for run in holes:
+            detail = f"a node between {run.low} and {run.high} is missing"
+            yield Broken("path_broken", session_id, detail, whole_until)
+        if not holes:
+            for detail in _cut_off(connection, segments, path):
+                yield Broken("node_cut_off", session_id, detail)
+
+
+def _is_whole(connection: sqlite3.Connection, run: Run, own_key: int) -> bool:
+    """Whether a session with the cluster `own_key` shows every row of a run; those of another may be hidden there."""
+    (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
+    if present != run.high - run.low + 1:
+        return False
+    return run.key != own_key or connection.execute(_HIDDEN_OF_RUN, run.places).fetchone() is None
+
+
+def _cut_off(connection: sqlite3.Connection, segments: Sequence[Segment], path: Sequence[Run]) -> Iterator[str]:
+    """Where nodes beside a path that is whole lead to no root, one sentence for each parent that is not there."""
+    own, inherited = segments[0], segments[1:]
+    shared: Sequence[Run] = path
+    # The path ends in the nodes of its own fork or goes back into those it shares: then the rest of these is beside it.
+    if inherited and not _holds(path, inherited[0].top):
+        try:
+            shared = list(runs_to_root(connection, inherited, inherited[0].top))
+        except CorruptNode as error:
+            yield error.message
+            return
+        for run in shared:
+            if not _is_whole(connection, run, own.key):
+                yield f"a shared node between {run.low} and {run.high} is missing"
+    for places_beside in _beside(own, path):
+        for (parent,) in connection.execute(_WITHOUT_PARENT, places_beside):
+            if parent > own.floor or not _holds(shared, parent):
+                yield f"what hangs below node {parent} leads to no root: that is missing or hidden"
+
+
+def _holds(runs: Sequence[Run], seq: int) -> bool:
+    return any(run.low <= seq <= run.high for run in runs)
+
+
+def _beside(own: Segment, path: Sequence[Run]) -> Iterator[tuple[int, int]]:
+    """The first and the last place of every stretch of the own rows that a path, leaf first, does not take."""
+    first, last = places(own.key)
+    for run in reversed(path):
+        if run.key == own.key:
+            if first < run.places[0]:
+                yield first, run.places[0] - 1
+            first = run.places[1] + 1
+    yield first, last
 
 
 def _last_before_hole(connection: sqlite3.Connection, segments: Sequence[Segment], run: Run) -> str | None:
     """The id of the node below which `run` lacks its first row; None when that is the first of the path."""
+    hidden = {seq for (seq,) in connection.execute(_HIDDEN_OF_RUN, run.places)} if run.key == segments[0].key else ()
     last, following = run.parent_seq, run.low
     for (seq,) in connection.execute(_SEQS_OF_RUN, run.places):
-        if seq != following:
+        if seq != following or seq in hidden:
             break
         last, following = seq, seq + 1
     if last is None:
