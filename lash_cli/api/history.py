@@ -106,11 +106,12 @@ class SessionHistories(AcrossProcesses):
         )
 
     async def session_graph(self, session_id: str) -> SessionGraph:
-        """Every committed node of a session, those of other branches and of older frames included, and its head."""
+        """Every committed node of a session, those of other branches and of older frames included, and its head; apart
+        from them those that lead to no root, because a node above them is gone."""
         from lash_cli.core.graph import SessionGraph
 
         read = await self.store.load_session(session_id, ReadScope.FULL_GRAPH)
-        return SessionGraph() if read is None else SessionGraph(read.nodes, read.leaf_node_id)
+        return SessionGraph() if read is None else SessionGraph(read.nodes, read.leaf_node_id, read.cut_off)
 
     async def get_historic_node(self, session_id: str, node_id: str) -> SessionNode:
         """One committed node of a session, on whatever branch it is, read alone (contract 01 §10).
@@ -126,4 +127,4 @@ class SessionHistories(AcrossProcesses):
         from lash_cli.core.history import message_tree
 
         read = await self.store.load_session(session_id, ReadScope.FULL_GRAPH)
-        return () if read is None else message_tree(read.nodes, read.leaf_node_id)
+        return () if read is None else message_tree(read.nodes, read.leaf_node_id, read.cut_off)

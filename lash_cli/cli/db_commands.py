@@ -110,6 +110,7 @@ _LOST_HEAD: Final = "leaf_missing"
 
 
 def _check_text(document: Document) -> str:
+    from lash_cli.cli.cut_off import CUT_OFF
     from lash_cli.cli.head_moves import command_here
     from lash_cli.views.safe_text import safe_text
 
@@ -131,6 +132,8 @@ def _check_text(document: Document) -> str:
             f"or go on in a fork from before what is missing: {command_here('fork', one, '--at', whole[one])}"
             for one in sorted(whole)
         ]
+        cut_off = sorted({one["session"] for one in document["broken"] if one["code"] == CUT_OFF})
+        lines += [f"or leave what is cut off behind in a fork: {command_here('fork', one)}" for one in cut_off]
     return safe_text("\n".join(lines))
 
 

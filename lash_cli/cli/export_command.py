@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from lash_cli.cli.bulk import resolve_all
+from lash_cli.cli.cut_off import warn_of_cut_off
 from lash_cli.cli.documents import Document
 from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
 from lash_cli.cli.invocation import current
@@ -22,7 +23,7 @@ from lash_cli.cli.out_files import is_stream, write_out
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
-from lash_cli.core.archive import SessionArchive
+from lash_cli.core.archive import SessionArchive, cut_off_count
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
@@ -55,6 +56,9 @@ def command(
             load_known_keys()
         content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
     _say_what_is_missing(rows, chosen)
+    for archive in archives:
+        kept = "beside the session in the file, and never imported" if chosen == "json" else "not exported"
+        warn_of_cut_off(archive.name, cut_off_count(archive), kept)
     _say_redaction(chosen, is_redacted)
     if out is None or out == STDOUT:
         write(safe(content) if chosen in ("md", "html") and sys.stdout.isatty() else content)
@@ -130,5 +134,7 @@ def _document(path: str, chosen: str, is_redacted: bool, archives: list[SessionA
         "format": chosen,
         "redacted": is_redacted,
         "bytes": size,
-        "sessions": [{"id": archive.session_id, "name": archive.name} for archive in archives],
+        "sessions": [
+            {"id": archive.session_id, "name": archive.name, "cut_off": cut_off_count(archive)} for archive in archives
+        ],
     }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lash_cli.cli.documents import Document, message_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_json
-from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive
+from lash_cli.core.archive import ExportFile, SessionArchive, format_of
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.graph import ConversationPayload, active_path
@@ -62,7 +62,7 @@ def _as_json(archives: Sequence[SessionArchive], choice: Choice, now_ms: int) ->
     file = ExportFile(
         SCHEMA,  # type: ignore[arg-type]  # the literal of the record is this constant
         "SessionExport",
-        ARCHIVE_FORMAT,
+        format_of(archives),
         exported_at,
         __version__,
         choice.is_redacted,

@@ -14,14 +14,15 @@ import msgspec
 import typer
 
 from lash_cli.cli.bulk import COLUMNS
+from lash_cli.cli.cut_off import CUT_OFF
 from lash_cli.cli.documents import Document
 from lash_cli.cli.names import require_name
-from lash_cli.cli.output import emit_many, say
+from lash_cli.cli.output import emit_many, say, warn
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import reading_store, run_async
 from lash_cli.cli.running import writing_store
 from lash_cli.cli.stdin import StdinKind, stdin_kind
-from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive
+from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive, cut_off_count
 from lash_cli.core.codec import decode
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
@@ -73,6 +74,9 @@ def command(
     for archive, session_id in targets:
         if archive.cwd is not None and archive.cwd != path_text(current_directory_or_root()):
             say(f"{session_id} works in {archive.cwd}")
+        if cut_off := cut_off_count(archive):
+            nodes = "1 node" if cut_off == 1 else f"{cut_off} nodes"
+            warn(f"{session_id}: not imported: {nodes}, cut off from the rest where it comes from", CUT_OFF)
         if archive.inputs:
             say(f"{len(archive.inputs)} wait in its queue, which is held: lash queue release {session_id}")
     return 0

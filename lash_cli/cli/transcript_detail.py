@@ -16,6 +16,7 @@ from lash_cli.cli.output import emit_line, emit_many, emit_one, safe, warn_of_ra
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
+from lash_cli.errors import CorruptNode
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow, TurnRecord, TurnSpan
 
 if TYPE_CHECKING:
@@ -187,13 +188,18 @@ def owners_of(nodes: Sequence[SessionNode], starts: Mapping[str, TurnSpan]) -> d
 async def _nodes_of_turn(
     store: RuntimePersistence, record: TurnRecord, path: tuple[SessionNode, ...]
 ) -> tuple[SessionNode, ...]:
-    """The nodes a turn committed, also when a later branch or frame left them behind."""
+    """The nodes a turn committed, also when a later branch or frame left them behind or a hole cut them off.
+
+    Raises `CorruptNode` for a turn that lacks one.
+    """
     if record.first_node_id is None or record.last_node_id is None:
         return ()
-    if all(node.node_id != record.last_node_id for node in path):
+    if not {record.first_node_id, record.last_node_id} <= {node.node_id for node in path}:
         read = await store.load_session(record.session_id, ReadScope.FULL_GRAPH)
-        path = active_path(read.nodes, record.last_node_id) if read is not None else ()
+        path = active_path((*read.nodes, *read.cut_off), record.last_node_id) if read is not None else ()
     ids = [node.node_id for node in path]
+    if record.first_node_id not in ids:
+        raise CorruptNode(f"a node of turn {record.turn_id} is missing", details={"turn_id": record.turn_id})
     return path[ids.index(record.first_node_id) : ids.index(record.last_node_id) + 1]
 
 

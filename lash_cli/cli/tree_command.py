@@ -1,6 +1,7 @@
 """`lash tree`: every message of a session, the branches it left included (contract 08 §5.1).
 
-JSON has all of them, flat and in order; people see long stretches folded.
+JSON has all of them, flat and in order; people see long stretches folded. What
+leads to no root is shown apart from the rest: nobody can go on from there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lash_cli.cli.cut_off import warn_of_cut_off
 from lash_cli.cli.documents import Document, frame_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
@@ -37,6 +39,7 @@ def command(
     if not current().output.is_machine:
         text = _shown(document)
     names = "\n".join(item["id"] for item in document["items"])
+    warn_of_cut_off(document["session_name"], len(document["cut_off"]), "they are shown apart")
     emit_one("Tree", document, text=text, name=names, is_paged=True)
     return 0
 
@@ -56,16 +59,18 @@ async def _read(reference: str | None, depth: int | None) -> Document:
         row = await read_session_row(store, reference)
         assert store is not None
         read = await store.load_session(row.meta.session_id, ReadScope.FULL_GRAPH)
-    entries = () if read is None else message_tree(read.nodes, read.leaf_node_id)
-    shown = [entry for entry in entries if depth is None or entry.branch <= depth]
+    entries = () if read is None else message_tree(read.nodes, read.leaf_node_id, read.cut_off)
+    rooted = [entry for entry in entries if not entry.is_cut_off]
+    shown = [entry for entry in rooted if depth is None or entry.branch <= depth]
     return {
         "session": row.meta.session_id,
         "session_name": row.meta.name,
         "head_revision": row.head_revision,
         "head_node": row.leaf_node_id,
         "frames": [frame_document(frame) for frame in read.frames] if read is not None else [],
-        "hidden": len(entries) - len(shown),
+        "hidden": len(rooted) - len(shown),
         "items": [_item(entry) for entry in shown],
+        "cut_off": [_item(entry) for entry in entries if entry.is_cut_off],
     }
 
 

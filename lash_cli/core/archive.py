@@ -8,7 +8,7 @@ a turn was given waits in the archive, as it was not answered yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from lash_cli.core.codec import Record, sha256_hex
@@ -23,8 +23,9 @@ from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.usage import TokenLedgerEntry
 from lash_cli.errors import UsageError
 
-# 2 has the queue; what an older program wrote is read as it stands.
-ARCHIVE_FORMAT = 2
+# 2 has the queue, 3 what is cut off; what an older program wrote is read as it stands.
+ARCHIVE_FORMAT = 3
+_FORMAT_WITHOUT_CUT_OFF = 2
 # The last millisecond of the year 9999: a later one has no RFC 3339 form.
 LATEST_MS = 253_402_300_799_999
 
@@ -77,7 +78,8 @@ class ArchivedInput(Record):
 
 
 class ArchivedHead(Record):
-    """The committed state of a session. `blobs` holds what components and frames refer to by hash."""
+    """The committed state of a session. `blobs` holds what components and frames refer to by hash. `cut_off` are the
+    nodes that led to no root, so that an export keeps all there is; no session is made of them."""
 
     head_revision: int
     leaf_node_id: str | None
@@ -86,6 +88,7 @@ class ArchivedHead(Record):
     nodes: tuple[SessionNode, ...] = ()
     components: dict[str, str] = {}
     blobs: dict[str, bytes] = {}
+    cut_off: tuple[SessionNode, ...] = ()
 
 
 class SessionArchive(Record):
@@ -119,6 +122,16 @@ class ExportFile(Record):
     version: str
     redacted: bool
     sessions: tuple[SessionArchive, ...]
+
+
+def cut_off_count(archive: SessionArchive) -> int:
+    """How many nodes of a session led to no root."""
+    return 0 if archive.head is None else len(archive.head.cut_off)
+
+
+def format_of(archives: Sequence[SessionArchive]) -> int:
+    """The oldest format that says all of `archives`, so that an older program reads what it can."""
+    return ARCHIVE_FORMAT if any(map(cut_off_count, archives)) else _FORMAT_WITHOUT_CUT_OFF
 
 
 def stored_refs(archive: SessionArchive) -> set[str]:

@@ -59,10 +59,14 @@ class SessionNode(Record):
 
 
 class SessionGraph(Record):
-    """Every node of a session, parents before their children, and where its head stands (contract 01 §8.1)."""
+    """Every node of a session, parents before their children, and where its head stands (contract 01 §8.1).
+
+    `cut_off` are those that lead to no root, because one above them is gone; they are read and never gone on from.
+    """
 
     nodes: tuple[SessionNode, ...] = ()
     leaf_node_id: str | None = None
+    cut_off: tuple[SessionNode, ...] = ()
 
     def active_path(self) -> tuple[SessionNode, ...]:
         """The nodes from the root to the head, those of older frames included; raises as the function."""
@@ -70,7 +74,7 @@ class SessionGraph(Record):
 
     def node(self, node_id: str) -> SessionNode | None:
         """A node of any branch, None when there is none of that id."""
-        return next((node for node in self.nodes if node.node_id == node_id), None)
+        return next((node for node in (*self.nodes, *self.cut_off) if node.node_id == node_id), None)
 
 
 class ChronologicalEntry(Record):

@@ -6,7 +6,7 @@ message above it. Siblings stand in the order they were said. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -19,7 +19,8 @@ class TreeEntry(msgspec.Struct, frozen=True):
 
     `branch` counts the places above it where history went more than one way,
     `children` the messages below it. `is_active` is on the path of the head,
-    `is_head` is the last message on it.
+    `is_head` is the last message on it. `is_cut_off` is one of those that lead to no root, because a node above them is
+    gone; they stand behind all others, each piece of them from its own top.
     """
 
     message: Message
@@ -31,10 +32,19 @@ class TreeEntry(msgspec.Struct, frozen=True):
     children: int
     is_active: bool
     is_head: bool
+    is_cut_off: bool = False
 
 
-def message_tree(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> tuple[TreeEntry, ...]:
-    """The tree of `nodes`, whose parents stand before their children; `leaf_node_id` is the head."""
+def message_tree(
+    nodes: Iterable[SessionNode], leaf_node_id: str | None, cut_off: Iterable[SessionNode] = ()
+) -> tuple[TreeEntry, ...]:
+    """The tree of `nodes`, whose parents stand before their children; `leaf_node_id` is the head. `cut_off` are the
+    nodes that lead to no root; the topmost name no parent."""
+    lost = (msgspec.structs.replace(entry, is_cut_off=True) for entry in _entries(cut_off, None))
+    return (*_entries(nodes, leaf_node_id), *lost)
+
+
+def _entries(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> Iterator[TreeEntry]:
     by_id: dict[str, SessionNode] = {}
     nearest: dict[str, str | None] = {}
     children: dict[str | None, list[str]] = {None: []}
@@ -54,7 +64,7 @@ def message_tree(nodes: Iterable[SessionNode], leaf_node_id: str | None) -> tupl
     while cursor is not None and cursor in by_id:
         active.add(cursor)
         cursor = by_id[cursor].parent_node_id
-    return tuple(_walk(by_id, nearest, children, active, head))
+    yield from _walk(by_id, nearest, children, active, head)
 
 
 def _walk(

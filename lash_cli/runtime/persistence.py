@@ -45,6 +45,7 @@ async def export_state(store: RuntimePersistence, session: ResidentSession) -> R
             read.turn_state,
             None if ref is None else decode(await store.load_component(ref), ToolState),
             merge_ledger(read.token_ledger),
+            cut_off=read.cut_off,
         )
     attachments = {
         ref: await store.get_attachment(session.session_id, ref)

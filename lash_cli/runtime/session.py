@@ -63,6 +63,7 @@ _RESET_FIELDS = (
     "turn_state",
     "replaces_graph",
     "nodes",
+    "cut_off",
     "_initial_nodes",
     "given_attachments",
     "owed",
@@ -119,6 +120,8 @@ class ResidentSession:
         # Every node of the stored graph where `keep_all` asked for it, else None: memory holds the messages alone. By
         # id, so that a commit adds its own to them however many there are.
         self.nodes: dict[str, SessionNode] | None = None
+        # With it, those that lead to no root: shown, and never gone on from.
+        self.cut_off: tuple[SessionNode, ...] = ()
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self.phase_probe: TurnPhaseProbe | None = None
@@ -159,6 +162,7 @@ class ResidentSession:
             self.head_revision,
             nodes,
             nodes is not None,
+            self.cut_off,
         )
 
     def _held_nodes(self) -> tuple[SessionNode, ...] | None:
@@ -278,6 +282,7 @@ class ResidentSession:
             self.messages = list(read.messages)
         else:
             self.nodes = {node.node_id: node for node in read.nodes}
+            self.cut_off = read.cut_off
             self.messages = messages_on(active_path(read.nodes, read.leaf_node_id), stored.frame_id)
         self.turn_state = read.turn_state
         self.ledger = merge_ledger(read.token_ledger)
@@ -341,6 +346,7 @@ class ResidentSession:
         self._initial_nodes = tuple(
             node if node.at_ms else msgspec.structs.replace(node, at_ms=now_ms) for node in state.nodes
         )
+        self.cut_off = ()
         self.given_attachments = {} if self.store is None else dict(state.attachments)
         if state.tool_state is not None:
             self.registry.restore_state(state.tool_state)
@@ -416,6 +422,7 @@ class ResidentSession:
         self.turn_state = TurnState(turn_index=self.turn_state.turn_index)
         self.replaces_graph = True
         self._initial_nodes = ()
+        self.cut_off = ()
         self.given_attachments = {}
         self.registry.restore_state(ToolState(generation=self.registry.generation))
         self.dirty |= {Dirty.CONFIG, Dirty.FRAMES, Dirty.GRAPH, Dirty.TOOLS}

@@ -61,8 +61,8 @@ class SessionReadView(msgspec.Struct, frozen=True):
 
     `nodes` is as much of the graph as whoever took it holds: None is nothing
     but the messages, with `is_whole` it is every branch, else the path of the
-    current frame. What is asked for beyond that raises `LashRuntimeError`
-    (`graph_not_resident`).
+    current frame; `cut_off` is what belongs to every branch and leads to no root.
+    What is asked for beyond that raises `LashRuntimeError` (`graph_not_resident`).
     """
 
     session_id: str
@@ -76,6 +76,7 @@ class SessionReadView(msgspec.Struct, frozen=True):
     head_revision: int | None
     nodes: tuple[SessionNode, ...] | None = None
     is_whole: bool = False
+    cut_off: tuple[SessionNode, ...] = ()
 
     @property
     def revision(self) -> int:
@@ -103,14 +104,14 @@ class SessionReadView(msgspec.Struct, frozen=True):
             return SessionGraph(path, path[-1].node_id if path else None)
         if self.nodes is None or not self.is_whole:
             raise self._not_resident("the other branches")
-        return SessionGraph(self.nodes, self.leaf_node_id)
+        return SessionGraph(self.nodes, self.leaf_node_id, self.cut_off)
 
     def message_tree(self) -> tuple[TreeEntry, ...]:
         """Every message, those of other branches and frames included."""
         from lash_cli.core.history import message_tree
 
         graph = self.session_graph()
-        return message_tree(graph.nodes, graph.leaf_node_id)
+        return message_tree(graph.nodes, graph.leaf_node_id, graph.cut_off)
 
     def to_snapshot(self) -> RuntimeSessionState:
         """What `open_with_state` goes on from: the nodes that are held, those of the messages where that is nothing
@@ -126,7 +127,7 @@ class SessionReadView(msgspec.Struct, frozen=True):
             )
         leaf = self.leaf_node_id if self.is_whole else nodes[-1].node_id if nodes else None
         state = TurnState(self.turn_index, self.token_usage, self.last_prompt_usage)
-        return RuntimeSessionState(self.session_id, self.policy, self.frames, nodes, leaf, state)
+        return RuntimeSessionState(self.session_id, self.policy, self.frames, nodes, leaf, state, cut_off=self.cut_off)
 
     @property
     def _frame_id(self) -> str:
@@ -154,7 +155,8 @@ class SessionReadView(msgspec.Struct, frozen=True):
 
 class RuntimeSessionState(Record):
     """A portable export of a session: what `open_with_state` adopts (contract 01 §2.3). `attachments` are the bytes of
-    those that its messages name, by reference."""
+    those that its messages name, by reference. `cut_off` are the nodes that led to no root where it was exported: told,
+    so that nothing is lost unnoticed, and not adopted."""
 
     session_id: str
     policy: SessionPolicy
@@ -165,6 +167,7 @@ class RuntimeSessionState(Record):
     tool_state: ToolState | None = None
     token_ledger: tuple[TokenLedgerEntry, ...] = ()
     attachments: dict[str, bytes] = {}
+    cut_off: tuple[SessionNode, ...] = ()
 
     def rebound_to(self, session_id: str) -> RuntimeSessionState:
         """The same conversation as the start of another session: one initial frame, no cost booked to it yet."""
@@ -183,7 +186,14 @@ class RuntimeSessionState(Record):
         )
         leaf = self.leaf_node_id if self.leaf_node_id in said else None
         return msgspec.structs.replace(
-            self, session_id=session_id, policy=policy, frames=(first,), nodes=nodes, leaf_node_id=leaf, token_ledger=()
+            self,
+            session_id=session_id,
+            policy=policy,
+            frames=(first,),
+            nodes=nodes,
+            leaf_node_id=leaf,
+            token_ledger=(),
+            cut_off=(),
         )
 
 

@@ -126,7 +126,11 @@ class ReadScope(StrEnum):
 class PersistedSessionRead(Record):
     """A loaded session. With `ACTIVE_PATH`, `nodes` is the path root to leaf of the current frame; with `CONVERSATION`
     and `HEAD` it is empty and everything else is as with the others. With `CONVERSATION`, `messages` is what
-    `core.graph.messages_on` makes of that path; with the others it is empty."""
+    `core.graph.messages_on` makes of that path; with the others it is empty.
+
+    With `FULL_GRAPH`, `nodes` are those that lead to a root, the path of the head among them, and `cut_off` those that
+    do not, because a node above them is gone or hidden: to be shown as such and never gone on from. One of them names
+    a parent only where that is cut off too."""
 
     session_id: str
     head_revision: int
@@ -139,6 +143,7 @@ class PersistedSessionRead(Record):
     component_refs: dict[str, str] = {}
     token_ledger: tuple[TokenLedgerEntry, ...] = ()
     messages: tuple[Message, ...] = ()
+    cut_off: tuple[SessionNode, ...] = ()
 
 
 class HeadPosition(Record):

@@ -25,6 +25,7 @@ KEPT_AT_START = 2
 KEPT_AT_END = 8
 PREVIEW_CHARS = 72
 INDENT = "  "
+CUT_OFF_NOTE = "cut off, because a message above is missing:"
 
 
 def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False) -> str:
@@ -32,17 +33,24 @@ def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False)
     lines = [_title(document, clean)]
     reasons = _frame_reasons(document)
     levels: dict[str, int] = {}
-    for stretch in _stretches(document["items"]):
-        level = levels.get(stretch[0]["parent"], 0) + 1
-        for index, entry in enumerate(_folded(stretch, is_whole)):
-            blanks = INDENT * (level + (index > 0 and _is_branch(stretch)))
-            if isinstance(entry, int):
-                lines.append(f"{blanks}... {_messages(entry)}")
-                continue
-            words = [clean(entry["id"]), *_marks(entry, reasons), _said(entry, clean)]
-            lines.append(f"{blanks}{' '.join(words)}".rstrip())
-        levels[stretch[-1]["id"]] = level + (len(stretch) > 1 and _is_branch(stretch))
+
+    def add(items: Sequence[Item], depth: int) -> None:
+        for stretch in _stretches(items):
+            level = levels.get(stretch[0]["parent"], depth) + 1
+            for index, entry in enumerate(_folded(stretch, is_whole)):
+                blanks = INDENT * (level + (index > 0 and _is_branch(stretch)))
+                if isinstance(entry, int):
+                    lines.append(f"{blanks}... {_messages(entry)}")
+                    continue
+                words = [clean(entry["id"]), *_marks(entry, reasons), _said(entry, clean)]
+                lines.append(f"{blanks}{' '.join(words)}".rstrip())
+            levels[stretch[-1]["id"]] = level + (len(stretch) > 1 and _is_branch(stretch))
+
+    add(document["items"], 0)
     lines.extend(f"{INDENT}{note}" for note in _notes(document))
+    if document["cut_off"]:
+        lines.append(f"{INDENT}{CUT_OFF_NOTE}")
+        add(document["cut_off"], 1)
     return "\n".join(lines)
 
 
@@ -55,19 +63,25 @@ def tree_picture(document: dict[str, Any], *, clean: Clean, is_whole: bool = Fal
     reasons = _frame_reasons(document)
     # Where the branches below the last message of a stretch hang.
     places: dict[str, Tree] = {}
-    for stretch in _stretches(document["items"]):
-        place = places.get(stretch[0]["parent"], root)
-        last = place
-        for index, entry in enumerate(_folded(stretch, is_whole)):
-            if isinstance(entry, int):
-                place.add(Text(f"… {_messages(entry)}", style="dim"))
-                continue
-            last = place.add(_label(entry, reasons, clean))
-            if index == 0 and _is_branch(stretch):
-                place = last
-        places[stretch[-1]["id"]] = last
+
+    def add(items: Sequence[Item], top: Tree) -> None:
+        for stretch in _stretches(items):
+            place = places.get(stretch[0]["parent"], top)
+            last = place
+            for index, entry in enumerate(_folded(stretch, is_whole)):
+                if isinstance(entry, int):
+                    place.add(Text(f"… {_messages(entry)}", style="dim"))
+                    continue
+                last = place.add(_label(entry, reasons, clean))
+                if index == 0 and _is_branch(stretch):
+                    place = last
+            places[stretch[-1]["id"]] = last
+
+    add(document["items"], root)
     for note in _notes(document):
         root.add(Text(note, style="dim"))
+    if document["cut_off"]:
+        add(document["cut_off"], root.add(Text(CUT_OFF_NOTE, style="yellow")))
     return root
 
 
@@ -99,11 +113,12 @@ def _marks(item: Item, reasons: Mapping[str, str]) -> list[str]:
 
 def _frame_reasons(document: dict[str, Any]) -> dict[str, str]:
     """By message before which another frame was opened: why it was."""
-    frames = {item["id"]: item["frame"] for item in document["items"]}
+    items = (*document["items"], *document["cut_off"])
+    frames = {item["id"]: item["frame"] for item in items}
     reasons = {frame["id"]: frame["reason"] for frame in document["frames"]}
     return {
         item["id"]: reasons.get(item["frame"], "other")
-        for item in document["items"]
+        for item in items
         if item["parent"] in frames and frames[item["parent"]] != item["frame"]
     }
 
@@ -121,7 +136,7 @@ def _messages(count: int) -> str:
 
 
 def _notes(document: dict[str, Any]) -> list[str]:
-    if not document["items"]:
+    if not document["items"] and not document["cut_off"]:
         return ["nothing was said yet" if not document["hidden"] else f"{_messages(document['hidden'])} hidden"]
     notes = [f"{_messages(document['hidden'])} in deeper branches"] if document["hidden"] else []
     if document["head_node"] is None:

@@ -1,4 +1,5 @@
-"""A session that lacks a message in the middle goes on in a fork from before the hole (contract 01 §10)."""
+"""A session that lacks a message in the middle goes on in a fork from before the hole; where its head was moved away
+from it, nothing that is left is passed over in silence (contract 01 §8.2, §10)."""
 
 from __future__ import annotations
 
@@ -9,9 +10,13 @@ from contextlib import closing
 import pytest
 
 
-def delete_nodes(home, *seqs):
+def change(home, statement, *rows):
     with closing(sqlite3.connect(home / "lash.db")) as connection, connection:
-        connection.executemany("DELETE FROM nodes WHERE seq = ?", [(seq,) for seq in seqs])
+        connection.executemany(statement, rows or [()])
+
+
+def delete_nodes(home, *seqs):
+    change(home, "DELETE FROM nodes WHERE seq = ?", *[(seq,) for seq in seqs])
 
 
 def texts(lash, session):
@@ -81,3 +86,125 @@ def test_a_way_on_is_a_command_for_the_home_that_was_asked_for(lash, home, messa
     delete_nodes(home, 4)
     said = lash("--home", str(home), "db", "check").out
     assert f"lash --home {home} fork s --at {messages[2]}" in said
+
+
+@pytest.fixture(params=["gone", "hidden"])
+def cut_off(request, lash, home, messages):
+    """The ids of what hangs below a message that is missing, in a session whose head was moved before it by hand."""
+    if request.param == "gone":
+        delete_nodes(home, 4)
+    else:
+        change(home, "UPDATE nodes SET tombstoned = 1 WHERE seq = 4")
+    assert lash("rewind", "s", "--to", messages[2]).code == 0
+    return messages[4:]
+
+
+def test_where_the_head_was_moved_away_from_a_hole_a_check_names_a_fork_that_leaves_it_behind(lash, home, cut_off):
+    document = lash("db", "check", "-o", "json")
+    assert document.code == 9
+    assert [(one["code"], one["session"]) for one in document.json["broken"]] == [("node_cut_off", "s")]
+    (line,) = (one for one in lash("db", "check").out.splitlines() if "cut off" in one and "lash fork" in one)
+    fork = lash(*line.split(": lash ")[1].split(), "-o", "json").json["id"]
+    before = texts(lash, "s")
+    assert texts(lash, fork) == before and len(before) == 3
+    assert lash("turn", fork, "!text more").code == 0
+    assert len(lash("tree", fork, "-o", "json").json["items"]) == 5
+    exported = lash("export", fork, "--as", "json")
+    assert exported.code == 0 and "cut off" not in exported.err
+    assert lash("rm", "s", "--yes").code == 0
+    assert lash("db", "check").code == 0
+    assert texts(lash, fork) == [*before, "!text more", "more"]
+
+
+def test_such_a_session_goes_on_and_its_tree_shows_what_is_cut_off_apart(lash, messages, cut_off):
+    assert lash("turn", "s", "!text on").code == 0
+    tree = lash("tree", "s", "-o", "json")
+    assert tree.code == 0
+    assert [one["id"] for one in tree.json["items"]][:3] == messages[:3]
+    assert [one["preview"] for one in tree.json["items"]][3:] == ["!text on", "on"]
+    below = tree.json["cut_off"]
+    assert [(one["id"], one["parent"], one["preview"]) for one in below] == [
+        (cut_off[0], None, "!text three"),
+        (cut_off[1], cut_off[0], "three"),
+    ]
+    assert not any(one["active"] or one["head"] for one in below)
+    (notice,) = map(json.loads, tree.err.splitlines())
+    assert notice["code"] == "node_cut_off" and "lash db check" in notice["message"]
+    assert lash("tree", "s", "-o", "jsonl").json["cut_off"] == below
+    shown = lash("tree", "s").out
+    assert shown.index(" cut off,") < shown.index(cut_off[0]) < shown.index(cut_off[1])
+    names = lash("tree", "s", "-q")
+    assert set(names.out.split()) == {one["id"] for one in tree.json["items"]}, "where a session can go on"
+    assert "cut off" in names.err
+
+
+def test_a_session_rewound_to_before_everything_says_of_all_that_is_left_that_it_is_cut_off(lash, home, messages):
+    delete_nodes(home, 1)
+    assert lash("rewind", "s", "--to", "root").code == 0
+    tree = lash("tree", "s", "-o", "json").json
+    assert (tree["items"], [one["id"] for one in tree["cut_off"]]) == ([], messages[1:])
+    shown = lash("tree", "s").out
+    assert "nothing was said" not in shown and all(one in shown for one in messages[1:])
+    assert [one["code"] for one in lash("db", "check", "-o", "json").json["broken"]] == ["node_cut_off"]
+
+
+def test_an_export_keeps_what_is_cut_off_beside_the_session_and_an_import_says_that_it_stays_there(
+    lash, home, messages, cut_off
+):
+    file = home / "s.json"
+    exported = lash("export", "s", "--out", str(file), "-o", "json")
+    assert exported.code == 0
+    assert exported.json["sessions"][0]["cut_off"] == 2
+    assert "node_cut_off" in [json.loads(line)["code"] for line in exported.err.splitlines()]
+    document = json.loads(file.read_text())
+    head = document["sessions"][0]["head"]
+    assert [node["node_id"] for node in head["nodes"]] == messages[:3]
+    assert [node["node_id"] for node in head["cut_off"]] == cut_off
+    imported = lash("import", str(file), "--id", "again")
+    assert imported.code == 0 and "2 nodes" in imported.err and "cut off" in imported.err
+    assert texts(lash, "again") == texts(lash, "s")
+    assert lash("tree", "again", "-o", "json").json["cut_off"] == []
+    assert lash("turn", "again", "!text more").code == 0
+    assert lash("rm", "s", "--yes").code == 0
+    assert lash("db", "check").code == 0
+
+
+def test_an_older_lash_is_told_that_it_cannot_read_an_export_with_something_cut_off(lash, home, messages, cut_off):
+    assert lash("export", "s", "--as", "json").json["format"] == 3
+    fork = lash("fork", "s", "-o", "json").json["id"]
+    assert lash("export", fork, "--as", "json").json["format"] == 2
+    assert "cut_off" not in lash("export", fork, "--as", "json").json["sessions"][0]["head"]
+
+
+@pytest.mark.parametrize("form", ["md", "html", "jsonl"])
+def test_an_export_that_has_the_path_only_says_what_is_cut_off(lash, messages, cut_off, form):
+    exported = lash("export", "s", "--as", form)
+    assert exported.code == 0 and "two" in exported.out and "three" not in exported.out
+    assert "2 nodes are cut off" in exported.err and "not exported" in exported.err
+
+
+def test_a_turn_that_is_cut_off_can_be_read_as_far_as_it_is_whole(lash, home, messages):
+    lash("turn", "s", "!text four", "--turn-id", "four")
+    delete_nodes(home, 4)
+    assert lash("rewind", "s", "--to", messages[2]).code == 0
+    said = lash("log", "s", "--turn", "four", "-o", "json").json["items"]
+    assert [one["text"] for one in said] == ["!text four", "four"]
+
+
+def test_a_fork_is_told_of_a_hole_in_what_it_shares_after_its_head_was_moved(lash, home, messages):
+    fork = lash("fork", "s", "--name", "branch", "-o", "json").json["id"]
+    assert lash("turn", fork, "!text four").code == 0
+    assert lash("rewind", fork, "--to", messages[1]).code == 0
+    assert lash("rm", "s", "--yes").code == 0
+    delete_nodes(home, 3)
+    assert [(one["code"], one["session"]) for one in lash("db", "check", "-o", "json").json["broken"]] == [
+        ("node_cut_off", fork)
+    ]
+    tree = lash("tree", fork, "-o", "json").json
+    assert [one["id"] for one in tree["items"]] == messages[:2]
+    assert [one["id"] for one in tree["cut_off"]][:3] == messages[3:] and len(tree["cut_off"]) == 5
+    assert lash("export", fork, "--as", "json", "--out", str(home / "fork.json")).code == 0
+    whole = lash("fork", fork, "-o", "json").json["id"]
+    assert lash("rm", fork, "--yes").code == 0
+    assert lash("db", "check").code == 0
+    assert texts(lash, whole) == ["!text one", "one"]

@@ -210,3 +210,29 @@ def test_another_residency_is_no_residency() -> None:
     with pytest.raises(ConfigError) as refused:
         LashCore(provider=echo(), model=ModelSpec("model-1"), residency="some")  # type: ignore[arg-type]
     assert refused.value.code == "residency_unknown"
+
+
+@pytest.mark.parametrize("residency", ["keep_all", "active_path_only"])
+async def test_nodes_that_lead_to_no_root_are_shown_apart_and_are_in_no_session_that_goes_on_from_it(
+    make_core: MakeCore, residency: str
+) -> None:
+    session = await branched(make_core(echo()))
+    left = next(e for e in await session.admin().message_tree() if said([e.message]) == ["two"]).node_id
+    store = session._core.store
+    await store.db.write(lambda db: db.execute("DELETE FROM nodes WHERE node_id = ?", (left,)), durable=False)
+    core = make_core(echo(), residency=residency)
+    opened = await core.open_session(S)
+    await opened.turn("four").run()
+    graph = await core.session_graph(S)
+    (lost,) = graph.cut_off
+    assert lost.parent_node_id is None and graph.node(lost.node_id) == lost and lost not in graph.nodes
+    tree = await core.message_tree(S)
+    assert [said([entry.message]) for entry in tree if entry.is_cut_off] == [["ok"]]
+    if residency == "keep_all":
+        assert opened.read_view().session_graph() == graph and opened.read_view().message_tree() == tree
+    state = await opened.admin().export_persistence_state()
+    assert state.cut_off == graph.cut_off and state.nodes == graph.nodes
+    await opened.admin().apply_persistence_state(state)
+    assert (await core.session_graph(S)).cut_off == ()
+    if residency == "keep_all":
+        assert opened.read_view().session_graph().cut_off == ()

@@ -29,7 +29,7 @@ def item(name: str, parent: str | None, *, branch: int = 0, children: int = 1, *
 def document(items: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
     frames = [{"id": "f1", "reason": "initial"}, {"id": "f2", "reason": "compaction"}]
     head = {"session": "s", "session_name": "notes", "head_node": "x"}
-    return {**head, "frames": frames, "hidden": 0, "items": items, **changed}
+    return {**head, "frames": frames, "hidden": 0, "items": items, "cut_off": [], **changed}
 
 
 def picture(shown: dict[str, Any], **options: Any) -> list[str]:
@@ -104,3 +104,30 @@ def test_nothing_a_terminal_obeys_is_shown() -> None:
     shown = document(items, session_name="n\x1b[2J")
     assert "\x1b" not in tree_text(shown, clean=safe_text)
     assert "\x1b" not in "\n".join(picture(shown))
+
+
+def test_what_is_cut_off_stands_behind_everything_under_a_word_that_says_so() -> None:
+    lost = [
+        item("x", None, branch=1, children=0, active=False),
+        item("y", None, branch=1, active=False),
+        item("z", "y", branch=1, children=0, active=False, frame="f2"),
+    ]
+    shown = document([item("a", None, children=0, head=True)], cut_off=lost)
+    assert picture(shown) == [
+        "notes  s",
+        "├── a (head) user: text of a",
+        "└── cut off, because a message above is missing:",
+        "    ├── x user: text of x",
+        "    └── y user: text of y",
+        "        └── z (compaction frame) user: text of z",
+    ]
+    assert tree_text(shown, clean=safe_text).splitlines() == [
+        "notes  s",
+        "  a (head) user: text of a",
+        "  cut off, because a message above is missing:",
+        "    x user: text of x",
+        "    y user: text of y",
+        "      z (compaction frame) user: text of z",
+    ]
+    only = tree_text(document([], cut_off=lost, head_node=None), clean=safe_text)
+    assert "nothing was said" not in only and "the head stands before everything" in only

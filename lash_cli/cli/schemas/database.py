@@ -42,7 +42,8 @@ class DatabaseInfo(Shape):
 
 class BrokenRule(Shape):
     """One place where a rule between rows does not hold. `whole_until` is the last message before a hole in the path
-    of the session, null where there is no hole or nothing before it."""
+    of the session, null where there is no hole or nothing before it. With the code `node_cut_off` the path is whole:
+    nodes beside it lead to no root, and a fork of the session leaves them behind."""
 
     code: str
     session: str | None

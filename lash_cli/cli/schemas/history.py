@@ -57,7 +57,9 @@ class TreeItem(Shape):
 
 
 class Tree(Shape):
-    """Every message of a session, depth first, siblings by age; `hidden` counts those that `--depth` left out."""
+    """Every message of a session, depth first, siblings by age; `hidden` counts those that `--depth` left out.
+    `cut_off` are those that lead to no root, because one above them is missing: nothing goes on from there. The topmost
+    of them have no `parent`."""
 
     session: str
     session_name: str
@@ -66,3 +68,4 @@ class Tree(Shape):
     frames: list[Frame]
     hidden: Count
     items: list[TreeItem]
+    cut_off: list[TreeItem]

@@ -68,10 +68,12 @@ class SessionSettings(Shape):
 
 
 class ExportedSession(Shape):
-    """A session that was exported."""
+    """A session that was exported. `cut_off` counts its nodes that lead to no root, because one above them is missing:
+    json has them beside the session, the other formats not at all."""
 
     id: str
     name: str
+    cut_off: Count
 
 
 class Exported(Shape):

@@ -133,6 +133,7 @@ def _head(connection: sqlite3.Connection, stored: StoredSession) -> ArchivedHead
         read.nodes,
         read.component_refs,
         blobs,
+        read.cut_off,
     )
 
 

@@ -4,13 +4,14 @@ Nodes are clustered by session and seq (`places`) and a parent always has a lowe
 than its child, so the active path is a few range reads, one for each run of
 `lineage`, that end at the current frame's `first_seq`; superseded frames and
 other branches are not touched. A row that does not decode, or a path that
-breaks, raises `CorruptNode`: nothing is skipped silently.
+breaks, raises `CorruptNode`: nothing is skipped silently. What is beside the
+path and leads to no root is brought apart from the rest.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from operator import attrgetter
 
@@ -293,11 +294,56 @@ def _ids_at(connection: sqlite3.Connection, segments: Sequence[Segment], seq: in
 
 def _whole_graph(
     connection: sqlite3.Connection, stored: StoredHead, segments: Sequence[Segment], frame_ids: dict[int, str]
-) -> tuple[SessionNode, ...]:
-    """Every node: the path that a fork shares, then those of the session itself, in the order they came."""
-    rows = _rows_of(connection, stored.key, inherited_runs(connection, segments))
+) -> tuple[tuple[SessionNode, ...], tuple[SessionNode, ...]]:
+    """Every node, the path that a fork shares and then those of the session itself, in the order they came: those that
+    lead to a root, and those that do not. Raises `CorruptNode` when the head is one of the latter."""
+    rows = _shared_rows(connection, stored, segments)
     rows.extend(connection.execute(_ALL_NODES, places(stored.key)))
-    return _nodes_of(rows, {row[0]: row[1] for row in rows}, frame_ids)
+    rooted: dict[int, str] = {}
+    cut_off: dict[int, str] = {}
+    kept, lost = [], []
+    # A parent is older than its child, so it stands before it.
+    for row in rows:
+        if row[2] is None or row[2] in rooted:
+            rooted[row[0]] = row[1]
+            kept.append(row)
+        else:
+            lost.append((*row[:2], row[2] if row[2] in cut_off else None, *row[3:]))
+            cut_off[row[0]] = row[1]
+    if stored.leaf_node_id is not None and stored.leaf_seq not in rooted:
+        raise CorruptNode(
+            f"the path of node {stored.leaf_node_id!r} leads to no root",
+            details={"node_id": stored.leaf_node_id},
+        )
+    return _nodes_of(kept, rooted, frame_ids), _nodes_of(lost, cut_off, frame_ids)
+
+
+def _shared_rows(connection: sqlite3.Connection, stored: StoredHead, segments: Sequence[Segment]) -> list[NodeRow]:
+    """The rows of the path a fork shares, root first; empty for any other session."""
+    try:
+        return _rows_of(connection, stored.key, inherited_runs(connection, segments))
+    except CorruptNode:
+        # Where a row is gone its parent is unknown and no run is sure: what is left is told apart by its parents.
+        path = runs_to_root(connection, segments, stored.leaf_seq)
+        rows = {row[0]: row for row in _rows_of(connection, stored.key, [run for run in path if run.key != stored.key])}
+        rows.update((row[0], row) for row in _rows_left(connection, segments[1:]))
+        return [rows[seq] for seq in sorted(rows)]
+
+
+def _rows_left(connection: sqlite3.Connection, inherited: Sequence[Segment]) -> Iterator[NodeRow]:
+    """What is there of the path to the last node of `inherited`, leaf first. What a missing row hung below is taken to
+    be the row before it, as it nearly always is."""
+    cursor: int | None = inherited[0].top
+    for segment in inherited:
+        first, last = segment.places_to(segment.top)
+        rows = {row[0]: row for row in connection.execute(_RUN, (first + 1, last))}
+        while cursor is not None and cursor > segment.floor:
+            row = rows.get(cursor)
+            if row is None:
+                cursor -= 1
+                continue
+            yield row
+            cursor = row[2] if row[2] is None or row[2] < cursor else cursor - 1
 
 
 def load_in(
@@ -310,12 +356,13 @@ def load_in(
     frame_rows = read_frames(connection, stored.key)
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in frame_rows}
     nodes: tuple[SessionNode, ...] = ()
+    cut_off: tuple[SessionNode, ...] = ()
     messages: tuple[Message, ...] = ()
     first_seq = next((row[2] for row in frame_rows if row[0] == stored.frame_ordinal), 0)
     if scope is not ReadScope.HEAD:
         segments = segments_of(connection, stored.key, stored.next_seq)
         if scope is ReadScope.FULL_GRAPH:
-            nodes = _whole_graph(connection, stored, segments, frame_ids)
+            nodes, cut_off = _whole_graph(connection, stored, segments, frame_ids)
         else:
             runs = tuple(runs_to_root(connection, segments, stored.leaf_seq, first_seq))
             said = (
@@ -345,6 +392,7 @@ def load_in(
             for source, model, *counters in connection.execute(_LEDGER, (stored.key,))
         ),
         messages,
+        cut_off,
     )
 
 

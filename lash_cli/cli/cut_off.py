@@ -1,0 +1,24 @@
+"""What is said of nodes that lead to no root, because one above them is gone (contract 01 §8.2, §10).
+
+They are shown or kept apart from the session, never as a part of it and never
+left out in silence; `lash db check` names the way on.
+"""
+
+from __future__ import annotations
+
+from lash_cli.cli.head_moves import command_here
+from lash_cli.cli.output import warn
+
+# The rule of a check that they break, and the code of the warning.
+CUT_OFF = "node_cut_off"
+
+
+def warn_of_cut_off(session_name: str, count: int, what_becomes_of_them: str) -> None:
+    """Say on stderr that so many nodes of a session are cut off; nothing where there are none."""
+    if count:
+        are = "node is" if count == 1 else "nodes are"
+        warn(
+            f"{session_name}: {count} {are} cut off, because what they hang below is missing: {what_becomes_of_them};"
+            f" see {command_here('db', 'check')}",
+            CUT_OFF,
+        )
