@@ -20,6 +20,7 @@ from lash_cli.errors import CorruptNode
 from lash_cli.store.base import ReadScope, SessionFork
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.sqlite import invariants
 from lash_cli.store.sqlite.invariants import broken_rules
 from lash_cli.store.sqlite.store import SqliteStore
 
@@ -251,3 +252,37 @@ async def test_a_check_names_a_session_exactly_where_a_load_finds_something_cut_
         # A fork may lack the very last node it shares: nothing hangs below that, and it is gone all the same.
         is_sound = not read.cut_off and rows.leads_to_root(key, rows.shared_until(key))
         assert codes == (set() if is_sound else {"node_cut_off"}), session_id
+
+
+async def test_what_is_on_a_path_is_counted_and_only_what_is_beside_it_is_looked_at_row_by_row(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    rule = next(rule for rule in invariants._RULES if rule.__name__ == "_broken_paths")
+    steps = 0
+
+    def tick() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    def cost(connection: sqlite3.Connection) -> int:
+        nonlocal steps
+        steps = 0
+        connection.set_progress_handler(tick, 1)
+        assert list(rule(connection)) == []
+        connection.set_progress_handler(None, 0)
+        return steps
+
+    costs = [store.db.read(cost)]
+    for session_id, head in (("on", "on-999"), ("beside", "beside-0")):
+        await make.create(store, clock, session_id)
+        fence = await make.fence_of(store, clock, session_id=session_id)
+        ids = [f"{session_id}-{number}" for number in range(1000)]
+        nodes = make.nodes(ids, session_id=session_id)
+        await store.commit_runtime_state(make.commit(fence, Append(nodes, ids[-1]), release=True))
+        if head != ids[-1]:
+            await move(store, clock, head, session_id)
+        costs.append(store.db.read(cost))
+    on_path, beside = costs[1] - costs[0], costs[2] - costs[1]
+    assert on_path <= 5 * 1000 and beside <= 30 * 1000
