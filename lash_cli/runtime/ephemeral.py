@@ -75,7 +75,7 @@ def publish_state(
         component_refs={TOOL_STATE: ref},
         token_ledger=session.ledger,
     )
-    log.publish(payloads, turn_id=turn_id, state=ResidentState(read, session.conversation(), tools))
+    log.publish(payloads, turn_id=turn_id, state=ResidentState(read, session.conversation(), tools, session.superseded))
 
 
 def publish_commit(session: ResidentSession, payloads: Sequence[ObservationPayload] = ()) -> None:
@@ -167,7 +167,9 @@ class EphemeralTurn(TurnDriver):
         by_id = answered.get(turn_id)
         if by_id is not None and by_id.input == asked:
             return msgspec.structs.replace(by_id.output, replayed=True)
-        if by_id is not None or any(message.id == _opening_id(turn_id) for message in self.session.messages):
+        opening = _opening_id(turn_id)
+        is_used = any(message.id == opening for message in self.session.messages)
+        if by_id is not None or is_used or any(node.node_id == opening for node in self.session.superseded.nodes):
             raise RuntimeTurnCommitConflict(
                 f"turn {turn_id!r} was asked something else",
                 hint="choose another turn id, or leave it out",

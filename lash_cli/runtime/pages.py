@@ -48,12 +48,14 @@ def resident_path(log: LiveReading, session_id: str) -> WalkBack:
     """The nodes of a session that only this process holds."""
 
     async def walk(node_id: str | None) -> AsyncGenerator[SessionNode, None]:
-        cut = await log.cut(session_id, ReadScope.ACTIVE_PATH)
-        has_begun = node_id is None
-        for node in reversed(() if cut.read is None else cut.read.nodes):
-            has_begun = has_begun or node.node_id == node_id
-            if has_begun:
-                yield node
+        read = (await log.cut(session_id, ReadScope.FULL_GRAPH)).read
+        if read is None:
+            return
+        nodes = {node.node_id: node for node in read.nodes}
+        node = nodes.get(node_id or read.leaf_node_id or "")
+        while node is not None:
+            yield node
+            node = nodes.get(node.parent_node_id or "")
 
     return walk
 

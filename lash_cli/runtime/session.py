@@ -32,6 +32,7 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
 from lash_cli.core.policy import SessionPolicy, persisted_config
+from lash_cli.core.superseded import NOTHING_SUPERSEDED, superseded_in
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import (
     SessionUsageReport,
@@ -64,6 +65,7 @@ _RESET_FIELDS = (
     "replaces_graph",
     "nodes",
     "cut_off",
+    "superseded",
     "_initial_nodes",
     "given_attachments",
     "owed",
@@ -122,6 +124,8 @@ class ResidentSession:
         self.nodes: dict[str, SessionNode] | None = None
         # With it, those that lead to no root: shown, and never gone on from.
         self.cut_off: tuple[SessionNode, ...] = ()
+        # What was said in older frames of a session without a store; with one the store has it.
+        self.superseded = NOTHING_SUPERSEDED
         self.is_policy_explicit = False
         self.saved_tool_generation: int | None = None
         self.phase_probe: TurnPhaseProbe | None = None
@@ -163,6 +167,7 @@ class ResidentSession:
             nodes,
             nodes is not None,
             self.cut_off,
+            self.superseded,
         )
 
     def _held_nodes(self) -> tuple[SessionNode, ...] | None:
@@ -331,11 +336,14 @@ class ResidentSession:
         """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3). Nodes of
         which nobody knows when they were committed are of now. Raises as `require_own`; then nothing has changed."""
         self.require_own(state)
-        path = active_path(state.nodes, state.leaf_node_id)
+        nodes = state.nodes
         if self.store is None and state.attachments:
-            path = with_bytes(path, state.attachments)
+            nodes = with_bytes(nodes, state.attachments)
+        path = active_path(nodes, state.leaf_node_id)
         self.frames = with_policy(state.frames, self.policy)
         self.frame_id = current_frame(state.frames).frame_id
+        if self.store is None:
+            self.superseded = superseded_in(nodes, path, self.frame_id)
         self.messages = messages_on(path, self.frame_id)
         self.leaf_node_id = state.leaf_node_id
         self.turn_state = state.turn_state
@@ -418,6 +426,7 @@ class ResidentSession:
         self.frames = (initial_frame(self.session_id, self.policy, now_ms),)
         self.frame_id = self.frames[0].frame_id
         self.messages = []
+        self.superseded = NOTHING_SUPERSEDED
         self.leaf_node_id = None
         self.turn_state = TurnState(turn_index=self.turn_state.turn_index)
         self.replaces_graph = True
@@ -429,9 +438,13 @@ class ResidentSession:
         return undo
 
     def enter_frame(self, frames: tuple[AgentFrame, ...], messages: Sequence[Message]) -> None:
-        """Go on in the frame a commit has opened; `messages` are its first ones. Older views keep what they showed."""
+        """Go on in the frame a commit has opened; `messages` are its first ones. Older views keep what they showed.
+        Without a store what was said in the frame that is left is kept here."""
+        entered = current_frame(frames).frame_id
+        if self.store is None and entered != self.frame_id:
+            self.superseded = self.superseded.left(self.messages, self.frame_id)
         self.frames = frames
-        self.frame_id = current_frame(frames).frame_id
+        self.frame_id = entered
         self.messages = list(messages)
 
     def graph_delta(self, nodes: tuple[SessionNode, ...]) -> GraphDelta:

@@ -18,7 +18,6 @@ from lash_cli.core.graph import (
     SessionGraph,
     SessionNode,
     active_path,
-    chain,
     chronological,
     events_on,
     messages_on,
@@ -27,6 +26,7 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.policy import NO_LAYER, PersistedSessionConfig, PromptLayer, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
+from lash_cli.core.superseded import NOTHING_SUPERSEDED, SupersededNodes
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
 from lash_cli.errors import LashRuntimeError, UsageError
@@ -63,6 +63,8 @@ class SessionReadView(msgspec.Struct, frozen=True):
     but the messages, with `is_whole` it is every branch, else the path of the
     current frame; `cut_off` is what belongs to every branch and leads to no root.
     What is asked for beyond that raises `LashRuntimeError` (`graph_not_resident`).
+    `superseded` has what was said in older frames of a session without a store,
+    which leaves nothing anywhere else.
     """
 
     session_id: str
@@ -77,6 +79,7 @@ class SessionReadView(msgspec.Struct, frozen=True):
     nodes: tuple[SessionNode, ...] | None = None
     is_whole: bool = False
     cut_off: tuple[SessionNode, ...] = ()
+    superseded: SupersededNodes = NOTHING_SUPERSEDED
 
     @property
     def revision(self) -> int:
@@ -97,11 +100,11 @@ class SessionReadView(msgspec.Struct, frozen=True):
         return chronological(self.active_events(), self.messages)
 
     def session_graph(self) -> SessionGraph:
-        """Every node, those of other branches and of older frames included; of a session without a store only what is
-        said in its current frame is left."""
+        """Every node, those of other branches and of older frames included; of a session without a store the messages
+        are all there is."""
         if self.nodes is None and self.head_revision is None:
             path = self._path()
-            return SessionGraph(path, path[-1].node_id if path else None)
+            return SessionGraph(self.superseded.graph(path), self.superseded.leaf(path))
         if self.nodes is None or not self.is_whole:
             raise self._not_resident("the other branches")
         return SessionGraph(self.nodes, self.leaf_node_id, self.cut_off)
@@ -116,16 +119,17 @@ class SessionReadView(msgspec.Struct, frozen=True):
     def to_snapshot(self) -> RuntimeSessionState:
         """What `open_with_state` goes on from: the nodes that are held, those of the messages where that is nothing
         else. Tools and costs are no part of it."""
-        nodes = self.nodes
+        nodes, leaf = self.nodes, self.leaf_node_id
         if nodes is None:
-            nodes = self._said()
+            said = self._said()
+            nodes, leaf = self.superseded.graph(said), self.superseded.leaf(said)
         elif not self.is_whole:
             # What the first of them hung below is in an older frame and not here.
             nodes = tuple(
                 node if index else msgspec.structs.replace(node, parent_node_id=None)
                 for index, node in enumerate(nodes)
             )
-        leaf = self.leaf_node_id if self.is_whole else nodes[-1].node_id if nodes else None
+            leaf = nodes[-1].node_id if nodes else None
         state = TurnState(self.turn_index, self.token_usage, self.last_prompt_usage)
         return RuntimeSessionState(self.session_id, self.policy, self.frames, nodes, leaf, state, cut_off=self.cut_off)
 
@@ -142,7 +146,7 @@ class SessionReadView(msgspec.Struct, frozen=True):
 
     def _said(self) -> tuple[SessionNode, ...]:
         """Nodes of the messages, whose moments nobody knows."""
-        return chain(self.messages, parent_node_id=None, agent_frame_id=self._frame_id, at_ms=0)
+        return self.superseded.said(self.messages, self._frame_id)
 
     def _not_resident(self, what: str) -> LashRuntimeError:
         return LashRuntimeError(

@@ -18,7 +18,6 @@ from typing import NamedTuple
 from lash_cli.core.codec import encode
 from lash_cli.core.content import Message
 from lash_cli.core.frames import current_frame
-from lash_cli.core.graph import chain
 from lash_cli.core.observation import (
     GENESIS,
     MAX_AGE_MS,
@@ -34,6 +33,7 @@ from lash_cli.core.observation import (
 )
 from lash_cli.core.policy import persisted_config
 from lash_cli.core.protocols import Clock
+from lash_cli.core.superseded import NOTHING_SUPERSEDED, SupersededNodes
 from lash_cli.core.tools import ToolState
 from lash_cli.errors import StoreError
 from lash_cli.store.base import PersistedSessionRead, ReadScope
@@ -44,11 +44,12 @@ Ring = Callable[[], None]
 
 class ResidentState(NamedTuple):
     """What a session is at one moment: everything of a read but its nodes, which are made of `messages` when somebody
-    asks, and the tool surface that `read.component_refs` names."""
+    asks and stand behind those of `superseded`, and the tool surface that `read.component_refs` names."""
 
     read: PersistedSessionRead
     messages: Sequence[Message]
     tools: tuple[str, ToolState]
+    superseded: SupersededNodes = NOTHING_SUPERSEDED
 
 
 class _Kept(NamedTuple):
@@ -176,14 +177,14 @@ class ResidentLog:
         read = state.read
         if scope in (ReadScope.ACTIVE_PATH, ReadScope.FULL_GRAPH):
             frame_id = current_frame(read.frames).frame_id
-            nodes = chain(state.messages, parent_node_id=None, agent_frame_id=frame_id, at_ms=0)
+            said = state.superseded.said(state.messages, frame_id)
             read = PersistedSessionRead(
                 read.session_id,
                 read.head_revision,
                 read.config,
                 read.frames,
-                nodes,
-                nodes[-1].node_id if nodes else None,
+                state.superseded.graph(said) if scope is ReadScope.FULL_GRAPH else said,
+                state.superseded.leaf(said),
                 read.turn_state,
                 read.checkpoint_ref,
                 read.component_refs,

@@ -73,8 +73,7 @@ async def test_a_page_stays_in_the_frame_it_began_in(core: LashCore) -> None:
         assert await watched.page() == TranscriptPage(())
         await turns(session, "three")
         assert said(await watched.page()) == ["ok", "three"]
-        if core.host.store is not None:
-            assert said(await watched.page(old.before)) == ["ok", "one"]
+        assert said(await watched.page(old.before)) == ["ok", "one"]
 
 
 async def test_what_is_no_node_and_what_is_no_page_is_refused(core: LashCore) -> None:
