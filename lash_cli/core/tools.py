@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, encode
+from lash_cli.core.codec import Record, decode, encode
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.errors import ReconfigureError
@@ -67,6 +67,20 @@ class ToolManifest(Record):
         policy = self.retry_policy
         if not isinstance(policy, NeverRetry) and policy.max_attempts < 1:
             raise ValueError("max_attempts must be at least 1")
+
+
+def readable_manifest(manifest: ToolManifest) -> ToolManifest:
+    """`manifest`, of which what is stored can be read again.
+
+    A program that is not type-checked may hand in anything, such as an
+    approval class of its own: stored, that would be a session nobody can open
+    any more. Raises `ValueError`.
+    """
+    try:
+        decode(encode(manifest), ToolManifest)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise ValueError(f"what it says of itself cannot be kept: {error}") from error
+    return manifest
 
 
 class ToolContract(Record):

@@ -32,6 +32,7 @@ from lash_cli.core.tools import (
     ToolResult,
     ToolRetryPolicy,
     failure,
+    readable_manifest,
     success,
 )
 from lash_cli.core.wait import AwaitEventKey
@@ -80,10 +81,21 @@ class FunctionTool(msgspec.Struct, frozen=True):
 
 
 async def _called(function: ToolFunction, arguments: Any, context: ToolContext) -> Any:
-    """What the function answers; a plain one runs in a thread."""
+    """What the function answers; a plain one runs in a thread, and what that answers is waited for if it can be: a
+    wrapper of a coroutine function is a plain one."""
     if inspect.iscoroutinefunction(function):
         return await function(arguments, context)
-    return await asyncio.to_thread(function, arguments, context)
+    answer = await asyncio.to_thread(_called_in_thread, function, arguments, context)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _called_in_thread(function: ToolFunction, arguments: Any, context: ToolContext) -> Any:
+    """What the function answers. A `StopIteration` becomes what a coroutine makes of it: no future can hold one, and
+    who waits for it would do so for ever."""
+    try:
+        return function(arguments, context)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
 
 
 def _converted(args: dict[str, Any], kind: type[msgspec.Struct]) -> Any:
@@ -141,8 +153,8 @@ def function_tool(
 ) -> FunctionTool:
     """Wrap `function(arguments, context)`; see `tool` for the parameters.
 
-    Raises `PluginRegistrationError` when the first parameter is not
-    annotated with a `msgspec.Struct` that has a JSON schema, or the name is blank.
+    Raises `PluginRegistrationError` when it cannot be called so, when the first parameter is not
+    annotated with a `msgspec.Struct` that has a JSON schema, and for an option that no tool can have.
     """
     arguments = _arguments_type(function, name)
     try:
@@ -152,20 +164,47 @@ def function_tool(
             description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
             retry_policy=retry or NeverRetry(),
             approval=approval,
-            timeout_ms=None if timeout_s is None else round(timeout_s * 1000),
+            timeout_ms=None if timeout_s is None else _milliseconds(timeout_s),
             exclusive_group=exclusive_group,
         )
-        contract = ToolContract(input_schema=arguments_schema(arguments))
-    except (TypeError, ValueError) as error:
+        contract = ToolContract(input_schema=_object_schema(arguments))
+        readable_manifest(manifest)
+        _check_answers(function)
+        if prepare is not None:
+            inspect.signature(prepare).bind(None, None)
+            _check_answers(prepare)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
     return FunctionTool(manifest, contract, arguments, function, prepare)
+
+
+def _milliseconds(timeout_s: float) -> int:
+    """The time limit of a tool; raises `ValueError` unless some time is left within it."""
+    if not timeout_s > 0:
+        raise ValueError(f"its time limit has to be more than nothing, not {timeout_s} s")
+    return max(1, round(timeout_s * 1000))
+
+
+def _object_schema(arguments: type[msgspec.Struct]) -> dict[str, Any]:
+    """`arguments_schema`; raises `ValueError` for a struct that is written as an array, which no model may give."""
+    schema = arguments_schema(arguments)
+    if schema.get("type") != "object":
+        raise ValueError(f"{arguments.__name__} is written as an array, and arguments are an object")
+    return schema
+
+
+def _check_answers(function: ToolFunction) -> None:
+    """Raise `TypeError` for a function that yields: it answers nothing."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError("it has to return its result and not to yield it")
 
 
 def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
     """The struct that the first parameter is annotated with; what else is annotated is nobody's business here, and may
     name what is only imported for type checkers."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
         arguments = parameters[0].annotation if len(parameters) == 2 else None
         if isinstance(arguments, str):
             named = types.SimpleNamespace(__annotations__={"arguments": arguments})
@@ -179,6 +218,10 @@ def _arguments_type(function: ToolFunction, name: str) -> type[msgspec.Struct]:
         raise PluginRegistrationError(
             f"tool {name} must take (arguments, context), the first annotated with a msgspec.Struct"
         )
+    try:
+        signature.bind(None, None)
+    except TypeError as error:
+        raise PluginRegistrationError(f"tool {name} must take (arguments, context) by position: {error}") from error
     return arguments
 
 
@@ -186,7 +229,10 @@ def _globals_of(function: ToolFunction) -> dict[str, Any]:
     """Where the names in the annotations of `function` are looked up."""
     while isinstance(function, functools.partial):
         function = function.func
-    names: dict[str, Any] = getattr(inspect.unwrap(function), "__globals__", {})
+    written: Any = inspect.unwrap(function)
+    if not hasattr(written, "__globals__"):  # an object that can be called
+        written = inspect.unwrap(type(written).__call__)
+    names: dict[str, Any] = getattr(written, "__globals__", {})
     return names
 
 
@@ -205,9 +251,9 @@ def tool(
 
     `arguments` is annotated with a `msgspec.Struct`, whose fields are the schema the model is given; `context` is a
     `ToolContext`. What is returned is JSON or what msgspec makes JSON of, a whole `ToolCallOutput`, or a
-    `PendingCompletion` when the result comes from outside. A coroutine runs in the loop, a plain function in a
-    thread. To fail so that the model reads why, raise `ToolFault`; any other exception is a failure (`tool_panicked`)
-    of which the model reads the type and the text.
+    `PendingCompletion` when the result comes from outside. A coroutine runs in the loop, also one that a plain function
+    answers, which itself runs in a thread. To fail so that the model reads why, raise `ToolFault`; any other exception
+    is a failure (`tool_panicked`) of which the model reads the type and the text.
 
     `name` is what the model calls; `tool_id`, the name unless given, is what a session remembers. `description` is the
     first paragraph of the docstring unless given. `retry` says whether a further attempt is made when one fails with
@@ -218,7 +264,7 @@ def tool(
     allowed and before its first attempt: what it returns, which is JSON, every attempt has as
     `context.prepared_payload`, also behind a crash; a `ToolCallOutput` or a `ToolFault` is the result of the call
     instead. Raises `PluginRegistrationError` for a function of another
-    shape, arguments without a JSON schema and a blank name.
+    shape, arguments without a JSON schema, and an option that no tool can have, such as a blank name.
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -134,6 +137,48 @@ async def test_another_exception_is_left_to_dispatch() -> None:
         await run(broken, x=1)
 
 
+@pytest.mark.parametrize("is_prepare", [False, True])
+async def test_a_plain_function_that_asks_an_empty_iterator_fails_instead_of_never_ending(is_prepare: bool) -> None:
+    """`StopIteration` is the one exception that no future can hold."""
+
+    def first(arguments: Point, context: ToolContext) -> Any:
+        return next(iter(()))
+
+    entry = tool(name="first", prepare=first)(first) if is_prepare else tool(name="first")(first)
+    call = ToolCall("c", "first", "first", {"x": 1})
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await (entry.prepare_call if is_prepare else entry.execute)(call, context())
+
+
+def _through(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def passed_on(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return passed_on
+
+
+class Adder:
+    async def __call__(self, arguments: Point, context: ToolContext) -> int:
+        return arguments.x + arguments.y
+
+
+@_through
+async def added(arguments: Point, context: ToolContext) -> int:
+    return arguments.x + arguments.y
+
+
+@pytest.mark.parametrize("function", [Adder(), added])
+async def test_what_answers_with_a_coroutine_is_waited_for(function: Callable[..., Any]) -> None:
+    output = await run(tool(name="sum")(function), x=1, y=2)
+    assert output == success(3)
+    prepared = await tool(name="sum", prepare=function)(Adder()).prepare_call(
+        ToolCall("c", "sum", "sum", {"x": 1, "y": 2}), context()
+    )
+    assert isinstance(prepared, ToolCall) and prepared.prepared_payload == 3
+
+
 async def test_an_unknown_id_is_unavailable() -> None:
     output = await FunctionToolProvider([add]).execute(ToolCall("c", "nope", "add", {}), context())
     assert output.outcome.failure.code == "tool_unavailable"  # type: ignore[union-attr]
@@ -172,6 +217,53 @@ def test_a_function_that_is_no_tool_is_refused_by_name() -> None:
         with pytest.raises(ConfigError, match=name) as refused:
             tool(name=name)(function)
         assert refused.value.code == "plugin_registration"
+
+
+class Row(msgspec.Struct, array_like=True):
+    value: int
+
+
+def _by_name(arguments: Point, *, context: Any) -> Any: ...
+def _options(arguments: Point, **context: Any) -> Any: ...
+def _of_a_row(arguments: Row, context: Any) -> Any: ...
+def _one_by_one(arguments: Point, context: Any) -> Any:
+    yield arguments
+
+
+async def _one_after_another(arguments: Point, context: Any) -> Any:
+    yield arguments
+
+
+@pytest.mark.parametrize("function", [_by_name, _options, _of_a_row, _one_by_one, _one_after_another])
+def test_a_function_that_no_call_could_use_is_refused_as_it_is_declared(function: Callable[..., Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        tool(name="useless")(function)
+    assert refused.value.code == "plugin_registration"
+    assert "useless" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": None},
+        {"name": "a\ud800"},
+        {"description": 5},
+        {"approval": "reading"},
+        {"retry": "safe"},
+        {"retry": SafeRetry("two")},  # type: ignore[arg-type]
+        {"timeout_s": 0},
+        {"timeout_s": -1.5},
+        {"timeout_s": float("nan")},
+        {"timeout_s": "5"},
+        {"exclusive_group": 7},
+        {"prepare": 5},
+        {"prepare": lambda arguments: None},
+    ],
+)
+def test_an_option_that_no_tool_can_have_is_refused_as_the_tool_is_declared(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        tool(**{"name": "sound", **options})(Adder())
+    assert refused.value.code == "plugin_registration"
 
 
 def test_the_context_names_the_call_and_hands_children_only_session_and_turn() -> None:
