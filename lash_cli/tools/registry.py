@@ -114,7 +114,7 @@ class ToolRegistry:
             manifest = source.resolve_manifest(name) if isinstance(source, ResolvesTools) else None
             if manifest is None:
                 continue
-            check_found(manifest, manifest.name == name, f"name {name}", source_id, found.values())
+            check_found(manifest, "name", name, source_id, found.values())
             found[manifest.id] = LiveTool(manifest, source_id)
         if not found or found.keys() & surface.entries.keys():
             return None
@@ -301,7 +301,7 @@ class ToolRegistry:
                 if manifest is None:
                     continue
                 mine = [tool for tool in found.values() if tool.manifest.id == tool_id]
-                check_found(manifest, manifest.id == tool_id, f"id {tool_id}", source_id, mine)
+                check_found(manifest, "id", tool_id, source_id, mine)
                 if manifest.name not in names:
                     found[tool_id] = LiveTool(manifest, source_id)
                     names.add(manifest.name)

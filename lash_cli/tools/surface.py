@@ -13,11 +13,12 @@ demands; and an edited name gives way to a source that now uses it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
 from lash_cli.core.protocols import ToolProvider
-from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry
+from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry, readable_manifest
 from lash_cli.errors import ReconfigureError
 
 MAX_GENERATION = 2**64 - 1
@@ -57,12 +58,13 @@ def collect_live(offers: Mapping[str, Iterable[ToolManifest]]) -> dict[str, Live
 
     The `context` overlay replaces tools of equal id or name. Raises
     `ReconfigureError` when two other sources, or one source twice, offer the
-    same id or name.
+    same id or name, and for a manifest that could not be read again.
     """
     live: dict[str, LiveTool] = {}
     id_by_name: dict[str, str] = {}
     for source_id, manifests in sorted(offers.items(), key=lambda offer: offer[0] == CONTEXT_SOURCE):
         for manifest in manifests:
+            _check_readable(manifest, source_id)
             for other in {manifest.id, id_by_name.get(manifest.name, manifest.id)} & live.keys():
                 held = live[other]
                 if source_id != CONTEXT_SOURCE or held.source_id == CONTEXT_SOURCE:
@@ -75,6 +77,15 @@ def collect_live(offers: Mapping[str, Iterable[ToolManifest]]) -> dict[str, Live
             live[manifest.id] = LiveTool(manifest, source_id)
             id_by_name[manifest.name] = manifest.id
     return live
+
+
+def _check_readable(manifest: ToolManifest, source_id: str) -> None:
+    """Raise `ReconfigureError` for what a source offers that no stored state could hold."""
+    try:
+        readable_manifest(manifest)
+    except ValueError as error:
+        tool = manifest.name if isinstance(manifest, ToolManifest) else manifest
+        raise ReconfigureError(f"tool {tool!r} of source {source_id} cannot be taken: {error}") from error
 
 
 def with_source_rules(edited: ToolManifest, source: ToolManifest) -> ToolManifest:
@@ -177,15 +188,16 @@ def check_identity(tool_id: str, manifest: ToolManifest) -> None:
 
 
 def check_found(
-    manifest: ToolManifest, is_asked_for: bool, asked: str, source_id: str, others: Iterable[LiveTool]
+    manifest: ToolManifest, field: Literal["id", "name"], asked: str, source_id: str, others: Iterable[LiveTool]
 ) -> None:
-    """Judge the answer of a source to the question for one tool; raises `ReconfigureError` when it is not the one that
-    was asked for, or others have answered too (contract 05 §2.2)."""
+    """Judge the answer of a source to the question for the tool of an id or a name; raises `ReconfigureError` when it
+    is not the one that was asked for, could not be read again, or others have answered too (contract 05 §2.2)."""
+    _check_readable(manifest, source_id)
     check_identity(manifest.id, manifest)
-    if not is_asked_for:
-        raise ReconfigureError(f"source {source_id} answers with {manifest.name} ({manifest.id}) for {asked}")
+    if getattr(manifest, field) != asked:
+        raise ReconfigureError(f"source {source_id} answers with {manifest.name} ({manifest.id}) for {field} {asked}")
     for other in others:
-        raise ReconfigureError(f"sources {other.source_id} and {source_id} both have a tool of {asked}")
+        raise ReconfigureError(f"sources {other.source_id} and {source_id} both have a tool of {field} {asked}")
 
 
 def state_of(entries: Mapping[str, Entry], generation: int) -> ToolState:

@@ -21,14 +21,23 @@ from lash_cli import (
     SqliteStore,
     Stopped,
     ToolContext,
+    ToolManifest,
     TurnActivity,
     TurnActivityFanout,
     TurnActivitySink,
     provider,
     tool,
 )
-from lash_cli.errors import ConfigError, NotFoundError, SessionClosed, StoreSessionMismatch, UsageError
+from lash_cli.errors import (
+    ConfigError,
+    NotFoundError,
+    ReconfigureError,
+    SessionClosed,
+    StoreSessionMismatch,
+    UsageError,
+)
 from lash_cli.runtime.host import SingleProvider
+from tests.support.tools import NamedTools
 from tests.support.wire import ChatServer, text_reply
 
 KEY = "sk-embedded-0001"
@@ -143,6 +152,22 @@ async def test_a_policy_that_could_not_be_read_again_is_stored_nowhere(
         with pytest.raises(NotFoundError):
             await core.open_session("new", create=False)
     assert {refused.value.code for refused in (of_core, of_open, of_configure)} == {"policy_invalid"}
+
+
+async def test_a_tool_that_could_not_be_read_again_is_stored_nowhere(tmp_path: Path) -> None:
+    foreign = NamedTools(ToolManifest("t", "t", "d", approval="reading"))  # type: ignore[arg-type]
+    wiring: dict[str, Any] = {"provider": provider("loopback"), "model": ModelSpec("loopback")}
+    with pytest.raises(ConfigError) as of_core:
+        LashCore(**wiring, tools=[foreign])
+    assert of_core.value.code == "plugin_registration"
+    store = SqliteStore.open(tmp_path / "lash.db")
+    async with LashCore(**wiring, store=store) as core:
+        async with await core.open_session("s") as session:
+            with pytest.raises(ReconfigureError):
+                await session.tools().add_provider(foreign)
+            assert (await session.turn("hello").run()).result is not None
+        async with await core.open_session("s") as session:
+            assert session.tools().state().tools == {}
 
 
 def test_what_is_given_beside_a_policy_stands_over_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import settings
@@ -72,6 +74,35 @@ def test_what_is_hidden_or_known_is_not_asked_of_a_source() -> None:
     made.upsert_source("plugins", source)
     made.set_tool_membership({"a": False})
     assert (made.find("secret"), made.find("a"), source.asked) == (None, None, [])
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        ToolManifest("t.b", "b", "d", approval="reading"),  # type: ignore[arg-type]
+        ToolManifest("t.b", "b", 5),  # type: ignore[arg-type]
+        ToolManifest("t.b", "b", "\ud800"),
+        ToolManifest("t.b", "b", "d", bindings={"path": object()}),
+        ToolManifest("t.b", "b", "d", timeout_ms="soon"),  # type: ignore[arg-type]
+        5,
+    ],
+)
+@pytest.mark.parametrize("is_advertised", [True, False])
+def test_a_tool_that_could_not_be_read_again_is_not_taken_from_a_source(unreadable: Any, is_advertised: bool) -> None:
+    made = registry(("t.a", "a"))
+    source = NamedTools()
+    source.offered = [unreadable]
+    shy = ShyTools()
+    shy.resolve_manifest = lambda name: unreadable  # type: ignore[method-assign]
+    before = made.surface
+    with pytest.raises(ReconfigureError, match="source live"):
+        if is_advertised:
+            made.upsert_source("live", source)
+        else:
+            made.upsert_source("live", shy)
+            before = made.surface
+            made.find("b")
+    assert made.surface is before
 
 
 class Lying(ShyTools):
