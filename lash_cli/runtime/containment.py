@@ -32,6 +32,8 @@ _log = logging.getLogger("lash.dispatch")
 
 # What a result may add to a transcript, attachments not counted: no model reads as much, and a turn has to be kept.
 MAX_RESULT_CHARS = 8 * 1024 * 1024
+# What an exception may say to a model, which needs to know what it is and not all that it has.
+MAX_ERROR_CHARS = 16_384
 # An output is so many levels around the value of a result.
 _OUTPUT_LEVELS = 2
 
@@ -136,13 +138,14 @@ def _has_non_number(value: Any) -> bool:
 
 
 def _text_of(error: Exception) -> str:
-    """What an exception of a tool says, as text that can be stored."""
+    """What an exception of a tool says, as text that can be stored, cut where it is longer than anybody reads."""
     try:
         text = str(error)
     except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
         text = f"its text cannot be read ({type(fault).__name__})"
     # A file name that is no UTF-8 has them.
-    return storable(text)
+    text = storable(text[: MAX_ERROR_CHARS + 1])
+    return text if len(text) <= MAX_ERROR_CHARS else text[:MAX_ERROR_CHARS] + "…"
 
 
 def _too_large(tool_name: str, length: int) -> ToolCallOutput:

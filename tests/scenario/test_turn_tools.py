@@ -211,6 +211,23 @@ async def test_a_result_no_transcript_can_hold_is_a_failure_the_model_reads(make
     assert kept.tool_calls[0].output.status == "success" and kept.assistant_message() == "good"
 
 
+@pytest.mark.parametrize("in_what", ["tool", "preparation"])
+async def test_the_text_of_an_exception_is_kept_as_far_as_anybody_reads_it(make_core, in_what: str) -> None:
+    async def broken(arguments: Number, context: object) -> str:
+        raise ValueError("x" * (containment.MAX_RESULT_CHARS + 1))
+
+    async def sound(arguments: Number, context: object) -> str:
+        return "fine"
+
+    made = tool(name="t")(broken) if in_what == "tool" else tool(name="t", prepare=broken)(sound)
+    caller = ScriptedCaller([calls(("a", "t", '{"value": 1}')), text("sorry")])
+    async with await make_core(caller, tools=[FunctionToolProvider([made])]).open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    reason = result.tool_calls[0].output.outcome.failure
+    assert reason.code == "tool_panicked" and reason.message.startswith("t crashed: ValueError: xxx")
+    assert len(reason.message) < containment.MAX_ERROR_CHARS + 100
+
+
 def nested(depth: int) -> Any:
     value: Any = 1
     for level in range(depth):
