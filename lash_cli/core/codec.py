@@ -89,7 +89,7 @@ def is_deeper(value: Any, depth: int) -> bool:
 
 def storable(text: str) -> str:
     """`text` with its lone surrogates, which no UTF-8 can hold, as escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def to_builtins(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, decode, encode
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
 from lash_cli.core.policy import NO_GENERATION, Generation, ModelSpec
 from lash_cli.core.schemas import AUTO, SchemaProjection
@@ -260,6 +260,42 @@ class LlmCallResult(Record):
     error: NormalizedError | None = None
     text_streamed: bool = False
     raw: str | None = None
+
+
+_PARTS = (ProsePart, ReasoningPart, ToolCallPart)
+
+
+def is_whole_result(result: LlmCallResult) -> bool:
+    """Whether there is either an answer or an error, and the answer is made of what answers are made of. Cheap, and so
+    no proof that it can be kept: see `kept_response`."""
+    response = result.response
+    if response is None:
+        return isinstance(result.error, NormalizedError)
+    if result.error is not None or not isinstance(response, LlmResponse) or not isinstance(response.usage, TokenUsage):
+        return False
+    parts: tuple[object, ...] = response.parts
+    for part in parts:  # noqa: SIM110 - a generator costs more than what it asks
+        if not isinstance(part, _PARTS):
+            return False
+    return True
+
+
+def kept_response(response: object) -> LlmResponse:
+    """What a provider answered, as a transcript will have it.
+
+    A provider of a program's own may answer anything, such as a text that no
+    UTF-8 can hold, or tokens that are no number: stored, that would be a session
+    nobody can open any more. Raises `ValueError`.
+    """
+    if not isinstance(response, LlmResponse):
+        raise ValueError(f"answered {type(response).__name__}, no LlmResponse")
+    try:
+        kept = decode(encode(response), LlmResponse)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise ValueError(f"answered what cannot be kept: {error}") from error
+    if not kept.usage.is_countable:
+        raise ValueError("answered what cannot be kept: a number of tokens that nobody can have used")
+    return kept
 
 
 class TextDelta(Record, tag="text_delta", tag_field="type"):

@@ -103,7 +103,9 @@ class ModelCaller(Protocol):
         ...
 
     async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
-        """Run the ladder. Never raises for a provider failure or a cancel: both are results with a record."""
+        """Run the ladder. Never raises for a provider failure or a cancel: both are results with a record. What it
+        raises all the same is the result `provider_panicked`, and where it does not return soon after `cancel` was set
+        the task that it runs in is cancelled."""
         ...
 
     async def aclose(self) -> None:

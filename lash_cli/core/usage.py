@@ -21,6 +21,9 @@ _FIELDS = (
     "reasoning_output_tokens",
 )
 
+# What one call is never told to have cost: a store holds 64 bits, and adds.
+MAX_TOKENS: Final = 2**53
+
 
 class TokenUsage(Record):
     """Token counts of one call or of many (contract 01 §12). `input_tokens` excludes cached ones."""
@@ -40,6 +43,11 @@ class TokenUsage(Record):
     def total(self) -> int:
         """Billable tokens; reasoning is already inside output."""
         return self.input_tokens + self.output_tokens + self.cache_read_input_tokens + self.cache_write_input_tokens
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether a store can hold each count and a sum of some."""
+        return all(0 <= getattr(self, name) < MAX_TOKENS for name in _FIELDS)
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
         if self == NO_USAGE:  # how every sum begins

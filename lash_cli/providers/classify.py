@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from lash_cli.core.codec import decode_json
+from lash_cli.core.codec import decode_json, storable
 from lash_cli.core.llm import LlmResponse, NormalizedError, TerminalReason
 from lash_cli.core.redaction import redact
 from lash_cli.errors import LlmTransportError
@@ -146,8 +146,8 @@ _MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|d
 
 
 def presentable(text: str, secrets: tuple[str, ...] = ()) -> str:
-    """`text` redacted first and cut second, so that no half of a secret survives."""
-    clean = redact(text, secrets)
+    """`text` redacted first and cut second, so that no half of a secret survives; what no UTF-8 can hold is escaped."""
+    clean = storable(redact(text, secrets))
     return clean if len(clean) <= MAX_ERROR_CHARS else clean[: MAX_ERROR_CHARS - 1] + "…"
 
 

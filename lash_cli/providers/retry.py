@@ -38,6 +38,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
     UsageReported,
+    kept_response,
 )
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
@@ -377,15 +378,16 @@ class RetryingCaller:
         """One attempt: its answer, its failure, or None when it was cancelled."""
         running = asyncio.ensure_future(self._contained(request, attempt))
         if await _first(running, cancel):
-            return running.result()
+            return self._panicked("cancelled itself") if running.cancelled() else running.result()
         return None
 
     async def _contained(self, request: LlmRequest, attempt: _Attempt) -> LlmResponse | LlmTransportError:
         try:
             if attempt.capture is None:
-                return await self._provider.complete(request, attempt.emit)
-            with attempt.capture:
-                return await self._provider.complete(request, attempt.emit)
+                answer = await self._provider.complete(request, attempt.emit)
+            else:
+                with attempt.capture:
+                    answer = await self._provider.complete(request, attempt.emit)
         except Exception as raised:
             if attempt.is_stopped:
                 return attempt.shown_response()
@@ -393,10 +395,16 @@ class RetryingCaller:
                 return raised
             if raised is attempt.sink_fault:
                 raise
-            text = f"the provider raised {type(raised).__name__}: {raised}"
-            return LlmTransportError(
-                presentable(text, self._secrets), kind="unknown", code="provider_panicked", retryable=False
-            )
+            return self._panicked(f"raised {type(raised).__name__}: {raised}")
+        try:
+            return kept_response(answer)
+        except ValueError as flaw:
+            return self._panicked(str(flaw))
+
+    def _panicked(self, what: str) -> LlmTransportError:
+        """The failure that stands for a bug of the provider."""
+        text = presentable(f"the provider {what}", self._secrets)
+        return LlmTransportError(text, kind="unknown", code="provider_panicked", retryable=False)
 
 
 _CANCELLED = NormalizedError(

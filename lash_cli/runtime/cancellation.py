@@ -85,6 +85,16 @@ class CancelToken:
         waits for something else as well and needs no task for it."""
         return _Telling(self, call)
 
+    def tell(self, call: Callable[[], object]) -> None:
+        """As `telling`, until `tell_no_more`."""
+        if self.is_set:
+            call()
+        self._calls.append(call)
+
+    def tell_no_more(self, call: Callable[[], object]) -> None:
+        """Forget a `call` that is told."""
+        self._calls.remove(call)
+
     def forget_request(self) -> None:
         """Arm the token again after a request that was addressed to another turn of the same call."""
         if self.cause is CancelCause.REQUESTED:
@@ -106,12 +116,10 @@ class _Telling(msgspec.Struct, eq=False):
     _call: Callable[[], object]
 
     def __enter__(self) -> None:
-        if self._token.is_set:
-            self._call()
-        self._token._calls.append(self._call)
+        self._token.tell(self._call)
 
     def __exit__(self, *_: object) -> None:
-        self._token._calls.remove(self._call)
+        self._token.tell_no_more(self._call)
 
 
 class TurnCancelRegistry:

@@ -12,6 +12,7 @@ from lash_cli.core.machine_rules import effective_reason, stop_of_reason
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.structured import INVALID_OUTPUT, FittingAnswer, UnfitAnswer
 from lash_cli.errors import DirectCompletionError, LlmTransportError
+from lash_cli.runtime.asking import asked
 from lash_cli.runtime.attachments import reader_of
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.host import RuntimeHost
@@ -33,7 +34,7 @@ async def complete_directly(
     """
     llm_request = _llm_request(host, request, request.model or model)
     caller = host.providers.resolve(request.provider_id or provider_id)
-    result = await caller.call(llm_request, sink=_unseen, cancel=CancelToken())
+    result = await asked(caller, llm_request, sink=_unseen, cancel=CancelToken(), is_strict=host.is_strict)
     error, response = result.error, result.response
     if response is None:
         assert error is not None, "a result is a response or an error"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
+from lash_cli.core.codec import storable
 from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -459,7 +460,7 @@ class ToolDispatcher:
         call_id, _ = attempt
 
         async def show() -> None:
-            await self._emit(ToolProgress(call_id, text), f"tool:{call_id}")
+            await self._emit(ToolProgress(call_id, storable(text)), f"tool:{call_id}")
 
         task = asyncio.ensure_future(show())
         self._progress.add(task)

@@ -76,6 +76,7 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
+from lash_cli.runtime.asking import PROVIDER_PANICKED, asked
 from lash_cli.runtime.attachments import put_inline, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
@@ -91,8 +92,6 @@ if TYPE_CHECKING:
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.runtime.dispatch import ToolDispatcher
 
-# The code of what a provider raised that is no failure of its endpoint: a bug in it (contract 05 §3.6).
-PROVIDER_PANICKED = "provider_panicked"
 UNSUPPORTED_ATTACHMENT = "unsupported_attachment_capability"
 # Says what was said, to whoever turns it on: nobody does by having a log (contract 08 §6.7 `privacy.log_prompts`).
 _prompts = logging.getLogger("lash.prompts")
@@ -355,7 +354,9 @@ class TurnDriver(ABC):
         envelope = EffectEnvelope(EffectInvocation(drive.effects.scope, str(effect.effect_id), key), call.command)
 
         async def run(context: EffectContext) -> EffectOutcome:
-            result = await drive.caller.call(call.request, sink=call.sink, cancel=self.token)
+            result = await asked(
+                drive.caller, call.request, sink=call.sink, cancel=self.token, is_strict=self.host.is_strict
+            )
             if self.token.cause is CancelCause.LEASE_LOST:
                 raise lane_lost(self.session.session_id)
             if self.host.is_strict and result.error is not None and result.error.code == PROVIDER_PANICKED:

@@ -223,19 +223,19 @@ class ModelCall:
         )
 
     async def sink(self, event: StreamEvent) -> None:
-        """Show one stream event of the running attempt."""
+        """Show one stream event of the running attempt; not a text that is none."""
         match event:
-            case TextDelta(text=text, item_id=item_id):
+            case TextDelta(text=str(text), item_id=item_id):
                 correlation = item_id or f"{self._row}:{self._attempt}:prose"
                 if correlation not in self._prose:
                     self._prose.append(correlation)
                 self.streamed = True
-                await self._emit(AssistantProseDelta(text), correlation)
-            case ReasoningDelta(text=text, item_id=item_id):
+                await self._emit(AssistantProseDelta(storable(text)), correlation)
+            case ReasoningDelta(text=str(text), item_id=item_id):
                 correlation = item_id or f"{self._row}:{self._attempt}:reasoning"
                 if correlation not in self._reasoning:
                     self._reasoning.append(correlation)
-                await self._emit(ReasoningShown(text), correlation)
+                await self._emit(ReasoningShown(storable(text)), correlation)
             case AttemptReset():
                 reset = ModelAttemptReset(tuple(self._prose), tuple(self._reasoning))
                 await self._emit(reset, f"{self._row}:{self._attempt}:reset")

@@ -1,0 +1,145 @@
+"""Asking a model caller, which may be anybody's: whatever it does, its call has a result (contract 01 §0, 05 §3.6).
+
+A caller of a program's own may raise, answer something else, or take no notice of a cancel. A turn that could not end
+for that would begin again with every next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from lash_cli.core.codec import storable
+from lash_cli.core.llm import (
+    LlmCallRecord,
+    LlmCallResult,
+    LlmRequest,
+    NormalizedError,
+    StreamEvent,
+    TerminalReason,
+    is_whole_result,
+)
+from lash_cli.core.protocols import EventSink, ModelCaller
+from lash_cli.runtime.cancellation import CancelToken
+
+_log = logging.getLogger("lash.models")
+
+# The code of what a provider raised that is no failure of its endpoint: a bug in it (contract 05 §3.6).
+PROVIDER_PANICKED = "provider_panicked"
+# How long a caller may take to return once its call is cancelled: what closing a connection and cleaning up behind it
+# need. Then it is cancelled itself.
+CANCEL_GRACE_S = 1.0
+_MAX_TEXT_CHARS: Final = 1_024
+
+
+async def asked(
+    caller: ModelCaller, request: LlmRequest, *, sink: EventSink, cancel: CancelToken, is_strict: bool = False
+) -> LlmCallResult:
+    """What `caller` answers, or the error that stands for what it did instead. Raises what `sink` raises, and with
+    `is_strict` what the caller does."""
+    heard = _Heard(sink)
+    cut = _CutOff(cancel)
+    try:
+        with cut:
+            result: object = await caller.call(request, sink=heard.take, cancel=cancel)
+    except asyncio.CancelledError:
+        if not cut.is_self_inflicted:
+            raise
+        return _panicked(request, "cancelled itself", heard)
+    except Exception as raised:
+        if raised is heard.fault or is_strict:
+            raise
+        _log.exception("the model caller raised")
+        return _panicked(request, f"raised {type(raised).__name__}: {_text_of(raised)}", heard)
+    if cut.is_done:
+        return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
+    if not isinstance(result, LlmCallResult) or not is_whole_result(result):
+        return _panicked(request, f"answered {type(result).__name__}, no LlmCallResult that is one", heard)
+    return result
+
+
+_CANCELLED: Final = NormalizedError(
+    kind="unknown", message="the model call was cancelled", code="cancelled", terminal_reason=TerminalReason.CANCELLED
+)
+
+
+class _Heard:
+    """The sink of a call, which remembers what it raised itself."""
+
+    __slots__ = ("_sink", "fault", "has_any")
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+        self.fault: Exception | None = None
+        self.has_any = False
+
+    async def take(self, event: StreamEvent) -> None:
+        self.has_any = True
+        try:
+            await self._sink(event)
+        except Exception as fault:
+            self.fault = fault
+            raise
+
+
+class _CutOff:
+    """Cancels the task that is in its block when the block has not been left `CANCEL_GRACE_S` after the token was
+    tripped, as `asyncio.timeout` does it, and takes that back as the block is left: then it `is_done`."""
+
+    __slots__ = ("_alarm", "_before", "_cancel", "_task", "is_done", "is_self_inflicted")
+
+    def __init__(self, cancel: CancelToken) -> None:
+        self._cancel = cancel
+        self._task: asyncio.Task[Any] | None = None
+        self._before = 0
+        self._alarm: asyncio.TimerHandle | None = None
+        self.is_done = False
+        self.is_self_inflicted = False
+
+    def _begin(self) -> None:
+        """Told by whoever trips the token, in whatever thread that is."""
+        task = self._task
+        if task is not None and not (loop := task.get_loop()).is_closed():
+            loop.call_soon_threadsafe(self._arm, loop)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._alarm is None and self._task is not None:
+            self._alarm = loop.call_later(CANCEL_GRACE_S, self._cut)
+
+    def _cut(self) -> None:
+        if self._task is not None:
+            self.is_done = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._task = task = asyncio.current_task()
+        assert task is not None, "a call is made in a task"
+        self._before = task.cancelling()
+        self._cancel.tell(self._begin)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._cancel.tell_no_more(self._begin)
+        task, self._task = self._task, None
+        assert task is not None, "the block was entered"
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        elif kind is None:
+            return False
+        is_ours = self.is_done and task.uncancel() <= self._before
+        self.is_self_inflicted = not self.is_done and task.cancelling() <= self._before
+        return is_ours and kind is not None and issubclass(kind, asyncio.CancelledError)
+
+
+def _panicked(request: LlmRequest, what: str, heard: _Heard) -> LlmCallResult:
+    error = NormalizedError("unknown", f"the model caller {what}", code=PROVIDER_PANICKED)
+    return LlmCallResult(LlmCallRecord(request.scope.request_id), error=error, text_streamed=heard.has_any)
+
+
+def _text_of(error: Exception) -> str:
+    """What an exception says, as text that can be stored."""
+    try:
+        return storable(str(error)[:_MAX_TEXT_CHARS])
+    except Exception as fault:  # noqa: BLE001 - it is the caller's exception that cannot say what it is
+        return f"its text cannot be read ({type(fault).__name__})"
