@@ -142,7 +142,7 @@ class AcrossProcesses:
 
         ingress = ActiveTurn(turn_id)
         require_addressee(ingress)
-        content = TurnInput.text(message) if isinstance(message, str) else message
+        content = TurnInput.of(message)
         key = INJECTION_PREFIX + require_key(id)
         if has_bytes(content):
             content = await self.queue(session_id).stored(content)

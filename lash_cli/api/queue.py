@@ -125,10 +125,10 @@ class SessionQueue:
         Raises `PendingTurnInputSourceKeyConflict` for a key of another text,
         `ConflictError` (`input_exists`) for a used `input_id` and `UsageError`
         (`invalid_key`, `missing_execution_scope_id`) for a blank or unprintable
-        key and a blank turn id.
+        key and a blank turn id, and (`invalid_turn_input`, `prompt_not_utf8`) for an input that cannot be read.
         """
         require_addressee(ingress)
-        content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        content = TurnInput.of(turn_input)
         source_key = None if key is None else source_key_of(key)
         if has_bytes(content):
             content = await self.stored(content)

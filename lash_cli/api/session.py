@@ -355,8 +355,8 @@ class LashSession(QueueVerbs):
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
         `generation` is laid over that of the session, for this turn.
         Raises `UsageError` for a blank turn id or key, a limit below 1, a
-        schema that cannot be used (`schema_invalid`), or options of the input
-        that cannot be read, and `LashRuntimeError`
+        schema that cannot be used (`schema_invalid`), an input that cannot be
+        read (`invalid_turn_input`, `prompt_not_utf8`) or its options, and `LashRuntimeError`
         (`execution_scope_turn_id_mismatch`) for an input that names another turn.
         """
         self._check_open()
@@ -366,7 +366,7 @@ class LashSession(QueueVerbs):
             raise UsageError("an idempotency key must not be blank")
         if max_turns is not None and max_turns < 1:
             raise UsageError("a turn needs at least one model iteration")
-        content = TurnInput.text(turn_input) if isinstance(turn_input, str) else turn_input
+        content = TurnInput.of(turn_input)
         if output is not None:
             content = _answering(content, output)
         if generation is not None:

@@ -205,7 +205,7 @@ class TurnStream:
     """A running turn: `async with builder.stream() as stream`. Iterate it for activities, then await `result` (contract
     01 §5.3).
 
-    Up to 256 activities wait for the reader, then the turn waits, too.
+    Up to 256 activities wait for the reader, then the turn waits, too. A stream is entered once.
 
     Leaving the block early cancels the turn and waits for its commit. What the
     turn raised is raised once, where it is looked for first: at the end of the
@@ -221,6 +221,8 @@ class TurnStream:
         self._is_told = False
 
     async def __aenter__(self) -> TurnStream:
+        if self._task is not None:
+            raise LashRuntimeError("turn_stream_join", "the stream was entered before; ask its turn for another one")
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self
 
@@ -244,11 +246,12 @@ class TurnStream:
             self._queue.put_nowait(activity)
 
     def _drain(self) -> None:
-        """Stop keeping activities, and wake whoever waits for room."""
+        """Stop keeping activities, and wake whoever waits for room, or for an activity."""
         self._is_draining = True
         while not self._queue.empty():
             self._queue.get_nowait()
             self._room.release()
+        self._queue.put_nowait(None)
 
     def __aiter__(self) -> TurnStream:
         return self
@@ -261,6 +264,7 @@ class TurnStream:
         activity = await self._queue.get()
         if activity is None:
             self._is_draining = True
+            self._queue.put_nowait(None)  # for who else reads
             if not self._task.done():
                 await asyncio.wait({self._task})
             self._raise_failure(self._task)

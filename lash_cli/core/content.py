@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, from_builtins, to_builtins
+from lash_cli.core.codec import Record, decode, encode, from_builtins, to_builtins
 from lash_cli.errors import UsageError
 
 
@@ -116,16 +116,53 @@ class TurnInput(Record):
     def text(text: str) -> TurnInput:
         """A plain text submission. Raises `UsageError` (`prompt_not_utf8`) for half of a surrogate pair, which has no
         UTF-8 and can be neither stored nor sent."""
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(
-                    f"the text is not valid Unicode at character {error.start}; nothing was sent",
-                    code="prompt_not_utf8",
-                    details={"character_offset": error.start},
-                ) from error
+        _require_utf8(text)
         return TurnInput(items=(TextItem(text),))
+
+    @staticmethod
+    def of(given: TurnInput | str) -> TurnInput:
+        """What a program submits, of which what is stored can be read again.
+
+        A program that is not type-checked may hand in anything, such as an item that is only its text: stored, that
+        would be a session in which no turn can begin any more. Raises `UsageError`: `invalid_turn_input`, and
+        `prompt_not_utf8` as `text`.
+        """
+        if isinstance(given, str):
+            return TurnInput.text(given)
+        if not isinstance(given, TurnInput):
+            raise _unreadable(f"it is a text or a TurnInput, not {type(given).__name__}")
+        for item in given.items:
+            if isinstance(item, TextItem) and isinstance(item.text, str):
+                _require_utf8(item.text)
+        try:
+            decode(encode(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items)))), TurnInput)
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            raise _unreadable(str(error)) from error
+        return given
+
+
+def _require_utf8(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the text is not valid Unicode at character {error.start}; nothing was sent",
+                code="prompt_not_utf8",
+                details={"character_offset": error.start},
+            ) from error
+
+
+def _unreadable(why: str) -> UsageError:
+    return UsageError(f"that is no input a turn can have: {why}", code="invalid_turn_input")
+
+
+def _without_bytes(item: InputItem) -> InputItem:
+    """`item` without what may be many megabytes and needs no reading; raises `TypeError` where that is no bytes."""
+    if isinstance(item, AttachmentItem) and isinstance(item.attachment, Inline):
+        memoryview(item.attachment.data)
+        return AttachmentItem(msgspec.structs.replace(item.attachment, data=b""))
+    return item
 
 
 class Role(StrEnum):

@@ -7,25 +7,31 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import msgspec
 import pytest
 from support.doubling import Number
-from support.driving import S
+from support.driving import S, said
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
+    AttachmentItem,
     FunctionToolProvider,
+    Inline,
     LashCore,
     LeaseFence,
     LeaseOwnerIdentity,
     LeaseTimings,
     ModelSpec,
+    ProtocolTurnOptions,
     SessionConfigPatch,
     SessionSpec,
     SqliteStore,
     Stopped,
+    TextItem,
     ToolContext,
+    TurnInput,
     tool,
 )
 from lash_cli.core.content import message_text
@@ -397,3 +403,89 @@ async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_
         assert refused.value.code == "parked_elsewhere"
     resumed = await make_core(ScriptedCaller([])).resume(parked)
     assert [message_text(message) for message in resumed.read_view().messages] == ["hello", "one"]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        None,
+        b"hello",
+        {"items": ["hello"]},
+        TurnInput(("hello",)),  # type: ignore[arg-type]
+        TurnInput((TextItem(5),)),  # type: ignore[arg-type]
+        TurnInput((TextItem("a\ud800b"),)),
+        TurnInput((AttachmentItem("photo.png"),)),  # type: ignore[arg-type]
+        TurnInput((AttachmentItem(Inline("image/png", "no bytes")),)),  # type: ignore[arg-type]
+        TurnInput((TextItem("hello"),), ProtocolTurnOptions(payload={"output": 1j})),
+    ],
+    ids=str,
+)
+async def test_an_input_that_could_not_be_read_again_is_refused_before_it_is_stored(make_core, nonsense: Any) -> None:
+    core = make_core(ScriptedCaller([text("fine")]))
+    async with await core.open_session(S) as session:
+        for submit in (
+            lambda: session.turn(nonsense).run(),
+            lambda: session.enqueue(nonsense),
+            lambda: core.queue(S).enqueue(nonsense),
+            lambda: core.inject_turn_input(S, "t", "k", nonsense),
+        ):
+            with pytest.raises(UsageError) as refused:
+                await submit()
+            assert refused.value.code in ("invalid_turn_input", "prompt_not_utf8")
+        assert (await session.turn("hello").run()).result.assistant_message() == "fine"
+        assert await session.pending_turn_inputs() == ()
+
+
+async def test_an_input_with_all_it_may_have_is_taken(make_core) -> None:
+    whole = TurnInput(
+        (TextItem("What is it?", label="typed"), AttachmentItem(Inline("image/png", b"\x89PNG"))),
+        ProtocolTurnOptions(payload={"output": None}),
+    )
+    async with await make_core(ScriptedCaller([text("a dot")])).open_session(S) as session:
+        assert (await session.turn(whole).run()).result.assistant_message() == "a dot"
+
+
+@pytest.mark.parametrize("second", ["reads", "waits for the result"])
+async def test_a_stream_that_two_read_ends_for_both(make_core, second: str) -> None:
+    session = await make_core(ScriptedCaller([text("fine")])).open_session(S)
+    async with asyncio.timeout(30), session.turn("hello").stream() as stream:
+
+        async def read() -> int:
+            return len([activity async for activity in stream])
+
+        first = asyncio.ensure_future(read())
+        await asyncio.sleep(0)
+        if second == "reads":
+            assert sum(await asyncio.gather(first, read())) > 0
+        else:
+            assert (await stream.result()).result.assistant_message() == "fine"
+            await first
+
+
+async def test_a_reader_that_is_left_behind_by_the_block_of_its_stream_ends(make_core) -> None:
+    caller = ScriptedCaller([text("fine")])
+    caller.gate = asyncio.Event()
+    async with asyncio.timeout(30), await make_core(caller).open_session(S) as session:
+        async with session.turn("hello").stream() as stream:
+
+            async def read() -> None:
+                async for _ in stream:
+                    pass
+
+            reader = asyncio.ensure_future(read())
+            await caller.entered.wait()
+        await reader
+
+
+async def test_a_stream_is_entered_once(make_core) -> None:
+    caller = ScriptedCaller([text("fine"), text("twice")])
+    async with await make_core(caller).open_session(S) as session:
+        stream = session.turn("hello").stream()
+        async with stream:
+            with pytest.raises(LashRuntimeError) as refused:
+                await stream.__aenter__()
+            assert (await stream.result()).result.assistant_message() == "fine"
+        assert refused.value.code == "turn_stream_join"
+        with pytest.raises(LashRuntimeError):
+            await stream.__aenter__()
+        assert said(session.read_view().messages) == ["hello", "fine"]
