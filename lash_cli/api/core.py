@@ -508,24 +508,32 @@ class LashCore(SessionHistories):
 
     async def aclose(self) -> None:
         """Stop driving, cancel the turns that run and wait for their commits, end what tools still run, and release the
-        providers and the store unless a host shares them. Every handle is closed afterwards."""
-        if self._driver is not None:
-            await self._driver.aclose()
+        providers and the store unless a host shares them. Every handle is closed afterwards. What one of them raises is
+        raised when all are closed."""
+        async with contextlib.AsyncExitStack() as closing:
+            # The last one first, and each whatever another raises: what is left open would outlive the core.
+            if self._owns_resources:
+                if self._ringer is not None:
+                    closing.callback(self._ringer.close)
+                if self.host.store is not None:
+                    closing.push_async_callback(self.host.store.aclose)
+                closing.push_async_callback(self.host.providers.aclose)
+            closing.callback(self._close_logs)
+            if self.host.tracer is not None:
+                closing.callback(self.host.tracer.close)
+            for provider in reversed(self._tools):
+                closing.push_async_callback(provider.aclose)
+            closing.push_async_callback(self._stop_sessions)
+            if self._driver is not None:
+                closing.push_async_callback(self._driver.aclose)
+
+    async def _stop_sessions(self) -> None:
         for shared in tuple(self._opened_sessions):
             await shared.stop("core closed")
-        for provider in self._tools:
-            await provider.aclose()
-        if self.host.tracer is not None:
-            self.host.tracer.close()
+
+    def _close_logs(self) -> None:
         for log in tuple(self._logs.values()):
             log.close()
-        if not self._owns_resources:
-            return
-        await self.host.providers.aclose()
-        if self.host.store is not None:
-            await self.host.store.aclose()
-        if self._ringer is not None:
-            self._ringer.close()
 
     async def __aenter__(self) -> LashCore:
         return self

@@ -43,6 +43,7 @@ from lash_cli.errors import (
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
+    StoreError,
     UsageError,
 )
 
@@ -489,3 +490,33 @@ async def test_a_stream_is_entered_once(make_core) -> None:
         with pytest.raises(LashRuntimeError):
             await stream.__aenter__()
         assert said(session.read_view().messages) == ["hello", "fine"]
+
+
+class _Unclosable(FunctionToolProvider):
+    async def aclose(self) -> None:
+        raise ZeroDivisionError("of its own")
+
+
+async def test_a_source_of_tools_that_cannot_be_closed_keeps_nothing_else_open(tmp_path) -> None:
+    caller = ScriptedCaller([])
+    closed: list[str] = []
+
+    class Closing(FunctionToolProvider):
+        async def aclose(self) -> None:
+            closed.append("tools")
+
+    async def close() -> None:
+        closed.append("provider")
+
+    caller.aclose = close  # type: ignore[method-assign]
+    store = SqliteStore.open(tmp_path / "lash.db")
+    tools = [_Unclosable([]), Closing([])]
+    core = LashCore(provider=caller, model=ModelSpec("m"), store=store, tools=tools)
+    await (await core.open_session(S)).close()
+    with pytest.raises(ZeroDivisionError):
+        await core.aclose()
+    assert closed == ["tools", "provider"]
+    with pytest.raises(StoreError) as gone:
+        await store.session_row(S)
+    assert gone.value.code == "store_closed"
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lash-")]
