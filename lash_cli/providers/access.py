@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from lash_cli.core.codec import encode
 from lash_cli.errors import ConfigError
 
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
@@ -97,12 +98,12 @@ class Access(NamedTuple):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The key and the value of every header that looks like one, also behind the word for its scheme, and each as
-        an address would hold it."""
+        an address or a JSON text would hold it."""
         plain = [self.key] if self.key else []
         for name, value in self.headers.items():
             if _SECRET_HEADER.search(name):
                 plain += [value, value.partition(" ")[2].strip()]
-        return tuple(dict.fromkeys(text for secret in plain if secret for text in (secret, quote(secret, safe=""))))
+        return tuple(dict.fromkeys(form for secret in plain if secret for form in _forms(secret)))
 
     @property
     def authentication(self) -> dict[str, str]:
@@ -117,6 +118,12 @@ class Access(NamedTuple):
         """The address of `path`, with the configured query and what the wire itself says there."""
         asked = {**self.query, **query}
         return self.base_url + path + (f"?{urlencode(sorted(asked.items()))}" if asked else "")
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """`secret` as it is, in an address, and in JSON, where some escape the slash and some do not."""
+    written = encode(secret).decode()[1:-1]
+    return secret, quote(secret, safe=""), written, written.replace("/", "\\/")
 
 
 def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:

@@ -123,6 +123,22 @@ async def test_a_secret_header_is_a_secret_without_its_scheme_and_inside_an_addr
     assert "[redacted]" in result.error.message and echoed not in repr(result)
 
 
+@pytest.mark.parametrize(
+    "echoed", ['key\\\\with\\"all/of+it==', 'key\\\\with\\"all\\/of+it==', "key%5Cwith%22all%2Fof%2Bit%3D%3D"]
+)
+async def test_a_key_is_a_secret_as_a_document_would_hold_it(echoed: str) -> None:
+    # No document of ours, so that it is quoted as it is: the one has another form, the other is cut off.
+    for body in (f'{{"errors":["bad {echoed}"]}}', f'{{"error":{{"message":"bad {echoed}'):
+        async with ChatServer([error_reply(500, body)]) as server:
+            settings = ProviderSettings(
+                "p", "openai_chat", server.base_url, 'key\\with"all/of+it==', {"max_attempts": 1}
+            )
+            caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+            result = await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+            await caller.aclose()
+        assert "[redacted]" in result.error.message and echoed not in result.error.message
+
+
 async def test_a_server_without_tls_behind_an_https_address_is_named_as_such() -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
