@@ -16,6 +16,7 @@ from lash_cli.errors import ConfigError
 
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
 _SECRET_PARAMETER = re.compile(r"key|token|secret|password|\b(?:auth|sig|signature)\b")
+_PLAIN_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile("[\t -~]*")
 _FRAMING_HEADERS = ("connection", "content-length", "transfer-encoding")
@@ -40,6 +41,10 @@ def checked_base_url(base_url: str, *, endings: tuple[str, ...] = ()) -> str:
         else:
             added = next((ending for ending in endings if parts.path.endswith(ending)), None)
             problem = f"leave out {added}; it is added" if added else problem
+        if not problem and not _PLAIN_HOST.fullmatch(parts.netloc):
+            from lash_cli.providers.http import address_refusal  # loads the HTTP library, which few addresses need
+
+            problem = address_refusal(url) or ""
     except ValueError as error:
         problem = str(error)
     if problem:

@@ -149,6 +149,17 @@ class Httpx2Transport:
         return self._client
 
 
+def address_refusal(url: str) -> str | None:
+    """Why `url` could never be called, None when it could be."""
+    import httpx2
+
+    try:
+        httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        return str(error)
+    return None
+
+
 def _unusable_environment(error: Exception) -> str:
     """What of the environment the network cannot be set up with; names variables and no value."""
     names: tuple[str, ...] = _PROXIES

@@ -345,6 +345,9 @@ async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:
         "http://x/v1#pw",
         "http://x/v1/chat/completions",
         "http://[::1/v1",
+        "http://[::1]extra/v1",
+        "http://☃.invalid/v1",
+        "http://１２７.0.0.1/v1",
     ],
 )
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
@@ -356,6 +359,11 @@ def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
         provider("openai_chat", base_url=base_url or " ")
     assert caught.value.code == "invalid_provider_endpoint"
     assert "pw" not in caught.value.message
+
+
+@pytest.mark.parametrize("host", ["bücher.example", "[::1]:8080", "[fe80::1%25lo]", "a_b.example:80", "127.0.0.1"])
+def test_every_host_that_can_be_called_is_taken(host: str) -> None:
+    assert OpenAiChatWire(f"http://{host}/v1", None).url(request(())) == f"http://{host}/v1/chat/completions"
 
 
 def test_a_key_no_header_can_carry_is_refused_without_showing_it() -> None:
