@@ -16,6 +16,7 @@ from lash_cli.errors import ConfigError
 
 _SECRET_HEADER = re.compile("auth|key|token|cookie|secret")
 _SECRET_PARAMETER = re.compile(r"key|token|secret|password|\b(?:auth|sig|signature)\b")
+_HTML_READABLE = re.compile(r"""\\?"|[&'+<>`]""")
 _PLAIN_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?")
 _HEADER_NAME = re.compile("[a-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile("[\t -~]*")
@@ -126,9 +127,10 @@ class Access(NamedTuple):
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    """`secret` as it is, in an address, and in JSON, where some escape the slash and some do not."""
+    """`secret` as it is, in an address, and in JSON, where PHP escapes slashes too and .NET what HTML could read."""
     written = encode(secret).decode()[1:-1]
-    return secret, quote(secret, safe=""), written, written.replace("/", "\\/")
+    careful = _HTML_READABLE.sub(lambda found: f"\\u{ord(found[0][-1]):04X}", written)
+    return secret, quote(secret, safe=""), written, written.replace("/", "\\/"), careful
 
 
 def _checked_query(query: Mapping[str, str]) -> Mapping[str, str]:

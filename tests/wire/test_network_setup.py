@@ -124,7 +124,13 @@ async def test_a_secret_header_is_a_secret_without_its_scheme_and_inside_an_addr
 
 
 @pytest.mark.parametrize(
-    "echoed", ['key\\\\with\\"all/of+it==', 'key\\\\with\\"all\\/of+it==', "key%5Cwith%22all%2Fof%2Bit%3D%3D"]
+    "echoed",
+    [
+        'key\\\\with\\"all/of+it==',
+        'key\\\\with\\"all\\/of+it==',
+        "key\\\\with\\u0022all/of\\u002Bit==",
+        "key%5Cwith%22all%2Fof%2Bit%3D%3D",
+    ],
 )
 async def test_a_key_is_a_secret_as_a_document_would_hold_it(echoed: str) -> None:
     # No document of ours, so that it is quoted as it is: the one has another form, the other is cut off.
