@@ -102,6 +102,10 @@ class LashError(Exception):
         self.details: dict[str, Any] = details or {}
         self.hint = hint if hint is not None else self._default_hint()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, whatever its class is made from: a copy, or what comes out of another process, is no new error."""
+        return _again, (type(self), self.args), vars(self)
+
     def _default_hint(self) -> str | None:
         session = self.details.get("session")
         if self.default_hint is None or not isinstance(session, str):
@@ -113,6 +117,11 @@ class LashError(Exception):
         if self.hint is not None and self.hint == self.default_hint and "SESSION" in self.hint:
             self.details = {**self.details, "session": session_id}
             self.hint = self._default_hint()
+
+
+def _again(kind: type[LashError], args: tuple[object, ...]) -> LashError:
+    """An error that is still to be told what it is: `pickle` and `copy` do that."""
+    return kind.__new__(kind, *args)
 
 
 class SessionError(LashError):

@@ -1,21 +1,31 @@
 """The exception tree (contract 01 §16): what a program may conclude from an error without reading its text."""
 
 import ast
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lash_cli import errors
+from lash_cli.core.tools import FailureClass, RetryHint
 from lash_cli.errors import (
+    HeadRevisionConflict,
     LashError,
     LashRuntimeError,
+    LlmTransportError,
     PluginError,
+    ProviderMismatch,
     SessionClosed,
     SessionError,
+    SessionExecutionBusy,
     StoreError,
     StoreLocked,
     UsageError,
 )
+from lash_cli.tools.faults import ToolFault
 
 # The tree as it is written, with whatever part of it is only loaded where it is needed.
 NAMES = [
@@ -100,3 +110,24 @@ def test_whoever_knows_the_session_fills_it_into_the_hint_of_an_error_and_nothin
         before = (other.hint, other.details)
         other.happened_in("s2")
         assert (other.hint, other.details) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SessionExecutionBusy("busy", details={"session": "s"}),
+        LashRuntimeError("llm_provider", "another one", hint="configure it"),
+        ToolFault(FailureClass.TIMEOUT, "late", "too late", retry=RetryHint("safe"), raw={"a": [1]}),
+        LlmTransportError("refused", kind="auth", status=401),
+        ProviderMismatch("recorded", "wired"),
+        HeadRevisionConflict(1, 2),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("passed", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_an_error_comes_through_another_process_as_it_was(error: LashError, passed: Callable[[Any], Any]) -> None:
+    """A pool of processes breaks when it cannot make the error again that a worker raised."""
+    error.add_note("seen")
+    again = passed(error)
+    assert type(again) is type(error)
+    assert (again.args, str(again), vars(again)) == (error.args, str(error), vars(error))
