@@ -19,7 +19,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
-from lash_cli.cli.out_files import is_stream, write_out
+from lash_cli.cli.out_files import is_stream, require_name, write_out
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
@@ -48,6 +48,8 @@ def command(
     session, branches, attachments and what waits in the queue too: lash import
     makes the same session of it. A redacted one cannot be imported.
     """
+    if out is not None:
+        require_name(out, "--out")
     chosen = _format(as_format, out)
     is_redacted = redacts_by_default(chosen) if redact is None else redact
     with progress("exporting"):

@@ -183,12 +183,17 @@ def _apply_cluster(options: GlobalOptions, letters: str) -> None:
 
 
 def _take_fields(options: GlobalOptions, token: str, tokens: list[str], position: int) -> int:
-    """`--fields` takes the next token unless that is missing or an option; without a value it asks for the list."""
+    """`--fields` takes the next token unless that is missing or an option; without a value it asks for the list. An
+    empty value is a variable that is not set rather than a question."""
     _, equals, value = token.partition("=")
+    is_given = bool(equals)
     if not equals and position < len(tokens) and not tokens[position].startswith("-"):
         value = tokens[position]
         position += 1
+        is_given = True
     options.fields = tuple(name.strip() for name in value.split(",") if name.strip())
+    if is_given and not options.fields:
+        options.complain("option --fields got no name of a field", "leave out its value to list what there is")
     return position
 
 

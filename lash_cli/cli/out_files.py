@@ -21,10 +21,18 @@ _STREAM_PLACES: Final = ("/dev", "/dev/fd")
 
 
 def named_file(path: str, option: str) -> str:
-    """`path`; raises `UsageError` for `-`, where stdout has something else to say than what `option` writes."""
+    """`path`; raises `UsageError` for `-`, where stdout has something else to say than what `option` writes, and for
+    no name at all."""
+    require_name(path, option)
     if path == STDOUT_MARK:
         raise UsageError(f"{option} cannot be stdout", hint=f"name a file; one that is called - is ./{path}")
     return path
+
+
+def require_name(path: str, option: str) -> None:
+    """Raises `UsageError` for an empty `path`, which the system takes for the directory it is in."""
+    if not path:
+        raise UsageError(f"{option} needs the name of a file", hint="nothing was done")
 
 
 def is_stream(path: str) -> bool:

@@ -13,7 +13,7 @@ import typer
 
 from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
-from lash_cli.cli.out_files import STDOUT_MARK, named_file
+from lash_cli.cli.out_files import STDOUT_MARK, named_file, require_name
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.running import (
@@ -157,6 +157,8 @@ def command(
     """
     from lash_cli.cli.turn_run import Showing, check_writable
 
+    if out is not None:
+        require_name(out, "--out")
     if out == STDOUT_MARK:
         out = None
     for option, file in (("--usage-file", usage_file), ("--trace", trace)):

@@ -363,3 +363,10 @@ def test_no_name_in_an_imported_file_can_steer_the_terminal(lash: Any, tmp_path:
         done = lash(*command)
         assert "\x1b" not in done.out + done.err, command
         assert done.code == 0, (command, done.err)
+
+
+def test_a_file_without_a_name_is_a_usage_error(lash) -> None:
+    lash("open", "s")
+    for verb in (("export", "s"), ("db", "backup")):
+        done = lash(*verb, "--out", "", "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (2, "", "usage")

@@ -76,6 +76,15 @@ def test_a_field_that_is_never_printed_is_refused_and_a_list_of_fields_given_bef
     assert everything() == before
 
 
+@pytest.mark.parametrize("choice", [("--fields", ""), ("--fields=",), ("--fields", " , ")], ids=repr)
+def test_an_empty_choice_of_fields_is_no_question_which_there_are(lash, two_sessions, choice):
+    """Where a variable that is not set stands in a script, the command would seem to be done."""
+    for verb in (("turn", "one", "text"), ("ls",)):
+        told = lash(*verb, *choice, "-o", "json")
+        assert (told.code, told.out, told.error["code"]) == (2, "", "usage")
+    assert lash("show", "one", "-o", "json").json["turns"] == 0
+
+
 def test_a_field_of_the_other_thing_a_command_may_print_is_null(lash, two_sessions):
     assert lash("turn", "one", "hi", "-o", "json", "--fields", "text,state").json["state"] is None
     assert lash("label", "one", "a=b", "--fields", "labels.b,labels.a", "-o", "json").json["labels"] == {

@@ -401,6 +401,15 @@ def test_a_reader_that_stalls_holds_up_neither_the_turn_nor_the_second_signal(la
         process.communicate()
 
 
+@pytest.mark.parametrize("option", ["--out", "--usage-file", "--trace"])
+def test_a_file_without_a_name_is_refused_before_anything_is_sent(lash, option: str) -> None:
+    lash("open", "s")
+    done = lash("turn", "s", "!text hi", option, "", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
+    assert option in done.error["message"]
+    assert lash("show", "s", "-o", "json").json["turns"] == 0
+
+
 def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Path) -> None:
     lash("open", "s")
     for form in (("-o", "jsonl"), ()):
