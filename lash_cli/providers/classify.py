@@ -24,6 +24,8 @@ MAX_QUOTED_CHARS = 300
 
 # What may stand as a code: anything else a server says there is no word for programs.
 _CODE = re.compile(r"[A-Za-z0-9_.:/-]{1,80}")
+# What ends at the next tag: a search for the end of each title would take a page of beginnings seconds to read.
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)</title>", re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]+)?")
 
 
@@ -338,7 +340,7 @@ def _describe_body(body: str, secrets: tuple[str, ...]) -> str:
     if not text:
         return "the answer has no body"
     if text.startswith("<"):
-        title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE)
+        title = _TITLE.search(text)
         return f"the endpoint answered with an HTML page{f' titled {title[1].strip()!r}' if title else ''}"
     return redact(text, secrets)[:MAX_QUOTED_CHARS]
 

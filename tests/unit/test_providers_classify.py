@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -167,6 +168,13 @@ def test_an_html_error_page_is_described_not_quoted() -> None:
     verdict = judge(502, "<html><head><title>Bad gateway</title></head><body>content_filter</body></html>")
     assert (verdict.kind, verdict.retryable) == ("http", True)
     assert verdict.message == "HTTP 502: the endpoint answered with an HTML page titled 'Bad gateway'"
+
+
+@pytest.mark.parametrize("body", ["<title>" * 9000, "<title" * 10_000, "<title>" + "x " * 30_000])
+def test_a_page_made_to_be_slow_to_read_is_described_at_once(body: str) -> None:
+    began = time.process_time()
+    assert "HTML page" in judge(502, body).message
+    assert time.process_time() - began < 1, "nothing else runs while a body is looked at"
 
 
 def test_a_redirect_names_the_address_to_configure() -> None:
