@@ -68,7 +68,10 @@ class _Call:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the arguments can be read as they are."""
+        """Whether the arguments can be read as they are. What does not end like an object is not: a server that names
+        its call with every piece would have the whole of it read again with each."""
+        if not self.arguments or not self.arguments[-1].rstrip().endswith("}"):
+            return False
         try:
             decode_json("".join(self.arguments))
         except msgspec.DecodeError:
@@ -193,7 +196,9 @@ class ChatAssembler:
             call = self._unnumbered(identity, name, position)
         call.id = call.id or identity
         call.name = call.name or name
-        call.arguments.append(_said(function))
+        said = _said(function)
+        if said:
+            call.arguments.append(said)
 
     def _numbered(self, index: int, identity: str, name: str, has_arguments: bool) -> _Call:
         """The call of an index.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ from lash_cli.core.llm import (
 from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
+from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_chat import OpenAiChatWire
 
@@ -218,6 +220,18 @@ async def test_calls_all_numbered_zero_and_without_an_id_are_told_apart_by_their
 async def test_a_name_that_is_repeated_with_every_piece_opens_no_call() -> None:
     calls = await told([call_delta('{"x":', name="ls")], [call_delta("1}", name="ls")])
     assert [(name, said) for _, name, said in calls] == [("ls", '{"x":1}')]
+
+
+def test_a_long_call_whose_every_piece_is_named_is_not_read_again_with_each() -> None:
+    assembler = ChatAssembler("r", "route")
+    pieces = ['{"path":"a","content":"', *["some text "] * 20_000, '"}']
+    began = time.process_time()
+    for piece in pieces:
+        function = {"name": "write_file", "arguments": piece}
+        assembler.feed(chunk({"tool_calls": [{"index": 0, "function": function}]}))
+    assert time.process_time() - began < 1.5
+    (call,) = assembler.partial().tool_calls
+    assert call.input_json == "".join(pieces)
 
 
 async def test_missing_and_repeated_call_ids_get_stable_distinct_ones() -> None:
