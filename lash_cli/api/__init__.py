@@ -344,6 +344,7 @@ _HOMES = {
         "SchemaOverride",
         "SchemaProjection",
     ),
+    "lash_cli.core.superseded": ("SupersededNodes",),
     "lash_cli.core.tools": (
         "ApprovalClass",
         "FailControl",

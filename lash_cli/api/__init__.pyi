@@ -319,6 +319,7 @@ from lash_cli.core.remote_turns import (
     RemoteTurnResult as RemoteTurnResult,
 )
 from lash_cli.core.schemas import SchemaOverride as SchemaOverride, SchemaProjection as SchemaProjection
+from lash_cli.core.superseded import SupersededNodes as SupersededNodes
 from lash_cli.core.tools import (
     ApprovalClass as ApprovalClass,
     FailControl as FailControl,
