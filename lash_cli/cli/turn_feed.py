@@ -21,6 +21,7 @@ from lash_cli.cli.output import warn_once
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.stdin import STDIN_MARK, StdinKind, stdin_kind
 from lash_cli.cli.turn_run import TIMEOUT_REASON, TurnRun
+from lash_cli.core.codec import decode
 from lash_cli.core.content import InputItem, TextItem
 from lash_cli.errors import LashError, SessionExecutionBusy, UsageError
 from lash_cli.remote.lines import LineReader
@@ -149,7 +150,7 @@ def _items(line: bytes, number: int) -> tuple[tuple[InputItem, ...], str | None]
 
     where = {"line": number}
     try:
-        asked = msgspec.json.decode(line.decode("utf-8"), type=FedLine)
+        asked = decode(line.decode("utf-8"), FedLine)
     except UnicodeDecodeError as error:
         message = f"line {number} of stdin is not valid UTF-8 at byte {error.start}"
         raise UsageError(message, code="prompt_not_utf8", details={**where, "byte_offset": error.start}) from error

@@ -8,6 +8,8 @@ unknown enum values raise at decode instead of turning into defaults.
 
 from __future__ import annotations
 
+# Of the module that `threading` is made of, nothing but its lock, which no thread is needed for (decision 0017).
+from _thread import RLock
 from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
@@ -26,12 +28,17 @@ MAX_WRITTEN_DEPTH = 128
 _encoder = msgspec.json.Encoder(order="deterministic")
 encode = _encoder.encode
 _plain_decoder = msgspec.json.Decoder()
+# msgspec notes what it knows of a record in its class before it has gone through the fields, and Python code runs on
+# the way: a second thread that comes for the same record then decodes by half of it, which kills the process. So only
+# one at a time learns about records, and whoever decodes has a decoder that was made from the whole.
+_learning = RLock()
 
 
 @cache
 def decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     """The decoder behind `decode`, for a loop over many values of one kind."""
-    return msgspec.json.Decoder(kind)
+    with _learning:
+        return msgspec.json.Decoder(kind)
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
@@ -97,8 +104,17 @@ def to_builtins(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
-def from_builtins(value: Any, kind: Any) -> Any:
+def from_builtins(value: Any, kind: type[T]) -> T:
     """Validate plain JSON types into `kind`; raises `msgspec.ValidationError`."""
+    result: T = from_builtins_any(value, kind)
+    return result
+
+
+def from_builtins_any(value: Any, kind: Any) -> Any:
+    """Like `from_builtins` for types a `type[T]` cannot express, such as unions."""
+    decoder(
+        kind
+    )  # with it msgspec knows the whole of it; converting may run code of the records, which waits for nobody
     return msgspec.convert(value, kind)
 
 

@@ -20,7 +20,7 @@ from lash_cli.core.activity import (
     ToolCallCompleted,
     TurnActivity,
 )
-from lash_cli.core.codec import decode_any, encode
+from lash_cli.core.codec import decode_any, encode, from_builtins
 from lash_cli.core.observation import (
     ActivityObserved,
     AgentFrameSwitched,
@@ -114,7 +114,7 @@ class RemoteEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     @classmethod
     def _parse(cls, document: Mapping[str, Any]) -> Self:
         try:
-            return msgspec.convert(dict(document), cls)
+            return from_builtins(dict(document), cls)
         except msgspec.ValidationError as error:
             raise InvalidEnvelope(cls.__name__, str(error)) from error
 
@@ -280,7 +280,7 @@ def _require_payload(event: RemoteSessionObservationEvent, payload: type[msgspec
         if name not in event.fields or (isinstance(said, str) and not said.strip()):
             raise MissingRequiredField(type(event).__name__, name)
     try:
-        msgspec.convert({name: event.fields[name] for name in known}, payload)
+        from_builtins({name: event.fields[name] for name in known}, payload)
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(type(event).__name__, str(error)) from error
 
@@ -347,7 +347,7 @@ def _unflattened(cls: type[E], document: Mapping[str, Any], inner: str) -> E:
     known = {name: value for name, value in document.items() if name in own}
     rest = {name: value for name, value in document.items() if name not in own}
     try:
-        return msgspec.convert({**known, inner: rest}, cls)
+        return from_builtins({**known, inner: rest}, cls)
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(cls.__name__, str(error)) from error
 

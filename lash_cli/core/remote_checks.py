@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from lash_cli.core.activity import TurnEvent
+from lash_cli.core.codec import from_builtins
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import InvalidEnvelope, MissingRequiredField
 
@@ -86,6 +87,6 @@ def require_activity(type_name: str, kind: str, fields: Mapping[str, Any]) -> No
         if field.type is TokenUsage:
             require_usage(given.get(field.name))
     try:
-        msgspec.convert(given, record)
+        from_builtins(given, record)
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(type_name, str(error)) from error

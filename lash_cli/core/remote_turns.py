@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from lash_cli.core.codec import from_builtins, from_builtins_any
 from lash_cli.core.outcome import (
     AgentFrameSwitch,
     AssistantMessage,
@@ -189,7 +190,7 @@ class RemoteTurnResult(RemoteEnvelope, frozen=True, kw_only=True):
 
     def to_usage(self) -> TokenUsage:
         """What the turn itself cost, without its children."""
-        return msgspec.convert(self.usage["parent"], TokenUsage)
+        return from_builtins(self.usage["parent"], TokenUsage)
 
 
 def _status_of(outcome: TurnOutcome) -> str:
@@ -216,13 +217,13 @@ def _outcome_document(outcome: TurnOutcome) -> dict[str, Any]:
 def _outcome_of(document: Mapping[str, Any]) -> TurnOutcome:
     match document["type"]:
         case "finished":
-            return Finished(msgspec.convert(document["finish"], AssistantMessage | FinalValue | ToolValue))
+            return Finished(from_builtins_any(document["finish"], AssistantMessage | FinalValue | ToolValue))
         case "agent_frame_switch":
             return AgentFrameSwitch(document["frame_id"], document["task"])
         case "stopped":
             stop = document["stop"]
             fields = {"reason": stop["type"], "value": stop.get("value"), "tool_name": stop.get("tool_name")}
-            return msgspec.convert({"type": "stopped", **fields}, Stopped)
+            return from_builtins({"type": "stopped", **fields}, Stopped)
     raise TypeError(f"unknown type {document['type']!r}")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins, to_builtins
+from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins_any, to_builtins
 from lash_cli.core.effect import (
     AwaitEventCommand,
     CheckpointCommand,
@@ -173,7 +173,7 @@ def resolution_of(outcome: EffectOutcome) -> Resolution | None:
     if outcome.value is None:
         return None
     try:
-        resolution: Resolution = from_builtins(outcome.value, Resolution)
+        resolution: Resolution = from_builtins_any(outcome.value, Resolution)
     except msgspec.ValidationError as error:
         raise EffectError("runtime_effect_wrong_outcome", f"not a resolution: {error}") from error
     return resolution

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from lash_cli.core.codec import from_builtins
 from lash_cli.errors import BusyError, LashError, UsageError
 from lash_cli.version import __version__
 
@@ -174,7 +175,7 @@ def _id_of(request: Document) -> RequestId:
 def parameters_of(shape: type[Parameters], given: object) -> Parameters:
     """The parameters of a request; raises `UsageError` (`invalid_params`) naming what is wrong with them."""
     try:
-        return msgspec.convert({} if given is None else given, shape)
+        return from_builtins({} if given is None else given, shape)
     except msgspec.ValidationError as error:
         fields = [field.encode_name for field in msgspec.structs.fields(shape)]
         hint = f"it takes: {', '.join(fields)}" if fields else "it takes none"

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import from_builtins, to_builtins
+from lash_cli.core.codec import from_builtins_any, to_builtins
 from lash_cli.core.content import ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.frames import AgentFrame, current_frame, open_frame
@@ -99,7 +99,7 @@ def _payloads(initial_nodes: tuple[Any, ...]) -> tuple[NodePayload, ...]:
     """The payloads a switch names. A replayed switch comes from the journal, where they are plain JSON."""
     if len(initial_nodes) > MAX_INITIAL_NODES:
         raise ValueError(f"at most {MAX_INITIAL_NODES} of them, not {len(initial_nodes)}")
-    return tuple(from_builtins(to_builtins(node), NodePayload) for node in initial_nodes)
+    return tuple(from_builtins_any(to_builtins(node), NodePayload) for node in initial_nodes)
 
 
 def handed_on_name(turn_id: str) -> str:

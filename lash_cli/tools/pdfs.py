@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from lash_cli.core.codec import decode_any
 from lash_cli.core.protocols import CancelSignal
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid
@@ -52,7 +53,7 @@ async def pdf_text(document: bytes, path: str, groups: ProcessGroups, cancel: Ca
 
 def _joined(output: bytes, path: str) -> str:
     try:
-        *pages, last = (msgspec.json.decode(line, type=_Item) for line in output.splitlines())
+        *pages, last = (decode_any(line, _Item) for line in output.splitlines())
     except (msgspec.DecodeError, ValueError):  # ValueError also for no line at all: memory ran out, or it was killed
         pages, last = [], _Item(error="its reader died")
     if last.pages is None:

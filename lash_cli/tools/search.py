@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.protocols import CancelSignal, ToolContext
 from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
@@ -278,8 +279,8 @@ class _Summary(msgspec.Struct, frozen=True):
 def _grep_result(output: bytes, complete: bool) -> Any:
     try:
         *matches, last = output.splitlines()
-        summary = msgspec.json.decode(last, type=_Summary)
-        items = [msgspec.json.decode(line, type=tuple[str, int, str]) for line in matches]
+        summary = decode(last, _Summary)
+        items = [decode_any(line, tuple[str, int, str]) for line in matches]
     except (msgspec.DecodeError, ValueError) as error:  # ValueError also for no line at all
         shown = output.decode("utf-8", "replace")[-500:]
         raise ToolFault(FailureClass.INTERNAL, "grep_failed", f"the search failed: {shown}") from error

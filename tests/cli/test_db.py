@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -235,7 +236,7 @@ def test_a_copy_that_is_not_sound_is_refused_before_anything_is_changed(lash, ho
 def test_a_copy_of_a_newer_program_or_of_itself_or_of_nothing_is_refused(lash, home):
     lash("open", "s")
     copy = Path(lash("db", "backup", "-o", "json").json["file"])
-    with sqlite3.connect(copy) as connection:
+    with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("PRAGMA user_version = 9999")
     connection.close()
     assert lash("db", "restore", str(copy), "-o", "json").error["code"] == "schema_too_new"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -119,7 +120,7 @@ def test_a_corrupt_database_is_reported_with_exit_9(lash, home):
 async def test_a_database_of_a_newer_lash_is_reported_with_exit_9(lash, home):
     store = await make_database(home)
     await store.aclose()
-    with sqlite3.connect(home / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
         connection.execute("PRAGMA user_version = 9999")
     connection.close()
     result = lash("doctor", "-o", "json")
@@ -168,7 +169,7 @@ def test_fix_makes_everything_private_and_says_what_it_changed(lash, home):
 
 def test_an_old_database_is_a_warning_with_the_next_command(lash, home):
     lash("open", "s")
-    with sqlite3.connect(home / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
         connection.execute("PRAGMA user_version = 3")
     connection.close()
     result = lash("doctor", "-o", "json")
@@ -226,7 +227,7 @@ def test_writing_into_a_database_that_others_can_read_is_warned_of_and_done(lash
 async def test_a_record_that_does_not_decode_is_damage_and_the_way_to_find_it_is_named(lash, home, column):
     store = await make_database(home)
     await store.aclose()
-    with sqlite3.connect(home / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
         connection.execute(f"UPDATE sessions SET {column} = 'x'")
     connection.close()
     result = lash("doctor", "-o", "json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -12,14 +13,14 @@ DAY_MS = 86_400_000
 
 
 def change(home: Path, *statements: str) -> None:
-    with sqlite3.connect(home / "lash.db", isolation_level=None) as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
     connection.close()
 
 
 def count(home: Path, table: str) -> int:
-    with sqlite3.connect(home / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
         (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     connection.close()
     return int(rows)

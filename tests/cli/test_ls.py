@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -121,7 +122,7 @@ def test_a_made_up_cursor_is_refused(lash, sessions) -> None:
 def test_terminal_escapes_in_a_name_cannot_reach_the_terminal(lash, home: Path) -> None:
     lash("open", "one")
     # `open` takes no such name; an embedding program can give one, and so can a hand at the database.
-    with sqlite3.connect(home / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
         connection.execute("UPDATE sessions SET name = ?", ("evil\x1b[31mname\u202e",))
     connection.close()
     shown = lash("ls")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: 
     await create_session(store, clock)
     fence = await take_lane(store, clock, "one")
     await store.journal_record(claim_of(clock, "a", fence=fence), outcome=b"x", error=None)
-    with sqlite3.connect(tmp_path / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:
         rows = connection.execute("SELECT session_key, lease_generation, lease_token FROM effects").fetchall()
     connection.close()
     assert rows == [(1, fence.fencing_token, None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -114,7 +115,7 @@ def test_nobody_else_can_read_the_database_whatever_the_umask(database_path: Pat
 
 def test_a_newer_schema_is_refused_and_left_untouched(database_path: Path, clock: ManualClock) -> None:
     Database.open(database_path, clock=clock).close()
-    with sqlite3.connect(database_path) as connection:
+    with contextlib.closing(sqlite3.connect(database_path)) as connection, connection:
         connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     connection.close()
     before = database_path.read_bytes()
@@ -126,7 +127,7 @@ def test_a_newer_schema_is_refused_and_left_untouched(database_path: Path, clock
 
 def test_a_foreign_database_is_refused_and_left_untouched(database_path: Path, clock: ManualClock) -> None:
     database_path.parent.mkdir()
-    with sqlite3.connect(database_path) as connection:
+    with contextlib.closing(sqlite3.connect(database_path)) as connection, connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = database_path.read_bytes()

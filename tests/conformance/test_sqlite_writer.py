@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def test_closing_waits_for_whoever_writes_for_itself(database_path: Path, clock:
     for thread in (writing, closing):
         thread.join(WAIT_S)
         assert not thread.is_alive()
-    with sqlite3.connect(database_path) as other:
+    with contextlib.closing(sqlite3.connect(database_path)) as other, other:
         assert other.execute("SELECT session_id FROM deleted_sessions").fetchall() == [("held",)]
     other.close()
 

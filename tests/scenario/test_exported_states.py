@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -113,7 +114,7 @@ async def test_an_adopted_session_opens_by_its_current_frame_alone(
 ) -> None:
     state = await (await lived(make_core(echo()))).admin().export_persistence_state()
     await (await elsewhere.open_with_state(S, state)).flush()
-    with sqlite3.connect(tmp_path / "other" / "lash.db") as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "other" / "lash.db")) as connection, connection:
         begins = dict(connection.execute("SELECT frame_id, first_seq FROM frames"))
         seqs = dict(connection.execute("SELECT node_id, place & ((1 << 40) - 1) FROM nodes"))
     first = {

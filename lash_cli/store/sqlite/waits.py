@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from lash_cli.core.codec import decode_any, encode, from_builtins, to_builtins
+from lash_cli.core.codec import decode_any, encode, from_builtins_any, to_builtins
 from lash_cli.core.effect import ExecutionScope, TurnScope, scope_session_id
 from lash_cli.core.outcome import (
     CancelGate,
@@ -212,7 +212,7 @@ def _cancel_request(resolution: Resolution) -> CancelRequested | None:
     if not isinstance(resolution, ResolvedOk):
         return None
     try:
-        gate = from_builtins(resolution.payload, CancelGate)
+        gate = from_builtins_any(resolution.payload, CancelGate)
     except msgspec.ValidationError:
         return None
     return gate if isinstance(gate, CancelRequested) else None
