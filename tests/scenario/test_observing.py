@@ -237,7 +237,7 @@ async def test_a_configuration_change_is_a_commit_of_no_turn(make_core, watcher)
     replayed = await watcher.resume_from_cursor(start)
     assert isinstance(replayed, Replayed)
     ((payload, turn_id),) = [(event.payload, event.turn_id) for event in replayed.events]
-    assert (payload, turn_id) == (StateCommitted(), None)
+    assert (payload, turn_id) == (StateCommitted(session.read_view().messages[-1].id), None)
     assert (await watcher.policy_snapshot()).model.id == "model-2"
     await session.close()
 
@@ -250,7 +250,8 @@ async def test_a_change_of_the_tools_is_published_at_once(make_core, watcher) ->
     await session.tools().set_membership("echo", False)
     replayed = await watcher.resume_from_cursor(start)
     assert isinstance(replayed, Replayed)
-    assert [(event.payload, event.turn_id) for event in replayed.events] == [(StateCommitted(), None)]
+    head = session.read_view().messages[-1].id
+    assert [(event.payload, event.turn_id) for event in replayed.events] == [(StateCommitted(head), None)]
     assert await watcher.active_tool_manifests() == ()
     await session.close()
 
