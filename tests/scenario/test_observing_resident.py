@@ -195,7 +195,7 @@ class Breaking(ScriptedCaller):
 
 
 async def test_a_turn_that_ends_without_an_outcome_takes_its_text_back() -> None:
-    async with LashCore(provider=Breaking([]), model=ModelSpec("model-1")) as core:
+    async with LashCore(provider=Breaking([]), model=ModelSpec("model-1"), strict=True) as core:
         session = await core.open_session("s1")
         start = (await session.observe().current_observation()).cursor
         with pytest.raises(Exception, match="gone"):

@@ -309,7 +309,7 @@ async def test_a_turn_that_raises_closes_its_spans_with_the_code_of_the_error(ma
     def lost(request: object) -> Any:
         raise SessionExecutionLeaseExpired("the lane was lost")
 
-    core = make_core(ScriptedCaller([lost]), tracer=tracer_of(sink))
+    core = make_core(ScriptedCaller([lost]), tracer=tracer_of(sink), strict=True)
     session = await core.open_session("s1")
     with pytest.raises(SessionExecutionLeaseExpired):
         await session.turn("hi").run()
