@@ -112,9 +112,8 @@ def from_builtins(value: Any, kind: type[T]) -> T:
 
 def from_builtins_any(value: Any, kind: Any) -> Any:
     """Like `from_builtins` for types a `type[T]` cannot express, such as unions."""
-    decoder(
-        kind
-    )  # with it msgspec knows the whole of it; converting may run code of the records, which waits for nobody
+    # Then msgspec knows the whole of it. Converting may run code of the records, which is to wait for nobody.
+    decoder(kind)
     return msgspec.convert(value, kind)
 
 
