@@ -131,9 +131,14 @@ class TurnInput(Record):
             return TurnInput.text(given)
         if not isinstance(given, TurnInput):
             raise _unreadable(f"it is a text or a TurnInput, not {type(given).__name__}")
+        is_plain = isinstance(given.items, tuple)
         for item in given.items:
             if isinstance(item, TextItem) and isinstance(item.text, str):
                 _require_utf8(item.text)
+            else:
+                is_plain = False
+        if is_plain and given == TurnInput(given.items):
+            return given
         try:
             decode(encode(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items)))), TurnInput)
         except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
