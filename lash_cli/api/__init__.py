@@ -345,6 +345,17 @@ _HOMES = {
         "SchemaProjection",
     ),
     "lash_cli.core.superseded": ("SupersededNodes",),
+    "lash_cli.core.tool_definition": ("ToolDefinition",),
+    "lash_cli.core.tool_shapes": (
+        "ArgumentProjection",
+        "CompactContract",
+        "CompactField",
+        "MaterializedArguments",
+        "OutputContract",
+        "OutputFromInput",
+        "PreservedReferences",
+        "StaticOutput",
+    ),
     "lash_cli.core.tools": (
         "ApprovalClass",
         "FailControl",

@@ -320,6 +320,17 @@ from lash_cli.core.remote_turns import (
 )
 from lash_cli.core.schemas import SchemaOverride as SchemaOverride, SchemaProjection as SchemaProjection
 from lash_cli.core.superseded import SupersededNodes as SupersededNodes
+from lash_cli.core.tool_definition import ToolDefinition as ToolDefinition
+from lash_cli.core.tool_shapes import (
+    ArgumentProjection as ArgumentProjection,
+    CompactContract as CompactContract,
+    CompactField as CompactField,
+    MaterializedArguments as MaterializedArguments,
+    OutputContract as OutputContract,
+    OutputFromInput as OutputFromInput,
+    PreservedReferences as PreservedReferences,
+    StaticOutput as StaticOutput,
+)
 from lash_cli.core.tools import (
     ApprovalClass as ApprovalClass,
     FailControl as FailControl,

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from lash_cli.core.codec import from_builtins_any
 from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION, RemoteEnvelope, plain, require_text
 from lash_cli.core.remote_input import RemotePart
+from lash_cli.core.tool_shapes import MATERIALIZED, STATIC, ArgumentProjection, OutputContract
 from lash_cli.core.tools import NeverRetry, ToolContract, ToolManifest, ToolRetryPolicy
 from lash_cli.errors import (
     DuplicateRemoteCallPath,
@@ -107,8 +109,10 @@ class RemoteToolGrant(RemoteEnvelope, frozen=True, kw_only=True):
             description=manifest.description,
             input_schema=plain(contract.input_schema),
             output_schema=plain(contract.output_schema or {}),
+            output_contract=_unless(STATIC, contract.output_contract, RemoteOutputContract),
             examples=contract.examples,
             activation=manifest.activation,
+            argument_projection=_unless(MATERIALIZED, manifest.argument_projection, RemoteArgumentProjection),
             retry_policy=None if isinstance(policy, NeverRetry) else policy,
             bindings=plain(manifest.bindings),
         )
@@ -116,13 +120,27 @@ class RemoteToolGrant(RemoteEnvelope, frozen=True, kw_only=True):
     def to_manifest(self) -> ToolManifest:
         """The manifest of the tool. Raises as `validate`."""
         self.validate()
-        policy = self.retry_policy or NeverRetry()
-        return ToolManifest(self.id, self.name, self.description, policy, self.activation, bindings=self.bindings)
+        projection = self.argument_projection
+        return ToolManifest(
+            self.id,
+            self.name,
+            self.description,
+            self.retry_policy or NeverRetry(),
+            self.activation,
+            bindings=self.bindings,
+            argument_projection=MATERIALIZED if projection is None else _same(projection, ArgumentProjection),
+        )
 
     def to_contract(self) -> ToolContract:
         """The schemas of the tool. Raises as `validate`."""
         self.validate()
-        return ToolContract(self.input_schema, self.output_schema or None, self.examples)
+        output = self.output_contract
+        return ToolContract(
+            self.input_schema,
+            self.output_schema or None,
+            self.examples,
+            output_contract=STATIC if output is None else _same(output, OutputContract),
+        )
 
 
 def validate_tool_grants(grants: Iterable[RemoteToolGrant]) -> None:
@@ -152,6 +170,16 @@ def require_same_call_paths(before: Sequence[RemoteToolGrant], after: Sequence[R
     had, has = (sorted(path for grant in grants for path in grant.call_paths()) for grants in (before, after))
     if had != has:
         raise RemoteToolRegistryReopenMismatch(had, has)
+
+
+def _unless(usual: Any, value: Any, kind: Any) -> Any:
+    """`value` as a part of an envelope, None where it is as usual."""
+    return None if value == usual else _same(value, kind)
+
+
+def _same(value: Any, kind: Any) -> Any:
+    """A declaration as `kind`, which is written alike."""
+    return from_builtins_any(plain(value), kind)
 
 
 def _is_call_path(value: Any) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from lash_cli.core.codec import Record, decode, encode
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.schemas import AUTO, SchemaProjection
+from lash_cli.core.tool_shapes import MATERIALIZED, STATIC, ArgumentProjection, CompactContract, OutputContract
 from lash_cli.errors import ReconfigureError
 
 ApprovalClass = Literal["read", "write", "execute", "network"]
@@ -48,7 +49,12 @@ class ToolManifest(Record):
 
     `approval` is the class of the approval policy that governs the tool;
     `timeout_ms` limits one attempt; calls of one `exclusive_group` run one
-    after another in source order while other calls run beside them.
+    after another in source order while other calls run beside them. A tool
+    whose `activation` is `internal` is neither shown to a model nor run when
+    one calls it: it is there for what the host lets call tools. `bindings` say
+    how a mode calls the tool, by the name of the mode; `argument_projection`
+    how it wants what code hands it; `compact_contract` is its prompt rendering,
+    which `ToolDefinition.manifest` computes.
     """
 
     id: str
@@ -60,6 +66,8 @@ class ToolManifest(Record):
     timeout_ms: int | None = None
     exclusive_group: str | None = None
     bindings: dict[str, Any] = {}
+    argument_projection: ArgumentProjection = MATERIALIZED
+    compact_contract: CompactContract | None = None
 
     def __post_init__(self) -> None:
         if not self.id.strip() or not self.name.strip():
@@ -85,12 +93,14 @@ def readable_manifest(manifest: ToolManifest) -> ToolManifest:
 
 class ToolContract(Record):
     """The half resolved only for a tool that is called (contract 05 §1.1). `projection` is how `input_schema` reaches a
-    provider."""
+    provider; `output_schema` (None is unspecified), `output_contract` and `examples` say what to expect of the tool,
+    and nothing is held against them."""
 
     input_schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
     output_schema: dict[str, Any] | None = None
     examples: tuple[str, ...] = ()
     projection: SchemaProjection = AUTO
+    output_contract: OutputContract = STATIC
 
 
 class ToolStateEntry(Record):

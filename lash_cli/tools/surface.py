@@ -5,8 +5,9 @@ tool. Each function here judges or derives entries and changes nothing, so an
 operation of the registry that fails half-way has changed nothing either.
 
 Two rules hold beyond the contract's table: the rules of execution (approval
-class, retry policy, time limit, exclusive group) always come from the live
-source, because an old snapshot must not weaken what the installed code
+class, retry policy, time limit, exclusive group, argument projection) and the
+prompt rendering of the contract always come from the live source, because an
+old snapshot must neither weaken nor misdescribe what the installed code
 demands; and an edited name gives way to a source that now uses it.
 """
 
@@ -89,13 +90,15 @@ def _check_readable(manifest: ToolManifest, source_id: str) -> None:
 
 
 def with_source_rules(edited: ToolManifest, source: ToolManifest) -> ToolManifest:
-    """`edited` with the rules of execution its source demands."""
+    """`edited` with the rules of execution its source demands, and the contract its source shows."""
     return msgspec.structs.replace(
         edited,
         retry_policy=source.retry_policy,
         approval=source.approval,
         timeout_ms=source.timeout_ms,
         exclusive_group=source.exclusive_group,
+        argument_projection=source.argument_projection,
+        compact_contract=source.compact_contract,
     )
 
 
@@ -170,7 +173,8 @@ def apply_entries(state: ToolState, live: Mapping[str, LiveTool], hidden: frozen
             manifest = with_source_rules(manifest, tool.manifest)
         elif tool is not None and manifest != with_source_rules(manifest, tool.manifest):
             raise ReconfigureError(
-                f"approval, retry policy, time limit and exclusive group of tool {tool_id} belong to its source"
+                f"approval, retry policy, time limit, exclusive group, argument projection and compact contract of tool"
+                f" {tool_id} belong to its source"
             )
         entry = Entry(manifest, tool, stated.member)
         if entry.is_hidden(hidden) and stated.member:

@@ -146,7 +146,7 @@ OF_A_QUEUE = """
     cli.queue_access cli.queue_documents core.ingress core.queued_work store.sqlite.inputs store.sqlite.numbered_tables
     store.sqlite.pending_inputs views.queue views.shell_words
 """
-OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tools"
+OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tool_shapes core.tools"
 # Text asks the settings whether it is what is wanted.
 FOR_TEXT = "settings settings.loading settings.schema settings.values"
 LIST_LIBRARIES = "__future__ contextlib errno gc json sqlite3 typing"
@@ -241,8 +241,9 @@ TO_OPEN = """
     . alarms api api.across api.core api.history api.session api.turns api.verbs core core.activity core.attachments
     core.claim_limits core.codec core.commit core.content core.context core.effect core.frames core.graph
     core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.pricing
-    core.prompt core.protocols core.queued_work core.schemas core.superseded core.tools core.usage core.wait effects
-    effects.host effects.journal effects.renewal effects.resolver errors plugins plugins.rolling_history runtime
+    core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_shapes core.tools
+    core.usage core.wait effects effects.host effects.journal effects.renewal effects.resolver errors plugins
+    plugins.rolling_history runtime
     runtime.bells
     runtime.cancellation runtime.demand runtime.drivers runtime.ending runtime.host runtime.lane runtime.phases
     runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite

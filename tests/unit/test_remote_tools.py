@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from lash_cli.core.remote import REMOTE_PROTOCOL_VERSION
@@ -16,6 +17,7 @@ from lash_cli.core.remote_tools import (
     validate_tool_grants,
 )
 from lash_cli.core.remote_turns import RemoteTurnRequest
+from lash_cli.core.tool_shapes import MaterializedArguments, OutputFromInput, PreservedReferences, StaticOutput
 from lash_cli.core.tools import IdempotentRetry, NeverRetry, SafeRetry, ToolContract, ToolManifest
 from lash_cli.errors import (
     DuplicateRemoteCallPath,
@@ -67,8 +69,12 @@ def test_everything_a_grant_may_say_has_its_pinned_shape_and_survives_the_wire()
 def test_a_tool_comes_back_as_it_went(policy: NeverRetry | SafeRetry | IdempotentRetry) -> None:
     manifest = ToolManifest("t1", "find", "Finds.", policy, "internal", bindings={"lua": LUA})
     contract = ToolContract(QUERY, None, ("an example",))
-    read = RemoteToolGrant.from_json(RemoteToolGrant.of(manifest, contract).to_json())
-    assert (read.to_manifest(), read.to_contract()) == (manifest, contract)
+    for projection in (MaterializedArguments(), PreservedReferences("q")):
+        for output in (StaticOutput(), OutputFromInput("shape", {"type": "string"}), OutputFromInput("shape")):
+            manifest = msgspec.structs.replace(manifest, argument_projection=projection)
+            contract = msgspec.structs.replace(contract, output_contract=output)
+            read = RemoteToolGrant.from_json(RemoteToolGrant.of(manifest, contract).to_json())
+            assert (read.to_manifest(), read.to_contract()) == (manifest, contract)
 
 
 @pytest.mark.parametrize(("change", "error"), [

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.tools import NamedTools, ShyTools
 
 from lash_cli.core.codec import decode, encode
+from lash_cli.core.tool_shapes import PreservedReferences
 from lash_cli.core.tools import SafeRetry, ToolManifest, ToolState, ToolStateEntry
 from lash_cli.errors import GenerationMismatch, ReconfigureError
 from lash_cli.tools.registry import ToolRegistry
@@ -238,6 +239,7 @@ def test_apply_defines_the_set_and_round_trips_with_orphans() -> None:
         {"t.a": entry("t.a", "same"), "t.b": entry("t.b", "same")},
         {"t.a": ToolStateEntry(ToolManifest("t.a", "a", "", approval="write"))},
         {"t.a": ToolStateEntry(ToolManifest("t.a", "a", "", retry_policy=SafeRetry(2)))},
+        {"t.a": ToolStateEntry(ToolManifest("t.a", "a", "", argument_projection=PreservedReferences("x")))},
         {"t.secret": entry("t.secret", "secret")},
         {"t.secret": entry("t.secret", "disguised")},
     ],
