@@ -273,10 +273,13 @@ _HOMES = {
         "EventSink",
         "Ids",
         "ModelCaller",
+        "NestedCall",
         "PreparesCalls",
         "Provider",
         "ResolvesTools",
+        "RunsGrantedCalls",
         "ToolContext",
+        "ToolDispatch",
         "ToolProvider",
     ),
     "lash_cli.core.queued_work": (
@@ -345,7 +348,10 @@ _HOMES = {
         "SchemaProjection",
     ),
     "lash_cli.core.superseded": ("SupersededNodes",),
-    "lash_cli.core.tool_definition": ("ToolDefinition",),
+    "lash_cli.core.tool_definition": (
+        "ToolDefinition",
+        "ToolExecutionGrant",
+    ),
     "lash_cli.core.tool_shapes": (
         "ArgumentProjection",
         "CompactContract",

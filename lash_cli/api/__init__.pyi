@@ -251,10 +251,13 @@ from lash_cli.core.protocols import (
     EventSink as EventSink,
     Ids as Ids,
     ModelCaller as ModelCaller,
+    NestedCall as NestedCall,
     PreparesCalls as PreparesCalls,
     Provider as Provider,
     ResolvesTools as ResolvesTools,
+    RunsGrantedCalls as RunsGrantedCalls,
     ToolContext as ToolContext,
+    ToolDispatch as ToolDispatch,
     ToolProvider as ToolProvider,
 )
 from lash_cli.core.queued_work import (
@@ -320,7 +323,7 @@ from lash_cli.core.remote_turns import (
 )
 from lash_cli.core.schemas import SchemaOverride as SchemaOverride, SchemaProjection as SchemaProjection
 from lash_cli.core.superseded import SupersededNodes as SupersededNodes
-from lash_cli.core.tool_definition import ToolDefinition as ToolDefinition
+from lash_cli.core.tool_definition import ToolDefinition as ToolDefinition, ToolExecutionGrant as ToolExecutionGrant
 from lash_cli.core.tool_shapes import (
     ArgumentProjection as ArgumentProjection,
     CompactContract as CompactContract,

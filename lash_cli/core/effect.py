@@ -18,6 +18,7 @@ from lash_cli.core.graph import CausalRef
 from lash_cli.core.ingress import TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.queued_work import QueuedWorkCompletion
+from lash_cli.core.tool_definition import ToolExecutionGrant
 from lash_cli.core.tools import PendingCompletion, ToolCall, ToolCallOutput
 from lash_cli.errors import EffectDiverged, EffectError
 
@@ -98,11 +99,12 @@ class LlmCallCommand(Record, tag="llm_call", tag_field="kind"):
 
 
 class ToolAttemptCommand(Record, tag="tool_attempt", tag_field="kind"):
-    """One attempt of one call."""
+    """One attempt of one call; `grant` is what it is made under when its tool is not in the catalogue."""
 
     call: ToolCall
     attempt: int
     max_attempts: int
+    grant: ToolExecutionGrant | None = None
 
 
 class CheckpointCommand(Record, tag="checkpoint", tag_field="kind"):

@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import msgspec
 
 from lash_cli.core.content import AttachmentSource
-from lash_cli.core.effect import EffectEnvelope, EffectOutcome, ExecutionScope, ToolAttemptOutcome
+from lash_cli.core.effect import (
+    EffectEnvelope,
+    EffectOutcome,
+    ExecutionScope,
+    ToolAttemptCommand,
+    ToolAttemptOutcome,
+)
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
-from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, ToolResult
+from lash_cli.core.tool_definition import ToolExecutionGrant
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolCallRecord, ToolContract, ToolManifest, ToolResult
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 
 if TYPE_CHECKING:
@@ -129,6 +136,32 @@ class JudgesAttachments(Protocol):
 ProgressSink = Callable[[str], None]
 
 
+class NestedCall(msgspec.Struct, frozen=True):
+    """A call that a running tool makes: of the tool of that name, or of one that it was granted."""
+
+    tool: str | ToolExecutionGrant
+    args: dict[str, Any] = {}
+
+
+class ToolDispatch(Protocol):
+    """What a running tool may ask of the dispatch of its turn (contract 05 §1.6)."""
+
+    def manifest(self, name: str) -> ToolManifest | None:
+        """The tool that may be called by that name; None for one that is hidden, switched off or gone."""
+        ...
+
+    async def batch(self, calls: Sequence[NestedCall]) -> tuple[ToolCallRecord, ...]:
+        """Make calls beside one another, each as a model's: judged, validated, tried again, shown, below the call that
+        is running. Their records, in the order of `calls`; what a tool does wrong is a failed one.
+
+        They are part of the attempt: none outlives it, and an attempt that is made again makes them again. For that
+        reason they are refused where attempts are journalled, which is every session with a store
+        (`nested_tool_batch_refused`, contract 05 §3.2): raises `ToolFault`, as it does once the attempt is over. Raises
+        `TypeError` for arguments that are no JSON.
+        """
+        ...
+
+
 class ToolContext(Protocol):
     """What a running tool may see (contract 05 §1.6); all of it bound to one session."""
 
@@ -181,6 +214,16 @@ class ToolContext(Protocol):
     def prepared_payload(self) -> Any:
         """What the source of the tool minted for the call before its first attempt, None when nothing was: equal for
         all attempts, also behind a crash."""
+        ...
+
+    @property
+    def tool_execution_binding(self) -> Any:
+        """The `execution_binding` of the grant that the call is made under; None for a tool of the catalogue."""
+        ...
+
+    @property
+    def dispatch(self) -> ToolDispatch:
+        """Other tools of the session. Raises `ToolFault` (`tool_context_unavailable`) where no attempt is running."""
         ...
 
     async def completion_key(self) -> AwaitEventKey:
@@ -253,6 +296,22 @@ class PreparesCalls(Protocol):
         Asked when the call was validated and allowed. What it returns is recorded with the first attempt, so that
         whoever goes on behind a crash does not ask again. An exception is contained by dispatch.
         """
+        ...
+
+
+@runtime_checkable
+class RunsGrantedCalls(Protocol):
+    """A source of tools that runs some which are in no catalogue, for who holds a grant (contract 05 §1.6, §1.8). A
+    source without it runs none."""
+
+    async def prepare_granted_tool_call(
+        self, grant: ToolExecutionGrant, call: ToolCall, context: ToolContext
+    ) -> ToolCall | ToolCallOutput:
+        """As `PreparesCalls.prepare_tool_call`; one that has nothing to mint returns `call`."""
+        ...
+
+    async def execute_granted(self, grant: ToolExecutionGrant, call: ToolCall, context: ToolContext) -> ToolResult:
+        """As `ToolProvider.execute`, of the tool of the grant; the binding of the grant is in the context too."""
         ...
 
 
@@ -333,7 +392,7 @@ class ScopedEffects(Protocol):
         journalled. Raises `JournalFault` for a row that cannot be read."""
         ...
 
-    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+    async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """The attempts of earlier drives whose calls somebody outside was to complete, with their replay keys.
 
         For who ends the scope without going through its calls again. Empty where nothing is journalled. Raises

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, canonical_hash
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.core.tool_shapes import MATERIALIZED, STATIC, ArgumentProjection, OutputContract
 from lash_cli.core.tools import ApprovalClass, NeverRetry, ToolContract, ToolManifest, ToolRetryPolicy
@@ -60,3 +61,49 @@ class ToolDefinition(Record):
 
     def _part(self, kind: type[P]) -> P:
         return kind(**{name: getattr(self, name) for name in kind.__struct_fields__ if name != "compact_contract"})
+
+
+class ToolExecutionGrant(Record):
+    """The authority to run one tool that is not in the catalogue (contract 05 §1.8).
+
+    `source_id` names the source that runs it: a registry never guesses one. `execution_binding` is what that source
+    needs to find the tool again, as JSON. The grant stands in the journal with every attempt that was made under it,
+    so whoever drives the turn again has to hold an equal one. Raises `ValueError` for a blank source.
+    """
+
+    manifest: ToolManifest
+    contract: ToolContract
+    source_id: str | None = None
+    execution_binding: Any = None
+
+    def __post_init__(self) -> None:
+        if self.source_id is not None and not self.source_id.strip():
+            raise ValueError("the source of a grant is named, or not given")
+        # Equal grants are written alike, whoever made them: one that was not would be another one to the journal.
+        msgspec.structs.force_setattr(self, "manifest", _plainly(self.manifest))
+        msgspec.structs.force_setattr(self, "contract", _plainly(self.contract))
+
+    @classmethod
+    def of(
+        cls, definition: ToolDefinition, *, source_id: str | None = None, execution_binding: Any = None
+    ) -> ToolExecutionGrant:
+        """The grant of a whole tool."""
+        manifest = msgspec.structs.replace(definition.manifest(), compact_contract=None)
+        return cls(manifest, definition.contract(), source_id, execution_binding)
+
+
+def _plainly(half: P) -> P:
+    """`half` with the default itself where a record equals it: only that is left out when it is written."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(half)}
+    usual = {
+        name: default
+        for name, default in defaults.items()
+        if isinstance(default, msgspec.Struct) and getattr(half, name) == default
+    }
+    return msgspec.structs.replace(half, **usual)
+
+
+def tool_batch_id(calls: Iterable[tuple[str, Any, ToolExecutionGrant | None]]) -> str:
+    """The id of a batch of `(tool id, arguments, grant)` that nothing else names: a function of its calls, so that who
+    makes them again means the same batch (contract 05 §3.3)."""
+    return f"tool-batch:{canonical_hash([list(call) for call in calls])}"

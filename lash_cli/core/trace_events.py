@@ -184,6 +184,7 @@ class ToolCallStarted(Record, tag="tool_call_started", tag_field="type"):
     call_id: str
     name: str
     args: JSON
+    parent_call_id: str | None = None
 
 
 class ToolCallCompleted(Record, tag="tool_call_completed", tag_field="type"):
@@ -194,6 +195,7 @@ class ToolCallCompleted(Record, tag="tool_call_completed", tag_field="type"):
     args: JSON
     output: JSON
     duration_ms: int
+    parent_call_id: str | None = None
 
 
 class UsageCounted(Record, tag="token_usage", tag_field="type"):

@@ -14,13 +14,13 @@ from lash_cli.core.effect import (
     EffectEnvelope,
     EffectOutcome,
     ExecutionScope,
+    ToolAttemptCommand,
     ToolAttemptOutcome,
     validate_envelope,
     validate_scope,
 )
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
-from lash_cli.core.tools import ToolCall
 from lash_cli.effects.host import due_at_ms, require_outcome_kind
 from lash_cli.effects.resolver import InlineResolver
 
@@ -73,7 +73,7 @@ class InlineScopedEffects:
         """Always None: nothing is journalled."""
         return None
 
-    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+    async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """Always empty: there are no earlier drives."""
         return ()
 

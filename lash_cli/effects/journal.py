@@ -46,7 +46,6 @@ from lash_cli.core.effect import (
 )
 from lash_cli.core.lease import LeaseFence, LeaseTimings
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
-from lash_cli.core.tools import ToolCall
 from lash_cli.effects.host import (
     MS_PER_S,
     decode_error,
@@ -224,7 +223,7 @@ class JournalScopedEffects:
         except msgspec.DecodeError as error:
             raise self._host.fault("corrupt_row", f"{replay_key} does not decode") from error
 
-    async def left_pending(self) -> tuple[tuple[str, ToolCall, ToolAttemptOutcome], ...]:
+    async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
         if self._fence is None or self._fresh:
             return ()
@@ -233,9 +232,9 @@ class JournalScopedEffects:
             known = self._read(row)
             if known is None or not isinstance(known[0].command, ToolAttemptCommand):
                 continue
-            call, outcome = known[0].command.call, known[1]
+            command, outcome = known[0].command, known[1]
             if isinstance(outcome, ToolAttemptOutcome) and outcome.pending is not None:
-                found.append((row.replay_key, call, outcome))
+                found.append((row.replay_key, command, outcome))
         return tuple(found)
 
     def _read(self, row: JournalRow) -> tuple[EffectEnvelope, EffectOutcome] | None:

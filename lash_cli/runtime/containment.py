@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, encode, is_deeper, storable
-from lash_cli.core.protocols import PreparesCalls
+from lash_cli.core.protocols import PreparesCalls, RunsGrantedCalls
 from lash_cli.core.tools import (
     FailureClass,
     PendingCompletion,
@@ -68,11 +68,8 @@ async def prepared(
 ) -> ToolCall | ToolCallOutput:
     """Have the source of a tool ready a call, as the journal will have it; an exception, or an answer that is of no
     use, becomes a failed output (contract 05 §3.1 step 5). With `is_strict` an exception passes through."""
-    source = resolved.provider
-    if not isinstance(source, PreparesCalls):
-        return call
     try:
-        answer: object = await source.prepare_tool_call(call, context)
+        answer = await _preparation(resolved, call, context)
         if isinstance(answer, ToolCallOutput):
             return kept_output(call.tool_name, answer)
         if not isinstance(answer, ToolCall):
@@ -94,9 +91,21 @@ async def prepared(
     return kept
 
 
+async def _preparation(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> object:
+    source, grant = resolved.provider, resolved.grant
+    if grant is None:
+        return await source.prepare_tool_call(call, context) if isinstance(source, PreparesCalls) else call
+    assert isinstance(source, RunsGrantedCalls), "the registry hands out no other source for a grant"
+    return await source.prepare_granted_tool_call(grant, call, context)
+
+
 async def _answer(resolved: ResolvedTool, call: ToolCall, context: SimpleToolContext) -> object:
+    source, grant = resolved.provider, resolved.grant
     try:
-        return await resolved.provider.execute(call, context)
+        if grant is None:
+            return await source.execute(call, context)
+        assert isinstance(source, RunsGrantedCalls), "the registry hands out no other source for a grant"
+        return await source.execute_granted(grant, call, context)
     except ToolFault as fault:
         return fault.to_output()
 

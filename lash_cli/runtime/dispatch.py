@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,6 @@ from lash_cli.core.protocols import (
     AwaitEventResolver,
     Clock,
     EffectContext,
-    PreparesCalls,
     ScopedEffects,
 )
 from lash_cli.core.tools import (
@@ -60,8 +59,10 @@ from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import contained, prepared
 from lash_cli.runtime.foreign import until_over, within_limits
+from lash_cli.runtime.nested import NestedCalls, RequestedCall
 from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
+from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ResolvedTool, ToolRegistry
 from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
 
@@ -124,23 +125,28 @@ class ToolDispatcher:
         divergences; everything a tool does wrong is a failed record.
         """
         parent = turn_replay_key(self._turn_index, iteration, "tool_batch", effect_id)
+        return await self.run_calls(parent, [RequestedCall(call) for call in calls])
+
+    async def run_calls(self, parent: str, calls: Sequence[RequestedCall]) -> tuple[ToolCallRecord, ...]:
+        """Run calls of the model, of a running tool or under grants beside one another; their effects are keyed below
+        `parent`, which has to be the same whenever the turn comes here again. Returns and raises as `run_batch`."""
         if len(calls) == 1:
             # Nothing runs beside it, so it needs no task of its own.
             (call,) = calls
-            key = child_replay_key(parent, f"child:0:{call.tool_call_id}")
-            return (await self._run_call(call, self._found(call.tool_name), key, None),)
+            key = child_replay_key(parent, f"child:0:{call.part.tool_call_id}")
+            return (await self._run_call(call, self._resolved(call), key, None),)
         work: list[asyncio.Task[ToolCallRecord]] = []
         try:
             async with asyncio.TaskGroup() as group:
                 previous: asyncio.Task[ToolCallRecord] | None = None
                 last_of_group: dict[str, asyncio.Task[ToolCallRecord]] = {}
                 for index, call in enumerate(calls):
-                    resolved = self._found(call.tool_name)
-                    exclusive = resolved.manifest.exclusive_group if resolved is not None else None
+                    resolved = self._resolved(call)
+                    exclusive = resolved.manifest.exclusive_group if isinstance(resolved, ResolvedTool) else None
                     after = previous if not self._effects.supports_concurrent_effects else None
                     if exclusive is not None:
                         after = last_of_group.get(exclusive, after)
-                    key = child_replay_key(parent, f"child:{index}:{call.tool_call_id}")
+                    key = child_replay_key(parent, f"child:{index}:{call.part.tool_call_id}")
                     task = group.create_task(self._run_call(call, resolved, key, after))
                     work.append(task)
                     previous = task
@@ -150,8 +156,22 @@ class ToolDispatcher:
             raise _first_error(failures) from failures
         return tuple(task.result() for task in work)
 
+    def _resolved(self, call: RequestedCall) -> ResolvedTool | str:
+        """The tool of a call, or why it cannot be called."""
+        name = call.part.tool_name
+        if call.grant is not None:
+            try:
+                return self._registry.granted(call.grant)
+            except ToolFault as fault:
+                return fault.message
+        resolved = self._found(name)
+        if resolved is None or (resolved.manifest.activation == "internal" and call.parent_call_id is None):
+            # What no model was shown does not exist for one that guesses its name.
+            return f"There is no tool named {name!r}."
+        return resolved
+
     def _found(self, name: str) -> ResolvedTool | None:
-        """The tool of a call; what a source cannot say of one is not there."""
+        """The tool of the catalogue; what a source cannot say of one is not there."""
         try:
             return self._registry.find(name)
         except Exception:
@@ -162,18 +182,25 @@ class ToolDispatcher:
 
     async def _run_call(
         self,
-        part: ToolCallPart,
-        resolved: ResolvedTool | None,
+        call: RequestedCall,
+        resolved: ResolvedTool | str,
         key: str,
         after: asyncio.Task[ToolCallRecord] | None,
     ) -> ToolCallRecord:
         if after is not None:
             await asyncio.wait({after})
+        part, parent = call.part, call.parent_call_id
         args = shown_arguments(part)
-        await self._tell_started(part.tool_call_id, part.tool_name, args)
-        output, duration_ms = await self._answer(part, resolved, key)
+        await self._tell_started(part.tool_call_id, part.tool_name, args, parent)
+        try:
+            output, duration_ms = await self._answer(part, resolved, key)
+        except asyncio.CancelledError:
+            if parent is not None:
+                # The attempt that made it is over, and its turn goes on.
+                await self._tell_completed(ToolCallRecord(part.tool_call_id, part.tool_name, args, cancelled()), parent)
+            raise
         record = ToolCallRecord(part.tool_call_id, part.tool_name, args, output, duration_ms)
-        await self._tell_completed(record)
+        await self._tell_completed(record, parent)
         return record
 
     async def show_untold(self, records: Iterable[ToolCallRecord]) -> None:
@@ -186,10 +213,17 @@ class ToolDispatcher:
     async def end_pending(self) -> None:
         """End what earlier drives of a turn left pending, as the turn is cancelled: who completes it later learns that
         it is over, and its source hears of it (contract 05 §1.7). Raises what effects raise."""
-        for replay_key, call, attempted in await self._effects.left_pending():
-            resolved = self._registry.resolve_id(call.tool_id)
-            wait = self._pending(resolved, call)
-            await wait.output(replay_key, attempted)
+        for replay_key, command, attempted in await self._effects.left_pending():
+            await self._pending(self._asked_of(command), command.call).output(replay_key, attempted)
+
+    def _asked_of(self, command: ToolAttemptCommand) -> ResolvedTool | None:
+        """The tool that an earlier drive called, where it still is."""
+        if command.grant is None:
+            return self._registry.resolve_id(command.call.tool_id)
+        try:
+            return self._registry.granted(command.grant)
+        except ToolFault:
+            return None
 
     def _pending(self, resolved: ResolvedTool | None, call: ToolCall) -> PendingWait:
         return PendingWait(
@@ -202,20 +236,19 @@ class ToolDispatcher:
             is_strict=self._is_strict,
         )
 
-    def _tell_started(self, call_id: str, name: str, args: Any) -> Awaitable[None]:
+    def _tell_started(self, call_id: str, name: str, args: Any, parent: str | None = None) -> Awaitable[None]:
         self._told.add(call_id)
-        return self._emit(ToolCallStarted(call_id, name, args), f"tool:{call_id}")
+        return self._emit(ToolCallStarted(call_id, name, args, parent), f"tool:{call_id}")
 
-    def _tell_completed(self, record: ToolCallRecord) -> Awaitable[None]:
-        done = ToolCallCompleted(record.call_id, record.tool, record.args, record.output, record.duration_ms)
+    def _tell_completed(self, record: ToolCallRecord, parent: str | None = None) -> Awaitable[None]:
+        done = ToolCallCompleted(record.call_id, record.tool, record.args, record.output, record.duration_ms, parent)
         return self._emit(done, f"tool:{record.call_id}")
 
-    async def _answer(self, part: ToolCallPart, resolved: ResolvedTool | None, key: str) -> tuple[ToolCallOutput, int]:
+    async def _answer(self, part: ToolCallPart, resolved: ResolvedTool | str, key: str) -> tuple[ToolCallOutput, int]:
         if self._cancel.is_cancellation:
             return cancelled(), 0
-        if resolved is None:
-            text = f"There is no tool named {part.tool_name!r}."
-            return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", text, part, key)
+        if isinstance(resolved, str):
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", resolved, part, key)
         try:
             schema = resolved.contract().input_schema
         except KeyError:
@@ -257,7 +290,7 @@ class ToolDispatcher:
     async def _attempts(self, call: ToolCall, resolved: ResolvedTool, key: str) -> tuple[ToolCallOutput, int]:
         policy = resolved.manifest.retry_policy
         most = 1 if isinstance(policy, NeverRetry) else policy.max_attempts
-        is_readied = not isinstance(resolved.provider, PreparesCalls)
+        is_readied = not resolved.prepares_calls
         total_ms = 0
         attempt = 1
         while True:
@@ -313,7 +346,7 @@ class ToolDispatcher:
         self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int
     ) -> ToolCall | ToolCallOutput:
         """The call as its source readies it, or what it answers at once."""
-        context = self._context(call, attempt, most)
+        context = self._context(call, resolved, attempt, most)
         running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._is_strict))
         return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
 
@@ -327,7 +360,7 @@ class ToolDispatcher:
         early: ToolCallOutput | None,
     ) -> ToolAttemptOutcome:
         """The attempt as an effect; its outcome is `early` where it need not be made any more."""
-        envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most))
+        envelope = self._envelope(replay_key, call.call_id, ToolAttemptCommand(call, attempt, most, resolved.grant))
 
         async def run(context: EffectContext) -> EffectOutcome:
             if early is not None:
@@ -336,7 +369,7 @@ class ToolDispatcher:
                 return ToolAttemptOutcome(interrupted(call.tool_name))
             started = self._clock.monotonic()
             keys = CompletionKeys(self._resolver, self._scope, call)
-            result = await self._execute(call, resolved, attempt, most, keys)
+            result = await self._execute(call, resolved, replay_key, attempt, most, keys)
             if isinstance(result, PendingCompletion):
                 if keys.is_asked:
                     return self._left_pending(result, started)
@@ -375,19 +408,28 @@ class ToolDispatcher:
             deciding.cancel()
 
     async def _execute(
-        self, call: ToolCall, resolved: ResolvedTool, attempt: int, most: int, keys: CompletionKeys
+        self, call: ToolCall, resolved: ResolvedTool, replay_key: str, attempt: int, most: int, keys: CompletionKeys
     ) -> ToolResult:
         """One attempt under cancellation and time limit. Never raises for what the tool does."""
-        context = self._context(call, attempt, most, keys)
+        is_journalled = self._effects.durability_tier == "durable"
+        nested = NestedCalls(self.run_calls, self._registry, call, attempt, replay_key, is_journalled=is_journalled)
+        context = self._context(call, resolved, attempt, most, keys, nested)
         running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._is_strict))
         self._attempts_under_way.add((call.call_id, attempt))
         try:
             return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
         finally:
             self._attempts_under_way.discard((call.call_id, attempt))
+            await nested.aclose()
 
     def _context(
-        self, call: ToolCall, attempt: int, most: int, keys: CompletionKeys | None = None
+        self,
+        call: ToolCall,
+        resolved: ResolvedTool,
+        attempt: int,
+        most: int,
+        keys: CompletionKeys | None = None,
+        nested: NestedCalls | None = None,
     ) -> SimpleToolContext:
         ask_model = None if self._ask_model is None else partial(self._ask_model, f"tool:{call.tool_name}")
         return SimpleToolContext(
@@ -400,6 +442,8 @@ class ToolDispatcher:
             max_attempts=most,
             agent_frame_id=self._agent_frame_id,
             prepared_payload=call.prepared_payload,
+            tool_execution_binding=None if resolved.grant is None else resolved.grant.execution_binding,
+            on_dispatch=nested,
             on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
             on_completion_key=None if keys is None else keys.ask,
             on_direct_completion=ask_model,

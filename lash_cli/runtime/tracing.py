@@ -319,10 +319,11 @@ class TurnTrace:
             case shown.QueuedWorkStarted(batch_ids=batch_ids):
                 turn.batch_ids = (*turn.batch_ids, *batch_ids)
                 self._emit(turn, traced.Custom("queued_work.claimed", {"batch_ids": batch_ids}))
-            case shown.ToolCallStarted(call_id=call_id, name=name, args=args):
-                self._emit(turn, traced.ToolCallStarted(call_id, name, args))
+            case shown.ToolCallStarted(call_id=call_id, name=name, args=args, parent_call_id=parent):
+                self._emit(turn, traced.ToolCallStarted(call_id, name, args, parent))
             case shown.ToolCallCompleted(call_id=call_id, name=name, args=args, output=output, duration_ms=took_ms):
-                self._emit(turn, traced.ToolCallCompleted(call_id, name, args, shown_output(output), took_ms))
+                parent = event.parent_call_id
+                self._emit(turn, traced.ToolCallCompleted(call_id, name, args, shown_output(output), took_ms, parent))
             case shown.UsageShown(protocol_iteration=iteration, usage=usage, cumulative=cumulative):
                 self._emit(turn, traced.UsageCounted(usage, cumulative), iteration=iteration)
             case shown.ErrorShown(issue=issue):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lash_cli.core.content import AttachmentSource
-from lash_cli.core.protocols import CancelSignal, ProgressSink
+from lash_cli.core.protocols import CancelSignal, ProgressSink, ToolDispatch
 from lash_cli.core.tools import FailureClass
 from lash_cli.core.wait import AwaitEventKey
 from lash_cli.tools.faults import ToolFault
@@ -36,6 +36,8 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     max_attempts: int = 1
     agent_frame_id: str = ""
     prepared_payload: Any = None
+    tool_execution_binding: Any = None
+    on_dispatch: ToolDispatch | None = None
     on_progress: ProgressSink | None = None
     on_completion_key: Callable[[], Awaitable[AwaitEventKey]] | None = None
     on_direct_completion: Callable[[DirectRequest], Awaitable[DirectLlmCompletion]] | None = None
@@ -53,6 +55,14 @@ class SimpleToolContext(msgspec.Struct, frozen=True):
     def environment(self) -> Mapping[str, str]:
         """`LASH_SESSION` and `LASH_TURN`."""
         return {SESSION_VARIABLE: self.session_id, TURN_VARIABLE: self.turn_id}
+
+    @property
+    def dispatch(self) -> ToolDispatch:
+        """See `ToolContext`; raises `ToolFault` (`tool_context_unavailable`) where no attempt is running."""
+        if self.on_dispatch is None:
+            text = "this call has no other tools: no attempt of it is running in a session"
+            raise ToolFault(FailureClass.INTERNAL, "tool_context_unavailable", text)
+        return self.on_dispatch
 
     async def completion_key(self) -> AwaitEventKey:
         """The key of this call; raises `ToolFault` where there is none to be had."""

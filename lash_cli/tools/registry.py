@@ -10,12 +10,14 @@ registered adopts the generation of the snapshot it is restored from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from lash_cli.core.codec import Record
-from lash_cli.core.protocols import ResolvesTools, ToolProvider
-from lash_cli.core.tools import ToolContract, ToolManifest, ToolState
+from lash_cli.core.protocols import PreparesCalls, ResolvesTools, RunsGrantedCalls, ToolProvider
+from lash_cli.core.tool_definition import ToolExecutionGrant
+from lash_cli.core.tools import FailureClass, ToolContract, ToolManifest, ToolState
 from lash_cli.errors import GenerationMismatch, ReconfigureError
 from lash_cli.tools.surface import (
     Entry,
@@ -28,19 +30,31 @@ from lash_cli.tools.surface import (
     collect_live,
     rebuild,
     state_of,
+    with_source_rules,
 )
+
+if TYPE_CHECKING:
+    from lash_cli.tools.faults import ToolFault
 
 
 class ResolvedTool(msgspec.Struct, frozen=True):
-    """A callable tool and the provider that runs it."""
+    """A callable tool and the provider that runs it; `grant` is the authority to call one that is not in the
+    catalogue."""
 
     manifest: ToolManifest
     source_id: str
     provider: ToolProvider
+    grant: ToolExecutionGrant | None = None
+
+    @property
+    def prepares_calls(self) -> bool:
+        """Whether the provider readies calls of the tool."""
+        return self.grant is not None or isinstance(self.provider, PreparesCalls)
 
     def contract(self) -> ToolContract:
-        """The contract, read from the provider for this tool only; raises `KeyError` when it has none."""
-        return self.provider.contract(self.manifest.id)
+        """The contract, read from the provider for this tool only; raises `KeyError` when it has none. That of a grant
+        stands in the grant."""
+        return self.provider.contract(self.manifest.id) if self.grant is None else self.grant.contract
 
 
 class ToolRestoreReport(Record):
@@ -137,6 +151,28 @@ class ToolRegistry:
         """Like `resolve`, by id."""
         entry = self._surface.entries.get(tool_id)
         return None if entry is None else self._resolved(self._surface, entry)
+
+    def granted(self, grant: ToolExecutionGrant) -> ResolvedTool:
+        """The tool of a grant, which never becomes part of the state (contract 05 §1.8).
+
+        Its source is the one that the grant names. Raises `ToolFault` (`tool_unavailable`) when it names none, one that
+        is not there or does not run granted calls, and for a tool that is hidden: authority over a session stands
+        above any grant.
+        """
+        manifest, source_id = grant.manifest, grant.source_id
+        held = self._surface.entries.get(manifest.id)
+        if manifest.name in self._hidden or (held is not None and held.is_hidden(self._hidden)):
+            raise _not_granted(f"There is no tool named {manifest.name!r}.")
+        if source_id is None:
+            raise _not_granted(f"The grant of {manifest.name} names no source that could run it.")
+        provider = self._surface.sources.get(source_id)
+        if provider is None:
+            raise _not_granted(f"The source of {manifest.name} is missing.")
+        if not isinstance(provider, RunsGrantedCalls):
+            raise _not_granted(f"The source of {manifest.name} runs no granted calls.")
+        if held is not None and held.live is not None and held.live.source_id == source_id:
+            manifest = with_source_rules(manifest, held.live.manifest)
+        return ResolvedTool(manifest, source_id, provider, grant)
 
     def source(self, source_id: str) -> ToolProvider | None:
         """The provider registered under a source id."""
@@ -309,3 +345,9 @@ class ToolRegistry:
 
     def _swap(self, surface: Surface) -> None:
         self._surface = surface
+
+
+def _not_granted(text: str) -> ToolFault:
+    from lash_cli.tools.faults import ToolFault  # few sessions ever need one
+
+    return ToolFault(FailureClass.UNAVAILABLE, "tool_unavailable", text)

@@ -241,8 +241,9 @@ TO_OPEN = """
     . alarms api api.across api.core api.history api.session api.turns api.verbs core core.activity core.attachments
     core.claim_limits core.codec core.commit core.content core.context core.effect core.frames core.graph
     core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.pricing
-    core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_shapes core.tools
-    core.usage core.wait effects effects.host effects.journal effects.renewal effects.resolver errors plugins
+    core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_definition
+    core.tool_shapes core.tools core.usage core.wait
+    effects effects.host effects.journal effects.renewal effects.resolver errors plugins
     plugins.rolling_history runtime
     runtime.bells
     runtime.cancellation runtime.demand runtime.drivers runtime.ending runtime.host runtime.lane runtime.phases

@@ -304,16 +304,20 @@ async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose
 
 
 class Unadvertised:
-    """Tools that are callable and in no request, so that a turn does not depend on their being there."""
+    """Tools that are found when they are called, so that no request depends on their being there."""
 
     def __init__(self, provider: FunctionToolProvider) -> None:
         self._provider = provider
         self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
 
     def manifests(self) -> tuple[ToolManifest, ...]:
-        return tuple(
-            msgspec.structs.replace(manifest, activation="internal") for manifest in self._provider.manifests()
-        )
+        return ()
+
+    def resolve_manifest(self, name: str) -> ToolManifest | None:
+        return next((manifest for manifest in self._provider.manifests() if manifest.name == name), None)
+
+    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
+        return next((manifest for manifest in self._provider.manifests() if manifest.id == tool_id), None)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from support.clock import ManualCancel, ManualClock
 
-from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, success
+from lash_cli.core.tool_definition import ToolDefinition, ToolExecutionGrant
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolContract, ToolManifest, ToolResult, success
+from lash_cli.core.wait import AwaitEventKey
 from lash_cli.tools.builtin import builtin_tools
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.function import FunctionToolProvider
 from lash_cli.tools.policy import FilePolicy
+
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
 class NamedTools:
@@ -95,3 +100,35 @@ def value_of(output: ToolCallOutput) -> Any:
     """The value of an output that must be a success."""
     assert output.status == "success", output
     return output.outcome.value  # type: ignore[union-attr]
+
+
+class GrantedTools(NamedTools):
+    """A source that runs tools which it does not offer, for who holds a grant; remembers what it was asked."""
+
+    def __init__(self, *tools: tuple[str, str] | ToolManifest, source_id: str = "plugins") -> None:
+        super().__init__(*tools)
+        self.source_id = source_id
+        self.prepared: list[ToolCall] = []
+        self.ran: list[tuple[ToolExecutionGrant, ToolCall, Any]] = []
+        self.cancelled: list[ToolCall] = []
+        self.answer: Any = None
+
+    def grant(self, name: str, **fields: Any) -> ToolExecutionGrant:
+        """A grant of a tool of that name, which asks for a number `n`."""
+        definition = ToolDefinition(f"deferred.{name}", name, f"does {name}", input_schema=NUMBER, **fields)
+        return ToolExecutionGrant.of(definition, source_id=self.source_id, execution_binding={"route": name})
+
+    async def prepare_granted_tool_call(self, grant: ToolExecutionGrant, call: ToolCall, context: Any) -> ToolCall:
+        self.prepared.append(call)
+        payload = [len(self.prepared), context.tool_execution_binding]
+        return msgspec.structs.replace(call, prepared_payload=payload)
+
+    async def execute_granted(self, grant: ToolExecutionGrant, call: ToolCall, context: Any) -> ToolResult:
+        self.ran.append((grant, call, context))
+        if self.answer is not None:
+            answer: ToolResult = await self.answer(call, context)
+            return answer
+        return success([call.args["n"], call.prepared_payload, context.tool_execution_binding])
+
+    async def cancel_external_work(self, call: ToolCall, key: AwaitEventKey) -> None:
+        self.cancelled.append(call)

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from lash_cli.core.codec import decode, encode
+from lash_cli.core.codec import decode, encode, sha256_hex
 from lash_cli.core.compact_contract import compact_contract
-from lash_cli.core.tool_definition import ToolDefinition
+from lash_cli.core.schemas import SchemaProjection
+from lash_cli.core.tool_definition import ToolDefinition, ToolExecutionGrant, tool_batch_id
 from lash_cli.core.tool_shapes import (
     MATERIALIZED,
     STATIC,
@@ -20,7 +21,7 @@ from lash_cli.core.tool_shapes import (
     PreservedReferences,
     StaticOutput,
 )
-from lash_cli.core.tools import SafeRetry, ToolContract, ToolManifest
+from lash_cli.core.tools import NeverRetry, SafeRetry, ToolContract, ToolManifest
 
 QUERY = {
     "type": "object",
@@ -156,3 +157,35 @@ def test_a_type_has_a_short_name_or_is_any(schema: Any, name: str) -> None:
 def test_a_schema_that_contains_itself_ends() -> None:
     tree: dict[str, Any] = {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}}
     assert compact_contract("t", "", tree, tree, STATIC, ()).returns == "{children?: object[]}"
+
+
+def test_a_grant_is_of_a_whole_tool_and_names_its_source_or_does_not() -> None:
+    grant = ToolExecutionGrant.of(WHOLE, source_id="plugins", execution_binding={"route": 1})
+    assert ToolDefinition.of(grant.manifest, grant.contract) == WHOLE
+    assert grant.manifest.compact_contract is None, "no journal has to hold what a prompt shows"
+    assert decode(encode(grant), ToolExecutionGrant) == grant
+    assert ToolExecutionGrant.of(WHOLE).source_id is None
+    with pytest.raises(ValueError):
+        ToolExecutionGrant.of(WHOLE, source_id=" ")
+
+
+def test_equal_grants_are_written_alike() -> None:
+    plain = ToolExecutionGrant(ToolManifest("t.b", "b", ""), ToolContract())
+    spelled_out = ToolExecutionGrant(
+        ToolManifest("t.b", "b", "", NeverRetry(), argument_projection=MaterializedArguments()),
+        ToolContract(projection=SchemaProjection(), output_contract=StaticOutput()),
+    )
+    for grant in (spelled_out, decode(encode(spelled_out), ToolExecutionGrant), decode(encode(plain), type(plain))):
+        assert (grant, encode(grant)) == (plain, encode(plain))
+
+
+def test_a_batch_is_named_by_its_calls_in_their_order() -> None:
+    grant = ToolExecutionGrant.of(ToolDefinition("t.b", "b", ""), source_id="plugins")
+    one, two = ("t.a", {"x": 1, "y": 2}, None), ("t.b", {}, grant)
+    listed = (
+        b'[["t.a",{"x":1,"y":2},null],["t.b",{},{"manifest":{"id":"t.b","name":"b","description":""},'
+        b'"contract":{"input_schema":{"type":"object"}},"source_id":"plugins"}]]'
+    )
+    assert tool_batch_id([one, two]) == f"tool-batch:{sha256_hex(listed)}"
+    assert tool_batch_id([("t.a", {"y": 2, "x": 1}, None), two]) == tool_batch_id([one, two])
+    assert len({tool_batch_id(calls) for calls in ([one, two], [two, one], [one], [("t.b", {}, None)], [two])}) == 5
