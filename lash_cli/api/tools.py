@@ -62,12 +62,13 @@ class ToolAdmin:
         """Add a live source and make its tools members; the handle removes it again.
 
         Sources live in this process: an open in another one finds the tools
-        as orphans until their source is added there. Raises `ReconfigureError`
+        as orphans until their source is added there. Its id, `live:1` for the
+        first one and so on, is what a grant names it by. Raises `ReconfigureError`
         when a tool of the source clashes with one that is there.
         """
-        handle = ToolSourceHandle(self._session._core.host.ids.new("src"))
-        await self._edit(lambda: self._registry.upsert_source(handle.source_id, provider))
-        return handle
+        added: list[str] = []
+        await self._edit(lambda: added.append(self._registry.add_source(provider)))
+        return ToolSourceHandle(added[-1])
 
     async def remove_source(self, handle: ToolSourceHandle) -> int:
         """Remove a source and its tools; returns the new generation.

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
@@ -164,20 +164,20 @@ class ToolDispatcher:
                 return self._registry.granted(call.grant)
             except ToolFault as fault:
                 return fault.message
-        resolved = self._found(name)
+        resolved = self._found("name", name)
         if resolved is None or (resolved.manifest.activation == "internal" and call.parent_call_id is None):
             # What no model was shown does not exist for one that guesses its name.
             return f"There is no tool named {name!r}."
         return resolved
 
-    def _found(self, name: str) -> ResolvedTool | None:
+    def _found(self, field: Literal["id", "name"], asked: str) -> ResolvedTool | None:
         """The tool of the catalogue; what a source cannot say of one is not there."""
         try:
-            return self._registry.find(name)
+            return self._registry.find(asked) if field == "name" else self._registry.find_id(asked)
         except Exception:
             if self._is_strict:
                 raise
-            _log.exception("the sources of tools could not be asked for %s", name)
+            _log.exception("the sources of tools could not be asked for %s", asked)
             return None
 
     async def _run_call(
@@ -219,7 +219,7 @@ class ToolDispatcher:
     def _asked_of(self, command: ToolAttemptCommand) -> ResolvedTool | None:
         """The tool that an earlier drive called, where it still is."""
         if command.grant is None:
-            return self._registry.resolve_id(command.call.tool_id)
+            return self._found("id", command.call.tool_id)
         try:
             return self._registry.granted(command.grant)
         except ToolFault:

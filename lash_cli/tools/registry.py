@@ -10,7 +10,7 @@ registered adopts the generation of the snapshot it is restored from.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -73,6 +73,7 @@ class ToolRegistry:
         """`hidden_names` are excluded by authority for the life of the registry."""
         self._hidden = frozenset(hidden_names)
         self._surface = Surface()
+        self._added = 0
         # True until the first edit: such a registry has no history of its own that a restore could contradict.
         self._is_cold = True
 
@@ -120,17 +121,31 @@ class ToolRegistry:
         raises; then nothing changed.
         """
         known = self.resolve(name)
-        surface = self._surface
         if known is not None or name in self._hidden or name in self._names():
             return known
+        return self._taken("name", name)
+
+    def find_id(self, tool_id: str) -> ResolvedTool | None:
+        """Like `find`, by id."""
+        return self.resolve_id(tool_id) if tool_id in self._surface.entries else self._taken("id", tool_id)
+
+    def _taken(self, field: Literal["id", "name"], asked: str) -> ResolvedTool | None:
+        """The tool that nothing was known of, as a member; None where no source has it, or it has the id or the name of
+        one that is known, or a name that is hidden."""
+        surface = self._surface
         found: dict[str, LiveTool] = {}
         for source_id, source in surface.sources.items():
-            manifest = source.resolve_manifest(name) if isinstance(source, ResolvesTools) else None
+            if not isinstance(source, ResolvesTools):
+                continue
+            manifest = source.resolve_manifest(asked) if field == "name" else source.resolve_manifest_by_id(asked)
             if manifest is None:
                 continue
-            check_found(manifest, "name", name, source_id, found.values())
+            check_found(manifest, field, asked, source_id, found.values())
             found[manifest.id] = LiveTool(manifest, source_id)
-        if not found or found.keys() & surface.entries.keys():
+        taken = self._names() | self._hidden
+        if any(tool_id in surface.entries or tool.manifest.name in taken for tool_id, tool in found.items()):
+            return None
+        if not found:
             return None
         entries = {tool_id: Entry(tool.manifest, tool, member=True) for tool_id, tool in found.items()}
         self._swap(
@@ -141,7 +156,7 @@ class ToolRegistry:
                 {**surface.entries, **entries},
             )
         )
-        return self.resolve(name)
+        return self.resolve_id(next(iter(found)))
 
     def _names(self) -> set[str]:
         """What the known tools are called, whatever became of them."""
@@ -186,6 +201,17 @@ class ToolRegistry:
         if not source_id.strip():
             raise ReconfigureError("a tool source needs a non-blank id")
         return self._refresh({**self._surface.sources, source_id: provider})
+
+    def add_source(self, provider: ToolProvider) -> str:
+        """Register a source under the next id of those that are added at run time, `live:1` and so on, and return it.
+
+        The sources that a program adds in the same order have the same ids in every process: so the grant of a turn
+        that is gone on with finds its own (contract 05 §2.1). Raises as `upsert_source`.
+        """
+        source_id = f"live:{self._added + 1}"
+        self.upsert_source(source_id, provider)
+        self._added += 1
+        return source_id
 
     def refresh_sources(self) -> int:
         """Ask every source again what it offers; existing membership is kept."""
@@ -280,6 +306,7 @@ class ToolRegistry:
     def fork_with_state(self, state: ToolState, hidden_names: Iterable[str] = ()) -> ToolRegistry:
         """A registry for a child session: the same sources, the given state, at least the same hidden names."""
         child = ToolRegistry(self._hidden | frozenset(hidden_names))
+        child._added = self._added
         child._surface = Surface(0, self._surface.sources, self._surface.live)
         child.restore_state(state)
         return child

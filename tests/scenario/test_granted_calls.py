@@ -179,3 +179,17 @@ async def test_the_source_of_a_granted_call_that_is_pending_hears_of_its_end(mak
         output = await session.redrive().run()
     assert (output.result.outcome, len(source.ran)) == (Stopped("cancelled"), 1)
     assert [call.tool_name for call in source.cancelled] == ["deep"]
+
+
+async def test_a_source_that_is_added_again_behind_a_crash_is_the_one_that_a_grant_names(make_core) -> None:
+    doomed = make_core(ScriptedCaller([DEEP]), crash_point=CrashPoints("after:tool_started"))
+    session = await doomed.open_session("s1")
+    source = GrantedTools()
+    source.source_id = (await session.tools().add_provider(source)).source_id
+    GRANTS["deep"] = source.grant("deep", retry_policy=SafeRetry(2))
+    with pytest.raises(Crash):
+        await session.turn("go").run()
+    async with await make_core(ScriptedCaller([text("done")])).open_session("s1") as again:
+        await again.tools().add_provider(source)
+        output = await again.redrive().run()
+    assert outputs(output) == [success([7, [1, {"route": "deep"}], {"route": "deep"}])]

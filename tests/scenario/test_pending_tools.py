@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
+from support.tools import ShyTools
 
 from lash_cli.api import (
     AwaitEventKey,
@@ -334,6 +335,31 @@ async def test_a_cancel_ends_what_a_crashed_turn_had_left_pending(make_core, tol
     late = await core.effect_host.resolve_await_event(before.key(), ResolvedOk("late"))
     assert (late.kind, late.terminal) == ("already_resolved", ResolvedCancelled())
     assert after.told == ([("job", before.key())] if told else [])
+
+
+async def test_the_source_of_a_call_that_was_found_hears_of_the_cancel_of_a_crashed_turn(make_core) -> None:
+    class Shy(ShyTools):
+        def __init__(self) -> None:
+            super().__init__(("t.job", "hand_over"))
+            self.told: list[str] = []
+
+        async def execute(self, call: ToolCall, context: ToolContext) -> PendingCompletion:
+            await context.completion_key()
+            return PendingCompletion()
+
+        async def cancel_external_work(self, call: ToolCall, key: object) -> None:
+            self.told.append(call.tool_id)
+
+    points = CrashPoints("after:tool_recorded")
+    doomed = await make_core(ScriptedCaller([JOB]), tools=[Shy()], crash_point=points).open_session("s1")
+    with pytest.raises(Crash):
+        await doomed.turn("go", turn_id="t1").run()
+    after = Shy()
+    core = make_core(ScriptedCaller([]), tools=[after])
+    await core.request_turn_cancel("s1", turn_id="t1", request_id="r1")
+    async with await core.open_session("s1") as session:
+        assert (await session.redrive().run()).result.outcome == Stopped("cancelled")
+    assert after.told == ["t.job"]
 
 
 async def test_what_came_before_the_cancel_of_a_crashed_turn_stands(make_core) -> None:

@@ -69,6 +69,28 @@ def test_a_tool_that_was_found_is_bound_again_behind_a_restart_with_its_membersh
     assert gone.restore_state(made.export_state()).orphaned == ("t.deep",)
 
 
+def test_a_tool_that_is_not_advertised_is_found_by_its_id_too() -> None:
+    made = ToolRegistry(("secret",))
+    source = ShyTools(("t.deep", "deep"), ("t.secret", "secret"), ("t.a2", "a"), advertised=(("t.a", "a"),))
+    made.upsert_source("plugins", source)
+    found = made.find_id("t.deep")
+    assert found is not None and (found.manifest.name, names(made), made.generation) == ("deep", ["a", "deep"], 2)
+    assert (made.find_id("t.deep"), made.find_id("nothing"), made.generation) == (found, None, 2)
+    assert (made.find_id("t.secret"), made.find_id("t.a2"), names(made)) == (None, None, ["a", "deep"])
+    made.set_tool_membership({"deep": False})
+    assert made.find_id("t.deep") is None, "somebody took it out"
+
+
+def test_sources_that_are_added_are_numbered_and_no_number_comes_twice() -> None:
+    made = registry(("t.a", "a"))
+    first = made.add_source(NamedTools(("t.b", "b")))
+    with pytest.raises(ReconfigureError):
+        made.add_source(NamedTools(("t.b", "b")))
+    made.remove_source(first)
+    second = made.add_source(NamedTools(("t.b", "b")))
+    assert (first, second, names(made)) == ("live:1", "live:2", ["a", "b"])
+
+
 def test_what_is_hidden_or_known_is_not_asked_of_a_source() -> None:
     made = ToolRegistry(("secret",))
     source = ShyTools(("t.secret", "secret"), ("t.a2", "a"), advertised=(("t.a", "a"),))
