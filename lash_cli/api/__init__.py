@@ -265,7 +265,9 @@ _HOMES = {
         "PromptBuiltins",
     ),
     "lash_cli.core.protocols": (
+        "AfterToolHook",
         "ApprovalPolicy",
+        "BeforeToolHook",
         "CancelSignal",
         "CancelsExternalWork",
         "Clock",
@@ -280,7 +282,9 @@ _HOMES = {
         "RunsGrantedCalls",
         "ToolContext",
         "ToolDispatch",
+        "ToolHook",
         "ToolProvider",
+        "ToolResultProjector",
     ),
     "lash_cli.core.queued_work": (
         "AgentFrameTask",
@@ -351,6 +355,18 @@ _HOMES = {
     "lash_cli.core.tool_definition": (
         "ToolDefinition",
         "ToolExecutionGrant",
+    ),
+    "lash_cli.core.tool_hooks": (
+        "AbortTurn",
+        "AfterToolCall",
+        "AfterToolDirective",
+        "BeforeToolCall",
+        "BeforeToolDirective",
+        "EmitRuntimeEvents",
+        "EmitTrace",
+        "ReplaceToolArgs",
+        "ShortCircuitTool",
+        "ToolProjection",
     ),
     "lash_cli.core.tool_shapes": (
         "ArgumentProjection",

@@ -243,7 +243,9 @@ from lash_cli.core.prompt import (
     STANDARD_BUILTINS as STANDARD_BUILTINS,
 )
 from lash_cli.core.protocols import (
+    AfterToolHook as AfterToolHook,
     ApprovalPolicy as ApprovalPolicy,
+    BeforeToolHook as BeforeToolHook,
     CancelSignal as CancelSignal,
     CancelsExternalWork as CancelsExternalWork,
     Clock as Clock,
@@ -258,7 +260,9 @@ from lash_cli.core.protocols import (
     RunsGrantedCalls as RunsGrantedCalls,
     ToolContext as ToolContext,
     ToolDispatch as ToolDispatch,
+    ToolHook as ToolHook,
     ToolProvider as ToolProvider,
+    ToolResultProjector as ToolResultProjector,
 )
 from lash_cli.core.queued_work import (
     AgentFrameTask as AgentFrameTask,
@@ -324,6 +328,18 @@ from lash_cli.core.remote_turns import (
 from lash_cli.core.schemas import SchemaOverride as SchemaOverride, SchemaProjection as SchemaProjection
 from lash_cli.core.superseded import SupersededNodes as SupersededNodes
 from lash_cli.core.tool_definition import ToolDefinition as ToolDefinition, ToolExecutionGrant as ToolExecutionGrant
+from lash_cli.core.tool_hooks import (
+    AbortTurn as AbortTurn,
+    AfterToolCall as AfterToolCall,
+    AfterToolDirective as AfterToolDirective,
+    BeforeToolCall as BeforeToolCall,
+    BeforeToolDirective as BeforeToolDirective,
+    EmitRuntimeEvents as EmitRuntimeEvents,
+    EmitTrace as EmitTrace,
+    ReplaceToolArgs as ReplaceToolArgs,
+    ShortCircuitTool as ShortCircuitTool,
+    ToolProjection as ToolProjection,
+)
 from lash_cli.core.tool_shapes import (
     ArgumentProjection as ArgumentProjection,
     CompactContract as CompactContract,

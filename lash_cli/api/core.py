@@ -31,7 +31,16 @@ from lash_cli.core.policy import (
     readable_policy,
 )
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
-from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller, ToolProvider
+from lash_cli.core.protocols import (
+    ApprovalPolicy,
+    Clock,
+    EffectHost,
+    Ids,
+    ModelCaller,
+    ToolHook,
+    ToolProvider,
+    ToolResultProjector,
+)
 from lash_cli.errors import (
     ConfigError,
     ConflictError,
@@ -55,6 +64,7 @@ if TYPE_CHECKING:
     from lash_cli.api.observable import ObservableSession
     from lash_cli.api.queue import Notify
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+    from lash_cli.runtime.tool_hooks import ToolHookSet
     from lash_cli.runtime.tracing import Tracer
     from lash_cli.runtime.work_events import OnWorkEvent, WorkOptions
     from lash_cli.runtime.worker import QueueWorker
@@ -93,6 +103,8 @@ class LashCore(SessionHistories):
         store: RuntimePersistence | None = None,
         tools: Sequence[ToolProvider] = (),
         approval: ApprovalPolicy | None = None,
+        tool_hooks: Sequence[ToolHook] = (),
+        tool_result_projector: ToolResultProjector | None = None,
         effect_host: EffectHost | None = None,
         lease_timings: LeaseTimings | None = None,
         max_turns: int | None = None,
@@ -115,7 +127,10 @@ class LashCore(SessionHistories):
         Give either `provider` or `providers`, and either `model` or a whole
         `policy`, which `max_turns` and `prompt` stand over. `store` None keeps
         sessions in memory. Without `approval` no tool is asked about: each may
-        run. Without `effect_host` the store's journal is used, or the inline host when there is no store.
+        run. `tool_hooks` are asked about every call in the order given, and
+        `tool_result_projector` says what the model reads of results. Without
+        `effect_host` the store's journal is used, or the inline host when there
+        is no store.
         `queue_driver` says who drains the queues: this core in the background
         (`inline`, the default with a store), nobody (`none`: the host calls
         `queued_turn`), or a driver of the host. With `owns_resources` off the
@@ -131,14 +146,14 @@ class LashCore(SessionHistories):
         and possible only there, reads other branches when they are asked for;
         with `keep_all` they are read at open and shown by `read_view()`. `strict`
         is for the tests of a host: what foreign code raises, tools and their
-        sources, the approval policy, the provider, the driver and the trace
+        sources and hooks, the approval policy, the provider, the driver and the trace
         sinks, is contained nowhere but comes out of the call it happened in,
         whose turn is left unfinished, or whose command goes on waiting, so that
         a bug is loud. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
-        tools of one id or name, or `config_invalid` for both of what is given
-        either way; and `UsageError` (`policy_invalid`) for what no session
+        tools of one id or name and for hooks of one id or of another shape, or
+        `config_invalid` for both of what is given either way; and `UsageError` (`policy_invalid`) for what no session
         could be opened under again.
         """
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
@@ -184,6 +199,7 @@ class LashCore(SessionHistories):
             builtins,
             _standard_context() if context is None else in_order(context),
             strict,
+            _tool_hooks(tool_hooks, tool_result_projector) if tool_hooks or tool_result_projector is not None else None,
         )
         if tracer is not None and strict:
             tracer.let_through()
@@ -545,6 +561,12 @@ class LashCore(SessionHistories):
         if interruption is not None:
             raise interruption from None if closing.cancelled() else closing.exception()
         closing.result()
+
+
+def _tool_hooks(hooks: Sequence[ToolHook], projector: ToolResultProjector | None) -> ToolHookSet:
+    from lash_cli.runtime.tool_hooks import tool_hook_set
+
+    return tool_hook_set(hooks, projector)
 
 
 def _standard_context() -> tuple[ContextPlugin, ...]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lash_cli.core.activity import PluginRuntime
 from lash_cli.core.codec import Record, encode, sha256_hex
 from lash_cli.core.content import Message
 from lash_cli.core.graph import CausalRef
@@ -107,6 +108,15 @@ class ToolAttemptCommand(Record, tag="tool_attempt", tag_field="kind"):
     grant: ToolExecutionGrant | None = None
 
 
+class ToolHookCommand(Record, tag="tool_hook", tag_field="kind"):
+    """What the hooks make of a call, at one point of it. Which hooks there are is not part of it: a turn that goes on
+    in a core with other ones keeps what was decided."""
+
+    point: Literal["before", "after", "project"]
+    call_id: str
+    tool_name: str
+
+
 class CheckpointCommand(Record, tag="checkpoint", tag_field="kind"):
     """A boundary at which queued input may enter the turn."""
 
@@ -132,7 +142,13 @@ class PeekAwaitEventCommand(Record, tag="peek_await_event", tag_field="kind"):
 
 
 EffectCommand = (
-    LlmCallCommand | ToolAttemptCommand | CheckpointCommand | SleepCommand | AwaitEventCommand | PeekAwaitEventCommand
+    LlmCallCommand
+    | ToolAttemptCommand
+    | ToolHookCommand
+    | CheckpointCommand
+    | SleepCommand
+    | AwaitEventCommand
+    | PeekAwaitEventCommand
 )
 
 
@@ -150,6 +166,16 @@ class ToolAttemptOutcome(Record, tag="tool_attempt", tag_field="kind"):
     duration_ms: int = 0
     pending: PendingCompletion | None = None
     deadline_ms: int | None = None
+
+
+class ToolHookOutcome(Record, tag="tool_hook", tag_field="kind"):
+    """What was decided: the arguments or the result put in place of those there were, the text that the model reads,
+    and the events to be shown. What is None stays as it was."""
+
+    args: dict[str, Any] | None = None
+    output: ToolCallOutput | None = None
+    projection: str | None = None
+    events: tuple[PluginRuntime, ...] = ()
 
 
 class CheckpointOutcome(Record, tag="checkpoint", tag_field="kind"):
@@ -171,7 +197,7 @@ class ValueOutcome(Record, tag="value", tag_field="kind"):
     value: Any = None
 
 
-EffectOutcome = LlmCallOutcome | ToolAttemptOutcome | CheckpointOutcome | SleepOutcome | ValueOutcome
+EffectOutcome = LlmCallOutcome | ToolAttemptOutcome | ToolHookOutcome | CheckpointOutcome | SleepOutcome | ValueOutcome
 
 
 class EffectInvocation(Record):

@@ -30,6 +30,13 @@ from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitId
 
 if TYPE_CHECKING:
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+    from lash_cli.core.tool_hooks import (
+        AfterToolCall,
+        AfterToolDirective,
+        BeforeToolCall,
+        BeforeToolDirective,
+        ToolProjection,
+    )
 
 
 class Clock(Protocol):
@@ -329,6 +336,59 @@ class ApprovalPolicy(Protocol):
 
     async def decide(self, manifest: ToolManifest, call: ToolCall) -> str | None:
         """None to allow, else the reason of the refusal shown to the model."""
+        ...
+
+
+class ToolHook(Protocol):
+    """Whoever decides on tool calls beside the policy (contract 05 §4.3): a `BeforeToolHook`, an `AfterToolHook`, or
+    both."""
+
+    @property
+    def hook_id(self) -> str:
+        """Names the hook in failures, events and traces, and settles ties; unique in its core, not blank."""
+        ...
+
+
+@runtime_checkable
+class BeforeToolHook(ToolHook, Protocol):
+    """A hook that is asked before a call is made."""
+
+    async def before_tool_call(self, call: BeforeToolCall) -> Sequence[BeforeToolDirective] | None:
+        """What it asks for; None and nothing are the same.
+
+        Asked once for a call, and once more where a later hook puts other
+        arguments in place. Its answer is recorded, so that whoever goes on
+        behind a crash does not ask again. An exception fails the call
+        (`before_tool_call_failed`). When the turn is cancelled so is the hook.
+        """
+        ...
+
+
+@runtime_checkable
+class AfterToolHook(ToolHook, Protocol):
+    """A hook that is asked after every attempt of a call."""
+
+    async def after_tool_call(self, call: AfterToolCall) -> Sequence[AfterToolDirective] | None:
+        """What it asks for; None and nothing are the same.
+
+        Asked once an attempt has its result, which is also what the policy or
+        the source of the tool answered instead of it; of a call that is
+        completed from outside, when it is. Whether the call is tried again
+        depends on what the hooks leave. Recorded, contained (with
+        `after_tool_call_failed`) and cancelled like `BeforeToolHook`.
+        """
+        ...
+
+
+class ToolResultProjector(Protocol):
+    """Shortens, or says otherwise, what the model reads of results (contract 05 §1.4); a core has at most one."""
+
+    async def project(self, result: ToolProjection) -> str:
+        """The text the model reads. The record of the call keeps the whole result.
+
+        Asked once for every finished call; its answer is recorded. The text of
+        an exception is what the model reads instead.
+        """
         ...
 
 

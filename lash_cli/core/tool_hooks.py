@@ -81,6 +81,11 @@ class BeforeToolCall(msgspec.Struct, frozen=True):
     is_inspection: bool = False
 
     @property
+    def tool_id(self) -> str:
+        """The identity of the tool."""
+        return self.manifest.id
+
+    @property
     def tool_name(self) -> str:
         """The name the model knows the tool by."""
         return self.manifest.name
@@ -93,16 +98,12 @@ class AfterToolCall(msgspec.Struct, frozen=True):
     session_id: str
     turn_id: str
     call_id: str
-    manifest: ToolManifest
+    tool_id: str
+    tool_name: str
     args: dict[str, Any]
     output: ToolCallOutput
     duration_ms: int
     attempt: int = 1
-
-    @property
-    def tool_name(self) -> str:
-        """The name the model knows the tool by."""
-        return self.manifest.name
 
 
 class ToolProjection(msgspec.Struct, frozen=True):

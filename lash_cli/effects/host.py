@@ -29,6 +29,8 @@ from lash_cli.core.effect import (
     SleepOutcome,
     ToolAttemptCommand,
     ToolAttemptOutcome,
+    ToolHookCommand,
+    ToolHookOutcome,
     ValueOutcome,
     command_kind,
 )
@@ -41,6 +43,7 @@ MS_PER_S = 1000
 _OUTCOME_OF: dict[type[EffectCommand], type[EffectOutcome]] = {
     LlmCallCommand: LlmCallOutcome,
     ToolAttemptCommand: ToolAttemptOutcome,
+    ToolHookCommand: ToolHookOutcome,
     CheckpointCommand: CheckpointOutcome,
     SleepCommand: SleepOutcome,
     AwaitEventCommand: ValueOutcome,

@@ -37,6 +37,7 @@ from lash_cli.core.effect import (
     SleepCommand,
     ToolAttemptCommand,
     ToolAttemptOutcome,
+    ToolHookCommand,
     canonical,
     mismatch_error,
     scope_key,
@@ -138,11 +139,13 @@ class JournalEffectHost(StoreResolver):
         return JournalFault(f"{self.store.effect_code_prefix}_effect_replay_{what}", message)
 
     def crash_point(self, when: Literal["before", "after"], envelope: EffectEnvelope, what: str) -> None:
-        """Tell the injected hook where the host is; model and tool effects only."""
+        """Tell the injected hook where the host is; model and tool effects, and those of tool hooks, only."""
         if self._crash_point is None:
             return
         if isinstance(envelope.command, ToolAttemptCommand):
             self._crash_point(f"{when}:tool_{what}")
+        elif isinstance(envelope.command, ToolHookCommand):
+            self._crash_point(f"{when}:hook_{envelope.command.point}_{what}")
         elif isinstance(envelope.command, LlmCallCommand) and what == "recorded":
             self._crash_point(f"{when}:model_{what}")
 

@@ -60,7 +60,7 @@ async def contained(
             raise
         # Contract 05 §3.6: a tool must not take the turn down.
         _log.exception("tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+        return _panicked(call.tool_name, type(error).__name__, text_of(error))
 
 
 async def prepared(
@@ -84,7 +84,7 @@ async def prepared(
         if is_strict:
             raise
         _log.exception("preparing tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, _text_of(error))
+        return _panicked(call.tool_name, type(error).__name__, text_of(error))
     if (kept.tool_id, kept.call_id, kept.tool_name) != (call.tool_id, call.call_id, call.tool_name):
         text = f"{call.tool_name} was readied as a call of another tool, or as another call."
         return failure(FailureClass.INTERNAL, "prepared_tool_id_mismatch", text, source="runtime")
@@ -146,7 +146,7 @@ def _has_non_number(value: Any) -> bool:
             return False
 
 
-def _text_of(error: Exception) -> str:
+def text_of(error: Exception) -> str:
     """What an exception of a tool says, as text that can be stored, cut where it is longer than anybody reads."""
     try:
         text = str(error)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
-from lash_cli.core.codec import storable
+from lash_cli.core.codec import encode, storable
 from lash_cli.core.content import AttachmentSource, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -31,6 +31,7 @@ from lash_cli.core.effect import (
     ToolAttemptOutcome,
     TurnScope,
     child_replay_key,
+    iteration_replay_prefix,
     turn_replay_key,
 )
 from lash_cli.core.machine_rules import shown_arguments
@@ -54,11 +55,12 @@ from lash_cli.core.tools import (
     exhausted,
     failure,
     interrupted,
+    project_output,
 )
 from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import contained, prepared
-from lash_cli.runtime.foreign import until_over, within_limits
+from lash_cli.runtime.foreign import CutOff, until_over, within_limits
 from lash_cli.runtime.nested import NestedCalls, RequestedCall
 from lash_cli.runtime.pending import CompletionKeys, PendingWait, without_key
 from lash_cli.tools.context import SimpleToolContext
@@ -68,6 +70,7 @@ from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_argumen
 
 if TYPE_CHECKING:
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
+    from lash_cli.runtime.tool_hooks import Note, ToolHookSet
 
     AskModel = Callable[[str, DirectRequest], Awaitable[DirectLlmCompletion]]
 
@@ -96,9 +99,12 @@ class ToolDispatcher:
         store_attachment: StoreAttachment,
         ask_model: AskModel | None = None,
         is_strict: bool = False,
+        hooks: ToolHookSet | None = None,
+        note: Note | None = None,
+        is_redrive: bool = False,
     ) -> None:
         """`ask_model` makes the direct completions of tools, and books them to what it is given. `is_strict` lets pass
-        what a tool, its source or the policy raises."""
+        what a tool, its source, the policy or a hook raises. `note` writes what hooks have to say into the trace."""
         self._registry = registry
         self._approval = approval
         self._effects = effects
@@ -115,6 +121,22 @@ class ToolDispatcher:
         self._progress: set[asyncio.Task[None]] = set()
         self._attempts_under_way: set[tuple[str, int]] = set()
         self._told: set[str] = set()
+        self._hooks = None
+        self._projections: dict[str, str] = {}
+        if hooks is not None or is_redrive:  # what an earlier drive decided stands, whoever decided it
+            from lash_cli.runtime.tool_hooks import NO_HOOKS, CallHooks
+
+            self._hooks = CallHooks(
+                hooks or NO_HOOKS,
+                effects,
+                scope,
+                cancel,
+                emit,
+                self._with_stored_attachments,
+                note=note,
+                is_redrive=is_redrive,
+                is_strict=is_strict,
+            )
 
     async def run_batch(
         self, calls: tuple[ToolCallPart, ...], *, iteration: int, effect_id: int
@@ -125,6 +147,8 @@ class ToolDispatcher:
         divergences; everything a tool does wrong is a failed record.
         """
         parent = turn_replay_key(self._turn_index, iteration, "tool_batch", effect_id)
+        if self._hooks is not None:
+            await self._hooks.begin_batch(iteration_replay_prefix(self._turn_index, iteration + 1))
         return await self.run_calls(parent, [RequestedCall(call) for call in calls])
 
     async def run_calls(self, parent: str, calls: Sequence[RequestedCall]) -> tuple[ToolCallRecord, ...]:
@@ -155,6 +179,16 @@ class ToolDispatcher:
         except BaseExceptionGroup as failures:
             raise _first_error(failures) from failures
         return tuple(task.result() for task in work)
+
+    def projections(self, records: tuple[ToolCallRecord, ...]) -> tuple[str, ...]:
+        """What the model reads of the records of a batch; empty where that is the usual text of each (contract 05
+        §1.4)."""
+        if not self._projections:
+            return ()
+        return tuple(
+            project_output(record.output) if (text := self._projections.get(record.call_id)) is None else text
+            for record in records
+        )
 
     def _resolved(self, call: RequestedCall) -> ResolvedTool | str:
         """The tool of a call, or why it cannot be called."""
@@ -200,6 +234,10 @@ class ToolDispatcher:
                 await self._tell_completed(ToolCallRecord(part.tool_call_id, part.tool_name, args, cancelled()), parent)
             raise
         record = ToolCallRecord(part.tool_call_id, part.tool_name, args, output, duration_ms)
+        if self._hooks is not None and parent is None:  # no model reads what another tool asked for
+            text = await self._hooks.projected(record, key)
+            if text is not None:
+                self._projections[record.call_id] = text
         await self._tell_completed(record, parent)
         return record
 
@@ -254,8 +292,18 @@ class ToolDispatcher:
         except KeyError:
             text = f"The contract of {part.tool_name} is not available."
             return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
+        written = part.input_json
+        if self._hooks is not None:
+            try:
+                decided = await self._hooks.before(part.tool_call_id, resolved.manifest, shown_arguments(part), key)
+            except CutOff:
+                return cancelled(), 0
+            if decided is not None and decided.output is not None:
+                return decided.output, 0
+            if decided is not None and decided.args is not None:
+                written = encode(decided.args).decode()
         try:
-            args = parse_arguments(part.input_json, schema)
+            args = parse_arguments(written, schema)
         except (ArgumentsInvalid, SchemaRefused) as error:
             text = f"Invalid arguments for {part.tool_name}: {error.message}"
             return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, part, key)
@@ -269,6 +317,9 @@ class ToolDispatcher:
         recorded: a finished effect is a fact, whatever became of its tool."""
         output = failure(failure_class, code, text, source="runtime")
         total_ms = 0
+        decided = None if self._hooks is None else await self._hooks.recorded(child_replay_key(key, "before"))
+        if decided is not None and decided.output is not None:
+            return decided.output, 0
         for attempt in count(1):
             replay_key = child_replay_key(key, f"attempt:{attempt}")
             known = await self._effects.recorded(replay_key)
@@ -279,10 +330,15 @@ class ToolDispatcher:
             if not isinstance(command, ToolAttemptCommand) or not isinstance(attempted, ToolAttemptOutcome):
                 raise EffectError("runtime_effect_wrong_outcome", "the attempts of a call have a row of another kind")
             total_ms += attempted.duration_ms
+            answered = attempted.output
+            if answered is None:
+                answered = await self._pending(None, command.call).output(replay_key, attempted)
+            if self._hooks is not None:
+                took_ms = attempted.duration_ms
+                answered = await self._hooks.after(command.call, replay_key, attempt, answered, took_ms)
+            output = answered
             if attempted.output is None:
-                wait = self._pending(None, command.call)
-                return await wait.output(replay_key, attempted), total_ms
-            output = attempted.output
+                return output, total_ms
             if attempt == command.max_attempts:
                 output = exhausted(output, attempt)
         return output, total_ms
@@ -298,10 +354,15 @@ class ToolDispatcher:
             call, is_readied, attempted = await self._attempt(call, is_readied, resolved, replay_key, attempt, most)
             total_ms += attempted.duration_ms
             output = attempted.output
+            is_pending = output is None
             if output is None:
+                output = await self._pending(resolved, call).output(replay_key, attempted)
+            if self._hooks is not None:
+                took_ms = attempted.duration_ms
+                output = await self._hooks.after(call, replay_key, attempt, output, took_ms)
+            if is_pending:
                 # Whoever completes it answers for the attempt; there is no retry behind it.
-                wait = self._pending(resolved, call)
-                return await wait.output(replay_key, attempted), total_ms
+                return output, total_ms
             outcome = output.outcome
             if not isinstance(outcome, ToolFailed) or outcome.failure.retry.kind != "safe":
                 return output, total_ms

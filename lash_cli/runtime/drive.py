@@ -250,7 +250,7 @@ class TurnDriver(ABC):
                 records = await dispatcher.run_batch(
                     effect.calls, iteration=effect.iteration, effect_id=effect.effect_id
                 )
-                answer = ToolResults(records)
+                answer = ToolResults(records, dispatcher.projections(records))
             elif isinstance(effect, DoneEffect):
                 if drive.is_redrive and self.token.is_cancellation:
                     dispatcher = dispatcher or self._dispatcher(drive)
@@ -292,6 +292,9 @@ class TurnDriver(ABC):
             store_attachment=lambda source: self.stored(source, drive),
             ask_model=partial(self._ask_model, drive),
             is_strict=self.host.is_strict,
+            hooks=self.host.tool_hooks,
+            note=None if self.trace is None else partial(self.trace.noted, drive),
+            is_redrive=drive.is_redrive,
         )
 
     async def _ask_model(self, drive: Drive, cause: str, request: DirectRequest) -> DirectLlmCompletion:

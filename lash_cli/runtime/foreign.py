@@ -62,7 +62,30 @@ async def within_limits(
         retry = RetryHint("safe") if isinstance(manifest.retry_policy, IdempotentRetry) else None
         return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
     finally:
-        await _end(task, manifest.name, CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
+        await _end(task, f"tool {manifest.name}", CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
+
+
+class CutOff(Exception):
+    """The turn was cancelled before foreign code had answered; what it would have said is not known."""
+
+
+async def within_turn(task: asyncio.Task[T], what: str, cancel: CancelToken, session_id: str) -> T:
+    """What `task` answers, unless the turn is over before: then it has its grace, as a tool has.
+
+    Raises what the task raises, `CutOff` when it had not answered by then, and
+    `SessionExecutionLeaseExpired` when `cancel` says that the lane was lost.
+    """
+    try:
+        await until_over(task, cancel)
+        if not task.done():
+            await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
+            if cancel.cause is CancelCause.LEASE_LOST:
+                raise lane_lost(session_id)
+            if not task.done():
+                raise CutOff
+        return task.result()
+    finally:
+        await _end(task, what, CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
 
 
 async def until_over(task: asyncio.Task[Any], cancel: CancelToken, limit_ms: int | None = None) -> None:
@@ -84,8 +107,8 @@ async def until_over(task: asyncio.Task[Any], cancel: CancelToken, limit_ms: int
             alarm.cancel()
 
 
-async def _end(task: asyncio.Task[Any], tool_name: str, wait_s: float) -> None:
-    """Cancel a tool's task with its attempt, and cut it off when it does not end within `wait_s`."""
+async def _end(task: asyncio.Task[Any], what: str, wait_s: float) -> None:
+    """Cancel the task with what it is for, and cut it off when it does not end within `wait_s`."""
     if task.done():
         return
     task.cancel()
@@ -93,4 +116,4 @@ async def _end(task: asyncio.Task[Any], tool_name: str, wait_s: float) -> None:
     task.add_done_callback(_stragglers.discard)
     _, left = await asyncio.wait({task}, timeout=wait_s)
     if left:
-        _log.warning("tool %s goes on although it was cancelled; its result is lost", tool_name)
+        _log.warning("%s goes on although it was cancelled; its result is lost", what)

@@ -19,6 +19,7 @@ from lash_cli.errors import LashError, ProviderMismatch
 from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
+    from lash_cli.runtime.tool_hooks import ToolHookSet
     from lash_cli.runtime.tracing import Tracer
 
 ANY_ATTACHMENT = AttachmentPolicy()
@@ -126,6 +127,7 @@ class RuntimeHost(msgspec.Struct, frozen=True):
     builtins: PromptBuiltins = NO_BUILTINS
     context: tuple[ContextPlugin, ...] = ()
     is_strict: bool = False
+    tool_hooks: ToolHookSet | None = None
 
     def calling(self, caller: ModelCaller | None) -> RuntimeHost:
         """The wiring with every model call made by `caller`; the same without one."""

@@ -13,7 +13,16 @@ import msgspec
 
 from lash_cli.core.codec import decode
 from lash_cli.core.content import AttachmentPart, AttachmentSource, Message, TextPart, ToolCallPart, ToolResultPart
-from lash_cli.core.effect import EffectEnvelope, ToolAttemptCommand, ToolAttemptOutcome, TurnScope, scope_key
+from lash_cli.core.effect import (
+    EffectEnvelope,
+    ToolAttemptCommand,
+    ToolAttemptOutcome,
+    ToolHookCommand,
+    ToolHookOutcome,
+    TurnScope,
+    child_replay_key,
+    scope_key,
+)
 from lash_cli.core.machine_rules import attachments_label, record_of
 from lash_cli.core.machine_tail import is_own_message_id
 from lash_cli.core.tools import ToolCallOutput, ToolCallRecord, exhausted, output_as_told
@@ -23,10 +32,13 @@ from lash_cli.store.base import RuntimePersistence
 
 
 class _Attempts(msgspec.Struct):
-    """What the journal says of the attempts of one call: how long all took, and what the last one produced."""
+    """What the journal says of the attempts of one call: how long all took, how many its tool allows, and what the last
+    one, recorded under `key`, produced."""
 
     duration_ms: int = 0
     last: int = 0
+    most: int = 1
+    key: str = ""
     output: ToolCallOutput | None = None
 
 
@@ -83,8 +95,10 @@ def _told(messages: Sequence[Message]) -> dict[str, ToolCallOutput]:
 
 
 async def _journalled(store: RuntimePersistence, scope: TurnScope) -> dict[str, _Attempts]:
-    """By call id what the journal of a turn holds of its attempts; empty when it is gone."""
+    """By call id what the journal of a turn holds of its attempts, and of what hooks made of them; empty when it is
+    gone."""
     calls: dict[str, _Attempts] = {}
+    instead: dict[str, ToolCallOutput] = {}
     for row in await store.journal_rows(scope_key(scope)):
         if row.status != "completed" or row.outcome is None:
             continue
@@ -97,7 +111,15 @@ async def _journalled(store: RuntimePersistence, scope: TurnScope) -> dict[str, 
             known = calls.setdefault(command.call.call_id, _Attempts())
             known.duration_ms += outcome.duration_ms
             if command.attempt > known.last:
-                known.last, known.output = command.attempt, outcome.output
-                if known.output is not None and command.attempt == command.max_attempts:
-                    known.output = exhausted(known.output, command.attempt)
+                known.last, known.most = command.attempt, command.max_attempts
+                known.key, known.output = row.replay_key, outcome.output
+        elif isinstance(command, ToolHookCommand) and isinstance(outcome, ToolHookOutcome):
+            if outcome.output is not None and command.point == "before":
+                calls[command.call_id] = _Attempts(output=outcome.output)
+            elif outcome.output is not None:
+                instead[row.replay_key] = outcome.output
+    for known in calls.values():
+        known.output = instead.get(child_replay_key(known.key, "after"), known.output)
+        if known.output is not None and known.last == known.most:
+            known.output = exhausted(known.output, known.last)
     return calls

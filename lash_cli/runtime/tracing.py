@@ -245,6 +245,11 @@ class TurnTrace:
         with self._tracer.contained():
             self._emit(self._turn(drive), traced.Custom("queued_work.enqueued", {"batch_ids": tuple(batch_ids)}))
 
+    def noted(self, drive: Drive, name: str, payload: Any) -> None:
+        """Record what a hook of tool calls has to say, or what became of it."""
+        with self._tracer.contained():
+            self._emit(self._turn(drive), traced.Custom(name, payload))
+
     async def model_call(
         self,
         drive: Drive,

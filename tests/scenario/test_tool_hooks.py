@@ -1,0 +1,665 @@
+"""Hooks of tool calls and the projector of their results in whole turns (contract 05 §1.4, §3.1, §4.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import (
+    AbortTurn,
+    AfterToolCall,
+    AwaitEventKey,
+    BeforeToolCall,
+    EmitRuntimeEvents,
+    EmitTrace,
+    FailureClass,
+    FunctionToolProvider,
+    Inline,
+    LashCore,
+    LashSession,
+    ModelSpec,
+    NestedCall,
+    PendingCompletion,
+    PluginCustom,
+    PluginRuntime,
+    ReplaceToolArgs,
+    ResolvedOk,
+    RetryHint,
+    SafeRetry,
+    ShortCircuitTool,
+    Stopped,
+    Stored,
+    ToolCallCompleted,
+    ToolCallStarted,
+    ToolContext,
+    ToolFault,
+    ToolManifest,
+    ToolProjection,
+    TurnOutput,
+    tool,
+)
+from lash_cli.core.content import ToolResultPart
+from lash_cli.core.tools import ToolCallOutput, ToolSuccess, cancelled, failure, success
+from lash_cli.errors import PluginRegistrationError
+from lash_cli.runtime.tracing import Tracer
+from lash_cli.system import SystemClock, SystemIds
+
+ONE = calls(("a", "work", '{"name":"first"}'))
+BOTH = calls(("a", "work", '{"name":"first"}'), ("b", "work", '{"name":"second"}'))
+DENIED = ShortCircuitTool(failure(FailureClass.PERMISSION_DENIED, "denied", "not that", source="plugin"))
+
+
+class Job(msgspec.Struct):
+    """What is asked for."""
+
+    name: str
+
+
+class Work:
+    """A tool that says what it was called with, and how often it was."""
+
+    def __init__(self, **options: Any) -> None:
+        self.ran: list[str] = []
+        self.answer: Callable[[Job, ToolContext], Awaitable[Any]] | None = None
+
+        @tool(name="work", **options)
+        async def work(job: Job, context: ToolContext) -> Any:
+            self.ran.append(job.name)
+            return f"did {job.name}" if self.answer is None else await self.answer(job, context)
+
+        self.provider = FunctionToolProvider([work])
+
+
+class Before:
+    """A hook that answers before a call as a function of it does."""
+
+    def __init__(self, decide: Callable[[BeforeToolCall], Any], hook_id: str = "guard") -> None:
+        self.hook_id = hook_id
+        self.asked: list[BeforeToolCall] = []
+        self.is_asked = asyncio.Event()
+        self._decide = decide
+
+    async def before_tool_call(self, call: BeforeToolCall) -> Any:
+        self.asked.append(call)
+        self.is_asked.set()
+        answer = self._decide(call)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+class After:
+    """A hook that answers after a call as a function of it does."""
+
+    def __init__(self, decide: Callable[[AfterToolCall], Any], hook_id: str = "clerk") -> None:
+        self.hook_id = hook_id
+        self.asked: list[AfterToolCall] = []
+        self.is_asked = asyncio.Event()
+        self._decide = decide
+
+    async def after_tool_call(self, call: AfterToolCall) -> Any:
+        self.asked.append(call)
+        self.is_asked.set()
+        answer = self._decide(call)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+class Projector:
+    """A projector that answers as a function does."""
+
+    def __init__(self, project: Callable[[ToolProjection], Any]) -> None:
+        self.asked: list[ToolProjection] = []
+        self.is_asked = asyncio.Event()
+        self._project = project
+
+    async def project(self, result: ToolProjection) -> Any:
+        self.asked.append(result)
+        self.is_asked.set()
+        answer = self._project(result)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+class Sink:
+    """A trace sink that keeps its records."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+
+    def append(self, record: Any) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+    def named(self, suffix: str) -> list[Any]:
+        return [
+            record.payload["payload"]
+            for record in self.records
+            if record.type == "custom" and record.payload["name"] == suffix
+        ]
+
+
+def always(*directives: object) -> Callable[[Any], Any]:
+    return lambda call: directives
+
+
+def outputs(output: TurnOutput) -> list[Any]:
+    assert output.result is not None
+    return [record.output for record in output.result.tool_calls]
+
+
+def code_of(output: ToolCallOutput) -> str:
+    outcome: Any = output.outcome
+    return str(outcome.failure.code)
+
+
+def told(session: LashSession) -> list[str]:
+    """What the model read of results."""
+    parts = [part for message in session.read_view().messages for part in message.parts]
+    return [part.content for part in parts if isinstance(part, ToolResultPart)]
+
+
+async def one_turn(make_core: Any, work: Work, *steps: Any, **options: Any) -> tuple[TurnOutput, list[str]]:
+    core = make_core(ScriptedCaller([*(steps or (ONE,)), text("done")]), tools=[work.provider], **options)
+    async with await core.open_session("s1") as session:
+        return await session.turn("go").run(), told(session)
+
+
+async def test_a_hook_sees_the_call_before_it_is_validated_and_its_arguments_are_validated(make_core) -> None:
+    work = Work()
+    hook = Before(always(ReplaceToolArgs({"name": 7})))
+    output, _ = await one_turn(make_core, work, calls(("a", "work", '{"wrong":1}')), tool_hooks=[hook])
+    (seen,) = hook.asked
+    assert (seen.session_id, seen.call_id, seen.tool_name, seen.args) == ("s1", "a", "work", {"wrong": 1})
+    assert (code_of(outputs(output)[0]), work.ran) == ("invalid_tool_args", [])
+
+
+async def test_a_hook_mends_arguments_that_are_no_json(make_core) -> None:
+    work = Work()
+    hook = Before(lambda call: (ReplaceToolArgs({"name": call.args.strip("{")}),))
+    output, _ = await one_turn(make_core, work, calls(("a", "work", "{mended")), tool_hooks=[hook])
+    assert (outputs(output), work.ran) == ([success("did mended")], ["mended"])
+
+
+async def test_a_call_is_made_with_the_arguments_a_hook_put_in_place(make_core) -> None:
+    work = Work()
+    guard = Before(always())
+    after = After(always())
+    hooks = [guard, Before(always(ReplaceToolArgs({"name": "other"})), "mender"), after]
+    output, texts = await one_turn(make_core, work, tool_hooks=hooks)
+    assert (work.ran, texts) == (["other"], ["did other"])
+    assert [(call.args, call.is_inspection) for call in guard.asked] == [
+        ({"name": "first"}, False),
+        ({"name": "other"}, True),
+    ]
+    assert after.asked[0].args == {"name": "other"}
+    # A record tells what the model asked for, as the transcript does.
+    assert output.result is not None and output.result.tool_calls[0].args == {"name": "first"}
+
+
+@pytest.mark.parametrize(
+    ("directives", "expected"),
+    [
+        ((ShortCircuitTool(success("from memory")),), success("from memory")),
+        ((DENIED, ShortCircuitTool(success("from memory"))), DENIED.output),
+    ],
+)
+async def test_an_answer_of_a_hook_is_the_result_and_the_tool_is_not_run(
+    make_core, directives: Sequence[object], expected: ToolCallOutput
+) -> None:
+    work = Work()
+    after = After(always())
+    hooks = [Before(always(directive), f"h{index}") for index, directive in enumerate(directives)]
+    output, _ = await one_turn(make_core, work, tool_hooks=[*hooks, after])
+    assert (outputs(output), work.ran, after.asked) == ([expected], [], [])
+
+
+async def test_an_abort_fails_the_call_and_not_the_turn(make_core) -> None:
+    work = Work()
+    output, texts = await one_turn(make_core, work, tool_hooks=[Before(always(AbortTurn("stop", "not that one")))])
+    assert (code_of(outputs(output)[0]), work.ran) == ("tool_error", [])
+    assert texts == ["[Tool execution failed]\nnot that one"]
+    assert output.result is not None and output.result.assistant_message() == "done"
+
+
+def breaks(call: object) -> Any:
+    raise RuntimeError("a bug")
+
+
+async def cancels_itself(call: object) -> Any:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        breaks,
+        cancels_itself,
+        always("no directive"),
+        lambda call: "no list",
+        lambda call: DENIED,
+        always(ReplaceToolArgs({"name": object()})),
+        always(ShortCircuitTool("no output")),  # type: ignore[arg-type]
+        always(DENIED, 7),
+    ],
+)
+@pytest.mark.parametrize("point", ["before", "after"])
+async def test_a_hook_that_fails_is_the_failed_result_of_its_call(make_core, decide: Any, point: str) -> None:
+    work = Work()
+    hook: Any = Before(decide) if point == "before" else After(decide)
+    output, _ = await one_turn(make_core, work, tool_hooks=[hook])
+    (failed,) = outputs(output)
+    assert (failed.outcome.failure.failure_class, failed.outcome.failure.source) == ("internal", "plugin")
+    assert failed.outcome.failure.code == f"{point}_tool_call_failed"
+    assert hook.hook_id in failed.outcome.failure.message
+    assert (work.ran, output.result.assistant_message()) == ([] if point == "before" else ["first"], "done")
+
+
+async def test_a_directive_that_has_no_place_behind_a_call_is_named(make_core) -> None:
+    output, texts = await one_turn(make_core, Work(), tool_hooks=[After(always(ReplaceToolArgs({"name": "x"})))])
+    assert code_of(outputs(output)[0]) == "after_tool_call_failed"
+    assert "replace_tool_args is no directive of after_tool_call" in texts[0]
+
+
+async def test_two_replacements_of_arguments_fail_the_call_and_are_traced(make_core) -> None:
+    work, sink = Work(), Sink()
+    hooks = [Before(always(ReplaceToolArgs({"name": name})), name) for name in ("x", "y")]
+    output, _ = await one_turn(make_core, work, tool_hooks=hooks, tracer=tracer_of(sink))
+    assert (code_of(outputs(output)[0]), work.ran) == ("before_tool_call_replacement_conflict", [])
+    (conflict,) = sink.named("before_tool_call.directive_conflict")
+    assert (conflict["winner"], conflict["ignored"], conflict["call_id"]) == ("x", "y", "a")
+
+
+def tracer_of(sink: Sink) -> Tracer:
+    return Tracer(sink, clock=SystemClock(), ids=SystemIds(), redact=lambda text: text)
+
+
+async def test_what_a_tool_answered_is_replaced_and_of_two_replacements_the_first_stands(make_core) -> None:
+    sink = Sink()
+    hooks = [After(always(ShortCircuitTool(success(name))), name) for name in ("y", "x")]
+    output, texts = await one_turn(make_core, Work(), tool_hooks=hooks, tracer=tracer_of(sink))
+    assert (outputs(output), texts) == ([success("y")], ["y"])
+    assert [hook.asked[0].output for hook in hooks] == [success("did first")] * 2
+    (conflict,) = sink.named("after_tool_call.directive_conflict")
+    assert conflict["code"] == "after_tool_call_replacement_conflict"
+
+
+async def test_hooks_show_and_trace_what_they_have_to_say_under_their_id(make_core) -> None:
+    sink = Sink()
+    event = PluginCustom("seen", {"n": 1})
+    said = (EmitRuntimeEvents((event,)), EmitTrace("noted", {"n": 2}))
+    hooks = [Before(always(*said)), After(always(*said))]
+    core = make_core(
+        ScriptedCaller([ONE, text("done")]), tools=[Work().provider], tool_hooks=hooks, tracer=tracer_of(sink)
+    )
+    async with await core.open_session("s1") as session, session.turn("go").stream() as stream:
+        shown = [activity.event async for activity in stream]
+    kinds = (ToolCallStarted, PluginRuntime, ToolCallCompleted)
+    assert [item if isinstance(item, PluginRuntime) else type(item) for item in shown if isinstance(item, kinds)] == [
+        ToolCallStarted,
+        PluginRuntime("guard", event),
+        PluginRuntime("clerk", event),
+        ToolCallCompleted,
+    ]
+    assert (sink.named("plugin.guard.noted"), sink.named("plugin.clerk.noted")) == ([{"n": 2}], [{"n": 2}])
+
+
+async def test_hooks_are_asked_after_every_attempt_and_decide_whether_there_is_another(make_core) -> None:
+    async def fails(job: Job, context: ToolContext) -> Any:
+        raise ToolFault(FailureClass.EXECUTION, "again", "not yet", retry=RetryHint("safe"))
+
+    work = Work(retry=SafeRetry(5))
+    work.answer = fails
+    after = After(lambda call: (ShortCircuitTool(success("enough")),) if call.attempt == 3 else ())
+    output, _ = await one_turn(make_core, work, tool_hooks=[after])
+    assert ([call.attempt for call in after.asked], outputs(output)) == ([1, 2, 3], [success("enough")])
+    assert len(work.ran) == 3
+
+
+async def test_a_call_that_is_completed_from_outside_is_shown_to_hooks_once_it_is(make_core) -> None:
+    work = Work()
+    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
+
+    async def leaves_pending(job: Job, context: ToolContext) -> Any:
+        keys.put_nowait(await context.completion_key())
+        return PendingCompletion()
+
+    work.answer = leaves_pending
+    after = After(always(ShortCircuitTool(success("seen"))))
+    core = make_core(ScriptedCaller([ONE, text("done")]), tools=[work.provider], tool_hooks=[after])
+    async with await core.open_session("s1") as session:
+        running = asyncio.create_task(session.turn("go").run())
+        key = await keys.get()
+        assert after.asked == []
+        await core.effect_host.resolve_await_event(key, ResolvedOk("from outside"))
+        output = await running
+    assert ([call.output for call in after.asked], outputs(output)) == ([success("from outside")], [success("seen")])
+
+
+async def test_bytes_that_a_hook_attaches_are_stored_like_those_of_a_tool(make_core) -> None:
+    attached = ToolCallOutput(ToolSuccess("look", (Inline("text/plain", b"bytes"),)))
+    output, _ = await one_turn(make_core, Work(), tool_hooks=[Before(always(ShortCircuitTool(attached)))])
+    (source,) = outputs(output)[0].attachments
+    assert isinstance(source, Stored)
+
+
+async def test_no_hook_changes_what_another_is_shown_in_passing(make_core) -> None:
+    def changes(call: BeforeToolCall) -> None:
+        call.args["name"] = "changed"
+
+    async def listing(job: Job, context: ToolContext) -> Any:
+        return {"items": [job.name]}
+
+    def changes_result(call: AfterToolCall) -> None:
+        call.output.outcome.value["items"].clear()
+
+    work = Work()
+    work.answer = listing
+    seen, after = Before(always(), "seen"), After(always(), "after")
+    hooks = [Before(changes), seen, After(changes_result), after]
+    output, _ = await one_turn(make_core, work, tool_hooks=hooks)
+    assert (seen.asked[0].args, work.ran) == ({"name": "first"}, ["first"])
+    assert after.asked[0].output == outputs(output)[0] == success({"items": ["first"]})
+
+
+async def test_a_call_of_an_unknown_tool_asks_no_hook_and_is_projected(make_core) -> None:
+    hook, projector = Before(always()), Projector(lambda result: "short")
+    unknown = calls(("a", "unknown", "{}"))
+    _, texts = await one_turn(make_core, Work(), unknown, tool_hooks=[hook], tool_result_projector=projector)
+    assert (hook.asked, texts) == ([], ["short"])
+
+
+async def test_a_projector_changes_what_the_model_reads_and_nothing_else(make_core) -> None:
+    work = Work()
+    projector = Projector(lambda result: f"{result.text[:3]}…" if result.call_id == "a" else result.text)
+    caller = ScriptedCaller([BOTH, text("done")])
+    core = make_core(caller, tools=[work.provider], tool_result_projector=projector)
+    async with await core.open_session("s1") as session:
+        async with session.turn("go", key="once").stream() as stream:
+            shown = [activity.event async for activity in stream]
+            output = await stream.result()
+        assert told(session) == ["did…", "did second"]
+        # Who asks for the turn again gets the whole results too.
+        again = await session.turn("go", key="once").run()
+    assert outputs(output) == outputs(again) == [success("did first"), success("did second")]
+    assert [event.output for event in shown if isinstance(event, ToolCallCompleted)] == outputs(output)
+    sent = [
+        part.content
+        for message in caller.requests[1].messages
+        for part in message.parts
+        if isinstance(part, ToolResultPart)
+    ]
+    assert sent == ["did…", "did second"]
+
+
+@pytest.mark.parametrize(
+    ("project", "expected"),
+    [
+        (breaks, "[Tool result projection failed]\nRuntimeError: a bug"),
+        (lambda result: 7, "[Tool result projection failed]\nTypeError: it answered int, no text"),
+        (cancels_itself, "[Tool result projection failed]\nit cancelled itself"),
+    ],
+)
+async def test_the_error_of_a_projector_is_what_the_model_reads(make_core, project: Any, expected: str) -> None:
+    output, texts = await one_turn(make_core, Work(), tool_result_projector=Projector(project))
+    assert (texts, outputs(output)) == ([expected], [success("did first")])
+
+
+async def test_who_asks_for_a_turn_again_gets_the_results_that_hooks_left(make_core) -> None:
+    hooks = [
+        Before(lambda call: (ShortCircuitTool(success("from memory")),) if call.call_id == "a" else ()),
+        After(always(ShortCircuitTool(success("seen")))),
+    ]
+    core = make_core(ScriptedCaller([BOTH, text("done")]), tools=[Work().provider], tool_hooks=hooks)
+    async with await core.open_session("s1") as session:
+        first = await session.turn("go", key="once").run()
+        again = await session.turn("go", key="once").run()
+    assert outputs(first) == outputs(again) == [success("from memory"), success("seen")]
+
+
+@pytest.mark.parametrize("point", ["before", "after", "project"])
+@pytest.mark.parametrize("crash", ["before:hook_{}_recorded", "after:hook_{}_recorded", "after:hook_{}_started"])
+async def test_a_turn_that_crashed_around_a_hook_ends_as_that_hook_decided(make_core, point: str, crash: str) -> None:
+    work = Work()
+
+    def plugged() -> dict[str, Any]:
+        counted = iter(range(10))
+        return {
+            "before": {"tool_hooks": [Before(lambda call: (ReplaceToolArgs({"name": f"n{next(counted)}"}),))]},
+            "after": {"tool_hooks": [After(lambda call: (ShortCircuitTool(success(next(counted))),))]},
+            "project": {"tool_result_projector": Projector(lambda result: f"p{next(counted)}")},
+        }[point]
+
+    options = plugged()
+    doomed = make_core(
+        ScriptedCaller([ONE]), tools=[work.provider], crash_point=CrashPoints(crash.format(point)), **options
+    )
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    asked = 1 if crash == "after:hook_{}_recorded" else 2 if crash.startswith("before") else 1
+    async with await make_core(ScriptedCaller([text("done")]), tools=[work.provider], **options).open_session(
+        "s1"
+    ) as session:
+        output = await session.redrive().run()
+        texts = told(session)
+    plugin: Any = options.get("tool_result_projector") or options["tool_hooks"][0]
+    assert len(plugin.asked) == asked
+    number = asked - 1
+    expected = {"before": f"did n{number}", "after": f"{number}", "project": f"p{number}"}
+    assert (texts, len(work.ran)) == ([expected[point]], 1)
+    assert output.result is not None and output.result.assistant_message() == "done"
+
+
+@pytest.mark.parametrize("then", ["none", "others"])
+async def test_what_hooks_decided_before_a_crash_stands_whoever_finishes_the_turn(make_core, then: str) -> None:
+    work = Work()
+    hooks = [Before(always(ReplaceToolArgs({"name": "other"}))), After(always(ShortCircuitTool(success("seen"))))]
+    doomed = make_core(
+        ScriptedCaller([ONE, text("done")]),
+        tools=[work.provider],
+        tool_hooks=hooks,
+        tool_result_projector=Projector(lambda result: "short"),
+        crash_point=CrashPoints("after:model_recorded", 2),
+    )
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    others: dict[str, Any] = {"tool_hooks": [Before(breaks), After(breaks)], "tool_result_projector": Projector(breaks)}
+    core = make_core(ScriptedCaller([]), tools=[work.provider], **(others if then == "others" else {}))
+    async with await core.open_session("s1") as session:
+        output = await session.redrive().run()
+        assert (told(session), outputs(output), work.ran) == (["short"], [success("seen")], ["other"])
+
+
+class Unadvertised:
+    """Tools that are found when they are called, so that no request depends on their being there."""
+
+    def __init__(self, provider: FunctionToolProvider) -> None:
+        self._provider = provider
+        self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
+
+    def manifests(self) -> tuple[ToolManifest, ...]:
+        return ()
+
+    def resolve_manifest(self, name: str) -> ToolManifest | None:
+        return next((manifest for manifest in self._provider.manifests() if manifest.name == name), None)
+
+    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
+        return next((manifest for manifest in self._provider.manifests() if manifest.id == tool_id), None)
+
+
+@pytest.mark.parametrize("crash", ["after:tool_recorded", "after:hook_after_recorded"])
+async def test_what_hooks_decide_stands_though_the_tool_is_gone(make_core, crash: str) -> None:
+    work = Work()
+    after = After(always(ShortCircuitTool(success("seen"))))
+    hooks = [Before(lambda call: (DENIED,) if call.call_id == "b" else ()), after]
+    doomed = make_core(
+        ScriptedCaller([BOTH]),
+        tools=[Unadvertised(work.provider)],
+        tool_hooks=hooks,
+        crash_point=CrashPoints(crash),
+    )
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    core = make_core(ScriptedCaller([text("done")]), tool_hooks=hooks)
+    async with await core.open_session("s1") as session:
+        assert outputs(await session.redrive().run()) == [success("seen"), DENIED.output]
+    assert (work.ran, len(after.asked)) == (["first"], 1)
+
+
+@pytest.mark.parametrize("crash", ["after:tool_recorded", "after:model_recorded"])
+async def test_hooks_that_were_added_since_the_crash_change_nothing_that_was_told(make_core, crash: str) -> None:
+    work = Work()
+    nth = 2 if crash.startswith("after:model") else 1
+    doomed = make_core(ScriptedCaller([ONE, text("done")]), tools=[work.provider], crash_point=CrashPoints(crash, nth))
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    before, after = Before(always(DENIED)), After(always())
+    core = make_core(
+        ScriptedCaller([text("done")] if nth == 1 else []),
+        tools=[work.provider],
+        tool_hooks=[before, after],
+        tool_result_projector=Projector(lambda result: "short"),
+    )
+    async with await core.open_session("s1") as session:
+        output = await session.redrive().run()
+        texts = told(session)
+    assert (outputs(output), before.asked, work.ran) == ([success("did first")], [], ["first"])
+    # Where the model has not been told yet, what comes after the attempt is still to be decided.
+    assert (texts, len(after.asked)) == ((["short"], 1) if nth == 1 else (["did first"], 0))
+
+
+async def waits_for_ever(call: object) -> Any:
+    await asyncio.Event().wait()
+
+
+async def takes_no_notice(call: object) -> Any:
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        try:
+            await asyncio.sleep(end - time.monotonic())
+        except asyncio.CancelledError:
+            continue
+
+
+@pytest.mark.parametrize("decide", [waits_for_ever, takes_no_notice])
+@pytest.mark.parametrize("point", ["before", "after", "project"])
+async def test_a_cancel_does_not_wait_for_a_hook(make_core, decide: Any, point: str) -> None:
+    work = Work()
+    plugins: dict[str, Any] = {
+        "before": {"tool_hooks": [Before(decide)]},
+        "after": {"tool_hooks": [After(decide)]},
+        "project": {"tool_result_projector": Projector(decide)},
+    }[point]
+    plugin = next(iter(plugins.values()))
+    plugin = plugin[0] if isinstance(plugin, list) else plugin
+    session = await make_core(ScriptedCaller([ONE]), tools=[work.provider], **plugins).open_session("s1")
+    running = asyncio.create_task(session.turn("go").run())
+    await plugin.is_asked.wait()
+    began = time.monotonic()
+    session.cancel_running_turns()
+    output = await running
+    assert time.monotonic() - began < 1.0
+    assert output.result is not None and output.result.outcome == Stopped("cancelled")
+    # What no hook had agreed to is not kept; a projector only says what the model reads of it.
+    assert outputs(output) == [success("did first") if point == "project" else cancelled()]
+    assert work.ran == ([] if point == "before" else ["first"])
+    if point == "project":
+        assert told(session) == ["[Tool result projection failed]\nThe turn was cancelled before it was done."]
+    await session.close()
+
+
+async def test_a_strict_core_lets_out_what_a_hook_raises(make_core) -> None:
+    for plugins in (
+        {"tool_hooks": [Before(breaks)]},
+        {"tool_hooks": [After(breaks)]},
+        {"tool_result_projector": Projector(breaks)},
+    ):
+        core = make_core(ScriptedCaller([ONE]), tools=[Work().provider], strict=True, **plugins)
+        session = await core.open_session(f"s-{next(iter(plugins))}-{id(core)}")
+        with pytest.raises(RuntimeError, match="a bug"):
+            await session.turn("go").run()
+
+
+async def test_hooks_work_in_a_core_without_a_store() -> None:
+    work = Work()
+    hooks = [Before(always(ReplaceToolArgs({"name": "other"}))), After(always(ShortCircuitTool(success("seen"))))]
+    caller = ScriptedCaller([ONE, text("done")])
+    async with (
+        LashCore(
+            provider=caller,
+            model=ModelSpec("model-1"),
+            tools=[work.provider],
+            tool_hooks=hooks,
+            tool_result_projector=Projector(lambda result: "short"),
+        ) as core,
+        await core.open_session("s1") as session,
+    ):
+        output = await session.turn("go").run()
+        assert (told(session), outputs(output), work.ran) == (["short"], [success("seen")], ["other"])
+
+
+async def test_a_call_that_a_tool_makes_has_its_hooks_and_no_projection() -> None:
+    work = Work()
+
+    async def asks_another(job: Job, context: ToolContext) -> Any:
+        if job.name != "first":
+            return f"did {job.name}"
+        records = await context.dispatch.batch([NestedCall("work", {"name": name}) for name in ("one", "two")])
+        return [record.output.status for record in records]
+
+    work.answer = asks_another
+    guard = Before(lambda call: (DENIED,) if call.args["name"] == "two" else ())
+    projector = Projector(lambda result: result.text)
+    async with (
+        LashCore(
+            provider=ScriptedCaller([ONE, text("done")]),
+            model=ModelSpec("model-1"),
+            tools=[work.provider],
+            tool_hooks=[guard],
+            tool_result_projector=projector,
+        ) as core,
+        await core.open_session("s1") as session,
+    ):
+        output = await session.turn("go").run()
+    assert (outputs(output), work.ran) == ([success(["success", "failure"])], ["first", "one"])
+    assert [result.call_id for result in projector.asked] == ["a"]
+
+
+async def test_a_turn_without_hooks_leaves_no_row_of_them(make_core) -> None:
+    points = CrashPoints()
+    await one_turn(make_core, Work(), crash_point=points)
+    assert not [point for point in points.trace if "hook" in point]
+
+
+class Nameless:
+    async def before_tool_call(self, call: BeforeToolCall) -> None:
+        return None
+
+
+class Idle:
+    hook_id = "idle"
+
+
+@pytest.mark.parametrize(
+    "plugins",
+    [
+        {"tool_hooks": [Before(always()), After(always(), "guard")]},
+        {"tool_hooks": [Before(always(), "  ")]},
+        {"tool_hooks": [Before(always(), 7)]},  # type: ignore[arg-type]
+        {"tool_hooks": [Before(always(), "\ud800")]},
+        {"tool_hooks": [Nameless()]},
+        {"tool_hooks": [Idle()]},
+        {"tool_result_projector": object()},
+    ],
+)
+def test_a_core_refuses_hooks_that_nobody_could_tell_apart_or_ask(plugins: dict[str, Any]) -> None:
+    with pytest.raises(PluginRegistrationError):
+        LashCore(provider=ScriptedCaller([]), model=ModelSpec("model-1"), **plugins)
