@@ -394,6 +394,7 @@ _HOMES = {
         "ToolCallRecord",
         "ToolCancellation",
         "ToolCancelled",
+        "ToolCatalogEntry",
         "ToolContract",
         "ToolControl",
         "ToolFailed",

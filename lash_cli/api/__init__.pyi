@@ -366,6 +366,7 @@ from lash_cli.core.tools import (
     ToolCallRecord as ToolCallRecord,
     ToolCancellation as ToolCancellation,
     ToolCancelled as ToolCancelled,
+    ToolCatalogEntry as ToolCatalogEntry,
     ToolContract as ToolContract,
     ToolControl as ToolControl,
     ToolFailed as ToolFailed,

@@ -25,7 +25,15 @@ from lash_cli.core.effect import (
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmResponse, StreamEvent
 from lash_cli.core.tool_definition import ToolExecutionGrant
-from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolCallRecord, ToolContract, ToolManifest, ToolResult
+from lash_cli.core.tools import (
+    ToolCall,
+    ToolCallOutput,
+    ToolCallRecord,
+    ToolCatalogEntry,
+    ToolContract,
+    ToolManifest,
+    ToolResult,
+)
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolveOutcome, WaitIdentity
 
 if TYPE_CHECKING:
@@ -155,6 +163,10 @@ class ToolDispatch(Protocol):
 
     def manifest(self, name: str) -> ToolManifest | None:
         """The tool that may be called by that name; None for one that is hidden, switched off or gone."""
+        ...
+
+    def catalog(self) -> tuple[ToolCatalogEntry, ...]:
+        """All tools that may be called so, with what they take, ordered by id. Raises what a source of tools raises."""
         ...
 
     async def batch(self, calls: Sequence[NestedCall]) -> tuple[ToolCallRecord, ...]:

@@ -103,6 +103,18 @@ class ToolContract(Record):
     output_contract: OutputContract = STATIC
 
 
+class ToolCatalogEntry(Record):
+    """One callable tool as the catalogue of a session shows it (contract 05 §2.3); without a `contract` where its
+    source has none at hand."""
+
+    id: str
+    name: str
+    description: str
+    bindings: dict[str, Any] = {}
+    activation: Literal["always", "internal"] = "always"
+    contract: ToolContract | None = None
+
+
 class ToolStateEntry(Record):
     """One known tool: its manifest, whether it is a member, whether its source is gone."""
 

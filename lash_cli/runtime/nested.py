@@ -18,7 +18,7 @@ from lash_cli.core.content import ToolCallPart
 from lash_cli.core.effect import child_replay_key
 from lash_cli.core.protocols import NestedCall
 from lash_cli.core.tool_definition import ToolExecutionGrant, tool_batch_id
-from lash_cli.core.tools import FailureClass, ToolCall, ToolCallRecord, ToolManifest
+from lash_cli.core.tools import FailureClass, ToolCall, ToolCallRecord, ToolCatalogEntry, ToolManifest
 from lash_cli.runtime.foreign import CANCEL_GRACE_S
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ToolRegistry
@@ -56,6 +56,10 @@ class NestedCalls:
         """See `ToolDispatch`. It looks at what is known and asks no source."""
         resolved = self._registry.resolve(name)
         return None if resolved is None else resolved.manifest
+
+    def catalog(self) -> tuple[ToolCatalogEntry, ...]:
+        """See `ToolDispatch`."""
+        return self._registry.catalog()
 
     async def batch(self, calls: Sequence[NestedCall]) -> tuple[ToolCallRecord, ...]:
         """See `ToolDispatch`."""

@@ -20,6 +20,7 @@ import msgspec
 from lash_cli.core.codec import from_builtins, to_builtins
 from lash_cli.core.protocols import ToolContext
 from lash_cli.core.schemas import without_layout
+from lash_cli.core.tool_definition import ToolDefinition, ToolExecutionGrant
 from lash_cli.core.tools import (
     ApprovalClass,
     FailureClass,
@@ -50,6 +51,10 @@ class FunctionTool(msgspec.Struct, frozen=True):
     arguments: type[msgspec.Struct]
     function: ToolFunction
     prepare: ToolFunction | None = None
+
+    def definition(self) -> ToolDefinition:
+        """The whole tool as one value, as for a grant of it."""
+        return ToolDefinition.of(self.manifest, self.contract)
 
     async def prepare_call(self, call: ToolCall, context: ToolContext) -> ToolCall | ToolCallOutput:
         """The call with what `prepare` minted for it, or the result that it has instead; raises what it raises, but a
@@ -290,15 +295,22 @@ class FunctionToolProvider:
         self,
         tools: Iterable[FunctionTool],
         *,
+        deferred: Iterable[FunctionTool] = (),
         on_close: Callable[[], Awaitable[None]] | None = None,
         on_cancel: Callable[[ToolCall, AwaitEventKey], Awaitable[None]] | None = None,
     ) -> None:
-        """`on_close` ends whatever the tools share, such as running processes; `on_cancel` ends outside what a tool
+        """`deferred` are tools that are not offered, and run for who holds a grant of them (`RunsGrantedCalls`).
+        `on_close` ends whatever the tools share, such as running processes; `on_cancel` ends outside what a tool
         left pending (`PendingCompletion`) when the call is cancelled. Raises `PluginRegistrationError` on equal ids."""
         self._tools: dict[str, FunctionTool] = {}
-        for entry in tools:
-            if self._tools.setdefault(entry.manifest.id, entry) is not entry:
-                raise PluginRegistrationError(f"two tools have the id {entry.manifest.id}")
+        self._deferred: dict[str, FunctionTool] = {}
+        for known, given in ((self._tools, tools), (self._deferred, deferred)):
+            for entry in given:
+                tool_id = entry.manifest.id
+                if known.setdefault(tool_id, entry) is not entry or (
+                    known is self._deferred and tool_id in self._tools
+                ):
+                    raise PluginRegistrationError(f"two tools have the id {tool_id}")
         self._on_close = on_close
         self._on_cancel = on_cancel
 
@@ -321,6 +333,20 @@ class FunctionToolProvider:
         """See `PreparesCalls`."""
         entry = self._tools.get(call.tool_id)
         return call if entry is None else await entry.prepare_call(call, context)
+
+    async def prepare_granted_tool_call(
+        self, grant: ToolExecutionGrant, call: ToolCall, context: ToolContext
+    ) -> ToolCall | ToolCallOutput:
+        """See `RunsGrantedCalls`."""
+        entry = self._deferred.get(call.tool_id)
+        return call if entry is None else await entry.prepare_call(call, context)
+
+    async def execute_granted(self, grant: ToolExecutionGrant, call: ToolCall, context: ToolContext) -> ToolResult:
+        """See `RunsGrantedCalls`; of what is offered nothing is run so."""
+        entry = self._deferred.get(call.tool_id)
+        if entry is None:
+            return failure(FailureClass.UNAVAILABLE, "tool_unavailable", f"Tool id {call.tool_id} is not to be granted")
+        return await entry.execute(call, context)
 
     async def cancel_external_work(self, call: ToolCall, key: AwaitEventKey) -> None:
         """See `CancelsExternalWork`."""

@@ -17,7 +17,7 @@ import msgspec
 from lash_cli.core.codec import Record
 from lash_cli.core.protocols import PreparesCalls, ResolvesTools, RunsGrantedCalls, ToolProvider
 from lash_cli.core.tool_definition import ToolExecutionGrant
-from lash_cli.core.tools import FailureClass, ToolContract, ToolManifest, ToolState
+from lash_cli.core.tools import FailureClass, ToolCatalogEntry, ToolContract, ToolManifest, ToolState
 from lash_cli.errors import GenerationMismatch, ReconfigureError
 from lash_cli.tools.surface import (
     Entry,
@@ -104,6 +104,10 @@ class ToolRegistry:
         surface = self._surface
         resolved = [self._resolved(surface, entry) for _, entry in sorted(surface.entries.items())]
         return tuple(tool for tool in resolved if tool is not None)
+
+    def catalog(self) -> tuple[ToolCatalogEntry, ...]:
+        """The callable tools with their contracts, sorted by id (contract 05 §2.3); raises what a source raises."""
+        return tuple(_catalog_entry(tool) for tool in self.callable_tools())
 
     def resolve(self, name: str) -> ResolvedTool | None:
         """The callable tool the model knows as `name`; None for hidden, non-member and orphaned ones."""
@@ -372,6 +376,17 @@ class ToolRegistry:
 
     def _swap(self, surface: Surface) -> None:
         self._surface = surface
+
+
+def _catalog_entry(tool: ResolvedTool) -> ToolCatalogEntry:
+    manifest = tool.manifest
+    try:
+        contract = tool.contract()
+    except KeyError:
+        contract = None
+    return ToolCatalogEntry(
+        manifest.id, manifest.name, manifest.description, manifest.bindings, manifest.activation, contract
+    )
 
 
 def _not_granted(text: str) -> ToolFault:

@@ -256,7 +256,8 @@ TO_OPEN = """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
 ONLY_IN_SOME_TURNS = """
     api.queue api.tools core.archive core.history core.machine_checkpoint effects.inline runtime.compaction
-    runtime.dispatch runtime.ephemeral runtime.frame_opening runtime.history runtime.persistence runtime.replacing
+    runtime.dispatch runtime.ephemeral runtime.frame_opening runtime.history runtime.nested runtime.persistence
+    runtime.replacing
     runtime.structured runtime.tracing store.resident_log
     tools.context tools.function tools.schema
 """

@@ -21,7 +21,9 @@ from lash_cli.api import (
     ToolCallCompleted,
     ToolCallRecord,
     ToolCallStarted,
+    ToolCatalogEntry,
     ToolContext,
+    ToolExecutionGrant,
     ToolFault,
     Tracer,
     TraceRecord,
@@ -32,6 +34,7 @@ from lash_cli.api import (
 from lash_cli.core.codec import decode
 from lash_cli.core.effect import EffectEnvelope
 from lash_cli.core.tools import FailureClass, RetryHint, failure, success
+from lash_cli.errors import PluginRegistrationError
 from lash_cli.settings.redact import redact
 from lash_cli.system import SystemClock, SystemIds
 
@@ -152,6 +155,51 @@ async def test_a_session_that_journals_refuses_them_and_runs_nothing(make_core) 
     failed = output.result.tool_calls[0].output.outcome.failure
     assert (failed.failure_class, failed.code) == ("unavailable", "nested_tool_batch_refused")
     assert (output.result.assistant_message(), granted.ran) == ("done", [])
+
+
+async def test_a_tool_sees_what_may_be_called_and_how_also_where_it_may_not_call_it(make_core) -> None:
+    seen: list[Any] = []
+
+    async def work(context: ToolContext) -> Any:
+        seen.extend(context.dispatch.catalog())
+        return context.dispatch.manifest("double").id
+
+    source = provider(work)
+    core = make_core(ScriptedCaller([OUTER, text("done")]), tools=[source])
+    async with await core.open_session("s1") as session:
+        await session.tools().set_membership("hang", False)
+        assert values(await session.turn("go").run()) == ["double"]
+    assert seen == [
+        ToolCatalogEntry(tool_id, tool_id, "", contract=source.contract(tool_id)) for tool_id in ("double", "outer")
+    ]
+
+
+async def test_functions_that_are_not_offered_run_for_who_holds_a_grant() -> None:
+    async def mint(args: Number, context: ToolContext) -> Any:
+        return f"minted for {context.tool_execution_binding}"
+
+    @tool(name="triple", prepare=mint)
+    async def triple(args: Number, context: ToolContext) -> Any:
+        return [3 * args.n, context.prepared_payload, context.tool_execution_binding]
+
+    async def work(context: ToolContext) -> Any:
+        assert context.dispatch.manifest("triple") is None and context.tool_execution_binding is None
+        grants = [
+            ToolExecutionGrant.of(source.definition(), source_id="plugins:1", execution_binding="here")
+            for source in (triple, plain)
+        ]
+        records = await context.dispatch.batch([NestedCall(grant, {"n": 2}) for grant in grants])
+        return [records[0].output.outcome.value, records[1].output.outcome.failure.code]
+
+    @tool(name="plain")
+    async def plain(args: Number, context: ToolContext) -> int:
+        return args.n
+
+    output, _ = await run(core_of(provider(work), FunctionToolProvider([plain], deferred=[triple])))
+    assert values(output) == [[[6, "minted for here", "here"], "tool_unavailable"]]
+    for tools, deferred in (([plain], [plain]), ([], [plain, plain])):
+        with pytest.raises(PluginRegistrationError):
+            FunctionToolProvider(tools, deferred=[msgspec.structs.replace(each) for each in deferred])
 
 
 async def test_an_attempt_that_is_made_again_makes_its_calls_again(tmp_path) -> None:
