@@ -364,6 +364,8 @@ _HOMES = {
         "BeforeToolDirective",
         "EmitRuntimeEvents",
         "EmitTrace",
+        "EnqueueMessages",
+        "PluginMessage",
         "ReplaceToolArgs",
         "ShortCircuitTool",
         "ToolProjection",

@@ -336,6 +336,8 @@ from lash_cli.core.tool_hooks import (
     BeforeToolDirective as BeforeToolDirective,
     EmitRuntimeEvents as EmitRuntimeEvents,
     EmitTrace as EmitTrace,
+    EnqueueMessages as EnqueueMessages,
+    PluginMessage as PluginMessage,
     ReplaceToolArgs as ReplaceToolArgs,
     ShortCircuitTool as ShortCircuitTool,
     ToolProjection as ToolProjection,

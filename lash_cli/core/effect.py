@@ -170,11 +170,12 @@ class ToolAttemptOutcome(Record, tag="tool_attempt", tag_field="kind"):
 
 class ToolHookOutcome(Record, tag="tool_hook", tag_field="kind"):
     """What was decided: the arguments or the result put in place of those there were, the text that the model reads,
-    and the events to be shown. What is None stays as it was."""
+    the messages it reads behind the batch, and the events to be shown. What is None stays as it was."""
 
     args: dict[str, Any] | None = None
     output: ToolCallOutput | None = None
     projection: str | None = None
+    messages: tuple[Message, ...] = ()
     events: tuple[PluginRuntime, ...] = ()
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from lash_cli.core.activity import PluginCustom, PluginRuntime, PluginStatus
 from lash_cli.core.codec import Record, encode
+from lash_cli.core.content import Message, PluginOrigin, Role, TextPart
 from lash_cli.core.tools import FailureClass, ToolCallOutput, ToolManifest, failure
 
 HookPoint = Literal["before_tool_call", "after_tool_call"]
@@ -46,6 +47,24 @@ class ShortCircuitTool(Record, tag="short_circuit_tool", tag_field="type"):
     output: ToolCallOutput
 
 
+class PluginMessage(Record):
+    """A text that a hook adds to the conversation, as the user's or the system's; it says who added it (`origin`)."""
+
+    role: Literal["user", "system"]
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("a message needs a text")
+
+
+class EnqueueMessages(Record, tag="enqueue_messages", tag_field="type"):
+    """Have the model read messages behind the results of the batch; after a call only. A turn that ends with the batch,
+    because a tool asked for that or it was cancelled, goes without them."""
+
+    messages: tuple[PluginMessage, ...]
+
+
 class EmitRuntimeEvents(Record, tag="emit_runtime_events", tag_field="type"):
     """Show something to whoever watches the turn, stamped with the hook's id."""
 
@@ -60,7 +79,7 @@ class EmitTrace(Record, tag="emit_trace", tag_field="type"):
 
 
 BeforeToolDirective = AbortTurn | ReplaceToolArgs | ShortCircuitTool | EmitRuntimeEvents | EmitTrace
-AfterToolDirective = AbortTurn | ShortCircuitTool | EmitRuntimeEvents | EmitTrace
+AfterToolDirective = AbortTurn | ShortCircuitTool | EnqueueMessages | EmitRuntimeEvents | EmitTrace
 
 
 class BeforeToolCall(msgspec.Struct, frozen=True):
@@ -136,6 +155,7 @@ class ToolHookVerdict(msgspec.Struct, frozen=True):
 
     args: dict[str, Any] | None = None
     output: ToolCallOutput | None = None
+    messages: tuple[Message, ...] = ()
     events: tuple[PluginRuntime, ...] = ()
     traces: tuple[EmitTrace, ...] = ()
     conflicts: tuple[DirectiveConflict, ...] = ()
@@ -227,6 +247,7 @@ class _Fold:
     def __init__(self, point: HookPoint) -> None:
         self._point = point
         self._standing: _Decision | None = None
+        self._messages: list[Message] = []
         self._events: list[PluginRuntime] = []
         self._traces: list[EmitTrace] = []
         self._conflicts: list[DirectiveConflict] = []
@@ -236,6 +257,11 @@ class _Fold:
         match directive:
             case AbortTurn() | ShortCircuitTool():
                 self._decide(_decision(hook_id, directive))
+            case EnqueueMessages(messages=messages) if self._point == AFTER:
+                origin = PluginOrigin(hook_id)
+                self._messages += [
+                    Message("", Role(message.role), (TextPart(message.text),), origin) for message in messages
+                ]
             case EmitRuntimeEvents(events=events):
                 self._events += [PluginRuntime(hook_id, event) for event in events]
             case EmitTrace(name=name, payload=payload):
@@ -267,7 +293,9 @@ class _Fold:
     def verdict(self, args: Any) -> ToolHookVerdict:
         """What it all comes to."""
         output = None if self._standing is None else self._standing.output
-        return ToolHookVerdict(args, output, tuple(self._events), tuple(self._traces), tuple(self._conflicts))
+        return ToolHookVerdict(
+            args, output, tuple(self._messages), tuple(self._events), tuple(self._traces), tuple(self._conflicts)
+        )
 
     def _decide(self, decision: _Decision) -> None:
         before = self._standing

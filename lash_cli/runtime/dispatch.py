@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted, ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
 from lash_cli.core.codec import encode, storable
-from lash_cli.core.content import AttachmentSource, ToolCallPart
+from lash_cli.core.content import AttachmentSource, Message, ToolCallPart
 from lash_cli.core.effect import (
     EffectEnvelope,
     EffectInvocation,
@@ -189,6 +189,10 @@ class ToolDispatcher:
             project_output(record.output) if (text := self._projections.get(record.call_id)) is None else text
             for record in records
         )
+
+    def take_enqueued(self, records: tuple[ToolCallRecord, ...]) -> tuple[Message, ...]:
+        """What hooks have the model read behind the batch of these records, once (contract 05 §4.3)."""
+        return () if self._hooks is None else self._hooks.take_enqueued(records)
 
     def _resolved(self, call: RequestedCall) -> ResolvedTool | str:
         """The tool of a call, or why it cannot be called."""

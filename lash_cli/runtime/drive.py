@@ -218,6 +218,7 @@ class TurnDriver(ABC):
         digests: list[str] = []
         counter = 0
         dispatcher: ToolDispatcher | None = None
+        enqueued: tuple[Message, ...] = ()
         config = MachineConfig(
             drive.turn_id,
             drive.max_turns,
@@ -244,6 +245,9 @@ class TurnDriver(ABC):
                 answer = LlmComplete(await self._call_model(drive, environment, effect, output, shown, digests))
             elif isinstance(effect, CheckpointEffect):
                 answer = await self.pass_checkpoint(drive, effect)
+                if enqueued:  # a batch has its checkpoint right behind it
+                    answer = msgspec.structs.replace(answer, messages=(*answer.messages, *enqueued))
+                    enqueued = ()
                 self._log_texts(drive, answer.messages)
             elif isinstance(effect, ToolCallsEffect):
                 dispatcher = dispatcher or self._dispatcher(drive)
@@ -251,6 +255,7 @@ class TurnDriver(ABC):
                     effect.calls, iteration=effect.iteration, effect_id=effect.effect_id
                 )
                 answer = ToolResults(records, dispatcher.projections(records))
+                enqueued = dispatcher.take_enqueued(records)
             elif isinstance(effect, DoneEffect):
                 if drive.is_redrive and self.token.is_cancellation:
                     dispatcher = dispatcher or self._dispatcher(drive)

@@ -20,6 +20,7 @@ import msgspec
 
 from lash_cli.core.activity import TurnEvent
 from lash_cli.core.codec import decode, decode_json, encode, storable, to_builtins
+from lash_cli.core.content import Message
 from lash_cli.core.effect import (
     EffectEnvelope,
     EffectInvocation,
@@ -46,6 +47,7 @@ from lash_cli.core.tool_hooks import (
     BeforeToolCall,
     EmitRuntimeEvents,
     EmitTrace,
+    EnqueueMessages,
     ForbiddenDirective,
     HookPoint,
     ReplaceToolArgs,
@@ -72,7 +74,7 @@ from lash_cli.runtime.foreign import CutOff, within_turn
 
 _log = logging.getLogger("lash.dispatch")
 
-_DIRECTIVES: Final = (AbortTurn, ReplaceToolArgs, ShortCircuitTool, EmitRuntimeEvents, EmitTrace)
+_DIRECTIVES: Final = (AbortTurn, ReplaceToolArgs, ShortCircuitTool, EnqueueMessages, EmitRuntimeEvents, EmitTrace)
 PROJECTION_FAILED = "[Tool result projection failed]\n"
 
 Note = Callable[[str, Any], None]
@@ -148,11 +150,18 @@ class CallHooks:
         self._is_redrive = is_redrive
         self._is_strict = is_strict
         self._is_past = False
+        self._enqueued: dict[str, tuple[Message, ...]] = {}
 
     async def begin_batch(self, following: str) -> None:
         """A batch begins; `following` is what the keys of the iteration after it begin with. Once that was there the
         model has been told of the batch, and nobody who was not asked then may change the story."""
         self._is_past = self._is_redrive and await self._effects.has_any(following)
+
+    def take_enqueued(self, records: Iterable[ToolCallRecord]) -> tuple[Message, ...]:
+        """What the model is to read behind the batch of these records, in their order; once."""
+        taken, self._enqueued = self._enqueued, {}
+        own = [message for record in records for message in taken.pop(record.call_id, ())]
+        return (*own, *(message for messages in taken.values() for message in messages))
 
     async def recorded(self, replay_key: str) -> ToolHookOutcome | None:
         """What earlier drives decided under a key, None when nothing; raises what effects raise."""
@@ -181,7 +190,11 @@ class CallHooks:
             )
         except CutOff:
             return cancelled()
-        return output if outcome is None or outcome.output is None else outcome.output
+        if outcome is None:
+            return output
+        if outcome.messages:
+            self._enqueued[call.call_id] = (*self._enqueued.get(call.call_id, ()), *outcome.messages)
+        return output if outcome.output is None else outcome.output
 
     async def projected(self, record: ToolCallRecord, key: str) -> str | None:
         """What the model reads of a call, None where that is the usual text; raises what effects raise."""
@@ -279,7 +292,7 @@ class CallHooks:
                     f"{point}.directive_conflict", {"call_id": call_id, "tool": tool_name, **to_builtins(conflict)}
                 )
         output = None if verdict.output is None else await self._store(kept_output(tool_name, verdict.output))
-        return ToolHookOutcome(verdict.args, output, events=verdict.events)
+        return ToolHookOutcome(verdict.args, output, messages=verdict.messages, events=verdict.events)
 
     async def _project(self, record: ToolCallRecord) -> ToolHookOutcome:
         projector = self._hooks.projector

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.driving import Crash, CrashPoints
+from support.driving import Crash, CrashPoints, said
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -19,6 +19,7 @@ from lash_cli.api import (
     BeforeToolCall,
     EmitRuntimeEvents,
     EmitTrace,
+    EnqueueMessages,
     FailureClass,
     FunctionToolProvider,
     Inline,
@@ -28,6 +29,7 @@ from lash_cli.api import (
     NestedCall,
     PendingCompletion,
     PluginCustom,
+    PluginMessage,
     PluginRuntime,
     ReplaceToolArgs,
     ResolvedOk,
@@ -45,7 +47,7 @@ from lash_cli.api import (
     TurnOutput,
     tool,
 )
-from lash_cli.core.content import ToolResultPart
+from lash_cli.core.content import PluginOrigin, ToolResultPart
 from lash_cli.core.tools import ToolCallOutput, ToolSuccess, cancelled, failure, success
 from lash_cli.errors import PluginRegistrationError
 from lash_cli.runtime.tracing import Tracer
@@ -310,6 +312,35 @@ async def test_hooks_show_and_trace_what_they_have_to_say_under_their_id(make_co
         ToolCallCompleted,
     ]
     assert (sink.named("plugin.guard.noted"), sink.named("plugin.clerk.noted")) == ([{"n": 2}], [{"n": 2}])
+
+
+@pytest.mark.parametrize("crash", [None, "after:hook_after_recorded", "after:model_recorded"])
+async def test_the_model_reads_what_hooks_enqueue_behind_the_results_in_the_order_of_the_calls(
+    make_core, crash: str | None
+) -> None:
+    async def sleeps(job: Job, context: ToolContext) -> str:
+        await asyncio.sleep(0.05 if job.name == "first" else 0)
+        return job.name
+
+    work = Work()
+    work.answer = sleeps
+    after = After(lambda call: (EnqueueMessages((PluginMessage("user", f"mind {call.args['name']}"),)),))
+    caller = ScriptedCaller([BOTH, text("done"), text("done")])
+    points = CrashPoints(crash, 2) if crash is not None else None
+    core = make_core(caller, tools=[work.provider], tool_hooks=[after], crash_point=points)
+    session = await core.open_session("s1")
+    if crash is None:
+        await session.turn("go").run()
+    else:
+        with pytest.raises(Crash):
+            await session.turn("go").run()
+        session = await make_core(caller, tools=[work.provider], tool_hooks=[after]).open_session("s1")
+        await session.redrive().run()
+    assert said(session.read_view().messages) == ["go", "mind first", "mind second", "done"]
+    assert said(caller.requests[1].messages) == ["go", "mind first", "mind second"]
+    origins = [message.origin for message in session.read_view().messages if message.origin is not None]
+    assert (origins, len(after.asked)) == ([PluginOrigin("clerk")] * 2, 2)
+    await session.close()
 
 
 async def test_hooks_are_asked_after_every_attempt_and_decide_whether_there_is_another(make_core) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lash_cli.core.activity import PluginRuntime, PluginStatus
 from lash_cli.core.codec import decode_any, encode
+from lash_cli.core.content import Message, PluginOrigin, Role, TextPart
 from lash_cli.core.tool_hooks import (
     AFTER_CONFLICT,
     BEFORE_CONFLICT,
@@ -20,8 +22,10 @@ from lash_cli.core.tool_hooks import (
     BeforeToolDirective,
     EmitRuntimeEvents,
     EmitTrace,
+    EnqueueMessages,
     ForbiddenDirective,
     HookQuestion,
+    PluginMessage,
     ReplaceToolArgs,
     ShortCircuitTool,
     ToolHookVerdict,
@@ -180,6 +184,17 @@ def test_what_is_no_directive_is_refused_by_name(directive: object) -> None:
         after_verdict([("a", (ReplaceToolArgs({}),))])
     with pytest.raises(ForbiddenDirective):
         judged({"a": lambda args: () if args == ARGS else (7,), "b": always(ReplaceToolArgs({}))})
+
+
+def test_messages_are_enqueued_behind_a_call_only_and_say_who_added_them() -> None:
+    reminder = EnqueueMessages((PluginMessage("system", "mind the budget"),))
+    verdict = after_verdict([("a", (reminder,)), ("b", (DENY, reminder))])
+    message = Message("", Role.SYSTEM, (TextPart("mind the budget"),), PluginOrigin("a"))
+    assert verdict.messages == (message, msgspec.structs.replace(message, origin=PluginOrigin("b")))
+    with pytest.raises(ForbiddenDirective, match="enqueue_messages is no directive of before_tool_call"):
+        judged({"a": always(reminder)})
+    with pytest.raises(ValueError, match="needs a text"):
+        PluginMessage("user", " ")
 
 
 def test_of_two_replaced_results_the_first_wins_and_the_conflict_is_told() -> None:
