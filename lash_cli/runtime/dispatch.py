@@ -291,9 +291,8 @@ class ToolDispatcher:
             return cancelled(), 0
         if isinstance(resolved, str):
             return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", resolved, part, key)
-        try:
-            schema = resolved.contract().input_schema
-        except KeyError:
+        schema = self._schema_of(resolved)
+        if schema is None:
             text = f"The contract of {part.tool_name} is not available."
             return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
         written = part.input_json
@@ -313,6 +312,19 @@ class ToolDispatcher:
             return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, part, key)
         call = ToolCall(part.tool_call_id, resolved.manifest.id, part.tool_name, args)
         return await self._attempts(call, resolved, key)
+
+    def _schema_of(self, resolved: ResolvedTool) -> dict[str, Any] | None:
+        """What the arguments of a tool are judged by; None when its source has no contract of it, whatever it does
+        instead of saying so."""
+        try:
+            return resolved.contract().input_schema
+        except KeyError:
+            return None
+        except Exception:
+            if self._is_strict:
+                raise
+            _log.exception("the contract of %s could not be had", resolved.manifest.name)
+            return None
 
     async def _refused(
         self, failure_class: FailureClass, code: str, text: str, part: ToolCallPart, key: str

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
 from support.tools import ShyTools
 
-from lash_cli.api import TurnOutput
+from lash_cli.api import (
+    FunctionToolProvider,
+    LashCore,
+    ModelSpec,
+    NestedCall,
+    ToolContext,
+    ToolManifest,
+    TurnOutput,
+    tool,
+)
 from lash_cli.core.activity import Committed, TurnActivity
 from lash_cli.core.tools import success
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
 
 DEEP = calls(("a", "deep", "{}"))
 
@@ -80,3 +95,28 @@ async def test_a_source_that_fails_to_say_has_no_such_tool(make_core) -> None:
     async with await core.open_session("s1") as session:
         (output,) = outputs(await session.turn("go").run())
     assert output.outcome.failure.code == "tool_unavailable"
+
+
+@pytest.mark.parametrize(
+    "answer", [KeyError("t.deep"), RuntimeError("a bug"), None], ids=["unknown", "raises", "no contract"]
+)
+async def test_a_tool_whose_contract_cannot_be_had_is_not_run_and_the_turn_goes_on(make_core, answer: Any) -> None:
+    class Broken(ShyTools):
+        def contract(self, tool_id: str) -> Any:
+            if tool_id != "t.deep":
+                return super().contract(tool_id)
+            if answer is not None:
+                raise answer
+
+    @tool(name="outer")
+    async def outer(args: Nothing, context: ToolContext) -> Any:
+        (record,) = await context.dispatch.batch([NestedCall("deep")])
+        return record.output.outcome.failure.code
+
+    source = Broken(ToolManifest("t.deep", "deep", "", activation="internal"), advertised=())
+    tools = [source, FunctionToolProvider([outer])]
+    async with LashCore(
+        provider=ScriptedCaller([calls(("a", "outer", "{}")), text("done")]), model=ModelSpec("m"), tools=tools
+    ) as core:
+        output = await (await core.open_session("s1")).turn("go").run()
+    assert outputs(output) == [success("tool_contract_unavailable")]
