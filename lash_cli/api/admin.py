@@ -105,12 +105,11 @@ class SessionAdmin:
         store = core.store
         async with shared.lock:
             await session._flush()
-            move = await core._beside_driver(
+            state = session._state
+            return await core._beside_driver(
                 session.session_id,
-                lambda: move_head(core.host, store, shared.owner, session.session_id, node_id),
+                lambda: move_head(core.host, store, shared.owner, session.session_id, node_id, follow=state.refresh),
             )
-            await session._state.refresh()
-        return move
 
     async def set_protocol_turn_options(self, options: ProtocolTurnOptions) -> None:
         """Ask every turn of the current agent frame, and of those opened after it, with `options`; a turn's own stand

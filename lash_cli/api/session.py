@@ -21,7 +21,7 @@ import msgspec
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
-from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
@@ -38,11 +38,12 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.requests import TurnOutput, TurnRequest
 from lash_cli.runtime.session import Dirty, ResidentSession, Undo, is_refused
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
-from lash_cli.store.base import DrainSelection
+from lash_cli.store.base import DrainSelection, RuntimePersistence
 
 if TYPE_CHECKING:
     from lash_cli.api.admin import SessionAdmin
@@ -545,7 +546,8 @@ class LashSession(QueueVerbs):
     async def _change(
         self, change: Callable[[ResidentSession], Undo | None], usage: tuple[TokenLedgerEntry, ...] = ()
     ) -> None:
-        """Apply a change to the newest head and commit it, with what it cost, before returning (design D19).
+        """Apply a change to the newest head and commit it, with what it cost, before returning (design D19). A commit
+        that was begun is seen through although the task is cancelled: memory has what the store has.
 
         `change` returns how to take it back, or None when it changed nothing.
         """
@@ -571,17 +573,28 @@ class LashSession(QueueVerbs):
         assert host.store is not None, "asked by the caller"
         async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
             undo = change(state)
-            if undo is None:
-                return
-            try:
-                commit = state.commit(fence=fence, now_ms=host.clock.now_ms(), usage_deltas=usage)
-                result = await host.store.commit_runtime_state(commit)
-            except BaseException as error:
-                undo()
-                if isinstance(error, LashError):
-                    error.happened_in(state.session_id)
-                raise
-        state.adopt_commit(commit, result, ())
+            if undo is not None:
+                await seen_through(self._commit_changed(host.store, fence, state, undo, usage))
+
+    async def _commit_changed(
+        self,
+        store: RuntimePersistence,
+        fence: LeaseFence,
+        state: ResidentSession,
+        undo: Undo,
+        usage: tuple[TokenLedgerEntry, ...],
+    ) -> None:
+        """Commit what was changed and take over what that established, or have it as it was."""
+        try:
+            commit = state.commit(fence=fence, now_ms=self._core.host.clock.now_ms(), usage_deltas=usage)
+        except BaseException:
+            undo()
+            raise
+        try:
+            result = await state.committed(store, commit, undo=undo)
+        except LashError as error:
+            error.happened_in(state.session_id)
+            raise
         if result.has_waiting:
             self._wake("session_changed")
 

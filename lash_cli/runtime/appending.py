@@ -21,6 +21,7 @@ from lash_cli.core.graph import (
 )
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.frames import first_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
@@ -91,9 +92,8 @@ async def append_session_nodes(
             raise ConflictError("the messages leave tool calls without a result", code="node_not_resumable")
         commit = session.commit(fence=fence, now_ms=host.clock.now_ms(), nodes=nodes)
         host.reach("before:append")
-        result = await store.commit_runtime_state(commit)
+        result = await seen_through(session.committed(store, commit, messages))
         host.reach("after:append")
-        session.adopt_commit(commit, result, messages)
     return Appended(tuple(node.node_id for node in nodes), result.leaf_node_id)
 
 

@@ -26,6 +26,7 @@ from lash_cli.core.queued_work import (
     work_completion_of,
 )
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.session import ResidentSession, Undo
 from lash_cli.store.base import RuntimePersistence
 
@@ -96,11 +97,10 @@ class CommandRunner:
                 completed_work=(completion,),
             )
             require_settled(commit, (), (completion,))
-            result = await self._store.commit_runtime_state(commit)
         except BaseException:
             undo()
             raise
-        session.adopt_commit(commit, result, ())
+        await seen_through(session.committed(self._store, commit, undo=undo))
 
     async def _fail(self, claim: QueuedWorkClaim, command: SessionCommand, code: str, message: str) -> None:
         parked = await self._store.fail_queued_work(self._fence, claim, f"{code}: {message}")

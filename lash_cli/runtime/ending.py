@@ -1,13 +1,17 @@
 """Ending a task one started, so that no cancellation is lost on the way: neither the task's nor that of who ends it.
 
 `await task` with its `CancelledError` suppressed does lose one: that of the
-caller looks the same.
+caller looks the same. What must not be cut in two, such as a commit and what
+memory learns of it, is seen through in a task of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def outlast(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
@@ -33,3 +37,17 @@ async def end(task: asyncio.Task[Any]) -> None:
         raise interruption from failure
     if failure is not None:
         raise failure
+
+
+async def seen_through(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` to its end, however often the caller is cancelled meanwhile; that is raised then, from what `work`
+    raised. Without an event loop, where nobody can cancel, `work` is awaited as it is."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        return await work
+    task = loop.create_task(work)
+    interruption = await outlast(task)
+    if interruption is not None:
+        raise interruption from None if task.cancelled() else task.exception()
+    return task.result()

@@ -20,6 +20,7 @@ from lash_cli.core.protocols import CancelSignal
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import HeadRevisionConflict, LashError, LashRuntimeError
 from lash_cli.runtime.commands import CommandRunner
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
 from lash_cli.runtime.requests import TurnRequest
@@ -154,12 +155,11 @@ class LaneEntry:
         await session.catch_up()
         commit = session.commit(fence=guard.fence, now_ms=self._host.clock.now_ms(), release_lease=False)
         try:
-            result = await self._store.commit_runtime_state(commit)
+            await seen_through(session.committed(self._store, commit))
         except LashError as error:
             if error.ambiguous:
                 guard.withhold()
             raise
-        session.adopt_commit(commit, result, ())
 
     async def _run_commands(self, guard: LaneGuard) -> bool:
         """Run every command at the head of the queue, younger ones too, once there is one to run; False when there is

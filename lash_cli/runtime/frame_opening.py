@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
+from lash_cli.core.commit import RuntimeCommit
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, NodePayload, SessionNode, messages_on
@@ -20,6 +21,7 @@ from lash_cli.core.observation import AgentFrameSwitched
 from lash_cli.core.usage import TokenLedgerEntry, merge_ledger
 from lash_cli.errors import ConflictError, LashError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.ephemeral import publish_commit
 from lash_cli.runtime.frames import NODES_CODE, first_nodes
 from lash_cli.runtime.history import require_movable
@@ -110,14 +112,23 @@ async def commit_frame(
     if planned.is_new:
         commit = msgspec.structs.replace(commit, frames=planned.frames)
     host.reach("before:frame")
+    await seen_through(_enter_committed(store, session, commit, planned, spent))
+    host.reach("after:frame")
+
+
+async def _enter_committed(
+    store: RuntimePersistence,
+    session: ResidentSession,
+    commit: RuntimeCommit,
+    planned: PlannedFrame,
+    spent: tuple[TokenLedgerEntry, ...],
+) -> None:
     try:
-        result = await store.commit_runtime_state(commit)
+        await session.committed(store, commit)
     except LashError as error:
         if is_refused(error):
             session.owe(spent)
         raise
-    host.reach("after:frame")
-    session.adopt_commit(commit, result, ())
     if planned.is_new:
         session.enter_frame(planned.frames, messages_on(planned.nodes))
 

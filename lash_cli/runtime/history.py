@@ -8,6 +8,8 @@ a long session.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged
@@ -16,6 +18,7 @@ from lash_cli.core.frames import current_frame, return_to_frame
 from lash_cli.core.graph import ConversationPayload, SessionNode
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError, NotFoundError, SessionClosed
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import claimed_lane
 from lash_cli.store.base import ReadScope, RuntimePersistence
@@ -102,9 +105,11 @@ async def move_head(
     node_id: str | None,
     *,
     is_before: bool = False,
+    follow: Callable[[], Awaitable[None]] | None = None,
 ) -> HeadMove:
     """Make `node_id` the head; None moves before everything that was said. With `is_before` the head is what that node
-    hangs below, in its own frame: what is said next stands beside it.
+    hangs below, in its own frame: what is said next stands beside it. `follow` is how an opened handle takes over
+    the head that stands then, whoever is cancelled meanwhile.
 
     A node of an older frame makes that frame current again. Turns keep
     counting and cost stays booked; how full the context is is unknown until the
@@ -128,6 +133,8 @@ async def move_head(
             if node_id is not None:
                 await require_resumable(store, node, session_id)
         if (node_id, frame_id) == (read.leaf_node_id, was):
+            if follow is not None:
+                await follow()
             return HeadMove(session_id, node_id, node_id, was, was, read.head_revision, is_moved=False)
         frames = return_to_frame(read.frames, frame_id) if frame_id != was else None
         commit = RuntimeCommit(
@@ -141,5 +148,12 @@ async def move_head(
             release_lease=True,
             frames=frames,
         )
-        result = await store.commit_runtime_state(commit)
-    return HeadMove(session_id, node_id, read.leaf_node_id, frame_id, was, result.head_revision, is_moved=True)
+        revision = await seen_through(_moved(store, commit, follow))
+    return HeadMove(session_id, node_id, read.leaf_node_id, frame_id, was, revision, is_moved=True)
+
+
+async def _moved(store: RuntimePersistence, commit: RuntimeCommit, follow: Callable[[], Awaitable[None]] | None) -> int:
+    result = await store.commit_runtime_state(commit)
+    if follow is not None:
+        await follow()
+    return result.head_revision

@@ -18,6 +18,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import merge_ledger
 from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
@@ -123,9 +124,8 @@ async def apply_state(
         try:
             commit = session.commit(fence=fence, now_ms=now_ms)
             host.reach("before:apply")
-            result = await store.commit_runtime_state(commit)
         except BaseException:
             undo()
             raise
+        await seen_through(session.committed(store, commit, undo=undo))
         host.reach("after:apply")
-        session.adopt_commit(commit, result, ())

@@ -16,6 +16,7 @@ from lash_cli.core.content import Message, is_safe_to_resume
 from lash_cli.core.graph import ConversationPayload, SessionNode, common_beginning, messages_on
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.frames import first_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
@@ -75,11 +76,8 @@ async def replace_active_read_state(
         if not nodes:
             commit = msgspec.structs.replace(commit, graph=Unchanged(beginning))
         host.reach("before:replace")
-        result = await store.commit_runtime_state(commit)
+        result = await seen_through(session.committed(store, commit, messages_on(nodes), kept=kept))
         host.reach("after:replace")
-        # A list of its own: views that were taken go on showing what they showed.
-        session.messages = session.messages[:kept]
-        session.adopt_commit(commit, result, messages_on(nodes))
     return ReadStateReplaced(
         session.session_id, kept, tuple(node.node_id for node in nodes), result.leaf_node_id, before
     )

@@ -509,6 +509,30 @@ class ResidentSession:
             self.given_attachments = {}
         self.dirty.clear()
 
+    async def committed(
+        self,
+        store: SessionStore,
+        commit: RuntimeCommit,
+        messages: Sequence[Message] = (),
+        *,
+        kept: int | None = None,
+        undo: Undo | None = None,
+    ) -> RuntimeCommitResult:
+        """Write `commit` and take over what it established; to be seen through (`ending`), so that no cancellation
+        comes between the two. `messages` are those its nodes added, behind the first `kept` of those there were, all
+        unless given. What the store raises goes on, after `undo`."""
+        try:
+            result = await store.commit_runtime_state(commit)
+        except BaseException:
+            if undo is not None:
+                undo()
+            raise
+        if kept is not None:
+            # A list of its own: views that were taken go on showing what they showed.
+            self.messages = self.messages[:kept]
+        self.adopt_commit(commit, result, messages)
+        return result
+
     def _hold(self, graph: GraphDelta) -> None:
         """Add what a commit has added. What an answer of an earlier commit stands for may be held already."""
         assert self.nodes is not None, "asked by the caller"

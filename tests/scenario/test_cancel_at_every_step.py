@@ -1,25 +1,18 @@
-"""Cancelling at every step of the event loop: the store stays whole, and the session goes on (contract 01 §6.6).
-
-The steps of every task are counted, so a run is cancelled before its first
-step, before its second, and so on until a run ends before its turn comes.
-"""
+"""Cancelling at every step of the event loop: the store stays whole, and the session goes on (contract 01 §6.6)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 import pytest
+from support.cancelling import MOST_STEPS, cancelled_at, settle
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import FunctionToolProvider, LashCore, LashSession, tool
 from lash_cli.core.content import Message, Role, ToolCallPart, ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.core.llm import LlmRequest, LlmResponse
 
-MOST_STEPS = 2_000
 PROMPT = "call it twice"
 
 
@@ -32,70 +25,6 @@ async def look(args: Nothing, context: object) -> str:
     """Something to wait for."""
     await asyncio.sleep(0)
     return "seen"
-
-
-class _Counted(Coroutine[Any, Any, Any]):
-    """A coroutine that reports each of its steps before it takes it."""
-
-    def __init__(self, inner: Coroutine[Any, Any, Any], step: Callable[[], None]) -> None:
-        self._inner = inner
-        self._step = step
-
-    def send(self, value: Any) -> Any:
-        self._step()
-        return self._inner.send(value)
-
-    def throw(self, *raised: Any) -> Any:
-        self._step()
-        return self._inner.throw(*raised)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def __await__(self) -> Any:
-        return self._inner.__await__()
-
-
-@contextmanager
-def _steps(step: Callable[[], None]) -> Iterator[None]:
-    """Within the block every new task reports its steps."""
-    loop = asyncio.get_running_loop()
-    loop.set_task_factory(lambda loop, inner, **named: asyncio.Task(_Counted(inner, step), loop=loop, **named))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        loop.set_task_factory(None)
-
-
-async def _cancelled_at(work: Awaitable[Any], at: frozenset[int], *, every_task: bool) -> bool:
-    """Run `work`, cancelling it (or every task but the caller's) before the steps `at`; whether all of them came."""
-    caller = asyncio.current_task()
-    taken = 0
-
-    def step() -> None:
-        nonlocal taken
-        taken += 1
-        if taken not in at:
-            return
-        for task in asyncio.all_tasks() if every_task else {running}:
-            if task is not caller:
-                task.cancel()
-
-    with _steps(step):
-        running = asyncio.ensure_future(work)
-        await asyncio.wait({running}, timeout=30)
-    assert running.done(), f"a run cancelled at step {sorted(at)} never ended"
-    if not running.cancelled() and running.exception() is not None:
-        raise running.exception() or AssertionError
-    return taken >= max(at)
-
-
-async def _settle() -> None:
-    """Wait for what a cancelled run left behind to end by itself."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=30)
-    assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
 def _answer(request: LlmRequest) -> LlmResponse:
@@ -143,8 +72,8 @@ async def test_a_cancel_at_any_step_leaves_a_whole_session_that_goes_on(make_cor
     for step in range(1, MOST_STEPS):
         session = await core.open_session(f"s{step}")
         at = frozenset(range(step, step + times))
-        was_reached = await _cancelled_at(work(session), at, every_task=every_task)
-        await _settle()
+        was_reached = await cancelled_at(work(session), at, every_task=every_task)
+        await settle()
         if session.tools().active_manifests() == ():
             await session.tools().set_membership("look", True)
         output = await asyncio.wait_for(session.turn("go on").run(), 30)
