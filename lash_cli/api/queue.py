@@ -146,20 +146,28 @@ class SessionQueue:
 
     async def enqueue_all(self, drafts: Sequence[InputDraft]) -> tuple[PendingTurnInput, ...]:
         """Store inputs in their order: all of them or, when it raises, none. A draft whose key was seen before is
-        answered as `enqueue` answers it, which raises the same. `UsageError` for a draft of another session."""
+        answered as `enqueue` answers it, which raises the same; its `source_key` is the stored one, and without an
+        `input_id` it gets one. `UsageError` for a draft of another session."""
         if not drafts:
             return ()
-        ready = []
-        for draft in drafts:
-            if draft.session_id != self.session_id:
-                raise UsageError(f"the input belongs to session {draft.session_id!r}", code="session_binding_mismatch")
-            require_addressee(draft.ingress)
-            is_heavy = has_bytes(draft.input)
-            ready.append(msgspec.structs.replace(draft, input=await self.stored(draft.input)) if is_heavy else draft)
+        ready = [self._checked(draft) for draft in drafts]
+        for index, draft in enumerate(ready):
+            if has_bytes(draft.input):
+                ready[index] = msgspec.structs.replace(draft, input=await self.stored(draft.input))
         stored = await self._store.enqueue_turn_inputs(ready)
-        if any(isinstance(draft.ingress, NextTurn) for draft in drafts):
+        if any(isinstance(draft.ingress, NextTurn) for draft in ready):
             self._wake("queued_turn_input")
         return stored
+
+    def _checked(self, draft: InputDraft) -> InputDraft:
+        """`draft` as it may be stored; raises as `enqueue_all`."""
+        if draft.session_id != self.session_id:
+            raise UsageError(f"the input belongs to session {draft.session_id!r}", code="session_binding_mismatch")
+        require_addressee(draft.ingress)
+        if draft.source_key is not None:
+            require_key(draft.source_key.removeprefix(HOST_PREFIX))
+        content = TurnInput.of(draft.input)
+        return msgspec.structs.replace(draft, input=content, input_id=draft.input_id or self._ids.new("in"))
 
     async def stored(self, turn_input: TurnInput) -> TurnInput:
         """`turn_input` as a row may hold it: attachment bytes are put into the store and named by reference.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 from support.driving import Crash, CrashPoints, S, later_wake, said, wake
 from support.scripted import ScriptedCaller, error, text
@@ -427,6 +429,46 @@ async def test_enqueue_is_idempotent_by_its_key_and_refuses_changed_text(make_co
             await session.enqueue("x", id=wrong)
         assert raised.value.code == "invalid_key"
     assert len(await session.pending_turn_inputs()) == 1
+
+
+DRAFT = InputDraft(S, "in-1", TurnInput.text("x"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "code"),
+    [
+        ({"source_key": " "}, "invalid_key"),
+        ({"source_key": "host: "}, "invalid_key"),
+        ({"source_key": "host:a\nb"}, "invalid_key"),
+        ({"source_key": "host:a\x1b[0m"}, "invalid_key"),
+        ({"input": TurnInput(("only its text",))}, "invalid_turn_input"),
+        ({"input": TurnInput((TextItem("half \ud83d"),))}, "prompt_not_utf8"),
+        ({"input": None}, "invalid_turn_input"),
+    ],
+)
+async def test_of_several_inputs_none_is_stored_when_one_is_none_that_could_be_stored_alone(
+    make_core, changed: dict[str, Any], code: str
+) -> None:
+    core = make_core(ScriptedCaller([]))
+    session = await core.open_session(S)
+    with pytest.raises(UsageError) as refused:
+        await core.queue(S).enqueue_all([DRAFT, msgspec.structs.replace(DRAFT, input_id="in-2", **changed)])
+    assert refused.value.code == code
+    assert await session.pending_turn_inputs() == ()
+
+
+async def test_several_inputs_get_what_each_would_get_alone(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    await core.open_session(S)
+    plain, unnamed = await core.queue(S).enqueue_all(
+        [
+            msgspec.structs.replace(DRAFT, input="a text"),
+            msgspec.structs.replace(DRAFT, input_id="", source_key="host:k"),
+        ]
+    )
+    assert plain.input == TurnInput.text("a text")
+    assert unnamed.input_id.startswith("in")
+    assert await core.queue(S).enqueue("x", key="k") == unnamed
 
 
 async def test_queue_verbs_do_not_wait_for_a_running_turn_of_the_same_handle(make_core) -> None:
