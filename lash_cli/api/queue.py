@@ -10,6 +10,7 @@ a session that need not be opened.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -41,7 +42,7 @@ from lash_cli.core.queued_work import (
     command_draft,
     command_source_key,
 )
-from lash_cli.errors import LashRuntimeError, UsageError, WaitTimeout
+from lash_cli.errors import LashError, LashRuntimeError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Clock, Ids
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 BATCH_POLL_FIRST_S = 0.025
 BATCH_POLL_MAX_S = 0.4
+# How long a cancelled caller waits for the write that was under way; behind that whoever drives is told anyway.
+DECIDED_WITHIN_S = 1.0
 
 # Tells whoever drives this session's queue that something came in: (session id, reason).
 Notify = Callable[[str, str], None]
@@ -112,6 +115,22 @@ class SessionQueue:
         if self._notify is not None:
             self._notify(self.session_id, reason)
 
+    async def _tell_if_cancelled(self, error: BaseException, reason: str) -> None:
+        """A write that was under way when its caller was cancelled is done all the same: whoever drives the queue is
+        told once it is decided."""
+        if self._notify is None:
+            return
+        import asyncio  # who drives in the background has it; who only enqueues does without (design D16)
+
+        if not isinstance(error, asyncio.CancelledError):
+            return
+        try:
+            with suppress(LashError, TimeoutError):
+                async with asyncio.timeout(DECIDED_WITHIN_S):
+                    await self._store.abandon_turn_input_claims(())  # nothing; but writes keep their order
+        finally:
+            self._wake(reason)
+
     async def enqueue(
         self,
         turn_input: TurnInput | str,
@@ -139,7 +158,11 @@ class SessionQueue:
             ingress,
             source_key,
         )
-        stored = await self._store.enqueue_turn_input(draft)
+        try:
+            stored = await self._store.enqueue_turn_input(draft)
+        except BaseException as error:
+            await self._tell_if_cancelled(error, "queued_turn_input")
+            raise
         if isinstance(ingress, NextTurn):
             self._wake("queued_turn_input")
         return stored
@@ -154,7 +177,11 @@ class SessionQueue:
         for index, draft in enumerate(ready):
             if has_bytes(draft.input):
                 ready[index] = msgspec.structs.replace(draft, input=await self.stored(draft.input))
-        stored = await self._store.enqueue_turn_inputs(ready)
+        try:
+            stored = await self._store.enqueue_turn_inputs(ready)
+        except BaseException as error:
+            await self._tell_if_cancelled(error, "queued_turn_input")
+            raise
         if any(isinstance(draft.ingress, NextTurn) for draft in ready):
             self._wake("queued_turn_input")
         return stored
@@ -216,7 +243,11 @@ class SessionQueue:
         """Store a batch durably. Raises `InvalidQueuedWorkBatch`, and `UsageError` for a draft of another session."""
         if draft.session_id != self.session_id:
             raise UsageError(f"the batch belongs to session {draft.session_id!r}", code="session_binding_mismatch")
-        receipt = await self._store.enqueue_queued_work(draft)
+        try:
+            receipt = await self._store.enqueue_queued_work(draft)
+        except BaseException as error:
+            await self._tell_if_cancelled(error, reason)
+            raise
         if not receipt.already_settled:
             self._wake(reason)
         return receipt
@@ -275,7 +306,11 @@ class SessionQueue:
 
     async def release(self) -> bool:
         """Let the queue go on; False when it was not held."""
-        was_held = await self._store.set_queue_hold(self.session_id, held_at_ms=None)
+        try:
+            was_held = await self._store.set_queue_hold(self.session_id, held_at_ms=None)
+        except BaseException as error:
+            await self._tell_if_cancelled(error, "queue_released")
+            raise
         if was_held:
             self._wake("queue_released")
         return was_held

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 from support.driving import Crash, CrashPoints, S, said, wake
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import ActiveTurn, FunctionToolProvider, LashCore, ModelSpec, SessionConfigPatch, tool
+from lash_cli.api import ActiveTurn, FunctionToolProvider, LashCore, ModelSpec, SessionConfigPatch, TurnInput, tool
 from lash_cli.core.codec import to_builtins
+from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.queued_work import BatchState
 from lash_cli.errors import ConfigError, SessionExecutionBusy, StoreLocked
 from lash_cli.runtime.drivers import QueueDriver
+
+WAIT_S = 30
 
 
 def answering() -> ScriptedCaller:
@@ -109,6 +115,53 @@ async def test_a_hosts_driver_that_fails_fails_nobodys_call(make_core, caplog) -
     told = [record.getMessage() for record in caplog.records if record.name == "lash.driver"]
     reasons = ("queued_turn_input", "session_command", "turn_completed", "session_open")
     assert told == [f"the queue driver could not be told of {S} ({reason})" for reason in reasons]
+
+
+class HeldWrite:
+    """The next write of a core's store stops in the middle of its transaction until it may go on."""
+
+    def __init__(self, core: LashCore) -> None:
+        self.begun = threading.Event()
+        self.may_go_on = threading.Event()
+        self._database = core.store.db
+        self._write = self._database.write
+        self._database.write = self
+
+    async def __call__(self, job: Callable[[Any], Any], *, durable: bool) -> Any:
+        self._database.write = self._write
+
+        def held(connection: Any) -> Any:
+            self.begun.set()
+            self.may_go_on.wait(WAIT_S)
+            return job(connection)
+
+        return await self._write(held, durable=durable)
+
+
+@pytest.mark.parametrize("way", ["enqueue", "enqueue_all", "release"])
+async def test_what_is_written_although_its_caller_was_cancelled_is_driven(make_core, way: str) -> None:
+    core = make_core(answering(), queue_driver="inline")
+    queue = core.queue(S)
+    await core.open_session(S)
+    if way == "release":
+        await queue.hold()
+        await queue.enqueue("hello")
+    work = {
+        "enqueue": lambda: queue.enqueue("hello"),
+        "enqueue_all": lambda: queue.enqueue_all([InputDraft(S, "in-1", TurnInput.text("hello"))]),
+        "release": queue.release,
+    }[way]
+    held = HeldWrite(core)
+    task = asyncio.ensure_future(work())
+    await asyncio.to_thread(held.begun.wait, WAIT_S)
+    task.cancel()
+    await asyncio.sleep(0.02)
+    held.may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await core.store.set_queue_hold(S, held_at_ms=None)  # writes keep their order: behind it the other one is over
+    await drained(core)
+    assert [row.state for row in await core.store.inputs(S, pending_only=False)] == [InputState.COMPLETED]
 
 
 async def test_what_came_in_while_nobody_drove_is_run_when_the_session_is_opened(make_core) -> None:
