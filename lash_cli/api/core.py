@@ -149,7 +149,8 @@ class LashCore(SessionHistories):
         sources and hooks, the approval policy, the provider, the driver and the trace
         sinks, is contained nowhere but comes out of the call it happened in,
         whose turn is left unfinished, or whose command goes on waiting, so that
-        a bug is loud. Raises
+        a bug is loud: out of `QueueWorker.run`, and what was driven in the
+        background out of `aclose`. Raises
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name and for hooks of one id or of another shape, or
@@ -239,7 +240,8 @@ class LashCore(SessionHistories):
         import lash_cli.runtime.turns  # noqa: F401
 
         store.expect_turns()
-        return QueueDriver(store, self.host.clock, partial(self._opened_to_drain, self._driver_id, DRIVER_LABEL))
+        opener = partial(self._opened_to_drain, self._driver_id, DRIVER_LABEL)
+        return QueueDriver(store, self.host.clock, opener, is_strict=self.host.is_strict)
 
     def worker(self, options: WorkOptions | None = None, *, on_event: OnWorkEvent | None = None) -> QueueWorker:
         """Who drains queues in the foreground: `report = await core.worker(options).run(session_ids)`, in any number of
@@ -252,7 +254,9 @@ class LashCore(SessionHistories):
         from lash_cli.runtime.worker import QueueWorker
 
         opener = partial(self._opened_to_drain, self.host.ids.token(), WORKER_LABEL)
-        return QueueWorker(self.store, self.host.clock, opener, options, on_event=on_event)
+        return QueueWorker(
+            self.store, self.host.clock, opener, options, on_event=on_event, is_strict=self.host.is_strict
+        )
 
     @contextlib.asynccontextmanager
     async def _opened_to_drain(self, owner_id: str, label: str, session_id: str) -> AsyncIterator[LashSession]:

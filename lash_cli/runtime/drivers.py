@@ -15,6 +15,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from enum import StrEnum
+from functools import partial
 from typing import Protocol
 
 from lash_cli.core.protocols import Clock
@@ -109,14 +110,18 @@ class QueueDriver:
         opener: SessionOpener,
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
+        is_strict: bool = False,
     ) -> None:
-        """`opener` opens a session with an owner of its own. At most `concurrency` (≥ 1) sessions are open at once."""
+        """`opener` opens a session with an owner of its own. At most `concurrency` (≥ 1) sessions are open at once.
+        With `is_strict` what is raised and will not pass is told at once, and the first of it raised by `aclose`."""
         self._store = store
         self._clock = clock
         self._open = opener
         self._concurrency = max(1, concurrency)
         self._loops: dict[asyncio.AbstractEventLoop, _Here] = {}
         self._is_closed = False
+        self._is_strict = is_strict
+        self._failure: Exception | None = None
 
     def _here(self) -> _Here:
         """What belongs to the running loop. What closed loops left is forgotten: nothing of it goes on."""
@@ -140,16 +145,25 @@ class QueueDriver:
         here.wakes[session_id] = wake = _Wake(reason)
         task = asyncio.get_running_loop().create_task(self._drive(session_id, wake))
         here.tasks.add(task)
-        task.add_done_callback(here.tasks.discard)
+        task.add_done_callback(partial(self._ended, here))
+
+    def _ended(self, here: _Here, task: asyncio.Task[None]) -> None:
+        here.tasks.discard(task)
+        # What ends the program has left through the event loop already: asking for it keeps that from complaining.
+        if not task.cancelled() and isinstance(raised := task.exception(), Exception):
+            self._failure = self._failure or raised
 
     async def aclose(self) -> None:
         """End every drive of this loop where it stands. A turn under way is not committed; its rows wait for the next
-        owner. A drive in another loop ends after its attempt."""
+        owner. A drive in another loop ends after its attempt. Raises, once, what a strict driver has kept."""
         self._is_closed = True
         tasks = list(self._here().tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     async def settled(self) -> None:
         """Return once nothing is driven any more in this loop."""
@@ -198,14 +212,19 @@ class QueueDriver:
                 errors = 1 if wake.has_progressed else errors + 1
                 if not is_passing(error):
                     self._tell_terminal(session_id, wake, error)
+                    if self._is_strict and not isinstance(error, NotFoundError | SessionClosed):
+                        raise
                     return
                 if errors >= MAX_ATTEMPTS:
                     _log.warning("wake_exhausted %s (%s): %s", session_id, wake.reason, error)
                     return
                 await self._rest(wake.freed, backoff_s(errors))
                 continue
-            except Exception:  # noqa: BLE001 - a fault of one session must not end the others, and is told
+            except Exception:
+                # A fault of one session must not end the others, and is told.
                 _log.exception("wake_terminal %s (%s)", session_id, wake.reason)
+                if self._is_strict:
+                    raise
                 return
             match found:
                 case _Found.PROGRESS:

@@ -61,6 +61,11 @@ async def within_limits(
         # What it had done by then is unknown, so only a tool that may be run again after an effect is (§3.5).
         retry = RetryHint("safe") if isinstance(manifest.retry_policy, IdempotentRetry) else None
         return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
+    except asyncio.CancelledError as interruption:
+        # What ended the program has left through the event loop, which then cancels who waited for it.
+        if task.done() and not task.cancelled() and (raised := task.exception()) is not None:
+            raise interruption from raised
+        raise
     finally:
         await _end(task, f"tool {manifest.name}", CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
 

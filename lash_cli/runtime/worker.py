@@ -60,14 +60,17 @@ class QueueWorker:
         options: WorkOptions | None = None,
         *,
         on_event: OnWorkEvent | None = None,
+        is_strict: bool = False,
     ) -> None:
         """`opener` opens a session where it belongs, under its stored policy and an owner of its own. `on_event` is
-        awaited in the order things happen and must not raise."""
+        awaited in the order things happen and must not raise. With `is_strict` what is raised and will not pass ends
+        the worker, after the turns that run, and comes out of `run`."""
         self._store = store
         self._clock = clock
         self._open = opener
         self._options = options or WorkOptions()
         self._on_event = on_event
+        self._is_strict = is_strict
         self._search = WorkSearch(store, clock, self._options, ())
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining: dict[str, Drainable] = {}
@@ -243,7 +246,10 @@ class QueueWorker:
                 await self._tell(SessionLeft(session_id))
         except LashError as error:
             await self._pass_failed(session_id, error)
-        except Exception as error:  # noqa: BLE001 - a fault of one session must not end the others, and is told
+        except Exception as error:
+            if self._is_strict:
+                raise
+            # A fault of one session must not end the others, and is told.
             _log.exception("draining session %s failed", session_id)
             internal = LashRuntimeError("internal", f"{type(error).__name__}: {error}")
             await self._pass_failed(session_id, TooManyOpenFiles.behind(error) or internal)
@@ -299,6 +305,8 @@ class QueueWorker:
         if rest_ms is not None:
             await self._tell(PassFailed(session_id, error, rest_ms))
             return
+        if self._is_strict:
+            raise error
         self._errors += 1
         self._search.set_aside(session_id)
         await self._tell(PassFailed(session_id, error))

@@ -16,6 +16,7 @@ from lash_cli.api import (
     LashSession,
     ModelSpec,
     PendingCompletion,
+    SqliteStore,
     TeeTraceSink,
     ToolContext,
     tool,
@@ -24,8 +25,9 @@ from lash_cli.core.llm import LlmRequest, LlmResponse
 from lash_cli.core.protocols import EventSink
 from lash_cli.core.queued_work import BatchState
 from lash_cli.core.trace import TraceSink
-from lash_cli.errors import LashRuntimeError
+from lash_cli.errors import LashRuntimeError, StoreError
 from lash_cli.providers.retry import RetryingCaller
+from lash_cli.runtime.drivers import QueueDriver
 from lash_cli.runtime.tracing import Tracer
 from lash_cli.system import SystemClock, SystemIds
 
@@ -203,6 +205,54 @@ async def test_what_a_provider_raises_comes_out_as_what_it_was(make_core) -> Non
     with pytest.raises(LashRuntimeError, match="Broken: in a provider") as raised:
         await (await core.open_session("s1")).turn("go").run()
     assert raised.value.code == "provider_panicked"
+
+
+def in_a_tool() -> dict[str, Any]:
+    return {"provider": ScriptedCaller([ONE], repeat=True), "tools": [tools(breaks)]}
+
+
+def in_a_provider() -> dict[str, Any]:
+    return {"provider": RetryingCaller(Provider()), "tools": []}
+
+
+IN_THE_BACKGROUND = pytest.mark.parametrize(
+    ("options", "kind", "match"),
+    [(in_a_tool, Broken, "in a tool"), (in_a_provider, LashRuntimeError, "Broken: in a provider")],
+)
+
+
+@IN_THE_BACKGROUND
+async def test_what_is_raised_in_the_background_comes_out_as_the_core_is_closed(
+    tmp_path, options, kind, match, caplog
+) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    core = LashCore(store=store, model=ModelSpec("m"), queue_driver="inline", strict=True, **options())
+    await (await core.open_session("s1")).enqueue("go")
+    await (await core.open_session("s2")).enqueue("go")
+    assert isinstance(core._driver, QueueDriver)
+    await core._driver.settled()
+    assert "wake_terminal s1" in caplog.text, "and is told at once"
+    with pytest.raises(kind, match=match):
+        await core.aclose()
+    with pytest.raises(StoreError, match="closed"):
+        await store.session_row("s1")
+    async with LashCore(
+        provider=ScriptedCaller([text("well")]), store=SqliteStore.open(store.db.path), model=ModelSpec("m")
+    ) as again:
+        assert await again.running_turn("s1") is not None, "its turn is left unfinished"
+
+
+@IN_THE_BACKGROUND
+async def test_what_is_raised_in_a_worker_ends_it(make_core, options, kind, match) -> None:
+    given = options()
+    core = make_core(given.pop("provider"), strict=True, **given)
+    session = await core.open_session("s1")
+    await session.enqueue("go")
+    with pytest.raises(kind, match=match):
+        await core.worker().run()
+    row = await core.store.session_row("s1")
+    assert row is not None and row.meta.held_at_ms is None
+    assert await core.running_turn("s1") is not None
 
 
 async def test_what_ends_external_work_and_raises_comes_out(make_core) -> None:
