@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
+from operator import eq
 from typing import Any, Literal
 
 import msgspec
@@ -55,7 +56,8 @@ class MessageSequence(Sequence[Message]):
     The list only ever grows at its end, so the view stays true while later
     turns append; a request over 10 000 messages copies nothing (design D21).
     `shared` and `length` are public so that a wire can cache the encoding of
-    the shared prefix by the identity of its messages.
+    the shared prefix by the identity of its messages. Views are
+    equal that show the same, and what is copied or pickled is what is shown.
     """
 
     __slots__ = ("length", "shared", "tail")
@@ -77,6 +79,22 @@ class MessageSequence(Sequence[Message]):
         if not 0 <= index < size:
             raise IndexError(index)
         return self.shared[index] if index < self.length else self.tail[index - self.length]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MessageSequence):
+            return NotImplemented
+        if self.shared is other.shared and self.length == other.length:
+            return self.tail == other.tail
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash((len(self), self[-1].id if len(self) else None))
+
+    def __copy__(self) -> MessageSequence:
+        return self
+
+    def __reduce__(self) -> tuple[type[MessageSequence], tuple[list[Message], int]]:
+        return MessageSequence, (list(self), len(self))
 
     def with_tail(self, tail: tuple[Message, ...]) -> MessageSequence:
         """The same prefix followed by `tail`."""

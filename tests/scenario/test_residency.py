@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -236,3 +238,16 @@ async def test_nodes_that_lead_to_no_root_are_shown_apart_and_are_in_no_session_
     assert (await core.session_graph(S)).cut_off == ()
     if residency == "keep_all":
         assert opened.read_view().session_graph().cut_off == ()
+
+
+@pytest.mark.parametrize(
+    "made", [copy.copy, copy.deepcopy, lambda view: pickle.loads(pickle.dumps(view))], ids=["copy", "deep", "pickled"]
+)
+@pytest.mark.parametrize("options", [{}, {"residency": "keep_all"}], ids=["messages", "whole"])
+async def test_a_copy_of_a_view_is_equal_to_it(make_core, options, made) -> None:
+    async with await make_core(ScriptedCaller([text("ok")] * 2), **options).open_session(S) as session:
+        await session.turn("one").run()
+        view = session.read_view()
+        copied = made(view)
+        await session.turn("two").run()
+        assert copied == view and copied != session.read_view()
