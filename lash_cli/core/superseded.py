@@ -1,8 +1,9 @@
-"""What was said in the superseded frames of a session that no store has (contract 01 §10, §11).
+"""What was said beside the conversation of a session that no store has (contract 01 §10, §11).
 
 Pure. Such a session holds the messages of its current frame as they are, for
-that is all a turn needs; what was said before is kept beside them as nodes, so
-that its graph is the one a store would have.
+that is all a turn needs; what was said in older frames, and on other branches
+of this one, is kept beside them as nodes, so that its graph is the one a store
+would have.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from lash_cli.core.graph import ConversationPayload, SessionNode, chain
 
 
 class SupersededNodes(Record):
-    """The nodes of every frame but the current one, in their order, and what the first message of the current one
-    hangs below."""
+    """The nodes of every frame but the current one, and of its other branches, in their order, and what the first
+    message of the current one hangs below."""
 
     nodes: tuple[SessionNode, ...] = ()
     base_node_id: str | None = None
@@ -54,20 +55,19 @@ NOTHING_SUPERSEDED = SupersededNodes()
 
 
 def superseded_in(nodes: Iterable[SessionNode], path: Sequence[SessionNode], agent_frame_id: str) -> SupersededNodes:
-    """Those of a graph, whose nodes stand behind their parents, that are not in the frame; of the frame itself only the
-    messages on `path` go on. What hung below another node of it hangs below the nearest that does."""
-    on_path = {node.node_id for node in path}
+    """Those of a graph, whose nodes stand behind their parents, that are not on `path` in the frame; of those that are
+    the messages go on. What hung below another node of them hangs below the nearest that does."""
+    on_path = {node.node_id for node in path if node.agent_frame_id == agent_frame_id}
     known: dict[str | None, str | None] = {None: None}
     kept: list[SessionNode] = []
     for node in nodes:
         parent = known[node.parent_node_id]
-        if node.agent_frame_id != agent_frame_id:
+        if node.node_id not in on_path:
             known[node.node_id] = node.node_id
             kept.append(msgspec.structs.replace(node, parent_node_id=parent))
-        elif node.node_id in on_path and (message := _message(node)) is not None:
-            known[node.node_id] = message.id
         else:
-            known[node.node_id] = parent
+            message = _message(node)
+            known[node.node_id] = parent if message is None else message.id
     first = next((node for node in path if node.agent_frame_id == agent_frame_id and _message(node) is not None), None)
     if first is not None:
         return SupersededNodes(tuple(kept), known[first.parent_node_id])

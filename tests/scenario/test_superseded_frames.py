@@ -13,7 +13,7 @@ from support.switching import SUMMARY, Switching, switch
 from lash_cli.api import LashCore, LashSession, ModelSpec, OpenAgentFrameRequest, SessionGraph
 from lash_cli.core.content import Message, Role, TextPart, message_text
 from lash_cli.core.frames import frame_of_session
-from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.graph import ConversationPayload, PluginPayload
 from lash_cli.errors import RuntimeTurnCommitConflict
 from lash_cli.runtime.state import RuntimeSessionState
 
@@ -120,6 +120,48 @@ async def test_who_went_back_to_an_older_frame_keeps_what_was_said_behind_it(mak
         graph = copied.read_view().session_graph()
         first = [("one", FIRST, None), ("ok", FIRST, "one"), ("three", FIRST, "ok"), ("ok", FIRST, "three")]
         assert shape(graph) == [
-            *first, ("four", FIRST, "ok"), ("yes", FIRST, "four"), ("two", "f2", "ok"), ("ok", "f2", "two"),
+            *first, ("four", FIRST, "ok"), ("yes", FIRST, "four"), ("two", "f2", None), ("ok", "f2", "two"),
         ]  # fmt: skip
+        (note,) = [node for node in graph.nodes if isinstance(node.payload, PluginPayload)]
+        (two,) = [node for node in graph.nodes if node.parent_node_id == note.node_id]
+        assert (note.parent_node_id, two.agent_frame_id) == (back, "f2")
         assert await resident.open_with_state("s2", _of(copied.export_state(), "s2")) is not None
+
+
+async def test_the_branches_of_the_current_frame_stay_without_a_store_too(make_core) -> None:
+    core = make_core(ScriptedCaller([text("ok")], repeat=True), residency="keep_all")
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    first = session.read_view().leaf_node_id
+    await session.turn("two").run()
+    await session.admin().append_plugin_body("notes", {"n": 1})
+    await session.turn("three").run()
+    await session.admin().branch_to_node(first)
+    await session.turn("other two").run()
+    await session.admin().branch_to_node(None)
+    await session.turn("other one").run()
+    await session.admin().branch_to_node(first)
+    state = await session.admin().export_persistence_state()
+    async with LashCore(provider=ScriptedCaller([text("yes")] * 2), model=ModelSpec("model-1")) as resident:
+        copied = await resident.open_with_state(S, state)
+        await copied.turn("four", turn_id="t4").run()
+        whole = [
+            ("one", FIRST, None), ("ok", FIRST, "one"),
+            ("two", FIRST, "ok"), ("ok", FIRST, "two"), ("three", FIRST, None), ("ok", FIRST, "three"),
+            ("other two", FIRST, "ok"), ("ok", FIRST, "other two"),
+            ("other one", FIRST, None), ("ok", FIRST, "other one"),
+            ("four", FIRST, "ok"), ("yes", FIRST, "four"),
+        ]  # fmt: skip
+        view = copied.read_view()
+        assert sorted(shape(view.session_graph()), key=str) == sorted(whole, key=str)
+        assert [message_text(message) for message in view.messages] == ["one", "ok", "four", "yes"]
+        assert view.session_graph().leaf_node_id == view.messages[-1].id
+        await copied.admin().open_agent_frame(OpenAgentFrameRequest("f2", "test"))
+        await copied.turn("five").run()
+        assert set(whole) < set(shape(copied.read_view().session_graph()))
+        exported = _of(copied.export_state(), "s2")
+    stored = await core.open_with_state("s2", exported)
+    await stored.turn("six").run()
+    assert {*whole, ("six", "f2", "yes")} < set(shape(stored.read_view().session_graph()))
+    kept = {node.node_id for node in state.nodes}
+    assert kept < {node.node_id for node in stored.read_view().session_graph().nodes}
