@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from lash_cli.providers.wire import Termination, Wire
 
 MAX_WHOLE_ANSWER_BYTES = 32 * 1024 * 1024
+#: What is read of one answer, events and all: a stream names a token in some 400 bytes, and the longest answers that
+#: models give today have 128 000. One that goes on behind that would fill the memory.
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
 #: What is looked at of a body that is not our wire: far more than is kept, so that no secret is cut unrecognised.
 QUOTED_BYTES = 64 * 1024
 DRAIN_SECONDS = 0.05
@@ -58,6 +61,7 @@ class AnswerReader:
         self._has_event = False
         self._is_done = False
         self._unframed = bytearray()
+        self._size = 0
         self._characters = _CutCharacters()
         self.position = "no_response"
 
@@ -105,6 +109,9 @@ class AnswerReader:
                 raise
 
     async def _take_chunk(self, chunk: bytes, decoder: SseDecoder) -> None:
+        self._size += len(chunk)
+        if self._size > MAX_ANSWER_BYTES:
+            raise self._too_large()
         if not self._has_event and len(self._unframed) < MAX_WHOLE_ANSWER_BYTES:
             self._unframed += chunk
         await self._take_events(decoder.feed(chunk))
@@ -191,6 +198,16 @@ class AnswerReader:
                 self._wire.unproved_code, "the answer ended before the provider said it was complete"
             )
         return response
+
+    def _too_large(self) -> LlmTransportError:
+        """Not to be asked for again: it would only come to the same once more."""
+        return LlmTransportError(
+            f"the answer went on for more than {MAX_ANSWER_BYTES} bytes",
+            kind="stream",
+            code="answer_too_large",
+            protocol_position=self.position,
+            partial=self.partial(),
+        )
 
     def _stream_error(self, code: str, message: str) -> LlmTransportError:
         return LlmTransportError(

@@ -17,8 +17,9 @@ from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import LlmCallResult, LlmRequest, LlmScope
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import EventSink
-from lash_cli.providers import endpoint
+from lash_cli.providers import answer_reader, endpoint
 from lash_cli.providers.catalog import KINDS, ProviderSettings, build_caller
+from lash_cli.providers.models import CATALOGUE
 
 HTTP_KINDS = sorted(KINDS.keys() - {"loopback"})
 KEY = "canary-key-0001"
@@ -135,6 +136,42 @@ async def test_an_event_without_an_end_is_cut_by_its_size(kind: str) -> None:
     async with raw_server(pieces, ending="hang") as address:
         result = await call(kind, address, chunk_timeout_seconds=30)
     assert (result.error.kind, result.error.code) == ("stream", "sse_event_too_large")
+
+
+SAID = {
+    "openai_chat": b'{"choices":[{"index":0,"delta":{"content":"and so on "}}]}',
+    "openai_responses": b'{"type":"response.output_text.delta","item_id":"i","output_index":0,"delta":"and so on "}',
+    "anthropic": b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"and so on "}}',
+    "google": b'{"candidates":[{"content":{"role":"model","parts":[{"text":"and so on "}]}}]}',
+}
+BEGUN = {
+    "openai_responses": b'{"type":"response.output_item.added","output_index":0,"item":{"type":"message","id":"i"}}',
+    "anthropic": b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+}
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize("what", ["text", "comments"])
+async def test_an_answer_without_an_end_is_cut_by_its_size_and_not_asked_for_again(
+    kind: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_reader, "MAX_ANSWER_BYTES", 1 << 20)
+    head = EVENTS + b"connection: close\r\n\r\n"
+    event = b"data: " + SAID[kind] + b"\n\n" if what == "text" else b": still there\n\n"
+    begun = b"data: " + BEGUN[kind] + b"\n\n" if kind in BEGUN else b""
+    pieces = itertools.chain([head, begun], itertools.repeat(event * 1000))
+    async with raw_server(pieces) as address:
+        result = await call(kind, address, max_attempts=3, chunk_timeout_seconds=30)
+    assert result.response is None
+    assert (result.error.kind, result.error.code, result.error.retryable) == ("stream", "answer_too_large", False)
+    (attempt,) = result.record.attempts
+    assert attempt.protocol_position == ("output_started" if what == "text" else "response_observed")
+
+
+def test_the_longest_answers_of_the_catalogue_are_far_below_what_is_read() -> None:
+    most_tokens = max(model.max_output_tokens or 0 for model in CATALOGUE.values())
+    a_token_in_an_event = 400
+    assert most_tokens * a_token_in_an_event * 2 <= answer_reader.MAX_ANSWER_BYTES
 
 
 @pytest.mark.parametrize("kind", HTTP_KINDS)
