@@ -10,6 +10,8 @@ import asyncio
 import logging
 from typing import Any, Final
 
+import msgspec
+
 from lash_cli.core.codec import storable
 from lash_cli.core.llm import (
     LlmCallRecord,
@@ -56,7 +58,24 @@ async def asked(
         return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
     if not isinstance(result, LlmCallResult) or not is_whole_result(result):
         return _panicked(request, f"answered {type(result).__name__}, no LlmCallResult that is one", heard)
+    ended = result.error or result.response
+    if ended is not None and ended.terminal_reason is TerminalReason.CANCELLED and not cancel.is_set:
+        return _not_cancelled(result)
     return result
+
+
+def _not_cancelled(result: LlmCallResult) -> LlmCallResult:
+    """A call of which only its provider says that it was cancelled, as the failure of the provider it is: a turn is
+    cancelled by a request alone, and without one would have no outcome (contract 01 §6.6)."""
+    error, response = result.error, result.response
+    if error is not None:
+        error = msgspec.structs.replace(error, terminal_reason=TerminalReason.PROVIDER_ERROR)
+    if response is not None:
+        said = response.terminal_diagnostic or "the provider says that the answer was cancelled"
+        response = msgspec.structs.replace(
+            response, terminal_reason=TerminalReason.PROVIDER_ERROR, terminal_diagnostic=said
+        )
+    return msgspec.structs.replace(result, response=response, error=error)
 
 
 _CANCELLED: Final = NormalizedError(

@@ -29,7 +29,7 @@ from lash_cli.api import (
 )
 from lash_cli.core.activity import ReasoningShown, ToolProgress
 from lash_cli.core.content import TurnInput, user_message
-from lash_cli.core.llm import LlmCallRecord, ReasoningDelta
+from lash_cli.core.llm import LlmCallRecord, NormalizedError, ReasoningDelta, TerminalReason
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.errors import DirectCompletionError
 from lash_cli.runtime import asking
@@ -133,6 +133,26 @@ async def test_a_provider_that_answers_nonsense_stops_its_turn_and_no_other(make
 @pytest.mark.parametrize("wrong", WRONG_RESULTS)
 async def test_a_model_caller_that_answers_nonsense_stops_its_turn_and_no_other(make_core, wrong: str) -> None:
     await goes_on(make_core, ForeignCaller(WRONG_RESULTS[wrong]))
+
+
+CANCELLED: dict[str, LlmCallResult] = {
+    "an answer": LlmCallResult(LlmCallRecord("r"), response("half", terminal_reason=TerminalReason.CANCELLED)),
+    "an error": LlmCallResult(
+        LlmCallRecord("r"), error=NormalizedError("unknown", "gone", terminal_reason=TerminalReason.CANCELLED)
+    ),
+}
+
+
+@pytest.mark.parametrize("how", CANCELLED)
+async def test_a_call_that_nobody_here_cancelled_is_a_failure_of_its_provider(make_core, how: str) -> None:
+    async with asyncio.timeout(30):
+        async with await make_core(ForeignCaller(answers(CANCELLED[how]))).open_session(S) as session:
+            result = (await session.turn("hello").run()).result
+            assert isinstance(result.outcome, Stopped) and result.outcome.reason == "provider_error"
+            assert [issue.terminal_reason for issue in result.errors] == ["provider_error"]
+        async with await make_core(ScriptedCaller([text("fine")])).open_session(S) as session:
+            assert (await session.turn("again").run()).result.assistant_message() == "fine"
+            assert said(session.read_view().messages) == ["hello", "again", "fine"]
 
 
 @pytest.mark.parametrize("kind", [lambda answering: RetryingCaller(Foreign(answering)), ForeignCaller])
