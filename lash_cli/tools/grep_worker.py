@@ -4,14 +4,17 @@ Python's matcher holds the interpreter lock and cannot be interrupted, so a
 pattern that backtracks without end would freeze the whole runtime. In a child
 process it is simply killed. Input (JSON on stdin): `pattern`, `files` as
 [shown, real] pairs, `limit`, `file_bytes`, `line_chars`. Output: one JSON line
-per match `[shown, line, text]`, then one object: `is_cut` or an `error`.
+per match `[shown, line, text]`, then one object: `is_cut` and how many files
+were left out, or an `error`.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -23,17 +26,76 @@ _POSIX_CLASS = re.compile(
 )
 
 
-def read_text(path: str, file_bytes: int) -> str | None:
-    """The text of a regular file without following a link; None for binary, oversized or unreadable files."""
+# A directory on the way to a file: to pass through it takes no right to read it.
+_DIRECTORY = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Directories:
+    """Opens files by absolute path without following a link anywhere on it; keeps the last directory open, because
+    files come sorted."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+        self._descriptor = -1
+
+    def open_file(self, path: str) -> int:
+        """A descriptor for reading that blocks on nothing; raises `OSError`."""
+        directory, _, name = path.rpartition("/")
+        if directory != self._path:
+            self.close()
+            self._descriptor = _opened(directory)
+            self._path = directory
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._descriptor)
+
+    def close(self) -> None:
+        """Let go of the directory that is kept."""
+        if self._path is not None:
+            self._path = None
+            os.close(self._descriptor)
+
+
+def _opened(directory: str) -> int:
+    current = os.open("/", _DIRECTORY)
+    for name in filter(None, directory.split("/")):
+        try:
+            following = os.open(name, _DIRECTORY, dir_fd=current)
+        finally:
+            os.close(current)
+        current = following
+    return current
+
+
+class LeftOut:
+    """How many files were not searched, and why; those that are gone, links or no files at all are none."""
+
+    def __init__(self) -> None:
+        self.binary = 0
+        self.large = 0
+        self.unreadable = 0
+
+
+def read_text(directories: Directories, path: str, file_bytes: int, left_out: LeftOut) -> str | None:
+    """The text of a regular file; None for one that is `left_out`, and for what is no file."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if os.fstat(descriptor).st_size > file_bytes:
-                return None
-            data = file.read(file_bytes + 1)
-    except OSError:
+        descriptor = directories.open_file(path)
+    except OSError as error:
+        left_out.unreadable += error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
         return None
-    if len(data) > file_bytes or b"\0" in data[:BINARY_PROBE_BYTES]:
+    try:
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            data = file.read(file_bytes + 1) if status.st_size <= file_bytes else None
+    except OSError:
+        left_out.unreadable += 1
+        return None
+    if data is None or len(data) > file_bytes:
+        left_out.large += 1
+        return None
+    if b"\0" in data[:BINARY_PROBE_BYTES]:
+        left_out.binary += 1
         return None
     return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
@@ -58,17 +120,21 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
         yield {"error": str(error)}
         return
     found = 0
+    left_out = LeftOut()
+    directories = Directories()
     for shown, real in request["files"]:
-        text = read_text(real, request["file_bytes"])
+        text = read_text(directories, real, request["file_bytes"], left_out)
         if text is None:
             continue
         for number, line in matches(text, pattern):
             found += 1
             if found > request["limit"]:
-                yield {"is_cut": True}
-                return
+                break
             yield [shown, number, line[: request["line_chars"]]]
-    yield {"is_cut": False}
+        if found > request["limit"]:
+            break
+    directories.close()
+    yield {"is_cut": found > request["limit"], **vars(left_out)}
 
 
 def main() -> None:

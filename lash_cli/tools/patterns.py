@@ -24,14 +24,30 @@ MAX_PATTERN_CHARS = 4096
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """A pattern for whole relative paths with `/`; raises `ToolFault` for a pattern that cannot be read."""
+    """A pattern for whole relative paths of files with `/`; raises `ToolFault` for a pattern that cannot be read, or
+    that no such path can match."""
     if len(pattern) > MAX_PATTERN_CHARS:
         raise invalid("bad_pattern", f"the glob pattern is longer than {MAX_PATTERN_CHARS} characters")
     try:
-        alternatives = [_translate(alternative.removeprefix("./")) for alternative in _expand_braces(pattern)]
+        expanded = _expand_braces(pattern)
+        for alternative in expanded:
+            _check_matchable(alternative)
+        alternatives = [_translate(alternative.removeprefix("./")) for alternative in expanded]
         return re.compile("|".join(f"(?:{alternative})" for alternative in alternatives), re.DOTALL)
     except re.error as error:
         raise invalid("bad_pattern", f"the glob pattern {pattern!r} cannot be read: {error}") from error
+
+
+def _check_matchable(pattern: str) -> None:
+    """Refuse what would be answered with "nothing found" whatever there is."""
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise invalid(
+            "bad_pattern",
+            f"the glob pattern {pattern!r} leads out of the directory that is searched; name the directory in path, and"
+            " in the pattern what lies below it",
+        )
+    if pattern.endswith("/"):
+        raise invalid("bad_pattern", f"the glob pattern {pattern!r} is for directories, and only files are found")
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
 import msgspec
 
+from lash_cli.core.codec import encode
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 
@@ -25,6 +27,8 @@ NEW_DIRECTORY_MODE = 0o755
 MAX_PATH_CHARS = 4096
 # The kernel's view of processes shows their environment, keys included.
 ALWAYS_DENIED = (Path("/proc"),)
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f]")
 
 
 class _Rule(msgspec.Struct, frozen=True):
@@ -53,6 +57,12 @@ def _depth(path: Path, rules: tuple[_Rule, ...]) -> int:
 def printable(path: str) -> str:
     """`path` as text: bytes that are no UTF-8 are shown as replacement characters."""
     return path if path.isascii() else os.fsencode(path).decode("utf-8", "replace")
+
+
+def shown_name(name: str) -> str:
+    """`printable` on one line: a name with line feeds or other control characters is shown as a JSON string."""
+    text = printable(name)
+    return encode(text).decode() if _CONTROLS.search(text) else text
 
 
 class FilePolicy:

@@ -2,9 +2,9 @@
 
 Hidden names, `node_modules` and what .gitignore excludes are skipped, denied
 directories too; symbolic links are listed but never followed. Both are bounded
-in entries walked and results shown and say so when a bound was met. A walk
-goes by path: a directory exchanged for a link while it runs may be listed,
-a file that is itself a link is never read.
+in entries walked and results shown, and say so when a bound was met or
+something could not be read. Every directory is opened without following a link,
+so one that is exchanged for a link meanwhile is not entered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancell
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
-from lash_cli.tools.policy import FilePolicy, printable, status_of
+from lash_cli.tools.policy import MAX_PATH_CHARS, FilePolicy, printable, shown_name, status_of
 from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.workers import run_worker
 
@@ -78,7 +78,8 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Walk:
-    """One bounded walk below a directory; `is_complete` is False once a bound or a cancellation cut it short."""
+    """One bounded walk below a directory; `is_complete` is False once a bound or a cancellation cut it short,
+    `unreadable` counts the directories that could not be looked into."""
 
     def __init__(self, policy: FilePolicy, base: Path, cancel: CancelSignal, limit: int = WALKED_ENTRIES) -> None:
         self._policy = policy
@@ -86,6 +87,7 @@ class Walk:
         self._cancel = cancel
         self._left = limit
         self.is_complete = True
+        self.unreadable = 0
 
     def files(self) -> Iterator[Found]:
         """Every file and link below the base that is neither hidden nor ignored, in no particular order."""
@@ -96,34 +98,54 @@ class Walk:
         while pending:
             relative, inherited = pending.pop()
             directory = self._base / relative
+            if len(str(directory)) > MAX_PATH_CHARS:  # no tool can be told to go there
+                self.unreadable += 1
+                continue
             if not self._policy.permits_read(directory):
                 continue
-            own = self._ignore_file(directory, prefix + relative)
-            rules = inherited if own is None else (*inherited, own)
-            for entry in self._entries(directory):
-                is_directory = entry.is_dir(follow_symlinks=False)
-                path = relative + entry.name
-                if is_ignored(prefix + path, is_directory, rules):
-                    continue
-                if is_directory:
-                    pending.append((f"{path}/", rules))
-                else:
-                    yield Found(path, entry.is_symlink())
+            descriptor = self._opened(directory)
+            if descriptor is None:
+                continue
+            try:
+                own = _ignore_file(descriptor, prefix + relative)
+                rules = inherited if own is None else (*inherited, own)
+                for entry in self._entries(descriptor):
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    path = relative + entry.name
+                    if is_ignored(prefix + path, is_directory, rules):
+                        continue
+                    if is_directory:
+                        pending.append((f"{path}/", rules))
+                    else:
+                        yield Found(path, entry.is_symlink())
+            except OSError as error:
+                self._missed(directory, os_fault(error, "search", directory))
+            finally:
+                os.close(descriptor)
 
-    def _entries(self, directory: Path) -> Iterator[os.DirEntry[str]]:
+    def _entries(self, descriptor: int) -> Iterator[os.DirEntry[str]]:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                self._left -= 1
+                if self._left < 0 or self._cancel.is_set:
+                    self.is_complete = False
+                    return
+                if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
+                    yield entry
+
+    def _opened(self, directory: Path) -> int | None:
+        """A descriptor to look through a directory with, None when it cannot be looked through."""
         try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    self._left -= 1
-                    if self._left < 0 or self._cancel.is_set:
-                        self.is_complete = False
-                        return
-                    if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
-                        yield entry
-        except OSError as error:
-            # A directory that cannot be read, or vanished, has nothing to show; the one that was asked for has to.
-            if directory == self._base:
-                raise os_fault(error, "search", self._base) from error
+            return self._policy.open_file(directory)
+        except ToolFault as fault:
+            self._missed(directory, fault)
+            return None
+
+    def _missed(self, directory: Path, fault: ToolFault) -> None:
+        """Count a directory that cannot be looked into, unless it vanished; the one that was asked for is a failure."""
+        if directory == self._base:
+            raise fault
+        self.unreadable += fault.code != "not_found"
 
     def _repository_root(self) -> Path:
         for directory in (self._base, *self._base.parents):
@@ -137,25 +159,34 @@ class Walk:
         for relative in reversed(self._base.relative_to(root).parents):
             directory = root / relative
             base = "" if directory == root else f"{directory.relative_to(root).as_posix()}/"
-            file = self._ignore_file(directory, base)
+            if not self._policy.permits_read(directory):
+                continue
+            try:
+                descriptor = self._policy.open_file(directory)
+            except ToolFault:
+                continue  # what cannot be read excludes nothing
+            try:
+                file = _ignore_file(descriptor, base)
+            finally:
+                os.close(descriptor)
             if file is not None:
                 found.append(file)
         return tuple(found)
 
-    def _ignore_file(self, directory: Path, base: str) -> IgnoreFile | None:
-        path = directory / ".gitignore"
-        if not self._policy.permits_read(path):
-            return None
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            data = os.read(descriptor, IGNORE_FILE_BYTES) if is_file else b""
-        finally:
-            os.close(descriptor)
-        return parse_ignore_file(data.decode("utf-8", "replace"), base)
+
+def _ignore_file(directory: int, base: str) -> IgnoreFile | None:
+    """The rules of the .gitignore in an open directory, None when there is none to be read."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(".gitignore", flags, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        data = os.read(descriptor, IGNORE_FILE_BYTES) if is_file else b""
+    finally:
+        os.close(descriptor)
+    return parse_ignore_file(data.decode("utf-8", "replace"), base)
 
 
 class SearchTools:
@@ -210,6 +241,8 @@ class SearchTools:
         result: dict[str, Any] = {"paths": [printable(path) for path in shown]}
         if len(shown) < len(paths):
             result["truncated"] = {"shown": len(shown), "total": len(paths), "omitted": len(paths) - len(shown)}
+        if walk.unreadable:
+            result["not_searched"] = _counted(walk.unreadable, "directory", "directories") + " that cannot be read"
         if not walk.is_complete:
             result["incomplete"] = f"stopped after {WALKED_ENTRIES} entries; search a smaller directory"
         return success(result)
@@ -217,14 +250,13 @@ class SearchTools:
     async def grep(self, arguments: GrepArguments, context: ToolContext) -> ToolCallOutput:
         """Lines that match, as `path:line: text`."""
         real = self._policy.resolve_read(arguments.path, self._cwd)
-        complete = True
+        walk = None
         status = status_of(real)
         if status is not None and stat.S_ISREG(status.st_mode):
-            files = [(arguments.path, str(real))]
+            files = [(shown_name(arguments.path), str(real))]
         else:
             walk = Walk(self._policy, self._directory(arguments.path), context.cancel)
-            files = await asyncio.to_thread(lambda: _searched(walk, self._policy, real, arguments.glob))
-            complete = walk.is_complete
+            files = await asyncio.to_thread(_searched, walk, self._policy, real, arguments.glob)
         if context.cancel.is_set:
             return cancelled()
         request = {
@@ -235,7 +267,7 @@ class SearchTools:
             "line_chars": GREP_LINE_CHARS,
         }
         output = await self._run_worker(json.dumps(request).encode(), context)  # passes names that are no UTF-8
-        return cancelled() if output is None else success(_grep_result(output, complete))
+        return cancelled() if output is None else success(_grep_result(output, walk))
 
     def _directory(self, path: str) -> Path:
         real = self._policy.resolve_read(path, self._cwd)
@@ -266,17 +298,21 @@ def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> l
         for found in walk.files()
         if not found.is_link and (pattern is None or pattern.fullmatch(found.relative))
     )
-    return [(printable(path), str(base / path)) for path in relatives if base / path not in denied]
+    return [(shown_name(path), str(base / path)) for path in relatives if base / path not in denied]
 
 
 class _Summary(msgspec.Struct, frozen=True):
-    """The last line of the worker: how the search ended, or why there was none."""
+    """The last line of the worker: how the search ended and how many files it left out, or why there was none."""
 
     is_cut: bool = False
+    binary: int = 0
+    large: int = 0
+    unreadable: int = 0
     error: str | None = None
 
 
-def _grep_result(output: bytes, complete: bool) -> Any:
+def _grep_result(output: bytes, walk: Walk | None) -> Any:
+    """What the model reads; `walk` is None where one file was asked for by its name."""
     try:
         *matches, last = output.splitlines()
         summary = decode(last, _Summary)
@@ -286,9 +322,28 @@ def _grep_result(output: bytes, complete: bool) -> Any:
         raise ToolFault(FailureClass.INTERNAL, "grep_failed", f"the search failed: {shown}") from error
     if summary.error is not None:
         raise invalid("bad_pattern", f"the regular expression cannot be read: {summary.error}")
-    lines = [f"{path}:{number}: {text}" for path, number, text in items]
+    lines = [f"{path}:{number}: {text}" for path, number, text in items] or ["no matches"]
     if summary.is_cut:
         lines.append(f"(more matches follow; only the first {len(items)} are shown)")
-    if not complete:
+    left_out = _left_out(summary, walk)
+    if left_out:
+        lines.append(f"(not searched: {', '.join(left_out)})")
+    if walk is not None and not walk.is_complete:
         lines.append(f"(incomplete: stopped after {WALKED_ENTRIES} entries; search a smaller directory)")
-    return "\n".join(lines) if lines else "no matches"
+    return "\n".join(lines)
+
+
+def _left_out(summary: _Summary, walk: Walk | None) -> list[str]:
+    """What may hold matches that were not looked for; binary files are told of where one was asked for."""
+    files = "file", "files"
+    told = [
+        (walk.unreadable if walk is not None else 0, ("directory", "directories"), " that cannot be read"),
+        (summary.unreadable, files, " that cannot be read"),
+        (summary.large, files, f" larger than {GREP_FILE_BYTES // 2**20} MiB"),
+        (summary.binary if walk is None else 0, ("binary file", "binary files"), ""),
+    ]
+    return [_counted(count, *names) + rest for count, names, rest in told if count]
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"

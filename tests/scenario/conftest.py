@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.made_files import lay
 from support.scripted import ScriptedCaller
+from support.tools import Workbench
 
 from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.policy import ModelSpec
 from lash_cli.system import SystemClock, SystemIds
 
 MakeCore = Callable[..., LashCore]
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -35,3 +39,23 @@ async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
     yield build
     for core in cores:
         await core.aclose()
+
+
+@pytest.fixture
+def nobodys_bench() -> Iterator[Workbench]:
+    """A bench used without the powers of root; the directories of pytest are root's alone."""
+    with tempfile.TemporaryDirectory() as base:
+        os.chmod(base, 0o755)
+        bench = Workbench(Path(base))
+        if os.geteuid() != 0:
+            yield bench
+            return
+        os.chown(bench.root, NOBODY, NOBODY)
+        try:
+            os.seteuid(NOBODY)  # of every thread
+        except PermissionError:
+            pytest.skip("root of this container may not become another user")
+        try:
+            yield bench
+        finally:
+            os.seteuid(0)

@@ -8,8 +8,6 @@ import concurrent.futures.thread  # noqa: F401 - its file may be out of reach of
 import errno
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolSuccess
 from lash_cli.tools import files, writing
 from lash_cli.tools.schema import ArgumentsInvalid, check_schema, validate_arguments
 
-NOBODY = 65534
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
 
@@ -232,26 +229,6 @@ async def test_directories_and_write_protected_files_are_not_replaced(bench: Wor
     fault = failure_of(await bench.call("write", path="locked", content="new"))
     assert fault.failure_class is FailureClass.PERMISSION_DENIED
     assert (bench.root / "locked").read_text() == "old"
-
-
-@pytest.fixture
-def nobodys_bench() -> Iterator[Workbench]:
-    """A bench used without the powers of root; the directories of pytest are root's alone."""
-    with tempfile.TemporaryDirectory() as base:
-        os.chmod(base, 0o755)
-        bench = Workbench(Path(base))
-        if os.geteuid() != 0:
-            yield bench
-            return
-        os.chown(bench.root, NOBODY, NOBODY)
-        try:
-            os.seteuid(NOBODY)  # of every thread
-        except PermissionError:
-            pytest.skip("root of this container may not become another user")
-        try:
-            yield bench
-        finally:
-            os.seteuid(0)
 
 
 async def test_a_file_that_may_not_be_written_is_not_replaced(nobodys_bench: Workbench) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 from support.tools import Workbench, failure_of, value_of
 
 from lash_cli.core.tools import FailureClass
-from lash_cli.tools import search
+from lash_cli.tools import grep_worker, search
+from lash_cli.tools.policy import FilePolicy
 
 
 @pytest.fixture
@@ -93,22 +93,96 @@ async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> N
     assert failure_of(await bench.call("glob", pattern="*", path="absent")).code == "not_found"
 
 
-async def test_a_directory_that_may_not_be_read_is_not_said_to_be_empty(
+async def test_a_directory_that_may_not_be_read_is_not_said_to_be_empty(nobodys_bench: Workbench) -> None:
+    nobodys_bench.write("locked/a", "x").parent.chmod(0)
+    nobodys_bench.write("b", "x")
+    value = value_of(await nobodys_bench.call("glob", pattern="**"))
+    assert value == {"paths": ["b"], "not_searched": "1 directory that cannot be read"}
+    for name in ("glob", "grep"):
+        refused = failure_of(await nobodys_bench.call(name, pattern="*", path="locked"))
+        assert refused.code == "permission_denied"
+    (nobodys_bench.root / "locked").chmod(0o700)
+
+
+def test_a_file_that_may_not_be_read_is_counted_and_one_that_is_gone_is_not(nobodys_bench: Workbench) -> None:
+    nobodys_bench.write("locked", "x").chmod(0)
+    nobodys_bench.write("b", "x")
+    files = [(name, str(nobodys_bench.root / name)) for name in ("b", "gone", "locked")]
+    request = {"pattern": "x", "files": files, "limit": 9, "file_bytes": 99, "line_chars": 99}
+    assert list(grep_worker.search(request)) == [
+        ["b", 1, "x"],
+        {"is_cut": False, "binary": 0, "large": 0, "unreadable": 1},
+    ]
+
+
+async def test_a_directory_swapped_for_a_link_while_it_is_walked_is_not_entered(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.write("locked/a", "x")
-    bench.write("b", "x")
-    scan = os.scandir
+    bench.write("a", "needle")
+    bench.write("d/b", "needle")
+    outside = bench.write("../outside/secret", "needle").parent
+    permits = FilePolicy.permits_read
 
-    def scandir(path: Path) -> object:
-        if path.name == "locked":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return scan(path)
+    def permits_then_swaps(policy: FilePolicy, real: Path) -> bool:
+        if real == bench.root / "d" and not real.is_symlink():
+            real.rename(bench.root / ".d")
+            real.symlink_to(outside)
+            return True
+        return permits(policy, real)
 
-    monkeypatch.setattr(search.os, "scandir", scandir)
-    assert await found(bench, "**") == ["b"]
-    assert failure_of(await bench.call("glob", pattern="*", path="locked")).code == "permission_denied"
-    assert failure_of(await bench.call("grep", pattern="x", path="locked")).code == "permission_denied"
+    monkeypatch.setattr(FilePolicy, "permits_read", permits_then_swaps)
+    value = value_of(await bench.call("glob", pattern="**"))
+    assert value == {"paths": ["a"], "not_searched": "1 directory that cannot be read"}
+
+
+def test_a_directory_swapped_for_a_link_before_its_files_are_read_is_not_entered(bench: Workbench) -> None:
+    outside = bench.write("../outside/secret", "needle").parent
+    (bench.root / "d").symlink_to(outside)
+    bench.write("e", "needle")
+    files = [(name, str(bench.root / name)) for name in ("d/secret", "e")]
+    request = {"pattern": "needle", "files": files, "limit": 9, "file_bytes": 99, "line_chars": 99}
+    assert [line[0] for line in grep_worker.search(request) if isinstance(line, list)] == ["e"]
+
+
+async def test_a_search_takes_nothing_out_of_a_pipe(bench: Workbench) -> None:
+    os.mkfifo(bench.root / "pipe")
+    held = os.open(bench.root / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(held, b"needle\n")
+        assert value_of(await bench.call("grep", pattern="needle")) == "no matches"
+        assert os.read(held, 100) == b"needle\n"
+    finally:
+        os.close(held)
+
+
+async def test_a_file_that_was_not_searched_is_not_said_to_have_no_matches(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "GREP_FILE_BYTES", 1024 * 1024)
+    bench.write("large.log", "needle\n" * 200_000)
+    bench.write("bin", "needle\0")
+    bench.write("small", "needle")
+    large = "(not searched: 1 file larger than 1 MiB)"
+    assert value_of(await bench.call("grep", pattern="needle", path="large.log")) == f"no matches\n{large}"
+    assert value_of(await bench.call("grep", pattern="needle")) == f"small:1: needle\n{large}"
+    assert (
+        value_of(await bench.call("grep", pattern="needle", path="bin")) == "no matches\n(not searched: 1 binary file)"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["/etc/*", "../*", "a/../b", "d/", "{x,/y}"])
+async def test_a_pattern_that_no_path_can_match_is_a_bad_request(bench: Workbench, pattern: str) -> None:
+    bench.write("d/a", "")
+    refused = failure_of(await bench.call("glob", pattern=pattern))
+    assert (refused.failure_class, refused.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
+    if "/" in pattern:
+        assert failure_of(await bench.call("grep", pattern="x", glob=pattern)).code == "bad_pattern"
+
+
+async def test_a_name_of_several_lines_is_shown_on_one(bench: Workbench) -> None:
+    bench.write("d/two\nlines", "needle")
+    assert value_of(await bench.call("grep", pattern="needle")) == '"d/two\\nlines":1: needle'
+    assert await found(bench, "**") == ["d/two\nlines"]
 
 
 async def test_grep_numbers_lines_and_uses_the_same_rules(bench: Workbench) -> None:
@@ -140,7 +214,9 @@ async def test_long_lines_are_cut_and_large_files_left_out(bench: Workbench) -> 
     with (bench.root / "huge").open("wb") as file:
         file.write(b"x")
         file.truncate(search.GREP_FILE_BYTES + 1)
-    assert value_of(await bench.call("grep", pattern="x+")) == "long:1: " + "x" * search.GREP_LINE_CHARS
+    long, rest = value_of(await bench.call("grep", pattern="x+")).splitlines()
+    assert long == "long:1: " + "x" * search.GREP_LINE_CHARS
+    assert rest == "(not searched: 1 file larger than 5 MiB)"
 
 
 async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
@@ -224,7 +300,8 @@ async def test_a_tree_deeper_than_a_path_can_say_is_searched_as_far_as_it_can_be
     finally:
         os.close(here)
     assert await found(bench, "**") == ["near"]
-    assert value_of(await bench.call("grep", pattern="needle")) == "near:1: needle"
+    left_out = "(not searched: 1 directory that cannot be read)"
+    assert value_of(await bench.call("grep", pattern="needle")) == f"near:1: needle\n{left_out}"
 
 
 async def test_an_ignore_file_that_is_a_pipe_is_not_waited_for(bench: Workbench) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.processes import PATIENCE_S, start_process
 
@@ -105,6 +105,7 @@ def test_no_pattern_of_a_strange_repository_stops_the_process() -> None:
     st.lists(st.sampled_from(["a", "b", "ab", "/", "\n"]), max_size=9).map("".join),
 )
 def test_a_glob_matches_what_trying_every_way_would_find(pattern: str, path: str) -> None:
+    assume(not pattern.startswith("/") and not pattern.endswith("/"))
     compiled = compile_glob(pattern)
     patient = re.compile(compiled.pattern.replace("(?>", "(?:"), re.DOTALL)
     assert bool(compiled.fullmatch(path)) == bool(patient.fullmatch(path))
