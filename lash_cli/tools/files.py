@@ -23,13 +23,14 @@ from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOut
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
-from lash_cli.tools.policy import FilePolicy, printable, require_regular
+from lash_cli.tools.policy import FilePolicy, printable, require_regular, shown_name
 from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
 
 LINE_BYTES = 2000
 READ_BYTES = 50 * 1024
 BINARY_PROBE_BYTES = 8192
+SKIPPED_BYTES = 1024 * 1024
 EDIT_BYTES = 10 * 1024 * 1024
 ATTACHMENT_BYTES = 20 * 1024 * 1024
 DEFAULT_LINES = 2000
@@ -238,7 +239,7 @@ def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSign
     shown = names[first : first + arguments.limit]
     if not shown:
         raise _past_end(arguments, len(names), "entries")
-    lines = printable("\n".join(shown))
+    lines = "\n".join(map(shown_name, shown))
     rest = len(names) - first - len(shown)
     return lines + (f"\n({rest} more; continue with offset={first + len(shown) + 1})" if rest else "")
 
@@ -255,14 +256,12 @@ def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSigna
     """Lines as `N: text` from `offset`, within the line, size and count limits; raises `ToolFault` past the end."""
     shown: list[str] = []
     held = 0
-    number = 0
+    number = _skip_lines(file, arguments.offset - 1, cancel)
     while True:
         line, is_cut = _next_line(file, cancel)
         if line is None:
             break
         number += 1
-        if number < arguments.offset:
-            continue
         text = f"{number}: {_text(line, number)}{'...' if is_cut else ''}"
         held += len(text.encode()) + 1
         if shown and (len(shown) == arguments.limit or held > READ_BYTES):
@@ -274,6 +273,27 @@ def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSigna
     if not shown:
         raise _past_end(arguments, number, "lines")
     return "\n".join(shown)
+
+
+def _skip_lines(file: BinaryIO, count: int, cancel: CancelSignal) -> int:
+    """Pass over `count` lines, or all there are: how many that was. By the stretch: to read each takes minutes where a
+    file is large."""
+    passed, last = 0, b"\n"
+    while passed < count:
+        _check_wanted(cancel)
+        stretch = file.read(SKIPPED_BYTES)
+        if not stretch:
+            return passed + (last != b"\n")
+        ends = stretch.count(b"\n")
+        if passed + ends >= count:
+            end = 0
+            for _ in range(count - passed):
+                end = stretch.index(b"\n", end) + 1
+            file.seek(end - len(stretch), os.SEEK_CUR)
+            return count
+        passed += ends
+        last = stretch[-1:]
+    return passed
 
 
 def _next_line(file: BinaryIO, cancel: CancelSignal) -> tuple[bytes | None, bool]:
@@ -288,7 +308,7 @@ def _next_line(file: BinaryIO, cancel: CancelSignal) -> tuple[bytes | None, bool
         rest = file.readline(BINARY_PROBE_BYTES)
         if not rest:
             break
-    body = line.rstrip(b"\r\n")
+    body = line.removesuffix(b"\n").removesuffix(b"\r")
     return body[:LINE_BYTES], len(body) > LINE_BYTES
 
 

@@ -119,6 +119,8 @@ class FilePolicy:
         real = Path(os.path.realpath(os.path.join(cwd, expanded)))
         if not self._permits(real, rules):
             raise self._refusal(path)
+        if os.path.islink(real):
+            raise invalid("wrong_file_type", f"{path} is a symbolic link that leads in a circle")
         return real
 
     def _permits(self, real: Path, rules: tuple[_Rule, ...]) -> bool:
@@ -201,6 +203,8 @@ class FilePolicy:
     def _open_fault(self, error: OSError, real: Path) -> ToolFault:
         if error.errno == errno.ELOOP:
             return self._refusal(str(real))
+        if error.errno == errno.ENXIO:  # what opening a socket fails with
+            return invalid("wrong_file_type", f"{real} is not a regular file")
         return os_fault(error, "open", real)
 
 

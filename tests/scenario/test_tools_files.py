@@ -7,6 +7,7 @@ import asyncio
 import concurrent.futures.thread  # noqa: F401 - its file may be out of reach of nobody
 import errno
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,26 @@ async def test_long_lines_are_cut_between_characters(bench: Workbench) -> None:
     assert second == "2: next"
 
 
+async def test_only_the_end_of_a_line_is_left_out(bench: Workbench) -> None:
+    bench.write("f", b"a\r\r\n" + b"x" * 2000 + b"\r\rmore\n")
+    first, second = value_of(await bench.call("read_file", path="f")).split("\n")
+    assert (first, second) == ("1: a\r", "2: " + "x" * 2000 + "...")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+async def test_a_line_far_down_is_found_where_it_is(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(files, "SKIPPED_BYTES", 7)
+    lines = [f"line {'x' * (number % 11)}{number}" for number in range(1, 60)]
+    bench.write("f", ("\r\n" if end == "\r\n" else "\n").join(lines) + end)
+    for number in range(1, 60):
+        shown = value_of(await bench.call("read_file", path="f", offset=number, limit=1))
+        assert shown.split("\n")[0] == f"{number}: {lines[number - 1]}"
+    refused = failure_of(await bench.call("read_file", path="f", offset=60))
+    assert refused.code == "offset_past_end" and "has 59 lines" in refused.message
+
+
 async def test_a_line_of_exactly_the_cap_is_whole(bench: Workbench) -> None:
     bench.write("a.txt", "x" * files.LINE_BYTES + "\r\nnext")
     assert value_of(await bench.call("read_file", path="a.txt")) == "1: " + "x" * files.LINE_BYTES + "\n2: next"
@@ -104,6 +125,12 @@ async def test_a_directory_is_listed(bench: Workbench) -> None:
     bench.write("a", "")
     assert value_of(await bench.call("read_file", path=".")) == "a\nsub/"
     assert value_of(await bench.call("read_file", path=".", limit=1)) == "a\n(1 more; continue with offset=2)"
+
+
+async def test_a_name_of_several_lines_is_listed_on_one(bench: Workbench) -> None:
+    bench.write("d/a\nb", "")
+    bench.write("d/\x1b[31m/x", "")
+    assert value_of(await bench.call("read_file", path="d")) == '"\\u001b[31m/"\n"a\\nb"'
 
 
 async def test_links_that_lead_nowhere_are_listed_like_files(bench: Workbench) -> None:
@@ -172,11 +199,26 @@ async def test_a_binary_file_is_refused_clearly_and_what_is_asked_for_is_attache
 
 
 @pytest.mark.parametrize(
-    ("path", "code"), [("absent", "not_found"), ("fifo", "wrong_file_type"), ("../x", "path_outside_roots")]
+    ("path", "code"),
+    [
+        ("absent", "not_found"),
+        ("fifo", "wrong_file_type"),
+        ("socket", "wrong_file_type"),
+        ("circle", "wrong_file_type"),
+        ("../x", "path_outside_roots"),
+    ],
 )
-async def test_what_cannot_be_read_says_why(bench: Workbench, path: str, code: str) -> None:
-    os.mkfifo(bench.root / "fifo")
-    assert failure_of(await bench.call("read_file", path=path)).code == code
+async def test_what_cannot_be_read_says_why(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, path: str, code: str
+) -> None:
+    monkeypatch.chdir(bench.root)  # a socket has a short path
+    os.mkfifo("fifo")
+    os.symlink("circle", "circle")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        assert failure_of(await bench.call("read_file", path=path)).code == code
+        if path != "absent":
+            assert failure_of(await bench.call("write", path=path, content="x")).code == code
 
 
 async def test_write_creates_parents_with_ordinary_modes_whatever_the_umask(bench: Workbench) -> None:
