@@ -29,6 +29,7 @@ from typing import Literal, cast
 from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid
+from lash_cli.tools.policy import printable
 
 KILL_WAIT_SECONDS = 0.5
 DRAIN_SECONDS = 0.25
@@ -243,7 +244,10 @@ class ProcessGroups:
                 cwd=directory,
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            reason = f"in {printable(str(directory))}: {error.strerror}"
+            raise invalid("command_not_started", f"the command could not be started {reason}") from error
+        except ValueError as error:
             raise invalid("command_not_started", f"the command could not be started: {error}") from error
         process = GroupProcess(transport, wire, self._clock, self._forget)
         self._live[process.session] = process

@@ -50,6 +50,10 @@ POSIX_SHELLS = ("bash", "zsh", "sh", "dash", "ksh")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
 
 
+# What follows the first byte of a character; at most three do.
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
+
+
 class ExecArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Arguments of exec_command."""
 
@@ -118,8 +122,11 @@ class OutputBuffer:
             self.dropped += gone
 
     def text(self) -> str:
-        """The held output as text without escapes."""
-        return strip_ansi(b"".join(self._chunks).decode("utf-8", "replace"))
+        """The held output as text without escapes, from the first whole character on."""
+        held = b"".join(self._chunks)
+        if self.dropped:
+            held = held[:3].lstrip(_CONTINUATION_BYTES) + held[3:]
+        return strip_ansi(held.decode("utf-8", "replace"))
 
 
 class OutputPreview:
@@ -226,15 +233,19 @@ class ShellTools:
 
     async def _timed_out(self, arguments: ExecArguments, buffer: OutputBuffer) -> ToolFault:
         shown = await self._shown(arguments, buffer)
+        # Of a failure the model reads the message alone.
+        path = shown.get("full_output_path")
+        kept = f" (all of it in {path})" if path is not None else ""
         return ToolFault(
             FailureClass.TIMEOUT,
             "shell_timeout",
-            f"the command was stopped after {arguments.timeout_ms} ms; output so far:\n{shown['output'] or '(none)'}",
+            f"the command was stopped after {arguments.timeout_ms} ms; output so far{kept}:\n"
+            f"{shown['output'] or '(none)'}",
             raw={"status": "timed_out", "timeout_ms": arguments.timeout_ms, **shown},
         )
 
     async def _shown(self, arguments: ExecArguments, buffer: OutputBuffer) -> dict[str, Any]:
-        """The end of the output; when that is not all of it, where the rest is."""
+        """The end of the output; when that is not all of it, where the rest is, as far as it was kept."""
         text = buffer.text()
         limit = min(SHOWN_BYTES, (arguments.max_output_tokens or SHOWN_BYTES) * BYTES_PER_TOKEN)
         encoded = text.encode()
@@ -243,6 +254,9 @@ class ShellTools:
         tail = encoded[-limit:].decode("utf-8", "ignore")
         omitted = len(encoded) - min(limit, len(encoded)) + buffer.dropped
         result: dict[str, Any] = {"output": f"...{omitted} bytes truncated...\n{tail}", "omitted_bytes": omitted}
+        if buffer.dropped:
+            result["lost_bytes"] = buffer.dropped
+            encoded = f"...{buffer.dropped} bytes not kept...\n".encode() + encoded
         if len(encoded) > SHOWN_BYTES:
             # The command ran: what it did and how it ended is told, whatever becomes of the rest of its output.
             try:

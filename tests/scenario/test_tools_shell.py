@@ -133,6 +133,30 @@ async def test_long_output_shows_its_end_and_keeps_the_whole_in_a_private_readab
     assert failure_of(await bench.call("write", path=str(path), content="")).code == "path_outside_roots"
 
 
+async def test_of_more_output_than_is_kept_the_file_says_what_it_lacks(bench: Workbench) -> None:
+    value = value_of(await bench.call("exec_command", cmd="seq 1 200000"))
+    kept = Path(value["full_output_path"]).read_text()
+    mark, _, rest = kept.partition("\n")
+    assert mark == f"...{value['lost_bytes']} bytes not kept..."
+    assert rest.endswith("\n199999\n200000\n")
+    assert value["lost_bytes"] + len(rest) == sum(len(f"{number}\n") for number in range(1, 200_001))
+
+
+async def test_of_a_command_out_of_time_the_message_names_where_its_output_is(bench: Workbench) -> None:
+    call, _ = await started(bench, "seq 1 20000; echo ready; sleep 1000", timeout_ms=60_000)
+    bench.clock.tick(60.0)
+    refused = failure_of(await call)
+    assert refused.code == "shell_timeout"
+    assert refused.raw["full_output_path"] in refused.message
+
+
+async def test_where_a_command_may_not_run_is_said_in_words(nobodys_bench: Workbench) -> None:
+    (nobodys_bench.root / "closed").mkdir(mode=0)
+    refused = failure_of(await nobodys_bench.call("exec_command", cmd="pwd", workdir="closed"))
+    assert refused.message == (f"the command could not be started in {nobodys_bench.root}/closed: Permission denied")
+    await nobodys_bench.provider.aclose()
+
+
 async def test_output_that_cannot_be_kept_does_not_hide_how_the_command_ended(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +182,14 @@ def test_the_buffer_holds_the_newest_bytes_only() -> None:
     for chunk in (b"abc", b"defg", b"h"):
         buffer.feed(chunk)
     assert (buffer.text(), buffer.dropped) == ("defgh", 3)
+
+
+def test_what_is_left_of_a_character_cut_in_two_is_not_shown() -> None:
+    buffer = OutputBuffer(limit=5)
+    buffer.feed("é€ab".encode())
+    assert (buffer.text(), buffer.dropped) == ("€ab", 2)
+    buffer.feed(b"c")
+    assert (buffer.text(), buffer.dropped) == ("abc", 3)
 
 
 async def test_of_a_flood_no_more_is_shown_than_anybody_could_read(bench: Workbench) -> None:
