@@ -105,6 +105,24 @@ class _AskedToStop:
             await asyncio.get_running_loop().create_future()
 
 
+def completed(name: str, resolution: Resolution, pending: PendingCompletion) -> ToolCallOutput:
+    """The result of a call of the tool `name` that was left pending, once what it waited for has ended."""
+    match resolution:
+        case ResolvedOk(payload=value):
+            return kept_output(name, success(value))
+        case ResolvedErr(code=code, message=message, raw=raw):
+            return kept_output(name, failure(FailureClass.EXECUTION, code, message, raw=raw))
+        case ResolvedTimeout():
+            text = f"{name} was not completed within {pending.timeout_ms} ms."
+            late = ToolFailure(FailureClass.TIMEOUT, "tool_completion_timeout", text, source="runtime")
+            if pending.on_timeout == "fail_turn":
+                # Controls count on success only; the model never reads this.
+                return ToolCallOutput(ToolSuccess(text), FailControl(late))
+            return failure(FailureClass.TIMEOUT, "tool_completion_timeout", text, source="runtime")
+        case ResolvedCancelled():
+            return cancelled(CANCELLED_TEXT)
+
+
 class PendingWait:
     """One pending call: waits once, as far as anybody can observe, and says what became of it. `resolved` is None when
     its tool is gone."""
@@ -148,7 +166,7 @@ class PendingWait:
         resolution = resolution_of(outcome)
         if resolution is None:
             raise EffectError("runtime_effect_wrong_outcome", "a wait for a completion was recorded without one")
-        return self._result(resolution, pending)
+        return completed(self._call.tool_name, resolution, pending)
 
     async def _resolution(self, key: AwaitEventKey, deadline_ms: int | None) -> Resolution:
         waiting = asyncio.ensure_future(self._resolver.await_await_event(key, deadline_ms, _AskedToStop(self._cancel)))
@@ -177,20 +195,3 @@ class PendingWait:
                 raise
             # The call is cancelled all the same, and who wrote the source reads the log.
             _log.exception("what %s left pending could not be cancelled", self._call.tool_name)
-
-    def _result(self, resolution: Resolution, pending: PendingCompletion) -> ToolCallOutput:
-        name = self._call.tool_name
-        match resolution:
-            case ResolvedOk(payload=value):
-                return kept_output(name, success(value))
-            case ResolvedErr(code=code, message=message, raw=raw):
-                return kept_output(name, failure(FailureClass.EXECUTION, code, message, raw=raw))
-            case ResolvedTimeout():
-                text = f"{name} was not completed within {pending.timeout_ms} ms."
-                late = ToolFailure(FailureClass.TIMEOUT, "tool_completion_timeout", text, source="runtime")
-                if pending.on_timeout == "fail_turn":
-                    # Controls count on success only; the model never reads this.
-                    return ToolCallOutput(ToolSuccess(text), FailControl(late))
-                return failure(FailureClass.TIMEOUT, "tool_completion_timeout", text, source="runtime")
-            case ResolvedCancelled():
-                return cancelled(CANCELLED_TEXT)

@@ -14,31 +14,35 @@ import msgspec
 from lash_cli.core.codec import decode
 from lash_cli.core.content import AttachmentPart, AttachmentSource, Message, TextPart, ToolCallPart, ToolResultPart
 from lash_cli.core.effect import (
+    AwaitEventCommand,
     EffectEnvelope,
     ToolAttemptCommand,
     ToolAttemptOutcome,
     ToolHookCommand,
     ToolHookOutcome,
     TurnScope,
+    ValueOutcome,
     child_replay_key,
     scope_key,
 )
 from lash_cli.core.machine_rules import attachments_label, record_of
 from lash_cli.core.machine_tail import is_own_message_id
-from lash_cli.core.tools import ToolCallOutput, ToolCallRecord, exhausted, output_as_told
-from lash_cli.effects.host import decode_outcome
+from lash_cli.core.tools import PendingCompletion, ToolCallOutput, ToolCallRecord, exhausted, output_as_told
+from lash_cli.effects.host import decode_outcome, resolution_of
 from lash_cli.errors import StoreUnusable
 from lash_cli.store.base import RuntimePersistence
 
 
 class _Attempts(msgspec.Struct):
     """What the journal says of the attempts of one call: how long all took, how many its tool allows, and what the last
-    one, recorded under `key`, produced."""
+    one, recorded under `key`, produced or left pending."""
 
     duration_ms: int = 0
     last: int = 0
     most: int = 1
     key: str = ""
+    tool: str = ""
+    pending: PendingCompletion | None = None
     output: ToolCallOutput | None = None
 
 
@@ -68,7 +72,7 @@ async def stored_calls(
 
 def _with_known(record: ToolCallRecord, known: _Attempts) -> ToolCallRecord:
     """The record as the journal knows it. An attempt that ended another way than its call is not what was told: the
-    call was completed from outside, or cancelled while it waited for the next attempt."""
+    call was cancelled while it waited for the next attempt."""
     is_told = known.output is not None and known.output.status == record.output.status
     output = known.output if is_told and known.output is not None else record.output
     return msgspec.structs.replace(record, output=output, duration_ms=known.duration_ms)
@@ -95,8 +99,9 @@ def _told(messages: Sequence[Message]) -> dict[str, ToolCallOutput]:
 
 
 async def _journalled(store: RuntimePersistence, scope: TurnScope) -> dict[str, _Attempts]:
-    """By call id what the journal of a turn holds of its attempts, and of what hooks made of them; empty when it is
-    gone."""
+    """By call id what the journal of a turn holds of its attempts, of what completed them from outside, and of what
+    hooks made of them; empty when it is gone."""
+    waits: dict[str, ValueOutcome] = {}
     calls: dict[str, _Attempts] = {}
     instead: dict[str, ToolCallOutput] = {}
     for row in await store.journal_rows(scope_key(scope)):
@@ -112,14 +117,27 @@ async def _journalled(store: RuntimePersistence, scope: TurnScope) -> dict[str, 
             known.duration_ms += outcome.duration_ms
             if command.attempt > known.last:
                 known.last, known.most = command.attempt, command.max_attempts
-                known.key, known.output = row.replay_key, outcome.output
+                known.key, known.tool = row.replay_key, command.call.tool_name
+                known.output, known.pending = outcome.output, outcome.pending
+        elif isinstance(command, AwaitEventCommand) and isinstance(outcome, ValueOutcome):
+            waits[row.replay_key] = outcome
         elif isinstance(command, ToolHookCommand) and isinstance(outcome, ToolHookOutcome):
             if outcome.output is not None and command.point == "before":
                 calls[command.call_id] = _Attempts(output=outcome.output)
             elif outcome.output is not None:
                 instead[row.replay_key] = outcome.output
     for known in calls.values():
+        wait = waits.get(child_replay_key(known.key, "await"))
+        if known.pending is not None and wait is not None:
+            known.output = _completed(known.tool, wait, known.pending)
         known.output = instead.get(child_replay_key(known.key, "after"), known.output)
         if known.output is not None and known.last == known.most:
             known.output = exhausted(known.output, known.last)
     return calls
+
+
+def _completed(tool: str, wait: ValueOutcome, pending: PendingCompletion) -> ToolCallOutput | None:
+    from lash_cli.runtime.pending import completed  # few calls are completed from outside
+
+    resolution = resolution_of(wait)
+    return None if resolution is None else completed(tool, resolution, pending)

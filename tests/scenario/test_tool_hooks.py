@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -444,6 +448,29 @@ async def test_the_error_of_a_projector_is_what_the_model_reads(make_core, proje
     assert (texts, outputs(output)) == ([expected], [success("did first")])
 
 
+async def test_who_asks_for_a_turn_again_gets_the_whole_of_what_completed_a_call_from_outside(make_core) -> None:
+    work = Work()
+    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
+
+    async def leaves_pending(job: Job, context: ToolContext) -> Any:
+        keys.put_nowait(await context.completion_key())
+        return PendingCompletion()
+
+    work.answer = leaves_pending
+    core = make_core(
+        ScriptedCaller([ONE, text("done")]),
+        tools=[work.provider],
+        tool_result_projector=Projector(lambda result: "short"),
+    )
+    async with await core.open_session("s1") as session:
+        running = asyncio.create_task(session.turn("go", key="once").run())
+        await core.effect_host.resolve_await_event(await keys.get(), ResolvedOk({"rows": [1, 2]}))
+        first = await running
+        again = await session.turn("go", key="once").run()
+        assert told(session) == ["short"]
+    assert outputs(first) == outputs(again) == [success({"rows": [1, 2]})]
+
+
 async def test_who_asks_for_a_turn_again_gets_the_results_that_hooks_left(make_core) -> None:
     hooks = [
         Before(lambda call: (ShortCircuitTool(success("from memory")),) if call.call_id == "a" else ()),
@@ -487,6 +514,61 @@ async def test_a_turn_that_crashed_around_a_hook_ends_as_that_hook_decided(make_
     expected = {"before": f"did n{number}", "after": f"{number}", "project": f"p{number}"}
     assert (texts, len(work.ran)) == ([expected[point]], 1)
     assert output.result is not None and output.result.assistant_message() == "done"
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from support.scripted import ScriptedCaller, calls
+import msgspec
+from lash_cli import FunctionToolProvider, LashCore, ModelSpec, ReplaceToolArgs, SqliteStore, ToolContext, tool
+
+class Job(msgspec.Struct):
+    'What is asked for.'
+    name: str
+
+@tool(name="work")
+async def work(job: Job, context: ToolContext):
+    with Path(sys.argv[2]).open("a") as log:
+        log.write(job.name + "\\n")
+    return f"did {job.name}"
+
+class Hook:
+    hook_id = "guard"
+
+    async def before_tool_call(self, call):
+        return [ReplaceToolArgs({"name": f"by {os.getpid()}"})]
+
+    async def after_tool_call(self, call):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    store = SqliteStore.open(sys.argv[1])
+    caller = ScriptedCaller([calls(("a", "work", '{"name":"first"}'))])
+    core = LashCore(
+        provider=caller,
+        model=ModelSpec("model-1"),
+        store=store,
+        tools=[FunctionToolProvider([work])],
+        tool_hooks=[Hook()],
+        queue_driver="none",
+    )
+    await (await core.open_session("s1")).turn("go").run()
+
+asyncio.run(main())
+"""
+
+
+async def test_what_hooks_decided_outlives_a_process_that_is_killed(make_core, tmp_path: Path) -> None:
+    core = make_core(ScriptedCaller([text("done")]), tools=[Work().provider])
+    database, log = tmp_path / "home" / "lash.db", tmp_path / "ran"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, database, log, env=environment)
+    assert await child.wait() == -signal.SIGKILL
+    async with await core.open_session("s1") as session:
+        output = await session.redrive().run()
+    assert log.read_text().splitlines() == [f"by {child.pid}"]
+    assert outputs(output) == [success(f"did by {child.pid}")]
 
 
 @pytest.mark.parametrize("then", ["none", "others"])
