@@ -54,6 +54,11 @@ def _digest(value: object) -> str:
     return canonical_hash(value)[:_DIGEST_CHARS]
 
 
+def _request_id(session_id: str, turn_id: str, iteration: int) -> str:
+    """The same for all attempts of a call, also of those after a crash (contract 06 §1)."""
+    return f"{session_id}:turn:{turn_id}:llm:{iteration}"
+
+
 class CallStopped(Exception):
     """A call ended because its turn is to stop: carries its result past the journal, which keeps none. Whoever drives
     the turn again after a crash asks the model again, or is told of the request that stands."""
@@ -202,7 +207,7 @@ class ModelCall:
         self.request = LlmRequest(
             model=policy.model,
             messages=conversation.with_tail(tail),
-            scope=LlmScope(session.session_id, f"{session.session_id}:{turn_id}:llm:{iteration}", session.frame_id),
+            scope=LlmScope(session.session_id, _request_id(session.session_id, turn_id, iteration), session.frame_id),
             system=environment.system,
             tools=environment.tools,
             tool_choice=ToolChoice.AUTO if tools_allowed else ToolChoice.NONE,

@@ -55,6 +55,7 @@ async def test_a_turn_is_committed_and_read_back_by_another_core(make_core) -> N
         output = await session.turn("hi").run()
     assert output.result.assistant_message() == "hello there"
     assert output.result.head_revision == 1
+    assert [call.call_id for call in output.result.llm_calls] == [f"s1:turn:{output.result.turn_id}:llm:0"]
 
     async with await make_core(ScriptedCaller([])).open_session("s1") as other:
         view = other.read_view()
