@@ -16,7 +16,7 @@ import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, islice, pairwise
 
 import msgspec
@@ -68,7 +68,8 @@ def apply_edits(content: bytes, replacements: Sequence[Replacement], path: str) 
     """Apply all replacements to `content`; raises `ToolFault` (invalid_request) if any of them cannot be applied."""
     text, bom = _decode(content, path)
     flat, origins = _flatten(text)
-    spans = sorted((_locate(flat, item, index) for index, item in enumerate(replacements, 1)), key=lambda s: s.start)
+    searched = _Searched(flat)
+    spans = sorted((searched.locate(item, index) for index, item in enumerate(replacements, 1)), key=lambda s: s.start)
     for before, after in pairwise(spans):
         if after.start < before.end:
             raise invalid("edit_overlap", "two edits touch the same text; merge them into one. Nothing was written")
@@ -110,18 +111,39 @@ def _flatten(text: str) -> tuple[str, Sequence[int]]:
     return "\n".join(pieces), origins
 
 
-def _locate(flat: str, item: Replacement, index: int) -> _Span:
-    """The only place an edit fits; exact matches win over lenient ones."""
-    old, new = (side.replace("\r\n", "\n") for side in (item.old, item.new))
-    if not old:
-        raise invalid("edit_empty", f"edit {index}: oldText is empty. Nothing was written")
-    places = list(islice(_occurrences(flat, old), COUNTED_PLACES + 1))
-    places = places or list(islice(_lenient_occurrences(flat, old), COUNTED_PLACES + 1))
-    if not places:
-        raise invalid("edit_not_found", f"edit {index}: oldText was not found in the file. Nothing was written")
-    if len(places) > 1:
-        raise _not_unique(index, len(places))
-    return _Span(*places[0], old, new)
+class _Searched:
+    """A text that several edits are looked for in; its comparable form is made once, when the first needs it."""
+
+    def __init__(self, flat: str) -> None:
+        self._flat = flat
+
+    @cached_property
+    def _comparable(self) -> tuple[str, Sequence[int]]:
+        return _lenient(self._flat)
+
+    def locate(self, item: Replacement, index: int) -> _Span:
+        """The only place an edit fits; exact matches win over lenient ones."""
+        old, new = (side.replace("\r\n", "\n") for side in (item.old, item.new))
+        if not old:
+            raise invalid("edit_empty", f"edit {index}: oldText is empty. Nothing was written")
+        places = list(islice(_occurrences(self._flat, old), COUNTED_PLACES + 1))
+        places = places or list(islice(self._lenient_occurrences(old), COUNTED_PLACES + 1))
+        if not places:
+            raise invalid("edit_not_found", f"edit {index}: oldText was not found in the file. Nothing was written")
+        if len(places) > 1:
+            raise _not_unique(index, len(places))
+        return _Span(*places[0], old, new)
+
+    def _lenient_occurrences(self, old: str) -> Iterator[tuple[int, int]]:
+        wanted, _ = _lenient(old)
+        if not wanted.strip():
+            return
+        text, origins = self._comparable
+        for start, end in _occurrences(text, wanted):
+            # A match must not begin or end inside of what one original character became.
+            is_split = (start > 0 and origins[start] == origins[start - 1]) or origins[end] == origins[end - 1]
+            if not is_split:
+                yield origins[start], origins[end]
 
 
 def _not_unique(index: int, count: int) -> ToolFault:
@@ -137,18 +159,6 @@ def _occurrences(text: str, wanted: str) -> Iterator[tuple[int, int]]:
     while position >= 0:
         yield position, position + len(wanted)
         position = text.find(wanted, position + 1)
-
-
-def _lenient_occurrences(flat: str, old: str) -> Iterator[tuple[int, int]]:
-    wanted, _ = _lenient(old)
-    if not wanted.strip():
-        return
-    text, origins = _lenient(flat)
-    for start, end in _occurrences(text, wanted):
-        # A match must not begin or end inside of what one original character became.
-        is_split = (start > 0 and origins[start] == origins[start - 1]) or origins[end] == origins[end - 1]
-        if not is_split:
-            yield origins[start], origins[end]
 
 
 def _lenient(text: str) -> tuple[str, Sequence[int]]:

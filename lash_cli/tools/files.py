@@ -158,7 +158,10 @@ class FileTools:
         async with self._locks.of(real):
             if context.cancel.is_set:
                 return cancelled()
-            edited = await run_to_end(lambda: self._edit(real, arguments))
+            try:
+                edited = await run_to_end(lambda: self._edit(real, arguments, context.cancel))
+            except _NoLongerWanted:
+                return cancelled()
         count = len(arguments.edits)
         return success(
             {
@@ -170,13 +173,15 @@ class FileTools:
             }
         )
 
-    def _edit(self, real: Path, arguments: EditArguments) -> Edited:
+    def _edit(self, real: Path, arguments: EditArguments, cancel: CancelSignal) -> Edited:
         with self._regular(self._policy.open_file(real), arguments.path) as file:
             if os.fstat(file.fileno()).st_size > EDIT_BYTES:
                 raise _too_large(arguments.path, EDIT_BYTES)
             content = file.read()
+        _check_wanted(cancel)
         replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
         edited = apply_edits(content, replacements, arguments.path)
+        _check_wanted(cancel)
         replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
         return edited
 

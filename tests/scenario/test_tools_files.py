@@ -346,6 +346,13 @@ async def test_a_cancelled_write_does_not_happen(bench: Workbench) -> None:
     assert os.listdir(bench.root) == []
 
 
+async def test_a_call_cancelled_while_it_looks_at_the_file_writes_nothing(bench: Workbench) -> None:
+    path = bench.write("f", "old")
+    bench.cancel = CancelledAtTheThirdLook()  # type: ignore[assignment]
+    assert (await edit(bench, "f", ("old", "new"))).status == "cancelled"
+    assert path.read_text() == "old"
+
+
 async def test_a_cut_write_still_ends_before_the_lock_is_free(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

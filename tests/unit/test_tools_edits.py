@@ -216,3 +216,13 @@ def test_a_text_that_is_not_ascii_is_not_compared_character_by_character(monkeyp
     with pytest.raises(ToolFault, match="oldText was not found"):
         apply_edits("„Größe“ – 漢字、cafe\u0301\n".encode() * 5_000, [Replacement("Kleine", "x")], "f")
     assert len(asked) < 100
+
+
+def test_the_comparable_form_of_a_file_is_made_once_for_all_edits(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    lenient = edits._lenient
+    monkeypatch.setattr(edits, "_lenient", lambda text: made.append(text) or lenient(text))
+    content = "".join(f"“line {number}”\n" for number in range(10))
+    changes = [Replacement(f'"line {number}"', "x") for number in range(10)]
+    assert apply_edits(content.encode(), changes, "f").content == b"x\n" * 10
+    assert made.count(content) == 1
