@@ -272,6 +272,9 @@ def alias(
         return _remove_alias(name)
     if model is None:
         raise UsageError(f"an alias needs the id it stands for: lash model alias {name} ID")
+    for word, value in (("ID", model), ("--variant", variant)):
+        if value is not None and not value.strip():
+            raise UsageError(f"{word} is empty", hint=f"lash model alias {name} ID --variant EFFORT")
     _check_alias(name, model, replaces=replace)
     values = {
         "id": model,

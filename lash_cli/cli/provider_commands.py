@@ -111,6 +111,8 @@ def add(
         )
     if key is not None:
         _check_source(key)
+    if base_url is not None and not base_url.strip():
+        raise UsageError("--base-url is empty", hint="leave it out for the address of its kind")
     options = _options(option or [])
     if kind is None and base_url is None:
         _check_well_known(name)

@@ -25,8 +25,8 @@ from lash_cli.settings.schema import (
     UnknownKey,
     find_option,
     is_group,
-    loose_toml_value,
     parse_text,
+    parse_within,
 )
 
 PROFILES = "profiles"
@@ -204,12 +204,12 @@ def unknown_key(error: UnknownKey, key: str) -> UsageError:
 
 
 def _checked(option: Option, key: str, text: str, inside: tuple[str, ...]) -> Any:
-    if inside:
-        return loose_toml_value(text, inside)
     try:
-        value = parse_text(option, text)
+        value = parse_within(option, inside, text) if inside else parse_text(option, text)
     except ValueError as error:
         hint = "store the key with: lash key set NAME" if option.kind == "key_source" else "see: lash config show"
+        if not text.strip():
+            hint = f"to go without it: lash config unset {key}"
         raise UsageError(f"{key}: {error}", hint=hint) from error
     return text.strip() if option.kind in ("duration", "age") else value
 

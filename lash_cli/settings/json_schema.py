@@ -14,6 +14,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DURATION = {
     "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+(\.\d+)?(ms|s|m|h|d)?\s*$"}]
 }
+_NAME = {"type": "string", "pattern": r"\S"}
 _NAMES = {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$"}
 
 Schema = dict[str, Any]
@@ -59,6 +60,8 @@ def _value(option: Option) -> Schema:
     match option.kind:
         case "text":
             return {"type": "string"}
+        case "name":
+            return dict(_NAME)
         case "integer":
             return {"type": "integer", "minimum": option.minimum}
         case "number":
@@ -68,7 +71,7 @@ def _value(option: Option) -> Schema:
         case "choice":
             return {"enum": list(option.choices)}
         case "list":
-            return {"type": "array", "items": {"type": "string"}}
+            return {"type": "array", "items": dict(_NAME)}
         case "table":
             return {"type": "object"} if option.fields is None else _closed(_options(option.fields))
         case "duration":

@@ -15,8 +15,16 @@ from typing import Any, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError
 from lash_cli.paths import Paths, only_regular
-from lash_cli.settings.schema import LABELS, PROJECT_KEYS, UnknownKey, check_value, find_option, is_group, parse_text
-from lash_cli.settings.schema import loose_toml_value as loose
+from lash_cli.settings.schema import (
+    LABELS,
+    PROJECT_KEYS,
+    UnknownKey,
+    check_value,
+    find_option,
+    is_group,
+    parse_text,
+    parse_within,
+)
 from lash_cli.settings.values import Settings, Sourced
 
 PROJECT_FILE = os.path.join(".lash", "config.toml")
@@ -279,7 +287,7 @@ def _apply_text(values: Values, key: str, text: str, origin: str, place: str) ->
         option, base, inside = find_option(key)
         if origin == "-c" and inside:
             _refuse_credential(inside)
-        value = loose(text, inside) if inside else parse_text(option, text)
+        value = parse_within(option, inside, text) if inside else parse_text(option, text)
     except UnknownKey as error:
         raise ConfigError(f"{place}: unknown key {key}{_nearest(error)}") from error
     except ValueError as error:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 OptionKind = Literal[
-    "text", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source", "age", "busy_rule"
-]
+    "text", "name", "integer", "number", "boolean", "choice", "list", "duration", "table", "key_source", "age",
+    "busy_rule",
+]  # fmt: skip
 
 KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
 # How long something is kept that is kept for ever.
@@ -26,7 +27,11 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 
 
 class Option(NamedTuple):
-    """What one key holds. `minimum` bounds integers; `default` None means unset; `fields` are all a table may have."""
+    """What one key holds. `minimum` bounds integers; `default` None means unset; `fields` are all a table may have.
+
+    A `name` is a text that is not blank: an empty one would silently be as if it were not set. An empty `text` says
+    that there is none (no prompt, no trace), and so wins over what it is set over.
+    """
 
     kind: OptionKind
     default: Any = None
@@ -43,25 +48,25 @@ _PRICES = {
     "cache_read": Option("number"),
     "cache_write": Option("number"),
     "output": Option("number"),
-    "currency": Option("text"),
-    "looked_up": Option("text"),
+    "currency": Option("name"),
+    "looked_up": Option("name"),
 }
 # What a model takes as a reasoning selection, and how it is written (contract 06 §4).
 _REASONING = {
     "efforts": Option("list"),
-    "default_effort": Option("text"),
+    "default_effort": Option("name"),
     "aliases": Option("table"),
     "encoding": Option("choice", choices=("effort", "budget")),
     "budgets": Option("table"),
-    "disable": Option("text"),
+    "disable": Option("name"),
     "mandatory": Option("boolean"),
 }
 
 # Sections with a fixed set of keys.
 SECTIONS: dict[str, dict[str, Option]] = {
     "defaults": {
-        "model": Option("text"),
-        "provider": Option("text"),
+        "model": Option("name"),
+        "provider": Option("name"),
         "output": Option("choice", "text", ("text", "table", "json", "jsonl", "name")),
         "if_busy": Option("busy_rule", "fail"),
         "max_steps": Option("integer", minimum=1),
@@ -98,8 +103,8 @@ SECTIONS: dict[str, dict[str, Option]] = {
 # Sections whose members the user names.
 NAMED_SECTIONS: dict[str, dict[str, Option]] = {
     "models": {
-        "id": Option("text"),
-        "variant": Option("text"),
+        "id": Option("name"),
+        "variant": Option("name"),
         "max_output_tokens": Option("integer", minimum=1),
         "context_window_tokens": Option("integer", minimum=1),
         "prices": Option("table", fields=_PRICES),
@@ -109,8 +114,8 @@ NAMED_SECTIONS: dict[str, dict[str, Option]] = {
         "thought_signatures": Option("choice", choices=("required", "optional")),
     },
     "providers": {
-        "kind": Option("text"),
-        "base_url": Option("text"),
+        "kind": Option("name"),
+        "base_url": Option("name"),
         "key": Option("key_source"),
         "options": Option("table"),
     },
@@ -188,6 +193,8 @@ def check_value(option: Option, value: Any) -> Any:
     match option.kind:
         case "text":
             return _expect(value, isinstance(value, str), "text")
+        case "name":
+            return _expect(value, _is_name(value), "a text that is not empty")
         case "integer":
             is_integer = isinstance(value, int) and not isinstance(value, bool) and value >= option.minimum
             return _expect(value, is_integer, f"a whole number of at least {option.minimum}")
@@ -196,8 +203,8 @@ def check_value(option: Option, value: Any) -> Any:
         case "choice":
             return _expect(value, value in option.choices, f"one of: {', '.join(option.choices)}")
         case "list":
-            is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
-            return _expect(value, is_list, "a list of texts")
+            is_list = isinstance(value, list) and all(map(_is_name, value))
+            return _expect(value, is_list, "a list of texts that are not empty")
         case "number":
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
             return _expect(value, is_number, "a number of at least 0")
@@ -211,6 +218,10 @@ def check_value(option: Option, value: Any) -> Any:
             return _busy_rule(value)
         case "key_source":
             return _key_source(value)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _table(option: Option, table: dict[str, Any]) -> dict[str, Any]:
@@ -291,6 +302,12 @@ def parse_text(option: Option, text: str) -> Any:
             return check_value(option, parse_toml_value(text))
         case _:
             return check_value(option, text)
+
+
+def parse_within(option: Option, inside: Sequence[str], text: str) -> Any:
+    """As `parse_text`, for the key `inside` a table; what a table of any keys holds there is taken as TOML or text."""
+    field = (option.fields or {}).get(inside[0]) if len(inside) == 1 else None
+    return loose_toml_value(text, inside) if field is None else parse_text(field, text)
 
 
 def parse_toml_value(text: str) -> Any:

@@ -328,7 +328,7 @@ def test_validate_names_every_mistake_with_its_line_and_the_nearest_key(lash, ho
     other.write_text('[defaults]\nmodel = "x"\n')
     assert lash("config", "validate", str(other), "-o", "json").json["files"][0]["role"] == "named"
     assert lash("config", "validate", str(tmp_path / "none"), "-o", "json").error["code"] == "config_file_not_found"
-    other.write_text('[repl.keys]\nnewline = ["c-j"]\nqueue_nxt = ["tab"]\n[models.m]\nid = ""\n')
+    other.write_text('[repl.keys]\nnewline = ["c-j"]\nqueue_nxt = ["tab"]\n[models.m]\nid = "m"\n')
     named = lash("config", "validate", str(other), "-o", "json")
     assert named.code == 5 and "no action 'queue_nxt'" in named.error["message"], "what is no action is an error"
     assert "did you mean: queue_next" in named.error["message"] and str(other) in named.error["message"]
@@ -371,6 +371,7 @@ def test_the_schema_accepts_what_loading_accepts_and_refuses_a_typo(lash):
     for bad in (
         '[defaults]\nmodle = "m"\n', '[profiles.ci]\ndefaults.modle = "m"\n', "[lease]\nttl_ms = 1\n",
         '[providers.p]\nkey = "sk-itself"\n', "[models.q.prices]\ninputt = 1\n", '[retention]\nmax_age = "soon"\n',
+        '[tools]\nroots = [""]\n', '[defaults]\nmodel = " "\n',
     ):  # fmt: skip
         assert not check(tomllib.loads(bad)), bad
 
