@@ -44,14 +44,14 @@ def emit_one(
     if options.fields == ():
         write_lines(_field_names(document))
     elif options.template is not None:
-        write_line(_fill(options.template, document))
+        write_line(_fill(options.template, document, kind))
     elif options.format in ("json", "jsonl"):
-        chosen = _select(document, options.fields) if options.fields else document
+        chosen = _select(document, options.fields, kind) if options.fields else document
         write_line(to_json({"schema": SCHEMA, "kind": kind, **chosen}))
     elif options.format == "name" or (options.quiet and options.fields is None):
         write_line(_name(name if name is not None else document.get("id", "")))
     elif options.fields:
-        write(tables.pairs([(field, _cell(_lookup(document, field))) for field in options.fields]) + "\n")
+        write(tables.pairs([(field, _cell(_lookup(document, field, kind))) for field in options.fields]) + "\n")
     elif text is None:
         write(tables.pairs([(field, _cell(value)) for field, value in document.items()]) + "\n")
     elif isinstance(text, str):
@@ -77,17 +77,25 @@ def emit_many(
     `cells` makes the table row of an item when the raw values are not what
     people want to read; `text` is what people see in format `text` instead of
     a table, with `is_paged` through their pager as `paging` has it. Raises
-    `UsageError` for a field that does not exist.
+    `UsageError` for a field that does not exist, in an empty list too.
     """
     options = current().output
+    is_chosen_from = options.fields is not None or options.template is not None
+    if not items and is_chosen_from and not current().options.fields_are_known:
+        from lash_cli.cli.printed import require_fields
+
+        known = require_fields((kind,))
+        if options.fields == ():
+            write_lines(known)
+            return
     if options.fields == ():
-        write_lines(_field_names(items[0]) if items else list(columns))
+        write_lines(_field_names(items[0]))
         return
     if options.template is not None:
-        write_lines(_fill(options.template, item) for item in items)
+        write_lines([_fill(options.template, item, kind) for item in items])
         return
     if options.format in ("json", "jsonl"):
-        chosen = [_select(item, options.fields) for item in items] if options.fields else list(items)
+        chosen = [_select(item, options.fields, kind) for item in items] if options.fields else list(items)
         if options.format == "jsonl":
             write_lines(to_json(item) for item in chosen)
         else:
@@ -99,7 +107,7 @@ def emit_many(
     if text is not None and options.format == "text" and options.fields is None:
         write_shown(text + "\n" if text else "", is_paged=is_paged)
     else:
-        _write_table(items, columns, cells, options)
+        _write_table(kind, items, columns, cells, options)
     if next_cursor is not None:
         say(f"more: repeat with --cursor {next_cursor}")
 
@@ -205,6 +213,7 @@ def terminal_width() -> int | None:
 
 
 def _write_table(
+    kind: str,
     items: Sequence[Document],
     columns: Sequence[str],
     cells: Callable[[Document], Sequence[str]] | None,
@@ -212,7 +221,7 @@ def _write_table(
 ) -> None:
     shown = options.fields or columns
     if options.fields or cells is None:
-        rows = [[_cell(_lookup(item, column)) for column in shown] for item in items]
+        rows = [[_cell(_lookup(item, column, kind)) for column in shown] for item in items]
     else:
         rows = [list(cells(item)) for item in items]
     if not items and options.format == "text":
@@ -246,22 +255,26 @@ def _set_by_rich(renderable: Any, options: OutputOptions) -> str:
     return captured.get()  # not written by the console, which ends the process when the reader has left
 
 
-def _lookup(document: Document, path: str) -> Any:
+def _lookup(document: Document, path: str, kind: str) -> Any:
     value: Any = document
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
             if value is None or current().options.fields_are_known:
                 return None  # of a kind that this command prints, if not of this one
+            from lash_cli.cli.printed import may_have
+
+            if may_have(kind, path):
+                return None  # in another thing of this kind, as a label is
             raise UsageError(f"no field {path!r}", hint=f"fields: {', '.join(_field_names(document))}")
         value = value[name]
     return value
 
 
-def _select(document: Document, fields: Sequence[str]) -> Document:
+def _select(document: Document, fields: Sequence[str], kind: str) -> Document:
     """The part of `document` that `fields` name, nested as in the original."""
     chosen: Document = {}
     for path in fields:
-        value = _lookup(document, path)
+        value = _lookup(document, path, kind)
         *parents, last = path.split(".")
         place = chosen
         for parent in parents:
@@ -279,13 +292,18 @@ def _field_names(document: Document, prefix: str = "") -> list[str]:
     return names
 
 
-def _fill(template: str, document: Document) -> str:
+def template_keys(template: str) -> list[str]:
+    """The keys that a template names, in order; one that is empty too."""
+    return [match.group(1) for match in PLACEHOLDER.finditer(template) if match.group(1) is not None]
+
+
+def _fill(template: str, document: Document, kind: str) -> str:
     """`{key}` replaced by the value of that key; `{{` and `}}` are braces. Nothing else is evaluated."""
 
     def replacement(match: re.Match[str]) -> str:
         if match.group() in ("{{", "}}"):
             return match.group()[0]
-        value = _lookup(document, match.group(1))
+        value = _lookup(document, match.group(1), kind)
         return safe_text("" if value is None else value if isinstance(value, str) else to_json(value))
 
     return PLACEHOLDER.sub(replacement, template)

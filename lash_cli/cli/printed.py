@@ -3,7 +3,8 @@
 A command that only reads finds a field that does not exist when it prints, and
 nothing was lost. One that changes something, runs a turn or waits must know
 before it begins: an exit status of 2 says that nothing was done. The shapes are
-loaded only when one of the two options is given to such a command.
+loaded only when one of the two options is given to such a command, and for an
+empty list, which has nothing to find a field in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import PLACEHOLDER, write_lines
+from lash_cli.cli.output import template_keys, write_lines
 from lash_cli.errors import UsageError
 
 # What a command that only reads prints.
@@ -58,21 +59,36 @@ def lists_fields(tokens: Sequence[str]) -> bool:
     kinds = _kinds(tokens)
     if not kinds:
         return False
-    from lash_cli.cli.schemas import KINDS
-
-    shapes = [_fields_of(KINDS[kind].shape) for kind in kinds]
-    known = dict.fromkeys(path for shape in shapes for path in _paths(shape))
+    known = require_fields(kinds, "; nothing was done")
     if options.fields == ():
         write_lines(known)
         return True
-    asked = options.fields or ()
-    if options.template is not None:
-        asked = (*asked, *(key for key in PLACEHOLDER.findall(options.template) if key))
-    for path in asked:
-        if not any(_has(shape, path.split(".")) for shape in shapes):
-            raise UsageError(f"no field {path!r}; nothing was done", hint=f"fields: {', '.join(known)}")
     options.fields_are_known = True
     return False
+
+
+def require_fields(kinds: Sequence[str], what_was_done: str = "") -> list[str]:
+    """Every field of these kinds. Raises `UsageError`, which also says `what_was_done`, when `--fields` or `--format`
+    ask for one that none of them has."""
+    options = current().options
+    shapes = [_shape(kind) for kind in kinds]
+    known = list(dict.fromkeys(path for shape in shapes for path in _paths(shape)))
+    asked = (*(options.fields or ()), *(template_keys(options.template) if options.template is not None else ()))
+    for path in asked:
+        if not any(_has(shape, path.split(".")) for shape in shapes):
+            raise UsageError(f"no field {path!r}{what_was_done}", hint=f"fields: {', '.join(known)}")
+    return known
+
+
+def may_have(kind: str, path: str) -> bool:
+    """Whether a thing of this kind may have a field that the one at hand has not."""
+    return _has(_shape(kind), path.split("."))
+
+
+def _shape(kind: str) -> Any:
+    from lash_cli.cli.schemas import KINDS
+
+    return _fields_of(KINDS[kind].shape)
 
 
 def _kinds(tokens: Sequence[str]) -> tuple[str, ...]:

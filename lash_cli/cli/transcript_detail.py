@@ -100,7 +100,7 @@ def show_transcript(
             emit_line(document)
         return 0
     if options.format == "jsonl":
-        emit_many("Transcript", documents, columns=("id", "role", "text"))
+        emit_many("MessageItem", documents, columns=("id", "role", "text"))
         return 0
     _print_document(transcript_document(row, documents, frames, cursor=cursor), shown, choice, frames)
     return 0

@@ -92,6 +92,57 @@ def test_a_field_of_the_other_thing_a_command_may_print_is_null(lash, two_sessio
     }  # fmt: skip
 
 
+EMPTY_LISTS = (
+    ("ls",), ("ls", "--sort", "name"), ("key", "ls"), ("search", "nothing"), ("usage", "--by", "day"),
+    ("queue", "ls", "one"), ("queue", "batches", "one"), ("db", "scan"), ("config", "trust", "--list"),
+    ("log", "one", "-o", "jsonl"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def one_quiet_session(lash):
+    """A session in which nothing was ever said, so that every list about it is empty."""
+    assert lash("open", "one", "--name", "alpha").code == 0
+
+
+@pytest.mark.parametrize("verb", EMPTY_LISTS, ids=" ".join)
+def test_an_empty_list_knows_its_fields(lash, one_quiet_session, verb):
+    if verb[0] == "ls":
+        verb = (*verb, "--name", "nobody")
+    for choice in (("--fields", "nope"), ("--fields", "id.nope"), ("--format", "{no.pe}"), ("--format", "{}")):
+        told = lash(*verb, *choice)
+        assert (told.code, told.out) == (2, ""), choice
+        assert "no field '" in told.err and "fields: " in told.err
+    known = lash(*verb, "--fields")
+    assert known.code == 0
+    for field in known.out.split():
+        for choice in (("--fields", field), ("--format", f"{{{field}}}")):
+            told = lash(*verb, *choice)
+            assert told.code == 0, told.err
+
+
+def test_the_fields_of_an_empty_list_are_those_of_a_filled_one(lash, two_sessions):
+    filled = lash("ls", "--fields").out.split()
+    assert set(filled) <= set(lash("ls", "--name", "nobody", "--fields").out.split())
+
+
+def test_a_label_that_only_some_sessions_have_is_null_for_the_others(lash, two_sessions):
+    lash("label", "two", "area=billing")
+    assert sorted(lash("ls", "--format", "{id}={labels.area}").out.split()) == ["one=", "two=billing"]
+    items = lash("ls", "--fields", "id,labels.area", "-o", "json").json["items"]
+    assert {item["id"]: item["labels"]["area"] for item in items} == {"one": None, "two": "billing"}
+    assert lash("show", "one", "--format", "{labels.area}").out == "\n"
+    assert lash("show", "one", "--format", "{label.area}").code == 2
+
+
+@pytest.mark.parametrize("template", ["{}", "{id} {}", "{.}", "{id.}"])
+def test_a_template_without_a_name_is_a_mistake(lash, two_sessions, template):
+    for verb in (("doctor",), ("ls",), ("version",), ("gc", "--dry-run")):
+        told = lash(*verb, "--format", template)
+        assert (told.code, told.out) == (2, "") and "error: no field " in told.err, verb
+    assert lash("doctor", "--format", "{{}}").out == "{}\n"
+
+
 def test_what_is_known_of_printed_fields_knows_every_name_of_a_command():
     named = {name: entry.name for entry in COMMANDS for name in entry.aliases}
     assert {name: verb for name, verb in named.items() if verb in CHANGES} == ALIASES
