@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from lash_cli.cli.transcript_detail import TextChoice, show_transcript
+from lash_cli.cli.word_lists import words_of
 from lash_cli.core.content import Role
 from lash_cli.errors import UsageError
 
@@ -60,8 +61,8 @@ def named_roles(texts: Sequence[str] | None) -> frozenset[Role] | None:
     """The roles of `--role` options, each of which may name several; None for none. Raises `UsageError`."""
     if not texts:
         return None
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
     known = {role.value: role for role in Role}
+    words = words_of("--role", texts, known)
     for word in words:
         if word not in known:
             raise UsageError(f"unknown role {word!r}", hint=f"choose from: {', '.join(known)}")

@@ -19,6 +19,7 @@ from lash_cli.cli.documents import STATUSES, Document, session_document, session
 from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import reading_store, run_inline
+from lash_cli.cli.word_lists import words_of
 from lash_cli.errors import UsageError
 from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
@@ -91,6 +92,9 @@ def command(
     """
     if sort != "activity" and sort not in _SORTS:
         raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
+    for option, glob in (("--name", name), ("--model", model)):
+        if glob == "":
+            raise UsageError(f"{option} is empty, which nothing is like", hint=f"leave it out, or: {option} '*'")
     after = None if cursor is None or sort == "activity" else _place(cursor, sort)
     now_ms = SystemClock().now_ms()
     wanted = Filter(
@@ -221,7 +225,7 @@ def _cells(item: Document, now_ms: int) -> tuple[str, ...]:
 def _statuses(texts: list[str] | None) -> frozenset[str] | None:
     if not texts:
         return None
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
+    words = words_of("--status", texts, STATUSES)
     for word in words:
         if word not in STATUSES:
             raise UsageError(f"unknown status {word!r}", hint=f"choose from: {', '.join(STATUSES)}")

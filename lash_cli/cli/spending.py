@@ -14,6 +14,7 @@ from functools import cache
 from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, usage_document
+from lash_cli.cli.word_lists import words_of
 from lash_cli.core.pricing import Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import UsageError
@@ -44,7 +45,7 @@ class Spent(NamedTuple):
 
 def parse_groups(texts: Sequence[str] | None) -> tuple[str, ...]:
     """The words of `--by`, each once, in order. Raises `UsageError` for a word that is none of `GROUPS`."""
-    words = [word.strip() for text in texts or () for word in text.split(",") if word.strip()]
+    words = words_of("--by", texts, GROUPS) if texts else []
     for word in words:
         if word not in GROUPS:
             raise UsageError(f"cannot group by {word!r}", hint=f"choose from: {', '.join(GROUPS)}")

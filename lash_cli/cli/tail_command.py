@@ -8,6 +8,7 @@ import typer
 
 from lash_cli.cli.durations import duration_ms, heartbeat_seconds
 from lash_cli.cli.reading import run_watching
+from lash_cli.cli.word_lists import words_of
 from lash_cli.errors import UsageError
 
 
@@ -106,9 +107,7 @@ def _types(texts: list[str] | None) -> frozenset[str] | None:
         return None
     from lash_cli.cli.tail_stream import EVENT_TYPES, FRAMING
 
-    words = [word.strip() for text in texts for word in text.split(",") if word.strip()]
-    if not words:
-        raise UsageError("--types names no type", hint=f"there are: {', '.join(EVENT_TYPES)}")
+    words = words_of("--types", texts, EVENT_TYPES)
     for word in words:
         if word not in EVENT_TYPES and word not in FRAMING:
             import difflib

@@ -107,7 +107,16 @@ def test_closed_and_parked_are_status_words(lash, sessions) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [("--status", "sleeping"), ("--sort", "colour"), ("--since", "yesterdayish")],
+    [
+        ("--status", "sleeping"),
+        ("--sort", "colour"),
+        ("--since", "yesterdayish"),
+        ("--status", ""),
+        ("--status", " , "),
+        ("--name", ""),
+        ("--model", ""),
+    ],
+    ids=" ".join,
 )
 def test_senseless_options_are_usage_errors(lash, options) -> None:
     done = lash("ls", *options, "-o", "json")

@@ -143,6 +143,18 @@ def test_a_template_without_a_name_is_a_mistake(lash, two_sessions, template):
     assert lash("doctor", "--format", "{{}}").out == "{}\n"
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [("log", "one", "--role"), ("search", "text", "--role"), ("usage", "--by"), ("tail", "one", "--types")],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("words", ["", " , "])
+def test_a_list_of_words_that_names_nothing_is_no_choice(lash, two_sessions, verb, words):
+    told = lash(*verb, words, "-o", "jsonl")
+    assert (told.code, told.out, told.error["code"]) == (2, "", "usage")
+    assert told.error["message"] == f"{verb[-1]} names nothing"
+
+
 def test_what_is_known_of_printed_fields_knows_every_name_of_a_command():
     named = {name: entry.name for entry in COMMANDS for name in entry.aliases}
     assert {name: verb for name, verb in named.items() if verb in CHANGES} == ALIASES

@@ -405,7 +405,7 @@ BAD = [
     (["s", "t", "--from", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "one session"),
     (["--all", "--from", f"lashsc2:{GENESIS}:0:0:s"], 2, "usage", "one session"),
     (["s", "--types", "tool_startd"], 2, "usage", "tool_started"),
-    (["s", "--types", ""], 2, "usage", "names no type"),
+    (["s", "--types", ""], 2, "usage", "names nothing"),
     (["s", "--until", "soon"], 2, "usage", "idle, turn"),
     (["s", "--until", "idle", "--no-follow"], 2, "usage", "no-follow"),
     (["s", "--all"], 2, "usage", "--all"),
