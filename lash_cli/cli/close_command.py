@@ -9,6 +9,7 @@ import typer
 from lash_cli.cli.bulk import apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.park_command import idle_row
+from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import store_having
 from lash_cli.errors import LashError
@@ -37,6 +38,8 @@ async def _run(references: list[str]) -> tuple[list[Document], list[LashError]]:
         return "closed"
 
     try:
-        return await apply_to_each(await resolve_all(store, references), close)
+        metas = await resolve_all(store, references)
+        with progress("closing sessions"):
+            return await apply_to_each(metas, close)
     finally:
         await store.aclose()

@@ -55,7 +55,8 @@ def command(
     settings = current().settings
     cutoff_ms = now_ms - round(settings.retention_min_age * 1000)
     idle_since_ms = _idle_since(now_ms)
-    expired = run_async(_expired(idle_since_ms, now_ms)) if idle_since_ms is not None else []
+    with progress("looking for sessions that nobody uses"):
+        expired = run_async(_expired(idle_since_ms, now_ms)) if idle_since_ms is not None else []
     if expired and not dry_run:
         confirm(_question(expired))
         run_async(_delete(expired, idle_since_ms or 0))
@@ -114,9 +115,10 @@ def _question(expired: list[SessionRow]) -> str:
 async def _delete(expired: list[SessionRow], idle_since_ms: int) -> None:
     """Delete them; one that was used since it was found is in use and ends this with `SessionStillInUse`."""
     async with opened_core(store=writing_store(), owner_label="gc") as core:
-        for row in expired:
-            await _refuse_used(core.store, row, idle_since_ms)
-            await core.delete_session(row.meta.session_id)
+        with progress("deleting sessions"):
+            for row in expired:
+                await _refuse_used(core.store, row, idle_since_ms)
+                await core.delete_session(row.meta.session_id)
 
 
 async def _refuse_used(store: RuntimePersistence, row: SessionRow, idle_since_ms: int) -> None:

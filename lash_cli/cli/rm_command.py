@@ -15,6 +15,7 @@ from lash_cli.cli.bulk import COLUMNS, apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
+from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
@@ -61,7 +62,10 @@ async def _chosen(references: list[str], with_children: bool) -> list[SessionMet
             await read_session_row(None, references[0])  # raises: without a database there is no session
         assert store is not None
         named = await resolve_all(store, references)
-        return await _with_descendants(store, named) if with_children else named
+        if not with_children:
+            return named
+        with progress("looking for children"):
+            return await _with_descendants(store, named)
 
 
 async def _with_descendants(store: RuntimePersistence, named: list[SessionMeta]) -> list[SessionMeta]:
@@ -96,4 +100,5 @@ async def _delete(metas: list[SessionMeta]) -> tuple[list[Document], list[LashEr
             report = await core.delete_session(meta.session_id)
             return "deleted" if report.existed else "not_found"
 
-        return await apply_to_each(metas, delete)
+        with progress("deleting sessions"):
+            return await apply_to_each(metas, delete)

@@ -63,7 +63,18 @@ _PLACES = {
     "db purge --dry-run": [("lash_cli.tools.spilling:forget_spilled", "counting what would be erased…")],
     "export s": [("lash_cli.cli.exporting:exported", "exporting…")],
     "import made.json --id t": [("lash_cli.core.archive:check_archive", "reading the export…")],
-    "gc": [("lash_cli.tools.spilling:forget_spilled", "removing what nothing needs…")],
+    "gc": [
+        ("lash_cli.store.sqlite.maintenance:_collect", "removing what nothing needs…"),
+        ("lash_cli.tools.spilling:forget_spilled", "removing what nothing needs…"),
+    ],
+    "gc --dry-run": [("lash_cli.store.sqlite.maintenance:_collect", "looking for what nothing needs…")],
+    "gc --yes -c retention.min_age=0 -c retention.max_age=0": [
+        ("lash_cli.cli.gc_command:_is_expired", "looking for sessions that nobody uses…"),
+        ("lash_cli.cli.gc_command:_refuse_used", "deleting sessions…"),
+    ],
+    "rm s --yes": [("lash_cli.cli.rm_command:idle_row", "deleting sessions…")],
+    "rm s --dry-run --with-children": [("lash_cli.cli.rm_command:_with_descendants", "looking for children…")],
+    "close s": [("lash_cli.cli.close_command:idle_row", "closing sessions…")],
 }
 # Command, place and what is said there.
 _CASES = [(command, *case) for command, cases in _PLACES.items() for case in cases]
