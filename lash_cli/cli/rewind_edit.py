@@ -6,6 +6,7 @@ it was. The edited text is in a private file until its turn has taken it.
 
 from __future__ import annotations
 
+from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.editor import editor_command
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -30,6 +31,7 @@ async def _read(reference: str | None, node_id: str) -> tuple[SessionMeta, Messa
     async with reading_store() as store:
         row = await read_session_row(store, reference)
         assert store is not None, "without a store there is no row"
+        refuse_cut_off(row.meta.session_id, node_id)
         return row.meta, await user_message_at(store, row.meta.session_id, node_id)
 
 

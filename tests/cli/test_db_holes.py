@@ -138,6 +138,32 @@ def test_such_a_session_goes_on_and_its_tree_shows_what_is_cut_off_apart(lash, m
     assert "cut off" in names.err
 
 
+def test_nothing_goes_on_from_what_is_cut_off_and_that_is_said_beforehand(lash, messages, cut_off):
+    before = lash("show", "s", "-o", "json").json["head"]
+    turn = cut_off[1].partition(".")[0]
+    for words in (
+        *(("rewind", "s", "--to", node) for node in cut_off),
+        *(("fork", "s", "--at", node) for node in (*cut_off, turn)),
+    ):
+        done = lash(*words, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (4, "", "node_cut_off"), words
+        assert done.error["hint"].endswith("lash db check") and done.error["details"]["session"] == "s"
+    assert lash("show", "s", "-o", "json").json["head"] == before
+    assert lash("ls", "-q").out.split() == ["s"]
+    assert lash("rewind", "s", "--to", messages[1]).code == 0
+    assert lash("fork", "s", "--at", messages[2]).code == 0
+
+
+def test_a_fork_that_shares_a_hole_is_not_rewound_to_what_is_below_it(lash, home, messages):
+    fork = lash("fork", "s", "-o", "json").json["id"]
+    assert lash("turn", fork, "!text four").code == 0
+    delete_nodes(home, 3)
+    assert lash("rewind", fork, "--to", messages[1]).code == 0
+    for node in messages[3:]:
+        done = lash("rewind", fork, "--to", node, "-o", "json")
+        assert (done.code, done.error["code"]) == (4, "node_cut_off")
+
+
 def test_a_session_rewound_to_before_everything_says_of_all_that_is_left_that_it_is_cut_off(lash, home, messages):
     delete_nodes(home, 1)
     assert lash("rewind", "s", "--to", "root").code == 0

@@ -22,7 +22,7 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
-from lash_cli.store.sqlite.lineage import Run, Segment, key_at, runs_to_root, segments_of
+from lash_cli.store.sqlite.lineage import Run, Segment, find_node, key_at, runs_to_root, segments_of
 from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
@@ -37,6 +37,7 @@ _OWNERLESS: Final = {
 _SESSIONS = """
 SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
 """
+_SESSION = "SELECT session_key, next_seq FROM sessions WHERE session_id = ?"
 _SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
 _ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
 _ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
@@ -184,6 +185,23 @@ def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
         if not holes:
             for detail in _cut_off(connection, segments, path):
                 yield Broken("node_cut_off", session_id, detail)
+
+
+def is_cut_off(connection: sqlite3.Connection, session_id: str, node_id: str) -> bool:
+    """Whether a node of a session is there and leads to no root, because one above it is missing or hidden.
+
+    Every row above it is counted, which takes longer the more was said.
+    """
+    stored = connection.execute(_SESSION, (session_id,)).fetchone()
+    segments = () if stored is None else segments_of(connection, *stored)
+    place = find_node(connection, segments, node_id) if segments else None
+    if place is None:
+        return False
+    try:
+        path = list(runs_to_root(connection, segments, place.seq))
+    except CorruptNode:
+        return True
+    return not all(_is_whole(connection, run, stored[0]) for run in path)
 
 
 def _is_whole(connection: sqlite3.Connection, run: Run, own_key: int) -> bool:
