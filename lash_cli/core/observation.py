@@ -10,7 +10,7 @@ that decide this are pure functions here, so every store answers alike.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -158,7 +158,7 @@ class LiveReplayGap(msgspec.Struct, frozen=True):
     reason: LiveReplayGapReason
 
 
-class LogBounds(NamedTuple):
+class LogBounds(msgspec.Struct, frozen=True, gc=False):
     """A session's log without its events. `floor` is the last position dropped, `hole` the last position lost;
     `is_first_epoch` says that no earlier generation of the log ever was."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -135,7 +135,7 @@ RETURNING batch_id
 BatchRow = Sequence[Any]
 
 
-class Owned(NamedTuple):
+class Owned(msgspec.Struct, frozen=True, gc=False):
     """What a claim owns that is to be settled: its rows, and the wakes in them."""
 
     enqueue_seqs: tuple[int, ...]

@@ -45,7 +45,7 @@ class _Start(NamedTuple):
 def _start(connection: sqlite3.Connection, source: StoredSession, node_id: str | None) -> _Start:
     if node_id is not None:
         place = graph.place_of(connection, source, node_id)
-        return _Start(place, connection.execute(_FRAME_OF_NODE, (place_at(*place),)).fetchone()[0])
+        return _Start(place, connection.execute(_FRAME_OF_NODE, (place_at(place.key, place.seq),)).fetchone()[0])
     if source.leaf_seq is None:
         return _Start(None, source.frame_ordinal)
     return _Start(Place(source.leaf_key or source.key, source.leaf_seq), source.frame_ordinal)

@@ -406,7 +406,7 @@ def _load_node(connection: sqlite3.Connection, session_id: str, node_id: str) ->
     place = find_node(connection, segments, node_id)
     if place is None:
         return None
-    row = connection.execute(_ONE_NODE, (place_at(*place),)).fetchone()
+    row = connection.execute(_ONE_NODE, (place_at(place.key, place.seq),)).fetchone()
     parents = {} if row[2] is None else _ids_at(connection, segments, row[2])
     frame_ids = {ordinal: frame_id for ordinal, frame_id, _, _ in read_frames(connection, stored.key)}
     return _nodes_of([row], parents, frame_ids)[0]

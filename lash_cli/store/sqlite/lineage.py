@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.places import place_at, sql_places
@@ -46,7 +48,7 @@ FROM node_origins o INDEXED BY node_origins_by_origin WHERE o.origin_key = ?
 """
 
 
-class Segment(NamedTuple):
+class Segment(msgspec.Struct, frozen=True, gc=False):
     """Nodes above `floor` and up to `top` are rows of the cluster `key`; the first segment is the session's own."""
 
     key: int
@@ -58,7 +60,7 @@ class Segment(NamedTuple):
         return place_at(self.key, self.floor), place_at(self.key, seq)
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True, gc=False):
     """The rows `low` to `high` of one cluster, each below the one before; the first hangs below `parent_seq`."""
 
     key: int
@@ -72,7 +74,7 @@ class Run(NamedTuple):
         return place_at(self.key, self.low), place_at(self.key, self.high)
 
 
-class Place(NamedTuple):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """Where a node is stored."""
 
     key: int

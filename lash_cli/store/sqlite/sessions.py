@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import msgspec
 
@@ -240,7 +240,7 @@ def key_of(connection: sqlite3.Connection, session_id: str) -> int:
     return read_session(connection, session_id).key
 
 
-class Addressee(NamedTuple):
+class Addressee(msgspec.Struct, frozen=True, gc=False):
     """What an enqueue needs to know of its session."""
 
     key: int
