@@ -46,7 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         complete(arguments[1:])
         status = 0
     else:
-        status = _run(arguments, is_interruptible=is_interruptible)
+        import gc
+
+        # Importing makes many objects and no garbage: the collector rests until a command is loaded.
+        gc.disable()
+        try:
+            status = _run(arguments, is_interruptible=is_interruptible)
+        finally:
+            gc.enable()
     if argv is None:
         _leave(status)
     return status

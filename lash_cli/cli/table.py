@@ -9,6 +9,7 @@ the module has one, is the `TyperCommand` subclass to parse with.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import getdoc
@@ -254,7 +255,13 @@ class LazyGroup(TyperGroup):
         """As the parser does it, but an unknown verb names the nearest ones and never becomes a prompt."""
         if args and find(self.entries, args[0]) is None:
             raise unknown_command(self.entries, args[0], ctx.command_path)
-        return super().resolve_command(ctx, args)
+        resolved = super().resolve_command(ctx, args)
+        if not isinstance(resolved[1], LazyGroup):
+            # The command is about to begin: from here on garbage is collected, but never looked for in what was
+            # imported, which stays until the end.
+            gc.freeze()
+            gc.enable()
+        return resolved
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The table by section; the stock method would import every command to ask for its help."""

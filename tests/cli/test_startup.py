@@ -334,6 +334,26 @@ def test_only_verbs_that_look_into_tables_import_sqlite_utils(lash, home, args):
     assert "sqlite_utils" in imported(home, "db", "info")
 
 
+COLLECTIONS = """
+import gc, sys
+from lash_cli.__main__ import main
+when = []
+gc.callbacks.append(lambda phase, info: when.append("asyncio" in sys.modules))
+sys.argv[0] = "lash"
+code = main(sys.argv[1:])
+print(code, all(when), bool(when), gc.isenabled(), gc.get_freeze_count() > 10_000, file=sys.stderr)
+"""
+
+
+def test_the_garbage_collector_rests_until_a_command_is_loaded_and_works_from_then_on(lash, home):
+    assert lash("open", "s").code == 0
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTIONS, "turn", "s", "hello", "-q"], env=environment(home), capture_output=True,
+        timeout=60, check=False, stdin=subprocess.DEVNULL, text=True, cwd=home.parent,
+    )  # fmt: skip
+    assert done.stderr.split() == ["0", "True", "True", "True", "True"]
+
+
 def without_moments(document):
     """A listing without what changes between two looks at it."""
     for item in document["items"]:
