@@ -272,10 +272,11 @@ def build_provider(
     `invalid_provider_endpoint`).
     """
     from lash_cli.providers.catalog import ProviderSettings, build_caller
-    from lash_cli.settings.keys import fetch_key
 
     key = (fetched_keys or {}).get(provider.key or "")
     if key is None and provider.key is not None:
+        from lash_cli.settings.keys import fetch_key
+
         key = fetch_key(provider.key, paths, environment, wanted_by=f"provider {provider.name}")
     resolved = ProviderSettings(provider.name, provider.kind, provider.base_url, key, dict(provider.options))
     return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request, on_event=on_event)

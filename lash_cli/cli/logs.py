@@ -13,7 +13,6 @@ import time
 from lash_cli.cli.invocation import current
 from lash_cli.errors import ConfigError, LashError
 from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory
-from lash_cli.settings.redact import redact
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -37,6 +36,8 @@ class LogFile(logging.Handler):
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         text = f"{stamp} {current().request_id} {record.levelname.lower()} {record.name}: {self.format(record)}\n"
         try:
+            from lash_cli.settings.redact import redact  # hardly any command has anything to log
+
             ensure_private_directory(os.path.dirname(path))
             # A named pipe that nobody reads holds nobody up; it means nothing to a file.
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, PRIVATE_FILE_MODE)

@@ -57,7 +57,6 @@ from lash_cli.effects.host import (
     require_outcome_kind,
     sleep_until,
 )
-from lash_cli.effects.renewal import Renewal
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
 from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
@@ -372,6 +371,8 @@ class JournalScopedEffects:
     async def _run_claimed(
         self, claim: JournalClaim, envelope: EffectEnvelope, context: EffectContext, run: EffectExecutor
     ) -> EffectOutcome:
+        from lash_cli.effects.renewal import Renewal  # a turn without tools claims nothing
+
         host = self._host
         outcome: EffectOutcome | None = None
         failure: EffectError | None = None

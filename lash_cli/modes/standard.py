@@ -10,6 +10,7 @@ control ends the turn. Pure: all memory is the transcript itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, Role, ToolResultPart
@@ -27,16 +28,11 @@ from lash_cli.core.machine import (
 )
 from lash_cli.core.machine_rules import LLM_ISSUE, control_outcome, substantial_parts, tool_results_message
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue, TurnOutcome
-from lash_cli.core.structured import (
-    FittingAnswer,
-    JudgeAnswer,
-    UnfitAnswer,
-    repair_message,
-    unfit_issue,
-    was_repaired,
-)
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.errors import LashRuntimeError
+
+if TYPE_CHECKING:
+    from lash_cli.core.structured import JudgeAnswer
 
 EMPTY_RESPONSE = "empty_response"
 
@@ -99,6 +95,14 @@ class StandardProtocol:
         """What follows a complete answer: prose ends the turn, and where a value is wanted, the value does."""
         if self._output is None or self._judge is None:
             return (_ending(AssistantMessage(text)),)
+        from lash_cli.core.structured import (  # most turns end with prose
+            FittingAnswer,
+            UnfitAnswer,
+            repair_message,
+            unfit_issue,
+            was_repaired,
+        )
+
         match self._judge(text):
             case FittingAnswer(value=value):
                 return (_ending(FinalValue(value)),)

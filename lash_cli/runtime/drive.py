@@ -66,7 +66,6 @@ from lash_cli.core.policy import NO_LAYER, Generation, PromptLayer, SessionPolic
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
-from lash_cli.core.structured import output_of
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, prompt_usage
 from lash_cli.errors import (
     DirectCompletionError,
@@ -226,7 +225,7 @@ class TurnDriver(ABC):
             cost_limit=drive.cost_limit,
         )
         self._log_texts(drive, opening)
-        output = output_of(drive.options)
+        output = _wanted_output(drive)
         machine = TurnMachine(config, self._protocol(output), opening)
         while True:
             if self.token.is_set:
@@ -406,6 +405,15 @@ def _generation(drive: Drive) -> Generation:
     from lash_cli.core.generation import generation_of
 
     return drive.policy.generation.overlaid_by(generation_of(drive.options))
+
+
+def _wanted_output(drive: Drive) -> OutputSpec | None:
+    """What the answer has to fit, None for prose; raises `ValueError` for options that cannot be read."""
+    if drive.options is None:
+        return None
+    from lash_cli.core.structured import output_of
+
+    return output_of(drive.options)
 
 
 def usage_of(session: ResidentSession, policy: SessionPolicy, done: DoneEffect) -> tuple[TokenLedgerEntry, ...]:

@@ -19,7 +19,6 @@ from lash_cli.core.policy import persisted_config
 from lash_cli.core.protocols import CancelSignal
 from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import HeadRevisionConflict, LashError, LashRuntimeError
-from lash_cli.runtime.commands import CommandRunner
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
@@ -165,6 +164,8 @@ class LaneEntry:
         """Run every command at the head of the queue, younger ones too, once there is one to run; False when there is
         none after all: it cannot be read and was parked, or since the lane was taken it was cancelled or the queue
         held."""
+        from lash_cli.runtime.commands import CommandRunner  # most sessions never have one
+
         host = self._host
         runner = CommandRunner(self._store, host.clock, host.ids, self._session, guard.fence, is_strict=host.is_strict)
         is_any = False

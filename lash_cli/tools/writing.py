@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import weakref
 from collections.abc import Callable
@@ -65,7 +64,7 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_has
     is replaced. Raises `ToolFault`; then the old file is untouched.
     """
     directory = policy.open_directory(real.parent, create=True)
-    partial = f".lash-{secrets.token_hex(8)}.tmp"
+    partial = f".lash-{os.urandom(8).hex()}.tmp"
     try:
         existing = _existing(directory, real)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

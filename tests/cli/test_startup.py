@@ -243,7 +243,7 @@ TO_OPEN = """
     core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.pricing
     core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_definition
     core.tool_shapes core.tools core.usage core.wait
-    effects effects.host effects.journal effects.renewal effects.resolver errors plugins
+    effects effects.host effects.journal effects.resolver errors plugins
     plugins.rolling_history runtime
     runtime.bells
     runtime.cancellation runtime.demand runtime.drivers runtime.ending runtime.host runtime.lane runtime.phases
@@ -255,11 +255,10 @@ TO_OPEN = """
 """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
 ONLY_IN_SOME_TURNS = """
-    api.queue api.tools core.archive core.history core.machine_checkpoint effects.inline runtime.compaction
-    runtime.dispatch runtime.ephemeral runtime.frame_opening runtime.history runtime.nested runtime.persistence
-    runtime.replacing
-    runtime.structured runtime.tracing store.resident_log
-    tools.context tools.function tools.schema
+    api.queue api.tools core.archive core.history core.machine_checkpoint core.structured effects.inline effects.renewal
+    runtime.commands runtime.compaction runtime.dispatch runtime.ephemeral runtime.frame_opening runtime.history
+    runtime.nested runtime.persistence runtime.replacing runtime.structured runtime.tracing store.resident_log
+    store.sqlite.attachments store.sqlite.waits tools.context tools.function tools.schema
 """
 
 
@@ -332,6 +331,13 @@ def test_only_verbs_that_look_into_tables_import_sqlite_utils(lash, home, args):
     assert lash("open", "s").code == 0
     assert not imported(home, *args) & (HEAVY - {"jsonschema_rs"})
     assert "sqlite_utils" in imported(home, "db", "info")
+
+
+def test_a_turn_that_uses_no_key_and_logs_nothing_loads_neither_keys_nor_the_redactor(lash, home):
+    assert lash("open", "s").code == 0
+    modules = loaded(home, "turn", "s", "hello", "-q")
+    assert "lash_cli.runtime.turns" in modules
+    assert not modules & (lash_modules("settings.editing settings.keys settings.redact") | {"secrets"})
 
 
 COLLECTIONS = """

@@ -23,7 +23,6 @@ from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
 from lash_cli.store.sqlite.queue_announcing import announce
 from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session
-from lash_cli.store.sqlite.waits import drop_waits
 
 _RUNNING = """
 SELECT turn_id FROM turns INDEXED BY turns_running
@@ -73,6 +72,8 @@ Take = Callable[[sqlite3.Connection, StoredSession, int], T]
 
 def drop_turn(connection: sqlite3.Connection, session: StoredSession, turn_id: str) -> list[str]:
     """Undo an unfinished turn: everything it took is free again. Returns the ids of what it gave back."""
+    from lash_cli.store.sqlite.waits import drop_waits  # hardly any turn is dropped
+
     connection.execute(_DROP_TURN, (session.key, turn_id))
     connection.execute(_DROP_CANCEL, (session.key, turn_id))
     scope = TurnScope(session.session_id, turn_id)

@@ -36,7 +36,7 @@ from lash_cli.errors import (
     SessionBindingMismatch,
     TurnCancelWon,
 )
-from lash_cli.store.sqlite import attachments, batches, demand, graph, inputs, lanes, leases, live_commits, stamps
+from lash_cli.store.sqlite import batches, demand, graph, inputs, lanes, leases, live_commits, stamps
 from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.live import read_end
@@ -221,6 +221,8 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
         batches.complete(connection, stored.key, work, commit.now_ms)
     has_waiting = _leave_queue(connection, stored, commit, turn_id)
     if stored.owns_attachments or commit.committed_attachment_ids:
+        from lash_cli.store.sqlite import attachments  # few sessions have any
+
         attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
     enqueued = _enqueue(connection, stored, prepared, revision, ids) if prepared.outbox else ()
     result = RuntimeCommitResult(revision, commit.graph.leaf_node_id, checkpoint_ref, components, enqueued)
