@@ -139,6 +139,7 @@ FOR_A_SESSION = """
     cli.documents cli.failure cli.invocation cli.output cli.reading cli.references core core.claim_limits core.codec
     core.content core.head_state core.ids core.lease core.policy core.prompt core.usage store.base store.queueing
     store.shelf store.sqlite.connections store.sqlite.database store.sqlite.log store.sqlite.places
+    store.sqlite.process_forks
     store.sqlite.sessions store.sqlite.store store.sqlite.writer system views.tables wiring
 """
 OF_A_GRAPH = "core.frames core.graph store.sqlite.graph store.sqlite.lineage"
@@ -250,8 +251,8 @@ TO_OPEN = """
     runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
     store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database
     store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
-    store.sqlite.log store.sqlite.places store.sqlite.schema store.sqlite.sessions store.sqlite.store
-    store.sqlite.writer system tools tools.registry tools.surface
+    store.sqlite.log store.sqlite.places store.sqlite.process_forks store.sqlite.schema store.sqlite.sessions
+    store.sqlite.store store.sqlite.writer system tools tools.registry tools.surface
 """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
 ONLY_IN_SOME_TURNS = """

@@ -266,6 +266,99 @@ asyncio.run(in_parent())
 """
 
 
+# What the parent does around the fork, and what its child does with a store of its own.
+_OWN_STORE = """
+import asyncio, os, sys, threading
+
+from lash_cli import SqliteStore
+from lash_cli.errors import StoreError
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.sqlite import process_forks
+from lash_cli.system import SystemClock
+
+path, way = sys.argv[1:]
+
+
+def create(store, name):
+    asyncio.run(make.create(store, SystemClock(), name))
+
+
+def has(store, name):
+    return asyncio.run(store.session_row(name)) is not None
+
+
+class Write:
+    '''A write in another thread that goes on until it is let.'''
+
+    def __init__(self, store):
+        self.begun, self.may_end = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=lambda: store.db.write_sync(self.job, durable=False))
+        self.thread.start()
+        self.begun.wait()
+
+    def job(self, connection):
+        self.begun.set()
+        self.may_end.wait(30)
+
+    def end(self):
+        self.may_end.set()
+        self.thread.join()
+
+
+store = SqliteStore.open(path)
+create(store, "before")
+to_child, to_parent = os.pipe(), os.pipe()
+if way != "closed":
+    write = Write(store)
+    process_forks.QUIET_WITHIN_S = 30 if way == "writing" else 0.2
+    if way == "writing":
+        threading.Timer(0.2, write.may_end.set).start()
+child = os.fork()
+if child == 0:
+    try:
+        own = SqliteStore.open(path, lock_timeout_s=5)
+        create(own, "first")
+        os.write(to_parent[1], b"1")
+        os.read(to_child[0], 1)
+        create(own, "second")
+        print("child wrote", flush=True)
+    except StoreError as error:
+        print(error.code, flush=True)
+        os.write(to_parent[1], b"1")
+    os._exit(0)
+os.read(to_parent[0], 1)
+if way != "closed":
+    write.end()
+create(store, "parents")
+asyncio.run(store.aclose())
+os.write(to_child[1], b"1")
+print(os.waitpid(child, 0)[1], flush=True)
+again = SqliteStore.open(path)
+print(*[has(again, name) for name in ("before", "parents", "first", "second")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("closed", ["child wrote", "0", "True True True True"]),
+        ("writing", ["child wrote", "0", "True True True True"]),
+        ("writing on", ["store_forked", "0", "True True False False"]),
+    ],
+)
+def test_a_child_has_a_store_of_its_own_or_is_refused_one_whatever_its_parent_was_doing(tmp_path, way, said) -> None:
+    command = [sys.executable, "-c", _OWN_STORE, str(tmp_path / "lash.db"), way]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.splitlines() == said, done.stderr
+
+
 async def test_the_command_a_refusal_names_can_be_typed_as_it_stands(make_core) -> None:
     core = make_core(ScriptedCaller([text("ok")]))
     session = await core.open_session(S)

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import sys
 import threading
-from _weakrefset import WeakSet  # by `threading` anyway; `weakref` itself would be one import more (design D16)
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -39,6 +39,7 @@ from lash_cli.store.sqlite.connections import (
     patiently,
 )
 from lash_cli.store.sqlite.file_names import StrPath
+from lash_cli.store.sqlite.process_forks import refuse_lost, watch
 from lash_cli.store.sqlite.writer import Request, Writer
 
 if TYPE_CHECKING:
@@ -123,12 +124,6 @@ def _bring_up_to_date(path: StrPath, lock_timeout_s: float) -> None:
         connection.close()
 
 
-# Every open database of this process; and in the child of a fork the connections of its parent, which are neither used
-# nor closed there.
-_OPEN: WeakSet[Database] = WeakSet()
-_OF_PARENT: list[sqlite3.Connection] = []
-
-
 class _Reader:
     """A read connection and its lock, opened at first use."""
 
@@ -140,6 +135,9 @@ class _Reader:
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
         self._is_forked = False
+        self._is_resting = False
+        # How often it was opened: a connection counts the commits of others from its own beginning.
+        self.openings = 0
 
     def run(self, job: Job[T]) -> T:
         """Run `job` in one read transaction."""
@@ -167,11 +165,28 @@ class _Reader:
         if self._connection is None:
             with mapped_errors(self._path):
                 self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
+                self.openings += 1
         return self._connection
+
+    def rest(self, deadline: float) -> bool:
+        """See `process_forks.Forkable`."""
+        self._is_resting = self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if not self._is_resting:
+            return False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        return True
+
+    def go_on(self) -> None:
+        """See `process_forks.Forkable`."""
+        if self._is_resting:
+            self._is_resting = False
+            self._lock.release()
 
     def lose(self) -> sqlite3.Connection | None:
         """Be closed in the child of a fork; its connection, which is the parent's."""
-        self._lock = threading.Lock()
+        self._lock, self._is_resting = threading.Lock(), False
         self._is_closed = self._is_forked = True
         connection, self._connection = self._connection, None
         return connection
@@ -183,15 +198,6 @@ class _Reader:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-
-def _lose_all() -> None:
-    """After a fork: what the parent opened is the parent's.
-
-    Its locks do not hold in the child, whose use of them would damage the file; nor may they be closed there.
-    """
-    for database in tuple(_OPEN):
-        database.lose()
 
 
 class Database:
@@ -228,8 +234,9 @@ class Database:
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
         when file or directory cannot be used (`network_filesystem`: it would be damaged there), `TooManyOpenFiles`,
-        `StoreLocked` after `lock_timeout_s` of waiting for another process, `NotFoundError` (`store_not_found`) for
-        a missing file with `read_only`, and `UsageError` for `:memory:`, which other programs take for no file.
+        `StoreLocked` after `lock_timeout_s` of waiting for another process, `StoreError` (`store_forked`) in the child
+        of a process that could not let go of the file as it forked, `NotFoundError` (`store_not_found`) for a missing
+        file with `read_only`, and `UsageError` for `:memory:`, which other programs take for no file.
         """
         if os.path.basename(os.fsdecode(path)) == ":memory:":
             raise UsageError(
@@ -242,7 +249,9 @@ class Database:
             _create_file(path)
         elif not os.path.exists(path):
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
+        refuse_lost(path)
         database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)
+        watch(database)
         try:
             is_current, is_wal = database.read(lambda connection: (_is_current(connection, path), _is_wal(connection)))
             if not is_current and read_only:
@@ -253,7 +262,6 @@ class Database:
         except BaseException:
             database.close()
             raise
-        _OPEN.add(database)
         return database
 
     async def write_brief(self, job: Job[T]) -> T:
@@ -340,7 +348,7 @@ class Database:
     def change_mark(self) -> int:
         """A number that stays the same until any connection to the file commits."""
         (mark,) = self._reader.run(lambda connection: connection.execute(_DATA_VERSION).fetchone())
-        return int(mark)
+        return int(mark) + (self._reader.openings << 32)
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
         """All rows of one SELECT, inline: a single statement needs no transaction around it. It sees every write that
@@ -377,10 +385,22 @@ class Database:
             self._bulk_reader.close()
             self._reader.close()
 
-    def lose(self) -> None:
-        """Refuse everything from now on with `store_forked`; called in the child of a fork."""
-        parts = (self.writer, self._bulk_reader, self._reader)
-        _OF_PARENT.extend(connection for part in parts if (connection := part.lose()) is not None)
+    def rest(self, deadline: float) -> bool:
+        """See `process_forks.Forkable`."""
+        return all(part.rest(deadline) for part in self._parts)
+
+    def go_on(self) -> None:
+        """See `process_forks.Forkable`."""
+        for part in self._parts:
+            part.go_on()
+
+    def lose(self) -> list[sqlite3.Connection]:
+        """See `process_forks.Forkable`."""
+        return [connection for part in self._parts if (connection := part.lose()) is not None]
+
+    @property
+    def _parts(self) -> tuple[Writer | _Reader, ...]:
+        return self.writer, self._bulk_reader, self._reader
 
     def _refuse_if_read_only(self) -> None:
         if self.read_only:
@@ -400,7 +420,3 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_lose_all)

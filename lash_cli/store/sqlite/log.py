@@ -113,6 +113,10 @@ class Checkpointer:
         self._wait_above = _WAL_TRUNCATE_BYTES
         self._stopping = False
         self._thread: threading.Thread | None = None
+        # Held while the connection is used; by who forks, while the process forks.
+        self._lock = threading.Lock()
+        self._is_resting = False
+        self._connection: sqlite3.Connection | None = None
 
     def is_due(self) -> bool:
         """Whether the WAL grew past its mark, so that a look may take time; one `lseek`. Asked by who has the pen."""
@@ -160,7 +164,6 @@ class Checkpointer:
             self._thread.join()
 
     def _run(self) -> None:
-        connection = connect(self._path, CHECKPOINTER_PRAGMAS)
         try:
             while True:
                 self._wanted.wait()
@@ -169,11 +172,32 @@ class Checkpointer:
                     self._wanted.set()  # for another one
                     return
                 # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
-                with contextlib.suppress(sqlite3.Error):
-                    self._copy_back(connection)
+                with self._lock, contextlib.suppress(sqlite3.Error):
+                    if self._connection is None:
+                        self._connection = connect(self._path, CHECKPOINTER_PRAGMAS)
+                    self._copy_back(self._connection)
                 self._caught_up.set()
         finally:
+            with self._lock:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
             connection.close()
+
+    def rest(self, deadline: float) -> bool:
+        """See `process_forks.Forkable`."""
+        self._is_resting = self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if self._is_resting:
+            self._let_go()
+        return self._is_resting
+
+    def go_on(self) -> None:
+        """See `process_forks.Forkable`."""
+        if self._is_resting:
+            self._is_resting = False
+            self._lock.release()
 
     def _copy_back(self, connection: sqlite3.Connection) -> None:
         """Copy what is there without holding anybody up; then the little that came meanwhile, under the write lock.

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -128,6 +129,8 @@ class Writer:
         self._is_taken = False
         self._is_closed = False
         self._is_forked = False
+        # While the process forks the pen is held by who forks.
+        self._is_resting = False
         self._thread: threading.Thread | None = None
         # Of whoever holds the pen.
         self._connection: WriterConnection | None = None
@@ -286,12 +289,31 @@ class Writer:
         finally:
             self._checkpointer.close()
 
+    def rest(self, deadline: float) -> bool:
+        """See `process_forks.Forkable`. Who holds the pen may wait for the checkpointer, and never the other way."""
+        self._is_resting = self._pen.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if not self._is_resting or not self._checkpointer.rest(deadline):
+            return False
+        self._log.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        return True
+
+    def go_on(self) -> None:
+        """See `process_forks.Forkable`."""
+        self._checkpointer.go_on()
+        if self._is_resting:
+            self._is_resting = False
+            self._pen.release()
+
     def lose(self) -> sqlite3.Connection | None:
         """Be closed in the child of a fork, where the thread does not run and whoever held a lock is not; its
         connection, which is the parent's."""
-        self._lock, self._pen = threading.Lock(), threading.Lock()
+        self._lock, self._pen, self._is_resting = threading.Lock(), threading.Lock(), False
         self._is_closed = self._is_forked = True
         self._log.close()
+        self._checkpointer = Checkpointer(self._path, self._log)
         self._thread, connection, self._connection = None, self._connection, None
         return connection
 
