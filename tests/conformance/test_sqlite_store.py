@@ -10,6 +10,7 @@ from lash_cli.store.conformance.lanes import LaneLaws
 from lash_cli.store.conformance.leases import LeaseLaws
 from lash_cli.store.conformance.live import LiveLaws
 from lash_cli.store.conformance.live_queue import LiveQueueLaws
+from lash_cli.store.conformance.separation import SeparationLaws
 from lash_cli.store.conformance.sessions import SessionLaws
 
 
@@ -46,4 +47,8 @@ class TestSqliteLive(LiveLaws):
 
 
 class TestSqliteLiveQueue(LiveQueueLaws):
+    pass
+
+
+class TestSqliteSeparation(SeparationLaws):
     pass
