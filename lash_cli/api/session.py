@@ -532,7 +532,9 @@ class LashSession(QueueVerbs):
 
         await self._change(change)
 
-    async def _edit_tools(self, edit: Callable[[], object]) -> None:
+    async def _edit_tools(self, edit: Callable[[], object], *, is_for_finished: bool) -> None:
+        """Change the tool surface; `is_for_finished` refuses it as `require_finished` does."""
+
         def change(state: ResidentSession) -> Undo | None:
             before = state.registry.surface
             edit()
@@ -541,15 +543,20 @@ class LashSession(QueueVerbs):
             state.dirty.add(Dirty.TOOLS)
             return lambda: state.registry.roll_back(before)
 
-        await self._change(change)
+        await self._change(change, is_for_finished=is_for_finished)
 
     async def _change(
-        self, change: Callable[[ResidentSession], Undo | None], usage: tuple[TokenLedgerEntry, ...] = ()
+        self,
+        change: Callable[[ResidentSession], Undo | None],
+        usage: tuple[TokenLedgerEntry, ...] = (),
+        *,
+        is_for_finished: bool = False,
     ) -> None:
         """Apply a change to the newest head and commit it, with what it cost, before returning (design D19). A commit
         that was begun is seen through although the task is cancelled: memory has what the store has.
 
-        `change` returns how to take it back, or None when it changed nothing.
+        `change` returns how to take it back, or None when it changed nothing. With `is_for_finished` it is refused
+        while a turn that was cut off is not finished.
         """
         async with self._shared.lock:
             if self._core.host.store is None:
@@ -560,7 +567,8 @@ class LashSession(QueueVerbs):
                     publish_change(self._state)
             else:
                 await self._core._beside_driver(
-                    self.session_id, lambda: self._commit_change(self._state, change, usage)
+                    self.session_id,
+                    lambda: self._commit_change(self._state, change, usage, is_for_finished=is_for_finished),
                 )
 
     async def _commit_change(
@@ -568,10 +576,16 @@ class LashSession(QueueVerbs):
         state: ResidentSession,
         change: Callable[[ResidentSession], Undo | None],
         usage: tuple[TokenLedgerEntry, ...] = (),
+        *,
+        is_for_finished: bool = False,
     ) -> None:
         host = self._core.host
         assert host.store is not None, "asked by the caller"
         async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
+            if is_for_finished:
+                from lash_cli.runtime.history import require_finished  # few changes ask for it
+
+                await require_finished(host.store, state.session_id)
             undo = change(state)
             if undo is not None:
                 await seen_through(self._commit_changed(host.store, fence, state, undo, usage))

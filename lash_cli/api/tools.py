@@ -43,18 +43,20 @@ class ToolAdmin:
         return self._registry.members()
 
     async def set_membership(self, tool: str, present: bool) -> int:
-        """Make one tool a member or not, by its id or its name; returns the new generation. Raises `ReconfigureError`
-        (`tool_unknown`)."""
+        """Make one tool a member or not, by its id or its name; returns the new generation. Raises as
+        `set_membership_many`."""
         return await self.set_membership_many([(tool, present)])
 
     async def set_membership_many(self, changes: Iterable[tuple[str, bool]]) -> int:
         """Several changes, all or nothing, committed together; the new generation. A tool is named by its id, or by
-        its name where no tool has such an id. Raises `ReconfigureError` (`tool_unknown`).
+        its name where no tool has such an id. Raises `ReconfigureError` (`tool_unknown`), and `ConflictError`
+        (`turn_unfinished`) while a turn that was cut off waits to be finished, which needs the tools it began with.
         """
         wanted = tuple(changes)
         registry = self._registry
         await self._edit(
-            lambda: registry.set_tool_membership({registry.name_of(tool): present for tool, present in wanted})
+            lambda: registry.set_tool_membership({registry.name_of(tool): present for tool, present in wanted}),
+            is_for_finished=True,
         )
         return self._registry.generation
 
@@ -82,8 +84,9 @@ class ToolAdmin:
         """Whole-state edits, for hosts that keep tool states of their own."""
         return AdvancedToolAdmin(self)
 
-    async def _edit(self, change: Callable[[], object]) -> None:
-        await self._session._edit_tools(change)
+    async def _edit(self, change: Callable[[], object], *, is_for_finished: bool = False) -> None:
+        """Sources may come and go at any time: a turn that was cut off may need one that is not there yet."""
+        await self._session._edit_tools(change, is_for_finished=is_for_finished)
 
 
 class AdvancedToolAdmin:
@@ -95,9 +98,10 @@ class AdvancedToolAdmin:
     async def apply_state(self, state: ToolState) -> int:
         """Replace the surface by an edited export; returns the new generation.
 
-        Raises `GenerationMismatch` when the surface moved meanwhile.
+        Raises `GenerationMismatch` when the surface moved meanwhile, and `ConflictError` (`turn_unfinished`) as
+        `ToolAdmin.set_membership_many`.
         """
-        await self._admin._edit(lambda: self._admin._registry.apply_state(state))
+        await self._admin._edit(lambda: self._admin._registry.apply_state(state), is_for_finished=True)
         return self._admin._registry.generation
 
     async def restore_state(self, state: ToolState) -> ToolRestoreReport:

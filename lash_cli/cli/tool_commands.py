@@ -1,7 +1,8 @@
 """`lash tool ls`, `on` and `off`: which tools a session may call (contract 08 §5.4, 05 §2.4).
 
 A switched-off tool stays known and is not offered to the model. A change is
-committed before it is told; while a turn runs it is refused.
+committed before it is told; while a turn runs, or waits to be finished after
+it was cut off, it is refused.
 """
 
 from __future__ import annotations

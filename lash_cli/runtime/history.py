@@ -45,6 +45,12 @@ async def require_movable(store: RuntimePersistence, session_id: str) -> None:
     row = await store.session_row(session_id)
     if row is not None and row.meta.closed_at_ms is not None:
         raise SessionClosed(f"session {session_id} is closed", details={"session": session_id})
+    await require_finished(store, session_id)
+
+
+async def require_finished(store: RuntimePersistence, session_id: str) -> None:
+    """Raise `ConflictError` (`turn_unfinished`) while a turn that was cut off waits to be finished: it is driven again
+    under what it began with. The caller holds the lane."""
     unfinished = await store.unfinished_turns(session_id)
     if unfinished:
         raise ConflictError(

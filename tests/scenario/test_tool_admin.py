@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from support.scripted import ScriptedCaller, text
+from support.driving import Crash, CrashPoints
+from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import FunctionToolProvider, tool
-from lash_cli.core.tools import ToolContract
-from lash_cli.errors import GenerationMismatch, ReconfigureError, StoreError
+from lash_cli.core.tools import SafeRetry, ToolContract
+from lash_cli.errors import ConflictError, GenerationMismatch, ReconfigureError, StoreError
 
 
 class Words(msgspec.Struct):
@@ -154,3 +155,29 @@ async def test_an_exported_state_is_edited_tool_by_tool_and_applied(make_core) -
         assert [manifest.description for manifest in admin.active_manifests()] == ["Say it softly."]
         await admin.advanced().apply_state(admin.state().remove("shout"))
         assert (admin.state().tools, admin.active_manifests()) == ({}, ())
+
+
+@tool(name="whisper", retry=SafeRetry(2, 0, 0))
+async def whisper(args: Words, context: object) -> str:
+    """Say it quietly."""
+    return args.text.lower()
+
+
+async def test_tools_stay_as_they_are_while_a_turn_that_was_cut_off_waits_to_be_finished(make_core) -> None:
+    """It would be driven again with other tools than its journal says, and nothing but a cancel could end it."""
+    tools = [FunctionToolProvider([shout, whisper])]
+    caller = ScriptedCaller([calls(("c1", "whisper", '{"text": "A"}')), text("done"), text("next")])
+    first = await make_core(caller, tools=tools, crash_point=CrashPoints("after:model_recorded")).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("x").run()
+    async with await make_core(caller, tools=tools).open_session("s1") as session:
+        before = session.tools().state()
+        with pytest.raises(ConflictError) as refused:
+            await session.tools().set_membership("shout", False)
+        assert refused.value.code == "turn_unfinished"
+        assert session.tools().state() == before
+        output = await session.redrive().run()
+        assert output.result.assistant_message() == "done"
+        await session.tools().set_membership("shout", False)
+        await session.turn("y").run()
+        assert [offered.name for offered in caller.requests[-1].tools] == ["whisper"]
