@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.store_life import StoreLife
 
-STEPS_OF_ONE_LIFE = 90
+STEPS_OF_ONE_LIFE = 120
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -95,7 +95,7 @@ POINTS = (
     "before:replace",
     "after:replace",
 )
-MOST_SESSIONS = 6
+MOST_SESSIONS = 4
 # As often as others: what makes the middle of a turn long enough for something to happen in it.
 OFTEN = {
     "turn": 6,
@@ -199,13 +199,13 @@ class StoreLife:
         await self.do_open()
 
     async def step(self) -> None:
-        """Do something, and let somebody die in the middle of it now and then."""
+        """Do something; now and then somebody is to die at the next named point of a kind that he comes to."""
         process = self._any()
-        process.armed = self.random.choice(POINTS) if self.random.random() < 0.2 else None
+        if self.random.random() < 0.2:
+            process.armed = self.random.choice(POINTS)
         name = self.random.choice(ACTIONS)
         self.log.append(f"{name} {self.processes.index(process)} {process.armed or ''}")
         await getattr(self, f"do_{name}")(process)
-        process.armed = None
 
     async def end(self) -> None:
         for process in self.processes:
@@ -220,10 +220,12 @@ class StoreLife:
         self.count += 1
         return f"{kind}{self.count}"
 
-    def _session(self) -> str:
-        """One that is there, or now and then one that is not any more."""
+    def _session(self, mid_turn: float = 0.2) -> str:
+        """One that is there, so often one in which a turn is under way; or now and then one that is not any more."""
         if self.witness.gone and self.random.random() < 0.05:
             return self.random.choice(sorted(self.witness.gone))
+        if (unfinished := self.witness.in_mid_turn()) and self.random.random() < mid_turn:
+            return self.random.choice(unfinished)
         return self.random.choice(sorted(self.witness.sessions()) or ["none"])
 
     def _node(self, session_id: str) -> str:
@@ -314,7 +316,7 @@ class StoreLife:
         await self._drive(process, self._session(), TurnRequest(None, drain=DrainSelection()))
 
     async def do_redrive(self, process: Process) -> None:
-        await self._drive(process, self._session(), TurnRequest(None))
+        await self._drive(process, self._session(0.8), TurnRequest(None))
 
     async def do_answer(self, process: Process) -> None:
         if process.drive is None or process.caller.reply is None:

@@ -92,6 +92,14 @@ class Witness:
         )
         return next((row[0] for row in found), None)
 
+    def in_mid_turn(self) -> list[str]:
+        """The sessions in which a turn runs or waits to be driven again."""
+        found = self._rows.execute(
+            "SELECT s.session_id FROM sessions s JOIN turns t ON t.session_key = s.session_key"
+            " WHERE t.state = 'running' ORDER BY 1"
+        )
+        return [row[0] for row in found]
+
     def held_lanes(self) -> list[str]:
         """The sessions somebody holds or held until he died."""
         return [row[0] for row in self._rows.execute("SELECT session_id FROM sessions WHERE lease_token IS NOT NULL")]
