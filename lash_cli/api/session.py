@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lash_cli.api.turns import TurnActivitySink, TurnBuilder
+from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
-from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
+from lash_cli.core.llm import OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
 from lash_cli.core.pricing import CostLimit
@@ -64,30 +64,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lash.session")
 
 DIRECT_SOURCE = "direct"
-OUTPUT_NAME = "answer"
-
-
-def _answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> TurnInput:
-    """`turn_input` that also says what its answer has to be; raises `UsageError` (`schema_invalid`)."""
-    from lash_cli.core.structured import with_output
-    from lash_cli.runtime.structured import check_output
-
-    wanted = JsonSchemaOutput(OUTPUT_NAME, output) if isinstance(output, dict) else output
-    check_output(wanted)
-    return msgspec.structs.replace(
-        turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
-    )
-
-
-def _drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
-    """`turn_input` that also says how its answers are drawn; raises `UsageError` for options that cannot be read."""
-    from lash_cli.core.generation import with_generation
-
-    try:
-        options = with_generation(turn_input.protocol_turn_options, generation)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return msgspec.structs.replace(turn_input, protocol_turn_options=options)
 
 
 @cache
@@ -369,9 +345,9 @@ class LashSession(QueueVerbs):
             raise UsageError("a turn needs at least one model iteration")
         content = TurnInput.of(turn_input)
         if output is not None:
-            content = _answering(content, output)
+            content = answering(content, output)
         if generation is not None:
-            content = _drawn(content, generation)
+            content = drawn(content, generation)
         if turn_id is None:
             turn_id = content.trace_turn_id
         elif content.trace_turn_id is not None and content.trace_turn_id != turn_id:

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.activity import TurnActivity
-from lash_cli.core.content import ProtocolTurnOptions, options_over
-from lash_cli.core.policy import PromptContribution, PromptLayer, PromptSection, PromptSlot
+from lash_cli.core.content import ProtocolTurnOptions, TurnInput, options_over
+from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
+from lash_cli.core.policy import Generation, PromptContribution, PromptLayer, PromptSection, PromptSlot
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
@@ -24,10 +25,34 @@ from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 
 STREAM_QUEUE_ITEMS = 256
+OUTPUT_NAME = "answer"
 
 TurnActivitySink = Callable[[TurnActivity], Awaitable[None]]
 # How a session runs a request: under its writer lock, until the turn's commit.
 RunRequest = Callable[[TurnRequest, CancelToken, Sink], Coroutine[Any, Any, TurnOutput]]
+
+
+def answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> TurnInput:
+    """`turn_input` that also says what its answer has to be; raises `UsageError` (`schema_invalid`)."""
+    from lash_cli.core.structured import with_output
+    from lash_cli.runtime.structured import check_output
+
+    wanted = JsonSchemaOutput(OUTPUT_NAME, output) if isinstance(output, dict) else output
+    check_output(wanted)
+    return msgspec.structs.replace(
+        turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
+    )
+
+
+def drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
+    """`turn_input` that also says how its answers are drawn; raises `UsageError` for options that cannot be read."""
+    from lash_cli.core.generation import with_generation
+
+    try:
+        options = with_generation(turn_input.protocol_turn_options, generation)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return msgspec.structs.replace(turn_input, protocol_turn_options=options)
 
 
 class TurnActivityFanout:

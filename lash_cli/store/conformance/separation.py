@@ -284,6 +284,13 @@ class SeparationLaws:
         fence = make.fence_of_lane(lane)
 
         assert await store.claim_checkpoint_work(fence, checkpoint_of(S)) == CheckpointClaims()
+        last = msgspec.structs.replace(checkpoint_of(S), checkpoint="before_completion")
+        assert await store.claim_checkpoint_work(fence, last) == CheckpointClaims()
+        for batch_id in await make.pending_batch_ids(store, NEIGHBOURS[0]):
+            named = store.claim_ready_queued_work(fence, "idle", claim_token="x", batch_ids=[batch_id])
+            assert await named is None
+            assert await store.queued_work_batch(S, batch_id) is None
+            assert await store.cancel_queued_work_batch(S, batch_id) is None
         assert await store.claim_next_turn_inputs(fence, claim_token="x") is None
         assert await store.claim_ready_queued_work(fence, "idle", claim_token="x") is None
         assert await store.claim_leading_session_command(fence, claim_token="x") is None
@@ -313,10 +320,12 @@ class SeparationLaws:
         assert await make.pending_batch_ids(store, S) == [batch_id]
         assert await store.cancel_queued_work_batch(S, batch_id)
         await store.cancel_turn_inputs(S, [ByInputId(f"{S}-new")])
-        done = await store.commit_runtime_state(
-            make.commit(fence, Unchanged(None), turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True)
+        commit = make.commit(
+            fence, Unchanged(None), turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True
         )
+        done = await store.commit_runtime_state(commit)
         assert not done.has_waiting and done.head_revision == 1
+        assert await store.commit_runtime_state(commit) == msgspec.structs.replace(done, replayed=True)
 
     async def test_a_sweep_of_one_session_goes_by_its_own_turns(
         self, open_store: OpenStore, clock: MovableClock
