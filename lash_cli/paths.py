@@ -163,6 +163,18 @@ def unusable_path(path: str, error: OSError, action: str) -> StoreReadOnly:
     )
 
 
+def readable_hint(path: str | os.PathLike[str]) -> str | None:
+    """What makes a file that is there readable; None for one that is not there, or can be read."""
+    import shlex  # only where something failed
+
+    name = os.fspath(path)
+    if not os.path.exists(name) or os.access(name, os.R_OK):
+        return None
+    if os.stat(name).st_uid != os.geteuid():
+        return "it belongs to somebody else: choose your own place with --home DIR or LASH_HOME"
+    return f"make it readable for you: chmod u+rw {shlex.quote(name)}"
+
+
 def shared_bits(path: str) -> int:
     """The permission bits of `path` that others than its owner hold; 0 when it is private or absent."""
     try:

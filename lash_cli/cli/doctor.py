@@ -22,7 +22,7 @@ from lash_cli.cli.doctor_settings import configuration
 from lash_cli.cli.doctor_store import StoreReport, inspect_store
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
-from lash_cli.errors import LashError, NotFoundError, StoreUnusable
+from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, StoreUnusable
 from lash_cli.paths import Paths
 from lash_cli.settings.redact import redact
 from lash_cli.version import __version__
@@ -154,7 +154,11 @@ def _unfinished_edits(findings: list[Finding]) -> list[Document]:
     """Edits of queues that were cut off, and the files of those that went wrong."""
     from lash_cli.cli.edit_journal import kept_texts, unfinished_edits
 
-    edits = unfinished_edits()
+    try:
+        edits, kept = unfinished_edits(), kept_texts()
+    except StoreReadOnly as error:
+        findings.append(Finding.of(error))
+        return []
     for edit in edits:
         findings.append(
             Finding(
@@ -164,7 +168,7 @@ def _unfinished_edits(findings: list[Finding]) -> list[Document]:
                 0,
             )
         )
-    for path in kept_texts():
+    for path in kept:
         findings.append(
             Finding("queue_edit_kept", f"{path} holds what was typed in an edit that failed", "delete it when done", 0)
         )

@@ -242,6 +242,8 @@ def _names() -> list[str]:
         return sorted(os.listdir(edits_directory()))
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise unusable_path(edits_directory(), error, "look into the directory") from error
 
 
 def _lock(descriptor: int, path: str) -> bool:

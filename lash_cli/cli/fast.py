@@ -184,7 +184,13 @@ def serve(options: GlobalOptions, rest: list[str]) -> str | None:
         return None
     now_ms = time.time_ns() // 1_000_000
     rows: list[ListedSession] | None = []
-    if os.path.exists(paths.database):
+    try:
+        is_there = bool(os.stat(paths.database))
+    except FileNotFoundError:
+        is_there = False
+    except OSError:
+        return None  # not to be taken for none: the real command says why
+    if is_there:
         from lash_cli.store.sqlite.listing import first_page
 
         # One row more than asked for tells whether there is a next page.

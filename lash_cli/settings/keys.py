@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
-from lash_cli.paths import Paths, only_regular, shared_bits, write_private_file
+from lash_cli.paths import Paths, only_regular, readable_hint, shared_bits, write_private_file
 from lash_cli.settings.editing import quoted
 from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import redact, remember
@@ -73,7 +73,8 @@ def read_stored(paths: Paths) -> StoredKeys:
     except (FileNotFoundError, NotADirectoryError):
         return StoredKeys({}, ())
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error
+        message = f"cannot read {path}: {error.strerror}"
+        raise ConfigError(message, code="permissions_unsafe", hint=readable_hint(path)) from error
     except ValueError:
         raise ConfigError(f"{path} is not valid TOML", hint="repair it, or remove it and set the keys again") from None
     keys = document.get("keys", {})

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError
-from lash_cli.paths import Paths, only_regular
+from lash_cli.paths import Paths, only_regular, readable_hint
 from lash_cli.settings.schema import (
     LABELS,
     PROJECT_KEYS,
@@ -140,7 +140,8 @@ def _read(path: str) -> tuple[str, dict[str, Any]] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}", code="permissions_unsafe") from error
+        message = f"cannot read {path}: {error.strerror}"
+        raise ConfigError(message, code="permissions_unsafe", hint=readable_hint(path)) from error
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -26,7 +26,7 @@ from lash_cli.errors import ConflictError, NotFoundError, StoreReadOnly, StoreUn
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.file_names import is_in_the_way
+from lash_cli.store.sqlite.file_names import is_in_the_way, is_there
 from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
 
 _FILE_MODE: Final = 0o600
@@ -67,7 +67,7 @@ def back_up(database: Path, target: Path) -> Copy:
     Raises `NotFoundError` (`store_not_found`), `ConflictError` (`file_exists`),
     `StoreReadOnly` when the place cannot be written, and what reading raises.
     """
-    if not database.exists():
+    if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
     with mapped_errors(database):
         source = connect(database, _READ, read_only=True)
@@ -144,7 +144,7 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
     then, and a process that is killed in between leaves the old or the new
     content, never a mixture.
     """
-    if database.exists() and os.path.exists(source) and source.samefile(database):
+    if is_there(database) and os.path.exists(source) and source.samefile(database):
         raise ConflictError(f"{source} is the database itself", code="restore_from_itself")
     copy = inspect(source)
     with _unfinished(database, suffix="restoring") as draft:
@@ -212,7 +212,7 @@ def erase(database: Path, clock: Clock) -> None:
     Raises `StoreLocked` while another process has it open, `SessionStillInUse`
     while a session is held, `NotFoundError` (`store_not_found`).
     """
-    if not database.exists():
+    if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
     with _unfinished(database, suffix="empty") as draft:
         _finish(draft, clock)

@@ -108,10 +108,12 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary == _CANNOT_OPEN and not _has_descriptor_left():
         return TooManyOpenFiles(f"{path} cannot be opened: too many open files")
     if primary in _READ_ONLY_CODES:
-        return StoreReadOnly(
-            f"{path} cannot be opened or written: {error}",
-            hint="even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE",
+        from lash_cli.paths import readable_hint
+
+        directory = (
+            "even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE"
         )
+        return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or directory)
     if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
         return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
     return StoreError(f"{path}: {error}")

@@ -38,7 +38,7 @@ from lash_cli.store.sqlite.connections import (
     mapped_errors,
     patiently,
 )
-from lash_cli.store.sqlite.file_names import StrPath
+from lash_cli.store.sqlite.file_names import StrPath, is_there
 from lash_cli.store.sqlite.process_forks import refuse_lost, watch
 from lash_cli.store.sqlite.writer import Request, Writer
 
@@ -244,10 +244,10 @@ class Database:
                 hint="what is not to be kept needs none: a LashCore without a store, or lash turn --ephemeral",
             )
         if not read_only:
-            if not os.path.exists(path):
+            if not is_there(path):
                 _refuse_network(path)
             _create_file(path)
-        elif not os.path.exists(path):
+        elif not is_there(path):
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
         refuse_lost(path)
         database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)

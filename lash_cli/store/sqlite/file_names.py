@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import stat
 
+from lash_cli.errors import StoreReadOnly
+
 # Not `Path` alone: its module costs a look at a session more than opening the file does.
 StrPath = str | os.PathLike[str]
 
@@ -20,6 +22,21 @@ def is_in_the_way(path: StrPath) -> bool:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False  # whoever opens it says why not
+
+
+def is_there(path: StrPath) -> bool:
+    """Whether there is a database, or something in its way. Raises `StoreReadOnly` where that cannot be looked at: it
+    is not to be taken for a place where there is none yet."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StoreReadOnly(
+            f"{os.fspath(path)} cannot be looked at: {error.strerror}",
+            hint="choose a place of yours with --db FILE, --home DIR or LASH_HOME, or see: lash doctor",
+        ) from error
+    return True
 
 
 def file_uri(path: StrPath) -> str:

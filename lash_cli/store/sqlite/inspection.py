@@ -19,6 +19,7 @@ from lash_cli.errors import NotFoundError, StoreUnusable
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import BEGIN_READ, FULL, busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.file_names import is_there
 from lash_cli.store.sqlite.ownership import EMPTY_THE_LOG
 from lash_cli.store.sqlite.search_tables import forget_deleted_words
 
@@ -53,7 +54,7 @@ def looking(database: Path) -> Iterator[sqlite3.Connection]:
     Raises `NotFoundError` (`store_not_found`), `StoreUnusable` (`store_foreign`
     for a database that is not ours) and lash errors for SQLite's own.
     """
-    if not database.exists():
+    if not is_there(database):
         raise NotFoundError(
             f"{database} does not exist", code="store_not_found", hint="make a first session with: lash open"
         )
