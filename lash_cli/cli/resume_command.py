@@ -17,6 +17,7 @@ from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, store_having, working_directory
 from lash_cli.cli.stdin import read_prompt
 from lash_cli.cli.turn_command import TurnPlan, approvals, busy_policy, run_planned_turn, terminal_asker
+from lash_cli.errors import UsageError
 from lash_cli.system import SystemClock, is_definitely_dead
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def command(
     """
     from lash_cli.cli.turn_run import Showing
 
+    if key is not None and prompt is None:
+        raise UsageError(
+            "--key is for a PROMPT, and none was given", hint="nothing was done; give a PROMPT, or leave out --key"
+        )
     plan = TurnPlan(
         reference=session,
         showing=Showing(raw=raw),

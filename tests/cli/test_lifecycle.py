@@ -51,6 +51,14 @@ def test_a_parked_session_is_resumed_where_it_was(lash) -> None:
     ]
 
 
+def test_a_key_without_a_prompt_is_no_resume(lash) -> None:
+    lash("open", "one")
+    lash("park", "one")
+    done = lash("resume", "one", "--key", "k", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
+    assert lash("show", "one", "-o", "json").json["status"] == "parked"
+
+
 def test_a_turn_unparks_a_session(lash) -> None:
     lash("open", "s")
     lash("park", "s")

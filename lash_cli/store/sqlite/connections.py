@@ -110,10 +110,10 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary in _READ_ONLY_CODES:
         from lash_cli.paths import readable_hint
 
-        directory = (
+        elsewhere = (
             "even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE"
         )
-        return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or directory)
+        return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or elsewhere)
     if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
         return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
     return StoreError(f"{path}: {error}")
