@@ -32,15 +32,15 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def limited(home: Path, limit_kib: int) -> Result:
-    """Run the turn where no file may grow beyond `limit_kib`."""
+def limited(home: Path, limit_kib: int, arguments: tuple[str, ...] = TURN) -> Result:
+    """Run the turn, or another command, where no file may grow beyond `limit_kib`."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_kib * KIB, limit_kib * KIB))
 
     # Half a byte-code file would be taken for a whole one by every later command.
     environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    process = spawn_lash(TURN, home=home, env=environment, preexec_fn=limit)
+    process = spawn_lash(arguments, home=home, env=environment, preexec_fn=limit)
     out, err = process.communicate(timeout=60)
     return Result(process.returncode, out.decode(), err.decode())
 
@@ -89,3 +89,38 @@ def test_a_full_disk_is_told_and_what_was_begun_can_be_finished(seeded: Path, tm
         assert (shown["turns"], shown["unfinished_turn"], shown["lease"]) == (2, None, None)
         assert run_lash(("doctor",), home=home).code == 0
     assert {"not begun", "unfinished", "done"} <= set(reached), reached
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export demo --as json --out {place}",
+        "export demo --as html --out {place}",
+        "db backup --out {place}",
+        "trace html {trace} --out {place}",
+    ],
+    ids=lambda command: " ".join(command.split()[:2]),
+)
+def test_a_file_that_does_not_fit_is_not_left_half_written(seeded: Path, tmp_path: Path, command: str) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    shutil.copytree(seeded, home)
+    out.mkdir()
+    trace = tmp_path / "run.jsonl"
+    assert run_lash((*TURN, "--trace", str(trace)), home=home).code == 0
+    words = [word.format(place=out / "file", trace=trace) for word in (*command.split(), "-o", "json")]
+    # Enough for the index of the log of the database, which every look makes.
+    done = limited(home, 40, tuple(words))
+    assert (done.code, done.out) == (1, ""), done.err
+    assert done.error["code"] in ("output_not_written", "store_commit_failed")
+    assert list(out.iterdir()) == []
+
+
+def test_a_setting_that_does_not_fit_leaves_the_file_as_it_was(seeded: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(seeded, home)
+    assert run_lash(("config", "set", "defaults.system", "short"), home=home).code == 0
+    before = sorted(place.name for place in home.iterdir())
+    done = limited(home, 1, ("config", "set", "defaults.system", "x" * 9_000, "-o", "json"))
+    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
+    assert run_lash(("config", "get", "defaults.system"), home=home).out == "short\n"
+    assert sorted(place.name for place in home.iterdir()) == before
