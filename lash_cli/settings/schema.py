@@ -203,7 +203,8 @@ def check_value(option: Option, value: Any) -> Any:
         case "choice":
             return _expect(value, value in option.choices, f"one of: {', '.join(option.choices)}")
         case "list":
-            is_list = isinstance(value, list) and all(map(_is_name, value))
+            # Blanks are something: a stop sequence may be a line break.
+            is_list = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
             return _expect(value, is_list, "a list of texts that are not empty")
         case "number":
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf

@@ -52,7 +52,7 @@ def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path
         (("seed=1.5",), "seed is a number"),
         ((f"seed={'9' * 30}",), "64 bits"),
         (("stop=[1]",), "list of texts"),
-        (('stop=["END", ""]',), "not be empty"),
+        (('stop=["END", ""]',), "that are not empty"),
         (("nonsense",), "KEY=VALUE"),
         (("name=@here",), "cannot be a session's name"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
 from lash_cli.cli import invocation, output
 from lash_cli.cli.globals import hoist
+from lash_cli.cli.schemas import KINDS, Kind
 from lash_cli.errors import UsageError
 
 ITEMS = [
@@ -16,8 +18,22 @@ ITEMS = [
 ]
 
 
+class Lease(msgspec.Struct):
+    pid: int
+
+
+class Thing(msgspec.Struct):
+    id: str
+    name: str
+    turns: int
+    lease: Lease | None
+
+
 @pytest.fixture
 def begin(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "Thing", Kind("Thing", "document", Thing))
+    monkeypatch.setitem(KINDS, "ThingList", Kind("ThingList", "list", Thing))
+
     def start(*argv, **environment):
         options, _ = hoist(argv)
         return invocation.begin(options, {"LASH_HOME": str(tmp_path), **environment})
