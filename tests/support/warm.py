@@ -335,9 +335,30 @@ def _preload() -> None:
     for module in pkgutil.walk_packages(lash_cli.__path__, "lash_cli."):
         if not module.name.startswith(_LEFT_OUT):
             __import__(module.name)
+    _learn()
     gc.collect()
     # What is here stays: no command's collector has to look at it, and no page of it is copied for that.
     gc.freeze()
+
+
+def _learn() -> None:
+    """Do once what every command does alike before it begins, and what depends on nothing but the source: learn how
+    records are read, and build the parser of each command from its signature."""
+    import functools
+
+    from lash_cli.cli import table
+    from lash_cli.core.codec import Record, decoder
+
+    kinds = [Record]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        # A record whose fields have types that only a type checker sees is never read.
+        with contextlib.suppress(NameError):
+            decoder(kind)
+    table.load = functools.cache(table.load)
+    for entry in (*table.COMMANDS, *(verb for group in table.COMMANDS for verb in group.verbs)):
+        table.load(entry)
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
