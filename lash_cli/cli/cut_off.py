@@ -7,10 +7,10 @@ and no fork begins there: the next turn could not read what was said before it.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lash_cli.cli.head_moves import command_here
-from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.errors import ConflictError
 
@@ -29,21 +29,12 @@ def warn_of_cut_off(session_name: str, count: int, what_becomes_of_them: str) ->
         )
 
 
-def refuse_cut_off(session_id: str, node_id: str) -> None:
-    """Raise `ConflictError` (`node_cut_off`) for a node of the session that is cut off; nothing for any other name.
-
-    The store moves a head by looking at its neighbours only, whatever was said
-    above them. Who names a node by hand waits for the look at all of them.
-    """
-    from lash_cli.store.sqlite.inspection import looking
-    from lash_cli.store.sqlite.invariants import is_cut_off
-
-    with looking(Path(current().paths.database)) as connection:
-        if not is_cut_off(connection, session_id, node_id):
-            return
-    raise ConflictError(
-        f"node {node_id} is cut off: a message above it is missing, and nothing goes on from there",
-        code=CUT_OFF,
-        hint=f"see where the session goes on: {command_here('db', 'check')}",
-        details={"session": session_id, "node": node_id},
-    )
+@contextmanager
+def naming_the_way_on() -> Iterator[None]:
+    """A refusal to go on from what is cut off names the check of the home this command works on."""
+    try:
+        yield
+    except ConflictError as error:
+        if error.code == CUT_OFF:
+            error.hint = f"see where the session goes on: {command_here('db', 'check')}"
+        raise

@@ -394,6 +394,11 @@ class SessionStore(Protocol):
         """Any live node, also off the active path; None when absent or tombstoned."""
         ...
 
+    async def is_cut_off(self, session_id: str, node_id: str) -> bool:
+        """Whether a live node leads to no root, because one above it is missing or hidden; False when it is absent.
+        Takes longer the more was said above it. Raises `SessionDeleted` when the session is tombstoned."""
+        ...
+
     async def head_position(self, session_id: str) -> HeadPosition:
         """The head without its content."""
         ...

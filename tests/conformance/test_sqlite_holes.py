@@ -248,6 +248,7 @@ async def test_a_check_names_a_session_exactly_where_a_load_finds_something_cut_
         own = rows.own(key)
         lost = {node_id for node_id, seq in own.items() if not rows.leads_to_root(key, seq)}
         assert {node.node_id for node in read.cut_off} & own.keys() == lost
+        assert {node_id for node_id in own if await walk.store.is_cut_off(session_id, node_id)} == lost
         assert {node.node_id for node in read.nodes} & own.keys() == own.keys() - lost
         # A fork may lack the very last node it shares: nothing hangs below that, and it is gone all the same.
         is_sound = not read.cut_off and rows.leads_to_root(key, rows.shared_until(key))

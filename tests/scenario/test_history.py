@@ -197,6 +197,39 @@ async def test_a_move_survives_the_refresh_of_another_worker(make_core) -> None:
     assert said(caller.requests[-1].messages) == ["one", "ok", "three", "ok", "four"]
 
 
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM nodes WHERE node_id = ?", "UPDATE nodes SET tombstoned = 1 WHERE node_id = ?"]
+)
+async def test_nothing_goes_on_from_a_node_that_is_cut_off_and_nothing_is_changed_by_it(make_core, damage: str) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+    for number, said_then in enumerate(("one", "two", "three"), start=1):
+        await session.turn(said_then, turn_id=f"t-{number}").run()
+    ids = await ids_of(session)
+    await session.admin().branch_to_node(ids[1])
+    await core.store.db.write(lambda connection: connection.execute(damage, (ids[3],)), durable=False)
+    before = await core.store.head_position(S)
+    verbs = (
+        lambda node_id: core.branch_to_node(S, node_id),
+        lambda node_id: core.branch_before_node(S, node_id),
+        lambda node_id: session.admin().branch_to_node(node_id),
+        lambda node_id: core.fork_session(S, at=node_id),
+        lambda node_id: session.admin().fork(at=node_id),
+    )
+    for named in ids[4:]:
+        for verb in verbs:
+            with pytest.raises(ConflictError) as caught:
+                await verb(named)
+            assert (caught.value.code, caught.value.details) == ("node_cut_off", {"session": S, "node": named})
+    with pytest.raises(ConflictError) as caught:
+        await core.fork_session(S, at="t-3")
+    assert (caught.value.code, caught.value.details["node"]) == ("node_cut_off", ids[5])
+    assert await core.store.head_position(S) == before
+    assert [row.meta.session_id for row in (await core.store.list_sessions(limit=9))[0]] == [S]
+    await session.turn("on").run()
+    assert said(session.read_view().messages) == ["one", "ok", "on", "ok"]
+
+
 async def test_the_head_does_not_stop_between_calls_and_results(make_core) -> None:
     caller = ScriptedCaller([calls(("c1", "note", '{"text":"a"}'), ("c2", "note", '{"text":"b"}')), text("done")])
     core = make_core(caller, tools=[notes()])

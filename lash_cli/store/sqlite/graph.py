@@ -35,6 +35,7 @@ from lash_cli.store.sqlite.lineage import (
     find_node,
     inherited_runs,
     key_at,
+    leads_to_root,
     runs_to_root,
     segments_of,
 )
@@ -412,6 +413,15 @@ def _load_node(connection: sqlite3.Connection, session_id: str, node_id: str) ->
     return _nodes_of([row], parents, frame_ids)[0]
 
 
+def _is_cut_off(connection: sqlite3.Connection, session_id: str, node_id: str) -> bool:
+    stored = find_session(connection, session_id)
+    if stored is None:
+        return False
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    place = find_node(connection, segments, node_id)
+    return place is not None and not leads_to_root(connection, segments, place.seq)
+
+
 def _load_component(connection: sqlite3.Connection, ref: str) -> bytes:
     row = connection.execute(_BLOB, (ref,)).fetchone()
     if row is None:
@@ -474,6 +484,10 @@ class GraphTable:
             return self._db.read(lambda connection: _load_node(connection, session_id, node_id))
         except SessionNotFound:
             return None
+
+    async def is_cut_off(self, session_id: str, node_id: str) -> bool:
+        """See `base.SessionStore.is_cut_off`. Every node above is counted, so it is read beside the event loop."""
+        return await self._db.read_bulk(lambda connection: _is_cut_off(connection, session_id, node_id))
 
     async def load_component(self, ref: str) -> bytes:
         """See `base.SessionStore.load_component`."""

@@ -22,7 +22,7 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
-from lash_cli.store.sqlite.lineage import Run, Segment, find_node, key_at, runs_to_root, segments_of
+from lash_cli.store.sqlite.lineage import HIDDEN_OF_RUN, Run, Segment, is_whole, key_at, runs_to_root, segments_of
 from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
@@ -37,13 +37,8 @@ _OWNERLESS: Final = {
 _SESSIONS = """
 SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
 """
-_SESSION = "SELECT session_key, next_seq FROM sessions WHERE session_id = ?"
 _SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
 _ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
-_ROWS_OF_RUN = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
-_HIDDEN_OF_RUN = """
-SELECT seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1 AND place BETWEEN ? AND ? ORDER BY place
-"""
 # Contract 01 §8.2: a parent is there, and older. The parents that live rows between two places of one cluster name and
 # that are not so in it; those of a fork may be in another. Asked for what is beside the path only: the rest is counted.
 _WITHOUT_PARENT = """
@@ -177,7 +172,7 @@ def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
             yield Broken("path_broken", session_id, error.message)
             continue
         # Root first: what is before the first hole is what the session can go on from.
-        holes = [run for run in reversed(path) if not _is_whole(connection, run, key)]
+        holes = [run for run in reversed(path) if not is_whole(connection, run, key)]
         whole_until = _last_before_hole(connection, segments, holes[0]) if holes else None
         for run in holes:
             detail = f"a node between {run.low} and {run.high} is missing"
@@ -185,31 +180,6 @@ def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
         if not holes:
             for detail in _cut_off(connection, segments, path):
                 yield Broken("node_cut_off", session_id, detail)
-
-
-def is_cut_off(connection: sqlite3.Connection, session_id: str, node_id: str) -> bool:
-    """Whether a node of a session is there and leads to no root, because one above it is missing or hidden.
-
-    Every row above it is counted, which takes longer the more was said.
-    """
-    stored = connection.execute(_SESSION, (session_id,)).fetchone()
-    segments = () if stored is None else segments_of(connection, *stored)
-    place = find_node(connection, segments, node_id) if segments else None
-    if place is None:
-        return False
-    try:
-        path = list(runs_to_root(connection, segments, place.seq))
-    except CorruptNode:
-        return True
-    return not all(_is_whole(connection, run, stored[0]) for run in path)
-
-
-def _is_whole(connection: sqlite3.Connection, run: Run, own_key: int) -> bool:
-    """Whether a session with the cluster `own_key` shows every row of a run; those of another may be hidden there."""
-    (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
-    if present != run.high - run.low + 1:
-        return False
-    return run.key != own_key or connection.execute(_HIDDEN_OF_RUN, run.places).fetchone() is None
 
 
 def _cut_off(connection: sqlite3.Connection, segments: Sequence[Segment], path: Sequence[Run]) -> Iterator[str]:
@@ -224,7 +194,7 @@ def _cut_off(connection: sqlite3.Connection, segments: Sequence[Segment], path: 
             yield error.message
             return
         for run in shared:
-            if not _is_whole(connection, run, own.key):
+            if not is_whole(connection, run, own.key):
                 yield f"a shared node between {run.low} and {run.high} is missing"
     for places_beside in _beside(own, path):
         for (parent,) in connection.execute(_WITHOUT_PARENT, places_beside):
@@ -249,7 +219,7 @@ def _beside(own: Segment, path: Sequence[Run]) -> Iterator[tuple[int, int]]:
 
 def _last_before_hole(connection: sqlite3.Connection, segments: Sequence[Segment], run: Run) -> str | None:
     """The id of the node below which `run` lacks its first row; None when that is the first of the path."""
-    hidden = {seq for (seq,) in connection.execute(_HIDDEN_OF_RUN, run.places)} if run.key == segments[0].key else ()
+    hidden = {seq for (seq,) in connection.execute(HIDDEN_OF_RUN, run.places)} if run.key == segments[0].key else ()
     last, following = run.parent_seq, run.low
     for (seq,) in connection.execute(_SEQS_OF_RUN, run.places):
         if seq != following or seq in hidden:

@@ -34,6 +34,10 @@ _RUN_START: Final = """
 SELECT seq, parent_seq FROM nodes INDEXED BY nodes_branching
 WHERE place > ? AND place <= ? AND parent_seq IS NOT seq - 1 ORDER BY place DESC LIMIT 1
 """
+_ROWS_OF_RUN: Final = "SELECT count(*) FROM nodes WHERE place BETWEEN ? AND ?"
+HIDDEN_OF_RUN: Final = """
+SELECT seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1 AND place BETWEEN ? AND ? ORDER BY place
+"""
 _OWN_NODE: Final = "SELECT seq FROM nodes WHERE session_key = ? AND node_id = ? AND tombstoned = 0"
 # A session may have hidden what a fork of it still reads; hidden rows are not in the index by id.
 _HIDDEN_NODES: Final = f"""
@@ -117,6 +121,26 @@ def runs_to_root(
                 low, parent = first_seq, first_seq - 1
             yield Run(segment.key, low, cursor, parent)
             cursor = parent
+
+
+def is_whole(connection: sqlite3.Connection, run: Run, own_key: int) -> bool:
+    """Whether a session with the cluster `own_key` shows every row of a run; those of another may be hidden there."""
+    (present,) = connection.execute(_ROWS_OF_RUN, run.places).fetchone()
+    if present != run.high - run.low + 1:
+        return False
+    return run.key != own_key or connection.execute(HIDDEN_OF_RUN, run.places).fetchone() is None
+
+
+def leads_to_root(connection: sqlite3.Connection, segments: Sequence[Segment], seq: int) -> bool:
+    """Whether the session that has `segments` shows every node from the one at `seq` up to a root.
+
+    Each of them is counted, which takes longer the more was said.
+    """
+    try:
+        path = list(runs_to_root(connection, segments, seq))
+    except CorruptNode:
+        return False
+    return all(is_whole(connection, run, segments[0].key) for run in path)
 
 
 def is_on_path(connection: sqlite3.Connection, segments: Sequence[Segment], leaf_seq: int | None, seq: int) -> bool:

@@ -289,6 +289,10 @@ class SqliteStore:
         """See `base.SessionStore`."""
         return await self._graph.load_node(session_id, node_id)
 
+    async def is_cut_off(self, session_id: str, node_id: str) -> bool:
+        """See `base.SessionStore`."""
+        return await self._graph.is_cut_off(session_id, node_id)
+
     async def head_position(self, session_id: str) -> HeadPosition:
         """See `base.SessionStore`."""
         return await self._sessions.head_position(session_id)
