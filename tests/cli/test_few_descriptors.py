@@ -1,7 +1,7 @@
 """A process that may open few files: what it does is whole, or not done and told as what it is (contract 08 §6.4).
 
 Whatever opens a file can be the one that finds no room, an import too, so the limits climb from where hardly anything
-can be loaded to where every command goes through.
+can be loaded to where the command goes through, and one further: there is room then for what could be done without.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.cli import Result, run_lash, spawn_lash
 from support.error_world import dump
+from support.prepared import prepare
 
-LIMITS = (6, 7, 8, 9, 10, 11, 12, 13, 14, 24)
+LIMITS = (6, 7, 8, 9, 10, 11, 12, 13, 14, 24, 28)
+# A stream has many files open before it says anything, and finds no room for the same one at all of the first.
+LIMITS_OF_STREAMS = (6, 9, 12, 13, 14, 24)
 LOOKS = (
     ("show", "demo"),
     ("log", "demo"),
@@ -33,14 +37,13 @@ WORK = (
 )
 
 
-@pytest.fixture(scope="module")
-def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+SEED = (("open", "demo"), ("turn", "demo", "!text first"), ("enqueue", "demo", "!text queued"), ("search", "first"))
+
+
+@pytest.fixture
+def seeded(tmp_path: Path) -> Path:
     """A home with a session of one turn that is in the index, and one text that waits."""
-    home = tmp_path_factory.mktemp("few") / "home"
-    seed = (("open", "demo"), ("turn", "demo", "!text first"), ("enqueue", "demo", "!text queued"), ("search", "first"))
-    for arguments in seed:
-        assert run_lash(arguments, home=home).code == 0
-    return home
+    return prepare(tmp_path / "seeded", *SEED)
 
 
 def limited(arguments: tuple[str, ...], home: Path, limit: int) -> Result:
@@ -70,37 +73,51 @@ def assert_told(done: Result, arguments: tuple[str, ...], limit: int) -> None:
         assert done.out == "", where
 
 
+def climb(arguments: tuple[str, ...], codes: list[int]) -> Iterator[int]:
+    """The limits to try a command with, until the last two of `codes`, to which the caller adds, say that it went
+    through."""
+    for limit in LIMITS_OF_STREAMS if arguments[0] == "tail" else LIMITS:
+        if codes[-2:] == [0, 0]:
+            break
+        yield limit
+    assert (codes[0], codes[-1]) == (5, 0), codes
+
+
+def files(home: Path) -> set[Path]:
+    """What lies in a home, but for what SQLite puts beside a database while it is in use."""
+    return {path.relative_to(home) for path in home.rglob("*") if not path.name.endswith(("-wal", "-shm"))}
+
+
 @pytest.mark.parametrize("arguments", LOOKS, ids=" ".join)
-def test_a_look_without_descriptors_is_told_and_changes_nothing(
-    seeded: Path, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(seeded, home)
-    before = dump(home / "lash.db")
-    codes = []
-    for limit in LIMITS:
-        done = limited(arguments, home, limit)
+def test_a_look_without_descriptors_is_told_and_changes_nothing(seeded: Path, arguments: tuple[str, ...]) -> None:
+    before = dump(seeded / "lash.db")
+    codes: list[int] = []
+    for limit in climb(arguments, codes):
+        done = limited(arguments, seeded, limit)
         codes.append(done.code)
         if done.code != 0:
             assert_told(done, arguments, limit)
-    assert (codes[0], codes[-1]) == (5, 0), codes
-    assert dump(home / "lash.db") == before
+    assert dump(seeded / "lash.db") == before
 
 
 @pytest.mark.parametrize("arguments", WORK, ids=" ".join)
 def test_work_without_descriptors_is_done_or_told_and_can_be_done_then(
     seeded: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    codes = []
-    for limit in LIMITS:
+    before, files_before = dump(seeded / "lash.db"), files(seeded)
+    codes: list[int] = []
+    unchanged: Path | None = None
+    for limit in climb(arguments, codes):
         home = tmp_path / str(limit) / "home"
         shutil.copytree(seeded, home)
-        before = dump(home / "lash.db")
         done = limited(arguments, home, limit)
         codes.append(done.code)
         if done.code == 0:
             continue
         assert_told(done, arguments, limit)
+        if dump(home / "lash.db") == before and files(home) == files_before:
+            unchanged = home
+            continue
         shown = run_lash(("show", "demo", "-o", "json"), home=home).json
         assert shown["held_at"] is None, "what is the matter with a worker says nothing about the queue"
         if shown["unfinished_turn"] is None:
@@ -108,4 +125,5 @@ def test_work_without_descriptors_is_done_or_told_and_can_be_done_then(
             assert run_lash(arguments, home=home).code == 0
         else:
             assert run_lash(("resume", "demo"), home=home).code == 0
-    assert (codes[0], codes[-1]) == (5, 0), codes
+    # A home that is as it was is as good as any other one that is: one of them shows it.
+    assert unchanged is None or run_lash(arguments, home=unchanged).code == 0
