@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import environment, run_lash, spawn_lash
+from support.cli import run_lash, spawn_lash
 from support.old_files import with_checks_by_list
-from support.processes import start_process, wait_until
+from support.processes import wait_until
 from support.terminal import Terminal
 
 SECRET = "sk-" + "proj-canary0123456789abcdefCANARY"
-# Where each of them takes its time; a file so large that it takes longer by itself takes as long to make. It is told
-# of sooner than after a second, so that no test has to wait for one.
+# It is told of sooner than after a second, so that hardly any test has to wait for one.
+_SOON = """
+import lash_cli.cli.progress
+lash_cli.cli.progress.AFTER_SECONDS = lash_cli.cli.progress.EVERY_SECONDS = 0.02
+"""
+# Many times as long as that.
+LONG_S = 0.4
+# Where each of them takes its time; a file so large that it takes longer by itself takes as long to make.
 _HELD = """
 import importlib, pathlib, sys, time
-import lash_cli.cli.progress
-place, directory = sys.argv[1:3]
-del sys.argv[1:3]
-reached, gate = (pathlib.Path(directory, name) for name in ("reached", "gate"))
-module, _, name = place.partition(":")
-module = importlib.import_module(module)
-real = getattr(module, name)
-def held(*args, **options):
-    reached.touch()
-    while not gate.exists():
-        time.sleep(0.005)
-    return real(*args, **options)
-setattr(module, name, held)
-lash_cli.cli.progress.AFTER_SECONDS = lash_cli.cli.progress.EVERY_SECONDS = 0.02
-from lash_cli.__main__ import main
-sys.exit(main())
+places, directory = {places!r}, pathlib.Path({directory!r})
+def hold(place, number):
+    module, _, name = place.partition(":")
+    real = getattr(importlib.import_module(module), name)
+    def held(*args, **options):
+        (directory / f"reached-{{number}}").touch()
+        while not (directory / f"gate-{{number}}").exists():
+            time.sleep(0.005)
+        return real(*args, **options)
+    for module in [one for called, one in sys.modules.items() if called.startswith("lash_cli.")]:
+        if getattr(module, name, None) is real:
+            setattr(module, name, held)
+for number, place in enumerate(places):
+    hold(place, number)
 """
 _PLACES = {
     "db check": [("lash_cli.store.sqlite.invariants:integrity", "checking the database…")],
@@ -76,9 +78,6 @@ _PLACES = {
     "rm s --dry-run --with-children": [("lash_cli.cli.rm_command:_with_descendants", "looking for children…")],
     "close s": [("lash_cli.cli.close_command:idle_row", "closing sessions…")],
 }
-# Command, place and what is said there.
-_CASES = [(command, *case) for command, cases in _PLACES.items() for case in cases]
-_NAMES = [f"{command} at {place.rpartition(':')[2]}" for command, place, _ in _CASES]
 
 
 @pytest.fixture(scope="module")
@@ -96,18 +95,26 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home.parent
 
 
+@pytest.fixture(scope="module")
+def old_pattern(pattern: Path) -> Path:
+    """The same, with the file of the home as an older lash left it."""
+    with closing(sqlite3.connect(pattern / "lash-home" / "lash.db", isolation_level=None)) as connection:
+        with_checks_by_list(connection)
+    return pattern
+
+
 @pytest.fixture
-def made(pattern: Path, home: Path) -> Path:
-    shutil.copytree(pattern, home.parent, dirs_exist_ok=True)
+def old(old_pattern: Path, home: Path) -> Path:
+    shutil.copytree(old_pattern, home.parent, dirs_exist_ok=True)
     return home
 
 
 @pytest.fixture
-def terminal(made: Path) -> Iterator[Any]:
+def terminal(old: Path) -> Iterator[Any]:
     opened: list[Terminal] = []
 
-    def start(*args: str, **env: str) -> Terminal:
-        opened.append(Terminal(made, *args, **env))
+    def start(*args: str, first: str = _SOON) -> Terminal:
+        opened.append(Terminal(old, *args, first=first))
         return opened[-1]
 
     yield start
@@ -116,81 +123,60 @@ def terminal(made: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def held(made: Path) -> Iterator[sqlite3.Connection]:
-    """A file of an older lash that another process keeps to itself: bringing it up to date waits for that."""
-    with closing(sqlite3.connect(made / "lash.db", isolation_level=None)) as connection:
-        with_checks_by_list(connection)
+def held(old: Path) -> Iterator[sqlite3.Connection]:
+    """Another process keeps the file to itself: bringing it up to date waits for that."""
+    with closing(sqlite3.connect(old / "lash.db", isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield connection
 
 
-@pytest.fixture
-def old(made: Path) -> Path:
-    """The home, with its file as an older lash left it."""
-    with closing(sqlite3.connect(made / "lash.db", isolation_level=None)) as connection:
-        with_checks_by_list(connection)
-    return made
+def held_first(home: Path, command: str) -> str:
+    """What a command does first, so that it stands still at each of its places until there is a gate beside the home
+    for it."""
+    return _SOON + _HELD.format(places=[place for place, _ in _PLACES[command]], directory=str(home.parent))
 
 
-def held_command(home: Path, place: str, args: Sequence[str], **streams: Any) -> Any:
-    """A command that stands still at one function until there is `gate` beside the home."""
-    command = [sys.executable, "-c", _HELD, place, str(home.parent), *args]
-    return start_process(command, env=environment(home), cwd=home.parent, start_new_session=True, **streams)
-
-
-class HeldTerminal(Terminal):
-    """Such a command at a terminal."""
-
-    def __init__(self, home: Path, place: str, *args: str) -> None:
-        self._place = place
-        super().__init__(home, *args)
-
-    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> Any:
-        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
-        return held_command(home, self._place, args, **streams)
-
-
-@pytest.mark.parametrize(("command", "place", "said"), _CASES, ids=_NAMES)
-def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(
-    old: Path, command: str, place: str, said: str
-) -> None:
-    with closing(HeldTerminal(old, place, *command.split())) as one:
-        one.wait_until((old.parent / "reached").exists)
-        before = len(one.written)
-        # Again and again, so that what was said before that place does not count.
-        one.wait_until(lambda: one.written[before:].count(said.encode()) > 3)
-        (old.parent / "gate").touch()
+@pytest.mark.parametrize("command", _PLACES)
+def test_what_takes_long_says_what_it_does_and_leaves_nothing_of_that(old: Path, command: str) -> None:
+    with closing(Terminal(old, *command.split(), first=held_first(old, command))) as one:
+        for number, (_, said) in enumerate(_PLACES[command]):
+            one.wait_until((old.parent / f"reached-{number}").exists)
+            before = len(one.written)
+            # Again and again, so that what was said before that place does not count.
+            one.wait_until(lambda since=before, said=said: one.written[since:].count(said.encode()) > 3)
+            (old.parent / f"gate-{number}").touch()
         assert one.ended() == 0, one.text
-        assert said not in one.everything
+        assert not [said for _, said in _PLACES[command] if said in one.everything]
 
 
-@pytest.mark.parametrize(("command", "place", "said"), _CASES, ids=_NAMES)
-def test_in_a_pipe_what_takes_long_says_nothing_of_that(old: Path, command: str, place: str, said: str) -> None:
-    pipe = subprocess.PIPE
-    one = held_command(old, place, command.split(), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
-    wait_until((old.parent / "reached").exists, one)
-    time.sleep(0.2)
-    (old.parent / "gate").touch()
+@pytest.mark.parametrize("command", _PLACES)
+def test_in_a_pipe_what_takes_long_says_nothing_of_that(old: Path, command: str) -> None:
+    one = spawn_lash(command.split(), home=old, start_new_session=True, first=held_first(old, command))
+    for number in range(len(_PLACES[command])):
+        wait_until((old.parent / f"reached-{number}").exists, one)
+        time.sleep(LONG_S / 4)
+        (old.parent / f"gate-{number}").touch()
     out, err = one.communicate(timeout=60)
     assert one.returncode == 0, err
-    assert said.removesuffix("…") not in (out + err).decode() and b"\r" not in out + err
+    told = (out + err).decode()
+    assert not [said for _, said in _PLACES[command] if said.removesuffix("…") in told] and "\r" not in told
 
 
 def test_the_first_use_of_an_old_database_says_that_it_is_opened(terminal: Any, held: sqlite3.Connection) -> None:
-    for command in (("enqueue", "s", "x"), ("show", "s")):
-        one = terminal(*command)
-        one.wait_for("opening the database… 1 s")
-        one.interrupt()
-    one = terminal("show", "s")
+    one = terminal("enqueue", "s", "x")
+    one.wait_for("opening the database… 0 s")
+    one.interrupt()
+    one = terminal("show", "s", first="")
+    one.wait_for("opening the database… 1 s")
     one.wait_for("opening the database… 2 s")
     held.execute("ROLLBACK")
-    assert one.ended() == 0 and "opening" not in one.everything
+    assert one.ended() == 0 and "opening" not in one.everything and "… 0 s" not in one.written.decode()
 
 
 def test_a_terminal_that_is_not_drawn_on_gets_one_line(terminal: Any, held: sqlite3.Connection) -> None:
     one = terminal("show", "s", "--plain", "--ascii")
     one.wait_for("opening the database...")
-    time.sleep(1.2)
+    time.sleep(LONG_S / 2)
     held.execute("ROLLBACK")
     assert one.ended() == 0
     assert one.everything.count("opening the database") == 1 and b"\x1b[K" not in one.written
@@ -201,14 +187,14 @@ def test_a_program_that_reads_the_result_is_told_nothing(
     terminal: Any, held: sqlite3.Connection, options: tuple[str, ...]
 ) -> None:
     one = terminal("show", "s", *options)
-    time.sleep(1.8)
+    time.sleep(LONG_S)
     held.execute("ROLLBACK")
     assert one.ended() == 0 and b"opening" not in one.written
 
 
-def test_a_pipe_gets_nothing(made: Path, held: sqlite3.Connection) -> None:
-    process = spawn_lash(["show", "s"], home=made)
-    time.sleep(1.8)
+def test_a_pipe_gets_nothing(old: Path, held: sqlite3.Connection) -> None:
+    process = spawn_lash(["show", "s"], home=old, first=_SOON)
+    time.sleep(LONG_S)
     held.execute("ROLLBACK")
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")

@@ -22,6 +22,7 @@ from support.processes import end_with_test, start_process
 from support.warm import Warm, is_cold
 
 COMMAND = (sys.executable, "-m", "lash_cli")
+_MAIN = "import sys\nfrom lash_cli.__main__ import main\nsys.argv[0] = 'lash'\nsys.exit(main())"
 _ROOT = Path(__file__).resolve().parents[2]
 _WARM = Warm()
 
@@ -140,20 +141,24 @@ def spawn_lash(
     env: Mapping[str, str] | None = None,
     cwd: Path | str | None = None,
     stdin: Any = subprocess.DEVNULL,
+    first: str = "",
     **options: Any,
 ) -> subprocess.Popen[bytes]:
     """Start one command; stdout and stderr are pipes unless `options` says otherwise.
 
     With no other options than those and `start_new_session` it starts warm, and
-    what is returned does what tests need of a `Popen`.
+    what is returned does what tests need of a `Popen`. `first` is Python that
+    it does before it begins, such as putting something else in the place of a
+    function: see `Warm.start`.
     """
     streams = {"stdout": PIPE, "stderr": PIPE}
     seen, directory = environment(home, env), cwd or Path(home).parent
     if options.keys() <= {*streams, "start_new_session"} and not is_cold(seen):
         out, err = ({**streams, **options}[name] for name in streams)
         session = options.get("start_new_session", False)
-        warm = _WARM.start(args, seen, str(directory), (stdin, out, err), start_new_session=session)
+        warm = _WARM.start(args, seen, str(directory), (stdin, out, err), start_new_session=session, first=first)
         if warm is not None:
             return end_with_test(cast("subprocess.Popen[bytes]", warm))
     pipes: dict[str, Any] = {**streams, **options}
-    return start_process([*COMMAND, *args], env=seen, cwd=directory, stdin=stdin, **pipes)
+    command = [sys.executable, "-c", f"{first}\n{_MAIN}"] if first else COMMAND
+    return start_process([*command, *args], env=seen, cwd=directory, stdin=stdin, **pipes)

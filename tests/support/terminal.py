@@ -23,9 +23,10 @@ LARGEST_PICTURE_BYTES = 65_536
 
 
 class Terminal:
-    """A command at a terminal of a given size, and its screen."""
+    """A command at a terminal of a given size, and its screen; `first` is what `spawn_lash` has it do first."""
 
-    def __init__(self, home: Path, *args: str, columns: int = 100, rows: int = 24, **env: str) -> None:
+    def __init__(self, home: Path, *args: str, columns: int = 100, rows: int = 24, first: str = "", **env: str) -> None:
+        self._first = first
         self.screen = pyte.HistoryScreen(columns, rows, history=1000)
         self._stream = pyte.ByteStream(self.screen)
         self.written = b""
@@ -36,7 +37,7 @@ class Terminal:
 
     def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
-        return spawn_lash(args, home=home, env=env, start_new_session=True, **streams)
+        return spawn_lash(args, home=home, env=env, start_new_session=True, first=self._first, **streams)
 
     def _size(self, columns: int, rows: int) -> None:
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

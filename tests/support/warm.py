@@ -171,14 +171,17 @@ class Warm:
         streams: Sequence[Any],
         *,
         start_new_session: bool = False,
+        first: str = "",
     ) -> WarmProcess | None:
         """Start a command; None when it has to be started cold.
 
         `streams` are its stdin, stdout and stderr: descriptors, files, or what
         `subprocess` has for a pipe, for /dev/null and for the same as stdout.
+        `first` is Python that it does before it begins: every module is loaded
+        then, so what it replaces has to be replaced in whatever module took it.
         """
         request = json.dumps(
-            {"args": list(args), "env": dict(env), "cwd": cwd, "start_new_session": start_new_session}
+            {"args": list(args), "env": dict(env), "cwd": cwd, "start_new_session": start_new_session, "first": first}
         ).encode()
         if len(request) > _MESSAGE_BYTES // 2:
             return None
@@ -379,6 +382,7 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     sys.argv = ["lash", *request["args"]]
     status = 1
     try:
+        exec(request.get("first", ""), {})
         from lash_cli.__main__ import main
 
         status = main()
