@@ -116,7 +116,6 @@ def chain(
     parent_node_id: str | None,
     agent_frame_id: str,
     at_ms: int,
-    caused_by: CausalRef | None = None,
 ) -> tuple[SessionNode, ...]:
     """Message nodes hanging one under another below `parent_node_id`; transient messages are left out.
 
@@ -127,7 +126,7 @@ def chain(
     for message in messages:
         if message.is_transient:
             continue
-        nodes.append(SessionNode(message.id, parent, agent_frame_id, at_ms, ConversationPayload(message), caused_by))
+        nodes.append(SessionNode(message.id, parent, agent_frame_id, at_ms, ConversationPayload(message)))
         parent = message.id
     return tuple(nodes)
 

@@ -417,7 +417,7 @@ class TurnMachine:
     def _advance(self) -> None:
         self._state = next_state(self._state, MachineEvent.ITERATION_ADVANCED)
         if self._is_granted(self._iteration + 1):
-            self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
+            self._queue.append(ProgressEffect(self._iteration))
         self._enter_iteration(self._iteration + 1)
 
     def _enter_iteration(self, iteration: int) -> None:
@@ -459,7 +459,7 @@ class TurnMachine:
             self._queue = deque(effect for effect in self._queue if effect is not self._awaited)
             self._awaited = None
         self._tool_calls += self._tail.close(cancel_reason)
-        self._queue.append(ProgressEffect(self._iteration, len(self._tail.messages)))
+        self._queue.append(ProgressEffect(self._iteration))
         for issue in issues:
             self._emit(ErrorShown(issue))
         finish = outcome.finish if isinstance(outcome, Finished) else None

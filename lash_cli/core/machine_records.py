@@ -94,10 +94,9 @@ class EmitEffect(Record, tag="emit", tag_field="effect"):
 
 
 class ProgressEffect(Record, tag="progress", tag_field="effect"):
-    """An iteration ended with `message_count` messages in the tail; nothing is awaited."""
+    """An iteration ended; nothing is awaited."""
 
     iteration: int
-    message_count: int
 
 
 class DoneEffect(Record, tag="done", tag_field="effect"):

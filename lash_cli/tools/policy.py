@@ -73,11 +73,10 @@ class FilePolicy:
         roots: tuple[Path, ...],
         allow_outside: bool = False,
         denied: tuple[Path, ...] = (),
-        readable: tuple[Path, ...] = (),
     ) -> None:
-        """`readable` trees may be read but not written. Roots are resolved once, here."""
+        """Roots are resolved once, here."""
         self._roots = tuple(_rule(root) for root in roots)
-        self._readable = tuple(_rule(root) for root in readable)
+        self._readable: tuple[_Rule, ...] = ()
         self._denied = tuple(_rule(root) for root in (*denied, *ALWAYS_DENIED))
         self._allow_outside = allow_outside
 

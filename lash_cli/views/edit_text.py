@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-NEW = "new"
 _HEAD = re.compile(r"--- (\S+) ---\r?")
 _LIKE_HEAD = re.compile(r"\\*--- \S+ ---\r?")
 _ESCAPED = re.compile(r"\\+--- \S+ ---\r?")

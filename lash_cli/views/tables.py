@@ -69,12 +69,12 @@ def _shrink(widths: list[int], available: int) -> None:
         excess -= 1
 
 
-def pairs(rows: Sequence[tuple[str, str]], *, indent: str = "") -> str:
+def pairs(rows: Sequence[tuple[str, str]]) -> str:
     """`name   value` lines with aligned values; the text form of one thing. Line feeds in a value stay visible."""
     if not rows:
         return ""
     size = max(display_width(name) for name, _ in rows)
     return "\n".join(
-        f"{indent}{safe_line(name)}{' ' * (size - display_width(name))}{_GAP}{safe_line(value)}".rstrip()
+        f"{safe_line(name)}{' ' * (size - display_width(name))}{_GAP}{safe_line(value)}".rstrip()
         for name, value in rows
     )

@@ -75,12 +75,12 @@ class _Shown:
 
     __slots__ = ("at_ms", "is_growing", "label", "text", "whole")
 
-    def __init__(self, at_ms: int, label: str, text: str, *, is_growing: bool = False, whole: str = "") -> None:
+    def __init__(self, at_ms: int, label: str, text: str, *, whole: str = "") -> None:
         self.at_ms = at_ms
         self.label = label
         self.text = text
         self.whole = whole
-        self.is_growing = is_growing
+        self.is_growing = False
 
 
 class TailPicture:

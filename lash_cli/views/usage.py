@@ -61,11 +61,11 @@ def usage_table(
     return columns(header, cells, width=width, ascii_only=ascii_only)
 
 
-def bar(value: int, largest: int, *, ascii_only: bool = False, cells: int = BAR_CELLS) -> str:
+def bar(value: int, largest: int, *, ascii_only: bool = False) -> str:
     """A bar of `value` on a scale that ends at `largest`; something that is not nothing shows."""
     if value <= 0 or largest <= 0:
         return ""
-    eighths = max(1, round(value / largest * cells * 8))
+    eighths = max(1, round(value / largest * BAR_CELLS * 8))
     if ascii_only:
         return "#" * max(1, round(eighths / 8))
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -129,7 +129,7 @@ def test_an_environment_error_ends_the_turn_without_a_model_call() -> None:
 
 def test_progress_is_reported_after_each_iteration_and_at_the_end() -> None:
     run = drive(machine(), [answer(call()), answer("hi")])
-    assert run.of(ProgressEffect) == [ProgressEffect(0, 3), ProgressEffect(1, 4)]
+    assert run.of(ProgressEffect) == [ProgressEffect(0), ProgressEffect(1)]
     assert isinstance(run.effects[-1], DoneEffect)
 
 

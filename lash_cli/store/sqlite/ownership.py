@@ -36,7 +36,7 @@ ORDER BY name
 
 
 @contextmanager
-def sole_connection(path: Path, *, patience_s: float = PATIENCE_SECONDS) -> Iterator[sqlite3.Connection]:
+def sole_connection(path: Path) -> Iterator[sqlite3.Connection]:
     """The only connection to an existing database, outside a transaction; nobody else can read or write until it ends.
 
     Raises `StoreLocked` when another process has the file open, `StoreUnusable`
@@ -45,7 +45,7 @@ def sole_connection(path: Path, *, patience_s: float = PATIENCE_SECONDS) -> Iter
     try:
         connection = connect(path, _PRAGMAS)
         try:
-            patiently(connection, _BEGIN_EXCLUSIVE, patience_s)
+            patiently(connection, _BEGIN_EXCLUSIVE, PATIENCE_SECONDS)
             connection.execute(ROLLBACK)
             _refuse_foreign(connection, path)
             yield connection
