@@ -160,12 +160,15 @@ def resolve_pointer(reference: str, root: Any) -> Any:
     """The target of a local reference (`#/a/b`), None where there is none, it is a named anchor or it leaves `root`."""
     if reference == "#":
         return root
-    if not reference.startswith("#/"):
+    if not reference.startswith("#"):
         return None
     from urllib.parse import unquote  # start-up never needs it
 
+    pointer = unquote(reference[1:])
+    if not pointer.startswith("/"):
+        return None
     target = root
-    for token in unquote(reference[2:]).split("/"):
+    for token in pointer[1:].split("/"):
         key = token.replace("~1", "/").replace("~0", "~")
         if isinstance(target, dict):
             target = target.get(key)

@@ -23,7 +23,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import ReportedUsage, anthropic_usage
 
 _TERMINAL_REASONS = {
@@ -216,7 +216,7 @@ class AnthropicAssembler:
 
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
-        used: set[str] = set()
+        ids = CallIds(self._request_id)
         for block in self._blocks:
             if block.is_empty:
                 continue
@@ -224,18 +224,12 @@ class AnthropicAssembler:
                 case "text":
                     parts.append(ProsePart(block.text))
                 case "tool_use":
-                    parts.append(self._call(block, used))
+                    # The streamed input, else the one the block began with.
+                    arguments = block.text or encode(block.initial).decode()
+                    parts.append(ToolCallPart(ids.of(block.id), block.name, arguments))
                 case _:
                     parts.append(ReasoningPart(block.text, self._replay(block)))
         return tuple(parts)
-
-    def _call(self, block: _Block, used: set[str]) -> ToolCallPart:
-        """The streamed input, else the one the block began with."""
-        identity = block.id
-        if not identity or identity in used:
-            identity = synthetic_call_id(self._request_id, len(used))
-        used.add(identity)
-        return ToolCallPart(identity, block.name, block.text or encode(block.initial).decode())
 
     def _replay(self, block: _Block) -> ReasoningReplay | None:
         if block.kind == "redacted_thinking":

@@ -8,7 +8,6 @@ evidence, whose tool calls are never run. A whole answer is one large chunk.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
@@ -25,6 +24,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
+from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
@@ -42,11 +42,6 @@ _TERMINAL_REASONS = {
 }
 #: A server that says one of these behind another end, as some do with the usage, does not take back that it was cut.
 _PLAIN_ENDS = ("stop", "tool_calls", "function_call")
-
-
-def synthetic_call_id(request_id: str, position: int) -> str:
-    """An id for a call the model left unnamed: stable over attempts, distinct between the calls of a session."""
-    return f"call_{position}_{hashlib.sha256(request_id.encode()).hexdigest()[:8]}"
 
 
 class _Run:
@@ -252,17 +247,13 @@ class ChatAssembler:
 
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
-        used: set[str] = set()
+        ids = CallIds(self._request_id)
         for piece in self._pieces:
             if isinstance(piece, _Run):
                 text = "".join(piece.pieces)
                 parts.append(ReasoningPart(text, piece.replay) if piece.is_reasoning else ProsePart(text))
                 continue
-            identity = piece.id
-            if not identity or identity in used:
-                identity = synthetic_call_id(self._request_id, len(used))
-            used.add(identity)
-            parts.append(ToolCallPart(identity, piece.name, "".join(piece.arguments) or "{}"))
+            parts.append(ToolCallPart(ids.of(piece.id), piece.name, "".join(piece.arguments) or "{}"))
         return tuple(parts)
 
     def _evidence(self) -> ExecutionEvidence:

@@ -23,7 +23,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import ReportedUsage, google_usage
 
 _TERMINAL_REASONS = {
@@ -169,14 +169,11 @@ class GoogleAssembler:
 
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
-        used: set[str] = set()
+        ids = CallIds(self._request_id)
         for piece in self._pieces:
             if isinstance(piece, _Call):
-                identity = piece.id
-                if not identity or identity in used:
-                    identity = synthetic_call_id(self._request_id, len(used))
-                used.add(identity)
-                parts.append(ToolCallPart(identity, piece.name, piece.arguments, self._replay(piece.signature)))
+                replay = self._replay(piece.signature)
+                parts.append(ToolCallPart(ids.of(piece.id), piece.name, piece.arguments, replay))
                 continue
             text = "".join(piece.pieces)
             if piece.is_thought:

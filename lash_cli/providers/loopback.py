@@ -37,7 +37,7 @@ from lash_cli.core.policy import NO_GENERATION
 from lash_cli.core.protocols import Clock, EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.call_ids import synthetic_call_id
 from lash_cli.providers.reported_usage import MAX_TOKENS
 
 POLL_SECONDS = 0.01

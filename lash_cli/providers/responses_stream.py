@@ -21,7 +21,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.chat_stream import synthetic_call_id
+from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
 from lash_cli.providers.responses_items import (
     ITEM_KINDS,
@@ -296,7 +296,7 @@ class ResponsesAssembler:
         """The items as parts. Ids of messages and calls only count beside encrypted reasoning: it refers to them."""
         keeps_ids = any(isinstance(item, ReasoningItem) and item.encrypted for item in self._items)
         parts: list[LlmPart] = []
-        used: set[str] = set()
+        ids = CallIds(self._request_id)
         for item in self._items:
             match item:
                 case MessageItem():
@@ -305,12 +305,8 @@ class ResponsesAssembler:
                     text, replay = "".join(item.shown), item.replay(self._route)
                     parts += [ReasoningPart(text, replay)] if text or replay else []
                 case CallItem() if item.has_content:
-                    identity = item.call_id
-                    if not identity or identity in used:
-                        identity = synthetic_call_id(self._request_id, len(used))
-                    used.add(identity)
                     replay = ReasoningReplay(self._route, item.id) if keeps_ids and item.id else None
-                    parts.append(ToolCallPart(identity, item.name, "".join(item.arguments) or "{}", replay))
+                    parts.append(ToolCallPart(ids.of(item.call_id), item.name, "".join(item.arguments) or "{}", replay))
         return tuple(parts)
 
     def _prose(self, message: MessageItem, keeps_id: bool) -> Iterator[ProsePart]:

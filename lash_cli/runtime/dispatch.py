@@ -57,6 +57,7 @@ from lash_cli.core.tools import (
     interrupted,
     project_output,
 )
+from lash_cli.effects.host import MS_PER_S, first_of
 from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import contained, prepared
@@ -534,13 +535,8 @@ class ToolDispatcher:
 
         async def run(context: EffectContext) -> EffectOutcome:
             due = context.due_at_ms if context.due_at_ms is not None else self._clock.now_ms() + delay_ms
-            sleep = asyncio.ensure_future(self._clock.sleep(max(0, due - self._clock.now_ms()) / 1000))
-            watcher = asyncio.ensure_future(self._cancel.wait())
-            try:
-                await asyncio.wait({sleep, watcher}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleep.cancel()
-                watcher.cancel()
+            left_ms = max(0, due - self._clock.now_ms())
+            await first_of(self._clock.sleep(left_ms / MS_PER_S), self._cancel.wait())
             return SleepOutcome()
 
         await self._effects.execute(envelope, run)

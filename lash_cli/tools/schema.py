@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from lash_cli.core.codec import decode_written, encode, sha256_hex
-from lash_cli.core.schemas import is_index, without_absent
+from lash_cli.core.schemas import resolve_pointer, without_absent
 from lash_cli.errors import ConfigError, UsageError
 
 MAX_CACHED_VALIDATORS = 1024
@@ -115,7 +115,7 @@ def _in_place_children(node: dict[str, Any], root: dict[str, Any]) -> list[dict[
     for keyword in _REFERENCE_KEYWORDS:
         target = node.get(keyword)
         if isinstance(target, str):
-            children.append(_resolve(target, root))
+            children.append(resolve_pointer(target, root))  # what dangles is left to the compiler
     for keyword in _IN_PLACE_LISTS:
         listed = node.get(keyword)
         if isinstance(listed, list):
@@ -126,28 +126,6 @@ def _in_place_children(node: dict[str, Any], root: dict[str, Any]) -> list[dict[
         if isinstance(mapped, dict):
             children.extend(mapped.values())
     return [child for child in children if isinstance(child, dict)]
-
-
-def _resolve(reference: str, root: dict[str, Any]) -> Any:
-    """The target of a JSON pointer reference, None where there is none or it is a named anchor.
-
-    A dangling pointer is left to the compiler to report.
-    """
-    from urllib.parse import unquote  # few schemas refer to anything
-
-    pointer = unquote(reference[1:])
-    if pointer and not pointer.startswith("/"):
-        return None
-    target: Any = root
-    for token in pointer.split("/")[1:]:
-        key = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, dict):
-            target = target.get(key)
-        elif isinstance(target, list) and is_index(key) and int(key) < len(target):
-            target = target[int(key)]
-        else:
-            return None
-    return target
 
 
 class ValidatorCache:

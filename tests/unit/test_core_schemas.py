@@ -1,12 +1,13 @@
-"""A schema made of types is the same on every Python that makes it."""
+"""A schema made of types is the same on every Python that makes it, and a reference in one leads where it points."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
+import pytest
 
-from lash_cli.core.schemas import without_layout
+from lash_cli.core.schemas import resolve_pointer, without_layout
 from lash_cli.tools.function import arguments_schema
 
 
@@ -46,3 +47,19 @@ def test_only_descriptions_are_laid_out_and_nothing_is_changed_in_place() -> Non
         "anyOf": [{"description": "a b"}, {"const": {"description": text}}],
     }
     assert msgspec.json.encode(schema) == before
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [
+        ("#", {"$defs": {"a/b": {"type": "null"}, "é": {"items": [1, 2]}}}),
+        ("#/$defs/a~1b", {"type": "null"}),
+        ("#%2F$defs%2Fa~1b", {"type": "null"}),
+        ("#/$defs/%C3%A9/items/1", 2),
+        ("#/$defs/%C3%A9/items/2", None),
+        ("#anchor", None),
+        ("other.json#/$defs/a~1b", None),
+    ],
+)
+def test_a_reference_is_a_pointer_in_a_fragment(reference: str, found: Any) -> None:
+    assert resolve_pointer(reference, {"$defs": {"a/b": {"type": "null"}, "é": {"items": [1, 2]}}}) == found

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from lash_cli.core.codec import decoder, sha256_hex
-from lash_cli.core.content import Role
+from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SEPARATOR, searchable_text, separated
 from lash_cli.store.sqlite.database import Database
@@ -91,16 +91,23 @@ def first_id_at(at_ms: int) -> int:
     return max(0, min(at_ms, _MAX_AT_MS)) << _COUNT_BITS
 
 
-def _text_of(seq: int, at_ms: int, body: str) -> _Text | None:
-    """What is searched of a node. One that does not decode has no text to find; reading its session says so."""
+def message_in(body: str) -> Message | None:
+    """The message a node holds; None for a node of another kind, and for one that does not decode: it has no text to
+    find, and reading its session says so."""
     try:
         payload = decoder(NodePayload).decode(body)
     except msgspec.DecodeError:
         return None
-    if not isinstance(payload, ConversationPayload):
+    return payload.message if isinstance(payload, ConversationPayload) else None
+
+
+def _text_of(seq: int, at_ms: int, body: str) -> _Text | None:
+    """What is searched of a node."""
+    message = message_in(body)
+    if message is None:
         return None
-    text = searchable_text(payload.message).translate(_WITHOUT_MARKS)
-    return _Text(seq, at_ms, payload.message.role, separated(text)) if text.strip() else None
+    text = searchable_text(message).translate(_WITHOUT_MARKS)
+    return _Text(seq, at_ms, message.role, separated(text)) if text.strip() else None
 
 
 def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -> _Batch:

@@ -13,9 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.codec import decoder
 from lash_cli.core.content import Role
-from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SearchTerm, searchable_text, separated, split_marks
 from lash_cli.errors import StoreReadOnly
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
@@ -26,6 +24,7 @@ from lash_cli.store.sqlite.indexing import (
     MessageIndex,
     directory_tag,
     first_id_at,
+    message_in,
     role_tag,
 )
 from lash_cli.store.sqlite.lineage import Segment, is_on_path, key_at, segments_of
@@ -128,13 +127,8 @@ def _phrase(term: SearchTerm) -> str:
 
 
 def _message(node_id: str, at_ms: int, body: str) -> NearMessage | None:
-    try:
-        payload = decoder(NodePayload).decode(body)
-    except msgspec.DecodeError:
-        return None
-    if not isinstance(payload, ConversationPayload):
-        return None
-    return NearMessage(node_id, payload.message.role, at_ms, searchable_text(payload.message))
+    message = message_in(body)
+    return None if message is None else NearMessage(node_id, message.role, at_ms, searchable_text(message))
 
 
 def _earlier(connection: sqlite3.Connection, session: _Session, key: int, seq: int, count: int) -> list[NearMessage]:
