@@ -11,6 +11,7 @@ from functools import cache
 
 import pytest
 from support.cli import environment, run_lash
+from support.prepared import OPEN, prepare
 
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
@@ -27,6 +28,7 @@ HEAVY = {
     "rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "lupa", "pluggy",
     "uvloop",
 }  # fmt: skip
+NAMED = ("open", "s", "--name", "work")
 REPORT = """
 import sys
 from lash_cli.__main__ import main
@@ -87,8 +89,8 @@ def test_what_answers_at_once_imports_nothing(home, args):
 
 
 @pytest.mark.parametrize("words", [["show", "s"], ["queue", "cancel", ""], ["turn", "s", "--model", "q"]])
-def test_completion_of_what_a_database_knows_imports_its_driver_and_nothing_else(lash, home, words):
-    assert lash("open", "s").code == lash("model", "alias", "quick", "gpt-6-luna").code == 0
+def test_completion_of_what_a_database_knows_imports_its_driver_and_nothing_else(home, words):
+    prepare(home, OPEN, ("model", "alias", "quick", "gpt-6-luna"))
     modules = imported(home, "__complete", "--", *words)
     assert not modules & (HEAVY | {"typer", "msgspec", "asyncio", "json", "platformdirs", "sqlite3", "urllib"})
 
@@ -98,34 +100,26 @@ def test_a_listing_for_a_program_imports_no_parser_and_no_event_loop(home):
     assert not modules & (HEAVY | {"typer", "msgspec", "asyncio", "platformdirs"})
 
 
+# Beside those of which every module is listed below.
 @pytest.mark.parametrize(
     "args",
-    [
-        ["show", "s", "-o", "json"],
-        ["show", "work", "-o", "jsonl"],
-        ["show", "@any"],
-        ["log", "s", "-o", "json"],
-        ["log", "s", "--last", "1", "-o", "jsonl"],
-        ["log", "@last"],
-    ],
+    [["show", "work", "-o", "jsonl"], ["show", "@any"], ["log", "s", "--last", "1", "-o", "jsonl"], ["log", "@last"]],
 )
-def test_a_look_at_one_session_imports_no_parser_and_no_event_loop(lash, home, args):
-    assert lash("open", "s", "--name", "work").code == 0
-    assert lash("turn", "s", "hello", "-q").code == 0
+def test_a_look_at_one_session_imports_no_parser_and_no_event_loop(home, args):
+    prepare(home, NAMED, ("turn", "s", "hello", "-q"))
     assert not imported(home, *args) & (HEAVY | {"typer", "click", "asyncio", "typing_extensions"})
 
 
 @pytest.mark.parametrize(
     "args",
     [
-        ["enqueue", "s", "hello"],
         ["queue", "add", "work", "hello", "--key", "k", "-o", "json"],
         ["queue", "ls", "s"],
         ["queue", "list", "work", "-o", "json"],
     ],
 )
-def test_putting_text_into_a_queue_imports_no_parser_and_no_event_loop(lash, home, args):
-    assert lash("open", "s", "--name", "work").code == 0
+def test_putting_text_into_a_queue_imports_no_parser_and_no_event_loop(home, args):
+    prepare(home, NAMED)
     assert not imported(home, *args) & (HEAVY | {"typer", "click", "asyncio", "typing_extensions"})
 
 
@@ -191,8 +185,8 @@ def loaded_by(libraries):
 
 
 @pytest.mark.parametrize("command", LOOKS)
-def test_what_programs_ask_many_times_loads_what_is_listed_and_nothing_else(lash, home, command):
-    assert lash("open", "s").code == lash("turn", "s", "hello", "-q").code == 0
+def test_what_programs_ask_many_times_loads_what_is_listed_and_nothing_else(home, command):
+    prepare(home, OPEN, ("turn", "s", "hello", "-q"))
     libraries, *groups = LOOKS[command]
     listed = lash_modules(" ".join(groups))
     modules = loaded(home, *command.split()) - loaded_by(libraries)
@@ -270,10 +264,13 @@ def lash_modules(names):
 def loaded_by_a_program(home, driver):
     """The modules after it opened a session, and those its first turn adds."""
     home.mkdir(parents=True, exist_ok=True)
-    program = [sys.executable, "-c", EMBEDDED, str(home / "lash.db"), driver]
-    for _ in range(2):  # the first of them makes the file
-        done = subprocess.run(program, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
+    argv = ["-c", str(home / "lash.db"), driver]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", argv)
+        exec(EMBEDDED, {})  # makes the file
+    program = [sys.executable, "-c", EMBEDDED, *argv[1:]]
+    done = subprocess.run(program, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
     opened, by_turn = done.stdout.splitlines()
     return set(opened.split()), set(by_turn.split())
 
@@ -308,8 +305,8 @@ def test_the_first_turn_of_a_program_that_drives_its_sessions_waits_for_no_impor
         ["queue", "edit", "in_1", "--file", __file__],
     ],
 )
-def test_no_verb_of_the_queue_needs_an_event_loop(lash, home, args):
-    assert lash("open", "s").code == 0
+def test_no_verb_of_the_queue_needs_an_event_loop(home, args):
+    prepare(home, OPEN)
     assert not imported(home, *args, code=None) & (HEAVY | {"asyncio"})
 
 
@@ -328,14 +325,18 @@ def test_no_light_command_imports_a_heavy_library(home, args):
         ["config", "trust", "--list"], ["key", "path"],
     ],
 )  # fmt: skip
-def test_only_verbs_that_look_into_tables_import_sqlite_utils(lash, home, args):
-    assert lash("open", "s").code == 0
+def test_only_verbs_that_look_into_tables_import_sqlite_utils(home, args):
+    prepare(home, OPEN)
     assert not imported(home, *args) & (HEAVY - {"jsonschema_rs"})
+
+
+def test_a_verb_that_looks_into_tables_imports_sqlite_utils(home):
+    prepare(home, OPEN)
     assert "sqlite_utils" in imported(home, "db", "info")
 
 
-def test_a_turn_that_uses_no_key_and_logs_nothing_loads_neither_keys_nor_the_redactor(lash, home):
-    assert lash("open", "s").code == 0
+def test_a_turn_that_uses_no_key_and_logs_nothing_loads_neither_keys_nor_the_redactor(home):
+    prepare(home, OPEN)
     modules = loaded(home, "turn", "s", "hello", "-q")
     assert "lash_cli.runtime.turns" in modules
     assert not modules & (lash_modules("settings.editing settings.keys settings.redact") | {"secrets"})
@@ -352,8 +353,8 @@ print(code, all(when), bool(when), gc.isenabled(), gc.get_freeze_count() > 10_00
 """
 
 
-def test_the_garbage_collector_rests_until_a_command_is_loaded_and_works_from_then_on(lash, home):
-    assert lash("open", "s").code == 0
+def test_the_garbage_collector_rests_until_a_command_is_loaded_and_works_from_then_on(home):
+    prepare(home, OPEN)
     done = subprocess.run(
         [sys.executable, "-c", COLLECTIONS, "turn", "s", "hello", "-q"], env=environment(home), capture_output=True,
         timeout=60, check=False, stdin=subprocess.DEVNULL, text=True, cwd=home.parent,
@@ -412,14 +413,16 @@ async def test_the_short_way_to_one_session_says_what_the_long_way_says(lash, ho
     store = await fill(home)
     try:
         codes = set()
-        for verb, formats in (("show", ("json",)), ("log", ("json", "jsonl"))):
-            for reference in REFERENCES:
-                for form in formats:
-                    short = comparable(lash(verb, reference, "-o", form))
-                    # After "--" only the parser knows what stands there.
-                    long = comparable(lash(verb, "-o", form, "--", reference))
-                    assert short == long
-                    codes.add(short[0])
+        looks = [("show", reference, "json") for reference in REFERENCES]
+        # What a reference names is found before it is asked what is shown of it, and how.
+        looks += [("log", reference, "json") for reference in ("s_0", "work", "proj", "nowhere", "gone", "@last")]
+        looks += [("log", reference, "jsonl") for reference in ("work", "gone")]
+        for verb, reference, form in looks:
+            short = comparable(lash(verb, reference, "-o", form))
+            # After "--" only the parser knows what stands there.
+            long = comparable(lash(verb, "-o", form, "--", reference))
+            assert short == long
+            codes.add(short[0])
         assert codes == {0, 2, 3}
         for options in (["--last", "1"], ["--last=2"], ["--last", "0"], ["--last", "x"]):
             short = comparable(lash("log", "work", *options, "-o", "json"))
@@ -449,19 +452,25 @@ def test_the_short_way_into_a_queue_says_what_the_long_way_says(lash, home):
     ):  # fmt: skip
         assert lash(*arguments).code == 0, arguments
     codes = set()
-    for form in ("text", "json", "jsonl", "name", "table"):
-        for reference in ("s", "work", "nowhere", "shut"):
-            short = without_ids(lash("queue", "ls", reference, "-o", form))
-            assert short == without_ids(lash("queue", "ls", "-o", form, "--", reference))
-            codes.add(short[0])
-        for arguments in (("s", "text"), ("work", "text"), ("nowhere", "text"), ("shut", "text"), ("s", " ")):
-            short = without_ids(lash("enqueue", *arguments, "-o", form))
-            assert short == without_ids(lash("enqueue", "-o", form, "--", *arguments))
-            codes.add(short[0])
-        for key in (["--key", "old"], ["--key=old"], ["--key", "a\nb"], ["--key", ""], ["--key="]):
-            short = without_ids(lash("enqueue", *key, "s", "another", "-o", form))
-            assert short == without_ids(lash("enqueue", *key, "-o", form, "--", "s", "another"))
-            codes.add(short[0])
+
+    def compare(verb, options, words, form):
+        short = without_ids(lash(*verb, *options, *words, "-o", form))
+        assert short == without_ids(lash(*verb, *options, "-o", form, "--", *words))
+        codes.add(short[0])
+
+    look, put = ("queue", "ls"), ("enqueue",)
+    for reference in ("s", "work", "nowhere", "shut"):
+        compare(look, (), (reference,), "json")
+    for words in (("s", "text"), ("work", "text"), ("nowhere", "text"), ("shut", "text"), ("s", " ")):
+        compare(put, (), words, "json")
+    for key in (("--key", "old"), ("--key=old",), ("--key", "a\nb"), ("--key", ""), ("--key=",)):
+        compare(put, key, ("s", "another"), "json")
+    # What is done, or why it is refused, does not depend on the form in which it is told.
+    for form in ("text", "jsonl", "name", "table"):
+        for reference in ("s", "nowhere"):
+            compare(look, (), (reference,), form)
+            compare(put, (), (reference, "text"), form)
+        compare(put, ("--key", "old"), ("s", "another"), form)
     assert codes == {0, 2, 3, 4}
     assert lash("enqueue", "s", "x", "--key").code == lash("enqueue", "s", "x", "y").code == 2
     piped = [lash("enqueue", "-o", "json", *words, input="from stdin") for words in (("s",), ("--", "s"))]
@@ -477,13 +486,13 @@ def test_without_a_reference_the_short_way_asks_for_one_too(lash):
 
 
 def test_a_long_transcript_reaches_a_slow_reader_whole(lash, home):
-    assert lash("open", "s").code == 0
+    prepare(home, OPEN)
     assert lash("turn", "s", "-", "-q", input="!text ok\n" + "# padding\n" * 60_000).code == 0
     assert len(lash("log", "s", "-o", "json").json["items"][0]["text"]) > 400_000
 
 
 def test_a_schema_of_another_day_is_left_to_the_store(lash, home):
-    assert lash("open", "s_0").code == 0
+    prepare(home, OPEN)
     assert listing.first_page(str(home / "lash.db"), limit=1, now_ms=1) is not None
     connection = sqlite3.connect(home / "lash.db")
     connection.execute("PRAGMA user_version = 9999")

@@ -10,7 +10,9 @@ from __future__ import annotations
 import atexit
 import functools
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from support.cli import run_lash
@@ -22,9 +24,13 @@ OPEN: Command = ("open", "s")
 def prepare(home: Path, *commands: Command) -> Path:
     """Let `home`, which must not exist, be as these commands leave a new home; returns it. All of them must end with 0.
 
-    The sessions of it remember the directory that the commands ran in, which is not the parent of `home`.
+    The sessions of it were opened in its parent, as those that `run_lash` opens.
     """
-    shutil.copytree(_made(*commands), home, copy_function=shutil.copy2)
+    made = _made(*commands)
+    shutil.copytree(made, home, copy_function=shutil.copy2)
+    with closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("UPDATE sessions SET cwd = ? WHERE cwd = ?", (str(home.parent), str(made.parent)))
     return home
 
 
@@ -35,7 +41,7 @@ def _made(*commands: Command) -> Path:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     home = directory / "lash-home"
     if len(commands) > 1:
-        shutil.copytree(_made(*commands[:-1]), home, copy_function=shutil.copy2)
+        prepare(home, *commands[:-1])
     done = run_lash(commands[-1], home=home)
     assert done.code == 0, done.err
     return home
