@@ -6,14 +6,13 @@ import asyncio
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import environment, spawn_lash
+from support.cli import begin, spawn_lash
+from support.made_files import lay
 from support.wire import (
     ThreadedChatServer,
     chunk,
@@ -32,9 +31,14 @@ from lash_cli.store.sqlite.stamps import decode_summary
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
-CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
 REASONING = {"completion_tokens_details": {"reasoning_tokens": 15}, "prompt_tokens_details": {"cached_tokens": 40}}
 TURN = ("turn", "s", "hi", "--turn-id", "t_1", "-o", "json")
+
+
+@pytest.fixture(autouse=True)
+def database(home: Path) -> Path:
+    """The database is there before the session is."""
+    return lay(home / "lash.db")
 
 
 def provider(server: ThreadedChatServer, options: str = "") -> dict[str, str]:
@@ -190,16 +194,9 @@ SCRIPT = "!fail overload 1\n!tool no_such_tool {}\n!then\n!fail server 2\n!usage
 
 
 def crash(home: Path, point: str, *arguments: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, str(CRASHING), point, *arguments],
-        cwd=home.parent,
-        env=environment(home),
-        capture_output=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, (killed.returncode, killed.stderr)
+    with spawn_lash(arguments, home=home, first=begin("crashing", point)) as killed:
+        _, err = killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, (killed.returncode, err)
 
 
 def journalled(home: Path) -> list[LlmCallRecord]:

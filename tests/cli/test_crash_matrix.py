@@ -12,20 +12,18 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import Result, environment, run_lash
+from support.cli import Result, begin, run_lash, spawn_lash
 from support.frozen import cut_lease, wait_until_frozen
-from support.processes import start_process
+from support.made_files import lay
 from support.wire import RecordedRequest, Reply, ThreadedChatServer, text_reply, tool_calls_reply
 
-CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
 EFFECT = "echo ran >> effects.txt"
 LONG_LEASE_MS = 600_000
 
@@ -75,17 +73,10 @@ class Bench:
             _, err = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, (process.returncode, err)
 
-    def start(self, point: str, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, point: str, *arguments: str) -> subprocess.Popen[bytes]:
         """A command that will be cut off at `point`. End it with `communicate`."""
-        return start_process(
-            [sys.executable, str(CRASHING), point, *arguments],
-            cwd=self.work,
-            env=environment(self.home, self.variables()),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
+        first = begin("crashing", point)
+        return spawn_lash(arguments, home=self.home, env=self.variables(), cwd=self.work, first=first)
 
     def turn_state(self, turn_id: str) -> str | None:
         """What the store itself says of a turn; None of one that never began."""
@@ -98,13 +89,22 @@ class Bench:
         return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    work = tmp_path / "work"
+@contextmanager
+def opened(place: Path, reply: Callable[[RecordedRequest], Reply]) -> Iterator[Bench]:
+    """A bench in `place` whose session `s1` is open and whose model answers with `reply`."""
+    work = place / "work"
     work.mkdir()
     (work / "notes.txt").write_text("a note\n")
-    with ThreadedChatServer(default=answer) as server:
-        yield Bench(tmp_path / "home", work, server)
+    with ThreadedChatServer(default=reply) as server:
+        bench = Bench(lay(place / "home" / "lash.db").parent, work, server)
+        assert bench.lash("open", "s1").code == 0
+        yield bench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with opened(tmp_path, answer) as made:
+        yield made
 
 
 def result_text(log: Any, call_id: str) -> str:
@@ -139,7 +139,6 @@ MAY_CUT_OFF_THE_COMMAND = {"after:tool_started#2", "before:tool_recorded#2"}
 
 @pytest.mark.parametrize("point", list(MATRIX))
 def test_a_killed_turn_is_finished_once(bench: Bench, tmp_path: Path, point: str) -> None:
-    bench.lash("open", "s1")
     bench.crash(point, "turn", "s1", "please work", "--turn-id", "t_first")
     # Where it died: what follows would look the same on either side of the two transactions that make a turn.
     assert bench.turn_state("t_first") == AT_DEATH.get(point, "running")
@@ -191,16 +190,13 @@ def only_exec(request: RecordedRequest) -> Reply:
 
 @pytest.mark.parametrize(("point", "effects"), [("after:tool_started", 0), ("before:tool_recorded", 1)])
 def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Path, point: str, effects: int) -> None:
-    (tmp_path / "work").mkdir()
-    with ThreadedChatServer(default=only_exec) as server:
-        bench = Bench(tmp_path / "home", tmp_path / "work", server)
-        bench.lash("open", "s1")
+    with opened(tmp_path, only_exec) as bench:
         bench.crash(point, "turn", "s1", "please work")
         assert bench.lash("resume", "s1").code == 0
         assert bench.effects() == effects
         text = result_text(bench.document("log", "s1"), "call_exec")
         assert "interrupted" in text and "unknown" in text
-        told = server.requests[-1].json["messages"][-1]
+        told = bench.server.requests[-1].json["messages"][-1]
         assert told["role"] == "tool" and "unknown" in told["content"]
 
 
@@ -214,7 +210,6 @@ def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Pa
     ],
 )
 def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: Bench, point: str, status: int) -> None:
-    bench.lash("open", "s1")
     owner = bench.start(f"stop:{point}", "turn", "s1", "please work", "-c", f"lease.ttl_ms={LONG_LEASE_MS}")
     try:
         wait_until_frozen(owner)
@@ -228,7 +223,8 @@ def test_a_frozen_owner_loses_its_lane_and_doubles_nothing_when_it_wakes(bench: 
         assert taken.code == 0, taken.err
         before = bench.document("log", "s1")["items"]
         owner.send_signal(signal.SIGCONT)
-        _, errors = owner.communicate(timeout=60)
+        _, err = owner.communicate(timeout=60)
+        errors = err.decode()
         assert owner.returncode == status, errors
         assert status == 0 or "lane" in errors or "lease" in errors
         assert bench.document("log", "s1")["items"] == before

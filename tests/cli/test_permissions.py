@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.prepared import prepare
 from support.unprivileged import run_unprivileged
 
 COMMANDS = (
@@ -29,14 +30,21 @@ def bound(home: Path) -> Bound:
 
 
 @pytest.fixture
-def closed(lash: Any, tmp_path: Path) -> Iterator[Path]:
-    """A database with a session in a directory that may not be looked into."""
-    database = tmp_path / "closed" / "x.db"
-    database.parent.mkdir(mode=0o700)
-    assert lash("--db", str(database), "open", "one").code == 0
-    database.parent.chmod(0)
+def opened(home: Path) -> Path:
+    """`home` with the session `one`."""
+    return prepare(home, ("open", "one"))
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A database with a session in a directory that may not be looked into; whoever gets in all the same fails."""
+    directory = prepare(tmp_path_factory.mktemp("closed") / "home", ("open", "one"))
+    database = (directory / "lash.db").rename(directory / "x.db")
+    before = sorted(directory.iterdir()), database.read_bytes()
+    directory.chmod(0)
     yield database
-    database.parent.chmod(0o700)
+    directory.chmod(0o700)
+    assert (sorted(directory.iterdir()), database.read_bytes()) == before
 
 
 def assert_refused(done: Any) -> None:
@@ -62,19 +70,16 @@ def test_completion_of_such_a_database_offers_nothing(bound: Bound, closed: Path
 
 @pytest.mark.parametrize("command", ["ls -o json", "show one -o json", "turn one x -o json", "db check -o json"])
 def test_a_database_that_cannot_be_read_is_told_with_what_makes_it_readable(
-    lash: Any, bound: Bound, home: Path, command: str
+    bound: Bound, opened: Path, command: str
 ) -> None:
-    lash("open", "one")
-    (home / "lash.db").chmod(0)
+    (opened / "lash.db").chmod(0)
     done = bound(*command.split())
     assert_refused(done)
-    assert done.error["hint"].startswith(f"make it readable for you: chmod u+rw {home / 'lash.db'}")
+    assert done.error["hint"].startswith(f"make it readable for you: chmod u+rw {opened / 'lash.db'}")
 
 
-def test_a_home_that_cannot_be_looked_into_is_told_by_every_command_and_by_doctor(
-    lash: Any, bound: Bound, home: Path
-) -> None:
-    lash("open", "one")
+def test_a_home_that_cannot_be_looked_into_is_told_by_every_command_and_by_doctor(bound: Bound, opened: Path) -> None:
+    home = opened
     home.chmod(0)
     try:
         for command in ("ls", "ls -o json", "show one", "turn one x", "key ls", "config show", "queue edit --recover"):
@@ -88,8 +93,8 @@ def test_a_home_that_cannot_be_looked_into_is_told_by_every_command_and_by_docto
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a home away")
-def test_the_home_of_somebody_else_is_left_alone(lash: Any, bound: Bound, home: Path) -> None:
-    lash("open", "one")
+def test_the_home_of_somebody_else_is_left_alone(bound: Bound, opened: Path) -> None:
+    home = opened
     for place in (home, *home.iterdir()):
         os.chown(place, 12345, 12345)
     before = {place.name: place.read_bytes() for place in home.iterdir() if place.is_file()}
@@ -101,10 +106,9 @@ def test_the_home_of_somebody_else_is_left_alone(lash: Any, bound: Bound, home: 
 
 @pytest.mark.parametrize("name", ["keys.toml", "config.toml"])
 def test_a_file_of_the_user_that_cannot_be_read_is_told_with_what_makes_it_readable(
-    lash: Any, bound: Bound, home: Path, name: str
+    bound: Bound, opened: Path, name: str
 ) -> None:
-    lash("open", "one")
-    place = home / name
+    place = opened / name
     place.write_text("")
     place.chmod(0)
     for command in ("key ls",) if name == "keys.toml" else ("config show", "turn one x"):
@@ -113,8 +117,8 @@ def test_a_file_of_the_user_that_cannot_be_read_is_told_with_what_makes_it_reada
         assert done.error["hint"] == f"make it readable for you: chmod u+rw {place}"
 
 
-def test_a_home_that_cannot_be_written_keeps_what_it_has(lash: Any, bound: Bound, home: Path) -> None:
-    lash("open", "one")
+def test_a_home_that_cannot_be_written_keeps_what_it_has(lash: Any, bound: Bound, opened: Path) -> None:
+    home = opened
     lash("config", "set", "defaults.system", "kept")
     before = sorted(home.iterdir())
     home.chmod(0o500)

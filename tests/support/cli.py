@@ -105,6 +105,15 @@ def run_lash(
     return Result(cold.returncode, cold.stdout.decode(), cold.stderr.decode())
 
 
+def begin(module: str, *arguments: str) -> str:
+    """Python for `first` of `spawn_lash`: it calls `begin` of a module of this directory, of `crashing` or `bounds`."""
+    place = str(Path(__file__).parent)
+    return (
+        f"import sys\nsys.path.insert(0, {place!r})\nimport {module}\nsys.path.remove({place!r})\n"
+        f"{module}.begin(*{arguments!r})"
+    )
+
+
 def program(path: Path) -> None:
     """Make the program `lash` for a script: it does what the installed one does, warm where commands may be."""
     if is_cold({}):

@@ -40,8 +40,9 @@ _MESSAGE_BYTES = 4 * 1024 * 1024
 _COLD_VARIABLES = ("PYTHON", "LC_", "MALLOC")
 _USUAL = {"PYTHONPATH": str(_ROOT)}
 _LIBRARIES = (
-    "asyncio", "concurrent.futures.thread", "sqlite3", "typer", "httpx2", "jsonschema_rs", "sqlite_utils",
-    "rich.console", "rich.table", "typer._click.decorators",
+    "asyncio", "concurrent.futures.thread", "sqlite3", "tomllib", "typer", "httpx2", "httpcore2",
+    "anyio._backends._asyncio", "jsonschema_rs", "sqlite_utils", "rich.console", "rich.table", "rich.tree",
+    "rich.live", "rich.markdown", "typer._click.decorators",
 )  # fmt: skip
 # Nothing that is installed with lash runs its tests.
 _LEFT_OUT = ("lash_cli.__main__", "lash_cli.store.conformance")
