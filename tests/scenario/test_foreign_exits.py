@@ -7,6 +7,7 @@ background no less than a turn that is waited for.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,15 +16,34 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent.parent
+WHERES = ("task", "thread", "policy", "model")
+KINDS = ("exit", "interrupt")
 
+# Importing takes most of the time of such a program: all that are alike begin as forks of one, and each ends by itself,
+# as the interpreter ends a program.
 PROGRAM = """
-import asyncio, logging, sys
+import asyncio, logging, os, sys
+from pathlib import Path
 import msgspec
+import lash_cli.runtime.turn_commit, lash_cli.runtime.turns
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, SqliteStore, ToolContext, WorkOptions, tool
+from support.made_files import lay
 from support.scripted import ScriptedCaller, calls
 
 logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
-path, way, where, kind = sys.argv[1:]
+directory, way, *cases = sys.argv[1:]
+for case in cases:
+    where, kind = case.split("-")
+    path = lay(Path(directory, f"{case}.db"))
+    child = os.fork()
+    if child == 0:
+        for descriptor, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{directory}/{case}.{name}", os.O_WRONLY | os.O_CREAT), descriptor)
+        break
+    with open(f"{directory}/{case}.status", "w") as file:
+        file.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+else:
+    sys.exit()
 
 
 class Nothing(msgspec.Struct):
@@ -80,20 +100,17 @@ finally:
 """
 
 
-@pytest.mark.parametrize("kind", ["exit", "interrupt"])
-@pytest.mark.parametrize("where", ["task", "thread", "policy", "model"])
 @pytest.mark.parametrize("way", ["turn", "driver", "worker"])
-def test_what_ends_the_program_leaves_the_event_loop_and_nothing_is_complained_of(
-    tmp_path: Path, way: str, where: str, kind: str
-) -> None:
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "lash.db"), way, where, kind]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(TESTS)}
-    )
-    assert ran.stdout.splitlines() == ["left the block", "left the loop"], ran.stderr
-    assert "never retrieved" not in ran.stderr
-    if kind == "exit":
-        assert (ran.returncode, ran.stderr) == (7, "")
-    else:
-        assert ran.returncode == -2, ran.stderr
-        assert ran.stderr.rstrip().endswith("KeyboardInterrupt")
+def test_what_ends_the_program_leaves_the_event_loop_and_nothing_is_complained_of(tmp_path: Path, way: str) -> None:
+    cases = ["-".join(case) for case in itertools.product(WHERES, KINDS)]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), way, *cases]
+    subprocess.run(command, timeout=120, check=True, env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"})
+    for case in cases:
+        out, err, status = ((tmp_path / f"{case}.{name}").read_text() for name in ("out", "err", "status"))
+        assert out.splitlines() == ["left the block", "left the loop"], (case, err)
+        assert "never retrieved" not in err, case
+        if case.endswith("-exit"):
+            assert (int(status), err) == (7, ""), case
+        else:
+            assert int(status) == -2, (case, err)
+            assert err.rstrip().endswith("KeyboardInterrupt"), case
