@@ -32,10 +32,10 @@ from lash_cli.store.base import PersistedSessionRead, ReadScope, TurnRecord
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
-ROUNDS = 14
-FEWEST_KILLS = 12
+ROUNDS = 9
+FEWEST_KILLS = 8
 LONGEST_DELAY_S = 0.4
-FRESH_HOMES = 6
+FRESH_HOMES = 4
 EVENT_LIMIT_S = 30.0
 TOKENS_OF_A_CALL = (10, 5)
 CALLS_OF_A_TURN = 2

@@ -25,6 +25,8 @@ def env(server: ThreadedChatServer) -> dict[str, str]:
         f"{prefix}kind": "openai_chat",
         f"{prefix}base_url": server.base_url,
         f"{prefix}key": "env:MINE_KEY",
+        # What may pass is not waited for here.
+        f"{prefix}options": "{max_attempts = 2, base_delay_ms = 1, max_delay_ms = 2}",
         "MINE_KEY": CANARY,
     }
 

@@ -16,7 +16,7 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.system import SystemClock, SystemIds
 
 TARGET = 3 * 1024
-TURNS = 500
+TURNS = 250
 QUESTION = "q" * 224
 ANSWER = "a" * 800
 # What is kept for a while only: a ring of events for those who watch (contract 04 §10.2).
