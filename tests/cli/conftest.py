@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import pytest
 from support.chat import Chat
 from support.cli import Result, run_lash
+from support.prepared import prepare
 from support.tailing import Tailing
 
 
@@ -33,10 +34,9 @@ def lash(home: Path) -> Runner:
 
 
 @pytest.fixture
-def chat(lash: Runner, home: Path) -> Iterator[Callable[..., Chat]]:
+def chat(home: Path) -> Iterator[Callable[..., Chat]]:
     """Opens chats in session `s`, which is called fjord."""
-    opened = lash("open", "s", "--name", "fjord")
-    assert opened.code == 0, opened.err
+    prepare(home, ("open", "s", "--name", "fjord"))
     made: list[Chat] = []
 
     def start(*args: str, prompt: str = "fjord ❯", **env: str) -> Chat:

@@ -8,8 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 PROMPT = "fjord ❯"
 
 
@@ -92,33 +90,35 @@ def test_commands_and_files_are_completed_with_tab(chat, home: Path) -> None:
     one.wait_for(f"{PROMPT} see @notes.md")
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered", "completed"),
-    [
-        ("/switch del", "idle, other", "/switch delta"),
-        ("/resume oth", "idle, delta", "/resume other"),
-        ("/model swi", "of the configuration", "/model swift"),
-        ("/set max_s", "max_steps", "/set max_steps="),
-        ("/tool off exec", "Run a shell command", "/tool off exec_command"),
-        ("/queue cut in_", "in_", "/queue cut in_"),
-        ("/fork m_", "user", "/fork m_ingress"),
-        ("/ls --sta", "--status", "/ls --status"),
-        ("/log --rol", "--role", "/log --role"),
-        ("/attach no", "notes.md", "/attach notes.md"),
-        ("/export --red", "--redact", "/export --redact"),
-    ],
-)
-def test_what_follows_a_command_is_completed_too(chat, lash, home: Path, typed, offered, completed) -> None:
+COMPLETED = [
+    ("/switch del", "idle, other", "/switch delta"),
+    ("/resume oth", "idle, delta", "/resume other"),
+    ("/model swi", "of the configuration", "/model swift"),
+    ("/set max_s", "max_steps", "/set max_steps="),
+    ("/tool off exec", "Run a shell command", "/tool off exec_command"),
+    ("/queue cut in_", "in_", "/queue cut in_"),
+    ("/fork m_", "user", "/fork m_ingress"),
+    ("/ls --sta", "--status", "/ls --status"),
+    ("/log --rol", "--role", "/log --role"),
+    ("/attach no", "notes.md", "/attach notes.md"),
+    ("/export --red", "--redact", "/export --redact"),
+]
+
+
+def test_what_follows_a_command_is_completed_too(chat, lash, home: Path) -> None:
     lash("open", "other", "--name", "delta")
     lash("config", "set", "models.swift.id", "loopback")
     lash("turn", "s", "!text something to fork at")
     lash("enqueue", "s", "later")
     (home.parent / "notes.md").write_text("x")
     one = chat()
-    one.press(typed)
-    one.wait_for(lambda text: offered in text.partition(PROMPT)[2].partition("\n")[2])
-    one.press("\t")
-    one.wait_for(f"{PROMPT} {completed}")
+    for typed, offered, completed in COMPLETED:
+        one.press(typed)
+        one.wait_for(lambda text, offered=offered: offered in text.partition(PROMPT)[2].partition("\n")[2])
+        one.press("\t")
+        one.wait_for(f"{PROMPT} {completed}")
+        one.press("\x05\x15")
+        one.wait_for(lambda text: [line.rstrip() for line in text.splitlines() if PROMPT in line] == [PROMPT])
     assert one.users() == ["!text something to fork at"]
 
 

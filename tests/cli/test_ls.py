@@ -11,18 +11,23 @@ from pathlib import Path
 
 import pytest
 from support.cli import environment
+from support.prepared import prepare
 
 HEAVY = ("rich", "prompt_toolkit", "pydantic", "httpx2", "httpx", "sqlite_utils", "jsonschema_rs", "pluggy", "lupa")
 
 
 @pytest.fixture
-def sessions(lash, tmp_path: Path) -> list[str]:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    lash("open", "one", "--name", "alpha", "--label", "team=a")
-    lash("open", "two", "--name", "beta", "--parent", "one", "--model", "m-2")
-    lash("open", "three", "--name", "gamma", "--label", "team=b", cwd=elsewhere)
-    lash("turn", "one", "hello", "-q")
+def sessions(home: Path, tmp_path: Path) -> list[str]:
+    """A home with three sessions, one of which works elsewhere."""
+    prepare(
+        home,
+        ("open", "one", "--name", "alpha", "--label", "team=a"),
+        ("open", "two", "--name", "beta", "--parent", "one", "--model", "m-2"),
+        ("open", "three", "--name", "gamma", "--label", "team=b"),
+        ("turn", "one", "hello", "-q"),
+    )
+    with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
+        connection.execute("UPDATE sessions SET cwd = ? WHERE name = 'gamma'", (str(tmp_path / "elsewhere"),))
     return ["one", "three", "two"]
 
 
