@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import COMMAND, Result, environment
+from support.cli import Result, program, spawn_lash
 from support.error_world import told
-from support.processes import start_process, wait_until
+from support.processes import wait_until
 from support.queued import QueuedHome
 
 
@@ -38,8 +38,7 @@ def save():
     open(path, "w").write("\\n".join(lines))
 
 def lash(*arguments):
-    command = [{python!r}, "-m", "lash_cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+    return subprocess.run([{lash!r}, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
 
 {code}
 {save}
@@ -52,11 +51,14 @@ class Editor:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "editor"
         self.seen = directory / "seen"
+        self.lash = directory / "lash"
+        program(self.lash)
 
     def does(self, code: str, *, saves: bool = True) -> dict[str, str]:
         """The environment that makes `lash` run it. It keeps a copy of what it was given in `seen`."""
         save = "save()" if saves else ""
-        self.path.write_text(_EDITOR.format(python=sys.executable, seen=str(self.seen), code=code, save=save))
+        words = {"python": sys.executable, "lash": str(self.lash), "seen": str(self.seen)}
+        self.path.write_text(_EDITOR.format(**words, code=code, save=save))
         self.path.chmod(0o700)
         return {"VISUAL": str(self.path)}
 
@@ -65,13 +67,12 @@ def edit(world: QueuedHome, *args: str, env: dict[str, str], on_start: Any = Non
     """Run `lash queue edit` at a terminal, with stdout apart."""
     ours, theirs = pty.openpty()
     try:
-        process = start_process(
-            [*COMMAND, "queue", "edit", *args],
-            env=environment(world.home, {"TERM": "xterm", **env}),
-            cwd=world.home.parent,
+        process = spawn_lash(
+            ["queue", "edit", *args],
+            home=world.home,
+            env={"TERM": "xterm", **env},
             stdin=theirs,
             stderr=theirs,
-            stdout=subprocess.PIPE,
             start_new_session=True,
         )
         os.close(theirs)
@@ -348,13 +349,11 @@ def test_a_closed_session_is_not_edited(world: QueuedHome, tmp_path: Path) -> No
 
 
 KILLED = """
-import os, signal, sys
+import os, signal
 from lash_cli.api.queue import SessionQueue
 from lash_cli.cli import edit_rows, queue_edit
 from lash_cli.cli.edit_journal import EditJournal
 from lash_cli.store.sqlite import enqueueing
-
-point, path = sys.argv[1], sys.argv[2]
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -385,8 +384,6 @@ elif point == "after-last":
     before(EditJournal, "finish")
 elif point == "after-forgetting":
     before(queue_edit, "forget_text")
-from lash_cli.__main__ import main
-sys.exit(main(["queue", "edit", sys.argv[3], "--file", path]))
 """
 POINTS = {
     "before-journal": ["a", "b", "c"],
@@ -402,11 +399,10 @@ POINTS = {
 
 def kill_edit(world: QueuedHome, tmp_path: Path, point: str, input_id: str) -> None:
     """Edit from the file `new` and die at `point`."""
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, point, str(tmp_path / "new"), input_id],
-        env=environment(world.home), cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    command = ("queue", "edit", input_id, "--file", str(tmp_path / "new"))
+    with world.spawn(*command, first=f"point = {point!r}\n{KILLED}") as killed:
+        _, err = killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL, err
 
 
 @pytest.mark.parametrize("point", POINTS)

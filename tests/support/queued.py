@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from support.cli import Result, run_lash, spawn_lash
+from support.prepared import prepare
 
 from lash_cli.api.queue import SessionQueue
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -34,8 +35,7 @@ class QueuedHome:
     """One home with a session `s` called `work`."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
-        assert self.lash("open", "s", "--name", "work").code == 0
+        self.home = prepare(home, ("open", "s", "--name", "work"))
 
     def lash(self, *args: str, **options: Any) -> Result:
         """Run one command to its end."""
@@ -51,7 +51,9 @@ class QueuedHome:
         return Result(process.returncode, out.decode(), err.decode())
 
     def add(self, text: str, *options: str, session: str = "s") -> str:
-        """Queue a text; its input id."""
+        """Queue a text as `lash enqueue` does; its input id. Without options that takes no process of its own."""
+        if not options and session == "s":
+            return self.queue(lambda queue: queue.enqueue(text)).input_id
         done = self.lash("enqueue", session, text, *options, "-q")
         assert done.code == 0, done.err
         return done.out.strip()
