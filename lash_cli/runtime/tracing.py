@@ -40,6 +40,8 @@ from lash_cli.runtime.trace_documents import (
     shown_request,
     stream_event,
 )
+from lash_cli.settings import redact as shapes
+from lash_cli.system import SystemClock, SystemIds
 
 if TYPE_CHECKING:
     from lash_cli.runtime.drive import Drive
@@ -66,25 +68,27 @@ class Tracer:
     """Turns events into records and hands them to a sink (contract 04 §9). No method but `flush` raises,
     once `let_through` was called.
 
-    `redact` masks secrets in every text; `context` is the host's own, under
-    what the runtime knows. The tracer owns the sink and closes it.
+    `redact` masks secrets in every text: unless given, what has the shape of a
+    key or of credentials. `clock` and `ids` are those of the machine unless
+    given. `context` is the host's own, under what the runtime knows. The tracer
+    owns the sink and closes it.
     """
 
     def __init__(
         self,
         sink: TraceSink,
         *,
-        clock: Clock,
-        ids: Ids,
-        redact: Redact,
+        clock: Clock | None = None,
+        ids: Ids | None = None,
+        redact: Redact | None = None,
         level: TraceLevel = TraceLevel.STANDARD,
         context: TraceContext | None = None,
     ) -> None:
         self.level = level
-        self.clock = clock
+        self.clock = clock or SystemClock()
         self._sink = sink
-        self._ids = ids
-        self._redact = redact
+        self._ids = ids or SystemIds()
+        self._redact = redact or shapes.redact
         self._context = context or TraceContext()
         self.lost = 0  # records that the sink did not take
         self._is_strict = False

@@ -464,3 +464,14 @@ async def test_a_session_without_a_store_is_traced_alike() -> None:
         "turn_completed",
     ]
     assert sink.closed == 1
+
+
+async def test_a_program_needs_no_more_than_a_sink_and_keys_are_masked() -> None:
+    sink = Kept()
+    core = LashCore(provider=ScriptedCaller([text("ok")]), model=ModelSpec("m"), tracer=Tracer(sink))
+    async with core, await core.open_session("s") as session:
+        await session.turn("my key is sk-abcdefghijklmnop").run()
+    (started,) = sink.of("llm_call_started")
+    assert started["timestamp"] and started["id"]
+    said = json.dumps(sink.records)
+    assert "my key is [redacted]" in said and "sk-abcdefghijklmnop" not in said
