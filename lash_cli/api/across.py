@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from lash_cli.api.queue import Notify, SessionQueue
-    from lash_cli.api.session import _Shared
+    from lash_cli.api.shared import SharedSession
 
 _log = logging.getLogger("lash.driver")
 
@@ -66,7 +66,7 @@ class AcrossProcesses:
 
     host: RuntimeHost
     _owner_label: str
-    _opened_sessions: WeakSet[_Shared]
+    _opened_sessions: WeakSet[SharedSession]
     _driver: Driver | None
 
     @property

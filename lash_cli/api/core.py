@@ -16,7 +16,8 @@ import msgspec
 
 from lash_cli.api.across import require_session_id
 from lash_cli.api.history import SessionHistories
-from lash_cli.api.session import LashSession, _Shared, refuse_within_turn
+from lash_cli.api.session import LashSession
+from lash_cli.api.shared import SharedSession, refuse_within_turn
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
@@ -212,7 +213,7 @@ class LashCore(SessionHistories):
             self._ringer = BellRinger(store.live.bell_name)
             store.live.ring_with(self._ringer)
         # What was opened and is still in somebody's hands: closing the core stops its turns.
-        self._opened_sessions: weakref.WeakSet[_Shared] = weakref.WeakSet()
+        self._opened_sessions: weakref.WeakSet[SharedSession] = weakref.WeakSet()
         self._owner_label = owner_label
         self._owns_resources = owns_resources
         self._driver_id = ids.token()
@@ -446,7 +447,7 @@ class LashCore(SessionHistories):
             weakref.finalize(resident, log.close).atexit = False
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
-        shared = _Shared(resident, self.host.calling(provider), owner(), notify)
+        shared = SharedSession(resident, self.host.calling(provider), owner(), notify)
         self._opened_sessions.add(shared)
         return LashSession(
             self,

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lash_cli.api.shared import SharedSession, Within
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
@@ -37,7 +37,7 @@ from lash_cli.errors import (
     SessionStillInUse,
     UsageError,
 )
-from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.requests import TurnOutput, TurnRequest
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from lash_cli.api.admin import SessionAdmin
     from lash_cli.api.core import LashCore, ParkedSession
     from lash_cli.api.observable import ObservableSession
-    from lash_cli.api.queue import Notify
     from lash_cli.api.tools import ToolAdmin
     from lash_cli.core.direct import DirectLlmCompletion, DirectRequest
     from lash_cli.core.policy import Generation
@@ -80,147 +79,6 @@ def _as_it_is(state: ResidentSession) -> Undo:
     return lambda: None
 
 
-class _Shared:
-    """What all handles of one opened session share. It belongs to one event loop at a time."""
-
-    __slots__ = (
-        "__weakref__",
-        "_lock",
-        "_loop",
-        "cancels",
-        "handles",
-        "host",
-        "is_gone",
-        "notify",
-        "owner",
-        "state",
-    )
-
-    def __init__(
-        self, state: ResidentSession, host: RuntimeHost, owner: LeaseOwnerIdentity, notify: Notify | None = None
-    ) -> None:
-        self.state = state
-        self.host = host
-        self.owner = owner
-        self.notify = notify
-        self._lock = asyncio.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self.cancels = TurnCancelRegistry()
-        self.handles = 1
-        self.is_gone = False
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether a turn or a change is under way."""
-        return self._lock.locked()
-
-    @property
-    def waiting(self) -> int:
-        """How many turns run or wait for their turn."""
-        return len(self.cancels)
-
-    def forget_closed_loop(self) -> None:
-        """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end."""
-        if self._loop is not None and self._loop.is_closed():
-            self._lock, self._loop = asyncio.Lock(), None
-            self.cancels = TurnCancelRegistry()
-
-    @property
-    def lock(self) -> asyncio.Lock:
-        """The writer's lock, for the running loop. Raises `LashRuntimeError` where waiting for it would have no end:
-        `session_in_another_loop` while another loop holds it, which would not wake anybody here, and `session_in_turn`
-        for what a turn itself does, such as a tool of it."""
-        if self._lock.locked():
-            refuse_within_turn(lambda shared: shared is self)
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self.forget_closed_loop()
-            if self._lock.locked() and self._loop is not None:
-                raise LashRuntimeError(
-                    "session_in_another_loop",
-                    f"session {self.state.session_id} is being used in another event loop",
-                    hint="open the session once in each loop; one of them then turns it at a time",
-                )
-            self._lock, self._loop = asyncio.Lock(), loop
-        return self._lock
-
-    async def stop(self, reason: str) -> None:
-        """Cancel every turn, wait until all of them and every change have committed, and let the session go. What runs
-        in another loop is left to it."""
-        self.is_gone = True
-        self.forget_closed_loop()
-        self.cancels.cancel_all(reason=reason)
-        while self.is_locked or self.waiting:
-            if self._loop is not asyncio.get_running_loop():
-                break
-            async with self._lock:
-                pass  # whoever came before us is done
-            await asyncio.sleep(0)
-        self.let_go()
-
-    def in_use(self, token: CancelToken) -> _InUse:
-        """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
-        return _InUse(self, token)
-
-    def let_go(self) -> None:
-        """The last handle is closed: whoever watches a session without a store learns that nothing follows."""
-        self.is_gone = True
-        if self.state.log is not None:
-            self.state.log.close()
-
-
-class _InUse(msgspec.Struct, eq=False):
-    """The block of `_Shared.in_use`."""
-
-    _shared: _Shared
-    _token: CancelToken
-
-    def __enter__(self) -> None:
-        self._shared.forget_closed_loop()
-        self._shared.cancels.register(self._token)
-
-    def __exit__(self, *_: object) -> None:
-        self._shared.cancels.unregister(self._token)
-
-
-class _Within:
-    """A running turn, as whatever it calls finds it, and the turn that was called from, as that of a session whose tool
-    runs a turn of another. While its block is entered, what that calls, and the tasks that are started by it, belong to
-    the turn."""
-
-    __slots__ = ("_token", "is_over", "outer", "shared")
-
-    def __init__(self, shared: _Shared) -> None:
-        self.shared = shared
-        self.outer = _WITHIN.get()
-        self.is_over = False
-
-    def __enter__(self) -> None:
-        self._token = _WITHIN.set(self)
-
-    def __exit__(self, *_: object) -> None:
-        self.is_over = True
-        _WITHIN.reset(self._token)
-
-
-_WITHIN: ContextVar[_Within | None] = ContextVar("lash_turn", default=None)
-
-
-def refuse_within_turn(is_meant: Callable[[_Shared], bool]) -> None:
-    """Raise `LashRuntimeError` (`session_in_turn`) for what is called from a turn of a session that is meant: it would
-    wait for itself."""
-    within = _WITHIN.get()
-    while within is not None:
-        if not within.is_over and is_meant(within.shared):
-            raise LashRuntimeError(
-                "session_in_turn",
-                f"session {within.shared.state.session_id} is in the turn this was called from, which would wait for"
-                " itself",
-                hint="enqueue what is to follow: it is run after the turn",
-            )
-        within = within.outer
-
-
 class LashSession(QueueVerbs):
     """One handle on an opened session, from `LashCore.open_session` (contract 01 §4; its queue: contract 02).
 
@@ -232,7 +90,7 @@ class LashSession(QueueVerbs):
     """
 
     def __init__(
-        self, core: LashCore, shared: _Shared, *, parent_session_id: str | None = None, name: str | None = None
+        self, core: LashCore, shared: SharedSession, *, parent_session_id: str | None = None, name: str | None = None
     ) -> None:
         self._core = core
         self._shared = shared
@@ -380,7 +238,7 @@ class LashSession(QueueVerbs):
             with shared.in_use(token):
                 async with shared.lock:
                     state = self._state
-                    with _Within(shared):
+                    with Within(shared):
                         output = await self._core._beside_driver(
                             self.session_id,
                             partial(_turn_runner(), shared.host, state, shared.owner, request, token, sink),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lash_cli.api.commands import SessionCommands
     from lash_cli.api.core import LashCore
     from lash_cli.api.queue import BatchSettlement, SessionQueue
-    from lash_cli.api.session import _Shared
+    from lash_cli.api.shared import SharedSession
     from lash_cli.core.lease import LeaseFence
     from lash_cli.runtime.cancellation import CancelToken
     from lash_cli.runtime.session import ResidentSession
@@ -50,7 +50,7 @@ class QueueVerbs:
     (`store_commit_failed`), a pass over it has nothing to run, and a session command is applied at once."""
 
     _core: LashCore
-    _shared: _Shared
+    _shared: SharedSession
 
     if TYPE_CHECKING:
 

@@ -233,10 +233,10 @@ async def main():
 asyncio.run(main())
 """
 TO_OPEN = """
-    . alarms api api.across api.core api.history api.session api.turns api.verbs core core.activity core.attachments
-    core.claim_limits core.codec core.commit core.content core.context core.effect core.frames core.graph
-    core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy core.pricing
-    core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_definition
+    . alarms api api.across api.core api.history api.session api.shared api.turns api.verbs core core.activity
+    core.attachments core.claim_limits core.codec core.commit core.content core.context core.effect core.frames
+    core.graph core.head_state core.ids core.ingress core.lease core.llm core.observation core.outcome core.policy
+    core.pricing core.prompt core.protocols core.queued_work core.schemas core.superseded core.tool_definition
     core.tool_shapes core.tools core.usage core.wait
     effects effects.host effects.journal effects.resolver errors plugins
     plugins.rolling_history runtime

@@ -1,0 +1,164 @@
+"""What the handles of one opened session share: its lock, who owns the lane, and the turns under way (contract 01 §4).
+
+A session belongs to one event loop at a time, and nothing inside of a turn may
+wait for that turn's own lock: here is where both are refused instead of hung.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.errors import LashRuntimeError
+from lash_cli.runtime.cancellation import CancelToken, TurnCancelRegistry
+from lash_cli.runtime.session import ResidentSession
+
+if TYPE_CHECKING:
+    from lash_cli.api.queue import Notify
+    from lash_cli.runtime.host import RuntimeHost
+
+
+class SharedSession:
+    """What all handles of one opened session share. It belongs to one event loop at a time."""
+
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "_loop",
+        "cancels",
+        "handles",
+        "host",
+        "is_gone",
+        "notify",
+        "owner",
+        "state",
+    )
+
+    def __init__(
+        self, state: ResidentSession, host: RuntimeHost, owner: LeaseOwnerIdentity, notify: Notify | None = None
+    ) -> None:
+        self.state = state
+        self.host = host
+        self.owner = owner
+        self.notify = notify
+        self._lock = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.cancels = TurnCancelRegistry()
+        self.handles = 1
+        self.is_gone = False
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a turn or a change is under way."""
+        return self._lock.locked()
+
+    @property
+    def waiting(self) -> int:
+        """How many turns run or wait for their turn."""
+        return len(self.cancels)
+
+    def forget_closed_loop(self) -> None:
+        """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end."""
+        if self._loop is not None and self._loop.is_closed():
+            self._lock, self._loop = asyncio.Lock(), None
+            self.cancels = TurnCancelRegistry()
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """The writer's lock, for the running loop. Raises `LashRuntimeError` where waiting for it would have no end:
+        `session_in_another_loop` while another loop holds it, which would not wake anybody here, and `session_in_turn`
+        for what a turn itself does, such as a tool of it."""
+        if self._lock.locked():
+            refuse_within_turn(lambda shared: shared is self)
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self.forget_closed_loop()
+            if self._lock.locked() and self._loop is not None:
+                raise LashRuntimeError(
+                    "session_in_another_loop",
+                    f"session {self.state.session_id} is being used in another event loop",
+                    hint="open the session once in each loop; one of them then turns it at a time",
+                )
+            self._lock, self._loop = asyncio.Lock(), loop
+        return self._lock
+
+    async def stop(self, reason: str) -> None:
+        """Cancel every turn, wait until all of them and every change have committed, and let the session go. What runs
+        in another loop is left to it."""
+        self.is_gone = True
+        self.forget_closed_loop()
+        self.cancels.cancel_all(reason=reason)
+        while self.is_locked or self.waiting:
+            if self._loop is not asyncio.get_running_loop():
+                break
+            async with self._lock:
+                pass  # whoever came before us is done
+            await asyncio.sleep(0)
+        self.let_go()
+
+    def in_use(self, token: CancelToken) -> _InUse:
+        """While something runs that nobody may park away and that `cancel_running_turns` reaches."""
+        return _InUse(self, token)
+
+    def let_go(self) -> None:
+        """The last handle is closed: whoever watches a session without a store learns that nothing follows."""
+        self.is_gone = True
+        if self.state.log is not None:
+            self.state.log.close()
+
+
+class _InUse(msgspec.Struct, eq=False):
+    """The block of `SharedSession.in_use`."""
+
+    _shared: SharedSession
+    _token: CancelToken
+
+    def __enter__(self) -> None:
+        self._shared.forget_closed_loop()
+        self._shared.cancels.register(self._token)
+
+    def __exit__(self, *_: object) -> None:
+        self._shared.cancels.unregister(self._token)
+
+
+class Within:
+    """A running turn, as whatever it calls finds it, and the turn that was called from, as that of a session whose tool
+    runs a turn of another. While its block is entered, what that calls, and the tasks that are started by it, belong to
+    the turn."""
+
+    __slots__ = ("_token", "is_over", "outer", "shared")
+
+    def __init__(self, shared: SharedSession) -> None:
+        self.shared = shared
+        self.outer = _WITHIN.get()
+        self.is_over = False
+
+    def __enter__(self) -> None:
+        self._token = _WITHIN.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.is_over = True
+        _WITHIN.reset(self._token)
+
+
+_WITHIN: ContextVar[Within | None] = ContextVar("lash_turn", default=None)
+
+
+def refuse_within_turn(is_meant: Callable[[SharedSession], bool]) -> None:
+    """Raise `LashRuntimeError` (`session_in_turn`) for what is called from a turn of a session that is meant: it would
+    wait for itself."""
+    within = _WITHIN.get()
+    while within is not None:
+        if not within.is_over and is_meant(within.shared):
+            raise LashRuntimeError(
+                "session_in_turn",
+                f"session {within.shared.state.session_id} is in the turn this was called from, which would wait for"
+                " itself",
+                hint="enqueue what is to follow: it is run after the turn",
+            )
+        within = within.outer
