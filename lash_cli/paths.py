@@ -15,11 +15,20 @@ import os
 import stat
 from collections.abc import Mapping
 
-from lash_cli.errors import ConfigError, StoreReadOnly
+from lash_cli.errors import ConfigError, LashError, LashRuntimeError, StoreReadOnly, UsageError
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _GIVEN_PLACES = ("/dev/fd", "/proc/self/fd")
+# Why a file cannot be written: there can be none of that name, this user may not, or nothing more fits.
+_NO_PLACE = frozenset(
+    (
+        errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL,
+        errno.ENXIO, errno.ENODEV,
+    )
+)  # fmt: skip
+_NOT_ALLOWED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def current_directory() -> str:
@@ -161,6 +170,27 @@ def unusable_path(path: str, error: OSError, action: str) -> StoreReadOnly:
         hint="choose a writable place with --home DIR or LASH_HOME, or see: lash doctor",
         details={"path": path},
     )
+
+
+def unwritten_file(path: str | os.PathLike[str], error: OSError, so_far: str = "nothing was done") -> LashError:
+    """The error for a file that somebody named to be written and that could not be (contract 08 §6.4).
+
+    `UsageError` (`output_unwritable`) where no file can be, `ConfigError` (`permissions_unsafe`) where this user may
+    make none, `LashRuntimeError` (`output_not_written`) for any other reason, such as a full disk. `so_far` is what
+    became of the rest.
+    """
+    reason = error.strerror or errno.errorcode.get(error.errno or 0, "unknown reason")
+    name = os.fspath(path)
+    message, details = f"cannot write {name}: {reason}", {"path": name}
+    if error.errno in _NO_PLACE:
+        hint = f"name a file in a directory that exists; {so_far}"
+        return UsageError(message, code="output_unwritable", hint=hint, details=details)
+    if error.errno in _NOT_ALLOWED:
+        return ConfigError(
+            message, code="permissions_unsafe", hint=f"name a file where you may write; {so_far}", details=details
+        )
+    hint = f"{'make room there, or ' if error.errno in _NO_ROOM else ''}name another file; {so_far}"
+    return LashRuntimeError("output_not_written", message, hint=hint, details=details)
 
 
 def readable_hint(path: str | os.PathLike[str]) -> str | None:

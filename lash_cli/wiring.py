@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from lash_cli.errors import ConfigError, UsageError
-from lash_cli.paths import Paths, current_directory, ensure_private_directory
+from lash_cli.errors import ConfigError
+from lash_cli.paths import Paths, current_directory, ensure_private_directory, unwritten_file
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -324,7 +324,7 @@ def trace_path(settings: Settings, named: str | None) -> str | None:
 
 
 def open_tracer(path: str, level: str, clock: Clock, ids: Ids) -> Tracer:
-    """A tracer to the file at `path`, which is created now. Raises `UsageError` (`trace_unwritable`)."""
+    """A tracer to the file at `path`, which is created now. Raises as `paths.unwritten_file`."""
     from lash_cli.core.trace import TraceLevel
     from lash_cli.runtime.trace_sinks import JsonlTraceSink
     from lash_cli.runtime.tracing import Tracer
@@ -334,12 +334,7 @@ def open_tracer(path: str, level: str, clock: Clock, ids: Ids) -> Tracer:
     try:
         sink.open()
     except OSError as error:
-        raise UsageError(
-            f"cannot write the trace {path}: {error.strerror}",
-            code="trace_unwritable",
-            hint="name a file in a directory you can write to; nothing was sent",
-            details={"path": path},
-        ) from error
+        raise unwritten_file(path, error, "nothing was sent") from error
     return Tracer(sink, clock=clock, ids=ids, redact=redact, level=TraceLevel(level))
 
 

@@ -15,12 +15,12 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lash_cli.cli.out_files import is_stream
+from lash_cli.cli.out_files import check_writable, is_stream
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.cli.turn_stream import OutputPump
 from lash_cli.errors import LashError, LashRuntimeError, UsageError
-from lash_cli.paths import PRIVATE_FILE_MODE
+from lash_cli.paths import PRIVATE_FILE_MODE, unwritten_file
 from lash_cli.runtime.observing import ObservedGap, Replayed
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class ChatRecording:
     def __init__(self, path: str) -> None:
         """Make the file, which only its owner can read, or open the pipe or device of this name.
 
-        Raises `UsageError` (`output_exists`) for a file that exists, and `LashRuntimeError` (`output_not_written`).
+        Raises `UsageError` (`output_exists`) for a file that exists, and as `paths.unwritten_file`.
         """
         self._path = path
+        check_writable(path)
         try:
             if is_stream(path):
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -48,7 +49,7 @@ class ChatRecording:
             hint = "name another file with --record FILE"
             raise UsageError(f"{path} exists", code="output_exists", hint=hint) from error
         except OSError as error:
-            raise self._unwritten(error) from error
+            raise unwritten_file(path, error) from error
         self._pump = OutputPump(self._descriptor)
         self._lines = JsonTail(self, MODE)
         self._watched: Watched | None = None

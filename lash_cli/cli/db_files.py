@@ -17,7 +17,7 @@ import typer
 
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
-from lash_cli.cli.out_files import named_file
+from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.progress import progress
 from lash_cli.errors import UsageError
@@ -67,7 +67,9 @@ def backup(
     place = Path(current().paths.database)
     with looking(place):
         pass
-    target = Path(os.path.abspath(named_file(out, "--out"))) if out is not None else copy_place()
+    if out is not None:
+        check_writable(named_file(out, "--out"))
+    target = Path(os.path.abspath(out)) if out is not None else copy_place()
     with progress("copying the database"):
         copy = back_up(place, target)
     document = {

@@ -19,12 +19,12 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
-from lash_cli.cli.out_files import is_stream, require_name, write_out
+from lash_cli.cli.out_files import check_writable, is_stream, require_name, write_named
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive, cut_off_count
-from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.errors import UsageError
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.shell_words import shell_word
@@ -50,6 +50,8 @@ def command(
     """
     if out is not None:
         require_name(out, "--out")
+        if out != STDOUT:
+            check_writable(out)
     chosen = _format(as_format, out)
     is_redacted = redacts_by_default(chosen) if redact is None else redact
     with progress("exporting"):
@@ -118,15 +120,10 @@ def _say_redaction(chosen: str, is_redacted: bool) -> None:
 
 
 def _write(path: str, data: bytes, *, replace: bool) -> None:
-    """The whole file or none, readable by nobody else. Raises `UsageError` for one that exists."""
+    """The whole file or none, readable by nobody else. Raises `UsageError` (`output_exists`), and as `write_named`."""
     if os.path.lexists(path) and not replace and not is_stream(path):
         raise UsageError(f"{path} exists", code="output_exists", hint="name another file, or give --replace")
-    try:
-        write_out(path, data)
-    except OSError as error:
-        raise LashRuntimeError(
-            "output_not_written", f"cannot write {path}: {error.strerror}", hint="name another file with --out FILE"
-        ) from error
+    write_named(path, data)
 
 
 def _document(path: str, chosen: str, is_redacted: bool, archives: list[SessionArchive], size: int) -> Document:

@@ -7,11 +7,13 @@ points to is replaced and the link stays.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Final
 
 from lash_cli.errors import UsageError
+from lash_cli.paths import unwritten_file
 
 # The file name that means stdout.
 STDOUT_MARK: Final = "-"
@@ -45,6 +47,31 @@ def is_stream(path: str) -> bool:
     except OSError:
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def check_writable(path: str, so_far: str = "nothing was done") -> None:
+    """Raises as `paths.unwritten_file` where no file can be made or replaced, before anything is done for it."""
+    if is_stream(path):
+        return
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    try:
+        if os.path.isdir(target):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISDIR(os.stat(directory).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritten_file(path, error, so_far) from error
+
+
+def write_named(path: str, data: bytes) -> None:
+    """As `write_out`; raises as `paths.unwritten_file`."""
+    try:
+        write_out(path, data)
+    except OSError as error:
+        raise unwritten_file(path, error) from error
 
 
 def write_out(path: str, data: bytes) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Collection
 from typing import NamedTuple
 
-from lash_cli.cli.out_files import is_stream, named_file
+from lash_cli.cli.out_files import check_writable, is_stream, named_file
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
 from lash_cli.paths import only_regular
@@ -77,16 +77,12 @@ class CursorFile:
         """What the file holds; None when there is none, or when it is not wanted and will only be replaced.
 
         A place that was read is kept until a newer one of its session is
-        saved. Raises `UsageError` for a file that cannot be read or could not
-        be replaced, and `SessionCursorMalformed`.
+        saved. Raises `UsageError` for a file that cannot be read, as
+        `check_writable`, and `SessionCursorMalformed`.
         """
-        directory = os.path.dirname(self._target)
-        is_no_file = os.path.isdir(self._target) or is_stream(self._path) or is_stream(self._target)
-        if not self._path or is_no_file or not os.access(directory, os.W_OK | os.X_OK):
-            raise UsageError(
-                f"cannot keep a cursor in {self._path or 'a file without a name'}",
-                hint="name a file in a directory that exists and is yours",
-            )
+        if is_stream(self._path) or is_stream(self._target):
+            raise UsageError(f"cannot keep a cursor in {self._path}", hint="name a file, which can be read again")
+        check_writable(self._path)
         if not is_wanted:
             return None
         try:

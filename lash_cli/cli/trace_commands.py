@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.out_files import STDOUT_MARK, write_out
+from lash_cli.cli.out_files import STDOUT_MARK, write_named
 from lash_cli.cli.output import emit_one
 from lash_cli.core.trace_limits import encodable
-from lash_cli.errors import LashRuntimeError, NotFoundError, UsageError
+from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import regular_or_given
 
 
@@ -45,7 +45,7 @@ def html(
     path = out or os.path.splitext(file)[0] + ".html"
     if os.path.exists(path) and os.path.samefile(path, file):
         raise UsageError(f"the page would replace the trace {file}", hint="name another file with --out FILE")
-    _write(path, page)
+    write_named(path, page.encode())
     emit_one("TracePage", {"id": path, "file": path, "records": len(lines)}, text=path)
     return 0
 
@@ -60,13 +60,3 @@ def _read(path: str) -> bytes:
         ) from error
     except OSError as error:
         raise UsageError(f"cannot read the trace {path}: {error.strerror}", code="trace_unreadable") from error
-
-
-def _write(path: str, page: str) -> None:
-    """Replace `path` by the page, whole or not at all."""
-    try:
-        write_out(path, page.encode())
-    except OSError as error:
-        raise LashRuntimeError(
-            "output_not_written", f"cannot write {path}: {error.strerror}", hint="name another file with --out FILE"
-        ) from error

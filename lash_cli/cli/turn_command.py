@@ -13,7 +13,7 @@ import typer
 
 from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
-from lash_cli.cli.out_files import STDOUT_MARK, named_file, require_name
+from lash_cli.cli.out_files import STDOUT_MARK, check_writable, named_file, require_name
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.running import (
@@ -155,7 +155,7 @@ def command(
     does not finish. --max-cost is in the currency of the model's price
     and looked at before each model call but the first.
     """
-    from lash_cli.cli.turn_run import Showing, check_writable
+    from lash_cli.cli.turn_run import Showing
 
     if out is not None:
         require_name(out, "--out")
@@ -185,7 +185,7 @@ def command(
         )
     for path in (out, usage_file):
         if path is not None:
-            check_writable(path)
+            check_writable(path, "nothing was sent")
     plan = TurnPlan(
         reference=reference,
         showing=Showing(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +28,7 @@ from lash_cli.cli.turn_documents import turn_result_document, turn_usage_documen
 from lash_cli.cli.turn_stream import EventLines, OutputPump
 from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnStarted
 from lash_cli.core.outcome import ANSWER_NOT_KEPT, Stopped, TurnResult
-from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, UsageError
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
 from lash_cli.system import SystemClock
 from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
 from lash_cli.views.queue import receipt_text
@@ -376,13 +375,6 @@ def _stdout_descriptor() -> int:
     """The descriptor behind stdout, with nothing of ours waiting in front of it."""
     sys.stdout.flush()
     return sys.stdout.fileno()
-
-
-def check_writable(path: str) -> None:
-    """Raise `UsageError` before the turn runs if its output could not be written to `path` afterwards."""
-    directory = os.path.dirname(os.path.abspath(path))
-    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK):
-        raise UsageError(f"cannot write {path}", hint="name a file in a directory that exists; nothing was sent")
 
 
 def _write_file(path: str, text: str) -> None:

@@ -89,7 +89,7 @@ def test_a_backup_is_private_complete_and_never_replaces_a_file(lash, home, tmp_
 def test_a_backup_that_has_no_room_to_be_made_leaves_nothing(lash, home, tmp_path):
     lash("open", "s")
     done = lash("db", "backup", "--out", str(tmp_path / "no" / "such" / "a.db"), "-o", "json")
-    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
+    assert (done.code, done.out, done.error["code"]) == (2, "", "output_unwritable")
 
 
 def test_a_backup_is_made_while_a_turn_runs_and_holds_nobody_up(lash, home, tmp_path):

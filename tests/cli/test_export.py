@@ -203,7 +203,7 @@ def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, tmp_path:
     assert (again.code, again.error["code"]) == (2, "output_exists")
     assert lash("export", "s", "--out", str(page), "--replace").code == 0
     failed = lash("export", "s", "--out", str(tmp_path / "no" / "dir.md"), "-o", "json")
-    assert (failed.code, failed.error["code"]) == (1, "output_not_written")
+    assert (failed.code, failed.error["code"]) == (2, "output_unwritable")
     assert sorted(path.name for path in tmp_path.glob("s.*")) == ["s.html"]
 
 

@@ -105,8 +105,8 @@ def test_a_file_that_does_not_fit_is_not_left_half_written(seeded: Path, tmp_pat
     words = [word.format(place=out / "file", trace=trace) for word in (*command.split(), "-o", "json")]
     # Enough for the index of the log of the database, which every look makes.
     done = limited(home, 40, tuple(words))
-    assert (done.code, done.out) == (1, ""), done.err
-    assert done.error["code"] in ("output_not_written", "store_commit_failed")
+    assert (done.code, done.out, done.error["code"]) == (1, "", "output_not_written"), done.err
+    assert not done.error["ambiguous"] and "name another file" in done.error["hint"]
     assert list(out.iterdir()) == []
 
 

@@ -410,7 +410,7 @@ BAD = [
     (["s", "--until", "idle", "--no-follow"], 2, "usage", "no-follow"),
     (["s", "--all"], 2, "usage", "--all"),
     ([], 2, "usage", "SESSION"),
-    (["s", "--save-cursor", "/does/not/exist"], 2, "usage", "/does/not/exist"),
+    (["s", "--save-cursor", "/does/not/exist"], 2, "output_unwritable", "/does/not/exist"),
     (["sesion-name"], 3, "session_not_found", "session-name"),
     (["gone"], 3, "session_deleted", "gone"),
 ]

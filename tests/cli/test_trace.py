@@ -96,7 +96,7 @@ def test_a_project_cannot_turn_tracing_on(lash, tmp_path: Path) -> None:
 
 def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_sent(lash) -> None:
     failed = lash("turn", "s", "--or-open", "hi", "--trace", "/dev/null/t.jsonl", "-o", "json")
-    assert (failed.code, failed.error["code"], failed.out) == (2, "trace_unwritable", "")
+    assert (failed.code, failed.error["code"], failed.out) == (2, "output_unwritable", "")
     assert lash("ls", "-o", "json").json["items"] == []
 
 
@@ -201,7 +201,7 @@ def test_a_page_never_replaces_its_trace_and_a_failed_write_leaves_what_was_ther
     failed = lash("trace", "html", str(trace), "--out", str(trace), "-o", "json")
     assert (failed.code, failed.error["code"]) == (2, "usage")
     failed = lash("trace", "html", str(trace), "--out", "/dev/null/x.html", "-o", "json")
-    assert (failed.code, failed.error["code"]) == (1, "output_not_written")
+    assert (failed.code, failed.error["code"]) == (2, "output_unwritable")
     failed = lash("trace", "html", str(trace), "--out", "x.html", "--stdout", "-o", "json")
     assert (failed.code, failed.error["code"]) == (2, "usage")
     assert trace.read_bytes() == before

@@ -116,13 +116,6 @@ def test_out_and_usage_files_are_written_instead_of_stdout(lash, tmp_path: Path)
     assert json.loads(answer.read_text())["text"] == "ho"
 
 
-def test_an_unwritable_out_file_is_found_before_the_turn_runs(lash) -> None:
-    lash("open", "s")
-    done = lash("turn", "s", "hi", "--out", "/does/not/exist/answer", "-o", "json")
-    assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
-    assert lash("show", "s", "-o", "json").json["turns"] == 0
-
-
 def test_an_ephemeral_turn_keeps_nothing(lash) -> None:
     done = lash("turn", "--ephemeral", "!text hi", "-q")
     assert (done.code, done.out) == (0, "hi\n")

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lash_cli.core.protocols import Clock
-from lash_cli.errors import ConflictError, NotFoundError, StoreReadOnly, StoreUnusable
+from lash_cli.errors import ConflictError, NotFoundError, StoreError, StoreReadOnly, StoreUnusable
+from lash_cli.paths import unwritten_file
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
@@ -42,6 +43,7 @@ _SESSIONS = "SELECT count(*) FROM sessions"
 # A cursor from before must not find positions that are given out again.
 _FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_READ_FAULTS: Final = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
 _BESIDE = ("-wal", "-shm", "-journal")
 
 
@@ -65,7 +67,7 @@ def back_up(database: Path, target: Path) -> Copy:
     """Write one moment of `database` into the new file `target`, mode 0600.
 
     Raises `NotFoundError` (`store_not_found`), `ConflictError` (`file_exists`),
-    `StoreReadOnly` when the place cannot be written, and what reading raises.
+    what reading raises, and as `paths.unwritten_file`.
     """
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
@@ -85,13 +87,30 @@ def write_copy(source: sqlite3.Connection, target: Path) -> None:
             copy = connect(draft, ())
         try:
             # Told before it is closed, which would make room for the file that could not be opened.
-            with mapped_errors(target):
+            with _told_of(target):
                 source.backup(copy)
                 copy.execute(_SINGLE_FILE).fetchone()
         finally:
             copy.close()
-        _sync(draft)
+        try:
+            _sync(draft)
+        except OSError as error:
+            raise unwritten_file(target, error) from error
         _publish(draft, target)
+
+
+@contextmanager
+def _told_of(target: Path) -> Iterator[None]:
+    """What SQLite cannot write of a copy is told of the file that was named, what it cannot read of the database."""
+    try:
+        with mapped_errors(target):
+            yield
+    except StoreError as error:
+        number = getattr(error.__cause__, "sqlite_errorcode", 0)
+        if number == sqlite3.SQLITE_FULL or (number & 0xFF == sqlite3.SQLITE_IOERR and number not in _READ_FAULTS):
+            reason = errno.ENOSPC if number == sqlite3.SQLITE_FULL else errno.EIO
+            raise unwritten_file(target, OSError(reason, str(error.__cause__))) from error
+        raise
 
 
 def inspect(file: Path) -> Copy:
@@ -227,7 +246,7 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except OSError as error:
-        raise StoreReadOnly(f"cannot write {draft.parent}: {error.strerror}", details={"path": str(target)}) from error
+        raise unwritten_file(target, error) from error
     try:
         yield draft
     finally:
@@ -264,7 +283,7 @@ def _publish(draft: Path, target: Path) -> None:
             f"{target} exists already", code="file_exists", hint="choose another name", details={"file": str(target)}
         ) from None
     except OSError as error:
-        raise StoreReadOnly(f"cannot write {target}: {error.strerror}", details={"path": str(target)}) from error
+        raise unwritten_file(target, error) from error
     _sync(target.parent)
 
 

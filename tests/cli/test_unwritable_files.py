@@ -1,0 +1,91 @@
+"""A file a command was told to write and cannot: one code and one status for each reason, whichever verb it is
+(contract 08 §6.2, §6.4), and nothing is left behind. A full disk is in `test_full_disk`."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from support.cli import run_lash
+from support.unprivileged import run_unprivileged
+
+from lash_cli.cli.chat_record import ChatRecording
+from lash_cli.errors import LashError
+from lash_cli.paths import unwritten_file
+
+# Every verb and option with which somebody names a file to be written; `chat --record` needs a terminal and is below.
+WRITES = (
+    "export s --out {place}",
+    "export s --as json --replace --out {place}",
+    "trace html {trace} --out {place}",
+    "db backup --out {place}",
+    "turn s again --out {place}",
+    "turn s again --usage-file {place}",
+    "turn s again --trace {place}",
+    "tail s --no-follow --save-cursor {place}",
+)
+# A directory in its place, and below a file. `turn --trace` alone makes the directories that are missing.
+PLACES = ("directory", "file/below", "missing/below")
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a home of one session, the trace of its turn, a directory and a file."""
+    place = tmp_path_factory.mktemp("unwritable")
+    assert run_lash(("turn", "s", "--or-open", "hi", "--trace", str(place / "trace")), home=place / "home").code == 0
+    (place / "directory").mkdir()
+    (place / "file").write_text("kept")
+    return place
+
+
+def named(seeded: Path, command: str, place: str) -> tuple[str, ...]:
+    form = "jsonl" if command.startswith("tail") else "json"
+    return tuple(word.format(place=seeded / place, trace=seeded / "trace") for word in (*command.split(), "-o", form))
+
+
+@pytest.mark.parametrize("command", WRITES)
+def test_a_place_that_cannot_take_a_file_is_told_alike_by_every_verb(seeded: Path, command: str) -> None:
+    for place in PLACES:
+        if place == "missing/below" and "--trace" in command:
+            continue
+        done = run_lash(named(seeded, command, place), home=seeded / "home")
+        assert (done.code, done.out, done.error["code"]) == (2, "", "output_unwritable"), (place, done.err)
+        assert str(seeded / place) in done.error["message"] and "directory" in done.error["hint"]
+        assert (done.error["ambiguous"], done.error["details"]) == (False, {"path": str(seeded / place)})
+    assert sorted(path.name for path in seeded.iterdir()) == ["directory", "file", "home", "trace"]
+    assert list((seeded / "directory").iterdir()) == [] and (seeded / "file").read_text() == "kept"
+    assert run_lash(("show", "s", "-o", "json"), home=seeded / "home").json["turns"] == 1, "nothing was sent"
+
+
+# A process of its own each: one for each way in which the verbs look or write.
+@pytest.mark.parametrize("command", [WRITES[0], WRITES[2], *WRITES[6:]])
+def test_a_place_of_somebody_else_is_a_matter_of_permissions_for_every_verb(seeded: Path, command: str) -> None:
+    (seeded / "directory").chmod(0o500)
+    try:
+        done = run_unprivileged(*named(seeded, command, "directory/file"), home=seeded / "home")
+    finally:
+        (seeded / "directory").chmod(0o700)
+    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe"), done.err
+    assert done.error["hint"].startswith("name a file where you may write")
+
+
+def test_a_recording_is_refused_like_any_other_file(seeded: Path) -> None:
+    for place in PLACES:
+        with pytest.raises(LashError) as caught:
+            ChatRecording(str(seeded / place))
+        assert (caught.value.exit_status, caught.value.code) == (2, "output_unwritable")
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [
+        *((number, 2, "output_unwritable") for number in (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)),
+        *((number, 5, "permissions_unsafe") for number in (errno.EACCES, errno.EPERM, errno.EROFS)),
+        *((number, 1, "output_not_written") for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)),
+    ],
+)
+def test_why_a_file_was_not_written_decides_the_status(number: int, status: int, code: str) -> None:
+    told = unwritten_file("file", OSError(number, "why"))
+    assert (told.exit_status, told.code, told.message) == (status, code, "cannot write file: why")
+    assert ("make room" in told.hint) == (number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
