@@ -8,6 +8,8 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from support.cli import run_lash
+from support.prepared import OPEN, prepare
 
 
 def change(home, statement, *rows):
@@ -24,13 +26,21 @@ def texts(lash, session):
     return [one["text"] for one in lash("log", session, "-o", "json").json["items"]]
 
 
+TURNS = tuple(("turn", "s", f"!text {text}") for text in ("one", "two", "three"))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """The ids of what is said in the session of `messages`."""
+    home = prepare(tmp_path_factory.mktemp("said") / "home", OPEN, *TURNS)
+    return [one["id"] for one in run_lash(("tree", "s", "-o", "json"), home=home).json["items"]]
+
+
 @pytest.fixture
-def messages(lash):
+def messages(home, said):
     """The ids of a session of three turns, oldest first."""
-    lash("open", "s")
-    for text in ("one", "two", "three"):
-        assert lash("turn", "s", f"!text {text}").code == 0
-    return [one["id"] for one in lash("tree", "s", "-o", "json").json["items"]]
+    prepare(home, OPEN, *TURNS)
+    return said
 
 
 def way_on(lash, session="s"):
@@ -202,19 +212,19 @@ def test_an_older_lash_is_told_that_it_cannot_read_an_export_with_something_cut_
     assert "cut_off" not in lash("export", fork, "--as", "json").json["sessions"][0]["head"]
 
 
-@pytest.mark.parametrize("form", ["md", "html", "jsonl"])
-def test_an_export_that_has_the_path_only_says_what_is_cut_off(lash, messages, cut_off, form):
-    exported = lash("export", "s", "--as", form)
-    assert exported.code == 0 and "two" in exported.out and "three" not in exported.out
-    assert "2 nodes are cut off" in exported.err and "not exported" in exported.err
+def test_an_export_that_has_the_path_only_says_what_is_cut_off(lash, messages, cut_off):
+    for form in ("md", "html", "jsonl"):
+        exported = lash("export", "s", "--as", form)
+        assert exported.code == 0 and "two" in exported.out and "three" not in exported.out, form
+        assert "2 nodes are cut off" in exported.err and "not exported" in exported.err, form
 
 
 def test_a_turn_that_is_cut_off_can_be_read_as_far_as_it_is_whole(lash, home, messages):
     lash("turn", "s", "!text four", "--turn-id", "four")
     delete_nodes(home, 4)
     assert lash("rewind", "s", "--to", messages[2]).code == 0
-    said = lash("log", "s", "--turn", "four", "-o", "json").json["items"]
-    assert [one["text"] for one in said] == ["!text four", "four"]
+    items = lash("log", "s", "--turn", "four", "-o", "json").json["items"]
+    assert [one["text"] for one in items] == ["!text four", "four"]
 
 
 def test_a_fork_is_told_of_a_hole_in_what_it_shares_after_its_head_was_moved(lash, home, messages):
