@@ -1,20 +1,27 @@
 """What every test of the project shares: how property tests spend their time, which signals end a process, what the
-garbage collector looks at, and that no process outlives a test.
+garbage collector looks at, whose certificates are read, and that no process outlives a test.
 
 Hypothesis fails an example that takes longer than 200 ms, and a strategy that draws slowly. On a
 busy machine both are statements about the machine; the suite times nothing but the start-up.
 """
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.cli import NO_CERTIFICATES
 from support.processes import end_started
 
 settings.register_profile("lash", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lash")
+
+# No test speaks to a server far away, and reading whom this machine trusts is half of what a client costs. Which
+# certificates are read is up to these two (`tests/wire/test_network_setup.py` has neither), in commands too.
+os.environ.pop("SSL_CERT_FILE", None)
+os.environ.update(NO_CERTIFICATES)
 
 # Who is started in the background of a script, or by nohup, ignores these, and so does every process it starts: the
 # signal that a test sends would end nobody, and the test would wait until its time is over. What is handled here is

@@ -21,6 +21,8 @@ from typing import Any, cast
 from support.processes import end_with_test, start_process
 from support.warm import Warm, is_cold
 
+# Where no certificate is: those of the machine take longer to read than a turn.
+NO_CERTIFICATES = {"SSL_CERT_DIR": "/nowhere"}
 COMMAND = (sys.executable, "-m", "lash_cli")
 _MAIN = "import sys\nfrom lash_cli.__main__ import main\nsys.argv[0] = 'lash'\nsys.exit(main())"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +54,7 @@ class Result:
 
 
 def environment(home: Path | str, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a command sees: a home, a path, and what a test adds."""
+    """What a command sees: a home, a path, nobody to trust on the network, and what a test adds."""
     path = os.environ.get("PATH", "/usr/bin:/bin")
     own_home = str(Path(home).parent / "user")
     return {
@@ -61,6 +63,7 @@ def environment(home: Path | str, extra: Mapping[str, str] | None = None) -> dic
         "LASH_HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(_ROOT),
+        **NO_CERTIFICATES,
         **(extra or {}),
     }
 

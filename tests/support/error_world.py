@@ -8,6 +8,7 @@ canary, and everything printed or written is searched for it at the end.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import functools
 import shutil
@@ -20,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from support.cli import Result, run_lash, spawn_lash
+from support.watching import StreamingCaller
+
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
+from lash_cli.system import SystemClock, SystemIds
 
 CANARY = "canary7f3a9c2e51d84b06"
 FIELDS = {
@@ -143,8 +148,7 @@ class ErrorWorld:
         assert {item["turn_id"] for item in items} == {turn_id}
         shown = self.lash("show", session, "-o", "json").json
         assert (shown["unfinished_turn"], shown["lease"], shown["status"]) == (None, None, "idle")
-        following = self.lash("turn", session, "!text still here", "--provider", "loopback", "-q")
-        assert (following.code, following.out) == (0, "still here\n"), following.err
+        assert asyncio.run(_following_turn(self.database, session, shown["provider"])) == "still here"
 
     def transcript(self, session: str) -> list[Any]:
         """The committed transcript."""
@@ -165,6 +169,18 @@ class ErrorWorld:
         for path in self.directory.rglob("*"):
             if path.is_file() and path.name != "keys.toml":
                 assert CANARY.encode() not in path.read_bytes(), f"a key was written to {path}"
+
+
+async def _following_turn(database: Path, session_id: str, provider_id: str) -> str | None:
+    """What its provider answers in the next turn of a session, now that it can; taken here and not by a command."""
+    store = SqliteStore.open(database, SystemClock(), SystemIds())
+    caller = StreamingCaller(("still here",), pause_s=0)
+    caller.provider_id = provider_id
+    async with (
+        LashCore(provider=caller, model=ModelSpec("m"), store=store, queue_driver="none") as core,
+        await core.open_session(session_id) as session,
+    ):
+        return (await session.turn("and then").run()).result.assistant_message()
 
 
 @contextmanager
