@@ -3,7 +3,7 @@
 One attempt and no wait: `catalog.build_caller` over a `WireScriptTransport`, or
 over a socket that carries the script's bytes. The base URL is whatever makes
 the wire's own path end up at the script's endpoint, so no table of paths is
-kept here.
+written here.
 """
 
 from __future__ import annotations
@@ -194,7 +194,15 @@ async def _path(script: WireScript, request: LlmRequest, base_url: str) -> str:
     return probe.path
 
 
+_base_urls: dict[tuple[str, str, str, str], str] = {}
+
+
 async def _base_url(script: WireScript) -> str:
-    suffix = await _path(script, request_of(script), HOST)
-    assert suffix and script.endpoint.path.endswith(suffix), f"{script.name}: the wire asks for {suffix}"
-    return HOST + script.endpoint.path.removesuffix(suffix)
+    request = request_of(script)
+    options = repr(script.expected_provider and script.expected_provider.options)
+    key = (script.provider_kind, script.endpoint.path, request.model.id, options)
+    if key not in _base_urls:
+        suffix = await _path(script, request, HOST)
+        assert suffix and script.endpoint.path.endswith(suffix), f"{script.name}: the wire asks for {suffix}"
+        _base_urls[key] = HOST + script.endpoint.path.removesuffix(suffix)
+    return _base_urls[key]

@@ -126,7 +126,7 @@ async def test_a_broken_connection_is_a_retryable_transport_failure(kind: str, h
 async def test_a_drip_that_never_ends_is_cut_by_the_limit_of_the_whole_call(kind: str) -> None:
     head = EVENTS + b"connection: close\r\n\r\n"
     async with raw_server(itertools.chain([head], itertools.repeat(b":"))) as address:
-        result = await call(kind, address, request_timeout_seconds=0.5, chunk_timeout_seconds=30)
+        result = await call(kind, address, request_timeout_seconds=0.15, chunk_timeout_seconds=30)
     assert (result.error.kind, result.error.code, result.error.retryable) == ("timeout", "request_timeout", True)
 
 
@@ -155,7 +155,7 @@ BEGUN = {
 async def test_an_answer_without_an_end_is_cut_by_its_size_and_not_asked_for_again(
     kind: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answer_reader, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(answer_reader, "MAX_ANSWER_BYTES", 1 << 17)
     head = EVENTS + b"connection: close\r\n\r\n"
     event = b"data: " + SAID[kind] + b"\n\n" if what == "text" else b": still there\n\n"
     begun = b"data: " + BEGUN[kind] + b"\n\n" if kind in BEGUN else b""
@@ -215,7 +215,7 @@ async def test_nonsense_in_a_refusal_does_not_hide_its_status(kind: str, headers
 async def test_a_refusal_whose_body_never_ends_is_judged_by_what_came(
     kind: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "ERROR_BODY_SECONDS", 0.2)
+    monkeypatch.setattr(endpoint, "ERROR_BODY_SECONDS", 0.05)
     head = b"HTTP/1.1 429 X\r\nretry-after: 3\r\ncontent-length: 60000\r\n\r\n"
     pieces = itertools.chain([head], itertools.repeat(b"x") if how == "drips" else [])
     async with raw_server(pieces, ending="hang") as address:
