@@ -42,7 +42,7 @@ class CheckpointComponent(Record):
 
 
 class Checkpoint(Record):
-    """Turn state and named components (`tool_state`, `plugin_snapshot`, `execution_state`).
+    """Turn state and named components, of which there is one so far: `tool_state`.
 
     A component not named in `components` is kept as it is.
     """

@@ -22,6 +22,7 @@ from lash_cli.cli.schemas import KINDS
 from lash_cli.cli.serving import Verbs
 from lash_cli.cli.table import COMMANDS
 from lash_cli.settings.loading import check_document
+from lash_cli.settings.schema import find_option, fixed_keys, parse_text
 
 # What one run of the examples is not enough for has a test of its own, which runs them too.
 ELSEWHERE = {
@@ -129,6 +130,14 @@ def test_no_text_deletes_a_session_that_a_later_one_goes_on_with() -> None:
         deleted |= set(re.findall(r"^lash rm (\S+) --yes", script, re.MULTILINE))
         if "lash db purge" in script:
             deleted.clear()
+
+
+def test_every_key_of_the_configuration_is_told_with_its_default() -> None:
+    told = {}
+    for row in re.findall(r"^\| (`[a-z]+\.\w+`.*?) \| (.*?) \| ", docs.read("configuration"), re.MULTILINE):
+        for key, default in zip(*(cell.replace("`", "").split(", ") for cell in row), strict=True):
+            told[key] = None if default == "none" else parse_text(find_option(key)[0], default)
+    assert told == {key: find_option(key)[0].default for key in fixed_keys()}
 
 
 def test_every_topic_is_listed_and_shown(home) -> None:
