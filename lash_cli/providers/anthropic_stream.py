@@ -15,7 +15,6 @@ from lash_cli.core.codec import encode
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
     EvidenceReported,
-    ExecutionEvidence,
     LlmPart,
     LlmResponse,
     ReasoningDelta,
@@ -23,8 +22,9 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
+from lash_cli.providers.assembling import AnswerAssembler
 from lash_cli.providers.call_ids import CallIds
-from lash_cli.providers.reported_usage import ReportedUsage, anthropic_usage
+from lash_cli.providers.reported_usage import anthropic_usage
 
 _TERMINAL_REASONS = {
     "end_turn": TerminalReason.STOP,
@@ -77,22 +77,19 @@ class _Block:
                 return kind != "tool_use"
 
 
-class AnthropicAssembler:
-    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+class AnthropicAssembler(AnswerAssembler):
+    """Collects one answer."""
+
+    buckets = staticmethod(anthropic_usage)
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
-        self._request_id = request_id
-        self._route = route
-        self._provider_request_id = provider_request_id
+        super().__init__(request_id, route, provider_request_id)
         self._blocks: list[_Block] = []
         self._by_index: dict[Any, _Block] = {}
         self._has_started = False
         self._is_stopped = False
         self._stop_reason = ""
         self._refusal = ""
-        self._reported = ReportedUsage(anthropic_usage)
-        self._served_model: str | None = None
-        self._response_id: str | None = None
 
     @property
     def is_proved(self) -> bool:
@@ -138,10 +135,6 @@ class AnthropicAssembler:
             has_calls = any(isinstance(part, ToolCallPart) for part in parts)
             reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
         return LlmResponse(parts, self._reported.usage, reason, self._diagnostic(reason), self._evidence())
-
-    def partial(self) -> LlmResponse:
-        """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_message(self, message: dict[str, Any]) -> list[StreamEvent]:
         """The head of a streamed message, or a whole one."""
@@ -236,14 +229,8 @@ class AnthropicAssembler:
             return ReasoningReplay(provider=self._route, encrypted_content=block.data, redacted=True)
         return ReasoningReplay(provider=self._route, signature=block.signature) if block.signature else None
 
-    def _evidence(self) -> ExecutionEvidence:
-        return ExecutionEvidence(
-            served_model=self._served_model,
-            provider_response_id=self._response_id,
-            provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reported.reasoning_tokens,
-            provider_finish_reason=self._stop_reason or None,
-        )
+    def _end(self) -> str:
+        return self._stop_reason
 
 
 def _object(value: Any) -> dict[str, Any]:

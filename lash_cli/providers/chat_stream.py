@@ -16,7 +16,6 @@ import msgspec
 from lash_cli.core.codec import decode_json, encode
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
-    ExecutionEvidence,
     LlmPart,
     LlmResponse,
     ReasoningDelta,
@@ -24,8 +23,9 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
+from lash_cli.providers.assembling import AnswerAssembler
 from lash_cli.providers.call_ids import CallIds
-from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
+from lash_cli.providers.reported_usage import openai_usage
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 #: The kinds of reasoning details, and where each has readable text; encrypted ones have none.
@@ -74,20 +74,17 @@ class _Call:
         return True
 
 
-class ChatAssembler:
-    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+class ChatAssembler(AnswerAssembler):
+    """Collects one answer."""
+
+    buckets = staticmethod(openai_usage)
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
-        self._request_id = request_id
-        self._route = route
-        self._provider_request_id = provider_request_id
+        super().__init__(request_id, route, provider_request_id)
         self._pieces: list[_Run | _Call] = []
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._refusal: list[str] = []
-        self._reported = ReportedUsage(openai_usage)
-        self._served_model: str | None = None
-        self._response_id: str | None = None
         self.finish_reason = ""
 
     @property
@@ -131,10 +128,6 @@ class ChatAssembler:
         elif reason is TerminalReason.PROVIDER_ERROR:
             diagnostic = f"the provider ended the answer with finish_reason {self.finish_reason!r}"
         return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
-
-    def partial(self) -> LlmResponse:
-        """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_choice(self, choice: dict[str, Any], *, is_chunk: bool) -> list[StreamEvent]:
         events = self._reported.take(choice.get("usage"))
@@ -256,14 +249,8 @@ class ChatAssembler:
             parts.append(ToolCallPart(ids.of(piece.id), piece.name, "".join(piece.arguments) or "{}"))
         return tuple(parts)
 
-    def _evidence(self) -> ExecutionEvidence:
-        return ExecutionEvidence(
-            served_model=self._served_model,
-            provider_response_id=self._response_id,
-            provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reported.reasoning_tokens,
-            provider_finish_reason=self.finish_reason or None,
-        )
+    def _end(self) -> str:
+        return self.finish_reason
 
 
 def _text(value: Any) -> str:

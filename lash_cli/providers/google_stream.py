@@ -15,7 +15,6 @@ from typing import Any
 from lash_cli.core.codec import encode
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
-    ExecutionEvidence,
     LlmPart,
     LlmResponse,
     ReasoningDelta,
@@ -23,8 +22,9 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
+from lash_cli.providers.assembling import AnswerAssembler
 from lash_cli.providers.call_ids import CallIds
-from lash_cli.providers.reported_usage import ReportedUsage, google_usage
+from lash_cli.providers.reported_usage import google_usage
 
 _TERMINAL_REASONS = {
     "STOP": TerminalReason.STOP,
@@ -66,17 +66,14 @@ class _Call:
         self.signature = signature
 
 
-class GoogleAssembler:
-    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+class GoogleAssembler(AnswerAssembler):
+    """Collects one answer."""
+
+    buckets = staticmethod(google_usage)
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
-        self._request_id = request_id
-        self._route = route
-        self._provider_request_id = provider_request_id
+        super().__init__(request_id, route, provider_request_id)
         self._pieces: list[_Run | _Call] = []
-        self._reported = ReportedUsage(google_usage)
-        self._served_model: str | None = None
-        self._response_id: str | None = None
         self._finish_message = ""
         self._block_reason = ""
         self.finish_reason = ""
@@ -124,10 +121,6 @@ class GoogleAssembler:
             said = f": {self._finish_message}" if self._finish_message else ""
             diagnostic = f"the provider ended the answer with finishReason {self.finish_reason!r}{said}"
         return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
-
-    def partial(self) -> LlmResponse:
-        """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _take_candidate(self, candidate: dict[str, Any]) -> list[StreamEvent]:
         self.finish_reason = _text(candidate.get("finishReason")) or self.finish_reason
@@ -188,14 +181,8 @@ class GoogleAssembler:
     def _replay(self, signature: str) -> ReasoningReplay | None:
         return ReasoningReplay(provider=self._route, signature=signature) if signature else None
 
-    def _evidence(self) -> ExecutionEvidence:
-        return ExecutionEvidence(
-            served_model=self._served_model,
-            provider_response_id=self._response_id,
-            provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reported.reasoning_tokens,
-            provider_finish_reason=self.finish_reason or self._block_reason or None,
-        )
+    def _end(self) -> str:
+        return self.finish_reason or self._block_reason
 
 
 def _text(value: Any) -> str:

@@ -14,15 +14,15 @@ from typing import Any, ClassVar, TypeVar
 
 from lash_cli.core.content import ProsePart, ReasoningPart, ReasoningReplay, ToolCallPart
 from lash_cli.core.llm import (
-    ExecutionEvidence,
     LlmPart,
     LlmResponse,
     StreamEvent,
     TerminalReason,
     TextDelta,
 )
+from lash_cli.providers.assembling import AnswerAssembler
 from lash_cli.providers.call_ids import CallIds
-from lash_cli.providers.reported_usage import ReportedUsage, openai_usage
+from lash_cli.providers.reported_usage import openai_usage
 from lash_cli.providers.responses_items import (
     ITEM_KINDS,
     CallItem,
@@ -45,19 +45,16 @@ _INCOMPLETE_REASONS = {
 }
 
 
-class ResponsesAssembler:
-    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+class ResponsesAssembler(AnswerAssembler):
+    """Collects one answer."""
+
+    buckets = staticmethod(openai_usage)
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
-        self._request_id = request_id
-        self._route = route
-        self._provider_request_id = provider_request_id
+        super().__init__(request_id, route, provider_request_id)
         self._items: list[OutputItem] = []
         self._by_index: dict[int, OutputItem] = {}
         self._has_content = False
-        self._reported = ReportedUsage(openai_usage)
-        self._served_model: str | None = None
-        self._response_id: str | None = None
         self._status = ""
         self._incomplete_reason = ""
 
@@ -93,10 +90,6 @@ class ResponsesAssembler:
         parts = self._parts()
         reason, diagnostic = self._ending(any(isinstance(part, ToolCallPart) for part in parts))
         return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
-
-    def partial(self) -> LlmResponse:
-        """What arrived of an answer that was not proved; evidence only."""
-        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _noted(self, event: dict[str, Any]) -> list[StreamEvent]:
         """`response.created` and its kin: who answers."""
@@ -323,14 +316,8 @@ class ResponsesAssembler:
                 meta["annotations"] = block.annotations
             yield ProsePart("".join(block.pieces), {**meta, "provider": self._route} if meta else None)
 
-    def _evidence(self) -> ExecutionEvidence:
-        return ExecutionEvidence(
-            served_model=self._served_model,
-            provider_response_id=self._response_id,
-            provider_request_id=self._provider_request_id,
-            reasoning_output_tokens=self._reported.reasoning_tokens,
-            provider_finish_reason=self._status or None,
-        )
+    def _end(self) -> str:
+        return self._status
 
 
 def _refusals(items: list[OutputItem]) -> Iterator[str]:

@@ -1,0 +1,48 @@
+"""What the assemblers of all wires have in common: who gave an answer, what it cost, and how that is told (contract 06
+§5).
+
+What an answer is made of, and what proves it, is each wire's own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from lash_cli.core.llm import ExecutionEvidence, LlmPart, LlmResponse, TerminalReason
+from lash_cli.providers.reported_usage import Buckets, ReportedUsage
+
+
+class AnswerAssembler(ABC):
+    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+
+    #: How a wire's `usage` is read.
+    buckets: Buckets
+
+    def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
+        self._request_id = request_id
+        self._route = route
+        self._provider_request_id = provider_request_id
+        self._reported = ReportedUsage(self.buckets)
+        self._served_model: str | None = None
+        self._response_id: str | None = None
+
+    @abstractmethod
+    def _parts(self) -> tuple[LlmPart, ...]:
+        """What has come, in order."""
+
+    @abstractmethod
+    def _end(self) -> str:
+        """The provider's own word for why the answer ended, "" while it has none."""
+
+    def partial(self) -> LlmResponse:
+        """What arrived of an answer that was not proved; evidence only."""
+        return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
+
+    def _evidence(self) -> ExecutionEvidence:
+        return ExecutionEvidence(
+            served_model=self._served_model,
+            provider_response_id=self._response_id,
+            provider_request_id=self._provider_request_id,
+            reasoning_output_tokens=self._reported.reasoning_tokens,
+            provider_finish_reason=self._end() or None,
+        )
