@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.head_moves import undo_command
 from lash_cli.cli.output import safe, say
 from lash_cli.core.content import AttachmentItem, AttachmentPart, InputItem, Message, TextItem, TextPart, is_user_input
-from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.graph import message_of
 from lash_cli.core.policy import SessionSpec
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.history import find_node
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from lash_cli.api import LashCore
 
 TURNS_LOOKED_AT = 20
-
-
-def message_of(node: SessionNode) -> Message | None:
-    """The message of a node that holds one."""
-    return node.payload.message if isinstance(node.payload, ConversationPayload) else None
 
 
 def items_of(message: Message, text: str | None = None) -> tuple[InputItem, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.schemas import resolve_pointer
+from lash_cli.core.schemas import listed, resolve_pointer
 from lash_cli.core.tool_shapes import CompactContract, CompactField, OutputContract, OutputFromInput
 
 MAX_EXAMPLES = 2
@@ -74,7 +74,7 @@ def _fields(schema: Any) -> tuple[CompactField, ...]:
     properties = target.get("properties") if isinstance(target, dict) else None
     if not isinstance(properties, dict):
         return ()
-    required = _listed(target, "required")
+    required = listed(target, "required")
     fields = [
         CompactField(str(name), _type_of(member, schema, 0), name in required, _description(member))
         for name, member in properties.items()
@@ -104,11 +104,11 @@ def _type_of(schema: Any, root: Any, depth: int) -> str:
         return _ANY
     if "const" in schema:
         return _literal(schema["const"])
-    if choices := _listed(schema, "enum"):
+    if choices := listed(schema, "enum"):
         shown = [_literal(choice) for choice in choices[:_MAX_CHOICES]]
         return " | ".join([*shown, "…"] if len(choices) > _MAX_CHOICES else shown)
     for keyword in ("anyOf", "oneOf"):
-        if branches := _listed(schema, keyword):
+        if branches := listed(schema, keyword):
             return _union(_type_of(branch, root, depth + 1) for branch in branches)
     kinds = schema.get("type")
     if isinstance(kinds, list):
@@ -135,7 +135,7 @@ def _object(schema: dict[str, Any], root: Any, depth: int) -> str:
     properties = schema.get("properties")
     if depth > 0 or not isinstance(properties, dict) or not properties:
         return "object"
-    required = _listed(schema, "required")
+    required = listed(schema, "required")
     members = [
         f"{name if name in required else f'{name}?'}: {_type_of(member, root, depth + 1)}"
         for name, member in properties.items()
@@ -145,8 +145,3 @@ def _object(schema: dict[str, Any], root: Any, depth: int) -> str:
 
 def _literal(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def _listed(schema: dict[str, Any], keyword: str) -> list[Any]:
-    value = schema.get(keyword)
-    return value if isinstance(value, list) else []

@@ -110,6 +110,11 @@ def orphaned_node_ids(nodes: Sequence[SessionNode], leaf_node_id: str | None) ->
     return tuple(node.node_id for node in nodes if node.node_id not in kept)
 
 
+def message_of(node: SessionNode) -> Message | None:
+    """The message a node holds, None for a node of another kind."""
+    return node.payload.message if isinstance(node.payload, ConversationPayload) else None
+
+
 def chain(
     messages: Sequence[Message],
     *,

@@ -140,13 +140,14 @@ class _Absence:
         target = schema.get("$ref")
         if isinstance(target, str) and not self._says_null(resolve_pointer(target, self._root), depth + 1):
             return False
-        if not all(self._says_null(branch, depth + 1) for branch in _listed(schema, "allOf")):
+        if not all(self._says_null(branch, depth + 1) for branch in listed(schema, "allOf")):
             return False
-        alternatives = [*_listed(schema, "anyOf"), *_listed(schema, "oneOf")]
+        alternatives = [*listed(schema, "anyOf"), *listed(schema, "oneOf")]
         return not alternatives or any(self._says_null(branch, depth + 1) for branch in alternatives)
 
 
-def _listed(schema: dict[str, Any], keyword: str) -> list[Any]:
+def listed(schema: dict[str, Any], keyword: str) -> list[Any]:
+    """The list under a keyword, empty where there is none."""
     value = schema.get(keyword)
     return value if isinstance(value, list) else []
 

@@ -14,7 +14,7 @@ import msgspec
 
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message
-from lash_cli.core.graph import ConversationPayload, SessionNode, chain
+from lash_cli.core.graph import SessionNode, chain, message_of
 
 
 class SupersededNodes(Record):
@@ -76,5 +76,5 @@ def superseded_in(nodes: Iterable[SessionNode], path: Sequence[SessionNode], age
 
 def _message(node: SessionNode) -> Message | None:
     """The message that a node keeps for good."""
-    message = node.payload.message if isinstance(node.payload, ConversationPayload) else None
+    message = message_of(node)
     return None if message is None or message.is_transient else message

@@ -15,7 +15,7 @@ import msgspec
 from lash_cli.core.commit import Checkpoint, RuntimeCommit, Unchanged
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, is_safe_to_resume
 from lash_cli.core.frames import current_frame, return_to_frame
-from lash_cli.core.graph import ConversationPayload, SessionNode
+from lash_cli.core.graph import SessionNode, message_of
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError, NotFoundError, SessionClosed
 from lash_cli.runtime.ending import seen_through
@@ -92,7 +92,7 @@ async def require_resumable(store: RuntimePersistence, node: SessionNode, sessio
     exchange: list[Message] = []
     cursor: SessionNode | None = node
     while cursor is not None:
-        message = _message(cursor)
+        message = message_of(cursor)
         if message is not None:
             exchange.append(message)
             if not any(isinstance(part, ToolResultPart) for part in message.parts):
@@ -109,10 +109,6 @@ async def require_resumable(store: RuntimePersistence, node: SessionNode, sessio
         hint=f"choose the node before the calls, {before}, or one after the results" if before else None,
         details={"session": session_id, "node": node.node_id, "before": before},
     )
-
-
-def _message(node: SessionNode) -> Message | None:
-    return node.payload.message if isinstance(node.payload, ConversationPayload) else None
 
 
 async def move_head(

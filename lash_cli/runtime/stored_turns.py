@@ -13,7 +13,7 @@ import msgspec
 from lash_cli.core.commit import TurnSummary
 from lash_cli.core.content import Message
 from lash_cli.core.delivery import frame_task_of
-from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.graph import ConversationPayload, message_of
 from lash_cli.core.outcome import (
     ANSWER_NOT_KEPT,
     AgentFrameSwitch,
@@ -53,8 +53,7 @@ async def stored_outcome(store: RuntimePersistence, session_id: str, summary: Tu
 
 async def _answer(store: RuntimePersistence, session_id: str, summary: TurnSummary) -> Message | None:
     node = None if summary.answer_node_id is None else await store.load_node(session_id, summary.answer_node_id)
-    payload = None if node is None else node.payload
-    return payload.message if isinstance(payload, ConversationPayload) else None
+    return None if node is None else message_of(node)
 
 
 async def stored_result(store: RuntimePersistence, session_id: str, turn_id: str) -> TurnResult | None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
+from lash_cli.views.usage import short_count
 
 PREVIEW_CHARS = 48
 
@@ -100,11 +101,7 @@ def _context(standing: ToolbarStanding) -> str | None:
     tokens, window = standing.context_tokens, standing.context_window
     if tokens is None:
         return None
-    return f"ctx {round(100 * tokens / window)}%" if window else f"ctx {_count(tokens)}"
-
-
-def _count(tokens: int) -> str:
-    return str(tokens) if tokens < 1_000 else f"{tokens / 1_000:.1f}k"
+    return f"ctx {round(100 * tokens / window)}%" if window else f"ctx {short_count(tokens)}"
 
 
 def _queue(standing: ToolbarStanding) -> str | None:

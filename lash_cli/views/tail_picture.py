@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
 from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words, whole_tool_text
+from lash_cli.views.usage import short_count
 
 MAX_LINES = 10
 _FRAME_LINES = 5  # header, rule, queue, usage, gap
@@ -281,10 +282,10 @@ class TailPicture:
 
         cached = total("cache_read_input_tokens")
         entered = total("input_tokens") + cached + total("cache_write_input_tokens")
-        cache = f" (cache {_count(cached)})" if cached else ""
+        cache = f" (cache {short_count(cached)})" if cached else ""
         return (
-            f"usage   in {_count(entered)}{cache} out {_count(total('output_tokens'))}"
-            f"   children {_count(self._children)}   retries {self._retries}"
+            f"usage   in {short_count(entered)}{cache} out {short_count(total('output_tokens'))}"
+            f"   children {short_count(self._children)}   retries {self._retries}"
         )
 
 
@@ -309,10 +310,6 @@ def _elapsed(started_at_ms: int | None, now_ms: int) -> str | None:
 
 def _slots_width(slots: set[tuple[float, str | None]]) -> int:
     return sum(display_width(str(text)) for _, text in slots) + 2 * (len(slots) - 1)
-
-
-def _count(tokens: int) -> str:
-    return str(tokens) if tokens < 1_000 else f"{tokens / 1_000:.1f}k"
 
 
 def _wrapped(text: str, width: int) -> list[str]:
