@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import Result, environment, spawn_lash
+from support.prepared import OPEN, prepare
 
 CLOSED_STDOUT = 141
 
@@ -35,7 +36,7 @@ def closed(home: Path, arguments: str, redirections: str) -> Result:
      "turn s '!text x'", "turn s '!text x' -o json", "turn s '!text x' -o jsonl", "turn s '!text x' -q", "resume s"],
 )  # fmt: skip
 def test_writing_to_a_closed_stdout_is_141_without_an_error(lash, home: Path, arguments: str) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     done = closed(home, arguments, ">&-")
     assert done.code == CLOSED_STDOUT, done.err
     assert "error" not in done.err and "Traceback" not in done.err and "Exception" not in done.err
@@ -50,14 +51,14 @@ def test_a_command_that_prints_nothing_does_not_mind_a_closed_stdout(lash, home:
     assert (done.code, done.err) == (0, f"set defaults.model in {home / 'config.toml'}\n")
 
 
-def test_an_error_is_told_although_stdout_is_closed(lash, home: Path) -> None:
-    lash("open", "s")
+def test_an_error_is_told_although_stdout_is_closed(home: Path) -> None:
+    prepare(home, OPEN)
     done = closed(home, "turn nope hi -o json", ">&-")
     assert (done.code, done.error["code"]) == (3, "session_not_found")
 
 
 def test_a_closed_stderr_loses_the_notes_and_nothing_else(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     done = closed(home, "turn s '!text answer'", "2>&-")
     assert (done.code, done.out, done.err) == (0, "answer\n", "")
     assert closed(home, "turn nope hi", "2>&-").code == 3
@@ -79,7 +80,7 @@ def test_a_named_pipe_that_is_open_for_both_is_written_to_its_end(
     lash, home: Path, tmp_path: Path, arguments: list[str], news: bytes
 ) -> None:
     """As a script has it that begins with `exec 3<>pipe`, so that opening it waits for nobody."""
-    lash("open", "s")
+    prepare(home, OPEN)
     os.mkfifo(tmp_path / "pipe")
     descriptor = os.open(tmp_path / "pipe", os.O_RDWR)
     with open(descriptor, "rb") as pipe:
@@ -95,8 +96,8 @@ def test_a_named_pipe_that_is_open_for_both_is_written_to_its_end(
         assert command.wait(60) == 130
 
 
-def test_a_closed_stdin_is_an_empty_one(lash, home: Path) -> None:
-    lash("open", "s")
+def test_a_closed_stdin_is_an_empty_one(home: Path) -> None:
+    prepare(home, OPEN)
     assert closed(home, "turn s '!text answer' -q", "<&-").out == "answer\n"
     done = closed(home, "turn s -o json", "<&-")
     assert (done.code, done.out, done.error["code"]) == (2, "", "empty_prompt")
@@ -143,7 +144,7 @@ def test_a_stderr_without_room_loses_the_notes_and_not_the_status(lash, home: Pa
 
 
 def test_no_answer_is_cut_off_in_silence_where_python_does_not_buffer(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     assert lash("turn", "s", "-", input="!text " + "word " * 60_000).code == 0
     whole = lash("log", "s", "-o", "json").out
     with subprocess.Popen(

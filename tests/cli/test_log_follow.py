@@ -14,6 +14,7 @@ import pexpect
 import pyte
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
+from support.prepared import OPEN, prepare
 
 
 class Follower:
@@ -50,9 +51,8 @@ class Follower:
 
 
 @pytest.fixture
-def session(lash) -> None:
-    lash("open", "s")
-    lash("turn", "s", "!text one", "-q")
+def session(home: Path) -> None:
+    prepare(home, OPEN, ("turn", "s", "!text one", "-q"))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -16,6 +16,7 @@ import pytest
 from support import terminal as terminals
 from support.cli import COMMAND, environment, spawn_lash
 from support.frozen import wait_until_frozen
+from support.prepared import prepare
 
 from lash_cli.views.tables import display_width
 from lash_cli.views.watch import in_order, watch_lines
@@ -52,7 +53,7 @@ class Watcher:
 
 
 def test_a_pipe_gets_what_came_what_changed_and_what_went(lash, home: Path) -> None:
-    lash("open", "a")
+    prepare(home, ("open", "a"))
     watcher = Watcher(home)
     watcher.until("added", "a", status="idle")
     lash("enqueue", "a", "later")
@@ -73,8 +74,8 @@ def test_a_pipe_gets_what_came_what_changed_and_what_went(lash, home: Path) -> N
     assert (last["type"], last["reason"], last["exit"]) == ("stream_end", "signal", 130)
 
 
-def test_a_lease_that_is_only_renewed_is_no_news(lash, home: Path) -> None:
-    lash("open", "a")
+def test_a_lease_that_is_only_renewed_is_no_news(home: Path) -> None:
+    prepare(home, ("open", "a"))
     watcher = Watcher(home)
     turn = spawn_lash(["turn", "a", "!sleep 3"], home=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert turn.wait(60) == 0
@@ -94,8 +95,7 @@ def test_a_watch_begins_before_there_is_a_store(lash, home: Path) -> None:
 
 
 def test_filters_choose_what_is_watched(lash, home: Path) -> None:
-    lash("open", "a", "--label", "k=v")
-    lash("open", "b")
+    prepare(home, ("open", "a", "--label", "k=v"), ("open", "b"))
     watcher = Watcher(home, "--label", "k=v", "-o", "jsonl")
     watcher.until("added", "a")
     lash("turn", "b", "!text x", "-q")
@@ -105,8 +105,8 @@ def test_filters_choose_what_is_watched(lash, home: Path) -> None:
     assert {line["session"] for line in watcher.lines} == {"a", None}
 
 
-def test_a_reader_that_leaves_an_idle_watch_ends_it_with_141(lash, home: Path) -> None:
-    lash("open", "a")
+def test_a_reader_that_leaves_an_idle_watch_ends_it_with_141(home: Path) -> None:
+    prepare(home, ("open", "a"))
     script = '"$@" 2>err | head -1; echo "${PIPESTATUS[0]}"'
     command = ["bash", "-c", script, "-", *COMMAND, "ls", "--watch"]
     done = subprocess.run(command, env=environment(home), cwd=home.parent, capture_output=True, text=True, timeout=60)
@@ -161,7 +161,7 @@ class Terminal:
 
 
 def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: Path) -> None:
-    lash("open", "a", "--name", "quiet-fjord")
+    prepare(home, ("open", "a", "--name", "quiet-fjord"))
     terminal = Terminal(home)
     shown = terminal.until(r"idle +quiet-fjord")
     assert shown[0] == "1 session: 1 idle" and shown[2].split()[:2] == ["STATUS", "NAME"]
@@ -180,7 +180,7 @@ def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: 
 
 
 def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_after_it(lash, home: Path) -> None:
-    lash("open", "a")
+    prepare(home, ("open", "a"))
     terminal = terminals.Terminal(home, "ls", "--watch")
     try:
         terminal.wait_for("1 session: 1 idle")
@@ -211,7 +211,7 @@ def test_a_resize_draws_the_screen_anew_and_nothing_is_wider_than_it(lash, home:
 
 @pytest.mark.parametrize(("options", "term"), [(("--plain",), "xterm"), ((), "dumb")])
 def test_a_terminal_that_is_not_steered_gets_the_table_again(lash, home: Path, options, term) -> None:
-    lash("open", "a")
+    prepare(home, ("open", "a"))
     terminal = Terminal(home, *options, term=term)
     terminal.until("1 session: 1 idle")
     lash("enqueue", "a", "later")
@@ -220,9 +220,8 @@ def test_a_terminal_that_is_not_steered_gets_the_table_again(lash, home: Path, o
     assert "\x1b" not in terminal.raw
 
 
-def test_no_color_leaves_the_words_and_takes_the_colour(lash, home: Path) -> None:
-    lash("open", "a")
-    lash("enqueue", "a", "later")
+def test_no_color_leaves_the_words_and_takes_the_colour(home: Path) -> None:
+    prepare(home, ("open", "a"), ("enqueue", "a", "later"))
     terminal = Terminal(home, "--no-color")
     terminal.until("queued")
     terminal.end()

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.prepared import OPEN, prepare
 from support.terminal import Terminal
 
 
 @pytest.fixture
-def pager(lash: Any, tmp_path: Path) -> str:
+def pager(home: Path, tmp_path: Path) -> str:
     """A pager that says so, and a session with more than a screen of text."""
     script = tmp_path / "my pager"
     script.write_text("#!/bin/sh\necho through the pager\ncat\n")
     script.chmod(0o700)
-    lash("open", "s")
-    assert lash("turn", "s", "\n".join(f"line {number}" for number in range(40)), "--turn-id", "t_1").code == 0
+    prepare(home, OPEN, ("turn", "s", "\n".join(f"line {number}" for number in range(40)), "--turn-id", "t_1"))
     return f"'{script}'"
 
 

@@ -16,6 +16,7 @@ import pytest
 from support.cli import spawn_lash
 from support.frozen import freeze
 from support.guides import blocks, reader, run_shell
+from support.prepared import OPEN, prepare
 from support.tailing import GENESIS, PATIENCE_S, SILENT, foreign_epoch, payload, types
 from support.watching import StreamingCaller
 
@@ -23,8 +24,8 @@ from lash_cli.api import LashCore, ModelSpec, SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
 
-def test_a_tail_tells_the_documents_of_the_turn_itself(lash, tailing) -> None:
-    lash("open", "s")
+def test_a_tail_tells_the_documents_of_the_turn_itself(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s", "--until", "turn")
     turn = lash("turn", "s", '!tool glob {"pattern":"*"}\n!then\n!text done', "-o", "jsonl").lines
     told = tail.rest()
@@ -41,17 +42,16 @@ def test_a_tail_tells_the_documents_of_the_turn_itself(lash, tailing) -> None:
     assert told[-1] == {**told[-1], "type": "stream_end", "reason": "turn", "exit": 0, "error": None}
 
 
-def test_an_enqueue_of_a_third_process_is_seen(lash, tailing) -> None:
-    lash("open", "s")
+def test_an_enqueue_of_a_third_process_is_seen(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s")
     receipt = lash("enqueue", "s", "later", "-q").out.strip()
     assert payload(tail.until("queue_changed")) == {"kind": "enqueued", "ids": [receipt], "input": None, "reason": None}
     assert tail.end() == 143
 
 
-def test_start_prints_the_transcript_first_and_then_follows(lash, tailing) -> None:
-    lash("open", "s")
-    lash("turn", "s", "!text first")
+def test_start_prints_the_transcript_first_and_then_follows(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN, ("turn", "s", "!text first"))
     tail = tailing("s", "--from", "start", "--until", "turn")
     snapshot = tail.next()
     assert snapshot["type"] == "snapshot" and snapshot["revision"] == 1
@@ -61,8 +61,7 @@ def test_start_prints_the_transcript_first_and_then_follows(lash, tailing) -> No
 
 
 def test_a_commit_of_no_turn_behind_a_cursor_repeats_nothing_that_was_said_before(lash, home: Path) -> None:
-    lash("open", "s")
-    lash("turn", "s", "!text one")
+    prepare(home, OPEN, ("turn", "s", "!text one"))
     begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
     with spawn_lash(["tail", "s", "--from", begun, "--until", "turn"], home=home, stderr=subprocess.DEVNULL) as tail:
         lash("set", "s", "max_steps=9")
@@ -78,10 +77,9 @@ def test_a_commit_of_no_turn_behind_a_cursor_repeats_nothing_that_was_said_befor
 
 @pytest.mark.parametrize("way", ["rewind", "compact"])
 def test_behind_a_cursor_nothing_is_left_out_when_the_turns_after_it_are_no_part_of_the_transcript_any_more(
-    lash, way: str
+    lash, home: Path, way: str
 ) -> None:
-    lash("open", "s")
-    lash("turn", "s", "!text one")
+    prepare(home, OPEN, ("turn", "s", "!text one"))
     begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
     last_node = lash("tree", "s", "-o", "json").json["items"][-1]["id"]
     lash("turn", "s", "!text left behind")
@@ -93,8 +91,8 @@ def test_behind_a_cursor_nothing_is_left_out_when_the_turns_after_it_are_no_part
     assert ("Compaction summary" in told) == (way == "compact")
 
 
-def test_every_commit_names_the_node_that_is_the_head_after_it(lash) -> None:
-    lash("open", "s")
+def test_every_commit_names_the_node_that_is_the_head_after_it(lash, home: Path) -> None:
+    prepare(home, OPEN)
     begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
     lash("turn", "s", "!text one")
     lash("turn", "s", "!text two")
@@ -110,8 +108,7 @@ def test_every_commit_names_the_node_that_is_the_head_after_it(lash) -> None:
 
 
 def test_behind_a_gap_the_lines_for_people_tell_what_was_committed_since_the_cursor(lash, home: Path) -> None:
-    lash("open", "s")
-    lash("turn", "s", "!text one")
+    prepare(home, OPEN, ("turn", "s", "!text one"))
     begun = lash("tail", "s", "--no-follow", "-o", "jsonl").lines[0]["cursor"]
     lash("turn", "s", "!text two")
     with closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as database:
@@ -126,7 +123,7 @@ def test_behind_a_gap_the_lines_for_people_tell_what_was_committed_since_the_cur
 def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settled_one_not_at_all(
     lash, home: Path, tailing, tmp_path: Path
 ) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     behind_last_commit = ["tail", "s", "--from", "last-commit", "--no-follow"]
     assert types(lash(*behind_last_commit, "-o", "jsonl").lines) == ["stream_start", "stream_end"]
     lash("turn", "s", "!text first")
@@ -151,7 +148,7 @@ def test_from_the_last_commit_a_running_turn_is_told_from_its_start_and_a_settle
 
 
 def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     tail = spawn_lash(["tail", "s", "--until", "turn"], home=home)
     assert tail.stderr is not None and b"watching" in tail.stderr.readline()
     lash("turn", "s", "!fail stream_cut 1\n!text one two three four\n!stream 4 0.01")
@@ -163,7 +160,7 @@ def test_the_lines_for_people_show_a_retried_answer_once(lash, home: Path) -> No
 
 
 def test_the_lines_for_people_tell_of_a_rewind_and_of_nothing_else_as_one(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     for text in ("one", "two"):
         lash("turn", "s", f"!text {text}", "-q")
     first = lash("log", "s", "-o", "json").json["items"][1]["id"]
@@ -195,22 +192,22 @@ def test_the_lines_for_people_tell_of_a_rewind_and_of_nothing_else_as_one(lash, 
     assert sum(" rewind " in line for line in told) == 2, told
 
 
-def test_text_of_the_model_is_harmless_unless_raw(lash) -> None:
-    lash("open", "s")
+def test_text_of_the_model_is_harmless_unless_raw(lash, home: Path) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", '!text "a\\u001b]0;owned\\u0007b"')
     assert "\x1b" not in lash("tail", "s", "--from", "start", "--no-follow").out
     assert "\x1b]0;owned" in lash("tail", "s", "--from", "start", "--no-follow", "--raw").out
 
 
-def test_only_the_types_asked_for_are_told(lash, tailing) -> None:
-    lash("open", "s")
+def test_only_the_types_asked_for_are_told(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s", "--types", "committed,turn_finished", "--types", "turn_started", "--until", "turn")
     lash("turn", "s", "hi")
     assert types(tail.rest()) == ["stream_start", "turn_started", "committed", "turn_finished", "stream_end"]
 
 
-def test_a_quiet_stream_tells_that_it_is_alive_only_when_that_is_asked_for(lash, tailing) -> None:
-    lash("open", "s")
+def test_a_quiet_stream_tells_that_it_is_alive_only_when_that_is_asked_for(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s", "--heartbeat", "50ms", "--types", "committed")
     beats = [tail.until("heartbeat") for _ in range(2)]
     assert [(beat["session"], beat["cursor"]) for beat in beats] == [("s", None)] * 2
@@ -224,7 +221,7 @@ def test_a_quiet_stream_tells_that_it_is_alive_only_when_that_is_asked_for(lash,
 
 
 def test_a_turn_tells_that_it_is_alive_until_its_stream_ends(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     done = lash("turn", "s", "!sleep 1\n!text x", "--heartbeat", "50ms", "-o", "jsonl")
     kinds = [json.loads(line)["type"] for line in done.out.splitlines()]
     assert done.code == 0 and kinds.count("heartbeat") >= 1
@@ -233,8 +230,7 @@ def test_a_turn_tells_that_it_is_alive_until_its_stream_ends(lash, home: Path) -
 
 
 def test_several_sessions_are_told_apart_by_their_names(lash, home: Path) -> None:
-    lash("open", "a", "--name", "alpha")
-    lash("open", "b", "--name", "beta")
+    prepare(home, ("open", "a", "--name", "alpha"), ("open", "b", "--name", "beta"))
     tail = spawn_lash(["tail", "a", "b"], home=home)
     assert tail.stderr is not None
     tail.stderr.readline()
@@ -251,8 +247,8 @@ def test_several_sessions_are_told_apart_by_their_names(lash, home: Path) -> Non
     assert any(line.startswith(b"alpha") and b"from a" in line for line in lines)
 
 
-def test_all_takes_in_a_session_that_is_made_later(lash, tailing) -> None:
-    lash("open", "a")
+def test_all_takes_in_a_session_that_is_made_later(lash, home: Path, tailing) -> None:
+    prepare(home, ("open", "a"))
     tail = tailing("--all")
     lash("open", "later")
     lash("turn", "later", "!text hello")
@@ -285,7 +281,7 @@ def places(lines: list[Any]) -> dict[str, list[int]]:
 def test_all_misses_and_repeats_nothing_of_more_sessions_than_are_watched_at_a_time(
     lash, home: Path, tailing, tmp_path: Path
 ) -> None:
-    lash("open", "s0")
+    prepare(home, ("open", "s0"))
     place = str(tmp_path / "places")
     tail = tailing("--all", "--save-cursor", place)
     asyncio.run(one_turn_each(home))
@@ -309,7 +305,7 @@ def test_all_misses_and_repeats_nothing_of_more_sessions_than_are_watched_at_a_t
 
 def test_until_idle_waits_for_who_works_unwatched_in_a_crowd(lash, home: Path, tailing, tmp_path: Path) -> None:
     """The session that begins to work is the one that showed least, so it was left out."""
-    lash("open", "unwatched")
+    prepare(home, ("open", "unwatched"))
     asyncio.run(one_turn_each(home))
     lash("open", "watched")
     gates = {name: tmp_path / f"go-{name}" for name in ("watched", "unwatched")}
@@ -334,8 +330,8 @@ def test_until_idle_waits_for_who_works_unwatched_in_a_crowd(lash, home: Path, t
     assert rest[-1]["reason"] == "idle" and tail.process.returncode == 0
 
 
-def test_a_cursor_of_a_turn_is_one_of_a_tail(lash) -> None:
-    lash("open", "s")
+def test_a_cursor_of_a_turn_is_one_of_a_tail(lash, home: Path) -> None:
+    prepare(home, OPEN)
     lines = lash("turn", "s", "hi", "-o", "jsonl").lines
     begun = lines[0]["cursor"]
     resumed = lash("tail", "s", "--from", begun, "--no-follow", "-o", "jsonl").lines
@@ -347,8 +343,8 @@ def test_a_cursor_of_a_turn_is_one_of_a_tail(lash) -> None:
     ]  # fmt: skip
 
 
-def test_a_gap_is_told_with_the_state_to_go_on_from(lash) -> None:
-    lash("open", "s")
+def test_a_gap_is_told_with_the_state_to_go_on_from(lash, home: Path) -> None:
+    prepare(home, OPEN)
     cursor = lash("turn", "s", "!text kept", "-o", "jsonl").lines[-2]["cursor"]
     result = lash("tail", "s", "--from", foreign_epoch(cursor), "--no-follow", "-o", "jsonl")
     _, gap, snapshot, end = result.lines
@@ -358,7 +354,7 @@ def test_a_gap_is_told_with_the_state_to_go_on_from(lash) -> None:
 
 
 def test_a_stopped_tail_does_not_hold_the_turn_and_misses_nothing(lash, home: Path, tailing) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     tail = tailing("s", "--until", "turn")
     freeze(tail.process, home / "lash.db")
     assert lash("turn", "s", "!text " + "word " * 300 + "\n!stream 300").code == 0
@@ -378,8 +374,7 @@ def dump(home: Path) -> list[str]:
 
 
 def test_a_tail_writes_nothing(lash, home: Path) -> None:
-    lash("open", "s")
-    lash("turn", "s", "hi")
+    prepare(home, OPEN, ("turn", "s", "hi"))
     before, files = dump(home), sorted(path.name for path in home.rglob("*"))
     for args in (["s", "--from", "start"], ["s"], ["--all"]):
         assert lash("tail", *args, "--no-follow").code == 0
@@ -417,19 +412,16 @@ BAD = [
 
 
 @pytest.mark.parametrize(("args", "code", "name", "said"), BAD)
-def test_bad_input_is_refused_before_anything_is_shown(lash, args, code: int, name: str, said: str) -> None:
-    lash("open", "s", "--name", "session-name")
-    lash("open", "t")
-    lash("open", "gone")
-    lash("rm", "gone", "--yes")
+def test_bad_input_is_refused_before_anything_is_shown(lash, home: Path, args, code: int, name: str, said: str) -> None:
+    prepare(home, ("open", "s", "--name", "session-name"), ("open", "t"), ("open", "gone"), ("rm", "gone", "--yes"))
     result = lash("tail", *args, "-o", "jsonl")
     assert (result.code, result.out, result.error["code"]) == (code, "", name)
     assert said in result.error["message"] + (result.error["hint"] or "")
 
 
 @pytest.mark.parametrize("form", [["-o", "json"], ["-o", "name"], ["--fields", "type"], ["--format", "{type}"]])
-def test_a_stream_is_text_or_json_lines(lash, form: list[str]) -> None:
-    lash("open", "s")
+def test_a_stream_is_text_or_json_lines(lash, home: Path, form: list[str]) -> None:
+    prepare(home, OPEN)
     result = lash("tail", "s", *form)
     assert result.code == 2 and result.out == "" and "jsonl" in result.err
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.prepared import OPEN, prepare
 from support.tailing import PATIENCE_S, foreign_epoch, types
 
 
-def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, tailing) -> None:
-    lash("open", "s")
+def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s", "--until", "committed")
     assert lash("turn", "s", "!fail auth").code == 5
     assert types(tail.rest())[-2:] == ["committed", "stream_end"]
@@ -32,8 +33,8 @@ def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, tailing)
 @pytest.mark.parametrize(
     ("prompt", "code"), [("!text well", 0), ("!fail auth", 6), ("!tool nope {}\n!then\n!fail content_filter", 6)]
 )
-def test_until_idle_and_until_turn_end_as_the_turn_did(lash, tailing, prompt: str, code: int) -> None:
-    lash("open", "s")
+def test_until_idle_and_until_turn_end_as_the_turn_did(lash, home: Path, tailing, prompt: str, code: int) -> None:
+    prepare(home, OPEN)
     tail = tailing("s", "--until", "turn")
     lash("turn", "s", prompt)
     assert tail.rest()[-1]["exit"] == tail.process.returncode == code
@@ -42,7 +43,7 @@ def test_until_idle_and_until_turn_end_as_the_turn_did(lash, tailing, prompt: st
 
 
 def test_until_idle_ends_as_cancelled_when_somebody_cancelled(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     tail = tailing("s")
     turn = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
     tail.until("model_request_started")
@@ -53,15 +54,15 @@ def test_until_idle_ends_as_cancelled_when_somebody_cancelled(lash, home: Path, 
     assert idle.lines[-1]["error"]["code"] == "turn_cancelled"
 
 
-def test_a_duration_ends_well(lash) -> None:
-    lash("open", "s")
+def test_a_duration_ends_well(lash, home: Path) -> None:
+    prepare(home, OPEN)
     result = lash("tail", "s", "--until", "50ms", "-o", "jsonl")
     assert result.code == 0 and result.lines[-1]["reason"] == "timeout" and result.err == ""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_tail_in_order(lash, tailing, number: int, code: int) -> None:
-    lash("open", "s")
+def test_a_signal_ends_a_tail_in_order(home: Path, tailing, number: int, code: int) -> None:
+    prepare(home, OPEN)
     tail = tailing("s")
     tail.process.send_signal(number)
     end = tail.rest()[-1]
@@ -71,9 +72,8 @@ def test_a_signal_ends_a_tail_in_order(lash, tailing, number: int, code: int) ->
 
 
 @pytest.mark.parametrize("form", ["text", "jsonl"])
-def test_a_reader_that_leaves_ends_a_quiet_tail(lash, home: Path, form: str) -> None:
-    lash("open", "s")
-    lash("turn", "s", "hi")
+def test_a_reader_that_leaves_ends_a_quiet_tail(home: Path, form: str) -> None:
+    prepare(home, OPEN, ("turn", "s", "hi"))
     tail = spawn_lash(["tail", "s", "--from", "start", "-o", form], home=home)
     assert tail.stdout is not None and tail.stderr is not None
     tail.stdout.readline()
@@ -83,8 +83,8 @@ def test_a_reader_that_leaves_ends_a_quiet_tail(lash, home: Path, form: str) -> 
     tail.stderr.close()
 
 
-def test_a_session_deleted_under_a_tail_ends_it(lash, tailing) -> None:
-    lash("open", "s")
+def test_a_session_deleted_under_a_tail_ends_it(lash, home: Path, tailing) -> None:
+    prepare(home, OPEN)
     tail = tailing("s")
     assert lash("rm", "s", "--yes").code == 0
     end = tail.rest()[-1]
@@ -92,9 +92,8 @@ def test_a_session_deleted_under_a_tail_ends_it(lash, tailing) -> None:
     assert end["error"]["details"]["deleted"] is True
 
 
-def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
-    lash("open", "a")
-    lash("open", "b")
+def test_of_several_sessions_one_may_be_deleted(lash, home: Path, tailing) -> None:
+    prepare(home, ("open", "a"), ("open", "b"))
     tail = tailing("a", "b")
     lash("rm", "a", "--yes")
     lash("turn", "b", "!text alive")
@@ -104,7 +103,7 @@ def test_of_several_sessions_one_may_be_deleted(lash, tailing) -> None:
 
 
 def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     begun = tailing("s")
     first = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'go'}"], home=home)
     turn_id = begun.until("model_request_started")["turn"]
@@ -122,8 +121,7 @@ def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Pa
 
 
 def test_of_several_sessions_a_turn_that_can_end_is_waited_for(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "dead")
-    lash("open", "alive")
+    prepare(home, ("open", "dead"), ("open", "alive"))
     begun = tailing("dead")
     writer = spawn_lash(["turn", "dead", f"!wait-file {tmp_path / 'never'}"], home=home)
     begun.until("model_request_started")
@@ -139,8 +137,8 @@ def test_of_several_sessions_a_turn_that_can_end_is_waited_for(lash, home: Path,
     assert tail.rest()[-1]["exit"] == tail.process.returncode == 0
 
 
-def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_dead_writer_is_told_once(home: Path, tailing, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     tail = tailing("s")
     writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
     turn_id = tail.until("model_request_started")["turn"]
@@ -158,9 +156,8 @@ def test_a_dead_writer_is_told_once(lash, home: Path, tailing, tmp_path: Path) -
     assert tail.end() == 143
 
 
-def test_a_look_at_no_session_at_all_ends(lash) -> None:
-    lash("open", "s")
-    lash("rm", "s", "--yes")
+def test_a_look_at_no_session_at_all_ends(lash, home: Path) -> None:
+    prepare(home, OPEN, ("rm", "s", "--yes"))
     assert types(lash("tail", "--all", "--no-follow", "-o", "jsonl").lines) == [
         "stream_start",
         "stream_end",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.cli import spawn_lash
+from support.prepared import OPEN, prepare
 from support.tailing import GENESIS, PATIENCE_S, SILENT, foreign_epoch, payload, types
 
 from lash_cli.cli.tail_cursor import CursorFile
@@ -24,7 +25,7 @@ LONGEST_LIFE_S = 0.8
 
 
 def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     place = tmp_path / "place"
     unbroken = tailing("s")
     moments = random.Random(20_261_126)
@@ -59,8 +60,8 @@ def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: 
     assert place.stat().st_mode & 0o777 == 0o600 and place.read_text() == f"{last['cursor']}\n"
 
 
-def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     cursor = lash("turn", "s", "hi", "-o", "jsonl").lines[-2]["cursor"]
     place = tmp_path / "place"
     place.write_text(foreign_epoch(cursor))
@@ -71,8 +72,10 @@ def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", ["", "rubbish\n", f"lashsc2:{GENESIS}:0:0:other\n"])
-def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(lash, tmp_path: Path, content: str) -> None:
-    lash("open", "s")
+def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(
+    lash, home: Path, tmp_path: Path, content: str
+) -> None:
+    prepare(home, OPEN)
     place = tmp_path / "place"
     place.write_text(content)
     result = lash("tail", "s", "--save-cursor", str(place), "-o", "jsonl")
@@ -83,8 +86,8 @@ def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(lash, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "descriptor", "nameless"])
-def test_a_place_is_kept_in_nothing_but_a_file(lash, tmp_path: Path, kind: str) -> None:
-    lash("open", "s")
+def test_a_place_is_kept_in_nothing_but_a_file(lash, home: Path, tmp_path: Path, kind: str) -> None:
+    prepare(home, OPEN)
     place = tmp_path / "place"
     if kind == "device":
         place.symlink_to("/dev/null")
@@ -99,8 +102,8 @@ def test_a_place_is_kept_in_nothing_but_a_file(lash, tmp_path: Path, kind: str) 
         assert os.lstat(place).st_mode == before and stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_link_to_a_cursor_file_stays_a_link(lash, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_link_to_a_cursor_file_stays_a_link(lash, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     place, link = tmp_path / "place", tmp_path / "link"
     link.symlink_to(place)
     for _ in range(2):
@@ -108,8 +111,8 @@ def test_a_link_to_a_cursor_file_stays_a_link(lash, tmp_path: Path) -> None:
         assert link.is_symlink() and place.read_text().startswith("lashsc2:")
 
 
-def test_a_place_that_cannot_be_kept_is_told(lash, tailing, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_place_that_cannot_be_kept_is_told(lash, home: Path, tailing, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     directory = tmp_path / "places"
     directory.mkdir()
     tail = tailing("s", "--save-cursor", str(directory / "place"))

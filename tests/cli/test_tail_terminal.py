@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.prepared import OPEN, prepare
 from support.terminal import PATIENCE_S, Terminal
 
 
@@ -48,9 +49,8 @@ def picture(lines: list[str]) -> list[str]:
     return [line for line in lines[rules[-1] - 1 :] if line] if rules else []
 
 
-def test_the_live_view_tells_of_a_rewind(lash, at_terminal) -> None:
-    lash("open", "s", "--name", "fjord")
-    lash("turn", "s", "!text one", "-q")
+def test_the_live_view_tells_of_a_rewind(lash, home: Path, at_terminal) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"), ("turn", "s", "!text one", "-q"))
     terminal = at_terminal("tail", "s")
     terminal.wait_for("fjord  s  loopback  idle")
     lash("rewind", "s", "--to", "root")
@@ -60,7 +60,7 @@ def test_the_live_view_tells_of_a_rewind(lash, at_terminal) -> None:
 def test_the_live_view_shows_who_works_what_happens_and_what_waits(
     lash, at_terminal, gated, home: Path, tmp_path: Path
 ) -> None:
-    lash("open", "s", "--name", "fjord")
+    prepare(home, ("open", "s", "--name", "fjord"))
     terminal = at_terminal("tail", "s", columns=140)
     terminal.wait_for("fjord  s  loopback  idle")
     turn = gated()
@@ -83,8 +83,8 @@ def test_the_live_view_shows_who_works_what_happens_and_what_waits(
     assert "all is well" in terminal.everything and "usage" not in terminal.text and "fjord  s" not in terminal.text
 
 
-def test_a_retraction_takes_the_text_away_before_it_settles(lash, at_terminal, home: Path) -> None:
-    lash("open", "s")
+def test_a_retraction_takes_the_text_away_before_it_settles(at_terminal, home: Path) -> None:
+    prepare(home, OPEN)
     terminal = at_terminal("tail", "s")
     terminal.wait_for("idle")
     seen = {"partial": False, "twice": False}
@@ -102,8 +102,8 @@ def test_a_retraction_takes_the_text_away_before_it_settles(lash, at_terminal, h
     assert terminal.everything.count(" assistant one") == 1
 
 
-def test_a_gap_is_shown_and_resynced(lash, at_terminal) -> None:
-    lash("open", "s")
+def test_a_gap_is_shown_and_resynced(lash, home: Path, at_terminal) -> None:
+    prepare(home, OPEN)
     cursor = lash("turn", "s", "!text kept", "-o", "jsonl").lines[-2]["cursor"]
     prefix, _, rest = cursor.split(":", 2)
     terminal = at_terminal("tail", "s", "--from", f"{prefix}:00000000deadbeef:{rest}")
@@ -121,9 +121,8 @@ def is_one_picture(text: str, width: int) -> bool:
     return begins == [1, 1] and "─" * (width - 1) in text and "─" * width not in text
 
 
-def test_a_resize_redraws_the_picture_once_and_keeps_what_is_settled(lash, at_terminal, gated) -> None:
-    lash("open", "s", "--name", "fjord")
-    lash("turn", "s", "!text settled words")
+def test_a_resize_redraws_the_picture_once_and_keeps_what_is_settled(home: Path, at_terminal, gated) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"), ("turn", "s", "!text settled words"))
     terminal = at_terminal("tail", "s", "--from", "start", columns=120)
     terminal.wait_for("idle")
     gated()
@@ -135,8 +134,8 @@ def test_a_resize_redraws_the_picture_once_and_keeps_what_is_settled(lash, at_te
         assert terminal.everything.count("settled words") == 2
 
 
-def test_forty_columns_are_enough(lash, at_terminal, gated) -> None:
-    lash("open", "s", "--name", "fjord")
+def test_forty_columns_are_enough(home: Path, at_terminal, gated) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
     terminal = at_terminal("tail", "s", columns=40, rows=12)
     terminal.wait_for("idle")
     turn = gated()
@@ -146,8 +145,8 @@ def test_forty_columns_are_enough(lash, at_terminal, gated) -> None:
     assert max(map(len, terminal.lines)) < 40
 
 
-def test_a_dead_writer_is_shown_as_dead(lash, at_terminal, home: Path, tmp_path: Path) -> None:
-    lash("open", "s", "--name", "fjord")
+def test_a_dead_writer_is_shown_as_dead(at_terminal, home: Path, tmp_path: Path) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
     terminal = at_terminal("tail", "s")
     writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
     terminal.wait_for(f"holder pid {writer.pid} (turn)  lease")
@@ -158,8 +157,8 @@ def test_a_dead_writer_is_shown_as_dead(lash, at_terminal, home: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("args", "env"), [((), {"TERM": "dumb"}), (("--plain",), {}), ((), {"LASH_PLAIN": "1"})])
-def test_a_terminal_that_cannot_redraw_gets_plain_lines(lash, at_terminal, args, env) -> None:
-    lash("open", "s", "--name", "fjord")
+def test_a_terminal_that_cannot_redraw_gets_plain_lines(lash, home: Path, at_terminal, args, env) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
     terminal = at_terminal("tail", "s", *args, **env)
     terminal.wait_for("watching fjord (s): idle")
     lash("turn", "s", "!text plain words")
@@ -169,8 +168,8 @@ def test_a_terminal_that_cannot_redraw_gets_plain_lines(lash, at_terminal, args,
     assert b"\x1b" not in terminal.written
 
 
-def test_no_color_means_no_colour(lash, at_terminal, home: Path, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_no_color_means_no_colour(at_terminal, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     terminal = at_terminal("tail", "s", NO_COLOR="1")
     writer = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'never'}"], home=home)
     terminal.wait_for("running")
@@ -180,8 +179,8 @@ def test_no_color_means_no_colour(lash, at_terminal, home: Path, tmp_path: Path)
     assert b"\x1b[1m" in terminal.written and b"31m" not in terminal.written
 
 
-def test_no_escape_of_the_model_reaches_the_terminal(lash, at_terminal) -> None:
-    lash("open", "s")
+def test_no_escape_of_the_model_reaches_the_terminal(lash, home: Path, at_terminal) -> None:
+    prepare(home, OPEN)
     terminal = at_terminal("tail", "s")
     terminal.wait_for("idle")
     lash("turn", "s", '!text "a\\u001b]0;owned\\u0007b"')

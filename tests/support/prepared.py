@@ -17,6 +17,8 @@ from pathlib import Path
 
 from support.cli import run_lash
 
+from lash_cli.store.sqlite.announcing import store_stamp
+
 Command = tuple[str, ...]
 OPEN: Command = ("open", "s")
 
@@ -24,13 +26,17 @@ OPEN: Command = ("open", "s")
 def prepare(home: Path, *commands: Command) -> Path:
     """Let `home`, which must not exist, be as these commands leave a new home; returns it. All of them must end with 0.
 
-    The sessions of it were opened in its parent, as those that `run_lash` opens.
+    The sessions of it were opened in its parent, as those that `run_lash` opens, and their logs written in this file:
+    cursors of before go on.
     """
     made = _made(*commands)
     shutil.copytree(made, home, copy_function=shutil.copy2)
-    with closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as connection:
+    database = home / "lash.db"
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute("UPDATE sessions SET cwd = ? WHERE cwd = ?", (str(home.parent), str(made.parent)))
+        stamps = (store_stamp(database), store_stamp(made / "lash.db"))
+        connection.execute("UPDATE live_log SET stamp = ? WHERE stamp = ?", stamps)
     return home
 
 
