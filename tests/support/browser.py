@@ -104,20 +104,15 @@ class Page:
         waiting.until(lambda browser: browser.find_element(By.CSS_SELECTOR, selector).click() is None)
 
     def press(self, *keys: str) -> None:
-        """Keys to whatever has the focus."""
-        for key in keys:
-            self.browser.switch_to.active_element.send_keys(key)
+        """Keys to whatever has the focus, one after the other."""
+        self.browser.switch_to.active_element.send_keys(*keys)
         self.wait_ready()
 
     def search(self, text: str) -> None:
         """Replace the search text and wait for the result."""
         field = self.browser.find_element(By.ID, "search")
-        field.send_keys(Keys.CONTROL, "a")
-        field.send_keys(Keys.BACKSPACE)
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.BACKSPACE, text)
         self.wait_ready()
-        if text:
-            field.send_keys(text)
-            self.wait_ready()
 
     def rows(self) -> list[str]:
         """Kind and label of every drawn row, such as `tool grep`."""
