@@ -12,6 +12,7 @@ import pytest
 from support.cli import environment, spawn_lash
 from support.error_world import told
 from support.frozen import freeze, wait_until_frozen
+from support.prepared import OPEN, prepare
 from support.processes import start_process
 from support.queued import QueuedHome
 
@@ -32,7 +33,7 @@ def started(home: Path, prompt: str, *options: str) -> subprocess.Popen[bytes]:
 
 
 def test_another_process_cancels_a_running_turn_and_both_learn_it(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60", "--turn-id", "t_1")
     done = lash("cancel", "s", "--wait", "--reason", "enough", "-o", "json")
     assert done.code == 0, done.err
@@ -48,7 +49,7 @@ def test_another_process_cancels_a_running_turn_and_both_learn_it(lash, home: Pa
 
 
 def test_a_second_request_is_already_requested(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60")
     running.kill()
     running.communicate()
@@ -58,7 +59,7 @@ def test_a_second_request_is_already_requested(lash, home: Path) -> None:
 
 
 def test_a_turn_whose_process_died_ends_as_cancelled_for_whoever_waits(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60", "--turn-id", "t_1")
     running.kill()
     running.communicate()
@@ -68,7 +69,7 @@ def test_a_turn_whose_process_died_ends_as_cancelled_for_whoever_waits(lash, hom
 
 
 def test_a_turn_whose_process_dies_during_the_wait_ends_as_cancelled_too(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60", "--turn-id", "t_1")
     freeze(running, home / "lash.db")
     waiting = spawn_lash(["cancel", "s", "--wait", "-o", "json"], home=home)
@@ -121,7 +122,7 @@ def test_the_time_limit_is_told_as_that_when_another_process_finishes_a_dead_tur
 
 
 def test_a_turn_whose_process_died_is_only_marked_without_wait_and_ends_on_resume(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60", "--turn-id", "t_1")
     running.kill()
     running.communicate()
@@ -130,8 +131,8 @@ def test_a_turn_whose_process_died_is_only_marked_without_wait_and_ends_on_resum
     assert (resumed.code, resumed.out, resumed.error["code"]) == (7, "", "turn_cancelled")
 
 
-def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash) -> None:
-    lash("open", "s")
+def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash, home) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "!text hi", "--turn-id", "t_1", "-q")
     for arguments, status, code in (
         (("s",), 4, "no_active_turn"),
@@ -145,7 +146,7 @@ def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash) -> None:
 
 
 def test_waiting_for_a_process_that_is_alive_but_stopped_has_a_limit(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "!sleep 60")
     freeze(running, home / "lash.db")
     done = lash("cancel", "s", "--wait=200ms", "-o", "json")
@@ -156,6 +157,6 @@ def test_waiting_for_a_process_that_is_alive_but_stopped_has_a_limit(lash, home:
 
 
 @pytest.mark.parametrize("wait", ["--wait=soon", "--wait="])
-def test_a_malformed_wait_is_a_usage_error(lash, wait) -> None:
-    lash("open", "s")
+def test_a_malformed_wait_is_a_usage_error(lash, home, wait) -> None:
+    prepare(home, OPEN)
     assert lash("cancel", "s", wait).code == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.chat import Chat
+from support.prepared import prepare
 from support.terminal import Terminal
 
 PROMPT = "fjord ❯"
@@ -65,7 +66,7 @@ Database.peek = while_free(Database.peek)
 
 
 def test_a_session_that_was_not_named_is_said(home: Path, lash) -> None:
-    lash("open", "s", "--name", "fjord")
+    prepare(home, ("open", "s", "--name", "fjord"))
     with contextlib.closing(Terminal(home, "chat", LASH_SESSION="s")) as one:
         one.wait_for(PROMPT)
         assert "session fjord (s) from LASH_SESSION" in one.text

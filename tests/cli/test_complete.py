@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import environment, run_lash
+from support.prepared import prepare
 
 from lash_cli.cli import completion_build, completion_rows
 from lash_cli.cli.completing import WORDS_FILE
@@ -33,15 +34,14 @@ def description(home: Path, value: str, *words: str, **options) -> str:
 
 
 @pytest.fixture
-def shelf(home: Path, lash) -> Path:
+def shelf(home: Path) -> Path:
     """A home with a few sessions, one of which has a queue."""
-    for arguments in (
+    return prepare(
+        home,
         ("open", "notes", "--name", "shopping list", "--label", "area=home"), ("open", "--name", "quick-lake"),
         ("turn", "notes", "the secret words", "-q"), ("enqueue", "notes", "more secret words", "-q"),
         ("open", "done", "--name", "over"), ("close", "done"),
-    ):  # fmt: skip
-        assert lash(*arguments).code == 0
-    return home
+    )  # fmt: skip
 
 
 def rows() -> list[list[str]]:

@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 from support.cli import COMMAND, Result, environment
+from support.prepared import OPEN, prepare
 
 WRITES = ["open", "demo"]
 READS = (["ls"], ["show", "demo"], ["log", "demo"])
@@ -166,7 +167,7 @@ def test_every_file_is_private_under_a_permissive_umask(lash, home):
 
 def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_path):
     """What a shell in a removed directory can still do: look and enqueue; and why it cannot do the rest."""
-    assert lash("open", "s").code == 0
+    prepare(home, OPEN)
     elsewhere = {"LASH_NO_STDIN": "1"}
 
     def from_nowhere(*arguments):
@@ -190,8 +191,8 @@ def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_
         assert from_nowhere(*arguments).code == 0, arguments
 
 
-def test_a_message_that_quotes_a_long_argument_stays_short(lash):
-    lash("open", "s")
+def test_a_message_that_quotes_a_long_argument_stays_short(lash, home):
+    prepare(home, OPEN)
     for arguments in (("turn", "s", "hi", "--turn-id", "k" * 50_000), ("show", "n" * 50_000), ("open", "x" * 50_000)):
         refused = lash(*arguments, "-o", "json")
         assert refused.out == "" and len(refused.error["message"]) < 2_500, arguments[0]

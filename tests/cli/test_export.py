@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.cli import run_lash
+from support.prepared import OPEN, prepare
 from support.wire import ThreadedChatServer, text_reply, tool_calls_reply
 
 KEY = "sk-abcdefghijklmnop0123456789"
@@ -72,8 +73,8 @@ def test_export_then_rm_then_import_asks_the_model_the_same_next(lash: Any, home
     )
 
 
-def test_an_export_cannot_steer_the_terminal_and_is_the_same_in_ascii(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_an_export_cannot_steer_the_terminal_and_is_the_same_in_ascii(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     said = "caf\u00e9 \u202egnihton\u202c \x9b2J \x1b[2J"
     lash("turn", "s", f"{said}\n!text ok")
     plain, ascii_only = lash("export", "s", "--as", "json"), lash("export", "s", "--as", "json", "--ascii")
@@ -84,8 +85,8 @@ def test_an_export_cannot_steer_the_terminal_and_is_the_same_in_ascii(lash: Any,
     assert lash("log", "n", "-o", "json").json["items"][0]["text"].startswith(said)
 
 
-def test_a_session_keeps_its_id_where_that_was_never_used(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s", "--name", "kept")
+def test_a_session_keeps_its_id_where_that_was_never_used(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, ("open", "s", "--name", "kept"))
     lash("turn", "s", "!text one")
     exported(lash, tmp_path / "s.json")
     other = tmp_path / "other-home"
@@ -97,7 +98,7 @@ def test_a_session_keeps_its_id_where_that_was_never_used(lash: Any, tmp_path: P
 
 
 def test_an_id_in_use_or_deleted_is_refused_and_a_dry_run_writes_nothing(lash: Any, home: Path, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     lash("turn", "s", "!text one")
     file = str(tmp_path / "s.json")
     exported(lash, Path(file))
@@ -129,7 +130,7 @@ def with_moments(value: Any, moment: int) -> Iterator[Any]:
 
 
 def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     lash("turn", "s", "!text one")
     whole = exported(lash, tmp_path / "s.json")
     lash("rm", "s", "--yes")
@@ -161,8 +162,8 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
     assert lash("ls", "-o", "json").json["items"] == []
 
 
-def test_texts_are_redacted_but_for_json_and_what_was_done_is_said(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_texts_are_redacted_but_for_json_and_what_was_done_is_said(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", f"my key is {KEY}\n!text I will not repeat {KEY}")
     for chosen, is_redacted in (("md", True), ("html", True), ("jsonl", True), ("json", False)):
         done = lash("export", "s", "--as", chosen)
@@ -184,8 +185,8 @@ def test_a_key_this_machine_uses_is_masked_whatever_it_looks_like(lash: Any) -> 
     assert "plain words as key" not in lash("export", "s", env=env).out
 
 
-def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "hello\n!text there")
     page = tmp_path / "s.html"
     old = os.umask(0o022)
@@ -207,9 +208,9 @@ def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, tmp_path:
     assert sorted(path.name for path in tmp_path.glob("s.*")) == ["s.html"]
 
 
-def test_only_a_file_is_ever_replaced(lash: Any, tmp_path: Path) -> None:
+def test_only_a_file_is_ever_replaced(lash: Any, home: Path, tmp_path: Path) -> None:
     """A pipe is written to and a link is followed, by whatever writes a file: none is put in their place."""
-    lash("open", "s")
+    prepare(home, OPEN)
     lash("turn", "s", "!text the answer", "--trace", str(tmp_path / "trace.jsonl"))
     pipe, link, target = tmp_path / "pipe", tmp_path / "link.md", tmp_path / "kept" / "target.md"
     os.mkfifo(pipe)
@@ -237,8 +238,8 @@ def test_only_a_file_is_ever_replaced(lash: Any, tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["target.md"]
 
 
-def test_what_is_said_cannot_break_out_of_the_page_or_the_fence(lash: Any) -> None:
-    lash("open", "s", "--name", "<b>bold</b>")
+def test_what_is_said_cannot_break_out_of_the_page_or_the_fence(lash: Any, home: Path) -> None:
+    prepare(home, ("open", "s", "--name", "<b>bold</b>"))
     tool = '!tool exec_command {"cmd":"printf \'```\\nout\\n```\'"}'
     lash("turn", "s", f"<script>alert(1)</script>\n!text </p><img src=x onerror=alert(1)>\n{tool}\n!then\n!text done",
          "--approve", "execute=auto")  # fmt: skip
@@ -279,8 +280,8 @@ def test_a_file_that_cannot_be_read_says_how_one_is_made(lash: Any, home: Path, 
     assert not home.exists()
 
 
-def test_what_is_not_exported_is_warned_of(lash: Any) -> None:
-    lash("open", "s")
+def test_what_is_not_exported_is_warned_of(lash: Any, home: Path) -> None:
+    prepare(home, OPEN)
     lash("enqueue", "s", "later")
     assert "1 waiting in the queue" in lash("export", "s").err
     assert "waiting in the queue" not in lash("export", "s", "--as", "json").err
@@ -307,14 +308,14 @@ def test_what_waits_moves_with_its_session_and_runs_when_it_is_released(lash: An
     assert "first" in users[0]["text"] and "second" in "".join(item["text"] for item in users)
 
 
-def test_what_waits_is_redacted_like_everything_else(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_what_waits_is_redacted_like_everything_else(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     lash("enqueue", "s", f"use {KEY}")
     assert KEY not in json.dumps(exported(lash, tmp_path / "s.json", "s", "--redact"))
 
 
-def test_an_export_of_an_older_lash_is_imported_and_one_of_none_is_not(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_an_export_of_an_older_lash_is_imported_and_one_of_none_is_not(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "hello")
     file = tmp_path / "s.json"
     document = exported(lash, file)
@@ -326,14 +327,14 @@ def test_an_export_of_an_older_lash_is_imported_and_one_of_none_is_not(lash: Any
 
 
 @pytest.mark.parametrize("arguments", [("s", "--as", "pdf"), ("nope",)])
-def test_a_wrong_export_prints_nothing(lash: Any, arguments: tuple[str, ...]) -> None:
-    lash("open", "s")
+def test_a_wrong_export_prints_nothing(lash: Any, home: Path, arguments: tuple[str, ...]) -> None:
+    prepare(home, OPEN)
     done = lash("export", *arguments, "-o", "json")
     assert done.out == "" and done.code in (2, 3)
 
 
-def test_no_name_in_an_imported_file_can_steer_the_terminal(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_no_name_in_an_imported_file_can_steer_the_terminal(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "!text one")
     lash("turn", "s", "!text two")
     lash("enqueue", "s", "later")
@@ -365,8 +366,8 @@ def test_no_name_in_an_imported_file_can_steer_the_terminal(lash: Any, tmp_path:
         assert done.code == 0, (command, done.err)
 
 
-def test_a_file_without_a_name_is_a_usage_error(lash) -> None:
-    lash("open", "s")
+def test_a_file_without_a_name_is_a_usage_error(lash, home) -> None:
+    prepare(home, OPEN)
     for verb in (("export", "s"), ("db", "backup")):
         done = lash(*verb, "--out", "", "-o", "json")
         assert (done.code, done.out, done.error["code"]) == (2, "", "usage")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.prepared import OPEN, prepare
 
 
 def started(home: Path, session: str, prompt: str, *options: str) -> subprocess.Popen[bytes]:
@@ -36,8 +37,8 @@ def status(lash, session: str) -> str:
     return word
 
 
-def test_a_parked_session_is_resumed_where_it_was(lash) -> None:
-    lash("open", "s")
+def test_a_parked_session_is_resumed_where_it_was(lash, home) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "!text one", "-q")
     parked = lash("park", "s", "-o", "json")
     assert (parked.code, parked.json["kind"], parked.json["id"], parked.json["turns"]) == (0, "Parked", "s", 1)
@@ -51,23 +52,23 @@ def test_a_parked_session_is_resumed_where_it_was(lash) -> None:
     ]
 
 
-def test_a_key_without_a_prompt_is_no_resume(lash) -> None:
-    lash("open", "one")
+def test_a_key_without_a_prompt_is_no_resume(lash, home) -> None:
+    prepare(home, ("open", "one"))
     lash("park", "one")
     done = lash("resume", "one", "--key", "k", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
     assert lash("show", "one", "-o", "json").json["status"] == "parked"
 
 
-def test_a_turn_unparks_a_session(lash) -> None:
-    lash("open", "s")
+def test_a_turn_unparks_a_session(lash, home) -> None:
+    prepare(home, OPEN)
     lash("park", "s")
     lash("turn", "s", "!text one", "-q")
     assert status(lash, "s") == "idle"
 
 
 def test_a_session_with_a_running_turn_cannot_be_parked_closed_or_removed(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "s", "!sleep 60")
     try:
         for arguments in (("park", "s"), ("close", "s"), ("rm", "s", "--yes")):
@@ -84,7 +85,7 @@ def test_a_session_with_a_running_turn_cannot_be_parked_closed_or_removed(lash, 
 
 
 def test_park_wait_lets_the_turn_finish(lash, home: Path, gate: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     running = started(home, "s", f"!wait-file {gate}\n!text done")
     parking = spawn_lash(["park", "s", "--wait"], home=home)
     gate.touch()
@@ -97,7 +98,7 @@ def test_park_wait_lets_the_turn_finish(lash, home: Path, gate: Path) -> None:
 def test_resume_finishes_an_interrupted_turn_under_its_own_id_and_prints_its_answer(
     lash, home: Path, gate: Path
 ) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     crashed(home, "s", f"!wait-file {gate}\n!text finished at last", "--turn-id", "t_1")
     assert status(lash, "s") == "stuck"
     gate.touch()
@@ -110,7 +111,7 @@ def test_resume_finishes_an_interrupted_turn_under_its_own_id_and_prints_its_ans
 
 
 def test_resume_as_json_is_the_result_of_the_interrupted_turn(lash, home: Path, gate: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     crashed(home, "s", f"!wait-file {gate}\n!text late", "--turn-id", "t_1")
     gate.touch()
     document = lash("resume", "s", "-o", "json").json
@@ -118,7 +119,7 @@ def test_resume_as_json_is_the_result_of_the_interrupted_turn(lash, home: Path, 
 
 
 def test_parking_an_interrupted_session_warns_and_loses_nothing(lash, home: Path, gate: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     crashed(home, "s", f"!wait-file {gate}\n!text late", "--turn-id", "t_1")
     parked = lash("park", "s", "-o", "json")
     assert (parked.code, parked.json["unfinished_turn"]) == (0, "t_1")
@@ -126,8 +127,8 @@ def test_parking_an_interrupted_session_warns_and_loses_nothing(lash, home: Path
     assert lash("resume", "s", "-q").out == "late\n"
 
 
-def test_a_closed_session_takes_no_turns_until_it_is_resumed(lash) -> None:
-    lash("open", "s")
+def test_a_closed_session_takes_no_turns_until_it_is_resumed(lash, home) -> None:
+    prepare(home, OPEN)
     lash("turn", "s", "!text one", "-q")
     closed = lash("close", "s", "-o", "json")
     assert (closed.code, closed.json["items"][0]["outcome"]) == (0, "closed")
@@ -139,15 +140,15 @@ def test_a_closed_session_takes_no_turns_until_it_is_resumed(lash) -> None:
     assert lash("turn", "s", "!text two", "-q").out == "two\n"
 
 
-def test_open_reopens_a_closed_session(lash) -> None:
-    lash("open", "s")
+def test_open_reopens_a_closed_session(lash, home) -> None:
+    prepare(home, OPEN)
     lash("close", "s")
     lash("open", "s")
     assert status(lash, "s") == "idle"
 
 
-def test_rm_needs_a_yes_and_a_dry_run_only_tells(lash) -> None:
-    lash("open", "s")
+def test_rm_needs_a_yes_and_a_dry_run_only_tells(lash, home) -> None:
+    prepare(home, OPEN)
     refused = lash("rm", "s", "-o", "json")
     assert (refused.code, refused.out, refused.error["code"]) == (2, "", "confirmation_required")
     assert lash("rm", "s", "--dry-run", "-o", "json").json["items"][0]["outcome"] == "would_delete"
@@ -157,8 +158,8 @@ def test_rm_needs_a_yes_and_a_dry_run_only_tells(lash) -> None:
     assert lash("ls", "-o", "json").json["items"] == []
 
 
-def test_rm_takes_children_only_when_it_is_told_to_and_those_first(lash) -> None:
-    lash("open", "top")
+def test_rm_takes_children_only_when_it_is_told_to_and_those_first(lash, home) -> None:
+    prepare(home, ("open", "top"))
     for name, parent in (("left", "top"), ("right", "top"), ("deep", "left")):
         lash("open", name, "--parent", parent)
     lash("open", "apart")
@@ -182,8 +183,8 @@ def test_a_dry_run_without_a_database_makes_none(lash, home: Path) -> None:
     assert not home.exists()
 
 
-def test_a_deleted_id_is_never_used_again(lash) -> None:
-    lash("open", "s")
+def test_a_deleted_id_is_never_used_again(lash, home) -> None:
+    prepare(home, OPEN)
     lash("rm", "s", "--yes")
     for arguments in (
         ("open", "s"),
@@ -196,8 +197,8 @@ def test_a_deleted_id_is_never_used_again(lash) -> None:
         assert (done.code, done.out, done.error["code"]) == (3, "", "session_deleted")
 
 
-def test_a_name_that_does_not_resolve_stops_a_bulk_deletion_before_anything_is_done(lash) -> None:
-    lash("open", "a")
+def test_a_name_that_does_not_resolve_stops_a_bulk_deletion_before_anything_is_done(lash, home) -> None:
+    prepare(home, ("open", "a"))
     done = lash("rm", "a", "nope", "--yes", "-o", "json")
     assert (done.code, done.error["code"]) == (3, "session_not_found")
     assert status(lash, "a") == "idle"
@@ -205,7 +206,7 @@ def test_a_name_that_does_not_resolve_stops_a_bulk_deletion_before_anything_is_d
 
 @pytest.mark.parametrize("verb", [("rm", "--yes"), ("close",)])
 def test_a_bulk_verb_that_could_do_only_some_is_exit_8_with_an_outcome_per_row(lash, home: Path, verb) -> None:
-    lash("open", "a")
+    prepare(home, ("open", "a"))
     lash("open", "b")
     running = started(home, "b", "!sleep 60")
     try:
@@ -220,6 +221,6 @@ def test_a_bulk_verb_that_could_do_only_some_is_exit_8_with_an_outcome_per_row(l
 
 
 def test_a_session_whose_owner_died_can_be_removed(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     crashed(home, "s", "!sleep 60")
     assert lash("rm", "s", "--yes", "-o", "json").code == 0

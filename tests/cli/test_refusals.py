@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.error_world import CANARY, ErrorWorld, error_world
+from support.prepared import OPEN, prepare
 from support.wire import Reply, ThreadedChatServer, error_reply, text_reply
 
 TURN = ("turn", "s", "what the user wrote", "--turn-id", "t_failed")
@@ -128,8 +129,8 @@ def test_a_key_that_is_kept_elsewhere_is_not_to_be_stored(lash: Any, key: str | 
         assert "lash config set providers.mine.key keys:mine" in told
 
 
-def test_a_dash_is_stdout_or_refused_and_never_a_file(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_a_dash_is_stdout_or_refused_and_never_a_file(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     assert lash("turn", "s", "!text x", "--out", "-", cwd=tmp_path).out == "x\n"
     for arguments in (
         ("turn", "s", "!text y", "--usage-file", "-"),

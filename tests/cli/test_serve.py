@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from support.cli import run_lash, spawn_lash
+from support.prepared import OPEN, prepare
 from support.processes import PATIENCE_S
 
 from lash_cli.cli.schemas import KINDS
@@ -104,8 +105,8 @@ class Peer:
 
 
 @pytest.fixture
-def peer(home, lash):
-    assert lash("open", "s", "--name", "work").code == 0
+def peer(home):
+    prepare(home, ("open", "s", "--name", "work"))
     return Peer(home)
 
 
@@ -164,7 +165,7 @@ def test_a_session_that_is_opened_for_a_prompt_is_as_the_command_opens_one(home,
 
 
 def test_a_session_may_be_named_once_for_all_requests(home, lash):
-    assert lash("open", "s").code == 0
+    prepare(home, OPEN)
     peer = Peer(home, "s")
     assert peer.ask(1, "show")["id"] == "s"
     assert peer.ask(2, "prompt", text="hello")["session"] == "s"
@@ -328,7 +329,7 @@ def test_a_way_to_be_reached_must_be_named(lash):
 
 
 def test_requests_in_a_file_are_all_answered(home, lash):
-    assert lash("open", "s").code == 0
+    prepare(home, OPEN)
     requests = [
         {"id": 1, "method": "prompt", "params": {"session": "s", "text": "!text one"}},
         {"id": 2, "method": "tail", "params": {"session": "s"}},

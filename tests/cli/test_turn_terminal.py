@@ -10,6 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 from support.cli import COMMAND, environment
+from support.prepared import OPEN, prepare
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 TOOL = '!tool exec_command {"cmd":"echo ran"}\n!then\n!text done'
@@ -35,7 +36,7 @@ def rest(child: pexpect.spawn) -> tuple[int | None, str]:
 
 
 def test_a_terminal_gets_markdown_and_no_escape_of_the_model(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", '!text "some **bold** words\\n\\n- item\\n\\n\\u001b]0;owned\\u0007"')
     child.expect(pexpect.EOF)
     shown = child.before
@@ -45,7 +46,7 @@ def test_a_terminal_gets_markdown_and_no_escape_of_the_model(lash, home: Path) -
 
 @pytest.mark.parametrize(("typed", "shown"), [("y", "done"), ("", "refused")])
 def test_ctrl_d_hands_over_an_answer_as_enter_does(lash, home: Path, typed: str, shown: str) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", TOOL)
     child.expect(QUESTION)
     child.send(f"{typed}\x04")
@@ -57,7 +58,7 @@ def test_ctrl_d_hands_over_an_answer_as_enter_does(lash, home: Path, typed: str,
     ("answer", "called", "reason"), [("y", True, ""), ("n", False, "refused"), ("not now", False, "not now")]
 )
 def test_a_tool_that_needs_approval_asks_and_obeys(lash, home: Path, answer, called, reason) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", TOOL)
     child.expect(QUESTION)
     assert "exec_command" in child.before and "echo ran" in child.before
@@ -75,7 +76,7 @@ def test_a_tool_that_needs_approval_asks_and_obeys(lash, home: Path, answer, cal
 
 
 def test_always_is_asked_once_per_command(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", '!tool exec_command {"cmd":"true"}\n!then\n' + TOOL)
     child.expect(QUESTION)
     child.sendline("a")
@@ -84,13 +85,13 @@ def test_always_is_asked_once_per_command(lash, home: Path) -> None:
 
 
 def test_nobody_is_asked_with_no_input(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     status, shown = rest(at_terminal(home, "turn", "s", TOOL, "--no-input"))
     assert status == 0 and "[n]o:" not in shown and "needs approval" in shown
 
 
 def test_an_interrupt_at_a_question_cancels_the_turn(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", TOOL)
     child.expect(QUESTION)
     child.sendintr()
@@ -100,7 +101,7 @@ def test_an_interrupt_at_a_question_cancels_the_turn(lash, home: Path) -> None:
 
 
 def test_rm_asks_at_a_terminal_and_takes_no_for_an_answer(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "rm", "s")
     child.expect(r"\[y/N\] ")
     child.sendline("n")
@@ -113,7 +114,7 @@ def test_rm_asks_at_a_terminal_and_takes_no_for_an_answer(lash, home: Path) -> N
 
 
 def test_plain_output_has_no_escape_sequence_at_all(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     child = at_terminal(home, "turn", "s", '!text "# Title\\n\\nsome *text*"', "--plain")
     child.expect(pexpect.EOF)
     assert "\x1b" not in child.before and "# Title" in child.before
@@ -127,7 +128,7 @@ def editor(tmp_path: Path, body: str) -> dict[str, str]:
 
 
 def test_a_text_is_written_in_an_editor_only_when_that_is_asked_for(lash, home: Path, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     env = editor(tmp_path, "open(path, 'a').write('!text written\\n')")
     status, shown = rest(at_terminal(home, "turn", "s", **env))
     assert status == 2 and "a PROMPT is needed" in shown and "lash turn S -e" in shown
@@ -146,14 +147,14 @@ def test_a_text_is_written_in_an_editor_only_when_that_is_asked_for(lash, home: 
 def test_an_editor_that_fails_or_leaves_nothing_sends_nothing(
     lash, home: Path, tmp_path: Path, body: str, expected: int, told: str
 ) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     status, shown = rest(at_terminal(home, "turn", "s", "-e", **editor(tmp_path, body)))
     assert status == expected and told in " ".join(shown.split()) and "nothing was sent" in " ".join(shown.split())
     assert lash("log", "s", "-o", "json").json["items"] == []
 
 
 def test_no_editor_opens_for_a_session_that_is_not_there_or_without_a_terminal(lash, home, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     marker = tmp_path / "edited"
     env = editor(tmp_path, f"open({str(marker)!r}, 'w').close()")
     status, shown = rest(at_terminal(home, "turn", "nowhere", "-e", **env))

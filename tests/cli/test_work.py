@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.cli import run_lash
 from support.error_world import told
+from support.prepared import prepare
 from support.processes import wait_until
 from support.queued import QueuedHome, spawn_lash
 
@@ -456,8 +457,8 @@ def test_a_worker_that_waits_for_a_database_ends_when_it_was_idle_long_enough(tm
     assert not (nowhere / "lash.db").exists()
 
 
-def test_a_session_that_was_not_named_is_said(lash) -> None:
-    lash("open", "s", "--name", "fjord")
+def test_a_session_that_was_not_named_is_said(lash, home) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
     done = lash("work", "--until-empty", env={"LASH_SESSION": "fjord"})
     assert done.code == 0 and "session fjord (s) from LASH_SESSION" in done.err
     assert lash("work", "--until-empty", env={"LASH_SESSION": "nowhere"}).code == 3
