@@ -25,6 +25,13 @@ def world(tmp_path: Path) -> Iterator[ErrorWorld]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ErrorWorld]:
+    """A home for whatever changes nothing: each of its tests shows that it did not."""
+    with error_world(tmp_path_factory.mktemp("unchanged")) as made:
+        yield made
+
+
 USAGE = [
     ("frobnicate",),
     ("turn", "demo", "hi", "--nope"),
@@ -96,14 +103,14 @@ USAGE = [
 
 
 @pytest.mark.parametrize("arguments", USAGE, ids=" ".join)
-def test_a_malformed_command_is_a_usage_error(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
-    error = world.refused(arguments, 2, "usage")
+def test_a_malformed_command_is_a_usage_error(unchanged: ErrorWorld, arguments: tuple[str, ...]) -> None:
+    error = unchanged.refused(arguments, 2, "usage")
     assert error["hint"], "a usage error says what to do instead"
 
 
-def test_a_malformed_option_is_told_in_the_format_asked_for_first_or_last(world: ErrorWorld) -> None:
+def test_a_malformed_option_is_told_in_the_format_asked_for_first_or_last(unchanged: ErrorWorld) -> None:
     for arguments in (("-o", "json", "ls", "--color", "purple"), ("ls", "--color", "purple", "-o", "json")):
-        told(world.lash(*arguments), 2, "usage")
+        told(unchanged.lash(*arguments), 2, "usage")
 
 
 NAMED = [
@@ -147,15 +154,15 @@ NAMED = [
 
 
 @pytest.mark.parametrize("pattern", NAMED, ids=" ".join)
-def test_every_verb_refuses_a_session_it_cannot_name(world: ErrorWorld, pattern: tuple[str, ...]) -> None:
+def test_every_verb_refuses_a_session_it_cannot_name(unchanged: ErrorWorld, pattern: tuple[str, ...]) -> None:
     def naming(reference: str) -> tuple[str, ...]:
         return tuple(word.format(reference) for word in pattern)
 
-    unknown = world.refused(naming("dem0"), 3, "session_not_found")
+    unknown = unchanged.refused(naming("dem0"), 3, "session_not_found")
     assert unknown["details"]["nearest"][0].startswith("demo") and "demo" in unknown["hint"]
-    ambiguous = world.refused(naming("abcd"), 2, "session_ambiguous")
+    ambiguous = unchanged.refused(naming("abcd"), 2, "session_ambiguous")
     assert {row["id"] for row in ambiguous["details"]["candidates"]} == {"abcd-1", "abcd-2"}
-    deleted = world.refused(naming("gone"), 3, "session_deleted")
+    deleted = unchanged.refused(naming("gone"), 3, "session_deleted")
     assert deleted["hint"]
 
 
@@ -214,52 +221,52 @@ CONFLICTS = [
 
 @pytest.mark.parametrize(("arguments", "status", "code"), CONFLICTS, ids=lambda value: str(value))
 def test_a_conflict_with_what_is_stored_changes_nothing(
-    world: ErrorWorld, arguments: tuple[str, ...], status: int, code: str
+    unchanged: ErrorWorld, arguments: tuple[str, ...], status: int, code: str
 ) -> None:
-    world.refused(arguments, status, code)
+    unchanged.refused(arguments, status, code)
 
 
 @pytest.mark.parametrize("form", ["jsonl", "name"])
-def test_the_other_machine_formats_tell_the_same_error(world: ErrorWorld, form: str) -> None:
+def test_the_other_machine_formats_tell_the_same_error(unchanged: ErrorWorld, form: str) -> None:
     for arguments in (("turn", "dem0", "hi"), ("show", "dem0")):
-        told(world.lash(*arguments, "-o", form), 3, "session_not_found")
+        told(unchanged.lash(*arguments, "-o", form), 3, "session_not_found")
 
 
-def test_a_person_gets_the_message_and_the_next_command_and_no_traceback(world: ErrorWorld) -> None:
+def test_a_person_gets_the_message_and_the_next_command_and_no_traceback(unchanged: ErrorWorld) -> None:
     for options in ((), ("-o", "table"), ("-q",)):
-        done = world.lash("show", "dem0", *options)
+        done = unchanged.lash("show", "dem0", *options)
         assert (done.code, done.out) == (3, "")
         first, second = done.err.splitlines()
         assert first.startswith("error: ") and second.startswith("hint: ")
 
 
-def test_a_key_is_not_repeated_where_it_does_not_belong(world: ErrorWorld) -> None:
+def test_a_key_is_not_repeated_where_it_does_not_belong(unchanged: ErrorWorld) -> None:
     for arguments, code in (
         (("key", "set", "mine", CANARY), "usage"),
         (("key", "rm", CANARY), "key_not_found"),
         (("config", "set", "providers.mine.key", CANARY), "usage"),
     ):
-        done = world.lash(*arguments, "-o", "json")
+        done = unchanged.lash(*arguments, "-o", "json")
         assert (done.out, done.error["code"]) == ("", code)
-    assert world.lash("key", "ls", "-o", "json").json["items"][0]["last_four"] == f"…{CANARY[-4:]}"
+    assert unchanged.lash("key", "ls", "-o", "json").json["items"][0]["last_four"] == f"…{CANARY[-4:]}"
 
 
 @pytest.mark.parametrize("verb", ["turn", "resume", "enqueue"])
-def test_prompts_that_cannot_be_sent(world: ErrorWorld, verb: str, tmp_path: Path) -> None:
-    world.refused((verb, "demo", ""), 2, "empty_prompt")
-    world.refused((verb, "demo", " \n"), 2, "empty_prompt")
-    world.refused((verb, "demo", "-"), 2, "empty_prompt", input=b" \n\t")
-    error = world.refused((verb, "demo", "-"), 2, "prompt_not_utf8", input=b"abc\xff")
+def test_prompts_that_cannot_be_sent(unchanged: ErrorWorld, verb: str, tmp_path: Path) -> None:
+    unchanged.refused((verb, "demo", ""), 2, "empty_prompt")
+    unchanged.refused((verb, "demo", " \n"), 2, "empty_prompt")
+    unchanged.refused((verb, "demo", "-"), 2, "empty_prompt", input=b" \n\t")
+    error = unchanged.refused((verb, "demo", "-"), 2, "prompt_not_utf8", input=b"abc\xff")
     assert error["details"]["byte_offset"] == 3
-    error = world.refused((verb, "demo", "look at this"), 2, "prompt_not_utf8", input=b"ab\xc3")
+    error = unchanged.refused((verb, "demo", "look at this"), 2, "prompt_not_utf8", input=b"ab\xc3")
     assert error["details"]["byte_offset"] == 2
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(33 * MIB)
     with big.open("rb") as file:
-        error = world.refused((verb, "demo", "-"), 2, "prompt_too_large", stdin=file)
+        error = unchanged.refused((verb, "demo", "-"), 2, "prompt_too_large", stdin=file)
     assert error["details"]["limit_bytes"] == 32 * MIB
-    world.refused((verb, "demo", "look"), 2, "prompt_too_large", input=b"x" * (33 * MIB))
+    unchanged.refused((verb, "demo", "look"), 2, "prompt_too_large", input=b"x" * (33 * MIB))
     big.unlink()
 
 
@@ -284,20 +291,20 @@ NOT_TEXT = os.fsdecode(b"a\xff")
     ],
     ids=ascii,
 )
-def test_an_argument_that_is_no_text_names_the_byte(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
-    error = world.refused(arguments, 2, "usage")
+def test_an_argument_that_is_no_text_names_the_byte(unchanged: ErrorWorld, arguments: tuple[str, ...]) -> None:
+    error = unchanged.refused(arguments, 2, "usage")
     assert error["details"]["byte_offset"] == next(word for word in arguments if NOT_TEXT in word).index("a\udcff") + 1
 
 
-def test_an_override_that_is_no_text_is_config_invalid(world: ErrorWorld) -> None:
-    world.refused(("turn", "demo", "hi", "-c", f"defaults.model={NOT_TEXT}"), 5, "config_invalid")
-    world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_MODEL": NOT_TEXT})
+def test_an_override_that_is_no_text_is_config_invalid(unchanged: ErrorWorld) -> None:
+    unchanged.refused(("turn", "demo", "hi", "-c", f"defaults.model={NOT_TEXT}"), 5, "config_invalid")
+    unchanged.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_MODEL": NOT_TEXT})
 
 
-def test_a_turn_without_any_prompt_sends_nothing(world: ErrorWorld) -> None:
-    world.refused(("turn", "demo"), 2, "empty_prompt")
-    world.refused(("turn", "demo", "--no-stdin"), 2, "empty_prompt", input=b"not read")
-    world.refused(("turn", "demo"), 2, "empty_prompt", input=b"")
+def test_a_turn_without_any_prompt_sends_nothing(unchanged: ErrorWorld) -> None:
+    unchanged.refused(("turn", "demo"), 2, "empty_prompt")
+    unchanged.refused(("turn", "demo", "--no-stdin"), 2, "empty_prompt", input=b"not read")
+    unchanged.refused(("turn", "demo"), 2, "empty_prompt", input=b"")
 
 
 @pytest.mark.parametrize(
@@ -310,27 +317,29 @@ def test_a_turn_without_any_prompt_sends_nothing(world: ErrorWorld) -> None:
         ("enqueue", "demo", "hi"),
     ],
 )
-def test_an_open_pipe_as_stdin_times_out(world: ErrorWorld, arguments: tuple[str, ...]) -> None:
+def test_an_open_pipe_as_stdin_times_out(unchanged: ErrorWorld, arguments: tuple[str, ...]) -> None:
     read, write = os.pipe()
     try:
-        world.refused((*arguments, "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read)
+        unchanged.refused((*arguments, "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read)
     finally:
         os.close(read)
         os.close(write)
 
 
-def test_a_key_from_an_open_pipe_times_out_and_keeps_the_old_one(world: ErrorWorld) -> None:
-    before = (world.home / "keys.toml").read_text()
+def test_a_key_from_an_open_pipe_times_out_and_keeps_the_old_one(unchanged: ErrorWorld) -> None:
+    before = (unchanged.home / "keys.toml").read_text()
     read, write = os.pipe()
     try:
-        world.refused(("key", "set", "mine", "--stdin", "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read)
+        unchanged.refused(
+            ("key", "set", "mine", "--stdin", "-c", "input.stdin_wait=0.1"), 2, "stdin_timeout", stdin=read
+        )
     finally:
         os.close(read)
         os.close(write)
-    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"\n")
-    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"two words")
-    world.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"x" * (65 * 1024))
-    assert (world.home / "keys.toml").read_text() == before
+    unchanged.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"\n")
+    unchanged.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"two words")
+    unchanged.refused(("key", "set", "mine", "--stdin"), 2, "usage", input=b"x" * (65 * 1024))
+    assert (unchanged.home / "keys.toml").read_text() == before
 
 
 NEEDS_SETTINGS = [
@@ -382,12 +391,12 @@ def test_a_broken_configuration_is_not_edited(world: ErrorWorld) -> None:
     assert (world.home / "config.toml").read_bytes() == before
 
 
-def test_what_the_environment_and_overrides_say_is_checked_like_the_file(world: ErrorWorld) -> None:
-    error = world.refused(("turn", "demo", "hi", "-c", "defaults.modle=x"), 5, "config_invalid")
+def test_what_the_environment_and_overrides_say_is_checked_like_the_file(unchanged: ErrorWorld) -> None:
+    error = unchanged.refused(("turn", "demo", "hi", "-c", "defaults.modle=x"), 5, "config_invalid")
     assert "-c" in error["message"] and "defaults.model" in error["message"]
-    error = world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_CFG__defaults__modle": "x"})
+    error = unchanged.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_CFG__defaults__modle": "x"})
     assert "LASH_CFG__defaults__modle" in error["message"]
-    world.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_OUTPUT": "yaml"})
+    unchanged.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_OUTPUT": "yaml"})
 
 
 def test_the_help_and_the_version_need_no_configuration(world: ErrorWorld) -> None:
