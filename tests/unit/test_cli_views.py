@@ -42,7 +42,8 @@ def test_safe_json_decodes_to_the_same_value(text):
 
 @pytest.mark.parametrize("make_safe", [safe_text, safe_line, safe_json])
 def test_a_character_is_shown_alone_as_it_is_among_others(make_safe):
-    every = [chr(code) for code in range(sys.maxunicode + 1)]
+    # Planes 4 to 13 have no characters and are all alike: the first of them stands for the rest.
+    every = [chr(code) for code in (*range(0x5_0000), *range(0xE_0000, sys.maxunicode + 1))]
     assert make_safe("".join(every)) == "".join(make_safe(character) for character in every)
 
 
