@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.cli import COMMAND, environment
 from support.error_world import ErrorWorld, error_world, told
 from support.frozen import cut_lease, freeze
 from support.processes import wait_until
@@ -161,19 +160,12 @@ def test_a_turn_that_stops_is_whole(
 def test_a_reader_that_left_gets_141_and_the_turn_is_committed(world: ErrorWorld, form: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [*COMMAND, "turn", "s", "!text hello", *BY_LOOPBACK, "--turn-id", "t_run", "-o", form],
-        env=environment(world.home),
-        cwd=world.directory,
-        stdin=subprocess.DEVNULL,
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        timeout=60,
-        check=False,
-    )
+    turn = ("turn", "s", "!text hello", *BY_LOOPBACK, "--turn-id", "t_run", "-o", form)
+    process = world.spawn(*turn, stdout=writer)
     os.close(writer)
-    assert done.returncode == 141, done.stderr
-    assert b"Traceback" not in done.stderr and b"error" not in done.stderr
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 141, err
+    assert b"Traceback" not in err and b"error" not in err
     world.is_whole("s", "t_run")
 
 

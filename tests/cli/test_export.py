@@ -17,6 +17,9 @@ from support.cli import run_lash
 from support.prepared import OPEN, prepare
 from support.wire import ThreadedChatServer, text_reply, tool_calls_reply
 
+from lash_cli.cli.import_command import read_export
+from lash_cli.errors import UsageError
+
 KEY = "sk-abcdefghijklmnop0123456789"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
 
@@ -143,16 +146,20 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
         data.replace(b'"s"', b'"\xff"', 1), b'{"schema":"lash/1","kind":"Transcript","items":[]}', PNG,
         *(data[: len(data) * part // 7] for part in range(1, 7)), data[:-2], data.replace(b'"nodes"', b'"nodez"'),
         json.dumps({**whole, "sessions": []}).encode(),
-        json.dumps({**whole, "sessions": [session, session]}).encode(),
         json.dumps({**whole, "sessions": [{**session, "session_id": "../up"}]}).encode(),
         json.dumps({**whole, "sessions": [{**session, "name": "@last"}]}).encode(),
-        json.dumps({**whole, "sessions": [too_great]}).encode(),
         # A moment no listing could show would keep every listing of the store from being shown.
         *(json.dumps(changed).encode() for changed in with_moments(whole, 5 * 10**15)),
         *(json.dumps(changed).encode() for changed in with_moments(whole, -1)),
         json.dumps({**whole, "sessions": [{**session, "name": "a\x1b[2J"}]}).encode(),
     ]  # fmt: skip
     for content in foreign:
+        with pytest.raises(UsageError) as refused:
+            read_export(content, "bad.json")
+        assert refused.value.code == "archive_invalid", content[:60]
+    # What the whole command makes of it; a revision that no database can hold and a second session are its to find.
+    rest = [json.dumps({**whole, "sessions": sessions}).encode() for sessions in ([too_great], [session, session])]
+    for content in (b"", data[:-2], data.replace(b'"s"', b'"\xff"', 1), foreign[-1], *rest):
         bad.write_bytes(content)
         done = lash("import", str(bad), "-o", "json")
         assert (done.code, done.out, done.error["code"]) == (2, "", "archive_invalid"), content[:60]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cli import run_lash
+from support.cli import run_lash, spawn_lash
 from support.processes import start_process
 from support.wire import ThreadedChatServer, hang_reply, text_reply
 
@@ -34,25 +34,24 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-def environment(home: Path, **more: str) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     tests = str(Path(__file__).parent.parent)
-    return {**kept, "PYTHONPATH": tests, "LASH_HOME": str(home), "LASH_NO_STDIN": "1", **more}
+    return {**kept, "PYTHONPATH": tests, "LASH_HOME": str(home), "LASH_NO_STDIN": "1"}
 
 
-def spawn(home: Path, *command: str, **more: str) -> subprocess.Popen[str]:
+def spawn(home: Path, *command: str) -> subprocess.Popen[bytes]:
     return start_process(
         [sys.executable, *command],
-        env=environment(home, **more),
+        env=environment(home),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
-def lash(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
-    return spawn(home, "-m", "lash_cli", *arguments, **more)
+def lash(home: Path, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    return spawn_lash(arguments, home=home, env={"LASH_NO_STDIN": "1", **more}, cwd=Path(__file__).parent)
 
 
 def run(home: Path, *arguments: str, **more: str) -> tuple[int, str, str]:
@@ -61,9 +60,9 @@ def run(home: Path, *arguments: str, **more: str) -> tuple[int, str, str]:
     return done.code, done.out, done.err
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finished(process: subprocess.Popen[bytes]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    return process.returncode, out.decode(), err.decode()
 
 
 def items(home: Path, session: str) -> list[dict[str, object]]:
@@ -85,13 +84,13 @@ def test_twelve_processes_that_open_a_home_which_does_not_exist_all_succeed(tmp_
 
 def test_four_processes_turning_four_sessions_lose_nothing(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    workers = [spawn(home, "-c", WORKER, str(home), f"s{index}", "100") for index in range(4)]
+    workers = [spawn(home, "-c", WORKER, str(home), f"s{index}", "50") for index in range(4)]
     for worker in workers:
         code, _, err = finished(worker)
         assert code == 0, err
     for index in range(4):
         users = [item["text"] for item in items(home, f"s{index}") if item["role"] == "user"]
-        assert users == [f"s{index} {turn}" for turn in range(100)]
+        assert users == [f"s{index} {turn}" for turn in range(50)]
 
 
 def test_four_processes_turning_one_session_take_turns(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def hanging() -> Iterator[ThreadedChatServer]:
         yield server
 
 
-def start_hanging_turn(home: Path, server: ThreadedChatServer) -> subprocess.Popen[str]:
+def start_hanging_turn(home: Path, server: ThreadedChatServer) -> subprocess.Popen[bytes]:
     code, _, err = run(home, "open", "s1", "--provider", "openai", **openai(server))
     assert code == 0, err
     owner = lash(home, "turn", "s1", "wait for it", **openai(server))

@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import sys
+import termios
 from pathlib import Path
 
 import pexpect
 import pytest
-from support.cli import COMMAND, environment
+from pexpect import fdpexpect
+from support.cli import COMMAND, environment, spawn_lash
 from support.prepared import OPEN, prepare
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 TOOL = '!tool exec_command {"cmd":"echo ran"}\n!then\n!text done'
+SIZE = (24, 80)
 QUESTION = r"\[n\]o: "
 
 
-def at_terminal(home: Path, *args: str, **env: str) -> pexpect.spawn:
+class Shown(fdpexpect.fdspawn):
+    """What a command shows at a terminal that is not its own to be interrupted by, and types there."""
+
+    def __init__(self, home: Path, args: tuple[str, ...], env: dict[str, str]) -> None:
+        ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, SIZE)
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        self.process = spawn_lash(args, home=home, env=env, start_new_session=True, **streams)
+        os.close(theirs)
+        super().__init__(ours, encoding="utf-8", timeout=30)
+
+    def close(self) -> None:
+        super().close()
+        self.exitstatus = self.process.wait(30)
+
+
+def at_terminal(home: Path, *args: str, **env: str) -> pexpect.spawnbase.SpawnBase:
+    return Shown(home, args, {"TERM": "xterm-256color", **env})
+
+
+def at_its_own_terminal(home: Path, *args: str, **env: str) -> pexpect.spawn:
+    """As a shell starts it: Ctrl-C at the terminal is a signal for it."""
     return pexpect.spawn(
         COMMAND[0],
         [*COMMAND[1:], *args],
         env=environment(home, {"TERM": "xterm-256color", **env}),
         cwd=str(home.parent),
-        dimensions=(24, 80),
+        dimensions=SIZE,
         encoding="utf-8",
         timeout=30,
     )
 
 
-def rest(child: pexpect.spawn) -> tuple[int | None, str]:
+def rest(child: pexpect.spawnbase.SpawnBase) -> tuple[int | None, str]:
     child.expect(pexpect.EOF)
     child.close()
     return child.exitstatus, ESCAPES.sub("", child.before)
@@ -92,7 +117,7 @@ def test_nobody_is_asked_with_no_input(lash, home: Path) -> None:
 
 def test_an_interrupt_at_a_question_cancels_the_turn(lash, home: Path) -> None:
     prepare(home, OPEN)
-    child = at_terminal(home, "turn", "s", TOOL)
+    child = at_its_own_terminal(home, "turn", "s", TOOL)
     child.expect(QUESTION)
     child.sendintr()
     status, _ = rest(child)
