@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from support.driving import Crash, CrashPoints, said
 from support.scripted import ScriptedCaller, calls, text
+from support.tool_hooks import (
+    BOTH,
+    DENIED,
+    ONE,
+    After,
+    Before,
+    Job,
+    Projector,
+    Sink,
+    Work,
+    always,
+    breaks,
+    cancels_itself,
+    code_of,
+    one_turn,
+    outputs,
+    told,
+    tracer_of,
+)
 
 from lash_cli.api import (
     AbortTurn,
@@ -25,10 +38,8 @@ from lash_cli.api import (
     EmitTrace,
     EnqueueMessages,
     FailureClass,
-    FunctionToolProvider,
     Inline,
     LashCore,
-    LashSession,
     ModelSpec,
     NestedCall,
     PendingCompletion,
@@ -40,143 +51,15 @@ from lash_cli.api import (
     RetryHint,
     SafeRetry,
     ShortCircuitTool,
-    Stopped,
     Stored,
     ToolCallCompleted,
     ToolCallStarted,
     ToolContext,
     ToolFault,
-    ToolManifest,
-    ToolProjection,
-    TurnOutput,
-    tool,
 )
 from lash_cli.core.content import PluginOrigin, ToolResultPart
-from lash_cli.core.tools import ToolCallOutput, ToolSuccess, cancelled, failure, success
+from lash_cli.core.tools import ToolCallOutput, ToolSuccess, success
 from lash_cli.errors import PluginRegistrationError
-from lash_cli.runtime.tracing import Tracer
-from lash_cli.system import SystemClock, SystemIds
-
-ONE = calls(("a", "work", '{"name":"first"}'))
-BOTH = calls(("a", "work", '{"name":"first"}'), ("b", "work", '{"name":"second"}'))
-DENIED = ShortCircuitTool(failure(FailureClass.PERMISSION_DENIED, "denied", "not that", source="plugin"))
-
-
-class Job(msgspec.Struct):
-    """What is asked for."""
-
-    name: str
-
-
-class Work:
-    """A tool that says what it was called with, and how often it was."""
-
-    def __init__(self, **options: Any) -> None:
-        self.ran: list[str] = []
-        self.answer: Callable[[Job, ToolContext], Awaitable[Any]] | None = None
-
-        @tool(name="work", **options)
-        async def work(job: Job, context: ToolContext) -> Any:
-            self.ran.append(job.name)
-            return f"did {job.name}" if self.answer is None else await self.answer(job, context)
-
-        self.provider = FunctionToolProvider([work])
-
-
-class Before:
-    """A hook that answers before a call as a function of it does."""
-
-    def __init__(self, decide: Callable[[BeforeToolCall], Any], hook_id: str = "guard") -> None:
-        self.hook_id = hook_id
-        self.asked: list[BeforeToolCall] = []
-        self.is_asked = asyncio.Event()
-        self._decide = decide
-
-    async def before_tool_call(self, call: BeforeToolCall) -> Any:
-        self.asked.append(call)
-        self.is_asked.set()
-        answer = self._decide(call)
-        return await answer if asyncio.iscoroutine(answer) else answer
-
-
-class After:
-    """A hook that answers after a call as a function of it does."""
-
-    def __init__(self, decide: Callable[[AfterToolCall], Any], hook_id: str = "clerk") -> None:
-        self.hook_id = hook_id
-        self.asked: list[AfterToolCall] = []
-        self.is_asked = asyncio.Event()
-        self._decide = decide
-
-    async def after_tool_call(self, call: AfterToolCall) -> Any:
-        self.asked.append(call)
-        self.is_asked.set()
-        answer = self._decide(call)
-        return await answer if asyncio.iscoroutine(answer) else answer
-
-
-class Projector:
-    """A projector that answers as a function does."""
-
-    def __init__(self, project: Callable[[ToolProjection], Any]) -> None:
-        self.asked: list[ToolProjection] = []
-        self.is_asked = asyncio.Event()
-        self._project = project
-
-    async def project(self, result: ToolProjection) -> Any:
-        self.asked.append(result)
-        self.is_asked.set()
-        answer = self._project(result)
-        return await answer if asyncio.iscoroutine(answer) else answer
-
-
-class Sink:
-    """A trace sink that keeps its records."""
-
-    def __init__(self) -> None:
-        self.records: list[Any] = []
-
-    def append(self, record: Any) -> None:
-        self.records.append(record)
-
-    def flush(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-    def named(self, suffix: str) -> list[Any]:
-        return [
-            record.payload["payload"]
-            for record in self.records
-            if record.type == "custom" and record.payload["name"] == suffix
-        ]
-
-
-def always(*directives: object) -> Callable[[Any], Any]:
-    return lambda call: directives
-
-
-def outputs(output: TurnOutput) -> list[Any]:
-    assert output.result is not None
-    return [record.output for record in output.result.tool_calls]
-
-
-def code_of(output: ToolCallOutput) -> str:
-    outcome: Any = output.outcome
-    return str(outcome.failure.code)
-
-
-def told(session: LashSession) -> list[str]:
-    """What the model read of results."""
-    parts = [part for message in session.read_view().messages for part in message.parts]
-    return [part.content for part in parts if isinstance(part, ToolResultPart)]
-
-
-async def one_turn(make_core: Any, work: Work, *steps: Any, **options: Any) -> tuple[TurnOutput, list[str]]:
-    core = make_core(ScriptedCaller([*(steps or (ONE,)), text("done")]), tools=[work.provider], **options)
-    async with await core.open_session("s1") as session:
-        return await session.turn("go").run(), told(session)
 
 
 async def test_a_hook_sees_the_call_before_it_is_validated_and_its_arguments_are_validated(make_core) -> None:
@@ -236,14 +119,6 @@ async def test_an_abort_fails_the_call_and_not_the_turn(make_core) -> None:
     assert output.result is not None and output.result.assistant_message() == "done"
 
 
-def breaks(call: object) -> Any:
-    raise RuntimeError("a bug")
-
-
-async def cancels_itself(call: object) -> Any:
-    raise asyncio.CancelledError
-
-
 @pytest.mark.parametrize(
     "decide",
     [
@@ -282,10 +157,6 @@ async def test_two_replacements_of_arguments_fail_the_call_and_are_traced(make_c
     assert (code_of(outputs(output)[0]), work.ran) == ("before_tool_call_replacement_conflict", [])
     (conflict,) = sink.named("before_tool_call.directive_conflict")
     assert (conflict["winner"], conflict["ignored"], conflict["call_id"]) == ("x", "y", "a")
-
-
-def tracer_of(sink: Sink) -> Tracer:
-    return Tracer(sink, clock=SystemClock(), ids=SystemIds(), redact=lambda text: text)
 
 
 async def test_what_a_tool_answered_is_replaced_and_of_two_replacements_the_first_stands(make_core) -> None:
@@ -481,212 +352,6 @@ async def test_who_asks_for_a_turn_again_gets_the_results_that_hooks_left(make_c
         first = await session.turn("go", key="once").run()
         again = await session.turn("go", key="once").run()
     assert outputs(first) == outputs(again) == [success("from memory"), success("seen")]
-
-
-@pytest.mark.parametrize("point", ["before", "after", "project"])
-@pytest.mark.parametrize("crash", ["before:hook_{}_recorded", "after:hook_{}_recorded", "after:hook_{}_started"])
-async def test_a_turn_that_crashed_around_a_hook_ends_as_that_hook_decided(make_core, point: str, crash: str) -> None:
-    work = Work()
-
-    def plugged() -> dict[str, Any]:
-        counted = iter(range(10))
-        return {
-            "before": {"tool_hooks": [Before(lambda call: (ReplaceToolArgs({"name": f"n{next(counted)}"}),))]},
-            "after": {"tool_hooks": [After(lambda call: (ShortCircuitTool(success(next(counted))),))]},
-            "project": {"tool_result_projector": Projector(lambda result: f"p{next(counted)}")},
-        }[point]
-
-    options = plugged()
-    doomed = make_core(
-        ScriptedCaller([ONE]), tools=[work.provider], crash_point=CrashPoints(crash.format(point)), **options
-    )
-    with pytest.raises(Crash):
-        await (await doomed.open_session("s1")).turn("go").run()
-    asked = 1 if crash == "after:hook_{}_recorded" else 2 if crash.startswith("before") else 1
-    async with await make_core(ScriptedCaller([text("done")]), tools=[work.provider], **options).open_session(
-        "s1"
-    ) as session:
-        output = await session.redrive().run()
-        texts = told(session)
-    plugin: Any = options.get("tool_result_projector") or options["tool_hooks"][0]
-    assert len(plugin.asked) == asked
-    number = asked - 1
-    expected = {"before": f"did n{number}", "after": f"{number}", "project": f"p{number}"}
-    assert (texts, len(work.ran)) == ([expected[point]], 1)
-    assert output.result is not None and output.result.assistant_message() == "done"
-
-
-KILLED = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from support.scripted import ScriptedCaller, calls
-import msgspec
-from lash_cli import FunctionToolProvider, LashCore, ModelSpec, ReplaceToolArgs, SqliteStore, ToolContext, tool
-
-class Job(msgspec.Struct):
-    'What is asked for.'
-    name: str
-
-@tool(name="work")
-async def work(job: Job, context: ToolContext):
-    with Path(sys.argv[2]).open("a") as log:
-        log.write(job.name + "\\n")
-    return f"did {job.name}"
-
-class Hook:
-    hook_id = "guard"
-
-    async def before_tool_call(self, call):
-        return [ReplaceToolArgs({"name": f"by {os.getpid()}"})]
-
-    async def after_tool_call(self, call):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-async def main():
-    store = SqliteStore.open(sys.argv[1])
-    caller = ScriptedCaller([calls(("a", "work", '{"name":"first"}'))])
-    core = LashCore(
-        provider=caller,
-        model=ModelSpec("model-1"),
-        store=store,
-        tools=[FunctionToolProvider([work])],
-        tool_hooks=[Hook()],
-        queue_driver="none",
-    )
-    await (await core.open_session("s1")).turn("go").run()
-
-asyncio.run(main())
-"""
-
-
-async def test_what_hooks_decided_outlives_a_process_that_is_killed(make_core, tmp_path: Path) -> None:
-    core = make_core(ScriptedCaller([text("done")]), tools=[Work().provider])
-    database, log = tmp_path / "home" / "lash.db", tmp_path / "ran"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, database, log, env=environment)
-    assert await child.wait() == -signal.SIGKILL
-    async with await core.open_session("s1") as session:
-        output = await session.redrive().run()
-    assert log.read_text().splitlines() == [f"by {child.pid}"]
-    assert outputs(output) == [success(f"did by {child.pid}")]
-
-
-@pytest.mark.parametrize("then", ["none", "others"])
-async def test_what_hooks_decided_before_a_crash_stands_whoever_finishes_the_turn(make_core, then: str) -> None:
-    work = Work()
-    hooks = [Before(always(ReplaceToolArgs({"name": "other"}))), After(always(ShortCircuitTool(success("seen"))))]
-    doomed = make_core(
-        ScriptedCaller([ONE, text("done")]),
-        tools=[work.provider],
-        tool_hooks=hooks,
-        tool_result_projector=Projector(lambda result: "short"),
-        crash_point=CrashPoints("after:model_recorded", 2),
-    )
-    with pytest.raises(Crash):
-        await (await doomed.open_session("s1")).turn("go").run()
-    others: dict[str, Any] = {"tool_hooks": [Before(breaks), After(breaks)], "tool_result_projector": Projector(breaks)}
-    core = make_core(ScriptedCaller([]), tools=[work.provider], **(others if then == "others" else {}))
-    async with await core.open_session("s1") as session:
-        output = await session.redrive().run()
-        assert (told(session), outputs(output), work.ran) == (["short"], [success("seen")], ["other"])
-
-
-class Unadvertised:
-    """Tools that are found when they are called, so that no request depends on their being there."""
-
-    def __init__(self, provider: FunctionToolProvider) -> None:
-        self._provider = provider
-        self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
-
-    def manifests(self) -> tuple[ToolManifest, ...]:
-        return ()
-
-    def resolve_manifest(self, name: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.name == name), None)
-
-    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.id == tool_id), None)
-
-
-@pytest.mark.parametrize("crash", ["after:tool_recorded", "after:hook_after_recorded"])
-async def test_what_hooks_decide_stands_though_the_tool_is_gone(make_core, crash: str) -> None:
-    work = Work()
-    after = After(always(ShortCircuitTool(success("seen"))))
-    hooks = [Before(lambda call: (DENIED,) if call.call_id == "b" else ()), after]
-    doomed = make_core(
-        ScriptedCaller([BOTH]),
-        tools=[Unadvertised(work.provider)],
-        tool_hooks=hooks,
-        crash_point=CrashPoints(crash),
-    )
-    with pytest.raises(Crash):
-        await (await doomed.open_session("s1")).turn("go").run()
-    core = make_core(ScriptedCaller([text("done")]), tool_hooks=hooks)
-    async with await core.open_session("s1") as session:
-        assert outputs(await session.redrive().run()) == [success("seen"), DENIED.output]
-    assert (work.ran, len(after.asked)) == (["first"], 1)
-
-
-@pytest.mark.parametrize("crash", ["after:tool_recorded", "after:model_recorded"])
-async def test_hooks_that_were_added_since_the_crash_change_nothing_that_was_told(make_core, crash: str) -> None:
-    work = Work()
-    nth = 2 if crash.startswith("after:model") else 1
-    doomed = make_core(ScriptedCaller([ONE, text("done")]), tools=[work.provider], crash_point=CrashPoints(crash, nth))
-    with pytest.raises(Crash):
-        await (await doomed.open_session("s1")).turn("go").run()
-    before, after = Before(always(DENIED)), After(always())
-    core = make_core(
-        ScriptedCaller([text("done")] if nth == 1 else []),
-        tools=[work.provider],
-        tool_hooks=[before, after],
-        tool_result_projector=Projector(lambda result: "short"),
-    )
-    async with await core.open_session("s1") as session:
-        output = await session.redrive().run()
-        texts = told(session)
-    assert (outputs(output), before.asked, work.ran) == ([success("did first")], [], ["first"])
-    # Where the model has not been told yet, what comes after the attempt is still to be decided.
-    assert (texts, len(after.asked)) == ((["short"], 1) if nth == 1 else (["did first"], 0))
-
-
-async def waits_for_ever(call: object) -> Any:
-    await asyncio.Event().wait()
-
-
-async def takes_no_notice(call: object) -> Any:
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
-        try:
-            await asyncio.sleep(end - time.monotonic())
-        except asyncio.CancelledError:
-            continue
-
-
-@pytest.mark.parametrize("decide", [waits_for_ever, takes_no_notice])
-@pytest.mark.parametrize("point", ["before", "after", "project"])
-async def test_a_cancel_does_not_wait_for_a_hook(make_core, decide: Any, point: str) -> None:
-    work = Work()
-    plugins: dict[str, Any] = {
-        "before": {"tool_hooks": [Before(decide)]},
-        "after": {"tool_hooks": [After(decide)]},
-        "project": {"tool_result_projector": Projector(decide)},
-    }[point]
-    plugin = next(iter(plugins.values()))
-    plugin = plugin[0] if isinstance(plugin, list) else plugin
-    session = await make_core(ScriptedCaller([ONE]), tools=[work.provider], **plugins).open_session("s1")
-    running = asyncio.create_task(session.turn("go").run())
-    await plugin.is_asked.wait()
-    began = time.monotonic()
-    session.cancel_running_turns()
-    output = await running
-    assert time.monotonic() - began < 1.0
-    assert output.result is not None and output.result.outcome == Stopped("cancelled")
-    # What no hook had agreed to is not kept; a projector only says what the model reads of it.
-    assert outputs(output) == [success("did first") if point == "project" else cancelled()]
-    assert work.ran == ([] if point == "before" else ["first"])
-    if point == "project":
-        assert told(session) == ["[Tool result projection failed]\nThe turn was cancelled before it was done."]
-    await session.close()
 
 
 async def test_a_strict_core_lets_out_what_a_hook_raises(make_core) -> None:
