@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import COMMAND, environment, spawn_lash
-from support.processes import start_process
+from support.cli import spawn_lash
+from support.error_world import dump, told
+from support.prepared import OPEN, prepare
 from support.wire import ThreadedChatServer, cut_reply, error_reply, text_reply, tool_calls_reply, usage_of
 
 TWO_STEPS = '!tool exec_command {"cmd":"true"}\n!then\n!tool exec_command {"cmd":"true"}'
@@ -47,8 +48,8 @@ def test_a_first_turn_needs_no_configuration_and_tells_how_to_go_on(lash) -> Non
     assert f"session {name} (notes)" in done.err and f'resume: lash turn {name} "…"' in done.err
 
 
-def test_text_has_the_prose_of_every_step_and_quiet_only_the_answer(lash) -> None:
-    lash("open", "s")
+def test_text_has_the_prose_of_every_step_and_quiet_only_the_answer(lash, home: Path) -> None:
+    prepare(home, OPEN)
     prompt = '!text I will look\n!tool exec_command {"cmd":"echo hi"}\n!then\n!text found it'
     done = lash("turn", "s", prompt, "--approve", "execute=auto")
     assert done.out == "I will look\nfound it\n"
@@ -57,8 +58,8 @@ def test_text_has_the_prose_of_every_step_and_quiet_only_the_answer(lash) -> Non
     assert (quiet.out, quiet.err) == ("found it\n", "")
 
 
-def test_json_is_one_document_with_the_answer_usage_and_calls(lash) -> None:
-    lash("open", "s")
+def test_json_is_one_document_with_the_answer_usage_and_calls(lash, home: Path) -> None:
+    prepare(home, OPEN)
     done = lash("turn", "s", "!usage 7 3\n!text hi", "-o", "json")
     document = done.json
     assert (document["schema"], document["kind"], document["ok"]) == ("lash/1", "TurnResult", True)
@@ -67,15 +68,15 @@ def test_json_is_one_document_with_the_answer_usage_and_calls(lash) -> None:
     assert done.err == ""
 
 
-def test_fields_templates_and_names_choose_from_the_same_document(lash) -> None:
-    lash("open", "s")
+def test_fields_templates_and_names_choose_from_the_same_document(lash, home: Path) -> None:
+    prepare(home, OPEN)
     assert lash("turn", "s", "!text hi", "--format", "{text}/{usage.output_tokens}").out == "hi/1\n"
     assert lash("turn", "s", "!text hi", "-o", "json", "--fields", "text").json["text"] == "hi"
     assert lash("turn", "s", "!text hi", "-o", "name", "--turn-id", "t_mine").out == "t_mine\n"
 
 
-def test_jsonl_streams_events_from_stream_start_to_stream_end(lash) -> None:
-    lash("open", "s")
+def test_jsonl_streams_events_from_stream_start_to_stream_end(lash, home: Path) -> None:
+    prepare(home, OPEN)
     events = lash(
         "turn",
         "s",
@@ -98,16 +99,16 @@ def test_jsonl_streams_events_from_stream_start_to_stream_end(lash) -> None:
     assert "".join(event["text"] for event in events if event["type"] == "text_delta") == "done"
 
 
-def test_terminal_escapes_of_a_model_are_visible_unless_raw(lash) -> None:
-    lash("open", "s")
+def test_terminal_escapes_of_a_model_are_visible_unless_raw(lash, home: Path) -> None:
+    prepare(home, OPEN)
     prompt = '!text "\\u001b]0;owned\\u0007\\u202eback"'
     assert lash("turn", "s", prompt).out == "\\x1b]0;owned\\x07\\u202eback\n"
     assert lash("turn", "s", prompt, "--raw").out == "\x1b]0;owned\x07\u202eback\n"
     assert lash("turn", "s", prompt, "-o", "json").json["text"] == "\x1b]0;owned\x07\u202eback"
 
 
-def test_out_and_usage_files_are_written_instead_of_stdout(lash, tmp_path: Path) -> None:
-    lash("open", "s")
+def test_out_and_usage_files_are_written_instead_of_stdout(lash, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
     answer, usage = tmp_path / "answer.txt", tmp_path / "usage.json"
     done = lash("turn", "s", "!usage 7 3\n!text hi", "--out", str(answer), "--usage-file", str(usage))
     assert (done.code, done.out, answer.read_text()) == (0, "", "hi\n")
@@ -248,9 +249,9 @@ def test_a_rejected_key_is_exit_5_and_the_key_is_nowhere_in_the_output(lash) -> 
     ],
 )  # fmt: skip
 def test_a_turn_that_does_not_finish_leaves_stdout_empty_and_tells_which_turn_it_was(
-    lash, prompt, options, status, code
+    lash, home: Path, prompt, options, status, code
 ) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     done = lash("turn", "s", prompt, *options, "-o", "json", env=ONCE)
     assert (done.code, done.out, done.error["code"]) == (status, "", code), done.err
     assert len(done.err.splitlines()) == 1
@@ -267,7 +268,7 @@ PRICED = "[models.loopback]\nprices = { input = 1.0, output = 2.0 }\n"
 
 
 def test_a_turn_makes_no_call_beyond_its_cost_limit(lash, home) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     (home / "config.toml").write_text(PRICED)
     (home / "config.toml").chmod(0o600)
     done = lash("turn", "s", TWO_STEPS, "--max-cost", "0.000001", "--approve", "execute=auto", "-o", "json")
@@ -279,15 +280,17 @@ def test_a_turn_makes_no_call_beyond_its_cost_limit(lash, home) -> None:
 
 
 @pytest.mark.parametrize("session", [("s",), ("new", "--or-open")])
-def test_a_cost_limit_of_a_model_without_prices_is_refused_before_anything_is_written(lash, session) -> None:
-    lash("open", "s")
+def test_a_cost_limit_of_a_model_without_prices_is_refused_before_anything_is_written(
+    lash, home: Path, session
+) -> None:
+    prepare(home, OPEN)
     done = lash("turn", *session, "hi", "--max-cost", "1", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (5, "", "price_unknown"), done.err
     assert lash("log", "s").out == "" and lash("show", "new").code == 3
 
 
-def test_a_failed_stream_ends_with_its_error(lash) -> None:
-    lash("open", "s")
+def test_a_failed_stream_ends_with_its_error(lash, home: Path) -> None:
+    prepare(home, OPEN)
     done = lash("turn", "s", "!fail quota", "-o", "jsonl", env=ONCE)
     end = done.lines[-1]
     assert (done.code, end["type"], end["reason"], end["exit"]) == (6, "stream_end", "turn", 6)
@@ -316,12 +319,13 @@ def test_a_failed_stream_ends_with_its_error(lash) -> None:
         ((), 2, "empty_prompt"),
     ],
 )
-def test_what_is_wrong_with_the_call_is_told_before_anything_is_written(lash, arguments, status, code) -> None:
-    lash("open", "s")
-    done = lash("turn", *arguments, "-o", "json")
-    assert (done.code, done.out, done.error["code"]) == (status, "", code)
-    assert lash("show", "s", "-o", "json").json["turns"] == 0
-    assert lash("ls", "-o", "name").out == "s\n"
+def test_what_is_wrong_with_the_call_is_told_before_anything_is_written(
+    lash, home: Path, arguments, status, code
+) -> None:
+    prepare(home, OPEN)
+    before = dump(home / "lash.db")
+    told(lash("turn", *arguments, "-o", "json"), status, code)
+    assert before is not None and dump(home / "lash.db") == before
 
 
 def test_a_missing_provider_key_is_exit_5_and_nothing_is_written(lash) -> None:
@@ -332,8 +336,8 @@ def test_a_missing_provider_key_is_exit_5_and_nothing_is_written(lash) -> None:
     assert lash("log", "s", "-o", "json").json["items"] == []
 
 
-def test_the_same_key_runs_once_and_answers_the_same(lash) -> None:
-    lash("open", "s")
+def test_the_same_key_runs_once_and_answers_the_same(lash, home: Path) -> None:
+    prepare(home, OPEN)
     first = lash("turn", "s", "!text hi", "--key", "k1", "-o", "json").json
     again = lash("turn", "s", "!text hi", "--key", "k1", "-o", "json").json
     assert (again["turn_id"], again["text"], again["replayed"]) == (first["turn_id"], "hi", True)
@@ -344,7 +348,7 @@ def test_the_same_key_runs_once_and_answers_the_same(lash) -> None:
 
 
 def test_a_busy_session_names_its_holder_and_can_be_waited_for(lash, home: Path, tmp_path: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     gate = tmp_path / "gate"
     running = started(home, "s", f"!wait-file {gate}\n!text first")
     try:
@@ -366,7 +370,7 @@ def test_a_busy_session_names_its_holder_and_can_be_waited_for(lash, home: Path,
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_commits_the_turn_as_cancelled(lash, home: Path, number, status) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     process = started(home, "s", "!sleep 60")
     process.send_signal(number)
     code, events, err = ended(process)
@@ -380,7 +384,7 @@ def test_a_signal_commits_the_turn_as_cancelled(lash, home: Path, number, status
 
 
 def test_a_reader_that_stalls_holds_up_neither_the_turn_nor_the_second_signal(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     process = spawn_lash(["turn", "s", "!stream 2000\n!text " + "word " * 20_000, "-o", "jsonl"], home=home)
     try:
         while lash("show", "s", "-o", "json").json["turns"] == 0:
@@ -395,8 +399,8 @@ def test_a_reader_that_stalls_holds_up_neither_the_turn_nor_the_second_signal(la
 
 
 @pytest.mark.parametrize("option", ["--out", "--usage-file", "--trace"])
-def test_a_file_without_a_name_is_refused_before_anything_is_sent(lash, option: str) -> None:
-    lash("open", "s")
+def test_a_file_without_a_name_is_refused_before_anything_is_sent(lash, home: Path, option: str) -> None:
+    prepare(home, OPEN)
     done = lash("turn", "s", "!text hi", option, "", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
     assert option in done.error["message"]
@@ -404,16 +408,10 @@ def test_a_file_without_a_name_is_refused_before_anything_is_sent(lash, option: 
 
 
 def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     for form in (("-o", "jsonl"), ()):
         read, write = os.pipe()
-        process = start_process(
-            [*COMMAND, "turn", "s", "!stream 200\n!text " + "word " * 400, *form],
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=write,
-            stderr=subprocess.PIPE,
-        )
+        process = spawn_lash(["turn", "s", "!stream 200\n!text " + "word " * 400, *form], home=home, stdout=write)
         os.close(write)
         if form:
             os.read(read, 1)
@@ -445,7 +443,7 @@ def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_std
 
 def test_in_jsonl_an_interrupted_turn_has_its_own_turn_id(lash, home: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
-    lash("open", "s")
+    prepare(home, OPEN)
     process = started(home, "s", f"!wait-file {gate}\n!text old", "--turn-id", "t_old")
     process.kill()
     process.communicate()
