@@ -251,9 +251,9 @@ TO_OPEN = """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
 ONLY_IN_SOME_TURNS = """
     api.queue api.tools core.archive core.history core.machine_checkpoint core.structured effects.inline effects.renewal
-    runtime.commands runtime.compaction runtime.dispatch runtime.ephemeral runtime.frame_opening runtime.history
-    runtime.nested runtime.persistence runtime.replacing runtime.structured runtime.tracing store.resident_log
-    store.sqlite.attachments store.sqlite.waits tools.context tools.function tools.schema
+    runtime.attempts runtime.commands runtime.compaction runtime.dispatch runtime.ephemeral runtime.frame_opening
+    runtime.history runtime.nested runtime.persistence runtime.replacing runtime.structured runtime.tracing
+    store.resident_log store.sqlite.attachments store.sqlite.waits tools.context tools.function tools.schema
 """
 
 
