@@ -228,6 +228,36 @@ async def test_a_vacuum_of_an_absent_session_is_not_found(open_store: OpenStore,
         await open_store().vacuum("nobody")
 
 
+async def test_a_settled_input_is_kept_for_its_own_turn_and_for_no_other(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await start_turn(store, clock, "beside")
+    await make.create(store, clock, S)
+    lane = await make.start(store, clock, "t1")
+    clock.tick(1)
+    committed_ms = clock.now_ms()
+    await store.commit_runtime_state(
+        make.commit(
+            make.fence_of_lane(lane),
+            make.append(["m1"]),
+            turn=make.stamp("t1"),
+            turn_index=1,
+            claim=lane.claim,
+            now_ms=committed_ms,
+            release=True,
+        )
+    )
+    clock.tick(1)
+    await make.start(store, clock, "t2")
+    maintenance = Maintenance(store.db)
+    # A turn of that id runs in another session, and another turn in this one.
+    assert (await maintenance.collect(committed_ms)).inputs == 0, "the turn was committed too lately"
+    assert (await maintenance.collect(committed_ms + 1)).inputs == 1
+    assert [row.input_id for row in await store.inputs(S, pending_only=False)] == ["in-t2"]
+    assert [row.input_id for row in await store.inputs("beside", pending_only=False)] == ["beside"]
+
+
 async def completed_calls(store: SqliteStore, clock: ManualClock) -> dict[str, AwaitEventKey]:
     """Calls that somebody outside completed, of a turn that is committed at 5 and of one that runs, and a promise of
     the host in the committed one."""

@@ -42,8 +42,10 @@ from lash_cli.core.wait import (
     WaitIdentity,
 )
 from lash_cli.effects.resolver import StoreResolver
+from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.journal import create_session
 from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
+from lash_cli.store.sqlite.listing import first_page
 from lash_cli.store.sqlite.places import place_at
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
@@ -246,3 +248,20 @@ async def test_a_revocation_survives_into_another_process(open_store: OpenStore,
     await store.revoke_session_waits(SESSION, 1)
     outcome = decode(answer_of(start(database_path, "resolve", key, ResolvedOk(1))), ResolveOutcome)
     assert outcome.kind == "unknown_or_revoked"
+
+
+async def test_a_session_waits_while_a_turn_of_its_own_does(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    for session_id in ("one", "two"):
+        await make.create(store, clock, session_id)
+    await store.open_lane(make.lane_request(clock, session_id="one", input_id="i-one"))
+    # Of a turn that runs in another session only, and of one that runs nowhere.
+    for turn_id in ("t1", "t2"):
+        await store.register_wait(await store.wait_key(TurnScope("two", turn_id), ToolCompletionWait("c")), None, 1)
+    for is_waiting in (False, True):
+        listed = first_page(str(store.db.path), limit=9, now_ms=clock.now_ms())
+        assert listed is not None
+        assert {row.session_id: bool(row.is_waiting) for row in listed} == {"one": False, "two": is_waiting}
+        rows = (await store.list_sessions(limit=9))[0]
+        assert {row.meta.session_id: row.is_waiting for row in rows} == {"one": False, "two": is_waiting}
+        await store.open_lane(make.lane_request(clock, session_id="two", input_id="i-two"))

@@ -139,6 +139,27 @@ class ArchiveLaws:
         (attachment,) = await store.list_attachments(NEW)
         assert await store.get_attachment(NEW, attachment["attachment_ref"]) == b"picture"
 
+    async def test_what_a_session_names_and_did_not_commit_is_archived_as_its_own(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        refs = []
+        for session_id in ("beside", S):
+            await make.create(store, clock, session_id)
+            for data in (b"one", b"two"):
+                label = f"{data.decode()} of {session_id}"
+                put = store.put_attachment(session_id, data, media_type="image/png", owner=None, now_ms=4, label=label)
+                refs.append(await put)
+        parts = tuple(AttachmentPart(Stored(ref, "image/png", 3, "p.png")) for ref in refs[2:])
+        nodes = chain(
+            [Message("m0", Role.USER, parts)], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=5
+        )
+        fence = await make.fence_of(store, clock)
+        await store.commit_runtime_state(make.commit(fence, Append(tuple(nodes), "m0"), release=True))
+        archive = await store.export_session(S)
+        archived = {one.attachment_ref: (one.label, one.data) for one in archive.attachments}
+        assert archived == {refs[2]: (f"one of {S}", b"one"), refs[3]: (f"two of {S}", b"two")}
+
     async def test_a_session_without_a_commit_is_archived_too(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)

@@ -93,6 +93,7 @@ class CommitLaws:
         await make.create(store, clock)
         await make.create(store, clock, "s2")
         fence = await make.fence_of(store, clock)
+        foreign_fence = await make.fence_of(store, clock, session_id="s2")
         foreign = LeaseFence("s2", fence.owner_id, fence.incarnation_id, fence.lease_token, fence.fencing_token)
         proposal = make.commit(fence, make.append(["m1"]))
         for wrong in (
@@ -101,6 +102,13 @@ class CommitLaws:
         ):
             with pytest.raises(SessionBindingMismatch):
                 await store.commit_runtime_state(wrong)
+        begun = make.commit(foreign_fence, make.append(["n1"], frame_id=make.frames("s2")[0].frame_id))
+        await store.commit_runtime_state(begun)
+        with pytest.raises(ConflictError) as caught:
+            await store.commit_runtime_state(
+                make.commit(fence, make.append(["m1"], frame_id=make.frames("s2")[0].frame_id))
+            )
+        assert caught.value.code == "agent_frame_unknown"
 
     async def test_checkpoint_components_are_kept_replaced_and_cleared(
         self, open_store: OpenStore, clock: MovableClock

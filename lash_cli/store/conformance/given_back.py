@@ -106,6 +106,32 @@ class GivenBackLaws:
             )
         )
 
+    async def test_a_claim_of_work_gives_back_what_it_holds_itself_and_only_to_who_has_its_token(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        of_turns, idle = [], []
+        for session_id in (S, "beside"):
+            await make.create(store, clock, session_id)
+            request = make.lane_request(clock, session_id=session_id, input_id=f"i-{session_id}")
+            fence = make.fence_of_lane(make.granted(await store.open_lane(request)))
+            await make.put(store, make.wake(session_id=session_id))
+            of_turns.append((await store.claim_checkpoint_work(fence, make.checkpoint_request())).work)
+        await make.create(store, clock, "idle")
+        fence = await make.fence_of(store, clock, session_id="idle")
+        batches = await make.put(store, *(make.wake(number, session_id="idle") for number in (1, 2)))
+        for _ in batches:
+            idle.append(await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
+        first, alike = of_turns
+        assert first is not None and alike is not None and idle[0] is not None
+        assert msgspec.structs.replace(alike, session_id=S, batches=first.batches) == first, "but for the session"
+        for claim in (first, idle[0]):
+            assert await store.abandon_queued_work_claims([msgspec.structs.replace(claim, claim_token="forged")]) == ()
+        assert await store.abandon_queued_work_claims([idle[0]]) == tuple(batches[:1])
+        assert set(await store.abandon_queued_work_claims([first])) == {*make.ids_of(first), f"i-{S}"}
+        assert await make.pending_batch_ids(store, "beside") == []
+        assert await store.abandon_queued_work_claims([alike]) == (*make.ids_of(alike), "i-beside")
+
     async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

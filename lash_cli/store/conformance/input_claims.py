@@ -179,6 +179,9 @@ class InputClaimLaws:
         await make.enqueue(store, "early", ingress=ActiveTurn("t1", "after_work"))
         await make.enqueue(store, "other", ingress=ActiveTurn("t2", "after_work"))
         await make.enqueue(store, "next")
+        await make.create(store, clock, "beside")
+        await store.open_lane(make.lane_request(clock, session_id="beside", input_id="i-beside"))
+        await make.enqueue(store, "beside", ingress=ActiveTurn("t1", "after_work"), session_id="beside")
         first = await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c1"))
         assert make.ids_of(first.inputs) == ["early"] and first.work is None
         assert first.inputs is not None and (first.inputs.turn_id, first.inputs.generation) == ("t1", 1)
@@ -186,6 +189,7 @@ class InputClaimLaws:
         last = await store.claim_checkpoint_work(fence, make.checkpoint_request("t1", "before_completion", name="c2"))
         assert make.ids_of(last.inputs) == ["late", "early2"], "in the order they came, whatever their boundary"
         assert await make.pending_ids(store) == ["other", "next"]
+        assert await make.pending_ids(store, "beside") == ["beside"]
 
     @pytest.mark.parametrize("checkpoint", ["after_work", "before_completion"])
     async def test_a_checkpoint_with_nothing_to_admit_writes_nothing(

@@ -186,12 +186,22 @@ class JournalLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        await store.journal_release(SCOPE, "k1", "other")
+        elsewhere = scope_key(TurnScope("beside", "t1"))
+        others = (("k2", SCOPE), ("k1", elsewhere))
+        for replay_key, scope in (("k1", SCOPE), *others):
+            await store.journal_prepare(claim_of(clock, "a", replay_key=replay_key, scope=scope))
+        await store.journal_prepare(claim_of(clock, "a", replay_key="done"))
+        assert await store.journal_finish(SCOPE, "done", "a", outcome=b"1", error=None, now_ms=clock.now_ms())
+        for replay_key, token in (("k1", "other"), ("done", "a")):
+            await store.journal_release(SCOPE, replay_key, token)
         assert (await store.journal_prepare(claim_of(clock, "b"))).kind == "held"
         await store.journal_release(SCOPE, "k1", "a")
         taken = await store.journal_prepare(claim_of(clock, "b"))
         assert (taken.kind, taken.taken_over) == ("claimed", True)
+        for replay_key, scope in others:
+            claim = claim_of(clock, "b", replay_key=replay_key, scope=scope)
+            assert (await store.journal_prepare(claim)).kind == "held"
+        assert stands(await store.journal_prepare(claim_of(clock, "b", replay_key="done"))).outcome == b"1"
 
     async def test_a_diverging_envelope_gets_the_stored_row_and_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock

@@ -187,10 +187,28 @@ class LaneLaws:
         store = open_store()
         await make.create(store, clock)
         await self._run_turn(open_store, clock, key="k")
+        # What another turn was asked, or one of that id in another session, is not what this one was.
+        await make.create(store, clock, "beside")
+        await store.open_lane(make.lane_request(clock, session_id="beside", input_id="i-beside", text="elsewhere"))
+        lane = make.granted(await store.open_lane(make.lane_request(clock, turn_id="t2", text="another")))
+        assert lane.turn is not None
+        stamp = make.stamp("t2")
+        await store.commit_runtime_state(
+            make.commit(
+                make.fence_of_lane(lane),
+                make.append(["n2"], parent="m1"),
+                expected=1,
+                turn=stamp,
+                turn_index=2,
+                claim=lane.claim,
+                release=True,
+            )
+        )
         again = make.granted(await store.open_lane(make.lane_request(clock, "b", turn_id="t1")))
         assert again.committed and again.lease is None and again.turn is not None and again.turn.summary is not None
-        with pytest.raises(RuntimeTurnCommitConflict):
-            await store.open_lane(make.lane_request(clock, "b", turn_id="t1", text="whatever"))
+        for text in ("whatever", "elsewhere", "another"):
+            with pytest.raises(RuntimeTurnCommitConflict):
+                await store.open_lane(make.lane_request(clock, "b", turn_id="t1", text=text))
         row = await store.session_row(S)
         assert row is not None and row.lease.token is None
 

@@ -45,6 +45,9 @@ class ShelfLaws:
         row = await store.session_row("two")
         assert row is not None and (row.meta.name, row.meta.labels) == ("second", {})
         assert (await store.change_meta("two", name="second", now_ms=5)).name == "second"
+        with pytest.raises(ConflictError):
+            await store.change_meta("two", name="one", now_ms=5)
+        assert (await store.change_meta("two", name="two", now_ms=5)).name == "two", "its own id is nobody else's"
         with pytest.raises(NotFoundError):
             await store.change_meta("absent", name="x", now_ms=5)
         await store.delete_session("two", 1)

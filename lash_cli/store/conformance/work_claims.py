@@ -89,6 +89,25 @@ class WorkClaimLaws:
         row = await store.session_row(S)
         assert row is not None and (row.pending_inputs, row.pending_batches) == (0, 0)
 
+    async def test_a_turn_driven_again_has_what_it_took_under_the_token_it_took_it_with(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        (founding,) = await make.put(store, make.wake(1))
+        lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id="t1")))
+        assert make.ids_of(lane.work) == [founding]
+        await make.put(store, make.wake(2))
+        taken = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
+        assert lane.work is not None and taken.work is not None
+        clock.tick(make.TTL_MS / 1000)
+        again = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        assert again.redrive and make.ids_of(again.work) == [founding]
+        repeated = await store.claim_checkpoint_work(make.fence_of_lane(again), make.checkpoint_request())
+        assert repeated.work is not None and make.ids_of(repeated.work) == make.ids_of(taken.work)
+        assert repeated.work.claim_token == taken.work.claim_token, "the journal knows this token"
+        assert again.work is not None and again.work.claim_token not in (lane.work.claim_token, taken.work.claim_token)
+
     async def test_joining_batches_go_together_while_policy_and_key_are_equal(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

@@ -82,10 +82,11 @@ UPDATE effects SET status = ?, outcome = ?, error = ?, lease_owner = NULL, lease
                    lease_expires_at_ms = NULL
 WHERE scope_key = ? AND replay_key = ? AND lease_token = ? AND status = 'in_progress' AND lease_expires_at_ms > ?
 """
-# A released claim is an expired one: the row stays as evidence that the effect was attempted.
+# A released claim is an expired one: the row stays as evidence that the effect was attempted. What is finished has no
+# token any more.
 _RELEASE = """
 UPDATE effects SET lease_expires_at_ms = 0
-WHERE scope_key = ? AND replay_key = ? AND lease_token = ? AND status = 'in_progress'
+WHERE scope_key = ? AND replay_key = ? AND lease_token = ?
 """
 
 
