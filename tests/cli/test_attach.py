@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.cli import spawn_lash
+from support.made_files import lay
 from support.wire import (
     RecordedRequest,
     Reply,
@@ -31,6 +32,12 @@ def image(tmp_path: Path) -> str:
     path = tmp_path / "cat"
     path.write_bytes(PNG)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def database(home: Path) -> Path:
+    """The database is there before the session is."""
+    return lay(home / "lash.db")
 
 
 def openai(server: ThreadedChatServer) -> dict[str, str]:

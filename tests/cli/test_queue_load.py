@@ -13,7 +13,9 @@ from support.queue_load import Load, run_load
 
 @pytest.mark.timeout(400)
 def test_every_input_is_used_once_and_in_order_while_workers_are_killed(tmp_path: Path) -> None:
-    outcome = run_load(tmp_path / "home", Load(producers=3, inputs=60, sessions=5, workers=2, kills=4, pause_s=0.06))
+    # A worker is forked, and at work a tenth of a second later.
+    load = Load(producers=3, inputs=60, sessions=5, workers=2, kills=4, pause_s=0.03, kill_every_s=0.5)
+    outcome = run_load(tmp_path / "home", load)
     assert outcome.problems == []
     assert outcome.kills == 4
     assert outcome.used == len(outcome.acknowledged) == 180
@@ -21,7 +23,10 @@ def test_every_input_is_used_once_and_in_order_while_workers_are_killed(tmp_path
 
 @pytest.mark.timeout(400)
 def test_an_input_is_cancelled_or_used_and_never_both(tmp_path: Path) -> None:
-    load = Load(producers=3, inputs=60, sessions=5, workers=2, kills=3, with_cancels=True, seed=2, pause_s=0.05)
+    load = Load(
+        producers=3, inputs=60, sessions=5, workers=2, kills=3,
+        with_cancels=True, seed=2, pause_s=0.025, kill_every_s=0.5,
+    )  # fmt: skip
     outcome = run_load(tmp_path / "home", load)
     assert outcome.problems == []
     assert outcome.cancelled

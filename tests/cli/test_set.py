@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from support.cli import spawn_lash
+from support.error_world import dump
+from support.prepared import OPEN, prepare
 
 ALIAS = {
     "LASH_CFG__models__quick__id": "loopback-2",
@@ -20,8 +22,8 @@ def policy(lash: Any) -> dict[str, Any]:
     return {**{key: shown["policy"][key] for key in ("provider", "max_steps", "system")}, "model": shown["model"]}
 
 
-def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path) -> None:
-    lash("open", "s", "--name", "old", "--system", "Be long.")
+def test_what_a_session_runs_under_is_changed_for_good(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, ("open", "s", "--name", "old", "--system", "Be long."))
     done = lash("set", "s", "max_steps=3", "model=quick", "name=new", "-o", "json", env=ALIAS)
     assert done.code == 0, done.err
     assert (done.json["kind"], done.json["changed"]) == ("SessionSettings", ["name", "model", "max_steps"])
@@ -58,12 +60,13 @@ def test_what_a_session_runs_under_is_changed_for_good(lash: Any, tmp_path: Path
     ],
 )
 def test_what_cannot_be_set_is_refused_and_nothing_is_changed(
-    lash: Any, arguments: tuple[str, ...], words: str
+    lash: Any, home: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    lash("open", "s", "--name", "kept")
+    prepare(home, ("open", "s", "--name", "kept"))
+    before = dump(home / "lash.db")
     done = lash("set", "s", "max_steps=5", *arguments)
     assert (done.code, done.out) == (2, "") and words in done.err
-    assert policy(lash)["max_steps"] is None and lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
+    assert before is not None and dump(home / "lash.db") == before
 
 
 def test_how_answers_are_drawn_is_changed_one_by_one_and_each_attempt_tells_what_became_of_it(lash: Any) -> None:
@@ -89,8 +92,8 @@ def test_how_answers_are_drawn_is_changed_one_by_one_and_each_attempt_tells_what
     assert drawn() == {"temperature": None, "seed": None, "stop_sequences": None}
 
 
-def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any) -> None:
-    lash("open", "s", "--name", "kept")
+def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any, home: Path) -> None:
+    prepare(home, ("open", "s", "--name", "kept"))
 
     def variant() -> Any:
         return lash("show", "s", "-o", "json").json["policy"]["model"]["variant"]
@@ -110,15 +113,15 @@ def test_the_effort_of_the_model_is_changed_by_itself_and_with_a_model(lash: Any
     assert lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
 
 
-def test_an_unknown_provider_is_refused_before_anything_else(lash: Any) -> None:
-    lash("open", "s", "--name", "kept")
+def test_an_unknown_provider_is_refused_before_anything_else(lash: Any, home: Path) -> None:
+    prepare(home, ("open", "s", "--name", "kept"))
     done = lash("set", "s", "provider=nobody", "name=other", "-o", "json")
     assert (done.code, done.error["code"]) == (5, "provider_unconfigured")
     assert lash("ls", "-o", "json").json["items"][0]["name"] == "kept"
 
 
-def test_names_are_unique_and_a_taken_one_changes_nothing(lash: Any) -> None:
-    lash("open", "s", "--name", "mine")
+def test_names_are_unique_and_a_taken_one_changes_nothing(lash: Any, home: Path) -> None:
+    prepare(home, ("open", "s", "--name", "mine"))
     lash("open", "other", "--name", "theirs")
     for command in (("rename", "s", "theirs"), ("set", "s", "name=theirs", "max_steps=4")):
         done = lash(*command, "-o", "json")
@@ -131,8 +134,8 @@ def test_names_are_unique_and_a_taken_one_changes_nothing(lash: Any) -> None:
     assert lash("rename", "s", "-dash").code == 2
 
 
-def test_labels_come_and_go(lash: Any) -> None:
-    lash("open", "s", "--label", "old=1", "--label", "kept=2")
+def test_labels_come_and_go(lash: Any, home: Path) -> None:
+    prepare(home, ("open", "s", "--label", "old=1", "--label", "kept=2"))
     done = lash("label", "s", "area=billing", "old-", "eq=a=b", "-o", "json")
     assert done.json["labels"] == {"kept": "2", "area": "billing", "eq": "a=b"} and done.json["changed"] == ["labels"]
     assert lash("ls", "-q", "--label", "area=billing").out == "s\n"
@@ -142,7 +145,7 @@ def test_labels_come_and_go(lash: Any) -> None:
 
 
 def test_names_and_labels_change_under_a_running_turn_and_the_policy_does_not(lash: Any, home: Path) -> None:
-    lash("open", "s")
+    prepare(home, OPEN)
     turn = spawn_lash(["turn", "s", "!sleep 60"], home=home)
     try:
         while lash("show", "s", "-o", "json").json["running_turn"] is None:

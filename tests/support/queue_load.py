@@ -32,7 +32,6 @@ from lash_cli.store.base import ReadScope
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
-PAUSE_BETWEEN_KILLS_S = 1.0
 DRAIN_LIMIT_S = 300.0
 CUT_SHARE = 0.05
 SAID = "!text done "
@@ -43,7 +42,8 @@ class Load:
     """How much: `producers` processes add `inputs` texts each, spread over `sessions`, while `workers` drain.
 
     `pause_s` between two texts of a producer keeps the queue filling for as
-    long as workers are killed; every text makes its turn last a little.
+    long as workers are killed, one about every `kill_every_s`; every text makes
+    its turn last a little.
     """
 
     producers: int
@@ -54,6 +54,7 @@ class Load:
     with_cancels: bool = False
     seed: int = 1
     pause_s: float = 0.0
+    kill_every_s: float = 1.0
 
     @property
     def session_ids(self) -> list[str]:
@@ -184,7 +185,7 @@ def _kill_at_random(workers: list[subprocess.Popen[bytes]], home: Path, load: Lo
     chance = random.Random(load.seed)
     killed = 0
     for _ in range(load.kills):
-        time.sleep(PAUSE_BETWEEN_KILLS_S * (0.5 + chance.random()))
+        time.sleep(load.kill_every_s * (0.5 + chance.random()))
         position = chance.randrange(len(workers))
         workers[position].send_signal(signal.SIGKILL)
         workers[position].communicate()
@@ -217,7 +218,7 @@ def _wait_until_drained(home: Path, load: Load) -> None:
     while not asyncio.run(is_drained()):
         if time.monotonic() > deadline:
             raise TimeoutError("the queue was not drained")
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 async def judge(home: Path, load: Load, outcome: Outcome) -> None:
