@@ -60,8 +60,8 @@ def tailing(home: Path) -> Iterator[Callable[..., Tailing]]:
     """Starts tails that have begun to watch; what still runs at the end is killed."""
     made: list[Tailing] = []
 
-    def start(*args: str) -> Tailing:
-        tail = Tailing(home, *args)
+    def start(*args: str, first: str = "") -> Tailing:
+        tail = Tailing(home, *args, first=first)
         made.append(tail)
         assert tail.next()["type"] == "stream_start"
         return tail

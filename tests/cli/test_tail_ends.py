@@ -30,6 +30,14 @@ def test_until_committed_ends_with_the_next_commit_whatever_it_is(lash, home: Pa
     assert types(lost.lines) == ["stream_start", "gap", "snapshot", "stream_end"] and lost.code == 0
 
 
+# A turn that nobody takes over is given up sooner than after seconds.
+IMPATIENT = """
+import lash_cli.cli.tail_run, lash_cli.cli.tail_watched
+lash_cli.cli.tail_watched.ABANDONED_SECONDS = 0.6
+lash_cli.cli.tail_watched.HOLDER_SECONDS = lash_cli.cli.tail_run.HOLDER_SECONDS = 0.2
+"""
+
+
 @pytest.mark.parametrize(
     ("prompt", "code"), [("!text well", 0), ("!fail auth", 6), ("!tool nope {}\n!then\n!fail content_filter", 6)]
 )
@@ -107,7 +115,7 @@ def test_no_tail_waits_for_a_dead_writer(lash, home: Path, tailing, tmp_path: Pa
     begun = tailing("s")
     first = spawn_lash(["turn", "s", f"!wait-file {tmp_path / 'go'}"], home=home)
     turn_id = begun.until("model_request_started")["turn"]
-    tails = {until: tailing("s", "--until", until) for until in ("idle", "turn", "committed")}
+    tails = {until: tailing("s", "--until", until, first=IMPATIENT) for until in ("idle", "turn", "committed")}
     first.kill()
     first.communicate()
     for until, tail in tails.items():
@@ -127,12 +135,13 @@ def test_of_several_sessions_a_turn_that_can_end_is_waited_for(lash, home: Path,
     begun.until("model_request_started")
     writer.kill()
     writer.communicate()
-    tail = tailing("dead", "alive", "--until", "turn")
+    tail = tailing("dead", "alive", "--until", "turn", first=IMPATIENT)
     assert tail.process.stderr is not None
     assert json.loads(tail.process.stderr.readline())["code"] == "holder_dead"
     # Begun later, it waits as long as the tail of both must have waited by then.
-    alone = lash("tail", "dead", "--until", "turn")
-    assert alone.code == 75 and "hint: finish it: lash resume" in alone.err
+    alone = spawn_lash(["tail", "dead", "--until", "turn"], home=home, first=IMPATIENT)
+    _, said = alone.communicate(timeout=PATIENCE_S)
+    assert alone.returncode == 75 and b"hint: finish it: lash resume" in said
     lash("turn", "alive", "!text here")
     assert tail.rest()[-1]["exit"] == tail.process.returncode == 0
 

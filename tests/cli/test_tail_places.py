@@ -21,7 +21,7 @@ from lash_cli.cli.tail_cursor import CursorFile
 from lash_cli.errors import LashRuntimeError
 
 KILLS = 4
-LONGEST_LIFE_S = 0.8
+LONGEST_LIFE_S = 0.4
 
 
 def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: Path, tailing, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_a_killed_and_resumed_tail_tells_what_an_unbroken_one_tells(lash, home: 
     told: list[Any] = []
     lash("tail", "s", "--no-follow", "--save-cursor", str(place))
     gate = tmp_path / "gate"
-    words = "!text " + "word " * 60 + "\n!stream 60 0.05\n!tool glob {}"
+    words = "!text " + "word " * 60 + "\n!stream 60 0.03\n!tool glob {}"
     turn = spawn_lash(["turn", "s", f"{words}\n!then\n!wait-file {gate}\n!text last"], home=home, **SILENT)
     for number in range(KILLS + 1):
         is_over = number == KILLS

@@ -16,10 +16,10 @@ OWN = ("v", "seq", "t", "session", "turn", "cursor", "type")
 
 
 class Tailing:
-    """A tail under way, whose JSON lines are read as they come."""
+    """A tail under way, whose JSON lines are read as they come; `first` is what `spawn_lash` has it do first."""
 
-    def __init__(self, home: Path, *args: str) -> None:
-        self.process = spawn_lash(["tail", *args, "-o", "jsonl"], home=home)
+    def __init__(self, home: Path, *args: str, first: str = "") -> None:
+        self.process = spawn_lash(["tail", *args, "-o", "jsonl"], home=home, first=first)
         self.lines: list[Any] = []
 
     def next(self) -> Any:
