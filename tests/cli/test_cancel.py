@@ -74,7 +74,7 @@ def test_a_turn_whose_process_dies_during_the_wait_ends_as_cancelled_too(lash, h
     freeze(running, home / "lash.db")
     waiting = spawn_lash(["cancel", "s", "--wait", "-o", "json"], home=home)
     # Long enough for it to have begun to wait; were it not, the test would prove less and not fail.
-    assert lash("wait", "s", "--timeout", "2s").code == 124 and waiting.poll() is None
+    assert lash("wait", "s", "--timeout", "700ms").code == 124 and waiting.poll() is None
     running.kill()
     running.communicate()
     out, err = waiting.communicate(timeout=60)

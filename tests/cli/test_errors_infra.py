@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.cli import COMMAND, Result, environment
@@ -181,14 +182,29 @@ def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_
             )  # fmt: skip
         return Result(done.returncode, done.stdout, done.stderr)
 
-    for arguments in (("ls",), ("log", "s"), ("enqueue", "s", "later"), ("queue", "ls", "s"), ("doctor",)):
-        assert from_nowhere(*arguments).code == 0, arguments
-    for arguments in (("open", "t"), ("turn", "t", "--or-open", "hi"), ("ls", "--here")):
-        failed(from_nowhere(*arguments, "-o", "json"), "working_directory_missing", 5)
-    assert lash("ls", "-o", "name").out == "s\n"
-    failed(from_nowhere("cancel", "s", "-o", "json"), "no_active_turn", 4)
-    for arguments in (("park", "s"), ("fork", "s"), ("rm", "s", "--yes")):
-        assert from_nowhere(*arguments).code == 0, arguments
+    assert from_nowhere("ls").code == 0
+    failed(from_nowhere("open", "t", "-o", "json"), "working_directory_missing", 5)
+    (tmp_path / "gone").mkdir()
+    stays = subprocess.Popen(["sleep", "600"], cwd=tmp_path / "gone")
+    try:
+        (tmp_path / "gone").rmdir()
+        # Where there is no /proc, nobody else can be in that directory any more.
+        nowhere = Path(f"/proc/{stays.pid}/cwd")
+
+        def there(*arguments):
+            return lash(*arguments, cwd=nowhere, env=elsewhere) if nowhere.is_symlink() else from_nowhere(*arguments)
+
+        for arguments in (("log", "s"), ("enqueue", "s", "later"), ("queue", "ls", "s"), ("doctor",)):
+            assert there(*arguments).code == 0, arguments
+        for arguments in (("turn", "t", "--or-open", "hi"), ("ls", "--here")):
+            failed(there(*arguments, "-o", "json"), "working_directory_missing", 5)
+        assert lash("ls", "-o", "name").out == "s\n"
+        failed(there("cancel", "s", "-o", "json"), "no_active_turn", 4)
+        for arguments in (("park", "s"), ("fork", "s"), ("rm", "s", "--yes")):
+            assert there(*arguments).code == 0, arguments
+    finally:
+        stays.kill()
+        stays.wait()
 
 
 def test_a_message_that_quotes_a_long_argument_stays_short(lash, home):

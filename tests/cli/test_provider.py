@@ -29,6 +29,14 @@ def no_proxy() -> dict[str, str]:
     return {"NO_PROXY": "127.0.0.1"}
 
 
+def configured(home, text):
+    """A home with this configuration; returns it."""
+    home.mkdir(mode=0o700)
+    (home / "config.toml").write_text(text)
+    (home / "config.toml").chmod(0o600)
+    return text
+
+
 def names(lash, **options):
     return lash("provider", "ls", "-o", "name", **options).out.split()
 
@@ -120,8 +128,7 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
     ],
 )
 def test_bad_input_is_refused_with_a_code_and_changes_nothing(lash, home, arguments, code, status, said):
-    lash("provider", "add", "taken", "--base-url", "http://127.0.0.1:9/v1")
-    before = (home / "config.toml").read_text()
+    before = configured(home, '[providers.taken]\nkind = "openai_chat"\nbase_url = "http://127.0.0.1:9/v1"\n')
     done = lash("provider", "add", *arguments, "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (status, "", code)
     assert said in done.error["message"] + (done.error["hint"] or "")
@@ -234,8 +241,8 @@ def test_a_provider_goes_and_its_key_stays(lash, home):
      ("openai", "provider_not_in_file", 4), ("elsewhere", "provider_not_in_file", 4)],
 )  # fmt: skip
 def test_what_cannot_be_removed_says_why(lash, home, name, code, status):
-    lash("provider", "add", "used", "--base-url", "http://127.0.0.1:9/v1", "--default")
-    before = (home / "config.toml").read_text()
+    used = '[providers.used]\nkind = "openai_chat"\nbase_url = "http://127.0.0.1:9/v1"\n'
+    before = configured(home, f'[defaults]\nprovider = "used"\n\n{used}')
     env = {"OPENAI_API_KEY": SECRET, "LASH_CFG__providers__elsewhere__base_url": "http://127.0.0.1:9/v1"}
     done = lash("provider", "rm", name, "-o", "json", env=env)
     assert (done.code, done.out, done.error["code"]) == (status, "", code)

@@ -193,7 +193,7 @@ async def test_the_log_stays_bounded_under_a_burst_of_writes_and_nothing_is_lost
     database = Database.open(database_path, clock=clock, synchronous="normal")
     log = Path(f"{database_path}-wal")
     largest = 0
-    total = 2 * WAL_LIMIT_BYTES // size
+    total = 5 * WAL_LIMIT_BYTES // 4 // size
 
     def put(index: int) -> Callable[[sqlite3.Connection], Any]:
         return lambda connection: connection.execute(_STORE_BLOB, (f"{index:08d}", bytes(size))).rowcount

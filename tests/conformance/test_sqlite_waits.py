@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualClock
+from support.made_files import lay
 from support.processes import start_process
 
 from lash_cli.core.codec import decode, decode_any, encode, to_builtins
@@ -39,7 +40,6 @@ from lash_cli.core.wait import (
     ToolCompletionWait,
     TurnCancelGateWait,
     TurnTerminalWait,
-    WaitIdentity,
 )
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.store.conformance import builders as make
@@ -52,7 +52,7 @@ from lash_cli.system import SystemClock, SystemIds
 
 OpenStore = Callable[[], SqliteStore]
 
-# One operation on the file, as another program would do it: key and resolution go in and out as JSON.
+# Operations on the file, as another program would do them: key and resolution go in and out as JSON.
 OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
@@ -63,18 +63,19 @@ from lash_cli.effects.resolver import StoreResolver
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
-async def main(path, action, first, second=""):
+async def main(path, action, *values):
     clock = SystemClock()
     store = SqliteStore.open(Path(path), clock, SystemIds())
     resolver = StoreResolver(store, clock)
-    if action == "mint":
-        answer = await resolver.await_event_key(decode(first, TurnScope), decode_any(second, WaitIdentity))
-    elif action == "resolve":
-        answer = await resolver.resolve_await_event(decode(first, AwaitEventKey), decode_any(second, Resolution))
-    else:
-        print("waiting", flush=True)
-        answer = await resolver.await_await_event(decode(first, AwaitEventKey))
-    print(encode(answer).decode(), flush=True)
+    for first, second in zip(values[::2], values[1::2] or [""]):
+        if action == "mint":
+            answer = await resolver.await_event_key(decode(first, TurnScope), decode_any(second, WaitIdentity))
+        elif action == "resolve":
+            answer = await resolver.resolve_await_event(decode(first, AwaitEventKey), decode_any(second, Resolution))
+        else:
+            print("waiting", flush=True)
+            answer = await resolver.await_await_event(decode(first, AwaitEventKey))
+        print(encode(answer).decode(), flush=True)
     await store.aclose()
 
 asyncio.run(main(*sys.argv[1:]))
@@ -88,10 +89,14 @@ def start(path: Path, action: str, *values: Any) -> subprocess.Popen[str]:
     )
 
 
-def answer_of(process: subprocess.Popen[str]) -> str:
+def answers_of(process: subprocess.Popen[str]) -> list[str]:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    return output.splitlines()[-1]
+    return output.splitlines()
+
+
+def answer_of(process: subprocess.Popen[str]) -> str:
+    return answers_of(process)[-1]
 
 
 @pytest.fixture
@@ -109,7 +114,7 @@ def open_store(database_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
     opened: list[SqliteStore] = []
 
     def open_one() -> SqliteStore:
-        opened.append(SqliteStore.open(database_path, clock, SystemIds()))
+        opened.append(SqliteStore.open(lay(database_path), clock, SystemIds()))
         return opened[-1]
 
     yield open_one
@@ -191,20 +196,21 @@ async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(
     assert await store.peek_wait(terminal) == ResolvedOk(to_builtins(ended))
 
 
-@pytest.mark.parametrize(
-    "wait",
-    [ToolCompletionWait("call-1"), ProcessSignalWait("p1", "go", 2), CustomWait("x"), TurnCancelGateWait()],
-    ids=lambda wait: type(wait).__name__,
-)
 async def test_minted_in_one_process_resolved_in_another_observed_in_a_third(
-    open_store: OpenStore, clock: ManualClock, database_path: Path, wait: WaitIdentity
+    open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
+    waits = (ToolCompletionWait("call-1"), ProcessSignalWait("p1", "go", 2), CustomWait("x"), TurnCancelGateWait())
     await create_session(open_store(), clock, SESSION)
-    key = decode(answer_of(start(database_path, "mint", SCOPE, wait)), AwaitEventKey)
-    resolution = ResolvedOk(to_builtins(CancelRequested(TurnCancellationEvidence("r1"))))
-    outcome = decode(answer_of(start(database_path, "resolve", key, resolution)), ResolveOutcome)
-    assert outcome.kind == "accepted"
-    assert await open_store().peek_wait(key) == resolution
+    minting = start(database_path, "mint", *[value for wait in waits for value in (SCOPE, wait)])
+    keys = [decode(answer, AwaitEventKey) for answer in answers_of(minting)]
+    # Each its own, but for what only a cancel can resolve.
+    found = [
+        ResolvedOk(to_builtins(CancelRequested(TurnCancellationEvidence(f"r{number}")))) for number in range(len(keys))
+    ]
+    resolving = start(database_path, "resolve", *[value for pair in zip(keys, found, strict=True) for value in pair])
+    outcomes = [decode(answer, ResolveOutcome).kind for answer in answers_of(resolving)]
+    assert outcomes == ["accepted"] * len(waits)
+    assert [await open_store().peek_wait(key) for key in keys] == found
 
 
 async def test_a_waiting_process_wakes_when_another_resolves(open_store: OpenStore, database_path: Path) -> None:

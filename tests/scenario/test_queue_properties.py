@@ -578,5 +578,5 @@ class QueueLife(RuleBasedStateMachine):
 
 TestQueueLife = QueueLife.TestCase
 TestQueueLife.settings = settings(
-    max_examples=36, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=24, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
