@@ -35,6 +35,13 @@ LOOKED_UP = {
     "queue wait-batch", "queue abandon", "queue revoke-waits", "config edit", "config schema", "config trust",
     "key test", "key path", "db path", "db restore", "db vacuum", "db migrate",
 }  # fmt: skip
+# Runs programs one after the other, each with names of its own: only the imports are shared.
+_EACH = """
+import sys
+for number, program in enumerate(sys.argv[1:], 1):
+    print("program", number, flush=True)
+    exec(compile(program, f"program {number}", "exec"), {"__name__": "__main__"})
+"""
 HERE = [topic for topic in docs.names() if topic not in ELSEWHERE]
 
 
@@ -48,8 +55,9 @@ def test_every_example_of_a_topic_runs(topic: str, tmp_path: Path) -> None:
         assert not os.environ.get("CI"), "no jq here; install it, for example: apt-get install jq"
         pytest.skip("no jq here")
     run_shell(script, work, environment)
-    for program in blocks(topic, "python"):
-        run([sys.executable, "-c", program], work, environment)
+    programs = blocks(topic, "python")
+    if programs:
+        run([sys.executable, "-c", _EACH, *programs], work, environment)
 
 
 @pytest.mark.parametrize("topic", docs.names())
