@@ -1,8 +1,10 @@
 """Replacing a file so that a reader sees the old content or the new, never a part (contract 05 §6).
 
 The content goes to a temporary file in the same directory, is synced, and is
-renamed over the target. The mode of an existing file is kept; a hard link is
-replaced by a file of its own, as rename does.
+renamed over the target. Where the system has files without a name it gets one
+only then, so that a process that is killed meanwhile leaves nothing behind. The
+mode of an existing file is kept; a hard link is replaced by a file of its own,
+as rename does.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import stat
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.tools import FailureClass
@@ -24,6 +26,10 @@ from lash_cli.tools.policy import FilePolicy
 
 # The file is the user's and lash itself runs under umask 077, so the usual mode is set explicitly.
 NEW_FILE_MODE = 0o644
+
+# What a file system, or a kernel, says that has no files without a name; and one that lets nobody name them.
+_NO_UNNAMED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS))
+_NO_NAMING = frozenset((errno.ENOENT, errno.EPERM, errno.EACCES, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS))
 
 T = TypeVar("T")
 
@@ -67,23 +73,33 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_has
     partial = f".lash-{os.urandom(8).hex()}.tmp"
     try:
         existing = _existing(directory, real)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                _keep_ownership(file.fileno(), existing)
-                file.flush()
-                os.fsync(file.fileno())
+
+        def require_unchanged() -> None:
             if expected_hash is not None and sha256_hex(_read(directory, real.name)) != expected_hash:
                 raise ToolFault(
                     FailureClass.EXECUTION,
                     "file_changed",
                     f"{real} was changed by somebody else meanwhile; read it again before editing. Nothing was written",
                 )
+
+        is_named = False
+        try:
+            if (descriptor := _open_unnamed(directory)) is not None:
+                with open(descriptor, "wb") as file:
+                    _fill(file, content, existing)
+                    require_unchanged()
+                    is_named = _give_name(descriptor, partial, directory)
+            if not is_named:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
+                is_named = True
+                with open(descriptor, "wb") as file:
+                    _fill(file, content, existing)
+                require_unchanged()
             os.replace(partial, real.name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
-            os.unlink(partial, dir_fd=directory)
+            if is_named:
+                os.unlink(partial, dir_fd=directory)
             raise
         _sync_directory(directory)
         return existing is None
@@ -91,6 +107,37 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_has
         raise os_fault(error, "write", real) from error
     finally:
         os.close(directory)
+
+
+def _open_unnamed(directory: int) -> int | None:
+    """A new file that is in the directory under no name, None where there can be none."""
+    flag = getattr(os, "O_TMPFILE", None)
+    if flag is None:
+        return None
+    try:
+        return os.open(".", os.O_WRONLY | flag | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED:
+            return None
+        raise
+
+
+def _give_name(descriptor: int, name: str, directory: int) -> bool:
+    """Name a file that has none; False where the system does not let this process do so, as without /proc."""
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
+    except OSError as error:
+        if error.errno in _NO_NAMING:
+            return False
+        raise
+    return True
+
+
+def _fill(file: BinaryIO, content: bytes, existing: os.stat_result | None) -> None:
+    file.write(content)
+    _keep_ownership(file.fileno(), existing)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _existing(directory: int, real: Path) -> os.stat_result | None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from lash_cli.core.codec import sha256_hex
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.policy import FilePolicy
-from lash_cli.tools.writing import replace_file
+from lash_cli.tools.writing import NEW_FILE_MODE, replace_file
 
 
 @pytest.fixture
@@ -156,3 +162,54 @@ def test_a_fifo_neither_blocks_nor_reads(root: Path) -> None:
     policy = FilePolicy((root,))
     descriptor = policy.open_file(policy.resolve_read("fifo", root))
     os.close(descriptor)
+
+
+# Whoever syncs the content is killed there: the old file is as it was, and so is its directory.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lash_cli.tools import writing
+from lash_cli.tools.policy import FilePolicy
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+root = Path(sys.argv[1])
+writing.replace_file(FilePolicy((root,)), root / "file", b"new" * 100_000)
+"""
+
+
+unnamed = pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="only Linux has files without a name")
+
+
+@unnamed
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+@unnamed
+@pytest.mark.parametrize("lacking", ["O_TMPFILE", "tmpfile", "link"])
+def test_a_file_is_replaced_where_none_can_be_without_a_name(tmp_path: Path, monkeypatch, lacking: str) -> None:
+    opening = os.open
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(errno.EPERM if lacking == "link" else errno.EOPNOTSUPP, "not here")
+
+    def opened(path: str, flags: int, *arguments: int, **options: int) -> int:
+        is_unnamed = flags & os.O_TMPFILE == os.O_TMPFILE
+        return refuse() if is_unnamed else opening(path, flags, *arguments, **options)  # type: ignore[func-returns-value]
+
+    match lacking:
+        case "O_TMPFILE":
+            monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+        case "tmpfile":
+            monkeypatch.setattr(os, "open", opened)
+        case _:
+            monkeypatch.setattr(os, "link", refuse)
+    target = tmp_path / "file"
+    policy = FilePolicy((tmp_path,))
+    assert replace_file(policy, target, b"old") and not replace_file(policy, target, b"new")
+    with pytest.raises(ToolFault):
+        replace_file(policy, target, b"newer", expected_hash=sha256_hex(b"old"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_bytes() == b"new"
+    assert stat.S_IMODE(target.stat().st_mode) == NEW_FILE_MODE
