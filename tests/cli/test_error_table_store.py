@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -12,9 +10,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from support.cli import COMMAND, Result, environment
+from support.cli import Result, environment
 from support.error_world import ErrorWorld, error_world, told
 from support.processes import start_process
+from support.unprivileged import run_unprivileged
 
 IMPATIENT = Path(__file__).parent.parent / "support" / "impatient.py"
 READS = [("ls",), ("show", "demo"), ("log", "demo")]
@@ -140,21 +139,7 @@ def nothing_writable(home: Path) -> Iterator[None]:
 
 def as_nobody_special(world: ErrorWorld, *arguments: str) -> Result:
     """Run a command for which permissions count, also when the tests run as root."""
-    prefix: tuple[str, ...] = ()
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("running as root without setpriv")
-        prefix = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
-    done = subprocess.run(
-        [*prefix, *COMMAND, *arguments],
-        env=environment(world.home),
-        cwd=world.directory,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    result = run_unprivileged(*arguments, home=world.home, cwd=world.directory)
     world.outputs.append(result)
     return result
 

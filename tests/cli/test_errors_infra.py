@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.cli import COMMAND, Result, environment
 from support.prepared import OPEN, prepare
+from support.unprivileged import run_unprivileged
 
 WRITES = ["open", "demo"]
 READS = (["ls"], ["show", "demo"], ["log", "demo"])
@@ -41,28 +41,12 @@ def test_a_directory_in_the_place_of_the_database_is_permissions_unsafe(lash, ho
 
 
 def without_write_permission(home, *args):
-    """Run as a user who owns nothing here, since the tests may run as root."""
-    import sys
-
-    from support.cli import COMMAND, Result, environment
-
-    if os.geteuid() != 0:
-        subprocess.run(["chmod", "-R", "a-w", str(home)], check=True)
-        command = [*COMMAND, *args]
-    else:
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            pytest.skip("running as root without setpriv")
-        command = [
-            setpriv, "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", *COMMAND, *args,
-        ]  # fmt: skip
-        subprocess.run(["chmod", "-R", "a-w", str(home)], check=True)
-    done = subprocess.run(
-        command, env=environment(home), capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL
-    )
-    subprocess.run(["chmod", "-R", "u+w", str(home)], check=True)
-    assert sys.executable
-    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+    """Run where nothing of the home may be written, also when the tests run as root."""
+    subprocess.run(["chmod", "-R", "a-w", str(home)], check=True)
+    try:
+        return run_unprivileged(*args, home=home)
+    finally:
+        subprocess.run(["chmod", "-R", "u+w", str(home)], check=True)
 
 
 def test_a_read_only_home_refuses_to_write(lash, home):

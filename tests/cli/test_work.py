@@ -182,9 +182,9 @@ def test_a_named_session_that_cannot_be_worked_on_is_refused_and_nothing_is_clai
     assert (world.waiting(), world.waiting("held")) == (["waits"], ["waits too"])
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_worker_that_makes_no_sense_is_a_usage_error(world: QueuedHome) -> None:
+    world.add("waits")
+    for arguments in (
         (),
         ("s", "--all"),
         ("s", "--on-failure", "panic"),
@@ -194,12 +194,9 @@ def test_a_named_session_that_cannot_be_worked_on_is_refused_and_nothing_is_clai
         ("s", "--lease-wait", "soon"),
         ("s", "--grace", "soon"),
         ("s", "--approve", "execute=maybe"),
-    ],
-)
-def test_a_worker_that_makes_no_sense_is_a_usage_error(world: QueuedHome, arguments: tuple[str, ...]) -> None:
-    world.add("waits")
-    told(world.lash("work", *arguments, "-o", "json"), 2, "usage")
-    assert world.waiting() == ["waits"]
+    ):
+        told(world.lash("work", *arguments, "-o", "json"), 2, "usage")
+        assert world.waiting() == ["waits"], arguments
 
 
 def test_the_session_of_the_environment_is_worked_on(world: QueuedHome) -> None:
