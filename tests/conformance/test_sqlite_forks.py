@@ -29,7 +29,7 @@ from lash_cli.store.sqlite.store import SqliteStore
 OpenStore = Callable[[], SqliteStore]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 async def test_shared_history_is_what_a_copy_would_be(open_store: OpenStore, clock: ManualClock, seed: int) -> None:
     walk = Walk(open_store(), clock, seed)
     await walk.create()
