@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +20,28 @@ from support.prepared import OPEN, prepare
 CLOSED_STDOUT = 141
 
 
+STREAMS = {"<&-": (0, "stdin"), ">&-": (1, "stdout"), "2>&-": (2, "stderr")}
+FULL = {">/dev/full": "stdout", "2>/dev/full": "stderr"}
+
+
 def closed(home: Path, arguments: str, redirections: str) -> Result:
-    """Run `lash ARGUMENTS` with shell redirections such as `>&-`."""
+    """Run `lash ARGUMENTS` with redirections such as a shell's `>&-`: with the stream missing and its descriptor free,
+    as a Python that is started so finds them."""
+    first, streams = "import os, sys\n", {}
+    with contextlib.ExitStack() as opened:
+        for redirection in redirections.split():
+            if redirection in FULL:
+                streams[FULL[redirection]] = opened.enter_context(open("/dev/full", "wb"))
+            else:
+                number, name = STREAMS[redirection]
+                first += f"os.close({number})\nsys.{name} = sys.__{name}__ = None\n"
+        with spawn_lash(shlex.split(arguments), home=home, first=first, **streams) as process:
+            out, err = process.communicate(timeout=60)
+    return Result(process.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+def closed_by_shell(home: Path, arguments: str, redirections: str) -> Result:
+    """The same by a real shell, and with a Python that is really started so."""
     done = subprocess.run(
         ["sh", "-c", f"exec {sys.executable} -m lash_cli {arguments} {redirections}"],
         env=environment(home),
@@ -28,6 +52,34 @@ def closed(home: Path, arguments: str, redirections: str) -> Result:
         check=False,
     )
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirections", "code"),
+    [
+        ("--version", ">&-", CLOSED_STDOUT),
+        ("turn s '!text x' -o json", ">&-", CLOSED_STDOUT),
+        ("turn s '!text x'", "2>&-", 0),
+        ("turn s", "<&-", 2),
+        ("version", ">/dev/full", 1),
+        ("turn s '!text x'", "2>/dev/full", 0),
+    ],
+)
+def test_a_shell_that_closes_a_stream_is_answered_as_in_the_other_tests_here(
+    home: Path, arguments: str, redirections: str, code: int
+) -> None:
+    if "full" in redirections and not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    prepare(home, OPEN)
+    shutil.copytree(home, home.with_name("other"))
+    by_shell = closed_by_shell(home, arguments, redirections)
+    here = closed(home.with_name("other"), arguments, redirections)
+    assert by_shell.code == here.code == code
+    assert (by_shell.out, without_ids(by_shell.err)) == (here.out, without_ids(here.err))
+
+
+def without_ids(said: str) -> str:
+    return re.sub(r"[a-z]+_[0-9a-z]{16,26}|[0-9]+ms|[0-9.]+ ?s", "", said)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +160,7 @@ def test_a_closed_stdin_is_an_empty_one(home: Path) -> None:
 
 
 def test_with_every_stream_closed_the_store_is_still_sound(lash, home: Path) -> None:
-    assert closed(home, "open s", "<&- >&- 2>&-").code == CLOSED_STDOUT
+    assert closed_by_shell(home, "open s", "<&- >&- 2>&-").code == CLOSED_STDOUT
     assert closed(home, "turn s '!text x'", "<&- >&- 2>&-").code == CLOSED_STDOUT
     assert closed(home, "turn nope x", "<&- >&- 2>&-").code == 3
     shown = lash("show", "s", "-o", "json").json

@@ -10,13 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pexpect
-import pyte
 import pytest
 from support import terminal as terminals
 from support.cli import COMMAND, environment, spawn_lash
 from support.frozen import wait_until_frozen
 from support.prepared import prepare
+from support.tailing import SILENT
 
 from lash_cli.views.tables import display_width
 from lash_cli.views.watch import in_order, watch_lines
@@ -27,8 +26,8 @@ NOW = 1_700_000_000_000
 class Watcher:
     """A `lash ls --watch` into a pipe."""
 
-    def __init__(self, home: Path, *options: str) -> None:
-        self.process = spawn_lash(["ls", "--watch", *options], home=home)
+    def __init__(self, home: Path, *options: str, first: str = "") -> None:
+        self.process = spawn_lash(["ls", "--watch", *options], home=home, first=first)
         assert self.process.stdout is not None
         self._out = self.process.stdout
         self.lines: list[Any] = []
@@ -60,7 +59,7 @@ def test_a_pipe_gets_what_came_what_changed_and_what_went(lash, home: Path) -> N
     watcher.until("changed", "a", status="queued", pending_inputs=1)
     lash("open", "b")
     watcher.until("added", "b")
-    turn = spawn_lash(["turn", "b", "!sleep 60"], home=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    turn = spawn_lash(["turn", "b", "!sleep 60"], home=home, **SILENT)
     watcher.until("changed", "b", status="running")
     turn.kill()
     turn.wait()
@@ -74,10 +73,22 @@ def test_a_pipe_gets_what_came_what_changed_and_what_went(lash, home: Path) -> N
     assert (last["type"], last["reason"], last["exit"]) == ("stream_end", "signal", 130)
 
 
+# A lease is renewed, and what is watched looked at, many times in a turn that is over soon.
+RENEWS_OFTEN = """
+from lash_cli.core.lease import LeaseTimings
+LeaseTimings.from_ttl = staticmethod(lambda ttl_ms: LeaseTimings(30_000, 30))
+"""
+LOOKS_OFTEN = """
+import lash_cli.cli.ls_watch as watch
+watch.SHORTEST_LOOK_S = watch._LOOK_WHILE_RUNNING_S = 0.05
+watch._MARK_S = 0.02
+"""
+
+
 def test_a_lease_that_is_only_renewed_is_no_news(home: Path) -> None:
     prepare(home, ("open", "a"))
-    watcher = Watcher(home)
-    turn = spawn_lash(["turn", "a", "!sleep 3"], home=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    watcher = Watcher(home, first=LOOKS_OFTEN)
+    turn = spawn_lash(["turn", "a", "!sleep 0.6"], home=home, first=RENEWS_OFTEN, **SILENT)
     assert turn.wait(60) == 0
     watcher.until("changed", "a", status="idle", turns=1)
     watcher.end()
@@ -121,43 +132,31 @@ def test_what_cannot_be_watched_is_refused(lash, options) -> None:
     assert (done.code, done.out) == (2, "")
 
 
-class Terminal:
-    """The watch in a pseudo-terminal, and the screen it makes."""
+class Terminal(terminals.Terminal):
+    """The watch at a terminal."""
 
     def __init__(
         self, home: Path, *options: str, columns: int = 100, rows: int = 12, term: str = "xterm-256color"
     ) -> None:
-        self.screen = pyte.Screen(columns, rows)
-        self._stream = pyte.Stream(self.screen)
-        self.raw = ""
-        self.child = pexpect.spawn(
-            COMMAND[0], [*COMMAND[1:], "ls", "--watch", *options], env=environment(home, {"TERM": term}),
-            cwd=str(home.parent), dimensions=(rows, columns), encoding="utf-8", timeout=30,
-        )  # fmt: skip
+        super().__init__(home, "ls", "--watch", *options, columns=columns, rows=rows, TERM=term)
 
     def until(self, pattern: str) -> list[str]:
         """The screen as soon as it shows `pattern`."""
-        while not re.search(pattern, "\n".join(self.shown)):
-            piece = self.child.read_nonblocking(4096, timeout=30)
-            self.raw += piece
-            self._stream.feed(piece)
-        return self.shown
+        self.wait_for(lambda text: re.search(pattern, text) is not None)
+        return self.lines
 
     @property
-    def shown(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display]
+    def raw(self) -> str:
+        return self.written.decode()
 
-    def resize(self, rows: int, columns: int) -> None:
+    def change_size(self, rows: int, columns: int) -> None:
         self.screen.resize(rows, columns)
-        self.child.setwinsize(rows, columns)
+        self.resize(columns)
 
     def end(self) -> int:
-        self.child.sendintr()
-        self.child.expect(pexpect.EOF)
-        self.raw += self.child.before
-        self.child.close()
-        assert self.child.exitstatus is not None
-        return self.child.exitstatus
+        status = self.interrupt()
+        self.close()
+        return status
 
 
 def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: Path) -> None:
@@ -168,7 +167,7 @@ def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: 
     lash("enqueue", "a", "later")
     terminal.until(r"queued +quiet-fjord")
     lash("open", "b", "--name", "busy-bee")
-    turn = spawn_lash(["turn", "b", "!sleep 60"], home=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    turn = spawn_lash(["turn", "b", "!sleep 60"], home=home, **SILENT)
     # One pattern for both rows: between two pieces of a picture the screen shows half of the old one.
     shown = terminal.until(r"running +busy-bee[^\n]*\nqueued +quiet-fjord")
     assert [line.split()[0] for line in shown[3:5]] == ["running", "queued"]
@@ -176,7 +175,7 @@ def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: 
     turn.kill()
     turn.wait()
     assert terminal.raw.count("\x1b[?1049h") == terminal.raw.count("\x1b[?1049l") == 1
-    assert terminal.raw.rstrip("^C\r\n").endswith("\x1b[?25h\x1b[?1049l")
+    assert terminal.raw.rstrip("\r\n").endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_after_it(lash, home: Path) -> None:
@@ -197,12 +196,12 @@ def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_afte
         terminal.close()
 
 
-def test_a_resize_draws_the_screen_anew_and_nothing_is_wider_than_it(lash, home: Path) -> None:
-    for number in range(8):
-        lash("open", f"session-with-a-long-id-{number}", "--name", f"a-rather-long-name-{number}")
+def test_a_resize_draws_the_screen_anew_and_nothing_is_wider_than_it(home: Path) -> None:
+    names = [(f"session-with-a-long-id-{number}", f"a-rather-long-name-{number}") for number in range(8)]
+    prepare(home, *(("open", session, "--name", name) for session, name in names))
     terminal = Terminal(home)
     terminal.until("8 sessions")
-    terminal.resize(7, 40)
+    terminal.change_size(7, 40)
     shown = terminal.until(r"and \d+ more")
     assert shown[0] == "8 sessions: 8 idle" and shown[-1] == "and 5 more"
     assert all(len(line) <= 40 for line in shown)
