@@ -51,9 +51,10 @@ class QueuedHome:
         return Result(process.returncode, out.decode(), err.decode())
 
     def add(self, text: str, *options: str, session: str = "s") -> str:
-        """Queue a text as `lash enqueue` does; its input id. Without options that takes no process of its own."""
-        if not options and session == "s":
-            return self.queue(lambda queue: queue.enqueue(text)).input_id
+        """Queue a text as `lash enqueue` does; its input id. With no option but a key that takes no process."""
+        if session == "s" and (not options or options[0] == "--key"):
+            key = options[1] if options else None
+            return self.queue(lambda queue: queue.enqueue(text, key=key)).input_id
         done = self.lash("enqueue", session, text, *options, "-q")
         assert done.code == 0, done.err
         return done.out.strip()
