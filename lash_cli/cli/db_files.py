@@ -23,17 +23,13 @@ from lash_cli.cli.progress import progress
 from lash_cli.errors import UsageError
 from lash_cli.paths import ensure_private_directory
 from lash_cli.system import SystemClock
+from lash_cli.views.counts import counted
 from lash_cli.views.tables import pairs
 
 if TYPE_CHECKING:
     from lash_cli.tools.spilling import Spilled
 
 COPIES = "backups"
-
-
-def counted(sessions: int) -> str:
-    """`1 session`, `2 sessions`."""
-    return f"{sessions} session{'' if sessions == 1 else 's'}"
 
 
 def way_back(copy: Path | str) -> str:
@@ -80,7 +76,7 @@ def backup(
         "sessions": copy.sessions,
     }
     emit_one("DatabaseBackup", document, text=str(copy.file))
-    say(f"{counted(copy.sessions)}, {copy.bytes} bytes; put it back with: {way_back(copy.file)}")
+    say(f"{counted(copy.sessions, 'session')}, {copy.bytes} bytes; put it back with: {way_back(copy.file)}")
     return 0
 
 
@@ -102,7 +98,7 @@ def restore(
     kept = None if done.kept is None else str(done.kept)
     document = {"id": paths.database, "file": str(done.copy.file), "kept": kept, "sessions": done.copy.sessions}
     emit_one("DatabaseRestore", document, text="")
-    say(f"restored {counted(done.copy.sessions)} from {done.copy.file}")
+    say(f"restored {counted(done.copy.sessions, 'session')} from {done.copy.file}")
     if kept is not None:
         say(f"as it was before: {kept}; undo with: {way_back(kept)}")
     return 0
@@ -144,9 +140,9 @@ def purge(
         "spilled_bytes": spilled.bytes if owns_outputs else 0,
     }
     emit_one("DatabasePurge", document, text="")
-    outputs = f"{spilled.files} whole output{'' if spilled.files == 1 else 's'} of commands"
+    outputs = f"{counted(spilled.files, 'whole output')} of commands"
     also = f" and {outputs}" if owns_outputs and spilled.files else ""
-    say(f"{'would erase' if dry_run else 'erased'} {counted(before.sessions)} of {place}{also}")
+    say(f"{'would erase' if dry_run else 'erased'} {counted(before.sessions, 'session')} of {place}{also}")
     if spilled.files and not owns_outputs:
         say(f"left, since they may be of another database: {outputs}; lash gc removes the old ones")
     left = sorted(Path(current().paths.data_dir, COPIES).glob("*.db"))
@@ -170,7 +166,7 @@ def _spilled(*, dry_run: bool) -> Spilled:
 
 def _require_name(place: Path, sessions: int, given: str | None) -> None:
     """Return if the user names the database; raises `UsageError` (`confirmation_required`) otherwise."""
-    question = f"this erases {counted(sessions)} in {place} for ever"
+    question = f"this erases {counted(sessions, 'session')} in {place} for ever"
     if given is None:
         if not current().can_ask:
             raise UsageError(question, code="confirmation_required", hint=f"repeat it with: --confirm {place.name}")

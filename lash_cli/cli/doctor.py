@@ -26,6 +26,7 @@ from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, StoreUnusab
 from lash_cli.paths import Paths
 from lash_cli.settings.redact import redact
 from lash_cli.version import __version__
+from lash_cli.views.counts import counted
 from lash_cli.views.safe_text import safe_text
 from lash_cli.views.tables import columns, pairs
 from lash_cli.views.times import duration
@@ -204,7 +205,8 @@ def _text(document: Document) -> str:
 def _summary(document: Document) -> list[tuple[str, str]]:
     database, configuration = document["database"], document["configuration"]
     project = configuration["project"]
-    size = "" if database["bytes"] is None else f", {database['bytes']} bytes, {database['sessions'] or 0} sessions"
+    sessions = counted(database["sessions"] or 0, "session")
+    size = "" if database["bytes"] is None else f", {database['bytes']} bytes, {sessions}"
     return [
         ("database", f"{database['state']}{size}"),
         ("configuration", "valid" if configuration["valid"] else "invalid"),

@@ -62,7 +62,7 @@ def cancel(
     cut = Cut(tuple(inputs or ()), tuple(key or ()), session)
     if not cut.targets:
         raise UsageError("nothing to cancel was named", hint="give IN ids or --key K; see: lash queue ls SESSION")
-    return finish_cancel("CancelOutcomeList", run_at_once(_cancel(cut)))
+    return finish_cancel(run_at_once(_cancel(cut)))
 
 
 async def _cancel(cut: Cut) -> list[Document]:
@@ -105,7 +105,7 @@ def cancel_suffix(
     if (anchor is None) == (key is None):
         raise UsageError("one anchor is needed: ANCHOR or --key K", hint="see: lash queue ls SESSION")
     target = BySourceKey(source_key_of(key)) if key is not None else ByInputId(anchor or "")
-    return finish_cancel("CancelOutcomeList", run_at_once(suffix_outcomes(session, target)))
+    return finish_cancel(run_at_once(suffix_outcomes(session, target)))
 
 
 async def suffix_outcomes(reference: str | None, anchor: PendingTurnInputCancelTarget) -> list[Document]:
@@ -125,11 +125,11 @@ def _suffix_item(outcome: PendingTurnInputCancelOutcome, meta: SessionMeta) -> D
     return outcome_item(ByInputId(outcome.input.input_id), outcome, meta)
 
 
-def finish_cancel(kind: str, items: Sequence[Document]) -> int:
+def finish_cancel(items: Sequence[Document]) -> int:
     """Print the rows of a cancel, or raise what they add up to."""
     error = cancel_error(items)
     if error is None:
-        emit_many(kind, items, columns=COLUMNS)
+        emit_many("CancelOutcomeList", items, columns=COLUMNS)
         return 0
     for item in items:
         turn_id = item["claim"]["turn_id"] if item["claim"] is not None else None

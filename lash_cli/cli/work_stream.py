@@ -26,6 +26,7 @@ from lash_cli.runtime.work_events import (
     WorkEvent,
     WorkReport,
 )
+from lash_cli.views.counts import counted
 from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import duration
 
@@ -51,9 +52,7 @@ def report_text(report: WorkReport) -> str:
     passes = "pass" if report.errors == 1 else "passes"
     errors = f", {report.errors} {passes} without a commit" if report.errors else ""
     held = f", queues held: {len(report.held)}" if report.held else ""
-    sessions = len(report.sessions)
-    where = f"{sessions} session{'' if sessions == 1 else 's'}"
-    turns = f"{report.turns} turn{'' if report.turns == 1 else 's'}"
+    turns, where = counted(report.turns, "turn"), counted(len(report.sessions), "session")
     return f"{turns} in {where}{failed}{errors}{held}; stopped: {report.stopped_by}"
 
 

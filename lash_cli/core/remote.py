@@ -192,11 +192,11 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
-        return _flattened(self, "fields")
+        return _flattened(self)
 
     @classmethod
     def _parse(cls, document: Mapping[str, Any]) -> Self:
-        return _unflattened(cls, document, "fields")
+        return _unflattened(cls, document)
 
     @classmethod
     def of(cls, activity: TurnActivity, sequence: int) -> RemoteTurnActivity:
@@ -244,11 +244,11 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
 
     def document(self) -> dict[str, Any]:
         """See `RemoteEnvelope.document`."""
-        return _flattened(self, "fields")
+        return _flattened(self)
 
     @classmethod
     def _parse(cls, document: Mapping[str, Any]) -> Self:
-        return _unflattened(cls, document, "fields")
+        return _unflattened(cls, document)
 
     @classmethod
     def of(cls, event: SessionObservationEvent, sequence: int) -> RemoteSessionObservationEvent:
@@ -336,18 +336,19 @@ def plain(value: Any) -> Any:
     return decode_any(encode(value), Any)
 
 
-def _flattened(envelope: RemoteEnvelope, inner: str) -> dict[str, Any]:
+def _flattened(envelope: RemoteEnvelope) -> dict[str, Any]:
+    """The envelope with what is in its `fields` beside its own."""
     document: dict[str, Any] = plain(envelope)
-    document.update(document.pop(inner, {}))
+    document.update(document.pop("fields", {}))
     return document
 
 
-def _unflattened(cls: type[E], document: Mapping[str, Any], inner: str) -> E:
-    own = {name for name in cls.__struct_fields__ if name != inner}
+def _unflattened(cls: type[E], document: Mapping[str, Any]) -> E:
+    own = {name for name in cls.__struct_fields__ if name != "fields"}
     known = {name: value for name, value in document.items() if name in own}
     rest = {name: value for name, value in document.items() if name not in own}
     try:
-        return from_builtins({**known, inner: rest}, cls)
+        return from_builtins({**known, "fields": rest}, cls)
     except msgspec.ValidationError as error:
         raise InvalidEnvelope(cls.__name__, str(error)) from error
 

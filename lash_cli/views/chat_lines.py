@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from lash_cli.views.counts import short_count
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
-from lash_cli.views.usage import short_count
 
 PREVIEW_CHARS = 48
 

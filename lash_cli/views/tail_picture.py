@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from lash_cli.views.counts import short_count
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
 from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words, whole_tool_text
-from lash_cli.views.usage import short_count
 
 MAX_LINES = 10
 _FRAME_LINES = 5  # header, rule, queue, usage, gap

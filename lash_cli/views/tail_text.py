@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart
+from lash_cli.views.counts import counted
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.times import duration
 from lash_cli.views.transcript import INDENT, TranscriptEntry, transcript_text
@@ -66,7 +67,7 @@ def event_row(kind: str, document: dict[str, Any], turn_id: str | None, clean: C
             return Row("reasoning", clean(document["text"]))
         case "attempt_reset":
             count = len(document["text_ids"]) + len(document["reasoning_ids"])
-            return Row("retracted", f"{count} piece{'' if count == 1 else 's'} of live text")
+            return Row("retracted", f"{counted(count, 'piece')} of live text")
         case "retry":
             wait = f"in {duration(document['wait_ms'])} · attempt {document['attempt']}/{document['max']}"
             return Row("retry", f"{wait} · {clean(document['reason'])}")
@@ -97,9 +98,8 @@ def turn_end_row(turn_id: str | None, document: dict[str, Any]) -> Row:
 
 def rewind_row(left_behind: int, last_kept_id: str | None) -> Row:
     """The head moved back to a message, or before all of them: what was said after it is no part of what follows."""
-    messages = f"{left_behind} message{'' if left_behind == 1 else 's'}"
     where = "the beginning" if last_kept_id is None else _ids(last_kept_id)
-    return Row("rewind", f"{messages} left behind; it goes on from {where}")
+    return Row("rewind", f"{counted(left_behind, 'message')} left behind; it goes on from {where}")
 
 
 def _ids(*ids: str | None) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lash_cli.views.counts import counted
 from lash_cli.views.safe_text import Clean, preview
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def tree_text(document: dict[str, Any], *, clean: Clean, is_whole: bool = False)
             for index, entry in enumerate(_folded(stretch, is_whole)):
                 blanks = INDENT * (level + (index > 0 and _is_branch(stretch)))
                 if isinstance(entry, int):
-                    lines.append(f"{blanks}... {_messages(entry)}")
+                    lines.append(f"{blanks}... {counted(entry, 'message')}")
                     continue
                 words = [clean(entry["id"]), *_marks(entry, reasons), _said(entry, clean)]
                 lines.append(f"{blanks}{' '.join(words)}".rstrip())
@@ -70,7 +71,7 @@ def tree_picture(document: dict[str, Any], *, clean: Clean, is_whole: bool = Fal
             last = place
             for index, entry in enumerate(_folded(stretch, is_whole)):
                 if isinstance(entry, int):
-                    place.add(Text(f"… {_messages(entry)}", style="dim"))
+                    place.add(Text(f"… {counted(entry, 'message')}", style="dim"))
                     continue
                 last = place.add(_label(entry, reasons, clean))
                 if index == 0 and _is_branch(stretch):
@@ -131,14 +132,11 @@ def _title(document: dict[str, Any], clean: Clean) -> str:
     return f"{clean(document['session_name'])}  {document['session']}"
 
 
-def _messages(count: int) -> str:
-    return f"{count} message{'' if count == 1 else 's'}"
-
-
 def _notes(document: dict[str, Any]) -> list[str]:
+    hidden = counted(document["hidden"], "message") if document["hidden"] else None
     if not document["items"] and not document["cut_off"]:
-        return ["nothing was said yet" if not document["hidden"] else f"{_messages(document['hidden'])} hidden"]
-    notes = [f"{_messages(document['hidden'])} in deeper branches"] if document["hidden"] else []
+        return ["nothing was said yet" if hidden is None else f"{hidden} hidden"]
+    notes = [] if hidden is None else [f"{hidden} in deeper branches"]
     if document["head_node"] is None:
         notes.append("the head stands before everything")
     return notes

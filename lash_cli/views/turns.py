@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lash_cli.views.counts import counted
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.session import labelled, usage_text
 from lash_cli.views.times import duration
@@ -50,7 +51,7 @@ def calls_text(calls: list[dict[str, Any]], *, clean: Clean) -> list[str]:
     """The lines of a turn's model calls: each call, its attempts, what they cost and what followed a failure."""
     if not calls:
         return []
-    lines = [labelled("model calls", f"{len(calls)} ({plural(sum(len(c['attempts']) for c in calls), 'attempt')})")]
+    lines = [labelled("model calls", f"{len(calls)} ({counted(sum(len(c['attempts']) for c in calls), 'attempt')})")]
     for number, call in enumerate(calls, 1):
         lines.append(f"  {number}  {clean(call['call_id'])}  {usage_text(call['usage'])}")
         for attempt in call["attempts"]:
@@ -79,19 +80,14 @@ def usage_report_text(document: dict[str, Any], *, clean: Clean) -> str:
         lines.append(labelled("waited", f"{duration(attempts['retry_wait_ms'])} before attempts after failures"))
     for served in attempts["served"]:
         name = "not told" if served["model"] is None else clean(served["model"])
-        lines.append(labelled("served by", f"{name}: {plural(served['attempts'], 'attempt')}, {usage_text(served)}"))
+        lines.append(labelled("served by", f"{name}: {counted(served['attempts'], 'attempt')}, {usage_text(served)}"))
     return "\n".join(lines)
-
-
-def plural(count: int, word: str) -> str:
-    """`1 attempt`, `2 attempts`."""
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _attempts(attempts: dict[str, Any]) -> str:
     """`7 attempts: 2 failed, 1 aborted`."""
     rest = [f"{attempts[word]} {word}" for word in ("failed", "aborted", "interrupted") if attempts[word]]
-    return plural(attempts["attempts"], "attempt") + (f": {', '.join(rest)}" if rest else "")
+    return counted(attempts["attempts"], "attempt") + (f": {', '.join(rest)}" if rest else "")
 
 
 def _attempt_lines(attempt: dict[str, Any], clean: Clean) -> list[str]:

@@ -61,11 +61,6 @@ def usage_table(
     return columns(header, cells, width=width, ascii_only=ascii_only)
 
 
-def short_count(tokens: int) -> str:
-    """A number of tokens where there is little room: `950`, `12.4k`."""
-    return str(tokens) if tokens < 1_000 else f"{tokens / 1_000:.1f}k"
-
-
 def bar(value: int, largest: int, *, ascii_only: bool = False) -> str:
     """A bar of `value` on a scale that ends at `largest`; something that is not nothing shows."""
     if value <= 0 or largest <= 0:

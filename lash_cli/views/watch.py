@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from lash_cli.views.counts import counted
 from lash_cli.views.tables import columns, truncate
 from lash_cli.views.times import age
 
@@ -70,8 +71,8 @@ def watch_lines(
 def _summary(items: Sequence[Session], total: int) -> str:
     counts = {status: sum(item["status"] == status for item in items) for status in ORDER}
     told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    noun = "session" if total == 1 else "sessions"
-    return f"{total} {noun}: {told}" if told else f"{total} {noun}"
+    sessions = counted(total, "session")
+    return f"{sessions}: {told}" if told else sessions
 
 
 def _cells(item: Session, now_ms: int) -> tuple[str, ...]:

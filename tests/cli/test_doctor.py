@@ -47,6 +47,7 @@ async def test_files_made_by_lash_are_private_and_healthy(lash, home):
     }  # fmt: skip
     modes = {item["name"]: item["mode"] for item in result.json["paths"]}
     assert (modes["data_dir"], modes["database"]) == ("0700", "0600")
+    assert " bytes, 1 session\n" in lash("doctor").out
 
 
 async def test_what_others_can_read_is_exit_5_with_the_repair(lash, home):
