@@ -80,15 +80,16 @@ LeaseTimings.from_ttl = staticmethod(lambda ttl_ms: LeaseTimings(30_000, 30))
 """
 LOOKS_OFTEN = """
 import lash_cli.cli.ls_watch as watch
-watch.SHORTEST_LOOK_S = watch._LOOK_WHILE_RUNNING_S = 0.05
-watch._MARK_S = 0.02
+watch.SHORTEST_LOOK_S = watch._LOOK_WHILE_RUNNING_S = 0.02
+watch._MOST_OF_THE_TIME = 1.0
+watch._MARK_S = 0.01
 """
 
 
 def test_a_lease_that_is_only_renewed_is_no_news(home: Path) -> None:
     prepare(home, ("open", "a"))
     watcher = Watcher(home, first=LOOKS_OFTEN)
-    turn = spawn_lash(["turn", "a", "!sleep 0.6"], home=home, first=RENEWS_OFTEN, **SILENT)
+    turn = spawn_lash(["turn", "a", "!sleep 1"], home=home, first=RENEWS_OFTEN, **SILENT)
     assert turn.wait(60) == 0
     watcher.until("changed", "a", status="idle", turns=1)
     watcher.end()
