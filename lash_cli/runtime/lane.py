@@ -76,7 +76,7 @@ async def free_dead_lane(
             token=token,
         )
     except asyncio.CancelledError:
-        await _free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
+        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
         raise
     if not isinstance(reclaimed, LaneBusy):
         await _release(store, reclaimed.fence())
@@ -96,7 +96,7 @@ async def take_lane(
         try:
             outcome = await store.open_lane(request)
         except asyncio.CancelledError:
-            await _free_unseen_lane(
+            await free_unseen_lane(
                 store, request.session_id, request.owner, clock, ttl_ms=request.ttl_ms, token=request.lease_token
             )
             raise
@@ -114,10 +114,11 @@ async def take_lane(
         request = msgspec.structs.replace(request, now_ms=clock.now_ms())
 
 
-async def _free_unseen_lane(
+async def free_unseen_lane(
     store: LaneStore, session_id: str, owner: LeaseOwnerIdentity, clock: Clock, *, ttl_ms: int, token: str
 ) -> None:
-    """Give back a lane that `owner` may have been granted without being told, because its task was cancelled.
+    """Give back a lane that `owner` may have been granted without being told, because its task was cancelled, or that
+    it left behind in an event loop that is closed.
 
     Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
     the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
@@ -287,7 +288,7 @@ async def claimed_lane(
                 token=token,
             )
     except asyncio.CancelledError:
-        await _free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
+        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
         raise
     if isinstance(claimed, LaneBusy):
         raise busy_error(session_id, claimed)

@@ -89,3 +89,43 @@ def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: 
         command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(TESTS)}
     )
     assert (ran.returncode, ran.stdout.splitlines()) == (0, said), ran.stderr
+
+
+# The same of a drive: what the driver took in the loop that is gone is taken up by it in the next one.
+DRIVEN = """
+import asyncio, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
+from support.scripted import ScriptedCaller, text
+
+caller = ScriptedCaller([text("first"), text("second")])
+core = LashCore(provider=caller, store=SqliteStore.open(sys.argv[1]), queue_driver="inline", model=ModelSpec("model-1"))
+
+async def leave_a_drive_behind():
+    await core.open_session("s1")
+    caller.gate = asyncio.Event()
+    await core.queue("s1").enqueue("one")
+    await caller.entered.wait()
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(leave_a_drive_behind())
+loop.close()
+caller.gate = None
+
+async def go_on():
+    before = await core.store.session_row("s1")
+    await core.queue("s1").enqueue("two")
+    await core._driver.settled()
+    after = await core.store.session_row("s1")
+    print(before.running_turn_id is not None, after.running_turn_id, after.pending_inputs, after.turn_state.turn_index)
+    print(after.last_commit_at_ms < before.lease.expires_at_ms)
+    await core.aclose()
+
+asyncio.run(go_on())
+"""
+
+
+def test_a_drive_that_went_with_its_loop_is_taken_up_in_the_next_one_at_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DRIVEN, str(tmp_path / "lash.db")]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert ran.stdout.splitlines() == ["True None 0 2", "True"], ran.stdout + ran.stderr
