@@ -281,7 +281,9 @@ class LashCore(SessionHistories):
         nothing of it goes on there, and its expiry need not be waited for."""
         for owner, drained, loop in tuple(self._draining.values()):
             # Of several loops that find it the first one does it.
-            if drained == session_id and loop.is_closed() and self._draining.pop(owner.incarnation_id, None):
+            if drained != session_id or not loop.is_closed():
+                continue
+            if self._draining.pop(owner.incarnation_id, None) is not None:
                 from lash_cli.runtime.lane import free_unseen_lane
 
                 host = self.host
