@@ -35,15 +35,14 @@ class SessionHistories(AcrossProcesses):
     ) -> SessionMeta:
         """A new session that goes on from the head of another, or `at` one of its nodes or turns.
 
-        The nodes are shared, and stay when the source is deleted, so its cost
-        does not depend on how much was said; above a node that is named they
-        are counted. The fork takes the configuration and
+        Its cost does not depend on how much was said: the nodes are shared, and
+        stay when the source is deleted. The fork takes the configuration and
         the directory of the source and starts with no turns and no cost. Nobody
         is waited for: what a running turn of the source has not committed is
         not in it. Raises `UsageError` for an id of the wrong shape,
         `NotFoundError` (`session_not_found`, `node_not_found`),
         `SessionDeleted`, and `ConflictError` (`session_exists`,
-        `session_name_taken`, `node_cut_off`, `node_not_resumable`).
+        `session_name_taken`, `node_not_resumable`).
         """
         store = self.store
         if session_id is not None:
@@ -65,15 +64,11 @@ class SessionHistories(AcrossProcesses):
         return await store.fork_session(request)
 
     async def _node_at(self, store: RuntimePersistence, session_id: str, at: str) -> str:
-        """The node `at` names: one of that id, or the last one of a committed turn of that id; it leads to a root."""
-        from lash_cli.runtime.history import require_rooted
-
-        await require_rooted(store, session_id, at)
+        """The node `at` names: one of that id, or the last one of a committed turn of that id."""
         if await store.load_node(session_id, at) is not None:
             return at
         turn = await store.turn(session_id, at)
         if turn is not None and turn.last_node_id is not None:
-            await require_rooted(store, session_id, turn.last_node_id)
             return turn.last_node_id
         raise NotFoundError(
             f"session {session_id} has no node and no committed turn {at!r}",
@@ -91,7 +86,7 @@ class SessionHistories(AcrossProcesses):
         that frame current again. Turns keep counting and cost stays booked.
         Raises `SessionExecutionBusy`, `SessionClosed`, `NotFoundError`
         (`session_not_found`, `node_not_found`) and `ConflictError`
-        (`node_cut_off`, `node_not_resumable`, `turn_unfinished`, `session_empty`).
+        (`node_not_resumable`, `turn_unfinished`, `session_empty`).
         """
         from lash_cli.runtime.history import move_head
 

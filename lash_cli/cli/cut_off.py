@@ -7,12 +7,14 @@ and no fork begins there: the next turn could not read what was said before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.output import warn
 from lash_cli.errors import ConflictError
+
+if TYPE_CHECKING:
+    from lash_cli.store.base import RuntimePersistence
 
 # The rule of a check that they break, and the code of the warning.
 CUT_OFF = "node_cut_off"
@@ -29,12 +31,16 @@ def warn_of_cut_off(session_name: str, count: int, what_becomes_of_them: str) ->
         )
 
 
-@contextmanager
-def naming_the_way_on() -> Iterator[None]:
-    """A refusal to go on from what is cut off names the check of the home this command works on."""
+async def refuse_cut_off(store: RuntimePersistence, session_id: str, node_id: str) -> None:
+    """As `runtime.history.require_rooted`; the refusal names the check of the home this command works on.
+
+    Moving a head looks at the neighbours of a node only, whatever was said above
+    them. Who names a node by hand waits for the look at all of them.
+    """
+    from lash_cli.runtime.history import require_rooted  # listings say what is cut off and move nothing
+
     try:
-        yield
+        await require_rooted(store, session_id, node_id)
     except ConflictError as error:
-        if error.code == CUT_OFF:
-            error.hint = f"see where the session goes on: {command_here('db', 'check')}"
+        error.hint = f"see where the session goes on: {command_here('db', 'check')}"
         raise

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.cut_off import naming_the_way_on
+from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
@@ -59,8 +59,11 @@ async def _run(reference: str | None, at: str | None, name: str | None) -> tuple
 
     async with opened_core(store=store_having(reference), cwd=current_directory_or_root(), owner_label="fork") as core:
         source = await resolve_session(core.store, reference)
-        with naming_the_way_on():
-            meta = await core.fork_session(source.session_id, at=at, name=name)
+        if at is not None:
+            turn = await core.store.turn(source.session_id, at)
+            node_id = at if turn is None or turn.last_node_id is None else turn.last_node_id
+            await refuse_cut_off(core.store, source.session_id, node_id)
+        meta = await core.fork_session(source.session_id, at=at, name=name)
         row: SessionRow | None = await core.store.session_row(meta.session_id)
     if row is None:
         raise NotFoundError(f"session {meta.session_id} was deleted meanwhile")

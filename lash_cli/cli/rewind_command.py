@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.cut_off import naming_the_way_on
+from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.documents import Document
 from lash_cli.cli.head_moves import ROOT, rewind_document, rewind_text
 from lash_cli.cli.invocation import current
@@ -61,5 +61,6 @@ async def _move(reference: str | None, node_id: str | None) -> Document:
         store=store_having(reference), cwd=current_directory_or_root(), owner_label="rewind"
     ) as core:
         meta = await resolve_session(core.store, reference)
-        with naming_the_way_on():
-            return rewind_document(await core.branch_to_node(meta.session_id, node_id), meta)
+        if node_id is not None:
+            await refuse_cut_off(core.store, meta.session_id, node_id)
+        return rewind_document(await core.branch_to_node(meta.session_id, node_id), meta)

@@ -6,7 +6,7 @@ it was. The edited text is in a private file until its turn has taken it.
 
 from __future__ import annotations
 
-from lash_cli.cli.cut_off import naming_the_way_on
+from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.editor import editor_command
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -16,7 +16,6 @@ from lash_cli.cli.turn_command import TurnPlan, run_planned_turn, terminal_asker
 from lash_cli.cli.turn_run import Showing
 from lash_cli.cli.written import written_text
 from lash_cli.core.content import Message, message_text
-from lash_cli.runtime.history import require_rooted
 from lash_cli.store.base import SessionMeta
 
 
@@ -32,8 +31,7 @@ async def _read(reference: str | None, node_id: str) -> tuple[SessionMeta, Messa
     async with reading_store() as store:
         row = await read_session_row(store, reference)
         assert store is not None, "without a store there is no row"
-        with naming_the_way_on():
-            await require_rooted(store, row.meta.session_id, node_id)
+        await refuse_cut_off(store, row.meta.session_id, node_id)
         return row.meta, await user_message_at(store, row.meta.session_id, node_id)
 
 

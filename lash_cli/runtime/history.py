@@ -2,8 +2,9 @@
 
 A move is one commit without nodes: nothing is deleted, so it is undone by
 moving back. It is committed before the call returns, needs the lane, and reads
-the target node and its neighbours only. What is above the target is counted: a
-head under which a node is missing could be moved to and never gone on from.
+the target node and its neighbours only, so it costs the same in a short and in
+a long session. Whether a node above the target is missing is therefore not
+looked at: `require_rooted` does, for who can wait for it.
 """
 
 from __future__ import annotations
@@ -76,7 +77,10 @@ async def find_node(store: RuntimePersistence, session_id: str, node_id: str) ->
 
 async def require_rooted(store: RuntimePersistence, session_id: str, node_id: str) -> None:
     """Raise `ConflictError` (`node_cut_off`) for a node of the session that leads to no root, because one above it is
-    missing or hidden: the next turn could not read what was said before it. Nothing for any other name."""
+    missing or hidden: the next turn could not read what was said before it. Nothing for any other name.
+
+    Takes longer the more was said above the node, each of which is counted.
+    """
     if await store.is_cut_off(session_id, node_id):
         raise ConflictError(
             f"node {node_id} is cut off: a message above it is missing, and nothing goes on from there",
@@ -129,7 +133,7 @@ async def move_head(
     counting and cost stays booked; how full the context is is unknown until the
     next model call. Raises `SessionExecutionBusy`, `SessionClosed`,
     `NotFoundError` (`session_not_found`, `node_not_found`) and `ConflictError`
-    (`node_cut_off`, `node_not_resumable`, `turn_unfinished`, `session_empty`).
+    (`node_not_resumable`, `turn_unfinished`, `session_empty`).
     """
     async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session_id) as lease:
         await require_movable(store, session_id)
@@ -139,7 +143,6 @@ async def move_head(
         was = current_frame(read.frames).frame_id
         frame_id = read.frames[0].frame_id
         if node_id is not None:
-            await require_rooted(store, session_id, node_id)
             node = await find_node(store, session_id, node_id)
             frame_id = node.agent_frame_id
             if is_before:
