@@ -1,8 +1,8 @@
 """What is said of nodes that lead to no root, because one above them is gone (contract 01 §8.2, §10).
 
 They are shown or kept apart from the session, never as a part of it and never
-left out in silence; `lash db check` names the way on. No head is moved to one
-and no fork begins there: the next turn could not read what was said before it.
+left out in silence; `lash db check` names the way on. `lash rewind` and `lash
+fork` refuse one: the next turn could not read what was said before it.
 """
 
 from __future__ import annotations

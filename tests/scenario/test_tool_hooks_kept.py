@@ -15,13 +15,12 @@ import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, text
 from support.tool_hooks import BOTH, DENIED, ONE, After, Before, Projector, Work, always, breaks, outputs, told
+from support.unadvertised import Unadvertised
 
 from lash_cli.api import (
-    FunctionToolProvider,
     ReplaceToolArgs,
     ShortCircuitTool,
     Stopped,
-    ToolManifest,
 )
 from lash_cli.core.tools import cancelled, success
 
@@ -132,23 +131,6 @@ async def test_what_hooks_decided_before_a_crash_stands_whoever_finishes_the_tur
     async with await core.open_session("s1") as session:
         output = await session.redrive().run()
         assert (told(session), outputs(output), work.ran) == (["short"], [success("seen")], ["other"])
-
-
-class Unadvertised:
-    """Tools that are found when they are called, so that no request depends on their being there."""
-
-    def __init__(self, provider: FunctionToolProvider) -> None:
-        self._provider = provider
-        self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
-
-    def manifests(self) -> tuple[ToolManifest, ...]:
-        return ()
-
-    def resolve_manifest(self, name: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.name == name), None)
-
-    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.id == tool_id), None)
 
 
 @pytest.mark.parametrize("crash", ["after:tool_recorded", "after:hook_after_recorded"])

@@ -9,6 +9,7 @@ import pytest
 from support.doubling import doubling
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
+from support.unadvertised import Unadvertised
 
 from lash_cli.api import (
     AwaitEventKey,
@@ -24,7 +25,6 @@ from lash_cli.api import (
     SessionSpec,
     Stopped,
     ToolContext,
-    ToolManifest,
     tool,
 )
 from lash_cli.core.content import message_text
@@ -301,23 +301,6 @@ async def test_a_handle_opened_before_the_first_commit_follows_what_others_chose
     await mine.flush()
     await mine.refresh()
     assert mine.policy_snapshot.model.id == "my-model", "what was asked for at its open is a choice of its own"
-
-
-class Unadvertised:
-    """Tools that are found when they are called, so that no request depends on their being there."""
-
-    def __init__(self, provider: FunctionToolProvider) -> None:
-        self._provider = provider
-        self.contract, self.execute, self.aclose = provider.contract, provider.execute, provider.aclose
-
-    def manifests(self) -> tuple[ToolManifest, ...]:
-        return ()
-
-    def resolve_manifest(self, name: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.name == name), None)
-
-    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
-        return next((manifest for manifest in self._provider.manifests() if manifest.id == tool_id), None)
 
 
 @pytest.mark.parametrize(
