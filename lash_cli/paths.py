@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Mapping
 
-from lash_cli.errors import ConfigError, LashError, LashRuntimeError, StoreReadOnly, UsageError
+from lash_cli.errors import ConfigError, ConflictError, LashError, LashRuntimeError, StoreReadOnly, UsageError
 
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
@@ -191,6 +191,12 @@ def unwritten_file(path: str | os.PathLike[str], error: OSError, so_far: str = "
         )
     hint = f"{'make room there, or ' if error.errno in _NO_ROOM else ''}name another file; {so_far}"
     return LashRuntimeError("output_not_written", message, hint=hint, details=details)
+
+
+def taken_file(path: str | os.PathLike[str], hint: str) -> ConflictError:
+    """The error for a file that was to be made and is there already (`file_exists`); `hint` is what to do then."""
+    name = os.fspath(path)
+    return ConflictError(f"{name} exists", code="file_exists", hint=hint, details={"path": name})
 
 
 def readable_hint(path: str | os.PathLike[str]) -> str | None:

@@ -19,8 +19,8 @@ from lash_cli.cli.out_files import check_writable, is_stream
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.cli.turn_stream import OutputPump
-from lash_cli.errors import LashError, LashRuntimeError, UsageError
-from lash_cli.paths import PRIVATE_FILE_MODE, unwritten_file
+from lash_cli.errors import LashError, LashRuntimeError
+from lash_cli.paths import PRIVATE_FILE_MODE, taken_file, unwritten_file
 from lash_cli.runtime.observing import ObservedGap, Replayed
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class ChatRecording:
     def __init__(self, path: str) -> None:
         """Make the file, which only its owner can read, or open the pipe or device of this name.
 
-        Raises `UsageError` (`output_exists`) for a file that exists, and as `paths.unwritten_file`.
+        Raises `ConflictError` (`file_exists`) for a file that exists, and as `paths.unwritten_file`.
         """
         self._path = path
         check_writable(path)
@@ -46,8 +46,7 @@ class ChatRecording:
             else:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE)
         except FileExistsError as error:
-            hint = "name another file with --record FILE"
-            raise UsageError(f"{path} exists", code="output_exists", hint=hint) from error
+            raise taken_file(path, "name another file with --record FILE") from error
         except OSError as error:
             raise unwritten_file(path, error) from error
         self._pump = OutputPump(self._descriptor)

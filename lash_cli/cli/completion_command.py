@@ -62,7 +62,7 @@ def _is_new(path: str, text: str) -> bool:
             f"{path} exists and lash did not write it",
             code="file_exists",
             hint="move it away, or print the script without --install",
-            details={"file": path},
+            details={"path": path},
         )
     return present != text
 

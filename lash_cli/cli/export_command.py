@@ -25,6 +25,7 @@ from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive, cut_off_count
 from lash_cli.errors import UsageError
+from lash_cli.paths import taken_file
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.shell_words import shell_word
@@ -120,9 +121,9 @@ def _say_redaction(chosen: str, is_redacted: bool) -> None:
 
 
 def _write(path: str, data: bytes, *, replace: bool) -> None:
-    """The whole file or none, readable by nobody else. Raises `UsageError` (`output_exists`), and as `write_named`."""
+    """The whole file or none, readable by nobody else. Raises `ConflictError` (`file_exists`), and as `write_named`."""
     if os.path.lexists(path) and not replace and not is_stream(path):
-        raise UsageError(f"{path} exists", code="output_exists", hint="name another file, or give --replace")
+        raise taken_file(path, "name another file, or give --replace")
     write_named(path, data)
 
 

@@ -85,7 +85,7 @@ def test_a_file_that_exists_is_refused_and_nothing_is_made(home, tmp_path: Path)
     file = tmp_path / "chat.jsonl"
     file.write_text("mine")
     one = Chat(home, "s", "--record", str(file))
-    assert one.ended() == 2 and "exists" in one.text
+    assert one.ended() == 4 and "exists" in one.text
     assert file.read_text() == "mine" and not (home / "lash.db").exists()
     one.close()
 

@@ -208,7 +208,7 @@ def test_a_file_is_private_whole_and_never_replaced_unasked(lash: Any, home: Pat
     }  # fmt: skip
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     again = lash("export", "s", "--out", str(page), "-o", "json")
-    assert (again.code, again.error["code"]) == (2, "output_exists")
+    assert (again.code, again.error["code"]) == (4, "file_exists")
     assert lash("export", "s", "--out", str(page), "--replace").code == 0
     failed = lash("export", "s", "--out", str(tmp_path / "no" / "dir.md"), "-o", "json")
     assert (failed.code, failed.error["code"]) == (2, "output_unwritable")
@@ -239,7 +239,7 @@ def test_only_a_file_is_ever_replaced(lash: Any, home: Path, tmp_path: Path) -> 
         target.write_text("old")
         refused = lash(*arguments, str(link))
         replacing = ("--replace",) if arguments[0] == "export" else ()
-        assert refused.code == (2 if replacing else 0)
+        assert refused.code == (4 if replacing else 0)
         assert lash(*arguments, str(link), *replacing).code == 0
         assert link.is_symlink() and "the answer" in target.read_text() and stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [path.name for path in target.parent.iterdir()] == ["target.md"]

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, NotFoundError, StoreError, StoreReadOnly, StoreUnusable
-from lash_cli.paths import unwritten_file
+from lash_cli.paths import taken_file, unwritten_file
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
@@ -279,9 +279,7 @@ def _publish(draft: Path, target: Path) -> None:
     try:
         _link(draft, target)
     except FileExistsError:
-        raise ConflictError(
-            f"{target} exists already", code="file_exists", hint="choose another name", details={"file": str(target)}
-        ) from None
+        raise taken_file(target, "name another file") from None
     except OSError as error:
         raise unwritten_file(target, error) from error
     _sync(target.parent)
