@@ -24,6 +24,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
 
 
 MAX_WRITTEN_DEPTH = 128
+# What an exception may say: who reads it needs to know what it is and not all that it has.
+MAX_ERROR_CHARS = 16_384
 
 _encoder = msgspec.json.Encoder(order="deterministic")
 encode = _encoder.encode
@@ -97,6 +99,19 @@ def is_deeper(value: Any, depth: int) -> bool:
 def storable(text: str) -> str:
     """`text` with its lone surrogates, which no UTF-8 can hold, as escapes."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def described(error: BaseException, limit: int = MAX_ERROR_CHARS) -> str:
+    """What kind of exception foreign code raised and the first `limit` characters of what it says, as text that can be
+    stored: a file name in it may be no UTF-8, and one may not even be able to say what it is."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as fault:  # noqa: BLE001 - it is the exception that cannot say what it is
+        text = f"its text cannot be read ({type(fault).__name__})"
+    if len(text) > limit:
+        text = text[:limit] + "…"
+    return storable(f"{kind}: {text}" if text else kind)
 
 
 def to_builtins(value: Any) -> Any:

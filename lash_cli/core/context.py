@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from lash_cli.core.codec import storable
+from lash_cli.core.codec import described, storable
 from lash_cli.core.content import Message
 from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import ModelLimits
@@ -150,5 +150,5 @@ async def compacted(plugins: Sequence[ContextPlugin], context: CompactionContext
 
 def plugin_failed(plugin: ContextPlugin, code: str, error: Exception) -> PluginInvokeError:
     """The failure of a plugin as an error of ours."""
-    text = f"context plugin {plugin.plugin_id!r} failed: {type(error).__name__}: {error}"
+    text = f"context plugin {plugin.plugin_id!r} failed: {described(error)}"
     return PluginInvokeError(code, storable(text), plugin_id=plugin.plugin_id)

@@ -8,7 +8,7 @@ the paths where it happened.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -121,6 +121,10 @@ class CheckpointCommand(Record, tag="checkpoint", tag_field="kind"):
     """A boundary at which queued input may enter the turn."""
 
     checkpoint: Literal["after_work", "before_completion"]
+
+
+# The longest a turn waits: for ever, as far as anybody can tell. When it ends is a moment that 64 bits can hold.
+MAX_WAIT_MS: Final = 2**53
 
 
 class SleepCommand(Record, tag="sleep", tag_field="kind"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, described
 from lash_cli.core.content import AttachmentSource, ProsePart, ReasoningPart
 from lash_cli.core.llm import (
     AttemptRecord,
@@ -395,7 +395,7 @@ class RetryingCaller:
                 return raised
             if raised is attempt.sink_fault:
                 raise
-            return self._panicked(f"raised {type(raised).__name__}: {raised}")
+            return self._panicked(f"raised {described(raised)}")
         try:
             return kept_response(answer)
         except ValueError as flaw:

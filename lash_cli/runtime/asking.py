@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from lash_cli.core.codec import storable
+from lash_cli.core.codec import described, storable
+from lash_cli.core.content import AttachmentSource
 from lash_cli.core.llm import (
     LlmCallRecord,
     LlmCallResult,
@@ -22,7 +23,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     is_whole_result,
 )
-from lash_cli.core.protocols import EventSink, ModelCaller
+from lash_cli.core.protocols import EventSink, JudgesAttachments, ModelCaller
 from lash_cli.runtime.cancellation import CancelToken
 
 _log = logging.getLogger("lash.models")
@@ -53,7 +54,7 @@ async def asked(
         if raised is heard.fault or is_strict:
             raise
         _log.exception("the model caller raised")
-        return _panicked(request, f"raised {type(raised).__name__}: {_text_of(raised)}", heard)
+        return _panicked(request, f"raised {described(raised, _MAX_TEXT_CHARS)}", heard)
     if cut.is_done:
         return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
     if not isinstance(result, LlmCallResult) or not is_whole_result(result):
@@ -62,6 +63,23 @@ async def asked(
     if ended is not None and ended.terminal_reason is TerminalReason.CANCELLED and not cancel.is_set:
         return _not_cancelled(result)
     return result
+
+
+def refusal_of(caller: ModelCaller, source: AttachmentSource, *, is_strict: bool) -> str | None:
+    """Why `caller` cannot be sent an attachment, None when it can, as far as it says. One that fails to say has refused
+    it, and with `is_strict` what it raises passes through."""
+    if not isinstance(caller, JudgesAttachments):
+        return None
+    try:
+        refusal: object = caller.attachment_refusal(source)
+    except Exception as raised:
+        if is_strict:
+            raise
+        _log.exception("the model caller raised")
+        return f"the model caller raised {described(raised, _MAX_TEXT_CHARS)}"
+    if refusal is None:
+        return None
+    return storable(refusal) if isinstance(refusal, str) else f"the model caller answered {type(refusal).__name__}"
 
 
 def _not_cancelled(result: LlmCallResult) -> LlmCallResult:
@@ -154,11 +172,3 @@ class _CutOff:
 def _panicked(request: LlmRequest, what: str, heard: _Heard) -> LlmCallResult:
     error = NormalizedError("unknown", f"the model caller {what}", code=PROVIDER_PANICKED)
     return LlmCallResult(LlmCallRecord(request.scope.request_id), error=error, text_streamed=heard.has_any)
-
-
-def _text_of(error: Exception) -> str:
-    """What an exception says, as text that can be stored."""
-    try:
-        return storable(str(error)[:_MAX_TEXT_CHARS])
-    except Exception as fault:  # noqa: BLE001 - it is the caller's exception that cannot say what it is
-        return f"its text cannot be read ({type(fault).__name__})"

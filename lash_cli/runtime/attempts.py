@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from lash_cli.core.activity import ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
-from lash_cli.core.codec import storable
+from lash_cli.core.codec import described, storable
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.effect import (
+    MAX_WAIT_MS,
     EffectEnvelope,
     EffectInvocation,
     EffectOutcome,
@@ -175,15 +176,22 @@ class ToolAttempts(ABC):
     def _left_pending(self, pending: PendingCompletion, started: float) -> ToolAttemptOutcome:
         """The deadline is recorded with the attempt, so that no crash moves it."""
         duration_ms = round((self._clock.monotonic() - started) * 1000)
-        deadline_ms = None if pending.timeout_ms is None else self._clock.now_ms() + pending.timeout_ms
+        limit_ms = pending.timeout_ms
+        deadline_ms = None if limit_ms is None else self._clock.now_ms() + min(limit_ms, MAX_WAIT_MS)
         return ToolAttemptOutcome(None, duration_ms, pending, deadline_ms)
 
     async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
-        """What the approval policy says; a question that is still open when the turn is cancelled is withdrawn.
+        """Why the approval policy refuses a call, None when it does not; a question that is still open when the turn is
+        cancelled is withdrawn.
 
-        A policy that fails has not allowed the call, and would fail again whenever the turn is finished.
+        A policy that fails, or answers neither, has not allowed the call, and would do so again whenever the turn is
+        finished.
         """
-        deciding = asyncio.ensure_future(approval.decide(resolved.manifest, call))
+
+        async def ask() -> object:
+            return await approval.decide(resolved.manifest, call)
+
+        deciding = asyncio.ensure_future(ask())
         try:
             await until_over(deciding, self._cancel)
             if not deciding.done():
@@ -192,8 +200,15 @@ class ToolAttempts(ABC):
                 if self._is_strict or not isinstance(error, Exception):
                     raise error
                 _log.error("the approval policy failed for %s", call.tool_name, exc_info=error)
-                return f"the approval policy failed: {type(error).__name__}: {error}"
-            return "the approval policy cancelled itself" if deciding.cancelled() else deciding.result()
+                return f"the approval policy failed: {described(error)}"
+            if deciding.cancelled():
+                return "the approval policy cancelled itself"
+            answer = deciding.result()
+            if answer is None:
+                return None
+            if not isinstance(answer, str):
+                return f"the approval policy answered {type(answer).__name__}, no text"
+            return storable(answer)
         finally:
             deciding.cancel()
 

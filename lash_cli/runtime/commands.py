@@ -12,6 +12,7 @@ import logging
 
 import msgspec
 
+from lash_cli.core.codec import described, storable
 from lash_cli.core.commit import require_settled
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.protocols import Clock, Ids
@@ -82,7 +83,7 @@ class CommandRunner:
                 raise
             # A tool source is foreign code, and must not block the queue.
             _log.exception("session command of batch %s raised", receipt.batch_id)
-            await self._fail(claim, command, _CODES[type(command)], f"{type(error).__name__}: {error}")
+            await self._fail(claim, command, _CODES[type(command)], described(error))
             return receipt, False
         return receipt, True
 
@@ -103,7 +104,7 @@ class CommandRunner:
         await seen_through(session.committed(self._store, commit, undo=undo))
 
     async def _fail(self, claim: QueuedWorkClaim, command: SessionCommand, code: str, message: str) -> None:
-        parked = await self._store.fail_queued_work(self._fence, claim, f"{code}: {message}")
+        parked = await self._store.fail_queued_work(self._fence, claim, storable(f"{code}: {message}"))
         kind = command.__struct_config__.tag
         if parked:
             _log.warning("session command %s of %s is parked: %s", kind, claim.session_id, message)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, encode, is_deeper, storable
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, described, encode, is_deeper
 from lash_cli.core.protocols import PreparesCalls, RunsGrantedCalls
 from lash_cli.core.tools import (
     FailureClass,
@@ -32,8 +32,6 @@ _log = logging.getLogger("lash.dispatch")
 
 # What a result may add to a transcript, attachments not counted: no model reads as much, and a turn has to be kept.
 MAX_RESULT_CHARS = 8 * 1024 * 1024
-# What an exception may say to a model, which needs to know what it is and not all that it has.
-MAX_ERROR_CHARS = 16_384
 # An output is so many levels around the value of a result.
 _OUTPUT_LEVELS = 2
 
@@ -48,19 +46,19 @@ async def contained(
         if isinstance(output, PendingCompletion):
             return decode(encode(output), PendingCompletion)
         if not isinstance(output, ToolCallOutput):
-            return _panicked(call.tool_name, "TypeError", f"it answered {type(output).__name__}, no ToolCallOutput")
+            return _panicked(call.tool_name, f"TypeError: it answered {type(output).__name__}, no ToolCallOutput")
         return kept_output(call.tool_name, output)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return _panicked(call.tool_name, "CancelledError", "the tool cancelled itself")
+        return _panicked(call.tool_name, "CancelledError: the tool cancelled itself")
     except Exception as error:
         if is_strict:
             raise
         # Contract 05 §3.6: a tool must not take the turn down.
         _log.exception("tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, text_of(error))
+        return _panicked(call.tool_name, described(error))
 
 
 async def prepared(
@@ -73,18 +71,18 @@ async def prepared(
         if isinstance(answer, ToolCallOutput):
             return kept_output(call.tool_name, answer)
         if not isinstance(answer, ToolCall):
-            return _panicked(call.tool_name, "TypeError", f"it was readied as {type(answer).__name__}, no ToolCall")
+            return _panicked(call.tool_name, f"TypeError: it was readied as {type(answer).__name__}, no ToolCall")
         kept = decode(encode(answer), ToolCall)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return _panicked(call.tool_name, "CancelledError", "its preparation cancelled itself")
+        return _panicked(call.tool_name, "CancelledError: its preparation cancelled itself")
     except Exception as error:
         if is_strict:
             raise
         _log.exception("preparing tool %s raised", call.tool_name)
-        return _panicked(call.tool_name, type(error).__name__, text_of(error))
+        return _panicked(call.tool_name, described(error))
     if (kept.tool_id, kept.call_id, kept.tool_name) != (call.tool_id, call.call_id, call.tool_name):
         text = f"{call.tool_name} was readied as a call of another tool, or as another call."
         return failure(FailureClass.INTERNAL, "prepared_tool_id_mismatch", text, source="runtime")
@@ -126,7 +124,7 @@ def kept_output(tool_name: str, output: ToolCallOutput) -> ToolCallOutput:
             return _too_deep(tool_name)
     if b"null" in data and _has_non_number(msgspec.to_builtins(output)):
         # It would be read as null.
-        return _panicked(tool_name, "ValueError", "its result has NaN or Infinity, which JSON cannot hold")
+        return _panicked(tool_name, "ValueError: its result has NaN or Infinity, which JSON cannot hold")
     kept = decode(data, ToolCallOutput)
     if len(data) > MAX_RESULT_CHARS and (length := len(project_output(kept))) > MAX_RESULT_CHARS:
         return _too_large(tool_name, length)
@@ -146,17 +144,6 @@ def _has_non_number(value: Any) -> bool:
             return False
 
 
-def text_of(error: Exception) -> str:
-    """What an exception of a tool says, as text that can be stored, cut where it is longer than anybody reads."""
-    try:
-        text = str(error)
-    except Exception as fault:  # noqa: BLE001 - it is the tool's exception that cannot say what it is
-        text = f"its text cannot be read ({type(fault).__name__})"
-    # A file name that is no UTF-8 has them.
-    text = storable(text[: MAX_ERROR_CHARS + 1])
-    return text if len(text) <= MAX_ERROR_CHARS else text[:MAX_ERROR_CHARS] + "…"
-
-
 def _too_large(tool_name: str, length: int) -> ToolCallOutput:
     text = f"{tool_name} ran, but its result of {length} characters is more than the {MAX_RESULT_CHARS} that are kept."
     return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
@@ -167,6 +154,5 @@ def _too_deep(tool_name: str) -> ToolCallOutput:
     return failure(FailureClass.RESOURCE_LIMIT, "tool_result_too_large", text, source="runtime")
 
 
-def _panicked(tool_name: str, kind: str, text: str) -> ToolCallOutput:
-    message = f"{tool_name} crashed: {kind}: {text}" if text else f"{tool_name} crashed: {kind}"
-    return failure(FailureClass.INTERNAL, "tool_panicked", message)
+def _panicked(tool_name: str, what: str) -> ToolCallOutput:
+    return failure(FailureClass.INTERNAL, "tool_panicked", f"{tool_name} crashed: {what}")

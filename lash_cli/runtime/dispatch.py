@@ -19,6 +19,7 @@ from lash_cli.core.activity import ToolCallCompleted, ToolCallStarted
 from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.effect import (
+    MAX_WAIT_MS,
     ToolAttemptCommand,
     ToolAttemptOutcome,
     TurnScope,
@@ -371,7 +372,7 @@ class ToolDispatcher(ToolAttempts):
                 delay = policy.base_delay_ms * 2 ** (attempt - 1)
             if policy.max_delay_ms > 0:
                 delay = min(delay, policy.max_delay_ms)
-            if not await self._back_off(key, call.call_id, attempt, delay):
+            if not await self._back_off(key, call.call_id, attempt, min(delay, MAX_WAIT_MS)):
                 return cancelled(), total_ms
             attempt += 1
 

@@ -65,7 +65,7 @@ from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import NO_LAYER, Generation, PromptLayer, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
-from lash_cli.core.protocols import EffectContext, JudgesAttachments, ModelCaller, ScopedEffects
+from lash_cli.core.protocols import EffectContext, ModelCaller, ScopedEffects
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, prompt_usage
 from lash_cli.errors import (
     DirectCompletionError,
@@ -75,7 +75,7 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
-from lash_cli.runtime.asking import PROVIDER_PANICKED, asked
+from lash_cli.runtime.asking import PROVIDER_PANICKED, asked, refusal_of
 from lash_cli.runtime.attachments import put_inline, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
@@ -187,7 +187,7 @@ class TurnDriver(ABC):
         """An attachment as it may be persisted; raises `LashError` for one that the host, the model's provider or the
         store refuses: in the transcript it would stop every later turn too."""
         self.host.attachments.check(source)
-        refusal = drive.caller.attachment_refusal(source) if isinstance(drive.caller, JudgesAttachments) else None
+        refusal = refusal_of(drive.caller, source, is_strict=self.host.is_strict)
         if refusal is not None:
             raise UsageError(refusal, code=UNSUPPORTED_ATTACHMENT)
         store = self.host.store

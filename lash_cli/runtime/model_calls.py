@@ -16,7 +16,7 @@ from lash_cli.core.activity import (
     RetryWait,
     TurnEvent,
 )
-from lash_cli.core.codec import canonical_hash, storable
+from lash_cli.core.codec import canonical_hash, described, storable
 from lash_cli.core.content import Message
 from lash_cli.core.effect import LlmCallCommand
 from lash_cli.core.llm import (
@@ -133,7 +133,7 @@ class ModelEnvironment:
             if is_strict:
                 raise
             # Whatever a source of tools does, its turn has an outcome.
-            text = error.message if isinstance(error, LashError) else f"{type(error).__name__}: {error}"
+            text = error.message if isinstance(error, LashError) else described(error)
             return EnvironmentSynced(storable(f"the tools cannot be described: {text}"))
         return EnvironmentSynced()
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NoReturn, TypeVar
 import msgspec
 
 from lash_cli.core.activity import TurnEvent
-from lash_cli.core.codec import decode, decode_json, encode, storable, to_builtins
+from lash_cli.core.codec import decode, decode_json, described, encode, storable, to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -69,7 +69,7 @@ from lash_cli.core.tools import (
 )
 from lash_cli.errors import EffectError, PluginRegistrationError
 from lash_cli.runtime.cancellation import CancelToken
-from lash_cli.runtime.containment import MAX_RESULT_CHARS, kept_output, text_of
+from lash_cli.runtime.containment import MAX_RESULT_CHARS, kept_output
 from lash_cli.runtime.foreign import CutOff, within_turn
 
 _log = logging.getLogger("lash.dispatch")
@@ -342,8 +342,7 @@ class CallHooks:
                 if self._is_strict:
                     raise
                 _log.exception("the %s raised", what)
-                text = text_of(error)
-                raise _Failed(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+                raise _Failed(described(error)) from error
 
         return await within_turn(asyncio.ensure_future(contained()), what, self._cancel, self._scope.session_id)
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from lash_cli.core.activity import TurnActivity
+from lash_cli.core.codec import described
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConfigError, LashError, LashRuntimeError, NotFoundError, SessionClosed, TooManyOpenFiles
@@ -251,7 +252,7 @@ class QueueWorker:
                 raise
             # A fault of one session must not end the others, and is told.
             _log.exception("draining session %s failed", session_id)
-            internal = LashRuntimeError("internal", f"{type(error).__name__}: {error}")
+            internal = LashRuntimeError("internal", described(error))
             await self._pass_failed(session_id, TooManyOpenFiles.behind(error) or internal)
 
     async def _drain(self, session_id: str, session: Drainable) -> None:

@@ -28,7 +28,7 @@ from lash_cli.api import (
     tool,
 )
 from lash_cli.core.activity import ReasoningShown, ToolProgress
-from lash_cli.core.content import TurnInput, user_message
+from lash_cli.core.content import AttachmentItem, Inline, TextItem, TurnInput, user_message
 from lash_cli.core.llm import LlmCallRecord, NormalizedError, ReasoningDelta, TerminalReason
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.errors import DirectCompletionError
@@ -128,6 +128,31 @@ async def goes_on(make_core, caller: Any) -> None:
 @pytest.mark.parametrize("wrong", WRONG_ANSWERS)
 async def test_a_provider_that_answers_nonsense_stops_its_turn_and_no_other(make_core, wrong: str) -> None:
     await goes_on(make_core, RetryingCaller(Foreign(WRONG_ANSWERS[wrong])))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (ValueError("of its own"), "the model caller raised ValueError: of its own"),
+        ("not \ud800", "not \\ud800"),
+        (5, "the model caller answered int"),
+    ],
+    ids=["an exception", "half a surrogate pair", "a number"],
+)
+async def test_a_model_caller_that_judges_an_attachment_with_nonsense_has_refused_it(
+    make_core, wrong: Any, why: str
+) -> None:
+    class Judging(ScriptedCaller):
+        def attachment_refusal(self, source: object) -> Any:
+            if isinstance(wrong, Exception):
+                raise wrong
+            return wrong
+
+    picture = TurnInput((TextItem("look"), AttachmentItem(Inline("image/png", b"png"))))
+    async with await make_core(Judging([text("fine")])).open_session(S) as session:
+        result = (await session.turn(picture).run()).result
+        assert (result.outcome, [issue.message for issue in result.errors]) == (Stopped("invalid_input"), [why])
+        assert (await session.turn("without").run()).result.assistant_message() == "fine"
 
 
 @pytest.mark.parametrize("wrong", WRONG_RESULTS)

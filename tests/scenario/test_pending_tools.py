@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -175,6 +176,16 @@ async def test_a_call_nobody_completes_in_time_fails_and_the_model_is_told(make_
         late = await core.effect_host.resolve_await_event(outside.key(), ResolvedOk("late"))
         assert late.kind == "already_resolved"
     assert outside.told == []
+
+
+@pytest.mark.parametrize("timeout_ms", [sys.maxsize, 2**64 - 1], ids=["a signed number", "an unsigned one"])
+async def test_a_time_longer_than_a_store_can_hold_is_waited_for_without_end(make_core, timeout_ms: int) -> None:
+    outside = Outside(PendingCompletion(timeout_ms=timeout_ms))
+    core = make_core(ScriptedCaller([JOB, DONE]), tools=[outside.provider])
+    _, running = await started(core, outside)
+    await asyncio.sleep(0.05)
+    await core.effect_host.resolve_await_event(outside.key(), ResolvedOk("there"))
+    assert only_record(await running).output == success("there")
 
 
 async def test_a_call_nobody_completes_in_time_stops_the_turn_when_its_tool_says_so(make_core) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from contextlib import closing
 
@@ -26,10 +27,11 @@ class ChangingTools(NamedTools):
     """A source that can be told to offer something else, or to fail."""
 
     is_broken = False
+    fault: Exception = RuntimeError("the source is down")
 
     def manifests(self):
         if self.is_broken:
-            raise RuntimeError("the source is down")
+            raise self.fault
         return super().manifests()
 
 
@@ -221,6 +223,38 @@ async def test_a_command_that_fails_waits_for_its_next_attempt_and_lets_everythi
     assert (batch.state, batch.attempts) == (BatchState.PENDING, 1)
     assert "the source is down" in batch.last_error
     assert [manifest.id for manifest in session.tools().active_manifests()] == ["a"]
+
+
+class Speechless(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError("no \udcff"), "OSError: no \\udcff"),
+        (LashRuntimeError("down", "no \udcff"), "down: no \\udcff"),
+        (Speechless(), "Speechless: its text cannot be read (ValueError)"),
+    ],
+    ids=["raises what no UTF-8 can hold", "an error of ours that says so", "cannot say what it raised"],
+)
+async def test_a_command_is_in_nobodys_way_whatever_its_failure_says(
+    make_core, monkeypatch, fault: Exception, said: str
+) -> None:
+    # What the tests keep of a log has to be UTF-8.
+    monkeypatch.setattr(logging.getLogger("lash.commands"), "disabled", True)
+    source = ChangingTools(("a", "alpha"))
+    core = make_core(ScriptedCaller([text("the input")]), tools=[source])
+    session = await core.open_session(S)
+    failing = await session.commands().refresh_tool_catalog("look", "k1")
+    source.is_broken, source.fault = True, fault
+    assert (await session.turn("hello").run()).result.assistant_message() == "the input"
+    batch = await core.store.queued_work_batch(S, failing.batch_id)
+    assert (batch.state, batch.attempts) == (BatchState.PENDING, 1)
+    assert batch.last_error.endswith(said)
 
 
 async def test_a_failing_command_changes_nothing_in_memory(make_core) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 import msgspec
@@ -116,6 +117,17 @@ async def test_a_cancel_ends_the_wait_for_the_next_attempt(make_core) -> None:
     result = (await running).result
     assert (result.outcome, len(work.seen)) == (Stopped("cancelled"), 1)
     assert result.tool_calls[0].output.status == "cancelled"
+    await session.close()
+
+
+async def test_a_wait_longer_than_a_store_can_hold_is_one_that_a_cancel_ends(make_core) -> None:
+    work = Scripted(SafeRetry(2), [broken(RetryHint("safe", after_ms=sys.maxsize))])
+    session = await make_core(ScriptedCaller([ASKS, text("never")]), tools=[work.provider]).open_session("s1")
+    running = asyncio.create_task(session.turn("go").run())
+    await work.tried.wait()
+    await asyncio.sleep(0.05)
+    session.cancel_running_turns()
+    assert (await running).result.outcome == Stopped("cancelled")
     await session.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from lash_cli.core.activity import (
     ToolCallCompleted,
     ToolCallStarted,
 )
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH
+from lash_cli.core.codec import MAX_ERROR_CHARS, MAX_WRITTEN_DEPTH
 from lash_cli.core.content import ToolResultPart, is_safe_to_resume, message_text
 from lash_cli.core.llm import LlmResponse
 from lash_cli.core.tools import (
@@ -225,7 +226,7 @@ async def test_the_text_of_an_exception_is_kept_as_far_as_anybody_reads_it(make_
         result = (await session.turn("go").run()).result
     reason = result.tool_calls[0].output.outcome.failure
     assert reason.code == "tool_panicked" and reason.message.startswith("t crashed: ValueError: xxx")
-    assert len(reason.message) < containment.MAX_ERROR_CHARS + 100
+    assert len(reason.message) < MAX_ERROR_CHARS + 100
 
 
 def nested(depth: int) -> Any:
@@ -362,10 +363,16 @@ async def test_a_refused_tool_tells_the_model_and_never_runs(make_core) -> None:
     assert (outcome.failure.code, outcome.failure.message) == ("tool_denied", "not allowed here")
 
 
-@pytest.mark.parametrize("fault", [RuntimeError("no such terminal"), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "fault",
+    [RuntimeError("no such terminal"), OSError("no \udcff"), asyncio.CancelledError(), True, object()],
+    ids=["raises", "raises what no UTF-8 can hold", "cancels itself", "answers a boolean", "answers no JSON"],
+)
 async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the_turn(
-    make_core, fault: BaseException
+    make_core, monkeypatch, fault: object
 ) -> None:
+    # What the tests keep of a log has to be UTF-8.
+    monkeypatch.setattr(logging.getLogger("lash.dispatch"), "disabled", True)
     ran: list[int] = []
 
     @tool(name="danger", approval="execute")
@@ -374,8 +381,10 @@ async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the
         return 1
 
     class Broken:
-        async def decide(self, manifest: object, call: object) -> str | None:
-            raise fault
+        async def decide(self, manifest: object, call: object) -> Any:
+            if isinstance(fault, BaseException):
+                raise fault
+            return fault
 
     caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("ok")])
     core = make_core(caller, tools=[FunctionToolProvider([danger])], approval=Broken())
@@ -386,6 +395,32 @@ async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the
     failure = output.result.tool_calls[0].output.outcome.failure
     assert failure.code == "tool_denied"
     assert failure.message.startswith("the approval policy")
+
+
+async def test_a_policy_that_nobody_can_wait_for_has_not_allowed_the_call(make_core) -> None:
+    class Plain:
+        def decide(self, manifest: object, call: object) -> None:
+            return None
+
+    caller = ScriptedCaller([calls(("a", "double", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([double])], approval=Plain())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    failure = output.result.tool_calls[0].output.outcome.failure
+    assert (failure.code, "TypeError" in failure.message) == ("tool_denied", True)
+
+
+async def test_why_a_policy_refuses_is_told_as_far_as_it_can_be_stored(make_core) -> None:
+    class Refusing:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            return "not in \udcff"
+
+    caller = ScriptedCaller([calls(("a", "double", '{"value":1}')), text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([double])], approval=Refusing())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    assert output.result.tool_calls[0].output.outcome.failure.message == "not in \\udcff"
+    assert output.result.assistant_message() == "ok"
 
 
 async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_any, decode_json, decode_written
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_any, decode_json, decode_written, described
 from lash_cli.core.content import TurnInput
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -32,3 +32,18 @@ def test_what_a_model_wrote_is_followed_to_a_depth_that_does_not_depend_on_the_s
     decode_written(f"[{nested(MAX_WRITTEN_DEPTH - 1)},{nested(2)}]")
     with pytest.raises(msgspec.DecodeError, match="nested deeper than 128 levels"):
         decode_written(f"[{nested(2)},{nested(MAX_WRITTEN_DEPTH)}]")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("no such thing"), "ValueError: no such thing"),
+        (KeyError(), "KeyError"),
+        (OSError("file \udcff"), "OSError: file \\udcff"),
+        (ValueError("12345678"), "ValueError: 12345678"),
+        (ValueError("123456789"), "ValueError: 12345678…"),
+    ],
+    ids=["a text", "no text", "no UTF-8", "as long as may be", "longer"],
+)
+def test_an_exception_is_described_by_its_kind_and_as_much_of_its_text_as_is_asked_for(error, said: str) -> None:
+    assert described(error, 20 if "file" in said or "such" in said else 8) == said
