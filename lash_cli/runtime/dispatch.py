@@ -150,9 +150,9 @@ class ToolDispatcher(ToolAttempts):
                 for index, call in enumerate(calls):
                     resolved = self._resolved(call)
                     exclusive = resolved.manifest.exclusive_group if isinstance(resolved, ResolvedTool) else None
-                    after = previous if not self._effects.supports_concurrent_effects else None
-                    if exclusive is not None:
-                        after = last_of_group.get(exclusive, after)
+                    after = previous
+                    if self._effects.supports_concurrent_effects:
+                        after = None if exclusive is None else last_of_group.get(exclusive)
                     key = child_replay_key(parent, f"child:{index}:{call.part.tool_call_id}")
                     task = group.create_task(self._run_call(call, resolved, key, after))
                     work.append(task)

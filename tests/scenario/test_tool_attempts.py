@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, Stopped, ToolContext, tool
+from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, Stopped, ToolContext, tool
 from lash_cli.core.activity import ToolCallCompleted, ToolProgress
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.tools import cancelled
+from lash_cli.effects.inline import InlineEffectHost, InlineScopedEffects
+from lash_cli.system import SystemClock, SystemIds
 
 
 class Number(msgspec.Struct):
@@ -234,6 +237,30 @@ async def test_the_calls_of_an_exclusive_group_run_one_after_another_and_others_
         output = await session.turn("x").run()
     assert said == ["begin 1", "end 1", "begin 2", "end 2"]
     assert [record.output.outcome.value for record in output.result.tool_calls] == [1, 2, 3]
+
+
+async def test_a_host_that_runs_one_effect_at_a_time_is_never_asked_for_two() -> None:
+    class OneByOne(InlineEffectHost):
+        def scoped(self, *args: Any, **options: Any) -> InlineScopedEffects:
+            effects = super().scoped(*args, **options)
+            effects.supports_concurrent_effects = False
+            return effects
+
+    said: list[str] = []
+
+    async def running(args: Number, context: object) -> int:
+        said.append(f"begin {args.value}")
+        await asyncio.sleep(0)
+        said.append(f"end {args.value}")
+        return args.value
+
+    alone, other = tool(name="work", exclusive_group="one at a time")(running), tool(name="other")(running)
+    answer = calls(("a", "work", '{"value":1}'), ("b", "other", '{"value":2}'), ("c", "work", '{"value":3}'))
+    options = {"provider": ScriptedCaller([answer, text("done")]), "model": ModelSpec("m")}
+    host = OneByOne(SystemClock(), SystemIds())
+    async with LashCore(tools=[FunctionToolProvider([alone, other])], effect_host=host, **options) as core:
+        await (await core.open_session("s1")).turn("x").run()
+    assert said == ["begin 1", "end 1", "begin 2", "end 2", "begin 3", "end 3"]
 
 
 async def test_calls_of_two_turns_under_one_id_have_replay_keys_of_their_own(make_core) -> None:
