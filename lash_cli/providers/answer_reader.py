@@ -20,7 +20,7 @@ from lash_cli.core.llm import LlmRequest, LlmResponse, ReasoningDelta, TerminalR
 from lash_cli.core.protocols import EventSink
 from lash_cli.core.redaction import kept_raw
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.classify import classify_error_object, presentable, to_exception
+from lash_cli.providers.classify import classify_error_object, described_body, presentable, to_exception
 from lash_cli.providers.http import HttpResponse
 from lash_cli.providers.sse import SseDecoder
 
@@ -63,6 +63,7 @@ class AnswerReader:
         self._unframed = bytearray()
         self._size = 0
         self._characters = _CutCharacters()
+        self._last: str | bytes = b""
         self.position = "no_response"
 
     @property
@@ -131,6 +132,7 @@ class AnswerReader:
 
     async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
         """Feed one JSON document: a chunk, a whole answer or an error."""
+        self._last = text
         try:
             document = self._characters.decoded(text)
         except msgspec.DecodeError as error:
@@ -195,9 +197,19 @@ class AnswerReader:
         response = self._assembler.response() if self._tolerates_eof and not self._assembler.is_empty else None
         if response is None or not all(_is_whole(call) for call in response.tool_calls):
             raise self._stream_error(
-                self._wire.unproved_code, "the answer ended before the provider said it was complete"
+                self._wire.unproved_code,
+                f"the answer ended before the provider said it was complete{self._last_word()}",
             )
         return response
+
+    def _last_word(self) -> str:
+        """What the server said in the place of an answer: some have words of their own for an error, under status
+        200."""
+        last = self._last[:QUOTED_BYTES]
+        if not last or not self._assembler.is_empty:
+            return ""
+        text = last.decode("utf-8", errors="replace") if isinstance(last, bytes) else last
+        return f"; the last it said was {described_body(text, self._wire.secrets)}"
 
     def _too_large(self) -> LlmTransportError:
         """Not to be asked for again: it would only come to the same once more."""

@@ -212,6 +212,7 @@ class _MessageEncoder:
                 "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
                 "id": fitted(part.tool_call_id, MAX_ID_CHARS),
                 "type": "function",
+                **self._signed(part.replay),
             }
             for part in message.parts
             if isinstance(part, ToolCallPart)
@@ -219,11 +220,8 @@ class _MessageEncoder:
         replayed = [
             detail
             for part in message.parts
-            if self._route is not None
-            and isinstance(part, ReasoningPart)
-            and part.replay
-            and part.replay.provider == self._route
-            for detail in _reasoning_details(part.content, part.replay)
+            if isinstance(part, ReasoningPart) and (replay := self._own(part.replay)) is not None
+            for detail in _reasoning_details(part.content, replay)
         ]
         if not text and not calls:
             return []
@@ -237,6 +235,15 @@ class _MessageEncoder:
             if thought or calls:  # such servers refuse a call without it, be it empty
                 item[self._reasoning_text_field] = thought
         return [item]
+
+    def _own(self, replay: ReasoningReplay | None) -> ReasoningReplay | None:
+        """What this route made, and may have back."""
+        return replay if replay and self._route is not None and replay.provider == self._route else None
+
+    def _signed(self, replay: ReasoningReplay | None) -> dict[str, Any]:
+        """The signature of a call, without which Gemini refuses the conversation."""
+        own = self._own(replay)
+        return {"extra_content": {"google": {"thought_signature": own.signature}}} if own and own.signature else {}
 
     def _user(self, message: Message) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = [

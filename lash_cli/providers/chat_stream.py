@@ -39,9 +39,15 @@ _TERMINAL_REASONS = {
     "max_tokens": TerminalReason.OUTPUT_LIMIT,
     "content_filter": TerminalReason.CONTENT_FILTER,
     "safety": TerminalReason.CONTENT_FILTER,
+    # What some servers pass on in the words of their engine or of another wire: Together, TGI, Mistral, gateways.
+    "eos": TerminalReason.STOP,
+    "eos_token": TerminalReason.STOP,
+    "stop_sequence": TerminalReason.STOP,
+    "end_turn": TerminalReason.STOP,
+    "tool_use": TerminalReason.TOOL_USE,
+    "model_length": TerminalReason.OUTPUT_LIMIT,
 }
-#: A server that says one of these behind another end, as some do with the usage, does not take back that it was cut.
-_PLAIN_ENDS = ("stop", "tool_calls", "function_call")
+_PLAIN_REASONS = (TerminalReason.STOP, TerminalReason.TOOL_USE)
 
 
 class _Run:
@@ -60,6 +66,12 @@ class _Call:
         self.id = ""
         self.name = ""
         self.arguments: list[str] = []
+        self.signature = ""
+
+    def append(self, said: str) -> None:
+        """Take a piece of the arguments. An object that is said once more, whole and behind its pieces, counts once."""
+        if not (said.startswith("{") and said == "".join(self.arguments) and self.is_complete):
+            self.arguments.append(said)
 
     @property
     def is_complete(self) -> bool:
@@ -120,7 +132,7 @@ class ChatAssembler(AnswerAssembler):
         ended = self.finish_reason or "stop"
         reason = _TERMINAL_REASONS.get(ended, TerminalReason.PROVIDER_ERROR)
         has_calls = any(isinstance(part, ToolCallPart) for part in parts)
-        if reason in (TerminalReason.STOP, TerminalReason.TOOL_USE):
+        if reason in _PLAIN_REASONS:
             reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
         diagnostic = None
         if refusal:
@@ -137,7 +149,8 @@ class ChatAssembler(AnswerAssembler):
         elif isinstance(message, dict):
             events += self._take_delta(message, is_whole=not is_chunk)
         ended = _text(choice.get("finish_reason"))
-        if ended and (ended not in _PLAIN_ENDS or self.finish_reason in ("", *_PLAIN_ENDS)):
+        # A server that says a plain end behind another, as some do with the usage, does not take back that it was cut.
+        if ended and (not self.finish_reason or not _is_plain(ended) or _is_plain(self.finish_reason)):
             self.finish_reason = ended
         return events
 
@@ -146,6 +159,7 @@ class ChatAssembler(AnswerAssembler):
         details = _details(delta.get("reasoning_details"))
         reasoning = next((text for name in _REASONING_FIELDS if (text := _text(delta.get(name)))), "")
         reasoning = reasoning or "".join(_text(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
+        reasoning = reasoning or _content_thought(delta.get("content"))
         if reasoning:
             self._run(is_reasoning=True).pieces.append(reasoning)
             events.append(ReasoningDelta(reasoning))
@@ -186,7 +200,8 @@ class ChatAssembler(AnswerAssembler):
         call.name = call.name or name
         said = _said(function)
         if said:
-            call.arguments.append(said)
+            call.append(said)
+        call.signature = call.signature or _signature(delta)
 
     def _numbered(self, index: int, identity: str, name: str, has_arguments: bool) -> _Call:
         """The call of an index.
@@ -246,11 +261,16 @@ class ChatAssembler(AnswerAssembler):
                 text = "".join(piece.pieces)
                 parts.append(ReasoningPart(text, piece.replay) if piece.is_reasoning else ProsePart(text))
                 continue
-            parts.append(ToolCallPart(ids.of(piece.id), piece.name, "".join(piece.arguments) or "{}"))
+            replay = ReasoningReplay(self._route, signature=piece.signature) if piece.signature else None
+            parts.append(ToolCallPart(ids.of(piece.id), piece.name, "".join(piece.arguments) or "{}", replay))
         return tuple(parts)
 
     def _end(self) -> str:
         return self.finish_reason
+
+
+def _is_plain(finish_reason: str) -> bool:
+    return _TERMINAL_REASONS.get(finish_reason) in _PLAIN_REASONS
 
 
 def _text(value: Any) -> str:
@@ -277,6 +297,19 @@ def _details(details: Any) -> list[dict[str, Any]]:
     """The reasoning details of known kinds."""
     known = details if isinstance(details, list) else ()
     return [detail for detail in known if isinstance(detail, dict) and _text(detail.get("type")) in _DETAIL_TEXTS]
+
+
+def _signature(call: dict[str, Any]) -> str:
+    """What Gemini signs a call with and wants to have back (`core.content.ReasoningReplay`)."""
+    extra = call.get("extra_content")
+    google = extra.get("google") if isinstance(extra, dict) else None
+    return _text(google.get("thought_signature")) if isinstance(google, dict) else ""
+
+
+def _content_thought(content: Any) -> str:
+    """Reasoning inside of `content`, where Mistral has it: in blocks of blocks."""
+    blocks = content if isinstance(content, list) else ()
+    return "".join(_content_text(block.get("thinking")) for block in blocks if isinstance(block, dict))
 
 
 def _content_text(content: Any) -> str:

@@ -139,7 +139,7 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
         _HARD_QUOTA,
     ),
     (
-        ("content_filter", "content management policy", "content policy", "safety system"),
+        ("content_filter", "content management policy", "content policy", "safety system", "input was flagged"),
         "content_filter",
         _FILTER,
     ),
@@ -163,7 +163,7 @@ def classify_http(
     is_page = body.lstrip().startswith("<")
     verdict, code = _judge(codes, "" if is_page else message or body, status, hint)
     if not message:
-        message = _describe_body(body, secrets)
+        message = described_body(body, secrets)
     if is_page and status < 500:
         code = code or "unexpected_html"
     if 300 <= status < 400:
@@ -206,9 +206,8 @@ def retry_after_ms(headers: Mapping[str, str], document: Any, *, now_ms: int) ->
     text = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(text):
         return int(float(text) * 1000)
-    if text:
-        return _milliseconds_until(text, headers.get("date", ""), now_ms)
-    return _retry_delay(document)
+    until = _milliseconds_until(text, headers.get("date", ""), now_ms)
+    return _retry_delay(document) if until is None else until
 
 
 def to_exception(
@@ -313,7 +312,18 @@ def _message_and_codes(document: Any) -> tuple[str, tuple[str, ...]]:
     text = next((error[name] for name in ("message", "detail", "msg") if isinstance(error.get(name), str)), "")
     said = (error.get(name) for name in ("code", "type", "status"))
     codes = tuple(code for code in said if isinstance(code, str) and _CODE.fullmatch(code))
-    return text, (*_detail_reasons(error), *codes)
+    passed_on, passed_codes = _passed_on(error)
+    return ": ".join(filter(None, (text, passed_on))), (*_detail_reasons(error), *codes, *passed_codes)
+
+
+def _passed_on(error: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The error of another provider that OpenRouter wraps as it came, under words that say nothing."""
+    metadata = error.get("metadata")
+    raw = metadata.get("raw") if isinstance(metadata, dict) else None
+    if not isinstance(raw, str):
+        return "", ()
+    document = _json_or_none(raw)
+    return _message_and_codes(document) if isinstance(document, dict | list) else (raw, ())
 
 
 def _detail_reasons(error: dict[str, Any]) -> tuple[str, ...]:
@@ -334,7 +344,7 @@ def _embedded_status(error: Any) -> int | None:
     return None
 
 
-def _describe_body(body: str, secrets: tuple[str, ...]) -> str:
+def described_body(body: str, secrets: tuple[str, ...]) -> str:
     """One line about a body that is not an error document, without any of `secrets` before it is cut."""
     text = " ".join(body.split())
     if not text:

@@ -2,8 +2,9 @@
 
 The invariant: how the bytes are cut into chunks never changes the events. Lines
 end with LF, CRLF or CR; one leading byte order mark is dropped; only `data`
-fields matter; text is decoded per event, so a character may be split over
-chunks; an event without its closing blank line is delivered by `flush`.
+fields matter, and what llama.cpp calls `error`; text is decoded per event, so a
+character may be split over chunks; an event without its closing blank line is
+delivered by `flush`.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ class SseDecoder:
             self._data.append(line[6:] if line.startswith(b"data: ") else line[5:])
         elif line == b"data":
             self._data.append(b"")
+        elif line.startswith(b"error: {"):
+            # How llama.cpp up to late 2025 says what it later says as `data: {"error": …}`.
+            self._data.append(b'{"error":' + line[7:] + b"}")
 
     def _dispatch(self, events: list[str]) -> None:
         if self._data:

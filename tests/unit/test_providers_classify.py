@@ -125,6 +125,8 @@ def test_retry_delay_in_the_body_is_honoured(delay: object, expected: int | None
 def test_retry_delay_is_found_beside_the_error_and_in_its_details() -> None:
     assert judge(503, {"error": {"message": "busy"}, "retryDelay": "2s"}).retry_after_ms == 2000
     assert judge(503, [error("busy", details=[{"retryDelay": "36.123456789s"}])]).retry_after_ms == 36_123
+    assert judge(503, error("busy", retryDelay="2s"), {"retry-after": "soon"}).retry_after_ms == 2000
+    assert judge(503, error("busy", retryDelay="2s"), {"retry-after": "3"}).retry_after_ms == 3000
 
 
 def test_an_error_body_without_an_instruction_produces_none() -> None:

@@ -6,6 +6,7 @@ of each of them must not depend on where the network cuts the bytes.
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 import pytest
@@ -28,6 +29,7 @@ async def call(
     base_url: str = "http://127.0.0.1:8080/v1",
     key: str | None = None,
     tools: bool = False,
+    messages: tuple[Message, ...] = (Message("m", Role.USER, (TextPart("hello"),)),),
     **options: Any,
 ) -> tuple[LlmCallResult, ScriptedTransport]:
     transport = ScriptedTransport(*replies)
@@ -35,7 +37,7 @@ async def call(
     caller = build_caller(settings, clock=ManualClock(auto_advance=True), ids_bits=lambda _: 0, transport=transport)
     request = LlmRequest(
         model=ModelSpec("some-model"),
-        messages=(Message("m", Role.USER, (TextPart("hello"),)),),
+        messages=messages,
         scope=LlmScope("s", "s:turn:t:llm:0"),
         tools=(TOOL,) if tools else (),
     )
@@ -248,6 +250,11 @@ REFUSALS: list[tuple[str, Reply, str, str, bool]] = [
      "unsupported", "NotFoundError", False),
     ("vllm, a wrong key", error_reply(401, {"error": "Unauthorized"}), "auth", "auth", False),
     ("openrouter, no credit", refusal(402, "Insufficient credits", code=402), "quota", "insufficient_quota", False),
+    ("openrouter, what another said", refusal(400, "Provider returned error", code=400, metadata={
+        "provider_name": "Somebody", "raw": '{"type":"error","error":{"message":"prompt is too long: 9 > 8"}}'}),
+     "validation", "context_length_exceeded", False),
+    ("openrouter, flagged", refusal(403, 'x requires moderation. Your input was flagged for "violence".', code=403),
+     "validation", "content_filter", False),
     ("openrouter, nobody serves it", refusal(502, "Provider returned error", code=502), "http", "http", True),
     ("azure, a wrong key", refusal(401, "Access denied due to invalid subscription key.", code="401"),
      "auth", "401", False),
@@ -302,3 +309,87 @@ async def test_a_server_that_does_not_stream_is_understood_all_the_same() -> Non
     )  # fmt: skip
     result, _ = await call(whole)
     check(result, Served("any", whole, "It is sunny", TokenUsage(3, 2)))
+
+
+async def test_the_older_llama_cpp_names_the_field_of_an_error_after_it() -> None:
+    said = b'{"code":400,"message":"the request exceeds the available context size","type":"invalid_request_error"}'
+    result, transport = await call(Reply((b"error: " + said + b"\n\ndata: [DONE]\n\n",)))
+    assert result.error is not None and len(transport.requests) == 1
+    assert (result.error.code, result.error.retryable) == ("context_length_exceeded", False)
+    assert result.error.terminal_reason == "context_overflow"
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["in a stream", "as the whole answer"])
+@pytest.mark.parametrize(
+    ("document", "said"),
+    [
+        ({"code": 500, "msg": "404 NOT_FOUND", "success": False}, "404 NOT_FOUND"),
+        ({"id": "x", "choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}, "login fail"),
+        ({"detail": "the model is loading"}, "the model is loading"),
+    ],
+)
+async def test_what_a_server_says_in_the_place_of_an_answer_is_told(
+    document: dict[str, Any], said: str, is_whole: bool
+) -> None:
+    result, _ = await call(json_reply(document) if is_whole else stream(document), max_attempts=1)
+    assert result.error is not None and said in result.error.message
+    assert result.error.code == "stream_ended_before_finish_reason"
+
+
+async def test_mistral_thinks_in_blocks_of_its_content() -> None:
+    def thinking(text: str) -> dict[str, Any]:
+        return {"type": "thinking", "thinking": [{"type": "text", "text": text}]}
+
+    reply = stream(
+        choice("magistral", {"role": "assistant", "content": ""}),
+        choice("magistral", {"content": [thinking("let ")]}),
+        choice("magistral", {"content": [thinking("me see"), {"type": "text", "text": "It is "}]}),
+        choice("magistral", {"content": "sunny"}),
+        choice("magistral", {"content": ""}, "stop", usage={"prompt_tokens": 3, "completion_tokens": 9}),
+    )
+    result, _ = await call(reply)
+    check(result, Served("mistral", reply, "It is sunny", TokenUsage(3, 9), "let me see"))
+
+
+def with_arguments(*pieces: str) -> Reply:
+    """A call whose arguments come in pieces."""
+    function = {"name": "get_weather", "arguments": ""}
+    head = {"index": 0, "id": "call_1", "type": "function", "function": function}
+    deltas = [head, *({"index": 0, "function": {"arguments": piece}} for piece in pieces)]
+    return stream(*(choice("m", {"tool_calls": [delta]}) for delta in deltas), choice("m", {}, "tool_calls"))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "arguments"),
+    [
+        (('{"city":', '"Oslo"}', '{"city":"Oslo"}'), '{"city":"Oslo"}'),
+        (("{}", "{}"), "{}"),
+        (('{"a":', "{}", "}"), '{"a":{}}'),
+        (('{"a":[', "{}", ",", "{}", "]}"), '{"a":[{},{}]}'),
+        (("{", "{", "}"), "{{}"),
+    ],
+)
+async def test_arguments_that_are_said_once_more_at_the_end_count_once(pieces: tuple[str, ...], arguments: str) -> None:
+    """vLLM does so for some models, and proxies that put a call together do."""
+    result, _ = await call(with_arguments(*pieces), tools=True)
+    assert result.response is not None
+    assert [made.input_json for made in result.response.tool_calls] == [arguments]
+
+
+async def test_gemini_gets_the_signature_of_a_call_back_where_it_stood() -> None:
+    google = {"google": {"thought_signature": "c2lnbmVk"}}
+    first = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    second = {"id": "call_2", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    reply = stream(choice("gemini-3", {"tool_calls": [first | {"extra_content": google}, second]}, "tool_calls"))
+    result, _ = await call(reply, tools=True)
+    assert result.response is not None
+    asked = Message("m", Role.USER, (TextPart("hello"),))
+    answered = Message("a", Role.ASSISTANT, result.response.parts)
+
+    async def sent(**options: Any) -> list[Any]:
+        _, transport = await call(OLLAMA_TEXT, messages=(asked, answered), **options)
+        calls = json.loads(transport.requests[0].body)["messages"][1]["tool_calls"]
+        return [call.get("extra_content") for call in calls]
+
+    assert await sent() == [google, None]
+    assert await sent(base_url="http://127.0.0.1:9999/v1") == [None, None], "no other route can read it"

@@ -298,6 +298,13 @@ async def test_an_end_that_turns_out_to_be_a_cut_is_one() -> None:
         ("max_tokens", TerminalReason.OUTPUT_LIMIT),
         ("content_filter", TerminalReason.CONTENT_FILTER),
         ("safety", TerminalReason.CONTENT_FILTER),
+        ("eos", TerminalReason.STOP),
+        ("eos_token", TerminalReason.STOP),
+        ("stop_sequence", TerminalReason.STOP),
+        ("end_turn", TerminalReason.STOP),
+        ("tool_use", TerminalReason.STOP),
+        ("model_length", TerminalReason.OUTPUT_LIMIT),
+        ("abort", TerminalReason.PROVIDER_ERROR),
         ("weird", TerminalReason.PROVIDER_ERROR),
     ],
 )
