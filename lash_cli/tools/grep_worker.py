@@ -100,12 +100,22 @@ def read_text(directories: Directories, path: str, file_bytes: int, left_out: Le
     return data.decode("utf-8", "replace").removeprefix("\ufeff")
 
 
-def matches(text: str, pattern: re.Pattern[str]) -> Iterator[tuple[int, str]]:
-    """Numbered lines that contain the pattern."""
-    for number, line in enumerate(text.split("\n"), 1):
+def matches(text: str, pattern: re.Pattern[str], line_chars: int) -> Iterator[tuple[int, str]]:
+    """Numbered lines that contain the pattern, of a longer one than `line_chars` the stretch with its first match."""
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()  # a line feed ends a line, it does not begin one
+    for number, line in enumerate(lines, 1):
         line = line.removesuffix("\r")
-        if pattern.search(line):
-            yield number, line
+        found = pattern.search(line)
+        if found is not None:
+            yield number, _stretch(line, found, line_chars)
+
+
+def _stretch(line: str, found: re.Match[str], line_chars: int) -> str:
+    start = 0 if found.end() <= line_chars else max(0, min(found.start() - line_chars // 4, len(line) - line_chars))
+    end = start + line_chars
+    return f"{'...' if start else ''}{line[start:end]}{'...' if end < len(line) else ''}"
 
 
 def search(request: dict[str, Any]) -> Iterator[Any]:
@@ -126,11 +136,11 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
         text = read_text(directories, real, request["file_bytes"], left_out)
         if text is None:
             continue
-        for number, line in matches(text, pattern):
+        for number, line in matches(text, pattern, request["line_chars"]):
             found += 1
             if found > request["limit"]:
                 break
-            yield [shown, number, line[: request["line_chars"]]]
+            yield [shown, number, line]
         if found > request["limit"]:
             break
     directories.close()

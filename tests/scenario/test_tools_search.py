@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -215,8 +216,37 @@ async def test_long_lines_are_cut_and_large_files_left_out(bench: Workbench) -> 
         file.write(b"x")
         file.truncate(search.GREP_FILE_BYTES + 1)
     long, rest = value_of(await bench.call("grep", pattern="x+")).splitlines()
-    assert long == "long:1: " + "x" * search.GREP_LINE_CHARS
+    assert long == "long:1: " + "x" * search.GREP_LINE_CHARS + "..."
     assert rest == "(not searched: 1 file larger than 5 MiB)"
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "shown"),
+    [
+        (0, 300, "here{300}"),
+        (100, 9000, "{100}here{396}..."),
+        (496, 9000, "{496}here..."),
+        (497, 9000, "...{125}here{371}..."),
+        (9000, 9000, "...{125}here{371}..."),
+        (9000, 371, "...{125}here{371}"),
+        (9000, 1, "...{495}here{1}"),
+    ],
+)
+async def test_of_a_long_line_the_match_is_shown(bench: Workbench, before: int, behind: int, shown: str) -> None:
+    bench.write("min.js", f"{'x' * before}here{'x' * behind}\n")
+    line = value_of(await bench.call("grep", pattern="here"))
+    assert line == "min.js:1: " + re.sub(r"\{(\d+)\}", lambda count: "x" * int(count[1]), shown)
+
+
+async def test_what_follows_the_last_line_feed_is_a_line_only_where_there_is_something(bench: Workbench) -> None:
+    bench.write("ended", "a\n\nb\n")
+    bench.write("open", "a\nb")
+    bench.write("crlf", "a\r\n")
+    bench.write("empty", "")
+    assert value_of(await bench.call("grep", pattern="^$")) == "ended:2: "
+    assert value_of(await bench.call("grep", pattern="^")) == (
+        "crlf:1: a\nended:1: a\nended:2: \nended:3: b\nopen:1: a\nopen:2: b"
+    )
 
 
 async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
