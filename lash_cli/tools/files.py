@@ -18,6 +18,7 @@ import msgspec
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import Inline
+from lash_cli.core.media import media_type_of
 from lash_cli.core.protocols import CancelSignal, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOutput, ToolSuccess, cancelled, success
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
@@ -34,9 +35,13 @@ SKIPPED_BYTES = 1024 * 1024
 EDIT_BYTES = 10 * 1024 * 1024
 ATTACHMENT_BYTES = 20 * 1024 * 1024
 DEFAULT_LINES = 2000
+PDF = "application/pdf"
 PDF_MAGIC = b"%PDF-"
+# Where readers of PDF look for its first line.
+PDF_HEADER_BYTES = 1024
 READ_RETRY = SafeRetry(max_attempts=2, base_delay_ms=25, max_delay_ms=100)
 
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/[a-z0-9][a-z0-9!#$&^_.+-]*")
 _PathText = Annotated[
     str, msgspec.Meta(min_length=1, description="Path, absolute or relative to the working directory.")
@@ -335,18 +340,10 @@ def _past_end(arguments: ReadArguments, count: int, unit: str) -> ToolFault:
 
 
 def image_type(head: bytes) -> str | None:
-    """The media type of an image the models take, by its first bytes."""
-    signatures = (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"GIF87a", "image/gif"),
-        (b"GIF89a", "image/gif"),
-    )
-    for signature, media_type in signatures:
-        if head.startswith(signature):
-            return media_type
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "image/webp"
+    """The media type of an image that is attached unasked, by its first bytes."""
+    known = media_type_of(head)
+    if known in _IMAGES:
+        return known
     # "BM" alone also begins ordinary text; the reserved fields of a bitmap are zero.
     return "image/bmp" if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0" else None
 
@@ -359,6 +356,7 @@ def _attachment_type(file: BinaryIO, arguments: ReadArguments) -> str | None:
         wanted = arguments.attach_as.lower()
         if not _MEDIA_TYPE.fullmatch(wanted):
             raise invalid("invalid_media_type", f"{arguments.attach_as!r} is not a media type such as image/png")
+        _check_attachable(head, wanted, arguments.path)
         return wanted
     image = image_type(head)
     if image is not None:
@@ -366,6 +364,17 @@ def _attachment_type(file: BinaryIO, arguments: ReadArguments) -> str | None:
     if b"\0" in head and not head.startswith(PDF_MAGIC):
         raise invalid("binary_file", f"{arguments.path} is a binary file; it has no text to show")
     return None
+
+
+def _check_attachable(head: bytes, wanted: str, path: str) -> None:
+    """Refuse what no provider could read as `wanted`: with it in the conversation each refuses that from then on."""
+    if not head:
+        raise invalid("wrong_media_type", f"{path} is empty; there is nothing to attach")
+    known = media_type_of(head)
+    if wanted == PDF and PDF_MAGIC in head[:PDF_HEADER_BYTES]:
+        return
+    if known != wanted and wanted in (*_IMAGES, PDF):
+        raise invalid("wrong_media_type", f"{path} is not {wanted}{f' but {known}' if known else ''}")
 
 
 def _is_pdf(file: BinaryIO) -> bool:

@@ -198,6 +198,22 @@ async def test_a_binary_file_is_refused_clearly_and_what_is_asked_for_is_attache
     assert failure_of(await bench.call("read_file", path="a.pdf", attach_as="pdf")).code == "invalid_media_type"
 
 
+@pytest.mark.parametrize("wanted", ["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"])
+async def test_nothing_is_attached_as_what_it_is_not(bench: Workbench, wanted: str) -> None:
+    """Every provider refuses a conversation with such an attachment, for as long as the session lives."""
+    bench.write("words", "these are words\n")
+    bench.write("clip", b"\x1aE\xdf\xa3")
+    bench.write("empty", "")
+    bench.write("mail", b"\r\n%PDF-1.7\n")
+    for path in ("words", "clip", "empty"):
+        fault = failure_of(await bench.call("read_file", path=path, attach_as=wanted))
+        assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "wrong_media_type"), path
+    assert failure_of(await bench.call("read_file", path="empty", attach_as="text/plain")).code == "wrong_media_type"
+    own = (("words", "text/x-notes"), ("clip", "video/webm"), ("clip", "application/x-own"), ("mail", files.PDF))
+    for path, kind in own:
+        assert (await bench.call("read_file", path=path, attach_as=kind)).status == "success"
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
