@@ -1,11 +1,11 @@
 """Lines between this process and the one that started it, over two descriptors (contract 08 §1.1, §6.5).
 
 Reading and writing each have a thread, because a descriptor may be a pipe, a
-file or a terminal and only threads take them all. The reader holds at most a
-few lines that nobody asked for yet, so a peer that writes without end waits; a
-line that is too long is told as an error and skipped. The writer never makes
-its caller wait; that the reader of a pipe went away is noticed at once, also
-while there is nothing to write.
+file or a terminal and only threads take them all; whether it blocks is for
+others to say. The reader holds at most a few lines that nobody asked for yet,
+so a peer that writes without end waits; a line that is too long is told as an
+error and skipped. The writer never makes its caller wait; that the reader of a
+pipe went away is noticed at once, also while there is nothing to write.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import select
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -49,27 +50,33 @@ class LineReader:
         self._lines.put_nowait(None)
 
     def _run(self) -> None:
-        held = b""
+        held = bytearray()
         is_skipping = False
         while chunk := self._read():
-            *whole, rest = (held + chunk).split(b"\n")
-            for line in whole:
+            for number, piece in enumerate(chunk.split(b"\n")):
+                if number:  # before it a line ended
+                    if not is_skipping:
+                        self._give(bytes(held))
+                    held.clear()
+                    is_skipping = False
                 if not is_skipping:
-                    self._give(line if len(line) <= self._limit else self._too_long())
-                is_skipping = False
-            held = b"" if is_skipping else rest
-            if len(held) > self._limit:
-                self._give(self._too_long())
-                held, is_skipping = b"", True
-        if held and not is_skipping:
-            self._give(held)
+                    held += piece
+                if len(held) > self._limit:
+                    self._give(self._too_long())
+                    held.clear()
+                    is_skipping = True
+        if held:
+            self._give(bytes(held))
         self._give(None)
 
     def _read(self) -> bytes:
-        try:
-            return os.read(self._descriptor, _CHUNK)
-        except OSError:
-            return b""  # a terminal that hung up has said everything it will
+        while True:
+            try:
+                return os.read(self._descriptor, _CHUNK)
+            except BlockingIOError:
+                _wait_for(self._descriptor, select.POLLIN)
+            except OSError:
+                return b""  # a terminal that hung up has said everything it will
 
     def _too_long(self) -> LashError:
         return UsageError(f"a line is longer than {self._limit} bytes and was skipped", code="request_too_large")
@@ -135,13 +142,24 @@ class LineWriter:
                 self._write_all(item)
 
     def _write_all(self, data: bytes) -> None:
+        view = memoryview(data)
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            while view:
+                try:
+                    view = view[os.write(self._descriptor, view) :]
+                except BlockingIOError:
+                    _wait_for(self._descriptor, select.POLLOUT)
         except OSError:
             # A closed pipe or a full disk: either way the peer will not get it.
             self.is_closed = True
             self._loop.call_soon_threadsafe(self._left)
+
+
+def _wait_for(descriptor: int, event: int) -> None:
+    """Until a descriptor that does not block can be used, or can never be again."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    poll.poll()
 
 
 def _settle(future: asyncio.Future[None]) -> None:

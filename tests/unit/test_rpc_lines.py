@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 
 import pytest
 
@@ -50,6 +51,30 @@ async def _collect(reader: LineReader) -> list[bytes | str]:
 )
 async def test_lines_come_whole_and_what_is_too_long_is_one_error(data: bytes, expected: list[bytes | str]) -> None:
     assert await read(data) == expected
+
+
+async def test_a_long_line_is_not_copied_again_with_each_of_its_pieces() -> None:
+    line = b"x" * 16 * 1024 * 1024
+    began = time.process_time()
+    assert await read(line + b"\nb\n", limit=len(line)) == [line, b"b"]
+    assert time.process_time() - began < 1.0
+
+
+async def test_descriptors_that_do_not_block_are_waited_for() -> None:
+    """Whoever shares them may have made them so, as Node does with the pipes that it hands on."""
+    out, into = os.pipe()
+    os.set_blocking(out, False)
+    os.set_blocking(into, False)
+    closed = asyncio.Event()
+    writer = LineWriter(into, on_closed=closed.set)
+    collecting = asyncio.ensure_future(_collect(LineReader(out, limit=1_000_000)))
+    await asyncio.sleep(0.01)
+    writer.write("a" * 500_000 + "\nb\n")
+    await writer.close()
+    assert not closed.is_set()
+    os.close(into)
+    assert await collecting == [b"a" * 500_000, b"b"]
+    os.close(out)
 
 
 async def test_a_stopped_reader_ends_though_its_peer_says_nothing() -> None:
