@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from lash_cli.core.codec import reread
 from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionGraph, SessionNode
 from lash_cli.core.history import TreeEntry
@@ -124,6 +125,10 @@ class SessionAdmin:
     async def _set_options(self, options: ProtocolTurnOptions, *, is_for_all: bool) -> None:
         from lash_cli.runtime.structured import options_issue  # no other verb judges schemas
 
+        try:
+            options = reread(options, ProtocolTurnOptions)
+        except ValueError as error:
+            raise UsageError(f"those are no options a turn can have: {error}", code="invalid_turn_options") from error
         issue = options_issue(options)
         if issue is not None:
             raise UsageError(issue.message, code=issue.code)
@@ -177,7 +182,8 @@ class SessionAdmin:
     async def open_agent_frame(self, request: OpenAgentFrameRequest) -> OpenAgentFrameResult:
         """Go on in a new frame that begins with the given nodes; the id of the current one opens nothing.
 
-        Raises `ConflictError` (`agent_frame_reused`) for the id of an older one.
+        Raises `ConflictError` (`agent_frame_reused`) for the id of an older one, and `UsageError` (`node_invalid`) for
+        nodes that could not be read again.
         """
         session = self._session
         core, shared = session._core, session._shared
@@ -192,7 +198,8 @@ class SessionAdmin:
 
         Nothing is written for a branch that is not the current one any more, and nothing twice for one operation.
         Raises `ConflictError`: `node_not_resumable` when the messages leave tool calls without a result, and
-        `node_exists` when the operation added something else before.
+        `node_exists` when the operation added something else before; and `UsageError` (`node_invalid`) for what could
+        not be read again.
         """
         session = self._session
         core, shared = session._core, session._shared
@@ -225,8 +232,7 @@ class SessionAdmin:
 
         As many of them as were said there in this order stay; the others are appended beside what followed, which
         stays as a branch. Transient ones are left out, and those that are appended get ids of their own.
-        `operation_id` makes a repeat harmless. Raises `ConflictError`: `node_not_resumable` when the messages leave
-        tool calls without a result, and `node_exists` when the operation added something else before.
+        `operation_id` makes a repeat harmless. Raises as `append_session_nodes`.
         """
         session = self._session
         core, shared = session._core, session._shared

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.activity import TurnActivity
+from lash_cli.core.codec import reread
 from lash_cli.core.content import ProtocolTurnOptions, TurnInput, options_over
 from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.policy import Generation, PromptContribution, PromptLayer, PromptSection, PromptSlot
@@ -76,7 +77,7 @@ def _tell(ended: asyncio.Future[None], work: object = None) -> None:
 
 class TurnBuilder:
     """A turn that was described but not started: refine it, then `run`, `stream_to` or `stream` it, once (contract 01
-    §5.2, §5.3).
+    §5.2, §5.3). What refines its prompt raises `UsageError` (`prompt_invalid`) for what could not be read again.
 
     Whatever runs it raises, when nothing was written, `SessionExecutionBusy` while another owner holds the session,
     `PendingTurnInputSourceKeyConflict` for a key and `RuntimeTurnCommitConflict` for a turn id of another text,
@@ -110,18 +111,22 @@ class TurnBuilder:
         return self._with_prompt(self._request.prompt.clear_prompt_slot(slot))
 
     def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
+        try:
+            reread(prompt, PromptLayer)
+        except ValueError as error:
+            raise UsageError(f"that is no prompt a turn can have: {error}", code="prompt_invalid") from error
         self._request = msgspec.structs.replace(self._request, prompt=prompt)
         return self
 
     def protocol_turn_options(self, options: ProtocolTurnOptions) -> TurnBuilder:
         """Ask this turn with `options`, which stand over those of its input and of its frame, key by key. They are part
         of the submission that a key or a turn id names. Raises `UsageError` for the finishing of a turn, which has its
-        own."""
+        own, and for what could not be read again (`invalid_turn_input`)."""
         given = self._request.input
         if given is None:
             raise UsageError("a turn that was cut off is finished with the options it has")
         merged = options_over(given.protocol_turn_options or ProtocolTurnOptions(), options)
-        changed = msgspec.structs.replace(given, protocol_turn_options=merged)
+        changed = TurnInput.of(msgspec.structs.replace(given, protocol_turn_options=merged))
         self._request = msgspec.structs.replace(self._request, input=changed)
         return self
 

@@ -96,6 +96,18 @@ def is_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
+def reread(value: Any, kind: Any) -> Any:
+    """`value` as it is when it was stored and read again as a `kind`.
+
+    A program that is not type-checked may hand in anything, such as a model by its name: stored, that would be a
+    session nobody can open any more. Raises `ValueError` for what cannot be stored or would not be read again.
+    """
+    try:
+        return decode_any(encode(value), kind)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise ValueError(str(error)) from error
+
+
 def storable(text: str) -> str:
     """`text` with its lone surrogates, which no UTF-8 can hold, as escapes."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

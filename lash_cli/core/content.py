@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, encode, from_builtins, to_builtins
+from lash_cli.core.codec import Record, from_builtins, reread, to_builtins
 from lash_cli.errors import UsageError
 
 
@@ -121,12 +121,8 @@ class TurnInput(Record):
 
     @staticmethod
     def of(given: TurnInput | str) -> TurnInput:
-        """What a program submits, of which what is stored can be read again.
-
-        A program that is not type-checked may hand in anything, such as an item that is only its text: stored, that
-        would be a session in which no turn can begin any more. Raises `UsageError`: `invalid_turn_input`, and
-        `prompt_not_utf8` as `text`.
-        """
+        """What a program submits, of which what is stored can be read again (`codec.reread`). Raises `UsageError`:
+        `invalid_turn_input`, and `prompt_not_utf8` as `text`."""
         if isinstance(given, str):
             return TurnInput.text(given)
         if not isinstance(given, TurnInput):
@@ -140,8 +136,8 @@ class TurnInput(Record):
         if is_plain and given == TurnInput(given.items):
             return given
         try:
-            decode(encode(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items)))), TurnInput)
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            reread(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items))), TurnInput)
+        except (TypeError, ValueError) as error:
             raise _unreadable(str(error)) from error
         return given
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from lash_cli.core.codec import Record, decode, encode
+from lash_cli.core.codec import Record, reread
 from lash_cli.errors import UsageError
 
 
@@ -314,15 +314,10 @@ def persisted_config(policy: SessionPolicy) -> PersistedSessionConfig:
 
 
 def readable_policy(policy: SessionPolicy) -> SessionPolicy:
-    """`policy`, of which what is stored can be read again.
-
-    A program that is not type-checked may hand in anything, such as a model by
-    its name: stored, that would be a session nobody can open any more. Raises
-    `UsageError` (`policy_invalid`).
-    """
+    """`policy`, of which what is stored can be read again (`codec.reread`); raises `UsageError` (`policy_invalid`)."""
     try:
-        decode(encode(persisted_config(policy)), PersistedSessionConfig)
-    except (TypeError, msgspec.MsgspecError) as error:
+        reread(persisted_config(policy), PersistedSessionConfig)
+    except ValueError as error:
         raise UsageError(f"that is no policy a session can have: {error}", code="policy_invalid") from error
     return policy
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, encode
+from lash_cli.core.codec import Record, encode, reread
 from lash_cli.core.content import AttachmentSource
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.core.tool_shapes import MATERIALIZED, STATIC, ArgumentProjection, CompactContract, OutputContract
@@ -78,15 +78,10 @@ class ToolManifest(Record):
 
 
 def readable_manifest(manifest: ToolManifest) -> ToolManifest:
-    """`manifest`, of which what is stored can be read again.
-
-    A program that is not type-checked may hand in anything, such as an
-    approval class of its own: stored, that would be a session nobody can open
-    any more. Raises `ValueError`.
-    """
+    """`manifest`, of which what is stored can be read again (`codec.reread`); raises `ValueError`."""
     try:
-        decode(encode(manifest), ToolManifest)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        reread(manifest, ToolManifest)
+    except ValueError as error:
         raise ValueError(f"what it says of itself cannot be kept: {error}") from error
     return manifest
 

@@ -22,7 +22,7 @@ from lash_cli.core.graph import (
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.ending import seen_through
-from lash_cli.runtime.frames import first_nodes
+from lash_cli.runtime.frames import first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
@@ -73,9 +73,11 @@ async def append_session_nodes(
 ) -> Appended | StaleBranch:
     """Commit the nodes below the newest head, in its frame, while the caller holds the session's writer lock.
 
-    Raises `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`: `turn_unfinished`, `node_not_resumable` when
-    the messages leave tool calls without a result, and `node_exists` when the operation added something else before.
+    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`:
+    `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and `node_exists` when
+    the operation added something else before.
     """
+    request = readable_nodes(request, AppendSessionNodesRequest)
     operation = request.operation_id or host.ids.new("op")
     async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as fence:
         await require_movable(store, session.session_id)

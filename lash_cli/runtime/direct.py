@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lash_cli.core.codec import to_builtins
+from lash_cli.core.codec import reread, to_builtins
 from lash_cli.core.content import AttachmentPart, ToolCallPart
 from lash_cli.core.direct import DirectLlmCompletion, DirectRequest, direct_scope, substantial_messages
 from lash_cli.core.llm import LlmCallRecord, LlmRequest, StreamEvent, ToolChoice
@@ -63,6 +63,10 @@ def _llm_request(host: RuntimeHost, request: DirectRequest, model: ModelSpec) ->
         raise DirectCompletionError(
             refused.message, code=INVALID_REQUEST, details={"reason": refused.code}
         ) from refused
+    try:
+        reread(request.caused_by, str | None)
+    except ValueError as error:
+        raise DirectCompletionError(f"nothing can be booked to that: {error}", code=INVALID_REQUEST) from error
     messages = substantial_messages(request.messages)
     if not messages:
         raise DirectCompletionError("a completion needs a message that says something", code=INVALID_REQUEST)

@@ -23,7 +23,7 @@ from lash_cli.errors import ConflictError, LashError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.ephemeral import publish_commit
-from lash_cli.runtime.frames import NODES_CODE, first_nodes
+from lash_cli.runtime.frames import NODES_CODE, first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, claimed_lane
@@ -138,9 +138,11 @@ async def open_agent_frame(
 ) -> OpenAgentFrameResult:
     """Open a frame for whoever asks, while the caller holds the session's writer lock.
 
-    Raises `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`
-    (`turn_unfinished`, and those of `plan_frame`).
+    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`,
+    `SessionClosed`, and `ConflictError` (`turn_unfinished`, and those of
+    `plan_frame`).
     """
+    request = readable_nodes(request, OpenAgentFrameRequest)
     store = host.store
     if store is None:
         return await _opened(host, None, session, None, request)

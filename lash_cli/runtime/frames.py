@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import from_builtins_any, to_builtins
+from lash_cli.core.codec import from_builtins_any, reread, to_builtins
 from lash_cli.core.content import ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.frames import AgentFrame, current_frame, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
 from lash_cli.core.outcome import AgentFrameSwitch, TurnIssue
 from lash_cli.core.queued_work import AgentFrameTask, QueuedWorkClaim, following_turn_id
-from lash_cli.errors import ConflictError
+from lash_cli.errors import ConflictError, UsageError
 
 MAX_FRAME_SWITCHES = 16
 MAX_INITIAL_NODES = 256
@@ -100,6 +100,15 @@ def _payloads(initial_nodes: tuple[Any, ...]) -> tuple[NodePayload, ...]:
     if len(initial_nodes) > MAX_INITIAL_NODES:
         raise ValueError(f"at most {MAX_INITIAL_NODES} of them, not {len(initial_nodes)}")
     return tuple(from_builtins_any(to_builtins(node), NodePayload) for node in initial_nodes)
+
+
+def readable_nodes(given: Any, kind: Any) -> Any:
+    """What a program hands in to be added to a session, as a `kind` that is read again (`codec.reread`); raises
+    `UsageError` (`node_invalid`)."""
+    try:
+        return reread(given, kind)
+    except ValueError as error:
+        raise UsageError(f"those are no nodes a session can have: {error}", code="node_invalid") from error
 
 
 def handed_on_name(turn_id: str) -> str:

@@ -17,7 +17,7 @@ from lash_cli.core.graph import ConversationPayload, SessionNode, common_beginni
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
 from lash_cli.runtime.ending import seen_through
-from lash_cli.runtime.frames import first_nodes
+from lash_cli.runtime.frames import first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
@@ -48,9 +48,11 @@ async def replace_active_read_state(
     """Make `messages` the conversation of the current frame, while the caller holds the session's writer lock and
     nothing is left to flush.
 
-    Raises `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`: `turn_unfinished`, `node_not_resumable` when
-    the messages leave tool calls without a result, and `node_exists` when the operation added something else before.
+    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`:
+    `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and `node_exists` when
+    the operation added something else before.
     """
+    messages = readable_nodes(tuple(messages), tuple[Message, ...])
     wanted = tuple(message for message in messages if not message.is_transient)
     operation = operation_id or host.ids.new("op")
     async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as fence:

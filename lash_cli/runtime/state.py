@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, reread
 from lash_cli.core.content import Message, ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import (
@@ -204,10 +204,14 @@ class RuntimeSessionState(Record):
 def path_of(state: RuntimeSessionState) -> tuple[SessionNode, ...]:
     """The path of a state that somebody hands in, root to leaf.
 
-    Raises `UsageError` (`session_state_invalid`) for one that no session could go on from: other than one active frame,
-    a node twice, one whose parent does not stand before it or whose frame is unknown, an unknown leaf, or tool calls
-    without a result.
+    Raises `UsageError` (`session_state_invalid`) for one that no session could go on from: what could not be read
+    again, other than one active frame, a node twice, one whose parent does not stand before it or whose frame is
+    unknown, an unknown leaf, or tool calls without a result.
     """
+    try:
+        reread(msgspec.structs.replace(state, attachments={}), RuntimeSessionState)
+    except ValueError as error:
+        raise _unsound(state, str(error)) from error
     known = {frame.frame_id for frame in state.frames}
     seen: set[str | None] = {None}
     for node in state.nodes:

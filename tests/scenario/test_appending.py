@@ -189,7 +189,7 @@ async def test_what_no_model_could_go_on_from_is_refused_and_transient_messages_
 ) -> None:
     session = await make_core(echo()).open_session(S)
     await session.turn("one").run()
-    open_call = Message("c", Role.ASSISTANT, (ToolCallPart("call-1", "note", {}),))
+    open_call = Message("c", Role.ASSISTANT, (ToolCallPart("call-1", "note", "{}"),))
     with pytest.raises(ConflictError) as refused:
         await session.admin().append_messages([open_call])
     assert refused.value.code == "node_not_resumable"

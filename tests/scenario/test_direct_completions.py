@@ -63,7 +63,7 @@ async def test_an_impossible_request_is_refused_before_anything_is_sent(make_cor
     core = make_core(caller)
     reasoning = ModelCapability(ReasoningCapability(("low",)))
     model = msgspec.structs.replace(ModelSpec("m"), variant=ReasoningEffort("high"), capability=reasoning)
-    for request in (asking("x", model=model), asking(" ")):
+    for request in (asking("x", model=model), asking(" "), asking("x", caused_by="\ud800"), asking("x", caused_by=5)):
         with pytest.raises(DirectCompletionError) as refused:
             await core.direct_completion(request)
         assert refused.value.code == "invalid_request"

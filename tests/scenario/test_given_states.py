@@ -54,6 +54,9 @@ UNSOUND: dict[str, Change] = {
     "is there twice": with_nodes(lambda asked, answered: (asked, answered, asked)),
     "does not stand before it": with_nodes(lambda asked, answered: (answered, asked)),
     "is in an unknown frame": with_nodes(lambda asked, answered: (asked, replace(answered, agent_frame_id="x"))),
+    "Expected `object`, got `str`": with_nodes(
+        lambda asked, answered: (asked, replace(answered, payload=ConversationPayload("a text")))  # type: ignore[arg-type]
+    ),
     "is missing": lambda state: replace(state, leaf_node_id="nowhere"),
     "tool calls without a result": with_nodes(with_an_open_call),
 }

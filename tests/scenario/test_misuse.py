@@ -23,7 +23,10 @@ from lash_cli.api import (
     LeaseFence,
     LeaseOwnerIdentity,
     LeaseTimings,
+    Message,
     ModelSpec,
+    OpenAgentFrameRequest,
+    PromptContribution,
     ProtocolTurnOptions,
     SessionConfigPatch,
     SessionSpec,
@@ -34,7 +37,9 @@ from lash_cli.api import (
     TurnInput,
     tool,
 )
-from lash_cli.core.content import message_text
+from lash_cli.core.content import Role, TextPart, message_text
+from lash_cli.core.graph import ConversationPayload, PluginPayload
+from lash_cli.core.policy import session_prompt
 from lash_cli.errors import (
     ConflictError,
     LashRuntimeError,
@@ -528,6 +533,78 @@ async def test_an_input_that_could_not_be_read_again_is_refused_before_it_is_sto
             assert refused.value.code in ("invalid_turn_input", "prompt_not_utf8")
         assert (await session.turn("hello").run()).result.assistant_message() == "fine"
         assert await session.pending_turn_inputs() == ()
+
+
+UNREADABLE_MESSAGES = [
+    "hello",
+    Message("m", Role.USER, ("hello",)),  # type: ignore[arg-type]
+    Message("m", Role.USER, (TextPart("\ud800"),)),
+    Message("m", "somebody", (TextPart("hello"),)),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("nonsense", UNREADABLE_MESSAGES, ids=["text", "text for a part", "no UTF-8", "nobody's"])
+async def test_messages_that_could_not_be_read_again_are_refused_before_they_are_stored(
+    make_core, nonsense: Any
+) -> None:
+    async with await make_core(ScriptedCaller([text("fine")])).open_session(S) as session:
+        admin = session.admin()
+        for add in (
+            lambda: admin.append_messages([nonsense]),
+            lambda: admin.replace_active_read_state([nonsense]),
+            lambda: admin.open_agent_frame(OpenAgentFrameRequest("f", "why", (ConversationPayload(nonsense),))),
+        ):
+            with pytest.raises(UsageError) as refused:
+                await add()
+            assert refused.value.code == "node_invalid"
+        assert (await session.turn("hello").run()).result.assistant_message() == "fine"
+    async with await make_core(ScriptedCaller([])).open_session(S) as again:
+        assert [message_text(message) for message in again.read_view().messages] == ["hello", "fine"]
+
+
+async def test_a_record_of_a_plugin_is_held_as_it_is_read_again(make_core) -> None:
+    core = make_core(ScriptedCaller([]), residency="keep_all")
+    async with await core.open_session(S) as session:
+        admin = session.admin()
+        for nonsense in (object(), "\ud800"):
+            with pytest.raises(UsageError) as refused:
+                await admin.append_plugin_body("notes", nonsense)
+            assert refused.value.code == "node_invalid"
+        await admin.append_plugin_body("notes", {"seen": (1, float("nan"))})
+        (node,) = session.read_view().session_graph().nodes
+        assert node.payload == PluginPayload("notes", {"seen": [1, None]})
+        assert (await core.get_historic_node(S, node.node_id)) == node
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ProtocolTurnOptions(payload={"mine": object()}),
+        ProtocolTurnOptions(payload={"mine": "\ud800"}),
+        ProtocolTurnOptions(schema_version=True),
+    ],
+    ids=["no JSON", "no UTF-8", "a boolean for a version"],
+)
+async def test_options_that_could_not_be_read_again_are_refused_before_they_are_stored(make_core, options) -> None:
+    async with await make_core(ScriptedCaller([text("fine")])).open_session(S) as session:
+        with pytest.raises(UsageError) as refused:
+            await session.admin().set_protocol_turn_options(options)
+        assert refused.value.code == "invalid_turn_options"
+        with pytest.raises(UsageError) as refused:
+            await session.turn("hello").protocol_turn_options(options).run()
+        assert refused.value.code == "invalid_turn_input"
+        assert (await session.turn("hello").run()).result.assistant_message() == "fine"
+
+
+@pytest.mark.parametrize("content", ["\ud800", 5], ids=["no UTF-8", "a number"])
+async def test_a_prompt_that_could_not_be_read_again_is_refused_as_it_is_asked_for(make_core, content: Any) -> None:
+    async with await make_core(ScriptedCaller([])).open_session(S) as session:
+        with pytest.raises(UsageError) as refused:
+            session.turn("hello").prompt_contribution(PromptContribution("intro", content))
+        assert refused.value.code == "prompt_invalid"
+        with pytest.raises(UsageError) as refused:
+            await session.configure(SessionConfigPatch(prompt=session_prompt(content)))
+        assert refused.value.code == "policy_invalid"
 
 
 async def test_an_input_with_all_it_may_have_is_taken(make_core) -> None:
