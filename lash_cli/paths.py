@@ -78,6 +78,11 @@ class Paths:
         self.usual_database = self.database = os.path.join(data_dir, "lash.db")
         self.log_file = os.path.join(state_dir, "lash.log")
 
+    def beside_database(self) -> tuple[str, str]:
+        """The two files that SQLite keeps beside the database while it is open, or beside what that is a link to."""
+        real = os.path.realpath(self.database)
+        return real + "-wal", real + "-shm"
+
     def rows(self) -> dict[str, str | None]:
         """Every location by name, for `config path` and `doctor`."""
         return {

@@ -302,7 +302,8 @@ def standard_tools(
         paths.config_file,
         paths.keys_file,
         paths.log_file,
-        *(paths.database + suffix for suffix in ("", "-wal", "-shm")),
+        paths.database,
+        *paths.beside_database(),
     )
     if trace_file is not None:
         private = (*private, trace_file)

@@ -226,9 +226,10 @@ def _open(path: str) -> sqlite3.Connection | None:
         import sqlite3  # type: ignore[no-redef]  # another interpreter
 
     uri = "file:" + path.replace("%", "%25").replace("?", "%3f").replace("#", "%23") + "?mode=ro"
-    if not os.path.exists(path + "-wal"):
+    real = os.path.realpath(path)
+    if not os.path.exists(real + "-wal"):
         uri += "&immutable=1"
-    elif not os.path.exists(path + "-shm"):
+    elif not os.path.exists(real + "-shm"):
         return None
     connection: sqlite3.Connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -41,10 +41,10 @@ class Finding(NamedTuple):
 
 def places(paths: Paths, findings: list[Finding]) -> list[Document]:
     """Every place with its mode; what cannot be looked at or used is found."""
-    wal = [(f"database{suffix}", paths.database + suffix) for suffix in ("-wal", "-shm")]
+    log = zip(("database-wal", "database-shm"), paths.beside_database(), strict=True)
     rows = [(name, place) for name, place in paths.rows().items() if place is not None and name != "home"]
     items: list[Document] = []
-    for name, place in [("config_dir", paths.config_dir), *rows, *wal]:
+    for name, place in [("config_dir", paths.config_dir), *rows, *log]:
         try:
             mode: int | None = stat.S_IMODE(os.stat(place).st_mode)
         except FileNotFoundError:
@@ -68,8 +68,7 @@ def repair(paths: Paths) -> list[str]:
     """Make every file of the user private that others can read; the paths that were changed, sorted."""
     fixed = []
     named = {place for name, place in paths.rows().items() if place is not None and name != "home"}
-    wal = {paths.database + suffix for suffix in ("-wal", "-shm")}
-    for place in sorted({paths.config_dir, *named, *wal, *_inside(paths)}):
+    for place in sorted({paths.config_dir, *named, *paths.beside_database(), *_inside(paths)}):
         found = _shared(place, _directories(paths))
         if found is None or os.stat(place).st_uid != os.getuid():
             continue

@@ -230,7 +230,8 @@ class Database:
         synchronous: Synchronous = "full",
         lock_timeout_s: float = LOCK_TIMEOUT_SECONDS,
     ) -> Database:
-        """Open the file, creating and migrating it as needed (nothing of that with `read_only`).
+        """Open the file, creating and migrating it as needed (nothing of that with `read_only`). A link is the file it
+        leads to, and a relative name is one of the current directory of now.
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
         when file or directory cannot be used (`network_filesystem`: it would be damaged there), `TooManyOpenFiles`,
@@ -249,6 +250,9 @@ class Database:
             _create_file(path)
         elif not is_there(path):
             raise NotFoundError(f"{path} does not exist", code="store_not_found")
+        # SQLite puts the log beside the file itself, not beside a link to it; and connections are opened later too,
+        # when the process may be somewhere else.
+        path = os.path.realpath(path)
         refuse_lost(path)
         database = cls(path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s)
         watch(database)

@@ -85,7 +85,7 @@ def facts(connection: sqlite3.Connection, database: Path) -> Facts:
     tables = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
     values = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS}
     version = schema_version(connection)
-    log = database.with_name(database.name + "-wal")
+    log = Path(f"{os.path.realpath(database)}-wal")
     return Facts(
         bytes=database.stat().st_size,
         log_bytes=log.stat().st_size if log.exists() else 0,
