@@ -177,6 +177,18 @@ class SearchLaws:
         ids = await found(store, "needle", limit=2000)
         assert len(ids) == len(set(ids)) == 900
 
+    async def test_messages_of_times_that_cannot_be_are_found_in_their_order(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        ids = []
+        # Of a clock that was wrong by centuries, or of an archive whose times are in other units.
+        for at_ms in (-9, -5, 0, 7, 1 << 43, (1 << 43) + 5, (1 << 60)):
+            ids += await say(store, clock, f"needle at {at_ms}", at_ms=at_ms)
+        assert await found(store, "needle") == ids[::-1]
+        ids += await say(store, clock, "needle again", at_ms=(1 << 43) + 1)
+        assert await found(store, "needle") == ids[::-1]
+
     async def test_a_deleted_session_is_not_found_any_more(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await say(store, clock, "needle")

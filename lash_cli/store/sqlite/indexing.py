@@ -118,11 +118,11 @@ def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -
     # In the order of their ids: FTS5 writes a segment whenever the order breaks.
     texts.sort(key=lambda text: (text.at_ms, text.seq))
     rows = []
-    at_ms, following = None, 0
+    first, following = None, 0
     for text in texts:
-        if text.at_ms != at_ms:
-            at_ms = text.at_ms
-            first = first_id_at(at_ms)
+        # Times that no clock should say share the first or the last moment there is.
+        if first_id_at(text.at_ms) != first:
+            first = first_id_at(text.at_ms)
             (last,) = connection.execute(_LAST_ID, (first, first + (1 << _COUNT_BITS))).fetchone()
             following = first if last is None else last + 1
         rows.append((following, session_key, text.seq, " ".join((role_tag(text.role), *places)), text.text))

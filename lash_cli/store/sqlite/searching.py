@@ -31,7 +31,8 @@ from lash_cli.store.sqlite.lineage import Segment, is_on_path, key_at, segments_
 from lash_cli.store.sqlite.places import place_at, places, sql_place
 
 _SNIPPET_TOKENS: Final = 24
-_NEWEST: Final = 1 << 62
+# Above every id, that of the last moment included.
+_NEWEST: Final = (1 << 63) - 1
 
 # CROSS JOIN keeps the index outside: it is what gives the order. What is hidden may be shown by a fork only.
 _FIND: Final = f"""
