@@ -11,6 +11,8 @@ from hashlib import sha256
 
 import pytest
 
+from lash_cli.core.content import AttachmentItem, Stored, TurnInput
+from lash_cli.core.ingress import ByInputId, InputDraft, NextTurn
 from lash_cli.errors import NotFoundError, SessionDeleted, UsageError
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.store.conformance.journal import MovableClock, create_session
@@ -97,6 +99,20 @@ class AttachmentLaws:
         assert {row["attachment_ref"] for row in await store.list_attachments(SESSION)} == {unknown, young}
         assert await _is_unreachable(store, SESSION, old)
         assert await _is_unreachable(store, SESSION, dead)
+
+    async def test_what_an_input_waits_with_is_kept_whoever_put_the_same_bytes_last(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await create_session(store, clock, SESSION)
+        reference = await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=7)
+        picture = AttachmentItem(Stored(reference, PNG, 1))
+        await store.enqueue_turn_input(InputDraft(SESSION, "i1", TurnInput((picture,)), NextTurn()))
+        await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "gone"), now_ms=9)
+        assert await store.forget_aged_uncommitted(20) == 0
+        assert await store.get_attachment(SESSION, reference) == b"x"
+        await store.cancel_turn_inputs(SESSION, [ByInputId("i1")])
+        assert await store.forget_aged_uncommitted(20) == 1
 
     @pytest.mark.parametrize("media_type", ["", "png", "image/", "image/png; q=1", "a/b/c", "image /png"])
     async def test_a_malformed_media_type_is_refused_and_nothing_is_stored(

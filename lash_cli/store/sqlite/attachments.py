@@ -68,18 +68,15 @@ WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_
 # process runs is not known here.
 _FORGET_AGED = """
 DELETE FROM attachments
-WHERE committed_at_ms IS NULL AND intent_at_ms < ? AND (
-    owner_kind IS NULL AND NOT EXISTS (
-        SELECT 1 FROM inputs
-        WHERE inputs.session_key = attachments.session_key
-              AND inputs.state IN ('pending_active', 'deferred_next_turn')
-              AND instr(inputs.input, attachments.attachment_ref) > 0
-    )
-    OR owner_kind = 'turn' AND NOT EXISTS (
-        SELECT 1 FROM turns
-        WHERE turns.session_key = attachments.session_key AND turns.turn_id = attachments.owner_id
-              AND turns.state = 'running'
-    )
+WHERE committed_at_ms IS NULL AND intent_at_ms < ? AND owner_kind IS NOT 'process' AND NOT EXISTS (
+    SELECT 1 FROM turns
+    WHERE turns.session_key = attachments.session_key AND owner_kind = 'turn' AND turns.turn_id = attachments.owner_id
+          AND turns.state = 'running'
+) AND NOT EXISTS (
+    SELECT 1 FROM inputs
+    WHERE inputs.session_key = attachments.session_key
+          AND inputs.state IN ('pending_active', 'deferred_next_turn')
+          AND instr(inputs.input, attachments.attachment_ref) > 0
 )
 """
 
