@@ -277,9 +277,10 @@ class LaneRequest(msgspec.Struct, frozen=True, kw_only=True):
     turn (or, if its source key exists with the same content, that row is
     used); session commands at the head of the queue go first. With `drain` the
     turn is started from the queue instead (contract 02 §6.1): under the first
-    `trace_turn_id` of the inputs it takes while no turn has that id, else under
-    `turn_id`; its origin is `wake` when it takes process wakes only. With
-    neither only an unfinished turn is looked for: the re-drive of `lash resume`.
+    `trace_turn_id` of the inputs it takes while no turn has that id, here or in
+    the history the session began with, else under `turn_id`; its origin is
+    `wake` when it takes process wakes only. With neither only an unfinished
+    turn is looked for: the re-drive of `lash resume`.
     `dead_holder_fencing_token` names an observed holder that the caller proved
     dead (contract 01 §13 reclaim). `plan` is opaque to the store: what the turn
     was started with (model, limits), kept with the turn row until it commits so

@@ -6,9 +6,12 @@ from __future__ import annotations
 import pytest
 
 from lash_cli.core.commit import CheckpointComponent, ReplaceFull, RuntimeCommitResult, Unchanged
+from lash_cli.core.content import TextItem, TurnInput
 from lash_cli.core.frames import FrameStatus, current_frame, open_frame
 from lash_cli.core.graph import chain
+from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseFence
+from lash_cli.core.machine_tail import own_message_id
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionFork, SessionMeta
@@ -318,6 +321,25 @@ class ForkLaws:
         assert row is not None
         assert (row.head_revision, row.running_turn_id, row.pending_inputs) == (None, None, 0)
         assert await store.load_session(F, ReadScope.ACTIVE_PATH) is None
+
+    async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        lane = await make.start(store, clock, "t1")
+        answer = make.append([own_message_id("t1", 1)])
+        commit = make.commit(
+            make.fence_of_lane(lane), answer, turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True
+        )
+        await store.commit_runtime_state(commit)
+        await fork(store, clock)
+        # Its nodes would have the names of those of the shared turn, and be taken for them.
+        again = TurnInput((TextItem("again"),), trace_turn_id="t1")
+        await store.enqueue_turn_input(InputDraft(F, "i1", again))
+        drained = make.granted(await store.open_lane(make.drain_request(clock, session_id=F)))
+        assert drained.turn is not None and drained.turn.turn_id == "d1"
+        assert make.ids_of(drained.claim) == ["i1"]
 
     async def test_a_refused_fork_leaves_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()

@@ -165,8 +165,9 @@ def _turn_id_behind(
 
 
 def _unless_used(connection: sqlite3.Connection, stored: StoredHead, turn_id: str | None) -> str | None:
-    is_used = turn_id is not None and connection.execute(_TURN_EXISTS, (stored.key, turn_id)).fetchone() is not None
-    return None if is_used else turn_id
+    if turn_id is None or connection.execute(_TURN_EXISTS, (stored.key, turn_id)).fetchone() is not None:
+        return None
+    return None if turn_start.is_inherited(connection, stored, turn_id) else turn_id
 
 
 def _shut(

@@ -15,13 +15,11 @@ from typing import Final
 from lash_cli.core.content import TextItem
 from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.lease import SessionExecutionLease
-from lash_cli.core.machine_tail import own_message_id
 from lash_cli.errors import ConflictError, RuntimeTurnCommitConflict, SessionBindingMismatch, SessionClosed, UsageError
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import read_turn
-from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.sessions import StoredHead
 
 # A longer text takes milliseconds to encode and to write, during which the event loop is to serve others.
@@ -42,7 +40,7 @@ def _already_done(
             _refuse_another_text(connection, stored, turn.turn_id, request.draft)
         if turn is not None and turn.state == "committed":
             return _committed(stored, turn), None
-        if turn is None and _is_inherited(connection, stored, request.turn_id):
+        if turn is None and turn_start.is_inherited(connection, stored, request.turn_id):
             raise ConflictError(
                 f"turn {request.turn_id!r} is one of the history this session began with",
                 code="turn_inherited",
@@ -74,13 +72,6 @@ def _refuse_another_text(connection: sqlite3.Connection, stored: StoredHead, tur
             hint="choose another turn id, or leave it out",
             details={"turn_id": turn_id},
         )
-
-
-def _is_inherited(connection: sqlite3.Connection, stored: StoredHead, turn_id: str) -> bool:
-    """Whether the history that the session began with, shared with the one it was forked from or adopted from a state,
-    has a turn of that id: the nodes of another one would get the same names, and no commit could add them."""
-    segments = segments_of(connection, stored.key, stored.next_seq)
-    return find_node(connection, segments, own_message_id(turn_id, 1)) is not None
 
 
 def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecutionLease) -> None:

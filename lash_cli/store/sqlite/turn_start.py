@@ -14,9 +14,11 @@ from lash_cli.core.codec import decode
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import TurnInputClaim
 from lash_cli.core.lease import SessionExecutionLease
+from lash_cli.core.machine_tail import own_message_id
 from lash_cli.core.queued_work import QueuedWorkClaim
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import inputs, leases, line
+from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, StoredHead, read_session_as
 
 Origin = Literal["prompt", "queue", "wake"]
@@ -73,6 +75,13 @@ def is_refresh_due(stored: StoredHead, request: LaneRequest) -> bool:
     """Whether the request was made from another head, and its plan with it: a turn driven again under such a plan would
     not be the turn that was begun."""
     return request.known_head_revision not in (None, stored.head_revision or 0)
+
+
+def is_inherited(connection: sqlite3.Connection, stored: StoredHead, turn_id: str) -> bool:
+    """Whether the history that the session began with, shared with the one it was forked from or adopted from a state,
+    has a turn of that id: the nodes of another one would get the same names, and be taken for them or refused."""
+    segments = segments_of(connection, stored.key, stored.next_seq)
+    return find_node(connection, segments, own_message_id(turn_id, 1)) is not None
 
 
 def redrive(
