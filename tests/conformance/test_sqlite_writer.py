@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,35 @@ class Held:
         connection.execute(_INSERT, ("held",))
         self.has_begun.set()
         assert self.may_end.wait(WAIT_S)
+
+
+@contextlib.contextmanager
+def no_thread_left() -> Iterator[None]:
+    """The system starts no thread meanwhile: it has not the memory for one."""
+    before = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Of the descriptors that this process may have, only `count` are free."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def names(database: Database) -> set[str]:
@@ -284,3 +315,41 @@ def test_what_another_loop_put_off_is_not_touched(database_path: Path, clock: Ma
     others.close()
     database.close()
     assert not theirs.cancelled()
+
+
+async def test_where_no_thread_can_be_started_nothing_is_written_then_or_later(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    lazy = database.write_later(insert("lazy"))
+    with no_thread_left():
+        with pytest.raises(StoreError, match="no thread"):
+            await database.write(insert("refused"), durable=False)
+        with pytest.raises(StoreError, match="no thread"):
+            await lazy
+    await database.write(insert("written"), durable=False)
+    assert names(database) == {"written"}
+    await database.aclose()
+
+
+@pytest.mark.parametrize("shortage", [no_thread_left, lambda: descriptors_left(1)], ids=["threads", "descriptors"])
+async def test_who_cannot_look_after_the_log_fails_no_commit_and_is_asked_again(
+    database_path: Path, clock: ManualClock, shortage: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    log = database_path.with_name(f"{database_path.name}-wal")
+    content = "x" * WAL_KEPT_BYTES
+    await database.write(insert("first"), durable=False)
+    with shortage():
+        await database.write(insert("second" + content), durable=False)
+        # What was asked for it has tried by now, in the time of another write.
+        await asyncio.sleep(0.05)
+    assert len(names(database)) == 2
+    written, largest = 0, 0
+    while largest >= written:
+        await database.write(insert(f"{written}" + content), durable=False)
+        written += len(content)
+        largest = max(largest, os.stat(log).st_size)
+        assert written < 20 * len(content), "the log is begun again, and does not hold all that was written"
+        await asyncio.sleep(0.02)
+    await database.aclose()

@@ -131,6 +131,10 @@ class SessionLaws:
         assert await store.session_row("s1") is None
         await store.create_session(SessionCreate("s1", make.CONFIG, 1))
         assert await store.session_row("s1") is not None
+        for session_id, turn_id in (("s1", "\ud800"), ("\ud800", "t1")):
+            with pytest.raises(UsageError) as caught:
+                await store.cancel_gate(session_id, turn_id)
+            assert caught.value.code == "text_not_utf8"
 
     async def test_a_number_beyond_64_bits_is_a_usage_error_and_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock

@@ -34,7 +34,6 @@ from lash_cli.store.sqlite.connections import (
     closed_error,
     connect,
     in_the_way,
-    map_error,
     mapped_errors,
     patiently,
 )
@@ -152,20 +151,15 @@ class _Reader:
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
         """All rows of one SELECT, which is a read transaction of its own."""
-        with self._lock:
-            connection = self._opened()
-            try:
-                return connection.execute(statement, values).fetchall()
-            except sqlite3.Error as error:
-                raise map_error(error, self._path) from error
+        with self._lock, mapped_errors(self._path):
+            return self._opened().execute(statement, values).fetchall()
 
     def _opened(self) -> sqlite3.Connection:
         if self._is_closed:
             raise closed_error(self._path, is_forked=self._is_forked)
         if self._connection is None:
-            with mapped_errors(self._path):
-                self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
-                self.openings += 1
+            self._connection = connect(self._path, self._pragmas, read_only=self._read_only)
+            self.openings += 1
         return self._connection
 
     def rest(self, deadline: float) -> bool:

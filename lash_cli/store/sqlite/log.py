@@ -141,7 +141,11 @@ class Checkpointer:
             # Interrupted meanwhile, nobody can know whether it runs: the next look starts another, and both are told
             # to end.
             thread = threading.Thread(target=self._run, name="lash-checkpointer", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                # The system has none left. What was just committed stays so; the next mark asks again.
+                return
             self._thread = thread
         self._caught_up.clear()
         self._wanted.set()
@@ -171,8 +175,9 @@ class Checkpointer:
                 if self._stopping:
                     self._wanted.set()  # for another one
                     return
-                # A checkpoint that readers or writers hold up is asked for again; failing here loses nothing.
-                with self._lock, contextlib.suppress(sqlite3.Error):
+                # A checkpoint that readers, writers or a lack of descriptors hold up is asked for again; failing here
+                # loses nothing.
+                with self._lock, contextlib.suppress(sqlite3.Error, LashError):
                     if self._connection is None:
                         self._connection = connect(self._path, CHECKPOINTER_PRAGMAS)
                     self._copy_back(self._connection)

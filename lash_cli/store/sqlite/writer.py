@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from lash_cli.errors import StoreError
 from lash_cli.store.sqlite.connections import (
     BEGIN_WRITE,
     COMMIT,
@@ -254,7 +255,7 @@ class Writer:
             with self._pen:
                 try:
                     return connection.execute(statement, values).fetchall()
-                except sqlite3.Error:
+                except (sqlite3.Error, UnicodeEncodeError, OverflowError):
                     # This connection waits for nobody. Who reads with another one waits, and is told what is wrong.
                     return None
 
@@ -327,13 +328,25 @@ class Writer:
         self._arrived = [request for request in self._arrived if not request.is_abandoned]
         if self._arrived and self._thread is None:
             thread = threading.Thread(target=self._run, name="lash-writer", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._refuse_arrived(error)
+                return
             self._thread = thread
         while self._arrived:
             batch, left = self._arrived[:_MAX_GROUP], self._arrived[_MAX_GROUP:]
             self._is_idle = False
             self._arrived = left
             self._queue.put(batch)
+
+    def _refuse_arrived(self, error: RuntimeError) -> None:
+        """Tell all who wait for a thread that the system has none: nothing of theirs is written, now or later."""
+        refused, self._arrived = self._arrived, []
+        for request in refused:
+            request.error = StoreError(f"nothing was written to {self._path}: no thread can be started for it")
+            request.error.__cause__ = error
+        self._deliver(refused)
 
     def _pass_is_over(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
