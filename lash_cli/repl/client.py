@@ -260,9 +260,12 @@ class ChatClient(Sending):
         return f"{waiting} queued: Enter send now · Alt-Q edit · /queue cut"
 
     def cancel(self, reason: str | None = None) -> None:
+        """Give a text that waits for the turn of another process back; without one, as `cancel_turn`."""
+        if not self.stop_waiting():
+            self.cancel_turn(reason)
+
+    def cancel_turn(self, reason: str | None = None) -> None:
         """Ask the running turn to stop, whoever runs it; what waits is held first if the settings say so."""
-        if self.stop_waiting():
-            return
         self.is_cancelling = True
         self._note_interrupt()
         self.face.withdraw()

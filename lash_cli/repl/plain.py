@@ -51,6 +51,8 @@ class PlainFace:
         self._begun: list[str] = []
         # A draft that is not being typed: what came back, or was left behind by an ended chat.
         self._kept = ""
+        # Texts of which it is being asked what becomes of them.
+        self._offered: list[str] = []
         self._panels: list[Panel] = []
         # What follows the answer that is being given.
         self._reason = ""
@@ -104,14 +106,29 @@ class PlainFace:
         sends = "; an empty line sends what is queued" if standing == "none" and later else ""
         return f"status: {words}{queue}{sends}"
 
+    @property
+    def _beside(self) -> list[str]:
+        """The pieces of the draft behind what is kept: what is asked about, and what was read of the next text."""
+        return [*self._offered, *self._begun, *filter(None, [self._unread.decode("utf-8", "replace")])]
+
     def set_text(self, text: str) -> None:
         """See `Face`. A line being typed belongs to the terminal, so the text is kept beside it."""
+        beside = "\n".join(self._beside)
+        if beside and text.endswith(beside):
+            text = text.removesuffix(beside).removesuffix("\n")
+        else:
+            self._offered, self._begun, self._unread = [], [], b""
+        self._keep(text)
+
+    def _keep(self, text: str) -> None:
         self._kept = text
+        self.save_now()
         if text.strip():
             self.write(f"draft: {safe_text(text)}\nnote: an empty line sends this draft")
 
     def save_now(self) -> None:
-        """See `Face`. The line being typed is the terminal's; what was typed before it is handed over at once."""
+        """See `Face`. The line being typed is the terminal's until it is ended."""
+        self.client.outbox.typed("\n".join((*filter(str.strip, [self._kept]), *self._beside)))
 
     def stash_changed(self, text: str) -> None:
         """See `Face`."""
@@ -119,8 +136,7 @@ class PlainFace:
 
     def attach(self, text: str) -> None:
         """Add `text` to the draft."""
-        self.set_text(f"{self._kept}\n{text}" if self._kept.strip() else text)
-        self.client.outbox.typed(self._kept)
+        self._keep(f"{self._kept}\n{text}" if self._kept.strip() else text)
 
     async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
         """See `Face`."""
@@ -174,14 +190,18 @@ class PlainFace:
                 answered.set_result("no")
 
     def offer(self, text: str) -> None:
-        """See `Face`."""
-        self._kept = text
-        self.choose(busy_panel(self.client, self._send_kept))
+        """See `Face`. What is typed before the answer is another text."""
+        if self._kept == text:
+            self._kept = ""
+        self._offered.append(text)
 
-    def _send_kept(self, send: Callable[[str], None]) -> None:
-        text, self._kept = self._kept, ""
-        if text.strip():
-            send(text)
+        def answered(send: Callable[[str], None]) -> None:
+            if text in self._offered:  # it may have been put aside
+                self._offered.remove(text)
+                send(text)
+
+        self.choose(busy_panel(self.client, answered))
+        self.save_now()
 
     def _is_answered(self, line: str) -> bool:
         """Whether `line` answers the question that stands, and then it is answered."""
@@ -204,12 +224,8 @@ class PlainFace:
             return
         if not self._reading:
             return
-        moment = self.client.moment(has_draft=bool(self._begun))
-        do = rules.on_interrupt(moment, self.client.options.ctrl_c)
-        if do is Do.STASH:
-            self.client.outbox.typed("\n".join(self._begun))
-            self._begun = []
-        self.client.carry_out(do, "")
+        moment = self.client.moment(has_draft=bool(self._begun or self._unread))
+        self.client.carry_out(rules.on_interrupt(moment, self.client.options.ctrl_c), "")
         self.refresh()
 
     @contextlib.contextmanager
@@ -247,6 +263,7 @@ class PlainFace:
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             self._line(line.decode("utf-8", "replace"))
+        self.save_now()
         self.refresh()
 
     def _ended(self) -> None:
@@ -267,7 +284,6 @@ class PlainFace:
             return
         if line.endswith("\\"):
             self._begun.append(line[:-1])
-            self.client.outbox.typed("\n".join(self._begun))
             return
         text = "\n".join((*self._begun, line))
         self._begun = []

@@ -181,7 +181,7 @@ def busy_panel(client: ChatClient, send_draft: Callable[[Callable[[str], None]],
         return lambda: send_draft(send)
 
     def cancel_theirs(text: str) -> None:
-        client.cancel("lash chat wants the session")
+        client.cancel_turn("lash chat wants the session")
         client.wait_then_send(text)
 
     return Panel(

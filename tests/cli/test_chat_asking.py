@@ -74,6 +74,23 @@ def test_another_process_s_turn_is_a_question_and_the_text_runs_once(chat, home,
     assert one.users()[1:] == ["mine"]
 
 
+def test_theirs_is_cancelled_also_while_a_text_waits_for_its_end(chat, home, gate) -> None:
+    theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
+    one = chat()
+    one.wait_for(f"pid {theirs.pid} (turn)")
+    one.press("first\r")
+    one.wait_for("[w] wait, then send")
+    one.press("w")
+    one.wait_for("waiting for the other process")
+    one.press("second\r")
+    one.wait_for("[c] cancel theirs")
+    one.press("c")
+    one.wait_for("You said: second")
+    one.wait_for("│ idle")
+    assert theirs.wait(60) == 7
+    assert one.users()[1:] == ["first", "second"]
+
+
 def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -> None:
     one = chat()
     one.gated(gate)

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from support.cli import spawn_lash
 
 
 def is_idle(text: str) -> bool:
@@ -52,6 +53,47 @@ def test_what_was_put_aside_comes_back_without_redraw_too(chat, home: Path) -> N
     one.wait_for("assistant: You said: half a thought")
     assert one.users() == ["half a thought\nand more"]
     assert one.written.isascii()
+
+
+def test_a_draft_that_stands_beside_the_line_outlives_what_is_typed_after_it(chat, home: Path) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press("old thought\\\n")
+    one.wait_until(lambda: is_saved(home, b"old thought"))
+    one.process.kill()
+    two = chat("--plain", prompt="draft: old thought")
+    two.press("hello\n")
+    two.wait_for("assistant: You said: hello")
+    assert is_saved(home, b"old thought")
+    two.press("new thought\\\n")
+    two.wait_until(lambda: is_saved(home, b"new thought"))
+    two.process.send_signal(signal.SIGINT)
+    two.wait_for("put aside: old thought new thought")
+    # Ctrl-D in a line hands on what stands in it, and behind that it leaves.
+    two.press("half a line\x04")
+    two.wait_until(lambda: is_saved(home, b"half a line"))
+    two.press("\x04")
+    assert two.ended() == 0
+    assert is_saved(home, b"old thought\\nnew thought") and is_saved(home, b"half a line")
+
+
+def test_what_is_asked_about_is_a_text_of_its_own_and_lost_by_nothing(chat, home: Path, gate: Path) -> None:
+    theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
+    one = chat("--plain", prompt="status: another process runs a turn")
+    one.press("one thing\n")
+    one.wait_for("question: fjord is busy")
+    one.press("another\\\nthing\n")
+    one.wait_for(lambda text: text.count("question: fjord is busy") == 2)
+    one.press("/q\n")
+    one.wait_for("queued: 0 for this turn, 1 for the next")
+    assert is_saved(home, b"one thing") and not is_saved(home, b"another")
+    one.press("\x04")
+    assert one.ended() == 0
+    gate.touch()
+    assert theirs.wait(60) == 0
+    assert one.lash("work", "s", "--until-empty").code == 0
+    assert one.users()[1:] == ["another\nthing"]
+    two = chat("--plain", prompt="draft: one thing")
+    assert two.process.poll() is None
 
 
 def test_with_ascii_every_mark_is_a_plain_character(chat, gate) -> None:
