@@ -7,11 +7,12 @@ turn and waiting for its end, deletion.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lash_cli.core.attachments import has_bytes
+from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
@@ -57,6 +58,23 @@ def require_session_id(session_id: str) -> None:
         raise UsageError(
             f"{session_id!r} is not a session id",
             hint="use 1 to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
+        )
+
+
+def require_readable(value: object, kind: Any, what: str) -> None:
+    """Raise `UsageError` for what was handed in and could not be read again where it is stored (`codec.reread`)."""
+    try:
+        reread(value, kind)
+    except ValueError as error:
+        raise UsageError(f"that cannot be {what}: {error}") from error
+
+
+def require_described(name: str | None, cwd: str | None, parent: str | None, labels: dict[str, str] | None) -> None:
+    """Raise `UsageError` for what a session cannot be described by, such as a label that is a number."""
+    if name is not None or cwd is not None or parent is not None or labels:
+        described = (name, cwd, parent, labels or {})
+        require_readable(
+            described, tuple[str | None, str | None, str | None, dict[str, str]], "how a session is described"
         )
 
 
@@ -167,7 +185,7 @@ class AcrossProcesses:
         """Ask a turn to stop, in whatever process it runs (contract 01 §6.6).
 
         Without `turn_id` the running turn is meant. Raises `ConflictError`
-        (`no_active_turn`) when none runs, `UsageError` for a blank request id.
+        (`no_active_turn`) when none runs, `UsageError` for a blank request id, and for what is no text.
         """
         if request_id is not None and not request_id.strip():
             raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
@@ -182,6 +200,7 @@ class AcrossProcesses:
                 )
             turn_id = running.turn_id
         evidence = TurnCancellationEvidence(request_id or self.host.ids.new("c"), origin, reason)
+        require_readable(evidence, TurnCancellationEvidence, "what a turn is cancelled with")
         stands = await store.request_turn_cancel(session_id, turn_id, evidence, self.host.clock.now_ms())
         address = TurnAddress(session_id, turn_id)
         match stands:

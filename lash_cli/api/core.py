@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import msgspec
 
-from lash_cli.api.across import require_session_id
+from lash_cli.api.across import require_described, require_session_id
 from lash_cli.api.history import SessionHistories
 from lash_cli.api.session import LashSession
 from lash_cli.api.shared import SharedSession, refuse_within_turn
@@ -49,6 +49,7 @@ from lash_cli.errors import (
     ReconfigureError,
     SessionExecutionBusy,
     SessionNotFound,
+    UsageError,
 )
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
@@ -234,6 +235,8 @@ class LashCore(SessionHistories):
         if wanted == "none":
             return None
         if wanted != "inline":
+            if isinstance(wanted, str):
+                raise ConfigError(f"a queue driver is 'inline', 'none' or a driver, not {wanted!r}")
             return wanted
         if store is None:
             raise ConfigError(
@@ -374,7 +377,7 @@ class LashCore(SessionHistories):
         session has that identity it is another incarnation of it. `provider`
         makes the model calls of this open, whatever is recorded; nothing of it
         is stored, and who gave it closes it. Raises
-        `UsageError` for an id of the wrong shape, `SessionNotFound` when it is
+        `UsageError` for an id, a name, labels or a mode of the wrong shape, `SessionNotFound` when it is
         absent and `create` is off, `ConflictError` (`session_exists`) when it
         had to be new and is not, `SessionDeleted`, and, before anything is
         written, `StoreSessionMismatch` when `state` belongs to another session
@@ -423,6 +426,9 @@ class LashCore(SessionHistories):
         keeps_all: bool = False,
     ) -> LashSession:
         require_session_id(session_id)
+        require_described(name, cwd, parent, labels)
+        if mode not in get_args(OpenMode):
+            raise UsageError(f"a session is opened as {' or '.join(get_args(OpenMode))}, not {mode!r}")
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = (
             spec.resolve_against(base) if state is None else _over_recorded(spec, base, persisted_config(state.policy))

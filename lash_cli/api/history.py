@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lash_cli.api.across import AcrossProcesses, require_session_id
+from lash_cli.api.across import AcrossProcesses, require_described, require_session_id
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import NotFoundError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionFork, SessionMeta
@@ -39,7 +39,7 @@ class SessionHistories(AcrossProcesses):
         stay when the source is deleted. The fork takes the configuration and
         the directory of the source and starts with no turns and no cost. Nobody
         is waited for: what a running turn of the source has not committed is
-        not in it. Raises `UsageError` for an id of the wrong shape,
+        not in it. Raises `UsageError` for an id, a name or labels of the wrong shape,
         `NotFoundError` (`session_not_found`, `node_not_found`),
         `SessionDeleted`, and `ConflictError` (`session_exists`,
         `session_name_taken`, `node_not_resumable`).
@@ -47,6 +47,7 @@ class SessionHistories(AcrossProcesses):
         store = self.store
         if session_id is not None:
             require_session_id(session_id)
+        require_described(name, cwd, None, labels)
         node_id = None if at is None else await self._node_at(store, source_session_id, at)
         if node_id is not None:
             from lash_cli.runtime.history import find_node, require_resumable

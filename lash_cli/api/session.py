@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lash_cli.api.shared import SharedSession, Within
-from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn
+from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn, require_limits
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
@@ -189,7 +189,7 @@ class LashSession(QueueVerbs):
         whole `OutputSpec`, the turn finishes with a value that fits it
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
         `generation` is laid over that of the session, for this turn.
-        Raises `UsageError` for a blank turn id or key, a limit below 1, a
+        Raises `UsageError` for a blank turn id or key, a limit that is none, a
         schema that cannot be used (`schema_invalid`), an input that cannot be
         read (`invalid_turn_input`, `prompt_not_utf8`) or its options, and `LashRuntimeError`
         (`execution_scope_turn_id_mismatch`) for an input that names another turn.
@@ -199,8 +199,7 @@ class LashSession(QueueVerbs):
             raise UsageError("a turn id must not be blank", code="missing_execution_scope_id")
         if key is not None and not key.strip():
             raise UsageError("an idempotency key must not be blank")
-        if max_turns is not None and max_turns < 1:
-            raise UsageError("a turn needs at least one model iteration")
+        require_limits(max_turns, cost_limit)
         content = TurnInput.of(turn_input)
         if output is not None:
             content = answering(content, output)

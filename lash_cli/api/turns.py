@@ -14,11 +14,13 @@ from typing import Any
 
 import msgspec
 
+from lash_cli.api.across import require_readable
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.codec import reread
 from lash_cli.core.content import ProtocolTurnOptions, TurnInput, options_over
 from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.policy import Generation, PromptContribution, PromptLayer, PromptSection, PromptSlot
+from lash_cli.core.pricing import CostLimit
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
@@ -54,6 +56,14 @@ def drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
     except ValueError as error:
         raise UsageError(str(error)) from error
     return msgspec.structs.replace(turn_input, protocol_turn_options=options)
+
+
+def require_limits(max_turns: int | None, cost_limit: CostLimit | None = None) -> None:
+    """Raise `UsageError` for what no turn can be limited by. A turn that a crash cut off is finished under them."""
+    if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
+        raise UsageError("a turn needs at least one model iteration, and a whole number of them")
+    if cost_limit is not None:
+        require_readable(cost_limit, CostLimit, "what a turn may cost")
 
 
 class TurnActivityFanout:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lash_cli.api.turns import QueuedTurnBuilder
+from lash_cli.api.turns import QueuedTurnBuilder, require_limits
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     NextTurn,
@@ -187,8 +187,7 @@ class QueueVerbs:
         self._check_open()
         if any(not name.strip() for name in (*batch_ids, *([] if drain_id is None else [drain_id]))):
             raise UsageError("the ids of a queued turn must not be blank", code="missing_execution_scope_id")
-        if max_turns is not None and max_turns < 1:
-            raise UsageError("a turn needs at least one model iteration")
+        require_limits(max_turns)
         selection = DrainSelection(batch_ids=tuple(batch_ids))
         request = TurnRequest(None, max_turns=max_turns, timeout_ms=timeout_ms, drain=selection, drain_id=drain_id)
         return QueuedTurnBuilder(self._run, request)

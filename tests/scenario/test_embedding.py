@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from lash_cli import (
     FunctionToolProvider,
     LashCore,
+    LashSession,
     ModelSpec,
     OpenAgentFrameRequest,
     PromptContribution,
     PromptLayer,
+    QueuedTurnBuilder,
     SessionConfigPatch,
     SessionPolicy,
     SessionSpec,
@@ -25,6 +28,7 @@ from lash_cli import (
     TurnActivity,
     TurnActivityFanout,
     TurnActivitySink,
+    TurnBuilder,
     provider,
     tool,
 )
@@ -120,6 +124,7 @@ def look_again(arguments: Nothing, context: ToolContext) -> None:
         ({"policy": SessionPolicy(ModelSpec("m"), "loopback")}, "config_invalid"),
         ({"providers": SingleProvider(provider("loopback"))}, "config_invalid"),
         ({"queue_driver": "inline"}, "durable_store_required:session_store"),
+        ({"queue_driver": "outline"}, "config_invalid"),
         ({"tools": [FunctionToolProvider([look, look_again])]}, "plugin_registration"),
         ({"tools": [FunctionToolProvider([look]), FunctionToolProvider([look])]}, "plugin_registration"),
     ],
@@ -168,6 +173,35 @@ async def test_a_tool_that_could_not_be_read_again_is_stored_nowhere(tmp_path: P
             assert (await session.turn("hello").run()).result is not None
         async with await core.open_session("s") as session:
             assert session.tools().state().tools == {}
+
+
+UNREADABLE: dict[str, Callable[[LashCore, LashSession], Any]] = {
+    "a cost limit that is a number": lambda _, s: s.turn("x", cost_limit=5),  # type: ignore[arg-type]
+    "half an iteration": lambda _, s: s.turn("x", max_turns=1.5),  # type: ignore[arg-type]
+    "half an iteration of the queue": lambda _, s: s.queued_turn(max_turns=1.5),  # type: ignore[arg-type]
+    "a cancel by nobody": lambda core, s: core.request_turn_cancel("s", turn_id="t", origin=5),  # type: ignore[arg-type]
+    "a label that is a number": lambda core, _: core.open_session("t", labels={"ticket": 4711}),  # type: ignore[dict-item]
+    "a name that is a number": lambda core, _: core.open_session("t", name=5),  # type: ignore[arg-type]
+    "a directory that is a path": lambda core, _: core.open_session("t", cwd=Path("/")),  # type: ignore[arg-type]
+    "a fork with such a label": lambda core, _: core.fork_session("s", labels={"ticket": 4711}),  # type: ignore[dict-item]
+    "a mode of one's own": lambda core, _: core.open_session("s", mode="Fresh"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("what", UNREADABLE)
+async def test_what_could_not_be_read_again_is_refused_and_the_session_goes_on(what: str, tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback"), store=store) as core:
+        async with await core.open_session("s") as session:
+            await session.turn("hello").run()
+            with pytest.raises(UsageError):
+                described = UNREADABLE[what](core, session)
+                await (described.run() if isinstance(described, TurnBuilder | QueuedTurnBuilder) else described)
+        async with await core.open_session("s") as session:
+            assert (await session.turn("and again").run()).result is not None
+            assert len(await session.admin().message_tree()) == 4
+        rows, _ = await store.list_sessions(limit=9)
+        assert [row.meta.session_id for row in rows] == ["s"]
 
 
 def test_what_is_given_beside_a_policy_stands_over_it() -> None:
