@@ -70,8 +70,8 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage, prompt_usage
 from lash_cli.errors import (
     DirectCompletionError,
     EffectError,
-    LashError,
     LashRuntimeError,
+    NotFoundError,
     UsageError,
 )
 from lash_cli.modes.standard import StandardProtocol
@@ -172,20 +172,22 @@ class TurnDriver(ABC):
         return self.sink(activity)
 
     async def normalised(self, turn_input: TurnInput, drive: Drive) -> TurnInput | TurnIssue:
-        """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1)."""
+        """The input with attachment bytes replaced by references, or why it cannot be used (contract 01 §5.1). Raises
+        what the store raises for other reasons: the input is used once that has passed."""
         items = turn_input.items
         for index, item in enumerate(items):
             if isinstance(item, AttachmentItem):
                 try:
                     item = AttachmentItem(await self.stored(item.attachment, drive))
-                except LashError as error:
+                except (UsageError, NotFoundError) as error:  # what the store suffers from is no fault of the input
                     return TurnIssue("input_validation", error.message, "invalid_turn_input")
                 items = (*items[:index], item, *items[index + 1 :])
         return turn_input if items is turn_input.items else msgspec.structs.replace(turn_input, items=items)
 
     async def stored(self, source: AttachmentSource, drive: Drive) -> AttachmentSource:
-        """An attachment as it may be persisted; raises `LashError` for one that the host, the model's provider or the
-        store refuses: in the transcript it would stop every later turn too."""
+        """An attachment as it may be persisted; raises `UsageError` for one that the host or the model's provider
+        refuses, and `NotFoundError` for one that the session has not: in the transcript it would stop every later turn
+        too."""
         self.host.attachments.check(source)
         refusal = refusal_of(drive.caller, source, is_strict=self.host.is_strict)
         if refusal is not None:

@@ -30,7 +30,7 @@ from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import AttachmentPart, ExternalUrl, Inline, Stored
 from lash_cli.core.llm import LlmRequest
-from lash_cli.errors import LlmTransportError, NotFoundError, UsageError
+from lash_cli.errors import LashError, LlmTransportError, NotFoundError, StoreError, TooManyOpenFiles, UsageError
 from lash_cli.providers.attachments import CARRIED, RequestAttachments, carrying_refusal
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -85,6 +85,26 @@ async def test_a_turn_that_was_cut_off_still_has_its_image(make_core, tmp_path: 
     (request,) = rest.requests
     assert request.fetch is not None
     assert await request.fetch(attached(request.messages)[0]) == PNG
+
+
+@pytest.mark.parametrize("fault", [TooManyOpenFiles("no descriptor left"), StoreError("disk I/O error")])
+async def test_an_image_that_cannot_be_looked_at_now_is_not_held_against_the_input(
+    make_core, monkeypatch, fault: LashError
+) -> None:
+    core = make_core(ScriptedCaller([text("a cat")]))
+
+    async def refuse(session_id: str, attachment_ref: str) -> bytes:
+        raise fault
+
+    async with await core.open_session("s1") as session:
+        await session.enqueue(with_image())
+        with monkeypatch.context() as patched:
+            patched.setattr(core.store, "get_attachment", refuse)
+            with pytest.raises(type(fault)):
+                await session.queued_turn().run()
+        output = await session.queued_turn().run()
+        assert output is not None
+        assert [turn.assistant_message() for turn in output.turns] == ["a cat"]
 
 
 async def test_a_waiting_input_keeps_its_attachment_however_old_it_gets(make_core) -> None:
