@@ -263,11 +263,11 @@ class ToolAttempts(ABC):
 
         async def run(context: EffectContext) -> EffectOutcome:
             due = context.due_at_ms if context.due_at_ms is not None else self._clock.now_ms() + delay_ms
-            left_ms = max(0, due - self._clock.now_ms())
-            await first_of(self._clock.sleep(left_ms / MS_PER_S), self._cancel.wait())
+            await self._clock.sleep(max(0, due - self._clock.now_ms()) / MS_PER_S)
             return SleepOutcome()
 
-        await self._effects.execute(envelope, run)
+        # A wait that was recorded is waited for again where the clock was set back since.
+        await first_of(self._effects.execute(envelope, run), self._cancel.wait())
         return not self._cancel.is_set
 
     def _envelope(self, replay_key: str, effect_id: str, command: ToolAttemptCommand | SleepCommand) -> EffectEnvelope:

@@ -54,11 +54,8 @@ class CancelToken:
         origin: str | None = None,
         reason: str | None = None,
     ) -> bool:
-        """Trip the token; False when it was tripped before, and the first cause stands.
-
-        Losing the lane overrides an earlier local cancel that was never sealed:
-        without the lane nothing can be committed either way.
-        """
+        """Trip the token; False when it was tripped before, and the first cause stands. A lane that is lost behind a
+        cancel is found out by its guard as the turn is to be committed."""
         if self.is_set:
             return False
         self.cause, self.evidence = cause, evidence

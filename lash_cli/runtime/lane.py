@@ -173,9 +173,10 @@ class LaneGuard:
     async def _renew_until_lost(self) -> None:
         while not self.is_lost and not self.is_released:
             wait = self._timings.renew_interval_ms / 1000
+            expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
             try:
                 await self._store.renew_lease(self.fence, ttl_ms=self._timings.ttl_ms, now_ms=self._clock.now_ms())
-                self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
+                self._expires_at = expires_at
             except SessionExecutionLeaseExpired:
                 # A commit that released the lease may overtake a renewal; then nothing was lost.
                 if not self.is_released:

@@ -7,21 +7,39 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
-from support.driving import opener
-from support.scripted import ScriptedCaller, text
+from support.driving import Crash, CrashPoints, opener
+from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import LashCore, QueueWorker, Replayed, SessionCursor, SqliteStore, WorkOptions
+from lash_cli.api import (
+    FunctionToolProvider,
+    LashCore,
+    QueueWorker,
+    Replayed,
+    SessionCursor,
+    SqliteStore,
+    Stopped,
+    ToolContext,
+    WorkOptions,
+    tool,
+)
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import GENESIS, ActivityObserved
 from lash_cli.core.policy import ModelSpec
+from lash_cli.core.tools import FailureClass, RetryHint, SafeRetry, ToolCallOutput, failure
 from lash_cli.errors import SessionExecutionBusy
 from lash_cli.system import SystemClock, SystemIds
 
 S = "s"
 DAY_MS = 86_400_000
 BACK = pytest.mark.parametrize("back_ms", [3_600_000, 20_000 * DAY_MS], ids=["an hour", "to 1970"])
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
 
 
 class SetBack(SystemClock):
@@ -33,9 +51,11 @@ class SetBack(SystemClock):
         return max(0, super().now_ms() - self.back_ms)
 
 
-def core_of(tmp_path: Path, clock: SetBack, caller: ScriptedCaller) -> LashCore:
+def core_of(tmp_path: Path, clock: SetBack, caller: ScriptedCaller, **options: Any) -> LashCore:
     store = SqliteStore.open(tmp_path / "home" / "lash.db", clock=clock, ids=SystemIds())
-    return LashCore(provider=caller, store=store, clock=clock, queue_driver="none", model=ModelSpec("model-1"))
+    return LashCore(
+        provider=caller, store=store, clock=clock, queue_driver="none", model=ModelSpec("model-1"), **options
+    )
 
 
 @BACK
@@ -62,6 +82,27 @@ async def test_a_turn_during_which_the_clock_is_set_back_is_kept_and_so_is_its_l
         turns = await core.store.turns(S, limit=10)
         assert [turn.turn_index for turn in turns] == sorted((turn.turn_index for turn in turns), reverse=True)
         assert (await core.store.session_row(S)).lease.token is None
+
+
+@BACK
+async def test_a_wait_that_had_ended_before_a_crash_is_one_that_a_cancel_ends(tmp_path: Path, back_ms: int) -> None:
+    @tool(name="work", retry=SafeRetry(3, 1))
+    async def work(arguments: Nothing, context: ToolContext) -> ToolCallOutput:
+        return failure(FailureClass.EXECUTION, "broken", "it broke", retry=RetryHint("safe"))
+
+    clock, asks = SetBack(), ScriptedCaller([calls(("a", "work", "{}"))])
+    options = {"tools": [FunctionToolProvider([work])]}
+    with pytest.raises(Crash):
+        crashing = core_of(tmp_path, clock, asks, crash_point=CrashPoints("after:tool_recorded", 2), **options)
+        await (await crashing.open_session(S)).turn("go").run()
+    clock.back_ms = back_ms
+    async with core_of(tmp_path, clock, ScriptedCaller([text("never")]), **options) as core, asyncio.timeout(10):
+        session = await core.open_session(S)
+        finishing = asyncio.create_task(session.redrive(busy_wait_ms=60_000).run())
+        await asyncio.sleep(0.2)
+        assert not finishing.done()
+        session.cancel_running_turns()
+        assert (await finishing).result.outcome == Stopped("cancelled")
 
 
 @BACK
