@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
+from support.clock import LIMIT_S, ManualClock
 
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings, SessionExecutionLease
 from lash_cli.errors import SessionExecutionLeaseExpired, StoreLocked
@@ -19,14 +19,18 @@ LEASE = SessionExecutionLease("s", LeaseOwnerIdentity("o", "i"), "token", 1, 0, 
 
 
 class Store:
-    """A store whose renewals do what is written down, the last one again and again; it counts them."""
+    """A store whose renewals do what is written down, the last one again and again; it counts them, and tells when it
+    was asked for one after the last that is written down."""
 
     def __init__(self, *renewals: Callable[[], None]) -> None:
         self._renewals = list(renewals)
         self.asked = 0
+        self.has_done_all = asyncio.Event()
         self.is_told = asyncio.Event()
 
     async def renew_lease(self, *_: Any, **__: Any) -> None:
+        if len(self._renewals) == 1 and self.asked:
+            self.has_done_all.set()
         self.asked += 1
         renewal = self._renewals.pop(0) if len(self._renewals) > 1 else self._renewals[0]
         renewal()
@@ -51,16 +55,10 @@ def guard_of(store: Store, clock: ManualClock) -> LaneGuard:
     return guard
 
 
-async def until(is_true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_true():
-            await asyncio.sleep(0.001)
-
-
 async def test_a_renewal_that_fails_is_tried_again_and_loses_nothing() -> None:
     store = Store(refuses(StoreLocked("busy")), refuses(StoreLocked("busy")), lambda: None)
     guard = guard_of(store, ManualClock())
-    await until(lambda: store.asked >= 4)
+    await asyncio.wait_for(store.has_done_all.wait(), LIMIT_S)
     guard.check()
     assert not store.is_told.is_set()
     await guard.stop()
@@ -69,7 +67,7 @@ async def test_a_renewal_that_fails_is_tried_again_and_loses_nothing() -> None:
 async def test_the_verdict_of_the_store_ends_the_lane_at_once() -> None:
     store = Store(refuses(SessionExecutionLeaseExpired("taken over")))
     guard = guard_of(store, ManualClock())
-    await until(store.is_told.is_set)
+    await asyncio.wait_for(store.is_told.wait(), LIMIT_S)
     assert store.asked == 1
     with pytest.raises(SessionExecutionLeaseExpired):
         guard.check()
@@ -77,13 +75,17 @@ async def test_the_verdict_of_the_store_ends_the_lane_at_once() -> None:
 
 
 async def test_a_lane_that_a_commit_releases_as_it_is_renewed_is_not_lost() -> None:
+    over = asyncio.Event()
+
     def overtaken() -> None:
         guard.is_released = True
+        over.set()
         raise SessionExecutionLeaseExpired("released")
 
     store = Store(overtaken)
     guard = guard_of(store, ManualClock())
-    await until(lambda: store.asked == 1)
+    await asyncio.wait_for(over.wait(), LIMIT_S)
+    await asyncio.sleep(0)
     await guard.stop()
     guard.check()
     assert not store.is_told.is_set()
@@ -95,7 +97,7 @@ async def test_a_lane_that_cannot_be_renewed_is_lost_when_the_last_renewal_has_r
     failing = refuses(StoreLocked("busy"), clock, 0.002)
     store = Store(lambda: clock.tick(0.025), failing)
     guard = guard_of(store, clock)
-    await until(store.is_told.is_set)
+    await asyncio.wait_for(store.is_told.wait(), LIMIT_S)
     assert store.asked == 4
     with pytest.raises(SessionExecutionLeaseExpired):
         guard.check()
