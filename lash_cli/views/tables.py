@@ -7,22 +7,24 @@ one line; in a pipe every cell is complete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from lash_cli.views.safe_text import safe_line
 
-_GAP = "  "
+GAP = "  "
 _ELLIPSIS = "…"
 _MINIMUM_COLUMN = 4
+# Marks that stand on the character before them, and format characters.
+_NO_CELL = frozenset({"Mn", "Me", "Cf"})
 
 
 def display_width(text: str) -> int:
     """How many terminal cells `text` takes: wide characters take two, combining marks none."""
     if text.isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width  # a library of its own; most text does without (design D16)
+    from unicodedata import category, east_asian_width  # a library of its own; most text does without (design D16)
 
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(0 if category(c) in _NO_CELL else 2 if east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def truncate(text: str, width: int, mark: str = _ELLIPSIS) -> str:
@@ -40,9 +42,15 @@ def truncate(text: str, width: int, mark: str = _ELLIPSIS) -> str:
 
 
 def columns(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None, ascii_only: bool = False
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    width: int | None = None,
+    ascii_only: bool = False,
+    figures: Collection[int] = (),
 ) -> str:
-    """Aligned lines with the header first; no trailing newline. `width` None never truncates."""
+    """Aligned lines with the header first; no trailing newline. `width` None never truncates. The columns of these
+    numbers hold `figures`, which stand against their right edge."""
     mark = "..." if ascii_only else _ELLIPSIS
     cells = [[safe_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(display_width(row[index]) for row in cells) for index in range(len(header))]
@@ -51,16 +59,21 @@ def columns(
     lines = []
     for row in cells:
         padded = [
-            (shown := truncate(cell, size, mark)) + " " * (size - display_width(shown))
-            for cell, size in zip(row, widths, strict=True)
+            _padded(truncate(cell, size, mark), size, is_figure=index in figures)
+            for index, (cell, size) in enumerate(zip(row, widths, strict=True))
         ]
-        lines.append(_GAP.join(padded).rstrip())
+        lines.append(GAP.join(padded).rstrip())
     return "\n".join(lines)
+
+
+def _padded(cell: str, size: int, *, is_figure: bool) -> str:
+    blanks = " " * (size - display_width(cell))
+    return blanks + cell if is_figure else cell + blanks
 
 
 def _shrink(widths: list[int], available: int) -> None:
     """Take what is too much from the widest column first, so that short ones stay complete."""
-    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - available
+    excess = sum(widths) + len(GAP) * (len(widths) - 1) - available
     while excess > 0:
         widest = max(range(len(widths)), key=lambda index: widths[index])
         if widths[widest] <= _MINIMUM_COLUMN:
@@ -75,6 +88,5 @@ def pairs(rows: Sequence[tuple[str, str]]) -> str:
         return ""
     size = max(display_width(name) for name, _ in rows)
     return "\n".join(
-        f"{safe_line(name)}{' ' * (size - display_width(name))}{_GAP}{safe_line(value)}".rstrip()
-        for name, value in rows
+        f"{safe_line(name)}{' ' * (size - display_width(name))}{GAP}{safe_line(value)}".rstrip() for name, value in rows
     )

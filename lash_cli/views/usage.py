@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lash_cli.views.safe_text import safe_line
-from lash_cli.views.tables import columns
+from lash_cli.views.tables import GAP, columns, display_width
 
 MICROS = 1_000_000
 BAR_CELLS = 24
+_FEWEST_CELLS = 4
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _KEYS = ("day", "model", "session_name", "source")
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "output_tokens", "total_tokens")
@@ -51,21 +51,31 @@ def usage_table(
     header = [_HEADERS.get(key, key.upper()) for key in (*keys, *_COUNTS)] + ["COST"]
     cells = [[str(row[key]) for key in keys] + _figures(row) for row in rows]
     cells.append(["total", *[""] * (len(keys) - 1), *_figures(total)])
-    header, cells = _aligned(header, cells, len(keys))
-    if bars:
-        largest = max(row["total_tokens"] for row in rows)
-        header.append("")
-        for row, line in zip(rows, cells, strict=False):
-            line.append(bar(row["total_tokens"], largest, ascii_only=ascii_only))
-        cells[-1].append("")
-    return columns(header, cells, width=width, ascii_only=ascii_only)
+    figures = range(len(keys), len(header))
+    table = columns(header, cells, width=width, ascii_only=ascii_only, figures=figures)
+    return _with_bars(table, rows, width, ascii_only=ascii_only) if bars else table
 
 
-def bar(value: int, largest: int, *, ascii_only: bool = False) -> str:
-    """A bar of `value` on a scale that ends at `largest`; something that is not nothing shows."""
+def _with_bars(table: str, rows: Sequence[dict[str, Any]], width: int | None, *, ascii_only: bool) -> str:
+    """The table with a bar behind each row, on a scale for what is left of the width; without if that is too little."""
+    head, *lines, last = table.split("\n")
+    # A figure ends every line, so that all are as long.
+    cells = BAR_CELLS if width is None else min(BAR_CELLS, width - display_width(last) - len(GAP))
+    if cells < _FEWEST_CELLS:
+        return table
+    largest = max(row["total_tokens"] for row in rows)
+    barred = [
+        f"{line}{GAP}{bar(row['total_tokens'], largest, cells, ascii_only=ascii_only)}".rstrip()
+        for line, row in zip(lines, rows, strict=True)
+    ]
+    return "\n".join((head, *barred, last))
+
+
+def bar(value: int, largest: int, cells: int = BAR_CELLS, *, ascii_only: bool = False) -> str:
+    """A bar of `value` on a scale of `cells` that ends at `largest`; something that is not nothing shows."""
     if value <= 0 or largest <= 0:
         return ""
-    eighths = max(1, round(value / largest * BAR_CELLS * 8))
+    eighths = max(1, round(value / largest * cells * 8))
     if ascii_only:
         return "#" * max(1, round(eighths / 8))
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
@@ -74,13 +84,3 @@ def bar(value: int, largest: int, *, ascii_only: bool = False) -> str:
 def _figures(row: dict[str, Any]) -> list[str]:
     cost = money(row["cost_micros"], row["currency"], is_estimate=row["cost_is_estimate"])
     return [f"{row[count]:,}" for count in _COUNTS] + [cost]
-
-
-def _aligned(header: list[str], cells: list[list[str]], keys: int) -> tuple[list[str], list[list[str]]]:
-    """Figures against the right edge of their column."""
-    widths = [max(len(row[index]) for row in (header, *cells)) for index in range(len(header))]
-
-    def line(row: list[str]) -> list[str]:
-        return [cell if index < keys else cell.rjust(widths[index]) for index, cell in enumerate(map(safe_line, row))]
-
-    return line(header), [line(row) for row in cells]

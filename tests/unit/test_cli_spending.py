@@ -81,6 +81,22 @@ def test_a_table_has_a_column_for_what_was_grouped_by_and_no_other() -> None:
     assert usage_table([], whole) == ""
 
 
+def test_a_narrow_terminal_cuts_no_figure_that_fits_and_no_bar() -> None:
+    days = [
+        UsageTotal(day, "s", "fjord", "turn", "nobody-knows", TokenUsage(1, output), 1)
+        for day, output in ((20_000, 29), (20_001, 14))
+    ]
+    rows = [spent_document(row) for row in grouped(days, ("day",), PRICES.get)]
+    (whole,) = [spent_document(row) for row in grouped(days, (), PRICES.get)]
+    for width in (40, 48, 60):
+        _, first, second, last = usage_table(rows, whole, width=width, bars=True).splitlines()
+        assert [cell for cell in first.split() if cell.isdigit()] == ["1", "0", "29", "30"]
+        assert last.split()[1:5] == ["2", "0", "43", "45"]
+        longer, shorter = (line.count("█") for line in (first, second))
+        assert "…" not in first[len("2024-10-04") :] and (longer == shorter == 0 or longer > shorter > 0)
+    assert "█" in first and "█" not in usage_table(rows, whole, width=40, bars=True)
+
+
 @pytest.mark.parametrize(
     ("marked", "plain", "spans"),
     [

@@ -57,6 +57,12 @@ def test_columns_are_aligned_by_terminal_cells():
     assert tables.columns(("A", "B"), [("日本", "x"), ("abcdef", "y")]) == "A       B\n日本    x\nabcdef  y"
 
 
+@pytest.mark.parametrize("text", ["กำลัง", "हिन्दी", "e\u0301", "✔\ufe0e"])
+def test_a_mark_that_stands_on_another_character_takes_no_cell(text):
+    marks = sum(unicodedata.category(character) == "Mn" for character in text)
+    assert marks and tables.display_width(text) == len(text) - marks
+
+
 @given(st.lists(st.tuples(st.text(), st.text(), st.text()), max_size=5), st.integers(20, 60))
 def test_a_table_never_exceeds_the_terminal(rows, width):
     text = tables.columns(("ONE", "TWO", "THREE"), rows, width=width)
