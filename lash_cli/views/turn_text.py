@@ -31,7 +31,7 @@ ARGS_PREVIEW_CHARS = 120
 MESSAGE_PREVIEW_CHARS = 200
 SHOWN_DURATION_MS = 100
 _STATUS_WORDS = {"success": "ok", "failure": "error", "cancelled": "cancelled"}
-_FENCES = ("```", "~~~")
+_SHORTEST_FENCE = 3
 
 
 def status_word(output: ToolCallOutput) -> str:
@@ -89,8 +89,9 @@ def _completed_line(event: ToolCallCompleted, clean: Clean) -> str:
 class MarkdownBlocks:
     """Cuts a growing Markdown text into blocks that are complete and a tail that may still change.
 
-    A block ends at a blank line outside of a code fence. Every line is looked
-    at once, however small the pieces and however long the block.
+    A block ends at a blank line outside of a code fence, which ends as it
+    began: at the same marks, as many or more, and nothing else. Every line is
+    looked at once, however small the pieces and however long the block.
     """
 
     def __init__(self) -> None:
@@ -125,10 +126,19 @@ class MarkdownBlocks:
             line = self._text[self._judged : end].strip()
             self._judged = end + 1
             if self._fence is not None:
-                self._fence = None if line.startswith(self._fence) else self._fence
+                is_end = line.startswith(self._fence) and not line.strip(self._fence[0])
+                self._fence = None if is_end else self._fence
             elif line:
-                self._fence = line[:3] if line.startswith(_FENCES) else None
+                self._fence = _fence_begun_by(line)
                 self._is_blank = False
             elif not self._is_blank:
                 cut, self._is_blank = self._judged, True
         return cut
+
+
+def _fence_begun_by(line: str) -> str | None:
+    """The marks of a code fence that a stripped line begins, None if it begins none: backticks that are there again
+    further on stand around words."""
+    rest = line.lstrip(line[0])
+    is_fence = line[0] in "`~" and len(line) - len(rest) >= _SHORTEST_FENCE
+    return line[: len(line) - len(rest)] if is_fence and not (line[0] == "`" and "`" in rest) else None

@@ -68,6 +68,24 @@ def test_a_block_settles_at_a_blank_line_but_not_inside_a_fence() -> None:
     assert (blocks.tail, blocks.finish(), blocks.tail) == ("tail", "tail", "")
 
 
+@pytest.mark.parametrize(
+    "block",
+    [
+        "````md\n```\n\nshown\n```\n\n````\n\n",
+        "```\n```python\n\ncode\n```\n\n",
+        "~~~\n~~~~ no\n\ncode\n~~~~\n\n",
+    ],
+)
+def test_a_fence_ends_at_one_as_long_that_says_nothing_else(block: str) -> None:
+    blocks = MarkdownBlocks()
+    settled = [blocks.feed(line) for line in f"{block}tail".splitlines(keepends=True)]
+    assert [piece for piece in settled if piece] == [block]
+
+
+def test_backticks_around_words_on_one_line_are_no_fence() -> None:
+    assert MarkdownBlocks().feed("```a``` and so on\n\ntail") == "```a``` and so on\n\n"
+
+
 @given(st.lists(st.text(alphabet="a`~\n ", max_size=8), max_size=30))
 def test_settled_blocks_and_tail_are_the_text_however_it_was_cut(deltas) -> None:
     blocks = MarkdownBlocks()
