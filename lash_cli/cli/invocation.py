@@ -133,8 +133,11 @@ class Invocation:
 
     @cached_property
     def output(self) -> OutputOptions:
-        """How to show results: `-o`, then settings (which include `LASH_OUTPUT`), then text."""
+        """How to show results: `-o`, then `-q`, then settings (which include `LASH_OUTPUT`), then text."""
         chosen = self.notice_format if self._stands_alone else self.options.output or self.settings.output
+        if self.options.quiet and self.options.output is None:
+            # Asked for here and now, where the settings only say what is usual.
+            chosen = "text"
         return OutputOptions(self.options, cast(Format, chosen), self.environment)
 
     @property

@@ -36,7 +36,7 @@ def emit_one(
     `document` holds plain JSON types with snake_case keys; `text` is what
     people see: a string (already safe for a terminal), a Rich renderable, or
     None for aligned `key value` lines. `name` is what `-o name` and `-q`
-    print, by default the document's `id`. With `is_paged` what people see goes
+    print, by default the document's `id`; of nothing they print nothing. With `is_paged` what people see goes
     through their pager as `paging` has it. Raises `UsageError` for a field that
     does not exist.
     """
@@ -49,7 +49,8 @@ def emit_one(
         chosen = _select(document, options.fields, kind) if options.fields else document
         write_line(to_json({"schema": SCHEMA, "kind": kind, **chosen}))
     elif options.format == "name" or (options.quiet and options.fields is None):
-        write_line(_name(name if name is not None else document.get("id", "")))
+        named = _name(name if name is not None else document["id"])
+        write(named + "\n" if named else "")
     elif options.fields:
         write(tables.pairs([(field, _cell(_lookup(document, field, kind))) for field in options.fields]) + "\n")
     elif text is None:

@@ -373,7 +373,4 @@ class Work:
 
 def _show_report(report: WorkReport) -> None:
     """Print what was done; as names the sessions worked on, which may be none."""
-    options = current().output
-    is_names = options.format == "name" or (options.quiet and options.format in ("text", "table"))
-    if report.sessions or not is_names:
-        emit_one("WorkReport", report_document(report), text=report_text(report), name="\n".join(report.sessions))
+    emit_one("WorkReport", report_document(report), text=report_text(report), name="\n".join(report.sessions))

@@ -64,6 +64,20 @@ def test_name_and_quiet_print_ids(begin, capsys):
     assert json.loads(many(capsys))["items"] == ITEMS
 
 
+def test_what_has_no_id_prints_no_line_for_one(begin, capsys):
+    for argv in (("-o", "name"), ("-q",)):
+        begin(*argv)
+        output.emit_one("Thing", ITEMS[0], name="")
+        assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("format_", ["json", "jsonl"])
+def test_quiet_on_the_command_line_stands_over_a_format_that_is_only_usual(begin, capsys, format_):
+    begun = begin("-q", LASH_OUTPUT=format_)
+    assert many(capsys) == "s_1\ns_2\n"
+    assert begun.notice_format == format_, "errors are for whoever wanted that form"
+
+
 def test_text_is_aligned_columns_with_escapes_made_visible(begin, capsys):
     begin()
     assert many(capsys) == "NAME      TURNS\nalpha     3\nbe\\x1bta  0\n"
