@@ -189,16 +189,19 @@ class LashSession(QueueVerbs):
         whole `OutputSpec`, the turn finishes with a value that fits it
         (`FinalValue`) or stops with the issue `invalid_structured_output`.
         `generation` is laid over that of the session, for this turn.
-        Raises `UsageError` for a blank turn id or key, a limit that is none, a
-        schema that cannot be used (`schema_invalid`), an input that cannot be
-        read (`invalid_turn_input`, `prompt_not_utf8`) or its options, and `LashRuntimeError`
+        Raises `UsageError` for a blank turn id, a key that is no printable text
+        (`invalid_key`), a limit that is none, a schema that cannot be used
+        (`schema_invalid`), an input that cannot be read (`invalid_turn_input`,
+        `prompt_not_utf8`) or its options, and `LashRuntimeError`
         (`execution_scope_turn_id_mismatch`) for an input that names another turn.
         """
         self._check_open()
         if turn_id is not None and not turn_id.strip():
             raise UsageError("a turn id must not be blank", code="missing_execution_scope_id")
-        if key is not None and not key.strip():
-            raise UsageError("an idempotency key must not be blank")
+        if key is not None:
+            from lash_cli.api.queue import require_key
+
+            require_key(key)
         require_limits(max_turns, cost_limit)
         content = TurnInput.of(turn_input)
         if output is not None:

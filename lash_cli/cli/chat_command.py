@@ -79,8 +79,8 @@ def command(
             hint="without one, run turns: lash turn SESSION PROMPT",
         )
     plan = ChatPlan(
-        reference=session or None,
-        begins_new=not session and not current().environment.get("LASH_SESSION"),
+        reference=session,
+        begins_new=session is None and not current().environment.get("LASH_SESSION"),
         replay=int(settings.get("repl.replay")) if replay is None else replay,
         is_vi=vi or settings.get("repl.editing") == "vi",
         is_plain=current().output.plain,

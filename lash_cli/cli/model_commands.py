@@ -12,7 +12,7 @@ import typer
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
-from lash_cli.cli.provider_commands import say_if_overruled
+from lash_cli.cli.provider_commands import of_arguments, say_if_overruled
 from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
 from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_model, default_provider
 from lash_cli.views.shell_words import shell_word
@@ -202,18 +202,16 @@ def default(
     It is written to the user's configuration file. Any id may be chosen; one
     that nothing is known about is said to be so.
     """
+    from lash_cli.cli.running import named_model
     from lash_cli.settings.editing import set_values
-    from lash_cli.wiring import known_model, model_spec
+    from lash_cli.wiring import known_model
 
     settings, environment = current().settings, current().environment
     if name is None:
         chosen = _default()
         emit_one("ModelDefault", _default_document(chosen, None), text=chosen or "none", name=chosen or "")
         return 0
-    try:
-        model_spec(settings, name)
-    except ConfigError as error:
-        raise UsageError(error.message, code=error.code, hint=error.hint) from error
+    named_model(name)
     set_values(current().paths, {"defaults.model": name})
     emit_one("ModelDefault", _default_document(name, current().paths.config_file), text="")
     known = known_model(settings, name)
@@ -321,7 +319,7 @@ def _check_as_a_whole(name: str, given: dict[str, Any]) -> None:
     try:
         model_spec(planned, name)
     except ConfigError as error:
-        raise UsageError(error.message, code=error.code, hint=error.hint) from error
+        raise of_arguments(error) from error
 
 
 def _remove_alias(name: str) -> int:

@@ -257,11 +257,17 @@ def check_provider(name: str, kind: str, base_url: str | None, options: dict[str
             build_caller(settings, clock=SystemClock(), ids_bits=lambda _: 0)
         except ConfigError as error:
             if error.code != "key_missing" or key is not None:
-                raise UsageError(error.message, code=error.code, hint=error.hint) from error
+                raise of_arguments(error) from error
             needs_key = True
         else:
             break
     return needs_key
+
+
+def of_arguments(error: ConfigError) -> UsageError:
+    """What is wrong with a part of the configuration that arguments describe: they are, and no file is."""
+    code = None if error.code == ConfigError.default_code else error.code
+    return UsageError(error.message, code=code, hint=error.hint)
 
 
 def _has_variable(kind: str, base_url: str | None) -> bool:

@@ -48,16 +48,17 @@ def command(
     a rate limit and a server that cannot be reached with 75.
     """
     from lash_cli.cli.reading import run_async
+    from lash_cli.cli.running import named_model
     from lash_cli.wiring import known_model, model_spec
 
     settings, environment = current().settings, current().environment
     provider = available_provider(settings, environment, name)
-    chosen = model or default_model(settings, environment, name)
+    chosen = default_model(settings, environment, name) if model is None else model
     if chosen is None:
         raise UsageError(
             f"nothing says which model of {name!r} to call", hint=f"name one: lash provider test {name} --model ID"
         )
-    spec = model_spec(settings, chosen)
+    spec = model_spec(settings, chosen) if model is None else named_model(model)
     result = run_async(_call(provider, spec))
     if result.response is None:
         assert result.error is not None  # a result is one or the other

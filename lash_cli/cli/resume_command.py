@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lash_cli.cli.documents import bare_session_document
-from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_core, store_having, working_directory
@@ -47,7 +46,7 @@ def command(
         reference=session,
         showing=Showing(raw=raw),
         key=key,
-        if_busy=busy_policy(if_busy or current().settings.if_busy),
+        if_busy=busy_policy(if_busy),
         approve=tuple(approvals(approve).items()),
         items=read_prompt(prompt) if prompt is not None else (),
     )

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import has_database, no_session_yet, opening_told
 from lash_cli.core.ids import is_session_id
-from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import current_directory, current_place, regular_or_given
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
-    from lash_cli.core.policy import SessionPolicy, SessionSpec
+    from lash_cli.core.policy import ModelSpec, SessionPolicy, SessionSpec
     from lash_cli.tools.approval import Asker
 
 FILE_MARK = "@"
@@ -206,9 +206,9 @@ def working_directory(meta: SessionMeta | None) -> str:
 def policy_options(*, model: str | None, provider: str | None, system: str | None) -> SessionSpec:
     """What the options of a command change about a session's stored policy.
 
-    A provider named without a model brings its own default model. Raises
-    `ConfigError` (`provider_unconfigured`) and `UsageError` for a system file
-    that cannot be read.
+    A provider named without a model brings its own default model. Raises as
+    `named_model`, `ConfigError` (`provider_unconfigured`) and `UsageError` for a
+    system file that cannot be read.
     """
     from msgspec import UNSET
 
@@ -218,6 +218,8 @@ def policy_options(*, model: str | None, provider: str | None, system: str | Non
 
     invocation = current()
     settings, environment = invocation.settings, invocation.environment
+    if model is not None:
+        named_model(model)
     if provider is not None:
         require_provider(settings, environment, provider)
         model = model or default_model(settings, environment, provider)
@@ -229,6 +231,20 @@ def policy_options(*, model: str | None, provider: str | None, system: str | Non
         model=UNSET if model is None else model_spec(settings, model),
         prompt=UNSET if system is None else session_prompt(system_text(system)),
     )
+
+
+def named_model(name: str) -> ModelSpec:
+    """The model that an argument names. Raises `ConfigError` for an alias that cannot be used, and `UsageError` for
+    what is neither an alias nor the id of any model."""
+    from lash_cli.wiring import model_spec
+
+    settings = current().settings
+    try:
+        return model_spec(settings, name)
+    except ConfigError as error:
+        if settings.model(name) is not None:
+            raise
+        raise UsageError(error.message, hint="see which ones are known: lash model ls") from error
 
 
 def system_text(option: str) -> str:

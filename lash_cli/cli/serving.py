@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lash_cli.api.queue import source_key_of
 from lash_cli.cli.documents import Document
 from lash_cli.cli.enqueueing import EnqueuePlan, enqueue, enqueue_instead
-from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA
 from lash_cli.cli.reading import run_at_once
 from lash_cli.cli.serving_parameters import (
@@ -87,7 +86,7 @@ class Verbs:
         from lash_cli.cli.turn_command import busy_policy
 
         text = _text(asked.text)
-        if_busy = busy_policy(asked.if_busy or current().settings.if_busy)
+        if_busy = busy_policy(asked.if_busy)
         if asked.turn_id is not None and not is_session_id(asked.turn_id):
             raise UsageError(f"{asked.turn_id!r} cannot be a turn id", code="invalid_params")
         async with opened_session(self._named(asked), asked, self._approve) as (core, session):
@@ -175,7 +174,7 @@ class Verbs:
         return _of("RpcShutdown", {"drain": asked.drain})
 
     def _named(self, asked: SessionParameters) -> str | None:
-        return asked.session or self._session
+        return self._session if asked.session is None else asked.session
 
 
 def _text(text: str) -> TurnInput:

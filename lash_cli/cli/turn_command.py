@@ -202,7 +202,7 @@ def command(
         max_steps=max_steps,
         max_cost_micros=_amount(max_cost) if max_cost is not None else None,
         timeout_ms=duration_ms(timeout) if timeout is not None else None,
-        if_busy=busy_policy(if_busy or current().settings.if_busy),
+        if_busy=busy_policy(if_busy),
         or_open=or_open,
         model=model,
         provider=provider,
@@ -288,8 +288,10 @@ def _positionals(session: str | None, prompt: str | None, is_ephemeral: bool) ->
     return None, session
 
 
-def busy_policy(how: str) -> IfBusy:
-    """What `--if-busy HOW` means; raises `UsageError` for what it cannot be."""
+def busy_policy(how: str | None) -> IfBusy:
+    """What `--if-busy HOW` means, without it `defaults.if_busy`; raises `UsageError` for what it cannot be."""
+    if how is None:
+        how = current().settings.if_busy
     if how == "fail":
         return FAIL_IF_BUSY
     if how == "enqueue":

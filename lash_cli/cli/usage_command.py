@@ -51,11 +51,11 @@ def command(
     if everything and session is not None:
         raise UsageError("--all and a SESSION exclude each other")
     groups = parse_groups(by)
-    reference = session or (None if everything else current().environment.get("LASH_SESSION") or None)
-    if reference is not None and not groups and since is None:
+    is_of_one = session is not None or (not everything and bool(current().environment.get("LASH_SESSION")))
+    if is_of_one and not groups and since is None:
         return _show_session(session)
     since_ms = moment_ms(since, SystemClock().now_ms())
-    totals = run_inline(lambda: _totals(session, reference is not None, since_ms))
+    totals = run_inline(lambda: _totals(session, is_of_one, since_ms))
     return _show_rows(totals, groups or ("day",))
 
 

@@ -102,7 +102,7 @@ def command(
             until_empty=until_empty,
             max_turns=max_turns,
             idle_exit_ms=duration_ms(idle_exit) if idle_exit is not None else None,
-            on_failure=_on_failure(on_failure or current().settings.work_on_failure),
+            on_failure=_on_failure(current().settings.work_on_failure if on_failure is None else on_failure),
             lease_wait_ms=duration_ms(lease_wait) if lease_wait is not None else None,
         ),
         grace_s=duration_ms(grace) / 1000,

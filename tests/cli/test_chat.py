@@ -75,6 +75,14 @@ def test_a_session_that_was_not_named_is_said(home: Path, lash) -> None:
         assert one.text.count("from LASH_SESSION") == 1
 
 
+def test_an_empty_name_begins_no_new_session(home: Path, lash) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
+    with contextlib.closing(Terminal(home, "chat", "")) as one:
+        one.wait_for("no session ''")
+        assert one.process.wait(10) == 3
+    assert lash("ls", "-o", "name").out == "s\n"
+
+
 def test_the_hint_leads_to_the_home_of_the_chat(chat, lash, home: Path) -> None:
     other = home.parent / "another home"
     lash("--home", str(other), "open", "s", "--name", "fjord")

@@ -131,7 +131,7 @@ def test_an_alias_is_written_used_and_taken_away(lash, home):
         (["gpt-6-luna", "other"], "usage", 2),
         (["a.b", "gpt-6-luna"], "usage", 2),
         (["new"], "usage", 2),
-        (["new", "two words"], "config_invalid", 2),
+        (["new", "two words"], "usage", 2),
         (["new", "gemini-4-neon", "--variant", "loud"], "unsupported_effort", 2),
         (["new", "gpt-6-luna", "--max-output", "0"], "usage", 2),
         (["absent", "--rm"], "alias_not_found", 3),

@@ -112,7 +112,7 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
         (["two words", "--base-url", "http://h/v1"], "usage", 2, "cannot name a provider"),
         (["a.b", "--base-url", "http://h/v1"], "usage", 2, "cannot name a provider"),
         (["taken", "--base-url", "http://h/v1"], "provider_exists", 4, "already"),
-        (["x", "--base-url", "http://h/v1", "--option", "max_attempt=2"], "config_invalid", 2, "max_attempt"),
+        (["x", "--base-url", "http://h/v1", "--option", "max_attempt=2"], "usage", 2, "max_attempt"),
         (["x", "--base-url", "http://h/v1", "--option", "max_attempts"], "usage", 2, "NAME=VALUE"),
         (["x", "--base-url", "http://h/v1", "--key", SECRET], "usage", 2, "never the key itself"),
         (["x", "--base-url", "http://h/v1", "--key", "env:X", "--stdin"], "usage", 2, "contradict"),
@@ -397,7 +397,7 @@ def test_a_refused_key_says_where_to_put_the_right_one(lash, no_proxy, source, h
     [
         (["nobody"], "provider_unconfigured", 5),
         (["mine"], "usage", 2),
-        (["mine", "--model", "two words"], "config_invalid", 5),
+        (["mine", "--model", "two words"], "usage", 2),
         (["openai", "--model", "x"], "provider_unconfigured", 5),
     ],
 )

@@ -169,6 +169,7 @@ def test_a_session_may_be_named_once_for_all_requests(home, lash):
     peer = Peer(home, "s")
     assert peer.ask(1, "show")["id"] == "s"
     assert peer.ask(2, "prompt", text="hello")["session"] == "s"
+    assert peer.refused(3, "show", session="")["code"] == "session_not_found", "an empty name is no name left out"
 
 
 def test_nobody_is_asked_and_what_may_run_is_said_at_the_start(peer, home, lash):
