@@ -150,10 +150,19 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
     from lash_cli.cli.completion_scripts import SHELLS
     from lash_cli.cli.documents import STATUSES
     from lash_cli.cli.enqueue_command import BOUNDARIES
+    from lash_cli.cli.exporting import FORMATS as EXPORT_FORMATS
     from lash_cli.cli.help_command import topics
+    from lash_cli.cli.ls_command import ORDERS
     from lash_cli.cli.schemas import KINDS
+    from lash_cli.cli.set_command import KEYS as SETTINGS
+    from lash_cli.cli.spending import GROUPS
+    from lash_cli.cli.tail_cursor import LAST_COMMIT, NOW, START
+    from lash_cli.cli.tail_plan import UNTIL_COMMITTED, UNTIL_IDLE, UNTIL_TURN
     from lash_cli.cli.tail_stream import EVENT_TYPES
     from lash_cli.cli.turn_command import APPROVAL_CLASSES, APPROVAL_MODES
+    from lash_cli.cli.wait_command import KINDS as CONDITIONS
+    from lash_cli.cli.wait_command import NAMING
+    from lash_cli.cli.work_command import ON_FAILURE
     from lash_cli.core.content import Role
     from lash_cli.providers.catalog import KINDS as PROVIDER_KINDS
     from lash_cli.providers.models import CATALOGUE
@@ -167,14 +176,14 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "format": global_options.FORMATS,
         "color": global_options.COLOR_CHOICES,
         "status": STATUSES,
-        "sort": ("activity", "created", "name", "turns"),
+        "sort": ORDERS,
         "role": tuple(role.value for role in Role),
         "boundary": BOUNDARIES,
         "if-busy": ("fail", "wait", "wait=", "enqueue"),
-        "on-failure": ("pause", "continue"),
-        "condition": ("idle", "queue-empty", "turn=", "input="),
-        "tail-until": ("idle", "turn", "committed"),
-        "tail-from": ("start", "now"),
+        "on-failure": ON_FAILURE,
+        "condition": tuple(f"{kind}=" if kind in NAMING else kind for kind in CONDITIONS),
+        "tail-until": (UNTIL_IDLE, UNTIL_TURN, UNTIL_COMMITTED),
+        "tail-from": (START, LAST_COMMIT, NOW),
         "event": EVENT_TYPES,
         "approval": tuple(f"{name}={mode}" for name in APPROVAL_CLASSES for mode in APPROVAL_MODES),
         "provider-kind": tuple(sorted(PROVIDER_KINDS)),
@@ -182,9 +191,9 @@ def _fixed_words() -> Iterator[tuple[str, ...]]:
         "key-source": tuple(f"{source}:" for source in KEY_SOURCES),
         "variant": ("low", "medium", "high"),
         "shell": SHELLS,
-        "by": ("day", "model", "session", "source"),
-        "setting": ("model=", "variant=", "provider=", "max_steps=", "system=", "name="),
-        "export-format": ("md", "html", "json", "jsonl"),
+        "by": GROUPS,
+        "setting": tuple(f"{key}=" for key in SETTINGS),
+        "export-format": EXPORT_FORMATS,
         "input-format": ("jsonl",),
     }
     for kind, values in plain.items():

@@ -37,6 +37,9 @@ _SORTS: dict[str, Callable[[SessionRow], SortKey]] = {
     "turns": lambda row: (-row.turn_state.turn_index, row.meta.session_id),
 }
 
+_BY_ACTIVITY = "activity"
+ORDERS = (_BY_ACTIVITY, *_SORTS)
+
 
 class Filter(NamedTuple):
     """What a session must be to be listed; None admits everything."""
@@ -79,7 +82,7 @@ def command(
         int | None, typer.Option("-n", "--limit", min=0, help="How many: 20 if not given; 0 lists all.")
     ] = None,
     cursor: Annotated[str | None, typer.Option(help="Go on behind an earlier page.")] = None,
-    sort: Annotated[str, typer.Option(help="activity, created, name or turns.")] = "activity",
+    sort: Annotated[str, typer.Option(help="activity, created, name or turns.")] = _BY_ACTIVITY,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Show them as they change.")] = False,
 ) -> int:
     """List sessions, newest activity first.
@@ -90,12 +93,12 @@ def command(
     something changed, what needs somebody first; without a terminal it prints
     JSON lines of what changed.
     """
-    if sort != "activity" and sort not in _SORTS:
-        raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: activity, {', '.join(_SORTS)}")
+    if sort not in ORDERS:
+        raise UsageError(f"unknown order {sort!r}", hint=f"choose one of: {', '.join(ORDERS)}")
     for option, glob in (("--name", name), ("--model", model)):
         if glob == "":
             raise UsageError(f"{option} is empty, which nothing is like", hint=f"leave it out, or: {option} '*'")
-    after = None if cursor is None or sort == "activity" else _place(cursor, sort)
+    after = None if cursor is None or sort == _BY_ACTIVITY else _place(cursor, sort)
     now_ms = SystemClock().now_ms()
     wanted = Filter(
         statuses=_statuses(status),
@@ -107,7 +110,7 @@ def command(
         until_ms=moment_ms(until, now_ms),
     )
     if watch:
-        if cursor is not None or sort != "activity":
+        if cursor is not None or sort != _BY_ACTIVITY:
             raise UsageError("--watch has its own order", hint="leave out --cursor and --sort")
         return _watch(wanted, parent, limit or 0)
     count = DEFAULT_LIMIT if limit is None else limit
@@ -151,7 +154,7 @@ async def _list(
         if store is None:
             return [], None
         wanted = await _of_parent(store, wanted, parent)
-        if not isinstance(cursor, tuple) and sort == "activity":
+        if not isinstance(cursor, tuple) and sort == _BY_ACTIVITY:
             return await _take(store, wanted, limit, cursor, now_ms)
         rows, _ = await _take(store, wanted, 0, None, now_ms)
         key = _SORTS[sort]

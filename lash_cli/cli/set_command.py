@@ -34,6 +34,7 @@ from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import SystemClock
 
 POLICY_KEYS = ("model", "variant", "provider", "max_steps", "system", "temperature", "seed", "stop")
+KEYS = (*POLICY_KEYS, "name")
 # By key, the field of `Generation` it sets.
 _DRAWN = {"temperature": "temperature", "seed": "seed", "stop": "stop_sequences"}
 _NO_LIMIT = ("none", "")
@@ -118,20 +119,19 @@ def _labels(texts: list[str]) -> dict[str, str | None]:
 
 
 def _require_settable(values: Mapping[str, str]) -> None:
-    known = (*POLICY_KEYS, "name")
     for key in values:
-        if key in known:
+        if key in KEYS:
             continue
         if key in _OPEN_TIME:
             raise UsageError(
                 f"{key} is decided when a session is opened and never changes",
-                hint=f"these can be set: {', '.join(known)}",
+                hint=f"these can be set: {', '.join(KEYS)}",
                 details={"key": key},
             )
         import difflib
 
-        nearest = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"these can be set: {', '.join(known)}"
+        nearest = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"these can be set: {', '.join(KEYS)}"
         raise UsageError(f"there is no setting {key!r}", hint=_ELSEWHERE.get(key, hint), details={"key": key})
 
 

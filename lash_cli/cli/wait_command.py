@@ -27,7 +27,7 @@ from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 
 KINDS = ("idle", "queue-empty", "turn", "input")
-_NAMING = frozenset({"turn", "input"})
+NAMING = frozenset({"turn", "input"})
 
 
 class Condition(NamedTuple):
@@ -67,13 +67,13 @@ def parse_condition(text: str) -> Condition:
     kind, equals, subject = text.partition("=")
     if kind == "process":
         raise UsageError("--for process=P is not known yet", hint=f"there are: {_known()}")
-    if kind not in KINDS or bool(equals) != (kind in _NAMING) or (equals and not subject):
+    if kind not in KINDS or bool(equals) != (kind in NAMING) or (equals and not subject):
         raise UsageError(f"--for cannot be {text!r}", hint=f"there are: {_known()}")
     return Condition(kind, subject or None)
 
 
 def _known() -> str:
-    return ", ".join(f"{kind}=ID" if kind in _NAMING else kind for kind in KINDS)
+    return ", ".join(f"{kind}=ID" if kind in NAMING else kind for kind in KINDS)
 
 
 async def _run(

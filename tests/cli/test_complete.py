@@ -69,6 +69,8 @@ def test_verbs_options_and_fixed_values_need_no_database(home):
     assert offered(home, "ls", "--fields", "id,stat") == (["id,status"], ":nospace")
     assert offered(home, "config", "set", "completion.previews", "") == (["true", "false"], ":nofiles")
     assert offered(home, "-c", "completion.") == (["completion.previews="], ":nospace")
+    assert offered(home, "tail", "notes", "--from", "l") == (["last-commit"], ":nofiles")
+    assert offered(home, "set", "notes", "t") == (["temperature="], ":nospace")
     assert offered(home, "trace", "html", "") == ([], ":files")
     assert offered(home, "--home", "") == ([], ":dirs")
     assert offered(home, "turn", "notes", "--", "--if") == ([], ":nofiles"), "behind -- there are no options"
