@@ -8,6 +8,7 @@ before it is parsed.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any
 
 from typer.core import TyperCommand
@@ -51,7 +52,8 @@ def heartbeat_seconds(text: str | None, *, is_stream: bool) -> float | None:
 def moment_ms(text: str | None, now_ms: int) -> int | None:
     """Epoch milliseconds of a date, a time, or how long ago it was; None for None.
 
-    A date or time without an offset is local. Raises `UsageError`.
+    A date or time without an offset is local. Raises `UsageError`, also for a number alone: it may be meant as a year
+    or as seconds since 1970.
     """
     if text is None:
         return None
@@ -60,11 +62,11 @@ def moment_ms(text: str | None, now_ms: int) -> int | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        try:
-            return now_ms - duration_ms(text)
-        except UsageError:
-            hint = "give a date (2026-03-01), a time (2026-03-01T09:00), or how long ago it was (30m, 2h, 7d)"
-            raise UsageError(f"not a time: {text!r}", hint=hint) from error
+        if text.strip()[-1:].isalpha():
+            with suppress(UsageError):
+                return now_ms - duration_ms(text)
+        hint = "give a date (2026-03-01), a time (2026-03-01T09:00), or how long ago it was (30m, 2h, 7d)"
+        raise UsageError(f"not a time: {text!r}", hint=hint) from error
     try:
         since_epoch = (moment if moment.tzinfo else moment.astimezone()).timestamp()
     except (ValueError, OverflowError):
