@@ -132,11 +132,11 @@ class AnswerReader:
 
     async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
         """Feed one JSON document: a chunk, a whole answer or an error."""
-        self._last = text
         try:
             document = self._characters.decoded(text)
         except msgspec.DecodeError as error:
             raise self._stream_error(code, f"{problem}: {error}") from error
+        self._last = text
         if not isinstance(document, dict):
             raise self._stream_error(code, f"{problem}: expected an object")
         failure = self._wire.failure_in(document)

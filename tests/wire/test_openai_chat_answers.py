@@ -498,6 +498,12 @@ async def test_a_compression_nobody_asked_for_is_named() -> None:
     assert answer.full_text == "hi"
 
 
+async def test_what_was_cut_off_in_an_event_is_not_quoted() -> None:
+    assert (await failure(Reply((b'data: {"choices": []}\n\ndata: {"cho',)))).message == (
+        'the answer ended before the provider said it was complete; the last it said was {"choices": []}'
+    )
+
+
 async def test_an_empty_body_is_a_retryable_failure() -> None:
     assert (await failure(Reply(()))).code == "stream_ended_before_finish_reason"
 
