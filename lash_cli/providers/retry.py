@@ -88,7 +88,11 @@ class RetryPolicy(Record):
 
     def backoff_ms(self, failures: int, random_bits: Callable[[int], int]) -> int:
         """The delay after the `failures`-th failed attempt, counted from 1."""
-        delay = min(self.base_delay_ms * self.factor ** (failures - 1), self.max_delay_ms)
+        delay: float
+        try:
+            delay = min(self.base_delay_ms * self.factor ** (failures - 1), self.max_delay_ms)
+        except OverflowError:  # after a thousand failures
+            delay = self.max_delay_ms if self.base_delay_ms else 0
         if self.jitter:
             share = random_bits(JITTER_BITS) / (1 << JITTER_BITS)
             delay = delay * (1 - self.jitter) + delay * self.jitter * share

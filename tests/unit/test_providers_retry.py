@@ -127,6 +127,14 @@ async def test_transient_failures_back_off_exponentially_to_the_cap_and_then_giv
     assert (result.error.kind, result.error.message) == ("transport", "no route")
 
 
+@pytest.mark.parametrize(("base", "delay"), [(2_000, 10_000), (0, 0)])
+async def test_a_server_that_stays_away_for_hours_is_still_asked_again(base: int, delay: int) -> None:
+    call = Call(*(transport() for _ in range(1100)), ANSWER, max_attempts=2000, base_delay_ms=base)
+    result = await call.run()
+    assert result.response == ANSWER
+    assert call.events[-1] == RetryStatus(delay, 1101, 2000, "retryable_failure: transport")
+
+
 async def test_the_default_budget_is_four_attempts() -> None:
     call = Call(*(transport() for _ in range(9)))
     await call.run()
