@@ -44,7 +44,8 @@ KEPT_PART: Final = 4
 # Asked for by a person, it must free something in a short conversation too.
 KEPT_PART_ON_REQUEST: Final = 4
 KEPT_MESSAGES: Final = 200
-CHARS_PER_TOKEN: Final = 4
+# A character of most scripts is more tokens than one of ASCII, about as it is more bytes.
+BYTES_PER_TOKEN: Final = 4
 TOKENS_OF_ATTACHMENT: Final = 1_200
 # What a tool was given or answered beyond this says little in a summary.
 TOOL_CHARS: Final = 2_000
@@ -105,16 +106,16 @@ class RollingHistory:
 
 def estimated_tokens(message: Message) -> int:
     """About how many tokens a message takes."""
-    characters = 0
+    size = 0
     tokens = 0
     for part in message.parts:
         if isinstance(part, AttachmentPart):
             tokens += TOKENS_OF_ATTACHMENT
         elif isinstance(part, ToolCallPart):
-            characters += len(part.tool_name) + len(part.input_json)
+            size += len(part.tool_name.encode()) + len(part.input_json.encode())
         else:
-            characters += len(part.content)
-    return tokens + characters // CHARS_PER_TOKEN + 1
+            size += len(part.content.encode())
+    return tokens + size // BYTES_PER_TOKEN + 1
 
 
 def _cut(messages: Sequence[Message], context: CompactionContext) -> int:

@@ -96,6 +96,14 @@ def test_about_twenty_thousand_tokens_are_kept_unless_the_window_is_small_or_som
     assert sizes == {"due": 20, "unknown window": 20, "small window": 10, "asked": 15}
 
 
+@pytest.mark.parametrize(("text", "turns"), [("x", 10), ("ж", 5), ("語", 3)])
+def test_a_script_that_takes_more_tokens_for_a_character_is_not_taken_for_less(text: str, turns: int) -> None:
+    """What is kept would alone fill the window, and be summarised again with every turn."""
+    said = [message for n in range(20) for message in (user(f"u{n}", text * 3960), answer(f"a{n}"))]
+    kept, _ = compact(said, requested=False, window=40_000)
+    assert len(kept[1:]) // 2 == turns
+
+
 def test_a_newest_turn_that_is_too_large_is_kept_and_one_alone_is_summarised() -> None:
     large = [user("u1"), answer("a1"), user("u2", "y" * 400_000), answer("a2")]
     assert [message.id for message in compact(large, requested=False)[0][1:]] == ["u2", "a2"]
