@@ -243,7 +243,7 @@ class _MessageEncoder:
     def _signed(self, replay: ReasoningReplay | None) -> dict[str, Any]:
         """The signature of a call, without which Gemini refuses the conversation."""
         own = self._own(replay)
-        return {"extra_content": {"google": {"thought_signature": own.signature}}} if own and own.signature else {}
+        return {"extra_content": {"google": {"thought_signature": own.signature}}} if own else {}
 
     def _user(self, message: Message) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = [

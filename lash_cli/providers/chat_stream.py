@@ -150,7 +150,7 @@ class ChatAssembler(AnswerAssembler):
             events += self._take_delta(message, is_whole=not is_chunk)
         ended = _text(choice.get("finish_reason"))
         # A server that says a plain end behind another, as some do with the usage, does not take back that it was cut.
-        if ended and (not self.finish_reason or not _is_plain(ended) or _is_plain(self.finish_reason)):
+        if ended and (not self.finish_reason or not _is_plain(ended)):
             self.finish_reason = ended
         return events
 
@@ -236,7 +236,7 @@ class ChatAssembler(AnswerAssembler):
         return self._opened() if is_another else last
 
     def _of_id(self, identity: str) -> _Call | None:
-        return next((call for call in reversed(self._calls) if call.id == identity), None)
+        return next((call for call in self._calls if call.id == identity), None)
 
     def _opened(self) -> _Call:
         call = _Call()
@@ -281,9 +281,7 @@ def _number(index: Any) -> int | None:
     """The number of a call, however it is written; None where it has none."""
     if isinstance(index, str) and _DIGITS.fullmatch(index):
         return int(index)
-    if isinstance(index, float) and index.is_integer():
-        return int(index)
-    return index if isinstance(index, int) else None
+    return int(index) if isinstance(index, int | float) else None
 
 
 def _said(function: dict[str, Any]) -> str:

@@ -276,6 +276,12 @@ async def test_a_number_counts_however_it_is_written(number: Any) -> None:
     ]
 
 
+async def test_only_the_first_choice_is_the_answer() -> None:
+    other = {"index": 1, "delta": {"content": "another"}, "finish_reason": "length"}
+    response, _ = await ask(stream_reply(chunk({"content": "one"}), {"choices": [other]}, chunk(finish_reason="stop")))
+    assert (response.full_text, response.terminal_reason) == ("one", TerminalReason.STOP)
+
+
 @pytest.mark.parametrize("cut", ["length", "content_filter", "weird"])
 async def test_a_plain_end_does_not_take_back_that_the_answer_was_cut(cut: str) -> None:
     reply = stream_reply(chunk({"content": "half"}, cut), chunk({}, "stop"))
@@ -555,6 +561,11 @@ async def test_an_endpoint_or_a_model_may_accept_the_end_of_a_stream_as_proof() 
     spec = ModelSpec("test-model", capability=ModelCapability(stream_termination="tolerate_eof"))
     response, _ = await ask(unproved, of=msgspec.structs.replace(request(), model=spec))
     assert response.full_text == "all of it"
+
+
+async def test_a_refusal_is_an_answer_where_the_end_of_a_stream_proves_one() -> None:
+    response, _ = await ask(stream_reply(chunk({"refusal": "no"})), termination="tolerate_eof")
+    assert (response.parts, response.terminal_reason) == ((), TerminalReason.CONTENT_FILTER)
 
 
 async def test_a_model_that_demands_proof_wins_over_an_endpoint_that_does_not() -> None:

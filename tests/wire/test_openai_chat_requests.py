@@ -182,6 +182,12 @@ def test_reasoning_is_sent_back_only_to_the_route_that_made_it(replay: dict[str,
         assert said(foreign) == {"role": "assistant", "content": "hi"}
 
 
+def test_an_answer_that_was_nothing_but_reasoning_is_left_out() -> None:
+    replay = ReasoningReplay(provider=f"{ROUTE}/chat/completions test-model", signature="sig")
+    thought = Message("a", Role.ASSISTANT, (ReasoningPart("a thought", replay),))
+    assert body(user("hi"), thought)["messages"] == [{"role": "user", "content": "hi"}]
+
+
 def test_a_renamed_model_changes_nothing_but_its_name() -> None:
     plain, renamed = body(user("hi")), body(user("hi"), model=ModelSpec("o9-claude-gemini"))
     assert plain | {"model": None} == renamed | {"model": None}
