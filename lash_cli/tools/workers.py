@@ -27,11 +27,14 @@ async def run_worker(
     started.
     """
     received = bytearray()
+    environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+    if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
+        environment["LD_LIBRARY_PATH"] = libraries  # without it a Python that environment modules bring does not start
     process = await groups.start(
         # What Python warns of is no part of the answer.
         (sys.executable, "-I", "-W", "ignore", *options, str(script), *arguments),
         sink=received.extend,
-        environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+        environment=environment,
         directory=Path("/"),
         stdin=stdin,
     )

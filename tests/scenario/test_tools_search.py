@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -292,6 +293,21 @@ async def test_an_endless_expression_neither_freezes_us_nor_survives(bench: Work
     await bench.clock.wait_for_sleepers()
     bench.cancel.set()
     assert (await again).status == "cancelled"
+
+
+async def test_a_python_that_needs_to_be_told_where_its_libraries_are_can_search(
+    bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where environment modules bring it."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n[ "$LD_LIBRARY_PATH" = /opt/lib ] || exit 127\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib")
+    bench.write("a.txt", "needle\n")
+    assert value_of(await bench.call("grep", pattern="needle")) == "a.txt:1: needle"
+    shown = value_of(await bench.call("exec_command", cmd="echo $LD_LIBRARY_PATH"))
+    assert shown["output"] == "/opt/lib\n"
 
 
 async def test_names_that_are_not_utf8_do_not_break_the_search(bench: Workbench) -> None:
