@@ -93,6 +93,14 @@ def test_a_quota_that_names_its_return_is_a_throttle() -> None:
     verdict = judge(429, error("You exceeded your current quota", status="RESOURCE_EXHAUSTED", details=details))
     assert (verdict.retryable, verdict.retry_after_ms) == (True, 1500)
     assert judge(429, error("You exceeded your current quota")).retryable is False
+    assert judge(429, error("You exceeded your current quota of requests per day")).retryable is False
+
+
+def test_what_is_refused_for_what_it_holds_stays_refused_whatever_it_says_of_waiting() -> None:
+    too_long = judge(400, error("the maximum context length is 8 tokens", retryDelay="2s"))
+    assert (too_long.terminal_reason, too_long.retryable) == (TerminalReason.CONTEXT_OVERFLOW, False)
+    filtered = judge(400, error("stopped by our content policy; 3 requests per minute may be"))
+    assert (filtered.terminal_reason, filtered.retryable) == (TerminalReason.CONTENT_FILTER, False)
 
 
 @pytest.mark.parametrize(
@@ -154,16 +162,18 @@ def test_an_error_object_without_any_hint_is_retryable() -> None:
         ({"status": "RESOURCE_EXHAUSTED"}, "quota", True),
         ({"code": "invalid_prompt"}, "validation", False),
         ({"code": "never_heard_of"}, "unknown", True),
+        ({"type": "invalid_request_error", "message": "Rate limit reached for requests"}, "quota", True),
     ],
 )
 def test_an_error_in_a_stream_is_judged_by_its_code(fields: dict[str, str], kind: str, retryable: bool) -> None:
-    verdict = classify_error_object({"message": "x", **fields})
+    verdict = classify_error_object({"message": "x"} | fields)
     assert (verdict.kind, verdict.retryable) == (kind, retryable)
 
 
 def test_an_embedded_status_is_used() -> None:
     assert classify_error_object({"message": "no credits left?", "code": 402}).retryable is False
     assert classify_error_object({"message": "slow down", "code": 429}).kind == "quota"
+    assert classify_error_object({"message": "no route to the model: not found", "code": 503}).retryable is True
 
 
 def test_an_html_error_page_is_described_not_quoted() -> None:

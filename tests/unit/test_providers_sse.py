@@ -58,6 +58,10 @@ def test_only_a_leading_byte_order_mark_is_dropped() -> None:
     assert decode("\ufeffdata: a\n\ndata: \ufeffb\n\n".encode()) == ["a", "\ufeffb"]
 
 
+def test_a_field_without_a_colon_is_an_empty_line_of_data() -> None:
+    assert decode(b"data: a\ndata\ndata: b\n\n") == ["a\n\nb"]
+
+
 def test_flush_delivers_the_open_event_once() -> None:
     decoder = SseDecoder()
     assert decoder.feed(b"data: tail\n") == []
@@ -79,5 +83,7 @@ def test_the_cap_counts_all_lines_of_one_event_and_restarts_with_the_next() -> N
     decoder = SseDecoder(max_event_bytes=50)
     for _ in range(10):
         assert len(decoder.feed(b"data: " + b"x" * 40 + b"\n\n")) == 1
+    for _ in range(10):
+        assert decoder.feed(b": still there, still there\n\n") == []
     with pytest.raises(LlmTransportError):
         decoder.feed(b"data: aaaaaaaaaa\n" * 4)

@@ -144,6 +144,16 @@ async def test_a_character_that_a_server_cut_in_two_is_put_together() -> None:
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "a\\\\😀 b 😀"
 
 
+async def test_a_half_that_was_used_is_used_up() -> None:
+    pieces = [said(content="\ud83d"), said(content="\ude00"), said(content="\ude00")]
+    assert (await failure(stream_reply(*pieces, chunk(finish_reason="stop")))).code == "invalid_sse_json"
+
+
+async def test_what_follows_the_end_of_the_stream_in_the_same_packet_is_not_read() -> None:
+    response, _ = await ask(Reply((text_reply("one").body + sse(chunk({"content": "two"}), "no JSON"),)))
+    assert response.full_text == "one"
+
+
 @pytest.mark.parametrize("text", ["a\ud83db", "\ude00", "a\ude00\ud83d"])
 async def test_half_a_character_elsewhere_is_a_stream_failure(text: str) -> None:
     assert (await failure(stream_reply(said(content=text), chunk(finish_reason="stop")))).code == "invalid_sse_json"
@@ -376,6 +386,7 @@ async def test_reasoning_keeps_its_place_and_is_shown_only_when_told(field: str)
 async def test_a_stream_without_finish_reason_is_never_an_answer(done: bool) -> None:
     error = await failure(stream_reply(chunk({"content": "half"}), chunk(usage=usage_of(9, 1)), done=done))
     assert (error.kind, error.code, error.retryable) == ("stream", "stream_ended_before_finish_reason", True)
+    assert error.message == "the answer ended before the provider said it was complete"
     assert error.partial.parts == (ProsePart("half"),)
     assert error.partial.usage == TokenUsage(9, 1)
     assert error.partial.evidence.provider_response_id == "chatcmpl-1"
@@ -512,6 +523,8 @@ async def test_what_was_cut_off_in_an_event_is_not_quoted() -> None:
 
 async def test_an_empty_body_is_a_retryable_failure() -> None:
     assert (await failure(Reply(()))).code == "stream_ended_before_finish_reason"
+    compressed = Reply((), headers={"content-type": "text/event-stream", "content-encoding": "br"})
+    assert (await failure(compressed)).code == "stream_ended_before_finish_reason"
 
 
 async def test_an_empty_answer_is_a_retryable_failure() -> None:
