@@ -28,6 +28,8 @@ ARCHIVE_FORMAT = 3
 _FORMAT_WITHOUT_CUT_OFF = 2
 # The last millisecond of the year 9999: a later one has no RFC 3339 form.
 LATEST_MS = 253_402_300_799_999
+# As many revisions or turns as no session has; more of them still have numbers of 64 bits.
+LATEST_COUNT = 1 << 62
 
 
 class ArchivedTurn(Record):
@@ -181,8 +183,10 @@ def check_archive(archive: SessionArchive) -> None:
     keys = [waiting.source_key for waiting in archive.inputs if waiting.source_key is not None]
     if len({waiting.input_id for waiting in archive.inputs}) != len(archive.inputs) or len({*keys}) != len(keys):
         raise invalid_archive("an input that waits occurs twice")
-    given = set()
+    given: set[str] = set()
     for attachment in archive.attachments:
+        if attachment.attachment_ref in given:
+            raise invalid_archive(f"the attachment {attachment.attachment_ref} occurs twice")
         if attachment.data is None:
             raise invalid_archive(f"the bytes of {attachment.attachment_ref} were left out")
         if attachment.attachment_ref != f"sha256:{sha256_hex(attachment.data)}":
@@ -213,6 +217,11 @@ def _check_head(head: ArchivedHead) -> None:
     active = [frame for frame in head.frames if frame.status is FrameStatus.ACTIVE]
     if len(frames) != len(head.frames) or len(active) != 1:
         raise invalid_archive("it needs frames of different ids, exactly one of them active")
+    opened: set[str | None] = {None}
+    for frame in head.frames:
+        if frame.previous_frame_id not in opened:
+            raise invalid_archive(f"frame {frame.frame_id!r} follows a frame that is missing or comes later")
+        opened.add(frame.frame_id)
     seen: set[str | None] = {None}
     for node in head.nodes:
         if node.node_id in seen:
@@ -224,8 +233,10 @@ def _check_head(head: ArchivedHead) -> None:
         seen.add(node.node_id)
     if head.leaf_node_id not in seen:
         raise invalid_archive(f"the head {head.leaf_node_id!r} is missing")
-    if head.head_revision < 1:
-        raise invalid_archive("its head has no revision")
+    if not 1 <= head.head_revision <= LATEST_COUNT:
+        raise invalid_archive("its head has no revision that another can follow")
+    if not 0 <= head.turn_state.turn_index <= LATEST_COUNT:
+        raise invalid_archive("its turns have no number that another can follow")
     for ref in blob_refs(head.components, head.frames):
         if ref not in head.blobs:
             raise invalid_archive(f"the state {ref} is missing")
