@@ -315,9 +315,13 @@ create(store, "before")
 to_child, to_parent = os.pipe(), os.pipe()
 if way != "closed":
     write = Write(store)
-    process_forks.QUIET_WITHIN_S = 30 if way == "writing" else 0.2
-    if way == "writing":
+    process_forks.QUIET_WITHIN_S = 0.2 if way == "writing on" else 30
+    if way != "writing on":
         threading.Timer(0.2, write.may_end.set).start()
+    if way == "opening":
+        # Another thread opens the file while the fork waits for the one that writes.
+        opened = []
+        threading.Timer(0.1, lambda: opened.append(SqliteStore.open(path))).start()
 child = os.fork()
 if child == 0:
     try:
@@ -336,6 +340,8 @@ if way != "closed":
     write.end()
 create(store, "parents")
 asyncio.run(store.aclose())
+if way == "opening":
+    opened[0].close()
 os.write(to_child[1], b"1")
 print(os.waitpid(child, 0)[1], flush=True)
 again = SqliteStore.open(path)
@@ -349,6 +355,7 @@ print(*[has(again, name) for name in ("before", "parents", "first", "second")])
         ("closed", ["child wrote", "0", "True True True True"]),
         ("writing", ["child wrote", "0", "True True True True"]),
         ("writing on", ["store_forked", "0", "True True False False"]),
+        ("opening", ["store_forked", "0", "True True False False"]),
     ],
 )
 def test_a_child_has_a_store_of_its_own_or_is_refused_one_whatever_its_parent_was_doing(tmp_path, way, said) -> None:

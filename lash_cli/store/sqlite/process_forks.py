@@ -48,11 +48,10 @@ class Forkable(Protocol):
 
 
 _open: WeakSet[Forkable] = WeakSet()
-# One fork at a time, and what belongs to it: the databases that rest, and the files whose connections are not closed.
+# One fork at a time, and what belongs to it: the databases that were asked to rest, and whether they do.
 _forking = threading.Lock()
 _forker: int | None = None
-_resting: list[Forkable] = []
-_unquiet: set[FileId] = set()
+_resting: dict[Forkable, bool] = {}
 # In a child: the files that are not opened there, and the connections to them, which are neither used nor closed.
 _lost: set[FileId] = set()
 _of_parent: list[sqlite3.Connection] = []
@@ -80,18 +79,20 @@ def _file_id(path: StrPath) -> FileId | None:
 def _before() -> None:
     global _forker
     deadline = time.monotonic() + QUIET_WITHIN_S
-    databases = tuple(_open)
-    # All, until they rest: whatever ends this, such as Ctrl-C, the child is on the safe side.
-    _unquiet.update(found for database in databases if (found := _file_id(database.path)) is not None)
     if not _forking.acquire(timeout=QUIET_WITHIN_S):
         return
     _forker = threading.get_ident()
-    restless: set[FileId | None] = set()
-    for database in databases:
-        _resting.append(database)
-        if not database.rest(deadline):
-            restless.add(_file_id(database.path))
-    _unquiet.intersection_update(restless)
+    for database in _opened():
+        _resting[database] = False  # until it does, whatever ends this, such as Ctrl-C
+        _resting[database] = database.rest(deadline)
+
+
+def _opened() -> tuple[Forkable, ...]:
+    while True:
+        try:
+            return tuple(_open)
+        except RuntimeError:
+            continue  # another thread opened one meanwhile
 
 
 def _in_parent() -> None:
@@ -101,19 +102,21 @@ def _in_parent() -> None:
     for database in _resting:
         database.go_on()
     _resting.clear()
-    _unquiet.clear()
     _forker = None
     _forking.release()
 
 
 def _in_child() -> None:
     global _forking, _forker
-    _forking, _forker = threading.Lock(), None
-    _lost.update(_unquiet)
-    _resting.clear()
-    _unquiet.clear()
+    is_ours = _forker == threading.get_ident()
     for database in tuple(_open):
+        # One that was opened while others were waited for does not rest either.
+        is_quiet = is_ours and _resting.get(database)
+        if not is_quiet and (found := _file_id(database.path)) is not None:
+            _lost.add(found)
         _of_parent.extend(database.lose())
+    _resting.clear()
+    _forking, _forker = threading.Lock(), None
 
 
 if hasattr(os, "register_at_fork"):
