@@ -15,7 +15,7 @@ from typing import Any
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, only_regular, write_private_file
-from lash_cli.settings.loading import assignments, check_document
+from lash_cli.settings.loading import assignments, check_document, end_of_value, lines_of
 from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import is_credential, redact
 from lash_cli.settings.schema import (
@@ -64,12 +64,15 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
 
     Raises as `set_value` does, with nothing written.
     """
-    after = _present_text(paths)
+    before = after = _present_text(paths)
+    changes: dict[tuple[str, ...], Any] = {}
     if instead_of is not None:
+        changes[instead_of] = None
         after = without_table(after, instead_of)
     for key, value in values.items():
         _known(key)
-        after = edit(after, tuple(key.split(".")), literal(value))
+        changes[path := tuple(key.split("."))] = value
+        after = edit(after, path, literal(value))
     try:
         check_document(after, paths.config_file)
     except ConfigError as error:
@@ -78,9 +81,10 @@ def set_values(paths: Paths, values: Mapping[str, Any], *, instead_of: tuple[str
             f"cannot set {', '.join(values)} by editing lines of {paths.config_file}: {error.message}",
             hint="edit the file by hand",
         ) from error
-    for key in values:
-        if _value_at(after, key) is None:
-            raise ConfigError(f"cannot set {key} by editing lines of {paths.config_file}", hint="edit the file by hand")
+    if not _is_changed(before, after, changes):
+        raise ConfigError(
+            f"cannot set {', '.join(values)} by editing lines of {paths.config_file}", hint="edit the file by hand"
+        )
     write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
 
 
@@ -102,7 +106,7 @@ def unset_value(paths: Paths, key: str) -> None:
             f"{paths.config_file} does not set {key}", code="config_key_not_set", hint="see: lash config show --origin"
         )
     after = _without(before, parts)
-    if not _is_all_but(before, after, parts):
+    if not _is_changed(before, after, {parts: None}):
         raise ConfigError(f"cannot take {key} out of {paths.config_file} by its lines", hint="edit the file by hand")
     check_document(after, paths.config_file)
     write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
@@ -118,8 +122,8 @@ def _value_at(text: str, key: str) -> Any:
     return value
 
 
-def _is_all_but(before: str, after: str, path: tuple[str, ...]) -> bool:
-    """Whether `after` says what `before` says without `path`, and nothing else."""
+def _is_changed(before: str, after: str, changes: Mapping[tuple[str, ...], Any]) -> bool:
+    """Whether `after` says what `before` says with `changes`, and nothing else; None takes away what is there."""
     import tomllib
 
     try:
@@ -127,10 +131,8 @@ def _is_all_but(before: str, after: str, path: tuple[str, ...]) -> bool:
     except tomllib.TOMLDecodeError:
         return False
     wanted = tomllib.loads(before)
-    table = wanted
-    for part in path[:-1]:
-        table = table[part]
-    del table[path[-1]]
+    for path, value in changes.items():
+        wanted = _with(wanted, path, value)
     return _without_empty(wanted) == _without_empty(left)
 
 
@@ -148,22 +150,13 @@ def remove_table(paths: Paths, section: str, name: str) -> bool:
     that lines cannot be taken from, `StoreReadOnly` when it cannot be written.
     """
     before = _present_text(paths)
-    prefix = f"{section}.{name}."
-    if not any(key.startswith(prefix) for key in check_document(before, paths.config_file)):
+    if _value_at(before, f"{section}.{name}") is None:
         return False
     after = without_table(before, (section, name))
-    try:
-        left = check_document(after, paths.config_file)
-    except ConfigError as error:
-        raise _by_hand(section, name, paths) from error
-    if any(key.startswith(prefix) for key in left):
-        raise _by_hand(section, name, paths)
+    if not _is_changed(before, after, {(section, name): None}):
+        raise ConfigError(f"cannot take {section}.{name} out of {paths.config_file}", hint="edit the file by hand")
     write_private_file(os.path.realpath(paths.config_file), after.encode("utf-8"))
     return True
-
-
-def _by_hand(section: str, name: str, paths: Paths) -> ConfigError:
-    return ConfigError(f"cannot take {section}.{name} out of {paths.config_file}", hint="edit the file by hand")
 
 
 def _present_text(paths: Paths) -> str:
@@ -230,7 +223,7 @@ def edit(text: str, path: tuple[str, ...], value: str) -> str:
         if tomllib.loads(f"value = {literal(changed)}")["value"] != changed:
             raise ConfigError(f"{_dotted(whole)} holds what cannot be written again", hint="edit the file by hand")
         return edit(text, whole, literal(changed))
-    lines = text.splitlines()
+    lines = lines_of(text)
     section = path[:-1]
     last_of: dict[tuple[str, ...], int] = {}
     current: tuple[str, ...] = ()
@@ -244,7 +237,7 @@ def edit(text: str, path: tuple[str, ...], value: str) -> str:
         section = path[:2]
     addition = f"{_dotted(path[len(section) :])} = {value}"
     if section in last_of:
-        lines.insert(_end_of_value(lines, last_of[section]), addition)
+        lines.insert(end_of_value(lines, last_of[section]), addition)
     else:
         if lines and lines[-1].strip():
             lines.append("")
@@ -294,15 +287,14 @@ def without_table(text: str, path: tuple[str, ...]) -> str:
 
     Comments between them go too; those above the first and below the last stay.
     """
-    lines = text.splitlines()
-    places = list(assignments(text))
+    lines = lines_of(text)
     gone: set[int] = set()
     inside_since: int | None = None  # the first line after what was removed last, while nothing else came between
-    for number, found, is_header in places:
+    for number, found, is_header in assignments(text):
         if found[: len(path)] != path:
             inside_since = None
             continue
-        end = number if is_header else _end_of_value(lines, number)
+        end = number if is_header else end_of_value(lines, number)
         gone.update(range(number if inside_since is None else inside_since, end + 1))
         inside_since = end + 1
     kept: list[str] = []
@@ -331,19 +323,6 @@ def _replaced(line: str, value: str) -> str:
         comment = f"  {line[end:]}" if end < len(line) else ""
         return f"{head}={spacing}{value}{comment}"
     raise ConfigError("the present value spans several lines", hint="edit the file by hand")
-
-
-def _end_of_value(lines: list[str], start: int) -> int:
-    """The index after the assignment on line `start` (from 1), which may go on over several lines."""
-    import tomllib
-
-    for end in range(start, len(lines) + 1):
-        try:
-            tomllib.loads("\n".join(lines[start - 1 : end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        return end
-    return start
 
 
 def _dotted(path: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from lash_cli.errors import ConfigError, NotFoundError
@@ -34,6 +35,8 @@ _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
+# How a value begins that may go on in the next line.
+_MAY_GO_ON = ('"""', "'''", "[", "{")
 _TOML_PLACE = re.compile(r"\(at line (\d+), column \d+\)")
 
 Values = dict[str, Sourced]
@@ -325,18 +328,46 @@ def split_path(text: str) -> tuple[str, ...]:
     return tuple(part.strip().strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", text))
 
 
-def assignments(text: str) -> Iterator[tuple[int, tuple[str, ...], bool]]:
-    """(line number from 1, full path, whether it is a table header) of every header and assignment, by lines."""
+def lines_of(text: str) -> list[str]:
+    """The lines of a file. Nothing but a line feed ends one: what else divides lines may stand inside of a text."""
+    lines = text.split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+@lru_cache(maxsize=4)
+def assignments(text: str) -> tuple[tuple[int, tuple[str, ...], bool], ...]:
+    """(line number from 1, full path, whether it is a table header) of every header and assignment. Lines inside of a
+    value are none, whatever they look like."""
+    found: list[tuple[int, tuple[str, ...], bool]] = []
     section: tuple[str, ...] = ()
-    for number, line in enumerate(text.splitlines(), start=1):
+    lines, end = lines_of(text), 0
+    for number, line in enumerate(lines, start=1):
+        if number <= end:
+            continue
         header = _HEADER.match(line)
         if header is not None:
             section = split_path(header[1])
-            yield number, section, True
+            found.append((number, section, True))
             continue
         assignment = _ASSIGNMENT.match(line)
         if assignment is not None:
-            yield number, (*section, *split_path(assignment[1])), False
+            found.append((number, (*section, *split_path(assignment[1])), False))
+            if line[assignment.end() :].lstrip().startswith(_MAY_GO_ON):
+                end = end_of_value(lines, number)
+    return tuple(found)
+
+
+def end_of_value(lines: list[str], start: int) -> int:
+    """The index after the assignment on line `start` (from 1), which may go on over several lines."""
+    import tomllib
+
+    for end in range(start, len(lines) + 1):
+        try:
+            tomllib.loads("\n".join(lines[start - 1 : end]))
+        except ValueError:
+            continue
+        return end
+    return start
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:

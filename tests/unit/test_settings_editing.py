@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
-from lash_cli.settings.editing import edit, literal, remove_table, set_values, without_table
+from lash_cli.settings import editing
+from lash_cli.settings.editing import edit, literal, remove_table, set_values, unset_value, without_table
 from lash_cli.settings.loading import line_of
 from lash_cli.settings.redact import redact
 from lash_cli.settings.schema import SECTIONS, find_option, nearest_key, parse_text
@@ -163,6 +164,40 @@ def test_what_lines_cannot_be_taken_from_is_left_alone(tmp_path):
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         remove_table(paths, "providers", "a")
+    assert "by hand" in caught.value.hint
+    assert (tmp_path / "config.toml").read_text() == text
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_what_stands_inside_of_a_text_is_neither_a_key_nor_a_table(tmp_path, quotes):
+    paths = resolve_paths({"LASH_HOME": str(tmp_path)})
+    spoken = f'[defaults]\nsystem = {quotes}\nmodel = "x"\n[work]\nconcurrency = 3\n{quotes}\n'
+    (tmp_path / "config.toml").write_text(f'{spoken}model = "old"\n[work]\nconcurrency = 2\n')
+    assert line_of(spoken + 'model = "old"\n', ("defaults", "model")) == 7
+    set_values(paths, {"defaults.model": "new", "work.concurrency": 5})
+    assert (tmp_path / "config.toml").read_text() == f'{spoken}model = "new"\n[work]\nconcurrency = 5\n'
+    unset_value(paths, "defaults.model")
+    unset_value(paths, "work.concurrency")
+    assert (tmp_path / "config.toml").read_text() == f"{spoken}[work]\n"
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_only_a_line_feed_ends_a_line(tmp_path, separator):
+    paths = resolve_paths({"LASH_HOME": str(tmp_path)})
+    text = f'[defaults] # of{separator}model = "x"\nsystem = "be{separator}brief"\n'
+    (tmp_path / "config.toml").write_text(text)
+    set_values(paths, {"defaults.model": "new"})
+    assert (tmp_path / "config.toml").read_text() == f'{text}model = "new"\n'
+    assert line_of(text, ("defaults", "system")) == 2
+
+
+def test_an_edit_that_would_change_anything_else_is_not_made(tmp_path, monkeypatch):
+    paths = resolve_paths({"LASH_HOME": str(tmp_path)})
+    text = '[defaults]\nmodel = "old"\n'
+    (tmp_path / "config.toml").write_text(text)
+    monkeypatch.setattr(editing, "edit", lambda text, path, value: text + "max_steps = 5\n")
+    with pytest.raises(ConfigError) as caught:
+        set_values(paths, {"defaults.model": "new"})
     assert "by hand" in caught.value.hint
     assert (tmp_path / "config.toml").read_text() == text
 
