@@ -92,9 +92,9 @@ async def test_a_wait_that_had_ended_before_a_crash_is_one_that_a_cancel_ends(tm
 
     clock, asks = SetBack(), ScriptedCaller([calls(("a", "work", "{}"))])
     options = {"tools": [FunctionToolProvider([work])]}
-    with pytest.raises(Crash):
-        crashing = core_of(tmp_path, clock, asks, crash_point=CrashPoints("after:tool_recorded", 2), **options)
-        await (await crashing.open_session(S)).turn("go").run()
+    async with core_of(tmp_path, clock, asks, crash_point=CrashPoints("after:tool_recorded", 2), **options) as crashing:
+        with pytest.raises(Crash):
+            await (await crashing.open_session(S)).turn("go").run()
     clock.back_ms = back_ms
     async with core_of(tmp_path, clock, ScriptedCaller([text("never")]), **options) as core, asyncio.timeout(10):
         session = await core.open_session(S)
