@@ -43,6 +43,16 @@ def current_directory() -> str:
         ) from error
 
 
+def from_here(path: str) -> str:
+    """`path` with the current directory in front of it, if it is relative. Raises as `current_directory` then."""
+    return path if os.path.isabs(path) else os.path.join(current_directory(), path)
+
+
+def absolute(path: str) -> str:
+    """`from_here`, without `.` and `..`. Raises as that."""
+    return os.path.normpath(from_here(path))
+
+
 def current_place() -> str:
     """The current directory as sessions remember where they belong: bytes that are no UTF-8 are visible escapes.
 
@@ -106,23 +116,24 @@ def resolve_paths(
 ) -> Paths:
     """The paths of this invocation: options first, then `LASH_HOME`, `LASH_DB`, `LASH_CONFIG`, `LASH_LOG_FILE`.
 
-    Raises `ConfigError` (`home_unknown`) when the system's own places are wanted and the user has no home directory.
+    Raises `ConfigError`: `home_unknown` when the system's own places are wanted and the user has no home directory, and
+    as `absolute`.
     """
     root = home or environment.get("LASH_HOME") or None
     if root is not None:
-        root = os.path.abspath(os.path.expanduser(root))
+        root = absolute(os.path.expanduser(root))
         runtime = os.path.join(root, "run")
         paths = Paths(config_dir=root, data_dir=root, state_dir=root, runtime_dir=runtime, home=root)
     else:
         paths = _system_paths(environment)
     chosen_database = database or environment.get("LASH_DB")
     if chosen_database:
-        paths.database = os.path.abspath(os.path.expanduser(chosen_database))
+        paths.database = absolute(os.path.expanduser(chosen_database))
     if environment.get("LASH_CONFIG"):
-        paths.config_file = os.path.abspath(os.path.expanduser(environment["LASH_CONFIG"]))
+        paths.config_file = absolute(os.path.expanduser(environment["LASH_CONFIG"]))
     chosen_log = log_file or environment.get("LASH_LOG_FILE")
     if chosen_log:
-        paths.log_file = os.path.abspath(os.path.expanduser(chosen_log))
+        paths.log_file = absolute(os.path.expanduser(chosen_log))
     return paths
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from lash_cli.errors import ConfigError
-from lash_cli.paths import Paths, current_directory, ensure_private_directory, unwritten_file
+from lash_cli.paths import Paths, absolute, current_directory, ensure_private_directory, unwritten_file
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore
@@ -318,10 +318,10 @@ def standard_tools(
 def trace_path(settings: Settings, named: str | None) -> str | None:
     """The absolute path of the trace file: the one named, else the configured one; None when nothing is traced.
 
-    A relative path is one of the current directory, wherever it was written.
+    A relative path is one of the current directory, wherever it was written. Raises as `paths.absolute`.
     """
     path = named or settings.trace_file
-    return None if path is None else os.path.abspath(os.path.expanduser(path))
+    return None if path is None else absolute(os.path.expanduser(path))
 
 
 def open_tracer(path: str, level: str, clock: Clock, ids: Ids) -> Tracer:

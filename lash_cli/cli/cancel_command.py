@@ -17,10 +17,9 @@ from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.cli.turn_documents import outcome_document, receipt_document
 from lash_cli.errors import ConflictError, SessionExecutionBusy, WaitTimeout
-from lash_cli.paths import current_directory_or_root
 from lash_cli.system import SystemClock, is_definitely_dead
 
 if TYPE_CHECKING:
@@ -56,13 +55,10 @@ async def request_cancel(
 ) -> Document:
     """Ask the turn to stop and, with `wait_ms`, wait for its end; the CancelReceipt document. Raises `ConflictError`
     (`completion_won`) and what `resolve_session` raises."""
-    from lash_cli.cli.references import resolve_session
-    from lash_cli.cli.show_command import find_turn
+    from lash_cli.cli.session_detail import find_turn
 
-    async with opened_core(
-        store=store_having(reference), cwd=current_directory_or_root(), owner_label="cancel"
-    ) as core:
-        session_id = (await resolve_session(core.store, reference)).session_id
+    async with opened_at(reference, "cancel") as (core, meta):
+        session_id = meta.session_id
         if turn_id is not None:
             await find_turn(core.store, session_id, turn_id)
         receipt = await core.request_turn_cancel(session_id, turn_id=turn_id, origin=origin, reason=reason)

@@ -15,9 +15,8 @@ from lash_cli.cli.documents import Document, usage_document
 from lash_cli.cli.head_moves import rewind_command
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.errors import ConfigError, LashError, LashRuntimeError
-from lash_cli.paths import current_directory_or_root
 
 if TYPE_CHECKING:
     from lash_cli.api import CompactionReport
@@ -48,14 +47,10 @@ def _text(document: Document) -> str:
 
 
 async def _run(reference: str | None, focus: str | None) -> Document:
-    from lash_cli.cli.references import resolve_session
     from lash_cli.cli.signals import turn_signals
     from lash_cli.core.policy import SessionSpec
 
-    async with opened_core(
-        store=store_having(reference), cwd=current_directory_or_root(), owner_label="compact"
-    ) as core:
-        meta = await resolve_session(core.store, reference)
+    async with opened_at(reference, "compact") as (core, meta):
         session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
         count, provider = len(session.read_view().messages), session.policy_snapshot.provider_id
         say(f"summarising {meta.name}: {count} messages")

@@ -17,7 +17,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, warn
 from lash_cli.errors import ConfigError, LashError, NotFoundError
-from lash_cli.paths import current_directory, only_regular
+from lash_cli.paths import absolute, current_directory, only_regular
 from lash_cli.settings.loading import Problem, check_document, find_project_file, problems_in
 from lash_cli.settings.values import Settings
 
@@ -55,7 +55,7 @@ def command(
 def _named(path: str) -> Document:
     if not os.path.isfile(path):
         raise NotFoundError(f"there is no file {path}", code="config_file_not_found", details={"path": path})
-    return {"path": os.path.abspath(path), "role": "named", "exists": True}
+    return {"path": absolute(path), "role": "named", "exists": True}
 
 
 def _settings_of(path: str) -> Settings:

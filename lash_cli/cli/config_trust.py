@@ -15,7 +15,7 @@ from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory, only_regular
+from lash_cli.paths import absolute, current_directory, only_regular
 from lash_cli.settings.loading import PROJECT_FILE, find_project_file, read_project, restricted_keys
 
 
@@ -77,7 +77,7 @@ def _project_file(directory: str | None) -> str:
         return found
     if os.path.basename(directory) == os.path.basename(PROJECT_FILE):
         raise UsageError("name the directory of the project, not its file")
-    return os.path.join(os.path.abspath(os.path.expanduser(directory)), PROJECT_FILE)
+    return os.path.join(absolute(os.path.expanduser(directory)), PROJECT_FILE)
 
 
 def _document(file: str, *, trusted: bool, keys: list[str]) -> Document:

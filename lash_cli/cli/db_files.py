@@ -21,7 +21,7 @@ from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.progress import progress
 from lash_cli.errors import UsageError
-from lash_cli.paths import ensure_private_directory
+from lash_cli.paths import absolute, ensure_private_directory
 from lash_cli.system import SystemClock
 from lash_cli.views.counts import counted
 from lash_cli.views.tables import pairs
@@ -65,7 +65,7 @@ def backup(
         pass
     if out is not None:
         check_writable(named_file(out, "--out"))
-    target = Path(os.path.abspath(out)) if out is not None else copy_place()
+    target = Path(absolute(out)) if out is not None else copy_place()
     with progress("copying the database"):
         copy = back_up(place, target)
     document = {
@@ -94,7 +94,7 @@ def restore(
     paths = current().paths
     ensure_private_directory(os.path.dirname(paths.database))
     with progress("checking the copy and putting it back"):
-        done = put_back(Path(os.path.abspath(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
+        done = put_back(Path(absolute(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
     kept = None if done.kept is None else str(done.kept)
     document = {"id": paths.database, "file": str(done.copy.file), "kept": kept, "sessions": done.copy.sessions}
     emit_one("DatabaseRestore", document, text="")

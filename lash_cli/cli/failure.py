@@ -169,10 +169,10 @@ def _log_traceback(error: Exception) -> str | None:
 
     from lash_cli.paths import ensure_private_directory
 
-    path = current().paths.log_file
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     text = f"{stamp} {current().request_id}\n{''.join(traceback.format_exception(error))}"
     try:
+        path = current().paths.log_file
         ensure_private_directory(os.path.dirname(path))
         # Not blocking: a named pipe that nobody reads would keep the error from being told.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)

@@ -16,9 +16,8 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.errors import NotFoundError, UsageError
-from lash_cli.paths import current_directory_or_root
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 
@@ -55,10 +54,7 @@ def command(
 
 
 async def _run(reference: str | None, at: str | None, name: str | None) -> tuple[SessionRow, str]:
-    from lash_cli.cli.references import resolve_session
-
-    async with opened_core(store=store_having(reference), cwd=current_directory_or_root(), owner_label="fork") as core:
-        source = await resolve_session(core.store, reference)
+    async with opened_at(reference, "fork") as (core, source):
         if at is not None:
             turn = await core.store.turn(source.session_id, at)
             node_id = at if turn is None or turn.last_node_id is None else turn.last_node_id

@@ -13,7 +13,7 @@ import stat
 from typing import Final
 
 from lash_cli.errors import UsageError
-from lash_cli.paths import unwritten_file
+from lash_cli.paths import absolute, from_here, unwritten_file
 
 # The file name that means stdout.
 STDOUT_MARK: Final = "-"
@@ -39,7 +39,7 @@ def require_name(path: str, option: str) -> None:
 
 def is_stream(path: str) -> bool:
     """Whether `path` is something to write to rather than a file to make or replace."""
-    directory = os.path.dirname(os.path.abspath(path))
+    directory = os.path.dirname(absolute(path))
     if directory in _STREAM_PLACES or directory.startswith("/proc/"):
         return True
     try:
@@ -53,7 +53,7 @@ def check_writable(path: str, so_far: str = "nothing was done") -> None:
     """Raises as `paths.unwritten_file` where no file can be made or replaced, before anything is done for it."""
     if is_stream(path):
         return
-    target = os.path.realpath(path)
+    target = os.path.realpath(from_here(path))
     directory = os.path.dirname(target)
     try:
         if os.path.isdir(target):
@@ -80,7 +80,7 @@ def write_out(path: str, data: bytes) -> None:
     if is_stream(path):
         _write(os.open(path, os.O_WRONLY | os.O_APPEND), data)
         return
-    target = os.path.realpath(path)
+    target = os.path.realpath(from_here(path))
     temporary = f"{target}.{os.getpid()}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     try:

@@ -14,9 +14,8 @@ from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, warn
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.errors import NotFoundError, SessionClosed, SessionStillInUse, WaitTimeout
-from lash_cli.paths import current_directory_or_root
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import rfc3339
@@ -47,10 +46,8 @@ def command(
 
 async def _run(reference: str | None, wait_ms: int) -> Document:
     from lash_cli.cli.following import while_read
-    from lash_cli.cli.references import resolve_session
 
-    async with opened_core(store=store_having(reference), cwd=current_directory_or_root(), owner_label="park") as core:
-        meta = await resolve_session(core.store, reference)
+    async with opened_at(reference, "park") as (core, meta):
         row = await while_read(idle_row(core.store, meta.session_id, wait_ms))
         if row.meta.closed_at_ms is not None:
             raise SessionClosed(

@@ -17,9 +17,8 @@ from lash_cli.cli.head_moves import ROOT, rewind_document, rewind_text
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.errors import UsageError
-from lash_cli.paths import current_directory_or_root
 
 
 def command(
@@ -55,12 +54,7 @@ def command(
 
 
 async def _move(reference: str | None, node_id: str | None) -> Document:
-    from lash_cli.cli.references import resolve_session
-
-    async with opened_core(
-        store=store_having(reference), cwd=current_directory_or_root(), owner_label="rewind"
-    ) as core:
-        meta = await resolve_session(core.store, reference)
+    async with opened_at(reference, "rewind") as (core, meta):
         if node_id is not None:
             await refuse_cut_off(core.store, meta.session_id, node_id)
         return rewind_document(await core.branch_to_node(meta.session_id, node_id), meta)

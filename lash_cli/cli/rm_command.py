@@ -19,7 +19,6 @@ from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import read_session_row, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
-from lash_cli.paths import current_directory_or_root
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 _NAMED_IN_QUESTION = 5
@@ -93,7 +92,7 @@ async def _with_descendants(store: RuntimePersistence, named: list[SessionMeta])
 
 
 async def _delete(metas: list[SessionMeta]) -> tuple[list[Document], list[LashError]]:
-    async with opened_core(store=writing_store(), cwd=current_directory_or_root(), owner_label="rm") as core:
+    async with opened_core(store=writing_store(), owner_label="rm") as core:
 
         async def delete(meta: SessionMeta) -> str:
             await idle_row(core.store, meta.session_id)

@@ -15,7 +15,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import has_database, no_session_yet, opening_told
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
-from lash_cli.paths import current_directory, current_place, regular_or_given
+from lash_cli.paths import current_directory, current_directory_or_root, current_place, regular_or_given
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ async def opened_core(
 ) -> AsyncIterator[LashCore]:
     """A core over this invocation's settings; it and `store` are closed at the end.
 
-    A trace that lost records says so on stderr. Raises what `wiring.open_core` raises.
+    `cwd` is where its tools work: here for a verb that names no place because it runs none of them. A trace that lost
+    records says so on stderr. Raises what `wiring.open_core` raises.
     """
     from lash_cli.cli.logs import log_prompts
     from lash_cli.wiring import open_core
@@ -61,7 +62,7 @@ async def opened_core(
             provider=provider,
             model=model,
             needs_model=needs_model,
-            cwd=cwd,
+            cwd=current_directory_or_root() if cwd is None else cwd,
             approve=approve,
             asker=asker,
             owner_label=owner_label,
@@ -81,6 +82,24 @@ async def opened_core(
             from lash_cli.cli.output import warn
 
             warn(f"the trace is incomplete: {tracer.lost} records were lost; see {invocation.paths.log_file}")
+
+
+@asynccontextmanager
+async def opened_at(reference: str | None, owner_label: str) -> AsyncIterator[tuple[LashCore, SessionMeta]]:
+    """The session `reference` names, and a core whose tools work where that does.
+
+    Where there is no database none is made. Raises as `opened_core` and `resolve_session`.
+    """
+    from lash_cli.cli.references import resolve_session
+
+    store = store_having(reference)
+    try:
+        meta = await resolve_session(store, reference)
+    except BaseException:
+        await store.aclose()
+        raise
+    async with opened_core(store=store, cwd=own_directory(meta), owner_label=owner_label) as core:
+        yield core, meta
 
 
 def writing_store() -> RuntimePersistence:
@@ -196,11 +215,14 @@ async def open_to_work(core: LashCore, meta: SessionMeta | None, new_id: str, sp
     return await core.open_session(new_id, spec=spec, cwd=current_place(), labels=labels)
 
 
+def own_directory(meta: SessionMeta | None) -> str | None:
+    """The directory of a session, None if it has none that exists."""
+    return meta.cwd if meta is not None and meta.cwd is not None and os.path.isdir(meta.cwd) else None
+
+
 def working_directory(meta: SessionMeta | None) -> str:
     """Where the session's tools work: its own directory while that exists, else this one."""
-    if meta is not None and meta.cwd is not None and os.path.isdir(meta.cwd):
-        return meta.cwd
-    return current_directory()
+    return own_directory(meta) or current_directory()
 
 
 def policy_options(*, model: str | None, provider: str | None, system: str | None) -> SessionSpec:

@@ -13,8 +13,7 @@ import typer
 from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
-from lash_cli.cli.session_detail import find_turn as find_turn  # `cancel` looks a turn up in the same way
-from lash_cli.cli.session_detail import print_session, read_session_detail, show_session
+from lash_cli.cli.session_detail import find_turn, print_session, read_session_detail, show_session
 from lash_cli.cli.turn_documents import attempts_document, turn_document
 from lash_cli.core.codec import decode_any
 from lash_cli.core.content import message_text
@@ -54,9 +53,9 @@ async def _read_with_tools(reference: str | None) -> Document:
 
 
 async def _tools(session_id: str) -> list[Document]:
-    from lash_cli.cli.running import opened_core
+    from lash_cli.cli.running import opened_at
 
-    async with opened_core() as core:
+    async with opened_at(session_id, "show") as (core, _):
         handle = await core.open_session(session_id, create=False)
         return [tool_document(manifest) for manifest in handle.tools().active_manifests()]
 

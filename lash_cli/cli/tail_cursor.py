@@ -17,7 +17,7 @@ from typing import NamedTuple
 from lash_cli.cli.out_files import check_writable, is_stream, named_file
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
-from lash_cli.paths import only_regular
+from lash_cli.paths import from_here, only_regular
 
 START = "start"
 LAST_COMMIT = "last-commit"
@@ -70,7 +70,7 @@ class CursorFile:
 
     def __init__(self, path: str) -> None:
         self._path = named_file(path, "--save-cursor")
-        self._target = os.path.realpath(path)
+        self._target = os.path.realpath(from_here(path))
         self._tokens: dict[str, str] = {}
 
     def load(self, *, is_wanted: bool) -> Begin | None:

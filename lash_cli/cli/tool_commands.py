@@ -15,7 +15,7 @@ import typer
 from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import run_async
-from lash_cli.cli.running import opened_core, store_having
+from lash_cli.cli.running import opened_at
 from lash_cli.core.policy import SessionSpec
 from lash_cli.core.tools import ToolStateEntry
 from lash_cli.errors import NotFoundError
@@ -56,10 +56,7 @@ def off(
 
 async def _tools(reference: str | None, names: Collection[str], present: bool | None) -> list[Document]:
     """The tools of `names`, or all of them, after they were switched; None only looks."""
-    from lash_cli.cli.references import resolve_session
-
-    async with opened_core(store=store_having(reference), owner_label="tool") as core:
-        meta = await resolve_session(core.store, reference)
+    async with opened_at(reference, "tool") as (core, meta):
         stored = SessionSpec(inherit="stored")
         async with await core.open_session(meta.session_id, spec=stored, create=False) as session:
             _require_known(session, names)

@@ -28,6 +28,7 @@ from lash_cli.cli.stdin import STDIN_MARK, read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TextItem, TurnInput
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, UsageError
+from lash_cli.paths import current_directory
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession, TurnBuilder
@@ -325,6 +326,7 @@ async def _run_ephemeral(plan: TurnPlan) -> int:
     asker = terminal_asker()
     async with opened_core(
         is_ephemeral=True,
+        cwd=current_directory(),
         provider=plan.provider,
         model=plan.model,
         needs_model=True,

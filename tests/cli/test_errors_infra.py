@@ -182,9 +182,19 @@ def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_
             assert there(*arguments).code == 0, arguments
         for arguments in (("turn", "t", "--or-open", "hi"), ("ls", "--here")):
             failed(there(*arguments, "-o", "json"), "working_directory_missing", 5)
+        for arguments in (
+            ("export", "s", "--out", "x"), ("turn", "s", "hi", "--out", "x"), ("turn", "s", "hi", "--usage-file", "x"),
+            ("turn", "s", "hi", "--trace", "x"), ("tail", "s", "--no-follow", "--save-cursor", "x"),
+            ("db", "backup", "--out", "x"), ("db", "restore", "x"), ("config", "trust", "."),
+            ("ls", "--db", "x"), ("ls", "--home", "x"), ("show", "s", "--log-file", "x"),
+        ):  # fmt: skip
+            failed(there(*arguments, "-o", "jsonl"), "working_directory_missing", 5)
         assert lash("ls", "-o", "name").out == "s\n"
         failed(there("cancel", "s", "-o", "json"), "no_active_turn", 4)
-        for arguments in (("park", "s"), ("fork", "s"), ("rm", "s", "--yes")):
+        for arguments in (
+            ("open", "s", "--model", "loopback"), ("set", "s", "max_steps=9"), ("tool", "ls", "s"),
+            ("show", "s", "--tools"), ("park", "s"), ("fork", "s"), ("rm", "s", "--yes"),
+        ):  # fmt: skip
             assert there(*arguments).code == 0, arguments
     finally:
         stays.kill()
