@@ -18,6 +18,7 @@ from lash_cli.errors import ConfigError, NotFoundError
 from lash_cli.paths import Paths, only_regular, readable_hint
 from lash_cli.settings.schema import (
     LABELS,
+    NAMED_SECTIONS,
     PROJECT_KEYS,
     UnknownKey,
     check_value,
@@ -122,6 +123,8 @@ def _check_leaf(parts: tuple[str, ...], value: Any, prefix: tuple[str, ...], pat
         option, _, _ = find_option(key)
         return Sourced(check_value(option, value), str(line))
     except UnknownKey as error:
+        if parts[0] in NAMED_SECTIONS and len(parts) == 2 and isinstance(value, dict):
+            return Problem(path, line, key, f"{key}: the name of a table is letters, digits, - and _, not {parts[1]!r}")
         return Problem(path, line, key, f"unknown key {key}{_nearest(error)}")
     except ValueError as error:
         return Problem(path, line, key, f"{key}: {error}")

@@ -12,7 +12,7 @@ from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
 from lash_cli.settings import editing
 from lash_cli.settings.editing import edit, literal, remove_table, set_values, unset_value, without_table
-from lash_cli.settings.loading import line_of
+from lash_cli.settings.loading import line_of, problems_in
 from lash_cli.settings.redact import redact
 from lash_cli.settings.schema import SECTIONS, find_option, nearest_key, parse_text
 
@@ -189,6 +189,11 @@ def test_only_a_line_feed_ends_a_line(tmp_path, separator):
     set_values(paths, {"defaults.model": "new"})
     assert (tmp_path / "config.toml").read_text() == f'{text}model = "new"\n'
     assert line_of(text, ("defaults", "system")) == 2
+
+
+def test_a_table_that_cannot_be_named_by_a_key_is_told_why():
+    (problem,) = problems_in('[models."gpt-4.1"]\nid = "x"\n', "config.toml")
+    assert str(problem).startswith("config.toml:1: models.gpt-4.1: the name of a table is letters, digits, - and _")
 
 
 def test_an_edit_that_would_change_anything_else_is_not_made(tmp_path, monkeypatch):
