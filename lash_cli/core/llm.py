@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from operator import eq
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, encode
+from lash_cli.core.codec import Record, reread
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Stored, ToolCallPart
 from lash_cli.core.policy import NO_GENERATION, Generation, ModelSpec
 from lash_cli.core.schemas import AUTO, SchemaProjection
 from lash_cli.core.usage import NO_USAGE, TokenUsage
+
+T = TypeVar("T")
 
 
 class TerminalReason(StrEnum):
@@ -280,39 +282,37 @@ class LlmCallResult(Record):
     raw: str | None = None
 
 
-_PARTS = (ProsePart, ReasoningPart, ToolCallPart)
-
-
-def is_whole_result(result: LlmCallResult) -> bool:
-    """Whether there is either an answer or an error, and the answer is made of what answers are made of. Cheap, and so
-    no proof that it can be kept: see `kept_response`."""
-    response = result.response
-    if response is None:
-        return isinstance(result.error, NormalizedError)
-    if result.error is not None or not isinstance(response, LlmResponse) or not isinstance(response.usage, TokenUsage):
-        return False
-    parts: tuple[object, ...] = response.parts
-    for part in parts:  # noqa: SIM110 - a generator costs more than what it asks
-        if not isinstance(part, _PARTS):
-            return False
-    return True
-
-
 def kept_response(response: object) -> LlmResponse:
-    """What a provider answered, as a transcript will have it.
-
-    A provider of a program's own may answer anything, such as a text that no
-    UTF-8 can hold, or tokens that are no number: stored, that would be a session
-    nobody can open any more. Raises `ValueError`.
-    """
+    """What a provider answered, as a transcript will have it: one of a program's own may answer anything, such as a
+    text that no UTF-8 can hold, or tokens that are no number. Raises `ValueError`."""
     if not isinstance(response, LlmResponse):
         raise ValueError(f"answered {type(response).__name__}, no LlmResponse")
-    try:
-        kept = decode(encode(response), LlmResponse)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise ValueError(f"answered what cannot be kept: {error}") from error
+    kept = _kept(response, LlmResponse)
     if not kept.usage.is_countable:
-        raise ValueError("answered what cannot be kept: a number of tokens that nobody can have used")
+        raise ValueError(_UNCOUNTABLE)
+    return kept
+
+
+def kept_result(result: object) -> LlmCallResult:
+    """As `kept_response`, of what a model caller answered, which also tells of attempts."""
+    if not isinstance(result, LlmCallResult) or (result.response is None) is (result.error is None):
+        raise ValueError(f"answered {type(result).__name__}, no LlmCallResult with either a response or an error")
+    kept = _kept(result, LlmCallResult)
+    if kept.response is not None:
+        kept_response(kept.response)
+    if not all(attempt.usage.is_countable for attempt in kept.record.attempts):
+        raise ValueError(_UNCOUNTABLE)
+    return kept
+
+
+_UNCOUNTABLE = "answered what cannot be kept: a number of tokens that nobody can have used"
+
+
+def _kept(answer: T, kind: type[T]) -> T:
+    try:
+        kept: T = reread(answer, kind)
+    except ValueError as error:
+        raise ValueError(f"answered what cannot be kept: {error}") from error
     return kept
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, described
+from lash_cli.core.codec import Record, described, reread
 from lash_cli.core.content import AttachmentSource, ProsePart, ReasoningPart
 from lash_cli.core.llm import (
     AttemptRecord,
@@ -134,10 +134,13 @@ class _Attempt:
             self._shown.append(event)
         elif isinstance(event, UsageReported):
             self._was_heard = True
-            self.usage = self.usage.merged_with(event.usage)
+            usage = self.usage.merged_with(event.usage)
+            if not usage.is_countable:
+                raise ValueError("a number of tokens that nobody can have used")
+            self.usage = usage
         elif isinstance(event, EvidenceReported):
             self._was_heard = True
-            self.evidence = event.evidence
+            self.evidence = reread(event.evidence, ExecutionEvidence)
             return
         try:
             await self._sink(event)
@@ -199,6 +202,8 @@ class _Ladder:
 
 class RetryingCaller:
     """A provider behind the ladder; implements `core.protocols.ModelCaller` (contract 06 §3.2)."""
+
+    checks_answers = True
 
     def __init__(
         self,

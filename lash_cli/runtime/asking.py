@@ -21,7 +21,7 @@ from lash_cli.core.llm import (
     NormalizedError,
     StreamEvent,
     TerminalReason,
-    is_whole_result,
+    kept_result,
 )
 from lash_cli.core.protocols import EventSink, JudgesAttachments, ModelCaller
 from lash_cli.runtime.cancellation import CancelToken
@@ -45,7 +45,7 @@ async def asked(
     cut = _CutOff(cancel)
     try:
         with cut:
-            result: object = await caller.call(request, sink=heard.take, cancel=cancel)
+            result = await caller.call(request, sink=heard.take, cancel=cancel)
     except asyncio.CancelledError:
         if not cut.is_self_inflicted:
             raise
@@ -57,8 +57,11 @@ async def asked(
         return _panicked(request, f"raised {described(raised, _MAX_TEXT_CHARS)}", heard)
     if cut.is_done:
         return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
-    if not isinstance(result, LlmCallResult) or not is_whole_result(result):
-        return _panicked(request, f"answered {type(result).__name__}, no LlmCallResult that is one", heard)
+    if not getattr(caller, "checks_answers", False):
+        try:
+            result = kept_result(result)
+        except ValueError as flaw:
+            return _panicked(request, str(flaw), heard)
     ended = result.error or result.response
     if ended is not None and ended.terminal_reason is TerminalReason.CANCELLED and not cancel.is_set:
         return _not_cancelled(result)

@@ -35,6 +35,7 @@ class InstantCaller:
     """A model that answers 800 characters at once and streams nothing."""
 
     provider_id = "instant"
+    checks_answers = True
 
     def __init__(self) -> None:
         self._response = LlmResponse((ProsePart(REPLY),), TokenUsage(100, 200))

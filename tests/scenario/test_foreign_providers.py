@@ -29,9 +29,19 @@ from lash_cli.api import (
 )
 from lash_cli.core.activity import ReasoningShown, ToolProgress
 from lash_cli.core.content import AttachmentItem, Inline, TextItem, TurnInput, user_message
-from lash_cli.core.llm import LlmCallRecord, NormalizedError, ReasoningDelta, TerminalReason
+from lash_cli.core.llm import (
+    AttemptRecord,
+    EvidenceReported,
+    ExecutionEvidence,
+    LlmCallRecord,
+    NormalizedError,
+    ReasoningDelta,
+    StreamEvent,
+    TerminalReason,
+    UsageReported,
+)
 from lash_cli.core.protocols import CancelSignal, EventSink
-from lash_cli.errors import DirectCompletionError
+from lash_cli.errors import DirectCompletionError, LlmTransportError
 from lash_cli.runtime import asking
 
 Answering = Callable[[LlmRequest, EventSink], Awaitable[Any]]
@@ -72,6 +82,14 @@ def answers(value: Any) -> Answering:
     return answering
 
 
+def reports(event: StreamEvent) -> Answering:
+    async def answering(request: LlmRequest, sink: EventSink) -> Any:
+        await sink(event)
+        raise LlmTransportError("gone", kind="transport", retryable=False)
+
+    return answering
+
+
 def raises(error: BaseException) -> Answering:
     async def answering(request: LlmRequest, sink: EventSink) -> Any:
         raise error
@@ -95,6 +113,8 @@ WRONG_ANSWERS: dict[str, Answering] = {
     "more tokens than a store can hold": answers(response(usage=TokenUsage(10**30, 1))),
     "no usage": answers(response(usage=None)),
     "an unknown reason": answers(response(terminal_reason="tired")),
+    "reports of more tokens than a store can hold": reports(UsageReported(TokenUsage(10**30, 1))),
+    "reports of a model whose name no UTF-8 can hold": reports(EvidenceReported(ExecutionEvidence("\ud800"))),
     "an exception": raises(ValueError("of its own")),
     "an exception that no UTF-8 can hold": raises(ValueError("\ud800")),
     "a cancellation of its own": raises(asyncio.CancelledError()),
@@ -104,6 +124,15 @@ WRONG_RESULTS: dict[str, Answering] = {
     "an answer": answers(response()),
     "neither": answers(LlmCallResult(LlmCallRecord("r"))),
     "parts of another kind": answers(LlmCallResult(LlmCallRecord("r"), LlmResponse(("hi",)))),  # type: ignore[arg-type]
+    "a number for a text": answers(LlmCallResult(LlmCallRecord("r"), response(5))),
+    "half a surrogate pair": answers(LlmCallResult(LlmCallRecord("r"), response("\ud800"))),
+    "half a surrogate pair for an error": answers(
+        LlmCallResult(LlmCallRecord("r"), error=NormalizedError("k", "\ud800"))
+    ),
+    "tokens given back": answers(LlmCallResult(LlmCallRecord("r"), response(usage=TokenUsage(-5, 1)))),
+    "more tokens than a store can hold": answers(
+        LlmCallResult(LlmCallRecord("r", (AttemptRecord(1, 0, 0, usage=TokenUsage(10**30, 1)),)), response())
+    ),
     "an exception": raises(ValueError("of its own")),
     "a cancellation of its own": raises(asyncio.CancelledError()),
 }
