@@ -174,6 +174,8 @@ def test_an_embedded_status_is_used() -> None:
     assert classify_error_object({"message": "no credits left?", "code": 402}).retryable is False
     assert classify_error_object({"message": "slow down", "code": 429}).kind == "quota"
     assert classify_error_object({"message": "no route to the model: not found", "code": 503}).retryable is True
+    assert classify_error_object({"message": "no such thing", "code": 200}).status is None
+    assert classify_error_object({"message": "no", "code": 401, "retryDelay": "5s"}).retry_after_ms is None
 
 
 def test_an_html_error_page_is_described_not_quoted() -> None:

@@ -450,6 +450,20 @@ async def test_cancelling_while_waiting_for_a_permit_asks_nobody_and_leaves_the_
     assert limiter.in_flight == 0
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_permit_granted_in_the_moment_of_a_cancellation_is_given_back(steps: int) -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
+    permit = await limiter.acquire()
+    running = asyncio.create_task(Call(lambda _: asyncio.Event().wait(), limiter=limiter).run())
+    await settle()
+    permit.release()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
 @pytest.mark.parametrize("way_out", ["answer", "failure", "cancel", "panic", "sink", "task"])
 async def test_a_permit_is_released_on_every_way_out(way_out: str) -> None:
     limiter = RateLimiter(RateLimits(max_concurrent=1), ManualClock())
@@ -540,6 +554,8 @@ async def test_tokens_of_failed_attempts_are_summed() -> None:
     usage = TokenUsage(5, 2)
     result = await Call(cut_after(UsageReported(usage), usage=usage), ANSWER).run()
     assert result.record.usage == TokenUsage(8, 3)
+    told = await Call(cut_after(UsageReported(usage), usage=TokenUsage()), ANSWER).run()
+    assert told.record.usage == TokenUsage(8, 3)
 
 
 async def test_a_secret_in_an_error_never_reaches_the_record() -> None:

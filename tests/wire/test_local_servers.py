@@ -253,6 +253,8 @@ REFUSALS: list[tuple[str, Reply, str, str, bool]] = [
     ("openrouter, what another said", refusal(400, "Provider returned error", code=400, metadata={
         "provider_name": "Somebody", "raw": '{"type":"error","error":{"message":"prompt is too long: 9 > 8"}}'}),
      "validation", "context_length_exceeded", False),
+    ("openrouter, what another said in words", refusal(400, "Provider returned error", code=400, metadata={
+        "raw": "insufficient credits there", "provider_name": "Somebody"}), "quota", "insufficient_quota", False),
     ("openrouter, flagged", refusal(403, 'x requires moderation. Your input was flagged for "violence".', code=403),
      "validation", "content_filter", False),
     ("openrouter, nobody serves it", refusal(502, "Provider returned error", code=502), "http", "http", True),
