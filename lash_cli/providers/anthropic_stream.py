@@ -22,7 +22,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler
+from lash_cli.providers.assembling import AnswerAssembler, object_of, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import anthropic_usage
 
@@ -111,13 +111,13 @@ class AnthropicAssembler(AnswerAssembler):
         match document.get("type"):
             case "message_start":
                 self._has_started = True
-                return self._take_message(_object(document.get("message")))
+                return self._take_message(object_of(document.get("message")))
             case "content_block_start":
-                return self._open(document.get("index"), _object(document.get("content_block")))
+                return self._open(document.get("index"), object_of(document.get("content_block")))
             case "content_block_delta":
-                return self._take_delta(document.get("index"), _object(document.get("delta")))
+                return self._take_delta(document.get("index"), object_of(document.get("delta")))
             case "message_delta":
-                self._take_stop(_object(document.get("delta")))
+                self._take_stop(object_of(document.get("delta")))
                 return self._reported.take(document.get("usage"))
             case "message_stop":
                 self._is_stopped = self._has_started
@@ -138,28 +138,28 @@ class AnthropicAssembler(AnswerAssembler):
 
     def _take_message(self, message: dict[str, Any]) -> list[StreamEvent]:
         """The head of a streamed message, or a whole one."""
-        self._served_model = _text(message.get("model")) or self._served_model
-        self._response_id = _text(message.get("id")) or self._response_id
+        self._served_model = text_of(message.get("model")) or self._served_model
+        self._response_id = text_of(message.get("id")) or self._response_id
         self._take_stop(message)
         events: list[StreamEvent] = [EvidenceReported(self._evidence())]
         content = message.get("content")
         for index, block in enumerate(content if isinstance(content, list) else ()):
-            events += self._open(index, _object(block))
+            events += self._open(index, object_of(block))
         return events + self._reported.take(message.get("usage"))
 
     def _open(self, index: Any, content: dict[str, Any]) -> list[StreamEvent]:
-        block = self._new_block(index, _text(content.get("type")))
+        block = self._new_block(index, text_of(content.get("type")))
         match block.kind:
             case "text":
                 return self._grow(block, content.get("text"))
             case "thinking":
-                block.signature = _text(content.get("signature"))
+                block.signature = text_of(content.get("signature"))
                 return self._grow(block, content.get("thinking"))
             case "redacted_thinking":
-                block.data = _text(content.get("data"))
+                block.data = text_of(content.get("data"))
             case "tool_use":
-                block.id, block.name = _text(content.get("id")), _text(content.get("name"))
-                block.initial = _object(content.get("input"))
+                block.id, block.name = text_of(content.get("id")), text_of(content.get("name"))
+                block.initial = object_of(content.get("input"))
         return []
 
     def _new_block(self, index: Any, kind: str) -> _Block:
@@ -170,7 +170,7 @@ class AnthropicAssembler(AnswerAssembler):
 
     def _take_delta(self, index: Any, delta: dict[str, Any]) -> list[StreamEvent]:
         """A delta whose block was never opened opens one, except for a call, which has no name then."""
-        kind = _KIND_OF_DELTA.get(_text(delta.get("type")))
+        kind = _KIND_OF_DELTA.get(text_of(delta.get("type")))
         block = self._by_index.get(index) if isinstance(index, int) else None
         if kind is None or (block is None and kind == "tool_use"):
             return []
@@ -179,12 +179,12 @@ class AnthropicAssembler(AnswerAssembler):
         if block.kind != kind:
             return []
         if delta["type"] == "signature_delta":
-            block.signature += _text(delta.get("signature"))
+            block.signature += text_of(delta.get("signature"))
             return []
         return self._grow(block, delta.get(_GROWN_FIELD[kind]))
 
     def _grow(self, block: _Block, piece: Any) -> list[StreamEvent]:
-        text = _text(piece)
+        text = text_of(piece)
         if not text:
             return []
         block.pieces.append(text)
@@ -197,8 +197,8 @@ class AnthropicAssembler(AnswerAssembler):
                 return []
 
     def _take_stop(self, delta: dict[str, Any]) -> None:
-        self._stop_reason = _text(delta.get("stop_reason")) or self._stop_reason
-        self._refusal = _text(_object(delta.get("stop_details")).get("explanation")) or self._refusal
+        self._stop_reason = text_of(delta.get("stop_reason")) or self._stop_reason
+        self._refusal = text_of(object_of(delta.get("stop_details")).get("explanation")) or self._refusal
 
     def _diagnostic(self, reason: TerminalReason) -> str | None:
         if reason is TerminalReason.CONTENT_FILTER:
@@ -231,11 +231,3 @@ class AnthropicAssembler(AnswerAssembler):
 
     def _end(self) -> str:
         return self._stop_reason
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -7,6 +7,7 @@ What an answer is made of, and what proves it, is each wire's own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from lash_cli.core.llm import ExecutionEvidence, LlmPart, LlmResponse, TerminalReason
 from lash_cli.providers.reported_usage import Buckets, ReportedUsage
@@ -46,3 +47,18 @@ class AnswerAssembler(ABC):
             reasoning_output_tokens=self._reported.reasoning_tokens,
             provider_finish_reason=self._end() or None,
         )
+
+
+def text_of(value: Any) -> str:
+    """`value` if it is text, else none: fields of the wrong type count as absent."""
+    return value if isinstance(value, str) else ""
+
+
+def object_of(value: Any) -> dict[str, Any]:
+    """`value` if it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def objects_of(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list."""
+    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []

@@ -23,7 +23,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler
+from lash_cli.providers.assembling import AnswerAssembler, object_of, objects_of, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import openai_usage
 
@@ -116,12 +116,11 @@ class ChatAssembler(AnswerAssembler):
 
     def feed(self, chunk: dict[str, Any]) -> list[StreamEvent]:
         """Take one chunk (or a whole answer) and return what it shows."""
-        self._served_model = _text(chunk.get("model")) or self._served_model
-        self._response_id = _text(chunk.get("id")) or self._response_id
+        self._served_model = text_of(chunk.get("model")) or self._served_model
+        self._response_id = text_of(chunk.get("id")) or self._response_id
         events = self._reported.take(chunk.get("usage"))
-        choices = chunk.get("choices")
-        for choice in choices if isinstance(choices, list) else ():
-            if isinstance(choice, dict) and choice.get("index") in (None, 0, "0"):
+        for choice in objects_of(chunk.get("choices")):
+            if choice.get("index") in (None, 0, "0"):
                 events += self._take_choice(choice, is_chunk=chunk.get("object") == "chat.completion.chunk")
         return events
 
@@ -148,7 +147,7 @@ class ChatAssembler(AnswerAssembler):
             events += self._take_delta(delta)
         elif isinstance(message, dict):
             events += self._take_delta(message, is_whole=not is_chunk)
-        ended = _text(choice.get("finish_reason"))
+        ended = text_of(choice.get("finish_reason"))
         # A server that says a plain end behind another, as some do with the usage, does not take back that it was cut.
         if ended and (not self.finish_reason or not _is_plain(ended)):
             self.finish_reason = ended
@@ -157,8 +156,8 @@ class ChatAssembler(AnswerAssembler):
     def _take_delta(self, delta: dict[str, Any], *, is_whole: bool = False) -> list[StreamEvent]:
         events: list[StreamEvent] = []
         details = _details(delta.get("reasoning_details"))
-        reasoning = next((text for name in _REASONING_FIELDS if (text := _text(delta.get(name)))), "")
-        reasoning = reasoning or "".join(_text(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
+        reasoning = next((text for name in _REASONING_FIELDS if (text := text_of(delta.get(name)))), "")
+        reasoning = reasoning or "".join(text_of(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
         reasoning = reasoning or _content_thought(delta.get("content"))
         if reasoning:
             self._run(is_reasoning=True).pieces.append(reasoning)
@@ -169,26 +168,23 @@ class ChatAssembler(AnswerAssembler):
         if text:
             self._run(is_reasoning=False).pieces.append(text)
             events.append(TextDelta(text))
-        refusal = _text(delta.get("refusal"))
+        refusal = text_of(delta.get("refusal"))
         if refusal:
             self._refusal.append(refusal)
-        calls = delta.get("tool_calls")
-        for position, call in enumerate(calls if isinstance(calls, list) else ()):
-            if isinstance(call, dict):
-                self._take_call(call, position, is_whole)
+        for position, call in enumerate(objects_of(delta.get("tool_calls"))):
+            self._take_call(call, position, is_whole)
         return events
 
     def _take_detail(self, detail: dict[str, Any]) -> None:
         """Keep what brings reasoning back: a signature for the text before it, or encrypted data, each in its place."""
-        identity = _text(detail.get("id")) or None
-        signature, data = _text(detail.get("signature")) or None, _text(detail.get("data")) or None
+        identity = text_of(detail.get("id")) or None
+        signature, data = text_of(detail.get("signature")) or None, text_of(detail.get("data")) or None
         if signature or data:
             self._run(is_reasoning=True).replay = ReasoningReplay(self._route, identity, data, signature)
 
     def _take_call(self, delta: dict[str, Any], position: int, is_whole: bool) -> None:
-        raw = delta.get("function")
-        function: dict[str, Any] = raw if isinstance(raw, dict) else {}
-        identity, name = _text(delta.get("id")), _text(function.get("name"))
+        function = object_of(delta.get("function"))
+        identity, name = text_of(delta.get("id")), text_of(function.get("name"))
         index = _number(delta.get("index"))
         if is_whole:
             call = self._opened()
@@ -273,10 +269,6 @@ def _is_plain(finish_reason: str) -> bool:
     return _TERMINAL_REASONS.get(finish_reason) in _PLAIN_REASONS
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
 def _number(index: Any) -> int | None:
     """The number of a call, however it is written; None where it has none."""
     if isinstance(index, str) and _DIGITS.fullmatch(index):
@@ -288,30 +280,27 @@ def _said(function: dict[str, Any]) -> str:
     """The arguments of a delta as text. Some endpoints send an object; what is neither is no call without arguments,
     so it is kept for the model to be told."""
     arguments = function.get("arguments")
-    return _text(arguments) if arguments is None or isinstance(arguments, str) else encode(arguments).decode()
+    return text_of(arguments) if arguments is None or isinstance(arguments, str) else encode(arguments).decode()
 
 
 def _details(details: Any) -> list[dict[str, Any]]:
     """The reasoning details of known kinds."""
-    known = details if isinstance(details, list) else ()
-    return [detail for detail in known if isinstance(detail, dict) and _text(detail.get("type")) in _DETAIL_TEXTS]
+    return [detail for detail in objects_of(details) if text_of(detail.get("type")) in _DETAIL_TEXTS]
 
 
 def _signature(call: dict[str, Any]) -> str:
     """What Gemini signs a call with and wants to have back (`core.content.ReasoningReplay`)."""
-    extra = call.get("extra_content")
-    google = extra.get("google") if isinstance(extra, dict) else None
-    return _text(google.get("thought_signature")) if isinstance(google, dict) else ""
+    google = object_of(object_of(call.get("extra_content")).get("google"))
+    return text_of(google.get("thought_signature"))
 
 
 def _content_thought(content: Any) -> str:
     """Reasoning inside of `content`, where Mistral has it: in blocks of blocks."""
-    blocks = content if isinstance(content, list) else ()
-    return "".join(_content_text(block.get("thinking")) for block in blocks if isinstance(block, dict))
+    return "".join(_content_text(block.get("thinking")) for block in objects_of(content))
 
 
 def _content_text(content: Any) -> str:
     """Text of `content`, which some endpoints send as a list of blocks."""
     if isinstance(content, list):
-        return "".join(_text(block.get("text")) for block in content if isinstance(block, dict))
-    return _text(content)
+        return "".join(text_of(block.get("text")) for block in objects_of(content))
+    return text_of(content)

@@ -169,15 +169,7 @@ def classify_http(
     if 300 <= status < 400:
         code = "unexpected_redirect"
         message = f"the endpoint redirects to {headers.get('location', 'elsewhere')}; set base_url to the final address"
-    return NormalizedError(
-        kind=verdict.kind,
-        message=presentable(f"HTTP {status}: {message}", secrets),
-        code=code if code is None else presentable(code, secrets),
-        status=status,
-        retryable=verdict.retryable,
-        terminal_reason=verdict.terminal_reason,
-        retry_after_ms=hint if verdict.retryable else None,
-    )
+    return _normalized(verdict, code, f"HTTP {status}: {message}", status, hint, secrets)
 
 
 def classify_error_object(error: Any, *, secrets: tuple[str, ...] = ()) -> NormalizedError:
@@ -187,9 +179,16 @@ def classify_error_object(error: Any, *, secrets: tuple[str, ...] = ()) -> Norma
     status = _embedded_status(error)
     hint = retry_after_ms({}, document, now_ms=0)
     verdict, code = _judge(codes, message, status, hint)
+    said = f"the provider reported: {message or 'an error without a message'}"
+    return _normalized(verdict, code, said, status, hint, secrets)
+
+
+def _normalized(
+    verdict: _Verdict, code: str | None, message: str, status: int | None, hint: int | None, secrets: tuple[str, ...]
+) -> NormalizedError:
     return NormalizedError(
         kind=verdict.kind,
-        message=presentable(f"the provider reported: {message or 'an error without a message'}", secrets),
+        message=presentable(message, secrets),
         code=code if code is None else presentable(code, secrets),
         status=status,
         retryable=verdict.retryable,

@@ -22,7 +22,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler
+from lash_cli.providers.assembling import AnswerAssembler, object_of, objects_of, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import google_usage
 
@@ -96,15 +96,12 @@ class GoogleAssembler(AnswerAssembler):
     def feed(self, document: dict[str, Any]) -> list[StreamEvent]:
         """Take one document and return what it shows."""
         document = unwrapped(document)
-        self._served_model = _text(document.get("modelVersion")) or self._served_model
-        self._response_id = _text(document.get("responseId")) or self._response_id
-        feedback = document.get("promptFeedback")
-        if isinstance(feedback, dict):
-            self._block_reason = _text(feedback.get("blockReason")) or self._block_reason
+        self._served_model = text_of(document.get("modelVersion")) or self._served_model
+        self._response_id = text_of(document.get("responseId")) or self._response_id
+        self._block_reason = text_of(object_of(document.get("promptFeedback")).get("blockReason")) or self._block_reason
         events: list[StreamEvent] = []
-        candidates = document.get("candidates")
-        for candidate in candidates if isinstance(candidates, list) else ():
-            if isinstance(candidate, dict) and candidate.get("index", 0) in (0, None):
+        for candidate in objects_of(document.get("candidates")):
+            if candidate.get("index", 0) in (0, None):
                 events += self._take_candidate(candidate)
         return events + self._reported.take(document.get("usageMetadata"))
 
@@ -123,24 +120,19 @@ class GoogleAssembler(AnswerAssembler):
         return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
 
     def _take_candidate(self, candidate: dict[str, Any]) -> list[StreamEvent]:
-        self.finish_reason = _text(candidate.get("finishReason")) or self.finish_reason
-        self._finish_message = _text(candidate.get("finishMessage")) or self._finish_message
-        content = candidate.get("content")
-        parts = content.get("parts") if isinstance(content, dict) else None
-        events: list[StreamEvent] = []
-        for part in parts if isinstance(parts, list) else ():
-            if isinstance(part, dict):
-                events += self._take_part(part)
-        return events
+        self.finish_reason = text_of(candidate.get("finishReason")) or self.finish_reason
+        self._finish_message = text_of(candidate.get("finishMessage")) or self._finish_message
+        parts = objects_of(object_of(candidate.get("content")).get("parts"))
+        return [event for part in parts for event in self._take_part(part)]
 
     def _take_part(self, part: dict[str, Any]) -> list[StreamEvent]:
         """One part; kinds that were never asked for, such as code the provider ran itself, are passed over."""
-        signature = _text(part.get("thoughtSignature"))
+        signature = text_of(part.get("thoughtSignature"))
         call = part.get("functionCall")
         if isinstance(call, dict):
-            self._pieces.append(_Call(_text(call.get("id")), _text(call.get("name")), call.get("args"), signature))
+            self._pieces.append(_Call(text_of(call.get("id")), text_of(call.get("name")), call.get("args"), signature))
             return []
-        text = _text(part.get("text"))
+        text = text_of(part.get("text"))
         if not text and not signature:
             return []
         is_thought = part.get("thought") is True
@@ -183,7 +175,3 @@ class GoogleAssembler(AnswerAssembler):
 
     def _end(self) -> str:
         return self.finish_reason or self._block_reason
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

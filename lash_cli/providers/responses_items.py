@@ -13,6 +13,7 @@ from typing import Any
 from lash_cli.core.codec import encode
 from lash_cli.core.content import ReasoningReplay
 from lash_cli.core.llm import ReasoningDelta, StreamEvent, TextDelta
+from lash_cli.providers.assembling import objects_of, text_of
 
 PARAGRAPH = "\n\n"
 
@@ -161,21 +162,6 @@ def rest_of(pieces: list[str], text: Any) -> str:
     """What a finished text says beyond the pieces that came before; nothing when it says something else."""
     whole, known = text_of(text), "".join(pieces)
     return whole[len(known) :] if whole.startswith(known) else ""
-
-
-def text_of(value: Any) -> str:
-    """`value` if it is text, else none: fields of the wrong type count as absent."""
-    return value if isinstance(value, str) else ""
-
-
-def object_of(value: Any) -> dict[str, Any]:
-    """`value` if it is an object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def objects_of(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list."""
-    return [member for member in value if isinstance(member, dict)] if isinstance(value, list) else []
 
 
 def index_of(value: Any) -> int:

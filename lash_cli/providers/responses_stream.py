@@ -20,7 +20,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler
+from lash_cli.providers.assembling import AnswerAssembler, object_of, objects_of, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import openai_usage
 from lash_cli.providers.responses_items import (
@@ -30,9 +30,6 @@ from lash_cli.providers.responses_items import (
     OutputItem,
     ReasoningItem,
     index_of,
-    object_of,
-    objects_of,
-    text_of,
 )
 
 Item = TypeVar("Item", bound=OutputItem)
