@@ -7,17 +7,15 @@ answers read by `anthropic_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lash_cli.core.llm import GenerationReceipt, LlmRequest
+from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.anthropic_request import DEFAULT_MAX_OUTPUT_TOKENS, AnthropicEncoder, PrefixMismatch
 from lash_cli.providers.anthropic_stream import AnthropicAssembler
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.caching import CacheRetention
-
-if TYPE_CHECKING:
-    from lash_cli.providers.wire import Termination
+from lash_cli.providers.wire import EncodedWire, Termination
 
 PATH = "/v1/messages"
 KEY_HEADER = "x-api-key"
@@ -28,7 +26,7 @@ THINKING_BINDING = "thinking-binding-controls-2026-08-01"
 FILES = "files-api-2025-04-14"
 
 
-class AnthropicWire:
+class AnthropicWire(EncodedWire[AnthropicEncoder]):
     """A Messages endpoint; implements `wire.Wire`."""
 
     kind = "anthropic"
@@ -57,11 +55,11 @@ class AnthropicWire:
 
         Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used.
         """
-        self._access = Access.checked(
+        access = Access.checked(
             base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(PATH, "/v1")
         )
-        self._route = self._access.base_url + PATH  # another wire at the same address cannot read its signatures
-        self._encoder = AnthropicEncoder(
+        self._route = access.base_url + PATH  # another wire at the same address cannot read its signatures
+        encoder = AnthropicEncoder(
             self._route,
             credential_scope=credential_scope,
             max_output_tokens=max_output_tokens,
@@ -72,11 +70,7 @@ class AnthropicWire:
             omit_body=omit_body,
             attachment_bytes=attachment_bytes,
         )
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """See `wire.Wire.secrets`."""
-        return self._access.secrets
+        super().__init__(access, encoder)
 
     def url(self, request: LlmRequest) -> str:
         """See `wire.Wire.url`."""
@@ -94,14 +88,6 @@ class AnthropicWire:
             betas.append(FILES)
         own = {"anthropic-version": VERSION, "anthropic-beta": ",".join(betas)}
         return {**self._access.authentication, **own, **self._access.headers}
-
-    def body(self, request: LlmRequest) -> bytes:
-        """See `wire.Wire.body`."""
-        return self._encoder.body(request)
-
-    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
-        """See `wire.Wire.generation_receipt`."""
-        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> AnthropicAssembler:
         """See `wire.Wire.assembler`."""

@@ -9,24 +9,22 @@ travels in a header and never in the address. Requests are written by
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from lash_cli.core.llm import GenerationReceipt, LlmRequest
+from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.google_request import GoogleEncoder
 from lash_cli.providers.google_stream import GoogleAssembler, unwrapped
-
-if TYPE_CHECKING:
-    from lash_cli.providers.wire import Termination
+from lash_cli.providers.wire import EncodedWire, Termination
 
 WHOLE = ":generateContent"
 STREAMED = ":streamGenerateContent"
 KEY_HEADER = "x-goog-api-key"
 
 
-class GoogleWire:
+class GoogleWire(EncodedWire[GoogleEncoder]):
     """A Gemini endpoint; implements `wire.Wire`."""
 
     kind = "google"
@@ -53,11 +51,11 @@ class GoogleWire:
 
         Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used.
         """
-        self._access = Access.checked(
+        access = Access.checked(
             base_url, api_key, headers, query=query, key_header=key_header or KEY_HEADER, endings=(WHOLE, STREAMED)
         )
-        self._encoder = GoogleEncoder(
-            self._access.base_url,
+        encoder = GoogleEncoder(
+            access.base_url,
             expose_thinking=expose_thinking,
             replay_reasoning=replay_reasoning,
             credential_scope=credential_scope,
@@ -65,11 +63,7 @@ class GoogleWire:
             omit_body=omit_body,
             attachment_bytes=attachment_bytes,
         )
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """See `wire.Wire.secrets`."""
-        return self._access.secrets
+        super().__init__(access, encoder)
 
     def url(self, request: LlmRequest) -> str:
         """The method of the model's resource; an id with a slash is a resource name itself (`tunedModels/…`)."""
@@ -83,14 +77,6 @@ class GoogleWire:
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
         """The key, if there is one, and the configured headers."""
         return {**self._access.authentication, **self._access.headers}
-
-    def body(self, request: LlmRequest) -> bytes:
-        """See `wire.Wire.body`."""
-        return self._encoder.body(request)
-
-    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
-        """See `wire.Wire.generation_receipt`."""
-        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> GoogleAssembler:
         """See `wire.Wire.assembler`."""

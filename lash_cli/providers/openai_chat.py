@@ -7,22 +7,20 @@ by `chat_request`, answers read by `chat_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lash_cli.core.llm import GenerationReceipt, LlmRequest
+from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.chat_request import ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
-
-if TYPE_CHECKING:
-    from lash_cli.providers.wire import Termination
+from lash_cli.providers.wire import EncodedWire, Termination
 
 PATH = "/chat/completions"
 
 
-class OpenAiChatWire:
+class OpenAiChatWire(EncodedWire[ChatEncoder]):
     """A Chat Completions endpoint; implements `wire.Wire`."""
 
     kind = "openai_chat"
@@ -43,19 +41,15 @@ class OpenAiChatWire:
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used."""
-        self._access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
+        access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
         self._dialect = dialect
-        self._encoder = ChatEncoder(
-            self._access.base_url,
+        encoder = ChatEncoder(
+            access.base_url,
             output_cap_field=output_cap_field,
             dialect=dialect,
             attachment_bytes=attachment_bytes,
         )
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """See `wire.Wire.secrets`."""
-        return self._access.secrets
+        super().__init__(access, encoder)
 
     def url(self, request: LlmRequest) -> str:
         """See `wire.Wire.url`."""
@@ -64,14 +58,6 @@ class OpenAiChatWire:
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
         """The key, if there is one, what the dialect adds, and the configured headers."""
         return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
-
-    def body(self, request: LlmRequest) -> bytes:
-        """See `wire.Wire.body`."""
-        return self._encoder.body(request)
-
-    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
-        """See `wire.Wire.generation_receipt`."""
-        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ChatAssembler:
         """See `wire.Wire.assembler`."""

@@ -7,22 +7,20 @@ answers read by `responses_stream`, and `endpoint` does the rest.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lash_cli.core.llm import GenerationReceipt, LlmRequest
+from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.access import Access
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.responses_request import ResponsesEncoder
 from lash_cli.providers.responses_stream import ResponsesAssembler
-
-if TYPE_CHECKING:
-    from lash_cli.providers.wire import Termination
+from lash_cli.providers.wire import EncodedWire, Termination
 
 PATH = "/responses"
 
 
-class OpenAiResponsesWire:
+class OpenAiResponsesWire(EncodedWire[ResponsesEncoder]):
     """A Responses endpoint; implements `wire.Wire`."""
 
     kind = "openai_responses"
@@ -44,20 +42,16 @@ class OpenAiResponsesWire:
         attachment_bytes: AttachmentBytes | None = None,
     ) -> None:
         """Raises `ConfigError` for an address, a key, a query or an extra field that cannot be used."""
-        self._access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
+        access = Access.checked(base_url, api_key, headers, query=query, key_header=key_header, endings=(PATH,))
         self._dialect = dialect
-        self._encoder = ResponsesEncoder(
-            self._access.base_url,
+        encoder = ResponsesEncoder(
+            access.base_url,
             credential_scope=credential_scope,
             expose_thinking=expose_thinking,
             dialect=dialect,
             attachment_bytes=attachment_bytes,
         )
-
-    @property
-    def secrets(self) -> tuple[str, ...]:
-        """See `wire.Wire.secrets`."""
-        return self._access.secrets
+        super().__init__(access, encoder)
 
     def url(self, request: LlmRequest) -> str:
         """See `wire.Wire.url`."""
@@ -66,14 +60,6 @@ class OpenAiResponsesWire:
     def headers(self, request: LlmRequest) -> Mapping[str, str]:
         """The key, if there is one, what the dialect adds, and the configured headers."""
         return {**self._access.authentication, **self._dialect.headers(request), **self._access.headers}
-
-    def body(self, request: LlmRequest) -> bytes:
-        """See `wire.Wire.body`."""
-        return self._encoder.body(request)
-
-    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
-        """See `wire.Wire.generation_receipt`."""
-        return self._encoder.generation_receipt(request)
 
     def assembler(self, request: LlmRequest, provider_request_id: str | None) -> ResponsesAssembler:
         """See `wire.Wire.assembler`."""

@@ -7,9 +7,10 @@ one answer. Neither opens anything and neither waits: `endpoint` does that.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from lash_cli.core.llm import GenerationReceipt, LlmRequest, LlmResponse, StreamEvent
+from lash_cli.providers.access import Access
 
 Termination = Literal["require", "tolerate_eof"]
 
@@ -83,3 +84,39 @@ class Wire(Protocol):
     def failure_in(self, document: dict[str, Any]) -> Any:
         """The error a document of the stream carries (an object or a text), or None."""
         ...
+
+
+class RequestEncoder(Protocol):
+    """What writes the requests of one wire."""
+
+    def body(self, request: LlmRequest) -> bytes:
+        """See `Wire.body`."""
+        ...
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """See `Wire.generation_receipt`."""
+        ...
+
+
+Encoder = TypeVar("Encoder", bound=RequestEncoder)
+
+
+class EncodedWire(Generic[Encoder]):
+    """What all wires have in common: an address behind a key, and an encoder."""
+
+    def __init__(self, access: Access, encoder: Encoder) -> None:
+        self._access = access
+        self._encoder = encoder
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """See `Wire.secrets`."""
+        return self._access.secrets
+
+    def body(self, request: LlmRequest) -> bytes:
+        """See `Wire.body`."""
+        return self._encoder.body(request)
+
+    def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
+        """See `Wire.generation_receipt`."""
+        return self._encoder.generation_receipt(request)
