@@ -48,7 +48,7 @@ _SWITCHES: dict[str, tuple[str, object]] = {
 }
 _CLUSTER = frozenset("qvy")
 # Options of commands whose value is a file name, which may be any bytes.
-_PATH_OPTIONS = frozenset({"--out", "--usage-file"})
+_PATH_OPTIONS = frozenset({"--out", "--usage-file", "--trace", "--save-cursor", "--record", "--file", "--schema"})
 
 HELP_ROWS = (
     ("-o, --output FORMAT", "text, table, json, jsonl or name; --json is -o json"),

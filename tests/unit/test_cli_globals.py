@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lash_cli.cli.globals import hoist
+from lash_cli.cli.globals import hoist, is_set
 
 
 def test_options_before_and_after_the_verb_mean_the_same():
@@ -61,3 +61,30 @@ def test_the_format_is_known_although_another_option_is_wrong():
     options, _ = hoist(["--color", "blue", "-o", "json"])
     assert options.problem is not None
     assert options.output == "json"
+
+
+def test_the_first_mistake_is_told_and_not_what_follows_from_it():
+    options, _ = hoist(["-o", "xml", "--color", "blue"])
+    assert options.problem is not None and "xml" in options.problem.message
+
+
+@pytest.mark.parametrize(
+    "option", ["--out", "--usage-file", "--trace", "--save-cursor", "--record", "--file", "--schema"]
+)
+def test_the_name_of_a_file_may_be_any_bytes_and_nothing_else_may(option):
+    for tokens in ([option, "caf\udce9"], [f"{option}=caf\udce9"]):
+        assert hoist(["turn", "s", *tokens])[0].problem is None
+    for tokens in (["caf\udce9"], ["--key=caf\udce9"], [option, "a", "caf\udce9"]):
+        problem = hoist(["turn", "s", *tokens])[0].problem
+        assert problem is not None and problem.details["byte_offset"] == tokens[-1].encode(
+            "utf-8", "surrogateescape"
+        ).index(b"\xe9")
+
+
+@pytest.mark.parametrize(("value", "is_on"), [
+    ("1", True), ("yes", True), ("on", True), ("", False), (" ", False), ("0", False), ("false", False),
+    ("FALSE", False), ("no", False), ("No ", False),
+])  # fmt: skip
+def test_a_switch_of_the_environment_is_on_unless_it_says_no(value, is_on):
+    assert is_set({"LASH_PLAIN": value}, "LASH_PLAIN") is is_on
+    assert not is_set({}, "LASH_PLAIN")

@@ -179,3 +179,27 @@ def test_colour_needs_a_terminal_or_a_word(begin):
     assert begin(FORCE_COLOR="1").output.color is True
     assert begin(FORCE_COLOR="1", NO_COLOR="1").output.color is False
     assert begin(NO_COLOR="", FORCE_COLOR="1").output.color is True
+    assert begin(NO_COLOR="0", FORCE_COLOR="1").output.color is False, "whatever it says, it is set"
+
+
+@pytest.mark.parametrize(
+    ("environment", "color", "plain"),
+    [
+        ({}, True, False),
+        ({"TERM": "dumb"}, False, True),
+        ({"TERM": "dumb", "FORCE_COLOR": "1"}, True, True),
+        ({"CLICOLOR": "0"}, False, False),
+        ({"CLICOLOR": "0", "CLICOLOR_FORCE": "1"}, True, False),
+        ({"NO_COLOR": "1"}, False, False),
+        ({"LASH_PLAIN": "1"}, True, True),
+    ],
+)
+def test_what_looks_like_a_terminal_is_coloured_unless_something_speaks_against_it(begin, environment, color, plain):
+    shown = begin(LASH_FORCE_TTY="1", **environment).output
+    assert (shown.is_terminal, shown.color, shown.plain) == (True, color, plain)
+
+
+@pytest.mark.parametrize(("said", "columns"), [("10", 10), ("120", 120), ("9", None), ("1", None), ("yes", None)])
+def test_a_forced_terminal_has_the_columns_that_are_said_if_they_can_be_meant(begin, said, columns):
+    assert begin(LASH_FORCE_TTY=said).output.columns == columns
+    assert not begin(LASH_FORCE_TTY="0").output.is_terminal
