@@ -18,7 +18,7 @@ import typer
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
-from lash_cli.cli.reading import has_database, run_async
+from lash_cli.cli.reading import has_database, present_row, run_async
 from lash_cli.cli.running import (
     open_to_work,
     opened_core,
@@ -150,8 +150,7 @@ async def _chat(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
     ) as core:
         session = await _open(core, meta, plan)
         try:
-            row = await core.store.session_row(session.session_id)
-            assert row is not None, "opened just now"
+            row = await present_row(core.store, session.session_id)
             return await _talk(core, session, row, plan, asker, ChatDesk(current()), cwd, recording)
         finally:
             session.close_handle()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import session_status
+from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
 from lash_cli.cli.signals import die_of, given_back, kill_beyond, write_at_once
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from lash_cli.runtime.history import HeadMove
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-_EXIT_BASE = 128
 # Colours and wrapping as usual, pastes without brackets, the cursor seen, and a line of its own for who writes next.
 _USUAL_TERMINAL = "\x1b[0m\x1b[?7h\x1b[?2004l\x1b[?25h\r\n"
 TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
@@ -96,17 +96,11 @@ class ChatDesk:
             return []
 
     def _own_options(self) -> list[str]:
-        """The options that lead to the home, database and profile of this chat."""
+        """The options that lead to the places of this chat and say what it is told."""
         options = self._invocation.options
-        command = []
-        for option, value in (
-            ("--home", options.home),
-            ("--db", options.database),
-            ("--profile", options.profile),
-            ("--log-file", options.log_file),
-        ):
-            if value is not None:
-                command += [option, value]
+        command = options.places()
+        if options.log_file is not None:
+            command += ["--log-file", options.log_file]
         for override in options.overrides:
             command += ["-c", override]
         if self._invocation.output.ascii:
@@ -245,7 +239,7 @@ def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_dra
         if received:
             die_of(number)
         received.append(number)
-        client.stop("signal", status=_EXIT_BASE + number)
+        client.stop("signal", status=SIGNAL_EXIT_BASE + number)
 
     handled = [number for number in (signal.SIGINT, *_ENDING) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.getsignal(number) for number in handled}

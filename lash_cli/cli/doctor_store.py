@@ -8,15 +8,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lash_cli.cli.output import Document
-from lash_cli.cli.reading import run_inline
+from lash_cli.cli.reading import every_session, run_inline
 from lash_cli.core.lease import LocalProcess, is_row_live
 from lash_cli.core.queued_work import BatchState
 from lash_cli.paths import Paths
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.times import rfc3339
-
-_PAGE = 200
 
 
 class StoreReport(NamedTuple):
@@ -44,13 +42,7 @@ def inspect_store(paths: Paths) -> StoreReport:
 
 
 async def _report(store: RuntimePersistence) -> StoreReport:
-    rows: dict[str, SessionRow] = {}
-    cursor: str | None = None
-    while True:
-        page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-        rows |= {row.meta.session_id: row for row in page}
-        if cursor is None:
-            break
+    rows = {row.meta.session_id: row async for row in every_session(store)}
     holders = {key: _holder(row) for key, row in rows.items() if row.lease.token is not None}
     unfinished = [
         {

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.errors import ConfigError, LashRuntimeError
 
 _FALLBACK = "vi"
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-_EXIT_BASE = 128
 
 
 class HeldSignals:
@@ -41,7 +41,7 @@ class HeldSignals:
     @property
     def exit_status(self) -> int:
         """What the process ends with: 0, or 128 plus the signal."""
-        return 0 if self.received is None else _EXIT_BASE + self.received
+        return 0 if self.received is None else SIGNAL_EXIT_BASE + self.received
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.queue_access import existing_store, named_session, queue_of
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
-from lash_cli.cli.reading import run_at_once
+from lash_cli.cli.reading import present_row, run_at_once
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import ActiveTurn, Boundary, InputState, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.core.outcome import ANSWER_NOT_KEPT, TurnResult
@@ -146,14 +146,14 @@ async def _receipt(queue: SessionQueue, session: SessionRow, stored: PendingTurn
 async def enqueue_instead(store: RuntimePersistence, session_id: str, content: TurnInput, key: str | None) -> Document:
     """Queue the text of a turn whose session is busy, under the turn's key; the PendingInput document.
 
-    Raises as `SessionQueue.enqueue`, and `NotFoundError` when the session is deleted meanwhile.
+    Raises as `SessionQueue.enqueue`, and `NotFoundError` when it is gone meanwhile.
     """
     queue = queue_of(store, session_id)
     input_id = SystemIds().new("in")
     stored = await queue.enqueue(content, key=key, input_id=input_id)
-    row, found = await store.session_row(session_id), await queue.find_input(stored.input_id)
-    if row is None or found is None:
-        raise NotFoundError(f"session {session_id} was deleted meanwhile")
+    row, found = await present_row(store, session_id), await queue.find_input(stored.input_id)
+    if found is None:
+        raise NotFoundError(f"input {stored.input_id} is no more", code="input_not_found")
     return receipt(row, found[0], turn_id=found[1], is_replay=stored.input_id != input_id)
 
 

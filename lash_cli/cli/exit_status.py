@@ -21,6 +21,7 @@ from lash_cli.errors import (
     WaitTimeout,
 )
 
+# A process that a signal ended has this and the number of the signal as its status.
 SIGNAL_EXIT_BASE = 128
 CLOSED_STDOUT_EXIT = SIGNAL_EXIT_BASE + 13
 

@@ -15,9 +15,9 @@ from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import present_row, run_async
 from lash_cli.cli.running import opened_at
-from lash_cli.errors import NotFoundError, UsageError
+from lash_cli.errors import UsageError
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 
@@ -60,7 +60,4 @@ async def _run(reference: str | None, at: str | None, name: str | None) -> tuple
             node_id = at if turn is None or turn.last_node_id is None else turn.last_node_id
             await refuse_cut_off(core.store, source.session_id, node_id)
         meta = await core.fork_session(source.session_id, at=at, name=name)
-        row: SessionRow | None = await core.store.session_row(meta.session_id)
-    if row is None:
-        raise NotFoundError(f"session {meta.session_id} was deleted meanwhile")
-    return row, source.name
+        return await present_row(core.store, meta.session_id), source.name

@@ -18,7 +18,7 @@ from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
 from lash_cli.cli.progress import progress
-from lash_cli.cli.reading import reading_store, run_async
+from lash_cli.cli.reading import every_session, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import ConfigError, SessionStillInUse, StoreReadOnly
 from lash_cli.system import SystemClock, is_definitely_dead
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from lash_cli.store.sqlite.maintenance import Collected, Maintenance
     from lash_cli.tools.spilling import Spilled
 
-_PAGE = 200
 _NAMED_IN_QUESTION = 5
 
 
@@ -87,15 +86,10 @@ def _idle_since(now_ms: int) -> int | None:
 
 async def _expired(idle_since_ms: int, now_ms: int) -> list[SessionRow]:
     """The sessions that were not used since, with nothing that waits or runs in them."""
-    found: list[SessionRow] = []
-    cursor: str | None = None
     async with reading_store() as store:
-        while store is not None:
-            page, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-            found += [row for row in page if _is_expired(row, idle_since_ms, now_ms)]
-            if cursor is None:
-                break
-    return found
+        if store is None:
+            return []
+        return [row async for row in every_session(store) if _is_expired(row, idle_since_ms, now_ms)]
 
 
 def _is_expired(row: SessionRow, idle_since_ms: int, now_ms: int) -> bool:

@@ -95,6 +95,14 @@ class GlobalOptions:
         self.overrides: list[str] = []
         self.problem: UsageError | None = None
 
+    def places(self) -> list[str]:
+        """The words that lead another command to the same home, database and profile."""
+        words: list[str] = []
+        for option, value in (("--home", self.home), ("--db", self.database), ("--profile", self.profile)):
+            if value is not None:
+                words += [option, value]
+        return words
+
     def complain(self, message: str, hint: str | None = None) -> None:
         """Keep the first problem; later ones are usually its consequences."""
         if self.problem is None:

@@ -28,12 +28,7 @@ def rewind_command(session_id: str, node_id: str | None) -> str:
 
 def command_here(*words: str) -> str:
     """The exact command, for a shell, that runs a verb on the home, database and profile of this invocation."""
-    options = current().options
-    command = ["lash"]
-    for option, value in (("--home", options.home), ("--db", options.database), ("--profile", options.profile)):
-        if value is not None:
-            command += [option, value]
-    return shlex.join([*command, *words])
+    return shlex.join(["lash", *current().options.places(), *words])
 
 
 def rewind_document(move: HeadMove, meta: SessionMeta) -> Document:

@@ -17,10 +17,10 @@ from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_name
 from lash_cli.cli.output import emit_one, say
-from lash_cli.cli.reading import has_database, no_session_yet, run_async
+from lash_cli.cli.reading import has_database, no_session_yet, present_row, run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
 from lash_cli.core.ids import is_session_id
-from lash_cli.errors import ConflictError, NotFoundError, UsageError
+from lash_cli.errors import ConflictError, UsageError
 from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, SystemIds, is_definitely_dead
@@ -103,10 +103,7 @@ async def _run(plan: OpenPlan) -> SessionRow:
         else:
             session_id = existing.meta.session_id
             await _reopen(core, plan, existing)
-        row: SessionRow | None = await core.store.session_row(session_id)
-    if row is None:
-        raise NotFoundError(f"session {session_id} was deleted meanwhile")
-    return row
+        return await present_row(core.store, session_id)
 
 
 def _require_model(plan: OpenPlan) -> None:

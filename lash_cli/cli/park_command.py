@@ -13,9 +13,9 @@ import typer
 from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, warn
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import present_row, run_async
 from lash_cli.cli.running import opened_at
-from lash_cli.errors import NotFoundError, SessionClosed, SessionStillInUse, WaitTimeout
+from lash_cli.errors import SessionClosed, SessionStillInUse, WaitTimeout
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import rfc3339
@@ -88,9 +88,7 @@ async def idle_row(store: RuntimePersistence, session_id: str, wait_ms: int = 0)
     clock = SystemClock()
     deadline = clock.monotonic() + wait_ms / 1000
     while True:
-        row = await store.session_row(session_id)
-        if row is None:
-            raise NotFoundError(f"there is no session {session_id!r}")
+        row = await present_row(store, session_id)
         if not is_lease_live(row.lease, clock.now_ms(), is_definitely_dead):
             return row
         if clock.monotonic() >= deadline:

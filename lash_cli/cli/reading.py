@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NO_STORE_CODE = "store_not_found"
+_PAGE_ROWS = 200
 
 
 def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEventLoop] | None = None) -> T:
@@ -168,7 +169,24 @@ async def read_session_row(store: RuntimePersistence | None, reference: str | No
     if store is None:
         raise no_session_yet(reference)
     meta = await resolve_session(store, reference)
-    row = await store.session_row(meta.session_id)
+    return await present_row(store, meta.session_id)
+
+
+async def present_row(store: RuntimePersistence, session_id: str) -> SessionRow:
+    """The row of a session that was there a moment ago. Raises `NotFoundError` if it is not any more, and
+    `SessionDeleted`."""
+    row = await store.session_row(session_id)
     if row is None:
-        raise NotFoundError(f"session {meta.session_id} vanished while it was read")
+        raise NotFoundError(f"session {session_id} was deleted meanwhile")
     return row
+
+
+async def every_session(store: RuntimePersistence) -> AsyncIterator[SessionRow]:
+    """The row of every session, the newest activity first, read page by page."""
+    cursor: str | None = None
+    while True:
+        rows, cursor = await store.list_sessions(limit=_PAGE_ROWS, cursor=cursor)
+        for row in rows:
+            yield row
+        if cursor is None:
+            return

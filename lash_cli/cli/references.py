@@ -9,11 +9,11 @@ matches, never silently a new one.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
+from lash_cli.cli.reading import every_session
 from lash_cli.core.ids import is_session_id
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import current_place, path_text
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 LAST = "@last"
 _NEWEST = (LAST, "@any")
 MINIMUM_PREFIX = 4
-_PAGE = 100
 _SUGGESTION_POOL = 500
 _CANDIDATES_SHOWN = 10
 
@@ -76,20 +75,10 @@ def _long_enough(found: tuple[SessionMeta, ...], reference: str) -> tuple[Sessio
     return found if len(reference) >= MINIMUM_PREFIX else ()
 
 
-async def _pages(store: RuntimePersistence) -> AsyncIterator[SessionRow]:
-    cursor: str | None = None
-    while True:
-        rows, cursor = await store.list_sessions(limit=_PAGE, cursor=cursor)
-        for row in rows:
-            yield row
-        if cursor is None:
-            return
-
-
 async def _newest(store: RuntimePersistence, cwd: str | None) -> SessionMeta:
     """The session with the newest commit, made in `cwd` if given; one never committed only if there is no other."""
     first: SessionRow | None = None
-    async for row in _pages(store):
+    async for row in every_session(store):
         if cwd is not None and row.meta.cwd != cwd:
             continue
         if row.last_commit_at_ms is not None:
@@ -118,7 +107,7 @@ async def _not_found(store: RuntimePersistence, reference: str) -> NotFoundError
     import difflib
 
     pool: dict[str, str] = {}
-    async for row in _pages(store):
+    async for row in every_session(store):
         pool[row.meta.name] = row.meta.name
         pool[row.meta.session_id] = row.meta.session_id
         if len(pool) >= _SUGGESTION_POOL:

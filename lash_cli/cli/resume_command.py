@@ -12,7 +12,7 @@ import typer
 
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.output import emit_one
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.reading import present_row, run_async
 from lash_cli.cli.running import opened_core, store_having, working_directory
 from lash_cli.cli.stdin import read_prompt
 from lash_cli.cli.turn_command import TurnPlan, approvals, busy_policy, run_planned_turn, terminal_asker
@@ -83,7 +83,6 @@ async def _run(plan: TurnPlan) -> int:
 
 
 async def _show(core: LashCore, session_id: str) -> None:
-    row = await core.store.session_row(session_id)
-    assert row is not None
+    row = await present_row(core.store, session_id)
     document = bare_session_document(row, SystemClock().now_ms(), is_definitely_dead)
     emit_one("Session", document, text=f"{document['name']} ({document['id']}) is ready: {document['status']}")

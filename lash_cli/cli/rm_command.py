@@ -16,13 +16,12 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
 from lash_cli.cli.progress import progress
-from lash_cli.cli.reading import read_session_row, reading_store, run_async
+from lash_cli.cli.reading import every_session, read_session_row, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 _NAMED_IN_QUESTION = 5
-_PAGE_ROWS = 500
 
 
 def command(
@@ -69,14 +68,9 @@ async def _chosen(references: list[str], with_children: bool) -> list[SessionMet
 
 async def _with_descendants(store: RuntimePersistence, named: list[SessionMeta]) -> list[SessionMeta]:
     children: dict[str, list[SessionMeta]] = {}
-    cursor: str | None = None
-    while True:
-        rows, cursor = await store.list_sessions(limit=_PAGE_ROWS, cursor=cursor)
-        for row in rows:
-            if row.meta.parent_session_id is not None:
-                children.setdefault(row.meta.parent_session_id, []).append(row.meta)
-        if cursor is None:
-            break
+    async for row in every_session(store):
+        if row.meta.parent_session_id is not None:
+            children.setdefault(row.meta.parent_session_id, []).append(row.meta)
     ordered: list[SessionMeta] = []
     seen: set[str] = set()
     waiting = [(meta, False) for meta in reversed(named)]

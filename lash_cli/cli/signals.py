@@ -25,8 +25,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
+
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_EXIT_BASE = 128
 
 # What gives the terminal back, the last thing that was changed last.
 _to_give_back: list[Callable[[], object]] = []
@@ -41,7 +42,7 @@ class SignalState:
     @property
     def exit_status(self) -> int | None:
         """130, 143 or 129, or None when no signal came."""
-        return None if self.received is None else _EXIT_BASE + self.received
+        return None if self.received is None else SIGNAL_EXIT_BASE + self.received
 
 
 @contextmanager

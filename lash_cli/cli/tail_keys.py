@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 
-from lash_cli.cli.globals import GlobalOptions, is_set
+from lash_cli.cli.globals import is_set
 from lash_cli.cli.invocation import current
 from lash_cli.cli.signals import given_back
 
@@ -156,16 +155,6 @@ def _is_in_foreground(descriptor: int) -> bool:
     except OSError:
         # Not the terminal of our session: there is no background to be in.
         return True
-
-
-def cancel_command(session_id: str, turn_id: str) -> str:
-    """The command that stops this turn and no later one, for the home this command watches."""
-    options: GlobalOptions = current().options
-    words = ["lash"]
-    for option, value in (("--home", options.home), ("--db", options.database), ("--profile", options.profile)):
-        if value is not None:
-            words += [option, value]
-    return shlex.join([*words, "cancel", session_id, "--turn", turn_id])
 
 
 def clipboard_sequence(text: str) -> str | None:

@@ -17,10 +17,11 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import Document, session_status, usage_document
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.cli.queue_documents import input_preview
-from lash_cli.cli.tail_keys import cancel_command, clipboard_sequence, terminal_keys
+from lash_cli.cli.tail_keys import clipboard_sequence, terminal_keys
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import ActivityObserved, SessionObservationEvent
@@ -201,7 +202,8 @@ class LiveTail:
         if turn_id is None:
             self._picture.note("no turn runs that could be cancelled")
             return
-        command = cancel_command(self._standing.session_id, turn_id)
+        # That turn and no later one.
+        command = command_here("cancel", self._standing.session_id, "--turn", turn_id)
         sequence = clipboard_sequence(command)
         # No terminal says whether it took it.
         copied = "" if sequence is None else "   (copied, if this terminal allows it)"

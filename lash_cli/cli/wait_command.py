@@ -16,12 +16,12 @@ from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.queue_access import input_not_found, named_session
 from lash_cli.cli.queue_commands import SessionArgument
-from lash_cli.cli.reading import reading_store, run_at_once
+from lash_cli.cli.reading import present_row, reading_store, run_at_once
 from lash_cli.cli.session_detail import find_turn
 from lash_cli.cli.turn_documents import outcome_document
 from lash_cli.cli.waiting import look_until, tell_if_stuck
 from lash_cli.core.ingress import InputState
-from lash_cli.errors import NotFoundError, UsageError, WaitTimeout
+from lash_cli.errors import UsageError, WaitTimeout
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
@@ -88,9 +88,7 @@ async def _run(
         told_stuck: set[str] = set()
 
         async def look() -> list[Document] | None:
-            row = await store.session_row(session_id)
-            if row is None:
-                raise NotFoundError(f"session {session_id} was deleted meanwhile")
+            row = await present_row(store, session_id)
             tell_if_stuck(row, told_stuck)
             latest[:] = [await _judge(store, row, condition) for condition in conditions]
             return latest if all(item["met"] for item in latest) else None

@@ -22,7 +22,7 @@ from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.following import watched_reader
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, say
-from lash_cli.cli.reading import has_database, run_async
+from lash_cli.cli.reading import has_database, present_row, run_async
 from lash_cli.cli.running import store_having, working_directory, writing_store
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
@@ -30,7 +30,7 @@ from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.cli.work_stream import WorkLines, WorkLog, report_document, report_text
 from lash_cli.core.activity import Committed, TurnActivity
-from lash_cli.errors import LashError, LashRuntimeError, NotFoundError, PartialOutcomeError, UsageError
+from lash_cli.errors import LashError, LashRuntimeError, PartialOutcomeError, UsageError
 from lash_cli.runtime.work_events import ActivityShown, WorkEvent, WorkOptions, WorkReport
 from lash_cli.system import SystemClock, is_write_end, loses_reader
 from lash_cli.views.shell_words import shell_word
@@ -281,11 +281,9 @@ class Work:
         return core
 
     async def _meta(self, store: RuntimePersistence, session_id: str) -> SessionMeta:
-        row = await store.session_row(session_id)
-        if row is None:
-            raise NotFoundError(f"session {session_id} was deleted meanwhile")
-        self._names[session_id] = row.meta.name
-        return row.meta
+        meta = (await present_row(store, session_id)).meta
+        self._names[session_id] = meta.name
+        return meta
 
     def _make_log(self) -> WorkLog | WorkLines:
         options = current().output
