@@ -486,7 +486,8 @@ class LashCore(SessionHistories):
 
     async def open_fresh(self, session_id: str, *, spec: SessionSpec | None = None) -> LashSession:
         """Open with an empty transcript; the first commit replaces what is stored. Raises `SessionExecutionBusy` while
-        somebody holds the lane: what a running turn is about to add would be replaced unseen."""
+        somebody holds the lane: what a running turn is about to add would be replaced unseen. One that was cut off is
+        finished by the first turn, and nothing else is committed before it is."""
         return await self.open_session(session_id, spec=spec, mode="fresh")
 
     async def open_with_state(

@@ -352,8 +352,7 @@ class LashSession(QueueVerbs):
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.
 
-        On failure nothing is changed. Raises `SessionExecutionBusy` while
-        another owner holds the lane.
+        On failure nothing is changed. Raises as `flush`.
         """
 
         def change(state: ResidentSession) -> Undo | None:
@@ -418,7 +417,7 @@ class LashSession(QueueVerbs):
         host = self._core.host
         assert host.store is not None, "asked by the caller"
         async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
-            if is_for_finished:
+            if is_for_finished or state.replaces_graph:
                 from lash_cli.runtime.history import require_finished  # few changes ask for it
 
                 await require_finished(host.store, state.session_id)
@@ -457,7 +456,11 @@ class LashSession(QueueVerbs):
                 await state.refresh()
 
     async def flush(self) -> None:
-        """Write whatever is held in memory only; nothing when the session is clean."""
+        """Write whatever is held in memory only; nothing when the session is clean.
+
+        Raises `SessionExecutionBusy` while another owner holds the lane, and `ConflictError` (`turn_unfinished`) where
+        it would replace the history that a turn which was cut off is to be finished on.
+        """
         async with self._shared.lock:
             await self._flush()
 
@@ -490,9 +493,9 @@ class LashSession(QueueVerbs):
     async def park(self) -> ParkedSession:
         """Flush, give up the runtime and return a light handle for `LashCore.resume` (contract 01 §4.3).
 
-        Raises `SessionStillInUse` while a clone or a turn is alive, and
-        `LashRuntimeError` for a session without a store; then the session
-        stays usable.
+        Raises `SessionStillInUse` while a clone or a turn is alive,
+        `LashRuntimeError` for a session without a store, and what `flush`
+        raises; then the session stays usable.
         """
         from lash_cli.api.core import ParkedSession
 
@@ -506,7 +509,7 @@ class LashSession(QueueVerbs):
 
     async def close(self) -> None:
         """Flush and give up the runtime. Idempotent; of a session that was deleted there is nothing to write any more.
-        Raises `SessionStillInUse` as `park` does."""
+        Raises as `park`."""
         if self._is_closed or self._shared.is_gone:
             return
         self._take_sole_ownership()

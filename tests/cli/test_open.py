@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from support.cli import spawn_lash
+from support.cli import begin, spawn_lash
 
 
 def test_open_prints_only_the_id_of_a_new_session(lash) -> None:
@@ -75,6 +75,20 @@ def test_fresh_needs_a_confirmation_and_then_drops_the_transcript_only(lash) -> 
     assert (shown["turns"], shown["model"]) == (1, "kept"), "turns keep counting, so that each has a number of its own"
     assert lash("log", "notes", "-o", "json").json["items"] == []
     assert shown["usage"]["output_tokens"] > 0, "what it cost is not forgotten"
+
+
+def test_nobody_starts_over_under_a_turn_that_was_cut_off(lash, home) -> None:
+    lash("turn", "notes", "hello", "--or-open", "-q")
+    killed = spawn_lash(["turn", "notes", "and this"], home=home, first=begin("crashing", "after:model_recorded"))
+    killed.communicate(timeout=60)
+    refused = lash("open", "notes", "--fresh", "--yes", "-o", "json")
+    assert (refused.code, refused.out, refused.error["code"]) == (4, "", "turn_unfinished")
+    assert refused.error["hint"] == "finish it first: lash resume notes"
+    assert lash("resume", "notes").code == 0
+    assert [item["text"] for item in lash("log", "notes", "--role", "user", "-o", "json").json["items"]] == [
+        "hello", "and this",
+    ]  # fmt: skip
+    assert lash("open", "notes", "--fresh", "--yes").code == 0
 
 
 def test_what_saves_a_session_before_a_fresh_start_is_of_its_own_home(lash, tmp_path) -> None:

@@ -27,10 +27,10 @@ from lash_cli.api import (
     ToolContext,
     tool,
 )
-from lash_cli.core.content import message_text
+from lash_cli.core.content import Message, Role, TextPart, message_text
 from lash_cli.core.outcome import TurnCancellationEvidence
 from lash_cli.core.tools import failure, success
-from lash_cli.errors import EffectError, StoreError
+from lash_cli.errors import ConflictError, EffectError, StoreError
 
 BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
 
@@ -117,6 +117,37 @@ async def test_a_handle_that_starts_over_finishes_a_crashed_turn_on_the_history_
     assert [message_text(message) for message in session.read_view().messages] == [*kept, "c", "three"]
     again = await make_core(ScriptedCaller([])).open_session("s1")
     assert [message_text(message) for message in again.read_view().messages] == [*kept, "c", "three"]
+
+
+@pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
+async def test_nothing_that_starts_over_is_committed_under_a_turn_that_is_not_finished(make_core, opened) -> None:
+    first = await make_core(ScriptedCaller([text("one")])).open_session("s1")
+    await first.turn("a").run()
+    state = first.export_state()
+    crash = CrashPoints("after:model_recorded")
+    with pytest.raises(Crash):
+        await (await make_core(ScriptedCaller([text("two")]), crash_point=crash).open_session("s1")).turn("b").run()
+    core = make_core(ScriptedCaller([]))
+    session = await (core.open_fresh("s1") if opened == "fresh" else core.open_with_state("s1", state))
+    said = Message("", Role.USER, (TextPart("c"),))
+    for change in (
+        session.flush,
+        lambda: session.configure(SessionConfigPatch(model=ModelSpec("special"))),
+        lambda: session.admin().append_messages([said]),
+        lambda: session.admin().branch_to_node(None),
+        session.park,
+        session.close,
+    ):
+        with pytest.raises(ConflictError) as refused:
+            await change()
+        assert refused.value.code == "turn_unfinished"
+    output = await (await make_core(ScriptedCaller([])).open_session("s1")).redrive().run()
+    assert output.result.assistant_message() == "two"
+    await session.close()
+    stored = await make_core(ScriptedCaller([])).open_session("s1")
+    kept = [] if opened == "fresh" else ["a", "one"]
+    assert [message_text(message) for message in stored.read_view().messages] == kept
+    assert stored.read_view().turn_index == 2
 
 
 @pytest.mark.parametrize("opened", ["fresh", "with-a-state"])
