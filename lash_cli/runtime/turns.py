@@ -115,8 +115,6 @@ class DurableTurn(TurnDriver):
                 self.host.providers.resolve(session.policy.provider_id)
             if request.input is not None and has_bytes(request.input):
                 self._entry.hand_in(await self._with_stored_bytes(request.input))
-            if request.drain is not None and session.is_behind(await self.store.head_position(session.session_id)):
-                await session.refresh()
             before: tuple[TurnResult, ...] = ()
             while True:
                 outcome = await self._entry.enter()
