@@ -185,6 +185,8 @@ class QueueDriver:
             yield
         finally:
             here.paused[session_id] -= 1
+            if not here.paused[session_id]:
+                del here.paused[session_id]
             async with here.resumed:
                 here.resumed.notify_all()
 
@@ -247,8 +249,6 @@ class QueueDriver:
                     if wake.available_at_ms is None:
                         return
                     left_s = (wake.available_at_ms - self._clock.now_ms()) / 1000
-                    if wake.again:
-                        return
                     if left_s > 0:
                         await self._rest(wake.signal, min(left_s, LONGEST_WAIT_S))
 

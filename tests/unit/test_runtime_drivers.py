@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from support.clock import ManualClock, settle
+from support.clock import LIMIT_S, ManualClock, settle
 
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow
 from lash_cli.core.outcome import AssistantMessage, AssistantOutput, ExecutionSummary, Finished, TurnResult
 from lash_cli.errors import ConfigError, SessionDeleted, StoreLocked
-from lash_cli.runtime.drivers import QueueDriver
+from lash_cli.runtime.drivers import LONGEST_WAIT_S, QueueDriver
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.store.queueing import SessionDemand
 
@@ -31,6 +31,8 @@ class World:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.waiting: Counter[str] = Counter()
+        self.commands: Counter[str] = Counter()
+        self.held: set[str] = set()
         self.later: dict[str, int] = {}
         self.busy: set[str] = set()
         self.errors: list[Exception] = []
@@ -53,7 +55,8 @@ class World:
             del self.later[session_id]
             self.waiting[session_id] += 1
             due = None
-        return SessionDemand(session_id, self.waiting[session_id] > 0, None, lease, available_at_ms=due)
+        has_any = self.waiting[session_id] + self.commands[session_id] > 0
+        return SessionDemand(session_id, has_any, None, lease, available_at_ms=due, is_held=session_id in self.held)
 
     def opener(self, session_id: str):
         world = self
@@ -66,6 +69,9 @@ class World:
                     raise world.errors.pop(0)
                 if world.gate is not None:
                     await world.gate.wait()
+                if world.commands[session_id]:
+                    world.commands[session_id] -= 1
+                    return TurnOutput(None, idle="commands_only")
                 if not world.waiting[session_id]:
                     return TurnOutput(None, idle="empty")
                 world.waiting[session_id] -= 1
@@ -282,6 +288,42 @@ async def test_work_that_is_due_later_is_drained_when_its_time_comes(world, driv
     await clock.advance(2)
     await driver.settled()
     assert world.ended == 1
+
+
+async def test_a_signal_during_the_wait_for_what_is_due_later_is_followed_at_once(world, driver, clock) -> None:
+    world.later["a"] = clock.now_ms() + 5_000
+    driver.notify("a", "x")
+    await settle()
+    world.waiting["a"] = 1
+    driver.notify("a", "y")
+    await settle()
+    assert world.ended == 1
+    await clock.advance(6)
+    await driver.settled()
+    assert world.ended == 2
+
+
+async def test_what_is_due_in_many_days_is_looked_at_from_time_to_time(world, driver, clock) -> None:
+    """The clock that it is due by may be set forward."""
+    world.later["a"] = clock.now_ms() + 86_400_000
+    driver.notify("a", "x")
+    await settle()
+    assert clock.slept == [LONGEST_WAIT_S]
+
+
+async def test_what_is_due_later_in_a_queue_that_is_held_is_not_waited_for(world, driver, clock) -> None:
+    world.later["a"] = clock.now_ms() + 5_000
+    world.held.add("a")
+    driver.notify("a", "x")
+    await asyncio.wait_for(driver.settled(), LIMIT_S)
+    assert world.looks["a"] == 1
+
+
+async def test_commands_are_progress_however_often_they_are_all_there_is(world, driver) -> None:
+    world.commands["a"] = 5
+    driver.notify("a", "x")
+    await driver.settled()
+    assert world.commands["a"] == 0
 
 
 async def test_a_look_that_is_wrong_twice_is_not_believed(world, driver) -> None:
