@@ -264,6 +264,18 @@ async def test_a_hold_between_two_turns_leaves_the_task_in_the_queue(make_core, 
     assert (await session.queued_turn().run()).result.assistant_message() == "finished"
 
 
+async def test_a_session_closed_between_two_turns_leaves_the_task_in_the_queue(make_core, tmp_path) -> None:
+    async def close(store) -> None:
+        await store.set_session_flags(S, closed_at_ms=1, parked_at_ms=None)
+
+    hook = AtPoint("after:commit", lambda: from_afar(tmp_path / "home" / "lash.db", close))
+    core = make_core(ScriptedCaller([switch("f2", "finish it")]), tools=[Switching()], crash_point=hook)
+    session = await core.open_session(S)
+    output = await session.turn("begin").run()
+    assert isinstance(output.result.outcome, AgentFrameSwitch)
+    assert len(await core.store.queued_work(S, pending_only=True)) == 1
+
+
 @pytest.mark.parametrize(
     ("frame", "nodes", "code"),
     [

@@ -176,6 +176,18 @@ async def test_a_session_goes_back_to_what_it_was_in_one_commit(make_core: MakeC
     assert again.read_view().turn_index == before.turn_index + 1
 
 
+async def test_a_state_that_has_cost_more_than_the_session_it_replaces_brings_the_rest_along(
+    make_core: MakeCore, elsewhere: LashCore
+) -> None:
+    state = await (await lived(make_core(echo()))).admin().export_persistence_state()
+    session = await elsewhere.open_session(S)
+    await session.turn("one").run()
+    await session.admin().apply_persistence_state(state)
+    assert session.usage_report().usage.total == 3 * 15
+    read = await elsewhere.store.load_session(S, ReadScope.HEAD)
+    assert read is not None and sum(entry.usage.total for entry in read.token_ledger) == 3 * 15
+
+
 async def test_what_cannot_be_applied_changes_nothing(make_core: MakeCore) -> None:
     core = make_core(echo())
     session = await lived(core)

@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
-from support.driving import S
+from support.driving import AtPoint, S, from_afar
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -26,7 +26,8 @@ from lash_cli.api import (
 from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
 from lash_cli.core.context import CompactionContext, ContextMoment
 from lash_cli.core.graph import ConversationPayload, NodePayload
-from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
+from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import (
     ConflictError,
     DirectCompletionError,
@@ -347,3 +348,24 @@ async def test_room_that_could_not_be_made_before_a_turn_is_paid_for(make_core, 
         plugin.way = "well"
         assert (await session.redrive().run()).result.is_success
         assert await stored(core) == spent(session) == {"turn": 45, "compaction": 77}
+
+
+async def test_a_turn_that_another_owner_has_committed_meanwhile_takes_no_cost_of_ours_along(
+    make_core, tmp_path
+) -> None:
+    async def finish(store: SqliteStore) -> None:
+        lease = (await store.session_row(S)).lease
+        fence = LeaseFence(S, lease.owner.owner_id, lease.owner.incarnation_id, lease.token, lease.fencing_token)
+        await store.release_lease(fence)
+        other = LashCore(provider=ScriptedCaller([]), model=ModelSpec("model-1"), store=store, queue_driver="none")
+        output = await (await other.open_session(S)).redrive().run()
+        assert output.result is not None and output.result.assistant_message() == "one"
+
+    hook = AtPoint("before:commit", lambda: from_afar(tmp_path / "home" / "lash.db", finish))
+    core = make_core(ScriptedCaller([text("one")]), crash_point=hook)
+    session = await core.open_session(S)
+    session._shared.state.owe((TokenLedgerEntry("direct", "model-1", TokenUsage(7)),))
+    assert (await session.turn("a").run()).result.assistant_message() == "one"
+    assert (spent(session), await stored(core)) == ({"direct": 7, "turn": 15}, {"turn": 15})
+    await session.close()
+    assert await stored(core) == {"direct": 7, "turn": 15}

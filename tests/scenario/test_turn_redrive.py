@@ -27,10 +27,11 @@ from lash_cli.api import (
     ToolContext,
     tool,
 )
+from lash_cli.core.activity import AssistantProseDelta
 from lash_cli.core.content import Message, Role, TextPart, message_text
 from lash_cli.core.outcome import TurnCancellationEvidence
 from lash_cli.core.tools import failure, success
-from lash_cli.errors import ConflictError, EffectError, StoreError
+from lash_cli.errors import ConflictError, EffectError, HeadRevisionConflict, StoreError, StoreLocked
 
 BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
 
@@ -377,3 +378,107 @@ async def test_a_call_that_was_never_made_is_refused_where_its_tool_is_gone(make
     result = (await session.redrive().run()).result
     assert result.tool_calls[0].output.outcome.failure.code == "tool_unavailable"
     await session.close()
+
+
+async def crashed_before_its_commit(make_core, said: str, **options: object) -> None:
+    """Leave a turn of `s1` unfinished that was answered `said`."""
+    core = make_core(ScriptedCaller([text(said)]), crash_point=CrashPoints("before:commit"))
+    session = await core.open_session("s1", **options)
+    with pytest.raises(Crash):
+        await session.turn("x").run()
+
+
+async def test_the_time_a_turn_was_given_is_not_that_of_the_crashed_one_before_it(make_core) -> None:
+    core = make_core(ScriptedCaller([text("lost")]), crash_point=CrashPoints("before:model_recorded"))
+    with pytest.raises(Crash):
+        await (await core.open_session("s1")).turn("x").run()
+    caller = ScriptedCaller([text("late"), text("in time")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("y", timeout_ms=50).run())
+    await caller.entered.wait()
+    await asyncio.sleep(0.1)
+    caller.gate.set()
+    output = await running
+    assert [result.assistant_message() for result in output.turns] == ["late", "in time"]
+
+
+SPECIAL = SessionSpec(model=ModelSpec("special"))
+
+
+async def test_a_handle_goes_on_under_what_it_asked_for_once_it_has_finished_a_crashed_turn(make_core) -> None:
+    await crashed_before_its_commit(make_core, "recorded", spec=SPECIAL)
+    caller = ScriptedCaller([text("mine")])
+    session = await make_core(caller).open_session("s1", spec=SessionSpec(model=ModelSpec("my-model")))
+    output = await session.turn("y").run()
+    assert [result.assistant_message() for result in output.turns] == ["recorded", "mine"]
+    assert [request.model.id for request in caller.requests] == ["my-model"]
+    assert session.policy_snapshot.model.id == "my-model"
+
+
+async def test_a_handle_that_asked_for_nothing_goes_on_under_what_the_crashed_turn_has_committed(make_core) -> None:
+    await (await make_core(ScriptedCaller([text("one")])).open_session("s1")).turn("a").run()
+    await crashed_before_its_commit(make_core, "recorded", spec=SPECIAL)
+    caller = ScriptedCaller([text("two")])
+    session = await make_core(caller).open_session("s1", spec=SessionSpec(inherit="stored"))
+    assert session.policy_snapshot.model.id == "model-1"
+    await session.turn("b").run()
+    assert [request.model.id for request in caller.requests] == ["special"]
+    assert session.policy_snapshot.model.id == "special"
+
+
+async def test_a_handle_that_could_not_finish_a_crashed_turn_is_as_it_was(make_core) -> None:
+    await (await make_core(ScriptedCaller([text("one")])).open_session("s1")).turn("a").run()
+    await crashed_before_its_commit(make_core, "recorded", spec=SPECIAL)
+    core = make_core(ScriptedCaller([]), crash_point=CrashPoints("before:commit"))
+    session = await core.open_session("s1", spec=SessionSpec(inherit="stored"))
+    with pytest.raises(Crash):
+        await session.redrive().run()
+    assert session.policy_snapshot.model.id == "model-1"
+
+
+async def test_a_text_that_was_recorded_and_shown_to_nobody_here_is_shown(make_core) -> None:
+    await crashed_before_its_commit(make_core, "recorded")
+    session = await make_core(ScriptedCaller([])).open_session("s1")
+    output = await session.redrive().run()
+    shown = [activity.event for activity in output.activities]
+    assert [event.text for event in shown if isinstance(event, AssistantProseDelta)] == ["recorded"]
+
+
+@pytest.mark.parametrize(("error", "is_kept"), [(StoreError("disk I/O error"), True), (StoreLocked("busy"), False)])
+@pytest.mark.parametrize("commit", ["of the turn", "that starts over", "of a command"])
+async def test_a_lane_is_kept_only_while_nobody_knows_what_became_of_the_commit(
+    make_core, monkeypatch, commit: str, error: StoreError, is_kept: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two")]))
+    session = await core.open_session("s1")
+    await session.turn("before").run()
+    if commit == "that starts over":
+        session = await core.open_fresh("s1")
+    if commit == "of a command":
+        await session.commands().reset("start over", "k")
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(core.store, "commit_runtime_state", fail)
+    with pytest.raises(type(error)):
+        await session.turn("a").run()
+    row = await core.store.session_row("s1")
+    assert (row.lease.token is not None) is is_kept
+
+
+async def test_a_head_that_is_announced_and_cannot_be_loaded_is_not_looked_for_again_and_again(
+    make_core, monkeypatch
+) -> None:
+    behind = await make_core(ScriptedCaller([])).open_session("s1")
+    other = await make_core(ScriptedCaller([text("one"), text("two")])).open_session("s1")
+    await other.turn("a").run()
+
+    async def nothing(*_: object) -> None:
+        return None
+
+    monkeypatch.setattr(behind._core.store, "load_session", nothing)
+    with pytest.raises(HeadRevisionConflict):
+        await behind.turn("b").run()
+    assert (await other.turn("c").run()).result is not None

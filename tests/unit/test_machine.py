@@ -214,7 +214,8 @@ def test_at_the_output_limit_only_completed_prose_becomes_history() -> None:
 
 
 def test_at_the_output_limit_calls_alone_leave_no_history() -> None:
-    assert drive(machine(), [answer(call(), reason=TerminalReason.OUTPUT_LIMIT)]).done.messages == OPENING
+    for nothing_said in ((call(),), (" \n", call())):
+        assert drive(machine(), [answer(*nothing_said, reason=TerminalReason.OUTPUT_LIMIT)]).done.messages == OPENING
 
 
 @pytest.mark.parametrize(
@@ -307,6 +308,11 @@ def test_a_failed_call_costs_but_does_not_change_the_context_accounting() -> Non
     assert (done.usage, done.last_usage) == (TokenUsage(13, 5), TokenUsage(10, 5))
 
 
+def test_a_call_that_reports_no_tokens_leaves_what_is_known_of_the_context() -> None:
+    done = drive(machine(), [answer(call(), usage=TokenUsage(10, 5)), answer("hi", usage=TokenUsage())]).done
+    assert done.last_usage == TokenUsage(10, 5)
+
+
 def test_the_cancelled_result_of_a_call_keeps_its_cost() -> None:
     done = drive(machine(), [failed(reason=TerminalReason.CANCELLED, usage=TokenUsage(3))]).done
     assert (done.outcome, done.usage) == (Stopped("cancelled"), TokenUsage(3))
@@ -334,9 +340,9 @@ def test_delivered_messages_keep_their_order_and_enter_once() -> None:
     assert run.done.outcome == ANSWERED
 
 
-def test_a_delivered_message_without_an_id_is_given_one() -> None:
-    run = drive(machine(), [answer("a"), answer("b")], deliveries=[CheckpointDelivery((user(""),))])
-    assert [message.id for message in run.done.messages] == ["in_1", "t_1.m1", "t_1.m2", "t_1.m3"]
+def test_delivered_messages_without_an_id_are_given_one_each() -> None:
+    run = drive(machine(), [answer("a"), answer("b")], deliveries=[CheckpointDelivery((user(""), user("")))])
+    assert [message.id for message in run.done.messages] == ["in_1", "t_1.m1", "t_1.m2", "t_1.m3", "t_1.m4"]
 
 
 def test_given_ids_skip_ids_that_are_taken() -> None:
@@ -369,6 +375,7 @@ def test_the_limit_stops_after_the_results_without_a_checkpoint() -> None:
     run = drive(machine(max_turns=2), [answer(call("a")), answer(call("b"))])
     assert run.kinds() == ["sync", "llm", "tools", "after_work", "sync", "llm", "tools"]
     assert run.done.outcome == Stopped("max_turns")
+    assert run.of(ProgressEffect) == [ProgressEffect(0), ProgressEffect(1)]
     last = run.done.messages[-1]
     assert (last.role, message_text(last)[:22]) == (Role.SYSTEM, "Turn limit reached (2)")
     assert is_safe_to_resume(run.done.messages)
@@ -489,6 +496,7 @@ def test_calls_without_an_id_or_with_a_used_one_get_ids_of_their_own() -> None:
         (("a", "a"), ["a", "t_1.i0.c1"]),
         (("a", " "), ["a", "t_1.i0.c1"]),
         (("t_1.i0.c1", "", "b"), ["t_1.i0.c1", "t_1.i0.c1x", "b"]),
+        (("", "t_1.i0.c0"), ["t_1.i0.c0x", "t_1.i0.c0"]),
     ],
 )
 def test_the_calls_of_one_answer_keep_the_ids_that_can_be_kept(given: tuple[str, ...], asked: list[str]) -> None:
