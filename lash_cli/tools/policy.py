@@ -99,9 +99,11 @@ class FilePolicy:
             raise invalid("wrong_file_type", f"{path} is the name of a directory, not of a file")
         return real
 
-    def permits_read(self, real_path: Path) -> bool:
-        """Whether an already resolved path may be read."""
-        return self._permits(real_path, (*self._roots, *self._readable))
+    def permits_read(self, real_path: Path, *, is_below_permitted: bool = False) -> bool:
+        """Whether an already resolved path may be read. Where its parent is known to be so, what stands above it is not
+        looked at again: a walk asks of every directory."""
+        looked_at = (real_path,) if is_below_permitted else (real_path, *real_path.parents)
+        return self._permits(real_path, (*self._roots, *self._readable), looked_at)
 
     @property
     def denied_paths(self) -> frozenset[Path]:
@@ -116,26 +118,23 @@ class FilePolicy:
             raise invalid("invalid_path", f"a path must not be longer than {MAX_PATH_CHARS} characters")
         expanded = os.path.expanduser(path) if path.startswith("~") else path
         real = Path(os.path.realpath(os.path.join(cwd, expanded)))
-        if not self._permits(real, rules):
+        if not self._permits(real, rules, (real, *real.parents)):
             raise self._refusal(path)
         if os.path.islink(real):
             raise invalid("wrong_file_type", f"{path} is a symbolic link that leads in a circle")
         return real
 
-    def _permits(self, real: Path, rules: tuple[_Rule, ...]) -> bool:
-        denied = max(_depth(real, self._denied), self._denied_by_identity(real))
+    def _permits(self, real: Path, rules: tuple[_Rule, ...], looked_at: tuple[Path, ...]) -> bool:
+        denied = max(_depth(real, self._denied), self._denied_by_identity(looked_at))
         allowed = _depth(real, rules)
         if denied:
             return allowed > denied
         return allowed > 0 or self._allow_outside
 
-    def _denied_by_identity(self, real: Path) -> int:
+    def _denied_by_identity(self, looked_at: tuple[Path, ...]) -> int:
         """Catches other spellings of a denied directory: file systems without case, bind mounts."""
         identities = {rule.identity for rule in self._denied if rule.identity is not None}
-        for ancestor in (real, *real.parents):
-            if _identity(ancestor) in identities:
-                return len(ancestor.parts)
-        return 0
+        return next((len(path.parts) for path in looked_at if _identity(path) in identities), 0)
 
     def _refusal(self, path: str) -> ToolFault:
         roots = ", ".join(str(rule.directory) for rule in self._roots) or "none"

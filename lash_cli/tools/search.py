@@ -101,7 +101,7 @@ class Walk:
             if len(str(directory)) > MAX_PATH_CHARS:  # no tool can be told to go there
                 self.unreadable += 1
                 continue
-            if not self._policy.permits_read(directory):
+            if not self._policy.permits_read(directory, is_below_permitted=bool(relative)):
                 continue
             descriptor = self._opened(directory)
             if descriptor is None:

@@ -13,7 +13,8 @@ import pytest
 from support.tools import Workbench, failure_of, value_of
 
 from lash_cli.core.tools import FailureClass
-from lash_cli.tools import grep_worker, search
+from lash_cli.tools import grep_worker, policy, search
+from lash_cli.tools.builtin import builtin_tools
 from lash_cli.tools.policy import FilePolicy
 
 
@@ -53,6 +54,28 @@ async def test_grep_reads_no_file_that_is_denied_by_name(tmp_path: Path) -> None
     assert value_of(await bench.call("grep", pattern="needle")) == "sub/private.jsonl:1: needle"
     assert failure_of(await bench.call("grep", pattern="needle", path="private.jsonl")).code == "path_outside_roots"
     await bench.provider.aclose()
+
+
+async def test_another_spelling_of_a_denied_directory_is_not_searched(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one has on a file system without case, and where it is mounted once more."""
+    identity = policy._identity
+
+    def same_place(path: Path) -> tuple[int, int] | None:
+        return identity(bench.root / "lash-home" if path == bench.root / "again" else path)
+
+    monkeypatch.setattr(policy, "_identity", same_place)
+    for path in ("lash-home/keys", "again/keys", "again/deeper/keys", "mine/keys"):
+        bench.write(path, "needle")
+    bench.provider = builtin_tools(
+        FilePolicy((bench.root,), denied=(bench.root / "lash-home",)), bench.root, bench.spill, bench.clock
+    )
+    assert await found(bench, "**") == ["mine/keys"]
+    assert value_of(await bench.call("grep", pattern="needle")) == "mine/keys:1: needle"
+    for path in ("again", "again/keys", "again/deeper", "again/deeper/keys"):
+        assert failure_of(await bench.call("read_file", path=path)).code == "path_outside_roots", path
+        assert failure_of(await bench.call("glob", pattern="**", path=path)).code == "path_outside_roots", path
 
 
 async def test_nested_and_outer_ignore_files_count_from_the_repository_root(bench: Workbench) -> None:
@@ -125,12 +148,12 @@ async def test_a_directory_swapped_for_a_link_while_it_is_walked_is_not_entered(
     outside = bench.write("../outside/secret", "needle").parent
     permits = FilePolicy.permits_read
 
-    def permits_then_swaps(policy: FilePolicy, real: Path) -> bool:
+    def permits_then_swaps(policy: FilePolicy, real: Path, **known: bool) -> bool:
         if real == bench.root / "d" and not real.is_symlink():
             real.rename(bench.root / ".d")
             real.symlink_to(outside)
             return True
-        return permits(policy, real)
+        return permits(policy, real, **known)
 
     monkeypatch.setattr(FilePolicy, "permits_read", permits_then_swaps)
     value = value_of(await bench.call("glob", pattern="**"))
