@@ -70,8 +70,7 @@ def kill_session(session: int, number: signal.Signals) -> None:
     """Signal the process group `session` and, where /proc exists, every process of that session."""
     _signal(partial(os.killpg, session, number))
     for pid in session_members(session):
-        if pid != os.getpid():
-            _signal(partial(os.kill, pid, number))
+        _signal(partial(os.kill, pid, number))
 
 
 def _signal(send: Callable[[], None]) -> None:

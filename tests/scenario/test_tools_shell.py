@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC221, ASYNC240 - small files and `ps` in a test may block
+# ruff: noqa: ASYNC240 - small files in a test may block
 """exec_command against real processes: output, exit codes, limits, cancellation and death of the owner."""
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ import errno
 import os
 import signal
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from support.clock import ManualClock
+from support.clock import ManualCancel, ManualClock
 from support.tools import Workbench, failure_of, value_of
 
 import lash_cli
@@ -23,12 +22,14 @@ from lash_cli.core.tools import FailureClass, project_output
 from lash_cli.tools import process_group
 from lash_cli.tools.process_group import session_members
 from lash_cli.tools.shell import (
+    BUFFER_BYTES,
     SHOWN_AT_ONCE_BYTES,
     SHOWN_BYTES,
     SHOWN_BYTES_PER_SECOND,
     OutputBuffer,
     OutputPreview,
     child_environment,
+    default_shell,
     strip_ansi,
 )
 
@@ -118,6 +119,7 @@ async def test_no_key_and_no_lash_setting_reaches_a_command(bench: Workbench, mo
 
 def test_variables_of_the_context_are_screened_too() -> None:
     own = {"LASH_SESSION": "s", "LASH_HOME": "/x", "MY_TOKEN": "t", "PLAIN": "p"}
+    assert child_environment({}, {}) == {"PATH": os.defpath}
     assert child_environment({"PATH": "/bin"}, own) == {"PATH": "/bin", "LASH_SESSION": "s", "PLAIN": "p"}
 
 
@@ -126,6 +128,8 @@ async def test_long_output_shows_its_end_and_keeps_the_whole_in_a_private_readab
     assert value["output"].endswith("19999\n20000\n")
     assert value["output"].startswith(f"...{value['omitted_bytes']} bytes truncated...\n")
     path = Path(value["full_output_path"])
+    path.parent.chmod(0o755)
+    await bench.call("exec_command", cmd="seq 1 20000")
     assert path.read_text() == "".join(f"{n}\n" for n in range(1, 20001))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -148,6 +152,14 @@ async def test_of_a_command_out_of_time_the_message_names_where_its_output_is(be
     refused = failure_of(await call)
     assert refused.code == "shell_timeout"
     assert refused.raw["full_output_path"] in refused.message
+
+
+async def test_of_output_that_is_nothing_but_escapes_is_told_how_much_it_was(bench: Workbench) -> None:
+    escapes = "head -c 400000 /dev/zero | sed 's/\\x00/\\x1b[0m/g'"
+    value = value_of(await bench.call("exec_command", cmd=escapes))
+    dropped = 4 * 400_000 - BUFFER_BYTES
+    assert value["output"] == f"...{dropped} bytes truncated...\n"
+    assert (value["omitted_bytes"], value["lost_bytes"]) == (dropped, dropped)
 
 
 async def test_where_a_command_may_not_run_is_said_in_words(nobodys_bench: Workbench) -> None:
@@ -190,6 +202,8 @@ def test_what_is_left_of_a_character_cut_in_two_is_not_shown() -> None:
     assert (buffer.text(), buffer.dropped) == ("€ab", 2)
     buffer.feed(b"c")
     assert (buffer.text(), buffer.dropped) == ("abc", 3)
+    buffer.feed(b"\x80" * 5)
+    assert buffer.text() == "\ufffd" * 2, "what was never a character is shown as far as it can have been none"
 
 
 async def test_of_a_flood_no_more_is_shown_than_anybody_could_read(bench: Workbench) -> None:
@@ -212,6 +226,15 @@ def test_what_a_preview_leaves_out_is_told_in_its_place() -> None:
     clock.tick(1)
     preview.feed(b"c" * SHOWN_BYTES_PER_SECOND)
     assert len(shown) == 4
+
+
+def test_half_a_character_before_what_is_left_out_is_not_the_half_of_one_behind_it() -> None:
+    clock, shown = ManualClock(), list[str]()
+    preview = OutputPreview(shown.append, clock)
+    preview.feed(b"a\xe2\x82")
+    preview.feed(b"d" * SHOWN_AT_ONCE_BYTES)
+    preview.feed(b"b")
+    assert shown == ["a", f"\n...{SHOWN_AT_ONCE_BYTES} bytes not shown...\n", "b"]
 
 
 async def test_what_is_left_in_the_background_ends_with_the_call(bench: Workbench) -> None:
@@ -283,6 +306,26 @@ async def test_close_kills_every_group_and_refuses_new_ones(bench: Workbench) ->
     assert failure_of(await bench.call("exec_command", cmd="true")).code == "tool_source_closed"
 
 
+@pytest.mark.parametrize("steps", range(0, 20, 2))
+async def test_what_is_being_started_while_it_closes_does_not_run_on(bench: Workbench, steps: int) -> None:
+    call = asyncio.ensure_future(bench.call("exec_command", cmd="sleep 1000"))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await bench.provider.aclose()
+    async with asyncio.timeout(20):
+        await call
+
+
+async def test_a_command_that_ended_in_the_moment_of_its_cancellation_ended(tmp_path: Path) -> None:
+    groups = process_group.ProcessGroups(ManualClock())
+    process = await groups.start(["true"], sink=lambda _: None, environment={}, directory=tmp_path)
+    await process.wait()
+    cancel = ManualCancel()
+    cancel.set()
+    assert await process.first_of(cancel, 0) == "exited"
+    await groups.aclose()
+
+
 async def test_close_lets_a_cancelled_command_clean_up_in_the_time_it_was_given(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,14 +349,19 @@ async def test_close_kills_a_cancelled_command_that_takes_longer(bench: Workbenc
 
 async def test_a_killed_guard_is_replaced(bench: Workbench) -> None:
     await bench.call("exec_command", cmd="true")
-    guard = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    ).stdout
-    pids = [int(line.split()[0]) for line in guard.splitlines() if "lash-guard" in line]
-    for pid in pids:
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    guards = [int(pid) for pid in children if b"lash-guard" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert guards
+    for pid in guards:
         os.kill(pid, signal.SIGKILL)
-    await until_dead(*pids)
+    await until_dead(*guards)
     assert value_of(await bench.call("exec_command", cmd="echo on"))["output"] == "on\n"
+
+
+def test_a_shell_that_speaks_another_language_is_not_the_default() -> None:
+    assert default_shell({"SHELL": "/bin/bash"}) == "/bin/bash"
+    for other in ("/bin/cat", "/absent/bash", ""):
+        assert default_shell({"SHELL": other}) == "/bin/sh", other
 
 
 @pytest.mark.parametrize("shell", ["sh", "/bin/bash"])
