@@ -70,13 +70,6 @@ class GrepArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, msgspec.Meta(ge=1, le=GREP_LIMIT, description="Most lines to return.")] = DEFAULT_LIMIT
 
 
-class Found(msgspec.Struct, frozen=True):
-    """One file or link of a walk; `relative` is the path below the walk's base, with `/`."""
-
-    relative: str
-    is_link: bool
-
-
 class Walk:
     """One bounded walk below a directory; `is_complete` is False once a bound or a cancellation cut it short,
     `unreadable` counts the directories that could not be looked into."""
@@ -89,8 +82,9 @@ class Walk:
         self.is_complete = True
         self.unreadable = 0
 
-    def files(self) -> Iterator[Found]:
-        """Every file and link below the base that is neither hidden nor ignored, in no particular order."""
+    def files(self) -> Iterator[str]:
+        """The path below the base, with `/`, of every file and link there that is neither hidden nor ignored, in no
+        particular order."""
         root = self._repository_root()
         prefix = "" if root == self._base else f"{self._base.relative_to(root).as_posix()}/"
         ignores = self._ignores_above(root)
@@ -117,7 +111,7 @@ class Walk:
                     if is_directory:
                         pending.append((f"{path}/", rules))
                     else:
-                        yield Found(path, entry.is_symlink())
+                        yield path
             except OSError as error:
                 self._missed(directory, os_fault(error, "search", directory))
             finally:
@@ -232,9 +226,7 @@ class SearchTools:
         base = self._directory(arguments.path)
         pattern = compile_glob(arguments.pattern)
         walk = Walk(self._policy, base, context.cancel)
-        paths = await asyncio.to_thread(
-            lambda: sorted(found.relative for found in walk.files() if pattern.fullmatch(found.relative))
-        )
+        paths = await asyncio.to_thread(lambda: sorted(path for path in walk.files() if pattern.fullmatch(path)))
         if context.cancel.is_set:
             return cancelled()
         shown = paths if limit is None else paths[: int(limit)]
@@ -290,15 +282,11 @@ class SearchTools:
 
 
 def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> list[tuple[str, str]]:
-    """The files of a grep as (shown, real), sorted; links are left out, they may lead anywhere."""
+    """The files of a grep as (shown, real), sorted, and links, which the worker does not follow."""
     denied = policy.denied_paths
     pattern = None if glob is None else compile_glob(glob if "/" in glob else f"**/{glob}")
-    relatives = sorted(
-        found.relative
-        for found in walk.files()
-        if not found.is_link and (pattern is None or pattern.fullmatch(found.relative))
-    )
-    return [(shown_name(path), str(base / path)) for path in relatives if base / path not in denied]
+    paths = sorted(path for path in walk.files() if pattern is None or pattern.fullmatch(path))
+    return [(shown_name(path), str(base / path)) for path in paths if base / path not in denied]
 
 
 class _Summary(msgspec.Struct, frozen=True):

@@ -160,6 +160,22 @@ async def test_a_directory_swapped_for_a_link_while_it_is_walked_is_not_entered(
     assert value == {"paths": ["a"], "not_searched": "1 directory that cannot be read"}
 
 
+async def test_a_directory_that_vanishes_while_it_is_walked_leaves_nothing_out(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.write("a", "needle")
+    (bench.root / "d").mkdir()
+    permits = FilePolicy.permits_read
+
+    def permits_then_goes(policy: FilePolicy, real: Path, **known: bool) -> bool:
+        if real == bench.root / "d":
+            real.rmdir()
+        return permits(policy, real, **known)
+
+    monkeypatch.setattr(FilePolicy, "permits_read", permits_then_goes)
+    assert value_of(await bench.call("glob", pattern="**")) == {"paths": ["a"]}
+
+
 def test_a_directory_swapped_for_a_link_before_its_files_are_read_is_not_entered(bench: Workbench) -> None:
     outside = bench.write("../outside/secret", "needle").parent
     (bench.root / "d").symlink_to(outside)

@@ -104,6 +104,28 @@ def test_the_patch_is_accepted_by_patch(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == result.content
 
 
+def test_edits_that_touch_are_two_edits() -> None:
+    assert edited("abc", ("a", "x"), ("b", "y")) == "xyc"
+
+
+def test_a_new_line_ends_as_most_lines_of_a_mixed_file_do() -> None:
+    assert edited("a\r\nb\nc\nd", ("d", "d\ne")) == "a\r\nb\nc\nd\ne"
+    assert edited("a\r\nb\r\nc\nd", ("d", "d\ne")) == "a\r\nb\r\nc\nd\r\ne"
+
+
+def test_space_of_another_look_is_not_any_space() -> None:
+    with pytest.raises(ToolFault) as caught:
+        edited("a b", ("\u00a0", ""))
+    assert caught.value.code == "edit_not_found"
+
+
+@pytest.mark.parametrize(("second", "hunks"), [(11, 1), (12, 2)])
+def test_hunks_whose_contexts_touch_are_one(second: int, hunks: int) -> None:
+    content = "".join(f"<{number}>\n" for number in range(20)).encode()
+    changed = apply_edits(content, [Replacement("<4>", "x"), Replacement(f"<{second}>", "y")], "f")
+    assert changed.diff.count("@@ -") == hunks
+
+
 def test_an_empty_result_still_names_a_line() -> None:
     result = apply_edits(b"all", [Replacement("all", "")], "f")
     assert (result.content, result.first_changed_line) == (b"", 1)
