@@ -37,6 +37,7 @@ from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
 from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired
 from lash_cli.store.base import JournalClaim, JournalPrepared
+from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.effects import (
     SCOPE,
     SESSION,
@@ -49,7 +50,7 @@ from lash_cli.store.conformance.effects import (
     tool_command,
     tool_outcome,
 )
-from lash_cli.store.conformance.journal import create_session, take_lane
+from lash_cli.store.conformance.journal import take_lane
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemIds
 
@@ -319,7 +320,7 @@ async def next_lane(store: SqliteStore, clock: ManualClock, old: LeaseFence) -> 
 async def test_a_fresh_turn_writes_one_row_per_model_call_and_claims_tools_before_they_run(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     names: list[str] = []
     effects = JournalEffectHost(store, clock, SystemIds(), crash_point=names.append).scoped(
@@ -350,7 +351,7 @@ async def test_a_fresh_turn_writes_one_row_per_model_call_and_claims_tools_befor
 async def test_one_key_asked_twice_in_a_turn_is_answered_from_its_row(
     store: SqliteStore, clock: ManualClock, is_fresh: bool
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     runs = Runs(model_outcome())
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=is_fresh)
@@ -373,7 +374,7 @@ async def test_one_key_asked_twice_in_a_turn_is_answered_from_its_row(
 async def test_a_re_drive_repeats_only_what_was_not_recorded_and_says_what_was_cut_off(
     store: SqliteStore, clock: ManualClock, point: str, model_runs: int, tool_contexts: list[tuple[int, bool]]
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     crashing = JournalEffectHost(store, clock, SystemIds(), crash_point=crash_at(point))
     effects = crashing.scoped(SCOPE, fence=fence, fresh=True)
@@ -390,7 +391,7 @@ async def test_a_re_drive_repeats_only_what_was_not_recorded_and_says_what_was_c
 
 
 async def test_a_generation_that_lost_its_lane_records_nothing(store: SqliteStore, clock: ManualClock) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     old = await take_lane(store, clock, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
 
@@ -409,7 +410,7 @@ async def test_a_generation_that_lost_its_lane_records_nothing(store: SqliteStor
 async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(EffectError("model_gone", "gone"))
     for is_fresh in (True, False):
@@ -421,7 +422,7 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
 async def test_a_scope_promised_empty_that_is_not_keeps_its_first_record_and_says_so(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
@@ -437,7 +438,7 @@ async def test_a_scope_promised_empty_that_is_not_keeps_its_first_record_and_say
 async def test_no_later_effect_starts_while_a_record_in_passing_is_refused(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     old = await take_lane(store, clock, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
     await effects.execute(envelope(MODEL), Runs(model_outcome()))
@@ -452,7 +453,7 @@ async def test_no_later_effect_starts_while_a_record_in_passing_is_refused(
 async def test_a_commit_withdraws_what_is_only_on_its_way_and_leaves_what_is_written(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
     await effects.execute(envelope(MODEL), Runs(model_outcome("written")))
@@ -467,7 +468,7 @@ async def test_a_commit_withdraws_what_is_only_on_its_way_and_leaves_what_is_wri
 async def test_a_commit_that_fails_leaves_the_journal_as_if_it_had_not_been_tried(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(model_outcome("kept"))
     effects = host.scoped(SCOPE, fence=fence, fresh=True)
@@ -534,7 +535,7 @@ async def test_a_redrive_sees_whether_the_turn_was_in_an_iteration_before(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     """Rows of an earlier drive count, finished or not; a fresh drive sees only what it began itself."""
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
@@ -561,7 +562,7 @@ async def test_an_inline_host_never_knows_of_an_earlier_drive(clock: ManualClock
 async def test_what_an_earlier_drive_recorded_can_be_read_without_asking_for_it_again(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence)

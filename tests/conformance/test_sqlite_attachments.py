@@ -11,7 +11,6 @@ from support.clock import ManualClock
 
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.attachments import PNG, SESSION, AttachmentLaws
-from lash_cli.store.conformance.journal import create_session
 from lash_cli.store.sqlite.attachments import commit_refs
 from lash_cli.store.sqlite.sessions import key_of
 from lash_cli.store.sqlite.store import SqliteStore
@@ -64,7 +63,7 @@ async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     store = open_store()
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
 
     async def put(data: bytes, owner: str | None) -> str:
         turn = None if owner is None else ("turn", owner)
@@ -86,7 +85,7 @@ async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others
 
 async def test_intents_of_a_running_turn_do_not_age(open_store: OpenStore, clock: ManualClock) -> None:
     store = open_store()
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     await store.put_attachment(SESSION, b"1", media_type=PNG, owner=("turn", "t1"), now_ms=1)
 
     def start_turn(connection: sqlite3.Connection) -> None:

@@ -15,7 +15,8 @@ from support.clock import ManualClock
 
 from lash_cli.errors import StoreUnusable
 from lash_cli.store.base import JournalClaim, JournalPrepared
-from lash_cli.store.conformance.journal import JournalLaws, claim_of, create_session, envelope_of, take_lane
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.journal import SESSION, JournalLaws, claim_of, envelope_of, take_lane
 from lash_cli.store.sqlite import journal
 from lash_cli.store.sqlite.journal import BRIEF_BYTES, COMPRESS_FROM_BYTES, pack, prepare, unpack
 from lash_cli.store.sqlite.store import SqliteStore
@@ -57,7 +58,7 @@ async def test_only_a_brief_claim_is_written_on_the_thread_of_the_event_loop(
 
     monkeypatch.setattr(journal, "prepare", noted)
     store = SqliteStore.open(tmp_path / "lash.db", clock, SystemIds())
-    await create_session(store, clock)
+    await make.create(store, clock, SESSION)
     await store.journal_prepare(claim_of(clock, "a", replay_key="brief"))
     long = envelope_of(b'"%s"' % (b"x" * BRIEF_BYTES))
     await store.journal_prepare(claim_of(clock, "a", replay_key="long", envelope=long))
@@ -83,7 +84,7 @@ def test_a_damaged_result_is_an_error_and_never_an_answer(stored: bytes) -> None
 
 async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:
     store = open_store()
-    await create_session(store, clock)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one")
     await store.journal_record(claim_of(clock, "a", fence=fence), outcome=b"x", error=None)
     with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:

@@ -43,7 +43,6 @@ from lash_cli.core.wait import (
 )
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.journal import create_session
 from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
 from lash_cli.store.sqlite.listing import first_page
 from lash_cli.store.sqlite.places import place_at
@@ -145,7 +144,7 @@ def summary_of(outcome: TurnOutcome, evidence: TurnCancellationEvidence | None =
 
 async def test_a_committed_turn_answers_its_gate_and_its_terminal(open_store: OpenStore, clock: ManualClock) -> None:
     store = open_store()
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
     assert [await store.peek_wait(gate), await store.peek_wait(terminal)] == [None, None]
     outcome = Finished(AssistantMessage("hello"))
@@ -163,7 +162,7 @@ async def test_the_terminal_has_the_answer_that_is_stored_in_its_node(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     store = open_store()
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     message = Message("m1", Role.ASSISTANT, (TextPart("the answer"),))
     body = encode(ConversationPayload(message)).decode()
 
@@ -184,7 +183,7 @@ async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
     store = open_store()
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     evidence = TurnCancellationEvidence("r1", "cli")
     assert await store.request_turn_cancel(SESSION, "t1", evidence, 1) is None
     gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
@@ -200,7 +199,7 @@ async def test_minted_in_one_process_resolved_in_another_observed_in_a_third(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
     waits = (ToolCompletionWait("call-1"), ProcessSignalWait("p1", "go", 2), CustomWait("x"), TurnCancelGateWait())
-    await create_session(open_store(), clock, SESSION)
+    await make.create(open_store(), clock, SESSION)
     minting = start(database_path, "mint", *[value for wait in waits for value in (SCOPE, wait)])
     keys = [decode(answer, AwaitEventKey) for answer in answers_of(minting)]
     # Each its own, but for what only a cancel can resolve.

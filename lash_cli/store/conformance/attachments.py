@@ -6,7 +6,6 @@ which opens one more handle of the same storage, and `clock`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from hashlib import sha256
 
 import pytest
@@ -15,13 +14,12 @@ from lash_cli.core.content import AttachmentItem, Stored, TurnInput
 from lash_cli.core.ingress import ByInputId, InputDraft, NextTurn
 from lash_cli.errors import NotFoundError, SessionDeleted, UsageError
 from lash_cli.store.base import RuntimePersistence
-from lash_cli.store.conformance.journal import MovableClock, create_session
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.factory import MovableClock, OpenStore
 
 SESSION = "s-attach"
 OTHER = "s-other"
 PNG = "image/png"
-
-OpenStore = Callable[[], RuntimePersistence]
 
 
 async def _is_unreachable(store: RuntimePersistence, session_id: str, attachment_ref: str) -> bool:
@@ -39,7 +37,7 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         for data in (b"", b"x", bytes(range(256)) * 8192):
             reference = await store.put_attachment(SESSION, data, media_type=PNG, owner=None, now_ms=1)
             assert reference == f"sha256:{sha256(data).hexdigest()}"
@@ -49,8 +47,8 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
-        await create_session(store, clock, OTHER)
+        await make.create(store, clock, SESSION)
+        await make.create(store, clock, OTHER)
         reference = await store.put_attachment(SESSION, b"secret", media_type=PNG, owner=None, now_ms=1)
         assert await _is_unreachable(store, OTHER, reference)
         assert await _is_unreachable(store, SESSION, "sha256:" + "0" * 64)
@@ -61,7 +59,7 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         reference = await store.put_attachment(
             SESSION, b"x", media_type="Image/PNG", owner=("turn", "t1"), now_ms=7, label="plot"
         )
@@ -81,7 +79,7 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t1"), now_ms=7)
         await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t2"), now_ms=9)
         (row,) = await store.list_attachments(SESSION)
@@ -89,7 +87,7 @@ class AttachmentLaws:
 
     async def test_only_aged_intents_are_forgotten(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         old = await store.put_attachment(SESSION, b"old", media_type=PNG, owner=None, now_ms=10)
         dead = await store.put_attachment(SESSION, b"dead", media_type=PNG, owner=("turn", "gone"), now_ms=10)
         unknown = await store.put_attachment(SESSION, b"proc", media_type=PNG, owner=("process", "p1"), now_ms=10)
@@ -104,7 +102,7 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         reference = await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=7)
         picture = AttachmentItem(Stored(reference, PNG, 1))
         await store.enqueue_turn_input(InputDraft(SESSION, "i1", TurnInput((picture,)), NextTurn()))
@@ -119,7 +117,7 @@ class AttachmentLaws:
         self, open_store: OpenStore, clock: MovableClock, media_type: str
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         with pytest.raises(UsageError) as caught:
             await store.put_attachment(SESSION, b"x", media_type=media_type, owner=None, now_ms=1)
         assert caught.value.code == "attachment_media_type_invalid"
@@ -132,7 +130,7 @@ class AttachmentLaws:
         with pytest.raises(NotFoundError) as caught:
             await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=1)
         assert caught.value.code == "session_not_found"
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         reference = await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=1)
         await store.delete_session(SESSION, clock.now_ms())
         with pytest.raises(SessionDeleted):

@@ -7,7 +7,6 @@ clock all handles use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol
 
 import pytest
@@ -15,22 +14,20 @@ import pytest
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.effect import CanonicalEnvelope, TurnScope, scope_key
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
-from lash_cli.core.policy import ModelSpec, PersistedSessionConfig
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import SessionExecutionLeaseExpired
-from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow, LaneBusy, RuntimePersistence, SessionCreate
+from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow, LaneBusy, RuntimePersistence
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance import factory
+from lash_cli.store.conformance.factory import OpenStore
 
 TTL_MS = 30_000
 SESSION = "s-journal"
 SCOPE = scope_key(TurnScope(SESSION, "t1"))
 
 
-class MovableClock(Clock, Protocol):
-    """A clock a test moves."""
-
-    def tick(self, seconds: float) -> None:
-        """Move time at once."""
-        ...
+class MovableClock(factory.MovableClock, Protocol):
+    """A clock a test moves while tasks sleep by it."""
 
     async def advance(self, seconds: float) -> None:
         """Move time and let tasks see every moment on the way."""
@@ -39,9 +36,6 @@ class MovableClock(Clock, Protocol):
     async def wait_for_sleepers(self, count: int = 1) -> None:
         """Return once so many tasks sleep."""
         ...
-
-
-OpenStore = Callable[[], RuntimePersistence]
 
 
 def envelope_of(text: bytes = b'{"command":1}') -> CanonicalEnvelope:
@@ -71,13 +65,6 @@ def claim_of(
         now_ms=clock.now_ms(),
         due_at_ms=due_at_ms,
         fence=fence,
-    )
-
-
-async def create_session(store: RuntimePersistence, clock: Clock, session_id: str = SESSION) -> None:
-    """A session with a minimal configuration."""
-    await store.create_session(
-        SessionCreate(session_id, PersistedSessionConfig("loopback", ModelSpec("m")), clock.now_ms())
     )
 
 
@@ -232,7 +219,7 @@ class JournalLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock)
+        await make.create(store, clock, SESSION)
         old = await take_lane(store, clock, "one")
         await store.journal_prepare(claim_of(clock, "a", fence=old))
         assert (await store.journal_prepare(claim_of(clock, "b", fence=old))).kind == "held"
@@ -245,7 +232,7 @@ class JournalLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock)
+        await make.create(store, clock, SESSION)
         old = await take_lane(store, clock, "one")
         await store.journal_prepare(claim_of(clock, "a", fence=old))
         await store.release_lease(old)
@@ -263,7 +250,7 @@ class JournalLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock)
+        await make.create(store, clock, SESSION)
         fence = await take_lane(store, clock, "one")
         clock.tick(TTL_MS / 1000)
         with pytest.raises(SessionExecutionLeaseExpired):

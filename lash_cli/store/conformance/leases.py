@@ -43,6 +43,8 @@ class LeaseLaws:
         assert not isinstance(extended, LaneBusy)
         assert (extended.lease_token, extended.fencing_token) == (held.lease_token, held.fencing_token)
         assert extended.expires_at_ms == clock.now_ms() + make.TTL_MS
+        again = await store.try_claim_lease(S, make.owner("a"), ttl_ms=1, now_ms=0, token="ignored")
+        assert again == extended, "nothing that was granted is taken back"
         for other in (make.owner("a", "2"), make.owner("b")):
             busy = await open_store().try_claim_lease(S, other, ttl_ms=make.TTL_MS, now_ms=0, token="x")
             assert isinstance(busy, LaneBusy)

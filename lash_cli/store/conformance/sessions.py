@@ -113,6 +113,7 @@ class SessionLaws:
             if cursor is None:
                 break
         assert seen == ["s1", "s6", "s5", "s4", "s3", "s2", "s0"]
+        assert (await store.list_sessions(limit=7))[1] is None, "there is nothing behind the last one"
         rows, _ = await store.list_sessions(limit=1)
         assert (rows[0].running_turn_id, rows[0].head_revision, rows[0].pending_inputs) == ("t1", 1, 0)
         for cursor in ("nonsense", "1", "1.", f"{2**63}.1", f"1.{2**63}"):

@@ -31,7 +31,8 @@ from lash_cli.core.wait import (
 )
 from lash_cli.errors import EffectError
 from lash_cli.store.base import RuntimePersistence
-from lash_cli.store.conformance.journal import MovableClock, create_session
+from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.journal import MovableClock
 
 SESSION = "s-waits"
 SCOPE = TurnScope(SESSION, "t1")
@@ -165,7 +166,7 @@ class WaitLaws:
 
     async def test_deleting_a_session_revokes_its_waits(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         key = await store.wait_key(SCOPE, CustomWait("p"))
         await store.register_wait(key, None, clock.now_ms())
         assert await store.delete_session(SESSION, clock.now_ms())
@@ -175,7 +176,7 @@ class WaitLaws:
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         gate = await store.wait_key(SCOPE, TurnCancelGateWait())
         request = CancelRequested(TurnCancellationEvidence("r1", "cli", "stop"))
         assert await store.register_wait(gate, None, clock.now_ms()) is None
@@ -192,7 +193,7 @@ class WaitLaws:
         self, open_store: OpenStore, clock: MovableClock, wait: WaitIdentity
     ) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         key = await store.wait_key(SCOPE, wait)
         with pytest.raises(EffectError) as caught:
             await store.resolve_wait(key, ResolvedOk(to_builtins(CompletionSealed())), clock.now_ms())
@@ -201,7 +202,7 @@ class WaitLaws:
 
     async def test_the_sweep_spares_turn_control(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
-        await create_session(store, clock, SESSION)
+        await make.create(store, clock, SESSION)
         keys = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
         for key in keys:
             await store.register_wait(key, 1, clock.now_ms())

@@ -15,9 +15,9 @@ from typing import Final
 from lash_cli.core.archive import ArchivedInput
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.content import TurnInput
-from lash_cli.core.ingress import InputState, NextTurn
+from lash_cli.core.ingress import InputState
 from lash_cli.core.protocols import Ids
-from lash_cli.store.sqlite.inputs import decode_submitted, encode_submitted
+from lash_cli.store.sqlite.inputs import NEXT_TURN, decode_submitted, encode_submitted
 from lash_cli.store.sqlite.numbered_tables import next_number
 
 HOLD_REASON: Final = "imported"
@@ -33,7 +33,6 @@ INSERT INTO inputs (enqueue_seq, input_id, session_key, source_key, ingress, sub
 VALUES ({next_number("inputs")}, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _HOLD: Final = "UPDATE sessions SET held_at_ms = ?, hold_reason = ? WHERE session_key = ?"
-_NEXT_TURN: Final = encode(NextTurn()).decode()
 
 
 def read_queue(connection: sqlite3.Connection, session_key: int) -> tuple[ArchivedInput, ...]:
@@ -60,7 +59,7 @@ def write_queue(
             ids.new("in") if is_used else item.input_id,
             session_key,
             item.source_key,
-            _NEXT_TURN,
+            NEXT_TURN,
             encode_submitted(item.submitted),
             InputState.DEFERRED_NEXT_TURN.value,
             encode(item.input).decode(),

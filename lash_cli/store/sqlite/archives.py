@@ -32,18 +32,18 @@ from lash_cli.core.frames import FrameStatus, frame_of_session
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.protocols import Ids
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
-from lash_cli.errors import ConflictError, MissingCheckpointComponent
+from lash_cli.errors import ConflictError
 from lash_cli.store.base import ReadScope, SessionMeta
 from lash_cli.store.sqlite import graph
 from lash_cli.store.sqlite.archived_queue import read_queue, write_queue
-from lash_cli.store.sqlite.commit import checkpoint_ref_of
+from lash_cli.store.sqlite.attachments import REF_PREFIX
+from lash_cli.store.sqlite.commit import INSERT_USAGE, KEEP_BLOB, WRITE_FRAME, checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import segments_of
 from lash_cli.store.sqlite.places import sql_place
 from lash_cli.store.sqlite.sessions import StoredSession, find_session, name_is_taken, read_session, usable_name
 from lash_cli.store.sqlite.stamps import decode_result, decode_summary, encode_result, encode_summary
 
-_BLOB: Final = "SELECT content FROM blobs WHERE hash = ?"
 _TURNS: Final = f"""
 SELECT turn_id, turn_index, started_at_ms, committed_at_ms, content_hash, summary, result, head_revision, origin,
     generation,
@@ -73,18 +73,11 @@ INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, l
     checkpoint_ref, frame_ordinal)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_INSERT_FRAME: Final = "INSERT INTO frames (session_key, ordinal, frame_id, first_seq, record) VALUES (?, ?, ?, ?, ?)"
 _INSERT_TURN: Final = """
 INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
     result, head_revision, first_seq, last_seq, committed_at_ms)
 VALUES (?, ?, ?, 'committed', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_INSERT_USAGE: Final = """
-INSERT INTO usage_deltas (session_key, revision, ordinal, source, model, input_tokens, output_tokens,
-    cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, turn_id, at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
-_INSERT_BLOB: Final = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
 _INSERT_ATTACHMENT: Final = """
 INSERT INTO attachments (session_key, attachment_ref, media_type, byte_len, label, intent_at_ms, committed_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -119,12 +112,7 @@ def _head(connection: sqlite3.Connection, stored: StoredSession) -> ArchivedHead
     read = graph.load_in(connection, stored.session_id, ReadScope.FULL_GRAPH)
     if read is None:
         return None
-    blobs = {}
-    for ref in blob_refs(read.component_refs, read.frames):
-        row = connection.execute(_BLOB, (ref,)).fetchone()
-        if row is None:
-            raise MissingCheckpointComponent(f"the state {ref} is not stored", details={"ref": ref})
-        blobs[ref] = bytes(row[0])
+    refs = blob_refs(read.component_refs, read.frames)
     return ArchivedHead(
         read.head_revision,
         read.leaf_node_id,
@@ -132,7 +120,7 @@ def _head(connection: sqlite3.Connection, stored: StoredSession) -> ArchivedHead
         read.frames,
         read.nodes,
         read.component_refs,
-        blobs,
+        {ref: graph.load_component(connection, ref) for ref in refs},
         read.cut_off,
     )
 
@@ -248,7 +236,7 @@ def _active_ordinal(head: ArchivedHead) -> int:
 def _write_head(
     connection: sqlite3.Connection, key: int, session_id: str, head: ArchivedHead, seqs: dict[str, int]
 ) -> None:
-    connection.executemany(_INSERT_BLOB, list(head.blobs.items()))
+    connection.executemany(KEEP_BLOB, list(head.blobs.items()))
     ordinals = {frame.frame_id: ordinal for ordinal, frame in enumerate(head.frames, start=1)}
     # A frame begins at its first node; one that has none yet, behind all of them.
     first_seqs: dict[str, int] = {}
@@ -257,9 +245,7 @@ def _write_head(
     for frame in head.frames:
         record = frame_of_session(frame, session_id)
         first = first_seqs.get(frame.frame_id, len(seqs) + 1)
-        connection.execute(
-            _INSERT_FRAME, (key, ordinals[frame.frame_id], frame.frame_id, first, encode(record).decode())
-        )
+        connection.execute(WRITE_FRAME, (key, ordinals[frame.frame_id], frame.frame_id, first, encode(record).decode()))
     stored = read_session(connection, session_id)
     graph.append_nodes(
         connection, msgspec.structs.replace(stored, next_seq=1), graph.prepare_nodes(head.nodes), ordinals, known={}
@@ -310,12 +296,12 @@ def _write_usage(connection: sqlite3.Connection, key: int, archive: SessionArchi
                 row.at_ms,
             )
         )
-    connection.executemany(_INSERT_USAGE, rows)
+    connection.executemany(INSERT_USAGE, rows)
 
 
 def _write_attachment(connection: sqlite3.Connection, key: int, attachment: ArchivedAttachment, data: bytes) -> None:
     ref, at_ms = attachment.attachment_ref, attachment.at_ms
-    connection.execute(_INSERT_BLOB, (ref.removeprefix("sha256:"), data))
+    connection.execute(KEEP_BLOB, (ref.removeprefix(REF_PREFIX), data))
     connection.execute(_INSERT_ATTACHMENT, (key, ref, attachment.media_type, len(data), attachment.label, at_ms, at_ms))
 
 

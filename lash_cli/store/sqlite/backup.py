@@ -40,8 +40,6 @@ _READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
 _SINGLE_FILE = "PRAGMA journal_mode = DELETE"
 _INTEGRITY = "PRAGMA integrity_check(1)"
 _SESSIONS = "SELECT count(*) FROM sessions"
-# A cursor from before must not find positions that are given out again.
-_FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _READ_FAULTS: Final = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
 _BESIDE = ("-wal", "-shm", "-journal")
@@ -203,7 +201,8 @@ def _finish(draft: Path, clock: Clock) -> None:
     with mapped_errors(draft):
         connection = connect(draft, ())
         try:
-            for statement in _FORGET_OBSERVED:
+            # A cursor from before must not find positions that are given out again.
+            for statement in schema.FORGET_OBSERVED:
                 connection.execute(statement)
             connection.execute(_SINGLE_FILE).fetchone()
         finally:

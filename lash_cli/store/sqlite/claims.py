@@ -22,12 +22,8 @@ from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
 from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session
+from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session, running_turn
 
-_RUNNING = """
-SELECT turn_id FROM turns INDEXED BY turns_running
-WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
-"""
 _IS_RUNNING = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
 _DROP_TURN = "DELETE FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
 _DROP_CANCEL = "DELETE FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
@@ -396,8 +392,7 @@ class Claims:
             leases.require_live(session, fence, self._db.clock.now_ms())
             if turn_id is not None:
                 return inputs.defer_inputs_of_turn(connection, session.key, turn_id)
-            running = connection.execute(_RUNNING, (session.key,)).fetchone()
-            return inputs.defer_orphans(connection, session.key, turn_id=None if running is None else running[0])
+            return inputs.defer_orphans(connection, session.key, turn_id=running_turn(connection, session.key))
 
         return await self._db.write(job, durable=False)
 

@@ -67,13 +67,13 @@ LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ?3
 WHERE s.session_id = ?2
 """
 )
-_KEEP_BLOB = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
-_INSERT_USAGE = """
+KEEP_BLOB = "INSERT OR IGNORE INTO blobs (hash, content) VALUES (?, ?)"
+INSERT_USAGE = """
 INSERT INTO usage_deltas (session_key, revision, ordinal, source, model, input_tokens, output_tokens,
     cache_read_input_tokens, cache_write_input_tokens, reasoning_output_tokens, turn_id, at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_WRITE_FRAME = """
+WRITE_FRAME = """
 INSERT INTO frames (session_key, ordinal, frame_id, first_seq, record) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (session_key, ordinal) DO UPDATE SET first_seq = excluded.first_seq, record = excluded.record
 """
@@ -329,7 +329,7 @@ def _write_components(connection: sqlite3.Connection, stored: StoredHead, prepar
     for name, component in prepared.commit.checkpoint.components.items():
         if name in prepared.bodies:
             refs[name], body = prepared.bodies[name]
-            connection.execute(_KEEP_BLOB, (refs[name], body))
+            connection.execute(KEEP_BLOB, (refs[name], body))
         elif component.ref is None:
             refs.pop(name, None)
         elif component.ref != refs.get(name):
@@ -348,7 +348,7 @@ def _write_usage(
     for ordinal, entry in enumerate(commit.usage_deltas):
         counters = msgspec.structs.astuple(entry.usage)
         connection.execute(
-            _INSERT_USAGE,
+            INSERT_USAGE,
             (stored.key, revision, ordinal, entry.source, entry.model, *counters, turn_id, commit.now_ms),
         )
 
@@ -382,7 +382,7 @@ def _write_frames(
             next_ordinal += 1
         if stored_record is None or is_replaced:
             connection.execute(
-                _WRITE_FRAME, (stored.key, ordinal, frame.frame_id, begins.get(frame.frame_id, behind), record)
+                WRITE_FRAME, (stored.key, ordinal, frame.frame_id, begins.get(frame.frame_id, behind), record)
             )
         elif stored_record != record:
             connection.execute(_CHANGE_FRAME, (record, stored.key, ordinal))

@@ -18,7 +18,7 @@ from lash_cli.core.protocols import Ids
 from lash_cli.errors import ConflictError, CorruptNode
 from lash_cli.store.base import SessionFork, SessionMeta
 from lash_cli.store.sqlite import graph
-from lash_cli.store.sqlite.commit import checkpoint_ref_of
+from lash_cli.store.sqlite.commit import WRITE_FRAME, checkpoint_ref_of
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import Place, inherit, segments_of
 from lash_cli.store.sqlite.places import place_at
@@ -30,7 +30,6 @@ INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, l
     frame_ordinal)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_INSERT_FRAME: Final = "INSERT INTO frames (session_key, ordinal, frame_id, first_seq, record) VALUES (?, ?, ?, ?, ?)"
 _FRAME_OF_NODE: Final = "SELECT frame_ordinal FROM nodes WHERE place = ?"
 _FIRST_REVISION: Final = 1
 
@@ -119,7 +118,7 @@ def _fork(connection: sqlite3.Connection, request: SessionFork, ids: Ids) -> Ses
     if has_head:
         inherit(connection, key, segments_of(connection, source.key, source.next_seq), seq)
         frames = _frames_of_path(connection, source, start.frame_ordinal, request.session_id, next_seq)
-        connection.executemany(_INSERT_FRAME, [(key, *frame) for frame in frames])
+        connection.executemany(WRITE_FRAME, [(key, *frame) for frame in frames])
     return SessionMeta(request.session_id, name, request.now_ms, cwd, source.session_id, request.labels)
 
 

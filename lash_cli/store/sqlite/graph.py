@@ -422,7 +422,8 @@ def _is_cut_off(connection: sqlite3.Connection, session_id: str, node_id: str) -
     return place is not None and not leads_to_root(connection, segments, place.seq)
 
 
-def _load_component(connection: sqlite3.Connection, ref: str) -> bytes:
+def load_component(connection: sqlite3.Connection, ref: str) -> bytes:
+    """The bytes of a checkpoint component; raises `MissingCheckpointComponent`."""
     row = connection.execute(_BLOB, (ref,)).fetchone()
     if row is None:
         raise _missing_component(ref)
@@ -491,7 +492,7 @@ class GraphTable:
 
     async def load_component(self, ref: str) -> bytes:
         """See `base.SessionStore.load_component`."""
-        return self._db.read(lambda connection: _load_component(connection, ref))
+        return self._db.read(lambda connection: load_component(connection, ref))
 
     async def tombstone_nodes(self, session_id: str, node_ids: Sequence[str]) -> int:
         """See `base.SessionStore.tombstone_nodes`; all or nothing, unknown ids are ignored."""

@@ -38,7 +38,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.sqlite.numbered_tables import next_number
 
-_NEXT_TURN = encode(NextTurn()).decode()
+NEXT_TURN = encode(NextTurn()).decode()
 
 # An input as callers see it, then who holds it and how often it was claimed.
 COLUMNS: Final = """
@@ -107,16 +107,15 @@ WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation 
     AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id
 """
-# Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place.
+# Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place. Nobody claims
+# it without taking it.
 _DEFER_OF_TURN = """
-UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?, claim_id = NULL,
-    claim_token = NULL, claim_generation = NULL
+UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?
 WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id = ?
 """
 # Contract 02 §1.8: at lane start every active-turn input of a turn that does not run any more.
 _DEFER_ORPHANS = """
-UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?, claim_id = NULL,
-    claim_token = NULL, claim_generation = NULL
+UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?
 WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id IS NOT ?
 """
 # Contract 02 §1.6, §1.7: what nobody holds and no turn is named for.
@@ -142,7 +141,7 @@ InputRow = tuple[int, str, str, str, int, str, str | None, str | None, str | Non
 # Who claims a row: the turn, the id and the token of the claim, and its generation.
 ClaimColumns = tuple[str, str, str, int]
 # What a row says of its ingress: as it is now, as it was submitted, the turn and the boundary it is for, and its state.
-_FOR_NEXT_TURN: Final = (_NEXT_TURN, "", None, None, InputState.DEFERRED_NEXT_TURN.value)
+_FOR_NEXT_TURN: Final = (NEXT_TURN, "", None, None, InputState.DEFERRED_NEXT_TURN.value)
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -359,7 +358,7 @@ def repin(
 
 def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: str | None) -> int:
     """Defer active-turn inputs nobody took, of every turn but `turn_id`; how many there were."""
-    return connection.execute(_DEFER_ORPHANS, (_NEXT_TURN, session_key, turn_id)).rowcount
+    return connection.execute(_DEFER_ORPHANS, (NEXT_TURN, session_key, turn_id)).rowcount
 
 
 def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> Collection[int]:
@@ -380,7 +379,7 @@ def complete(connection: sqlite3.Connection, enqueue_seqs: Iterable[int]) -> Non
 
 def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> int:
     """Step 11 of contract 01 §9.2; how many there were."""
-    return connection.execute(_DEFER_OF_TURN, (_NEXT_TURN, session_key, turn_id)).rowcount
+    return connection.execute(_DEFER_OF_TURN, (NEXT_TURN, session_key, turn_id)).rowcount
 
 
 def give_back_taken(connection: sqlite3.Connection, session_key: int, turn_id: str) -> list[str]:

@@ -24,7 +24,7 @@ from lash_cli.core.lease import (
 from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import LaneBusy
 from lash_cli.store.sqlite.database import Database
-from lash_cli.store.sqlite.sessions import StoredHead, find_session, read_session
+from lash_cli.store.sqlite.sessions import StoredHead, find_session, read_session, running_turn
 
 _WRITE = """
 UPDATE sessions SET lease_fencing_token = ?, lease_token = ?, lease_owner = ?, lease_claimed_at_ms = ?,
@@ -36,10 +36,6 @@ _EXTEND = "UPDATE sessions SET lease_expires_at_ms = ? WHERE session_key = ?"
 _CLEAR = """
 UPDATE sessions SET lease_token = NULL, lease_owner = NULL, lease_claimed_at_ms = 0, lease_expires_at_ms = 0
 WHERE session_key = ?
-"""
-_RUNNING_TURN = """
-SELECT turn_id FROM turns INDEXED BY turns_running
-WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
 """
 
 
@@ -86,9 +82,9 @@ def verdict_on(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fenci
 
 
 def require_live(stored: StoredHead, fence: LeaseFence, now_ms: int) -> LeaseRow:
-    """The lease row `fence` proves ownership of; raises `SessionExecutionLeaseExpired`."""
+    """The lease row that `fence`, one of this session, proves ownership of; raises `SessionExecutionLeaseExpired`."""
     row = stored.lease()
-    if fence.session_id != stored.session_id or not is_fence_live(row, fence, now_ms):
+    if not is_fence_live(row, fence, now_ms):
         raise SessionExecutionLeaseExpired(
             f"the lane of session {stored.session_id!r} is no longer held by this owner",
             details={
@@ -116,8 +112,7 @@ def release(connection: sqlite3.Connection, stored: StoredHead, fence: LeaseFenc
 def busy(connection: sqlite3.Connection, stored: StoredHead, row: LeaseRow) -> LaneBusy:
     """Who holds a lane that is not free, and the turn it runs."""
     assert row.owner is not None, "a live lease has an owner"
-    running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
-    return LaneBusy(row.owner, row.expires_at_ms, row.fencing_token, None if running is None else running[0])
+    return LaneBusy(row.owner, row.expires_at_ms, row.fencing_token, running_turn(connection, stored.key))
 
 
 class Leases:

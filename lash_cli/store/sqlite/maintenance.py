@@ -17,7 +17,7 @@ import msgspec
 from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.frames import AgentFrame
 from lash_cli.errors import StoreUnusable
-from lash_cli.store.sqlite.attachments import forget_aged
+from lash_cli.store.sqlite.attachments import REF_PREFIX, forget_aged
 from lash_cli.store.sqlite.connections import BEGIN_WRITE
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.deletion import reclaim
@@ -25,8 +25,6 @@ from lash_cli.store.sqlite.lineage import outside, shared_runs
 from lash_cli.store.sqlite.places import POSITION_BITS, place_at, sql_places
 from lash_cli.store.sqlite.sessions import key_of
 from lash_cli.store.sqlite.waits import sweep_waits
-
-_ATTACHMENT_PREFIX = "sha256:"
 
 _DELETE_NODE = "DELETE FROM nodes WHERE place = ?"
 _HIDDEN = f"""
@@ -117,7 +115,7 @@ def _roots(connection: sqlite3.Connection) -> set[str]:
                 roots.add(ref)
     except msgspec.DecodeError as error:
         raise StoreUnusable(f"a session head does not decode, nothing was deleted: {error}") from error
-    roots.update(ref.removeprefix(_ATTACHMENT_PREFIX) for (ref,) in connection.execute(_ATTACHMENT_REFS))
+    roots.update(ref.removeprefix(REF_PREFIX) for (ref,) in connection.execute(_ATTACHMENT_REFS))
     return roots
 
 

@@ -306,6 +306,9 @@ CREATE TABLE live_row (
 """
 
 
+# A ring without its rows and its generation: what any cursor of before finds is a gap.
+FORGET_OBSERVED: Final = ("DELETE FROM live_row", "DELETE FROM live_log")
+
 # A fork reads the nodes up to `upto_seq` in the cluster of `origin_key` (see `lineage`); `leaf_key` is the cluster that
 # holds the leaf, NULL for the session's own. Only the first row of a run is in the index of branchings, so that a plain
 # append does not touch it.

@@ -25,6 +25,7 @@ from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.store.sqlite.maintenance import prune_journal
 from lash_cli.store.sqlite.places import POSITION_BITS
+from lash_cli.store.sqlite.schema import FORGET_OBSERVED
 
 
 class Finder(NamedTuple):
@@ -160,8 +161,6 @@ _DESCRIBING: Final = (
         None,
     ),
 )
-# Previews are no history: an observer that comes back reads the state (contract 04 §10.2).
-_FORGET_OBSERVED = ("DELETE FROM live_row", "DELETE FROM live_log")
 
 
 def scan(connection: sqlite3.Connection, finder: Finder) -> Iterator[Hit]:
@@ -270,7 +269,8 @@ def scrub(connection: sqlite3.Connection, finder: Finder, mask: str) -> Scrubbed
     if "effects" in touched:
         prune_journal(connection)
     if "live_row" in touched:
-        for statement in _FORGET_OBSERVED:
+        # Previews are no history: an observer that comes back reads the state (contract 04 §10.2).
+        for statement in FORGET_OBSERVED:
             connection.execute(statement)
     _merge_indices(connection)
     left = list(scan(connection, finder))

@@ -82,7 +82,6 @@ INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, l
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SET_FLAGS = "UPDATE sessions SET closed_at_ms = ?, parked_at_ms = ? WHERE session_id = ?"
-# The turn that holds or held the lane without a terminal commit.
 _RUNNING_TURN = """
 SELECT turn_id FROM turns INDEXED BY turns_running
 WHERE session_key = ? AND state = 'running' ORDER BY turn_index LIMIT 1
@@ -235,9 +234,9 @@ def read_session_as(
 def key_of(connection: sqlite3.Connection, session_id: str) -> int:
     """The integer key of `session_id`; raises like `read_session`."""
     row = connection.execute(_KEY, (session_id,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    return read_session(connection, session_id).key
+    if row is None:
+        refuse_missing(connection, session_id)
+    return int(row[0])
 
 
 class Addressee(msgspec.Struct, frozen=True, gc=False):
@@ -253,14 +252,20 @@ def live_generation(lease: LeaseRow, now_ms: int) -> int:
     return lease.fencing_token if is_row_live(lease, now_ms) else NO_GENERATION
 
 
+def running_turn(connection: sqlite3.Connection, session_key: int) -> str | None:
+    """The turn that holds or held the lane without a terminal commit; the oldest if an older program left more."""
+    row = connection.execute(_RUNNING_TURN, (session_key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) -> SessionRow:
     lease = stored.lease()
-    running = connection.execute(_RUNNING_TURN, (stored.key,)).fetchone()
+    running_turn_id = running_turn(connection, stored.key)
     values = (stored.key, live_generation(lease, now_ms))
     pending_inputs, pending_batches = connection.execute(_PENDING_COUNTS, values).fetchone()
     is_waiting = False
-    if running is not None:
-        is_waiting = bool(connection.execute(_IS_WAITING, (stored.session_id, running[0])).fetchone()[0])
+    if running_turn_id is not None:
+        is_waiting = bool(connection.execute(_IS_WAITING, (stored.session_id, running_turn_id)).fetchone()[0])
     return SessionRow(
         stored.meta(),
         decode(stored.config, PersistedSessionConfig),
@@ -269,7 +274,7 @@ def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) 
         stored.leaf_node_id,
         decode(stored.turn_state, TurnState),
         stored.last_commit_at_ms,
-        None if running is None else running[0],
+        running_turn_id,
         pending_inputs,
         pending_batches,
         is_waiting,
