@@ -23,6 +23,8 @@ class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
     """Base of every record: immutable, holding tuples, outside the cyclic garbage collector."""
 
 
+# What a `decoder` raises for bytes that are no record. `decode` raises the first of them for both.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
 MAX_WRITTEN_DEPTH = 128
 # What an exception may say: who reads it needs to know what it is and not all that it has.
 MAX_ERROR_CHARS = 16_384

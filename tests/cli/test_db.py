@@ -273,6 +273,8 @@ def test_a_sound_database_is_said_to_be_sound(lash, home):
         ("id_used_twice", "INSERT INTO deleted_sessions VALUES ('s', 1)"),
         ("session_missing", "UPDATE turns SET session_key = 77"),
         ("record_undecodable", "UPDATE nodes SET body = '{' WHERE seq = 1"),
+        ("record_undecodable", "UPDATE nodes SET body = CAST(x'7bff' AS TEXT) WHERE seq = 1"),
+        ("record_undecodable", "UPDATE sessions SET components = CAST(x'7bff' AS TEXT)"),
         ("record_undecodable", "UPDATE turns SET summary = 'x'"),
         ("record_undecodable", "UPDATE turns SET result = 'x'"),
         ("record_undecodable", "UPDATE sessions SET labels = '[]'"),

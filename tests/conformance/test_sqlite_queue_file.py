@@ -228,7 +228,10 @@ def test_migrations_add_up_to_the_schema_of_a_new_file(
 DAMAGE = "UPDATE inputs SET input = '{\"items\": nonsense' WHERE input_id = ?"
 
 
-@pytest.mark.parametrize("damage", [DAMAGE, "UPDATE inputs SET ingress = '{}' WHERE input_id = ?"])
+NO_TEXT = "UPDATE inputs SET input = CAST(x'7bff' AS TEXT) WHERE input_id = ?"
+
+
+@pytest.mark.parametrize("damage", [DAMAGE, NO_TEXT, "UPDATE inputs SET ingress = '{}' WHERE input_id = ?"])
 async def test_an_input_that_does_not_decode_is_named_and_never_skipped(
     open_store: OpenStore, clock: ManualClock, damage: str
 ) -> None:
@@ -253,17 +256,18 @@ async def test_an_input_that_does_not_decode_is_named_and_never_skipped(
     assert await store.unfinished_turns(S) == ()
 
 
+@pytest.mark.parametrize(("damage", "shown"), [(DAMAGE, '{"items": nonsense'), (NO_TEXT, "{\ufffd")])
 async def test_an_input_that_does_not_decode_is_cancelled_by_its_id_and_shows_what_is_stored(
-    open_store: OpenStore, clock: ManualClock
+    open_store: OpenStore, clock: ManualClock, damage: str, shown: str
 ) -> None:
     store = open_store()
     await make.create(store, clock)
     await make.enqueue(store, "bad")
     await make.enqueue(store, "good")
-    await execute(store, DAMAGE, "bad")
+    await execute(store, damage, "bad")
     (result,) = await store.cancel_turn_inputs(S, [ByInputId("bad")])
     assert isinstance(result.outcome, Cancelled)
-    assert result.outcome.input.input == make.text_input('{"items": nonsense')
+    assert result.outcome.input.input == make.text_input(shown)
     lane = make.granted(await store.open_lane(make.drain_request(clock)))
     assert make.ids_of(lane.claim) == ["good"]
 
@@ -330,6 +334,7 @@ BAD_BATCHES = [
     "UPDATE queued_work SET work_class = 'of_tomorrow' WHERE batch_id = ?",
     "UPDATE queued_work SET slot_policy = 'of_tomorrow' WHERE batch_id = ?",
     "UPDATE queued_work SET merge_key = '{}' WHERE batch_id = ?",
+    "UPDATE queued_work SET payloads = CAST(x'5bff' AS TEXT) WHERE batch_id = ?",
 ]
 
 

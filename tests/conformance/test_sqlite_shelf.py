@@ -48,6 +48,18 @@ async def test_an_imported_frame_is_read_from_where_it_begins(
     assert imported == original == [(1, 1), (2, 3)]
 
 
+async def test_a_message_that_is_no_text_any_more_is_not_found_and_all_others_are(
+    open_store: Callable[[], SqliteStore], clock: ManualClock
+) -> None:
+    store = open_store()
+    first, second, third = await say(store, clock, "needle one", "needle two", "needle three")
+    damage = "UPDATE nodes SET body = CAST(x'7bff' AS TEXT) WHERE node_id = ?"
+    await store.db.write(lambda connection: connection.execute(damage, (second,)).rowcount, durable=False)
+    assert await found(store, "needle", context=1) == [third, first]
+    await store.db.write(lambda connection: connection.execute(damage, (first,)).rowcount, durable=False)
+    assert await found(store, "needle", context=1) == [third]
+
+
 async def test_a_file_that_was_searched_by_an_older_lash_is_indexed_again(
     open_store: Callable[[], SqliteStore], clock: ManualClock, database_path: Path
 ) -> None:

@@ -145,19 +145,36 @@ def test_a_file_that_is_no_database_is_reported_as_damaged(database_path: Path, 
     assert caught.value.code == "store_corrupt"
 
 
+_NO_UTF8 = "CAST(x'7bff' AS TEXT)"
+
+
+@pytest.mark.parametrize("stored", ['\'{"kind":"conver\'', _NO_UTF8], ids=["cut off", "no text"])
 async def test_a_damaged_node_is_named_and_never_skipped(
-    open_store: OpenStore, clock: ManualClock, database_path: Path
+    open_store: OpenStore, clock: ManualClock, stored: str
 ) -> None:
     store = open_store()
     await make.create(store, clock)
     fence = await make.fence_of(store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
-    damage = "UPDATE nodes SET body = '{\"kind\":\"conver' WHERE node_id = 'm2'"
+    damage = f"UPDATE nodes SET body = {stored} WHERE node_id = 'm2'"
     await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
     for scope in (ReadScope.FULL_GRAPH, ReadScope.ACTIVE_PATH):
         with pytest.raises(StoreUnusable) as caught:
             await store.load_session(make.SESSION, scope)
         assert caught.value.details["node_id"] == "m2"
+    with pytest.raises(StoreUnusable) as caught:
+        await store.load_node(make.SESSION, "m2")
+    assert caught.value.details["node_id"] == "m2"
+
+
+async def test_text_that_is_none_any_more_is_damage_and_not_repeated(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    damage = "UPDATE sessions SET name = CAST(x'73656372657420ff' AS TEXT)"
+    await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
+    with pytest.raises(StoreUnusable) as caught:
+        await store.session_row(make.SESSION)
+    assert caught.value.code == "store_corrupt" and "secret" not in caught.value.message
 
 
 _TWO_IN_ONE = """
@@ -169,11 +186,12 @@ UPDATE nodes SET body = (SELECT body FROM nodes WHERE node_id = 'm40') || ',' ||
     ("damage", "told"),
     [
         ("UPDATE nodes SET body = 'null' WHERE node_id = 'm41'", {"node_id": "m41"}),
+        (f"UPDATE nodes SET body = {_NO_UTF8} WHERE node_id = 'm41'", {"node_id": "m41"}),
         (_TWO_IN_ONE, {"node_id": "m41"}),
         ("DELETE FROM nodes WHERE node_id = 'm41'", {"seq": 42}),
         ("UPDATE nodes SET tombstoned = 1 WHERE node_id = 'm41'", {"node_id": "m41"}),
     ],
-    ids=["no record", "two records in a row", "a gap", "hidden"],
+    ids=["no record", "no text", "two records in a row", "a gap", "hidden"],
 )
 async def test_a_damaged_path_is_refused_however_many_rows_are_decoded_at_once(
     open_store: OpenStore, clock: ManualClock, damage: str, told: dict[str, object]

@@ -23,7 +23,7 @@ from lash_cli.store.sqlite.numbered_tables import next_number
 HOLD_REASON: Final = "imported"
 
 _WAITING: Final = """
-SELECT input_id, submitted_ingress, enqueued_at_ms, input, source_key FROM inputs
+SELECT input_id, submitted_ingress, enqueued_at_ms, CAST(input AS BLOB), source_key FROM inputs
 WHERE session_key = ? AND state IN ('pending_active', 'deferred_next_turn') ORDER BY enqueue_seq
 """
 _IS_USED: Final = "SELECT 1 FROM inputs WHERE input_id = ?"

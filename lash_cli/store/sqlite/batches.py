@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 
 _ID_ATTEMPTS: Final = 32
 
-# A batch as callers see it, then who holds it and how often it was claimed.
+# A batch as callers see it, its content as the bytes that are stored, then who holds it and how often it was claimed.
 COLUMNS: Final = """
 SELECT enqueue_seq, batch_id, source_key, work_class, delivery_policy, slot_policy, merge_key, available_at_ms,
-    enqueued_at_ms, payloads, state, attempts, last_error, turn_id, claim_generation, claim_fencing
+    enqueued_at_ms, CAST(payloads AS BLOB), state, attempts, last_error, turn_id, claim_generation, claim_fencing
 FROM queued_work
 """
 _INSERT = f"""
@@ -99,7 +99,7 @@ WHERE enqueue_seq = ?
 # Contract 02 §5 step 5: ownership is claim id and token, as with inputs; and as with inputs, each row is settled by its
 # number, because SQLite notes in a table of its own what it finds by an index that it changes.
 _OWNED = """
-SELECT batch_id, payloads, enqueue_seq, attempts FROM queued_work INDEXED BY queued_work_held
+SELECT batch_id, CAST(payloads AS BLOB), enqueue_seq, attempts FROM queued_work INDEXED BY queued_work_held
 WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND state = 'pending'
 """
 _COMPLETE = """

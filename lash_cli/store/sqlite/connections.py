@@ -14,8 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-import msgspec
-
+from lash_cli.core.codec import UNDECODABLE
 from lash_cli.errors import (
     LashError,
     StoreError,
@@ -40,6 +39,9 @@ _CANNOT_OPEN: Final = 14
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
 _MISSING_PARTS: Final = ("no such table", "no such column", "vtable constructor failed")
+# We store text as UTF-8 and nothing else: what is none was changed in the file. SQLite goes on with what it is.
+_DAMAGED_TEXT: Final = "Could not decode to UTF-8"
+_WHAT_IT_IS: Final = " with text "
 
 BEGIN_WRITE = "BEGIN IMMEDIATE"
 BEGIN_READ = "BEGIN"
@@ -87,7 +89,7 @@ def told_error(error: BaseException, path: StrPath) -> BaseException:
     it, and records that are none, as ours."""
     if isinstance(error, sqlite3.Error):
         return map_error(error, path)
-    if isinstance(error, msgspec.DecodeError):
+    if isinstance(error, UNDECODABLE):
         return StoreUnusable(f"a record in {path} does not decode: {error}")
     if isinstance(error, OverflowError):
         return UsageError("a number is beyond what the database can hold: it takes 64 bits", code="number_out_of_range")
@@ -114,8 +116,9 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
             "even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE"
         )
         return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or elsewhere)
-    if primary in _CORRUPT_CODES or str(error).startswith(_MISSING_PARTS):
-        return StoreUnusable(f"{path} is damaged or not a database: {error}", code="store_corrupt")
+    if primary in _CORRUPT_CODES or str(error).startswith((*_MISSING_PARTS, _DAMAGED_TEXT)):
+        reason = str(error).partition(_WHAT_IT_IS)[0]
+        return StoreUnusable(f"{path} is damaged or not a database: {reason}", code="store_corrupt")
     return StoreError(f"{path}: {error}")
 
 
@@ -134,7 +137,7 @@ def mapped_errors(path: StrPath) -> Iterator[None]:
     """Raise lash errors for the SQLite errors of the block, as `told_error`."""
     try:
         yield
-    except (sqlite3.Error, msgspec.DecodeError, OverflowError, UnicodeEncodeError) as error:
+    except (sqlite3.Error, *UNDECODABLE, OverflowError, UnicodeEncodeError) as error:
         raise told_error(error, path) from error
 
 

@@ -17,7 +17,7 @@ from operator import attrgetter
 
 import msgspec
 
-from lash_cli.core.codec import decode, decoder, encode
+from lash_cli.core.codec import UNDECODABLE, decode, decoder, encode
 from lash_cli.core.content import Message
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, ConversationPayload, NodePayload, SessionNode, messages_on
@@ -42,9 +42,10 @@ from lash_cli.store.sqlite.lineage import (
 from lash_cli.store.sqlite.places import place_at, places
 from lash_cli.store.sqlite.sessions import StoredHead, find_session, read_session
 
-# One run of a path, oldest first. Rows that another session owns are read whether or not it hides them.
+# One run of a path, oldest first; bodies as the bytes that are stored, which may be no text any more. Rows that another
+# session owns are read whether or not it hides them.
 _RUN = """
-SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, CAST(body AS BLOB), tombstoned FROM nodes
 WHERE place BETWEEN ? AND ? ORDER BY place
 """
 # The same for a session that goes on: only what has to be looked at, as the bytes that are stored.
@@ -54,11 +55,11 @@ WHERE place BETWEEN ? AND ? AND frame_ordinal = ? AND tombstoned <= ? ORDER BY p
 """
 # Every live node in insertion order.
 _ALL_NODES = """
-SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, CAST(body AS BLOB), tombstoned FROM nodes
 WHERE place BETWEEN ? AND ? AND tombstoned = 0 ORDER BY place
 """
 _ONE_NODE = """
-SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, body, tombstoned FROM nodes
+SELECT seq, node_id, parent_seq, frame_ordinal, at_ms, caused_by, CAST(body AS BLOB), tombstoned FROM nodes
 WHERE place = ?
 """
 _NODE_ID = "SELECT node_id FROM nodes WHERE place = ?"
@@ -93,7 +94,7 @@ _BRIEF_BYTES = 128 * 1024
 _ID_OF = attrgetter("id")
 _ORIGIN_OF = attrgetter("origin")
 
-NodeRow = tuple[int, str, int | None, int, int, str | None, str, int]
+NodeRow = tuple[int, str, int | None, int, int, str | None, bytes, int]
 
 
 class _NotBrief(Exception):
@@ -210,7 +211,7 @@ def _conversation(
                 raise _NotBrief
             try:
                 payloads = decode_bodies(together)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 return None
             if len(payloads) != len(rows):
                 return None
@@ -235,7 +236,7 @@ def _nodes_of(
         for _, node_id, parent_seq, ordinal, at_ms, caused_by, body, _ in rows:
             try:
                 payload = decode_body(body)
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 raise CorruptNode(f"node {node_id!r} does not decode: {error}", details={"node_id": node_id}) from error
             nodes.append(
                 SessionNode(

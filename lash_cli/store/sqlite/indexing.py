@@ -11,9 +11,7 @@ import sqlite3
 from functools import partial
 from typing import Final, NamedTuple
 
-import msgspec
-
-from lash_cli.core.codec import decoder, sha256_hex
+from lash_cli.core.codec import UNDECODABLE, decoder, sha256_hex
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, NodePayload
 from lash_cli.core.search import SEPARATOR, searchable_text, separated
@@ -46,7 +44,7 @@ SELECT coalesce((SELECT upto_seq FROM search_marks WHERE session_key = ?1), 0),
     coalesce((SELECT next_seq - 1 FROM sessions WHERE session_key = ?1),
              (SELECT max(place) FROM nodes WHERE place {sql_places("?1")}) & {LAST_POSITION}, 0)
 """
-_NODES: Final = "SELECT seq, at_ms, body FROM nodes WHERE place > ? AND place <= ? ORDER BY place LIMIT ?"
+_NODES: Final = "SELECT seq, at_ms, CAST(body AS BLOB) FROM nodes WHERE place > ? AND place <= ? ORDER BY place LIMIT ?"
 # Where the session was made, or those that show its nodes when it is gone.
 _DIRECTORIES: Final = """
 SELECT cwd FROM sessions WHERE session_key = ?1
@@ -91,17 +89,17 @@ def first_id_at(at_ms: int) -> int:
     return max(0, min(at_ms, _MAX_AT_MS)) << _COUNT_BITS
 
 
-def message_in(body: str) -> Message | None:
+def message_in(body: bytes) -> Message | None:
     """The message a node holds; None for a node of another kind, and for one that does not decode: it has no text to
     find, and reading its session says so."""
     try:
         payload = decoder(NodePayload).decode(body)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
     return payload.message if isinstance(payload, ConversationPayload) else None
 
 
-def _text_of(seq: int, at_ms: int, body: str) -> _Text | None:
+def _text_of(seq: int, at_ms: int, body: bytes) -> _Text | None:
     """What is searched of a node."""
     message = message_in(body)
     if message is None:

@@ -40,10 +40,10 @@ from lash_cli.store.sqlite.numbered_tables import next_number
 
 NEXT_TURN = encode(NextTurn()).decode()
 
-# An input as callers see it, then who holds it and how often it was claimed.
+# An input as callers see it, its text as the bytes that are stored, then who holds it and how often it was claimed.
 COLUMNS: Final = """
-SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, input, source_key, turn_id, claim_id, claim_generation,
-    claim_fencing
+SELECT enqueue_seq, input_id, ingress, state, enqueued_at_ms, CAST(input AS BLOB), source_key, turn_id, claim_id,
+    claim_generation, claim_fencing
 FROM inputs
 """
 _INSERT = f"""
@@ -57,11 +57,14 @@ INSERT INTO inputs (enqueue_seq, input_id, session_key, source_key, ingress, sub
 VALUES ({next_number("inputs")}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1)
 """
 _BY_SOURCE = """
-SELECT enqueue_seq, input_id, submitted_ingress, state, input, enqueued_at_ms, turn_id, claim_generation, ingress
+SELECT enqueue_seq, input_id, submitted_ingress, state, CAST(input AS BLOB), enqueued_at_ms, turn_id,
+    claim_generation, ingress
 FROM inputs WHERE session_key = ? AND source_key = ?
 """
 # What a turn took, to compare with a text that comes again under its id: hardly ever asked for, so without an index.
-_OF_TURN = "SELECT input_id, submitted_ingress, input FROM inputs WHERE session_key = ? AND turn_id = ?"
+_OF_TURN = """
+SELECT input_id, submitted_ingress, CAST(input AS BLOB) FROM inputs WHERE session_key = ? AND turn_id = ?
+"""
 # Contract 02 §3.3: the row's own fencing number grows with every claim, whoever makes it.
 _CLAIM_ONE = """
 UPDATE inputs SET turn_id = ?, claim_id = ?, claim_token = ?, claim_generation = ?, claim_fencing = claim_fencing + 1
@@ -107,8 +110,8 @@ WHERE session_key = ? AND claim_id = ? AND claim_token = ? AND claim_generation 
     AND state IN ('pending_active', 'deferred_next_turn')
 RETURNING input_id
 """
-# Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place. Nobody claims
-# it without taking it.
+# Contract 02 §5 step 9: what was addressed to a turn and not taken goes to the next turn, at its old place. Nobody
+# claims it without taking it.
 _DEFER_OF_TURN = """
 UPDATE inputs INDEXED BY inputs_active SET state = 'deferred_next_turn', ingress = ?
 WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND target_turn_id = ?
@@ -135,7 +138,7 @@ ORDER BY enqueue_seq LIMIT ?"""
 
 # For listings, which share their statement with claims.
 NO_LIMIT: Final = -1
-InputRow = tuple[int, str, str, str, int, str, str | None, str | None, str | None, int | None, int]
+InputRow = tuple[int, str, str, str, int, bytes, str | None, str | None, str | None, int | None, int]
 
 
 # Who claims a row: the turn, the id and the token of the claim, and its generation.
@@ -187,7 +190,7 @@ def legible_input(session_id: str, row: InputRow) -> PendingTurnInput:
         return input_of(session_id, row)
     except StoreUnusable:
         seq, input_id, _, state, enqueued_at_ms, body, source_key, *_ = row
-        content = TurnInput((TextItem(body),))
+        content = TurnInput((TextItem(body.decode(errors="replace")),))
         return PendingTurnInput(
             input_id, session_id, seq, NextTurn(), InputState(state), enqueued_at_ms, content, source_key
         )

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.codec import decode_any, decoder, sha256_hex
+from lash_cli.core.codec import UNDECODABLE, decode_any, decoder, sha256_hex
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, NodePayload
@@ -35,7 +35,7 @@ _OWNERLESS: Final = {
     for table in _OWNED
 }
 _SESSIONS = """
-SELECT session_key, session_id, next_seq, leaf_seq, leaf_key, config, turn_state, components FROM sessions ORDER BY 1
+SELECT session_key, session_id, next_seq, leaf_seq, CAST(components AS BLOB) FROM sessions ORDER BY 1
 """
 _SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
 _ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
@@ -81,41 +81,43 @@ WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.hash = substr(a.attachment_ref, 
 _BLOBS = "SELECT hash, content FROM blobs"
 _HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
 _OF_TURNS = """
-SELECT s.session_id, t.turn_id, t.{column} FROM turns t JOIN sessions s ON s.session_key = t.session_key
+SELECT s.session_id, t.turn_id, CAST(t.{column} AS BLOB) FROM turns t JOIN sessions s ON s.session_key = t.session_key
 WHERE t.{column} IS NOT NULL
 """
-# Records that must decode: what they are read as, and how they are found.
+# Records that must decode: what they are read as, and how they are found, as the bytes that are stored.
 _RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
     (
         "node",
         NodePayload,
-        "SELECT coalesce(s.session_id, '-'), n.node_id, n.body FROM nodes n"
+        "SELECT coalesce(s.session_id, '-'), n.node_id, CAST(n.body AS BLOB) FROM nodes n"
         " LEFT JOIN sessions s ON s.session_key = n.session_key",
     ),
     (
         "frame",
         AgentFrame,
-        "SELECT s.session_id, f.frame_id, f.record FROM frames f JOIN sessions s ON s.session_key = f.session_key",
+        "SELECT s.session_id, f.frame_id, CAST(f.record AS BLOB) FROM frames f"
+        " JOIN sessions s ON s.session_key = f.session_key",
     ),
     (
         "input",
         TurnInput,
-        "SELECT s.session_id, i.input_id, i.input FROM inputs i JOIN sessions s ON s.session_key = i.session_key",
+        "SELECT s.session_id, i.input_id, CAST(i.input AS BLOB) FROM inputs i"
+        " JOIN sessions s ON s.session_key = i.session_key",
     ),
-    ("configuration", PersistedSessionConfig, "SELECT session_id, session_id, config FROM sessions"),
-    ("turn state", TurnState, "SELECT session_id, session_id, turn_state FROM sessions"),
-    ("labels", dict[str, str], "SELECT session_id, session_id, labels FROM sessions"),
+    ("configuration", PersistedSessionConfig, "SELECT session_id, session_id, CAST(config AS BLOB) FROM sessions"),
+    ("turn state", TurnState, "SELECT session_id, session_id, CAST(turn_state AS BLOB) FROM sessions"),
+    ("labels", dict[str, str], "SELECT session_id, session_id, CAST(labels AS BLOB) FROM sessions"),
     (
         "lease owner",
         LeaseOwnerIdentity,
-        "SELECT session_id, session_id, lease_owner FROM sessions WHERE lease_owner IS NOT NULL",
+        "SELECT session_id, session_id, CAST(lease_owner AS BLOB) FROM sessions WHERE lease_owner IS NOT NULL",
     ),
     ("summary of turn", StoredSummary, _OF_TURNS.format(column="summary")),
     ("result of turn", StoredResult, _OF_TURNS.format(column="result")),
     (
         "cause of node",
         CausalRef,
-        "SELECT coalesce(s.session_id, '-'), n.node_id, n.caused_by FROM nodes n"
+        "SELECT coalesce(s.session_id, '-'), n.node_id, CAST(n.caused_by AS BLOB) FROM nodes n"
         " LEFT JOIN sessions s ON s.session_key = n.session_key WHERE n.caused_by IS NOT NULL",
     ),
 )
@@ -164,7 +166,7 @@ def _broken_paths(connection: sqlite3.Connection) -> Iterator[Broken]:
 
     What a broken path hides besides is told once the head stands elsewhere.
     """
-    for key, session_id, next_seq, leaf_seq, *_ in connection.execute(_SESSIONS).fetchall():
+    for key, session_id, next_seq, leaf_seq, _ in connection.execute(_SESSIONS).fetchall():
         segments = segments_of(connection, key, next_seq)
         try:
             path = list(runs_to_root(connection, segments, leaf_seq))
@@ -237,7 +239,7 @@ def _undecodable(connection: sqlite3.Connection) -> Iterator[Broken]:
         for session_id, name, text in connection.execute(statement):
             try:
                 read(text)
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 yield Broken("record_undecodable", session_id, f"{what} {name}: {error}")
 
 

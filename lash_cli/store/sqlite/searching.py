@@ -36,7 +36,7 @@ _NEWEST: Final = (1 << 63) - 1
 
 # CROSS JOIN keeps the index outside: it is what gives the order. What is hidden may be shown by a fork only.
 _FIND: Final = f"""
-SELECT f.rowid, t.session_key, t.seq, n.node_id, n.at_ms, n.tombstoned, n.body,
+SELECT f.rowid, t.session_key, t.seq, n.node_id, n.at_ms, n.tombstoned, CAST(n.body AS BLOB),
     snippet(message_text_fts, 0, char({ord(OPENING_MARK)}), char({ord(CLOSING_MARK)}), '…', {_SNIPPET_TOKENS})
 FROM message_text_fts f
 CROSS JOIN message_text t ON t.id = f.rowid
@@ -50,7 +50,7 @@ _SESSION: Final = "SELECT session_key, session_id, name, cwd, leaf_seq, next_seq
 _READERS: Final = """
 SELECT session_key FROM node_origins WHERE origin_key = ? AND upto_seq >= ? ORDER BY session_key DESC
 """
-_NODE: Final = "SELECT node_id, parent_seq, at_ms, body FROM nodes WHERE place = ?"
+_NODE: Final = "SELECT node_id, parent_seq, at_ms, CAST(body AS BLOB) FROM nodes WHERE place = ?"
 _NEXT: Final = "SELECT 1 FROM nodes WHERE place = ? AND parent_seq = ? AND tombstoned = 0"
 _BRANCH: Final = """
 SELECT seq FROM nodes INDEXED BY nodes_branching
@@ -127,7 +127,7 @@ def _phrase(term: SearchTerm) -> str:
     return quoted + "*" if term.is_prefix else quoted
 
 
-def _message(node_id: str, at_ms: int, body: str) -> NearMessage | None:
+def _message(node_id: str, at_ms: int, body: bytes) -> NearMessage | None:
     message = message_in(body)
     return None if message is None else NearMessage(node_id, message.role, at_ms, searchable_text(message))
 
