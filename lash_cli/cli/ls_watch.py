@@ -127,9 +127,7 @@ class _Plain:
         options = current().output
         width, _ = shutil.get_terminal_size()
         now_ms = SystemClock().now_ms()
-        return watch_lines(
-            items, total=total, now_ms=now_ms, width=width or None, height=None, ascii_only=options.ascii
-        )
+        return watch_lines(items, total=total, now_ms=now_ms, width=width, height=None, ascii_only=options.ascii)
 
     def _framed(self, lines: list[str]) -> str:
         return "\n".join(lines) + "\n\n"
@@ -181,8 +179,8 @@ class _Screen(_Plain):
             items,
             total=total,
             now_ms=SystemClock().now_ms(),
-            width=width or None,
-            height=height or None,
+            width=width,
+            height=height,
             color=options.color,
             ascii_only=options.ascii,
         )

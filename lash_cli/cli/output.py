@@ -209,8 +209,7 @@ def terminal_width() -> int | None:
         return options.columns
     import shutil  # and with it every compressor; a pipe never needs it (design D16)
 
-    width = shutil.get_terminal_size().columns
-    return width if width > 0 else None
+    return shutil.get_terminal_size().columns
 
 
 def _write_table(
@@ -260,7 +259,7 @@ def _lookup(document: Document, path: str, kind: str) -> Any:
     value: Any = document
     for name in path.split("."):
         if not isinstance(value, dict) or name not in value:
-            if value is None or current().options.fields_are_known:
+            if current().options.fields_are_known:
                 return None  # of a kind that this command prints, if not of this one
             from lash_cli.cli.printed import may_have
 

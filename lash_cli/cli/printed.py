@@ -10,6 +10,7 @@ empty list, which has nothing to find a field in.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from lash_cli.cli.invocation import current
@@ -85,6 +86,7 @@ def may_have(kind: str, path: str) -> bool:
     return _has(_shape(kind), path.split("."))
 
 
+@cache
 def _shape(kind: str) -> Any:
     from lash_cli.cli.schemas import KINDS
 

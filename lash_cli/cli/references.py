@@ -54,7 +54,10 @@ async def _named(store: RuntimePersistence, reference: str) -> SessionMeta:
         return await _newest(store, current_place() if reference == LAST else None)
     if not reference.isascii() and path_text(reference) != reference:
         raise UsageError(f"{path_text(reference)!r} is not valid UTF-8, and no session is named so")
-    candidates = _long_enough(await store.find_sessions(reference), reference)
+    # The store gives the best kind only: what is called exactly so, else prefixes.
+    candidates = await store.find_sessions(reference)
+    if len(reference) < MINIMUM_PREFIX and not any(reference in (meta.session_id, meta.name) for meta in candidates):
+        candidates = ()
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
@@ -62,17 +65,6 @@ async def _named(store: RuntimePersistence, reference: str) -> SessionMeta:
     if is_session_id(reference):
         await store.session_row(reference)  # raises SessionDeleted for a tombstone
     raise await _not_found(store, reference)
-
-
-def _long_enough(found: tuple[SessionMeta, ...], reference: str) -> tuple[SessionMeta, ...]:
-    """What may stand for `reference`: exact matches first, and prefixes only from four characters on."""
-    exact = tuple(meta for meta in found if meta.session_id == reference)
-    if exact:
-        return exact
-    named = tuple(meta for meta in found if meta.name == reference)
-    if named:
-        return named
-    return found if len(reference) >= MINIMUM_PREFIX else ()
 
 
 async def _newest(store: RuntimePersistence, cwd: str | None) -> SessionMeta:

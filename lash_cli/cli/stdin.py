@@ -143,9 +143,7 @@ def _checked_argument(argument: str) -> str:
 
 
 def _read_all(kind: StdinKind, wait_seconds: float | None, *, has_prompt: bool) -> bytes:
-    if kind is StdinKind.FILE:
-        _check_size(os.fstat(_STDIN).st_size)
-    elif wait_seconds is not None:
+    if kind is not StdinKind.FILE and wait_seconds is not None:
         _await_first_byte(wait_seconds, has_prompt=has_prompt)
     chunks: list[bytes] = []
     total = 0

@@ -221,7 +221,7 @@ class LiveTail:
             size = shutil.get_terminal_size()
             # One column stays free: a line that fills the last one leaves the cursor where no terminal agrees.
             standing = self._standing._replace(is_paused=not self._going.is_set())
-            lines = self._picture.lines(standing, self._now_ms, width=(size.columns or 80) - 1, height=size.lines or 24)
+            lines = self._picture.lines(standing, self._now_ms, width=size.columns - 1, height=size.lines)
             above, unseen = "".join(self._above), self._unseen
             self._above.clear()
             self._unseen = ""

@@ -79,6 +79,9 @@ def test_a_follower_resumed_from_its_last_cursor_neither_skips_nor_repeats(lash,
         follower.until(f"more {number}")
         follower.end(signal.SIGINT)
         cursor += [line["cursor"] for line in follower.lines if line["cursor"] is not None]
+        told = [line for line in follower.lines if line["type"] == "message"]
+        last_of_a_commit = [line["message"]["role"] == "assistant" for line in told]
+        assert [line["cursor"] is not None for line in told] == last_of_a_commit, "within a commit nobody can go on"
         seen += follower.texts
         lash("turn", "s", f"!text away {number}", "-q")
     rest = lash("log", "s", "--since-cursor", cursor[-1], "-o", "json").json

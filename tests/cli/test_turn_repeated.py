@@ -34,3 +34,12 @@ def test_a_program_finds_it_among_the_errors_of_the_turn(repeat) -> None:
     assert (document["text"], document["replayed"]) == ("", True)
     assert [issue["code"] for issue in document["errors"]] == ["answer_not_kept"]
     assert "not in the session any more" not in told.err
+
+
+def test_a_repeat_tells_that_the_turn_was_cancelled_and_not_that_its_own_time_is_up(lash) -> None:
+    assert lash("open", "s").code == 0
+    first = lash("turn", "s", "!sleep 30", "--key", "k", "--timeout", "50ms", "-o", "json")
+    assert (first.code, first.error["code"]) == (124, "wait_timeout")
+    again = lash("turn", "s", "!sleep 30", "--key", "k", "--timeout", "50ms", "-o", "json")
+    assert (again.code, again.error["code"]) == (7, "turn_cancelled")
+    assert again.error["details"]["turn"]["replayed"] is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -36,6 +37,17 @@ def test_an_exit_of_somebody_elses_code_has_the_status_python_gives_it(
 ) -> None:
     assert raising(SystemExit(code)) == status
     assert capsys.readouterr().err == ""
+
+
+def test_a_disk_that_is_full_is_told_of_stdout_only_where_no_other_file_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failure, "_discard_stdout", lambda: None)
+    assert raising(OSError(errno.ENOSPC, "No space left on device")) == 1
+    error = json.loads(capsys.readouterr().err)
+    assert (error["code"], error["ambiguous"]) == ("output_not_written", True)
+    assert raising(OSError(errno.ENOSPC, "No space left on device", "/some/file")) == 1
+    assert json.loads(capsys.readouterr().err)["code"] == "internal"
 
 
 def test_an_interrupt_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

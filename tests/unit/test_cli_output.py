@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import msgspec
 import pytest
@@ -78,6 +79,15 @@ def test_quiet_on_the_command_line_stands_over_a_format_that_is_only_usual(begin
     assert begun.notice_format == format_, "errors are for whoever wanted that form"
 
 
+def test_an_id_is_told_to_a_program_as_it_is_and_to_a_person_harmless(begin, capsys, monkeypatch):
+    begin("-o", "name")
+    output.emit_one("Thing", ITEMS[1], name="a\x1b[31m")
+    assert capsys.readouterr().out == "a\x1b[31m\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.emit_one("Thing", ITEMS[1], name="a\x1b[31m")
+    assert capsys.readouterr().out == "a\\x1b[31m\n"
+
+
 def test_text_is_aligned_columns_with_escapes_made_visible(begin, capsys):
     begin()
     assert many(capsys) == "NAME      TURNS\nalpha     3\nbe\\x1bta  0\n"
@@ -91,6 +101,9 @@ def test_fields_choose_columns_and_json_keys(begin, capsys):
     ]
     begin("--fields", "id,lease.pid")
     assert many(capsys) == "ID   PID\ns_1  7\ns_2  -\n"
+    begin("--fields", "lease.nonsense")
+    with pytest.raises(UsageError, match=r"lease\.nonsense"):
+        output.emit_one("Thing", ITEMS[1])  # of which nothing is under `lease`
 
 
 def test_fields_without_a_value_list_the_names(begin, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +81,22 @@ async def test_last_is_of_this_directory_only_and_any_is_global(store, tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NotFoundError):
         await resolve_session(store, "@last")
+
+
+async def test_the_newest_is_the_one_with_a_commit_while_there_is_one():
+    class Shelf:
+        def __init__(self, *commits):
+            self.rows = [
+                SimpleNamespace(meta=SimpleNamespace(session_id=f"s{n}", name=f"n{n}", cwd="/"), last_commit_at_ms=at)
+                for n, at in enumerate(commits)
+            ]
+
+        async def list_sessions(self, *, limit, cursor):
+            page = int(cursor or 0)
+            return self.rows[page : page + 1], str(page + 1) if page + 1 < len(self.rows) else None
+
+    assert (await resolve_session(Shelf(None, 7, 5), "@any")).session_id == "s1"
+    assert (await resolve_session(Shelf(None, None), "@any")).session_id == "s0"
 
 
 async def test_a_missing_session_names_the_nearest(store):
