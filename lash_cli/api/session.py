@@ -257,7 +257,8 @@ class LashSession(QueueVerbs):
             self._shared.notify(self.session_id, reason)
 
     def cancel_running_turns(self, *, origin: str | None = None, reason: str | None = None) -> int:
-        """Stop every turn started through this opened session and its clones; returns how many were running.
+        """Stop every turn started through this opened session and its clones, from any thread; returns how many were
+        running.
 
         Each commits as cancelled and the session stays usable. Turns of other
         handles or processes are not reached: see `request_turn_cancel`.

@@ -148,7 +148,7 @@ class TurnBuilder:
 
     def cancel(self, *, origin: str | None = None, reason: str | None = None) -> bool:
         """Ask this turn to stop; before its start it commits as cancelled, and while another owner holds the session it
-        waits no longer: nothing is written then. False when it was asked before."""
+        waits no longer: nothing is written then. May be called from any thread. False when it was asked before."""
         return self._token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
 
     async def run(self) -> TurnOutput:

@@ -138,14 +138,9 @@ class _CutOff:
         self.is_self_inflicted = False
 
     def _begin(self) -> None:
-        """Told by whoever trips the token, in whatever thread that is."""
-        task = self._task
-        if task is not None and not (loop := task.get_loop()).is_closed():
-            loop.call_soon_threadsafe(self._arm, loop)
-
-    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Told when the token is tripped."""
         if self._alarm is None and self._task is not None:
-            self._alarm = loop.call_later(CANCEL_GRACE_S, self._cut)
+            self._alarm = self._task.get_loop().call_later(CANCEL_GRACE_S, self._cut)
 
     def _cut(self) -> None:
         if self._task is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from enum import StrEnum
 
 import msgspec
@@ -27,13 +27,15 @@ class CancelCause(StrEnum):
 
 
 class CancelToken:
-    """A one-way flag (`is_set`) with its first cause (contract 01 §6.6). Not thread-safe: trip it on the loop that
-    waits on it."""
+    """A one-way flag (`is_set`) with its first cause (contract 01 §6.6). It is waited for in one event loop, and may be
+    tripped from any thread: who waits and who is told learn of it in their loop, and not when that is closed."""
 
-    __slots__ = ("_calls", "_event", "cause", "evidence", "is_set", "origin", "reason")
+    __slots__ = ("_calls", "_event", "_loop", "cause", "evidence", "is_set", "origin", "reason")
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None
+        # That of those who wait and those who are told, once there are any.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: list[Callable[[], object]] = []
         self.is_set = False
         self.cause: CancelCause | None = None
@@ -63,19 +65,28 @@ class CancelToken:
         self.origin = None if origin is None else storable(origin)
         self.reason = None if reason is None else storable(reason)
         self.is_set = True
+        loop = self._loop
+        if loop is None or loop is asyncio._get_running_loop():
+            self._ring()
+        else:
+            with suppress(RuntimeError):  # it is closed, with all who waited in it
+                loop.call_soon_threadsafe(self._ring)
+        return True
+
+    def _ring(self) -> None:
         if self._event is not None:
             self._event.set()
         for call in self._calls:
             call()
-        return True
 
     async def wait(self) -> None:
         """Return once the token is tripped."""
-        if self.is_set:
-            return
+        self._loop = asyncio.get_running_loop()
         if self._event is None:
             self._event = asyncio.Event()
-        await self._event.wait()
+        # Asked last: whoever trips it from now on rings.
+        if not self.is_set:
+            await self._event.wait()
 
     def telling(self, call: Callable[[], object]) -> AbstractContextManager[None]:
         """Make `call`, which must not raise, when the token is tripped inside the block, or has been: `wait` for who
@@ -83,10 +94,11 @@ class CancelToken:
         return _Telling(self, call)
 
     def tell(self, call: Callable[[], object]) -> None:
-        """As `telling`, until `tell_no_more`."""
+        """As `telling`, until `tell_no_more`. One that is tripped from another thread meanwhile may tell twice."""
+        self._loop = asyncio._get_running_loop()
+        self._calls.append(call)
         if self.is_set:
             call()
-        self._calls.append(call)
 
     def tell_no_more(self, call: Callable[[], object]) -> None:
         """Forget a `call` that is told."""
@@ -138,6 +150,7 @@ class TurnCancelRegistry:
 
     def cancel_all(self, *, origin: str | None = None, reason: str | None = None) -> int:
         """Trip every registered token; returns how many turns were running. The first origin wins."""
-        for token in self._tokens:
+        tokens = tuple(self._tokens)
+        for token in tokens:
             token.trip(CancelCause.LOCAL, origin=origin, reason=reason)
-        return len(self._tokens)
+        return len(tokens)

@@ -102,14 +102,12 @@ class LocalCancel(msgspec.Struct, eq=False):
     address: Address
     token: CancelToken
     clock: Clock
-    loop: asyncio.AbstractEventLoop
     _writing: asyncio.Task[None] | None = None
 
     def record(self) -> None:
-        """What `CancelToken.telling` calls. A request is at the gate already, and a lost lane is no cancel. Nothing is
-        recorded for who asks from outside of the loop that the turn runs in, which may be closed."""
-        if self.token.cause is CancelCause.LOCAL and _runs_here(self.loop):
-            self._writing = self.loop.create_task(self._write())
+        """What `CancelToken.telling` calls. A request is at the gate already, and a lost lane is no cancel."""
+        if self.token.cause is CancelCause.LOCAL and self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
         evidence = self.token.evidence_for(self.address[1])
@@ -120,13 +118,6 @@ class LocalCancel(msgspec.Struct, eq=False):
         """Wait until it stands there, if it was asked for."""
         if self._writing is not None and (interruption := await outlast(self._writing)) is not None:
             raise interruption
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
 
 
 _KEEPERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, GateKeeper]] = WeakKeyDictionary()

@@ -10,7 +10,6 @@ the task it left in the queue.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Coroutine
 from typing import Any
 
@@ -207,7 +206,7 @@ class DurableTurn(TurnDriver):
         if granted.claim is None and granted.work is None:
             raise LashRuntimeError("turn_without_claim", f"turn {turn.turn_id} was started from nothing")
         gates, address = keeper_of(self.store), (self.session.session_id, turn.turn_id)
-        cancel = LocalCancel(self.store, address, self.token, self.host.clock, asyncio.get_running_loop())
+        cancel = LocalCancel(self.store, address, self.token, self.host.clock)
         gates.enter(address, self.token)
         try:
             with self.token.telling(cancel.record):

@@ -202,14 +202,19 @@ async def test_a_turn_that_crashed_on_its_way_to_stop_is_stopped_by_whoever_come
     assert output.result.assistant_message() == "second answer"
 
 
-async def test_a_cancel_from_another_thread_ends_the_turn_all_the_same(make_core) -> None:
+@pytest.mark.parametrize("by", ["the turn", "its session"])
+async def test_a_cancel_from_another_thread_ends_the_turn_all_the_same(make_core, by: str) -> None:
+    asyncio.get_running_loop().set_debug(True)
     caller = ScriptedCaller([])
     caller.gate = asyncio.Event()
-    turn = (await make_core(caller).open_session("s1")).turn("first")
+    session = await make_core(caller).open_session("s1")
+    turn = session.turn("first")
     running = asyncio.ensure_future(turn.run())
     await caller.entered.wait()
-    assert await asyncio.to_thread(turn.cancel)
-    assert (await running).result.outcome == Stopped("cancelled")
+    await asyncio.sleep(0)  # the model waits
+    assert await asyncio.to_thread(turn.cancel if by == "the turn" else session.cancel_running_turns)
+    async with asyncio.timeout(30):
+        assert (await running).result.outcome == Stopped("cancelled")
 
 
 async def test_a_cancel_that_cannot_be_recorded_ends_the_turn_all_the_same(make_core, monkeypatch) -> None:

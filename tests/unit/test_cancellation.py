@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 
 
@@ -16,6 +19,32 @@ def test_a_block_is_told_of_a_trip_once_and_never_after_its_end() -> None:
         assert told == ["outer"]
     token.forget_request()
     assert told == ["outer"]
+
+
+async def test_another_thread_wakes_who_waits_and_tells_in_their_own_loop() -> None:
+    token, told = CancelToken(), list[threading.Thread]()
+    with token.telling(lambda: told.append(threading.current_thread())):
+        waiting = asyncio.ensure_future(token.wait())
+        await asyncio.sleep(0)
+        # Nothing else wakes this loop.
+        other = threading.Timer(0.05, token.trip, (CancelCause.LOCAL,))
+        other.start()
+        async with asyncio.timeout(20):
+            await waiting
+        other.join()
+        assert told == [threading.main_thread()]
+
+
+def test_a_loop_that_was_closed_is_told_nothing() -> None:
+    token, told = CancelToken(), list[str]()
+
+    async def leave() -> None:
+        asyncio.get_running_loop().create_task(token.wait())
+        token.tell(lambda: told.append("x"))
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert token.trip(CancelCause.LOCAL) and token.is_set and told == []
 
 
 def test_a_block_that_begins_after_the_trip_is_told_at_once() -> None:
