@@ -112,4 +112,4 @@ def files_below(directory: str) -> Iterable[str]:
 
     base = Path(directory)
     walk = Walk(FilePolicy((base,)), base, CancelToken(), WALKED_FILES)
-    return [found.relative for found in walk.files()]
+    return list(walk.files())
