@@ -258,6 +258,26 @@ async def test_a_settled_input_is_kept_for_its_own_turn_and_for_no_other(
     assert [row.input_id for row in await store.inputs("beside", pending_only=False)] == ["beside"]
 
 
+async def test_what_was_settled_or_hidden_of_late_is_kept_however_old_it_is(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    fence = await make.fence_of(store, clock)
+    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
+    await store.commit_runtime_state(make.commit(fence, make.append(["b2"], parent="m1"), expected=1))
+    await store.tombstone_nodes(make.SESSION, ["m2"])
+    (batch,) = await make.put(store, make.wake())
+    clock.tick(1)
+    await store.cancel_queued_work_batch(make.SESSION, batch)
+    settled_ms = clock.now_ms()
+    maintenance = Maintenance(store.db)
+    # The nodes are of the moment 1.
+    assert (await maintenance.collect(1))[:3] == (0, 0, 0)
+    assert (await maintenance.collect(settled_ms))[:3] == (1, 0, 0)
+    assert (await maintenance.collect(settled_ms + 1))[:3] == (0, 0, 1)
+
+
 async def completed_calls(store: SqliteStore, clock: ManualClock) -> dict[str, AwaitEventKey]:
     """Calls that somebody outside completed, of a turn that is committed at 5 and of one that runs, and a promise of
     the host in the committed one."""

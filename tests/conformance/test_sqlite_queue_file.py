@@ -395,6 +395,14 @@ async def test_a_line_of_nothing_but_rubbish_is_parked_and_the_pass_is_idle(
     assert await store.change_mark() == mark
 
 
+async def test_commands_behind_rubbish_go_in_the_same_pass(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    bad, _ = await make.put(store, make.wake(), make.command())
+    await execute(store, BAD_BATCHES[0], bad)
+    assert make.granted(await store.open_lane(make.drain_request(clock))).commands_due
+
+
 async def test_a_named_batch_that_does_not_decode_is_refused(open_store: OpenStore, clock: ManualClock) -> None:
     store = open_store()
     await make.create(store, clock)

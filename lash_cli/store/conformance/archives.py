@@ -90,6 +90,18 @@ class ArchiveLaws:
         assert again.head is not None and archive.head is not None
         assert (again.head.nodes, again.turns, again.usage) == (archive.head.nodes, archive.turns, archive.usage)
 
+    async def test_it_stands_in_the_list_where_it_was_active_last(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await rich(store, clock)
+        archive = await store.export_session(S)
+        assert (archive.created_at_ms, archive.last_commit_at_ms) == (3, 5)
+        await store.create_session(SessionCreate("between", make.CONFIG, 4))
+        await store.import_session(archive, NEW)
+        rows, _ = await store.list_sessions(limit=9)
+        assert [row.meta.session_id for row in rows] == [NEW, S, "between"]
+
     async def test_it_goes_on_as_any_session_does(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await rich(store, clock)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from lash_cli.core.content import TextItem, TurnInput
-from lash_cli.core.ingress import InputDraft
+from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn
 from lash_cli.core.queued_work import AgentFrameTask, frame_task_draft
 from lash_cli.errors import UsageError
 from lash_cli.store.base import LaneBusy, LaneGranted, RuntimePersistence
@@ -179,11 +179,12 @@ class DrainLaws:
         store = open_store()
         await make.create(store, clock)
         soon = clock.now_ms() + 10_000
-        first, second, later, settled, cancelled = await make.put(
+        first, second, later, latest, settled, cancelled = await make.put(
             store,
             make.wake(1),
             make.wake(2),
             make.work("later", available_at_ms=soon),
+            make.work("latest", available_at_ms=soon + 1),
             make.wake(4),
             make.wake(5),
         )
@@ -198,12 +199,42 @@ class DrainLaws:
             ((first, "qwb:unknown"), "unclaimable_together", None),
             ((first, settled), "unclaimable_together", None),
             ((later,), "not_yet_available", soon),
+            ((later, latest), "not_yet_available", soon + 1),
+            ((latest, later), "not_yet_available", soon + 1),
             ((settled, cancelled), "already_satisfied", None),
         ):
             idle = make.idle(await store.open_lane(make.drain_request(clock, batch_ids=named)))
             assert (idle.reason, idle.available_at_ms) == (reason, available_at_ms), named
         assert await store.change_mark() == mark
         assert await store.session_row(S) == before
+
+    async def test_a_pass_over_named_batches_sends_what_no_turn_takes_to_the_next(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "steered", ingress=ActiveTurn("gone"))
+        (wake,) = await make.put(store, make.wake())
+        lane = make.granted(await store.open_lane(make.drain_request(clock, batch_ids=(wake,))))
+        assert make.ids_of(lane.work) == [wake] and lane.claim is None
+        (waiting,) = await store.inputs(S, pending_only=True)
+        assert waiting.ingress == NextTurn()
+
+    async def test_a_pass_that_takes_no_inputs_leaves_them_as_they_are(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "next")
+        await make.enqueue(store, "steered", ingress=ActiveTurn("t9"))
+        mark = await store.change_mark()
+        assert make.idle(await store.open_lane(make.drain_request(clock, max_inputs=0))).reason == "empty"
+        assert await store.change_mark() == mark
+        (wake,) = await make.put(store, make.wake())
+        lane = make.granted(await store.open_lane(make.drain_request(clock, max_inputs=0)))
+        assert lane.claim is None and make.ids_of(lane.work) == [wake]
+        waiting = await store.inputs(S, pending_only=True)
+        assert [row.ingress for row in waiting] == [NextTurn(), ActiveTurn("t9")]
 
     async def test_an_empty_pass_writes_nothing_and_takes_no_lease(
         self, open_store: OpenStore, clock: MovableClock

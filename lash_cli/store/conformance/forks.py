@@ -207,6 +207,8 @@ class ForkLaws:
         store = open_store()
         await source(store, clock)
         await fork(store, clock)
+        await move(store, clock, F, "b2")
+        assert await path_of(open_store(), F) == ["m1", "b2"], "it stood there before"
         await grow(store, clock, F, ["f3"], "b2")
         await move(store, clock, F, "m1")
         assert await path_of(open_store(), F) == ["m1"]

@@ -77,10 +77,11 @@ class GraphLaws:
         hushed = Message("h4", Role.USER, (TextPart("x"),), PluginOrigin("p", transient=True))
         unsaid = SessionNode("h4", "p3", note.agent_frame_id, 1, ConversationPayload(hushed))
         said_twice = msgspec.structs.replace(make.nodes(["m1"])[0], node_id="m5", parent_node_id="h4")
-        delta = Append((note, unsaid, said_twice), "m5")
-        await store.commit_runtime_state(make.commit(fence, delta, expected=2))
+        await store.commit_runtime_state(make.commit(fence, Append((note, unsaid), "h4"), expected=2))
         await same_conversation(store, ["m1", "b2"])
-        await store.commit_runtime_state(make.commit(fence, Unchanged("m3"), expected=3))
+        await store.commit_runtime_state(make.commit(fence, Append((said_twice,), "m5"), expected=3))
+        await same_conversation(store, ["m1", "b2"])
+        await store.commit_runtime_state(make.commit(fence, Unchanged("m3"), expected=4))
         await same_conversation(store, ["m1", "m2", "m3"])
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1", "n2"]), "n2")))
         await same_conversation(store, ["n1", "n2"])
@@ -198,6 +199,20 @@ class GraphLaws:
         assert await ids_on_path(store) == ["x1", "m1"]
         assert (await store.vacuum(S))["nodes"] == 4
         assert await all_ids(store) == ["x1", "m1"]
+
+    async def test_a_full_replacement_has_the_frames_it_names_and_no_others(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        fence = await make.fence_of(store, clock)
+        await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
+        frames, _ = open_frame(make.frames(), "second", "compaction", 7)
+        delta = make.append(["c1"], parent="m1", frame_id="second")
+        await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=frames))
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1")))
+        read = await store.load_session(S, ReadScope.ACTIVE_PATH)
+        assert read is not None and read.frames == make.frames()
 
     async def test_the_active_path_cannot_be_tombstoned(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()

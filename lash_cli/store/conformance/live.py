@@ -266,6 +266,14 @@ class LiveLaws(LogLaws):
         told = await after(store, start)
         assert [(event.payload, event.revision, event.turn_id) for event in told] == [(ResidentChanged(), 1, None)] * 5
 
+    async def test_a_first_history_replaces_none(self, open_store: OpenStore, clock: MovableClock) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        await show(store, clock, fence, [prose("before")])
+        start = await cursor_of(store)
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1")))
+        assert [event.revision for event in await after(store, start)] == [1]
+
     async def test_a_replaced_history_continues_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         fence = await started(store, clock)
@@ -301,6 +309,8 @@ class LiveLaws(LogLaws):
         shown = [other, prose("x", "gone"), reset, prose("y", "kept"), prose("z", "kept"), thought]
         await show(store, clock, fence, shown)
         tail = await cursor_of(store)
+        stale = fence.fencing_token - 1
+        assert not await store.live.retract_attempt(make.SESSION, TURN, generation=stale, activity_id="a3")
         assert await store.live.retract_attempt(make.SESSION, TURN, generation=fence.fencing_token, activity_id="a3")
         assert activities(await after(store, tail)) == [ModelAttemptReset(("kept",), ("thought",))]
         assert not await store.live.retract_attempt(

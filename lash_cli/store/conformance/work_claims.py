@@ -229,6 +229,20 @@ class WorkClaimLaws:
         assert await self._named(store, fence, [alike]) is None, "held already"
         assert await self._named(store, fence, [exclusive]) == [exclusive]
 
+    async def test_a_named_batch_is_claimed_once_its_time_has_come_and_waits_no_more(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        (batch,) = await make.put(store, make.work("a", available_at_ms=clock.now_ms() + 1))
+        fence = await make.fence_of(store, clock)
+        assert await self._named(store, fence, [batch]) is None
+        clock.tick(0.001)
+        assert await self._named(store, fence, [batch]) == [batch]
+        assert await make.pending_batch_ids(store) == []
+        row = await store.session_row(S)
+        assert row is not None and row.pending_batches == 0
+
     async def test_named_batches_keep_the_gate_of_the_boundary(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:

@@ -127,8 +127,7 @@ def _index_batch(connection: sqlite3.Connection, session_key: int, limit: int) -
         following += 1
     connection.executemany(_INSERT, rows)
     is_done = len(nodes) < limit
-    if top:  # nothing of it is left when it was deleted meanwhile
-        connection.execute(_MARK, (session_key, top if is_done else nodes[-1][0]))
+    connection.execute(_MARK, (session_key, top if is_done else nodes[-1][0]))
     return _Batch(len(rows), len(nodes), is_done)
 
 
@@ -142,8 +141,6 @@ def _index_some(keys: list[int], connection: sqlite3.Connection) -> tuple[int, l
         room -= batch.looked_at
         if not batch.is_done:
             return indexed, keys[position:]
-        if room <= 0:
-            return indexed, keys[position + 1 :]
     return indexed, keys[BATCH_NODES:]
 
 

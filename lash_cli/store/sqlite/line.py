@@ -230,7 +230,7 @@ def select_group(
         selection = select_turn_work(found, boundary, limit)
         if isinstance(selection, Refused):
             return []
-        if wanted == 1 and limit > 1 and found[0].slot_policy == "join":
+        if wanted == 1 and found[0].slot_policy == "join":
             wanted = limit + SCAN_MARGIN
             continue
         decoded = decode_or_park(connection, session_id, [rows[batch_id] for batch_id in selection.batch_ids])

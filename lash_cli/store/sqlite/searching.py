@@ -94,15 +94,15 @@ class _Sessions:
             return owner
         for (reader_key,) in self._connection.execute(_READERS, (key, seq)).fetchall():
             reader = self.get(reader_key)
-            if reader is not None and len(reader.segments) > 1 and _is_inherited(self._connection, reader, key, seq):
+            if reader is not None and len(reader.segments) > 1 and _is_inherited(self._connection, reader, seq):
                 return reader
         return None
 
 
-def _is_inherited(connection: sqlite3.Connection, reader: _Session, key: int, seq: int) -> bool:
+def _is_inherited(connection: sqlite3.Connection, reader: _Session, seq: int) -> bool:
+    """Whether a node of a cluster that `reader` reads as far as that is on the path that it shares."""
     inherited = reader.segments[1:]
-    top = inherited[0].top
-    return seq <= top and key_at(inherited, seq) == key and is_on_path(connection, inherited, top, seq)
+    return is_on_path(connection, inherited, inherited[0].top, seq)
 
 
 def match_expression(request: SearchRequest) -> str:
