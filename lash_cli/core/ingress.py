@@ -236,7 +236,7 @@ def initial_state(ingress: TurnInputIngress) -> InputState:
 
 def admits(min_boundary: str, checkpoint: Boundary) -> bool:
     """Whether a row with `min_boundary` may enter at `checkpoint`; one of a newer program's boundaries never may."""
-    return min_boundary == "after_work" or (min_boundary == "before_completion" == checkpoint)
+    return min_boundary in ("after_work", checkpoint)
 
 
 def is_same_submission(

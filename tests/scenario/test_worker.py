@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from support.driving import Crash, CrashPoints, S, later_wake, opener, said
 from support.scripted import ScriptedCaller, error, text
+from support.switching import Switching, switch
 
 from lash_cli.api import LashCore, LeaseTimings, QueueWorker, Stopped, WorkOptions
 from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
@@ -125,6 +126,17 @@ async def test_a_worker_ends_after_its_number_of_turns_and_starts_no_more(make_c
     assert sum([len(await core.queue(name).pending_inputs()) for name in names]) == 2
 
 
+async def test_a_turn_that_went_on_in_other_frames_is_one_of_the_number(make_core) -> None:
+    core = make_core(ScriptedCaller([switch("f2", "go on"), text("one")]), tools=[Switching()])
+    await sessions(core, S)
+    await core.queue(S).enqueue("begin")
+    told = Telling()
+    report = await worker_of(core, told, max_turns=1).run()
+    assert (report.turns, report.stopped_by) == (1, "max_turns")
+    ended = [event.result.assistant_message() for event in told.events if isinstance(event, TurnEnded)]
+    assert ended == [None, "one"]
+
+
 async def test_an_idle_worker_ends_when_told_to_and_not_before(make_core) -> None:
     core = make_core(answering())
     await sessions(core, S)
@@ -194,7 +206,8 @@ async def test_after_the_grace_running_turns_are_cancelled_and_committed(make_co
     running = asyncio.create_task(worker.run())
     await caller.entered.wait()
     worker.stop(0)
-    report = await running
+    worker.stop(60)  # who asks again does not make it wait longer
+    report = await asyncio.wait_for(running, 30)
     (ended,) = [event for event in told.events if isinstance(event, TurnEnded)]
     assert (ended.result.outcome, ended.is_failure) == (Stopped("cancelled"), False)
     assert ended.result.cancellation.origin == "worker"
