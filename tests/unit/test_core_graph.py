@@ -35,6 +35,11 @@ def test_the_active_path_runs_from_the_root_to_the_leaf() -> None:
     assert active_path(TREE, None) == ()
 
 
+def test_a_message_that_stands_in_two_nodes_was_said_once() -> None:
+    again = SessionNode("again", "a", "f", 0, ConversationPayload(message("a")))
+    assert [said.id for said in messages_on((node("a", None), again, node("b", "again")))] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("nodes", "leaf"),
     [

@@ -120,6 +120,23 @@ def test_an_event_is_too_old_only_when_strictly_older_than_the_age():
     assert judge_position("e", 0, log, NOW_MS - MAX_AGE_MS - 1, NOW_MS) is TRIMMED
 
 
+@pytest.mark.parametrize(
+    ("log", "position", "gap"),
+    [
+        (LogBounds("e", 9, hole=4), 4, UNAVAILABLE),
+        (LogBounds("e", 9, hole=4), 5, None),
+        (LogBounds("e", 9, floor=3), 2, TRIMMED),
+        (LogBounds("e", 9, floor=3), 3, None),
+        (LogBounds("e", MAX_EVENTS + 5), 4, TRIMMED),
+        (LogBounds("e", MAX_EVENTS + 5), 5, None),
+        (LogBounds("e", 9), 9, None),
+        (LogBounds("e", 9), 10, UNAVAILABLE),
+    ],
+)
+def test_each_bound_ends_at_its_own_position(log, position, gap):
+    assert judge_position("e", position, log, NOW_MS, NOW_MS) is gap
+
+
 def test_a_row_that_should_be_there_and_is_not_is_never_an_empty_answer():
     assert judge_position("e", 3, LogBounds("e", 9), None, NOW_MS) is TRIMMED
 

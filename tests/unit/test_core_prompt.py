@@ -60,7 +60,8 @@ def test_the_default_template_has_its_sections_in_order_and_leaves_out_empty_one
 
 def test_the_line_about_asking_is_there_only_where_the_model_can_ask() -> None:
     assert "Ask first." not in render_prompt((), builtins=BUILTINS)
-    assert "Care.\nAsk first." in render_prompt((), builtins=BUILTINS, can_ask=True)
+    asking = render_prompt((), builtins=BUILTINS, can_ask=True)
+    assert "Care.\nAsk first." in asking and asking.count("Ask first.") == 1
     assert "Ask the user" not in render_prompt((), builtins=STANDARD_BUILTINS)
 
 
