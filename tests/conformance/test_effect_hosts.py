@@ -30,7 +30,16 @@ from lash_cli.core.effect import (
 from lash_cli.core.lease import LeaseFence, LeaseTimings
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse
 from lash_cli.core.protocols import EffectContext, EffectHost
-from lash_cli.core.wait import CustomWait, ResolvedOk, ToolCompletionWait, TurnCancelGateWait, TurnTerminalWait
+from lash_cli.core.wait import (
+    AwaitEventKey,
+    CustomWait,
+    ResolvedOk,
+    ResolvedTimeout,
+    ToolCompletionWait,
+    TurnCancelGateWait,
+    TurnTerminalWait,
+)
+from lash_cli.effects import resolver
 from lash_cli.effects.host import await_event_executor, peek_executor, resolution_of, sleep_executor
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.effects.journal import JournalEffectHost
@@ -129,6 +138,43 @@ class TestInlineHost(EffectHostLaws):
         oldest, latest = keys[0], keys[-1]
         assert [await host.peek_await_event(key) for key in oldest] == [None, None]
         assert [await host.peek_await_event(key) for key in latest] == [ResolvedOk("gate"), ResolvedOk(turns - 1)]
+
+    async def test_a_later_waiter_does_not_move_the_deadline(self, clock: ManualClock) -> None:
+        host = InlineEffectHost(clock, SystemIds())
+        key = await host.await_event_key(SCOPE, CustomWait("x"))
+        first, second = [
+            asyncio.create_task(host.await_await_event(key, clock.now_ms() + after_ms)) for after_ms in (1_000, 9_000)
+        ]
+        await clock.wait_for_sleepers(2)
+        assert sorted(clock.slept) == [1.0, 1.0]
+        await clock.advance(1)
+        assert (await first, await second) == (ResolvedTimeout(), ResolvedTimeout())
+
+    async def test_revoked_sessions_are_remembered_up_to_a_bound(self, clock: ManualClock, monkeypatch) -> None:
+        monkeypatch.setattr(resolver, "MAX_REVOKED_SESSIONS", 2)
+        host = InlineEffectHost(clock, SystemIds())
+        keys = [await host.await_event_key(TurnScope(session, "t"), CustomWait("x")) for session in "abc"]
+        for session in "abc":
+            await host.revoke_await_events_for_session(session)
+        outcomes = [(await host.resolve_await_event(key, ResolvedOk(1))).kind for key in keys]
+        assert outcomes == ["accepted", "unknown_or_revoked", "unknown_or_revoked"]
+
+
+async def test_a_waiter_that_gives_up_too_late_is_told_what_stands(clock: ManualClock) -> None:
+    """Somebody may resolve the promise between the waiter's look and its giving up."""
+    host = InlineEffectHost(clock, SystemIds())
+    key = await host.await_event_key(SCOPE, CustomWait("x"))
+
+    class Board:
+        async def peek_await_event(self, key: AwaitEventKey) -> None:
+            await host.resolve_await_event(key, ResolvedOk("first"))
+
+        resolve_await_event = host.resolve_await_event
+
+    stands = await resolver.wait_for_terminal(
+        Board(), key, clock=clock, bell=asyncio.Event(), polls=False, deadline_ms=clock.now_ms(), cancel=None
+    )
+    assert stands == ResolvedOk("first")
 
 
 class TestSqliteJournalHost(DurableEffectHostLaws):

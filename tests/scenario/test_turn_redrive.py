@@ -471,6 +471,8 @@ async def test_a_lane_is_kept_only_while_nobody_knows_what_became_of_the_commit(
         await session.turn("a").run()
     row = await core.store.session_row("s1")
     assert (row.lease.token is not None) is is_kept
+    for batch in await core.store.queued_work("s1", pending_only=False):
+        assert batch.attempts == (0 if is_kept else 1), "what may have happened has not failed"
 
 
 async def test_a_head_that_is_announced_and_cannot_be_loaded_is_not_looked_for_again_and_again(
