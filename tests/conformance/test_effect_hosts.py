@@ -465,6 +465,30 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
     assert runs.count == 1
 
 
+async def test_a_fault_within_a_fresh_model_call_is_not_recorded(store: SqliteStore, clock: ManualClock) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
+    assert await code_of(effects.execute(envelope(MODEL), Runs(JournalFault("store_gone", "gone")))) == "store_gone"
+    await effects.settle()
+    assert await store.journal_rows(scope_key(SCOPE)) == ()
+
+
+async def test_no_tool_starts_once_the_journal_turns_out_not_to_have_been_empty(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    await create_session(store, clock, SESSION)
+    fence = await take_lane(store, clock, "one", SESSION)
+    host, tool = JournalEffectHost(store, clock, SystemIds()), Runs(tool_outcome())
+    first = host.scoped(SCOPE, fence=fence, fresh=True)
+    await first.execute(envelope(MODEL), Runs(model_outcome("first")))
+    await first.settle()
+    second = host.scoped(SCOPE, fence=fence, fresh=True)
+    await second.execute(envelope(MODEL), Runs(model_outcome("second")))
+    assert await code_of(second.execute(envelope(tool_command(), "k2"), tool)) == "sqlite_effect_replay_corrupt_row"
+    assert tool.count == 0
+
+
 async def test_a_scope_promised_empty_that_is_not_keeps_its_first_record_and_says_so(
     store: SqliteStore, clock: ManualClock
 ) -> None:
