@@ -15,6 +15,7 @@ from lash_cli.core.frames import FrameStatus
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
 from lash_cli.core.policy import ModelLimits, ModelSpec, SessionPolicy
+from lash_cli.core.prompt import STANDARD_BUILTINS
 from lash_cli.errors import (
     ConflictError,
     LashRuntimeError,
@@ -43,7 +44,7 @@ async def talked(core, *texts: str):
 
 async def test_a_compaction_opens_a_frame_with_a_summary_and_the_recent_turns(make_core) -> None:
     caller = ScriptedCaller([text("ok"), text("ok"), text("the gist", tokens=(70, 7)), text("after")])
-    core = make_core(caller)
+    core = make_core(caller, builtins=STANDARD_BUILTINS)
     session = await talked(core, "one", "two")
     before = session.read_view()
     assert await session.admin().compact_context("the numbers")
@@ -58,6 +59,8 @@ async def test_a_compaction_opens_a_frame_with_a_summary_and_the_recent_turns(ma
     assert (view.turn_index, view.last_prompt_usage) == (2, None)
     asked = caller.requests[2]
     assert is_summary_call(asked) and asked.tools == ()
+    is_told_who_it_is = [STANDARD_BUILTINS.main_agent_intro in request.system for request in caller.requests]
+    assert is_told_who_it_is == [True, True, False]
     prompt = message_text(asked.messages[0])
     assert "Pay particular attention to this:\nthe numbers" in prompt
     assert "one" in prompt and "two" not in prompt.partition("# The conversation")[2]

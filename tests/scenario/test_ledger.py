@@ -36,6 +36,8 @@ from lash_cli.errors import (
     SessionClosed,
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
+    StoreError,
+    StoreLocked,
 )
 from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.store.base import ReadScope
@@ -331,6 +333,29 @@ async def test_a_compaction_that_fails_after_it_asked_is_paid_for(make_core, way
         assert spent(session) == {"turn": 45, "compaction": 77}
         if has_store:
             assert await stored(core) == spent(session)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_owed"),
+    [(StoreLocked("busy"), True), (StoreError("disk I/O error"), False)],
+    ids=["refused", "unknown"],
+)
+async def test_a_compaction_that_could_not_be_written_is_owed_unless_it_may_have_been(
+    make_core, monkeypatch, error: StoreError, is_owed: bool
+) -> None:
+    core = make_core(ScriptedCaller(GIST), context=[RollingHistory()])
+    session = await core.open_session(S)
+    for words in ("a", "b"):
+        await session.turn(words).run()
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(core.store, "commit_runtime_state", fail)
+        with pytest.raises(StoreError):
+            await session.admin().compact_context()
+    assert spent(session).get("compaction") == (77 if is_owed else None)
 
 
 @pytest.mark.parametrize("way", ["fails", "unfit"])
