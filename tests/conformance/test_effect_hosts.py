@@ -466,7 +466,7 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
 
 
 async def test_a_fault_within_a_fresh_model_call_is_not_recorded(store: SqliteStore, clock: ManualClock) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
     assert await code_of(effects.execute(envelope(MODEL), Runs(JournalFault("store_gone", "gone")))) == "store_gone"
@@ -477,7 +477,7 @@ async def test_a_fault_within_a_fresh_model_call_is_not_recorded(store: SqliteSt
 async def test_no_tool_starts_once_the_journal_turns_out_not_to_have_been_empty(
     store: SqliteStore, clock: ManualClock
 ) -> None:
-    await create_session(store, clock, SESSION)
+    await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one", SESSION)
     host, tool = JournalEffectHost(store, clock, SystemIds()), Runs(tool_outcome())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
