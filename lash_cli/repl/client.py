@@ -382,8 +382,8 @@ class ChatClient(Sending):
         else:
             self.tell_error(error)
 
-    def carry_out(self, do: Do, text: str) -> bool:
-        """Do what a key decided, as far as it is not the face's own matter; False when it is."""
+    def carry_out(self, do: Do, text: str) -> None:
+        """Do what a key decided, as far as it is not the face's own matter."""
         acts: dict[Do, Callable[[], None]] = {
             Do.STASH: self.stash,
             Do.CANCEL: self.cancel,
@@ -402,7 +402,6 @@ class ChatClient(Sending):
         act = acts.get(do)
         if act is not None:
             act()
-        return act is not None
 
 
 def _raise_unexpected(client: ChatClient) -> Callable[[asyncio.Task[None]], None]:

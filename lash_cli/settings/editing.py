@@ -330,8 +330,8 @@ def _dotted(path: tuple[str, ...]) -> str:
 
 
 def _bare(name: str) -> str:
-    is_bare = name.isascii() and all(character.isalnum() or character in "_-" for character in name)
-    return name if is_bare else json.dumps(name)
+    is_bare = name.isascii() and name.replace("-", "a").replace("_", "a").isalnum()
+    return name if is_bare else quoted(name)
 
 
 def literal(value: Any) -> str:

@@ -78,6 +78,8 @@ def test_theirs_is_cancelled_also_while_a_text_waits_for_its_end(chat, home, gat
     theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
     one = chat()
     one.wait_for(f"pid {theirs.pid} (turn)")
+    one.press("queued\t")
+    one.wait_for("queued for next turn")
     one.press("first\r")
     one.wait_for("[w] wait, then send")
     one.press("w")
@@ -85,10 +87,11 @@ def test_theirs_is_cancelled_also_while_a_text_waits_for_its_end(chat, home, gat
     one.press("second\r")
     one.wait_for("[c] cancel theirs")
     one.press("c")
-    one.wait_for("You said: second")
+    one.wait_for("You said: queued second")
     one.wait_for("│ idle")
     assert theirs.wait(60) == 7
-    assert one.users()[1:] == ["first", "second"]
+    # Nothing is held for a turn that was theirs.
+    assert one.users()[1:] == ["first", "queued\nsecond"]
 
 
 def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -> None:

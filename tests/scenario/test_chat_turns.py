@@ -16,7 +16,7 @@ from lash_cli.cli.invocation import Invocation
 from lash_cli.core.content import Role, TurnInput, message_text
 from lash_cli.core.ingress import NextTurn
 from lash_cli.core.outcome import AssistantMessage, Finished
-from lash_cli.errors import LashError, StoreLocked
+from lash_cli.errors import LashError, SessionExecutionBusy, StoreLocked
 from lash_cli.paths import resolve_paths
 from lash_cli.repl.client import ChatClient, ChatOptions
 from lash_cli.repl.driving import Ending, OwnTurns
@@ -34,6 +34,16 @@ class SilentFace:
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
+
+
+class RecordingFace(SilentFace):
+    """Keeps what it is asked to show."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *given: self.calls.append((name, *given))
 
 
 class SlowDesk(ChatDesk):
@@ -132,6 +142,13 @@ async def test_what_was_held_for_a_cancel_that_came_too_late_goes_on(chat: OpenC
     assert chat.watch.row.meta.held_at_ms is None
 
 
+async def test_a_cancel_where_no_turn_of_ours_runs_holds_and_sends_nothing(chat: OpenChat) -> None:
+    await chat.queue("!text two")
+    await chat.client._cancel(None)
+    assert chat.watch.row.meta.held_at_ms is None
+    assert await chat.users() == []
+
+
 async def test_who_leaves_a_chat_waits_for_what_the_end_of_a_turn_began_and_begins_no_other(chat: OpenChat) -> None:
     await chat.queue("!text two")
     chat.desk.is_asked.clear()
@@ -148,6 +165,20 @@ async def test_who_leaves_a_chat_waits_for_what_the_end_of_a_turn_began_and_begi
     await asyncio.wait({leaving}, timeout=30)
     assert leaving.done()
     assert await chat.users() == ["!text one"]
+
+
+@pytest.mark.parametrize("failure", [SessionExecutionBusy("busy"), StoreLocked("busy")])
+async def test_a_text_that_was_not_taken_is_the_draft_again_and_it_is_told_why(
+    chat: OpenChat, failure: LashError
+) -> None:
+    face: Any = RecordingFace()
+    chat.client._face = chat.watch.face = face
+    key = chat.outbox.take("hello")
+    await chat.client._own_turn_failed(failure, key)
+    assert chat.outbox.draft.text == "hello"
+    told = "offer" if isinstance(failure, SessionExecutionBusy) else "show"
+    calls = [call for call in face.calls if call[0] in ("set_text", "offer", "show")]
+    assert calls[0] == ("set_text", "hello") and [name for name, _ in calls[1:]] == [told]
 
 
 async def test_a_turn_that_begins_while_a_failure_is_told_is_known_to_run() -> None:

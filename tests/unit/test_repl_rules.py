@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lash_cli.core.lease import LocalProcess
-from lash_cli.errors import ConfigError, UsageError
+from lash_cli.errors import ConfigError, StoreReadOnly, UsageError
 from lash_cli.repl import drafts, keys, rules, slash
 from lash_cli.repl.drafts import Draft
 from lash_cli.repl.keymap import Action, key_table, keys_text
@@ -164,6 +164,38 @@ def test_the_rows_of_ended_chats_are_taken_over_and_those_of_living_ones_are_not
     assert three.lines(10) == ["old", "new", "middle"]
     for memory in (one, two, three):
         memory.close()
+
+
+def test_a_draft_that_cannot_be_taken_over_stays_where_it_was(tmp_path) -> None:
+    one, two = (ReplMemory(str(tmp_path), "s") for _ in range(2))
+    one.take_over(one.left_behind(), Draft("kept"))
+    one.leave(Draft("kept"))
+    two._database.execute("CREATE TRIGGER full BEFORE INSERT ON drafts BEGIN SELECT raise(ABORT, 'full'); END")
+    with pytest.raises(StoreReadOnly):
+        two.take_over(two.left_behind(), Draft("kept"))
+    assert [draft.text for draft in one.left_behind().drafts] == ["kept"]
+    for memory in (one, two):
+        memory.close()
+
+
+@pytest.mark.parametrize(
+    ("rest", "verb"),
+    [
+        ("", ("queue", "ls", slash.SESSION)),
+        ("hold", ("queue", "hold", slash.SESSION)),
+        ("edit", ("queue", "edit", "in_1")),
+        ("cut in_2", ("cancel-suffix", slash.SESSION, "in_2")),
+        ("cancel in_2", ("queue", "cancel", "in_2")),
+        ("cancel", None),
+        ("turn", None),
+    ],
+)
+def test_a_word_about_the_queue_is_a_verb_of_the_shell_or_refused(rest, verb) -> None:
+    if verb is None:
+        with pytest.raises(UsageError):
+            slash.queue_verb(rest, "in_1")
+    else:
+        assert slash.queue_verb(rest, "in_1") == (verb, rest == "edit")
 
 
 @pytest.mark.parametrize(

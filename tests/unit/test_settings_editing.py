@@ -25,7 +25,11 @@ def test_any_text_survives_being_written_and_read(text):
 
 
 @given(
-    st.recursive(st.booleans() | st.integers(-(2**60), 2**60) | TEXT, lambda v: st.lists(v, max_size=3), max_leaves=5)
+    st.recursive(
+        st.booleans() | st.integers(-(2**60), 2**60) | TEXT,
+        lambda v: st.lists(v, max_size=3) | st.dictionaries(TEXT, v, max_size=3),
+        max_leaves=5,
+    )
 )
 def test_any_value_survives_being_written_and_read(value):
     assert tomllib.loads(f"v = {literal(value)}") == {"v": value}

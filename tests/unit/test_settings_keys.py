@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import resolve_paths
 from lash_cli.settings import keys
 from lash_cli.settings.redact import redact, remember
@@ -92,6 +92,25 @@ def test_a_broken_keys_file_is_not_quoted(paths):
         keys.read_keys(paths)
     assert caught.value.__cause__ is None
     assert "unquoted-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "damaged", ["keys = []", "keys = 'x'", "[keys]\na = 1", "keyring = 'x'", "[keyring]\nnames = [1]"]
+)
+def test_a_keys_file_of_another_shape_is_refused(paths, damaged):
+    path = paths.keys_file
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        file.write(damaged)
+    with pytest.raises(ConfigError) as caught:
+        keys.read_stored(paths)
+    assert caught.value.code == "config_invalid"
+
+
+@pytest.mark.parametrize("value", ["", "  ", "two words", "two\nlines", "a\x1bkey", "a\tkey"])
+def test_what_cannot_be_a_key_is_not_stored(paths, value):
+    with pytest.raises(UsageError):
+        keys.store_key(paths, "name", value)
+    assert keys.read_keys(paths) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from lash_cli.core.policy import ReasoningDisabled, ReasoningEffort
 from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
 from lash_cli.settings import load_settings
+from lash_cli.settings.loading import find_project_file
 from lash_cli.settings.providers import available_provider, default_provider, provider_names
 from lash_cli.system import SystemClock, SystemIds
 from lash_cli.wiring import DEFAULT_OUTPUT_TOKENS, ConfiguredProviders, host_policy, known_model, model_spec
@@ -278,3 +279,20 @@ def test_a_field_of_a_model_from_the_environment_is_checked_too(load):
     with pytest.raises(ConfigError) as caught:
         load(LASH_CFG__models__x__prices__inptu="1")
     assert "did you mean models.x.prices.input?" in caught.value.message
+
+
+def test_an_option_within_tables_is_laid_over_those_that_stand(load):
+    file = '[providers.a]\nkind = "openai_chat"\noptions = { headers = { X-Org = "1" }, max_attempts = 2 }\n'
+    settings = load(file, LASH_CFG__providers__a__options__headers__X_Team="blue")
+    assert settings.provider("a").options == {"headers": {"X-Org": "1", "X_Team": "blue"}, "max_attempts": 2}
+
+
+def test_a_project_above_the_home_of_the_user_is_nobodys(tmp_path, monkeypatch):
+    above, home = tmp_path / "above", tmp_path / "above" / "home"
+    (home / "work").mkdir(parents=True)
+    (above / ".lash").mkdir()
+    (above / ".lash" / "config.toml").write_text("")
+    monkeypatch.setenv("HOME", str(home))
+    assert find_project_file(str(home / "work")) is None
+    monkeypatch.setenv("HOME", str(above))
+    assert find_project_file(str(home / "work")) == str(above / ".lash" / "config.toml")
