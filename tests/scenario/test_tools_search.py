@@ -289,6 +289,21 @@ async def test_what_follows_the_last_line_feed_is_a_line_only_where_there_is_som
     )
 
 
+def test_a_directory_that_is_gone_does_not_hide_the_rest_of_the_one_around_it(bench: Workbench) -> None:
+    paths = [str(bench.write(path, "needle")) for path in ("d/a", "d/b/c", "d/d")]
+    (bench.root / "d/b/c").unlink()
+    (bench.root / "d/b").rmdir()
+    request = {"pattern": "needle", "files": [(path, path) for path in paths], "limit": 9, "file_bytes": 99}
+    lines = list(grep_worker.search({**request, "line_chars": 99}))
+    assert [line[0] for line in lines[:-1]] == [paths[0], paths[2]]
+    assert lines[-1]["unreadable"] == 0
+
+
+async def test_a_byte_order_mark_is_no_character_of_the_first_line(bench: Workbench) -> None:
+    bench.write("bom.txt", b"\xef\xbb\xbfneedle\n")
+    assert value_of(await bench.call("grep", pattern="^needle")) == "bom.txt:1: needle"
+
+
 async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
     fault = failure_of(await bench.call("grep", pattern="(open"))
     assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
