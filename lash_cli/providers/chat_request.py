@@ -41,7 +41,7 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
-from lash_cli.providers.past import fenced, past_arguments, past_name
+from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_arguments, past_name
 from lash_cli.providers.prefix import Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
@@ -91,19 +91,22 @@ class ChatEncoder:
             head += b'{"content":[' + block + b'],"role":"system"}'
         elif system:
             head += encode({"content": system, "role": "system"})
-        cache = self._caches.of((self.route(request.model.id), is_marked))
+        capability = request.model.capability
+        needs_signatures = capability is not None and capability.thought_signatures == "required"
+        cache = self._caches.of((self.route(request.model.id), is_marked, needs_signatures))
         return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
         """What becomes of the request's generation intent."""
         return self._dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], Piece]:
-        """How messages are written for one route, with or without places for marks."""
-        route, is_marked = way
+    def _encoding(self, way: tuple[str, bool, bool]) -> Callable[[Message], Piece]:
+        """How messages are written for one route, with or without places for marks, to a model that demands signatures
+        of calls or does not."""
+        route, is_marked, needs_signatures = way
         replayed = route if self._dialect.replay_reasoning else None
         field = self._dialect.reasoning_text_field
-        return _MessageEncoder(replayed, is_marked, self._attachment_bytes, field).encode_message
+        return _MessageEncoder(replayed, is_marked, needs_signatures, self._attachment_bytes, field).encode_message
 
     def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
         options: dict[str, Any] = {"model": request.model.id, "stream": request.stream}
@@ -167,11 +170,13 @@ class _MessageEncoder:
         self,
         route: str | None,
         is_marked: bool,
+        needs_signatures: bool,
         attachment_bytes: AttachmentBytes | None,
         reasoning_text_field: str | None = None,
     ) -> None:
         self._route = route
         self._is_marked = is_marked
+        self._needs_signatures = needs_signatures
         self._attachment_bytes = attachment_bytes
         self._reasoning_text_field = reasoning_text_field
 
@@ -212,10 +217,9 @@ class _MessageEncoder:
                 "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
                 "id": fitted(part.tool_call_id, MAX_ID_CHARS),
                 "type": "function",
-                **self._signed(part.replay),
+                **self._signed(part.replay, is_first=number == 0),
             }
-            for part in message.parts
-            if isinstance(part, ToolCallPart)
+            for number, part in enumerate(part for part in message.parts if isinstance(part, ToolCallPart))
         ]
         replayed = [
             detail
@@ -240,10 +244,11 @@ class _MessageEncoder:
         """What this route made, and may have back."""
         return replay if replay and self._route is not None and replay.provider == self._route else None
 
-    def _signed(self, replay: ReasoningReplay | None) -> dict[str, Any]:
-        """The signature of a call, without which Gemini refuses the conversation."""
+    def _signed(self, replay: ReasoningReplay | None, *, is_first: bool) -> dict[str, Any]:
+        """The signature of a call. Gemini refuses a conversation where the first call of an answer has none."""
         own = self._own(replay)
-        return {"extra_content": {"google": {"thought_signature": own.signature}}} if own else {}
+        signature = own.signature if own else SIGNATURE_PLACEHOLDER if self._needs_signatures and is_first else None
+        return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
     def _user(self, message: Message) -> list[dict[str, Any]]:
         results: list[dict[str, Any]] = [

@@ -40,12 +40,11 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
-from lash_cli.providers.past import fenced, past_name, past_object
+from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_name, past_object
 from lash_cli.providers.prefix import PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
 
-SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
 _CARRIED = CARRIED["google"]
 _PLACE = "generationConfig"
 _WORDS = GenerationWords("temperature", "seed", "stopSequences", most_stop_sequences=5)

@@ -16,6 +16,8 @@ import msgspec
 from lash_cli.core.codec import decode_written, encode
 from lash_cli.core.content import CodePart
 
+#: What Gemini takes in place of the signature of a call that it did not make itself.
+SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
 MAX_NAME_CHARS = 64
 _NAME = re.compile(f"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 _NO_NAME = "unnamed"

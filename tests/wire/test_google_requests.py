@@ -41,7 +41,8 @@ from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers import google_request
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.google import GoogleWire
-from lash_cli.providers.google_request import SIGNATURE_PLACEHOLDER, GoogleEncoder
+from lash_cli.providers.google_request import GoogleEncoder
+from lash_cli.providers.past import SIGNATURE_PLACEHOLDER
 
 SIGNED = ModelSpec("test-model", capability=ModelCapability(thought_signatures="required"))
 

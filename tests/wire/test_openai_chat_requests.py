@@ -182,6 +182,22 @@ def test_reasoning_is_sent_back_only_to_the_route_that_made_it(replay: dict[str,
         assert said(foreign) == {"role": "assistant", "content": "hi"}
 
 
+def test_a_model_that_demands_signatures_gets_a_placeholder_for_calls_that_another_made() -> None:
+    demanding = ModelSpec("test-model", capability=ModelCapability(thought_signatures="required"))
+    own = ReasoningReplay(provider=f"{ROUTE}/chat/completions test-model", signature="sig")
+    calls = (ToolCallPart("c1", "ls", "{}"), ToolCallPart("c2", "ls", "{}"), ToolCallPart("c3", "ls", "{}", own))
+
+    def signatures(model: ModelSpec, *parts: ToolCallPart) -> list[Any]:
+        said = body(user("hi"), Message("a", Role.ASSISTANT, parts), model=model)["messages"][1]
+        return [
+            call.get("extra_content", {"google": {}})["google"].get("thought_signature") for call in said["tool_calls"]
+        ]
+
+    assert signatures(demanding, *calls) == ["skip_thought_signature_validator", None, "sig"]
+    assert signatures(demanding, calls[2], calls[0]) == ["sig", None], "only the first call of an answer is looked at"
+    assert signatures(ModelSpec("test-model"), *calls) == [None, None, "sig"]
+
+
 def test_an_answer_that_was_nothing_but_reasoning_is_left_out() -> None:
     replay = ReasoningReplay(provider=f"{ROUTE}/chat/completions test-model", signature="sig")
     thought = Message("a", Role.ASSISTANT, (ReasoningPart("a thought", replay),))
