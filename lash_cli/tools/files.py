@@ -274,7 +274,7 @@ def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSigna
         number += 1
         text = f"{number}: {_text(line, number)}{'...' if is_cut else ''}"
         held += len(text.encode()) + 1
-        if shown and (len(shown) == arguments.limit or held > READ_BYTES):
+        if len(shown) == arguments.limit or held > READ_BYTES:
             shown.append(f"(more lines follow; continue with offset={number})")
             return "\n".join(shown)
         shown.append(text)

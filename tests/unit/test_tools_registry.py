@@ -351,6 +351,10 @@ def test_a_missing_tool_becomes_an_orphan_that_rebinds_with_its_opt_out() -> Non
     assert report.orphaned == ("t.a", "t.b")
     assert made.resolve("a") is None
     assert made.members() == ()
+    made.refresh_sources()
+    made.upsert_source("live:0", NamedTools(("t.c", "c")))
+    made.remove_source("live:0")
+    assert list(made.export_state().tools) == ["t.a", "t.b"], "no other source takes them away"
     made.upsert_source("live:1", NamedTools(("t.a", "a"), ("t.b", "b")))
     assert names(made) == ["a"]
 
