@@ -73,6 +73,7 @@ USAGE = [
     ("rm", "--yes"),
     ("enqueue", "demo", "hi", "--boundary", "after_work"),
     ("enqueue", "demo", "hi", "--or-next"),
+    ("enqueue", "demo", "hi", "--key"),
     ("enqueue", "demo", "hi", "--now", "--boundary", "soon"),
     ("enqueue", "demo", "hi", "--wait=soon"),
     ("queue", "nope"),

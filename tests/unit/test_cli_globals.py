@@ -88,3 +88,9 @@ def test_the_name_of_a_file_may_be_any_bytes_and_nothing_else_may(option):
 def test_a_switch_of_the_environment_is_on_unless_it_says_no(value, is_on):
     assert is_set({"LASH_PLAIN": value}, "LASH_PLAIN") is is_on
     assert not is_set({}, "LASH_PLAIN")
+
+
+def test_another_command_is_led_to_the_same_places():
+    options, _ = hoist(["--profile", "ci", "--db", "my file.db", "ls", "--home=~/x", "--log-file", "l"])
+    assert options.places() == ["--home", "~/x", "--db", "my file.db", "--profile", "ci"]
+    assert hoist(["ls"])[0].places() == []
