@@ -41,8 +41,6 @@ def age(epoch_ms: int | None, now_ms: int) -> str:
     if epoch_ms is None:
         return "-"
     passed = now_ms - epoch_ms
-    if passed < _SECOND_MS:
-        return "now"
     for unit, length in (("d", _DAY_MS), ("h", _HOUR_MS), ("m", _MINUTE_MS), ("s", _SECOND_MS)):
         if passed >= length:
             return f"{passed // length}{unit} ago"

@@ -69,6 +69,20 @@ def test_a_table_never_exceeds_the_terminal(rows, width):
     assert all(tables.display_width(line) <= width for line in text.split("\n"))
 
 
+@pytest.mark.parametrize("code", [
+    *range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xD800,
+])  # fmt: skip
+def test_every_character_that_steers_or_reorders_is_escaped_wherever_it_stands(code):
+    character = chr(code)
+    if character not in "\t\n":
+        assert character not in safe_text(f"a{character}b")
+    assert character not in safe_line(f"a{character}b")
+
+
+def test_a_column_stays_wide_enough_to_be_told_from_another():
+    assert tables.columns(("NAME", "STATUS"), [("abcdefgh", "running")], width=3) == "NAME  STA…\nabc…  run…"
+
+
 def test_without_a_width_nothing_is_cut():
     assert "x" * 500 in tables.columns(("A",), [("x" * 500,)])
 
@@ -84,8 +98,9 @@ def test_a_moment_is_told_in_utc_and_a_span_in_its_two_largest_units():
         "2h 5m",
         "4d 1h",
     ]
-    assert [age(at, 100_000_000) for at in (None, 100_000_000, 99_990_000, 90_000_000, 0)] == [
+    assert [age(at, 100_000_000) for at in (None, 100_000_000, 100_000_001, 99_990_000, 90_000_000, 0)] == [
         "-",
+        "now",
         "now",
         "10s ago",
         "2h ago",

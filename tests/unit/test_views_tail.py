@@ -63,6 +63,21 @@ def test_a_retraction_removes_the_named_text_and_nothing_else() -> None:
     assert "kept words" in drawn(shown) and "read_file" in drawn(shown)
 
 
+def test_a_picture_keeps_no_blank_row_and_not_more_than_can_be_looked_at() -> None:
+    shown = picture()
+    say(shown, "p0", " \n ")
+    assert drawn(shown) == drawn(picture())
+    say(shown, "p0", "words")
+    assert "words" in drawn(shown)
+    for number in range(200):
+        shown.fold(
+            "tool_started", {**tool("tool_started"), "call_id": f"c{number}", "name": f"n{number}."}, "t", AT, ""
+        )
+    shown.is_expanded = True
+    seen = drawn(shown, height=1_000)
+    assert "n199." in seen and "n168." in seen and "n167." not in seen and "words" not in seen
+
+
 def test_a_commit_empties_the_picture() -> None:
     shown = picture()
     say(shown, "p1", "previewed")
