@@ -117,6 +117,9 @@ def test_many_small_messages_do_not_fill_the_new_frame() -> None:
     turns = [user("u0"), answer("a0"), user("u1"), *(answer(f"b{n}", "") for n in range(rolling_history.KEPT_MESSAGES))]
     kept, _ = compact(turns)
     assert len(kept) == 1
+    several = [m for n in range(4) for m in (user(f"u{n}"), *(answer(f"a{n}-{k}", "") for k in range(89)))]
+    kept, _ = compact(several, requested=False)
+    assert (kept[1].id, len(kept)) == ("u2", 181)
 
 
 def test_an_earlier_summary_is_brought_up_to_date_and_not_summarised_alone() -> None:

@@ -94,6 +94,17 @@ async def test_whatever_a_method_does_its_request_gets_one_response() -> None:
     )  # fmt: skip
 
 
+async def test_what_is_no_request_is_answered_and_changes_nothing() -> None:
+    world = World()
+    half = b'{"id":"h","method":"quick","params":{"number":1},"more":"\\ud83d"}'
+    await world.serve(b"{", b"[1]", b"[" * 100_000, half, *(request(odd, "quick") for odd in (True, None, 1.5, [])))
+    assert world.responses() == [
+        (None, False, code)
+        for code in ("invalid_json", "invalid_request", "invalid_json", "invalid_json", *["invalid_request"] * 4)
+    ]
+    assert world.order == []
+
+
 async def test_long_requests_stop_nobody_and_too_many_are_told_to_come_again() -> None:
     world = World()
     long = [request(number, "long", number) for number in range(MAX_RUNNING)]

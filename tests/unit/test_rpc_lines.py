@@ -97,7 +97,8 @@ async def test_a_stopped_reader_ends_though_its_peer_says_nothing() -> None:
 async def test_a_writer_keeps_the_order_and_says_once_that_nobody_reads() -> None:
     out, into = os.pipe()
     closed = asyncio.Event()
-    writer = LineWriter(into, on_closed=closed.set)
+    told: list[None] = []
+    writer = LineWriter(into, on_closed=lambda: (told.append(None), closed.set()))
     for number in range(1000):
         writer.write(f"{number}\n")
     await writer.flush()
@@ -110,3 +111,4 @@ async def test_a_writer_keeps_the_order_and_says_once_that_nobody_reads() -> Non
     await writer.flush()
     await writer.close()
     os.close(into)
+    assert len(told) == 1
