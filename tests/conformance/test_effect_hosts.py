@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
 import sys
@@ -44,7 +45,7 @@ from lash_cli.effects.host import await_event_executor, peek_executor, resolutio
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
-from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired
+from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired, StoreLocked
 from lash_cli.store.base import JournalClaim, JournalPrepared
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.effects import (
@@ -289,6 +290,43 @@ async def test_an_effect_whose_claim_is_lost_is_cut_off_and_its_outcome_discarde
     assert task is not None
     assert task.cancelling() == 0
     assert (await store.journal_rows(scope_key(SCOPE)))[0].status == "in_progress"
+
+
+async def test_an_effect_that_swallows_its_being_cut_off_records_nothing_either(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    host = JournalEffectHost(store, clock, SystemIds(), LeaseTimings(ttl_ms=30, renew_interval_ms=10))
+
+    async def stubborn(context: EffectContext) -> EffectOutcome:
+        clock.tick(0.030)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return tool_outcome()
+
+    with pytest.raises(JournalFault) as caught:
+        await host.scoped(SCOPE).execute(envelope(tool_command()), stubborn)
+    assert caught.value.code == "sqlite_effect_replay_lease_lost"
+    task = asyncio.current_task()
+    assert task is not None and task.cancelling() == 0
+
+
+async def test_a_renewal_that_fails_does_not_cut_its_effect_off(
+    store: SqliteStore, clock: ManualClock, monkeypatch
+) -> None:
+    host = JournalEffectHost(store, clock, SystemIds(), LeaseTimings(ttl_ms=30, renew_interval_ms=10))
+    has_failed = asyncio.Event()
+
+    async def fail(*_: object) -> bool:
+        has_failed.set()
+        raise StoreLocked("busy")
+
+    async def waiting(context: EffectContext) -> EffectOutcome:
+        await has_failed.wait()
+        await asyncio.sleep(0)
+        return tool_outcome()
+
+    monkeypatch.setattr(store, "journal_renew", fail)
+    assert await host.scoped(SCOPE).execute(envelope(tool_command()), waiting) == tool_outcome()
 
 
 async def test_a_cancelled_effect_stays_cancelled_and_can_be_run_again_at_once(open_journal: OpenJournalHost) -> None:

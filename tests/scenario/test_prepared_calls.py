@@ -84,6 +84,17 @@ async def test_whoever_finishes_a_turn_uses_what_was_minted_before_the_crash(mak
     assert minting.minted == [("first", "a")]
 
 
+async def test_attempts_behind_a_crash_have_what_was_minted_before_it(make_core) -> None:
+    before, after = Minting(failures=1), Minting()
+    points = CrashPoints("after:tool_recorded")
+    doomed = make_core(ScriptedCaller([ONE]), tools=[before.provider], crash_point=points)
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    async with await make_core(ScriptedCaller([text("done")]), tools=[after.provider]).open_session("s1") as session:
+        assert outputs(await session.redrive().run()) == [success({"child": 1})]
+    assert (after.minted, after.seen) == ([], [(2, {"child": 1})])
+
+
 async def test_what_a_preparation_answers_is_the_result_and_the_tool_is_not_run(make_core) -> None:
     ran: list[int] = []
 

@@ -239,6 +239,54 @@ async def test_the_calls_of_an_exclusive_group_run_one_after_another_and_others_
     assert [record.output.outcome.value for record in output.result.tool_calls] == [1, 2, 3]
 
 
+async def test_a_call_whose_turn_was_cancelled_before_it_began_is_not_made(make_core) -> None:
+    begun: list[int] = []
+
+    @tool(name="work", exclusive_group="one at a time")
+    async def work(args: Number, context: ToolContext) -> int:
+        begun.append(args.value)
+        session.cancel_running_turns()
+        return args.value
+
+    session = await make_core(ScriptedCaller([TWO]), tools=[FunctionToolProvider([work])]).open_session("s1")
+    output = await session.turn("x").run()
+    assert output.result.outcome == Stopped("cancelled")
+    assert begun == [1]
+    assert [record.output.status for record in output.result.tool_calls] == ["success", "cancelled"]
+    await session.close()
+
+
+async def test_a_tool_whose_attempt_is_over_has_no_progress_to_show_any_more(make_core) -> None:
+    late: list[asyncio.Task[None]] = []
+
+    @tool(name="work")
+    async def work(args: Number, context: ToolContext) -> int:
+        async def report() -> None:
+            await over.wait()
+            context.progress("late")
+            shown.set()
+
+        context.progress("in time")
+        late.append(asyncio.create_task(report()))
+        return args.value
+
+    @tool(name="other")
+    async def other(args: Number, context: ToolContext) -> int:
+        await asyncio.sleep(0.05)
+        over.set()
+        await shown.wait()
+        await asyncio.sleep(0.05)
+        return args.value
+
+    over, shown = asyncio.Event(), asyncio.Event()
+    answer = calls(("a", "work", '{"value":1}'), ("b", "other", '{"value":2}'))
+    caller = ScriptedCaller([answer, text("done")])
+    async with await make_core(caller, tools=[FunctionToolProvider([work, other])]).open_session("s1") as session:
+        output = await session.turn("x").run()
+    events = [activity.event for activity in output.activities]
+    assert [event.text for event in events if isinstance(event, ToolProgress)] == ["in time"]
+
+
 async def test_a_host_that_runs_one_effect_at_a_time_is_never_asked_for_two() -> None:
     class OneByOne(InlineEffectHost):
         def scoped(self, *args: Any, **options: Any) -> InlineScopedEffects:

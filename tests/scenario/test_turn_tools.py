@@ -397,6 +397,26 @@ async def test_a_policy_that_fails_has_not_allowed_the_call_and_does_not_end_the
     assert failure.message.startswith("the approval policy")
 
 
+async def test_a_policy_is_not_asked_again_about_a_call_that_was_recorded(make_core) -> None:
+    class Asked:
+        count = 0
+
+        async def decide(self, manifest: object, call: object) -> str | None:
+            self.count += 1
+            return "not any more" if self.count > 1 else None
+
+    policy, answer = Asked(), calls(("a", "double", '{"value":1}'))
+    doomed = make_core(
+        ScriptedCaller([answer]), tools=[doubling()], approval=policy, crash_point=CrashPoints("after:tool_recorded")
+    )
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("x").run()
+    core = make_core(ScriptedCaller([text("ok")]), tools=[doubling()], approval=policy)
+    async with await core.open_session("s1") as session:
+        output = await session.redrive().run()
+    assert (policy.count, output.result.tool_calls[0].output.status) == (1, "success")
+
+
 async def test_a_policy_that_nobody_can_wait_for_has_not_allowed_the_call(make_core) -> None:
     class Plain:
         def decide(self, manifest: object, call: object) -> None:
