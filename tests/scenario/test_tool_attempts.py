@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 from support.scripted import ScriptedCaller, calls, text
+from support.tools import NamedTools
 
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, Stopped, ToolContext, tool
 from lash_cli.core.activity import ToolCallCompleted, ToolProgress
 from lash_cli.core.content import is_safe_to_resume
-from lash_cli.core.tools import cancelled
+from lash_cli.core.tools import ToolCall, ToolCallOutput, ToolManifest, cancelled, success
 from lash_cli.effects.inline import InlineEffectHost, InlineScopedEffects
 from lash_cli.system import SystemClock, SystemIds
 
@@ -242,13 +243,14 @@ async def test_the_calls_of_an_exclusive_group_run_one_after_another_and_others_
 async def test_a_call_whose_turn_was_cancelled_before_it_began_is_not_made(make_core) -> None:
     begun: list[int] = []
 
-    @tool(name="work", exclusive_group="one at a time")
-    async def work(args: Number, context: ToolContext) -> int:
-        begun.append(args.value)
-        session.cancel_running_turns()
-        return args.value
+    class Cancelling(NamedTools):
+        async def execute(self, call: ToolCall, context: Any) -> ToolCallOutput:
+            begun.append(call.args["value"])
+            session.cancel_running_turns()
+            return success(None)
 
-    session = await make_core(ScriptedCaller([TWO]), tools=[FunctionToolProvider([work])]).open_session("s1")
+    source = Cancelling(ToolManifest("work", "work", "works", exclusive_group="one at a time"))
+    session = await make_core(ScriptedCaller([TWO]), tools=[source]).open_session("s1")
     output = await session.turn("x").run()
     assert output.result.outcome == Stopped("cancelled")
     assert begun == [1]
