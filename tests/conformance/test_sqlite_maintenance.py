@@ -11,7 +11,16 @@ import pytest
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.commit import CheckpointComponent
-from lash_cli.core.effect import CanonicalEnvelope, QueueDrainScope, RuntimeOperationScope, TurnScope, scope_key
+from lash_cli.core.effect import (
+    CanonicalEnvelope,
+    ExecutionScope,
+    ProcessScope,
+    QueueDrainScope,
+    RuntimeOperationScope,
+    SessionDeleteScope,
+    TurnScope,
+    scope_key,
+)
 from lash_cli.core.frames import FrameStatus, initial_frame
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.wait import AwaitEventKey, CustomWait, ResolvedOk, ToolCompletionWait
@@ -221,6 +230,21 @@ async def test_a_session_whose_waits_were_revoked_first_is_deleted_completely(
     }
     assert set(left.values()) == {0}, left
     assert (await store.list_sessions(limit=5))[0] == ()
+
+
+async def test_a_session_takes_its_journals_along_and_nobody_elses(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock, S)
+    own = [TurnScope(S, "t1"), QueueDrainScope(S, "d1"), SessionDeleteScope(S)]
+    # Ids that stand beside it in any order, and a turn that has its name.
+    others: list[ExecutionScope] = [TurnScope("other", S), RuntimeOperationScope(S), ProcessScope(S)]
+    for name in (f"{S}!", f"{S}-", f"{S}0", S[:-1], f'{S}","turn_id":"t1'):
+        others += [TurnScope(name, "t1"), QueueDrainScope(name, "d1"), SessionDeleteScope(name)]
+    for scope in (*own, *others):
+        await journal(store, clock, scope_key(scope), S)
+    assert await store.delete_session(S, 2)
+    assert [len(await store.journal_rows(scope_key(scope))) for scope in own] == [0] * len(own)
+    assert [len(await store.journal_rows(scope_key(scope))) for scope in others] == [1] * len(others)
 
 
 async def test_a_vacuum_of_an_absent_session_is_not_found(open_store: OpenStore, clock: ManualClock) -> None:

@@ -173,3 +173,16 @@ async def test_rows_of_schema_7_are_read_replayed_and_exported_as_they_were(
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0008_rows_say_things_once'")
         connection.execute("PRAGMA user_version = 7")
     assert await told(open_store()) == before
+
+
+async def test_a_turn_has_the_index_that_its_commit_says(open_store: OpenStore, clock: ManualClock) -> None:
+    store = open_store()
+    await make.create(store, clock)
+    lane = await make.start(store, clock, "t1")
+    assert lane.turn is not None and lane.turn.turn_index == 1
+    commit = make.commit(
+        make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp("t1"), turn_index=7, claim=lane.claim
+    )
+    await store.commit_runtime_state(commit)
+    assert [turn.turn_index for turn in await store.turns(make.SESSION, limit=2)] == [7]
+    assert await store.turns(make.SESSION, limit=2, before=7) == ()

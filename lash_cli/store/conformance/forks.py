@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from lash_cli.core.commit import CheckpointComponent, ReplaceFull, RuntimeCommitResult, Unchanged
+from lash_cli.core.commit import Checkpoint, CheckpointComponent, ReplaceFull, RuntimeCommitResult, Unchanged
 from lash_cli.core.content import TextItem, TurnInput
 from lash_cli.core.frames import FrameStatus, current_frame, open_frame
 from lash_cli.core.graph import chain
+from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine_tail import own_message_id
@@ -134,6 +136,20 @@ class ForkLaws:
         assert await path_of(store, F) == ["m1", "m2", "f3"]
         assert await graph_of(store, F) == {"m1", "m2", "f3"}
 
+    async def test_how_full_the_context_is_is_known_in_a_fork_at_the_head_alone(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await source(store, clock)
+        measured = TurnState(3, TokenUsage(input_tokens=9))
+        commit = make.commit(fence, Unchanged("b2"), expected=2)
+        await store.commit_runtime_state(msgspec.structs.replace(commit, checkpoint=Checkpoint(measured)))
+        for number, (at, known) in enumerate(((None, 9), ("b2", 9), ("m1", 0), ("m2", 0))):
+            await fork(store, clock, f"f{number}", at=at)
+            read = await store.load_session(f"f{number}", ReadScope.HEAD)
+            assert read is not None
+            assert (read.turn_state.turn_index, read.turn_state.token_usage.input_tokens) == (0, known), at
+
     async def test_a_fork_at_a_node_of_an_older_frame_is_in_that_frame(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
@@ -209,6 +225,7 @@ class ForkLaws:
         await fork(store, clock)
         await move(store, clock, F, "b2")
         assert await path_of(open_store(), F) == ["m1", "b2"], "it stood there before"
+        assert (await store.head_position(F)).leaf_node_id == "b2"
         await grow(store, clock, F, ["f3"], "b2")
         await move(store, clock, F, "m1")
         assert await path_of(open_store(), F) == ["m1"]

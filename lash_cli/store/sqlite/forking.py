@@ -74,9 +74,7 @@ def _frames_of_path(
 def _turn_state(source: StoredSession, *, is_at_head: bool) -> TurnState:
     """No turns yet. How full the context is was measured at the head, and is unknown anywhere else."""
     state = decode(source.turn_state, TurnState)
-    if not is_at_head:
-        return TurnState(protocol_turn_options=state.protocol_turn_options)
-    return msgspec.structs.replace(state, turn_index=0)
+    return msgspec.structs.replace(state if is_at_head else state.elsewhere(), turn_index=0)
 
 
 def _fork(connection: sqlite3.Connection, request: SessionFork, ids: Ids) -> SessionMeta:
