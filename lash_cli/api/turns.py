@@ -345,14 +345,3 @@ class TurnStream:
         if interruption is not None:
             raise interruption
         self._raise_failure(self._task)
-
-
-__all__ = [
-    "QueuedTurnBuilder",
-    "Sink",
-    "TurnActivityFanout",
-    "TurnActivitySink",
-    "TurnBuilder",
-    "TurnOutput",
-    "TurnStream",
-]
