@@ -471,7 +471,8 @@ class LashSession(QueueVerbs):
             await self._core._beside_driver(self.session_id, lambda: self._commit_change(self._state, _as_it_is))
 
     def clone(self) -> LashSession:
-        """Another handle on the same runtime. Each handle is closed on its own."""
+        """Another handle on the same runtime. It is let go of by its block or by `close_handle`; `close` and `park` are
+        for the last handle."""
         self._check_open()
         self._shared.handles += 1
         return LashSession(self._core, self._shared, parent_session_id=self.parent_session_id, name=self.name)
