@@ -244,6 +244,16 @@ async def test_deltas_that_were_lost_are_made_up_for_by_the_finished_text() -> N
     assert shown(streamed) == "hello you"
 
 
+async def test_a_call_that_was_not_streamed_beside_one_that_was_is_made_all_the_same() -> None:
+    calls = (call("ls", "{}"), call("cat", '{"f":1}', call_id="call_2", identity="fc_2"))
+    events = Answer(*calls).events()
+    first = [event for event in events if event.get("output_index") != 1]
+    assert len(first) < len(events)
+    response, _ = await ask(stream_reply(*first, done=False))
+    made = [(part.tool_call_id, part.tool_name, part.input_json) for part in response.tool_calls]
+    assert made == [("call_1", "ls", "{}"), ("call_2", "cat", '{"f":1}')]
+
+
 async def test_a_finished_text_never_rewrites_what_was_shown() -> None:
     events = Answer(message("hello")).events()
     for event in events:
