@@ -254,6 +254,12 @@ async def test_a_call_that_was_not_streamed_beside_one_that_was_is_made_all_the_
     assert made == [("call_1", "ls", "{}"), ("call_2", "cat", '{"f":1}')]
 
 
+async def test_a_call_of_which_nothing_came_is_none() -> None:
+    opened = {"type": "response.output_item.added", "output_index": 7, "item": {"type": "function_call"}}
+    response, _ = await ask(stream_reply(opened, *Answer(message("hello")).events(), done=False))
+    assert (response.full_text, response.tool_calls) == ("hello", ())
+
+
 async def test_a_finished_text_never_rewrites_what_was_shown() -> None:
     events = Answer(message("hello")).events()
     for event in events:
