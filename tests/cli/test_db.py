@@ -8,6 +8,7 @@ import os
 import shlex
 import sqlite3
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -454,6 +455,24 @@ def test_a_copy_goes_onto_a_file_system_without_links(tmp_path, monkeypatch):
     with pytest.raises(ConflictError):
         backup.back_up(tmp_path / "lash.db", target)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".db") == ["copy.db", "lash.db"]
+
+
+def test_a_copy_takes_away_what_a_killed_one_left_and_nothing_that_may_be_in_use(tmp_path):
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".copy.db.{dead.pid}.partial"
+    young = tmp_path / f".copy.db.{dead.pid}.partial-journal"
+    living = tmp_path / f".copy.db.{os.getppid()}.partial"
+    for file in (left, young, living):
+        file.touch()
+    for file in (left, living):
+        os.utime(file, (0, time.time() - 100))
+    backup.back_up(tmp_path / "lash.db", tmp_path / "copy.db")
+    assert set(tmp_path.glob(".copy.db.*")) == {young, living}
 
 
 def test_a_restore_that_is_killed_leaves_the_old_or_the_new_content_and_nothing_else(lash, home):

@@ -22,14 +22,23 @@ from lash_cli.core.effect import (
     scope_key,
 )
 from lash_cli.core.frames import FrameStatus, initial_frame
-from lash_cli.core.lease import LeaseFence
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.wait import AwaitEventKey, CustomWait, ResolvedOk, ToolCompletionWait
-from lash_cli.errors import EffectError, MissingCheckpointComponent, NotFoundError, SessionDeleted, StoreUnusable
-from lash_cli.store.base import JournalClaim
+from lash_cli.errors import (
+    EffectError,
+    MissingCheckpointComponent,
+    NotFoundError,
+    SessionDeleted,
+    SessionStillInUse,
+    StoreUnusable,
+)
+from lash_cli.store.base import JournalClaim, SessionCreate
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite.maintenance import Maintenance
+from lash_cli.store.sqlite.ownership import refuse_held
 from lash_cli.store.sqlite.store import SqliteStore
+from lash_cli.system import this_process
 
 OpenStore = Callable[[], SqliteStore]
 S = make.SESSION
@@ -300,6 +309,21 @@ async def test_what_was_settled_or_hidden_of_late_is_kept_however_old_it_is(
     assert (await maintenance.collect(1))[:3] == (0, 0, 0)
     assert (await maintenance.collect(settled_ms))[:3] == (1, 0, 0)
     assert (await maintenance.collect(settled_ms + 1))[:3] == (0, 0, 1)
+
+
+async def test_a_session_that_is_held_is_found_behind_one_whose_holder_is_dead(
+    open_store: OpenStore, clock: ManualClock
+) -> None:
+    store = open_store()
+    gone = msgspec.structs.replace(this_process(), pid=2**22 + 1)
+    for session_id, owner in (("s1", LeaseOwnerIdentity("dead", "1", gone)), ("s2", make.owner())):
+        await store.create_session(SessionCreate(session_id, make.CONFIG, 1, name=f"name of {session_id}"))
+        await store.try_claim_lease(session_id, owner, ttl_ms=make.TTL_MS, now_ms=1, token="t")
+    with pytest.raises(SessionStillInUse) as caught:
+        store.db.read(lambda connection: refuse_held(connection, clock.now_ms()))
+    assert caught.value.details["session"] == "s2"
+    clock.tick(make.TTL_MS / 1000)
+    store.db.read(lambda connection: refuse_held(connection, clock.now_ms()))
 
 
 async def completed_calls(store: SqliteStore, clock: ManualClock) -> dict[str, AwaitEventKey]:

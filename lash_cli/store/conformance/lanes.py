@@ -227,6 +227,23 @@ class LaneLaws:
         assert await store.turn(S, "t2") is None
         assert len(await store.inputs(S, pending_only=False)) == 1
 
+    async def test_a_text_that_its_own_generation_claimed_outside_of_a_turn_starts_none(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        await make.enqueue(store, "i1", key="k")
+        fence = await make.fence_of(store, clock)
+        claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
+        assert make.ids_of(claim) == ["i1"]
+        with pytest.raises(ConflictError) as caught:
+            await store.open_lane(make.lane_request(clock, key="k"))
+        assert caught.value.code == "input_claimed"
+        assert await store.unfinished_turns(make.SESSION) == ()
+        await store.release_lease(fence)
+        lane = make.granted(await store.open_lane(make.lane_request(clock, key="k")))
+        assert make.ids_of(lane.claim) == ["i1"]
+
     async def test_an_input_id_is_used_once(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         await make.create(store, clock)

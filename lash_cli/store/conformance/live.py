@@ -266,6 +266,21 @@ class LiveLaws(LogLaws):
         told = await after(store, start)
         assert [(event.payload, event.revision, event.turn_id) for event in told] == [(ResidentChanged(), 1, None)] * 5
 
+    async def test_a_commit_beyond_what_one_look_brings_is_not_missed(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        fence = await started(store, clock)
+        await show(store, clock, fence, [prose("first")])
+        start = await cursor_of(store)
+        # Two turns by turns have a row for each of theirs.
+        shown = [msgspec.structs.replace(prose(str(index)), turn_id=f"t{index % 2}") for index in range(257)]
+        await show(store, clock, fence, shown)
+        await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
+        looked = await store.live.replay(start)
+        assert (looked.gap, texts(looked.events)) == (None, [str(index) for index in range(256)])
+        assert [event.revision for event in await after(store, looked.events[-1].cursor)] == [0, 1]
+
     async def test_a_first_history_replaces_none(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
         fence = await started(store, clock)
