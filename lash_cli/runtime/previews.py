@@ -30,7 +30,7 @@ MAX_WAITING: Final = 1024
 # ring for each piece would cost more than the piece.
 GATHER_SECONDS: Final = 0.012
 # Text is joined up to this size, so that an event stays a piece of text and not a book.
-_JOINED_CHARS: Final = 4096
+JOINED_CHARS: Final = 4096
 
 
 def joined(earlier: TurnActivity, later: TurnActivity) -> TurnActivity | None:
@@ -38,9 +38,9 @@ def joined(earlier: TurnActivity, later: TurnActivity) -> TurnActivity | None:
     if earlier.correlation_id != later.correlation_id:
         return None
     match earlier.event, later.event:
-        case (AssistantProseDelta(text=first), AssistantProseDelta(text=second)) if len(first) < _JOINED_CHARS:
+        case (AssistantProseDelta(text=first), AssistantProseDelta(text=second)) if len(first) < JOINED_CHARS:
             return msgspec.structs.replace(earlier, event=AssistantProseDelta(first + second))
-        case (ReasoningShown(text=first), ReasoningShown(text=second)) if len(first) < _JOINED_CHARS:
+        case (ReasoningShown(text=first), ReasoningShown(text=second)) if len(first) < JOINED_CHARS:
             return msgspec.structs.replace(earlier, event=ReasoningShown(first + second))
     return None
 

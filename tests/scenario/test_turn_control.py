@@ -218,3 +218,15 @@ async def test_deleting_a_session_whose_waits_were_revoked_first_ends_its_promis
             await core.host.effects.peek_await_event(key)
         assert caught.value.code == "await_event_unknown_or_revoked"
         assert (await core.host.effects.resolve_await_event(key, ok(None))).kind == "unknown_or_revoked"
+
+
+async def test_a_model_call_that_a_cancel_ended_is_no_fault_of_its_provider(make_core) -> None:
+    caller = ScriptedCaller([text("never")])
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session("s1")
+    running = asyncio.create_task(session.turn("x").run())
+    await caller.entered.wait()
+    session.cancel_running_turns()
+    result = (await running).result
+    assert (result.outcome, result.errors) == (Stopped("cancelled"), ())
+    await session.close()

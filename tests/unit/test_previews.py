@@ -16,7 +16,7 @@ from lash_cli.core.activity import (
     TurnActivity,
 )
 from lash_cli.errors import HeadRevisionConflict, StoreError, StoreLocked
-from lash_cli.runtime.previews import MAX_WAITING, PreviewPublisher
+from lash_cli.runtime.previews import JOINED_CHARS, MAX_WAITING, PreviewPublisher, joined
 
 
 class FakeLive:
@@ -187,3 +187,14 @@ async def test_a_take_over_that_cannot_retract_leaves_a_hole_instead():
     live = FakeLive()
     await publisher(live).take_over("t", "a1")
     assert live.lost == ["s"]
+
+
+@pytest.mark.parametrize("kind", [AssistantProseDelta, ReasoningShown])
+def test_text_of_one_row_is_joined_into_pieces_and_not_into_a_book(kind):
+    def piece(text: str, row: str = "row") -> TurnActivity:
+        return TurnActivity("s", "t", row, kind(text), 1, "a")
+
+    whole = joined(piece("a"), piece("b"))
+    assert whole is not None and whole.event == kind("ab")
+    assert joined(piece("a" * JOINED_CHARS), piece("b")) is None
+    assert joined(piece("a"), piece("b", row="other")) is None
