@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
 from lash_cli.settings.redact import MASK, find_secrets, may_hold_secret
+from lash_cli.system import SystemClock
 
 KEY = "sk-abcdefghijklmnop1234"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END RSA PRIVATE KEY-----"
@@ -44,6 +47,26 @@ def test_secrets_are_found_by_their_shape_and_words_are_not(text, found):
     assert [(secret.kind, text[secret.start : secret.end]) for secret in find_secrets(text)] == found
     # The quick look that comes first misses none of them, neither in the text nor in JSON around it.
     assert not found or (may_hold_secret(text) and may_hold_secret(json.dumps({"text": [text]})))
+
+
+def test_text_that_is_none_any_more_is_looked_through_and_left_as_it_is(tmp_path):
+    from lash_cli.store.sqlite.database import Database
+    from lash_cli.store.sqlite.secrets import Finder, scan, scrub
+
+    Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
+    finder = Finder(may_hold_secret, find_secrets)
+    insert = """
+        INSERT INTO attachments (session_key, attachment_ref, media_type, byte_len, label, intent_at_ms)
+        VALUES (1, ?, 'image/png', 1, CAST(? AS TEXT), 1)
+    """
+    with contextlib.closing(sqlite3.connect(tmp_path / "lash.db", isolation_level=None)) as connection:
+        connection.execute(insert, ("sound", f"use {KEY}"))
+        connection.execute(insert, ("damaged", b"\xff use " + KEY.encode()))
+        assert {hit.row for hit in scan(connection, finder)} == {"sound", "damaged"}
+        done = scrub(connection, finder, MASK)
+        assert ([hit.row for hit in done.taken], [hit.row for hit in done.left]) == (["sound"], ["damaged"])
+        labels = connection.execute("SELECT CAST(label AS BLOB) FROM attachments ORDER BY label").fetchall()
+        assert labels == [(f"use {MASK}".encode(),), (b"\xff use " + KEY.encode(),)]
 
 
 def everything(home: Path) -> bytes:

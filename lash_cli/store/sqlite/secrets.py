@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -168,10 +169,28 @@ def scan(connection: sqlite3.Connection, finder: Finder) -> Iterator[Hit]:
     import sqlite_utils
 
     database = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
-    names = dict(connection.execute(_SESSION_NAMES).fetchall())
-    for table in database.tables:
-        if table.name not in _NEVER_LOOKED_AT and table.virtual_table_using is None:
-            yield from _scan_table(connection, _table_of(table), names, finder)
+    with _damaged_text_as_bytes(connection):
+        names = dict(connection.execute(_SESSION_NAMES).fetchall())
+        for table in database.tables:
+            if table.name not in _NEVER_LOOKED_AT and table.virtual_table_using is None:
+                yield from _scan_table(connection, _table_of(table), names, finder)
+
+
+@contextmanager
+def _damaged_text_as_bytes(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is no text any more is read as the bytes it is: it may hold a secret all the same."""
+
+    def as_stored(data: bytes) -> str | bytes:
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data
+
+    before, connection.text_factory = connection.text_factory, as_stored
+    try:
+        yield
+    finally:
+        connection.text_factory = before
 
 
 class _Table(NamedTuple):
@@ -263,8 +282,9 @@ def scrub(connection: sqlite3.Connection, finder: Finder, mask: str) -> Scrubbed
     """
     connection.execute(_ZERO_WHAT_IS_OVERWRITTEN)
     before = list(scan(connection, finder))
-    for place in (*_PLACES, *_DESCRIBING):
-        _scrub_place(connection, place, finder, mask)
+    with _damaged_text_as_bytes(connection):
+        for place in (*_PLACES, *_DESCRIBING):
+            _scrub_place(connection, place, finder, mask)
     touched = {hit.table for hit in before}
     if "effects" in touched:
         prune_journal(connection)
@@ -303,8 +323,10 @@ def _scrub_place(connection: sqlite3.Connection, place: _Place, finder: Finder, 
             connection.execute(place.update, (after, *keys))
 
 
-def _masked(text: str, kind: Any, finder: Finder, mask: str) -> str | None:
-    """`text` with `mask` for every secret; None when it could not be read again afterwards."""
+def _masked(text: str | bytes, kind: Any, finder: Finder, mask: str) -> str | None:
+    """`text` with `mask` for every secret; None when it could not be read again afterwards, or is none."""
+    if isinstance(text, bytes):
+        return None
     if kind is None:
         return _mask_text(text, finder, mask)
     try:
