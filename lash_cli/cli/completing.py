@@ -163,7 +163,7 @@ class CommandLine:
                 self._awaited = option
         elif self._is_group:
             path = self._table.verb(self.path, word)
-            self._is_known = self._is_known and path is not None
+            self._is_known = path is not None
             self.path = path or self.path
             self._is_group = self._is_known and bool(self._table.verbs(self.path))
         else:

@@ -105,6 +105,7 @@ class FollowLines:
         self._lines = StreamLines(following.put, now_ms=SystemClock().now_ms, ascii_only=options.ascii)
         self._mode = mode
         self.line = self._lines.line
+        self.gap = self._lines.gap
 
     def start(self, session_id: str | None = None, session_name: str | None = None, begun: str | None = None) -> None:
         """Write `stream_start`; `begun` is the cursor asked for."""

@@ -16,7 +16,7 @@ import typer
 from lash_cli.cli.bulk import COLUMNS
 from lash_cli.cli.cut_off import CUT_OFF
 from lash_cli.cli.documents import Document
-from lash_cli.cli.names import require_name
+from lash_cli.cli.names import require_id, require_name
 from lash_cli.cli.output import emit_many, say, warn
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import reading_store, run_async
@@ -24,7 +24,6 @@ from lash_cli.cli.running import writing_store
 from lash_cli.cli.stdin import StdinKind, stdin_kind
 from lash_cli.core.archive import ARCHIVE_FORMAT, ExportFile, SessionArchive, check_archive, cut_off_count
 from lash_cli.core.codec import decode
-from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
 from lash_cli.paths import current_directory_or_root, path_text, regular_or_given
 from lash_cli.store.base import RuntimePersistence
@@ -55,11 +54,8 @@ def command(
     with --id. A name that is taken is replaced by a free one. What waited in
     the queue waits again, and the queue is held until you release it.
     """
-    if new_id is not None and not is_session_id(new_id):
-        raise UsageError(
-            f"{new_id!r} cannot be a session id",
-            hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-        )
+    if new_id is not None:
+        require_id(new_id)
     data = _read(file)
     with progress("reading the export"):
         archives = read_export(data, file)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lash_cli.cli.documents import Document, message_document
+from lash_cli.cli.documents import message_document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
 from lash_cli.cli.output import safe, warn, warn_of_raw
 from lash_cli.cli.reading import read_session_row, reading_store
@@ -247,14 +247,8 @@ class _Lines:
 
     def show(self, commit: Commit, entries: list[CommittedMessage]) -> None:
         """Write the messages of a commit."""
-        if commit.gap is not None:
-            payload: Document = {
-                "reason": commit.gap.value,
-                "requested_cursor": str(self._since),
-                "latest_cursor": str(commit.cursor),
-                "latest_revision": commit.cursor.revision,
-            }
-            self._lines.line("gap", self._session_id, None, payload)
+        if commit.gap is not None and self._since is not None:
+            self._lines.gap(self._session_id, commit.gap.value, self._since, commit.cursor, commit.cursor.revision)
         for place, entry in enumerate(entries, start=1):
             document = message_document(
                 entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id

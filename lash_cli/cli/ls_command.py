@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, NamedTuple
 
@@ -24,7 +23,7 @@ from lash_cli.errors import UsageError
 from lash_cli.paths import current_place
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
-from lash_cli.views.times import age
+from lash_cli.views.times import age_since
 
 PAGE_ROWS = 200
 DEFAULT_LIMIT = 20
@@ -214,13 +213,12 @@ async def _take(
 
 
 def _cells(item: Document, now_ms: int) -> tuple[str, ...]:
-    active = datetime.fromisoformat(item["last_activity_at"])
     return (
         item["name"],
         item["status"],
         item["model"],
         str(item["turns"]),
-        age(round(active.timestamp() * 1000), now_ms),
+        age_since(item["last_activity_at"], now_ms),
         item["id"],
     )
 

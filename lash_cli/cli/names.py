@@ -1,7 +1,8 @@
-"""Which texts can be names of sessions (contract 08 §4)."""
+"""Which texts can be names and ids of sessions, and ids of turns (contract 08 §4)."""
 
 from __future__ import annotations
 
+from lash_cli.core.ids import is_session_id
 from lash_cli.errors import UsageError
 
 LONGEST_NAME = 128
@@ -16,4 +17,13 @@ def require_name(text: str | None) -> None:
         raise UsageError(
             f"{text!r} cannot be a session's name",
             hint=f"use up to {LONGEST_NAME} printable characters without spaces around them, not beginning with @",
+        )
+
+
+def require_id(text: str, what: str = "session id") -> None:
+    """Raise `UsageError` for a text that cannot be the id of a session, or of `what` is named in the same way."""
+    if not is_session_id(text):
+        raise UsageError(
+            f"{text!r} cannot be a {what}",
+            hint=f"use up to {LONGEST_NAME} letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
         )

@@ -15,7 +15,7 @@ import typer
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
-from lash_cli.cli.names import require_name
+from lash_cli.cli.names import require_id, require_name
 from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import has_database, no_session_yet, present_row, run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
@@ -82,7 +82,7 @@ async def _run(plan: OpenPlan) -> SessionRow:
     if not has_database():
         # Then no session is there yet: what needs one is refused before a database is made.
         if plan.reference is not None:
-            _require_id(plan.reference)
+            require_id(plan.reference)
         if plan.parent is not None:
             raise no_session_yet(plan.parent)
         _require_model(plan)
@@ -122,16 +122,8 @@ async def _existing(store: RuntimePersistence, reference: str | None) -> Session
     for meta in await store.find_sessions(reference):
         if meta.name == reference:
             return await store.session_row(meta.session_id)
-    _require_id(reference)
+    require_id(reference)
     return None
-
-
-def _require_id(reference: str) -> None:
-    if not is_session_id(reference):
-        raise UsageError(
-            f"{reference!r} cannot be a session id",
-            hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-        )
 
 
 async def _parent_id(store: RuntimePersistence, reference: str | None) -> str | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import has_database, no_session_yet, opening_told
-from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import current_directory, current_directory_or_root, current_place, regular_or_given
 from lash_cli.store.base import RuntimePersistence, SessionMeta
@@ -195,9 +194,9 @@ async def _session_or_new(
         is_unknown = error.code == NotFoundError.default_code
         if not or_open or not is_unknown or reference is None or reference.startswith("@"):
             raise
-        if not is_session_id(reference):
-            hint = "letters, digits and . _ : -"
-            raise UsageError(f"{reference!r} cannot be a session id", hint=hint) from None
+        from lash_cli.cli.names import require_id
+
+        require_id(reference)
         return None
 
 

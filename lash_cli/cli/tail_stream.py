@@ -117,13 +117,9 @@ class JsonTail:
     def gap(self, watched: Watched, item: ObservedGap) -> None:
         """Write the gap and the state to go on from."""
         gap = item.gap
-        payload = {
-            "reason": gap.reason.value,
-            "requested_cursor": str(gap.requested_cursor),
-            "latest_cursor": str(gap.latest_cursor),
-            "latest_revision": gap.latest_revision,
-        }
-        self._lines.line("gap", watched.session_id, None, payload)
+        self._lines.gap(
+            watched.session_id, gap.reason.value, gap.requested_cursor, gap.latest_cursor, gap.latest_revision
+        )
         self.snapshot(watched, item.observation)
 
     async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:

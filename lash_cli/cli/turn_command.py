@@ -13,6 +13,7 @@ import typer
 
 from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
+from lash_cli.cli.names import require_id
 from lash_cli.cli.out_files import STDOUT_MARK, check_writable, named_file, require_name
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -26,7 +27,6 @@ from lash_cli.cli.running import (
 )
 from lash_cli.cli.stdin import STDIN_MARK, read_prompt, stdin_takers
 from lash_cli.core.content import AttachmentItem, InputItem, TextItem, TurnInput
-from lash_cli.core.ids import is_session_id
 from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import current_directory
 
@@ -179,11 +179,8 @@ def command(
         once = {"--usage-file": usage_file, "--retry": retry or None, "--edit": edit or None}
         check_input(source, {**own, **once, "--schema -": schema if stdin_is_taken else None})
     brings_text = retry or edit or source is not None
-    if turn_id is not None and not is_session_id(turn_id):
-        raise UsageError(
-            f"{turn_id!r} cannot be a turn id",
-            hint="use up to 128 letters, digits, '.', '_', ':' or '-', beginning with a letter or digit",
-        )
+    if turn_id is not None:
+        require_id(turn_id, "turn id")
     for path in (out, usage_file):
         if path is not None:
             check_writable(path, "nothing was sent")

@@ -206,6 +206,16 @@ class StreamLines:
         }
         self.line("stream_start", session_id, None, payload, cursor=cursor)
 
+    def gap(self, session_id: str, reason: str, requested: SessionCursor, latest: SessionCursor, revision: int) -> None:
+        """Write that events may be missing between two places; the committed state follows."""
+        payload = {
+            "reason": reason,
+            "requested_cursor": str(requested),
+            "latest_cursor": str(latest),
+            "latest_revision": revision,
+        }
+        self.line("gap", session_id, None, payload)
+
     def heartbeat(self, session_id: str | None) -> None:
         """Write that the stream is alive, unless it has ended."""
         if not self._has_ended:

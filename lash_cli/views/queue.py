@@ -8,12 +8,11 @@ settled comes last, and only where it was asked for.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from lash_cli.views.safe_text import Clean
 from lash_cli.views.tables import display_width
-from lash_cli.views.times import age
+from lash_cli.views.times import age_since
 
 Document = dict[str, Any]
 
@@ -75,7 +74,7 @@ def _in_state(items: Iterable[Document], states: tuple[str, ...]) -> list[Docume
 def _rows(items: Sequence[Document], *, now_ms: int, clean: Clean, with_state: bool) -> list[str]:
     """Aligned lines: id, age, state where it differs, what it says."""
     cells = [
-        (clean(item["id"]), age(_epoch_ms(item["enqueued_at"]), now_ms), *((item["state"],) if with_state else ()))
+        (clean(item["id"]), age_since(item["enqueued_at"], now_ms), *((item["state"],) if with_state else ()))
         for item in items
     ]
     widths = [max(display_width(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -86,10 +85,6 @@ def _rows(items: Sequence[Document], *, now_ms: int, clean: Clean, with_state: b
     return lines
 
 
-def _epoch_ms(moment: str) -> int:
-    return round(datetime.fromisoformat(moment).timestamp() * 1000)
-
-
 def batches_cells(batch: Document, now_ms: int) -> tuple[str, ...]:
     """The table row of a batch: id, state, class, attempts, age, last error, what it is."""
     return (
@@ -97,7 +92,7 @@ def batches_cells(batch: Document, now_ms: int) -> tuple[str, ...]:
         batch["state"],
         batch["class"],
         str(batch["attempts"]),
-        age(_epoch_ms(batch["enqueued_at"]), now_ms),
+        age_since(batch["enqueued_at"], now_ms),
         batch["last_error"] or "-",
         batch["preview"],
     )

@@ -36,6 +36,13 @@ def duration(milliseconds: int) -> str:
     return f"{value // _DAY_MS}d {value % _DAY_MS // _HOUR_MS}h"
 
 
+def age_since(moment: str, now_ms: int) -> str:
+    """`age` of an RFC 3339 time."""
+    from datetime import datetime  # programs are told the time itself (design D16)
+
+    return age(round(datetime.fromisoformat(moment).timestamp() * 1000), now_ms)
+
+
 def age(epoch_ms: int | None, now_ms: int) -> str:
     """How long ago `epoch_ms` was, in one unit; `-` for None and `now` within the last second or ahead of it."""
     if epoch_ms is None:

@@ -9,12 +9,11 @@ is a word, so colour only repeats it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from lash_cli.views.counts import counted
 from lash_cli.views.tables import columns, truncate
-from lash_cli.views.times import age
+from lash_cli.views.times import age_since
 
 HEADER = ("STATUS", "NAME", "MODEL", "TURNS", "QUEUE", "ACTIVE", "ID")
 # From what somebody must look at to what nobody will.
@@ -78,14 +77,13 @@ def _summary(items: Sequence[Session], total: int) -> str:
 def _cells(item: Session, now_ms: int) -> tuple[str, ...]:
     waiting = item["pending_inputs"] + item["pending_batches"]
     held = " held" if item["held_at"] is not None else ""
-    active_ms = round(datetime.fromisoformat(item["last_activity_at"]).timestamp() * 1000)
     return (
         item["status"],
         item["name"],
         item["model"],
         str(item["turns"]),
         f"{waiting or '-'}{held}",
-        age(active_ms, now_ms),
+        age_since(item["last_activity_at"], now_ms),
         item["id"],
     )
 

@@ -75,7 +75,6 @@ def test_verbs_options_and_fixed_values_need_no_database(home):
     assert offered(home, "--home", "") == ([], ":dirs")
     assert offered(home, "turn", "notes", "--", "--if") == ([], ":nofiles"), "behind -- there are no options"
     assert offered(home, "show", "notes", "") == ([], ":nofiles"), "there is one session to show"
-    assert offered(home, "nonsense", "queue", "") == ([], ":nofiles"), "what is no command has no verbs"
     for words in (("nonsense", ""), ("nonsense", "deeper", "--"), ("--nonsense", "", ""), ()):
         assert offered(home, *words)[1] == ":nofiles"
     assert not home.exists()
