@@ -248,6 +248,9 @@ async def test_the_head_does_not_stop_between_calls_and_results(make_core) -> No
     for result in results[:-1]:
         with pytest.raises(ConflictError):
             await session.admin().branch_to_node(result.id)
+    with pytest.raises(ConflictError) as caught:
+        await core.branch_before_node(S, results[0].id)
+    assert caught.value.code == "node_not_resumable"
     assert await ids_of(session) == [message.id for message in messages]
     assert (await session.admin().branch_to_node(results[-1].id)).is_moved
     assert (await core.store.session_row(S)).lease.token is None

@@ -61,7 +61,7 @@ from lash_cli.core.pricing import BucketPrices, CostLimit, Prices
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LashRuntimeError
 from lash_cli.modes.standard import StandardProtocol
-from lash_cli.runtime.results import result_of, summarise
+from lash_cli.runtime.results import answer_node_id, result_of, summarise
 
 ANSWERED = Finished(AssistantMessage("hi"))
 WAITS = {
@@ -659,3 +659,10 @@ def test_effects_and_answers_are_plain_data() -> None:
     for effect in run.effects:
         assert msgspec.json.decode(msgspec.json.encode(effect), type=type(effect)) == effect
     assert TurnMachine(MachineConfig(TURN), StandardProtocol(), ()).messages == ()
+
+
+def test_the_node_of_an_answer_is_one_that_says_just_that() -> None:
+    asked = Message("asked", Role.ASSISTANT, (ProsePart("let me look"),))
+    assert answer_node_id(Finished(AssistantMessage("let me look")), (asked, user("told"))) == "asked"
+    assert answer_node_id(Finished(AssistantMessage("")), (asked, user("told"))) is None
+    assert answer_node_id(Stopped("cancelled"), (asked,)) is None
