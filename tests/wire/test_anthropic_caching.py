@@ -67,7 +67,14 @@ def encoder(retention: CacheRetention = "short") -> AnthropicEncoder:
 
 
 def body(*messages: Message, retention: CacheRetention = "short", **fields: Any) -> dict[str, Any]:
-    return json.loads(encoder(retention).body(request(messages, **fields)))
+    return json.loads(encoder(retention).body(request(messages, **fields)), object_pairs_hook=once)
+
+
+def once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, none of whose members is said twice."""
+    built = dict(members)
+    assert len(built) == len(members), members
+    return built
 
 
 def marked(sent: dict[str, Any]) -> list[Any]:

@@ -173,6 +173,7 @@ def test_signatures_go_back_where_they_stood() -> None:
             ReasoningPart("unsigned thoughts stay here"),
             ProsePart("first"),
             thought("", "A"),
+            thought("", "A2"),
             ProsePart("second"),
             signed_call("c1", "B"),
             thought("", "C"),
@@ -181,6 +182,7 @@ def test_signatures_go_back_where_they_stood() -> None:
     assert sent["contents"][0]["parts"] == [
         {"text": "hm", "thought": True, "thoughtSignature": "T"},
         {"text": "first", "thoughtSignature": "A"},
+        {"text": "", "thoughtSignature": "A2"},
         {"text": "second"},
         {"functionCall": {"name": "ls", "args": {}, "id": "c1"}, "thoughtSignature": "B"},
         {"text": "", "thoughtSignature": "C"},
