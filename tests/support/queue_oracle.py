@@ -343,6 +343,9 @@ class QueueOracle:
             if standing.state == "cancelled":
                 raise Refusal("ConflictError")
             if standing.state == "completed":
+                # A commit outside of turns may have used it: then there is no answer to give again.
+                if (used_by := self.turns.get(standing.turn or "")) is None or not used_by.is_committed:
+                    raise Refusal("ConflictError")
                 return Passed("replayed")
         if not self._can_take(name, observed):
             return Passed("busy")
