@@ -21,11 +21,12 @@ from lash_cli.api import (
     tool,
 )
 from lash_cli.core.frames import FrameStatus, current_frame
-from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, StateCommitted
+from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, QueueChanged, StateCommitted
 from lash_cli.core.policy import ModelLimits, SessionPolicy
 from lash_cli.core.queued_work import BatchState
 from lash_cli.core.usage import TokenUsage
 from lash_cli.plugins.rolling_history import RollingHistory
+from lash_cli.runtime.frame_opening import OpenAgentFrameRequest
 from lash_cli.runtime.frames import MAX_FRAME_SWITCHES
 from lash_cli.store.base import ReadScope
 
@@ -340,6 +341,42 @@ async def test_without_a_store_a_switch_is_watched_right_before_its_commit() -> 
         ]
         view = await session.observe().read_view()
         assert said(view.messages) == ["what happened so far", "finish it", "finished"]
+
+
+async def test_a_first_turn_that_switches_is_watched_in_the_order_in_which_it_went(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("finished")])
+    core = make_core(caller, tools=[Switching((SUMMARY,))])
+    async with await core.open_session(S) as session:
+        start = (await session.observe().current_observation()).cursor
+        await session.turn("begin", turn_id="root").run()
+        replayed = await session.observe().resume_from_cursor(start)
+        assert isinstance(replayed, Replayed)
+        revisions = [event.revision for event in replayed.events]
+        assert revisions == sorted(revisions), "what led to a commit is told before all of it"
+        told = [
+            event.payload
+            if not isinstance(event.payload, ActivityObserved)
+            else type(event.payload.activity.event).__name__
+            for event in replayed.events
+            if event.revision < 2
+        ]
+        enqueued = next(payload for payload in told if isinstance(payload, QueueChanged))
+        at = told.index(enqueued)
+        switched = [enqueued, AgentFrameSwitched("f2"), StateCommitted(), "TurnFinished"]
+        assert [told[at - 1], *told[at : at + 4]] == ["ToolCallCompleted", *switched]
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first commit", "a later one"])
+async def test_a_frame_that_a_program_opens_is_told_right_before_its_commit(make_core, is_first: bool) -> None:
+    core = make_core(ScriptedCaller([text("one")]))
+    async with await core.open_session(S) as session:
+        if not is_first:
+            await session.turn("begin").run()
+        start = (await session.observe().current_observation()).cursor
+        await session.admin().open_agent_frame(OpenAgentFrameRequest("f2", "test"))
+        replayed = await session.observe().resume_from_cursor(start)
+        assert isinstance(replayed, Replayed)
+        assert [type(event.payload) for event in replayed.events] == [AgentFrameSwitched, StateCommitted]
 
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "in memory"])

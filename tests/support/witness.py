@@ -18,7 +18,7 @@ import pytest
 
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.graph import messages_on
-from lash_cli.core.observation import AgentFrameSwitched, SessionCursor, StateCommitted
+from lash_cli.core.observation import AgentFrameSwitched, QueueChanged, SessionCursor, StateCommitted
 from lash_cli.core.usage import usage_report
 from lash_cli.errors import SessionDeleted
 from lash_cli.store.base import PersistedSessionRead, ReadScope
@@ -218,7 +218,8 @@ class Witness:
                 break
             for event in replay.events:
                 is_new = isinstance(event.payload, StateCommitted | AgentFrameSwitched)
-                assert event.cursor.revision == committed + is_new
+                is_next = is_new or (event.cursor.revision > committed and isinstance(event.payload, QueueChanged))
+                assert cursor.revision <= event.cursor.revision == committed + is_next
                 if isinstance(event.payload, StateCommitted):
                     committed += 1
                 cursor = event.cursor

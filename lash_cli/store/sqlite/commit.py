@@ -224,7 +224,13 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
         from lash_cli.store.sqlite import attachments  # few sessions have any
 
         attachments.commit_refs(connection, stored.key, commit.committed_attachment_ids, turn_id, commit.now_ms)
-    enqueued = _enqueue(connection, stored, prepared, revision, ids) if prepared.outbox else ()
+    live, end = prepared.live, stored.log_end()
+    enqueued: tuple[str, ...] = ()
+    if prepared.outbox:
+        # What is enqueued is announced too: behind what led to it, and before the commit that enqueues it.
+        live = live_commits.append_shown(connection, stored, live, end, now_ms=now_ms)
+        enqueued = _enqueue(connection, stored, prepared, revision, ids)
+        end = read_end(connection, stored.key)
     result = RuntimeCommitResult(revision, commit.graph.leaf_node_id, checkpoint_ref, components, enqueued)
     if commit.turn is not None:
         stamps.write(
@@ -237,10 +243,8 @@ def apply(connection: sqlite3.Connection, prepared: _Prepared, now_ms: int, ids:
             seqs=(stored.next_seq, next_seq - 1) if next_seq > stored.next_seq else (None, None),
             running_index=stored.turn_index,
         )
-    # What is enqueued is announced too, before the commit that enqueues it.
-    end = read_end(connection, stored.key) if enqueued else stored.log_end()
     live_commits.append_commit(
-        connection, stored, prepared.live, end, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
+        connection, stored, live, end, revision=revision, frame_ordinal=frame_ordinal, now_ms=now_ms
     )
     return msgspec.structs.replace(result, has_waiting=True) if has_waiting or enqueued else result
 

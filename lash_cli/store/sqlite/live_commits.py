@@ -37,11 +37,13 @@ _COMMITTED: Final[StoredEvent] = ("committed", StateCommitted())
 
 class PreparedCommit(msgspec.Struct, frozen=True, gc=False):
     """What a commit will announce: what its turn has shown before, then `switched`, but only if its frame turns out to
-    be another one than before, then the rest."""
+    be another one than before, then the rest. `leaves_first`: a first commit, too, is one to another frame than the
+    session began in."""
 
     shown: list[PackedRow]
     settled: PackedRow
     switched: PackedRow | None
+    leaves_first: bool
     is_reset: bool
 
 
@@ -58,10 +60,23 @@ def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> Prep
         )
         settled = packed((_COMMITTED, (ACTIVITY, finished)), turn_id, is_commit=True)
     switched: PackedRow | None = None
+    leaves_first, is_reset = False, isinstance(commit.graph, ReplaceFull)
     for frame in commit.frames or ():
         if frame.status is FrameStatus.ACTIVE:
             switched = change_row(AgentFrameSwitched(frame.frame_id))
-    return PreparedCommit(activity_rows(shown), settled, switched, isinstance(commit.graph, ReplaceFull))
+            # A replaced history begins in the frame that it has now.
+            leaves_first = frame.previous_frame_id is not None and not is_reset
+    return PreparedCommit(activity_rows(shown), settled, switched, leaves_first, is_reset)
+
+
+def append_shown(
+    connection: WriterConnection, stored: StoredHead, prepared: PreparedCommit, end: LogEnd | None, *, now_ms: int
+) -> PreparedCommit:
+    """Announce what the turn has shown before anything else that its commit does is; what is left to announce."""
+    if prepared.shown and not prepared.is_reset:
+        rows = [(stored.head_revision or 0, row) for row in prepared.shown]
+        append_behind(connection, stored.key, stored.session_id, end, rows, now_ms=now_ms)
+    return msgspec.structs.replace(prepared, shown=[])
 
 
 def append_commit(
@@ -83,7 +98,8 @@ def append_commit(
         mint_in(connection, stored.key)
         end = read_end(connection, stored.key)
         rows = []
-    if prepared.switched is not None and stored.frame_ordinal not in (None, frame_ordinal):
+    is_another = prepared.leaves_first if stored.frame_ordinal is None else stored.frame_ordinal != frame_ordinal
+    if prepared.switched is not None and is_another:
         rows.append((revision, prepared.switched))
     rows.append((revision, prepared.settled))
     append_behind(connection, stored.key, stored.session_id, end, rows, now_ms=now_ms)
