@@ -19,18 +19,24 @@ from support.clock import ManualClock
 from support.driving import Crash, unseen
 from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, error, text
+from support.switching import Switching, switch
 from support.witness import Witness
 
 from lash_cli.api import (
     ActiveTurn,
+    AwaitEventKey,
     ByInputId,
+    DirectRequest,
     FunctionToolProvider,
     LashCore,
     LashSession,
     ModelSpec,
     NextTurn,
+    PendingCompletion,
     RefreshToolCatalog,
     ResetSession,
+    ResolvedErr,
+    ResolvedOk,
     SessionConfigPatch,
     SessionSpec,
     SqliteStore,
@@ -45,6 +51,7 @@ from lash_cli.core.content import (
     TextItem,
     TextPart,
     is_safe_to_resume,
+    message_text,
 )
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.lease import LeaseFence
@@ -96,6 +103,10 @@ POINTS = (
     "after:replace",
 )
 MOST_SESSIONS = 4
+# What a model is asked beside the turns, which is answered at once.
+BESIDE = "beside"
+# How long, by the clock on the wall, somebody outside is given until what he said is heard.
+HEARD_S = 0.05
 # As often as others: what makes the middle of a turn long enough for something to happen in it.
 OFTEN = {
     "turn": 6,
@@ -136,6 +147,9 @@ class SteppedCaller(ScriptedCaller):
 
     async def call(self, request: Any, *, sink: Any, cancel: Any) -> Any:
         assert is_safe_to_resume(list(request.messages)), "no provider would take this"
+        if message_text(request.messages[-1]) == BESIDE:
+            self.steps = [text("said beside")]
+            return await super().call(request, sink=sink, cancel=cancel)
         self.reply = asyncio.get_running_loop().create_future()
         stopped = asyncio.ensure_future(cancel.wait())
         self.parked.set()
@@ -151,15 +165,24 @@ class SteppedCaller(ScriptedCaller):
 class Process:
     """One core, the handles it has, and the turn under way in it."""
 
-    def __init__(self, store: SqliteStore, clock: ManualClock, *, keeps_all: bool) -> None:
+    def __init__(self, store: SqliteStore, clock: ManualClock, keys: list[AwaitEventKey], *, keeps_all: bool) -> None:
+        """`keys` get those of the calls that are left to somebody outside."""
         self.store = store
         self.caller = SteppedCaller()
+
+        @tool(name="later")
+        async def later(args: Empty, context: Any) -> PendingCompletion:
+            """Is answered by somebody outside, or by nobody for a minute."""
+            keys.append(await context.completion_key())
+            self.caller.parked.set()
+            return PendingCompletion(timeout_ms=60_000)
+
         self.armed: str | None = None
         self.core = LashCore(
             provider=self.caller,
             model=ModelSpec("m"),
             store=store,
-            tools=[FunctionToolProvider([safe, never])],
+            tools=[FunctionToolProvider([safe, never, later]), Switching()],
             clock=clock,
             crash_point=self._reach,
             queue_driver="none",
@@ -183,6 +206,7 @@ class StoreLife:
         self.clock = ManualClock()
         self.path = lay(directory / "lash.db")
         self.witness = Witness(self.path, self._store())
+        self.keys: list[AwaitEventKey] = []
         self.processes = [self._process() for _ in range(2)]
         self.count = 0
         self.log: list[str] = []
@@ -193,7 +217,7 @@ class StoreLife:
         return SqliteStore.open(self.path, clock=self.clock, ids=SystemIds(), synchronous="normal")
 
     def _process(self) -> Process:
-        return Process(self._store(), self.clock, keeps_all=self.random.random() < 0.5)
+        return Process(self._store(), self.clock, self.keys, keeps_all=self.random.random() < 0.5)
 
     async def begin(self) -> None:
         await self.do_open()
@@ -286,7 +310,9 @@ class StoreLife:
         drive = process.drive
         assert drive is not None
         parked = asyncio.ensure_future(process.caller.parked.wait())
-        await asyncio.wait({drive, parked}, return_when=asyncio.FIRST_COMPLETED)
+        # A turn that is driven again waits for somebody outside without asking anybody anew.
+        limit = HEARD_S if self.keys else None
+        await asyncio.wait({drive, parked}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         parked.cancel()
         if drive.done():
             process.drive = process.driven = None
@@ -319,13 +345,35 @@ class StoreLife:
         await self._drive(process, self._session(0.8), TurnRequest(None))
 
     async def do_answer(self, process: Process) -> None:
-        if process.drive is None or process.caller.reply is None:
+        if process.drive is None or process.caller.reply is None or process.caller.reply.done():
             return
         both = [(self._name("call"), "safe", "{}"), (self._name("call"), "never", "{}")]
+        moved = switch(self._name("frame"), self._name("task "), self._name("call"))
         answers = [text(self._name("answer ")), text(""), calls(both[0]), calls(*both), error("server")]
+        answers += [moved, calls(both[0], (self._name("call"), "later", "{}"))]
         process.caller.parked.clear()
         process.caller.reply.set_result(self.random.choice([answers[0], *answers]))
         await self._until_paused(process)
+
+    async def do_resolve(self, process: Process) -> None:
+        """Somebody outside answers a call; it may have been answered, given up or lost with its turn."""
+        if self.keys:
+            said = self.random.choice([ResolvedOk("from outside"), ResolvedErr("no", "not done")])
+            key = self.random.choice(self.keys[-3:])
+            await self._try(process, process.core.effect_host.resolve_await_event(key, said))
+            await asyncio.sleep(HEARD_S)
+
+    async def do_direct(self, process: Process) -> None:
+        session = await self._try(process, self._handle(process, self._session()))
+        if session is not None:
+            asked = DirectRequest((Message("m", Role.USER, (TextPart(BESIDE),)),), caused_by="the life")
+            await self._try(process, session.direct_completion(asked))
+
+    async def do_shut(self, process: Process) -> None:
+        """Close a session for all, or open it again."""
+        closed_at_ms = self.clock.now_ms() if self.random.random() < 0.3 else None
+        shutting = process.store.set_session_flags(self._session(), closed_at_ms=closed_at_ms, parked_at_ms=None)
+        await self._try(process, shutting)
 
     async def do_cancel_here(self, process: Process) -> None:
         if process.driven is not None:
