@@ -71,6 +71,10 @@ class LaneEntry:
         self._input_id = host.ids.new("in")
         self.commands: list[SessionCommandReceipt] = []
 
+    def drive_on(self, session: ResidentSession) -> None:
+        """Have what follows begin on `session`, which stands for the same one."""
+        self._session = session
+
     def hand_in(self, turn_input: TurnInput) -> None:
         """Put `turn_input` in the place of the request's own: the same, as it may be persisted."""
         self._input = turn_input

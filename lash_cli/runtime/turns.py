@@ -128,8 +128,9 @@ class DurableTurn(TurnDriver):
                     return self._output(None)
                 is_other = outcome.redrive and outcome.turn.turn_id != self._entry.turn_id
                 if outcome.redrive and session.replaces_graph:
-                    # It began on what this handle is to replace with its next commit, and ends there.
-                    self.session = await session.as_stored(self.host.clock.now_ms())
+                    # It began on what this handle is to replace with its next commit, and ends there, with all that it
+                    # leads to.
+                    self._drive_on(await session.as_stored(self.host.clock.now_ms()))
                 own_host = self.host
                 try:
                     if is_other:
@@ -137,13 +138,18 @@ class DurableTurn(TurnDriver):
                     with time_limit(request.timeout_ms if not outcome.redrive else None, self.token):
                         results = await self._drive_chain(outcome, outcome.turn)
                 finally:
-                    self.session, self.host = session, own_host
+                    self.host = own_host
+                    self._drive_on(session)
                 if not outcome.redrive or self._is_whole_wish(outcome.turn.turn_id):
                     return self._output(results[-1], frames=(*before, *results[:-1]))
                 self._redriven += results
                 self.token.forget_request()
         finally:
             await self._entry.lane.give_back()
+
+    def _drive_on(self, session: ResidentSession) -> None:
+        self.session = session
+        self._entry.drive_on(session)
 
     def _is_whole_wish(self, finished_turn_id: str) -> bool:
         """Whether finishing an unfinished turn was all there was to do: a re-drive, the very turn asked for, or a

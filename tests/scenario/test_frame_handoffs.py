@@ -10,7 +10,7 @@ from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, text
 from support.switching import Switching, switch
 
-from lash_cli.api import AgentFrameSwitch, LashSession, TurnOutput
+from lash_cli.api import AgentFrameSwitch, LashSession, RefreshToolCatalog, TurnOutput
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import SessionExecutionBusy
 
@@ -30,6 +30,28 @@ async def reopened(make_core, *steps, **options) -> LashSession:
 
 def ids(output: TurnOutput) -> list[str]:
     return [result.turn_id for result in (*output.frames, output.result)]
+
+
+@pytest.mark.parametrize("with_command", [False, True], ids=["alone", "behind a command"])
+async def test_a_handle_that_starts_over_lets_a_crashed_turn_hand_on_in_its_own_history(
+    make_core, with_command
+) -> None:
+    async with await make_core(ScriptedCaller([text("one")])).open_session(S) as first:
+        await first.turn("before").run()
+    await cut(make_core, switch("f2", "go on"), point="after:model_recorded", nth=1)
+    caller = ScriptedCaller([text("finished"), text("new")])
+    core = make_core(caller, tools=[Switching()])
+    if with_command:
+        await core.queue(S).submit_command(RefreshToolCatalog("news"), "k1")
+    session = await core.open_fresh(S)
+    output = await session.turn("start over").run()
+    assert [result.turn_id for result in output.redriven] == [ROOT, FOLLOWING]
+    assert [result.assistant_message() for result in output.turns] == [None, "finished", "new"]
+    assert said(caller.requests[0].messages) == ["go on"]
+    assert said(caller.requests[1].messages) == ["start over"]
+    stored = await make_core(ScriptedCaller([])).open_session(S, create=False)
+    assert said(stored.read_view().messages) == ["start over", "new"]
+    assert stored.read_view().turn_index == 4
 
 
 async def test_a_pass_over_the_queue_gives_the_turn_that_follows_its_id(make_core) -> None:
